@@ -1,0 +1,1 @@
+"""usageledger: an event-sourced ledger of AI-generation credits."""

@@ -1,0 +1,1 @@
+"""Kafka: topic names, serialisation, reading and writing, the single-writer partition."""

@@ -1,0 +1,45 @@
+"""The five topics of a ledger and how their names are made. Needs the standard library alone: the SDKs use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of one ledger's topics. ``prefix`` lets several ledgers share one Kafka: ``acme`` gives ``acme.usage.events.v1``."""
+
+    prefix: str = ""
+
+    @property
+    def usage(self) -> str:
+        """What generation workers report. Keyed by account."""
+        return self._named("usage.events.v1")
+
+    @property
+    def account(self) -> str:
+        """What billing, the CRM and support report. Keyed by account."""
+        return self._named("account.events.v1")
+
+    @property
+    def ledger(self) -> str:
+        """Claims and entries: the truth. Partition i holds the decisions on partition i of the usage and the account topic."""
+        return self._named("ledger.entries.v1")
+
+    @property
+    def limit(self) -> str:
+        """What apps react to. Keyed by account, partitioned as the ledger."""
+        return self._named("limit.events.v1")
+
+    @property
+    def catalog(self) -> str:
+        """Published catalogs, in one partition."""
+        return self._named("catalog.v1")
+
+    @property
+    def partitioned(self) -> tuple[str, str, str, str]:
+        """The four topics that share a partition count and a key."""
+        return (self.usage, self.account, self.ledger, self.limit)
+
+    def _named(self, topic: str) -> str:
+        return f"{self.prefix}.{topic}" if self.prefix else topic
