@@ -1,0 +1,1 @@
+"""Redis: key names, the scripts, reads, holds."""

@@ -1,0 +1,1 @@
+"""The Faust app that owns ledger partitions: claims, decides, appends, commits."""
