@@ -1,0 +1,127 @@
+"""What makes a catalog unusable. What is merely odd about one, ``lint`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import NoReturn, get_args
+
+from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate, Rounding
+from usageledger.domain.credits import MICROCREDITS_MAX
+from usageledger.domain.quantity import check_name, parse_quantity
+
+PRICE_CENTS_MAX = 2**53 - 1
+
+
+class UnusableCatalog(ValueError):
+    """A catalog by which nothing can be decided. ``defects`` are sentences that begin with the place."""
+
+    def __init__(self, defects: Sequence[str]) -> None:
+        super().__init__("the catalog cannot be used: " + "; ".join(defects))
+        self.defects = tuple(defects)
+
+
+def check(catalog: Catalog) -> None:
+    """Raise UnusableCatalog with every defect found."""
+    defects = list(_defects(catalog))
+    if defects:
+        refuse(defects)
+
+
+def refuse(defects: Sequence[str]) -> NoReturn:
+    """Raise UnusableCatalog."""
+    raise UnusableCatalog(defects)
+
+
+def _defects(catalog: Catalog) -> Iterator[str]:
+    yield from _misnamed("version", catalog.version)
+    if catalog.effective_from.utcoffset() != timedelta(0):
+        yield "effective_from: is not in UTC"
+    yield from _repeated("plans", catalog.plans)
+    for plan in catalog.plans:
+        yield from _plan_defects(f"plans.{plan.id}", plan)
+    free = [plan.id for plan in catalog.plans if not plan.renews]
+    if len(free) != 1:
+        found = ", ".join(free) or "none"
+        yield f"plans: exactly one plan does not renew, the free one that every account begins with; found {found}"
+    yield from _repeated("features", catalog.features)
+    for feature in catalog.features:
+        yield from _feature_defects(f"features.{feature.id}", feature)
+    yield from _threshold_defects(catalog.thresholds)
+
+
+def _plan_defects(where: str, plan: Plan) -> Iterator[str]:
+    yield from _misnamed(f"{where}.id", plan.id)
+    yield from _misnamed(f"{where}.name", plan.name)
+    yield from _out_of_range(f"{where}.price_cents", plan.price_cents, PRICE_CENTS_MAX)
+    yield from _out_of_range(f"{where}.credits", plan.allotment, MICROCREDITS_MAX)
+    if not plan.renews and plan.price_cents != 0:
+        yield f"{where}: a plan that does not renew costs nothing, there is no rule for one that is paid once"
+
+
+def _feature_defects(where: str, feature: Feature) -> Iterator[str]:
+    yield from _misnamed(f"{where}.id", feature.id)
+    yield from _misnamed(f"{where}.name", feature.name)
+    if feature.rate is not None:
+        yield from _rate_defects(f"{where}.rate", feature.rate)
+    if feature.stated_range is not None:
+        lowest, highest = feature.stated_range
+        yield from _out_of_range(f"{where}.stated_range", lowest, MICROCREDITS_MAX)
+        yield from _out_of_range(f"{where}.stated_range", highest, MICROCREDITS_MAX)
+        if lowest > highest:
+            yield f"{where}.stated_range: begins above its end"
+    yield from _repeated(f"{where}.models", feature.models)
+    for model in feature.models:
+        yield from _misnamed(f"{where}.models.{model.id}.id", model.id)
+        yield from _misnamed(f"{where}.models.{model.id}.name", model.name)
+        yield from _rate_defects(f"{where}.models.{model.id}.rate", model.rate)
+
+
+def _rate_defects(where: str, rate: Rate) -> Iterator[str]:
+    yield from _out_of_range(f"{where}.credits", rate.credits, MICROCREDITS_MAX)
+    yield from _misnamed(f"{where}.unit", rate.unit)
+    if rate.rounding not in get_args(Rounding):
+        yield f"{where}.rounding: is 'up' or 'exact', not {rate.rounding!r}"
+    if rate.per <= 0:
+        yield f"{where}.per: is more than 0, not {rate.per}"
+    else:
+        yield from _not_a_quantity(f"{where}.per", rate.per)
+
+
+def _threshold_defects(thresholds: Sequence[Decimal]) -> Iterator[str]:
+    for share in thresholds:
+        if not 0 < share < 1:
+            yield f"thresholds: a share lies between 0 and 1, unlike {share} (the limit itself is always announced)"
+        else:
+            yield from _not_a_quantity("thresholds", share)
+    if any(higher <= lower for lower, higher in zip(thresholds, thresholds[1:], strict=False)):
+        yield f"thresholds: ascend without repeating, unlike {', '.join(map(str, thresholds))}"
+
+
+def _repeated(where: str, items: Iterable[Plan | Feature | Model]) -> Iterator[str]:
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            yield f"{where}: the id {item.id!r} is there twice"
+        seen.add(item.id)
+
+
+def _misnamed(where: str, name: str) -> Iterator[str]:
+    try:
+        check_name("it", name)
+    except ValueError as error:
+        yield f"{where}: {error}"
+
+
+def _not_a_quantity(where: str, value: Decimal) -> Iterator[str]:
+    """Six places at most, as quantities have: what is divided by it stays exact."""
+    try:
+        parse_quantity(value)
+    except ValueError as error:
+        yield f"{where}: {error}"
+
+
+def _out_of_range(where: str, amount: int, highest: int) -> Iterator[str]:
+    if not 0 <= amount <= highest:
+        yield f"{where}: {'is negative' if amount < 0 else 'is beyond what the ledger counts (2**53 micro-credits)'}"
