@@ -1,0 +1,98 @@
+# Every target does the set-up that it needs: a newcomer has Python, make and a network, and types `make demo`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+DEMO :=
+UP :=
+PYTEST := $(PY) -m pytest
+ARGS :=
+
+# Tests import the wheel that was built, never the source tree, whatever the caller's shell says.
+unexport PYTHONPATH
+unexport PYTHONHOME
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Directories too: their times tell of a file that was taken away.
+SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
+SUITES := $(wildcard tests/unit tests/property tests/contract tests/model tests/integration)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock wheel lint format types schemas check-schemas test unit property contract model integration demo up down bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/requirements.lock ## make .venv and install the locked dependencies, each checked against its digest
+
+# The copy of the lock inside the venv says what is installed there. A checkout that only touches the file installs nothing.
+$(VENV)/requirements.lock: requirements.lock
+	@cmp -s $< $@ || { python=$$(./infra/dev/find_python.sh) \
+	  && echo "installing the locked dependencies into $(VENV) (about half a minute)" \
+	  && "$$python" -m venv $(VENV) \
+	  && $(PY) -m pip install --quiet --require-hashes --only-binary :all: -r $<; }
+	@cp $< $@
+
+lock: setup ## raise the locked dependencies to the newest that pyproject.toml allows
+	$(PY) -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --python-version 3.11 --extra all --group dev --output-file requirements.lock pyproject.toml
+
+wheel: $(VENV)/wheel.stamp ## build the wheel and install it into .venv
+
+# Offline: hatchling is among the locked dependencies, and what the wheel needs is installed already.
+$(VENV)/wheel.stamp: $(VENV)/requirements.lock $(SOURCES) pyproject.toml README.md LICENSE
+	@rm -rf build/wheel
+	@$(PY) -m hatchling build --target wheel --directory build/wheel
+	@$(PY) -m pip install --quiet --no-deps --no-index --force-reinstall build/wheel/*.whl
+	@touch $@
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+
+format: setup ## write the code as ruff formats it
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+schemas: wheel ## write schemas/ anew from the contracts
+	$(PY) -m usageledger.contracts.schemas schemas/
+
+check-schemas: wheel ## schemas/ is what the contracts say
+	$(PYTEST) tests/contract/test_schemas.py $(ARGS)
+
+test: lint types wheel ## everything: lint, types, and all tests against the built wheel, a real broker and a real counter store
+	$(PYTEST) $(SUITES) $(ARGS)
+
+unit: wheel ## unit tests: no network, no processes, seconds
+	$(PYTEST) tests/unit $(ARGS)
+
+property: wheel ## property tests (USAGELEDGER_TEST_PROFILE=thorough looks further)
+	$(PYTEST) tests/property $(ARGS)
+
+contract: wheel ## the messages on the wire, and each port's adapters
+	$(PYTEST) tests/contract $(ARGS)
+
+model: wheel ## model checking
+	$(PYTEST) tests/model $(ARGS)
+
+integration: wheel ## the whole flow on a real broker (USAGELEDGER_TEST_BACKEND=packages|docker chooses which)
+	$(PYTEST) tests/integration $(ARGS)
+
+demo: wheel ## the whole flow before your eyes, ending with the audit's verdict (DEMO=--disaster breaks things on the way)
+	$(BIN)/usageledger demo $(DEMO)
+
+up: wheel ## start the one-machine stack in the foreground (UP='--data DIR …')
+	$(BIN)/usageledger up $(UP)
+
+down: wheel ## stop it (UP='--data DIR')
+	$(BIN)/usageledger down $(UP)
+
+bench: setup ## list the benchmarks
+	@ls tests/benchmarks/*.py 2>/dev/null || echo "no benchmarks yet"
+
+clean: ## remove what was built and installed (data of a stack stays)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Print the Python to build .venv with, or say in one line what is missing. $PYTHON, if set, is the only one looked at.
+set -eu
+
+fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'
+
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+  if "$candidate" -c "$fits" 2>/dev/null; then
+    if ! "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+      echo "error: $candidate has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2
+      exit 1
+    fi
+    command -v "$candidate"
+    exit 0
+  fi
+done
+
+echo "error: usageledger needs Python 3.11 to 3.14; ${PYTHON:-what the PATH has} is none. Name one: make setup PYTHON=/path/to/python3.12" >&2
+exit 1
