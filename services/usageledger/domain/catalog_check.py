@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import NoReturn, get_args
 
 from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate, Rounding
@@ -95,7 +96,7 @@ def _threshold_defects(thresholds: Sequence[Decimal]) -> Iterator[str]:
             yield f"thresholds: a share lies between 0 and 1, unlike {share} (the limit itself is always announced)"
         else:
             yield from _not_a_quantity("thresholds", share)
-    if any(higher <= lower for lower, higher in zip(thresholds, thresholds[1:], strict=False)):
+    if any(higher <= lower for lower, higher in pairwise(thresholds)):
         yield f"thresholds: ascend without repeating, unlike {', '.join(map(str, thresholds))}"
 
 

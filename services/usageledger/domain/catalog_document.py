@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Literal, TypeVar
 
@@ -137,7 +137,7 @@ class _Reading:
         plans = tuple(self._plan(f"plans.{plan.id}", plan) for plan in shape.plans)
         features = tuple(self._feature(f"features.{feature.id}", feature) for feature in shape.features)
         thresholds = tuple(self._value("thresholds", _decimal, share, Decimal("0.5")) for share in shape.thresholds)
-        effective_from = self._value("effective_from", _utc, shape.effective_from, datetime.min)
+        effective_from = self._value("effective_from", _utc, shape.effective_from, shape.effective_from)
         if self._defects:
             refuse(self._defects)
         return Catalog(
@@ -197,6 +197,6 @@ def _decimal(written: Amount) -> Decimal:
 
 def _utc(moment: datetime) -> datetime:
     try:
-        return moment.astimezone(timezone.utc)
+        return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{moment.isoformat()} is beyond the years 1 to 9999 in UTC") from None

@@ -10,17 +10,15 @@ Source: "Credits renew monthly based on subscription date" in the published rule
 from __future__ import annotations
 
 from calendar import monthrange
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
-from importlib import resources
+from importlib import import_module, resources
 from zoneinfo import ZoneInfo
 
 
 def rules_version() -> str:
     """The IANA release that boundaries are reckoned by, such as ``2026f``. Another release can move boundaries, so a claim names it."""
-    import tzdata  # wanted by ledgers alone, not by whoever imports this module for a name
-
-    return str(tzdata.IANA_VERSION)
+    return str(import_module("tzdata").IANA_VERSION)
 
 
 @cache
@@ -47,7 +45,8 @@ def boundary(anchor: datetime, time_zone: str, months: int) -> datetime:
     if not 1 <= year <= 9999:
         raise ValueError(f"{months} months after {anchor.isoformat()} is beyond the years 1 to 9999")
     day = min(local.day, monthrange(year, month + 1)[1])
-    # fold=0 does both: of a time that is there twice it takes the first; one in a gap it reads by the offset before, so it moves on by the gap.
+    # fold=0 does both: of a time that is there twice it takes the first; one in a gap it reads by the offset before, which moves it on by
+    # the gap.
     return _utc(local.replace(year=year, month=month + 1, day=day, fold=0))
 
 
@@ -87,7 +86,7 @@ def _utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"a time has a zone, unlike {moment.isoformat()}")
     try:
-        return moment.astimezone(timezone.utc)
+        return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{moment.isoformat()} is beyond the years 1 to 9999 in UTC") from None
 

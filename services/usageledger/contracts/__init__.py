@@ -1,0 +1,1 @@
+"""Pydantic models of every message on the wire. ``schemas/`` is generated from them."""

@@ -1,0 +1,144 @@
+"""The data of ``catalog.published``: a catalog in the shape that people edit (see ``domain.catalog_document``).
+
+These models give the message its JSON Schema and name every misshapen place; what makes a catalog usable the domain alone says.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    WithJsonSchema,
+    model_validator,
+)
+
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.catalog_check import PRICE_CENTS_MAX
+from usageledger.domain.catalog_document import catalog_document, read_catalog
+from usageledger.domain.credits import parse_credits
+from usageledger.domain.quantity import NAME_LENGTH_MAX, parse_quantity
+
+CATALOG_PUBLISHED = "catalog.published"
+
+_DECIMAL = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
+
+
+def _written_credits(value: object) -> object:
+    if not isinstance(value, (str, int)):
+        raise ValueError(f"credits are a decimal string or an integer, not {type(value).__name__}")
+    parse_credits(value)
+    return value
+
+
+def _written_quantity(value: object) -> object:
+    parse_quantity(value)
+    return value
+
+
+def _written_share(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(f"a share is a decimal string such as '0.8', not {type(value).__name__}")
+    return _written_quantity(value)
+
+
+def _written_time(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(f"a time is a string such as '2026-11-01T00:00:00Z', not {type(value).__name__}")
+    return value
+
+
+def _decimal_schema(description: str) -> WithJsonSchema:
+    written = [{"type": "string", "pattern": _DECIMAL}, {"type": "integer", "minimum": 0}]
+    return WithJsonSchema({"anyOf": written, "description": description})
+
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX)]
+Credits = Annotated[str | int, BeforeValidator(_written_credits), _decimal_schema("Credits, a decimal with at most 6 places.")]
+Quantity = Annotated[str | int, BeforeValidator(_written_quantity), _decimal_schema("A decimal above 0 with at most 6 places.")]
+Share = Annotated[
+    str,
+    BeforeValidator(_written_share),
+    WithJsonSchema({"type": "string", "pattern": r"^0{1,10}\.[0-9]{1,6}$", "description": "A decimal between 0 and 1."}),
+]
+Time = Annotated[AwareDatetime, BeforeValidator(_written_time)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RatePublished(_Part):
+    """What a use costs: ``credits`` for each ``per`` units."""
+
+    credits: Credits
+    unit: Name = Field(description="What is counted: generation, second, message, action, token, ...")
+    per: Quantity = 1
+    rounding: Literal["up", "exact"] = Field(
+        default="up",
+        description="up: whole multiples of `per` are charged, rounded up; exact: in proportion, rounded up to the micro-credit.",
+    )
+    note: str | None = None
+
+
+class ModelPublished(_Part):
+    """A model under its feature, with a rate of its own."""
+
+    id: Name
+    name: Name
+    rate: RatePublished
+
+
+class FeaturePublished(_Part):
+    """A line of the rate card."""
+
+    id: Name
+    name: Name
+    section: str
+    rate: RatePublished | None = Field(default=None, description="For uses that name no model; without it they are refused.")
+    stated_range: tuple[Credits, Credits] | None = Field(default=None, description="Lowest and highest rate that the line announces.")
+    models: tuple[ModelPublished, ...] = ()
+
+
+class PlanPublished(_Part):
+    """A plan. Its ``credits`` come each billing cycle, or once in an account's life if it does not renew."""
+
+    id: Name
+    name: Name
+    price_cents: StrictInt = Field(ge=0, le=PRICE_CENTS_MAX)
+    credits: Credits
+    renews: StrictBool
+
+
+class CatalogPublished(_Part):
+    """A version of plans and rates. A version is never published again with other content."""
+
+    version: Name
+    effective_from: Time
+    plans: tuple[PlanPublished, ...] = Field(description="In the order of plan levels, lowest first; exactly one does not renew.")
+    features: tuple[FeaturePublished, ...]
+    thresholds: tuple[Share, ...] = Field(default=(), description="Shares whose crossing is announced, ascending.")
+    notes: tuple[str, ...] = ()
+
+    _catalog: Catalog = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> Self:
+        self._catalog = read_catalog(self.model_dump(mode="json"))
+        return self
+
+    def to_catalog(self) -> Catalog:
+        """The domain's catalog."""
+        return self._catalog
+
+    @classmethod
+    def from_catalog(cls, catalog: Catalog) -> CatalogPublished:
+        """The message that publishes ``catalog``. Raises pydantic's ValidationError (a ValueError) where it cannot be used."""
+        return cls.model_validate(catalog_document(catalog))
