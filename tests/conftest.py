@@ -14,7 +14,7 @@ _TESTS = Path(__file__).parent
 # Seconds a test may take, by the directory it lies in. A test that needs more says so with @pytest.mark.timeout and a reason.
 _LIMITS_S = {"unit": 30, "property": 300, "contract": 60, "model": 600, "integration": 240, "chaos": 1200, "browser": 180}
 
-# Hypothesis' own deadline limits one example's wall-clock time, and fails tests that are right on a busy machine. The limits above bound them.
+# Hypothesis' own deadline is the wall-clock time of one example: on a busy machine right tests fail. The limits above bound them.
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=False, max_examples=200)
 hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, derandomize=False, max_examples=5_000)
