@@ -1,0 +1,37 @@
+"""schemas/ is generated: what is committed is what the contracts say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+
+
+def test_the_committed_schemas_are_what_the_contracts_say(tmp_path: Path) -> None:
+    generated = _generate(tmp_path)
+    committed = _texts_below(SCHEMAS)
+    assert generated, "nothing was generated"
+    assert committed.keys() == generated.keys(), "run `make schemas`"
+    assert [name for name, text in committed.items() if text != generated[name]] == [], "run `make schemas`"
+
+
+def test_schemas_are_generated_alike_each_time(tmp_path: Path) -> None:
+    """Neither the order of a set nor a time or a path of the machine finds its way in."""
+    assert _generate(tmp_path / "one") == _generate(tmp_path / "other")
+
+
+def _generate(directory: Path) -> dict[str, str]:
+    command = [sys.executable, "-m", "usageledger.contracts.schemas", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    if done.returncode:
+        pytest.fail(done.stderr, pytrace=False)
+    return _texts_below(directory)
+
+
+def _texts_below(directory: Path) -> dict[str, str]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_text(encoding="utf-8") for path in files}
