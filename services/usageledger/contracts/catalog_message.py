@@ -125,6 +125,9 @@ class CatalogPublished(_Part):
     plans: tuple[PlanPublished, ...] = Field(description="In the order of plan levels, lowest first; exactly one does not renew.")
     features: tuple[FeaturePublished, ...]
     thresholds: tuple[Share, ...] = Field(default=(), description="Shares whose crossing is announced, ascending.")
+    unknown_accounts: Literal["free", "refuse"] = Field(
+        default="free", description="What becomes of usage of an account never opened or subscribed: it is on Free, or it is refused."
+    )
     notes: tuple[str, ...] = ()
 
     _catalog: Catalog = PrivateAttr()

@@ -76,6 +76,8 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     features: tuple[Feature, ...]
     thresholds: tuple[Decimal, ...] = ()
     """Shares of what a period has whose crossing is announced: ascending, each between 0 and 1."""
+    unknown_accounts: Literal["free", "refuse"] = "free"
+    """What becomes of usage of an account never opened or subscribed: it is on Free from its first event, or the usage is refused."""
     notes: tuple[str, ...] = ()
     """The rules that are published beside the tables, and where each is implemented."""
 

@@ -70,6 +70,7 @@ class CatalogDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     plans: tuple[PlanDocument, ...]
     features: tuple[FeatureDocument, ...]
     thresholds: tuple[str, ...] = ()
+    unknown_accounts: Literal["free", "refuse"] = "free"
     notes: tuple[str, ...] = ()
 
 
@@ -98,6 +99,7 @@ def catalog_document(catalog: Catalog) -> dict[str, object]:
         plans=tuple(_plan_document(plan) for plan in catalog.plans),
         features=tuple(_feature_document(feature) for feature in catalog.features),
         thresholds=tuple(format_quantity(share) for share in catalog.thresholds),
+        unknown_accounts=catalog.unknown_accounts,
         notes=catalog.notes,
     )
     plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(document))
@@ -146,6 +148,7 @@ class _Reading:
             plans=plans,
             features=features,
             thresholds=thresholds,
+            unknown_accounts=shape.unknown_accounts,
             notes=shape.notes,
         )
 

@@ -1,0 +1,96 @@
+"""Sealing: a draft entry gets its address, the hash of the one before it and its own, and becomes the bytes that the log holds.
+
+The value is a CloudEvent whose ``data`` is the entry; its last field, ``hash``, is the SHA-256 of the data's bytes without that field.
+``previous_hash`` is among those bytes, so the hashes chain a partition's entries from the first to the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.head import Head, advance
+
+_encoder = msgspec.json.Encoder(decimal_format="string")
+_decoder = msgspec.json.Decoder(LedgerEntry)
+_HASH_FIELD_BYTES = len(b',"hash":"') + 64 + len(b'"}')
+
+
+class SealedEntry(NamedTuple):
+    """An entry in its place, and the record value that says so."""
+
+    entry: LedgerEntry
+    hash: str
+    value: bytes
+
+
+class _Envelope(msgspec.Struct):
+    type: str
+    data: msgspec.Raw
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+ENTRY_TYPE = "ledger.entry"
+CLAIM_TYPE = "ledger.claim"
+
+
+def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int) -> tuple[list[SealedEntry], Head]:
+    """Seal drafts one after another behind ``head``; return them and the head after them."""
+    sealed: list[SealedEntry] = []
+    for draft in drafts:
+        entry = replace(draft, partition=partition, offset=head.next_offset, previous_hash=head.hash)
+        unhashed = _encoder.encode(entry)
+        hash_ = hashlib.sha256(unhashed).hexdigest()
+        sealed.append(SealedEntry(entry, hash_, _wrapped(entry, unhashed, hash_)))
+        head = advance(head, entry, hash_)
+    return sealed, head
+
+
+class NotAnEntry(ValueError):
+    """A record's value is neither a claim nor an entry, or its bytes do not have the hash it states."""
+
+
+def unseal(value: bytes) -> SealedEntry | None:
+    """Read a record's value back: None for a claim. Raises NotAnEntry where the stated hash is not that of the bytes."""
+    try:
+        envelope = _envelope_decoder.decode(value)
+    except msgspec.MsgspecError as error:
+        raise NotAnEntry(f"not a ledger record: {error}") from None
+    if envelope.type == CLAIM_TYPE:
+        return None
+    data = bytes(envelope.data)
+    unhashed, hash_ = data[:-_HASH_FIELD_BYTES] + b"}", data[-66:-2].decode("ascii", "replace")
+    if hashlib.sha256(unhashed).hexdigest() != hash_:
+        raise NotAnEntry("the entry's bytes do not have the hash that it states")
+    try:
+        return SealedEntry(_decoder.decode(data), hash_, value)
+    except msgspec.MsgspecError as error:
+        raise NotAnEntry(f"not a ledger entry: {error}") from None
+
+
+def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
+    """The reader's rule: an entry is valid if it lies at the offset that it names. None for claims and for what lies elsewhere.
+
+    What a predecessor appends after another worker's claim lies further on than it names, so for every reader it does not exist.
+    """
+    sealed = unseal(value) if value is not None else None
+    return sealed if sealed is not None and sealed.entry.offset == offset else None
+
+
+def _wrapped(entry: LedgerEntry, unhashed: bytes, hash_: str) -> bytes:
+    attributes = {
+        "specversion": "1.0",
+        "type": ENTRY_TYPE,
+        "source": f"/usageledger/ledger/{entry.partition}",
+        "id": f"{entry.partition}-{entry.offset}",
+        "subject": entry.account,
+        "time": entry.appended_at,
+        "datacontenttype": "application/json",
+    }
+    return b'%s,"data":%s,"hash":"%s"}}' % (_encoder.encode(attributes)[:-1], unhashed[:-1], hash_.encode())

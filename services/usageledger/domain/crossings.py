@@ -1,0 +1,116 @@
+"""Which limits an entry crosses, and what an app needs to act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Literal
+
+from usageledger.domain.account import AccountState, Period
+from usageledger.domain.catalog import Catalog, Plan
+from usageledger.domain.entry import Crossing, Figures, LedgerEntry, PeriodReference, UpgradeOffer
+
+Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided"]
+
+_REASONS: dict[str, Reason] = {
+    "usage": "usage",
+    "void": "voided",
+    "grant": "granted",
+    "grant_expired": "grant_expired",
+    "renewal": "renewed",
+    "plan_change": "plan_changed",
+    "account_opened": "plan_changed",
+}
+
+_ACTIONS: dict[str, Literal["block", "prompt_upgrade"] | None] = {
+    "limit.threshold": "prompt_upgrade",
+    "limit.reached": "block",
+    "limit.cleared": None,
+}
+
+
+def figures_of(state: AccountState) -> Figures:
+    """The current period's figures."""
+    period = state.period
+    return Figures(allotment=period.allotment, granted=state.granted, used=period.used, remaining=state.remaining)
+
+
+def figures_of_ended(period: Period) -> Figures:
+    """The figures of a period that is over: grants gave it what was settled when it ended, late uses draw nothing more from them."""
+    remaining = period.allotment + period.settled - period.used
+    return Figures(allotment=period.allotment, granted=period.settled, used=period.used, remaining=remaining)
+
+
+def reference_to(period: Period) -> PeriodReference:
+    """Name a period in an entry."""
+    return PeriodReference(number=period.number, start=period.start, end=period.end)
+
+
+def crossings_between(before: Figures | None, after: AccountState, entry: LedgerEntry, catalog: Catalog) -> tuple[Crossing, ...]:
+    """The limits crossed from ``before`` (the current period's figures until now; None for an account just opened, which nobody blocked yet)
+    to ``after``, thresholds lowest first, the limit itself last.
+
+    A threshold is crossed by usage alone: `used` comes from below its share of `used + remaining` to or above it, once per period and sum.
+    The limit is reached when `remaining` comes from above 0 to 0 or below, and cleared the other way, whatever the entry.
+    """
+    if entry.is_late:
+        return ()
+    now = figures_of(after)
+    crossed: list[Crossing] = []
+    if before is not None and entry.kind == "usage":
+        crossed += [
+            _crossing("limit.threshold", entry, after, now, catalog, share)
+            for share in _shares_crossed(before.used, now, after.period, catalog)
+        ]
+    was_blocked = before is not None and before.remaining <= 0
+    if not was_blocked and now.remaining <= 0:
+        crossed.append(_crossing("limit.reached", entry, after, now, catalog))
+    elif was_blocked and now.remaining > 0:
+        crossed.append(_crossing("limit.cleared", entry, after, now, catalog))
+    return tuple(crossed)
+
+
+def upgrade_for(state: AccountState, catalog: Catalog) -> UpgradeOffer | None:
+    """The lowest plan above the account's under which something would remain; None where no plan does."""
+    for plan in catalog.plans_above(state.plan):
+        if _remaining_under(plan, state) > 0:
+            return UpgradeOffer(plan=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=plan.allotment)
+    return None
+
+
+def _remaining_under(plan: Plan, state: AccountState) -> int:
+    """Subscribing from Free starts a fresh cycle; a higher plan in a running cycle keeps what was used."""
+    if state.period.is_free:
+        return plan.allotment
+    return plan.allotment + state.granted - state.period.used
+
+
+def _shares_crossed(used_before: int, now: Figures, period: Period, catalog: Catalog) -> Iterator[Decimal]:
+    whole = now.used + now.remaining
+    if whole <= 0:
+        return
+    for share in catalog.thresholds:
+        mark = share * whole
+        if used_before < mark <= now.used and (str(share), whole) not in period.announced:
+            yield share
+
+
+def _crossing(
+    type_: Literal["limit.threshold", "limit.reached", "limit.cleared"],
+    entry: LedgerEntry,
+    after: AccountState,
+    figures: Figures,
+    catalog: Catalog,
+    share: Decimal | None = None,
+) -> Crossing:
+    action = _ACTIONS[type_]
+    return Crossing(
+        type=type_,
+        reason=_REASONS[entry.kind],
+        plan=after.plan,
+        period=reference_to(after.period),
+        figures=figures,
+        threshold=None if share is None else str(share),
+        action=action,
+        upgrade=None if action is None else upgrade_for(after, catalog),
+    )

@@ -1,0 +1,158 @@
+"""A ledger entry: one immutable line of the log, with everything that explains it. Amounts are micro-credits."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from usageledger.domain.account import Period
+from usageledger.domain.catalog import Rate
+
+Kind = Literal[
+    "usage",
+    "duplicate",
+    "refusal",
+    "void",
+    "grant",
+    "grant_expired",
+    "renewal",
+    "plan_change",
+    "account_opened",
+    "catalog_adopted",
+    "skip",
+]
+Topic = Literal["usage", "account", "catalog"]
+
+
+class InputAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the record lies that an entry decides on. The partition is the ledger's own, or 0 of the catalog."""
+
+    topic: Topic
+    partition: int
+    offset: int
+
+
+class EventReference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The identity of the event behind an entry; derived for what the ledger does by itself. ``content`` digests what the event says."""
+
+    source: str
+    id: str
+    occurred_at: datetime
+    content: str | None = None
+
+
+class PeriodReference(msgspec.Struct, frozen=True, kw_only=True):
+    """The period that an entry counts in; an account's periods are numbered from 0."""
+
+    number: int
+    start: datetime
+    end: datetime | None
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """A period's figures: ``remaining = allotment + granted - used``."""
+
+    allotment: int
+    granted: int
+    used: int
+    remaining: int
+
+
+class Voids(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The usage that a void cancels. ``awaits_usage``: it has not arrived yet and will cost nothing when it does."""
+
+    source: str
+    id: str
+    reason: str
+    feature: str | None = None
+    entry_offset: int | None = None
+    awaits_usage: bool = False
+
+
+class GrantChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A grant given, or one that expired; ``settled`` is what the period had drawn from it for good."""
+
+    source: str
+    id: str
+    credits: int = 0
+    reason: str | None = None
+    expires_at: datetime | None = None
+    settled: int = 0
+
+
+class PlanChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What becomes of the plan. ``opens`` is the period that begins (ending the current one), ``settled`` what that one drew from grants.
+
+    Without ``opens``: the plan is another one from now on (``plan``, with ``allotment``), or from the next renewal (``next_plan``).
+    """
+
+    plan: str
+    next_plan: str | None = None
+    allotment: int | None = None
+    opens: Period | None = None
+    settled: tuple[tuple[str, str, int], ...] = ()
+    time_zone: str | None = None
+    anchor: datetime | None = None
+    free_left: int | None = None
+    counted_from: datetime | None = None
+
+
+class UpgradeOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """The lowest plan above the account's that leaves it with credits."""
+
+    plan: str
+    name: str
+    price_cents: int
+    allotment: int
+
+
+class Crossing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A limit that the entry crosses: all that a limit event says, so that the limits consumer needs no state of its own."""
+
+    type: Literal["limit.threshold", "limit.reached", "limit.cleared"]
+    reason: Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided"]
+    plan: str
+    period: PeriodReference
+    figures: Figures
+    threshold: str | None = None
+    action: Literal["block", "prompt_upgrade"] | None = None
+    upgrade: UpgradeOffer | None = None
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line. ``partition`` and ``offset`` are its address: a record that lies elsewhere than at the offset it names is no entry.
+
+    ``decide`` returns drafts, with offset -1 and no previous hash; `domain.chain` seals them.
+    """
+
+    kind: Kind
+    appended_at: datetime
+    partition: int = -1
+    offset: int = -1
+    account: str = ""
+    input: InputAddress | None = None
+    event: EventReference | None = None
+    period: PeriodReference | None = None
+    is_late: bool = False
+    """The use counts in the previous period."""
+    feature: str | None = None
+    model: str | None = None
+    quantity: Decimal | None = None
+    rate: Rate | None = None
+    catalog_version: str | None = None
+    credits: int = 0
+    is_void_on_arrival: bool = False
+    hold_id: str | None = None
+    before: Figures | None = None
+    after: Figures | None = None
+    voids: Voids | None = None
+    grant: GrantChange | None = None
+    plan_change: PlanChange | None = None
+    reason: str | None = None
+    """Why an input was refused (a rule's name), or why an operator skipped it."""
+    detail: str | None = None
+    crossings: tuple[Crossing, ...] = ()
+    previous_hash: str = ""

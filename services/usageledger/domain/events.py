@@ -1,0 +1,107 @@
+"""What the ledger is told: usage events and account events, decoded and well-formed. `decide` says what becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from usageledger.domain.quantity import format_quantity
+
+EffectiveWhen = Literal["period_end", "now"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event has. Account + source + id is its identity; ``occurred_at`` is the CloudEvents ``time``."""
+
+    account: str
+    source: str
+    id: str
+    occurred_at: datetime
+
+
+class UsageRecorded(Event, frozen=True, kw_only=True):
+    """One reported use of a feature, ``quantity`` in the rate's units."""
+
+    feature: str
+    model: str | None = None
+    quantity: Decimal
+    hold_id: str | None = None
+    recorded_at: datetime | None = None
+    dimensions: dict[str, str] | None = None
+
+
+class AccountOpened(Event, frozen=True, kw_only=True):
+    """An account brought in mid-cycle without its history: what it had used by ``as_of``. Micro-credits."""
+
+    plan: str
+    anchor: datetime | None = None
+    time_zone: str = "UTC"
+    used: int = 0
+    free_used: int = 0
+    as_of: datetime | None = None
+
+
+class AccountSubscribed(Event, frozen=True, kw_only=True):
+    """A paid subscription begins. ``anchor`` is the event's own time unless stated."""
+
+    plan: str
+    time_zone: str | None = None
+    anchor: datetime | None = None
+
+
+class PlanChanged(Event, frozen=True, kw_only=True):
+    """The account is to be on another plan."""
+
+    plan: str
+
+
+class AccountCancelled(Event, frozen=True, kw_only=True):
+    """The subscription ends, with the period or at once."""
+
+    effective: EffectiveWhen = "period_end"
+
+
+class CreditsGranted(Event, frozen=True, kw_only=True):
+    """Credits added by support or a promotion, in micro-credits; usable before ``expires_at``."""
+
+    credits: int
+    reason: str
+    expires_at: datetime | None = None
+
+
+class UsageVoided(Event, frozen=True, kw_only=True):
+    """An earlier (or overtaken) usage event of this account is to cost nothing."""
+
+    usage_source: str
+    usage_id: str
+    reason: str
+
+
+AccountEvent = AccountOpened | AccountSubscribed | PlanChanged | AccountCancelled | CreditsGranted | UsageVoided
+AnyEvent = UsageRecorded | AccountEvent
+
+EVENT_TYPES: dict[type[Event], str] = {
+    UsageRecorded: "usage.recorded",
+    AccountOpened: "account.opened",
+    AccountSubscribed: "account.subscribed",
+    PlanChanged: "account.plan_changed",
+    AccountCancelled: "account.cancelled",
+    CreditsGranted: "credits.granted",
+    UsageVoided: "usage.voided",
+}
+
+_json = msgspec.json.Encoder(decimal_format="string")
+
+
+def content_digest(event: AnyEvent) -> str:
+    """A digest (32 hex digits) of what an event says, apart from who says it, when and from which worker: equal for a repeat of the event."""
+    if type(event) is UsageRecorded:
+        content: list[object] = [event.feature, event.model, format_quantity(event.quantity)]
+    else:
+        said = msgspec.to_builtins(event, str_keys=True)
+        content = [said[name] for name in event.__struct_fields__ if name not in Event.__struct_fields__]
+    return hashlib.sha256(_json.encode([EVENT_TYPES[type(event)], *content])).hexdigest()[:32]

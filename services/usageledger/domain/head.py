@@ -1,0 +1,38 @@
+"""The head of a ledger partition: where its fold stands. A fold of entries, like everything in the view."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from msgspec.structs import replace
+
+from usageledger.domain.entry import LedgerEntry
+
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """``ledger`` is the id that the partition's first claim gave it; the offsets are of what comes next."""
+
+    ledger: str
+    next_offset: int = 0
+    hash: str = ""
+    clock: datetime = _EPOCH
+    """The ledger's time: the ``appended_at`` of the last entry, which never falls."""
+    usage_next: int = 0
+    account_next: int = 0
+    catalog_next: int = 0
+
+
+def advance(head: Head, entry: LedgerEntry, hash_: str) -> Head:
+    """The head after one valid entry."""
+    moved = replace(head, next_offset=entry.offset + 1, hash=hash_, clock=entry.appended_at)
+    if entry.input is None:
+        return moved
+    following = entry.input.offset + 1
+    if entry.input.topic == "usage":
+        return replace(moved, usage_next=following)
+    if entry.input.topic == "account":
+        return replace(moved, account_next=following)
+    return replace(moved, catalog_next=following)

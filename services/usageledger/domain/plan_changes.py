@@ -1,0 +1,119 @@
+"""What becomes of a plan: opening, subscribing, changing, cancelling. No sequence of these yields credits that were not paid for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from usageledger.domain.account import AccountState, Period
+from usageledger.domain.catalog import AdoptedCatalogs, Catalog, Plan
+from usageledger.domain.cycle import period_containing, zone
+from usageledger.domain.entry import PlanChange
+from usageledger.domain.events import AccountCancelled, AccountOpened, AccountSubscribed, PlanChanged
+from usageledger.domain.refusal import Refusal
+from usageledger.domain.renewal import free_left_after, opening, settled
+
+
+def free_from_the_first_event(at: datetime, catalog: Catalog) -> PlanChange:
+    """An account not yet known is on Free, and its first period takes whatever occurred earlier too."""
+    free = catalog.free
+    period = Period(number=0, start=at, end=None, plan=free.id, allotment=free.allotment, is_free=True, is_first=True)
+    return PlanChange(plan=free.id, opens=period, free_left=free.allotment)
+
+
+def decide_opened(event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
+    """Bring in an account mid-cycle: what it used by ``as_of`` counts in the period that ``as_of`` lies in."""
+    catalog = catalogs.in_force(at)
+    plan = catalog.plan(event.plan)
+    if plan is None:
+        return Refusal.UNKNOWN_PLAN
+    if not _is_zone(event.time_zone):
+        return Refusal.UNKNOWN_TIME_ZONE
+    as_of = min(event.as_of or at, at)
+    free_left = max(0, catalog.free.allotment - event.free_used)
+    if plan.renews:
+        anchor = event.anchor or as_of
+        start, end = period_containing(anchor, event.time_zone, as_of)
+        period = Period(number=0, start=start, end=end, plan=plan.id, allotment=plan.allotment, used=event.used)
+    else:
+        anchor = event.anchor
+        used = max(event.used, event.free_used)
+        period = Period(number=0, start=as_of, end=None, plan=plan.id, allotment=plan.allotment, used=used, is_free=True)
+    return PlanChange(plan=plan.id, opens=period, free_left=free_left, time_zone=event.time_zone, anchor=anchor, counted_from=as_of)
+
+
+def decide_subscribed(event: AccountSubscribed, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
+    """Start a fresh cycle from Free; take back a cancellation that has not taken effect, without a fresh cycle."""
+    plan = catalogs.in_force(at).plan(event.plan)
+    if plan is None:
+        return Refusal.UNKNOWN_PLAN
+    if not plan.renews:
+        return Refusal.PLAN_HAS_NO_CYCLE
+    time_zone = event.time_zone or state.time_zone
+    if not _is_zone(time_zone):
+        return Refusal.UNKNOWN_TIME_ZONE
+    if state.period.is_free:
+        return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), time_zone, event.anchor or event.occurred_at)
+    if not _falls_back(state, catalogs.in_force(at)):
+        return Refusal.ALREADY_SUBSCRIBED
+    return _moved_to(plan, state, catalogs.in_force(at), at, catalogs)
+
+
+def decide_plan_changed(event: PlanChanged, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
+    """Lift the allotment at once for a higher plan; wait for the renewal for a lower one; from Free, begin a cycle."""
+    catalog = catalogs.in_force(at)
+    plan = catalog.plan(event.plan)
+    if plan is None:
+        return Refusal.UNKNOWN_PLAN
+    if not state.period.is_free:
+        return _moved_to(plan, state, catalog, at, catalogs)
+    if not plan.renews:
+        return PlanChange(plan=state.plan)
+    return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), state.time_zone, event.occurred_at)
+
+
+def decide_cancelled(event: AccountCancelled, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
+    """Fall back to what was left of Free: with the period's end, or at once."""
+    if state.period.is_free:
+        return Refusal.NOT_SUBSCRIBED
+    free = catalogs.in_force(at).free
+    if event.effective == "period_end":
+        return PlanChange(plan=state.plan, next_plan=free.id)
+    start = _not_before(state, event.occurred_at, at)
+    opens = opening(state, free, start, state.time_zone, state.anchor, free_left_after(state))
+    return PlanChange(plan=free.id, opens=opens, settled=settled(state))
+
+
+def _fresh_cycle(plan: Plan, state: AccountState, start: datetime, time_zone: str, anchor: datetime) -> PlanChange:
+    opens = opening(state, plan, start, time_zone, anchor, 0)
+    return PlanChange(plan=plan.id, opens=opens, settled=settled(state), time_zone=time_zone, anchor=anchor)
+
+
+def _moved_to(plan: Plan, state: AccountState, catalog: Catalog, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange:
+    """The cycle and what was used stay. Going back to the plan one has takes back whatever waits for the renewal."""
+    if plan.id == state.plan:
+        return PlanChange(plan=state.plan)
+    if _level(catalog, plan.id) < _level(catalog, state.plan):
+        return PlanChange(plan=state.plan, next_plan=plan.id)
+    return PlanChange(plan=plan.id, allotment=plan.allotment)
+
+
+def _level(catalog: Catalog, plan_id: str) -> int:
+    """A plan that the catalog has dropped is above none."""
+    return -1 if catalog.plan(plan_id) is None else catalog.level(plan_id)
+
+
+def _falls_back(state: AccountState, catalog: Catalog) -> bool:
+    return state.next_plan == catalog.free.id
+
+
+def _not_before(state: AccountState, occurred_at: datetime, at: datetime) -> datetime:
+    """A change takes effect when it occurred, but never before the current period began or after the ledger's time."""
+    return max(state.period.start, min(occurred_at, at))
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        zone(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,230 @@
+"""From a ledger partition's inputs to its entries. Live processing, recovery and audit all decide here, so they cannot differ.
+
+A `PartitionBook` holds what is known of a partition's accounts and identities; who uses it provides what is missing before it decides.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from usageledger.domain.account import AccountState, due_at
+from usageledger.domain.catalog import AdoptedCatalogs, Catalog
+from usageledger.domain.chain import SealedEntry, seal
+from usageledger.domain.decide import decide, decide_due
+from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
+from usageledger.domain.events import AnyEvent, UsageRecorded, UsageVoided
+from usageledger.domain.evolve import evolve
+from usageledger.domain.head import Head, advance
+from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
+from usageledger.domain.refusal import Refusal
+from usageledger.log.decoding import Malformed, decode_account, decode_catalog, decode_usage
+from usageledger.log.records import Record
+
+NONE_ADOPTED = AdoptedCatalogs()
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class DecodedInput(NamedTuple):
+    """A record and what its bytes say; ``appended_at`` is the ledger's time if it is decided next, in order."""
+
+    topic: Topic
+    offset: int
+    appended_at: datetime
+    event: AnyEvent | Malformed
+
+
+class PartitionBook:
+    """One partition's decisions in progress: its head, and the accounts and identities that have been provided or decided."""
+
+    def __init__(self, partition: int, partition_count: int, head: Head, catalogs: AdoptedCatalogs) -> None:
+        self.partition = partition
+        self.partition_count = partition_count
+        self.head = head
+        self.catalogs = catalogs
+        self.accounts: dict[str, AccountState | None] = {}
+        self.identities: dict[bytes, IdentityRecord | None] = {}
+        self.due = DueList()
+
+    def decode(self, topic: Topic, records: Sequence[Record]) -> list[DecodedInput]:
+        """Decode records of one input that are to be decided next, in order."""
+        decode = decode_usage if topic == "usage" else decode_account
+        clock = self.head.clock
+        decoded: list[DecodedInput] = []
+        for record in records:
+            clock = max(clock, time_of(record.timestamp_ms))
+            decoded.append(DecodedInput(topic, record.offset, clock, decode(record, self.partition, self.partition_count)))
+        return decoded
+
+    def missing_for(self, inputs: Iterable[DecodedInput]) -> tuple[list[str], list[tuple[int, bytes]]]:
+        """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be decided."""
+        accounts: dict[str, None] = {}
+        identities: dict[bytes, int] = {}
+        for item in inputs:
+            if isinstance(item.event, Malformed):
+                continue
+            accounts[item.event.account] = None
+            for identity in identities_of(item.event):
+                identities[identity] = window_of(item.appended_at)
+        return (
+            [account for account in accounts if account not in self.accounts],
+            [(window, identity) for identity, window in identities.items() if identity not in self.identities],
+        )
+
+    def decide_input(self, item: DecodedInput) -> list[SealedEntry]:
+        """Decide one input, preceded by what has come due by its time among the accounts that are provided."""
+        address = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
+        event = item.event
+        if isinstance(event, Malformed):
+            refusal = LedgerEntry(
+                kind="refusal",
+                appended_at=item.appended_at,
+                account=event.account,
+                input=address,
+                reason=event.refusal.value,
+                detail=event.detail,
+            )
+            return self._write([refusal])
+        identities = [self.identities.get(identity) for identity in identities_of(event)]
+        decision = decide(
+            event,
+            state=self.accounts.get(event.account),
+            identity=identities[0],
+            voided=identities[1] if len(identities) > 1 else None,
+            appended_at=item.appended_at,
+            catalogs=self.catalogs,
+        )
+        return self._write(decision.entries, address)
+
+    def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
+        """Write what time brings an account that is due at ``at``."""
+        state = self.accounts[account]
+        if state is None:
+            return []
+        return self._write(decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs).entries)
+
+    def adopt(self, record: Record) -> list[SealedEntry]:
+        """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, and moves it not."""
+        entry = LedgerEntry(
+            kind="catalog_adopted",
+            appended_at=self.head.clock,
+            input=InputAddress(topic="catalog", partition=0, offset=record.offset),
+        )
+        sealed = self._write([_adoption(entry, record, self.catalogs)])
+        self.catalogs = adopted_catalogs([record], self.catalogs)
+        return sealed
+
+    def fold(self, sealed: SealedEntry) -> None:
+        """Apply an entry that lies in the log. Its account and identities must have been provided, and ``catalogs`` hold what it adopts."""
+        entry = sealed.entry
+        self.head = advance(self.head, entry, sealed.hash)
+        if entry.account:
+            self._evolve(entry)
+
+    def _write(self, drafts: Iterable[LedgerEntry], address: InputAddress | None = None) -> list[SealedEntry]:
+        addressed = [replace(draft, input=address) if address is not None else draft for draft in drafts]
+        sealed, self.head = seal(addressed, self.head, self.partition)
+        for item in sealed:
+            if item.entry.account:
+                self._evolve(item.entry)
+        return sealed
+
+    def _evolve(self, entry: LedgerEntry) -> None:
+        if entry.kind in ("refusal", "duplicate"):
+            return
+        voided = None
+        if entry.voids is not None:
+            voided = self.identities.get(identity_of("usage", entry.account, entry.voids.source, entry.voids.id))
+        self.identities.update(identity_changes(entry, voided))
+        before = self.accounts.get(entry.account)
+        state = evolve(before, entry)
+        self.accounts[entry.account] = state
+        if state is not None:
+            free = self.catalogs.in_force(entry.appended_at).free.id
+            self.due.set(entry.account, due_at(state, free_plan=free))
+
+
+def _adoption(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> LedgerEntry:
+    """The entry for a catalog record: adopted, or a duplicate of an adopted version, or refused."""
+    catalog = decode_catalog(record)
+    if isinstance(catalog, Malformed):
+        return replace(entry, kind="refusal", reason=catalog.refusal.value, detail=catalog.detail)
+    entry = replace(entry, catalog_version=catalog.version)
+    known = catalogs.version(catalog.version)
+    if known is None:
+        return entry
+    if known == catalog:
+        return replace(entry, kind="duplicate")
+    return replace(entry, kind="refusal", reason=Refusal.ID_REUSED.value, detail="a catalog version never changes: publish another one")
+
+
+class DueList:
+    """When accounts are next due: a heap in which an account's newest date alone counts."""
+
+    def __init__(self) -> None:
+        self._dates: dict[str, datetime] = {}
+        self._heap: list[tuple[datetime, str]] = []
+
+    def set(self, account: str, at: datetime | None) -> None:
+        """Note when an account is due, or that it is not."""
+        if at is None:
+            self._dates.pop(account, None)
+        elif self._dates.get(account) != at:
+            self._dates[account] = at
+            heapq.heappush(self._heap, (at, account))
+
+    def get(self, account: str) -> datetime | None:
+        """When that account is due."""
+        return self._dates.get(account)
+
+    def next(self) -> tuple[datetime, str] | None:
+        """The soonest date and its account; accounts due at one moment come in the order of their ids."""
+        while self._heap and self._dates.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def __len__(self) -> int:
+        return len(self._dates)
+
+
+def identities_of(event: AnyEvent) -> list[bytes]:
+    """The event's own identity, and after it that of the usage which a void names."""
+    if isinstance(event, UsageRecorded):
+        return [identity_of("usage", event.account, event.source, event.id)]
+    own = identity_of("account", event.account, event.source, event.id)
+    if isinstance(event, UsageVoided):
+        return [own, identity_of("usage", event.account, event.usage_source, event.usage_id)]
+    return [own]
+
+
+def identities_touched_by(entry: LedgerEntry) -> list[bytes]:
+    """The identities that folding an entry reads or writes."""
+    return [identity for identity, _ in identity_changes(entry, None)]
+
+
+def time_of(timestamp_ms: int) -> datetime:
+    """A Kafka timestamp as a time; a negative one (no timestamp) as 1970."""
+    return _EPOCH + max(0, timestamp_ms) * _MILLISECOND
+
+
+def milliseconds(at: datetime) -> int:
+    """A time in milliseconds since 1970, rounded down."""
+    return (at - _EPOCH) // _MILLISECOND
+
+
+def adopted_catalogs(records: Iterable[Record], catalogs: AdoptedCatalogs = NONE_ADOPTED) -> AdoptedCatalogs:
+    """``catalogs`` and what these records of the catalog topic add; those that add nothing are passed over, as their entries say."""
+    for record in records:
+        catalog = decode_catalog(record)
+        if isinstance(catalog, Catalog):
+            try:
+                catalogs = catalogs.adopt(catalog)
+            except ValueError:
+                continue
+    return catalogs

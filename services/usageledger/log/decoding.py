@@ -1,0 +1,294 @@
+"""From a record's bytes to an event, or to the reason why it is none. Deterministic: an audit decodes the same bytes to the same result.
+
+Nothing raises on bad input, whatever the bytes. The accepted shapes are those of `contracts.messages`; a contract test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.catalog_document import read_catalog
+from usageledger.domain.credits import parse_credits
+from usageledger.domain.events import (
+    AccountCancelled,
+    AccountEvent,
+    AccountOpened,
+    AccountSubscribed,
+    CreditsGranted,
+    PlanChanged,
+    UsageRecorded,
+    UsageVoided,
+)
+from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, parse_quantity
+from usageledger.domain.refusal import Refusal
+from usageledger.log.partitioning import partition_of
+from usageledger.log.records import Record
+
+DETAIL_LENGTH_MAX = 300
+# A parser's own limit on nesting depends on the stack it runs on; this one refuses first, everywhere alike.
+BRACKETS_MAX = 500
+
+
+class Malformed(NamedTuple):
+    """A record that is no event: the rule it breaks, in words what is wrong, and the account its key names ("" if it names none)."""
+
+    refusal: Refusal
+    detail: str
+    account: str
+
+
+_ZonedTime = Annotated[datetime, msgspec.Meta(tz=True)]
+_Amount = str | int
+
+
+class _UsageData(msgspec.Struct):
+    feature: str
+    quantity: _Amount
+    model: str | None = None
+    hold_id: str | None = None
+    dimensions: dict[str, str] | None = None
+
+
+class _OpenedData(msgspec.Struct):
+    plan: str
+    anchor: _ZonedTime | None = None
+    time_zone: str | None = None
+    used: _Amount | None = None
+    free_used: _Amount | None = None
+    as_of: _ZonedTime | None = None
+
+
+class _SubscribedData(msgspec.Struct):
+    plan: str
+    time_zone: str | None = None
+    anchor: _ZonedTime | None = None
+
+
+class _PlanChangedData(msgspec.Struct):
+    plan: str
+
+
+class _CancelledData(msgspec.Struct):
+    effective: Literal["period_end", "now"] = "period_end"
+
+
+class _GrantedData(msgspec.Struct):
+    credits: _Amount
+    reason: str = ""
+    expires_at: _ZonedTime | None = None
+
+
+class _VoidedData(msgspec.Struct):
+    source: str
+    id: str
+    reason: str = ""
+
+
+class _Envelope(msgspec.Struct):
+    specversion: Literal["1.0"]
+    type: str
+    id: str
+    source: str
+
+
+class _EventEnvelope(_Envelope):
+    subject: str
+    time: _ZonedTime
+    recordedtime: _ZonedTime | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _UsageEnvelope(_Envelope):
+    type: Literal["usage.recorded"]
+    subject: str
+    time: _ZonedTime
+    data: _UsageData
+    recordedtime: _ZonedTime | None = None
+
+
+class _CatalogEnvelope(_Envelope):
+    type: Literal["catalog.published"]
+    data: msgspec.Raw
+
+
+_catalog_envelope = msgspec.json.Decoder(_CatalogEnvelope)
+_any_envelope = msgspec.json.Decoder(_Envelope)
+_event_envelope = msgspec.json.Decoder(_EventEnvelope)
+_usage_envelope = msgspec.json.Decoder(_UsageEnvelope)
+_anything = msgspec.json.Decoder()
+
+
+def decode_usage(record: Record, partition: int, partition_count: int) -> UsageRecorded | Malformed:
+    """Decode a record of ``usage.events``."""
+    return _decoded(record, partition, partition_count, _usage, {"usage.recorded"})
+
+
+def decode_account(record: Record, partition: int, partition_count: int) -> AccountEvent | Malformed:
+    """Decode a record of ``account.events``."""
+    return _decoded(record, partition, partition_count, _account_event, _ACCOUNT_EVENTS.keys())
+
+
+def decode_catalog(record: Record) -> Catalog | Malformed:
+    """Decode a record of the catalog topic."""
+    value = record.value
+    if not value:
+        return Malformed(Refusal.EMPTY_RECORD, "the record has no value", "")
+    try:
+        envelope = _catalog_envelope.decode(value)
+        return read_catalog(bytes(envelope.data))
+    except (ValueError, OverflowError, RecursionError) as error:
+        refusal, detail = _what_is_wrong(value, error, {"catalog.published"})
+        return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], "")
+
+
+class _Wrong(ValueError):
+    """What a decoded event has wrong with it, for the refusal's detail."""
+
+
+def _decoded(
+    record: Record, partition: int, partition_count: int, decode: Callable[[bytes], Any], types: Any
+) -> Any:
+    value = record.value
+    account = _account_named_by(record.key)
+    if record.key is not None and partition_of(record.key, partition_count) != partition:
+        return Malformed(Refusal.WRONG_PARTITION, f"key {account!r} belongs in partition {partition_of(record.key, partition_count)}", account)
+    if not value:
+        return Malformed(Refusal.EMPTY_RECORD, "the record has no value", account)
+    if len(value) > EVENT_BYTES_MAX:
+        return Malformed(Refusal.RECORD_TOO_LARGE, f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}", account)
+    if value.count(b"[") + value.count(b"{") > BRACKETS_MAX:
+        return Malformed(Refusal.NOT_JSON, f"over {BRACKETS_MAX} brackets: nested too deeply to be an event", account)
+    try:
+        event = decode(value)
+    except (ValueError, OverflowError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        refusal, detail = _what_is_wrong(value, error, types)
+        return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], account)
+    if record.key is None or record.key != event.account.encode():
+        return Malformed(Refusal.WRONG_KEY, f"the record's key is not the event's subject {event.account!r}"[:DETAIL_LENGTH_MAX], account)
+    return event
+
+
+def _account_named_by(key: bytes | None) -> str:
+    try:
+        return check_name("key", (key or b"").decode())
+    except ValueError:
+        return ""
+
+
+def _usage(value: bytes) -> UsageRecorded:
+    envelope = _usage_envelope.decode(value)
+    data = envelope.data
+    return UsageRecorded(
+        account=check_name("subject", envelope.subject),
+        source=check_name("source", envelope.source),
+        id=check_name("id", envelope.id),
+        occurred_at=envelope.time.astimezone(UTC),
+        recorded_at=envelope.recordedtime,
+        feature=check_name("data.feature", data.feature),
+        model=None if data.model is None else check_name("data.model", data.model),
+        quantity=parse_quantity(data.quantity),
+        hold_id=None if data.hold_id is None else check_name("data.hold_id", data.hold_id),
+        dimensions=data.dimensions,
+    )
+
+
+def _account_event(value: bytes) -> AccountEvent:
+    envelope = _event_envelope.decode(value)
+    build = _ACCOUNT_EVENTS.get(envelope.type)
+    if build is None:
+        raise _Wrong(f"{envelope.type!r} is no account event")
+    if not envelope.data:
+        raise _Wrong("data is missing")
+    return build(
+        envelope.data,
+        {
+            "account": check_name("subject", envelope.subject),
+            "source": check_name("source", envelope.source),
+            "id": check_name("id", envelope.id),
+            "occurred_at": envelope.time.astimezone(UTC),
+        },
+    )
+
+
+def _opened(raw: msgspec.Raw, header: dict[str, Any]) -> AccountOpened:
+    data = msgspec.json.decode(raw, type=_OpenedData)
+    return AccountOpened(
+        **header,
+        plan=check_name("data.plan", data.plan),
+        anchor=_utc(data.anchor),
+        time_zone=data.time_zone or "UTC",
+        used=_credits_used("data.used", data.used),
+        free_used=_credits_used("data.free_used", data.free_used),
+        as_of=_utc(data.as_of),
+    )
+
+
+def _subscribed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSubscribed:
+    data = msgspec.json.decode(raw, type=_SubscribedData)
+    return AccountSubscribed(**header, plan=check_name("data.plan", data.plan), time_zone=data.time_zone or "UTC", anchor=_utc(data.anchor))
+
+
+def _plan_changed(raw: msgspec.Raw, header: dict[str, Any]) -> PlanChanged:
+    return PlanChanged(**header, plan=check_name("data.plan", msgspec.json.decode(raw, type=_PlanChangedData).plan))
+
+
+def _cancelled(raw: msgspec.Raw, header: dict[str, Any]) -> AccountCancelled:
+    return AccountCancelled(**header, effective=msgspec.json.decode(raw, type=_CancelledData).effective)
+
+
+def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
+    data = msgspec.json.decode(raw, type=_GrantedData)
+    credits = parse_credits(data.credits)
+    if credits <= 0:
+        raise _Wrong(f"data.credits is more than 0, not {data.credits}")
+    return CreditsGranted(**header, credits=credits, reason=data.reason, expires_at=_utc(data.expires_at))
+
+
+def _voided(raw: msgspec.Raw, header: dict[str, Any]) -> UsageVoided:
+    data = msgspec.json.decode(raw, type=_VoidedData)
+    return UsageVoided(
+        **header, usage_source=check_name("data.source", data.source), usage_id=check_name("data.id", data.id), reason=data.reason
+    )
+
+
+_ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]] = {
+    "account.opened": _opened,
+    "account.subscribed": _subscribed,
+    "account.plan_changed": _plan_changed,
+    "account.cancelled": _cancelled,
+    "credits.granted": _granted,
+    "usage.voided": _voided,
+}
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return None if time is None else time.astimezone(UTC)
+
+
+def _credits_used(field: str, value: _Amount | None) -> int:
+    credits = 0 if value is None else parse_credits(value)
+    if credits < 0:
+        raise _Wrong(f"{field} is at least 0, not {value}")
+    return credits
+
+
+def _what_is_wrong(value: bytes, error: Exception, types: Any) -> tuple[Refusal, str]:
+    """Name the first rule that the bytes break, now that they are known to break one."""
+    try:
+        decoded = _anything.decode(value)
+    except (ValueError, OverflowError, RecursionError) as not_json:
+        return Refusal.NOT_JSON, f"{not_json}"
+    if not isinstance(decoded, dict):
+        return Refusal.NOT_A_CLOUDEVENT, "a CloudEvent in structured mode is a JSON object"
+    try:
+        envelope = _any_envelope.decode(value)
+    except ValueError as not_a_cloudevent:
+        return Refusal.NOT_A_CLOUDEVENT, f"{not_a_cloudevent}"
+    if envelope.type not in types:
+        return Refusal.UNKNOWN_TYPE, f"type {envelope.type!r} does not belong on this topic"
+    return Refusal.INVALID_EVENT, f"event {envelope.id[:100]!r} of {envelope.source[:60]!r}: {error}"
