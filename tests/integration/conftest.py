@@ -1,0 +1,74 @@
+"""Real servers for the tests of this folder: containers where a Docker engine answers and has the images, else from packages."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import pytest
+
+from usageledger.local.servers import Servers, choose_backend, start_servers
+from usageledger.local.topics import create_topics
+
+TAKEN = pytest.StashKey[str]()
+
+
+class NewLedger(Protocol):
+    """Makes the topics of a ledger that nobody else has and returns its prefix."""
+
+    def __call__(self, *, partitions: int = 2, importing: bool = False) -> str: ...
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "partitions(count): how many partitions the ledger of the `prefix` fixture has (default 2)")
+    config.addinivalue_line("markers", "importing: the ledger of the `prefix` fixture is in import mode")
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Servers]:
+    """A running Kafka and Redis, shared by the session. ``USAGELEDGER_TEST_BACKEND`` (packages, docker) decides, else what is there."""
+    choice = choose_backend(os.environ.get("USAGELEDGER_TEST_BACKEND"))
+    running = start_servers(tmp_path_factory.mktemp("servers"), choice.backend)
+    pytestconfig.stash[TAKEN] = f"{running.description} ({choice.reason})"
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka(servers: Servers) -> str:
+    """The broker's ``host:port``."""
+    return servers.kafka
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: Servers) -> str:
+    """The Redis's URL. Shared: keep to keys under the prefix."""
+    return servers.redis_url
+
+
+@pytest.fixture(scope="session")
+def new_ledger(kafka: str) -> NewLedger:
+    """Make ledgers with topics of their own on the shared broker."""
+
+    def make(*, partitions: int = 2, importing: bool = False) -> str:
+        prefix = f"t{uuid.uuid4().hex[:10]}"
+        create_topics(kafka, prefix, partitions=partitions, importing=importing)
+        return prefix
+
+    return make
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest, new_ledger: Callable[..., str]) -> str:
+    """A fresh ledger's prefix, its topics made: 2 partitions or ``@pytest.mark.partitions(n)``, live or ``@pytest.mark.importing``."""
+    marked = request.node.get_closest_marker("partitions")
+    importing = request.node.get_closest_marker("importing") is not None
+    return new_ledger(partitions=marked.args[0] if marked else 2, importing=importing)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    taken = config.stash.get(TAKEN, None)
+    if taken is not None:
+        terminalreporter.write_line(f"integration tests ran against {taken}")

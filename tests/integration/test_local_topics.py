@@ -1,0 +1,70 @@
+"""A ledger's topics on a real broker."""
+
+from __future__ import annotations
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from usageledger.local.topics import TopicMismatch, create_topics, go_live, is_importing
+from usageledger.log.topics import Topics
+
+LONG_AGO_MS = 1_500_000_000_000
+
+
+def timestamp_of_a_record_sent_as_of(kafka: str, topic: str, timestamp_ms: int) -> int:
+    """Append a record under a date of its own and return the one that Kafka keeps it under."""
+    producer = KafkaProducer(bootstrap_servers=kafka)
+    try:
+        sent = producer.send(topic, key=b"acct", value=b"{}", timestamp_ms=timestamp_ms).get(timeout=20)
+    finally:
+        producer.close(timeout=5)
+    consumer = KafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+    try:
+        place = TopicPartition(topic, sent.partition)
+        consumer.assign([place])
+        consumer.seek(place, sent.offset)
+        (record,) = consumer.poll(timeout_ms=20_000, max_records=1)[place]
+        return int(record.timestamp)
+    finally:
+        consumer.close()
+
+
+def test_making_topics_again_makes_nothing_and_complains_of_nothing(kafka: str, prefix: str) -> None:
+    assert create_topics(kafka, prefix, partitions=2) == []
+
+
+def test_a_missing_topic_is_made_beside_those_that_are_there(kafka: str, prefix: str) -> None:
+    from kafka.admin import KafkaAdminClient
+
+    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+        admin.delete_topics([Topics(prefix).limit])
+    assert create_topics(kafka, prefix, partitions=2) == [Topics(prefix).limit]
+
+
+def test_another_partition_count_is_refused_and_nothing_is_altered(kafka: str, prefix: str) -> None:
+    with pytest.raises(TopicMismatch, match="has 2 partitions, not 4"):
+        create_topics(kafka, prefix, partitions=4)
+    assert create_topics(kafka, prefix, partitions=2) == []
+
+
+def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(kafka: str, prefix: str) -> None:
+    assert not is_importing(kafka, prefix)
+    assert timestamp_of_a_record_sent_as_of(kafka, Topics(prefix).usage, LONG_AGO_MS) > LONG_AGO_MS
+    with pytest.raises(TopicMismatch, match="cannot go back to import mode"):
+        create_topics(kafka, prefix, partitions=2, importing=True)
+
+
+@pytest.mark.importing
+def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: str) -> None:
+    topics = Topics(prefix)
+    assert is_importing(kafka, prefix)
+    assert timestamp_of_a_record_sent_as_of(kafka, topics.usage, LONG_AGO_MS) == LONG_AGO_MS
+    assert timestamp_of_a_record_sent_as_of(kafka, topics.account, 4_000_000_000_000) == 4_000_000_000_000
+    assert timestamp_of_a_record_sent_as_of(kafka, topics.ledger, LONG_AGO_MS) > LONG_AGO_MS
+    with pytest.raises(TopicMismatch, match="it is in import mode"):
+        create_topics(kafka, prefix, partitions=2)
+
+    assert go_live(kafka, prefix)
+    assert not is_importing(kafka, prefix)
+    assert timestamp_of_a_record_sent_as_of(kafka, topics.usage, LONG_AGO_MS) > LONG_AGO_MS
+    assert not go_live(kafka, prefix)
