@@ -120,6 +120,7 @@ def test_zones_come_from_the_package_whatever_the_system_has(tmp_path: Path) -> 
     (tmp_path / "Europe").mkdir()
     (tmp_path / "Europe" / "Berlin").write_bytes(b"not a zone")
     zone.cache_clear()
+    zoneinfo.ZoneInfo.clear_cache()
     try:
         zoneinfo.reset_tzpath(to=[str(tmp_path)])
         assert datetime(2026, 7, 1, tzinfo=zone("Europe/Berlin")).utcoffset() == timedelta(hours=2)

@@ -195,7 +195,7 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
         Later is by ``effective_from``, then by adoption. Raises ValueError when none is adopted.
         """
         place = self._place_in_force(at)
-        rated = self._rates_from(place).get((feature, model))
+        rated = self._rates[place].get((feature, model))
         if rated is not None:
             return rated
         is_known = any(catalog.feature(feature) for catalog in self._by_effect[place:])
@@ -208,19 +208,15 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
         effects = self._effects
         return bisect_right(effects, max(at, effects[0])) - 1
 
-    def _rates_from(self, place: int) -> Mapping[tuple[str, str | None], RatedBy]:
-        """Every rate that a use finds when the version at ``place`` is in force: the hot path, so made once."""
-        rates = self._rates_by_place.get(place)
-        if rates is None:
-            rates = {}
-            for catalog in reversed(self._by_effect[place:]):
-                rates.update({key: RatedBy(catalog, rate) for key, rate in catalog.rates.items()})
-            self._rates_by_place[place] = rates
-        return rates
-
     @cached_property
-    def _rates_by_place(self) -> dict[int, dict[tuple[str, str | None], RatedBy]]:
-        return {}
+    def _rates(self) -> list[dict[tuple[str, str | None], RatedBy]]:
+        """For each place in ``_by_effect``, every rate that a use finds when that version is in force: the hot path, so made once."""
+        found: list[dict[tuple[str, str | None], RatedBy]] = []
+        later: dict[tuple[str, str | None], RatedBy] = {}
+        for catalog in reversed(self._by_effect):
+            later = later | {key: RatedBy(catalog, rate) for key, rate in catalog.rates.items()}
+            found.append(later)
+        return found[::-1]
 
     @cached_property
     def _by_effect(self) -> list[Catalog]:
