@@ -4,7 +4,7 @@ set -eu
 
 fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'
 
-for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.14}; do
   if "$candidate" -c "$fits" 2>/dev/null; then
     if ! "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
       echo "error: $candidate has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2
