@@ -15,6 +15,7 @@ from pathlib import Path
 from usageledger.local import tether
 
 KILL_TIMEOUT_S = 10.0
+LOG_BYTES_MAX = 20 * 1024 * 1024
 
 
 class ChildProcess:
@@ -47,7 +48,7 @@ class ChildProcess:
         if self.pid is not None:
             raise RuntimeError(f"{self.name} runs already")
         self._close_pipe()
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._turn_log()
         # The kernel ties a child to the thread that started it, not to the process: one thread that lasts starts them all.
         self._process = _spawner().submit(self._spawn).result()
 
@@ -68,6 +69,12 @@ class ChildProcess:
     def last_lines(self, count: int = 10) -> list[str]:
         """The end of its log."""
         return last_lines(self.log_path, count)
+
+    def _turn_log(self) -> None:
+        """Begin a new log beside the last one when it has grown large."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:
+            self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         reading, self._pipe = os.pipe()

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from usageledger.local.errors import StackError
 from usageledger.local.kafka_probe import admin_client
@@ -16,6 +16,8 @@ PARTITIONS = 8
 LOG_APPEND_TIME, CREATE_TIME = "LogAppendTime", "CreateTime"
 FOR_EVER_MS = 2**63 - 1
 MIB = 1024 * 1024
+
+LedgerMode = Literal["absent", "importing", "going_live", "live"]
 
 
 class TopicMismatch(StackError):
@@ -76,17 +78,29 @@ def create_topics(
     return [topic.name for topic in missing]
 
 
-def is_importing(bootstrap: str, prefix: str = "") -> bool:
-    """Whether the ledger is in import mode: its input topics keep each record's own time. Raises StackError if they are not there."""
+def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
+    """Whether the input topics keep each record's own time, get Kafka's, differ (a go-live was cut short), or are not there."""
     topics = Topics(prefix)
     with _admin(bootstrap) as admin:
         there = _describe(admin, [topics.usage, topics.account])
-    kinds = {name: there[name].configs["message.timestamp.type"] for name in there}
-    if len(kinds) != 2:
+    kinds = {topic.configs["message.timestamp.type"] for topic in there.values()}
+    if len(there) != 2:
+        return "absent"
+    if len(kinds) == 2:
+        return "going_live"
+    return "importing" if kinds == {CREATE_TIME} else "live"
+
+
+def is_importing(bootstrap: str, prefix: str = "") -> bool:
+    """Whether the ledger is in import mode: its input topics keep each record's own time. Raises StackError if they are absent or differ."""
+    mode = ledger_mode(bootstrap, prefix)
+    if mode == "absent":
         raise _no_ledger(bootstrap, prefix)
-    if len(set(kinds.values())) != 1:
-        raise TopicMismatch(f"the input topics differ in message.timestamp.type ({_listed(kinds)}): finish with `usageledger go-live`")
-    return set(kinds.values()) == {CREATE_TIME}
+    if mode == "going_live":
+        raise TopicMismatch(
+            "the input topics differ in message.timestamp.type: a go-live was cut short; finish it with `usageledger go-live`"
+        )
+    return mode == "importing"
 
 
 def go_live(bootstrap: str, prefix: str = "") -> bool:
@@ -170,7 +184,3 @@ def _admin(bootstrap: str) -> Iterator[Any]:
 def _no_ledger(bootstrap: str, prefix: str) -> StackError:
     which = f" with the prefix {prefix!r}" if prefix else ""
     return StackError(f"there is no ledger{which} at {bootstrap}: its input topics do not exist. Make it with `usageledger up`.")
-
-
-def _listed(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in values.items())

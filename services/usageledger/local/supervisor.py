@@ -1,0 +1,192 @@
+"""Keeps servers and services running: what ends is told, and started again after a pause that grows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal, Protocol
+
+from usageledger.local.files import write_atomically
+from usageledger.local.progress import Progress
+
+FIRST_PAUSE_S, PAUSE_MAX_S = 0.5, 30.0
+HEALTHY_AFTER_S = 60.0
+STEP_S = 0.2
+LOG_LINES = 12
+
+State = Literal["starting", "running", "backing_off", "stopped"]
+
+
+class Unit(Protocol):
+    """What is kept running: a server of ours, one that was given to us (it never ends), or a service."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def log_path(self) -> Path | None: ...
+
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        ...
+
+    @property
+    def ready_timeout_s(self) -> float: ...
+
+    def spawn(self) -> None: ...
+
+    def is_ready(self) -> bool: ...
+
+    def stop(self, timeout_s: float) -> None: ...
+
+    def last_lines(self, count: int = 10) -> list[str]: ...
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What the supervisor remembers of a unit. Times are those of a monotonic clock, ``since`` is for people."""
+
+    unit: Unit
+    state: State
+    since: datetime
+    began_s: float
+    restarts: int = 0
+    failures: int = field(default=0)
+    """In a row: since the unit was last healthy."""
+    begin_again_s: float = 0.0
+
+
+class Supervisor:
+    """Watches units that were started, in one thread: call ``step`` again and again, or ``run``."""
+
+    def __init__(
+        self,
+        status_path: Path,
+        progress: Progress,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._status_path = status_path
+        self._progress = progress
+        self._clock = clock
+        self._now = now or (lambda: datetime.now(UTC))
+        self._watched: list[_Watched] = []
+
+    def adopt(self, unit: Unit, state: State = "running") -> None:
+        """Watch a unit that was started already."""
+        self._watched.append(_Watched(unit, state, self._now(), self._clock()))
+        self._write_status()
+
+    def start(self, unit: Unit) -> None:
+        """Start a unit and watch it. A failure to start is treated like any other end."""
+        self._watched.append(_Watched(unit, "stopped", self._now(), self._clock()))
+        self._spawn(self._watched[-1])
+        self._write_status()
+
+    def step(self) -> None:
+        """Look at every unit once and do what is due."""
+        before = self.status()
+        for watched in self._watched:
+            self._look_at(watched)
+        if self.status() != before:
+            self._write_status()
+
+    def run(self, stopping: Event) -> None:
+        """Step until ``stopping`` is set."""
+        while not stopping.wait(STEP_S):
+            self.step()
+
+    def has_settled(self) -> bool:
+        """Whether every unit runs, or has failed at least once, which was told."""
+        return all(watched.state == "running" or watched.failures > 0 for watched in self._watched)
+
+    def stop(self, units: Sequence[Unit], timeout_s: float) -> None:
+        """End these units beside each other, each within ``timeout_s``, and watch them no more."""
+        if units:
+            with ThreadPoolExecutor(len(units), "usageledger-stop") as pool:
+                list(pool.map(lambda unit: unit.stop(timeout_s), units))
+        for watched in self._watched:
+            if watched.unit in units:
+                self._enter(watched, "stopped")
+        self._write_status()
+
+    def status(self) -> list[dict[str, Any]]:
+        """One object a unit: name, pid (None while there is no process), state, restarts, since, description, log."""
+        return [
+            {
+                "name": watched.unit.name,
+                "pid": watched.unit.pid,
+                "state": watched.state,
+                "restarts": watched.restarts,
+                "since": watched.since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "description": watched.unit.description,
+                "log": str(watched.unit.log_path) if watched.unit.log_path else None,
+            }
+            for watched in self._watched
+        ]
+
+    def _look_at(self, watched: _Watched) -> None:
+        if watched.state == "backing_off":
+            if self._clock() >= watched.begin_again_s:
+                watched.restarts += 1
+                self._spawn(watched)
+        elif watched.state == "starting":
+            self._look_at_start(watched)
+        elif watched.state == "running":
+            if watched.unit.exit_code is not None:
+                self._failed(watched, _how_it_ended(watched.unit.exit_code))
+            elif watched.failures and self._clock() - watched.began_s >= HEALTHY_AFTER_S:
+                watched.failures = 0
+
+    def _look_at_start(self, watched: _Watched) -> None:
+        unit = watched.unit
+        if unit.exit_code is not None:
+            self._failed(watched, _how_it_ended(unit.exit_code))
+        elif unit.is_ready():
+            self._enter(watched, "running")
+            if watched.restarts:
+                self._progress.say(f"{unit.name} runs again")
+        elif self._clock() - watched.began_s > unit.ready_timeout_s:
+            unit.stop(5.0)
+            self._failed(watched, f"did not come up within {unit.ready_timeout_s:.0f} s")
+
+    def _spawn(self, watched: _Watched) -> None:
+        try:
+            watched.unit.spawn()
+        except OSError as error:
+            self._failed(watched, f"could not be started: {error}")
+        else:
+            self._enter(watched, "starting")
+
+    def _failed(self, watched: _Watched, how: str) -> None:
+        pause_s = min(PAUSE_MAX_S, FIRST_PAUSE_S * 2.0 ** min(watched.failures, 10))
+        watched.failures += 1
+        watched.begin_again_s = self._clock() + pause_s
+        self._enter(watched, "backing_off")
+        log = "".join(f"\n  {line}" for line in watched.unit.last_lines(LOG_LINES))
+        where = f" The end of {watched.unit.log_path}:{log}" if log else ""
+        self._progress.warn(f"{watched.unit.name} {how}; it is started again in {pause_s:g} s.{where}")
+
+    def _enter(self, watched: _Watched, state: State) -> None:
+        watched.state, watched.since, watched.began_s = state, self._now(), self._clock()
+
+    def _write_status(self) -> None:
+        write_atomically(self._status_path, json.dumps({"services": self.status()}, indent=1) + "\n")
+
+
+def _how_it_ended(exit_code: int) -> str:
+    return f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
