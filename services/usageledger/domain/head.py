@@ -23,6 +23,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     usage_next: int = 0
     account_next: int = 0
     catalog_next: int = 0
+    decide: int = 0
+    tzdata: str = ""
+    """The rules by which the view's owner decides: see `domain.claim`."""
 
 
 def advance(head: Head, entry: LedgerEntry, hash_: str) -> Head:

@@ -40,6 +40,14 @@ class DecodedInput(NamedTuple):
     event: AnyEvent | Malformed
 
 
+class Changes(NamedTuple):
+    """Accounts, identities and due dates that decisions have changed."""
+
+    accounts: dict[str, AccountState]
+    identities: dict[bytes, IdentityRecord]
+    due: dict[str, datetime | None]
+
+
 class PartitionBook:
     """One partition's decisions in progress: its head, and the accounts and identities that have been provided or decided."""
 
@@ -51,6 +59,18 @@ class PartitionBook:
         self.accounts: dict[str, AccountState | None] = {}
         self.identities: dict[bytes, IdentityRecord | None] = {}
         self.due = DueList()
+        self._changed_accounts: dict[str, None] = {}
+        self._changed_identities: dict[bytes, None] = {}
+
+    def take_changes(self) -> Changes:
+        """What was decided or folded since this was last asked: what a commit has to write."""
+        changes = Changes(
+            {account: state for account in self._changed_accounts if (state := self.accounts[account]) is not None},
+            {identity: record for identity in self._changed_identities if (record := self.identities[identity]) is not None},
+            self.due.take_changed(),
+        )
+        self._changed_accounts, self._changed_identities = {}, {}
+        return changes
 
     def decode(self, topic: Topic, records: Sequence[Record]) -> list[DecodedInput]:
         """Decode records of one input that are to be decided next, in order."""
@@ -62,7 +82,7 @@ class PartitionBook:
             decoded.append(DecodedInput(topic, record.offset, clock, decode(record, self.partition, self.partition_count)))
         return decoded
 
-    def missing_for(self, inputs: Iterable[DecodedInput]) -> tuple[list[str], list[tuple[int, bytes]]]:
+    def used_by(self, inputs: Iterable[DecodedInput]) -> tuple[list[str], list[tuple[int, bytes]]]:
         """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be decided."""
         accounts: dict[str, None] = {}
         identities: dict[bytes, int] = {}
@@ -72,10 +92,7 @@ class PartitionBook:
             accounts[item.event.account] = None
             for identity in identities_of(item.event):
                 identities[identity] = window_of(item.appended_at)
-        return (
-            [account for account in accounts if account not in self.accounts],
-            [(window, identity) for identity, window in identities.items() if identity not in self.identities],
-        )
+        return list(accounts), [(window, identity) for identity, window in identities.items()]
 
     def decide_input(self, item: DecodedInput) -> list[SealedEntry]:
         """Decide one input, preceded by what has come due by its time among the accounts that are provided."""
@@ -105,6 +122,7 @@ class PartitionBook:
     def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
         """Write what time brings an account that is due at ``at``."""
         state = self.accounts[account]
+        self.due.set(account, None)  # whatever is still due of it is noted anew below
         if state is None:
             return []
         return self._write(decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs).entries)
@@ -141,10 +159,12 @@ class PartitionBook:
         voided = None
         if entry.voids is not None:
             voided = self.identities.get(identity_of("usage", entry.account, entry.voids.source, entry.voids.id))
-        self.identities.update(identity_changes(entry, voided))
-        before = self.accounts.get(entry.account)
-        state = evolve(before, entry)
+        for identity, record in identity_changes(entry, voided):
+            self.identities[identity] = record
+            self._changed_identities[identity] = None
+        state = evolve(self.accounts.get(entry.account), entry)
         self.accounts[entry.account] = state
+        self._changed_accounts[entry.account] = None
         if state is not None:
             free = self.catalogs.in_force(entry.appended_at).free.id
             self.due.set(entry.account, due_at(state, free_plan=free))
@@ -165,19 +185,33 @@ def _adoption(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> 
 
 
 class DueList:
-    """When accounts are next due: a heap in which an account's newest date alone counts."""
+    """When accounts are next due, in whole milliseconds as the ledger's time is: a heap in which an account's newest date alone counts."""
 
     def __init__(self) -> None:
         self._dates: dict[str, datetime] = {}
         self._heap: list[tuple[datetime, str]] = []
+        self._changed: dict[str, datetime | None] = {}
 
     def set(self, account: str, at: datetime | None) -> None:
-        """Note when an account is due, or that it is not."""
-        if at is None:
-            self._dates.pop(account, None)
-        elif self._dates.get(account) != at:
-            self._dates[account] = at
-            heapq.heappush(self._heap, (at, account))
+        """Note when an account is due (rounded up to the millisecond, so that it is not acted on too early), or that it is not."""
+        date = None if at is None else _EPOCH - ((_EPOCH - at) // _MILLISECOND) * _MILLISECOND
+        if self._dates.get(account) == date:
+            return
+        self._changed[account] = date
+        if date is None:
+            del self._dates[account]
+        else:
+            self._dates[account] = date
+            heapq.heappush(self._heap, (date, account))
+
+    def take_changed(self) -> dict[str, datetime | None]:
+        """The dates that were set or removed since this was last asked."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def until(self, at: datetime, limit: int) -> list[str]:
+        """Up to ``limit`` accounts that are due at or before that time, the soonest first."""
+        return [account for _, account in heapq.nsmallest(limit, ((date, account) for account, date in self._dates.items() if date <= at))]
 
     def get(self, account: str) -> datetime | None:
         """When that account is due."""

@@ -36,6 +36,18 @@ class AppendOutcomeUnknown(LedgerError):
     """The broker's answer was lost: the entries may or may not lie in the log. Only a new claim and a catch-up can tell."""
 
 
+class GroupTooLarge(LedgerError):
+    """The entries of one input are more than the log takes in one batch. Nothing was appended, and claiming again cannot help."""
+
+    retriable = False
+
+
+class RecordsMissing(LedgerError):
+    """Records that were asked for are not in the log: it was truncated, or another topic lies in its place. Nothing resets by itself."""
+
+    retriable = False
+
+
 class LedgerPartition(Protocol):
     """One partition of ``ledger.entries``. Adapters: ``log.kafka_ledger`` (aiokafka) and ``log.memory``."""
 

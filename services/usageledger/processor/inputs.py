@@ -96,6 +96,10 @@ class InputBuffer:
             self.control.resume(source)
         return taken
 
+    def buffered(self, source: Source) -> int:
+        """How many records of an input are waiting to be taken."""
+        return len(self._queues[source])
+
     def position(self, source: Source) -> int:
         """The offset after the last record taken."""
         return self._next[source]

@@ -1,0 +1,255 @@
+"""One partition of ``ledger.entries`` on Kafka, by aiokafka: the single writer and its reader.
+
+Each partition has an idempotent producer of its own. A shared one would save connections (about two for a partition), but aiokafka keeps
+one produce request on its way to each broker, so one partition's slow replica would hold up the others, and the one thing to do after
+any failure is to throw the producer away: every partition of the worker would have to claim again for the misfortune of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    OffsetOutOfRangeError,
+    ProducerClosed,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
+
+from usageledger.log.packing import pack
+from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
+
+_UNKNOWN_OFFSET = -1
+_POLL_MS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSettings:
+    """Sizes in bytes before compression. ``group_bytes_max`` must not exceed the topic's ``max.message.bytes``."""
+
+    batch_bytes: int = 512 * 1024
+    group_bytes_max: int = 8 * 1024 * 1024 - 64 * 1024
+    append_timeout_s: float = 10.0
+    claim_timeout_s: float = 15.0
+    no_progress_timeout_s: float = 15.0
+    read_chunk_records: int = 5_000
+
+
+class KafkaLedgerPartition:
+    """The Kafka adapter of ``log.records.LedgerPartition``. Belongs to one event loop; ``close()`` it when the partition is given up."""
+
+    def __init__(self, *, kafka: str, topic: str, partition: int, settings: LedgerSettings | None = None) -> None:
+        self._kafka = kafka
+        self._place = TopicPartition(topic, partition)
+        self._settings = settings or LedgerSettings()
+        self._producer: Any = None
+        self._appending = asyncio.Lock()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def claim(self, claim: KeyedValue) -> int:
+        """Append a claim with a new producer and return the offset at which it lies. Raises LedgerError."""
+        async with self._appending:
+            # What the old producer still has on its way may land on either side of the claim; the offset that it names says what it is.
+            self._discard_producer()
+            try:
+                async with asyncio.timeout(self._settings.claim_timeout_s):
+                    self._producer = await self._start_producer()
+                    (offset,) = await self._send([[claim]])
+            except BaseException as error:
+                self._discard_producer()
+                raise self._told(error, "claim") from error
+            if offset == _UNKNOWN_OFFSET:
+                self._discard_producer()
+                raise AppendOutcomeUnknown(f"{self._name}: the broker took the claim and did not say where it lies")
+            return offset
+
+    async def append(self, expected_offset: int, groups: Sequence[Sequence[KeyedValue]]) -> None:
+        """Append groups, each whole in one record batch, the first record at ``expected_offset``: see LedgerPartition.
+
+        Raises GroupTooLarge, with nothing sent and the claim still good, if the entries of one input do not fit a batch.
+        """
+        settings = self._settings
+        batches = pack(groups, batch_bytes=settings.batch_bytes, group_bytes_max=settings.group_bytes_max)
+        async with self._appending:
+            if self._producer is None:
+                raise LedgerError(f"{self._name}: nothing can be appended before a claim")
+            try:
+                async with asyncio.timeout(settings.append_timeout_s):
+                    offsets = await self._send(batches)
+                self._check_places(expected_offset, batches, offsets)
+            except BaseException as error:
+                # Also when cancelled: nobody will hear what becomes of the batches on their way, and a later append must not follow them.
+                self._discard_producer()
+                raise self._told(error, "append") from error
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
+        """Yield chunks of the records with ``start <= offset < stop``. Raises RecordsMissing if ``start`` is no longer in the log."""
+        if start >= stop:
+            return
+        async with self._reader() as consumer:
+            consumer.seek(self._place, start)
+            position = start
+            moved_at = self._now()
+            while position < stop:
+                chunk = await self._next_chunk(consumer, position)
+                reached = await consumer.position(self._place)
+                if reached > position:
+                    position, moved_at = reached, self._now()
+                elif self._now() - moved_at > self._settings.no_progress_timeout_s:
+                    raise LedgerError(f"{self._name}: no record came at offset {position} of {stop}")
+                records = [record for record in chunk if record.offset < stop]
+                if records:
+                    yield records
+
+    async def start_offset(self) -> int:
+        """The offset of the oldest record that is still there. Raises LedgerError."""
+        async with self._reader() as consumer:
+            offsets: dict[TopicPartition, int] = await self._answered(consumer.beginning_offsets([self._place]))
+        return offsets[self._place]
+
+    async def end_offset(self) -> int:
+        """The offset that the next record will have. Raises LedgerError."""
+        async with self._reader() as consumer:
+            offsets: dict[TopicPartition, int] = await self._answered(consumer.end_offsets([self._place]))
+        return offsets[self._place]
+
+    async def close(self) -> None:
+        """Give up the producer and its connections. What is still on its way counts as unknown."""
+        self._discard_producer()
+        while self._endings:
+            await asyncio.wait(self._endings)
+
+    async def _start_producer(self) -> Any:
+        settings = self._settings
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._kafka,
+            client_id=f"usageledger-ledger-{self._place.partition}",
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=settings.group_bytes_max,
+            max_request_size=settings.group_bytes_max,
+            request_timeout_ms=int(settings.append_timeout_s * 1000),
+            retry_backoff_ms=50,
+        )
+        try:
+            await producer.start()
+            if self._place.partition not in (await producer.partitions_for(self._place.topic) or ()):
+                raise LedgerError(f"{self._name}: there is no such partition")
+        except BaseException:
+            self._end_later(producer)
+            raise
+        return producer
+
+    async def _send(self, batches: Sequence[Sequence[KeyedValue]]) -> list[int]:
+        """Send one record batch for each, in order, and return the offset at which each begins, -1 where the broker did not say."""
+        sent = []
+        for batch in batches:
+            builder = self._producer.create_batch()
+            for key, value in batch:
+                if builder.append(key=key, value=value, timestamp=None) is None:
+                    raise GroupTooLarge(f"{self._name}: a batch of {len(batch)} records did not take them all")
+            # Closed, or the producer might add others' records to it.
+            builder.close()
+            sent.append(await self._producer.send_batch(builder, self._place.topic, partition=self._place.partition))
+        return [metadata.offset for metadata in await asyncio.gather(*sent)]
+
+    def _check_places(self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]) -> None:
+        for batch, offset in zip(batches, offsets, strict=True):
+            if offset == _UNKNOWN_OFFSET:
+                raise AppendOutcomeUnknown(f"{self._name}: the broker did not say where the batch for offset {expected_offset} lies")
+            if offset != expected_offset:
+                raise Superseded(f"{self._name}: a batch for offset {expected_offset} lies at {offset}")
+            expected_offset += len(batch)
+
+    def _told(self, error: BaseException, doing: str) -> BaseException:
+        """What a failed claim or append is to the owner. Once sent, only the broker's refusal for size says that nothing was appended."""
+        match error:
+            case MessageSizeTooLargeError() | RecordListTooLargeError():
+                limit = self._settings.group_bytes_max
+                return GroupTooLarge(f"{self._name}: the topic takes smaller batches than the {limit} bytes that this ledger is set to")
+            case TopicAuthorizationFailedError():
+                refused = LedgerError(f"{self._name}: not allowed to {doing}")
+                refused.retriable = False
+                return refused
+            case KafkaError() | OSError():
+                return AppendOutcomeUnknown(f"{self._name}: {doing} failed: {error!r}")
+            case TimeoutError():
+                return AppendOutcomeUnknown(f"{self._name}: no answer to the {doing} in time")
+            case _:
+                return error
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Any]:
+        """A consumer of this partition alone, in no group, that refuses to jump when its place is not there."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._kafka,
+            client_id=f"usageledger-ledger-{self._place.partition}",
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            check_crcs=True,
+            max_partition_fetch_bytes=self._settings.group_bytes_max,
+            request_timeout_ms=int(self._settings.no_progress_timeout_s * 1000),
+        )
+        consumer.assign([self._place])
+        try:
+            await self._answered(consumer.start())
+            yield consumer
+        finally:
+            with suppress(TimeoutError, KafkaError):
+                await asyncio.wait_for(consumer.stop(), self._settings.no_progress_timeout_s)
+
+    async def _next_chunk(self, consumer: Any, position: int) -> list[Record]:
+        try:
+            fetched = await consumer.getmany(self._place, timeout_ms=_POLL_MS, max_records=self._settings.read_chunk_records)
+        except OffsetOutOfRangeError as error:
+            raise RecordsMissing(f"{self._name}: offset {position} is not in the log") from error
+        except KafkaError as error:
+            raise LedgerError(f"{self._name}: reading at offset {position} failed: {error!r}") from error
+        return [Record(found.offset, found.timestamp, found.key, found.value) for found in fetched.get(self._place, ())]
+
+    async def _answered(self, question: Any) -> Any:
+        try:
+            return await asyncio.wait_for(question, self._settings.no_progress_timeout_s)
+        except (TimeoutError, KafkaError, OSError) as error:
+            raise LedgerError(f"{self._name}: Kafka did not answer: {error!r}") from error
+
+    def _discard_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self._end_later(producer)
+
+    def _end_later(self, producer: Any) -> None:
+        task = asyncio.get_running_loop().create_task(_end(producer))
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._place.topic}/{self._place.partition}"
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+async def _end(producer: Any, timeout_s: float = 5.0) -> None:
+    """Stop a producer without waiting for what it has on its way.
+
+    An idempotent aiokafka producer never gives up a batch, and its ``stop()`` waits for them all; the pinned version has no public way out.
+    """
+    sending = producer._sender.sender_task
+    if sending is not None:
+        sending.cancel()
+    producer._message_accumulator.fail_all(ProducerClosed())
+    with suppress(TimeoutError, KafkaError, asyncio.CancelledError):
+        async with asyncio.timeout(timeout_s):
+            # With its connections closed the sender's last requests end at once.
+            await producer.client.close()
+            await producer.stop()

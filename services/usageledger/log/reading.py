@@ -1,0 +1,93 @@
+"""Reading a topic partition from one offset to another with kafka-python, for readers that are no processors: audit, command line, apps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from kafka import KafkaConsumer, TopicPartition
+
+from usageledger.domain.chain import SealedEntry, entry_at
+from usageledger.log.records import Record
+
+NO_PROGRESS_S = 30.0
+POLL_MS = 200
+RECORDS_PER_POLL = 5_000
+
+
+class LogUnreadable(Exception):
+    """The log did not give what it says it has. The message says what to look at."""
+
+
+class LogReader:
+    """One consumer that reads any partition of one Kafka. Not thread-safe; close it."""
+
+    def __init__(self, kafka: str) -> None:
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=kafka,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            max_poll_records=RECORDS_PER_POLL,
+            fetch_max_wait_ms=100,
+            check_crcs=True,
+        )
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._consumer.close()
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has; 0 where there is no such topic."""
+        return len(self._consumer.partitions_for_topic(topic) or ())
+
+    def start_offset(self, topic: str, partition: int) -> int:
+        """The offset of the oldest record that is still there."""
+        there = TopicPartition(topic, partition)
+        return int(self._consumer.beginning_offsets([there])[there])
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """The offset that the next record will have."""
+        there = TopicPartition(topic, partition)
+        return int(self._consumer.end_offsets([there])[there])
+
+    def end_offsets(self, topics: Sequence[str], partition_count: int) -> dict[tuple[str, int], int]:
+        """The end offsets of several topics' partitions, asked at once."""
+        there = [TopicPartition(topic, partition) for topic in topics for partition in range(partition_count)]
+        return {(place.topic, place.partition): int(offset) for place, offset in self._consumer.end_offsets(there).items()}
+
+    def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
+        """Yield the records with ``start <= offset < stop`` in order. Raises LogUnreadable when no more come before ``stop``.
+
+        One read at a time: a second one ends the first.
+        """
+        there = TopicPartition(topic, partition)
+        self._consumer.assign([there])
+        self._consumer.seek(there, start)
+        last_progress = time.monotonic()
+        while self._consumer.position(there) < stop:
+            for record in self._consumer.poll(timeout_ms=POLL_MS).get(there, ()):
+                last_progress = time.monotonic()
+                if record.offset >= stop:
+                    return
+                yield Record(record.offset, record.timestamp, record.key, record.value)
+            if time.monotonic() - last_progress > NO_PROGRESS_S:
+                raise LogUnreadable(f"{topic}/{partition} gave nothing from offset {self._consumer.position(there)} in {NO_PROGRESS_S:.0f} s")
+
+
+@contextmanager
+def log_reader(kafka: str) -> Iterator[LogReader]:
+    """A reader that is closed at the end."""
+    reader = LogReader(kafka)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def entries_in(records: Iterator[Record]) -> Iterator[SealedEntry]:
+    """The valid entries among a ledger partition's records. Raises NotAnEntry for bytes that are neither an entry nor a claim."""
+    for record in records:
+        entry = entry_at(record.offset, record.value)
+        if entry is not None:
+            yield entry

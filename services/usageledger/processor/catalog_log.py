@@ -1,0 +1,48 @@
+"""The catalog topic as a worker has read it so far: every owner adopts from here, each at its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from usageledger.log.records import Record
+
+
+class CatalogLog:
+    """All records of ``catalog.v1`` from its beginning. One task puts, owners read; all in one event loop."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._changed = asyncio.Event()
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Add what was read next."""
+        self._records.extend(records)
+        if records:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def before(self, offset: int) -> list[Record]:
+        """The records below an offset: those that a ledger whose head says so has decided on."""
+        return [record for record in self._records if record.offset < offset]
+
+    def at_or_after(self, offset: int) -> Record | None:
+        """The first record that lies at an offset or beyond it, None if it has not been read."""
+        return next((record for record in self._records if record.offset >= offset), None)
+
+    async def holds(self, offset: int, timeout_s: float) -> bool:
+        """Wait until the records below ``offset`` have been read; False if they were not in time."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while offset > 0 and (not self._records or self._records[-1].offset < offset - 1):
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            if remaining_s <= 0:
+                return False
+            await self.changed(remaining_s)
+        return True
+
+    async def changed(self, timeout_s: float) -> None:
+        """Return when something was put, or after ``timeout_s``."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        except TimeoutError:
+            return

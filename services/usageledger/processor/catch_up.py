@@ -1,0 +1,163 @@
+"""Catching up: a claimed partition's view is folded forward from where its head stands to the claim, and only then anything is decided."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange
+from usageledger.domain.account import AccountState
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
+from usageledger.domain.claim import decode_claim, knows_rules_of
+from usageledger.domain.head import Head
+from usageledger.domain.identity import IdentityRecord, window_of
+from usageledger.log.deciding import Changes, PartitionBook, adopted_catalogs, identities_touched_by, milliseconds, time_of
+from usageledger.log.records import LedgerPartition, Record, Superseded
+from usageledger.processor.catalog_log import CatalogLog
+
+CATALOG_WAIT_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+_json = msgspec.json.Encoder(decimal_format="string")
+_account = msgspec.json.Decoder(AccountState)
+_identity = msgspec.json.Decoder(IdentityRecord)
+_head = msgspec.json.Decoder(Head)
+
+
+class PartitionStopped(Exception):
+    """This partition must not go on until an operator has looked at it; the others do. The message says why and what to do."""
+
+
+async def catch_up(
+    book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
+) -> Position:
+    """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view then stands, with ``book`` ready to decide.
+
+    ``book.head`` comes with the ledger's id and this worker's rules. Raises PartitionStopped, LedgerError, ViewError.
+    """
+    position = await _begin(book, ledger, view, catalogs, claimed_at)
+    async for records in ledger.read(book.head.next_offset, claimed_at + 1):
+        position = await _fold(book, view, catalogs, position, records)
+    if position is None or position.next_offset < claimed_at + 1:
+        position = await _commit(book, view, position, claimed_at + 1)
+    for account, due_ms in (await view.due()).items():
+        book.due.set(account, time_of(due_ms))
+    book.due.take_changed()
+    return position
+
+
+async def provide(book: PartitionBook, view: PartitionView, position: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> None:
+    """Fetch accounts and identities into the book, if the view stands where it is believed to; else raise HeadMoved."""
+    if not accounts and not identities:
+        return
+    fetched = await view.fetch(position, accounts, identities)
+    for account, blob in zip(accounts, fetched.accounts, strict=True):
+        book.accounts[account] = None if blob is None else _account.decode(blob)
+    for (_, identity), blob in zip(identities, fetched.identities, strict=True):
+        book.identities[identity] = None if blob is None else _identity.decode(blob)
+
+
+def view_change(head: Head, changes: Changes) -> ViewChange:
+    """What a commit writes: the head, and what decisions or entries have changed."""
+    identities: dict[int, dict[bytes, bytes]] = {}
+    for identity, record in changes.identities.items():
+        identities.setdefault(window_of(record.first_appended_at), {})[identity] = _json.encode(record)
+    return ViewChange(
+        head=_json.encode(head),
+        position=Position(head.next_offset, head.hash),
+        accounts={account: _json.encode(state) for account, state in changes.accounts.items()},
+        identities=identities,
+        due_ms={account: None if at is None else milliseconds(at) for account, at in changes.due.items()},
+        drop_windows_before=window_of(head.clock) - 1,
+    )
+
+
+async def _begin(
+    book: PartitionBook, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
+) -> Position | None:
+    """Take up the view's head, if the view is one of this ledger and not ahead of it; otherwise begin an empty one."""
+    stored = await view.head()
+    if stored is not None:
+        head = _head.decode(stored.value)
+        if head.ledger != book.head.ledger:
+            raise PartitionStopped(
+                f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"
+                " give this ledger a Redis or a prefix of its own"
+            )
+        if head.next_offset > claimed_at + 1 and head.next_offset <= await ledger.end_offset():
+            raise Superseded(f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at {claimed_at}")
+        if await _is_ahead(stored, ledger):
+            await view.clear()
+            stored = None
+        else:
+            book.head = replace(head, decide=book.head.decide, tzdata=book.head.tzdata)
+    start = await ledger.start_offset()
+    if start > book.head.next_offset:
+        raise PartitionStopped(
+            f"partition {book.partition} of the ledger begins at offset {start}, but the view needs it from {book.head.next_offset}:"
+            " the topic was truncated; restore it, for entries are missing"
+        )
+    if not await catalogs.holds(book.head.catalog_next, CATALOG_WAIT_S):
+        raise PartitionStopped(f"the catalog topic ends before offset {book.head.catalog_next}, up to which partition {book.partition} adopted it")
+    book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
+    return None if stored is None else stored.position
+
+
+async def _is_ahead(stored: StoredHead, ledger: LedgerPartition) -> bool:
+    """Whether the log has lost what the view has counted. The log is the truth, so the view is thrown away, and this is told."""
+    end = await ledger.end_offset()
+    if stored.position.next_offset > end:
+        logger.error("the ledger has lost records: it ends at %d, the view had counted up to %d; rebuilding the view", end, stored.position.next_offset)
+        return True
+    return False
+
+
+async def _fold(
+    book: PartitionBook, view: PartitionView, catalogs: CatalogLog, position: Position | None, records: Sequence[Record]
+) -> Position:
+    entries = [entry for record in records if (entry := _valid(book, record)) is not None]
+    identities = {identity: window_of(item.entry.appended_at) for item in entries for identity in identities_touched_by(item.entry)}
+    accounts = list(dict.fromkeys(item.entry.account for item in entries if item.entry.account))
+    await provide(book, view, position, accounts, [(window, identity) for identity, window in identities.items()])
+    for sealed in entries:
+        if sealed.entry.previous_hash != book.head.hash:
+            raise PartitionStopped(f"the hash chain of partition {book.partition} breaks at offset {sealed.entry.offset}: run `usageledger audit verify`")
+        book.catalogs = await _with_adopted(book.catalogs, sealed, catalogs)
+        book.fold(sealed)
+    return await _commit(book, view, position, records[-1].offset + 1)
+
+
+def _valid(book: PartitionBook, record: Record) -> SealedEntry | None:
+    claim = decode_claim(record.value)
+    if claim is not None and not knows_rules_of(claim):
+        raise PartitionStopped(
+            f"partition {book.partition} was claimed by a worker with newer rules ({claim.decide}, tzdata {claim.tzdata}): upgrade this worker"
+        )
+    try:
+        return entry_at(record.offset, record.value)
+    except NotAnEntry as error:
+        raise PartitionStopped(f"the record at offset {record.offset} of ledger partition {book.partition} is no entry: {error}") from error
+
+
+async def _with_adopted(adopted: AdoptedCatalogs, sealed: SealedEntry, catalogs: CatalogLog) -> AdoptedCatalogs:
+    address = sealed.entry.input
+    if address is None or address.topic != "catalog":
+        return adopted
+    if not await catalogs.holds(address.offset + 1, CATALOG_WAIT_S):
+        raise PartitionStopped(f"the catalog topic no longer holds offset {address.offset}, which the ledger adopted")
+    record = catalogs.at_or_after(address.offset)
+    return adopted if record is None else adopted_catalogs([record], adopted)
+
+
+async def _commit(book: PartitionBook, view: PartitionView, position: Position | None, next_offset: int) -> Position:
+    book.head = replace(book.head, next_offset=next_offset)
+    change = view_change(book.head, book.take_changes())
+    await view.commit(position, change)
+    book.accounts.clear()
+    book.identities.clear()
+    return change.position

@@ -1,0 +1,131 @@
+"""What a partition decides next: its two inputs merged by timestamp, what has come due, and newly published catalogs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from usageledger.log.deciding import PartitionBook, milliseconds, time_of
+from usageledger.log.records import Record
+from usageledger.processor.catalog_log import CatalogLog
+from usageledger.processor.inputs import InputBuffer, Source
+
+OTHER_INPUT_WAIT_S = 1.0
+"""How long a live ledger waits for an input that has more records than were fetched; one in import waits as long as it takes."""
+
+DUE_GRACE = timedelta(seconds=1)
+"""How long after an account is due, by the wall clock, a ledger without backlog acts: what was appended before must have been seen."""
+
+IDLE_WAIT_S = 0.5
+RECORDS_PER_CHUNK = 2_000
+DUE_PER_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class NextRecords:
+    """Decide these records of one input."""
+
+    source: Source
+    records: list[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class NextDue:
+    """Act on the accounts that are due at or before that time."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NextCatalog:
+    """Adopt this record of the catalog topic."""
+
+    record: Record
+
+
+NextStep = NextRecords | NextDue | NextCatalog
+
+
+class Merge:
+    """Chooses what one partition decides next. Live, its choice need not be repeatable: the order of decisions is in the log."""
+
+    def __init__(self, inputs: InputBuffer, catalogs: CatalogLog, *, is_importing: Callable[[], bool], now: Callable[[], datetime]) -> None:
+        self._inputs = inputs
+        self._catalogs = catalogs
+        self._is_importing = is_importing
+        self._now = now
+        self._waiting_since: float | None = None
+
+    async def next(self, book: PartitionBook) -> NextStep:
+        """Wait for the next thing to decide. Nothing is decided before a catalog has been adopted."""
+        while True:
+            record = self._catalogs.at_or_after(book.head.catalog_next)
+            if record is not None:
+                return NextCatalog(record)
+            if not book.catalogs:
+                await self._catalogs.changed(IDLE_WAIT_S)
+                continue
+            step = await self._choose(book)
+            if step is not None:
+                self._waiting_since = None
+                return step
+            await self._inputs.changed(self._patience_s(book))
+
+    async def _choose(self, book: PartitionBook) -> NextStep | None:
+        usage, account = self._inputs.peek(Source.USAGE), self._inputs.peek(Source.ACCOUNT)
+        due = book.due.next()
+        if usage is None and account is None:
+            return await self._due_by_wall_clock(due)
+        if account is not None and (usage is None or account.timestamp_ms <= usage.timestamp_ms):
+            source, first, other = Source.ACCOUNT, account, usage
+        else:
+            assert usage is not None
+            source, first, other = Source.USAGE, usage, account
+        buffered = self._inputs.buffered(source)
+        if other is None and not await self._is_settled(Source.USAGE if source is Source.ACCOUNT else Source.ACCOUNT):
+            return None
+        at = max(book.head.clock, time_of(first.timestamp_ms))
+        if due is not None and due[0] <= at:
+            return NextDue(at)
+        until_ms = _until(source, other, due)
+        return NextRecords(source, self._inputs.take(source, until_ms=until_ms, limit=min(buffered, RECORDS_PER_CHUNK)))
+
+    async def _is_settled(self, other: Source) -> bool:
+        """Whether nothing that is still to come from the other input can belong before what is at hand."""
+        if self._is_importing():
+            end = await self._inputs.control.end_offset(other)
+            return self._inputs.peek(other) is None and self._inputs.position(other) >= end
+        if self._inputs.is_known_to_be_at_end(other):
+            return True
+        clock = asyncio.get_running_loop().time()
+        if self._waiting_since is None:
+            self._waiting_since = clock
+        return clock - self._waiting_since >= OTHER_INPUT_WAIT_S
+
+    async def _due_by_wall_clock(self, due: tuple[datetime, str] | None) -> NextDue | None:
+        """With both inputs read to their end, the wall clock tells what is due. A ledger in import has no clock but its records."""
+        if due is None or self._is_importing() or due[0] > self._now() - DUE_GRACE:
+            return None
+        until = self._now() - DUE_GRACE
+        for source in Source:
+            if await self._inputs.control.end_offset(source) > self._inputs.position(source):
+                return None
+        return NextDue(until)
+
+    def _patience_s(self, book: PartitionBook) -> float:
+        due = book.due.next()
+        if due is None or self._is_importing():
+            return IDLE_WAIT_S
+        return min(IDLE_WAIT_S, max(0.01, (due[0] + DUE_GRACE - self._now()).total_seconds()))
+
+
+def _until(source: Source, other: Record | None, due: tuple[datetime, str] | None) -> int | None:
+    """The last timestamp that may be taken: account events come before usage of the same millisecond, what is due before both."""
+    bounds = []
+    if other is not None:
+        bounds.append(other.timestamp_ms if source is Source.ACCOUNT else other.timestamp_ms - 1)
+    if due is not None:
+        bounds.append(milliseconds(due[0]) - 1)
+    return min(bounds, default=None)

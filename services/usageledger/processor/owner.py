@@ -1,0 +1,236 @@
+"""The owner of one ledger partition: claim, catch up, then look up, decide, append, commit, for as long as the log says that it is ours.
+
+The ledger is the truth and comes first; the view follows. Whatever goes wrong, the owner forgets what it held in memory and claims again.
+`catch_up` says how the view is brought up to the claim, `merge` what is decided next, `log.deciding` what becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from usageledger.counters.view import HeadMoved, PartitionView, Position, ViewChange, ViewError
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.chain import SealedEntry
+from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
+from usageledger.domain.head import Head
+from usageledger.log.deciding import PartitionBook
+from usageledger.log.records import KeyedValue, LedgerError, LedgerPartition, Superseded
+from usageledger.processor.catalog_log import CatalogLog
+from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
+from usageledger.processor.inputs import InputBuffer, Source
+from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextCatalog, NextDue, NextRecords, NextStep
+
+VERIFY_INTERVAL_S = 1.0
+CHUNKS_IN_FLIGHT = 2
+BACK_OFF_S = (0.05, 5.0)
+
+logger = logging.getLogger(__name__)
+
+OwnerState = Literal["claiming", "catching_up", "waiting_for_a_catalog", "running", "stopped"]
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """What is decided and committed together: groups of entries to append at ``expected_offset``, and what the view then becomes."""
+
+    expected_offset: int
+    groups: list[list[SealedEntry]] = field(default_factory=list)
+    change: ViewChange | None = None
+    uses: list[str | bytes] = field(default_factory=list)
+    """The accounts and identities that must stay in memory until it is committed."""
+    decided: dict[Source, int] = field(default_factory=dict)
+
+
+class PartitionOwner:
+    """Runs one partition. All ports are given, and so is the wall clock: nothing here knows Kafka, Redis or Faust."""
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        partition_count: int,
+        ledger: LedgerPartition,
+        view: PartitionView,
+        inputs: InputBuffer,
+        catalogs: CatalogLog,
+        worker: str,
+        is_importing: Callable[[], bool],
+        now: Callable[[], datetime],
+        new_ledger_id: Callable[[], str],
+    ) -> None:
+        self.partition = partition
+        self.inputs = inputs
+        self.state: OwnerState = "claiming"
+        self.stopped_because: str | None = None
+        self._partition_count = partition_count
+        self._ledger = ledger
+        self._view = view
+        self._catalogs = catalogs
+        self._worker = worker
+        self._merge = Merge(inputs, catalogs, is_importing=is_importing, now=now)
+        self._new_ledger_id = new_ledger_id
+
+    async def run(self) -> None:
+        """Own the partition until cancelled. Returns only where an operator has to look at it, with ``stopped_because``."""
+        back_off_s = BACK_OFF_S[0]
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._own()
+            except PartitionStopped as stopped:
+                return self._stop(str(stopped))
+            except (LedgerError, ViewError) as error:
+                if not error.retriable:
+                    return self._stop(str(error))
+                logger.info("partition %d: claiming again after %s: %s", self.partition, type(error).__name__, error)
+            if asyncio.get_running_loop().time() - began > 2 * BACK_OFF_S[1]:
+                back_off_s = BACK_OFF_S[0]
+            self.state = "claiming"
+            await asyncio.sleep(back_off_s)
+            back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
+
+    def _stop(self, reason: str) -> None:
+        self.state, self.stopped_because = "stopped", reason
+        logger.error("partition %d stopped: %s", self.partition, reason)
+
+    async def _own(self) -> None:
+        claim, claimed_at = await self._claim()
+        self.state = "catching_up"
+        head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
+        book = PartitionBook(self.partition, self._partition_count, head, AdoptedCatalogs())
+        position = await catch_up(book, ledger=self._ledger, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at)
+        await self.inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
+        self.state = "running" if book.catalogs else "waiting_for_a_catalog"
+        await _Tenure(self, book, position).run()
+
+    async def _claim(self) -> tuple[Claim, int]:
+        """Append a claim. The ledger's id is what the partition's first claim says; ours, if ours is the first."""
+        end = await self._ledger.end_offset()
+        ledger_id = await self._ledger_id() if end > 0 else self._new_ledger_id()
+        claim = claim_of(self.partition, ledger_id, self._worker)
+        claimed_at = await self._ledger.claim(KeyedValue(None, encode_claim(claim)))
+        if end == 0 and claimed_at > 0 and await self._ledger_id() != ledger_id:
+            raise Superseded(f"another worker was the first to claim partition {self.partition}")
+        return claim, claimed_at
+
+    async def _ledger_id(self) -> str:
+        async for records in self._ledger.read(0, 1):
+            first = decode_claim(records[0].value) if records and records[0].offset == 0 else None
+            if first is not None:
+                return first.ledger
+        raise PartitionStopped(f"partition {self.partition} of the ledger does not begin with a claim: it was truncated, or is not a ledger's topic")
+
+
+class _Tenure:
+    """From one catch-up to whatever ends it: chunks are decided while the ones before are being appended and committed."""
+
+    def __init__(self, owner: PartitionOwner, book: PartitionBook, position: Position) -> None:
+        self._owner = owner
+        self._ledger, self._view, self._inputs, self._merge = owner._ledger, owner._view, owner.inputs, owner._merge
+        self._book = book
+        self._position = position
+        self._view_calls = asyncio.Lock()
+        self._in_flight: asyncio.Queue[_Chunk] = asyncio.Queue(CHUNKS_IN_FLIGHT)
+        self._last_use: dict[str | bytes, _Chunk] = {}
+        self._committed_at = asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Decide, append and verify side by side; the first to fail ends all three."""
+        tasks = [asyncio.create_task(work) for work in (self._decide_all(), self._append_all(), self._verify_when_idle())]
+        try:
+            await _first_failure(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _decide_all(self) -> None:
+        while True:
+            step = await self._merge.next(self._book)
+            chunk = await self._decided(step)
+            if chunk.groups:
+                self._owner.state = "running"
+                await self._in_flight.put(chunk)
+
+    async def _decided(self, step: NextStep) -> _Chunk:
+        chunk = _Chunk(self._book.head.next_offset)
+        if isinstance(step, NextRecords):
+            inputs = self._book.decode(step.source.value, step.records)
+            accounts, identities = self._book.used_by(inputs)
+            await self._provide(chunk, accounts, identities)
+            for item in inputs:
+                chunk.groups += self._due_until(item.appended_at)
+                chunk.groups.append(self._book.decide_input(item))
+            chunk.decided[step.source] = inputs[-1].offset + 1
+        elif isinstance(step, NextDue):
+            await self._provide(chunk, self._book.due.until(step.until, DUE_PER_CHUNK), [])
+            chunk.groups = self._due_until(step.until)
+        else:
+            chunk.groups.append(self._book.adopt(step.record))
+        changes = self._book.take_changes()
+        self._reserve(chunk, [*changes.accounts, *changes.identities])
+        chunk.change = view_change(self._book.head, changes)
+        return chunk
+
+    def _due_until(self, until: datetime) -> list[list[SealedEntry]]:
+        """Act on what is due, in order, as far as its accounts are at hand; an account's next date may come before another's."""
+        groups = []
+        while (due := self._book.due.next()) is not None and due[0] <= until and due[1] in self._book.accounts:
+            groups.append(self._book.decide_due(due[1], due[0]))
+        return groups
+
+    async def _provide(self, chunk: _Chunk, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> None:
+        """Fetch what is not in memory. What is stays there, even if the chunk that brought it is committed while we wait."""
+        self._reserve(chunk, [*accounts, *(identity for _, identity in identities)])
+        missing_accounts = [account for account in accounts if account not in self._book.accounts]
+        missing_identities = [pair for pair in identities if pair[1] not in self._book.identities]
+        async with self._view_calls:
+            await provide(self._book, self._view, self._position, missing_accounts, missing_identities)
+
+    def _reserve(self, chunk: _Chunk, keys: Sequence[str | bytes]) -> None:
+        chunk.uses += keys
+        self._last_use.update(dict.fromkeys(keys, chunk))
+
+    async def _append_all(self) -> None:
+        while True:
+            chunk = await self._in_flight.get()
+            assert chunk.change is not None
+            await self._ledger.append(chunk.expected_offset, [[_keyed(entry) for entry in group] for group in chunk.groups])
+            async with self._view_calls:
+                await self._view.commit(self._position, chunk.change)
+                self._position = chunk.change.position
+                self._committed_at = asyncio.get_running_loop().time()
+            self._forget(chunk)
+            for source, next_offset in chunk.decided.items():
+                self._inputs.control.committed(source, next_offset)
+
+    def _forget(self, chunk: _Chunk) -> None:
+        """Drop what the view now holds, except what a later chunk uses."""
+        for key in chunk.uses:
+            if self._last_use.get(key) is chunk:
+                del self._last_use[key]
+                self._book.accounts.pop(key, None) if isinstance(key, str) else self._book.identities.pop(key, None)
+
+    async def _verify_when_idle(self) -> None:
+        """Redis may fail over and lose its last second while nothing flows: nobody would notice until the next event came."""
+        while True:
+            await asyncio.sleep(VERIFY_INTERVAL_S)
+            if asyncio.get_running_loop().time() - self._committed_at < VERIFY_INTERVAL_S:
+                continue
+            async with self._view_calls:
+                await self._view.verify(self._position)
+
+
+def _keyed(sealed: SealedEntry) -> KeyedValue:
+    return KeyedValue(sealed.entry.account.encode() or None, sealed.value)
+
+
+async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
