@@ -182,9 +182,13 @@ class TestLookUps:
     def test_an_unknown_plan_is_none_and_has_no_level(self) -> None:
         assert SHIPPED.plan("gold") is None
         assert SHIPPED.feature("gold") is None
-        for look_up in (SHIPPED.level, SHIPPED.plans_above, SHIPPED.next_plan):
-            with pytest.raises(KeyError):
-                look_up("gold")
+        with pytest.raises(KeyError):
+            SHIPPED.level("gold")
+
+    def test_no_plan_is_above_one_that_the_catalog_has_dropped(self) -> None:
+        """An account may still be on it when a later version comes into force."""
+        assert SHIPPED.plans_above("gold") == ()
+        assert SHIPPED.next_plan("gold") is None
 
     @pytest.mark.parametrize(
         ("feature", "model", "reason"),
@@ -365,6 +369,7 @@ class TestTheDocument:
             ("features.0.stated_range", ["3", "1"], "stated_range"),
             ("features.0.stated_range", ["1"], "stated_range"),
             ("features.0.id", "a\nb", "features"),
+            ("unknown_accounts", "maybe", "unknown_accounts"),
             ("thresholds", [0.8], "thresholds"),
             ("thresholds", ["0"], "thresholds"),
             ("thresholds", ["1"], "thresholds"),
@@ -396,6 +401,7 @@ class TestTheDocument:
             ("features.0.rate.per", "0.000001"),
             ("thresholds", ["0.000001", "0.999999"]),
             ("thresholds", []),
+            ("unknown_accounts", "refuse"),
             ("features.0.stated_range", ["2", "2"]),
             ("features", []),
         ],

@@ -103,11 +103,12 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self._levels[plan_id]
 
     def plans_above(self, plan_id: str) -> tuple[Plan, ...]:
-        """The plans of a higher level, lowest first. Raises KeyError for a plan that this catalog does not have."""
-        return self.plans[self.level(plan_id) + 1 :]
+        """The plans of a higher level, lowest first. None are above a plan that this catalog does not have: it has lost its level."""
+        level = self._levels.get(plan_id)
+        return () if level is None else self.plans[level + 1 :]
 
     def next_plan(self, plan_id: str) -> Plan | None:
-        """The plan one level up, None above the highest. Raises KeyError for a plan that this catalog does not have."""
+        """The plan one level up; None above the highest, and above a plan that this catalog does not have."""
         return next(iter(self.plans_above(plan_id)), None)
 
     def feature(self, feature_id: str) -> Feature | None:
