@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -64,7 +64,7 @@ class KafkaLedgerPartition:
                     (offset,) = await self._send([[claim]])
             except BaseException as error:
                 self._discard_producer()
-                raise self._told(error, "claim") from error
+                self._raise_told(error, "claim")
             if offset == _UNKNOWN_OFFSET:
                 self._discard_producer()
                 raise AppendOutcomeUnknown(f"{self._name}: the broker took the claim and did not say where it lies")
@@ -87,7 +87,7 @@ class KafkaLedgerPartition:
             except BaseException as error:
                 # Also when cancelled: nobody will hear what becomes of the batches on their way, and a later append must not follow them.
                 self._discard_producer()
-                raise self._told(error, "append") from error
+                self._raise_told(error, "append")
 
     async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
         """Yield chunks of the records with ``start <= offset < stop``. Raises RecordsMissing if ``start`` is no longer in the log."""
@@ -168,22 +168,22 @@ class KafkaLedgerPartition:
                 raise Superseded(f"{self._name}: a batch for offset {expected_offset} lies at {offset}")
             expected_offset += len(batch)
 
-    def _told(self, error: BaseException, doing: str) -> BaseException:
-        """What a failed claim or append is to the owner. Once sent, only the broker's refusal for size says that nothing was appended."""
+    def _raise_told(self, error: BaseException, doing: str) -> NoReturn:
+        """Raise what a failed claim or append is to the owner. Only the broker's refusal says for sure that nothing was appended."""
         match error:
             case MessageSizeTooLargeError() | RecordListTooLargeError():
                 limit = self._settings.group_bytes_max
-                return GroupTooLarge(f"{self._name}: the topic takes smaller batches than the {limit} bytes that this ledger is set to")
+                raise GroupTooLarge(f"{self._name}: the topic takes smaller batches than the {limit} bytes that this ledger is set to") from error
             case TopicAuthorizationFailedError():
                 refused = LedgerError(f"{self._name}: not allowed to {doing}")
                 refused.retriable = False
-                return refused
-            case KafkaError() | OSError():
-                return AppendOutcomeUnknown(f"{self._name}: {doing} failed: {error!r}")
+                raise refused from error
             case TimeoutError():
-                return AppendOutcomeUnknown(f"{self._name}: no answer to the {doing} in time")
+                raise AppendOutcomeUnknown(f"{self._name}: no answer to the {doing} in time") from error
+            case KafkaError() | OSError():
+                raise AppendOutcomeUnknown(f"{self._name}: {doing} failed: {error!r}") from error
             case _:
-                return error
+                raise error
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[Any]:
