@@ -193,13 +193,13 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
     def rate_for(self, feature: str, model: str | None, at: datetime) -> RatedBy | UnknownRate:
         """The rate of a use by the version in force at ``at``; where that one does not know it, by the first later one that does.
 
-        Later is by ``effective_from``, then by adoption. Raises ValueError when none is adopted.
+        Later is by adoption: that is how an event refused for an unknown model, sent again, gets its rate. Raises ValueError when none is adopted.
         """
         place = self._place_in_force(at)
         rated = self._rates[place].get((feature, model))
         if rated is not None:
             return rated
-        is_known = any(catalog.feature(feature) for catalog in self._by_effect[place:])
+        is_known = any(catalog.feature(feature) for catalog in self._from(place))
         return UnknownRate("unknown_model" if is_known else "unknown_feature")
 
     def _place_in_force(self, at: datetime) -> int:
@@ -213,11 +213,16 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
     def _rates(self) -> list[dict[tuple[str, str | None], RatedBy]]:
         """For each place in ``_by_effect``, every rate that a use finds when that version is in force: the hot path, so made once."""
         found: list[dict[tuple[str, str | None], RatedBy]] = []
-        later: dict[tuple[str, str | None], RatedBy] = {}
-        for catalog in reversed(self._by_effect):
-            later = later | {key: RatedBy(catalog, rate) for key, rate in catalog.rates.items()}
-            found.append(later)
-        return found[::-1]
+        for place in range(len(self._by_effect)):
+            rates: dict[tuple[str, str | None], RatedBy] = {}
+            for catalog in reversed(self._from(place)):
+                rates |= {key: RatedBy(catalog, rate) for key, rate in catalog.rates.items()}
+            found.append(rates)
+        return found
+
+    def _from(self, place: int) -> tuple[Catalog, ...]:
+        """The version at that place of ``_by_effect``, and those adopted after it."""
+        return self.catalogs[self.catalogs.index(self._by_effect[place]) :]
 
     @cached_property
     def _by_effect(self) -> list[Catalog]:

@@ -122,10 +122,13 @@ class PartitionBook:
     def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
         """Write what time brings an account that is due at ``at``."""
         state = self.accounts[account]
-        self.due.set(account, None)  # whatever is still due of it is noted anew below
+        self.due.set(account, None)
         if state is None:
             return []
-        return self._write(decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs).entries)
+        sealed = self._write(decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs).entries)
+        if not sealed:
+            self._note_due(account, state, self.head.clock)
+        return sealed
 
     def adopt(self, record: Record) -> list[SealedEntry]:
         """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, and moves it not."""
@@ -166,8 +169,10 @@ class PartitionBook:
         self.accounts[entry.account] = state
         self._changed_accounts[entry.account] = None
         if state is not None:
-            free = self.catalogs.in_force(entry.appended_at).free.id
-            self.due.set(entry.account, due_at(state, free_plan=free))
+            self._note_due(entry.account, state, entry.appended_at)
+
+    def _note_due(self, account: str, state: AccountState, at: datetime) -> None:
+        self.due.set(account, due_at(state, free_plan=self.catalogs.in_force(at).free.id))
 
 
 def _adoption(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> LedgerEntry:

@@ -220,17 +220,17 @@ def _opened(raw: msgspec.Raw, header: dict[str, Any]) -> AccountOpened:
     return AccountOpened(
         **header,
         plan=check_name("data.plan", data.plan),
-        anchor=_utc(data.anchor),
+        anchor=_utc("data.anchor", data.anchor),
         time_zone=data.time_zone or "UTC",
         used=_credits_used("data.used", data.used),
         free_used=_credits_used("data.free_used", data.free_used),
-        as_of=_utc(data.as_of),
+        as_of=_utc("data.as_of", data.as_of),
     )
 
 
 def _subscribed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSubscribed:
     data = msgspec.json.decode(raw, type=_SubscribedData)
-    return AccountSubscribed(**header, plan=check_name("data.plan", data.plan), time_zone=data.time_zone or "UTC", anchor=_utc(data.anchor))
+    return AccountSubscribed(**header, plan=check_name("data.plan", data.plan), time_zone=data.time_zone or "UTC", anchor=_utc("data.anchor", data.anchor))
 
 
 def _plan_changed(raw: msgspec.Raw, header: dict[str, Any]) -> PlanChanged:
@@ -246,7 +246,7 @@ def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
     credits = parse_credits(data.credits)
     if credits <= 0:
         raise _Wrong(f"data.credits is more than 0, not {data.credits}")
-    return CreditsGranted(**header, credits=credits, reason=data.reason, expires_at=_utc(data.expires_at))
+    return CreditsGranted(**header, credits=credits, reason=data.reason, expires_at=_utc("data.expires_at", data.expires_at))
 
 
 def _voided(raw: msgspec.Raw, header: dict[str, Any]) -> UsageVoided:
@@ -266,7 +266,10 @@ _ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]
 }
 
 
-def _utc(time: datetime | None) -> datetime | None:
+def _utc(field: str, time: datetime | None) -> datetime | None:
+    """In UTC, and within the years in which a cycle can be reckoned."""
+    if time is not None and not 1970 <= time.year <= 2999:
+        raise _Wrong(f"{field} lies in the years 1970 to 2999, not in {time.year}")
     return None if time is None else time.astimezone(UTC)
 
 

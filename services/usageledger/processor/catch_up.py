@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import msgspec
 from msgspec.structs import replace
 
 from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange
-from usageledger.domain.account import AccountState
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import decode_claim, knows_rules_of
+from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
 from usageledger.domain.head import Head
-from usageledger.domain.identity import IdentityRecord, window_of
+from usageledger.domain.identity import window_of
 from usageledger.log.deciding import Changes, PartitionBook, adopted_catalogs, identities_touched_by, milliseconds, time_of
 from usageledger.log.records import LedgerPartition, Record, Superseded
 from usageledger.processor.catalog_log import CatalogLog
@@ -22,11 +21,6 @@ from usageledger.processor.catalog_log import CatalogLog
 CATALOG_WAIT_S = 30.0
 
 logger = logging.getLogger(__name__)
-
-_json = msgspec.json.Encoder(decimal_format="string")
-_account = msgspec.json.Decoder(AccountState)
-_identity = msgspec.json.Decoder(IdentityRecord)
-_head = msgspec.json.Decoder(Head)
 
 
 class PartitionStopped(Exception):
@@ -57,20 +51,20 @@ async def provide(book: PartitionBook, view: PartitionView, position: Position |
         return
     fetched = await view.fetch(position, accounts, identities)
     for account, blob in zip(accounts, fetched.accounts, strict=True):
-        book.accounts[account] = None if blob is None else _account.decode(blob)
+        book.accounts[account] = None if blob is None else decode_account(blob)
     for (_, identity), blob in zip(identities, fetched.identities, strict=True):
-        book.identities[identity] = None if blob is None else _identity.decode(blob)
+        book.identities[identity] = None if blob is None else decode_identity(blob)
 
 
 def view_change(head: Head, changes: Changes) -> ViewChange:
     """What a commit writes: the head, and what decisions or entries have changed."""
     identities: dict[int, dict[bytes, bytes]] = {}
     for identity, record in changes.identities.items():
-        identities.setdefault(window_of(record.first_appended_at), {})[identity] = _json.encode(record)
+        identities.setdefault(window_of(record.first_appended_at), {})[identity] = encode(record)
     return ViewChange(
-        head=_json.encode(head),
+        head=encode(head),
         position=Position(head.next_offset, head.hash),
-        accounts={account: _json.encode(state) for account, state in changes.accounts.items()},
+        accounts={account: encode(state) for account, state in changes.accounts.items()},
         identities=identities,
         due_ms={account: None if at is None else milliseconds(at) for account, at in changes.due.items()},
         drop_windows_before=window_of(head.clock) - 1,
@@ -83,7 +77,7 @@ async def _begin(
     """Take up the view's head, if the view is one of this ledger and not ahead of it; otherwise begin an empty one."""
     stored = await view.head()
     if stored is not None:
-        head = _head.decode(stored.value)
+        head = decode_head(stored.value)
         if head.ledger != book.head.ledger:
             raise PartitionStopped(
                 f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"

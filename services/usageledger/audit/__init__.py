@@ -1,0 +1,1 @@
+"""Replay, verify, explain: what the log says happened, decided again."""

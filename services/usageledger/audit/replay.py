@@ -1,0 +1,150 @@
+"""Deciding a ledger partition again, input by input in the ledger's order, and comparing every byte. Pure: it is given the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from msgspec.structs import replace
+
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
+from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
+from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
+from usageledger.domain.head import Head
+from usageledger.log.deciding import PartitionBook
+from usageledger.log.decoding import Malformed
+from usageledger.log.records import Record
+
+ReadInput = Callable[[Topic, int], Record | None]
+"""Gives the next record of an input at or after an offset; asked in rising order for each topic. None where there is none."""
+
+
+class Difference(Exception):
+    """The first place where the ledger is not what its inputs make of it."""
+
+
+@dataclass(slots=True)
+class ReplayCounts:
+    """What a replay has seen. ``inputs`` counts records of the usage and the account topic; amounts are micro-credits."""
+
+    entries: int = 0
+    inputs: int = 0
+    by_kind: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    credits: int = 0
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Count an entry."""
+        self.entries += 1
+        self.by_kind[entry.kind] += 1
+        self.credits += entry.credits
+        if entry.kind == "refusal":
+            self.refused[entry.reason or ""] += 1
+
+
+class PartitionReplay:
+    """Replays one partition. After each `verified` entry, ``book`` is what the view has to be at that point."""
+
+    def __init__(self, partition: int, partition_count: int, read_input: ReadInput) -> None:
+        self.book = PartitionBook(partition, partition_count, Head(ledger=""), AdoptedCatalogs())
+        self.counts = ReplayCounts()
+        self.claims: list[Claim] = []
+        self._read_input = read_input
+
+    def verified(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
+        """Yield each valid entry once it has been decided again to the same bytes. Raises Difference at the first that has not."""
+        for address, group in groupby(self._valid(records), key=_asked_for_by):
+            yield from self._verified_group(address, list(group))
+
+    def _valid(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
+        for record in records:
+            claim = decode_claim(record.value)
+            if claim is not None:
+                self._note_claim(claim, record.offset)
+                continue
+            try:
+                sealed = entry_at(record.offset, record.value)
+            except NotAnEntry as error:
+                raise Difference(f"{self._at(record.offset)}: {error}") from None
+            if sealed is not None:
+                yield sealed
+
+    def _note_claim(self, claim: Claim, offset: int) -> None:
+        if not knows_rules_of(claim):
+            raise Difference(f"{self._at(offset)}: claimed under rules newer than this audit's ({claim.decide}, tzdata {claim.tzdata}): upgrade it")
+        if self.claims and claim.ledger != self.claims[0].ledger:
+            raise Difference(f"{self._at(offset)}: a claim for another ledger ({claim.ledger})")
+        self.claims.append(claim)
+
+    def _verified_group(self, address: InputAddress | None, written: list[SealedEntry]) -> Iterator[SealedEntry]:
+        """All entries of one input, or one entry that no input asked for, decided again."""
+        first = written[0].entry
+        if first.partition != self.book.partition:
+            raise Difference(f"{self._at(first.offset)}: the entry names partition {first.partition}")
+        # Between entries lie claims and what superseded workers appended: the offset is the log's, the rest must follow from the inputs.
+        self.book.head = _moved(self.book.head, first.offset)
+        decided = self._decided(address, written)
+        for again, there in zip(decided, written, strict=False):
+            if again.value != there.value:
+                raise Difference(f"{self._at(there.entry.offset)}: {_first_difference(again.entry, there.entry)}")
+        if len(decided) != len(written):
+            raise Difference(f"{self._at(first.offset)}: {len(written)} entries for this input, decided again it has {len(decided)}")
+        for sealed in written:
+            self.counts.add(sealed.entry)
+            yield sealed
+
+    def _decided(self, address: InputAddress | None, written: list[SealedEntry]) -> list[SealedEntry]:
+        first = written[0].entry
+        if address is None:
+            due = self.book.due.get(first.account)
+            if due is None or due > first.appended_at:
+                raise Difference(f"{self._at(first.offset)}: {first.kind} of {first.account!r}, which is not due at {first.appended_at}")
+            return self.book.decide_due(first.account, due)
+        record = self._next_input(address, first)
+        if address.topic == "catalog":
+            return self.book.adopt(record)
+        self.counts.inputs += 1
+        (item,) = self.book.decode(address.topic, [record])
+        overdue = self.book.due.next()
+        if overdue is not None and overdue[0] <= item.appended_at:
+            raise Difference(f"{self._at(first.offset)}: account {overdue[1]!r} was due at {overdue[0]}, before this input, and has no entry for it")
+        if isinstance(item.event, Malformed):  # the detail is a parser's wording, for people; it decides nothing
+            item = item._replace(event=item.event._replace(detail=written[-1].entry.detail or ""))
+        return self.book.decide_input(item)
+
+    def _next_input(self, address: InputAddress, first: LedgerEntry) -> Record:
+        head = self.book.head
+        expected = {"usage": head.usage_next, "account": head.account_next, "catalog": head.catalog_next}[address.topic]
+        record = self._read_input(address.topic, expected)
+        if record is None:
+            raise Difference(f"{self._at(first.offset)}: decides on {_place(address)}, which the topic does not hold")
+        if record.offset != address.offset:
+            raise Difference(f"{self._at(first.offset)}: decides on {_place(address)}, but the next input is at offset {record.offset}")
+        return record
+
+    def _at(self, offset: int) -> str:
+        return f"ledger entry {self.book.partition}-{offset}"
+
+
+def _asked_for_by(sealed: SealedEntry) -> object:
+    """Entries of one input lie side by side; each call to act on a due account wrote entries of one account and one moment."""
+    entry = sealed.entry
+    return entry.input if entry.input is not None else (entry.account, entry.appended_at)
+
+
+def _moved(head: Head, next_offset: int) -> Head:
+    return replace(head, next_offset=next_offset)
+
+
+def _place(address: InputAddress) -> str:
+    return f"{address.topic} {address.partition}-{address.offset}"
+
+
+def _first_difference(again: LedgerEntry, there: LedgerEntry) -> str:
+    for name in LedgerEntry.__struct_fields__:
+        if getattr(again, name) != getattr(there, name):
+            return f"{name} is {getattr(there, name)!r}, decided again it is {getattr(again, name)!r}"
+    return "the same fields in other bytes"

@@ -1,0 +1,34 @@
+"""How accounts, identities and heads are written in the view: JSON, the same bytes for the same value."""
+
+from __future__ import annotations
+
+import msgspec
+
+from usageledger.domain.account import AccountState
+from usageledger.domain.head import Head
+from usageledger.domain.identity import IdentityRecord
+
+_encoder = msgspec.json.Encoder(decimal_format="string")
+_account = msgspec.json.Decoder(AccountState)
+_identity = msgspec.json.Decoder(IdentityRecord)
+_head = msgspec.json.Decoder(Head)
+
+
+def encode(value: AccountState | IdentityRecord | Head) -> bytes:
+    """The bytes of a value."""
+    return _encoder.encode(value)
+
+
+def decode_account(blob: bytes) -> AccountState:
+    """Read an account back. Raises msgspec.MsgspecError for bytes that are none."""
+    return _account.decode(blob)
+
+
+def decode_identity(blob: bytes) -> IdentityRecord:
+    """Read what is remembered of an identity back. Raises msgspec.MsgspecError for bytes that are none."""
+    return _identity.decode(blob)
+
+
+def decode_head(blob: bytes) -> Head:
+    """Read a head back. Raises msgspec.MsgspecError for bytes that are none."""
+    return _head.decode(blob)
