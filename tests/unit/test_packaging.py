@@ -42,9 +42,6 @@ EXTRA_OF = {
     "usageledger.cli": "cli",
 }
 
-# Libraries that a part imports only where they are installed, and does without otherwise: (module, distribution).
-OPTIONAL: dict[tuple[str, str], str] = {}
-
 # What a generation worker's image does not have.
 NOT_FOR_THE_SDKS = (
     "aiokafka",
@@ -148,7 +145,7 @@ def _undeclared_imports(module: Module) -> Iterator[str]:
         if top in sys.stdlib_module_names or top in {PACKAGE, "__future__"}:
             continue
         brought_by = {canonicalize_name(name) for name in distributions.get(top, [f"{top}, not installed"])}
-        if not brought_by & (declared | {name for (owner, name) in OPTIONAL if owner == module.name}):
+        if not brought_by & declared:
             yield f"{module.name}:{line} imports {target} ({', '.join(sorted(brought_by))}), which {part!r} asks no extra for"
 
 
