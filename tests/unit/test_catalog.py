@@ -248,23 +248,24 @@ class TestAdoption:
             adopted = AdoptedCatalogs(order)
             assert adopted.in_force(at) is effective[-1]
             for n, catalog in enumerate(catalogs):
-                ranks = {placed.version: rank for rank, (_, placed) in enumerate(by_effect)}
-                is_known = ranks[catalog.version] >= ranks[effective[-1].version]
+                is_known = order.index(catalog) >= order.index(effective[-1])
                 found = adopted.rate_for("f", f"m{n}", at)
                 assert found == (RatedBy(catalog, Rate(credits=n, unit="generation")) if is_known else UnknownRate("unknown_model"))
 
-    def test_a_model_that_the_version_in_force_does_not_know_is_rated_by_the_first_later_one_that_does(self) -> None:
+    def test_a_model_that_the_version_in_force_does_not_know_is_rated_by_the_first_adopted_later_that_does(self) -> None:
         one = a_catalog("1", JANUARY, a_feature("video", old=1))
         two = a_catalog("2", JANUARY + timedelta(days=1), a_feature("video", old=2, new=20))
         three = a_catalog("3", JANUARY + timedelta(days=2), a_feature("video", new=30), a_feature("smell", 5))
         refused = AdoptedCatalogs((one,))
         assert refused.rate_for("video", "new", JANUARY) == UnknownRate("unknown_model")
         assert refused.rate_for("smell", None, JANUARY) == UnknownRate("unknown_feature")
-        adopted = refused.adopt(three).adopt(two)
+        adopted = refused.adopt(two).adopt(three)
         assert adopted.rate_for("video", "new", JANUARY) == RatedBy(two, Rate(credits=20, unit="generation"))
+        in_other_order = refused.adopt(three).adopt(two)
+        assert in_other_order.rate_for("video", "new", JANUARY) == RatedBy(three, Rate(credits=30, unit="generation"))
         assert adopted.rate_for("video", "old", JANUARY) == RatedBy(one, Rate(credits=1, unit="generation"))
         assert adopted.rate_for("smell", None, JANUARY) == RatedBy(three, Rate(credits=5, unit="generation"))
-        # An earlier version's rate is never taken: what a version drops is gone from then on.
+        # The rate of a version adopted earlier is never taken: what a version drops is gone from then on.
         assert adopted.rate_for("video", "old", three.effective_from) == UnknownRate("unknown_model")
 
     def test_adopting_a_version_again_changes_nothing(self) -> None:
