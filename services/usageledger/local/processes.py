@@ -32,6 +32,7 @@ class ChildProcess:
         self.environment = dict(environment) if environment is not None else None
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -67,14 +68,15 @@ class ChildProcess:
         self._close_pipe()
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of its log."""
-        return last_lines(self.log_path, count)
+        """The end of what it wrote to its log since it was last started."""
+        return last_lines(self.log_path, count, start=self._log_start)
 
     def _turn_log(self) -> None:
         """Begin a new log beside the last one when it has grown large."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:
             self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         reading, self._pipe = os.pipe()
@@ -98,11 +100,11 @@ class ChildProcess:
             self._pipe = None
 
 
-def last_lines(path: Path, count: int, *, bytes_max: int = 16_384) -> list[str]:
-    """The last ``count`` lines of a text file, from its last ``bytes_max`` bytes; none if there is no such file."""
+def last_lines(path: Path, count: int, *, start: int = 0, bytes_max: int = 16_384) -> list[str]:
+    """The last ``count`` lines of a text file, from its last ``bytes_max`` bytes not before byte ``start``; none if there is no file."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - bytes_max))
+            file.seek(max(start, path.stat().st_size - bytes_max))
             return file.read().decode("utf-8", "replace").splitlines()[-count:]
     except FileNotFoundError:
         return []

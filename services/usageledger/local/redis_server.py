@@ -89,7 +89,7 @@ class RedisServer:
         return self._child.last_lines(count) if self._child else []
 
 
-def redis_configuration(*, port: int, data_directory: str, bind_host: str = LOOPBACK) -> str:
+def redis_configuration(*, port: int, data_directory: str, bind_host: str = LOOPBACK, log_file: str = "") -> str:
     """What the ledger asks of a Redis: it evicts nothing and its append-only file is at most a second behind."""
     return "".join(
         f"{line}\n"
@@ -103,6 +103,7 @@ def redis_configuration(*, port: int, data_directory: str, bind_host: str = LOOP
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
+            f'logfile "{log_file}"',
         )
     )
 

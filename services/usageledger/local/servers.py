@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Literal, Protocol
 
+from usageledger.local.docker_servers import ContainerServer, KafkaRecipe, RedisRecipe, why_not_docker
 from usageledger.local.errors import StackError
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Progress, Silent
@@ -92,14 +93,14 @@ def start_servers(directory: Path, backend: Backend = "packages", progress: Prog
 def make_kafka(directory: Path, backend: Backend) -> Server:
     """A broker that is not started yet; its data goes to ``directory/kafka``, its log to ``directory/logs``."""
     if backend == "docker":
-        raise StackError("the docker backend is not available")
+        return ContainerServer(KafkaRecipe(), directory / "kafka", directory / "logs")
     return KafkaServer(directory / "kafka", directory / "logs")
 
 
 def make_redis(directory: Path, backend: Backend) -> Server:
     """A Redis that is not started yet; its data goes to ``directory/redis``, its log to ``directory/logs``."""
     if backend == "docker":
-        raise StackError("the docker backend is not available")
+        return ContainerServer(RedisRecipe(), directory / "redis", directory / "logs")
     return RedisServer(directory / "redis", directory / "logs")
 
 
@@ -144,4 +145,5 @@ def choose_backend(wished: str | None = None) -> BackendChoice:
         if wished not in ("packages", "docker"):
             raise StackError(f"there is no backend {wished!r}: packages or docker")
         return BackendChoice("docker" if wished == "docker" else "packages", "as asked for")
-    return BackendChoice("packages", "no Docker engine answers")
+    reason = why_not_docker()
+    return BackendChoice("packages", reason) if reason else BackendChoice("docker", "a Docker engine answers and has the images")

@@ -156,9 +156,11 @@ class Stack:
         except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits for it
             self._failure = error
         finally:
-            self._bring_down(supervisor, servers, services)
-            lock.close()
-            self._up.set()
+            try:
+                self._bring_down(supervisor, servers, services)
+            finally:
+                lock.close()
+                self._up.set()
 
     def _bring_up(self, progress: Progress, supervisor: Supervisor, servers: list[Server | GivenServer], services: list[Service]) -> None:
         servers += [self._server("kafka"), self._server("redis")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal, Protocol
 
+from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 from usageledger.local.progress import Progress
 
@@ -118,7 +120,7 @@ class Supervisor:
         """End these units beside each other, each within ``timeout_s``, and watch them no more."""
         if units:
             with ThreadPoolExecutor(len(units), "usageledger-stop") as pool:
-                list(pool.map(lambda unit: unit.stop(timeout_s), units))
+                list(pool.map(lambda unit: self._stop(unit, timeout_s), units))
         for watched in self._watched:
             if watched.unit in units:
                 self._enter(watched, "stopped")
@@ -167,10 +169,17 @@ class Supervisor:
     def _spawn(self, watched: _Watched) -> None:
         try:
             watched.unit.spawn()
-        except OSError as error:
+        except (OSError, StackError) as error:
             self._failed(watched, f"could not be started: {error}")
         else:
             self._enter(watched, "starting")
+
+    def _stop(self, unit: Unit, timeout_s: float) -> None:
+        """One that cannot be ended must not keep the others from ending."""
+        try:
+            unit.stop(timeout_s)
+        except (OSError, StackError, subprocess.TimeoutExpired) as error:
+            self._progress.warn(f"{unit.name} could not be stopped: {error}")
 
     def _failed(self, watched: _Watched, how: str) -> None:
         pause_s = min(PAUSE_MAX_S, FIRST_PAUSE_S * 2.0 ** min(watched.failures, 10))

@@ -92,7 +92,7 @@ def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
 
 
 def is_importing(bootstrap: str, prefix: str = "") -> bool:
-    """Whether the ledger is in import mode: its input topics keep each record's own time. Raises StackError if they are absent or differ."""
+    """Whether the ledger is in import mode: its input topics keep each record's own time. Raises StackError if absent or differing."""
     mode = ledger_mode(bootstrap, prefix)
     if mode == "absent":
         raise _no_ledger(bootstrap, prefix)

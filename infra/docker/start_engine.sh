@@ -1,0 +1,37 @@
+#!/bin/sh
+# Make sure that a Docker engine answers: install one from Debian's packages where none is, and start it by hand, without a service manager.
+# Run as root. The last line printed is the engine's address, for DOCKER_HOST.
+#   start_engine.sh              an engine that answers already will do; else one of our own in /var/tmp/usageledger-docker
+#   start_engine.sh DIRECTORY    an engine of its own: socket DIRECTORY/docker.sock, process id in DIRECTORY/dockerd.pid
+# To stop it: kill the process with that id.
+set -eu
+
+directory=${1:-/var/tmp/usageledger-docker}
+socket="unix://$directory/docker.sock"
+
+answers() { DOCKER_HOST=$1 timeout 10 docker version >/dev/null 2>&1; }
+
+if command -v docker >/dev/null; then
+  if answers "$socket"; then echo "$socket"; exit 0; fi
+  other=${DOCKER_HOST:-unix:///var/run/docker.sock}
+  if [ $# -eq 0 ] && answers "$other"; then echo "$other"; exit 0; fi
+fi
+
+if ! command -v dockerd >/dev/null; then
+  echo "installing docker.io" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  timeout 120 apt-get update -qq >&2
+  timeout 300 apt-get install -y -qq --no-install-recommends docker.io iptables >&2
+fi
+
+mkdir -p "$directory"
+echo "starting dockerd, its log is $directory/dockerd.log" >&2
+setsid dockerd --data-root "$directory/data" --exec-root "$directory/exec" --pidfile "$directory/dockerd.pid" -H "$socket" \
+  >"$directory/dockerd.log" 2>&1 </dev/null &
+for _ in $(seq 60); do
+  if answers "$socket"; then echo "$socket"; exit 0; fi
+  sleep 0.5
+done
+echo "dockerd did not answer in time; the end of its log:" >&2
+tail -n 20 "$directory/dockerd.log" >&2
+exit 1
