@@ -1,0 +1,307 @@
+"""What producers put on the wire: CloudEvents 1.0, structured JSON, refused here when they can be known to be wrong.
+
+`UsageMeter`, `AccountClient`, the in-memory meter and the command line all build their events with these functions.
+Needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zoneinfo
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal, TypeVar
+
+from usageledger.domain.credits import format_credits, parse_credits
+from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, format_quantity, parse_quantity
+from usageledger.log.topics import Topics
+
+Event = dict[str, object]
+"""One CloudEvent, ready for `encode`."""
+
+Quantity = str | int | Decimal
+Credits = str | int
+
+# The ledger refuses what lies outside, on every plan; who asks early is told early.
+AHEAD_MAX = timedelta(minutes=5)
+LATE_MAX = timedelta(days=35)
+
+_T = TypeVar("_T")
+
+
+class InvalidEvent(ValueError):
+    """The ledger would refuse this event: ``field`` is wrong, the message says why. Nothing was recorded."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(why)
+        self.field = field
+
+
+def usage_recorded(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    feature: str,
+    model: str | None = None,
+    quantity: Quantity = 1,
+    occurred_at: datetime | None = None,
+    hold_id: str | None = None,
+    dimensions: Mapping[str, str] | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build a usage event. ``now`` is when it was recorded, and the default of ``occurred_at``.
+
+    ``live=False`` allows any ``occurred_at``, for a ledger in import mode. Raises InvalidEvent.
+    """
+    return {
+        **_envelope("usage.recorded", source, account, id, occurred_at, now, live),
+        "data": {
+            "feature": _name("feature", feature),
+            "model": None if model is None else _name("model", model),
+            "quantity": format_quantity(_checked("quantity", parse_quantity, quantity)),
+            "hold_id": None if hold_id is None else _name("hold_id", hold_id),
+            "dimensions": _dimensions(dimensions),
+        },
+    }
+
+
+def usage_voided(
+    *,
+    source: str,
+    account: str,
+    usage_source: str,
+    usage_id: str,
+    reason: str,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build a void of one usage event. Its id is derived from the usage's identity: a repeat is the same void. Raises InvalidEvent."""
+    _name("account", account)
+    data = {"source": _name("source", usage_source), "id": _name("id", usage_id), "reason": _name("reason", reason)}
+    identity = json.dumps([account, usage_source, usage_id]).encode()
+    void_id = f"void_{hashlib.sha256(identity).hexdigest()[:32]}"
+    return {**_envelope("usage.voided", source, account, void_id, occurred_at, now, live), "data": data}
+
+
+def account_opened(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    plan: str,
+    anchor: datetime | None = None,
+    time_zone: str | None = None,
+    used: Credits | None = None,
+    free_used: Credits | None = None,
+    as_of: datetime | None = None,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build the first event of an account brought in mid-cycle: what it had used, as of when. Credits are decimals. Raises InvalidEvent."""
+    data = {
+        "plan": _name("plan", plan),
+        "anchor": _moment("anchor", anchor),
+        "time_zone": _time_zone(time_zone),
+        "used": None if used is None else _credits("used", used, least=0),
+        "free_used": None if free_used is None else _credits("free_used", free_used, least=0),
+        "as_of": _moment("as_of", as_of),
+    }
+    return {**_envelope("account.opened", source, account, id, occurred_at, now, live), "data": _given(data)}
+
+
+def account_subscribed(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    plan: str,
+    time_zone: str | None = None,
+    anchor: datetime | None = None,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build the beginning of a subscription. Without ``anchor`` its cycle starts at the event's time, without a zone it runs in UTC.
+
+    Raises InvalidEvent.
+    """
+    data = {"plan": _name("plan", plan), "time_zone": _time_zone(time_zone), "anchor": _moment("anchor", anchor)}
+    return {**_envelope("account.subscribed", source, account, id, occurred_at, now, live), "data": _given(data)}
+
+
+def account_plan_changed(
+    *, source: str, account: str, id: str, plan: str, occurred_at: datetime | None = None, now: datetime, live: bool = True
+) -> Event:
+    """Build a change of plan. Raises InvalidEvent."""
+    return {**_envelope("account.plan_changed", source, account, id, occurred_at, now, live), "data": {"plan": _name("plan", plan)}}
+
+
+def account_cancelled(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    effective: Literal["period_end", "now"] = "period_end",
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build a cancellation, at the end of the period or at once. Raises InvalidEvent."""
+    if effective not in ("period_end", "now"):
+        raise InvalidEvent("effective", f"effective is 'period_end' or 'now', not {effective!r}")
+    return {**_envelope("account.cancelled", source, account, id, occurred_at, now, live), "data": {"effective": effective}}
+
+
+def credits_granted(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    credits: Credits,
+    reason: str,
+    expires_at: datetime | None = None,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build a grant of ``credits`` (a decimal above 0). Raises InvalidEvent."""
+    if expires_at is not None and _aware("expires_at", expires_at) <= _aware("occurred_at", occurred_at or now):
+        raise InvalidEvent("expires_at", f"expires_at lies after the grant itself, unlike {expires_at.isoformat()}")
+    data = {
+        "credits": _credits("credits", credits, least=1),
+        "reason": _name("reason", reason),
+        "expires_at": _moment("expires_at", expires_at),
+    }
+    return {**_envelope("credits.granted", source, account, id, occurred_at, now, live), "data": _given(data)}
+
+
+def encode(event: Event) -> bytes:
+    """Write an event as the bytes of its record. Raises InvalidEvent if they are more than a record may have."""
+    value = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(value) > EVENT_BYTES_MAX:
+        raise InvalidEvent("dimensions", f"an event has at most {EVENT_BYTES_MAX} bytes, not {len(value)}: its dimensions are too long")
+    return value
+
+
+def record_key(event: Event) -> bytes:
+    """The key of an event's record, by which Kafka finds the account's partition."""
+    return str(event["subject"]).encode()
+
+
+def topic_of(event: Event, topics: Topics) -> str:
+    """The topic that an event belongs to."""
+    return topics.usage if event["type"] == "usage.recorded" else topics.account
+
+
+def utc_now() -> datetime:
+    """Now, in whole milliseconds as Kafka counts."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def format_time(moment: datetime) -> str:
+    """Write an aware datetime as RFC 3339 in UTC, with as many places as it needs: none, 3 or 6."""
+    moment = moment.astimezone(UTC)
+    places = "seconds" if not moment.microsecond else "microseconds" if moment.microsecond % 1000 else "milliseconds"
+    return f"{moment.replace(tzinfo=None).isoformat(timespec=places)}Z"
+
+
+def _envelope(type: str, source: str, account: str, id: str, occurred_at: datetime | None, now: datetime, live: bool) -> Event:
+    if occurred_at is None:
+        occurred_at = now
+    elif live:
+        _check_window(_aware("occurred_at", occurred_at), now)
+    return {
+        "specversion": "1.0",
+        "type": type,
+        "id": _name("id", id),
+        "source": _name("source", source),
+        "subject": _name("account", account),
+        "time": _moment("occurred_at", occurred_at),
+        "recordedtime": format_time(now),
+        "datacontenttype": "application/json",
+    }
+
+
+def _check_window(occurred_at: datetime, now: datetime) -> None:
+    bound = "5 minutes ahead of" if occurred_at > now + AHEAD_MAX else "35 days before" if occurred_at < now - LATE_MAX else None
+    if bound is not None:
+        why = f"occurred_at is at most {bound} now ({format_time(now)}), unlike {format_time(occurred_at)}"
+        raise InvalidEvent("occurred_at", why)
+
+
+def _name(field: str, value: str) -> str:
+    try:
+        return check_name(field, value)
+    except ValueError as error:
+        raise InvalidEvent(field, str(error)) from None
+
+
+def _checked(field: str, parse: Callable[[_T], Decimal], value: _T) -> Decimal:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise InvalidEvent(field, str(error)) from None
+
+
+def _credits(field: str, value: Credits, *, least: int) -> str:
+    """Return the canonical decimal of ``value`` credits if it is at least ``least`` micro-credits."""
+    try:
+        microcredits = parse_credits(value)
+    except ValueError as error:
+        raise InvalidEvent(field, f"{field}: {error}") from None
+    if microcredits < least:
+        raise InvalidEvent(field, f"{field} is {'more than 0' if least else 'at least 0'}, not {value!r}")
+    return format_credits(microcredits)
+
+
+def _aware(field: str, moment: datetime) -> datetime:
+    if not isinstance(moment, datetime):
+        raise InvalidEvent(field, f"{field} is a datetime, not {type(moment).__name__}")
+    if moment.utcoffset() is None:
+        raise InvalidEvent(field, f"{field} needs a time zone, such as datetime.now(UTC); {moment.isoformat()} has none")
+    return moment
+
+
+def _moment(field: str, moment: datetime | None) -> str | None:
+    return None if moment is None else format_time(_aware(field, moment))
+
+
+def _time_zone(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        zoneinfo.ZoneInfo(_name("time_zone", name))
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
+        if isinstance(error, InvalidEvent):
+            raise
+        # An image without time zone data knows no zone at all, so it cannot know that this one is wrong.
+        if zoneinfo.available_timezones():
+            raise InvalidEvent("time_zone", f"time_zone is an IANA name such as 'Europe/Berlin', not {name!r}") from None
+    return name
+
+
+def _dimensions(dimensions: Mapping[str, str] | None) -> dict[str, str]:
+    if dimensions is None:
+        return {}
+    if not isinstance(dimensions, Mapping):
+        raise InvalidEvent("dimensions", f"dimensions is a mapping of strings to strings, not {type(dimensions).__name__}")
+    for key, value in dimensions.items():
+        _name("dimensions", key)
+        if not isinstance(value, str):
+            raise InvalidEvent("dimensions", f"dimensions[{key!r}] is a string, not {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidEvent("dimensions", f"dimensions[{key!r}] is not valid Unicode") from None
+    return dict(dimensions)
+
+
+def _given(data: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in data.items() if value is not None}

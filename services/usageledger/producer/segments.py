@@ -1,0 +1,142 @@
+"""How messages lie in a spool's files.
+
+A file is a row of frames. A frame is a status byte, the body's length and CRC-32, and the body: when it was appended, key, error, value.
+A settled message has its status byte overwritten in place, which needs no room on a full disk.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+WAITING, SETTLED = b"W", b"S"
+SEGMENT_SUFFIX, PARKED_SUFFIX = ".segment", ".parked"
+# Far above the largest frame: an event of 64 KiB, its key and an error.
+CHUNK_BYTES = 1 << 18
+
+_HEAD = struct.Struct(">cII")  # status, length of the body, CRC-32 of the body
+_BODY = struct.Struct(">qHH")  # appended at (ms since 1970), length of the key, length of the error
+_ERROR_BYTES_MAX = 2_000
+
+
+class Frame(NamedTuple):
+    """One message as it lies in a file, ``offset`` bytes into what was read."""
+
+    offset: int
+    size: int
+    is_settled: bool
+    written_ms: int
+    key: bytes
+    value: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One file. Of its ``pending`` messages (those not settled) ``given_out`` were read; all before ``read_offset`` was read."""
+
+    path: Path
+    parked: bool
+    fd: int = -1
+    size: int = 0
+    read_offset: int = 0
+    pending: int = 0
+    pending_bytes: int = 0
+    given_out: int = 0
+    given_out_bytes: int = 0
+    sealed: bool = False
+    is_retry: bool = False
+    """Whether what it holds was parked before."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing can come from this file any more."""
+        return self.sealed and self.pending == 0 and self.read_offset >= self.size
+
+    def open(self) -> int:
+        """The open file's descriptor."""
+        if self.fd < 0:
+            self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        return self.fd
+
+    def create(self) -> None:
+        """Make the file. It must not be there yet."""
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        """Close the file; `open` opens it again."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """A message given out by the spool; it stays on disk until it is settled or parked."""
+
+    key: bytes
+    value: bytes
+    written_ms: int
+    segment: Segment
+    offset: int
+    frame_bytes: int
+    failures: int = 0
+    settled: bool = False
+
+
+def pack(key: bytes, value: bytes, error: str, written_ms: int) -> bytes:
+    """Make the frame of a message that waits."""
+    reason = error.encode("utf-8", "replace")[:_ERROR_BYTES_MAX]
+    body = b"".join((_BODY.pack(written_ms, len(key), len(reason)), key, reason, value))
+    return _HEAD.pack(WAITING, len(body), zlib.crc32(body)) + body
+
+
+def frames(data: bytes) -> Iterator[Frame]:
+    """Yield the whole frames at the beginning of ``data``, up to the first that is not whole or not as it was written."""
+    position = 0
+    while position + _HEAD.size + _BODY.size <= len(data):
+        status, length, checksum = _HEAD.unpack_from(data, position)
+        start, end = position + _HEAD.size, position + _HEAD.size + length
+        if status not in (WAITING, SETTLED) or end > len(data) or length < _BODY.size or zlib.crc32(data[start:end]) != checksum:
+            return
+        written_ms, key_bytes, error_bytes = _BODY.unpack_from(data, start)
+        key_start = start + _BODY.size
+        value_start = key_start + key_bytes + error_bytes
+        key = data[key_start : key_start + key_bytes]
+        yield Frame(position, end - position, status == SETTLED, written_ms, key, data[value_start:end])
+        position = end
+
+
+def read_written_ms(segment: Segment) -> int | None:
+    """When the next message to be read of a segment was appended, None if it has none."""
+    if segment.read_offset >= segment.size:
+        return None
+    head = os.pread(segment.open(), _BODY.size, segment.read_offset + _HEAD.size)
+    return int(_BODY.unpack(head)[0]) if len(head) == _BODY.size else None
+
+
+def scan(path: Path) -> tuple[Segment, bool]:
+    """Count what waits in a file that another process wrote. Returns it and whether there is something in it that cannot be read.
+
+    What follows the last whole frame and is shorter than a frame says of itself, or zeros, is an append that did not come to its end:
+    `record` never returned, so nobody was promised anything.
+    """
+    data = path.read_bytes()
+    segment = Segment(path=path, parked=False, sealed=True, is_retry=path.suffix == PARKED_SUFFIX)
+    for frame in frames(data):
+        segment.size = frame.offset + frame.size
+        if not frame.is_settled:
+            segment.pending += 1
+            segment.pending_bytes += frame.size
+    return segment, not _is_unfinished(data[segment.size :])
+
+
+def _is_unfinished(rest: bytes) -> bool:
+    if len(rest) < _HEAD.size or not rest.strip(b"\0"):
+        return True
+    status, length, _ = _HEAD.unpack_from(rest)
+    return bool(status == WAITING and _HEAD.size + length > len(rest))
