@@ -89,7 +89,8 @@ def _wrapped(entry: LedgerEntry, unhashed: bytes, hash_: str) -> bytes:
         "type": ENTRY_TYPE,
         "source": f"/usageledger/ledger/{entry.partition}",
         "id": f"{entry.partition}-{entry.offset}",
-        "subject": entry.account,
+        # CloudEvents: a subject that is there is not empty.
+        **({"subject": entry.account} if entry.account else {}),
         "time": entry.appended_at,
         "datacontenttype": "application/json",
     }

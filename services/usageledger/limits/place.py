@@ -6,11 +6,13 @@ Places of one partition grow with its ledger, so a reader that has seen one know
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
 
 
-class Place(NamedTuple):
-    """``offset`` is that of the entry in its partition of the ledger, ``index`` counts its crossings from 0, of which it has ``crossings``."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """``offset`` is that of the entry in its partition of the ledger; ``index`` counts its ``crossings`` from 0."""
 
     partition: int
     offset: int
@@ -27,6 +29,9 @@ class Place(NamedTuple):
         return other is None or (self.offset, self.index) > (other.offset, other.index)
 
 
+FIELDS = tuple(field.name for field in fields(Place))
+
+
 class NotALimitEvent(ValueError):
     """A value is no limit event. The message says what is wrong with it."""
 
@@ -36,7 +41,7 @@ def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], Place]:
     try:
         event = json.loads(value or b"")
         entry = event["data"]["entry"]
-        place = Place(*(_whole(entry, name) for name in Place._fields))
+        place = Place(*(_whole(entry, name) for name in FIELDS))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotALimitEvent(f"not a limit event ({type(error).__name__}: {error})") from None
     if event.get("id") != place.id:

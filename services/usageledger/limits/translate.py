@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import NamedTuple
 
 import msgspec
@@ -62,7 +63,7 @@ def _data(entry: LedgerEntry, crossing: Crossing, place: Place) -> dict[str, obj
         "upgrade": _upgrade(crossing),
         "resets_at": crossing.period.end,
         "crossed_by": None if event is None else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
-        "entry": place._asdict(),
+        "entry": asdict(place),
     }
 
 

@@ -1,0 +1,135 @@
+"""What the fields of messages may hold. They accept what `log.decoding` accepts, and no float where credits or quantities pass."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema
+
+from usageledger.domain.credits import format_credits, parse_credits
+from usageledger.domain.quantity import NAME_LENGTH_MAX, check_name, format_quantity, parse_quantity
+
+_NAME_PATTERN = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f])?$"
+_UNSIGNED = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
+_SIGNED = r"^-?[0-9]+(\.[0-9]{1,6})?$"
+
+YEAR_MIN, YEAR_MAX = 1970, 2999
+"""The years in which a billing cycle can be reckoned."""
+
+_ZONED_TIME = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+def _name(value: object) -> str:
+    return check_name("the name", value)
+
+
+def _zoned(value: object) -> object:
+    """Read a time as the ledger does. pydantic's own reading takes numbers and short forms as well."""
+    if not isinstance(value, str):
+        if isinstance(value, datetime):
+            return value
+        raise ValueError(f"a time is a string such as '2026-11-22T10:15:30Z', not {type(value).__name__}")
+    try:
+        return msgspec.convert(value, type=_ZONED_TIME)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _utc(value: object) -> object:
+    read = _zoned(value)
+    try:
+        return read.astimezone(UTC) if isinstance(read, datetime) and read.tzinfo is not None else read
+    except OverflowError:
+        raise ValueError(f"{value!r} lies outside the years 1 to 9999 in UTC") from None
+
+
+def _within_reckoning(value: object) -> object:
+    written = _zoned(value)
+    if isinstance(written, datetime) and not YEAR_MIN <= written.year <= YEAR_MAX:
+        raise ValueError(f"a year from {YEAR_MIN} to {YEAR_MAX}, not {written.year}")
+    return _utc(written)
+
+
+def _quantity(value: object) -> Decimal:
+    return parse_quantity(value)
+
+
+def _credits(value: object) -> int:
+    return parse_credits(value)  # type: ignore[arg-type]  # it refuses what is no str or int
+
+
+def _credits_from_zero(value: object) -> int:
+    credits = _credits(value)
+    if credits < 0:
+        raise ValueError(f"at least 0, not {value}")
+    return credits
+
+
+def _credits_above_zero(value: object) -> int:
+    credits = _credits(value)
+    if credits <= 0:
+        raise ValueError(f"more than 0, not {value}")
+    return credits
+
+
+def _decimal(description: str, examples: list[Any]) -> WithJsonSchema:
+    written = [{"type": "string", "pattern": _UNSIGNED}, {"type": "integer", "minimum": 0}]
+    return WithJsonSchema({"anyOf": written, "description": description, "examples": examples})
+
+
+_TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
+_as_credits = PlainSerializer(format_credits, return_type=str)
+
+Name = Annotated[
+    str,
+    BeforeValidator(_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX, "pattern": _NAME_PATTERN}),
+]
+"""An account, a source, an event, a feature, a model: no control characters, no spaces at the ends."""
+
+Time = Annotated[AwareDatetime, BeforeValidator(_utc), _TIME_SCHEMA]
+"""RFC 3339 with a zone; UTC once it is read."""
+
+CycleTime = Annotated[AwareDatetime, BeforeValidator(_within_reckoning), _TIME_SCHEMA]
+"""A time of a billing cycle or a grant, in the years that can be reckoned with."""
+
+TimeAsWritten = Annotated[AwareDatetime, BeforeValidator(_zoned), _TIME_SCHEMA]
+"""RFC 3339 with a zone, which it keeps."""
+
+Quantity = Annotated[
+    Decimal,
+    BeforeValidator(_quantity),
+    PlainSerializer(format_quantity, return_type=str),
+    _decimal("In the rate's units: a decimal from 0 to 1000000000 with at most 6 places. Never a float.", ["1", "0.5", 12]),
+]
+
+CreditsFromZero = Annotated[
+    int,
+    BeforeValidator(_credits_from_zero),
+    _as_credits,
+    _decimal("Credits, a decimal of at least 0 with at most 6 places. Never a float.", ["14", "0.5", 12]),
+]
+CreditsAboveZero = Annotated[
+    int,
+    BeforeValidator(_credits_above_zero),
+    _as_credits,
+    _decimal("Credits, a decimal above 0 with at most 6 places. Never a float.", ["50", "0.5", 12]),
+]
+
+Credits = Annotated[
+    int,
+    BeforeValidator(_credits),
+    _as_credits,
+    WithJsonSchema({"type": "string", "pattern": _SIGNED, "description": "Credits, a decimal with at most 6 places.", "examples": ["14"]}),
+]
+"""What apps and people read. Micro-credits once it is read."""
+
+Microcredits = Annotated[StrictInt, Field(description="Micro-credits: 1 credit is 1000000.")]
+"""What the ledger counts in."""
+
+Offset = Annotated[StrictInt, Field(ge=0)]
+Partition = Annotated[StrictInt, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
