@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
@@ -30,6 +32,7 @@ from usageledger.local.redis_server import answers_ping, redis_configuration
 
 KAFKA_IMAGE_VARIABLE, KAFKA_IMAGE = "USAGELEDGER_KAFKA_IMAGE", "apache/kafka:4.4.0"
 REDIS_IMAGE_VARIABLE, REDIS_IMAGE = "USAGELEDGER_REDIS_IMAGE", "valkey/valkey:9"
+ENGINE = "unix:///var/run/docker.sock"
 DIRECTORY_LABEL = "usageledger.directory"
 LOOK_EVERY_S = 1.0
 ANYWHERE = "0.0.0.0"  # inside a container; only the loopback port is published
@@ -286,9 +289,10 @@ def _docker() -> Iterator[Any]:
     try:
         import docker.errors
         import requests
-        from testcontainers.core.docker_client import DockerClient
+        from testcontainers.core.docker_client import DockerClient, get_docker_host
     except ImportError as error:
         raise StackError("containers need the docker extra: pip install 'usageledger[docker]'") from error
+    _refuse_engine(get_docker_host() or ENGINE)
     try:
         client = DockerClient(timeout=30).client
     except (docker.errors.DockerException, OSError) as error:
@@ -300,6 +304,22 @@ def _docker() -> Iterator[Any]:
         raise StackError(f"the Docker engine did not do what was asked: {error}") from error
     finally:
         client.close()
+
+
+def _refuse_engine(address: str) -> None:
+    """Raises StackError if nobody listens at the engine's socket, or if the engine is on another machine, whose loopback is not ours."""
+    parts = urlsplit(address)
+    if parts.scheme == "unix":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            try:
+                connection.connect(parts.path)
+            except OSError as error:
+                raise StackError(
+                    f"no Docker engine answers at {address} ({error.strerror}): start one, name it with DOCKER_HOST, "
+                    "or use --backend packages"
+                ) from error
+    elif parts.scheme != "npipe" and parts.hostname not in ("localhost", LOOPBACK):
+        raise StackError(f"the Docker engine at {address} is on another machine: the stack needs one here, or --backend packages")
 
 
 @contextmanager

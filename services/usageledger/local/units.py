@@ -8,6 +8,7 @@ from pathlib import Path
 
 from usageledger.local.errors import StackError
 from usageledger.local.kafka_probe import admin_client
+from usageledger.local.ports import accepts_connections
 from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Progress
 
@@ -75,7 +76,9 @@ class GivenServer:
 
 
 def check_given_kafka(bootstrap: str) -> None:
-    """Raises StackError if no broker answers there."""
+    """``bootstrap`` is ``host:port``, or several with commas between them. Raises StackError if no broker answers there."""
+    if not any(_listens(address) for address in bootstrap.split(",")):
+        raise StackError(f"nobody listens at {bootstrap}: is the address of the Kafka broker right (HOST:PORT), and does it run?")
     admin_client(bootstrap, timeout_ms=10_000).close()
 
 
@@ -103,6 +106,11 @@ def check_given_redis(url: str, progress: Progress) -> None:
         raise StackError(
             f"the Redis at {url} may lose counters: {', '.join(wrong)}. The ledger needs maxmemory-policy noeviction and appendonly yes."
         )
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.strip().rpartition(":")
+    return bool(host) and port.isdigit() and accepts_connections(int(port), host)
 
 
 def _redis_settings(client: object) -> dict[str, str] | None:
