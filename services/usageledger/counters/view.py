@@ -19,7 +19,7 @@ class Position(NamedTuple):
 
 
 class StoredHead(NamedTuple):
-    """A view's head: its position, the owner's encoded ``domain.head.Head``, and when it was last verified (ms since 1970 by the store's clock)."""
+    """A view's head: its position, the owner's encoded ``domain.head.Head``, and when it was last verified (ms by the store's clock)."""
 
     position: Position
     value: bytes
@@ -48,10 +48,25 @@ class ViewChange:
     """Identity windows older than this are no longer needed."""
 
 
-class ViewError(Exception):
-    """The store did not do what was asked; nothing was changed. ``retriable`` says whether the same call can succeed later."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A whole view at one moment. ``identities`` says how many there are in each window."""
 
-    retriable = True
+    head: StoredHead | None
+    accounts: Mapping[str, bytes]
+    due_ms: Mapping[str, int]
+    identities: Mapping[int, int]
+
+
+class ViewError(Exception):
+    """The store did not do what was asked. ``retriable`` says whether the same call can succeed later.
+
+    Nothing was changed, unless it is the answer that was lost: only the head, read again, tells whether a commit was applied.
+    """
+
+    def __init__(self, message: str, *, retriable: bool = True) -> None:
+        super().__init__(message)
+        self.retriable = retriable
 
 
 class HeadMoved(ViewError):
@@ -63,7 +78,10 @@ class HeadMoved(ViewError):
 
 
 class PartitionView(Protocol):
-    """One partition's view. Every call is bounded in time and raises ViewError when the store does not answer."""
+    """One partition's view. Every call is bounded in time and raises ViewError when the store does not answer.
+
+    Calls on one view are carried out in the order in which they were made, so a look-up made while a commit is on its way expects its head.
+    """
 
     async def head(self) -> StoredHead | None:
         """Read the head, None where there is none. A write-class call, so a replica never answers it."""
@@ -72,12 +90,16 @@ class PartitionView(Protocol):
     async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
         """Look up accounts and (newest window, identity) pairs if the head is as expected; else raise HeadMoved.
 
-        An identity is looked for in the window given and in the one before it.
+        An identity is looked for in the window given and in the one before it. Where None is expected nothing is found.
         """
         ...
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
-        """Write everything in ``change``, or nothing: raise HeadMoved if the head is not as expected. None expects an empty view."""
+        """Write everything in ``change``, or nothing: raise HeadMoved if the head is not as expected. None expects an empty view.
+
+        It verifies the head as well. Identities in a window that is to be dropped are not kept. An answer lost and the commit repeated:
+        HeadMoved, with ``found`` where this change was to move it.
+        """
         ...
 
     async def verify(self, expected: Position) -> None:
@@ -88,8 +110,8 @@ class PartitionView(Protocol):
         """All accounts that are due some time, with when (ms since 1970)."""
         ...
 
-    async def accounts(self) -> Mapping[str, bytes]:
-        """Every account of this view (for the audit)."""
+    async def snapshot(self) -> Snapshot:
+        """Read all accounts with the head that they belong to (for the audit). Holds up the store for as long as that takes."""
         ...
 
     async def clear(self) -> None:

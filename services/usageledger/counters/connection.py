@@ -1,0 +1,91 @@
+"""How to reach a Redis: one server, one found by its Sentinels, or a Redis Cluster.
+
+==================================  =====================================================================
+``redis://host:6379/0``             one server; ``rediss://`` with TLS (options as redis-py's URLs take them)
+``redis+sentinel://a:26379,b/name`` the master that these Sentinels know as ``name``
+``redis+cluster://host:6379``       a Redis Cluster, by any of its nodes; ``rediss+cluster://`` with TLS
+==================================  =====================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+
+AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
+Client = redis.Redis | redis.RedisCluster
+
+DEFAULT_SENTINEL_PORT = 26_379
+
+_READ_RETRIES = 2
+_CLUSTER_RETRIES = 3
+
+
+def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
+    """A client for who writes. It connects with its first call. Raises ValueError for an address that it cannot read.
+
+    It repeats nothing on one server: whether to repeat a commit is for the owner to say, who reads the head first. A cluster's client must
+    repeat a call to find a slot that has moved; a commit that was applied and is repeated says HeadMoved.
+    """
+    options = _options(timeout_s)
+    scheme, plain_url = _split(url)
+    if scheme == "cluster":
+        retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _CLUSTER_RETRIES)
+        return redis.asyncio.RedisCluster.from_url(plain_url, retry=retry, **options)
+    once = AsyncRetry(NoBackoff(), 0)
+    if scheme == "sentinel":
+        sentinels, name, credentials = _sentinels(url)
+        watch = redis.asyncio.sentinel.Sentinel(sentinels, sentinel_kwargs=options, retry=once, **options, **credentials)  # type: ignore[no-untyped-call] # redis-py has no types here
+        master: redis.asyncio.Redis = watch.master_for(name)
+        return master
+    return redis.asyncio.Redis.from_url(plain_url, retry=once, **options)
+
+
+def connect_blocking(url: str, *, timeout_s: float = 2.0) -> Client:
+    """A synchronous client for who reads: it tries again for a moment. Raises ValueError for an address that it cannot read."""
+    options = _options(timeout_s) | {"retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)}
+    scheme, plain_url = _split(url)
+    if scheme == "cluster":
+        return redis.RedisCluster.from_url(plain_url, **options)
+    if scheme == "sentinel":
+        sentinels, name, credentials = _sentinels(url)
+        watch = redis.sentinel.Sentinel(sentinels, sentinel_kwargs=options, **options, **credentials)  # type: ignore[no-untyped-call] # nor here
+        master: redis.Redis = watch.master_for(name)  # type: ignore[no-untyped-call] # nor here
+        return master
+    return redis.Redis.from_url(plain_url, **options)
+
+
+def _options(timeout_s: float) -> dict[str, Any]:
+    # The second version of the protocol has all that the scripts answer, and every server and proxy speaks it.
+    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "socket_keepalive": True, "protocol": 2}
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The kind of server an address names ("", "cluster", "sentinel"), and the address as redis-py takes it."""
+    scheme, separator, rest = url.partition("://")
+    base, _, kind = scheme.partition("+")
+    if not separator or base not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
+        raise ValueError("a Redis is named as redis://HOST:PORT/0, redis+sentinel://HOST,HOST/NAME/0 or redis+cluster://HOST:PORT")
+    return kind, f"{base}://{rest}"
+
+
+def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """The Sentinels, the name of the master that they watch, and what the master itself asks for."""
+    parts = urlsplit(url)
+    addresses = parts.netloc.rpartition("@")[2].split(",")
+    name, _, database = parts.path.strip("/").partition("/")
+    if not name or not all(addresses):
+        raise ValueError("Sentinels are named as redis+sentinel://HOST:26379,HOST:26379/NAME/0, NAME being what they call the master")
+    hosts = [address.partition(":") for address in addresses]
+    credentials: dict[str, Any] = {"db": int(database or 0), "ssl": parts.scheme.startswith("rediss")}
+    # `username` and `password` of a netloc with several hosts: urlsplit reads them from before the last @.
+    credentials |= {key: value for key, value in (("username", parts.username), ("password", parts.password)) if value}
+    return [(host, int(port or DEFAULT_SENTINEL_PORT)) for host, _, port in hosts], name, credentials

@@ -1,0 +1,55 @@
+"""The names of one partition's keys. All carry one hash tag, so they lie in one slot of a Redis Cluster and fall back together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+DEFAULT_PREFIX = "ul"
+
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """The keys of one partition of one ledger. ``prefix`` lets several ledgers share one Redis; an empty one is ``ul``.
+
+    Raises ValueError for a prefix that could end the hash tag early or run into another ledger's.
+    """
+
+    prefix: str
+    partition: int
+
+    def __post_init__(self) -> None:
+        if self.prefix and not _PREFIX.fullmatch(self.prefix):
+            raise ValueError(f"a prefix has up to 100 letters, digits, dots, dashes and underscores, unlike {self.prefix!r}")
+        if self.partition < 0:
+            raise ValueError(f"partitions are counted from 0, unlike {self.partition}")
+
+    @property
+    def tag(self) -> str:
+        return f"{{{self.prefix or DEFAULT_PREFIX}:{self.partition}}}"
+
+    @property
+    def head(self) -> str:
+        """Hash: ``token`` ("next_offset:hash"), ``value``, ``verified_at_ms``, ``windows`` (the identity windows there are, "566 567")."""
+        return f"{self.tag}:head"
+
+    @property
+    def accounts(self) -> str:
+        """Hash: account → encoded state."""
+        return f"{self.tag}:accounts"
+
+    @property
+    def due(self) -> str:
+        """Sorted set: account → when it is due (ms since 1970)."""
+        return f"{self.tag}:due"
+
+    @property
+    def holds(self) -> str:
+        """Hash: hold id → encoded hold. Holds live here only: the ledger does not know them."""
+        return f"{self.tag}:holds"
+
+    def identities(self, window: int) -> str:
+        """Hash: 16 bytes of identity → what is remembered of it. One key a window, so that a window is dropped at once."""
+        return f"{self.tag}:identities:{window}"

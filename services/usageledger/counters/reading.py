@@ -1,0 +1,58 @@
+"""What readers take from a view: the CLI, the gateway, the audit. They never move it.
+
+A stored account is as of the last entry that touched it: who shows it calls ``at(now)`` on its state first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from usageledger.counters import scripts
+from usageledger.counters.connection import Client
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.replies import REDIS_FAILURES, head_of, view_error
+from usageledger.counters.view import StoredHead
+
+VERIFIED_LATELY = timedelta(seconds=5)
+"""An owner verifies its head about once a second. Older than this, it is away, or the store has lost it."""
+
+
+class AccountReading(NamedTuple):
+    """A view's head and one account's encoded state, of one moment; None where the view has nothing."""
+
+    head: StoredHead | None
+    account: bytes | None
+
+
+def read_account(redis: Client, prefix: str, partition: int, account: str) -> AccountReading:
+    """Read the head and one account in one call. Raises ViewError."""
+    keys = PartitionKeys(prefix, partition)
+    try:
+        token, value, verified_at_ms, state = scripts.run_blocking(redis, "read_account", [keys.head, keys.accounts], [account])
+    except REDIS_FAILURES as error:
+        raise view_error(error) from error
+    return AccountReading(head_of(token, value, verified_at_ms), state)
+
+
+def read_heads(redis: Client, prefix: str, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
+    """Read the heads of several partitions in one round trip (to each node); no moment is common to all of them. Raises ViewError."""
+    wanted = list(partitions)
+    pipeline = redis.pipeline(transaction=False)
+    for partition in wanted:
+        pipeline.hmget(PartitionKeys(prefix, partition).head, ["token", "value", "verified_at_ms"])
+    try:
+        replies = pipeline.execute()
+    except REDIS_FAILURES as error:
+        raise view_error(error) from error
+    return {partition: head_of(*reply) for partition, reply in zip(wanted, replies, strict=True)}
+
+
+def as_of(head: StoredHead, now: datetime) -> datetime | None:
+    """When the counters under this head were last known to be all that was decided; None if that was lately, so that nothing need be said.
+
+    ``now`` is compared with the store's clock: where the two differ by more than VERIFIED_LATELY, more is said than need be, or less.
+    """
+    verified_at = datetime.fromtimestamp(head.verified_at_ms // 1_000, UTC) + timedelta(milliseconds=head.verified_at_ms % 1_000)
+    return None if now - verified_at <= VERIFIED_LATELY else verified_at

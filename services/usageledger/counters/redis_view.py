@@ -1,0 +1,173 @@
+"""A partition's view in Redis: one hash tag, so one slot, one node, one append-only file; it falls back as a whole or not at all.
+
+Each call is one script. A script's writes reach the append-only file and the replicas as one unit, hence whatever a failover loses, what is
+left is the view as it was after some earlier commit, and the head says after which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from usageledger.counters import scripts
+from usageledger.counters.connection import AsyncClient
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.replies import REDIS_FAILURES, head_of, pairs, position_of, token_of, view_error
+from usageledger.counters.view import Fetched, HeadMoved, Position, Snapshot, StoredHead, ViewChange, ViewError
+
+DEFAULT_TIMEOUT_S = 5.0
+
+# A view's set of windows changes about once a month: whoever meets that moment twice meets something else.
+_WINDOW_ATTEMPTS_MAX = 3
+_MS_MAX = 2**53
+
+
+class RedisView:
+    """See ``counters.view.PartitionView``. It keeps nothing in memory; many views may share one client."""
+
+    def __init__(self, redis: AsyncClient, prefix: str, partition: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self._redis = redis
+        self._keys = PartitionKeys(prefix, partition)
+        self._timeout_s = timeout_s
+        # A pool gives each call a connection of its own, and between connections there is no order.
+        self._turn = asyncio.Lock()
+
+    async def head(self) -> StoredHead | None:
+        async with self._bounded():
+            token, value, verified_at_ms, _ = await self._run("head", [self._keys.head])
+        return head_of(token, value, verified_at_ms)
+
+    async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
+        places = _places_by_window(identities)
+        order = [place for window in places for place in places[window]]
+        keys = [self._keys.head, self._keys.accounts]
+        for window in places:
+            keys += (self._keys.identities(window), self._keys.identities(window - 1))
+        words: list[scripts.Word] = [token_of(expected), len(accounts), *(len(group) for group in places.values()), *accounts]
+        words += [identities[place][1] for place in order]
+        async with self._bounded():
+            reply = await self._run("fetch", keys, words)
+        _check_head(reply)
+        found_accounts: list[bytes | None] = [None] * len(accounts)
+        for place, value in pairs(reply[1]):
+            found_accounts[place - 1] = value
+        found_identities: list[bytes | None] = [None] * len(identities)
+        for place, value in pairs(reply[2]):
+            found_identities[order[place - 1]] = value
+        return Fetched(found_accounts, found_identities)
+
+    async def commit(self, expected: Position | None, change: ViewChange) -> None:
+        async with self._bounded():
+            reply = await self._commit(expected, change, dropped=())
+            if reply[0] == 2:
+                reply = await self._commit(expected, change, dropped=[int(window) for window in reply[1]])
+        _check_head(reply)
+        if reply[0] == 3:
+            raise ViewError(f"the view has no head and yet {reply[1].decode()}: it is damaged; clear it and rebuild it", retriable=False)
+        if reply[0] != 1:
+            raise ViewError("the view's windows changed under the commit; nothing was written")
+
+    async def verify(self, expected: Position) -> None:
+        async with self._bounded():
+            reply = await self._run("verify", [self._keys.head], [token_of(expected)])
+        _check_head(reply)
+
+    async def due(self) -> Mapping[str, int]:
+        async with self._bounded():
+            reply = await self._run("due", [self._keys.due])
+        return _due_of(reply)
+
+    async def snapshot(self) -> Snapshot:
+        fixed = [self._keys.head, self._keys.accounts, self._keys.due]
+        async with self._bounded():
+            windows, reply = await self._run_knowing_windows("snapshot", fixed)
+        _, (token, value, verified_at_ms, _), accounts, due, counts = reply
+        return Snapshot(
+            head=head_of(token, value, verified_at_ms),
+            accounts={account.decode(): state for account, state in pairs(accounts)},
+            due_ms=_due_of(due),
+            identities=dict(zip(windows, counts, strict=True)),
+        )
+
+    async def clear(self) -> None:
+        fixed = [self._keys.head, self._keys.accounts, self._keys.due, self._keys.holds]
+        async with self._bounded():
+            await self._run_knowing_windows("clear", fixed, look_for_strays=True)
+
+    async def _commit(self, expected: Position | None, change: ViewChange, *, dropped: Sequence[int]) -> Any:
+        before = change.drop_windows_before
+        written = {w: found for w, found in change.identities.items() if found and (before is None or w >= before)}
+        due = {account: ms for account, ms in change.due_ms.items() if ms is not None}
+        no_longer_due = [account for account, ms in change.due_ms.items() if ms is None]
+        if any(abs(ms) >= _MS_MAX for ms in due.values()):
+            raise ValueError("a due time lies beyond 2**53 ms")
+
+        keys = [self._keys.head, self._keys.accounts, self._keys.due, self._keys.holds]
+        keys += [self._keys.identities(window) for window in (*written, *dropped)]
+        words: list[scripts.Word] = [token_of(expected), token_of(change.position), change.head, "" if before is None else before]
+        words += (2 * len(change.accounts), 2 * len(due), len(no_longer_due), len(change.settled_holds))
+        for window, found in written.items():
+            words += (window, 2 * len(found))
+        for window in dropped:
+            words += (window, 0)
+        for account, state in change.accounts.items():
+            words += (account, state)
+        for account, ms in due.items():
+            words += (ms, account)
+        words += no_longer_due
+        words += change.settled_holds
+        for found in written.values():
+            for identity, remembered in found.items():
+                words += (identity, remembered)
+        return await self._run("commit", keys, words)
+
+    async def _run_knowing_windows(self, name: str, fixed: Sequence[str], *, look_for_strays: bool = False) -> tuple[list[int], Any]:
+        """Run a script that takes the keys of all windows, which only the head knows: read it, then run, again if they changed between."""
+        for _ in range(_WINDOW_ATTEMPTS_MAX):
+            token, _, _, listed = await self._run("head", [self._keys.head])
+            windows = [int(window) for window in (listed or b"").split()]
+            keys = [*fixed, *(self._keys.identities(window) for window in windows)]
+            if look_for_strays and token is None:
+                keys += await self._stray_windows()
+            reply = await self._run(name, keys, [listed or b""])
+            if reply[0] != 2:
+                return windows, reply
+        raise ViewError(f"the view's windows kept changing; {name} gave up")
+
+    async def _stray_windows(self) -> list[str]:
+        """Windows that no head lists any more. A search through the whole server, for a view that somebody has damaged."""
+        # The tag has braces and no glob characters: its letters stand for themselves.
+        return [key.decode() async for key in self._redis.scan_iter(match=f"{self._keys.tag}:identities:*", count=1_000)]
+
+    async def _run(self, name: str, keys: Sequence[str], words: Sequence[scripts.Word] = ()) -> Any:
+        return await scripts.run(self._redis, name, keys, words)
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """One call's turn, bounded in time; failures come out as ViewError."""
+        async with self._turn:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    yield
+            except TimeoutError:
+                raise ViewError(f"redis: no answer within {self._timeout_s:g} s") from None
+            except REDIS_FAILURES as error:
+                raise view_error(error) from error
+
+
+def _check_head(reply: Any) -> None:
+    if reply[0] == 0:
+        raise HeadMoved(position_of(reply[1]))
+
+
+def _places_by_window(identities: Sequence[tuple[int, bytes]]) -> dict[int, list[int]]:
+    places: dict[int, list[int]] = {}
+    for place, (window, _) in enumerate(identities):
+        places.setdefault(window, []).append(place)
+    return places
+
+
+def _due_of(flat: Sequence[bytes]) -> dict[str, int]:
+    return {account.decode(): int(ms) for account, ms in pairs(flat)}

@@ -1,0 +1,64 @@
+"""The scripts that a Redis runs for us, and how they are called. Plain Lua: nothing is to be installed on a server beforehand.
+
+Each is named by its digest and sent in full only to a server that does not know it (after a restart, a failover, a SCRIPT FLUSH).
+EVAL finds its server by its keys as EVALSHA does, so on a Redis Cluster the right node learns the script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol
+
+from redis.exceptions import NoScriptError
+
+Word = bytes | str | int
+
+
+class AsyncCommands(Protocol):
+    """What we use of ``redis.asyncio.Redis`` and ``redis.asyncio.RedisCluster``."""
+
+    async def execute_command(self, *args: Word) -> Any: ...
+
+
+class Commands(Protocol):
+    """What we use of ``redis.Redis`` and ``redis.RedisCluster``."""
+
+    def execute_command(self, *args: Word) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text and the digest by which a server that has seen it knows it."""
+
+    text: str
+    digest: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The script in ``<name>.lua``."""
+    text = resources.files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    # Redis names scripts by SHA-1; nothing rests on it being strong.
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run(redis: AsyncCommands, name: str, keys: Sequence[str], words: Sequence[Word] = ()) -> Any:
+    """Run a script and return its reply. Raises redis.RedisError."""
+    called = script(name)
+    try:
+        return await redis.execute_command("EVALSHA", called.digest, len(keys), *keys, *words)
+    except NoScriptError:
+        return await redis.execute_command("EVAL", called.text, len(keys), *keys, *words)
+
+
+def run_blocking(redis: Commands, name: str, keys: Sequence[str], words: Sequence[Word] = ()) -> Any:
+    """As ``run``, with a synchronous client."""
+    called = script(name)
+    try:
+        return redis.execute_command("EVALSHA", called.digest, len(keys), *keys, *words)
+    except NoScriptError:
+        return redis.execute_command("EVAL", called.text, len(keys), *keys, *words)
