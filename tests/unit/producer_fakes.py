@@ -19,6 +19,8 @@ class FakeKafka:
 
     def __init__(self) -> None:
         self.log: list[tuple[str, bytes, bytes]] = []
+        self.stored = threading.Event()
+        """Set once anything is in the log."""
         self.connections: list[FakeConnection] = []
         self.is_down = False
         self.answers = True
@@ -69,6 +71,7 @@ class FakeConnection:
             return
         for key, value, done in held:
             self.kafka.log.append((self.topic, key, value))
+            self.kafka.stored.set()
             if self.kafka.loses_answers:
                 self.kafka.loses_answers -= 1
                 done(PublishError("the answer was lost", Blame.CONNECTION))

@@ -42,7 +42,15 @@ def test_a_usage_event_is_the_documented_cloud_event() -> None:
 
 @pytest.mark.parametrize(
     ("given", "written"),
-    [(1, "1"), ("1.0", "1"), ("0.500000", "0.5"), (Decimal("3.25"), "3.25"), (Decimal("1E+3"), "1000"), (0, "0"), ("1000000000", "1000000000")],
+    [
+        (1, "1"),
+        ("1.0", "1"),
+        ("0.500000", "0.5"),
+        (Decimal("3.25"), "3.25"),
+        (Decimal("1E+3"), "1000"),
+        (0, "0"),
+        ("1000000000", "1000000000"),
+    ],
 )
 def test_a_quantity_is_written_in_its_one_canonical_form(given: Any, written: str) -> None:
     data: Any = usage(quantity=given)["data"]
@@ -112,7 +120,13 @@ def test_an_event_has_at_most_the_bytes_that_a_record_may_have() -> None:
 
 def test_a_void_of_the_same_usage_is_the_same_event() -> None:
     def void(**changes: Any) -> events.Event:
-        given: dict[str, Any] = {"source": "support", "account": "a", "usage_source": "/render", "usage_id": "gen_1", "reason": "black frames"}
+        given: dict[str, Any] = {
+            "source": "support",
+            "account": "a",
+            "usage_source": "/render",
+            "usage_id": "gen_1",
+            "reason": "black frames",
+        }
         return events.usage_voided(**{**given, "now": NOW, **changes})
 
     first = void()

@@ -114,7 +114,19 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
     def __init__(self, **config: Any) -> None:
         self._made_in = os.getpid()
         self._is_given_up = False
-        super().__init__(**config)
+        clients = []
+
+        def kafka_client(**client_config: Any) -> Any:
+            clients.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**client_config))
+            return clients[-1]
+
+        try:
+            super().__init__(**config, kafka_client=kafka_client)
+        except BaseException:
+            # It would leave its sockets open, at each attempt to reach a broker that is down.
+            for client in clients:
+                client.close()
+            raise
 
     def give_up(self) -> None:
         """Close at once. What is on its way fails."""

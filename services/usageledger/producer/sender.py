@@ -62,6 +62,7 @@ class Sender:
         self._on_connected = on_connected
         self._publisher: Publisher | None = None
         self._queue: deque[Message] = deque()
+        self._kept_back: list[Message] = []
         self._in_flight: dict[Message, float] = {}
         self._in_flight_bytes = 0
         self._one_by_one = 0
@@ -103,8 +104,8 @@ class Sender:
 
     def oldest_written_ms(self) -> int | None:
         """When the oldest event was recorded that is not acknowledged, None if there is none. Callable from any thread."""
-        firsts = [next(iter(list(self._in_flight)), None), next(iter(list(self._queue)), None)]
-        known = [message.written_ms for message in firsts if message is not None]
+        held = [list(self._in_flight)[:1], list(self._queue)[:1], self._kept_back[:1]]
+        known = [message.written_ms for messages in held for message in messages]
         unread = self._spool.next_written_ms()
         return min(known if unread is None else [*known, unread], default=None)
 
@@ -185,8 +186,9 @@ class Sender:
         try:
             self._spool.park(message, reason)
         except SpoolError as error:
-            log.error("the event could not be parked and is tried again: %s", error)
-            self._queue.appendleft(message)
+            # It is in the spool as before; its process remembers to go past it.
+            log.error("the event of %r could not be parked: %s", account, error)
+            self._kept_back.append(message)
 
     def _watch(self, now: float) -> None:
         """Replace a connection that has had an event for too long: kafka-python can stop sending for ever, without an error."""
@@ -205,6 +207,8 @@ class Sender:
         if now >= self._unpark_at:
             self._unpark_at = now + self._settings.unpark_every_s
             self._spool.unpark()
+            self._queue.extend(self._kept_back)
+            self._kept_back.clear()
 
     def _fill(self) -> None:
         """Hand over as much as may be on its way."""
@@ -219,9 +223,9 @@ class Sender:
                 return
 
     def _must_wait(self, message: Message) -> bool:
-        """Whether a message goes alone, or one that does is on its way: one that was refused before would fail the others with it again."""
+        """Whether a message goes alone, or what is on its way does."""
         first = next(iter(self._in_flight), None)
-        return first is not None and (self._one_by_one > 0 or message.segment.is_retry or first.segment.is_retry)
+        return first is not None and (self._one_by_one > 0 or _goes_alone(message) or _goes_alone(first))
 
     def _hand_over(self, message: Message) -> bool:
         """Send the first of the queue. Returns whether the next can follow."""
@@ -270,11 +274,19 @@ class Sender:
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             figures = self._spool.figures()
-            log.warning(
-                "usage events do not reach Kafka and wait on disk (%d events, %d bytes): %s", figures.waiting, figures.waiting_bytes, reason
-            )
+            log.warning("%d usage events (%d bytes) wait on disk: %s", figures.waiting, figures.waiting_bytes, reason)
 
     def _disconnect(self) -> None:
         publisher, self._publisher = self._publisher, None
-        if publisher is not None:
+        if publisher is None:
+            return
+        try:
             publisher.close()
+        except Exception:
+            # What it held goes out again through another. This thread must live.
+            log.exception("a connection to Kafka could not be closed")
+
+
+def _goes_alone(message: Message) -> bool:
+    """Whether the broker refused a message before: it would fail what is on its way with it."""
+    return message.failures > 0 or message.segment.is_retry

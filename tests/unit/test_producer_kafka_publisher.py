@@ -1,0 +1,64 @@
+"""What the adapter makes of kafka-python's errors and of its ways to close."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from kafka import errors
+
+from usageledger.producer import kafka_publisher
+from usageledger.producer.publisher import Blame, PublishError
+
+
+@pytest.mark.parametrize(
+    ("error", "blame"),
+    [
+        (errors.MessageSizeTooLargeError("big"), Blame.EVENT),
+        (errors.InvalidRecordError("odd"), Blame.EVENT),
+        (errors.KafkaTimeoutError("no metadata"), Blame.CONNECTION),
+        (errors.KafkaConnectionError("reset"), Blame.CONNECTION),
+        (errors.NotEnoughReplicasError("one left"), Blame.CONNECTION),
+        (errors.TopicAuthorizationFailedError("acl"), Blame.CONNECTION),
+        (errors.ClusterAuthorizationFailedError("acl"), Blame.CONNECTION),
+        (errors.SaslAuthenticationFailedError("password"), Blame.CONNECTION),
+        (errors.IllegalStateError("Producer is closed forcefully."), Blame.CONNECTION),
+        (ConnectionRefusedError("nobody there"), Blame.CONNECTION),
+        (errors.OutOfOrderSequenceNumberError("gap"), Blame.UNCLEAR),
+        (errors.UnknownError("?"), Blame.UNCLEAR),
+        (errors.KafkaError("part of a batch"), Blame.UNCLEAR),
+    ],
+)
+def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
+    outcomes: list[PublishError | None] = []
+    kafka_publisher._failed(outcomes.append, error)
+    [outcome] = outcomes
+    assert outcome is not None
+    assert outcome.blame is blame
+    assert type(error).__name__ in str(outcome)
+
+
+def test_where_nobody_listens_connecting_ends_in_time_says_so_and_leaves_no_file_open() -> None:
+    """In a process of its own: kafka-python leaves each socket that was refused to the garbage collector, and captured logs keep it there."""
+    script = """
+import gc, os, socket
+from usageledger.producer import kafka_publisher
+from usageledger.producer.publisher import PublishError
+
+taken = socket.socket()
+taken.bind(("127.0.0.1", 0))
+connect = kafka_publisher.connector_to(f"127.0.0.1:{taken.getsockname()[1]}", {"bootstrap_timeout_ms": 100})("t")
+before = len(os.listdir("/proc/self/fd"))
+for _ in range(3):
+    try:
+        connect()
+    except PublishError as error:
+        print(error.blame.value)
+gc.collect()
+print(len(os.listdir("/proc/self/fd")) - before)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.split() == ["connection", "connection", "connection", "0"]
