@@ -90,10 +90,15 @@ class KafkaPublisher:
         except Exception as error:
             raise _translated(error) from error
 
-    def send(self, key: bytes, value: bytes, done: Done) -> None:
-        """See `Publisher.send`. Blocks only while the topic's partitions are not known."""
+    def send(
+        self, key: bytes | None, value: bytes, done: Done, *, partition: int | None = None, timestamp_ms: int | None = None
+    ) -> None:
+        """See `Publisher.send`. Blocks only while the topic's partitions are not known.
+
+        Without ``partition`` the key decides, without ``timestamp_ms`` the clock (where the topic leaves that to the producer at all).
+        """
         try:
-            future = self._producer.send(self._topic, value=value, key=key)
+            future = self._producer.send(self._topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms)
         except Exception as error:
             raise _translated(error) from error
         future.add_callback(functools.partial(_succeeded, done))
