@@ -39,6 +39,7 @@ EXTRA_OF = {
     "usageledger.audit": "core",
     "usageledger.testing": "",
     "usageledger.local": "local",
+    "usageledger.local.docker_servers": "all",
     "usageledger.cli": "cli",
 }
 
