@@ -18,6 +18,7 @@ mkdir -p "$context/kafka/libs" "$context/redis"
 if ! docker image inspect "$base" >/dev/null 2>&1; then
   if ! command -v mmdebstrap >/dev/null; then
     echo "installing mmdebstrap"
+    timeout 120 apt-get update -qq
     DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
   fi
   echo "making a Debian $suite base"

@@ -3,11 +3,25 @@
 # Run as root. The last line printed is the engine's address, for DOCKER_HOST.
 #   start_engine.sh              an engine that answers already will do; else one of our own in /var/tmp/usageledger-docker
 #   start_engine.sh DIRECTORY    an engine of its own: socket DIRECTORY/docker.sock, process id in DIRECTORY/dockerd.pid
-# To stop it: kill the process with that id.
+#   start_engine.sh --stop [DIRECTORY]    end the engine that this script started there; its images stay in DIRECTORY
 set -eu
 
+action=start
+if [ "${1:-}" = --stop ]; then action=stop; shift; fi
 directory=${1:-/var/tmp/usageledger-docker}
 socket="unix://$directory/docker.sock"
+
+if [ $action = stop ]; then
+  pid=$(cat "$directory/dockerd.pid" 2>/dev/null || true)
+  [ "$(cat "/proc/${pid:-none}/comm" 2>/dev/null)" = dockerd ] || exit 0
+  kill "$pid"
+  for _ in $(seq 100); do
+    [ -d "/proc/$pid" ] || exit 0
+    sleep 0.3
+  done
+  kill -9 "$pid"
+  exit 1
+fi
 
 answers() { DOCKER_HOST=$1 timeout 10 docker version >/dev/null 2>&1; }
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from usageledger.local.docker_servers import why_not_docker
 from usageledger.local.errors import StackError
 from usageledger.local.processes import ends_within
 from usageledger.local.progress import Remembering
+from usageledger.local.servers import Backend
 from usageledger.local.stack import Addresses, Stack, read_status, start_detached, stop_stack
 from usageledger.local.topics import create_topics, is_importing
 from usageledger.settings import Settings
@@ -52,10 +54,14 @@ def within(seconds: float, check: Callable[[], bool]) -> bool:
     return True
 
 
-def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["packages", pytest.param("docker", marks=pytest.mark.docker_backend)])
+def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(tmp_path: Path, backend: Backend) -> None:
+    if backend == "docker" and (reason := why_not_docker()) is not None:
+        pytest.skip(reason)
     progress = Remembering()
     prepared: list[Addresses] = []
-    stack = Stack(tmp_path, partitions=2, prepare=prepared.append, services={"processor": TELLING, "limits": STEADY})
+    services = {"processor": TELLING, "limits": STEADY}
+    stack = Stack(tmp_path, backend=backend, partitions=2, prepare=prepared.append, services=services)
     addresses = stack.start(progress)
     try:
         assert prepared == [addresses]
@@ -66,9 +72,10 @@ def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(tmp_path: Path)
         before = services_of(stack.status())
         assert list(before) == ["kafka", "redis", "processor", "limits"]
         assert {service["state"] for service in before.values()} == {"running"}
-        for name in ("redis", "processor"):
+        killed = [name for name in ("redis", "processor") if before[name]["pid"] is not None]
+        for name in killed:
             os.kill(before[name]["pid"], signal.SIGKILL)
-        assert within(30, lambda: all(services_of(stack.status())[name]["restarts"] == 1 for name in ("redis", "processor")))
+        assert within(30, lambda: all(services_of(stack.status())[name]["restarts"] == 1 for name in killed))
         assert within(30, lambda: {service["state"] for service in stack.status()["services"]} == {"running"})
         after = services_of(stack.status())
         assert after["processor"]["pid"] != before["processor"]["pid"]
@@ -76,7 +83,7 @@ def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(tmp_path: Path)
         assert any(warning.startswith("processor was killed by signal 9") for warning in progress.warned)
     finally:
         stack.stop()
-    assert all(ends_within(service["pid"], 5) for service in after.values())
+    assert all(ends_within(service["pid"], 5) for service in after.values() if service["pid"] is not None)
     status = read_status(tmp_path)
     assert status["state"] == "stopped"
     assert {service["state"] for service in status["services"]} == {"stopped"}

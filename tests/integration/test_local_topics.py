@@ -54,6 +54,7 @@ def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(kafka: s
         create_topics(kafka, prefix, partitions=2, importing=True)
 
 
+@pytest.mark.docker_backend
 @pytest.mark.importing
 def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: str) -> None:
     topics = Topics(prefix)

@@ -101,9 +101,9 @@ class ContainerServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id that the engine tells (on its own machine), None when the container does not run."""
+        """The process id on this machine while the container runs. Elsewhere than on Linux it runs in a virtual machine: None."""
         state = self._state()
-        return int(state["Pid"]) or None if state.get("Running") else None
+        return int(state["Pid"]) or None if state.get("Running") and sys.platform == "linux" else None
 
     @property
     def exit_code(self) -> int | None:
