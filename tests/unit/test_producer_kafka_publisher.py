@@ -41,7 +41,7 @@ def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
 
 
 def test_where_nobody_listens_connecting_ends_in_time_says_so_and_leaves_no_file_open() -> None:
-    """In a process of its own: kafka-python leaves each socket that was refused to the garbage collector, and captured logs keep it there."""
+    """In a process of its own: kafka-python leaves refused sockets to the garbage collector, and captured logs keep them from it."""
     script = """
 import gc, os, socket
 from usageledger.producer import kafka_publisher
