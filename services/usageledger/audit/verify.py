@@ -2,18 +2,242 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from usageledger.audit.replay import Difference, PartitionReplay, ReplayCounts
+from usageledger.counters.connection import connect
+from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import Snapshot
 from usageledger.domain.chain import SealedEntry
-from usageledger.domain.entry import Topic
-from usageledger.domain.encoding import decode_head, encode
-from usageledger.limits.translate import limit_events
+from usageledger.domain.credits import format_credits
+from usageledger.domain.encoding import encode
+from usageledger.limits.translate import LimitMessage, limit_events
 from usageledger.log.deciding import PartitionBook, milliseconds
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
-READ_AHEAD = 5_000
+Progress = Callable[[int, int], None]
+"""Told now and then how many ledger records have been read, of how many."""
+
+PROGRESS_EVERY = 2_000
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """What an audit found. ``differences`` holds the first one of each partition that has any."""
+
+    partitions: int = 0
+    counts: ReplayCounts = field(default_factory=ReplayCounts)
+    limit_events: int = 0
+    accounts: int = 0
+    undecided_inputs: int = 0
+    unwritten_limit_events: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything that has been decided follows from the inputs. What is still on its way is no difference."""
+        return not self.differences
+
+    @property
+    def verdict(self) -> str:
+        """One line that says it all."""
+        if self.differences:
+            return f"DIFFERENT: {self.differences[0]}" + (f" (and {len(self.differences) - 1} more)" if len(self.differences) > 1 else "")
+        accepted = self.counts.inputs - self.counts.duplicate_inputs - self.counts.refused_inputs
+        waiting = [
+            f"{count:,} {what}"
+            for count, what in (
+                (self.undecided_inputs, "inputs still to be decided"),
+                (self.unwritten_limit_events, "limit events still to be written"),
+            )
+            if count
+        ]
+        return (
+            f"CLEAN: {self.counts.inputs:,} inputs = {accepted:,} accepted + {self.counts.refused_inputs:,} refused + {self.counts.duplicate_inputs:,} duplicates;"
+            f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and {self.accounts:,} accounts in Redis"
+            f" come out the same, {format_credits(self.counts.credits)} credits in all" + (f" ({', '.join(waiting)})" if waiting else "")
+        )
+
+
+def verify(kafka: str, redis_url: str, prefix: str = "", progress: Progress | None = None) -> AuditReport:
+    """Audit a whole ledger, partition by partition, while it runs or not. Raises LogUnreadable or ViewError where it cannot be read."""
+    topics = Topics(prefix)
+    report = AuditReport()
+    with ExitStack() as stack:
+        readers = {topic: stack.enter_context(log_reader(kafka)) for topic in (*topics.partitioned, topics.catalog)}
+        ledger = readers[topics.ledger]
+        report.partitions = ledger.partition_count(topics.ledger)
+        if report.partitions == 0:
+            report.differences.append(f"there is no topic {topics.ledger}: is the prefix {prefix!r} right?")
+        total = sum(ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions))
+        meter = _Meter(progress, total)
+        for partition in range(report.partitions):
+            _verify_partition(partition, report, topics, readers, redis_url, meter)
+    return report
+
+
+def _verify_partition(
+    partition: int, report: AuditReport, topics: Topics, readers: dict[str, LogReader], redis_url: str, meter: _Meter
+) -> None:
+    # Read first what is derived, then what it is derived from: whatever moves meanwhile, each limit event and each view has its entries.
+    written = _limit_events(readers[topics.limit], topics.limit, partition)
+    snapshot = asyncio.run(_snapshot(redis_url, topics.prefix, partition))
+    ledger = readers[topics.ledger]
+    end = ledger.end_offset(topics.ledger, partition)
+    cursors = {
+        "usage": _Cursor(readers[topics.usage], topics.usage, partition),
+        "account": _Cursor(readers[topics.account], topics.account, partition),
+        "catalog": _Cursor(readers[topics.catalog], topics.catalog, 0),
+    }
+    replay = PartitionReplay(partition, report.partitions, lambda topic, offset: cursors[topic].at_or_after(offset))
+    view = _ViewCheck(snapshot, partition)
+    limits = _LimitCheck(written, partition)
+    try:
+        for sealed in replay.verified(meter.counted(ledger.read(topics.ledger, partition, 0, end))):
+            view.compare_after(sealed, replay.book)
+            limits.compare(limit_events(sealed.entry))
+        view.check_compared(end)
+        limits.compare_at_end()
+    except Difference as difference:
+        report.differences.append(str(difference))
+    report.counts.include(replay.counts)
+    report.limit_events += limits.compared
+    report.unwritten_limit_events += limits.awaited
+    report.accounts += view.accounts_compared
+    for topic, next_offset in (("usage", replay.book.head.usage_next), ("account", replay.book.head.account_next)):
+        report.undecided_inputs += max(0, cursors[topic].end - next_offset)
+
+
+class _ViewCheck:
+    """Compares a partition's view with the replay, at the moment in the ledger at which the view stands."""
+
+    def __init__(self, snapshot: Snapshot, partition: int) -> None:
+        self._snapshot = snapshot
+        self._partition = partition
+        self._last_hash = ""
+        self._was_compared = False
+        self.accounts_compared = 0
+
+    def compare_after(self, sealed: SealedEntry, book: PartitionBook) -> None:
+        """Compare if this entry is the last that the view has folded. The book has been moved past all entries of its input."""
+        self._last_hash = sealed.hash
+        stored = self._snapshot.head
+        if stored is None or stored.position.hash != sealed.hash:
+            return
+        expected = {account: encode(state) for account, state in book.accounts.items() if state is not None}
+        for account in sorted(expected.keys() | self._snapshot.accounts.keys()):
+            found, wanted = self._snapshot.accounts.get(account), expected.get(account)
+            if found != wanted:
+                raise Difference(f"Redis, partition {self._partition}, account {account!r}: it holds {found!r}, the ledger makes it {wanted!r}")
+        due_ms = {account: milliseconds(at) for account, at in book.due.all().items()}
+        if due_ms != dict(self._snapshot.due_ms):
+            account = next(iter(dict(due_ms.items() ^ self._snapshot.due_ms.items())))
+            raise Difference(f"Redis, partition {self._partition}: when account {account!r} is due is not what the ledger makes it")
+        self.accounts_compared = len(expected)
+        self._snapshot = Snapshot(head=stored, accounts={}, due_ms={}, identities={})
+        self._was_compared = True
+
+    def check_compared(self, end: int) -> None:
+        """Once the ledger has been read: raise Difference if the view stands nowhere in it."""
+        stored = self._snapshot.head
+        if self._was_compared or (stored is None and not self._last_hash):
+            return
+        if stored is None:
+            raise Difference(f"Redis has no view of partition {self._partition}, though the ledger has entries: is a processor running?")
+        if stored.position.hash or self._snapshot.accounts:
+            raise Difference(f"Redis, partition {self._partition}: its head {tuple(stored.position)} is not in the ledger, which ends at {end}")
+
+
+class _LimitCheck:
+    """Compares the limit events of a partition, repeats dropped as every subscriber does, with what the entries cross."""
+
+    def __init__(self, written: list[bytes], partition: int) -> None:
+        self._written = iter(written)
+        self._partition = partition
+        self.compared = 0
+        self.awaited = 0
+
+    def compare(self, expected: Iterable[LimitMessage]) -> None:
+        """The events of the next entry must be the next that were written; those that are not there yet are awaited."""
+        for message in expected:
+            written = None if self.awaited else next(self._written, None)
+            if written is None:
+                self.awaited += 1
+            elif written != message.value:
+                raise Difference(f"limit event {message.place.id}: {written!r} was written, the ledger makes it {message.value!r}")
+            else:
+                self.compared += 1
+
+    def compare_at_end(self) -> None:
+        """Raise Difference if an event was written that no entry crosses."""
+        written = next(self._written, None)
+        if written is not None:
+            raise Difference(f"partition {self._partition} of the limit events: no entry of the ledger crosses {written!r}")
+
+
+def _limit_events(reader: LogReader, topic: str, partition: int) -> list[bytes]:
+    """The events of a partition in order, each once: a repeat is not beyond the last address before it."""
+    events: list[bytes] = []
+    last = (-1, -1)
+    for record in reader.read(topic, partition, 0, reader.end_offset(topic, partition)):
+        address = _address(record.value)
+        if address is None or address > last:
+            events.append(record.value or b"")
+            last = address or last
+    return events
+
+
+def _address(value: bytes | None) -> tuple[int, int] | None:
+    try:
+        place = json.loads(value or b"")["data"]["entry"]
+        return (int(place["offset"]), int(place["index"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+async def _snapshot(redis_url: str, prefix: str, partition: int) -> Snapshot:
+    redis = connect(redis_url)
+    try:
+        return await RedisView(redis, prefix, partition).snapshot()
+    finally:
+        await redis.aclose()
+
+
+class _Cursor:
+    """The records of an input one after another; offsets are asked for in rising order."""
+
+    def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
+        self.end = reader.end_offset(topic, partition)
+        self._records = reader.read(topic, partition, reader.start_offset(topic, partition), self.end)
+        self._next: Record | None = None
+
+    def at_or_after(self, offset: int) -> Record | None:
+        """The first record at that offset or beyond."""
+        while self._next is None or self._next.offset < offset:
+            self._next = next(self._records, None)
+            if self._next is None:
+                return None
+        return self._next
+
+
+class _Meter:
+    """Tells how far reading has come."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._read = 0
+
+    def counted(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The same records, counted."""
+        for record in records:
+            self._read += 1
+            if self._progress is not None and self._read % PROGRESS_EVERY == 0:
+                self._progress(self._read, self._total)
+            yield record

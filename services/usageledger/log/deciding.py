@@ -209,6 +209,10 @@ class DueList:
             self._dates[account] = date
             heapq.heappush(self._heap, (date, account))
 
+    def all(self) -> dict[str, datetime]:
+        """Every account that is due some time, with when."""
+        return dict(self._dates)
+
     def take_changed(self) -> dict[str, datetime | None]:
         """The dates that were set or removed since this was last asked."""
         changed, self._changed = self._changed, {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from usageledger.log.records import Record
 
@@ -14,6 +15,11 @@ class CatalogLog:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._changed = asyncio.Event()
+
+    @property
+    def next_offset(self) -> int:
+        """The offset after the last record that was read."""
+        return self._records[-1].offset + 1 if self._records else 0
 
     def put(self, records: Sequence[Record]) -> None:
         """Add what was read next."""
@@ -33,7 +39,7 @@ class CatalogLog:
     async def holds(self, offset: int, timeout_s: float) -> bool:
         """Wait until the records below ``offset`` have been read; False if they were not in time."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        while offset > 0 and (not self._records or self._records[-1].offset < offset - 1):
+        while self.next_offset < offset:
             remaining_s = deadline - asyncio.get_running_loop().time()
             if remaining_s <= 0:
                 return False
@@ -42,7 +48,6 @@ class CatalogLog:
 
     async def changed(self, timeout_s: float) -> None:
         """Return when something was put, or after ``timeout_s``."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()

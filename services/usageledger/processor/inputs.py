@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
@@ -111,11 +112,9 @@ class InputBuffer:
 
     async def changed(self, timeout_s: float) -> None:
         """Return when something was put, or after ``timeout_s``."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            return
-        finally:
-            self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # `wait_for` can swallow a cancellation (cpython #86296)
+                await self._changed.wait()
+        self._changed.clear()
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from usageledger.counters.view import HeadMoved, PartitionView, Position, ViewChange, ViewError
+from usageledger.counters.view import PartitionView, Position, ViewChange, ViewError
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
@@ -23,7 +23,7 @@ from usageledger.log.records import KeyedValue, LedgerError, LedgerPartition, Su
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
 from usageledger.processor.inputs import InputBuffer, Source
-from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextCatalog, NextDue, NextRecords, NextStep
+from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextDue, NextRecords, NextStep
 
 VERIFY_INTERVAL_S = 1.0
 CHUNKS_IN_FLIGHT = 2
@@ -119,11 +119,17 @@ class PartitionOwner:
         return claim, claimed_at
 
     async def _ledger_id(self) -> str:
+        start = await self._ledger.start_offset()
+        if start > 0:
+            raise PartitionStopped(
+                f"partition {self.partition} of the ledger begins at offset {start}: it was truncated, and the log is the truth;"
+                " restore it, or begin another ledger with a prefix of its own"
+            )
         async for records in self._ledger.read(0, 1):
             first = decode_claim(records[0].value) if records and records[0].offset == 0 else None
             if first is not None:
                 return first.ledger
-        raise PartitionStopped(f"partition {self.partition} of the ledger does not begin with a claim: it was truncated, or is not a ledger's topic")
+        raise PartitionStopped(f"partition {self.partition} of the ledger does not begin with a claim: this is not a ledger's topic")
 
 
 class _Tenure:
