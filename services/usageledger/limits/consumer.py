@@ -1,0 +1,286 @@
+"""The limits consumer on Kafka: reads ``ledger.entries`` as a consumer group, appends to the same partition of ``limit.events``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
+
+from usageledger.limits.announcer import (
+    Announcer,
+    Assignment,
+    LimitsError,
+    PartitionHealth,
+    PartitionUnusable,
+    Unavailable,
+)
+from usageledger.limits.translate import LimitMessage
+from usageledger.log.reading import LogReader, LogUnreadable
+from usageledger.log.records import Record
+from usageledger.log.topics import Topics
+
+APPEND_TIMEOUT_S = 30.0
+COMMIT_TIMEOUT_MS = 5_000
+RECORDS_PER_POLL = 2_000
+
+BATCH_BYTES = 1024 * 1024
+# What one append puts into a partition stays well below a batch, so that it is one batch.
+APPEND_BYTES_MAX = BATCH_BYTES * 3 // 4
+_RECORD_OVERHEAD_BYTES = 64
+
+_RETRIABLE = (kafka_errors.RetriableError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, OSError)
+# The group has moved on: the next step sees another generation.
+_NOT_OURS_NOW = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.UnknownMemberIdError,
+)
+
+OnHealth = Callable[[Mapping[int, PartitionHealth]], None]
+
+
+def limits_group(prefix: str) -> str:
+    """The consumer group whose committed offsets say how far the ledger is announced."""
+    return f"{prefix or 'usageledger'}.limits"
+
+
+def run_limits(*, kafka: str, prefix: str, stop: threading.Event, on_health: OnHealth | None = None) -> None:
+    """Announce limits until ``stop`` is set. ``on_health`` is told of every change of a partition's state.
+
+    Raises LimitsError when the process had better end: what lies in ``limit.events`` cannot be read, every partition has stopped, or
+    (at the end) some have; raises kafka-python's errors where it is not let in.
+    """
+    topics = Topics(prefix)
+    reader = LogReader(kafka)
+    feed = limit_log = None
+    try:
+        _check_topics(reader, topics)
+        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader)
+        limit_log = KafkaLimitLog(kafka, topics, reader)
+        announcer = Announcer(feed, limit_log, time.monotonic)
+        _run(announcer, stop, on_health)
+    finally:
+        for open_ in (feed, limit_log, reader):
+            if open_ is not None:
+                open_.close()
+    announcer.raise_if_stopped()
+
+
+def _run(announcer: Announcer, stop: threading.Event, on_health: OnHealth | None) -> None:
+    told: dict[int, str] = {}
+    while not stop.is_set():
+        announcer.step()
+        health = announcer.health()
+        states = {partition: f"{state.state} {state.detail}" for partition, state in health.items()}
+        if on_health is not None and states != told:
+            on_health(health)
+            told = states
+
+
+def _check_topics(reader: LogReader, topics: Topics) -> None:
+    counts = {topic: reader.partition_count(topic) for topic in (topics.ledger, topics.limit)}
+    for topic, count in counts.items():
+        if count == 0:
+            raise LimitsError(f"there is no topic {topic}: make the ledger's topics first")
+    if counts[topics.ledger] != counts[topics.limit]:
+        stated = " and ".join(f"{topic} has {count} partitions" for topic, count in counts.items())
+        raise LimitsError(f"{stated}: both need as many")
+
+
+class KafkaLedgerFeed:
+    """See `LedgerFeed`. The group shares the partitions out; where to read, the limit events say, never the group's offsets."""
+
+    def __init__(self, kafka: str, topics: Topics, group: str, reader: LogReader) -> None:
+        self._topic = topics.ledger
+        self._reader = reader
+        self._consumer = KafkaConsumer(
+            topics.ledger,
+            bootstrap_servers=kafka.split(","),
+            client_id="usageledger-limits",
+            group_id=group,
+            enable_auto_commit=False,
+            # Every partition is sought before anything of it is used; a position that was reset shows as a gap.
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+            max_poll_records=RECORDS_PER_POLL,
+            session_timeout_ms=10_000,
+            request_timeout_ms=15_000,
+            reconnect_backoff_max_ms=2_000,
+            fetch_max_wait_ms=250,
+            metrics_enabled=False,
+        )
+
+    def assignment(self) -> Assignment:
+        member = self._consumer.group_metadata()
+        partitions = frozenset(place.partition for place in self._consumer.assignment())
+        return Assignment((member.generation_id, member.member_id), partitions)
+
+    def seek(self, partition: int, offset: int) -> None:
+        with _translating(), _still_ours():
+            self._consumer.seek(self._place(partition), offset)
+            self._consumer.resume(self._place(partition))
+
+    def pause(self, partition: int) -> None:
+        with _still_ours():
+            self._consumer.pause(self._place(partition))
+
+    def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
+        with _translating():
+            polled = self._consumer.poll(timeout_ms=timeout_ms)
+        return {
+            place.partition: [Record(record.offset, record.timestamp, record.key, record.value) for record in records]
+            for place, records in polled.items()
+        }
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        with _translating():
+            return self._reader.start_offset(self._topic, partition), self._reader.end_offset(self._topic, partition)
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        offsets = {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in next_offsets.items()}
+        try:
+            with _translating():
+                self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
+        except _NOT_OURS_NOW as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close(autocommit=False, timeout_ms=COMMIT_TIMEOUT_MS)
+
+    def _place(self, partition: int) -> Any:
+        return TopicPartition(self._topic, partition)
+
+
+class KafkaLimitLog:
+    """See `LimitLog`."""
+
+    def __init__(self, kafka: str, topics: Topics, reader: LogReader) -> None:
+        self._kafka = kafka
+        self._topic = topics.limit
+        self._reader = reader
+        self._producer: Any = None
+
+    def last(self, partition: int) -> Record | None:
+        with _translating():
+            start, end = self._reader.start_offset(self._topic, partition), self._reader.end_offset(self._topic, partition)
+            if end == 0:
+                return None
+            if start == end:
+                raise PartitionUnusable(f"{self._topic}/{partition} has lost its {end} records: nothing says where to go on")
+            try:
+                return list(self._reader.read(self._topic, partition, end - 1, end))[-1]
+            except (LogUnreadable, IndexError) as error:
+                raise Unavailable(f"the last record of {self._topic}/{partition} did not come: {error}") from error
+
+    def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
+        failures: dict[int, Exception] = {}
+        rest = {partition: list(some) for partition, some in messages.items()}
+        while rest:
+            chunk = {partition: _first_batch(some) for partition, some in rest.items()}
+            failures |= self._append_batches(chunk)
+            rest = {partition: some[len(chunk[partition]) :] for partition, some in rest.items() if partition not in failures}
+            rest = {partition: some for partition, some in rest.items() if some}
+        return failures
+
+    def close(self) -> None:
+        """Let go of the producer. Nothing is on its way between two appends."""
+        self._give_up()
+
+    def _append_batches(self, batches: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
+        """One batch a partition: a batch is whole or not there, and nothing of a partition is sent while another one is on its way."""
+        sent: dict[int, list[Any]] = {partition: [] for partition in batches}
+        try:
+            producer = self._producer = self._producer or _producer(self._kafka)
+            for partition, messages in batches.items():
+                for message in messages:
+                    sent[partition].append(producer.send(self._topic, value=message.value, key=message.key, partition=partition))
+            producer.flush(timeout=APPEND_TIMEOUT_S)
+        except _RETRIABLE as error:
+            unfinished: Exception = error
+        else:
+            unfinished = TimeoutError("no answer")
+        failures = {
+            partition: failure
+            for partition, futures in sent.items()
+            if (failure := _failure(futures, len(batches[partition]), unfinished)) is not None
+        }
+        if failures:
+            # A kafka-python producer that has failed may never send again, and one that has not may still have something on its way.
+            self._give_up()
+        return failures
+
+    def _give_up(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # Its close() flushes first, and closes nothing if that fails. What it still holds must not be sent after what comes next.
+            producer.flush = lambda timeout=None: None
+            producer.close(timeout=0)
+
+
+def _producer(kafka: str) -> Any:
+    return KafkaProducer(
+        bootstrap_servers=kafka.split(","),
+        client_id="usageledger-limits",
+        acks="all",
+        enable_idempotence=True,
+        # An idempotent producer stops for ever when a batch expires by this time-out; APPEND_TIMEOUT_S is the one that counts.
+        delivery_timeout_ms=2**40,
+        # Nothing is sent before flush(), so that what is appended together is one batch.
+        linger_ms=3_600_000,
+        batch_size=BATCH_BYTES,
+        max_request_size=8 * BATCH_BYTES,
+        max_block_ms=10_000,
+        request_timeout_ms=10_000,
+        reconnect_backoff_max_ms=2_000,
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+    )
+
+
+def _first_batch(messages: Sequence[LimitMessage]) -> Sequence[LimitMessage]:
+    """As many as fit into one batch, at least one."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message.key) + len(message.value) + _RECORD_OVERHEAD_BYTES
+        if size > APPEND_BYTES_MAX and count:
+            return messages[:count]
+    return messages
+
+
+def _failure(futures: Sequence[Any], expected: int, unfinished: Exception) -> Exception | None:
+    """What became of a partition's batch: None if it lies there, an error otherwise."""
+    errors = [None if future.succeeded() else future.exception if future.failed() else unfinished for future in futures]
+    errors += [unfinished] * (expected - len(futures))
+    first_failed = next((index for index, error in enumerate(errors) if error is not None), None)
+    if first_failed is None:
+        return None
+    error = errors[first_failed]
+    if any(later is None for later in errors[first_failed:]):
+        return PartitionUnusable(f"a limit event was refused ({error}) but one after it was taken: limit.events has a gap")
+    return Unavailable(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    """Errors that pass become Unavailable; others (no permission, a wrong configuration) end the process."""
+    try:
+        yield
+    except _RETRIABLE as error:
+        raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _still_ours() -> Iterator[None]:
+    """A rebalance between two calls takes a partition away: the next step sees that."""
+    try:
+        yield
+    except (kafka_errors.IllegalStateError, KeyError, ValueError) as error:
+        raise Unavailable(f"the partition is not ours any more: {error}") from error

@@ -1,0 +1,245 @@
+"""The limits consumer, its subscriber and its tail, on a real broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from tests.unit.limits_world import Ledger
+from usageledger.domain.chain import entry_at
+from usageledger.limits import consumer
+from usageledger.limits.announcer import LimitLogUnreadable, LimitsError, PartitionHealth, PartitionsStopped, Unavailable
+from usageledger.limits.consumer import KafkaLimitLog, limits_group, run_limits
+from usageledger.limits.place import Place, read_limit_event
+from usageledger.limits.translate import LimitMessage, limit_events
+from usageledger.log.reading import log_reader
+from usageledger.log.topics import Topics
+
+DEADLINE_S = 60.0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def append(kafka: str) -> Iterator[Callable[[str, int, list[bytes]], None]]:
+    """Append values to a partition of a topic."""
+    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
+
+    def append(topic: str, partition: int, values: list[bytes]) -> None:
+        futures = [producer.send(topic, key=b"acct", value=value, partition=partition) for value in values]
+        producer.flush(timeout=20)
+        assert all(future.succeeded() for future in futures)
+
+    yield append
+    producer.close(timeout=5)
+
+
+class Running:
+    """A limits consumer in a thread."""
+
+    def __init__(self, kafka: str, prefix: str) -> None:
+        self.stop = threading.Event()
+        self.health: dict[int, PartitionHealth] = {}
+        self.error: LimitsError | None = None
+        self._thread = threading.Thread(target=self._run, args=(kafka, prefix))
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def end(self) -> None:
+        self.stop.set()
+        self._thread.join(timeout=DEADLINE_S)
+        assert self.has_ended
+
+    def _run(self, kafka: str, prefix: str) -> None:
+        try:
+            run_limits(kafka=kafka, prefix=prefix, stop=self.stop, on_health=self.health.update)
+        except LimitsError as error:
+            self.error = error
+
+
+@contextmanager
+def limits(kafka: str, prefix: str) -> Iterator[Running]:
+    running = Running(kafka, prefix)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+def values_in(kafka: str, topic: str, partition: int) -> list[bytes]:
+    with log_reader(kafka) as reader:
+        end = reader.end_offset(topic, partition)
+        return [record.value or b"" for record in reader.read(topic, partition, 0, end)]
+
+
+def places_in(kafka: str, prefix: str, partition: int) -> list[Place]:
+    """The places of the limit events of a partition, repeats included."""
+    return [read_limit_event(value)[1] for value in values_in(kafka, Topics(prefix).limit, partition)]
+
+
+def as_a_reader_sees(places: list[Place]) -> list[Place]:
+    seen: list[Place] = []
+    for place in places:
+        if place.is_beyond(seen[-1] if seen else None):
+            seen.append(place)
+    return seen
+
+
+def a_ledger(partition: int, entries: int) -> Ledger:
+    ledger = Ledger(partition)
+    ledger.claim()
+    for number in range(entries):
+        if number % 7 == 3:
+            ledger.claim()
+            ledger.ignored_entry("limit.reached")
+        if number % 3 == 0:
+            ledger.entry("limit.threshold", "limit.reached", account=f"acct_{number % 5}")
+        elif number % 3 == 1:
+            ledger.entry("limit.cleared", account=f"acct_{(number - 1) % 5}")
+        else:
+            ledger.entry()
+    return ledger
+
+
+def committed(kafka: str, prefix: str) -> dict[int, int]:
+    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+        group = limits_group(prefix)
+        offsets: Any = admin.list_group_offsets({group: [TopicPartition(Topics(prefix).ledger, partition) for partition in range(2)]})
+    return {place.partition: found.offset for place, found in offsets[group].items()}
+
+
+def test_what_entries_cross_is_announced_in_their_partition_and_in_order(kafka: str, prefix: str, append: Any) -> None:
+    ledgers = [a_ledger(partition, 400) for partition in range(2)]
+    topics = Topics(prefix)
+    with limits(kafka, prefix):
+        for ledger in ledgers:
+            append(topics.ledger, ledger.partition, [record.value for record in ledger.records])
+        for ledger in ledgers:
+            until(lambda ledger=ledger: len(places_in(kafka, prefix, ledger.partition)) >= len(ledger.places), "every event")  # type: ignore[misc]
+        for ledger in ledgers:
+            assert places_in(kafka, prefix, ledger.partition) == ledger.places
+        until(lambda: committed(kafka, prefix) == {ledger.partition: len(ledger.records) for ledger in ledgers}, "the group's offsets")
+
+
+def test_a_limit_event_follows_its_entry_within_a_fraction_of_a_second(kafka: str, prefix: str, append: Any) -> None:
+    """Generous for a busy machine; what is looked for is a time-out that somebody waits for."""
+    ledger = Ledger(0)
+    ledger.claim()
+    ledger.entry("limit.reached")
+    topics = Topics(prefix)
+    append(topics.ledger, 0, [record.value for record in ledger.records])
+    with limits(kafka, prefix), log_reader(kafka) as reader:
+        until(lambda: reader.end_offset(topics.limit, 0) == 1, "the first event")
+        took_s = []
+        for number in range(2, 12):
+            value = ledger.entry("limit.cleared" if number % 2 == 0 else "limit.reached").value
+            before = time.monotonic()
+            append(topics.ledger, 0, [value])
+            until(lambda number=number: reader.end_offset(topics.limit, 0) == number, "the event")  # type: ignore[misc]
+            took_s.append(time.monotonic() - before)
+    print(f"median {sorted(took_s)[len(took_s) // 2] * 1000:.0f} ms, most {max(took_s) * 1000:.0f} ms")
+    assert sorted(took_s)[len(took_s) // 2] < 1.0, took_s
+
+
+def test_consumers_that_come_and_go_announce_everything(kafka: str, prefix: str, append: Any) -> None:
+    ledgers = [a_ledger(partition, 300) for partition in range(2)]
+    topics = Topics(prefix)
+    with limits(kafka, prefix):
+        for ledger in ledgers:
+            append(topics.ledger, ledger.partition, [record.value for record in ledger.records[:200]])
+        with limits(kafka, prefix) as second:
+            until(lambda: len(second.health) > 0, "a partition for the second consumer")
+            for ledger in ledgers:
+                append(topics.ledger, ledger.partition, [record.value for record in ledger.records[200:300]])
+        for ledger in ledgers:
+            append(topics.ledger, ledger.partition, [record.value for record in ledger.records[300:]])
+    with limits(kafka, prefix):
+        for ledger in ledgers:
+            until(
+                lambda ledger=ledger: as_a_reader_sees(places_in(kafka, prefix, ledger.partition)) == ledger.places,  # type: ignore[misc]
+                "every event",
+            )
+
+
+def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(kafka: str, prefix: str, append: Any) -> None:
+    broken, whole = Ledger(0), a_ledger(1, 50)
+    broken.claim()
+    broken.entry("limit.reached")
+    broken.junk()
+    broken.entry("limit.cleared")
+    for ledger in (broken, whole):
+        append(Topics(prefix).ledger, ledger.partition, [record.value for record in ledger.records])
+    with limits(kafka, prefix) as running:
+        until(lambda: running.health.get(0, PartitionHealth("announcing")).state == "stopped", "the stop")
+        until(lambda: places_in(kafka, prefix, 1) == whole.places, "the other partition's events")
+        assert places_in(kafka, prefix, 0) == [Place(0, 1, 0, 1)]
+        assert not running.has_ended
+    assert isinstance(running.error, PartitionsStopped)
+    assert "offset 2" in str(running.error)
+
+
+def test_limit_events_that_cannot_be_read_end_the_process(kafka: str, prefix: str, append: Any) -> None:
+    append(Topics(prefix).limit, 1, [b"not ours"])
+    with limits(kafka, prefix) as running:
+        until(lambda: running.has_ended, "the end")
+    assert isinstance(running.error, LimitLogUnreadable)
+    assert "partition 1, offset 0" in str(running.error)
+
+
+def test_a_ledger_without_topics_is_told(kafka: str) -> None:
+    with pytest.raises(LimitsError, match=r"there is no topic nobody\.ledger\.entries\.v1"):
+        run_limits(kafka=kafka, prefix="nobody", stop=threading.Event())
+
+
+def messages_of(ledger: Ledger) -> list[LimitMessage]:
+    sealed = [entry_at(record.offset, record.value) for record in ledger.records]
+    return [message for one in sealed if one is not None for message in limit_events(one.entry)]
+
+
+def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None:
+    """A part of a batch cannot be there without the rest, so a failure leaves no gap. Kafka gives all records of a batch one time."""
+    messages = {partition: messages_of(a_ledger(partition, 500)) for partition in range(2)}
+    with log_reader(kafka) as reader:
+        limit_log = KafkaLimitLog(kafka, Topics(prefix), reader)
+        try:
+            for append_number in range(1, 4):
+                assert limit_log.append(messages) == {}
+                for partition, some in messages.items():
+                    end = reader.end_offset(Topics(prefix).limit, partition)
+                    assert end == append_number * len(some)
+                    times = {record.timestamp_ms for record in reader.read(Topics(prefix).limit, partition, end - len(some), end)}
+                    assert len(times) == 1
+        finally:
+            limit_log.close()
+
+
+def test_an_append_without_an_answer_in_time_is_an_error_and_the_next_one_has_a_new_producer(
+    kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = {0: messages_of(a_ledger(0, 30))}
+    with log_reader(kafka) as reader:
+        limit_log = KafkaLimitLog(kafka, Topics(prefix), reader)
+        try:
+            monkeypatch.setattr(consumer, "APPEND_TIMEOUT_S", 0.0)
+            assert isinstance(limit_log.append(messages)[0], Unavailable)
+            monkeypatch.undo()
+            assert limit_log.append(messages) == {}
+            last = limit_log.last(0)
+            assert last is not None and last.value == messages[0][-1].value
+        finally:
+            limit_log.close()
