@@ -1,0 +1,145 @@
+"""How far the processor and the limits consumer are behind, partition by partition, and waiting until they are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from usageledger.counters.connection import connect_blocking
+from usageledger.counters.reading import read_heads
+from usageledger.domain.encoding import decode_head
+from usageledger.domain.head import Head
+from usageledger.limits.consumer import limits_group
+from usageledger.local.kafka_probe import admin_client
+from usageledger.local.ledger_view import ledger_partitions
+from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.topics import Topics
+
+What = Literal["usage", "account", "catalog", "limits"]
+
+POLL_S = 0.2
+CONFIRM_AFTER_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Records of one ledger partition that wait: to be decided (of ``usage``, ``account``, ``catalog``) or to be announced (``limits``)."""
+
+    what: What
+    partition: int
+    records: int
+
+    def __str__(self) -> str:
+        records = f"{self.records:,} record{'' if self.records == 1 else 's'}"
+        if self.what == "limits":
+            return f"limit events: partition {self.partition} has {records} of the ledger still to announce"
+        return f"{self.what}: partition {self.partition} has {records} still to decide"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLags:
+    """All lags of a ledger at one look. ``ends`` are the end offsets that they were reckoned from."""
+
+    lags: tuple[Lag, ...]
+    ends: Mapping[tuple[str, int], int]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits."""
+        return all(lag.records == 0 for lag in self.lags)
+
+    @property
+    def waiting(self) -> list[Lag]:
+        """What waits, the longest queue first."""
+        return sorted((lag for lag in self.lags if lag.records > 0), key=lambda lag: -lag.records)
+
+    def records(self, *what: What) -> int:
+        """How many records wait for this."""
+        return sum(lag.records for lag in self.lags if lag.what in what)
+
+
+LookAtLags = Callable[[], LedgerLags]
+
+
+class LagReader:
+    """Looks at one ledger's lags, again and again. Raises StackError, ViewError, kafka-python's errors."""
+
+    def __init__(self, reader: LogReader, redis: Any, admin: Any, prefix: str) -> None:
+        self._reader = reader
+        self._redis = redis
+        self._admin = admin
+        self._prefix = prefix
+        self._topics = Topics(prefix)
+        self._count = len(ledger_partitions(reader, prefix))
+
+    def look(self) -> LedgerLags:
+        """The lags now. What is derived is read after what it is derived from, so a lag of 0 says that all of it has been dealt with."""
+        topics, partitions = self._topics, range(self._count)
+        inputs = self._reader.end_offsets([topics.usage, topics.account], self._count) | self._reader.end_offsets([topics.catalog], 1)
+        heads = read_heads(self._redis, self._prefix, partitions)
+        ledger = self._reader.end_offsets([topics.ledger], self._count)
+        announced = self._announced()
+        lags: list[Lag] = []
+        for partition in partitions:
+            stored = heads[partition]
+            head = Head(ledger="") if stored is None else decode_head(stored.value)
+            lags += _lags_behind(head, partition, topics, inputs)
+            lags.append(Lag("limits", partition, max(0, ledger[topics.ledger, partition] - announced.get(partition, 0))))
+        return LedgerLags(tuple(lags), inputs | ledger)
+
+    def _announced(self) -> dict[int, int]:
+        """Up to where each ledger partition is announced: what the limits consumer has committed."""
+        group = limits_group(self._prefix)
+        offsets = self._admin.list_group_offsets(group)[group]
+        return {place.partition: int(found.offset) for place, found in offsets.items() if place.topic == self._topics.ledger}
+
+
+@contextmanager
+def lag_reader(kafka: str, redis_url: str, prefix: str, *, timeout_ms: int = 30_000) -> Iterator[LagReader]:
+    """A lag reader with connections of its own. Raises StackError where no broker answers within ``timeout_ms``."""
+    redis = connect_blocking(redis_url)
+    try:
+        with admin_client(kafka, timeout_ms=timeout_ms) as admin, log_reader(kafka) as reader:
+            yield LagReader(reader, redis, admin, prefix)
+    finally:
+        redis.close()
+
+
+def wait_until_idle(
+    look: LookAtLags,
+    timeout_s: float | None,
+    on_look: Callable[[LedgerLags], None] | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> LedgerLags:
+    """Look until nothing waits, twice in a row without anything having come in between. None: however long it takes.
+
+    Returns the last look: is it not idle, ``timeout_s`` have passed.
+    """
+    deadline_s = None if timeout_s is None else clock() + timeout_s
+    before: LedgerLags | None = None
+    while True:
+        lags = look()
+        if on_look is not None:
+            on_look(lags)
+        if lags.is_idle and before is not None and before.is_idle and before.ends == lags.ends:
+            return lags
+        if deadline_s is not None and clock() >= deadline_s:
+            return lags if not lags.is_idle else look()
+        before = lags
+        sleep(CONFIRM_AFTER_S if lags.is_idle else POLL_S)
+
+
+def service_lags(lags: LedgerLags) -> dict[str, int | None]:
+    """The lag of each service of the stack, in records not yet handled; None for those that have none."""
+    return {"kafka": None, "redis": None, "processor": lags.records("usage", "account", "catalog"), "limits": lags.records("limits")}
+
+
+def _lags_behind(head: Head, partition: int, topics: Topics, ends: Mapping[tuple[str, int], int]) -> Iterable[Lag]:
+    yield Lag("usage", partition, max(0, ends[topics.usage, partition] - head.usage_next))
+    yield Lag("account", partition, max(0, ends[topics.account, partition] - head.account_next))
+    yield Lag("catalog", partition, max(0, ends[topics.catalog, 0] - head.catalog_next))

@@ -1,0 +1,199 @@
+"""Sending events and waiting for their acknowledgement: in the order given, across the two input topics of a ledger as well.
+
+The processor merges a partition's two inputs by time and looks whether the other one has more: what comes earlier in a file must lie in
+Kafka before what comes later does. Within a topic that is Kafka's own order; between the two, a record waits until everything before it of
+the same partition in the other topic is acknowledged.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol
+
+from usageledger.local.errors import StackError
+from usageledger.local.lines import Input, OutgoingRecord
+from usageledger.local.topics import MIB
+from usageledger.log.packing import BATCH_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
+from usageledger.log.topics import Topics
+from usageledger.producer.publisher import Done, PublishError
+
+RECORD_BYTES_MAX = 1 * MIB - BATCH_OVERHEAD_BYTES - RECORD_OVERHEAD_BYTES
+"""The longest key and value together that an input topic takes."""
+
+WAITING_COUNT_MAX = 20_000
+WAITING_BYTES_MAX = 16 * MIB
+STUCK_AFTER_S = 60.0
+
+
+class SendingFailed(StackError):
+    """Kafka did not acknowledge a record. Some of what follows it may have been taken."""
+
+
+class RecordPublisher(Protocol):
+    """One connection to Kafka, publishing to one topic in the order of the calls. Adapter: ``producer.kafka_publisher.KafkaPublisher``."""
+
+    def send(self, key: bytes | None, value: bytes, done: Done, *, partition: int | None, timestamp_ms: int | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """A line that Kafka does not take."""
+
+    line: int
+    why: str
+
+
+@dataclass(slots=True)
+class SendReport:
+    """What became of the lines. ``sent`` counts by type what Kafka has acknowledged."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    not_sent: list[NotSent] = field(default_factory=list)
+
+
+class Sender:
+    """Sends records to the two input topics. A context manager; for use from one thread."""
+
+    def __init__(self, connect: Callable[[Input], RecordPublisher], *, stuck_after_s: float = STUCK_AFTER_S) -> None:
+        self._connect = connect
+        self._publishers: dict[Input, RecordPublisher] = {}
+        self._acknowledgements = _Acknowledgements(stuck_after_s)
+        self.report = SendReport()
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for publisher in self._publishers.values():
+            publisher.close()
+
+    def send(self, record: OutgoingRecord) -> None:
+        """Hand a record over, in its turn. One that is too large for Kafka is noted in the report. Raises SendingFailed."""
+        size = len(record.key or b"") + len(record.value)
+        if size > RECORD_BYTES_MAX:
+            self.report.not_sent.append(NotSent(record.line, f"{size:,} bytes with its key: the topic takes at most {RECORD_BYTES_MAX:,}"))
+            return
+        other: Input = "account" if record.input == "usage" else "usage"
+        self._acknowledgements.wait_for(other, record.partition)
+        self._acknowledgements.wait_for_room(size)
+        done = self._acknowledgements.expect(record, size)
+        try:
+            self._publisher(record.input).send(record.key, record.value, done, partition=record.partition, timestamp_ms=record.timestamp_ms)
+        except PublishError as error:
+            raise SendingFailed(_failed(record.line, error)) from error
+        self.report.sent[record.type] += 1
+
+    def flush(self) -> None:
+        """Wait until everything is acknowledged. Raises SendingFailed."""
+        self._acknowledgements.wait_for_all()
+
+    def _publisher(self, input: Input) -> RecordPublisher:
+        if input not in self._publishers:
+            self._publishers[input] = self._connect(input)
+        return self._publishers[input]
+
+
+def send_records(
+    records: Iterable[OutgoingRecord], connect: Callable[[Input], RecordPublisher], on_sent: Callable[[OutgoingRecord], None] | None = None
+) -> SendReport:
+    """Send all records in order and return when Kafka has them. ``on_sent`` is told of each as it is handed over. Raises SendingFailed."""
+    with Sender(connect) as sender:
+        for record in records:
+            sender.send(record)
+            if on_sent is not None:
+                on_sent(record)
+        sender.flush()
+        return sender.report
+
+
+def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublisher]:
+    """Connects to a ledger's input topics. What it makes raises SendingFailed where no broker answers."""
+    from usageledger.producer.kafka_publisher import KafkaPublisher, connector_to
+
+    topics = Topics(prefix)
+    # Batches fill while one is on its way; waiting for more would only hold up each change from one topic to the other.
+    connect_to = connector_to(kafka, {"linger_ms": 0, "batch_size": 256 * 1024, "max_request_size": 2 * MIB, "max_block_ms": 15_000})
+
+    def connect(input: Input) -> RecordPublisher:
+        try:
+            publisher = connect_to(topics.usage if input == "usage" else topics.account)()
+        except PublishError as error:
+            raise SendingFailed(f"no Kafka broker answers at {kafka} ({error}): does it run? `usageledger status` says") from error
+        assert isinstance(publisher, KafkaPublisher)
+        return publisher
+
+    return connect
+
+
+class _Acknowledgements:
+    """What is on its way, by topic and partition. Acknowledgements come from the producers' threads."""
+
+    def __init__(self, stuck_after_s: float) -> None:
+        self._stuck_after_s = stuck_after_s
+        self._changed = threading.Condition()
+        self._waiting: Counter[tuple[Input, int]] = Counter()
+        self._count = 0
+        self._bytes = 0
+        self._progress_s = time.monotonic()
+        self._failure: str | None = None
+
+    def expect(self, record: OutgoingRecord, size: int) -> Done:
+        """Note that a record is on its way; call what is returned when it has arrived."""
+        place = (record.input, record.partition)
+        with self._changed:
+            if self._count == 0:
+                self._progress_s = time.monotonic()
+            self._waiting[place] += 1
+            self._count += 1
+            self._bytes += size
+
+        def done(error: PublishError | None) -> None:
+            with self._changed:
+                self._waiting[place] -= 1
+                self._count -= 1
+                self._bytes -= size
+                self._progress_s = time.monotonic()
+                if error is not None and self._failure is None:
+                    self._failure = _failed(record.line, error)
+                self._changed.notify_all()
+
+        return done
+
+    def wait_for(self, input: Input, partition: int) -> None:
+        """Wait until nothing is on its way to this partition of this topic."""
+        self._wait(lambda: self._waiting[input, partition] == 0)
+
+    def wait_for_room(self, size: int) -> None:
+        """Wait until ``size`` bytes more may be on their way."""
+        self._wait(lambda: self._count < WAITING_COUNT_MAX and (self._count == 0 or self._bytes + size <= WAITING_BYTES_MAX))
+
+    def wait_for_all(self) -> None:
+        """Wait until nothing is on its way."""
+        self._wait(lambda: self._count == 0)
+
+    def _wait(self, is_there: Callable[[], bool]) -> None:
+        with self._changed:
+            while not is_there() and self._failure is None:
+                left_s = self._progress_s + self._stuck_after_s - time.monotonic()
+                if left_s <= 0:
+                    raise SendingFailed(
+                        f"Kafka has acknowledged nothing for {self._stuck_after_s:.0f} s, {self._count:,} records wait: "
+                        f"see `usageledger status`. {_AGAIN}"
+                    )
+                self._changed.wait(left_s)
+            if self._failure is not None:
+                raise SendingFailed(self._failure)
+
+
+_AGAIN = "Send the file again once Kafka is well: what it took already ends as duplicates."
+
+
+def _failed(line: int, error: PublishError) -> str:
+    return f"line {line} was not acknowledged by Kafka ({error}). {_AGAIN}"
