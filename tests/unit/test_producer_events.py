@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
+from usageledger.domain.events import (
+    AccountCancelled,
+    AccountOpened,
+    AccountSubscribed,
+    CreditsGranted,
+    PlanChanged,
+    UsageRecorded,
+    UsageVoided,
+)
 from usageledger.domain.quantity import EVENT_BYTES_MAX
+from usageledger.log.decoding import decode_account, decode_usage
+from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.producer import events
 from usageledger.producer.events import InvalidEvent
@@ -118,6 +129,51 @@ def test_an_event_has_at_most_the_bytes_that_a_record_may_have() -> None:
         events.encode(usage(dimensions={"text": "x" * (room + 1)}))
 
 
+def test_a_reason_may_be_an_exceptions_text() -> None:
+    event = events.credits_granted(source="s", account="a", id="i", credits="1", reason="Traceback:\n\tKeyError", now=NOW)
+    assert json.loads(events.encode(event))["data"]["reason"] == "Traceback:\n\tKeyError"
+    with pytest.raises(InvalidEvent, match="reason must be shorter"):
+        events.encode({**event, "data": {"reason": "x" * EVENT_BYTES_MAX}})
+
+
+def test_the_ledger_reads_what_the_sdk_writes_as_it_was_meant() -> None:
+    head: dict[str, Any] = {"source": "billing", "account": "a", "now": NOW}
+    moment = NOW - SECOND
+
+    def decoded(event: events.Event) -> object:
+        record = Record(0, 0, events.record_key(event), events.encode(event))
+        decode: Any = decode_usage if event["type"] == "usage.recorded" else decode_account
+        return decode(record, 0, 1)
+
+    def header(id: str) -> dict[str, Any]:
+        return {"account": "a", "source": "billing", "id": id, "occurred_at": NOW}
+
+    assert decoded(usage(model="veo_3", quantity="0.5", occurred_at=moment, hold_id="h", dimensions={"p": "q"})) == UsageRecorded(
+        account="acct_4821",
+        source="/render",
+        id="gen_01J9",
+        occurred_at=moment,
+        recorded_at=NOW,
+        feature="genai_video",
+        model="veo_3",
+        quantity=Decimal("0.5"),
+        hold_id="h",
+        dimensions={"p": "q"},
+    )
+    opened = events.account_opened(**head, id="1", plan="pro", anchor=moment, time_zone="Asia/Tokyo", used="1.5", free_used=2, as_of=moment)
+    assert decoded(opened) == AccountOpened(
+        **header("1"), plan="pro", anchor=moment, time_zone="Asia/Tokyo", used=1_500_000, free_used=2_000_000, as_of=moment
+    )
+    subscribed = events.account_subscribed(**head, id="2", plan="max")
+    assert decoded(subscribed) == AccountSubscribed(**header("2"), plan="max", time_zone="UTC", anchor=None)
+    assert decoded(events.account_plan_changed(**head, id="3", plan="max")) == PlanChanged(**header("3"), plan="max")
+    assert decoded(events.account_cancelled(**head, id="4", effective="now")) == AccountCancelled(**header("4"), effective="now")
+    granted = events.credits_granted(**head, id="5", credits="50", reason="r", expires_at=NOW + SECOND)
+    assert decoded(granted) == CreditsGranted(**header("5"), credits=50_000_000, reason="r", expires_at=NOW + SECOND)
+    voided = events.usage_voided(**head, usage_source="render", usage_id="gen_1", reason="r")
+    assert decoded(voided) == UsageVoided(**header(str(voided["id"])), usage_source="render", usage_id="gen_1", reason="r")
+
+
 def test_a_void_of_the_same_usage_is_the_same_event() -> None:
     def void(**changes: Any) -> events.Event:
         given: dict[str, Any] = {
@@ -200,7 +256,10 @@ def test_an_account_event_carries_what_was_given_and_leaves_out_what_was_not(
         (events.credits_granted, {"credits": "0", "reason": "r"}, "credits"),
         (events.credits_granted, {"credits": "-5", "reason": "r"}, "credits"),
         (events.credits_granted, {"credits": 1.5, "reason": "r"}, "credits"),
-        (events.credits_granted, {"credits": "5", "reason": ""}, "reason"),
+        (events.credits_granted, {"credits": "5", "reason": " "}, "reason"),
+        (events.credits_granted, {"credits": "5", "reason": "\ud800"}, "reason"),
+        (events.account_subscribed, {"plan": "pro", "anchor": datetime(1969, 12, 31, tzinfo=UTC)}, "anchor"),
+        (events.account_subscribed, {"plan": "pro", "anchor": datetime(3000, 1, 1, tzinfo=UTC)}, "anchor"),
         (events.credits_granted, {"credits": "5", "reason": "r", "expires_at": NOW}, "expires_at"),
     ],
 )

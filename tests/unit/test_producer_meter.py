@@ -19,7 +19,7 @@ import pytest
 from tests.unit.producer_fakes import FakeKafka, in_child
 from usageledger.producer.events import InvalidEvent
 from usageledger.producer.meter import UsageMeter
-from usageledger.producer.publisher import Blame, PublishError
+from usageledger.producer.publisher import Blame, Connect, Publisher, PublishError
 from usageledger.producer.recording import UsageRecorder, Waiting
 from usageledger.producer.sender import SenderSettings
 from usageledger.producer.spool import SpoolError, SpoolFull
@@ -312,6 +312,28 @@ class _AtOnce:
         self._connection.close()
 
 
+def test_a_meter_closed_while_it_connects_does_not_wait_for_that_and_gives_up_its_spool_afterwards(tmp_path: Path) -> None:
+    kafka = FakeKafka()
+    connecting, go_on = threading.Event(), threading.Event()
+
+    def connect_slowly(topic: str) -> Connect:
+        def connect() -> Publisher:
+            connecting.set()
+            assert go_on.wait(DEADLINE_S)
+            raise PublishError("no broker", Blame.CONNECTION)
+
+        return connect
+
+    meter = file_meter(kafka, tmp_path, connect_to=connect_slowly)
+    meter.record(account="acct_1", feature="genai_image", id="gen_1")
+    assert connecting.wait(DEADLINE_S)
+    assert not meter.close(timeout_s=0.0)
+    go_on.set()
+    with file_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01)):
+        assert kafka.stored.wait(DEADLINE_S)
+    assert [event["id"] for event in kafka.events()] == ["gen_1"]
+
+
 def test_a_full_spool_refuses_at_the_call(tmp_path: Path) -> None:
     kafka = FakeKafka()
     kafka.is_down = True
@@ -420,7 +442,7 @@ import json, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.unit.producer_fakes import FakeKafka
 from usageledger.producer.meter import UsageMeter
-from usageledger.producer.publisher import Blame, PublishError
+from usageledger.producer.publisher import Blame, Connect, Publisher, PublishError
 
 class Printing(FakeKafka):
     def __init__(self):

@@ -27,8 +27,12 @@ Credits = str | int
 # The ledger refuses what lies outside, on every plan; who asks early is told early.
 AHEAD_MAX = timedelta(minutes=5)
 LATE_MAX = timedelta(days=35)
+# Years in which a billing cycle can be reckoned.
+YEAR_MIN, YEAR_MAX = 1970, 2999
 
 _T = TypeVar("_T")
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class InvalidEvent(ValueError):
@@ -82,7 +86,7 @@ def usage_voided(
 ) -> Event:
     """Build a void of one usage event. Its id is derived from the usage's identity: a repeat is the same void. Raises InvalidEvent."""
     _name("account", account)
-    data = {"source": _name("source", usage_source), "id": _name("id", usage_id), "reason": _name("reason", reason)}
+    data = {"source": _name("source", usage_source), "id": _name("id", usage_id), "reason": _reason(reason)}
     identity = json.dumps([account, usage_source, usage_id]).encode()
     void_id = f"void_{hashlib.sha256(identity).hexdigest()[:32]}"
     return {**_envelope("usage.voided", source, account, void_id, occurred_at, now, live), "data": data}
@@ -175,7 +179,7 @@ def credits_granted(
         raise InvalidEvent("expires_at", f"expires_at lies after the grant itself, unlike {expires_at.isoformat()}")
     data = {
         "credits": _credits("credits", credits, least=1),
-        "reason": _name("reason", reason),
+        "reason": _reason(reason),
         "expires_at": _moment("expires_at", expires_at),
     }
     return {**_envelope("credits.granted", source, account, id, occurred_at, now, live), "data": _given(data)}
@@ -183,9 +187,10 @@ def credits_granted(
 
 def encode(event: Event) -> bytes:
     """Write an event as the bytes of its record. Raises InvalidEvent if they are more than a record may have."""
-    value = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    value = _encoder.encode(event).encode()
     if len(value) > EVENT_BYTES_MAX:
-        raise InvalidEvent("dimensions", f"an event has at most {EVENT_BYTES_MAX} bytes, not {len(value)}: its dimensions are too long")
+        field = "dimensions" if event["type"] == "usage.recorded" else "reason"
+        raise InvalidEvent(field, f"an event has at most {EVENT_BYTES_MAX} bytes, not {len(value)}: its {field} must be shorter")
     return value
 
 
@@ -213,18 +218,19 @@ def format_time(moment: datetime) -> str:
 
 
 def _envelope(type: str, source: str, account: str, id: str, occurred_at: datetime | None, now: datetime, live: bool) -> Event:
-    if occurred_at is None:
-        occurred_at = now
-    elif live:
-        _check_window(_aware("occurred_at", occurred_at), now)
+    recorded_time = time = format_time(now)
+    if occurred_at is not None:
+        time = format_time(_aware("occurred_at", occurred_at))
+        if live:
+            _check_window(occurred_at, now)
     return {
         "specversion": "1.0",
         "type": type,
         "id": _name("id", id),
         "source": _name("source", source),
         "subject": _name("account", account),
-        "time": _moment("occurred_at", occurred_at),
-        "recordedtime": format_time(now),
+        "time": time,
+        "recordedtime": recorded_time,
         "datacontenttype": "application/json",
     }
 
@@ -270,7 +276,24 @@ def _aware(field: str, moment: datetime) -> datetime:
 
 
 def _moment(field: str, moment: datetime | None) -> str | None:
-    return None if moment is None else format_time(_aware(field, moment))
+    if moment is None:
+        return None
+    if not YEAR_MIN <= _aware(field, moment).astimezone(UTC).year <= YEAR_MAX:
+        raise InvalidEvent(field, f"{field} lies in the years {YEAR_MIN} to {YEAR_MAX}, unlike {moment.isoformat()}")
+    return format_time(moment)
+
+
+def _reason(reason: str) -> str:
+    """A person's words, or an exception's: any text that says something."""
+    if not isinstance(reason, str):
+        raise InvalidEvent("reason", f"reason is a string, not {type(reason).__name__}")
+    if not reason.strip():
+        raise InvalidEvent("reason", "reason says something, and is not empty")
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent("reason", "reason is not valid Unicode") from None
+    return reason
 
 
 def _time_zone(name: str | None) -> str | None:

@@ -90,9 +90,7 @@ class KafkaPublisher:
         except Exception as error:
             raise _translated(error) from error
 
-    def send(
-        self, key: bytes | None, value: bytes, done: Done, *, partition: int | None = None, timestamp_ms: int | None = None
-    ) -> None:
+    def send(self, key: bytes | None, value: bytes, done: Done, *, partition: int | None = None, timestamp_ms: int | None = None) -> None:
         """See `Publisher.send`. Blocks only while the topic's partitions are not known.
 
         Without ``partition`` the key decides, without ``timestamp_ms`` the clock (where the topic leaves that to the producer at all).

@@ -78,12 +78,11 @@ class UsageMeter(UsageRecorder):
         self._durability = durability
         self._bytes_max, self._count_max = spool_bytes_max, spool_count_max
         self._settings = sender_settings or SenderSettings(stuck_after_s=stuck_after_s)
-        self.exit_timeout_s = exit_timeout_s
+        self._exit_timeout_s = exit_timeout_s
         self._connect_to = connect_to
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._is_closed = False
-        self._at_exit = _at_exit_of(weakref.ref(self))
         atexit.register(self._at_exit)
         self._outboxes: dict[str, Outbox] = {}
         self._outbox(self._topics.usage)
@@ -148,6 +147,9 @@ class UsageMeter(UsageRecorder):
             self._after_fork_in_child()
         return list(self._outboxes.values())
 
+    def _at_exit(self) -> None:
+        self.close(self._exit_timeout_s)
+
     def _exit_first(self) -> None:
         """At the end of the process come before the producer's own clean-up, which closes it: what registered last runs first."""
         if not self._is_closed:
@@ -174,17 +176,6 @@ def _spool_directory(given: str | os.PathLike[str] | None, kafka: str) -> Path:
         return Path(given)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "usageledger" / "spool" / re.sub(r"[^A-Za-z0-9.-]+", "_", kafka)
-
-
-def _at_exit_of(reference: weakref.ref[UsageMeter]) -> Callable[[], None]:
-    """What to do at the end of the process, without keeping the meter alive for it."""
-
-    def close() -> None:
-        meter = reference()
-        if meter is not None:
-            meter.close(meter.exit_timeout_s)
-
-    return close
 
 
 class _Forks:

@@ -40,9 +40,8 @@ class Outbox:
     def close(self, deadline: float) -> bool:
         """Flush, and stop. What is left stays on disk for the next process."""
         flushed = self.flush(deadline)
-        # A thread that is still connecting ends by itself; the spool's lock goes with it, or with the process.
-        if self._sender.stop(max(0.5, deadline - time.monotonic())):
-            self._spool.close()
+        # A thread that is just connecting takes longer to end, and gives up the spool only then.
+        self._sender.stop(max(0.5, deadline - time.monotonic()))
         return flushed
 
     def waiting(self) -> Waiting:

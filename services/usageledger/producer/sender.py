@@ -92,15 +92,14 @@ class Sender:
             self._wakeup.set()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the thread and close the connection. Returns whether the thread ended in time; if not, it ends by itself later."""
+        """Stop the thread, and close the connection and the spool. Returns whether it ended in time; if not, it ends by itself later."""
         self._is_stopping = True
         self._wakeup.set()
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._end()
+        else:
             self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
-        self._disconnect()
-        return True
+        return not self._thread.is_alive()
 
     def oldest_written_ms(self) -> int | None:
         """When the oldest event was recorded that is not acknowledged, None if there is none. Callable from any thread."""
@@ -138,6 +137,11 @@ class Sender:
             with self._progress:
                 self._progress.notify_all()
             self._wakeup.wait(wait_s)
+        self._end()
+
+    def _end(self) -> None:
+        self._disconnect()
+        self._spool.close()
 
     def _take_outcomes(self) -> None:
         """Settle what is acknowledged, and see to what failed."""
