@@ -28,6 +28,8 @@ from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedVa
 
 _UNKNOWN_OFFSET = -1
 _POLL_MS = 500
+# A worker that is told to end has two seconds for its partitions.
+_FAREWELL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class KafkaLedgerPartition:
                 async with asyncio.timeout(self._settings.claim_timeout_s):
                     self._producer = await self._start_producer()
                     (offset,) = await self._send([[claim]])
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised on, told in the owner's words
                 self._discard_producer()
                 self._raise_told(error, "claim")
             if offset == _UNKNOWN_OFFSET:
@@ -84,7 +86,7 @@ class KafkaLedgerPartition:
                 async with asyncio.timeout(settings.append_timeout_s):
                     offsets = await self._send(batches)
                 self._check_places(expected_offset, batches, offsets)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised on, told in the owner's words
                 # Also when cancelled: nobody will hear what becomes of the batches on their way, and a later append must not follow them.
                 self._discard_producer()
                 self._raise_told(error, "append")
@@ -95,18 +97,21 @@ class KafkaLedgerPartition:
             return
         async with self._reader() as consumer:
             consumer.seek(self._place, start)
-            position = start
-            moved_at = self._now()
-            while position < stop:
-                chunk = await self._next_chunk(consumer, position)
+            position, moved_at = start, self._now()
+            while True:
+                records = [record for record in await self._next_chunk(consumer, position) if record.offset < stop]
                 reached = await consumer.position(self._place)
+                if reached >= stop:
+                    break
                 if reached > position:
                     position, moved_at = reached, self._now()
                 elif self._now() - moved_at > self._settings.no_progress_timeout_s:
                     raise LedgerError(f"{self._name}: no record came at offset {position} of {stop}")
-                records = [record for record in chunk if record.offset < stop]
                 if records:
                     yield records
+        # Given once the consumer is closed: whoever wants the first records alone need not see to it.
+        if records:
+            yield records
 
     async def start_offset(self) -> int:
         """The offset of the oldest record that is still there. Raises LedgerError."""
@@ -157,8 +162,12 @@ class KafkaLedgerPartition:
                     raise GroupTooLarge(f"{self._name}: a batch of {len(batch)} records did not take them all")
             # Closed, or the producer might add others' records to it.
             builder.close()
-            sent.append(await self._producer.send_batch(builder, self._place.topic, partition=self._place.partition))
-        return [metadata.offset for metadata in await asyncio.gather(*sent)]
+            answer = await self._producer.send_batch(builder, self._place.topic, partition=self._place.partition)
+            # When we stop waiting, what becomes of it is nobody's any more, and asyncio need not complain.
+            answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            sent.append(answer)
+        await asyncio.shield(asyncio.gather(*sent, return_exceptions=True))
+        return [answer.result().offset for answer in sent]
 
     def _check_places(self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]) -> None:
         for batch, offset in zip(batches, offsets, strict=True):
@@ -173,7 +182,7 @@ class KafkaLedgerPartition:
         match error:
             case MessageSizeTooLargeError() | RecordListTooLargeError():
                 limit = self._settings.group_bytes_max
-                raise GroupTooLarge(f"{self._name}: the topic takes smaller batches than the {limit} bytes that this ledger is set to") from error
+                raise GroupTooLarge(f"{self._name}: the topic takes smaller batches than the {limit} bytes set here") from error
             case TopicAuthorizationFailedError():
                 refused = LedgerError(f"{self._name}: not allowed to {doing}")
                 refused.retriable = False
@@ -239,17 +248,19 @@ class KafkaLedgerPartition:
         return asyncio.get_running_loop().time()
 
 
-async def _end(producer: Any, timeout_s: float = 5.0) -> None:
-    """Stop a producer without waiting for what it has on its way.
+async def _end(producer: Any) -> None:
+    """Stop a producer: what it has on its way may arrive within a moment, and is then given up.
 
     An idempotent aiokafka producer never gives up a batch, and its ``stop()`` waits for them all; the pinned version has no public way out.
     """
+    with suppress(TimeoutError):
+        await asyncio.wait_for(producer.flush(), _FAREWELL_S)
     sending = producer._sender.sender_task
     if sending is not None:
         sending.cancel()
     producer._message_accumulator.fail_all(ProducerClosed())
     with suppress(TimeoutError, KafkaError, asyncio.CancelledError):
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(2 * _FAREWELL_S):
             # With its connections closed the sender's last requests end at once.
             await producer.client.close()
             await producer.stop()

@@ -69,7 +69,8 @@ async def run_worker(
     ``kafka`` is ``host:port``, several with commas. ``on_partitions`` is told about once a second, and when the assignment changes.
     Raises WorkerFailed when an owner raised, Faust crashed, or a partition was stuck for ``stuck_s`` seconds.
     """
-    _quieten("faust", "mode", "aiokafka")
+    # Faust's services log as the module that their class is in.
+    _quieten("faust", "mode", "aiokafka", ChunkConsumer.__module__)
     topics = Topics(prefix)
     worker = _Worker(topics, owner_factory, on_partitions or (lambda _: None), stuck_s)
     app = new_app(kafka=kafka, group=group or group_of(prefix), topics=[topics.usage, topics.account], take=worker.take)

@@ -1,0 +1,169 @@
+"""The single writer on a real broker that refuses, freezes or is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+
+from usageledger.local.servers import Servers
+from usageledger.log.kafka_ledger import KafkaLedgerPartition, LedgerSettings
+from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError
+from usageledger.log.topics import Topics
+
+CLAIM = KeyedValue(None, b"claim")
+IMPATIENT = LedgerSettings(append_timeout_s=1.0, claim_timeout_s=3.0, no_progress_timeout_s=3.0)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 100))
+
+
+@asynccontextmanager
+async def partition(kafka: str, topic: str, settings: LedgerSettings | None = None) -> AsyncIterator[KafkaLedgerPartition]:
+    before = asyncio.all_tasks()
+    ledger = KafkaLedgerPartition(kafka=kafka, topic=topic, partition=0, settings=settings)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+        # Nothing goes on trying to deliver what was given up, and nothing keeps connections.
+        deadline = time.monotonic() + 10
+        while left := asyncio.all_tasks() - before:
+            assert time.monotonic() < deadline, f"tasks that outlive the partition: {left}"
+            await asyncio.sleep(0.05)
+
+
+async def values(ledger: KafkaLedgerPartition) -> list[bytes | None]:
+    return [record.value async for chunk in ledger.read(0, await ledger.end_offset()) for record in chunk]
+
+
+@pytest.fixture
+def broker_pid(servers: Servers) -> int:
+    pid = servers.parts[0].pid
+    if pid is None:
+        pytest.skip("the broker is no process of this machine that could be frozen")
+    return pid
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # A thread that runs on another core may still answer for a moment.
+        deadline = time.monotonic() + 5
+        while any("State:\tT" not in status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")):
+            assert time.monotonic() < deadline, "the broker was not stopped in time"
+            time.sleep(0.01)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def narrow_topic(kafka: str, prefix: str) -> str:
+    """A topic that takes smaller batches than the ledger's settings say."""
+    name = Topics(prefix).ledger + ".narrow"
+    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+        admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1, topic_configs={"max.message.bytes": "50000"})])
+    return name
+
+
+def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown_within_the_deadline(kafka: str, prefix: str, broker_pid: int) -> None:
+    async def work() -> None:
+        async with partition(kafka, Topics(prefix).ledger, IMPATIENT) as ledger:
+            await ledger.claim(CLAIM)
+            await ledger.append(1, [[KeyedValue(b"a", b"first")]])
+            began = time.monotonic()
+            with frozen(broker_pid):
+                with pytest.raises(AppendOutcomeUnknown):
+                    await ledger.append(2, [[KeyedValue(b"a", b"unknown")]])
+                assert time.monotonic() - began < 2.5
+                with pytest.raises(AppendOutcomeUnknown):
+                    await ledger.claim(CLAIM)
+                assert time.monotonic() - began < 7
+            claimed_at = await claimed_again(ledger)
+            await ledger.append(claimed_at + 1, [[KeyedValue(b"a", b"second")]])
+            found = await values(ledger)
+            # Whether what was on its way landed, once or not at all, is what the claim and a catch-up are there to tell.
+            assert [value for value in found if value not in (b"claim", b"unknown")] == [b"first", b"second"]
+            assert found.count(b"unknown") <= 1
+            assert found[claimed_at:] == [b"claim", b"second"]
+
+    run(work())
+
+
+async def claimed_again(ledger: KafkaLedgerPartition) -> int:
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            return await ledger.claim(CLAIM)
+        except LedgerError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+
+
+def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(kafka: str, prefix: str, broker_pid: int) -> None:
+    async def work() -> None:
+        async with partition(kafka, Topics(prefix).ledger) as ledger:
+            await ledger.claim(CLAIM)
+            with frozen(broker_pid):
+                appending = asyncio.create_task(ledger.append(1, [[KeyedValue(b"a", b"cancelled")]]))
+                await asyncio.sleep(0.2)
+                appending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await appending
+                with pytest.raises(LedgerError, match="before a claim"):
+                    await ledger.append(2, [[KeyedValue(b"a", b"next")]])
+            claimed_at = await claimed_again(ledger)
+            await ledger.append(claimed_at + 1, [[KeyedValue(b"a", b"valid")]])
+            assert (await values(ledger))[claimed_at:] == [b"claim", b"valid"]
+
+    run(work())
+
+
+def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_works(kafka: str, narrow_topic: str) -> None:
+    """After one such refusal the same idempotent producer fails every later batch as out of order: it must have been replaced."""
+
+    async def work() -> None:
+        async with partition(kafka, narrow_topic) as ledger:
+            await ledger.claim(CLAIM)
+            with pytest.raises(GroupTooLarge, match="takes smaller batches"):
+                await ledger.append(1, [[KeyedValue(b"a", bytes(60_000))]])
+            assert await ledger.claim(CLAIM) == 1
+            await ledger.append(2, [[KeyedValue(b"a", b"fits")]])
+            assert await values(ledger) == [b"claim", b"claim", b"fits"]
+
+    run(work())
+
+
+def test_without_a_broker_every_call_ends_in_time_with_a_retriable_error() -> None:
+    async def work() -> None:
+        async with partition("127.0.0.1:9", "ledger", IMPATIENT) as ledger:
+            began = time.monotonic()
+            for call in (ledger.claim(CLAIM), ledger.start_offset(), ledger.end_offset(), anext(aiter(ledger.read(0, 1)))):
+                with pytest.raises(LedgerError) as caught:
+                    await call
+                assert caught.value.retriable
+            assert time.monotonic() - began < 15
+
+    run(work())
+
+
+def test_a_partition_that_is_not_there_is_an_error_that_names_it(kafka: str, prefix: str) -> None:
+    async def work() -> None:
+        ledger = KafkaLedgerPartition(kafka=kafka, topic=Topics(prefix).ledger, partition=9, settings=IMPATIENT)
+        with pytest.raises(LedgerError, match=rf"{Topics(prefix).ledger}/9: there is no such partition"):
+            await ledger.claim(CLAIM)
+        await ledger.close()
+
+    run(work())
