@@ -38,11 +38,11 @@ class ValkeyServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it, and wait until it has loaded its data."""
+    def start(self, *arguments: str) -> None:
+        """Start it, and wait until it has loaded its data. ``arguments`` replace those of a server with an append-only file."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [str(find_redis().path), "--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.directory)]
-        command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", *self._options]
+        settings = ("--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.directory), "--save", "")
+        command = [str(find_redis().path), *(arguments or (*settings, "--appendonly", "yes", "--appendfsync", "everysec", *self._options))]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         self._wait_until_ready()
@@ -113,4 +113,4 @@ def _running_node(directory: Path) -> Iterator[ValkeyServer]:
 
 def _has_formed(node: redis.Redis) -> bool:
     state = node.cluster("INFO")
-    return state["cluster_state"] == "ok" and state["cluster_slots_ok"] == "16384" and state["cluster_known_nodes"] == "2"
+    return bool(state["cluster_state"] == "ok" and state["cluster_slots_ok"] == "16384" and state["cluster_known_nodes"] == "2")

@@ -308,7 +308,7 @@ def test_times_and_offsets_are_exact_up_to_two_to_the_53rd(open_view: OpenView) 
     run(open_view, test)
 
 
-@pytest.mark.parametrize("count", [999, 1_000, 1_001, 5_000])
+@pytest.mark.parametrize("count", [999, 1_000, 1_001, 10_000])
 def test_a_chunk_of_any_size_is_committed_and_found_whole(open_view: OpenView, count: int) -> None:
     async def test(view: PartitionView) -> None:
         accounts = {f"account-{n}": b"state %d" % n for n in range(count)}

@@ -44,7 +44,7 @@ def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
         watch = redis.asyncio.sentinel.Sentinel(sentinels, sentinel_kwargs=options, retry=once, **options, **credentials)  # type: ignore[no-untyped-call] # redis-py has no types here
-        master: redis.asyncio.Redis = watch.master_for(name)
+        master: redis.asyncio.Redis = watch.master_for(name, connection_pool_class=_AsyncSentinelPool)
         return master
     return redis.asyncio.Redis.from_url(plain_url, retry=once, **options)
 
@@ -58,9 +58,27 @@ def connect_blocking(url: str, *, timeout_s: float = 2.0) -> Client:
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
         watch = redis.sentinel.Sentinel(sentinels, sentinel_kwargs=options, **options, **credentials)  # type: ignore[no-untyped-call] # nor here
-        master: redis.Redis = watch.master_for(name)  # type: ignore[no-untyped-call] # nor here
+        master: redis.Redis = watch.master_for(name, connection_pool_class=_SentinelPool)  # type: ignore[no-untyped-call] # nor here
         return master
     return redis.Redis.from_url(plain_url, **options)
+
+
+class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
+    """Closes the connections to the Sentinels with those to the master; redis-py leaves them open."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+class _SentinelPool(redis.sentinel.SentinelConnectionPool):
+    """Closes the connections to the Sentinels with those to the master; redis-py leaves them open."""
+
+    def close(self) -> None:
+        super().close()
+        for sentinel in self.sentinel_manager.sentinels:
+            sentinel.close()
 
 
 def _options(timeout_s: float) -> dict[str, Any]:
