@@ -240,6 +240,7 @@ def _decide_account_event(
         return change
     kind = "account_opened" if isinstance(event, AccountOpened) else "plan_change"
     book.write(book.draft(kind, event=reference, plan_change=change))
+    book.roll()  # a change that is reported late can open a period that is over by now
     return None
 
 

@@ -9,6 +9,7 @@ from usageledger.domain.catalog import AdoptedCatalogs, Catalog, Plan
 from usageledger.domain.cycle import period_containing, zone
 from usageledger.domain.entry import PlanChange
 from usageledger.domain.events import AccountCancelled, AccountOpened, AccountSubscribed, PlanChanged
+from usageledger.domain.identity import CLOCK_AHEAD_MAX
 from usageledger.domain.refusal import Refusal
 from usageledger.domain.renewal import free_left_after, opening, settled
 
@@ -28,14 +29,14 @@ def decide_opened(event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs)
         return Refusal.UNKNOWN_PLAN
     if not _is_zone(event.time_zone):
         return Refusal.UNKNOWN_TIME_ZONE
-    as_of = min(event.as_of or at, at)
+    as_of = min(event.as_of or event.occurred_at, at)
     free_left = max(0, catalog.free.allotment - event.free_used)
+    anchor = event.anchor
     if plan.renews:
-        anchor = event.anchor or as_of
+        anchor = anchor or as_of
         start, end = period_containing(anchor, event.time_zone, as_of)
         period = Period(number=0, start=start, end=end, plan=plan.id, allotment=plan.allotment, used=event.used)
     else:
-        anchor = event.anchor
         used = max(event.used, event.free_used)
         period = Period(number=0, start=as_of, end=None, plan=plan.id, allotment=plan.allotment, used=used, is_free=True)
     return PlanChange(plan=plan.id, opens=period, free_left=free_left, time_zone=event.time_zone, anchor=anchor, counted_from=as_of)
@@ -43,7 +44,8 @@ def decide_opened(event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs)
 
 def decide_subscribed(event: AccountSubscribed, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
     """Start a fresh cycle from Free; take back a cancellation that has not taken effect, without a fresh cycle."""
-    plan = catalogs.in_force(at).plan(event.plan)
+    catalog = catalogs.in_force(at)
+    plan = catalog.plan(event.plan)
     if plan is None:
         return Refusal.UNKNOWN_PLAN
     if not plan.renews:
@@ -52,10 +54,11 @@ def decide_subscribed(event: AccountSubscribed, state: AccountState, at: datetim
     if not _is_zone(time_zone):
         return Refusal.UNKNOWN_TIME_ZONE
     if state.period.is_free:
-        return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), time_zone, event.anchor or event.occurred_at)
-    if not _falls_back(state, catalogs.in_force(at)):
+        anchor = _anchor(event.anchor or event.occurred_at, at)
+        return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), time_zone, anchor)
+    if state.next_plan != catalog.free.id:
         return Refusal.ALREADY_SUBSCRIBED
-    return _moved_to(plan, state, catalogs.in_force(at), at, catalogs)
+    return _moved_to(plan, state, catalog)
 
 
 def decide_plan_changed(event: PlanChanged, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
@@ -65,10 +68,10 @@ def decide_plan_changed(event: PlanChanged, state: AccountState, at: datetime, c
     if plan is None:
         return Refusal.UNKNOWN_PLAN
     if not state.period.is_free:
-        return _moved_to(plan, state, catalog, at, catalogs)
+        return _moved_to(plan, state, catalog)
     if not plan.renews:
         return PlanChange(plan=state.plan)
-    return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), state.time_zone, event.occurred_at)
+    return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), state.time_zone, _anchor(event.occurred_at, at))
 
 
 def decide_cancelled(event: AccountCancelled, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
@@ -88,7 +91,7 @@ def _fresh_cycle(plan: Plan, state: AccountState, start: datetime, time_zone: st
     return PlanChange(plan=plan.id, opens=opens, settled=settled(state), time_zone=time_zone, anchor=anchor)
 
 
-def _moved_to(plan: Plan, state: AccountState, catalog: Catalog, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange:
+def _moved_to(plan: Plan, state: AccountState, catalog: Catalog) -> PlanChange:
     """The cycle and what was used stay. Going back to the plan one has takes back whatever waits for the renewal."""
     if plan.id == state.plan:
         return PlanChange(plan=state.plan)
@@ -102,13 +105,14 @@ def _level(catalog: Catalog, plan_id: str) -> int:
     return -1 if catalog.plan(plan_id) is None else catalog.level(plan_id)
 
 
-def _falls_back(state: AccountState, catalog: Catalog) -> bool:
-    return state.next_plan == catalog.free.id
-
-
 def _not_before(state: AccountState, occurred_at: datetime, at: datetime) -> datetime:
     """A change takes effect when it occurred, but never before the current period began or after the ledger's time."""
     return max(state.period.start, min(occurred_at, at))
+
+
+def _anchor(stated: datetime, at: datetime) -> datetime:
+    """An anchor as little ahead of the ledger's time as a clock may be is that time: the cycle's next boundary lies a month on, not minutes."""
+    return at if at < stated <= at + CLOCK_AHEAD_MAX else stated
 
 
 def _is_zone(name: str) -> bool:
