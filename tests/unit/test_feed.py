@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -34,8 +34,8 @@ class FakeSource:
         self.rewound.append((dict(positions), epoch))
         self.held -= set(positions)
 
-    async def bounds(self, place: Place) -> Bounds:
-        return Bounds(self.starts[place], self.ends[place])
+    async def bounds(self, places: Sequence[Place]) -> list[Bounds]:
+        return [Bounds(self.starts[place], self.ends[place]) for place in places]
 
     async def end_offset(self, place: Place) -> int:
         return self.ends[place]
@@ -60,7 +60,7 @@ class Fed:
         self.source = FakeSource()
         self.now_s = 0.0
         epochs = count(1)
-        self.feed = PartitionFeed(3, TOPICS, self.source, next_epoch=lambda: next(epochs), clock=lambda: self.now_s)
+        self.feed = PartitionFeed(3, TOPICS, self.source, self.source, next_epoch=lambda: next(epochs), clock=lambda: self.now_s)
         self.inputs = InputBuffer(self.feed, records_max=records_max)
         self.acked: list[tuple[str, int]] = []
 

@@ -36,15 +36,11 @@ class Chunk(NamedTuple):
 
 
 class ChunkSource(Protocol):
-    """The consumer that all feeds of a worker share. Calls that ask the broker raise LedgerError when it does not answer in time."""
+    """The consumer that all feeds of a worker share."""
 
     async def rewind(self, positions: Mapping[Place, int], epoch: int) -> None:
-        """Read on from these offsets, marking what is read with ``epoch``, and let it flow."""
+        """Read on from these offsets, marking what is read with ``epoch``, and let it flow. Raises LedgerError if it cannot."""
         ...
-
-    async def bounds(self, place: Place) -> Bounds: ...
-
-    async def end_offset(self, place: Place) -> int: ...
 
     def known_end_offset(self, place: Place) -> int | None: ...
 
@@ -59,6 +55,14 @@ class ChunkSource(Protocol):
         ...
 
 
+class Offsets(Protocol):
+    """What the broker says that topic partitions hold. Raises LedgerError when it does not answer in time."""
+
+    async def bounds(self, places: Sequence[Place]) -> Sequence[Bounds]: ...
+
+    async def end_offset(self, place: Place) -> int: ...
+
+
 class ChunkLost(Exception):
     """A chunk did not reach its owner, or not in order. The worker must end: what follows would be decided without it."""
 
@@ -67,12 +71,20 @@ class PartitionFeed:
     """Feeds one owner's `InputBuffer` and is its `InputControl`. After ``close()`` an owner that still runs reaches nothing."""
 
     def __init__(
-        self, partition: int, topics: Topics, source: ChunkSource, *, next_epoch: Callable[[], int], clock: Callable[[], float]
+        self,
+        partition: int,
+        topics: Topics,
+        source: ChunkSource,
+        offsets: Offsets,
+        *,
+        next_epoch: Callable[[], int],
+        clock: Callable[[], float],
     ) -> None:
         self.places = {Source.USAGE: Place(topics.usage, partition), Source.ACCOUNT: Place(topics.account, partition)}
         self.is_flowing = False
         """Whether the owner has said where to begin. Until then its places stay paused."""
         self._source = source
+        self._offsets = offsets
         self._next_epoch = next_epoch
         self._clock = clock
         self._epoch = 0
@@ -120,8 +132,9 @@ class PartitionFeed:
 
     async def seek(self, positions: dict[Source, int]) -> None:
         """Begin to feed each input at the given offset. Raises PartitionStopped if the topic does not hold it, or LedgerError."""
-        for source, position in positions.items():
-            await self._refuse_outside(self.places[source], position)
+        places = [self.places[source] for source in positions]
+        for place, position, bounds in zip(places, positions.values(), await self._offsets.bounds(places), strict=True):
+            _refuse_outside(place, position, bounds)
         if self._closed:
             raise LedgerError("the partition is no longer this worker's")
         self._epoch = self._next_epoch()
@@ -139,7 +152,7 @@ class PartitionFeed:
 
     async def end_offset(self, source: Source) -> int:
         """Ask the broker for the end of an input. Raises LedgerError."""
-        return await self._source.end_offset(self.places[source])
+        return await self._offsets.end_offset(self.places[source])
 
     def known_end_offset(self, source: Source) -> int | None:
         """The end of an input as a fetch told lately; None if none did."""
@@ -168,14 +181,6 @@ class PartitionFeed:
             self._held.discard(source)
             self._source.release(self.places[source])
 
-    async def _refuse_outside(self, place: Place, position: int) -> None:
-        bounds = await self._source.bounds(place)
-        if not bounds.start <= position <= bounds.end:
-            raise PartitionStopped(
-                f"{_named(place)} holds offsets {bounds.start} to {bounds.end}, and the ledger has decided up to {position}:"
-                " the topic was truncated or made anew"
-            )
-
     def _is_owed(self, source: Source, inputs: InputBuffer) -> bool:
         taken_and_not_committed = inputs.position(source) > self._decided[source]
         known_end = self._source.known_end_offset(self.places[source])
@@ -184,6 +189,14 @@ class PartitionFeed:
 
     def _source_of(self, place: Place) -> Source:
         return next(source for source, own in self.places.items() if own == place)
+
+
+def _refuse_outside(place: Place, position: int, bounds: Bounds) -> None:
+    if not bounds.start <= position <= bounds.end:
+        raise PartitionStopped(
+            f"{_named(place)} holds offsets {bounds.start} to {bounds.end}, and the ledger has decided up to {position}:"
+            " the topic was truncated or made anew"
+        )
 
 
 def _named(place: Place) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,7 +25,7 @@ from faust.types import TP, ConsumerMessage, Message
 from mode.threads import ServiceThread, WorkerThread
 
 from usageledger.log.records import LedgerError, Record
-from usageledger.processor.feed import Bounds, Chunk, Place
+from usageledger.processor.feed import Chunk, Place
 
 RECORDS_PER_FETCH = 5_000
 FETCH_BYTES_PER_PARTITION = 1024 * 1024
@@ -37,8 +37,6 @@ ANSWER_TIMEOUT_S = 10.0
 THREAD_STOP_S = 1.0
 # An end offset that was heard longer ago says nothing about what has been appended since.
 KNOWN_END_AGE_MAX_S = 2.0
-
-T = TypeVar("T")
 
 
 class Assignments(Protocol):
@@ -95,13 +93,6 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         await self._seek_wait(consumer, {cast(TP, TopicPartition(*tp)): offset for tp, offset in positions.items()})
         consumer.resume(*(TopicPartition(*tp) for tp in positions))
-
-    async def bounds(self, tp: TP) -> Bounds:
-        """Ask the broker what a partition holds."""
-        consumer, place = self._ensure_consumer(), TopicPartition(*tp)
-        starts = await consumer.beginning_offsets([place])
-        ends = await consumer.end_offsets([place])
-        return Bounds(starts[place], ends[place])
 
     def known_end_offset(self, tp: TP) -> int | None:
         """The end that the last fetch told, if that is not long ago. Safe from another thread: it reads two attributes."""
@@ -195,18 +186,15 @@ class ChunkConsumer(driver.Consumer):
 
     async def rewind(self, positions: Mapping[Place, int], epoch: int) -> None:
         offsets = {TP(*place): offset for place, offset in positions.items()}
-        await self._answer(self._thread.rewind, offsets, epoch)
+        try:
+            await asyncio.wait_for(self._thread.call_thread(self._thread.rewind, offsets, epoch), ANSWER_TIMEOUT_S)
+        except (TimeoutError, KafkaError) as error:
+            raise LedgerError(f"the input topics cannot be read from {dict(positions)}: {error!r}") from error
         for tp in offsets:
             # The new position is to be committed even if it lies below the old one.
             self._committed_offset[tp] = None
             self._buffered_partitions.discard(tp)
         self.resume_partitions(offsets)
-
-    async def bounds(self, place: Place) -> Bounds:
-        return await self._answer(self._thread.bounds, TP(*place))
-
-    async def end_offset(self, place: Place) -> int:
-        return (await self.bounds(place)).end
 
     def known_end_offset(self, place: Place) -> int | None:
         return self._thread.known_end_offset(TP(*place))
@@ -300,12 +288,6 @@ class ChunkConsumer(driver.Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         return self._next_offsets.get(tp)
-
-    async def _answer(self, ask: Callable[..., Awaitable[T]], *args: Any) -> T:
-        try:
-            return cast(T, await asyncio.wait_for(self._thread.call_thread(ask, *args), ANSWER_TIMEOUT_S))
-        except (TimeoutError, KafkaError) as error:
-            raise LedgerError(f"the input topics' broker did not answer: {error!r}") from error
 
 
 class ChunkTransport(driver.Transport):

@@ -15,6 +15,7 @@ from usageledger.log.topics import Topics
 from usageledger.processor.feed import Chunk, PartitionFeed, Place
 from usageledger.processor.health import PartitionHealth, WorkerHealth
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
+from usageledger.processor.offsets import KafkaOffsets
 from usageledger.processor.transport import ChunkConsumer, LedgerApp, new_app
 
 STUCK_S = 60.0
@@ -72,7 +73,7 @@ async def run_worker(
     # Faust's services log as the module that their class is in.
     _quieten("faust", "mode", "aiokafka", ChunkConsumer.__module__)
     topics = Topics(prefix)
-    worker = _Worker(topics, owner_factory, on_partitions or (lambda _: None), stuck_s)
+    worker = _Worker(topics, owner_factory, KafkaOffsets(kafka), on_partitions or (lambda _: None), stuck_s)
     app = new_app(kafka=kafka, group=group or group_of(prefix), topics=[topics.usage, topics.account], take=worker.take)
     await worker.run(app, stop)
 
@@ -103,9 +104,17 @@ class _Tenancy:
 class _Worker:
     """Holds the tenancies. Is the transport's `Assignments`, so nothing here raises into Faust: a failure ends the worker."""
 
-    def __init__(self, topics: Topics, owner_factory: OwnerFactory, on_partitions: Callable[[WorkerHealth], None], stuck_s: float) -> None:
+    def __init__(
+        self,
+        topics: Topics,
+        owner_factory: OwnerFactory,
+        offsets: KafkaOffsets,
+        on_partitions: Callable[[WorkerHealth], None],
+        stuck_s: float,
+    ) -> None:
         self._topics = topics
         self._owner_factory = owner_factory
+        self._offsets = offsets
         self._on_partitions = on_partitions
         self._stuck_s = stuck_s
         self._tenancies: dict[int, _Tenancy] = {}
@@ -202,7 +211,9 @@ class _Worker:
     def _start(self, partition: int) -> None:
         if partition in self._tenancies:
             raise WorkerFailed(f"partition {partition} was assigned while it still had an owner")
-        feed = PartitionFeed(partition, self._topics, self._consumer, next_epoch=lambda: next(self._epochs), clock=time.monotonic)
+        feed = PartitionFeed(
+            partition, self._topics, self._consumer, self._offsets, next_epoch=lambda: next(self._epochs), clock=time.monotonic
+        )
         owner = self._owner_factory(partition, feed)
         self._tenancies[partition] = _Tenancy(feed, owner, asyncio.create_task(self._own(partition, feed, owner)))
 
@@ -260,6 +271,7 @@ class _Worker:
         with suppress(Exception):
             # For lag tools alone, so a failure costs nothing.
             await asyncio.wait_for(self._consumer.commit(), COMMIT_S)
+        await self._offsets.close()
         starting.cancel()
         try:
             await asyncio.wait_for(self._app.stop(), APP_STOP_S)
