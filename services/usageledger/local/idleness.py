@@ -22,6 +22,7 @@ What = Literal["usage", "account", "catalog", "limits"]
 
 POLL_S = 0.2
 CONFIRM_AFTER_S = 0.3
+STALLED_AFTER_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +114,15 @@ def wait_until_idle(
     timeout_s: float | None,
     on_look: Callable[[LedgerLags], None] | None = None,
     *,
+    stalled_after_s: float = STALLED_AFTER_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> LedgerLags:
-    """Look until nothing waits, twice in a row without anything having come in between. None: however long it takes.
+    """Look until nothing waits, twice in a row without anything having come in between. Returns the last look.
 
-    Returns the last look: is it not idle, ``timeout_s`` have passed.
+    Is that not idle, ``timeout_s`` have passed (None: however long it takes), or ``stalled_after_s`` without any lag having changed.
     """
-    deadline_s = None if timeout_s is None else clock() + timeout_s
+    began_s = moved_s = clock()
     before: LedgerLags | None = None
     while True:
         lags = look()
@@ -128,8 +130,11 @@ def wait_until_idle(
             on_look(lags)
         if lags.is_idle and before is not None and before.is_idle and before.ends == lags.ends:
             return lags
-        if deadline_s is not None and clock() >= deadline_s:
-            return lags if not lags.is_idle else look()
+        if before is None or before.lags != lags.lags:
+            moved_s = clock()
+        is_late = timeout_s is not None and clock() - began_s >= timeout_s
+        if not lags.is_idle and (is_late or clock() - moved_s >= stalled_after_s):
+            return lags
         before = lags
         sleep(CONFIRM_AFTER_S if lags.is_idle else POLL_S)
 

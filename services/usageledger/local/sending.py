@@ -31,7 +31,11 @@ STUCK_AFTER_S = 60.0
 
 
 class SendingFailed(StackError):
-    """Kafka did not acknowledge a record. Some of what follows it may have been taken."""
+    """Kafka did not acknowledge a record, or cannot be reached: ``why``. Some of what was sent may have been taken all the same."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class RecordPublisher(Protocol):
@@ -87,7 +91,7 @@ class Sender:
         try:
             self._publisher(record.input).send(record.key, record.value, done, partition=record.partition, timestamp_ms=record.timestamp_ms)
         except PublishError as error:
-            raise SendingFailed(_failed(record.line, error)) from error
+            raise _failed(record.line, error) from error
         self.report.sent[record.type] += 1
 
     def flush(self) -> None:
@@ -125,7 +129,8 @@ def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublishe
         try:
             publisher = connect_to(topics.usage if input == "usage" else topics.account)()
         except PublishError as error:
-            raise SendingFailed(f"no Kafka broker answers at {kafka} ({error}): does it run? `usageledger status` says") from error
+            why = f"no Kafka broker answers at {kafka} ({error})"
+            raise SendingFailed(f"{why}: does it run? `usageledger status` says", why) from error
         assert isinstance(publisher, KafkaPublisher)
         return publisher
 
@@ -142,7 +147,7 @@ class _Acknowledgements:
         self._count = 0
         self._bytes = 0
         self._progress_s = time.monotonic()
-        self._failure: str | None = None
+        self._failure: SendingFailed | None = None
 
     def expect(self, record: OutgoingRecord, size: int) -> Done:
         """Note that a record is on its way; call what is returned when it has arrived."""
@@ -183,17 +188,15 @@ class _Acknowledgements:
             while not is_there() and self._failure is None:
                 left_s = self._progress_s + self._stuck_after_s - time.monotonic()
                 if left_s <= 0:
-                    raise SendingFailed(
-                        f"Kafka has acknowledged nothing for {self._stuck_after_s:.0f} s, {self._count:,} records wait: "
-                        f"see `usageledger status`. {_AGAIN}"
-                    )
+                    why = f"Kafka has acknowledged nothing for {self._stuck_after_s:.0f} s"
+                    raise SendingFailed(f"{why}, {self._count:,} records wait: see `usageledger status`. {_AGAIN}", why)
                 self._changed.wait(left_s)
             if self._failure is not None:
-                raise SendingFailed(self._failure)
+                raise self._failure
 
 
 _AGAIN = "Send the file again once Kafka is well: what it took already ends as duplicates."
 
 
-def _failed(line: int, error: PublishError) -> str:
-    return f"line {line} was not acknowledged by Kafka ({error}). {_AGAIN}"
+def _failed(line: int, error: PublishError) -> SendingFailed:
+    return SendingFailed(f"line {line} was not acknowledged by Kafka ({error}). {_AGAIN}", str(error))

@@ -1,0 +1,34 @@
+"""``usageledger …``: the command line. Thin: what is more than asking and showing lies in ``local`` and below."""
+
+from __future__ import annotations
+
+import typer
+
+from usageledger.cli import accounts, audit, catalog, demo, ledger, limits, rejected, sending, services, stack, usage
+from usageledger.cli.failures import Commands
+
+app = typer.Typer(
+    name="usageledger",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="An event-sourced ledger of AI-generation credits: Kafka in, counters and limit events out, every credit replayable.",
+)
+for part in (stack, sending, demo, services):
+    part.add_to(app)
+for name, group in (
+    ("account", accounts.app),
+    ("usage", usage.app),
+    ("ledger", ledger.app),
+    ("limits", limits.app),
+    ("rejected", rejected.app),
+    ("catalog", catalog.app),
+    ("audit", audit.app),
+):
+    app.add_typer(group, name=name)
+
+
+def main() -> None:
+    """The entry point of the ``usageledger`` command."""
+    app()

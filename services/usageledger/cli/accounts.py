@@ -1,0 +1,219 @@
+"""account …: what accounts have, and telling the ledger about them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from usageledger.cli import terminal
+from usageledger.cli.commanding import id_or_new, send_event
+from usageledger.cli.options import DEFAULT_SOURCE, AsJson, Data, Id, Source, TimeOption, Wait, connection, now, parse_time
+
+if TYPE_CHECKING:
+    from usageledger.local.accounts import AccountBalance
+
+BAR_WIDTH = 40
+
+app = typer.Typer(no_args_is_help=True, help="What accounts have; their plans, cancellations and grants.")
+
+Account = Annotated[str, typer.Argument(help="The account's id.")]
+Plan = Annotated[str, typer.Argument(help="A plan's id, such as pro or scale_2x.")]
+TimeZone = Annotated[str | None, typer.Option("--time-zone", help="An IANA name such as Europe/Berlin (default: UTC).")]
+Anchor = Annotated[
+    datetime | None,
+    typer.Option(
+        "--anchor", metavar="TIME", parser=parse_time, help="Whose day and time of day the cycle renews on (default: the event's)."
+    ),
+]
+
+
+@app.command(epilog="Example: usageledger account show acct_4821 --at 2026-11-30T23:59:59Z")
+def show(
+    account: Account,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            "--at", metavar="TIME", parser=parse_time, help="As it was, or will be, then (default: now; in import mode the ledger's time)."
+        ),
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an account has: plan, period, allotment, grants, what was used and what remains."""
+    from usageledger.counters.connection import connect_blocking
+    from usageledger.local.accounts import AccountReader
+    from usageledger.local.topics import is_importing
+    from usageledger.log.reading import log_reader
+
+    settings = connection(data)
+    importing = is_importing(settings.kafka, settings.prefix)
+    with log_reader(settings.kafka) as reader, closing(connect_blocking(settings.redis_url)) as redis:
+        found = AccountReader(reader, redis, settings.prefix).balance(account, at=at, now=now(), importing=importing)
+    if as_json:
+        terminal.print_json(_plain(found))
+    else:
+        _print(found)
+
+
+@app.command("open", epilog="Example: usageledger account open acct_7 pro --anchor 2026-11-05 --used 120.5 --as-of 2026-11-24")
+def open_(
+    account: Account,
+    plan: Plan,
+    anchor: Anchor = None,
+    time_zone: TimeZone = None,
+    used: Annotated[str | None, typer.Option("--used", metavar="CREDITS", help="Used in its current period.")] = None,
+    free_used: Annotated[str | None, typer.Option("--free-used", metavar="CREDITS", help="Used of Free's once-in-a-life credits.")] = None,
+    as_of: Annotated[
+        datetime | None, typer.Option("--as-of", metavar="TIME", parser=parse_time, help="As of when: what occurred before is in --used.")
+    ] = None,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring in an account mid-cycle. Only as its first event."""
+    from usageledger.producer.events import account_opened
+
+    fields = {"plan": plan, "anchor": anchor, "time_zone": time_zone, "used": used, "free_used": free_used, "as_of": as_of}
+    send_event(
+        data, account_opened, wait=wait, as_json=as_json, occurred_at=time, account=account, id=id_or_new(id), source=source, **fields
+    )
+
+
+@app.command(epilog="Example: usageledger account subscribe acct_4821 pro --time-zone Europe/Berlin")
+def subscribe(
+    account: Account,
+    plan: Plan,
+    time_zone: TimeZone = None,
+    anchor: Anchor = None,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a paid subscription, with a fresh billing cycle."""
+    from usageledger.producer.events import account_subscribed
+
+    fields = {"plan": plan, "time_zone": time_zone, "anchor": anchor}
+    send_event(
+        data, account_subscribed, wait=wait, as_json=as_json, occurred_at=time, account=account, id=id_or_new(id), source=source, **fields
+    )
+
+
+@app.command(epilog="Example: usageledger account change-plan acct_4821 scale")
+def change_plan(
+    account: Account,
+    plan: Plan,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the plan: an upgrade takes effect at once, a downgrade at the next renewal."""
+    from usageledger.producer.events import account_plan_changed
+
+    send_event(
+        data,
+        account_plan_changed,
+        wait=wait,
+        as_json=as_json,
+        occurred_at=time,
+        account=account,
+        id=id_or_new(id),
+        source=source,
+        plan=plan,
+    )
+
+
+@app.command(epilog="Example: usageledger account cancel acct_4821")
+def cancel(
+    account: Account,
+    effective: Annotated[Literal["period_end", "now"], typer.Option("--effective", help="When: now is for fraud.")] = "period_end",
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel the subscription. The account falls back to what it had left of Free."""
+    from usageledger.producer.events import account_cancelled
+
+    send_event(
+        data,
+        account_cancelled,
+        wait=wait,
+        as_json=as_json,
+        occurred_at=time,
+        account=account,
+        id=id_or_new(id),
+        source=source,
+        effective=effective,
+    )
+
+
+@app.command(epilog='Example: usageledger account grant acct_4821 50 --reason "apology for the outage" --expires-at 2027-01-01')
+def grant(
+    account: Account,
+    credits: Annotated[str, typer.Argument(help="A decimal above 0, such as 50 or 0.5.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the ledger.")],
+    expires_at: Annotated[
+        datetime | None, typer.Option("--expires-at", metavar="TIME", parser=parse_time, help="Usable before this (default: until used).")
+    ] = None,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an account credits, on top of its plan's."""
+    from usageledger.producer.events import credits_granted
+
+    fields = {"credits": credits, "reason": reason, "expires_at": expires_at}
+    send_event(
+        data, credits_granted, wait=wait, as_json=as_json, occurred_at=time, account=account, id=id_or_new(id), source=source, **fields
+    )
+
+
+def _plain(found: AccountBalance) -> dict[str, Any]:
+    import msgspec
+
+    balance: dict[str, Any] = msgspec.to_builtins(found.balance)
+    return balance | {"at": found.at, "as_of": found.verified_at}
+
+
+def _print(found: AccountBalance) -> None:
+    from rich.markup import escape
+
+    from usageledger.domain.credits import parse_credits
+
+    balance, out = found.balance, terminal.results()
+    plan = balance.plan + (f", {balance.next_plan} from the next renewal" if balance.next_plan else "")
+    state = "[red]blocked[/red]" if balance.blocked else "[green]open[/green]"
+    out.print(
+        f"[bold]{escape(balance.account)}[/bold] · {escape(plan)} · {state}" + ("" if balance.known else " · the ledger has not met it yet")
+    )
+    if balance.period.start is not None:
+        out.print(
+            f"period {terminal.moment(balance.period.start)} to {terminal.moment(balance.period.end, 'no end')}, seen at {terminal.moment(found.at)}"
+        )
+    given = parse_credits(balance.allotment) + parse_credits(balance.granted)
+    filled = 0 if given <= 0 else min(BAR_WIDTH, max(0, BAR_WIDTH * parse_credits(balance.used) // given))
+    out.print(f"[{'red' if balance.blocked else 'cyan'}]{'█' * filled}[/]{'░' * (BAR_WIDTH - filled)} {balance.used} used")
+    out.print(
+        f"{balance.allotment} allotment + {balance.granted} granted - {balance.used} used = [bold]{balance.remaining} remaining[/bold]"
+    )
+    if balance.by_feature:
+        terminal.print_table(("feature", "credits"), sorted(balance.by_feature.items()), right=("credits",))
+    if found.verified_at is not None:
+        terminal.warn(f"as of {terminal.moment(found.verified_at)}: the processor has not confirmed the counters since")

@@ -1,0 +1,227 @@
+"""catalog …: plans and rates."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from usageledger.cli import terminal
+from usageledger.cli.options import AsJson, Data, connection, now
+
+if TYPE_CHECKING:
+    from usageledger.domain.catalog import Catalog, Rate
+    from usageledger.domain.rating import Quote
+
+app = typer.Typer(no_args_is_help=True, help="Plans and rates: show, check, publish them; ask what uses would cost.")
+
+ADOPTION_TIMEOUT_S = 60.0
+
+Shipped = Annotated[bool, typer.Option("--shipped", help="The catalog that comes with this version, whatever a ledger has.")]
+
+
+@app.command(epilog="Example: usageledger catalog show")
+def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -> None:
+    """Show the plans and rates in force now. Where no ledger runs: those that come with this version."""
+    from usageledger.domain.catalog_document import catalog_document
+
+    catalog = _in_force(data, shipped)
+    if as_json:
+        terminal.print_json(catalog_document(catalog))
+        return
+    terminal.say(f"catalog {catalog.version}, effective from {terminal.moment(catalog.effective_from)}\n")
+    plans = [(plan.id, plan.name, _dollars(plan.price_cents), _credits(plan.allotment), _renews(plan.renews)) for plan in catalog.plans]
+    terminal.print_table(("plan", "name", "price", "credits", ""), plans, right=("price", "credits"))
+    terminal.say("")
+    terminal.print_table(("feature/model", "name", "credits", "for each", "section"), _rate_rows(catalog), right=("credits",))
+
+
+@app.command(epilog="Example: usageledger catalog lint my_catalog.json")
+def lint(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="A catalog that is not published yet (default: the one in force).")
+    ] = None,
+    data: Data = None,
+    shipped: Shipped = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what does not fit together in a catalog that can be used, and say so. Exit code 0: a finding forbids nothing."""
+    from usageledger.domain.lint import lint as findings_in
+
+    catalog = _in_force(data, shipped) if file is None else _read(file)
+    findings = findings_in(catalog)
+    if as_json:
+        for finding in findings:
+            terminal.print_json(finding)
+        return
+    terminal.print_table(("where", "what", "why"), [(finding.where, finding.code, finding.message) for finding in findings])
+    terminal.say(f"{len(findings)} finding{'' if len(findings) == 1 else 's'} in catalog {catalog.version}")
+
+
+@app.command(epilog="Example: usageledger catalog publish my_catalog.json")
+def publish(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A catalog, in the shape of `catalog show --json`.")],
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0, help="How long to wait until every partition has adopted it.")
+    ] = ADOPTION_TIMEOUT_S,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a catalog, publish it, and wait until every partition of the ledger decides by it."""
+    from usageledger.domain.lint import lint as findings_in
+    from usageledger.local.catalogs import publish as publish_catalog
+    from usageledger.local.catalogs import published_catalogs, wait_until_adopted
+    from usageledger.local.errors import StackError
+    from usageledger.local.idleness import lag_reader
+    from usageledger.log.reading import log_reader
+
+    catalog = _read(file)
+    settings = connection(data)
+    with log_reader(settings.kafka) as reader:
+        published = published_catalogs(reader, settings.prefix)
+    done = publish_catalog(settings.kafka, settings.prefix, catalog, published, now())
+    for warning in (*done.warnings, *(f"{finding.where}: {finding.message}" for finding in findings_in(catalog) if done.is_new)):
+        terminal.warn(warning)
+    with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as lags:
+        behind = wait_until_adopted(lags.look, timeout_s)
+    if behind:
+        partitions = ", ".join(map(str, behind))
+        raise StackError(
+            f"{catalog.version} is published, but not adopted within {timeout_s:g} s by partition {partitions}: see `usageledger status`"
+        )
+    if as_json:
+        terminal.print_json({"version": catalog.version, "is_new": done.is_new, "adopted": True, "warnings": list(done.warnings)})
+    else:
+        terminal.say(f"{catalog.version} {'is published and' if done.is_new else 'had been published, and is'} adopted by every partition")
+
+
+@app.command(epilog="Example: usageledger catalog quote genai_video/veo_3=2 prompt_to_video=12.5")
+def quote(
+    uses: Annotated[list[str], typer.Argument(metavar="FEATURE[/MODEL][=QUANTITY]...", help="Uses; the quantity is 1 if not named.")],
+    data: Data = None,
+    shipped: Shipped = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what uses would cost, and on which plans they fit."""
+    from usageledger.domain.rating import quote as quoted
+    from usageledger.local.errors import StackError
+
+    parsed = [_use(use) for use in uses]
+    catalog = _in_force(data, shipped)
+    try:
+        found = quoted(catalog, parsed)
+    except ValueError as error:
+        raise StackError(f"{error}. `usageledger catalog show` lists what there is") from error
+    if as_json:
+        terminal.print_json(_plain(catalog, found))
+        return
+    rows = [
+        (
+            _name(line.feature, line.model),
+            _quantity(line.quantity),
+            f"{_credits(line.rate.credits)} {_each(line.rate)}",
+            _credits(line.credits),
+        )
+        for line in found.lines
+    ]
+    terminal.print_table(("use", "quantity", "rate", "credits"), rows, right=("quantity", "credits"))
+    fits = ", ".join(f"{plan.name} ({_credits(plan.allotment)}{'' if plan.renews else ' once'})" for plan in found.fits)
+    terminal.say(f"total {_credits(found.total)} credits by catalog {catalog.version}; fits on: {fits or 'no plan'}")
+
+
+def _in_force(data: Path | None, shipped: bool) -> Catalog:
+    """The catalog in force in the ledger; where none is to be found, the one that comes with the package, and that is said."""
+    from usageledger.domain.catalog import load_shipped_catalog
+    from usageledger.local.catalogs import NoCatalog, published_catalogs
+    from usageledger.log.reading import log_reader
+    from usageledger.settings import SettingsError
+
+    if shipped:
+        return load_shipped_catalog()
+    try:
+        settings = connection(data)
+    except SettingsError:
+        if data is not None:
+            raise
+        terminal.note("no ledger runs here: this is the catalog that comes with this version")
+        return load_shipped_catalog()
+    with log_reader(settings.kafka) as reader:
+        published = published_catalogs(reader, settings.prefix)
+    if not published:
+        raise NoCatalog("no catalog has been published: do so with `usageledger catalog publish FILE`")
+    return published.in_force(datetime.now(UTC))
+
+
+def _read(file: Path) -> Catalog:
+    from usageledger.domain.catalog_document import read_catalog
+
+    return read_catalog(file.read_bytes())
+
+
+def _use(text: str) -> tuple[str, str | None, Decimal]:
+    from usageledger.domain.quantity import parse_quantity
+
+    name, _, quantity = text.partition("=")
+    feature, _, model = name.partition("/")
+    try:
+        return feature, model or None, parse_quantity(quantity or "1")
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from None
+
+
+def _rate_rows(catalog: Catalog) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for feature in catalog.features:
+        if feature.rate is not None:
+            rows.append((feature.id, feature.name, _credits(feature.rate.credits), _unit(feature.rate), feature.section))
+        for model in feature.models:
+            rows.append((f"{feature.id}/{model.id}", model.name, _credits(model.rate.credits), _unit(model.rate), feature.section))
+    return rows
+
+
+def _plain(catalog: Catalog, found: Quote) -> dict[str, Any]:
+    lines = [
+        {"feature": line.feature, "model": line.model, "quantity": _quantity(line.quantity), "credits": _credits(line.credits)}
+        for line in found.lines
+    ]
+    fits = [
+        {"plan": plan.id, "name": plan.name, "price_cents": plan.price_cents, "credits": _credits(plan.allotment), "renews": plan.renews}
+        for plan in found.fits
+    ]
+    return {"catalog_version": catalog.version, "credits": _credits(found.total), "lines": lines, "fits": fits}
+
+
+def _name(feature: str, model: str | None) -> str:
+    return feature if model is None else f"{feature}/{model}"
+
+
+def _each(rate: Rate) -> str:
+    return f"a {_unit(rate)}" if rate.per == 1 else f"for {_unit(rate)}"
+
+
+def _unit(rate: Rate) -> str:
+    exact = ", exact" if rate.rounding == "exact" else ""
+    return f"{rate.unit}{exact}" if rate.per == 1 else f"{_quantity(rate.per)} {rate.unit}s{exact}"
+
+
+def _renews(renews: bool) -> str:
+    return "each billing cycle" if renews else "once"
+
+
+def _credits(microcredits: int) -> str:
+    from usageledger.domain.credits import format_credits
+
+    return format_credits(microcredits)
+
+
+def _quantity(quantity: Decimal) -> str:
+    from usageledger.domain.quantity import format_quantity
+
+    return format_quantity(quantity)
+
+
+def _dollars(cents: int) -> str:
+    return f"${cents // 100}.{cents % 100:02d}"

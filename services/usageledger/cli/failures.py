@@ -1,0 +1,51 @@
+"""Expected errors end a command with one line that says what to do. A traceback is for what nobody expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class Commands(TyperGroup):
+    """The commands, with expected errors told in a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            message = explained(error)
+            if message is None:
+                raise
+            typer.echo(f"usageledger: {message}", err=True)
+            raise typer.Exit(1) from error
+
+
+def explained(error: Exception) -> str | None:
+    """What a user is told of an error; None for one that nobody expected."""
+    # Only now: none of these is needed to show a help page.
+    from kafka.errors import KafkaError
+    from redis.exceptions import RedisError
+
+    from usageledger.counters.view import ViewError
+    from usageledger.domain.catalog_check import UnusableCatalog
+    from usageledger.domain.chain import NotAnEntry
+    from usageledger.local.errors import StackError, StopRequested
+    from usageledger.log.reading import LogUnreadable
+    from usageledger.producer.events import InvalidEvent
+    from usageledger.settings import SettingsError
+
+    if isinstance(error, UnusableCatalog):
+        return "the catalog cannot be used:\n" + "\n".join(f"  {defect}" for defect in error.defects)
+    if isinstance(error, StopRequested):
+        return "stopped while starting"
+    if isinstance(error, KafkaError):
+        return f"Kafka did not do what was asked ({type(error).__name__}: {error}): is it running, and at that address? See `usageledger status`"
+    if isinstance(error, (ViewError, RedisError)):
+        return f"the counters cannot be read ({error}): is Redis running, and at that address? See `usageledger status`"
+    if isinstance(error, (LogUnreadable, NotAnEntry)):
+        return f"the ledger cannot be read: {error}"
+    if isinstance(error, (StackError, SettingsError, InvalidEvent, FileNotFoundError, IsADirectoryError, PermissionError)):
+        return str(error)
+    return None

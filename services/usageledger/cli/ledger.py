@@ -1,0 +1,91 @@
+"""ledger show: the entries, as they lie in the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from usageledger.cli import terminal
+from usageledger.cli.options import AsJson, Data, connection
+
+if TYPE_CHECKING:
+    from usageledger.domain.chain import SealedEntry
+    from usageledger.domain.entry import LedgerEntry
+
+SHOWN = 100
+
+app = typer.Typer(no_args_is_help=True, help="The ledger's entries.")
+
+
+@app.callback()
+def ledger() -> None:
+    """The ledger's entries."""
+
+
+@app.command(epilog="Example: usageledger ledger show --account acct_4821")
+def show(
+    account: Annotated[str | None, typer.Option("--account", help="Of this account alone.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help=f"The newest so many; 0 for all (default: {SHOWN}, with --json all).")
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show entries: the newest by the ledger's time, or all of them, one partition after the other. Amounts are credits."""
+    from usageledger.local.ledger_view import ledger_entries, newest, readable
+    from usageledger.log.reading import log_reader
+
+    count = (0 if as_json else SHOWN) if limit is None else limit
+    settings = connection(data)
+    with log_reader(settings.kafka) as reader:
+        entries = ledger_entries(reader, settings.prefix, account)
+        if as_json:
+            for sealed in newest(entries, count) if count else entries:
+                terminal.print_json(readable(sealed))
+            return
+        shown = newest(entries, count) if count else list(entries)
+    columns = ("entry", "time", "account", "kind", "what", "credits", "remaining")
+    terminal.print_table(columns, [_row(sealed) for sealed in shown], right=("credits", "remaining"))
+    if count and len(shown) == count:
+        terminal.note(f"the newest {count}; --limit 0 shows all")
+
+
+def _row(sealed: SealedEntry) -> tuple[str, ...]:
+    from usageledger.domain.credits import format_credits
+
+    entry = sealed.entry
+    remaining = "" if entry.after is None else format_credits(entry.after.remaining)
+    credits = format_credits(entry.credits) if entry.kind in ("usage", "void") else ""
+    return (
+        f"{entry.partition}-{entry.offset}",
+        terminal.moment(entry.appended_at),
+        entry.account,
+        entry.kind,
+        _what(entry),
+        credits,
+        remaining,
+    )
+
+
+def _what(entry: LedgerEntry) -> str:
+    """What an entry is about, in a few words."""
+    from usageledger.domain.credits import format_credits
+    from usageledger.domain.quantity import format_quantity
+
+    if entry.kind == "usage" and entry.quantity is not None:
+        model = f"/{entry.model}" if entry.model else ""
+        late = " (late)" if entry.is_late else ""
+        return f"{entry.feature}{model} × {format_quantity(entry.quantity)}{late}{' (voided before)' if entry.is_void_on_arrival else ''}"
+    if entry.kind == "refusal":
+        return f"{entry.reason}{f': {entry.detail}' if entry.detail else ''}"
+    if entry.plan_change is not None:
+        change = entry.plan_change
+        return f"{change.plan}" + (f", {change.next_plan} from the next renewal" if change.next_plan else "")
+    if entry.grant is not None:
+        return f"{format_credits(entry.grant.credits)} credits{f': {entry.grant.reason}' if entry.grant.reason else ''}"
+    if entry.voids is not None:
+        return f"{entry.voids.source} {entry.voids.id}: {entry.voids.reason}"
+    if entry.kind == "duplicate" and entry.event is not None:
+        return f"{entry.event.source} {entry.event.id}"
+    return entry.catalog_version or entry.reason or ""

@@ -1,0 +1,112 @@
+"""rejected list, rejected resend: what the ledger refused, and sending it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from usageledger.cli import terminal
+from usageledger.cli.options import AsJson, Data, connection
+
+if TYPE_CHECKING:
+    from usageledger.local.refusals import RefusedInput
+
+app = typer.Typer(no_args_is_help=True, help="What the ledger refused: list it, send it again.")
+
+AccountOption = Annotated[str | None, typer.Option("--account", help="Of this account alone.")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Refused for this reason; may be repeated.")]
+
+
+@app.command("list", epilog="Example: usageledger rejected list --reason unknown_model")
+def list_(account: AccountOption = None, reasons: Reasons = None, data: Data = None, as_json: AsJson = False) -> None:
+    """List refused inputs with their place, reason and detail."""
+    _check(reasons)
+    refused = [refusal for refusal in _refused(data, account) if not reasons or refusal.reason in reasons]
+    if as_json:
+        for refusal in refused:
+            terminal.print_json(_plain(refusal))
+        return
+    rows = [
+        (refusal.entry, terminal.moment(refusal.appended_at), refusal.account or "–", refusal.reason, refusal.place, _detail(refusal))
+        for refusal in refused
+    ]
+    terminal.print_table(("entry", "time", "account", "reason", "input", "detail"), rows)
+    open_count = sum(not refusal.is_resolved for refusal in refused)
+    terminal.note(f"{len(refused):,} refused, {len(refused) - open_count:,} of them accepted since")
+
+
+@app.command(epilog="Example: usageledger rejected resend --reason unknown_model")
+def resend(
+    account: AccountOption = None,
+    reasons: Reasons = None,
+    everything: Annotated[bool, typer.Option("--all", help="Of every account and every reason that can change.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send refused inputs again, unchanged: after the catalog has learned what they use, or the account was opened.
+
+    Without --reason only those that can fare better now: refused as unknown_model, unknown_feature, unknown_plan or unknown_account. What
+    has been accepted since is left out.
+    """
+    from usageledger.local.ledger_view import ledger_partitions
+    from usageledger.local.refusals import CAN_CHANGE, original_records, to_send_again
+    from usageledger.local.sending import kafka_connector, send_records
+    from usageledger.local.topics import is_importing
+    from usageledger.log.reading import log_reader
+
+    if not (account or reasons or everything):
+        raise typer.BadParameter("say which: --account, --reason or --all")
+    _check(reasons)
+    chosen = to_send_again(_refused(data, account), reasons or CAN_CHANGE)
+    settings = connection(data)
+    importing = is_importing(settings.kafka, settings.prefix)
+    with log_reader(settings.kafka) as reader:
+        partition_count = len(ledger_partitions(reader, settings.prefix))
+        records = original_records(reader, settings.prefix, chosen, partition_count=partition_count, importing=importing)
+        report = send_records(records, kafka_connector(settings.kafka, settings.prefix))
+    if as_json:
+        terminal.print_json({"sent": report.sent.total(), "by_reason": dict(report.sent)})
+    else:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.sent.items()))
+        terminal.say(f"sent {report.sent.total():,} again{': ' if counts else ''}{counts}")
+
+
+def _refused(data: Path | None, account: str | None) -> list[RefusedInput]:
+    from usageledger.local.ledger_view import ledger_entries
+    from usageledger.local.refusals import refused_inputs
+    from usageledger.log.reading import log_reader
+
+    settings = connection(data)
+    with log_reader(settings.kafka) as reader:
+        return refused_inputs(ledger_entries(reader, settings.prefix, account))
+
+
+def _check(reasons: list[str] | None) -> None:
+    from usageledger.domain.refusal import Refusal
+
+    known = [refusal.value for refusal in Refusal]
+    for reason in reasons or ():
+        if reason not in known:
+            raise typer.BadParameter(f"{reason!r} is no reason; there are {', '.join(known)}")
+
+
+def _plain(refusal: RefusedInput) -> dict[str, Any]:
+    event = refusal.event
+    return {
+        "account": refusal.account or None,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+        "appended_at": refusal.appended_at,
+        "input": refusal.input,
+        "entry": {"partition": refusal.partition, "offset": refusal.offset},
+        "event": None if event is None else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
+        "accepted_since": refusal.is_resolved,
+    }
+
+
+def _detail(refusal: RefusedInput) -> str:
+    about = "" if refusal.event is None else f"{refusal.event.source} {refusal.event.id}"
+    parts = [part for part in (about, refusal.detail, "accepted since" if refusal.is_resolved else "") if part]
+    return " · ".join(parts)

@@ -1,0 +1,70 @@
+"""service: what the stack's supervisor runs, each as a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from usageledger.cli.options import connection
+
+logger = logging.getLogger("usageledger")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to an app, unlisted: the supervisor knows it."""
+    app.command("service", hidden=True, epilog="Example: usageledger service processor")(service)
+
+
+def service(name: Annotated[Literal["processor", "limits"], typer.Argument(help="Which one.")]) -> None:
+    """Run one service until SIGTERM or SIGINT. Exit code 0 after a signal, 1 after an error, which is logged."""
+    _log_to_stderr()
+    settings = connection(None)
+    if name == "processor":
+        _run_processor(settings.kafka, settings.redis_url, settings.prefix)
+    else:
+        _run_limits(settings.kafka, settings.prefix)
+
+
+def _run_processor(kafka: str, redis_url: str, prefix: str) -> None:
+    from usageledger.processor.process import run_process
+    from usageledger.processor.service import run_processor
+
+    run_process(lambda stop: run_processor(kafka=kafka, redis_url=redis_url, prefix=prefix, stop=stop))
+
+
+def _run_limits(kafka: str, prefix: str) -> None:
+    from usageledger.limits.consumer import run_limits
+
+    stop = threading.Event()
+
+    def signalled(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signalled)
+    try:
+        run_limits(kafka=kafka, prefix=prefix, stop=stop, on_health=_log_health)
+    except Exception:
+        logger.critical("ending after an error", exc_info=True)
+        sys.exit(1)
+
+
+def _log_health(health: object) -> None:
+    logger.info("partitions: %s", health)
+
+
+def _log_to_stderr() -> None:
+    """One line a message: time (UTC), level, who, what."""
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("kafka").setLevel(logging.WARNING)

@@ -1,0 +1,211 @@
+"""up, down, status, go-live, wait-idle: the one-machine stack."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from usageledger.cli import terminal
+from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
+
+if TYPE_CHECKING:
+    from usageledger.local.idleness import LedgerLags
+    from usageledger.local.stack import Addresses
+
+TELL_EVERY_S = 5.0
+LAG_TIMEOUT_MS = 5_000
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to an app."""
+    for command, name, example in (
+        (up, "up", "usageledger up --data ./ledger"),
+        (down, "down", "usageledger down --data ./ledger"),
+        (status, "status", "usageledger status --json"),
+        (go_live, "go-live", "usageledger go-live"),
+        (wait_idle, "wait-idle", "usageledger wait-idle --timeout 60"),
+    ):
+        app.command(name, epilog=f"Example: {example}")(command)
+
+
+def up(
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Where everything is kept (default: .usageledger).")] = None,
+    kafka: Annotated[
+        str | None,
+        typer.Option("--kafka", metavar="HOST:PORT", envvar="USAGELEDGER_KAFKA", help="Use this broker, instead of one of our own."),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="URL", envvar="USAGELEDGER_REDIS_URL", help="Use this Redis, instead of one of our own."),
+    ] = None,
+    backend: Annotated[
+        Literal["packages", "docker"],
+        typer.Option("--backend", help="Where our own servers come from: Python and Maven packages, or containers."),
+    ] = "packages",
+    importing: Annotated[
+        bool, typer.Option("--import", help="Make the ledger in import mode: history goes in under its own dates, until `go-live`.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when everything is up, and leave it running until `down`.")] = False,
+    prefix: Annotated[
+        str, typer.Option("--prefix", envvar="USAGELEDGER_PREFIX", help="The ledger's name, where several share one Kafka and one Redis.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start Kafka, Redis, the processor and the limits consumer on this machine, and keep them running until Ctrl-C."""
+    from usageledger.local.stack import Stack, start_detached
+
+    directory = stack_directory(data).resolve()
+    progress = terminal.TerminalProgress()
+    if detach:
+        command = _up_command(directory, kafka, redis, backend, importing, prefix)
+        addresses = start_detached(command, directory, progress, fetch=backend == "packages" and kafka is None)
+        _print_ready(addresses, as_json, "`usageledger down` ends it")
+        return
+    stack = Stack(
+        directory, kafka=kafka, redis=redis, backend=backend, importing=importing, prefix=prefix, prepare=_publish_shipped_catalog
+    )
+    stack.run(progress, lambda addresses: _print_ready(addresses, as_json, "Ctrl-C ends it"))
+    terminal.note("everything has ended, the data stays")
+
+
+def down(data: Data = None) -> None:
+    """End the stack that runs in a directory. Its data stays."""
+    from usageledger.local.stack import stop_stack
+
+    directory = stack_directory(data)
+    stop_stack(directory)
+    terminal.say(f"stopped; the data stays in {directory}")
+
+
+def status(data: Data = None, as_json: AsJson = False) -> None:
+    """Show the stack's servers and services, and how far behind they are."""
+    from usageledger.local.stack import read_status
+
+    found = read_status(stack_directory(data))
+    lags = _lags(found)
+    for service in found["services"]:
+        service["lag"] = lags.get(service["name"])
+    if as_json:
+        terminal.print_json(found)
+        return
+    where = f"kafka {found['kafka']} · redis {found['redis']} · " if "kafka" in found and "redis" in found else ""
+    terminal.say(f"{found['state']} · {where}data {found['data']}")
+    columns = ("name", "state", "pid", "restarts", "lag", "what")
+    rows = [_status_row(service) for service in found["services"]]
+    if rows:
+        terminal.print_table(columns, rows, right=("pid", "restarts", "lag"))
+
+
+def go_live(data: Data = None) -> None:
+    """End import mode, for good: from now on Kafka dates what comes in."""
+    from usageledger.local import topics
+
+    settings = connection(data)
+    has_changed = topics.go_live(settings.kafka, settings.prefix)
+    terminal.say("the ledger is live: Kafka dates what comes in" if has_changed else "the ledger was live already")
+
+
+def wait_idle(
+    data: Data = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after so many seconds.")] = None,
+) -> None:
+    """Wait until every input has been decided and every limit event written. Gives up when nothing moves for two minutes."""
+    from usageledger.local.idleness import STALLED_AFTER_S, lag_reader, wait_until_idle
+
+    settings = connection(data)
+    telling = _Telling()
+    began_s = time.monotonic()
+    with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as reader:
+        lags = wait_until_idle(reader.look, timeout_s, telling.look)
+    if lags.is_idle:
+        terminal.say("idle: every input is decided, every limit event written")
+        return
+    waited_s = time.monotonic() - began_s
+    why = (
+        f"not idle after {waited_s:.0f} s"
+        if timeout_s is not None and waited_s >= timeout_s
+        else f"nothing moved for {STALLED_AFTER_S:.0f} s"
+    )
+    for line in (f"usageledger: {why}; see `usageledger status`", *(f"  {lag}" for lag in lags.waiting)):
+        typer.echo(line, err=True)
+    raise typer.Exit(1)
+
+
+class _Telling:
+    """Says what is waited for, at first and then now and again."""
+
+    def __init__(self) -> None:
+        self._tell_at_s = 0.0
+
+    def look(self, lags: LedgerLags) -> None:
+        if lags.is_idle or time.monotonic() < self._tell_at_s:
+            return
+        self._tell_at_s = time.monotonic() + TELL_EVERY_S
+        inputs, limits = lags.records("usage", "account", "catalog"), lags.records("limits")
+        terminal.note(f"waiting for {inputs:,} inputs to be decided, {limits:,} ledger records to be announced")
+
+
+def _up_command(directory: Path, kafka: str | None, redis: str | None, backend: str, importing: bool, prefix: str) -> list[str]:
+    options = [("--kafka", kafka), ("--redis", redis), ("--prefix", prefix)]
+    given = [word for option, value in options if value for word in (option, value)]
+    command = [sys.executable, "-m", "usageledger.cli", "up", "--data", str(directory), "--backend", backend, *given]
+    return [*command, "--import"] if importing else command
+
+
+def _publish_shipped_catalog(addresses: Addresses) -> None:
+    from usageledger.local.catalogs import publish_shipped
+
+    publish_shipped(addresses.kafka, addresses.prefix, now())
+
+
+def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
+    from usageledger.local.stack import read_status
+
+    took = read_status(addresses.data).get("took", {})
+    if as_json:
+        found = {
+            "kafka": addresses.kafka,
+            "redis": addresses.redis_url,
+            "data": str(addresses.data),
+            "prefix": addresses.prefix,
+            "took": took,
+        }
+        terminal.print_json(found)
+        return
+    for name, description in took.items():
+        terminal.say(f"took {description} for {name}")
+    terminal.say(f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} ({ending})")
+
+
+def _lags(found: dict[str, Any]) -> dict[str, int | None]:
+    """The lag of each service, as far as it can be told: a broken broker must not keep the status from being shown."""
+    if found["state"] != "running":
+        return {}
+    from kafka.errors import KafkaError
+
+    from usageledger.counters.view import ViewError
+    from usageledger.local.errors import StackError
+    from usageledger.local.idleness import lag_reader, service_lags
+
+    try:
+        with lag_reader(found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS) as reader:
+            return service_lags(reader.look())
+    except (KafkaError, ViewError, StackError) as error:
+        terminal.warn(f"the lags cannot be told: {error}")
+        return {}
+
+
+def _status_row(service: dict[str, Any]) -> tuple[str, ...]:
+    pid, lag = service["pid"], service["lag"]
+    return (
+        service["name"],
+        service["state"],
+        "–" if pid is None else str(pid),
+        str(service["restarts"]),
+        "–" if lag is None else f"{lag:,}",
+        service.get("description", ""),
+    )
