@@ -1,0 +1,71 @@
+"""Limit events as they come, for the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+from usageledger.limits.place import NotALimitEvent, Place, read_limit_event
+from usageledger.log.topics import Topics
+
+POLL_MS = 200
+
+
+class TailFailed(Exception):
+    """The limit events cannot be read. The message says which, or what is not there."""
+
+
+def tail(kafka: str, prefix: str, from_beginning: bool, until_idle_s: float | None) -> Iterator[dict[str, Any]]:
+    """Yield limit events as the CloudEvents that they are, each once, in each partition's order.
+
+    From the first, or from those that come after the call; without end, or until there is none for ``until_idle_s`` seconds.
+    Raises TailFailed.
+    """
+    topic = Topics(prefix).limit
+    consumer = KafkaConsumer(
+        bootstrap_servers=kafka.split(","),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        fetch_max_wait_ms=100,
+        metrics_enabled=False,
+    )
+    try:
+        _assign(consumer, topic, from_beginning)
+        seen: dict[int, Place] = {}
+        last_event_s = time.monotonic()
+        while until_idle_s is None or time.monotonic() - last_event_s < until_idle_s:
+            for records in consumer.poll(timeout_ms=POLL_MS).values():
+                for record in records:
+                    event = _new_event(record, seen)
+                    if event is not None:
+                        yield event
+                # After the events, for whoever takes them may be slow.
+                last_event_s = time.monotonic()
+    finally:
+        consumer.close(autocommit=False)
+
+
+def _assign(consumer: Any, topic: str, from_beginning: bool) -> None:
+    partitions = consumer.partitions_for_topic(topic)
+    if not partitions:
+        raise TailFailed(f"there is no topic {topic}: are the address and the prefix right?")
+    places = [TopicPartition(topic, partition) for partition in sorted(partitions)]
+    consumer.assign(places)
+    offsets = consumer.beginning_offsets(places) if from_beginning else consumer.end_offsets(places)
+    for place in places:
+        consumer.seek(place, offsets[place])
+
+
+def _new_event(record: Any, seen: dict[int, Place]) -> dict[str, Any] | None:
+    try:
+        event, place = read_limit_event(record.value)
+    except NotALimitEvent as error:
+        raise TailFailed(f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}") from error
+    if not place.is_beyond(seen.get(place.partition)):
+        return None
+    seen[place.partition] = place
+    return event
