@@ -56,6 +56,7 @@ class AccountState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The plan that the next renewal brings, where it is another one."""
     anchor: datetime | None = None
     grants: tuple[Grant, ...] = ()
+    """In the order in which they are drawn: see `by_expiry`."""
     counted_from: datetime | None = None
     """For an account brought in mid-cycle: what occurred before this was counted elsewhere."""
 
@@ -79,7 +80,7 @@ def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
     """What the current period draws from each grant, the soonest to expire first: the allotment is used up before any grant."""
     beyond = max(0, state.period.used - state.period.allotment - state.period.settled)
     drawn: list[tuple[Grant, int]] = []
-    for grant in by_expiry(state.grants):
+    for grant in state.grants:
         amount = min(beyond, grant.left)
         drawn.append((grant, amount))
         beyond -= amount
@@ -93,10 +94,8 @@ def by_expiry(grants: Iterable[Grant]) -> list[Grant]:
 
 def next_boundary(state: AccountState) -> datetime | None:
     """When the account next changes by itself: its period ends or a grant expires; None where neither will."""
-    moments = [grant.expires_at for grant in state.grants if grant.expires_at is not None]
-    if state.period.end is not None:
-        moments.append(state.period.end)
-    return min(moments, default=None)
+    end, expiry = state.period.end, _next_expiry(state)
+    return end if expiry is None or (end is not None and end <= expiry) else expiry
 
 
 def due_at(state: AccountState, *, free_plan: str) -> datetime | None:
@@ -104,6 +103,10 @@ def due_at(state: AccountState, *, free_plan: str) -> datetime | None:
 
     That is the next boundary of an account that is blocked, has a grant that expires, or falls back to a Free with nothing left.
     """
-    is_expiring = any(grant.expires_at is not None for grant in state.grants)
     falls_to_nothing = state.next_plan == free_plan and state.free_left <= 0
-    return next_boundary(state) if state.is_blocked or is_expiring or falls_to_nothing else None
+    is_due = state.is_blocked or falls_to_nothing or _next_expiry(state) is not None
+    return next_boundary(state) if is_due else None
+
+
+def _next_expiry(state: AccountState) -> datetime | None:
+    return state.grants[0].expires_at if state.grants else None

@@ -9,6 +9,7 @@ from typing import Literal
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.entry import Crossing, Figures, LedgerEntry, PeriodReference, UpgradeOffer
+from usageledger.domain.quantity import format_quantity
 
 Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided"]
 
@@ -91,7 +92,7 @@ def _shares_crossed(used_before: int, now: Figures, period: Period, catalog: Cat
         return
     for share in catalog.thresholds:
         mark = share * whole
-        if used_before < mark <= now.used and (str(share), whole) not in period.announced:
+        if used_before < mark <= now.used and (format_quantity(share), whole) not in period.announced:
             yield share
 
 
@@ -110,7 +111,7 @@ def _crossing(
         plan=after.plan,
         period=reference_to(after.period),
         figures=figures,
-        threshold=None if share is None else str(share),
+        threshold=None if share is None else format_quantity(share),
         action=action,
         upgrade=None if action is None else upgrade_for(after, catalog),
     )

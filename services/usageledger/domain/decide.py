@@ -191,7 +191,7 @@ def _decide_usage(event: UsageRecorded, reference: EventReference, book: _Book, 
     if isinstance(rated, UnknownRate):
         return Refusal(rated.reason)
     credits = rate_usage(rated.rate, event.quantity)
-    if credits > MICROCREDITS_MAX:
+    if period.used + credits > MICROCREDITS_MAX:
         return Refusal.QUANTITY_OUT_OF_RANGE
     book.write(
         book.draft(
@@ -259,6 +259,8 @@ def _plan_change(
 def _decide_grant(event: CreditsGranted, reference: EventReference, book: _Book) -> Refusal | None:
     if event.expires_at is not None and event.expires_at <= book.appended_at:
         return Refusal.GRANT_ALREADY_EXPIRED
+    if book.known.period.allotment + book.known.granted + event.credits > MICROCREDITS_MAX:
+        return Refusal.QUANTITY_OUT_OF_RANGE
     grant = GrantChange(
         source=event.source, id=event.id, credits=event.credits, reason=event.reason, expires_at=event.expires_at
     )

@@ -98,7 +98,7 @@ _json = msgspec.json.Encoder(decimal_format="string")
 
 
 def content_digest(event: AnyEvent) -> str:
-    """A digest (32 hex digits) of what an event says, apart from who says it, when and from which worker: equal for a repeat of the event."""
+    """A digest (32 hex digits) of what an event says, apart from who says it, when and from which worker: a repeat has the same."""
     if type(event) is UsageRecorded:
         content: list[object] = [event.feature, event.model, format_quantity(event.quantity)]
     else:

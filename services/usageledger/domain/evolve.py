@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from usageledger.domain.account import AccountState, Grant, Period
+from usageledger.domain.account import AccountState, Grant, Period, by_expiry
 from usageledger.domain.entry import GrantChange, LedgerEntry, PlanChange
 
 
@@ -72,16 +72,28 @@ def _opened(change: PlanChange) -> AccountState:
 
 def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
     """What is left of the allotment lapses, and so does what was used beyond it; what was drawn from grants is settled."""
-    drawn = {(source, grant_id): amount for source, grant_id, amount in change.settled}
-    grants = tuple(replace(grant, left=grant.left - drawn.get((grant.source, grant.id), 0)) for grant in state.grants)
     ended = state.period
+    drawn = sum(amount for _, _, amount in change.settled)
     return replace(
         state,
         period=opens,
-        previous=replace(ended, end=opens.start, settled=ended.settled + sum(drawn.values()), announced=()),
+        previous=replace(ended, end=opens.start, settled=ended.settled + drawn, announced=()),
         free_left=_free_left(ended, state.free_left),
-        grants=tuple(grant for grant in grants if grant.left > 0),
+        grants=_less_drawn(state.grants, change.settled),
     )
+
+
+def _less_drawn(grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]) -> tuple[Grant, ...]:
+    """What is left of each. Both are in the order of drawing, for names alone do not tell them apart: an id that no longer counts can come
+    again and name a second grant."""
+    kept: list[Grant] = []
+    owed = list(settled)
+    for grant in grants:
+        if owed and owed[0][:2] == (grant.source, grant.id):
+            grant = replace(grant, left=grant.left - owed.pop(0)[2])
+        if grant.left > 0:
+            kept.append(grant)
+    return tuple(kept)
 
 
 def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> AccountState:
@@ -93,9 +105,11 @@ def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> Ac
         left=change.credits,
         expires_at=change.expires_at,
     )
-    return replace(state, grants=(*state.grants, grant))
+    return replace(state, grants=tuple(by_expiry((*state.grants, grant))))
 
 
 def _expired(state: AccountState, change: GrantChange) -> AccountState:
-    grants = tuple(grant for grant in state.grants if (grant.source, grant.id) != (change.source, change.id))
+    named = (change.source, change.id, change.expires_at)
+    place = next(n for n, grant in enumerate(state.grants) if (grant.source, grant.id, grant.expires_at) == named)
+    grants = state.grants[:place] + state.grants[place + 1 :]
     return replace(state, grants=grants, period=replace(state.period, settled=state.period.settled + change.settled))

@@ -20,7 +20,7 @@ IDENTITY_LIFE = LATENESS_MAX + CLOCK_AHEAD_MAX
 """How long an identity counts. A duplicate that comes later than this occurred more than LATENESS_MAX ago, so it is refused as too old."""
 
 WINDOW = timedelta(days=36)
-"""The view keeps identities in windows of this length and drops whole windows. Longer than IDENTITY_LIFE, so two windows hold all that count."""
+"""The view keeps identities in windows of this length and drops whole windows. Longer than IDENTITY_LIFE, so two hold all that count."""
 
 Namespace = Literal["usage", "account"]
 
@@ -45,7 +45,10 @@ class IdentityRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
 
 
 def identity_of(namespace: Namespace, account: str, source: str, event_id: str) -> bytes:
-    """16 bytes that stand for account + source + id. Usage and account events have a namespace each: who may report usage cannot take billing's ids."""
+    """16 bytes that stand for account + source + id.
+
+    Usage and account events have a namespace each: who may report usage cannot take billing's ids.
+    """
     return hashlib.sha256(_json.encode([namespace, account, source, event_id])).digest()[:16]
 
 
@@ -76,6 +79,6 @@ def identity_changes(entry: LedgerEntry, voided: IdentityRecord | None) -> list[
 
 def _voided(usage: IdentityRecord | None, void: LedgerEntry) -> IdentityRecord:
     assert void.voids is not None
-    if void.voids.awaits_usage or usage is None:
+    if void.voids.awaits_usage:
         return IdentityRecord(void.appended_at, "void_awaits_usage")
-    return msgspec.structs.replace(usage, state="voided")
+    return IdentityRecord(void.appended_at, "voided") if usage is None else msgspec.structs.replace(usage, state="voided")

@@ -31,9 +31,10 @@ def roll(state: AccountState, account: str, until: datetime, catalogs: AdoptedCa
 
 def state_at(state: AccountState, account: str, at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
     """The state as it is at that time: what readers show, for a stored state may not have been rolled yet."""
-    for _, state in roll(state, account, at, catalogs):
+    rolled = state
+    for _, rolled in roll(state, account, at, catalogs):  # noqa: B007  # the last one is wanted
         pass
-    return state
+    return rolled
 
 
 def plan_at(catalogs: AdoptedCatalogs, plan_id: str, at: datetime) -> Plan | None:

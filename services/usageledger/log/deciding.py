@@ -29,6 +29,7 @@ NONE_ADOPTED = AdoptedCatalogs()
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_TIMESTAMP_MS_MAX = 32_503_680_000_000 - 1  # the end of the year 2999, beyond which no cycle is reckoned
 
 
 class DecodedInput(NamedTuple):
@@ -131,7 +132,7 @@ class PartitionBook:
         return sealed
 
     def adopt(self, record: Record) -> list[SealedEntry]:
-        """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, and moves it not."""
+        """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, which stays."""
         entry = LedgerEntry(
             kind="catalog_adopted",
             appended_at=self.head.clock,
@@ -252,8 +253,8 @@ def identities_touched_by(entry: LedgerEntry) -> list[bytes]:
 
 
 def time_of(timestamp_ms: int) -> datetime:
-    """A Kafka timestamp as a time; a negative one (no timestamp) as 1970."""
-    return _EPOCH + max(0, timestamp_ms) * _MILLISECOND
+    """A Kafka timestamp as a time; a negative one (no timestamp) as 1970, one beyond the year 2999 as its end. Any 64 bits are a time."""
+    return _EPOCH + min(max(0, timestamp_ms), _TIMESTAMP_MS_MAX) * _MILLISECOND
 
 
 def milliseconds(at: datetime) -> int:
