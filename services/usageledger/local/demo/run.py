@@ -1,0 +1,173 @@
+"""Runs the demo from a fresh stack to the verdict."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from usageledger.audit.verify import AuditReport, verify
+from usageledger.counters.connection import connect_blocking
+from usageledger.counters.reading import read_account
+from usageledger.domain.catalog import load_shipped_catalog
+from usageledger.domain.encoding import decode_account
+from usageledger.local.catalogs import publish_shipped
+from usageledger.local.demo.screen import Screen
+from usageledger.local.demo.studio import Studio, Tally
+from usageledger.local.demo.workload import ACCOUNTS, Use, account_name, subscriptions, trace, uses
+from usageledger.local.errors import StackError
+from usageledger.local.idleness import lag_reader, wait_until_idle
+from usageledger.local.servers import Backend
+from usageledger.local.stack import Addresses, Stack
+from usageledger.log.partitioning import partition_of
+from usageledger.log.reading import log_reader
+from usageledger.log.topics import Topics
+
+SPEED = 140.0
+"""How many seconds of the trace go by in one: its hour takes 25."""
+
+IDLE_TIMEOUT_S = 120.0
+LOOK_INTERVAL_S = 0.5
+KILL_AT, EMPTY_AT = 1 / 3, 2 / 3
+"""Where in the trace a disaster's two blows fall."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """What the demo came to. ``meters_wrong`` are accounts whose meter is not what their workers generated."""
+
+    tally: Tally
+    report: AuditReport
+    meters_wrong: list[str]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the audit is clean and every meter shows what was generated."""
+        return self.report.is_clean and not self.meters_wrong
+
+
+def run_demo(
+    screen: Screen, *, data: Path | None = None, backend: Backend = "packages", speed: float = SPEED, disaster: bool = False
+) -> DemoResult:
+    """Bring a stack up, play the trace, wait until all is decided, audit, compare every meter. ``data`` None: a directory that goes afterwards.
+
+    Raises StackError where the stack does not come up or does not come to rest in time.
+    """
+    with _directory(data) as directory:
+        stack = Stack(directory, backend=backend, prepare=_publish, prefix=f"demo-{int(time.time())}")
+        addresses = stack.start(screen)
+        try:
+            screen.started(stack.status(), addresses)
+            return _played(screen, stack, addresses, speed, disaster)
+        finally:
+            screen.say("stopping")
+            stack.stop()
+
+
+def _played(screen: Screen, stack: Stack, addresses: Addresses, speed: float, disaster: bool) -> DemoResult:
+    studio = Studio(addresses.kafka, addresses.prefix, addresses.data / "spool")
+    studio.open_accounts(subscriptions())
+    plan = list(uses(trace(), load_shipped_catalog()))
+    blows = list(_blows(screen, stack, addresses, len(plan))) if disaster else []
+    with _watching(screen, addresses, studio.tally):
+        studio.play(plan, speed, lambda use: _strike(blows, use))
+        with lag_reader(addresses.kafka, addresses.redis_url, addresses.prefix) as lags:
+            rest = wait_until_idle(lags.look, IDLE_TIMEOUT_S)
+    if not rest.is_idle:
+        raise StackError(f"not all usage was decided within {IDLE_TIMEOUT_S:.0f} s: {rest.waiting[0]}; see {addresses.data / 'logs'}")
+    report = verify(addresses.kafka, addresses.redis_url, addresses.prefix)
+    result = DemoResult(tally=studio.tally, report=report, meters_wrong=list(_wrong_meters(addresses, studio.tally)))
+    screen.ended(result)
+    return result
+
+
+def _publish(addresses: Addresses) -> None:
+    publish_shipped(addresses.kafka, addresses.prefix, datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class _Blow:
+    at: int
+    strike: Callable[[], None]
+
+
+def _blows(screen: Screen, stack: Stack, addresses: Addresses, count: int) -> Iterator[_Blow]:
+    """First the processor is killed without warning, then Redis loses everything."""
+
+    def kill_processor() -> None:
+        pid = next(service["pid"] for service in stack.status()["services"] if service["name"] == "processor")
+        screen.disaster(f"kill -9 {pid}: the processor dies between two events")
+        os.kill(pid, signal.SIGKILL)
+
+    def empty_redis() -> None:
+        screen.disaster("FLUSHALL: Redis forgets every counter")
+        redis = connect_blocking(addresses.redis_url)
+        try:
+            redis.flushall()
+        finally:
+            redis.close()
+
+    yield _Blow(int(count * KILL_AT), kill_processor)
+    yield _Blow(int(count * EMPTY_AT), empty_redis)
+
+
+def _strike(blows: list[_Blow], use: Use) -> None:
+    if blows and int(use.id.removeprefix("gen_")) >= blows[0].at:
+        blows.pop(0).strike()
+
+
+def _wrong_meters(addresses: Addresses, tally: Tally) -> Iterator[str]:
+    """Accounts whose meter differs from the studio's own books. Whoever left Free in the demo has used something in the period before."""
+    redis = connect_blocking(addresses.redis_url)
+    try:
+        with log_reader(addresses.kafka) as reader:
+            partition_count = reader.partition_count(Topics(addresses.prefix).ledger)
+        for number in range(ACCOUNTS):
+            account = account_name(number)
+            blob = read_account(redis, addresses.prefix, partition_of(account.encode(), partition_count), account).account
+            state = None if blob is None else decode_account(blob)
+            used = 0 if state is None else state.period.used + (state.previous.used if state.previous is not None else 0)
+            if used != tally.generated[account]:
+                yield account
+    finally:
+        redis.close()
+
+
+@contextmanager
+def _watching(screen: Screen, addresses: Addresses, tally: Tally) -> Iterator[None]:
+    """Show the figures about twice a second until the end."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        with lag_reader(addresses.kafka, addresses.redis_url, addresses.prefix) as lags:
+            while not is_over.wait(LOOK_INTERVAL_S):
+                screen.show(tally, lags.look().records("usage", "account"))
+
+    watcher = threading.Thread(target=watch, name="demo-watch", daemon=True)
+    with screen.live():
+        watcher.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            watcher.join(10.0)
+
+
+@contextmanager
+def _directory(data: Path | None) -> Iterator[Path]:
+    if data is not None:
+        yield data
+        return
+    directory = Path(tempfile.mkdtemp(prefix="usageledger-demo-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

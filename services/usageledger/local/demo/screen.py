@@ -1,0 +1,120 @@
+"""What the demo shows: a live table on a terminal, a line now and then elsewhere, and the verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from usageledger.domain.credits import format_credits
+from usageledger.local.demo.studio import Tally
+from usageledger.local.stack import Addresses
+
+if TYPE_CHECKING:
+    from usageledger.local.demo.run import DemoResult
+
+LINE_EVERY_S = 5.0
+
+
+class Screen:
+    """Tells one viewer. Also the stack's `Progress`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._line_at = 0.0
+        self._before = (time.monotonic(), 0)
+
+    def say(self, message: str) -> None:
+        self._console.print(f"[dim]{escape(message)}[/]")
+
+    def warn(self, message: str) -> None:
+        self._console.print(f"[yellow]{escape(message.splitlines()[0])}[/]")
+
+    @contextmanager
+    def fetching(self, what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(f"fetching {what}", total=total_bytes)
+            yield lambda count: progress.advance(task, count)
+
+    def started(self, status: dict[str, Any], addresses: Addresses) -> None:
+        """The stack is up."""
+        took = status.get("took", {})
+        self._console.print(f"Kafka [bold]{addresses.kafka}[/] ({escape(took.get('kafka', 'given'))})")
+        self._console.print(f"Redis [bold]{addresses.redis_url}[/] ({escape(took.get('redis', 'given'))})")
+        self._console.print("19,366 requests of a real LLM service (Azure, 2023) become usage of 300 accounts; features and accounts by our rule")
+
+    def disaster(self, what: str) -> None:
+        """A blow falls."""
+        self._console.print(f"[bold red]{escape(what)}[/]")
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Figures are shown inside."""
+        self._began = time.monotonic()
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, refresh_per_second=4) as self._live:
+            yield
+        self._live = None
+
+    def show(self, tally: Tally, lag: int) -> None:
+        """The figures now; ``lag`` is how many records wait for their decision."""
+        now = time.monotonic()
+        rate = (tally.generations - self._before[1]) / max(0.001, now - self._before[0])
+        self._before = (now, tally.generations)
+        figures = _figures(tally, lag, rate)
+        if self._live is not None:
+            self._live.update(_table(figures))
+        elif now - self._line_at >= LINE_EVERY_S:
+            self._line_at = now
+            self._console.print(f"{now - self._began:4.0f} s  " + "  ".join(f"{name} {value}" for name, value in figures))
+
+    def ended(self, result: DemoResult) -> None:
+        """The verdict."""
+        tally = result.tally
+        self._console.print()
+        self._console.print(
+            f"{tally.generations:,} generations were charged {format_credits(sum(tally.generated.values()))} credits; {tally.blocked} times an"
+            f" account ran out and was stopped, which held back {tally.held_back:,} more; {len(tally.upgraded)} upgrades freed {tally.freed}"
+        )
+        if tally.delays_ms:
+            ordered = sorted(tally.delays_ms)
+            self._console.print(
+                f"from the generation that crossed a limit to the app that was told: median {ordered[len(ordered) // 2]:.0f} ms,"
+                f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} ms"
+            )
+        right = "all 300 meters equal what the workers generated" if not result.meters_wrong else f"WRONG: {', '.join(result.meters_wrong[:5])}"
+        self._console.print(f"meters: [bold]{right}[/]")
+        colour = "green" if result.is_right else "red"
+        self._console.print(f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]")
+
+
+def _figures(tally: Tally, lag: int, rate: float) -> list[tuple[str, str]]:
+    return [
+        ("generations", f"{tally.generations:,}"),
+        ("a second", f"{rate:,.0f}"),
+        ("undecided", f"{lag:,}"),
+        ("warned at 80 %", f"{tally.warned:,}"),
+        ("ran out", f"{tally.blocked:,}"),
+        ("freed", f"{tally.freed:,}"),
+        ("held back", f"{tally.held_back:,}"),
+    ]
+
+
+def _table(figures: list[tuple[str, str]]) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for name, _ in figures:
+        table.add_column(name, justify="right", min_width=9)
+    table.add_row(*(f"[bold]{value}[/]" for _, value in figures))
+    return table
