@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -186,6 +187,43 @@ def test_events_recorded_while_the_broker_is_down_arrive_when_it_is_back(own_kaf
         assert meter.waiting().last_error is None
     found = ids(kafka, "")
     assert set(found) == set(recorded)
+
+
+def test_a_connection_that_is_stuck_is_replaced_without_waiting_for_it(own_kafka: KafkaServer, tmp_path: Path) -> None:
+    """The broker is frozen with events on their way. kafka-python waits; the meter gives its producer up, and sends the same ids again."""
+    kafka = own_kafka.address
+    create_topics(kafka, "", partitions=PARTITIONS)
+    assert own_kafka.pid is not None
+    with UsageMeter(source="render", kafka=kafka, spool_directory=tmp_path / "spool", stuck_after_s=1.0) as meter:
+        meter.record(account="acct_1", feature="genai_image", id="before")
+        assert meter.flush(DEADLINE_S)
+        os.kill(own_kafka.pid, signal.SIGSTOP)
+        try:
+            for number in range(100):
+                meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}")
+            until(lambda: "no acknowledgement" in (meter.waiting().last_error or ""), "the replacement")
+        finally:
+            os.kill(own_kafka.pid, signal.SIGCONT)
+        assert meter.flush(DEADLINE_S), meter.waiting()
+    assert set(ids(kafka, "")) == {"before", *(f"gen_{number}" for number in range(100))}
+    until(lambda: not [thread for thread in threading.enumerate() if "network-thread" in thread.name], "the end of the old producers")
+
+
+def test_what_waits_when_the_process_ends_is_sent_before_it_does(kafka: str, prefix: str, tmp_path: Path) -> None:
+    """kafka-python closes its producers at the end of the process as well: ours must have sent before that."""
+    script = """
+import os
+from usageledger import UsageMeter
+meter = UsageMeter(source="render", kafka=os.environ["K"], prefix=os.environ["P"], spool_directory=os.environ["S"], exit_timeout_s=30.0)
+meter.record(account="acct_1", feature="genai_image", id="first")
+assert meter.flush(30.0)
+for number in range(5_000):
+    meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}")
+"""
+    with worker(script, K=kafka, P=prefix, S=str(tmp_path)) as process:
+        assert process.wait(DEADLINE_S) == 0
+    assert ids(kafka, prefix) == ["first", *(f"gen_{number}" for number in range(5_000))]
+    assert list(tmp_path.rglob("*.segment")) == []
 
 
 def test_events_for_topics_that_are_not_there_yet_wait_for_them(kafka: str, tmp_path: Path) -> None:

@@ -167,4 +167,5 @@ def _translated(error: Exception) -> PublishError:
 
 
 def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    name, text = type(error).__name__, str(error)
+    return text if name in text else f"{name}: {text}"
