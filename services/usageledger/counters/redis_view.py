@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
+
+import msgspec
 
 from usageledger.counters import scripts
 from usageledger.counters.connection import AsyncClient
@@ -22,6 +25,8 @@ DEFAULT_TIMEOUT_S = 5.0
 # A view's set of windows changes about once a month: whoever meets that moment twice meets something else.
 _WINDOW_ATTEMPTS_MAX = 3
 _MS_MAX = 2**53
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisView:
@@ -45,8 +50,8 @@ class RedisView:
         keys = [self._keys.head, self._keys.accounts]
         for window in places:
             keys += (self._keys.identities(window), self._keys.identities(window - 1))
-        words: list[scripts.Word] = [token_of(expected), len(accounts), *(len(group) for group in places.values()), *accounts]
-        words += [identities[place][1] for place in order]
+        asked = [[account.encode() for account in accounts], *([identities[place][1] for place in group] for group in places.values())]
+        words: list[scripts.Word] = [token_of(expected), *_packed(asked)]
         async with self._bounded():
             reply = await self._run("fetch", keys, words)
         _check_head(reply)
@@ -106,21 +111,16 @@ class RedisView:
 
         keys = [self._keys.head, self._keys.accounts, self._keys.due, self._keys.holds]
         keys += [self._keys.identities(window) for window in (*written, *dropped)]
-        words: list[scripts.Word] = [token_of(expected), token_of(change.position), change.head, "" if before is None else before]
-        words += (2 * len(change.accounts), 2 * len(due), len(no_longer_due), len(change.settled_holds))
-        for window, found in written.items():
-            words += (window, 2 * len(found))
-        for window in dropped:
-            words += (window, 0)
-        for account, state in change.accounts.items():
-            words += (account, state)
-        for account, ms in due.items():
-            words += (ms, account)
-        words += no_longer_due
-        words += change.settled_holds
-        for found in written.values():
-            for identity, remembered in found.items():
-                words += (identity, remembered)
+        lists = [
+            [word for account, state in change.accounts.items() for word in (account.encode(), state)],
+            [word for account, ms in due.items() for word in (b"%d" % ms, account.encode())],
+            [account.encode() for account in no_longer_due],
+            [hold.encode() for hold in change.settled_holds],
+            [b"%d" % window for window in (*written, *dropped)],
+            *(list(chain.from_iterable(found.items())) for found in written.values()),
+            *([] for _ in dropped),
+        ]
+        words = [token_of(expected), token_of(change.position), change.head, "" if before is None else before, *_packed(lists)]
         return await self._run("commit", keys, words)
 
     async def _run_knowing_windows(self, name: str, fixed: Sequence[str], *, look_for_strays: bool = False) -> tuple[list[int], Any]:
@@ -167,6 +167,14 @@ def _places_by_window(identities: Sequence[tuple[int, bytes]]) -> dict[int, list
     for place, (window, _) in enumerate(identities):
         places.setdefault(window, []).append(place)
     return places
+
+
+def _packed(lists: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
+    """Lists of words as two arguments: their lengths, and all of them joined. The scripts take them apart again.
+
+    MessagePack alone would do if the one that servers have could read binary strings.
+    """
+    return _encode([[len(word) for word in words] for words in lists]), b"".join(chain.from_iterable(lists))
 
 
 def _due_of(flat: Sequence[bytes]) -> dict[str, int]:

@@ -12,16 +12,16 @@
 -- (Without the flag allow-oom the server refuses a script that it has no memory for before it starts.)
 --
 -- KEYS: head, accounts, due, holds, the keys of windows that are written or dropped
--- ARGV: 1 the token expected ("" for an empty view), 2 the token to be, 3 the head's value to be,
---       4 drop windows older than this ("" for none),
---       the number of words of 5 accounts, 6 due, 7 no longer due, 8 settled holds,
---       9.. for each window in KEYS its number and the number of its words (0 where it is only to be dropped),
---       then the words: account, state ...; ms, account ...; account ...; hold ...; identity, value ... window by window
+-- ARGV: the token expected ("" for an empty view), the token to be, the head's value to be, drop windows older than this ("" for none),
+--       and lists of words, packed: 1 account, state ...; 2 ms, account ... due; 3 account ... no longer due; 4 hold ... settled;
+--       5 the numbers of the windows in KEYS; then for each identity, value ..., none where it is only to be dropped.
+--       Packed: the words' lengths list by list in MessagePack, and all words joined. Two arguments instead of thousands, for it is
+--       the client that pays for each
 -- Reply: {1} done; {0, token} the head is elsewhere; {2, windows} these are to be dropped too: call again with their keys;
 --        {3, key} the view has no head and yet this key. Only after {1} was anything changed.
 
 local SLICE = 1000 -- words to one command: `unpack` puts them all on the C stack, which has room for 8,000. Even: pairs stay together.
-local FIXED_KEYS, FIXED_WORDS = 4, 8
+local FIXED_KEYS = 4
 local EXACT = 2 ^ 53 -- numbers are doubles here: whole ones are exact below this
 
 local function list_windows(text)
@@ -58,27 +58,33 @@ if not stored[1] then
   end
 end
 
--- Where each part's words lie.
-local parts = {}
-local next_word = FIXED_WORDS + 2 * (#KEYS - FIXED_KEYS) + 1
-local function part(command, key, count)
-  parts[#parts + 1] = {command = command, key = key, first = next_word, count = count}
-  next_word = next_word + count
+local change = cmsgpack.unpack(ARGV[5])
+local position = 1
+for _, list in ipairs(change) do
+  for i = 1, #list do
+    local following = position + list[i]
+    list[i] = string.sub(ARGV[6], position, following - 1)
+    position = following
+  end
 end
-part('HSET', KEYS[2], tonumber(ARGV[5]))
-part('ZADD', KEYS[3], tonumber(ARGV[6]))
-part('ZREM', KEYS[3], tonumber(ARGV[7]))
-part('HDEL', KEYS[4], tonumber(ARGV[8]))
+if position ~= #ARGV[6] + 1 then
+  error({err = 'ERR the words are ' .. (position - 1) .. ' bytes long, not ' .. #ARGV[6]})
+end
+local parts = {
+  {command = 'HSET', key = KEYS[2], words = change[1], is_pairs = true},
+  {command = 'ZADD', key = KEYS[3], words = change[2], is_pairs = true},
+  {command = 'ZREM', key = KEYS[3], words = change[3]},
+  {command = 'HDEL', key = KEYS[4], words = change[4]},
+}
 
 local given, is_kept = {}, {}
 local kept, dropped, unknown = {}, {}, {}
 local drop_before = tonumber(ARGV[4])
 for k = FIXED_KEYS + 1, #KEYS do
-  local number = ARGV[FIXED_WORDS + 2 * (k - FIXED_KEYS) - 1]
-  local count = tonumber(ARGV[FIXED_WORDS + 2 * (k - FIXED_KEYS)])
-  part('HSET', KEYS[k], count)
+  local number, words = change[5][k - FIXED_KEYS], change[5 + k - FIXED_KEYS]
+  parts[#parts + 1] = {command = 'HSET', key = KEYS[k], words = words, is_pairs = true}
   given[number] = KEYS[k]
-  if count > 0 then
+  if #words > 0 then
     kept[#kept + 1] = number
     is_kept[number] = true
   end
@@ -99,25 +105,22 @@ if #unknown > 0 then
 end
 
 for _, p in ipairs(parts) do
-  if (p.command == 'HSET' or p.command == 'ZADD') and p.count % 2 ~= 0 then
+  if p.is_pairs and #p.words % 2 ~= 0 then
     error({err = 'ERR an odd number of words for ' .. p.key})
   end
 end
-if next_word ~= #ARGV + 1 then
-  error({err = 'ERR the words do not add up: ' .. (next_word - 1) .. ' expected, ' .. #ARGV .. ' given'})
-end
-for i = parts[2].first, parts[2].first + parts[2].count - 1, 2 do
-  local ms = tonumber(ARGV[i])
+for i = 1, #change[2], 2 do
+  local ms = tonumber(change[2][i])
   if not ms or ms ~= math.floor(ms) or math.abs(ms) >= EXACT then
-    error({err = 'ERR not a time in ms: ' .. ARGV[i]})
+    error({err = 'ERR not a time in ms: ' .. tostring(change[2][i])})
   end
 end
 
 -- From here on only writes, none of which can fail.
 
 for _, p in ipairs(parts) do
-  for from = p.first, p.first + p.count - 1, SLICE do
-    redis.call(p.command, p.key, unpack(ARGV, from, math.min(from + SLICE, p.first + p.count) - 1))
+  for from = 1, #p.words, SLICE do
+    redis.call(p.command, p.key, unpack(p.words, from, math.min(from + SLICE - 1, #p.words)))
   end
 end
 for _, key in ipairs(dropped) do
