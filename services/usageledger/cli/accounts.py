@@ -204,9 +204,8 @@ def _print(found: AccountBalance) -> None:
         f"[bold]{escape(balance.account)}[/bold] · {escape(plan)} · {state}" + ("" if balance.known else " · the ledger has not met it yet")
     )
     if balance.period.start is not None:
-        out.print(
-            f"period {terminal.moment(balance.period.start)} to {terminal.moment(balance.period.end, 'no end')}, seen at {terminal.moment(found.at)}"
-        )
+        start, end = terminal.moment(balance.period.start), terminal.moment(balance.period.end, "no end")
+        out.print(f"period {start} to {end}, seen at {terminal.moment(found.at)}")
     given = parse_credits(balance.allotment) + parse_credits(balance.granted)
     filled = 0 if given <= 0 else min(BAR_WIDTH, max(0, BAR_WIDTH * parse_credits(balance.used) // given))
     out.print(f"[{'red' if balance.blocked else 'cyan'}]{'█' * filled}[/]{'░' * (BAR_WIDTH - filled)} {balance.used} used")

@@ -22,12 +22,15 @@ def audit() -> None:
 
 @app.command(epilog="Example: usageledger audit verify")
 def verify(data: Data = None, as_json: AsJson = False) -> None:
-    """Decide every input again, in the ledger's order, and compare every entry, the limit events and Redis. Exit code 1 where they differ."""
+    """Decide every input again, in the ledger's order, and compare every entry, the limit events and Redis.
+
+    One line of verdict. Where something differs, the first place of each partition is told, and the exit code is 1.
+    """
     from usageledger.audit.verify import verify as audited
 
     settings = connection(data)
-    with terminal.counting("ledger records read", None) as done:
-        report = audited(settings.kafka, settings.redis_url, settings.prefix, lambda read, total: done(read))
+    with terminal.counting("ledger records", None) as done:
+        report = audited(settings.kafka, settings.redis_url, settings.prefix, done)
     if as_json:
         terminal.print_json(_plain(report))
     else:

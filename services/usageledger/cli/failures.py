@@ -31,6 +31,7 @@ def explained(error: Exception) -> str | None:
     from usageledger.counters.view import ViewError
     from usageledger.domain.catalog_check import UnusableCatalog
     from usageledger.domain.chain import NotAnEntry
+    from usageledger.limits.tail import TailFailed
     from usageledger.local.errors import StackError, StopRequested
     from usageledger.log.reading import LogUnreadable
     from usageledger.producer.events import InvalidEvent
@@ -41,11 +42,12 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, StopRequested):
         return "stopped while starting"
     if isinstance(error, KafkaError):
-        return f"Kafka did not do what was asked ({type(error).__name__}: {error}): is it running, and at that address? See `usageledger status`"
+        what = f"Kafka did not do what was asked ({type(error).__name__}: {error})"
+        return f"{what}: is it running, and at that address? See `usageledger status`"
     if isinstance(error, (ViewError, RedisError)):
         return f"the counters cannot be read ({error}): is Redis running, and at that address? See `usageledger status`"
     if isinstance(error, (LogUnreadable, NotAnEntry)):
         return f"the ledger cannot be read: {error}"
-    if isinstance(error, (StackError, SettingsError, InvalidEvent, FileNotFoundError, IsADirectoryError, PermissionError)):
-        return str(error)
-    return None
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)):
+        return f"{error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, (StackError, SettingsError, InvalidEvent, TailFailed)) else None

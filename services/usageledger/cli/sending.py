@@ -49,7 +49,7 @@ def send(
         total = Path(file).stat().st_size if file != "-" else None
         done = stack.enter_context(terminal.counting("sending", total, is_bytes=True))
         records = outgoing_records(lines, partition_count=partition_count, importing=importing)
-        report = send_records(records, kafka_connector(settings.kafka, settings.prefix), lambda record: done(lines.bytes_read))
+        report = send_records(records, kafka_connector(settings.kafka, settings.prefix), lambda record: done(lines.bytes_read, total))
     _print(report, as_json)
     if report.not_sent:
         raise typer.Exit(1)
@@ -79,7 +79,8 @@ def _print(report: SendReport, as_json: bool) -> None:
     counts = ", ".join(f"{count:,} {name}" for name, count in by_type.items() if name != NO_EVENT)
     strange = report.sent[NO_EVENT]
     if strange:
-        counts += f"{', ' if counts else ''}{strange:,} that {'is' if strange == 1 else 'are'} no event the ledger knows and will be refused by it"
+        known = f"{counts}, " if counts else ""
+        counts = f"{known}{strange:,} that {'is' if strange == 1 else 'are'} no event the ledger knows and will be refused by it"
     terminal.say(f"sent {report.sent.total():,}{': ' if counts else ''}{counts}")
     for line in report.not_sent[:NOT_SENT_SHOWN]:
         typer.echo(f"usageledger: line {line.line} was not sent: {line.why}", err=True)

@@ -65,8 +65,8 @@ def moment(at: datetime | None, otherwise: str = "–") -> str:
 
 
 @contextmanager
-def counting(what: str, total: int | None, *, is_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere. Yields what to call with how much is done of ``total``."""
+def counting(what: str, total: int | None, *, is_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on a terminal, nothing elsewhere. Yields what to call with how much is done, of how much."""
     counts = (DownloadColumn(), TransferSpeedColumn()) if is_bytes else (MofNCompleteColumn(),)
     console = notices()
     with Progress(
@@ -80,8 +80,8 @@ def counting(what: str, total: int | None, *, is_bytes: bool = False) -> Iterato
     ) as progress:
         task = progress.add_task(what, total=total)
 
-        def done(completed: int) -> None:
-            progress.update(task, completed=completed)
+        def done(completed: int, of: int | None) -> None:
+            progress.update(task, completed=completed, total=of)
 
         yield done
 
