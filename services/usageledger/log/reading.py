@@ -30,6 +30,8 @@ class LogReader:
             auto_offset_reset="none",
             max_poll_records=RECORDS_PER_POLL,
             fetch_max_wait_ms=100,
+            # The default grows to half a minute, which a reader would lose after each restart of a broker.
+            reconnect_backoff_max_ms=2_000,
             check_crcs=True,
         )
 
