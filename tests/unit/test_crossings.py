@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -88,14 +89,20 @@ def test_reached_and_cleared_alternate_as_often_as_it_happens() -> None:
     """
 
 
-def _catalogs(**changes: object) -> AdoptedCatalogs:
+def _catalogs(**changes: Any) -> AdoptedCatalogs:
     (catalog,) = SHIPPED
     return AdoptedCatalogs((replace(catalog, **changes),))
 
 
 def test_an_entry_that_crosses_several_marks_announces_the_lowest_first_and_the_limit_last() -> None:
     several = _catalogs(thresholds=(Decimal("0.5"), Decimal("0.8"), Decimal("0.9")))
-    play("2026-01-31T10:00 use chat_action 999 => account_opened free 200+0-0=200 ; usage 999 200+0-999=-799 !50% !80% !90% !reached", several)
+    play(
+        """
+        2026-01-31T10:00  use chat_action 500  => account_opened free 200+0-0=200
+                                                  ; usage 500 200+0-500=-300 !50% !80% !90% !reached
+        """,
+        several,
+    )
 
 
 def test_a_later_catalog_that_writes_a_mark_otherwise_does_not_announce_it_again() -> None:

@@ -63,7 +63,7 @@ class AccountState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     @property
     def granted(self) -> int:
         """What grants add to the current period's allotment."""
-        return self.period.settled + sum(grant.left for grant in self.grants)
+        return self.period.settled + (sum(grant.left for grant in self.grants) if self.grants else 0)
 
     @property
     def remaining(self) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.entry import InputAddress, LedgerEntry
 from usageledger.domain.head import Head, advance
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
@@ -40,11 +40,14 @@ ENTRY_TYPE = "ledger.entry"
 CLAIM_TYPE = "ledger.claim"
 
 
-def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int) -> tuple[list[SealedEntry], Head]:
-    """Seal drafts one after another behind ``head``; return them and the head after them."""
+def seal(
+    drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None
+) -> tuple[list[SealedEntry], Head]:
+    """Seal drafts one after another behind ``head``; return them and the head after them. ``decided`` is the input that they decide on."""
     sealed: list[SealedEntry] = []
     for draft in drafts:
-        entry = replace(draft, partition=partition, offset=head.next_offset, previous_hash=head.hash)
+        address = decided or draft.input
+        entry = replace(draft, partition=partition, offset=head.next_offset, input=address, previous_hash=head.hash)
         unhashed = _encoder.encode(entry)
         hash_ = hashlib.sha256(unhashed).hexdigest()
         sealed.append(SealedEntry(entry, hash_, _wrapped(entry, unhashed, hash_)))
@@ -57,7 +60,7 @@ class NotAnEntry(ValueError):
 
 
 def unseal(value: bytes) -> SealedEntry | None:
-    """Read a record's value back: None for a claim. Raises NotAnEntry where the stated hash is not that of the bytes."""
+    """Read a record's value back: None for a claim. Raises NotAnEntry for bytes that `seal` did not write."""
     try:
         envelope = _envelope_decoder.decode(value)
     except msgspec.MsgspecError as error:
@@ -69,9 +72,12 @@ def unseal(value: bytes) -> SealedEntry | None:
     if hashlib.sha256(unhashed).hexdigest() != hash_:
         raise NotAnEntry("the entry's bytes do not have the hash that it states")
     try:
-        return SealedEntry(_decoder.decode(data), hash_, value)
+        entry = _decoder.decode(data)
     except msgspec.MsgspecError as error:
         raise NotAnEntry(f"not a ledger entry: {error}") from None
+    if _wrapped(entry, unhashed, hash_) != value:
+        raise NotAnEntry("the CloudEvent around the entry does not say what the entry does")
+    return SealedEntry(entry, hash_, value)
 
 
 def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
@@ -84,14 +90,15 @@ def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
 
 
 def _wrapped(entry: LedgerEntry, unhashed: bytes, hash_: str) -> bytes:
-    attributes = {
-        "specversion": "1.0",
-        "type": ENTRY_TYPE,
-        "source": f"/usageledger/ledger/{entry.partition}",
-        "id": f"{entry.partition}-{entry.offset}",
-        # CloudEvents: a subject that is there is not empty.
-        **({"subject": entry.account} if entry.account else {}),
-        "time": entry.appended_at,
-        "datacontenttype": "application/json",
-    }
-    return b'%s,"data":%s,"hash":"%s"}}' % (_encoder.encode(attributes)[:-1], unhashed[:-1], hash_.encode())
+    subject = b',"subject":%s' % _encoder.encode(entry.account) if entry.account else b""  # one that is there is not empty
+    return b'{"specversion":"1.0","type":"%s","source":"/usageledger/ledger/%d","id":"%d-%d"%s,"time":%s,%s"data":%s,"hash":"%s"}}' % (
+        ENTRY_TYPE.encode(),
+        entry.partition,
+        entry.partition,
+        entry.offset,
+        subject,
+        _encoder.encode(entry.appended_at),
+        b'"datacontenttype":"application/json",',
+        unhashed[:-1],
+        hash_.encode(),
+    )

@@ -8,7 +8,7 @@ from usageledger.domain.chain import CLAIM_TYPE
 from usageledger.domain.cycle import rules_version
 
 DECIDE_VERSION = 1
-"""Raised with every change of what `decide` or `evolve` make of the same input; the older rules stay in the code, so that old history verifies."""
+"""Raised with every change of what `decide` or `evolve` make of the same input. The older rules stay in the code: old history verifies."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,8 +32,9 @@ _ACTIONS: dict[str, Literal["block", "prompt_upgrade"] | None] = {
 
 def figures_of(state: AccountState) -> Figures:
     """The current period's figures."""
-    period = state.period
-    return Figures(allotment=period.allotment, granted=state.granted, used=period.used, remaining=state.remaining)
+    period, granted = state.period, state.granted
+    remaining = period.allotment + granted - period.used
+    return Figures(allotment=period.allotment, granted=granted, used=period.used, remaining=remaining)
 
 
 def figures_of_ended(period: Period) -> Figures:
@@ -47,22 +48,23 @@ def reference_to(period: Period) -> PeriodReference:
     return PeriodReference(number=period.number, start=period.start, end=period.end)
 
 
-def crossings_between(before: Figures | None, after: AccountState, entry: LedgerEntry, catalog: Catalog) -> tuple[Crossing, ...]:
-    """The limits crossed from ``before`` (the current period's figures until now; None for an account just opened, which nobody blocked yet)
-    to ``after``, thresholds lowest first, the limit itself last.
+def crossings_between(
+    before: Figures | None, now: Figures, after: AccountState, entry: LedgerEntry, catalog: Catalog
+) -> tuple[Crossing, ...]:
+    """The limits crossed by an entry that took the current period's figures from ``before`` to ``now``: thresholds lowest first, the
+    limit itself last.
+
+    ``before`` is None for an account just opened, which nobody has blocked yet; ``after`` is the state whose figures are ``now``.
 
     A threshold is crossed by usage alone: `used` comes from below its share of `used + remaining` to or above it, once per period and sum.
     The limit is reached when `remaining` comes from above 0 to 0 or below, and cleared the other way, whatever the entry.
     """
     if entry.is_late:
         return ()
-    now = figures_of(after)
     crossed: list[Crossing] = []
     if before is not None and entry.kind == "usage":
-        crossed += [
-            _crossing("limit.threshold", entry, after, now, catalog, share)
-            for share in _shares_crossed(before.used, now, after.period, catalog)
-        ]
+        shares = _shares_crossed(before.used, now, after.period, catalog)
+        crossed = [_crossing("limit.threshold", entry, after, now, catalog, share) for share in shares]
     was_blocked = before is not None and before.remaining <= 0
     if not was_blocked and now.remaining <= 0:
         crossed.append(_crossing("limit.reached", entry, after, now, catalog))

@@ -16,7 +16,7 @@ from usageledger.domain.account import AccountState, Period
 from usageledger.domain.catalog import AdoptedCatalogs, UnknownRate
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.crossings import crossings_between, figures_of, figures_of_ended, reference_to
-from usageledger.domain.entry import EventReference, GrantChange, LedgerEntry, PlanChange, Voids
+from usageledger.domain.entry import EventReference, Figures, GrantChange, LedgerEntry, PlanChange, Voids
 from usageledger.domain.events import (
     AccountCancelled,
     AccountEvent,
@@ -138,17 +138,19 @@ class _Book:
 
     def _take(self, entry: LedgerEntry, after: AccountState | None) -> None:
         before = self.state
-        if after is None or after is before and entry.kind == "void":  # a void that awaits its usage
+        if after is None or (after is before and entry.kind == "void"):  # a void that awaits its usage
             self.entries.append(entry)
             return
         catalog = self.catalogs.in_force(self.appended_at)
-        crossings = crossings_between(None if before is None else figures_of(before), after, entry, catalog)
+        figures = None if before is None else _figures(before, entry.is_late)
+        now = _figures(after, entry.is_late)
+        crossings = crossings_between(figures, now, after, entry, catalog)
         entry = replace(
             entry,
             catalog_version=entry.catalog_version or catalog.version,
             period=entry.period or reference_to(after.period),
-            before=_figures(before, entry),
-            after=_figures(after, entry),
+            before=figures,
+            after=now,
             crossings=crossings,
         )
         self.entries.append(entry)
@@ -156,10 +158,9 @@ class _Book:
         self.state = evolve(before, entry) if has_announced else after
 
 
-def _figures(state: AccountState | None, entry: LedgerEntry):  # type: ignore[no-untyped-def]
-    if state is None:
-        return None
-    return figures_of_ended(state.previous) if entry.is_late and state.previous is not None else figures_of(state)
+def _figures(state: AccountState, is_late: bool) -> Figures:
+    """The figures of the period that an entry counts in."""
+    return figures_of_ended(state.previous) if is_late and state.previous is not None else figures_of(state)
 
 
 def _refused_by_time(event: AnyEvent, appended_at: datetime) -> Refusal | None:

@@ -26,11 +26,14 @@ def evolve(state: AccountState | None, entry: LedgerEntry) -> AccountState | Non
 def _charged(state: AccountState, entry: LedgerEntry) -> AccountState:
     feature = entry.feature or (entry.voids and entry.voids.feature) or ""
     if not entry.is_late:
-        announced = tuple((c.threshold, c.figures.used + c.figures.remaining) for c in entry.crossings if c.threshold is not None)
-        return replace(state, period=_with_use(state.period, feature, entry.credits, announced))
+        return replace(state, period=_with_use(state.period, feature, entry.credits, _announced_by(entry) if entry.crossings else ()))
     assert state.previous is not None, "a late entry counts in the previous period"
     previous = _with_use(state.previous, feature, entry.credits, ())
     return replace(state, previous=previous, free_left=_free_left(previous, state.free_left))
+
+
+def _announced_by(entry: LedgerEntry) -> tuple[tuple[str, int], ...]:
+    return tuple((c.threshold, c.figures.used + c.figures.remaining) for c in entry.crossings if c.threshold is not None)
 
 
 def _with_use(period: Period, feature: str, credits: int, announced: tuple[tuple[str, int], ...]) -> Period:

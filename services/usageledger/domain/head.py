@@ -30,12 +30,5 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 def advance(head: Head, entry: LedgerEntry, hash_: str) -> Head:
     """The head after one valid entry."""
-    moved = replace(head, next_offset=entry.offset + 1, hash=hash_, clock=entry.appended_at)
-    if entry.input is None:
-        return moved
-    following = entry.input.offset + 1
-    if entry.input.topic == "usage":
-        return replace(moved, usage_next=following)
-    if entry.input.topic == "account":
-        return replace(moved, account_next=following)
-    return replace(moved, catalog_next=following)
+    decided = {} if entry.input is None else {f"{entry.input.topic}_next": entry.input.offset + 1}
+    return replace(head, next_offset=entry.offset + 1, hash=hash_, clock=entry.appended_at, **decided)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -44,6 +45,7 @@ class IdentityRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
         return appended_at - self.first_appended_at <= IDENTITY_LIFE
 
 
+@lru_cache(maxsize=16_384)  # each is asked for a few times, within one chunk
 def identity_of(namespace: Namespace, account: str, source: str, event_id: str) -> bytes:
     """16 bytes that stand for account + source + id.
 

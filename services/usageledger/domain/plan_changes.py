@@ -111,7 +111,7 @@ def _not_before(state: AccountState, occurred_at: datetime, at: datetime) -> dat
 
 
 def _anchor(stated: datetime, at: datetime) -> datetime:
-    """An anchor as little ahead of the ledger's time as a clock may be is that time: the cycle's next boundary lies a month on, not minutes."""
+    """An anchor as little ahead of the ledger's time as a clock may be is that time: the next boundary is a month away, not minutes."""
     return at if at < stated <= at + CLOCK_AHEAD_MAX else stated
 
 

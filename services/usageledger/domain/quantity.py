@@ -21,7 +21,7 @@ def parse_quantity(value: object) -> Decimal:
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise ValueError(f"quantity is a decimal string or an integer, not {type(value).__name__} ({value!r})")
-    text = format(value, "f") if isinstance(value, Decimal) else str(value) if not _is_huge(value) else "huge"
+    text = value if isinstance(value, str) else "huge" if _is_huge(value) else format(value, "f" if isinstance(value, Decimal) else "d")
     if not _QUANTITY.fullmatch(text):
         raise ValueError(f"quantity is a decimal from 0 to {QUANTITY_MAX} with at most 6 places, not {_shortened(value)}")
     quantity = Decimal(text)
@@ -40,6 +40,8 @@ def check_name(field: str, value: object) -> str:
     """Return ``value`` if it can name an account, a source, an event, a feature or a model; else raise ValueError naming the field."""
     if not isinstance(value, str):
         raise ValueError(f"{field} is a string, not {type(value).__name__}")
+    if value.isprintable() and 1 <= len(value) <= NAME_LENGTH_MAX and value[0] != " " != value[-1]:
+        return value  # nearly every name: of what is printable the rules below refuse nothing else
     if not 1 <= len(value) <= NAME_LENGTH_MAX:
         raise ValueError(f"{field} has 1 to {NAME_LENGTH_MAX} characters, not {len(value)}")
     if not _NAME.fullmatch(value):
@@ -51,10 +53,10 @@ def check_name(field: str, value: object) -> str:
     return value
 
 
-def _is_huge(value: str | int) -> bool:
+def _is_huge(value: object) -> bool:
     return isinstance(value, int) and abs(value) > 10**20
 
 
 def _shortened(value: object) -> str:
-    text = "a number of over 20 digits" if isinstance(value, int) and abs(value) > 10**20 else repr(value)
+    text = "a number of over 20 digits" if _is_huge(value) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -27,6 +27,7 @@ from usageledger.log.records import Record
 
 NONE_ADOPTED = AdoptedCatalogs()
 
+_CHANGE_NOTHING = ("refusal", "duplicate")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _TIMESTAMP_MS_MAX = 32_503_680_000_000 - 1  # the end of the year 2999, beyond which no cycle is reckoned
@@ -118,7 +119,7 @@ class PartitionBook:
             appended_at=item.appended_at,
             catalogs=self.catalogs,
         )
-        return self._write(decision.entries, address)
+        return self._write(decision.entries, address, decision.state)
 
     def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
         """Write what time brings an account that is due at ``at``."""
@@ -126,7 +127,8 @@ class PartitionBook:
         self.due.set(account, None)
         if state is None:
             return []
-        sealed = self._write(decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs).entries)
+        decision = decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs)
+        sealed = self._write(decision.entries, None, decision.state)
         if not sealed:
             self._note_due(account, state, self.head.clock)
         return sealed
@@ -146,27 +148,31 @@ class PartitionBook:
         """Apply an entry that lies in the log. Its account and identities must have been provided, and ``catalogs`` hold what it adopts."""
         entry = sealed.entry
         self.head = advance(self.head, entry, sealed.hash)
-        if entry.account:
-            self._evolve(entry)
+        if entry.account and entry.kind not in _CHANGE_NOTHING:
+            self._remember_identities(entry)
+            self._note_state(entry, evolve(self.accounts.get(entry.account), entry))
 
-    def _write(self, drafts: Iterable[LedgerEntry], address: InputAddress | None = None) -> list[SealedEntry]:
-        addressed = [replace(draft, input=address) if address is not None else draft for draft in drafts]
-        sealed, self.head = seal(addressed, self.head, self.partition)
-        for item in sealed:
-            if item.entry.account:
-                self._evolve(item.entry)
+    def _write(
+        self, drafts: Sequence[LedgerEntry], address: InputAddress | None = None, state: AccountState | None = None
+    ) -> list[SealedEntry]:
+        """Seal drafts. ``state`` is the account's after the last of them: the fold of them, as `decide` has made it already."""
+        sealed, self.head = seal(drafts, self.head, self.partition, address)
+        changing = [item.entry for item in sealed if item.entry.account and item.entry.kind not in _CHANGE_NOTHING]
+        for entry in changing:
+            self._remember_identities(entry)
+        if changing:
+            self._note_state(changing[-1], state)
         return sealed
 
-    def _evolve(self, entry: LedgerEntry) -> None:
-        if entry.kind in ("refusal", "duplicate"):
-            return
+    def _remember_identities(self, entry: LedgerEntry) -> None:
         voided = None
         if entry.voids is not None:
             voided = self.identities.get(identity_of("usage", entry.account, entry.voids.source, entry.voids.id))
         for identity, record in identity_changes(entry, voided):
             self.identities[identity] = record
             self._changed_identities[identity] = None
-        state = evolve(self.accounts.get(entry.account), entry)
+
+    def _note_state(self, entry: LedgerEntry, state: AccountState | None) -> None:
         self.accounts[entry.account] = state
         self._changed_accounts[entry.account] = None
         if state is not None:

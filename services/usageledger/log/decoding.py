@@ -1,13 +1,14 @@
 """From a record's bytes to an event, or to the reason why it is none. Deterministic: an audit decodes the same bytes to the same result.
 
-Nothing raises on bad input, whatever the bytes. The accepted shapes are those of `contracts.messages`; a contract test holds the two together.
+Nothing raises on bad input, whatever the bytes. The accepted shapes are those of `contracts.messages`: a contract test holds the two
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,6 +21,7 @@ from usageledger.domain.events import (
     AccountOpened,
     AccountSubscribed,
     CreditsGranted,
+    Event,
     PlanChanged,
     UsageRecorded,
     UsageVoided,
@@ -150,27 +152,32 @@ class _Wrong(ValueError):
     """What a decoded event has wrong with it, for the refusal's detail."""
 
 
+_AnEvent = TypeVar("_AnEvent", bound=Event)
+
+
 def _decoded(
-    record: Record, partition: int, partition_count: int, decode: Callable[[bytes], Any], types: Any
-) -> Any:
-    value = record.value
-    account = _account_named_by(record.key)
-    if record.key is not None and partition_of(record.key, partition_count) != partition:
-        return Malformed(Refusal.WRONG_PARTITION, f"key {account!r} belongs in partition {partition_of(record.key, partition_count)}", account)
+    record: Record, partition: int, partition_count: int, decode: Callable[[bytes], _AnEvent], types: Container[str]
+) -> _AnEvent | Malformed:
+    key, value = record.key, record.value
+    if key is not None and (belongs_in := partition_of(key, partition_count)) != partition:
+        return _malformed(key, Refusal.WRONG_PARTITION, f"a key that belongs in partition {belongs_in} of {partition_count}")
     if not value:
-        return Malformed(Refusal.EMPTY_RECORD, "the record has no value", account)
+        return _malformed(key, Refusal.EMPTY_RECORD, "the record has no value")
     if len(value) > EVENT_BYTES_MAX:
-        return Malformed(Refusal.RECORD_TOO_LARGE, f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}", account)
+        return _malformed(key, Refusal.RECORD_TOO_LARGE, f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
     if value.count(b"[") + value.count(b"{") > BRACKETS_MAX:
-        return Malformed(Refusal.NOT_JSON, f"over {BRACKETS_MAX} brackets: nested too deeply to be an event", account)
+        return _malformed(key, Refusal.NOT_JSON, f"over {BRACKETS_MAX} brackets: nested too deeply to be an event")
     try:
         event = decode(value)
     except (ValueError, OverflowError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        refusal, detail = _what_is_wrong(value, error, types)
-        return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], account)
-    if record.key is None or record.key != event.account.encode():
-        return Malformed(Refusal.WRONG_KEY, f"the record's key is not the event's subject {event.account!r}"[:DETAIL_LENGTH_MAX], account)
+        return _malformed(key, *_what_is_wrong(value, error, types))
+    if key != event.account.encode():
+        return _malformed(key, Refusal.WRONG_KEY, f"the record's key is not the event's subject {event.account!r}")
     return event
+
+
+def _malformed(key: bytes | None, refusal: Refusal, detail: str) -> Malformed:
+    return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], _account_named_by(key))
 
 
 def _account_named_by(key: bytes | None) -> str:
@@ -230,7 +237,12 @@ def _opened(raw: msgspec.Raw, header: dict[str, Any]) -> AccountOpened:
 
 def _subscribed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSubscribed:
     data = msgspec.json.decode(raw, type=_SubscribedData)
-    return AccountSubscribed(**header, plan=check_name("data.plan", data.plan), time_zone=data.time_zone or "UTC", anchor=_utc("data.anchor", data.anchor))
+    return AccountSubscribed(
+        **header,
+        plan=check_name("data.plan", data.plan),
+        time_zone=data.time_zone or "UTC",
+        anchor=_utc("data.anchor", data.anchor),
+    )
 
 
 def _plan_changed(raw: msgspec.Raw, header: dict[str, Any]) -> PlanChanged:
@@ -280,7 +292,7 @@ def _credits_used(field: str, value: _Amount | None) -> int:
     return credits
 
 
-def _what_is_wrong(value: bytes, error: Exception, types: Any) -> tuple[Refusal, str]:
+def _what_is_wrong(value: bytes, error: Exception, types: Container[str]) -> tuple[Refusal, str]:
     """Name the first rule that the bytes break, now that they are known to break one."""
     try:
         decoded = _anything.decode(value)
