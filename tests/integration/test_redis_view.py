@@ -54,7 +54,7 @@ def client(server: ValkeyServer) -> Iterator[redis.Redis]:
 
 @asynccontextmanager
 async def a_view(url: str, *, timeout_s: float = 5.0) -> AsyncIterator[RedisView]:
-    async with connect(url, timeout_s=timeout_s) as connection:
+    async with connect(url) as connection:
         yield RedisView(connection, KEYS.prefix, KEYS.partition, timeout_s=timeout_s)
 
 
