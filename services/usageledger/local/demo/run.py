@@ -36,7 +36,7 @@ SPEED = 140.0
 
 IDLE_TIMEOUT_S = 120.0
 LOOK_INTERVAL_S = 0.5
-KILL_AT, EMPTY_AT = 1 / 3, 2 / 3
+KILL_AT, EMPTY_AT = 0.2, 0.8
 """Where in the trace a disaster's two blows fall."""
 
 
@@ -169,5 +169,6 @@ def _directory(data: Path | None) -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="usageledger-demo-"))
     try:
         yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    except Exception as error:
+        raise StackError(f"{error} (what the demo left is kept in {directory})") from error
+    shutil.rmtree(directory, ignore_errors=True)

@@ -37,7 +37,7 @@ class Screen:
         self._console.print(f"[dim]{escape(message)}[/]")
 
     def warn(self, message: str) -> None:
-        self._console.print(f"[yellow]{escape(message.splitlines()[0])}[/]")
+        self._console.print(f"[yellow]{escape(message.splitlines()[0])}[/]", soft_wrap=True)
 
     @contextmanager
     def fetching(self, what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -97,7 +97,7 @@ class Screen:
         right = "all 300 meters equal what the workers generated" if not result.meters_wrong else f"WRONG: {', '.join(result.meters_wrong[:5])}"
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
-        self._console.print(f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]")
+        self._console.print(f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]", soft_wrap=True)
 
 
 def _figures(tally: Tally, lag: int, rate: float) -> list[tuple[str, str]]:
