@@ -269,7 +269,7 @@ def test_a_position_that_was_reset_skips_nothing() -> None:
     world = World(a_ledger())
     announcer, feed, _ = world.announcer()
     announcer.step()
-    feed.positions[0] += 2
+    feed.positions[0] = world.ledgers[0].places[-1].offset
     world.run(announcer)
     assert world.seen_by_a_reader() == world.ledgers[0].places
     assert len(world.limit_events[0]) == 7
