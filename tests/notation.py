@@ -131,7 +131,7 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
         "id": said.get("id", event_id),
         "occurred_at": moment(said["on"], now) if "on" in said else now,
     }
-    times = {name: moment(said[name], now) for name in ("anchor", "as_of") if name in said}
+    times: dict[str, Any] = {name: moment(said[name], now) for name in ("anchor", "as_of") if name in said}
     if what == "use":
         feature, _, model = plain[0].partition("/")
         return UsageRecorded(**header, feature=feature, model=model or None, quantity=Decimal(plain[1] if len(plain) > 1 else 1))
@@ -147,7 +147,7 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
     if what == "void":
         return UsageVoided(**header, usage_source="/test", usage_id=plain[0], reason="failed")
     assert what == "open", f"unknown event: {what}"
-    amounts = {name: parse_credits(said[name]) for name in ("used", "free_used") if name in said}
+    amounts: dict[str, Any] = {name: parse_credits(said[name]) for name in ("used", "free_used") if name in said}
     return AccountOpened(**header, plan=plain[0], time_zone=said.get("zone", "UTC"), **amounts, **times)
 
 

@@ -1,4 +1,4 @@
-"""What deciding costs, µs an event on one core, and as ratios to ``json.loads`` of the same events in the same run: machines differ, ratios less.
+"""What deciding costs, µs an event on one core, and as ratios to ``json.loads`` of the same events: machines differ, ratios less so.
 
     python -m tests.benchmarks.decide_cost [--rounds 20]
 
