@@ -1,15 +1,15 @@
-"""Sending events and waiting for their acknowledgement: in the order given, across the two input topics of a ledger as well.
+"""Sending events and waiting for their acknowledgement: each partition's in the order given, across the two input topics as well.
 
 The processor merges a partition's two inputs by time and looks whether the other one has more: what comes earlier in a file must lie in
 Kafka before what comes later does. Within a topic that is Kafka's own order; between the two, a record waits until everything before it of
-the same partition in the other topic is acknowledged.
+the same partition is acknowledged. Partitions do not wait for each other: nothing is ever decided across them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -67,8 +67,16 @@ class Sender:
 
     def __init__(self, connect: Callable[[Input], RecordPublisher], *, stuck_after_s: float = STUCK_AFTER_S) -> None:
         self._connect = connect
+        self._stuck_after_s = stuck_after_s
         self._publishers: dict[Input, RecordPublisher] = {}
-        self._acknowledgements = _Acknowledgements(stuck_after_s)
+        self._lanes: dict[int, _Lane] = {}
+        # All below is shared with the producers' threads, which bring the acknowledgements.
+        self._changed = threading.Condition()
+        self._free: set[int] = set()
+        self._count = 0
+        self._bytes = 0
+        self._progress_s = time.monotonic()
+        self._failure: SendingFailed | None = None
         self.report = SendReport()
 
     def __enter__(self) -> Sender:
@@ -79,29 +87,92 @@ class Sender:
             publisher.close()
 
     def send(self, record: OutgoingRecord) -> None:
-        """Hand a record over, in its turn. One that is too large for Kafka is noted in the report. Raises SendingFailed."""
-        size = len(record.key or b"") + len(record.value)
+        """Take a record, to be sent in its turn. One that is too large for Kafka is noted in the report. Raises SendingFailed."""
+        size = _size(record)
         if size > RECORD_BYTES_MAX:
             self.report.not_sent.append(NotSent(record.line, f"{size:,} bytes with its key: the topic takes at most {RECORD_BYTES_MAX:,}"))
             return
-        other: Input = "account" if record.input == "usage" else "usage"
-        self._acknowledgements.wait_for(other, record.partition)
-        self._acknowledgements.wait_for_room(size)
-        done = self._acknowledgements.expect(record, size)
-        try:
-            self._publisher(record.input).send(record.key, record.value, done, partition=record.partition, timestamp_ms=record.timestamp_ms)
-        except PublishError as error:
-            raise _failed(record.line, error) from error
+        self._wait(lambda: self._count < WAITING_COUNT_MAX and (self._count == 0 or self._bytes + size <= WAITING_BYTES_MAX))
+        with self._changed:
+            if self._count == 0:
+                self._progress_s = time.monotonic()
+            self._count += 1
+            self._bytes += size
+        lane = self._lanes.setdefault(record.partition, _Lane())
+        lane.queue.append(record)
+        self._advance(lane)
         self.report.sent[record.type] += 1
 
     def flush(self) -> None:
         """Wait until everything is acknowledged. Raises SendingFailed."""
-        self._acknowledgements.wait_for_all()
+        self._wait(lambda: self._count == 0)
+
+    def _advance(self, lane: _Lane) -> None:
+        """Hand over what need not wait. The lock is not held meanwhile: a producer may have to wait for the thread that acknowledges."""
+        while lane.queue:
+            record = lane.queue[0]
+            with self._changed:
+                if lane.on_their_way and lane.input != record.input:
+                    return
+                lane.input = record.input
+                lane.on_their_way += 1
+            lane.queue.popleft()
+            try:
+                self._publisher(record.input).send(
+                    record.key, record.value, self._acknowledge(record, lane), partition=record.partition, timestamp_ms=record.timestamp_ms
+                )
+            except PublishError as error:
+                raise _failed(record.line, error) from error
+
+    def _acknowledge(self, record: OutgoingRecord, lane: _Lane) -> Done:
+        def done(error: PublishError | None) -> None:
+            with self._changed:
+                self._count -= 1
+                self._bytes -= _size(record)
+                self._progress_s = time.monotonic()
+                lane.on_their_way -= 1
+                if lane.on_their_way == 0:
+                    self._free.add(record.partition)
+                if error is not None and self._failure is None:
+                    self._failure = _failed(record.line, error)
+                self._changed.notify_all()
+
+        return done
+
+    def _wait(self, is_there: Callable[[], bool]) -> None:
+        """Wait for acknowledgements until it is so, and hand over what they set free. Raises SendingFailed when none come any more."""
+        while True:
+            with self._changed:
+                if self._failure is not None:
+                    raise self._failure
+                free, self._free = self._free, set()
+                if not free:
+                    if is_there():
+                        return
+                    self._wait_for_change()
+            for partition in free:
+                self._advance(self._lanes[partition])
+
+    def _wait_for_change(self) -> None:
+        left_s = self._progress_s + self._stuck_after_s - time.monotonic()
+        if left_s <= 0:
+            why = f"Kafka has acknowledged nothing for {self._stuck_after_s:.0f} s"
+            raise SendingFailed(f"{why}, {self._count:,} records wait: see `usageledger status`. {_AGAIN}", why)
+        self._changed.wait(left_s)
 
     def _publisher(self, input: Input) -> RecordPublisher:
         if input not in self._publishers:
             self._publishers[input] = self._connect(input)
         return self._publishers[input]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A partition: what waits to be sent to it, and how many records are on their way to which of its two topics."""
+
+    queue: deque[OutgoingRecord] = field(default_factory=deque)
+    on_their_way: int = 0
+    input: Input = "usage"
 
 
 def send_records(
@@ -137,62 +208,8 @@ def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublishe
     return connect
 
 
-class _Acknowledgements:
-    """What is on its way, by topic and partition. Acknowledgements come from the producers' threads."""
-
-    def __init__(self, stuck_after_s: float) -> None:
-        self._stuck_after_s = stuck_after_s
-        self._changed = threading.Condition()
-        self._waiting: Counter[tuple[Input, int]] = Counter()
-        self._count = 0
-        self._bytes = 0
-        self._progress_s = time.monotonic()
-        self._failure: SendingFailed | None = None
-
-    def expect(self, record: OutgoingRecord, size: int) -> Done:
-        """Note that a record is on its way; call what is returned when it has arrived."""
-        place = (record.input, record.partition)
-        with self._changed:
-            if self._count == 0:
-                self._progress_s = time.monotonic()
-            self._waiting[place] += 1
-            self._count += 1
-            self._bytes += size
-
-        def done(error: PublishError | None) -> None:
-            with self._changed:
-                self._waiting[place] -= 1
-                self._count -= 1
-                self._bytes -= size
-                self._progress_s = time.monotonic()
-                if error is not None and self._failure is None:
-                    self._failure = _failed(record.line, error)
-                self._changed.notify_all()
-
-        return done
-
-    def wait_for(self, input: Input, partition: int) -> None:
-        """Wait until nothing is on its way to this partition of this topic."""
-        self._wait(lambda: self._waiting[input, partition] == 0)
-
-    def wait_for_room(self, size: int) -> None:
-        """Wait until ``size`` bytes more may be on their way."""
-        self._wait(lambda: self._count < WAITING_COUNT_MAX and (self._count == 0 or self._bytes + size <= WAITING_BYTES_MAX))
-
-    def wait_for_all(self) -> None:
-        """Wait until nothing is on its way."""
-        self._wait(lambda: self._count == 0)
-
-    def _wait(self, is_there: Callable[[], bool]) -> None:
-        with self._changed:
-            while not is_there() and self._failure is None:
-                left_s = self._progress_s + self._stuck_after_s - time.monotonic()
-                if left_s <= 0:
-                    why = f"Kafka has acknowledged nothing for {self._stuck_after_s:.0f} s"
-                    raise SendingFailed(f"{why}, {self._count:,} records wait: see `usageledger status`. {_AGAIN}", why)
-                self._changed.wait(left_s)
-            if self._failure is not None:
-                raise self._failure
+def _size(record: OutgoingRecord) -> int:
+    return len(record.key or b"") + len(record.value)
 
 
 _AGAIN = "Send the file again once Kafka is well: what it took already ends as duplicates."
