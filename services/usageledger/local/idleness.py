@@ -93,8 +93,13 @@ class LagReader:
 
     def _announced(self) -> dict[int, int]:
         """Up to where each ledger partition is announced: what the limits consumer has committed."""
+        from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+
         group = limits_group(self._prefix)
-        offsets = self._admin.list_group_offsets(group)[group]
+        try:
+            offsets = self._admin.list_group_offsets(group)[group]
+        except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
+            return {}  # a broker that has just started: nothing is known to be announced, and the next look asks again
         return {place.partition: int(found.offset) for place, found in offsets.items() if place.topic == self._topics.ledger}
 
 
