@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from usageledger.local.servers import Servers
+from tests.integration.freezing import broker_pid, frozen
 from usageledger.log.kafka_ledger import KafkaLedgerPartition, LedgerSettings
 from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError
 from usageledger.log.topics import Topics
+
+__all__ = ["broker_pid"]
 
 CLAIM = KeyedValue(None, b"claim")
 IMPATIENT = LedgerSettings(append_timeout_s=1.0, claim_timeout_s=3.0, no_progress_timeout_s=3.0)
@@ -45,28 +44,6 @@ async def partition(kafka: str, topic: str, settings: LedgerSettings | None = No
 
 async def values(ledger: KafkaLedgerPartition) -> list[bytes | None]:
     return [record.value async for chunk in ledger.read(0, await ledger.end_offset()) for record in chunk]
-
-
-@pytest.fixture
-def broker_pid(servers: Servers) -> int:
-    pid = servers.parts[0].pid
-    if pid is None:
-        pytest.skip("the broker is no process of this machine that could be frozen")
-    return pid
-
-
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        # A thread that runs on another core may still answer for a moment.
-        deadline = time.monotonic() + 5
-        while any("State:\tT" not in status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")):
-            assert time.monotonic() < deadline, "the broker was not stopped in time"
-            time.sleep(0.01)
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -258,7 +258,11 @@ async def _end(producer: Any) -> None:
     sending = producer._sender.sender_task
     if sending is not None:
         sending.cancel()
-    producer._message_accumulator.fail_all(ProducerClosed())
+    accumulator = producer._message_accumulator
+    for batch in [batch for batches in accumulator._batches.values() for batch in batches]:
+        # Nobody waits for its turn to be sent, and asyncio would complain of an error that nobody hears.
+        batch._drain_waiter.cancel()
+    accumulator.fail_all(ProducerClosed())
     with suppress(TimeoutError, KafkaError, asyncio.CancelledError):
         async with asyncio.timeout(2 * _FAREWELL_S):
             # With its connections closed the sender's last requests end at once.

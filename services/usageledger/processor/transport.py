@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from mode.threads import ServiceThread, WorkerThread
@@ -122,6 +122,9 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         except OffsetOutOfRangeError as error:
             self._tell_lost(consumer, error.args[0])
             return {}
+        except NoOffsetForPartitionError:
+            # Asked before a rebalance and answered after it: the partition's new owner has yet to say where to begin.
+            return {}
         return {TP(*place): [self._chunk(place, records)] for place, records in fetched.items() if records}
 
     def _chunk(self, place: TopicPartition, records: list[Any]) -> Chunk:
@@ -157,6 +160,11 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
+
+    def _stopped_set(self) -> None:
+        # After a crash the thread has closed its loop already.
+        if not self.thread_loop.is_closed():
+            super()._stopped_set()
 
     def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:
         """The stock one prints; the failure reaches the worker by `crash`, which tells it once."""
@@ -209,6 +217,12 @@ class ChunkConsumer(driver.Consumer):
 
     def decided(self, place: Place, next_offset: int) -> None:
         self._next_offsets[TP(*place)] = next_offset
+
+    def discard(self) -> None:
+        """Close what an app that never came as far as starting its consumer leaves open: the loop of the thread that never ran."""
+        loop = self._thread.thread_loop
+        if not self._thread.started and not loop.is_running():
+            loop.close()
 
     async def perform_seek(self) -> None:
         """Pause what has no owner that has caught up, and after an assignment let the owners start. Short, and harmless when repeated."""

@@ -16,6 +16,7 @@ from usageledger.processor.feed import Chunk, PartitionFeed, Place
 from usageledger.processor.health import PartitionHealth, WorkerHealth
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
 from usageledger.processor.offsets import KafkaOffsets
+from usageledger.processor.quiet import quiet
 from usageledger.processor.transport import ChunkConsumer, LedgerApp, new_app
 
 STUCK_S = 60.0
@@ -26,6 +27,9 @@ WATCH_INTERVAL_S = 1.0
 OWNER_STOP_S = 2.0
 COMMIT_S = 0.5
 APP_STOP_S = 2.0
+
+# Faust's services log as the module that their class is in.
+NOISY = ("faust", "mode", "aiokafka", ChunkConsumer.__module__)
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +74,11 @@ async def run_worker(
     ``kafka`` is ``host:port``, several with commas. ``on_partitions`` is told about once a second, and when the assignment changes.
     Raises WorkerFailed when an owner raised, Faust crashed, or a partition was stuck for ``stuck_s`` seconds.
     """
-    # Faust's services log as the module that their class is in.
-    _quieten("faust", "mode", "aiokafka", ChunkConsumer.__module__)
     topics = Topics(prefix)
     worker = _Worker(topics, owner_factory, KafkaOffsets(kafka), on_partitions or (lambda _: None), stuck_s)
     app = new_app(kafka=kafka, group=group or group_of(prefix), topics=[topics.usage, topics.account], take=worker.take)
-    await worker.run(app, stop)
+    with quiet(NOISY):
+        await worker.run(app, stop)
 
 
 def group_of(prefix: str) -> str:
@@ -137,9 +140,10 @@ class _Worker:
         finally:
             stopping.cancel()
             watching.cancel()
+            # What fails from here on only delays the end, which is bounded.
+            error = self._failed.exception() if self._failed.done() else None
             await self._end(starting)
-        if self._failed.done():
-            error = self._failed.exception()
+        if error is not None:
             raise WorkerFailed(str(error) if isinstance(error, WorkerFailed) else repr(error)) from error
 
     def take(self, chunk: Chunk, ack: Callable[[], object]) -> None:
@@ -174,6 +178,7 @@ class _Worker:
             _, running = await asyncio.wait(tasks, timeout=OWNER_STOP_S)
             if running:
                 unwilling = _listed(sorted(tasks[task] for task in running))
+                logger.warning("owners did not stop within %.0f s: partitions %s", OWNER_STOP_S, unwilling)
                 self._fail(WorkerFailed(f"owners did not stop within {OWNER_STOP_S:.0f} s: partitions {unwilling}"))
         self._report()
 
@@ -277,6 +282,7 @@ class _Worker:
             await asyncio.wait_for(self._app.stop(), APP_STOP_S)
         except TimeoutError:
             logger.warning("left Kafka without saying goodbye: it did not answer within %.0f s", APP_STOP_S)
+        self._consumer.discard()
 
     def _report(self) -> None:
         self._on_partitions(self.health())
@@ -295,14 +301,6 @@ class _Worker:
         consumer = self._app.consumer
         assert isinstance(consumer, ChunkConsumer)
         return consumer
-
-
-def _quieten(*libraries: str) -> None:
-    """Warnings and worse alone, unless someone has asked these loggers for more."""
-    for library in libraries:
-        library_logger = logging.getLogger(library)
-        if library_logger.level == logging.NOTSET:
-            library_logger.setLevel(logging.WARNING)
 
 
 def _listed(partitions: list[int]) -> str:
