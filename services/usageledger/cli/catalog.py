@@ -72,8 +72,8 @@ def publish(
 ) -> None:
     """Check a catalog, publish it, and wait until every partition of the ledger decides by it."""
     from usageledger.domain.lint import lint as findings_in
+    from usageledger.local.catalogs import catalog_connector, published_catalogs, wait_until_adopted
     from usageledger.local.catalogs import publish as publish_catalog
-    from usageledger.local.catalogs import published_catalogs, wait_until_adopted
     from usageledger.local.errors import StackError
     from usageledger.local.idleness import lag_reader
     from usageledger.log.reading import log_reader
@@ -82,7 +82,7 @@ def publish(
     settings = connection(data)
     with log_reader(settings.kafka) as reader:
         published = published_catalogs(reader, settings.prefix)
-    done = publish_catalog(settings.kafka, settings.prefix, catalog, published, now())
+    done = publish_catalog(catalog_connector(settings.kafka, settings.prefix), catalog, published, now())
     for warning in (*done.warnings, *(f"{finding.where}: {finding.message}" for finding in findings_in(catalog) if done.is_new)):
         terminal.warn(warning)
     with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as lags:

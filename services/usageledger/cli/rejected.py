@@ -100,6 +100,8 @@ def _plain(refusal: RefusedInput) -> dict[str, Any]:
         "detail": refusal.detail,
         "appended_at": refusal.appended_at,
         "input": refusal.input,
+        "feature": refusal.feature,
+        "model": refusal.model,
         "entry": {"partition": refusal.partition, "offset": refusal.offset},
         "event": None if event is None else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
         "accepted_since": refusal.is_resolved,
@@ -108,5 +110,6 @@ def _plain(refusal: RefusedInput) -> dict[str, Any]:
 
 def _detail(refusal: RefusedInput) -> str:
     about = "" if refusal.event is None else f"{refusal.event.source} {refusal.event.id}"
-    parts = [part for part in (about, refusal.detail, "accepted since" if refusal.is_resolved else "") if part]
+    use = "/".join(name for name in (refusal.feature, refusal.model) if name)
+    parts = [part for part in (about, use, refusal.detail, "accepted since" if refusal.is_resolved else "") if part]
     return " · ".join(parts)

@@ -21,7 +21,7 @@ from usageledger.log.deciding import adopted_catalogs
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.producer.events import format_time
-from usageledger.producer.publisher import Publisher, PublishError
+from usageledger.producer.publisher import Connect, PublishError
 
 CATALOG_SOURCE = "/usageledger/catalog"
 PUBLISH_TIMEOUT_S = 30.0
@@ -63,17 +63,27 @@ def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
     return adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), reader.end_offset(topic, 0)))
 
 
+def catalog_connector(kafka: str, prefix: str) -> Connect:
+    """Connects to a ledger's catalog topic."""
+    from usageledger.producer.kafka_publisher import connector_to
+
+    return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)
+
+
 def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
     """Publish the catalog that comes with the package if the topic is empty; say whether it was."""
     with log_reader(kafka) as reader:
         if reader.end_offset(Topics(prefix).catalog, 0) > 0:
             return False
-    publish(kafka, prefix, load_shipped_catalog(), AdoptedCatalogs(), now)
+    publish(catalog_connector(kafka, prefix), load_shipped_catalog(), AdoptedCatalogs(), now)
     return True
 
 
-def publish(kafka: str, prefix: str, catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> Published:
-    """Publish a catalog that can be used. Raises StackError where its version is there with other content, or Kafka does not take it."""
+def publish(connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> Published:
+    """Publish a catalog that can be used. Raises StackError where its version is there with other content, or Kafka does not take it.
+
+    ``connect`` is a connection to the catalog topic (`catalog_connector`), ``published`` what lies there.
+    """
     known = published.version(catalog.version)
     if known is not None and known != catalog:
         raise StackError(
@@ -82,11 +92,13 @@ def publish(kafka: str, prefix: str, catalog: Catalog, published: AdoptedCatalog
     if known is not None:
         return Published(catalog.version, is_new=False)
     warnings = tuple(_warnings(catalog, published, now))
-    _send(_connected(kafka, prefix), catalog_event(catalog, now))
+    _send(connect, catalog_event(catalog, now))
     return Published(catalog.version, is_new=True, warnings=warnings)
 
 
-def wait_until_adopted(look: LookAtLags, timeout_s: float, *, on_look: Callable[[int], None] | None = None) -> list[int]:
+def wait_until_adopted(
+    look: LookAtLags, timeout_s: float, *, on_look: Callable[[int], None] | None = None, sleep: Callable[[float], None] = time.sleep
+) -> list[int]:
     """Wait until every partition has adopted what is published; return the partitions that have not in time.
 
     ``on_look`` is told how many have not yet.
@@ -98,7 +110,7 @@ def wait_until_adopted(look: LookAtLags, timeout_s: float, *, on_look: Callable[
             on_look(len(behind))
         if not behind or time.monotonic() >= deadline_s:
             return behind
-        time.sleep(POLL_S)
+        sleep(POLL_S)
 
 
 def _warnings(catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> list[str]:
@@ -124,16 +136,11 @@ def _warnings(catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> li
     return warnings
 
 
-def _connected(kafka: str, prefix: str) -> Publisher:
-    from usageledger.producer.kafka_publisher import connector_to
-
+def _send(connect: Connect, value: bytes) -> None:
     try:
-        return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)()
+        publisher = connect()
     except PublishError as error:
-        raise StackError(f"no Kafka broker answers at {kafka} ({error}): does it run?") from error
-
-
-def _send(publisher: Publisher, value: bytes) -> None:
+        raise StackError(f"no Kafka broker answers ({error}): does it run? `usageledger status` says") from error
     outcome: list[PublishError | None] = []
     is_done = threading.Event()
 

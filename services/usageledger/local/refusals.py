@@ -32,6 +32,8 @@ class RefusedInput:
     partition: int
     offset: int
     event: EventReference | None
+    feature: str | None = None
+    model: str | None = None
     is_resolved: bool = False
 
     @property
@@ -67,6 +69,8 @@ def refused_inputs(entries: Iterable[SealedEntry]) -> list[RefusedInput]:
             partition=entry.partition,
             offset=entry.offset,
             event=entry.event,
+            feature=entry.feature,
+            model=entry.model,
         )
         refused.append(refusal)
         if identity is not None:
