@@ -40,4 +40,4 @@ def _size_bytes(group: Sequence[KeyedValue]) -> int:
 def _refuse_too_large(sizes: Sequence[int], group_bytes_max: int) -> None:
     largest = max(sizes, default=0) + BATCH_OVERHEAD_BYTES
     if largest > group_bytes_max:
-        raise GroupTooLarge(f"the entries of one input take {largest} bytes in one record batch; the ledger takes at most {group_bytes_max}")
+        raise GroupTooLarge(f"one input's entries take {largest} bytes in one record batch; the ledger takes at most {group_bytes_max}")
