@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.servers"]
+
 _TESTS = Path(__file__).parent
 
 # Seconds a test may take, by the directory it lies in. A test that needs more says so with @pytest.mark.timeout and a reason.

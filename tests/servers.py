@@ -1,4 +1,4 @@
-"""Real servers for the tests of this folder: containers where a Docker engine answers and has the images, else from packages."""
+"""Fixtures of real servers, one pair for a whole run: containers where a Docker engine answers and has the images, else from packages."""
 
 from __future__ import annotations
 
