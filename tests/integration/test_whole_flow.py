@@ -57,6 +57,10 @@ class Ledger:
         self._services[name].send_signal(number)
         self._services[name].wait(20)
 
+    def restart(self, name: str, number: int = signal.SIGKILL) -> None:
+        self.kill(name, number)
+        self.start(name)
+
     def end(self) -> None:
         for service in self._services.values():
             service.kill()
@@ -120,8 +124,8 @@ def until(condition: Callable[[], bool]) -> None:
 def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Ledger) -> None:
     told: list[tuple[str, str | None]] = []
     subscriber = LimitSubscriber(kafka=ledger.kafka, prefix=ledger.prefix)
-    subscriber.on_threshold(lambda event: told.append(("threshold", event.upgrade and event.upgrade.plan)))
-    subscriber.on_reached(lambda event: told.append(("reached", event.upgrade and event.upgrade.plan)))
+    subscriber.on_threshold(lambda event: told.append(("threshold", event.upgrade.plan if event.upgrade else None)))
+    subscriber.on_reached(lambda event: told.append(("reached", event.upgrade.plan if event.upgrade else None)))
     subscriber.on_cleared(lambda event: told.append(("cleared", None)))
     with subscriber, ledger.meter() as meter, AccountClient(source="billing", kafka=ledger.kafka, prefix=ledger.prefix) as billing:
         billing.subscribe("acct_1", "pro")
@@ -142,13 +146,13 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
     assert (report.counts.inputs, report.limit_events, report.accounts) == (9, 3, 1)
 
 
-def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_and_double_nothing(ledger: Ledger, prefix: str) -> None:
+def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_and_double_nothing(ledger: Ledger) -> None:
     """300 events of 20 accounts, each of 2 credits, every tenth sent twice, while everything of ours is killed in turn."""
     blows: dict[int, Callable[[], None]] = {
-        60: lambda: (ledger.kill("processor"), ledger.start("processor"))[-1],
-        120: lambda: (ledger.kill("limits"), ledger.start("limits"))[-1],
+        60: lambda: ledger.restart("processor"),
+        120: lambda: ledger.restart("limits"),
         180: lambda: _empty(ledger),
-        240: lambda: (ledger.kill("processor", signal.SIGTERM), ledger.start("processor"))[-1],
+        240: lambda: ledger.restart("processor", signal.SIGTERM),
     }
     with ledger.meter() as meter:
         for n in range(300):

@@ -218,7 +218,7 @@ async def test_another_ledgers_view_stops_the_partition_and_is_left_as_it_is() -
         ours.ledger.append_as_another(KeyedValue(None, b"{}"))
         ours.ledger.truncate_from(0)
         ours.view = theirs.view
-        ours.start_worker().owner._new_ledger_id = lambda: "another"  # type: ignore[method-assign]
+        ours.start_worker().owner._new_ledger_id = lambda: "another"
         worker = ours._workers[0]
         await ours.until(lambda: worker.owner.state == "stopped")
         assert "another ledger" in (worker.owner.stopped_because or "")

@@ -63,7 +63,7 @@ def trace() -> Iterator[Request]:
     with resources.files(__package__).joinpath("trace/azure-llm-trace-2023-conv.csv").open(encoding="ascii") as file:
         first: datetime | None = None
         for number, line in enumerate(csv.DictReader(file)):
-            arrived = datetime.strptime(line["TIMESTAMP"][:26], "%Y-%m-%d %H:%M:%S.%f")
+            arrived = datetime.fromisoformat(f"{line['TIMESTAMP'][:26]}+00:00")
             first = first or arrived
             yield Request(
                 number=number,
