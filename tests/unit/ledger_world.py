@@ -128,7 +128,9 @@ class World:
         offset = sum(1 for _ in self.catalogs.before(2**31))
         self.catalogs.put([Record(offset, milliseconds(self.now), None, json.dumps(event).encode())])
 
-    def send(self, type_: str, time: str, account: str = "a", *, event_id: str | None = None, appended: str | None = None, **data: Any) -> None:
+    def send(
+        self, type_: str, time: str, account: str = "a", *, event_id: str | None = None, appended: str | None = None, **data: Any
+    ) -> None:
         """Append an event at ``appended`` (its own time unless given)."""
         source = Source.USAGE if type_ == "usage.recorded" else Source.ACCOUNT
         offset = len(self.inputs[source])

@@ -14,7 +14,7 @@ from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook
+from usageledger.log.deciding import PartitionBook, Undecidable, asked_for_by
 from usageledger.log.decoding import Malformed
 from usageledger.log.records import Record
 
@@ -71,7 +71,7 @@ class PartitionReplay:
 
     def verified(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
         """Yield each valid entry once it has been decided again to the same bytes. Raises Difference at the first that has not."""
-        for _, group in groupby(self._valid(records), key=_asked_for_by):
+        for _, group in groupby(self._valid(records), key=asked_for_by):
             yield from self._verified_group(list(group))
 
     def _valid(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
@@ -89,7 +89,9 @@ class PartitionReplay:
 
     def _note_claim(self, claim: Claim, offset: int) -> None:
         if not knows_rules_of(claim):
-            raise Difference(f"{self._at(offset)}: claimed under rules newer than this audit's ({claim.decide}, tzdata {claim.tzdata}): upgrade it")
+            raise Difference(
+                f"{self._at(offset)}: claimed under rules newer than this audit's ({claim.decide}, tzdata {claim.tzdata}): upgrade it"
+            )
         self.claims.append(claim)
 
     def _verified_group(self, written: list[SealedEntry]) -> Iterator[SealedEntry]:
@@ -99,7 +101,10 @@ class PartitionReplay:
             raise Difference(f"{self._at(first.offset)}: the entry names partition {first.partition}")
         # Between entries lie claims and what superseded workers appended: the offset is the log's, the rest must follow from the inputs.
         self.book.head = _moved(self.book.head, first.offset)
-        decided = self._decided(first.input, written)
+        try:
+            decided = self._decided(first.input, written)
+        except Undecidable as error:
+            raise Difference(f"{self._at(first.offset)}: this audit's code fails on {error}") from error
         for again, there in zip(decided, written, strict=False):
             if again.value != there.value:
                 raise Difference(f"{self._at(there.entry.offset)}: {_first_difference(again.entry, there.entry)}")
@@ -123,7 +128,9 @@ class PartitionReplay:
         (item,) = self.book.decode(address.topic, [record])
         overdue = self.book.due.next()
         if overdue is not None and overdue[0] <= item.appended_at:
-            raise Difference(f"{self._at(first.offset)}: account {overdue[1]!r} was due at {overdue[0]}, before this input, and has no entry for it")
+            raise Difference(
+                f"{self._at(first.offset)}: account {overdue[1]!r} was due at {overdue[0]}, before this input, and has no entry for it"
+            )
         if isinstance(item.event, Malformed):  # the detail is a parser's wording, for people; it decides nothing
             item = item._replace(event=item.event._replace(detail=written[-1].entry.detail or ""))
         return self.book.decide_input(item)
@@ -140,12 +147,6 @@ class PartitionReplay:
 
     def _at(self, offset: int) -> str:
         return f"ledger entry {self.book.partition}-{offset}"
-
-
-def _asked_for_by(sealed: SealedEntry) -> object:
-    """Entries of one input lie side by side; each call to act on a due account wrote entries of one account and one moment."""
-    entry = sealed.entry
-    return entry.input if entry.input is not None else (entry.account, entry.appended_at)
 
 
 def _moved(head: Head, next_offset: int) -> Head:

@@ -59,7 +59,8 @@ class AuditReport:
             if count
         ]
         return (
-            f"CLEAN: {self.counts.inputs:,} inputs = {accepted:,} accepted + {self.counts.refused_inputs:,} refused + {self.counts.duplicate_inputs:,} duplicates;"
+            f"CLEAN: {self.counts.inputs:,} inputs = {accepted:,} accepted + {self.counts.refused_inputs:,} refused"
+            f" + {self.counts.duplicate_inputs:,} duplicates;"
             f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and {self.accounts:,} accounts in Redis"
             f" come out the same, {format_credits(self.counts.credits)} credits in all" + (f" ({', '.join(waiting)})" if waiting else "")
         )
@@ -134,7 +135,9 @@ class _ViewCheck:
         for account in sorted(expected.keys() | self._snapshot.accounts.keys()):
             found, wanted = self._snapshot.accounts.get(account), expected.get(account)
             if found != wanted:
-                raise Difference(f"Redis, partition {self._partition}, account {account!r}: it holds {found!r}, the ledger makes it {wanted!r}")
+                raise Difference(
+                    f"Redis, partition {self._partition}, account {account!r}: it holds {found!r}, the ledger makes it {wanted!r}"
+                )
         due_ms = {account: milliseconds(at) for account, at in book.due.all().items()}
         if due_ms != dict(self._snapshot.due_ms):
             account = next(iter(dict(due_ms.items() ^ self._snapshot.due_ms.items())))
@@ -151,7 +154,9 @@ class _ViewCheck:
         if stored is None:
             raise Difference(f"Redis has no view of partition {self._partition}, though the ledger has entries: is a processor running?")
         if stored.position.hash or self._snapshot.accounts:
-            raise Difference(f"Redis, partition {self._partition}: its head {tuple(stored.position)} is not in the ledger, which ends at {end}")
+            raise Difference(
+                f"Redis, partition {self._partition}: its head {tuple(stored.position)} is not in the ledger, which ends at {end}"
+            )
 
 
 class _LimitCheck:

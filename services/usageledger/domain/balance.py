@@ -37,7 +37,10 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def balance_at(account: str, state: AccountState | None, at: datetime, catalogs: AdoptedCatalogs) -> Balance:
-    """The balance at a moment: the state is rolled over in the reader's hands. An account that the ledger does not know is on an untouched Free."""
+    """The balance at a moment: the state is rolled over in the reader's hands.
+
+    An account that the ledger does not know is on an untouched Free.
+    """
     if state is None:
         free = free_from_the_first_event(at, catalogs.in_force(at)).opens
         assert free is not None

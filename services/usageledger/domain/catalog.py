@@ -193,7 +193,8 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
     def rate_for(self, feature: str, model: str | None, at: datetime) -> RatedBy | UnknownRate:
         """The rate of a use by the version in force at ``at``; where that one does not know it, by the first later one that does.
 
-        Later is by adoption: that is how an event refused for an unknown model, sent again, gets its rate. Raises ValueError when none is adopted.
+        Later is by adoption: that is how an event refused for an unknown model, sent again, gets its rate.
+        Raises ValueError when none is adopted.
         """
         place = self._place_in_force(at)
         rated = self._rates[place].get((feature, model))

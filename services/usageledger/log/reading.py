@@ -74,7 +74,9 @@ class LogReader:
                     return
                 yield Record(record.offset, record.timestamp, record.key, record.value)
             if time.monotonic() - last_progress > NO_PROGRESS_S:
-                raise LogUnreadable(f"{topic}/{partition} gave nothing from offset {self._consumer.position(there)} in {NO_PROGRESS_S:.0f} s")
+                raise LogUnreadable(
+                    f"{topic}/{partition} gave nothing from offset {self._consumer.position(there)} in {NO_PROGRESS_S:.0f} s"
+                )
 
 
 @contextmanager

@@ -29,7 +29,10 @@ class LedgerError(Exception):
 
 
 class Superseded(LedgerError):
-    """The offsets that came back are not the expected ones: another worker has claimed the partition. Nothing of ours after that is valid."""
+    """The offsets that came back are not the expected ones: another worker has claimed the partition.
+
+    Nothing of ours after that is valid.
+    """
 
 
 class AppendOutcomeUnknown(LedgerError):
@@ -64,7 +67,10 @@ class LedgerPartition(Protocol):
         ...
 
     def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
-        """Yield chunks of the records with ``start <= offset < stop``, in order, and end when all were read. Raises LedgerError when no progress is made."""
+        """Yield chunks of the records with ``start <= offset < stop``, in order, and end when all were read.
+
+        Raises LedgerError when no progress is made.
+        """
         ...
 
     async def start_offset(self) -> int:

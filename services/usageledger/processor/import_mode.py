@@ -40,11 +40,7 @@ class ImportMode:
             finally:
                 await admin.close()
         kinds = {
-            entry[1]
-            for answer in answers
-            for resource in answer.resources
-            for entry in resource[4]
-            if entry[0] == "message.timestamp.type"
+            entry[1] for answer in answers for resource in answer.resources for entry in resource[4] if entry[0] == "message.timestamp.type"
         }
         # While a go-live is under way the topics differ: what the one still dates itself is still an import.
         self._is_on = kinds != {"LogAppendTime"}

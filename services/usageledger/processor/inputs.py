@@ -67,7 +67,10 @@ class InputBuffer:
         await self.control.seek(positions)
 
     def put(self, source: Source, records: Sequence[Record]) -> None:
-        """Take a fetched chunk. What lies before the expected offset (fetched before a seek) is dropped; a chunk beyond a gap is kept as it is."""
+        """Take a fetched chunk.
+
+        What lies before the expected offset (fetched before a seek) is dropped; a chunk beyond a gap is kept as it is.
+        """
         queue = self._queues[source]
         expected = queue[-1].offset + 1 if queue else self._next[source]
         if expected < 0:
@@ -116,5 +119,3 @@ class InputBuffer:
             async with asyncio.timeout(timeout_s):  # `wait_for` can swallow a cancellation (cpython #86296)
                 await self._changed.wait()
         self._changed.clear()
-
-

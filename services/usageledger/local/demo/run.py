@@ -57,8 +57,9 @@ class DemoResult:
 def run_demo(
     screen: Screen, *, data: Path | None = None, backend: Backend = "packages", speed: float = SPEED, disaster: bool = False
 ) -> DemoResult:
-    """Bring a stack up, play the trace, wait until all is decided, audit, compare every meter. ``data`` None: a directory that goes afterwards.
+    """Bring a stack up, play the trace, wait until all is decided, audit, compare every meter.
 
+    ``data`` None: a directory that goes afterwards.
     Raises StackError where the stack does not come up or does not come to rest in time.
     """
     with _directory(data) as directory:

@@ -51,7 +51,9 @@ class Screen:
         took = status.get("took", {})
         self._console.print(f"Kafka [bold]{addresses.kafka}[/] ({escape(took.get('kafka', 'given'))})")
         self._console.print(f"Redis [bold]{addresses.redis_url}[/] ({escape(took.get('redis', 'given'))})")
-        self._console.print("19,366 requests of a real LLM service (Azure, 2023) become usage of 300 accounts; features and accounts by our rule")
+        self._console.print(
+            "19,366 requests of a real LLM service (Azure, 2023) become usage of 300 accounts; features and accounts by our rule"
+        )
 
     def disaster(self, what: str) -> None:
         """A blow falls."""
@@ -84,9 +86,11 @@ class Screen:
         """The verdict."""
         tally = result.tally
         self._console.print()
+        charged = format_credits(sum(tally.generated.values()))
+        self._console.print(f"{tally.generations:,} generations were charged {charged} credits")
         self._console.print(
-            f"{tally.generations:,} generations were charged {format_credits(sum(tally.generated.values()))} credits; {tally.blocked} times an"
-            f" account ran out and was stopped, which held back {tally.held_back:,} more; {len(tally.upgraded)} upgrades freed {tally.freed}"
+            f"{tally.blocked} times an account ran out and was stopped, which held back {tally.held_back:,} more generations;"
+            f" {len(tally.upgraded)} upgrades freed {tally.freed}"
         )
         if tally.delays_ms:
             ordered = sorted(tally.delays_ms)
@@ -94,7 +98,9 @@ class Screen:
                 f"from the generation that crossed a limit to the app that was told: median {ordered[len(ordered) // 2]:.0f} ms,"
                 f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} ms"
             )
-        right = "all 300 meters equal what the workers generated" if not result.meters_wrong else f"WRONG: {', '.join(result.meters_wrong[:5])}"
+        right = (
+            "all 300 meters equal what the workers generated" if not result.meters_wrong else f"WRONG: {', '.join(result.meters_wrong[:5])}"
+        )
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
         self._console.print(f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]", soft_wrap=True)
