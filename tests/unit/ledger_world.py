@@ -158,7 +158,7 @@ class World:
     async def until(self, condition: Any) -> None:
         """Wait, within a deadline, until the condition holds."""
         async with asyncio.timeout(DEADLINE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for is any state of the world
                 await asyncio.sleep(0.002)
 
     async def settled(self) -> None:
