@@ -14,7 +14,7 @@ from usageledger.domain.catalog_document import catalog_document
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import Namespace, identity_of, window_of
-from usageledger.log.deciding import DueList, PartitionBook, identities_touched_by, milliseconds, time_of
+from usageledger.log.deciding import DueList, PartitionBook, Undecidable, identities_touched_by, milliseconds, time_of
 from usageledger.log.records import Record
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -148,7 +148,7 @@ def test_a_catalog_is_adopted_once_and_never_changes() -> None:
 def test_decisions_see_adopted_catalogs_only() -> None:
     book = _book(AdoptedCatalogs())
     (item,) = book.decode("usage", [_record(0, AT)])
-    with pytest.raises(ValueError, match="no catalog"):
+    with pytest.raises(Undecidable, match="no catalog"):
         book.decide_input(item)
 
 

@@ -27,10 +27,21 @@ from usageledger.log.records import Record
 
 NONE_ADOPTED = AdoptedCatalogs()
 
+_OUTDATED_MAX = 100
 _CHANGE_NOTHING = ("refusal", "duplicate")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _TIMESTAMP_MS_MAX = 32_503_680_000_000 - 1  # the end of the year 2999, beyond which no cycle is reckoned
+
+
+class Undecidable(Exception):
+    """The code fails on an input that it should accept or refuse: an error of ours, which the input brings out. The book is as it was."""
+
+
+class NotDecoded(NamedTuple):
+    """What the decoder failed with. Not the record's fault, as `Malformed` is, so it is no refusal."""
+
+    error: Exception
 
 
 class DecodedInput(NamedTuple):
@@ -39,7 +50,7 @@ class DecodedInput(NamedTuple):
     topic: Topic
     offset: int
     appended_at: datetime
-    event: AnyEvent | Malformed
+    event: AnyEvent | Malformed | NotDecoded
 
 
 class Changes(NamedTuple):
@@ -81,25 +92,67 @@ class PartitionBook:
         decoded: list[DecodedInput] = []
         for record in records:
             clock = max(clock, time_of(record.timestamp_ms))
-            decoded.append(DecodedInput(topic, record.offset, clock, decode(record, self.partition, self.partition_count)))
+            event: AnyEvent | Malformed | NotDecoded
+            try:
+                event = decode(record, self.partition, self.partition_count)
+            except Exception as error:  # noqa: BLE001 - raised when it is this record's turn
+                event = NotDecoded(error)
+            decoded.append(DecodedInput(topic, record.offset, clock, event))
         return decoded
 
     def used_by(self, inputs: Iterable[DecodedInput]) -> tuple[list[str], list[tuple[int, bytes]]]:
-        """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be decided."""
+        """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be decided.
+
+        Inputs can span months, and then one identity is asked about in several windows.
+        """
         accounts: dict[str, None] = {}
-        identities: dict[bytes, int] = {}
+        identities: dict[tuple[int, bytes], None] = {}
         for item in inputs:
-            if isinstance(item.event, Malformed):
+            if isinstance(item.event, (Malformed, NotDecoded)):
                 continue
             accounts[item.event.account] = None
+            window = window_of(item.appended_at)
             for identity in identities_of(item.event):
-                identities[identity] = window_of(item.appended_at)
-        return list(accounts), [(window, identity) for identity, window in identities.items()]
+                identities[window, identity] = None
+        return list(accounts), list(identities)
 
     def decide_input(self, item: DecodedInput) -> list[SealedEntry]:
-        """Decide one input, preceded by what has come due by its time among the accounts that are provided."""
+        """Decide one input, preceded by what its account's time has brought. Raises Undecidable."""
+        try:
+            return self._decided_input(item)
+        except Exception as error:
+            raise Undecidable(f"{item.topic} {self.partition}-{item.offset}: {error!r}") from error
+
+    def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
+        """Write what time brings an account that is due at ``at``. Raises Undecidable."""
+        try:
+            return self._decided_due(account, at)
+        except Exception as error:
+            raise Undecidable(f"account {account!r}, due at {at.isoformat()}: {error!r}") from error
+
+    def adopt(self, record: Record) -> list[SealedEntry]:
+        """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, which stays.
+
+        Raises Undecidable.
+        """
+        try:
+            return self._adopted(record)
+        except Exception as error:
+            raise Undecidable(f"catalog 0-{record.offset}: {error!r}") from error
+
+    def fold(self, sealed: SealedEntry) -> None:
+        """Apply an entry that lies in the log. Its account and identities must have been provided, and ``catalogs`` hold what it adopts."""
+        entry = sealed.entry
+        self.head = advance(self.head, entry, sealed.hash)
+        if entry.account and entry.kind not in _CHANGE_NOTHING:
+            self._remember(self._identities_after(entry))
+            self._note_state(entry, evolve(self.accounts.get(entry.account), entry))
+
+    def _decided_input(self, item: DecodedInput) -> list[SealedEntry]:
         address = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
         event = item.event
+        if isinstance(event, NotDecoded):
+            raise event.error
         if isinstance(event, Malformed):
             refusal = LedgerEntry(
                 kind="refusal",
@@ -121,65 +174,62 @@ class PartitionBook:
         )
         return self._write(decision.entries, address, decision.state)
 
-    def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
-        """Write what time brings an account that is due at ``at``."""
+    def _decided_due(self, account: str, at: datetime) -> list[SealedEntry]:
         state = self.accounts[account]
-        self.due.set(account, None)
         if state is None:
+            self.due.set(account, None)
             return []
         decision = decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs)
         sealed = self._write(decision.entries, None, decision.state)
         if not sealed:
-            self._note_due(account, state, self.head.clock)
+            self.due.set(account, self._due_at(state, self.head.clock))
         return sealed
 
-    def adopt(self, record: Record) -> list[SealedEntry]:
-        """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, which stays."""
+    def _adopted(self, record: Record) -> list[SealedEntry]:
         entry = LedgerEntry(
             kind="catalog_adopted",
             appended_at=self.head.clock,
             input=InputAddress(topic="catalog", partition=0, offset=record.offset),
         )
+        catalogs = adopted_catalogs([record], self.catalogs)
         sealed = self._write([_adoption(entry, record, self.catalogs)])
-        self.catalogs = adopted_catalogs([record], self.catalogs)
+        self.catalogs = catalogs
         return sealed
-
-    def fold(self, sealed: SealedEntry) -> None:
-        """Apply an entry that lies in the log. Its account and identities must have been provided, and ``catalogs`` hold what it adopts."""
-        entry = sealed.entry
-        self.head = advance(self.head, entry, sealed.hash)
-        if entry.account and entry.kind not in _CHANGE_NOTHING:
-            self._remember_identities(entry)
-            self._note_state(entry, evolve(self.accounts.get(entry.account), entry))
 
     def _write(
         self, drafts: Sequence[LedgerEntry], address: InputAddress | None = None, state: AccountState | None = None
     ) -> list[SealedEntry]:
         """Seal drafts. ``state`` is the account's after the last of them: the fold of them, as `decide` has made it already."""
-        sealed, self.head = seal(drafts, self.head, self.partition, address)
+        sealed, head = seal(drafts, self.head, self.partition, address)
         changing = [item.entry for item in sealed if item.entry.account and item.entry.kind not in _CHANGE_NOTHING]
-        for entry in changing:
-            self._remember_identities(entry)
+        identities = [change for entry in changing for change in self._identities_after(entry)]
+        # Whatever can fail has not: what is decided of an input is kept whole, or nothing of it is.
         if changing:
             self._note_state(changing[-1], state)
+        self._remember(identities)
+        self.head = head
         return sealed
 
-    def _remember_identities(self, entry: LedgerEntry) -> None:
+    def _identities_after(self, entry: LedgerEntry) -> list[tuple[bytes, IdentityRecord]]:
         voided = None
         if entry.voids is not None:
             voided = self.identities.get(identity_of("usage", entry.account, entry.voids.source, entry.voids.id))
-        for identity, record in identity_changes(entry, voided):
+        return identity_changes(entry, voided)
+
+    def _remember(self, identities: Sequence[tuple[bytes, IdentityRecord]]) -> None:
+        for identity, record in identities:
             self.identities[identity] = record
             self._changed_identities[identity] = None
 
     def _note_state(self, entry: LedgerEntry, state: AccountState | None) -> None:
+        due = None if state is None else self._due_at(state, entry.appended_at)
         self.accounts[entry.account] = state
         self._changed_accounts[entry.account] = None
         if state is not None:
-            self._note_due(entry.account, state, entry.appended_at)
+            self.due.set(entry.account, due)
 
-    def _note_due(self, account: str, state: AccountState, at: datetime) -> None:
-        self.due.set(account, due_at(state, free_plan=self.catalogs.in_force(at).free.id))
+    def _due_at(self, state: AccountState, at: datetime) -> datetime | None:
+        return due_at(state, free_plan=self.catalogs.in_force(at).free.id)
 
 
 def _adoption(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> LedgerEntry:
@@ -215,6 +265,9 @@ class DueList:
         else:
             self._dates[account] = date
             heapq.heappush(self._heap, (date, account))
+        if len(self._heap) > 2 * len(self._dates) + _OUTDATED_MAX:
+            self._heap = [(date, account) for account, date in self._dates.items()]
+            heapq.heapify(self._heap)
 
     def all(self) -> dict[str, datetime]:
         """Every account that is due some time, with when."""
@@ -226,8 +279,13 @@ class DueList:
         return changed
 
     def until(self, at: datetime, limit: int) -> list[str]:
-        """Up to ``limit`` accounts that are due at or before that time, the soonest first."""
-        return [account for _, account in heapq.nsmallest(limit, ((date, account) for account, date in self._dates.items() if date <= at))]
+        """Up to ``limit`` accounts that are due at or before that time, the soonest first. Its cost is theirs, however many are due."""
+        found: dict[tuple[datetime, str], None] = {}
+        while len(found) < limit and (due := self.next()) is not None and due[0] <= at:
+            found[heapq.heappop(self._heap)] = None
+        for due in found:
+            heapq.heappush(self._heap, due)
+        return [account for _, account in found]
 
     def get(self, account: str) -> datetime | None:
         """When that account is due."""
@@ -241,6 +299,13 @@ class DueList:
 
     def __len__(self) -> int:
         return len(self._dates)
+
+
+def asked_for_by(sealed: SealedEntry) -> object:
+    """What entries that were decided together have in common. Entries of one input lie side by side in the ledger; and each time that a due
+    account was acted on, entries of one account and one moment were written."""
+    entry = sealed.entry
+    return entry.input if entry.input is not None else (entry.account, entry.appended_at)
 
 
 def identities_of(event: AnyEvent) -> list[bytes]:
