@@ -39,10 +39,13 @@ DEFAULT_SOURCE = "cli"
 
 
 def connection(data: Path | None) -> Settings:
-    """Where the ledger is. Raises SettingsError."""
+    """Where the ledger is, if its broker can be reached. Raises SettingsError, StackError."""
+    from usageledger.local.reachability import require_listener
     from usageledger.settings import Settings
 
-    return Settings.find(data)
+    settings = Settings.find(data)
+    require_listener(settings.kafka)
+    return settings
 
 
 def stack_directory(data: Path | None) -> Path:

@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from usageledger.cli.options import connection
+if TYPE_CHECKING:
+    from usageledger.limits.announcer import PartitionHealth
 
 logger = logging.getLogger("usageledger")
 
@@ -24,8 +26,10 @@ def add_to(app: typer.Typer) -> None:
 
 def service(name: Annotated[Literal["processor", "limits"], typer.Argument(help="Which one.")]) -> None:
     """Run one service until SIGTERM or SIGINT. Exit code 0 after a signal, 1 after an error, which is logged."""
+    from usageledger.settings import Settings
+
     _log_to_stderr()
-    settings = connection(None)
+    settings = Settings.find()
     if name == "processor":
         _run_processor(settings.kafka, settings.redis_url, settings.prefix)
     else:
@@ -40,6 +44,7 @@ def _run_processor(kafka: str, redis_url: str, prefix: str) -> None:
 
 
 def _run_limits(kafka: str, prefix: str) -> None:
+    from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
 
     stop = threading.Event()
@@ -51,13 +56,20 @@ def _run_limits(kafka: str, prefix: str) -> None:
         signal.signal(number, signalled)
     try:
         run_limits(kafka=kafka, prefix=prefix, stop=stop, on_health=_log_health)
+    except LimitsError as error:
+        logger.critical("%s", error)
+        sys.exit(1)
     except Exception:
         logger.critical("ending after an error", exc_info=True)
         sys.exit(1)
 
 
-def _log_health(health: object) -> None:
-    logger.info("partitions: %s", health)
+def _log_health(health: Mapping[int, PartitionHealth]) -> None:
+    by_state: dict[str, list[int]] = {}
+    for partition, found in sorted(health.items()):
+        by_state.setdefault(f"{found.state} ({found.detail})" if found.detail else found.state, []).append(partition)
+    told = "; ".join(f"{state}: {', '.join(map(str, partitions))}" for state, partitions in by_state.items())
+    logger.info("partitions %s", told or "none assigned")
 
 
 def _log_to_stderr() -> None:
