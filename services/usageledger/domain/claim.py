@@ -6,6 +6,7 @@ import msgspec
 
 from usageledger.domain.chain import CLAIM_TYPE
 from usageledger.domain.cycle import rules_version
+from usageledger.domain.head import Head
 
 DECIDE_VERSION = 1
 """Raised with every change of what `decide` or `evolve` make of the same input. The older rules stay in the code: old history verifies."""
@@ -54,6 +55,6 @@ def decode_claim(value: bytes | None) -> Claim | None:
         return None
 
 
-def knows_rules_of(claim: Claim) -> bool:
-    """Whether this code can decide a ledger that was last claimed so. A newer release of either says no."""
-    return claim.decide <= DECIDE_VERSION and claim.tzdata <= rules_version()
+def knows_rules_of(decided: Claim | Head) -> bool:
+    """Whether this code can decide a ledger that was last claimed, or a view that was last moved, so. A newer release of either says no."""
+    return decided.decide <= DECIDE_VERSION and decided.tzdata <= rules_version()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
+from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange
@@ -14,11 +16,12 @@ from usageledger.domain.claim import decode_claim, knows_rules_of
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
-from usageledger.log.deciding import Changes, PartitionBook, adopted_catalogs, identities_touched_by, milliseconds, time_of
+from usageledger.log.deciding import Changes, PartitionBook, adopted_catalogs, asked_for_by, identities_touched_by, milliseconds, time_of
 from usageledger.log.records import LedgerPartition, Record, Superseded
 from usageledger.processor.catalog_log import CatalogLog
 
 CATALOG_WAIT_S = 30.0
+LOOK_BACK_RECORDS = 100
 
 logger = logging.getLogger(__name__)
 
@@ -30,30 +33,55 @@ class PartitionStopped(Exception):
 async def catch_up(
     book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
 ) -> Position:
-    """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view then stands, with ``book`` ready to decide.
+    """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view then stands.
 
-    ``book.head`` comes with the ledger's id and this worker's rules. Raises PartitionStopped, LedgerError, ViewError.
+    Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's rules.
+    Raises PartitionStopped, LedgerError, ViewError.
     """
     position = await _begin(book, ledger, view, catalogs, claimed_at)
+    unfolded: list[SealedEntry] = []
     async for records in ledger.read(book.head.next_offset, claimed_at + 1):
-        position = await _fold(book, view, catalogs, position, records)
+        unfolded += [entry for record in records if (entry := _valid(book, record)) is not None]
+        next_offset = records[-1].offset + 1
+        if next_offset <= claimed_at and unfolded:
+            # More entries of the last one's input may follow; the view never stands between two of them.
+            next_offset = _last_together(unfolded)
+        whole = [sealed for sealed in unfolded if sealed.entry.offset < next_offset]
+        unfolded = unfolded[len(whole) :]
+        if next_offset > book.head.next_offset:
+            position = await _fold(book, view, catalogs, position, whole, next_offset)
     if position is None or position.next_offset < claimed_at + 1:
         position = await _commit(book, view, position, claimed_at + 1)
     for account, due_ms in (await view.due()).items():
         book.due.set(account, time_of(due_ms))
     book.due.take_changed()
+    # Nothing else says of which moment that list was: the view may have fallen back since the commit.
+    await view.verify(position)
     return position
 
 
-async def provide(book: PartitionBook, view: PartitionView, position: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> None:
+async def provide(
+    book: PartitionBook,
+    view: PartitionView,
+    position: Position | None,
+    accounts: Sequence[str],
+    identities: Sequence[tuple[int, bytes]],
+) -> None:
     """Fetch accounts and identities into the book, if the view stands where it is believed to; else raise HeadMoved."""
     if not accounts and not identities:
         return
     fetched = await view.fetch(position, accounts, identities)
-    for account, blob in zip(accounts, fetched.accounts, strict=True):
-        book.accounts[account] = None if blob is None else decode_account(blob)
-    for (_, identity), blob in zip(identities, fetched.identities, strict=True):
-        book.identities[identity] = None if blob is None else decode_identity(blob)
+    try:
+        for account, blob in zip(accounts, fetched.accounts, strict=True):
+            book.accounts[account] = None if blob is None else decode_account(blob)
+        for (_, identity), blob in zip(identities, fetched.identities, strict=True):
+            found = None if blob is None else decode_identity(blob)
+            known = book.identities.setdefault(identity, found)
+            # Asked about in several windows, what is known of it last counts.
+            if found is not None and (known is None or found.first_appended_at > known.first_appended_at):
+                book.identities[identity] = found
+    except MsgspecError as error:
+        raise _unreadable(book, error) from error
 
 
 def view_change(head: Head, changes: Changes) -> ViewChange:
@@ -77,15 +105,24 @@ async def _begin(
     """Take up the view's head, if the view is one of this ledger and not ahead of it; otherwise begin an empty one."""
     stored = await view.head()
     if stored is not None:
-        head = decode_head(stored.value)
+        try:
+            head = decode_head(stored.value)
+        except MsgspecError as error:
+            raise _unreadable(book, error) from error
         if head.ledger != book.head.ledger:
             raise PartitionStopped(
                 f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"
                 " give this ledger a Redis or a prefix of its own"
             )
+        if not knows_rules_of(head):
+            raise PartitionStopped(
+                f"the Redis view of partition {book.partition} was decided by newer rules ({head.decide}, tzdata {head.tzdata}):"
+                " upgrade this worker"
+            )
         if head.next_offset > claimed_at + 1 and head.next_offset <= await ledger.end_offset():
             raise Superseded(f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at {claimed_at}")
-        if await _is_ahead(stored, ledger):
+        if not await _holds_all_of(stored, ledger):
+            logger.error("the ledger of partition %d has lost records that its view had counted: rebuilding the view", book.partition)
             await view.clear()
             stored = None
         else:
@@ -97,40 +134,77 @@ async def _begin(
             " the topic was truncated; restore it, for entries are missing"
         )
     if not await catalogs.holds(book.head.catalog_next, CATALOG_WAIT_S):
-        raise PartitionStopped(f"the catalog topic ends before offset {book.head.catalog_next}, up to which partition {book.partition} adopted it")
+        raise PartitionStopped(
+            f"the catalog topic ends before offset {book.head.catalog_next}, up to which partition {book.partition} adopted it"
+        )
     book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
     return None if stored is None else stored.position
 
 
-async def _is_ahead(stored: StoredHead, ledger: LedgerPartition) -> bool:
-    """Whether the log has lost what the view has counted. The log is the truth, so the view is thrown away, and this is told."""
-    end = await ledger.end_offset()
-    if stored.position.next_offset > end:
-        logger.error("the ledger has lost records: it ends at %d, the view had counted up to %d; rebuilding the view", end, stored.position.next_offset)
-        return True
-    return False
+async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
+    """Whether the log has what the view has counted: where the view stands, the last entry before is the one that it folded last.
+
+    Claims can have taken the place of lost entries, so that the log is long enough is not enough.
+    """
+    stop, hash_ = stored.position
+    if stop > await ledger.end_offset():
+        return False
+    while stop > 0:
+        start = max(0, stop - LOOK_BACK_RECORDS)
+        last = None
+        async for records in ledger.read(start, stop):
+            for record in records:
+                with suppress(NotAnEntry):
+                    last = entry_at(record.offset, record.value) or last
+        if last is not None:
+            return last.hash == hash_
+        stop = start
+    return hash_ == ""
+
+
+def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
+    return PartitionStopped(
+        f"the Redis view of partition {book.partition} holds what this worker cannot read ({error}): upgrade the worker;"
+        " or, if the view is damaged, delete its keys, and it is rebuilt from the ledger"
+    )
+
+
+def _last_together(entries: Sequence[SealedEntry]) -> int:
+    """The offset of the first of those entries at the end that were decided together."""
+    group = asked_for_by(entries[-1])
+    return min(sealed.entry.offset for sealed in entries if asked_for_by(sealed) == group)
 
 
 async def _fold(
-    book: PartitionBook, view: PartitionView, catalogs: CatalogLog, position: Position | None, records: Sequence[Record]
+    book: PartitionBook,
+    view: PartitionView,
+    catalogs: CatalogLog,
+    position: Position | None,
+    entries: Sequence[SealedEntry],
+    next_offset: int,
 ) -> Position:
-    entries = [entry for record in records if (entry := _valid(book, record)) is not None]
-    identities = {identity: window_of(item.entry.appended_at) for item in entries for identity in identities_touched_by(item.entry)}
+    identities = {(window_of(item.entry.appended_at), identity): None for item in entries for identity in identities_touched_by(item.entry)}
     accounts = list(dict.fromkeys(item.entry.account for item in entries if item.entry.account))
-    await provide(book, view, position, accounts, [(window, identity) for identity, window in identities.items()])
+    await provide(book, view, position, accounts, list(identities))
     for sealed in entries:
         if sealed.entry.previous_hash != book.head.hash:
-            raise PartitionStopped(f"the hash chain of partition {book.partition} breaks at offset {sealed.entry.offset}: run `usageledger audit verify`")
+            raise PartitionStopped(
+                f"the hash chain of partition {book.partition} breaks at offset {sealed.entry.offset}: run `usageledger audit verify`"
+            )
         book.catalogs = await _with_adopted(book.catalogs, sealed, catalogs)
-        book.fold(sealed)
-    return await _commit(book, view, position, records[-1].offset + 1)
+        try:
+            book.fold(sealed)
+        except Exception as error:
+            raise PartitionStopped(f"the code fails on ledger entry {book.partition}-{sealed.entry.offset}: {error!r}") from error
+    return await _commit(book, view, position, next_offset)
 
 
 def _valid(book: PartitionBook, record: Record) -> SealedEntry | None:
     claim = decode_claim(record.value)
     if claim is not None and not knows_rules_of(claim):
         raise PartitionStopped(
-            f"partition {book.partition} was claimed by a worker with newer rules ({claim.decide}, tzdata {claim.tzdata}): upgrade this worker"
+            f"partition {book.partition} was claimed by a worker with newer rules ({claim.decide}, tzdata {claim.tzdata}):"
+            " upgrade this worker"
         )
     try:
         return entry_at(record.offset, record.value)

@@ -89,7 +89,7 @@ class Merge:
         at = max(book.head.clock, time_of(first.timestamp_ms))
         if due is not None and due[0] <= at:
             return NextDue(at)
-        until_ms = _until(source, other, due)
+        until_ms = _until(source, first, other, due)
         return NextRecords(source, self._inputs.take(source, until_ms=until_ms, limit=min(buffered, RECORDS_PER_CHUNK)))
 
     async def _is_settled(self, other: Source) -> bool:
@@ -121,11 +121,14 @@ class Merge:
         return min(IDLE_WAIT_S, max(0.01, (due[0] + DUE_GRACE - self._now()).total_seconds()))
 
 
-def _until(source: Source, other: Record | None, due: tuple[datetime, str] | None) -> int | None:
-    """The last timestamp that may be taken: account events come before usage of the same millisecond, what is due before both."""
+def _until(source: Source, first: Record, other: Record | None, due: tuple[datetime, str] | None) -> int | None:
+    """The last timestamp that may be taken: account events come before usage of the same millisecond, what is due before both.
+
+    ``first`` may be taken in any case: its own timestamp can lie beyond every time that there is (see `time_of`).
+    """
     bounds = []
     if other is not None:
         bounds.append(other.timestamp_ms if source is Source.ACCOUNT else other.timestamp_ms - 1)
     if due is not None:
         bounds.append(milliseconds(due[0]) - 1)
-    return min(bounds, default=None)
+    return max(first.timestamp_ms, min(bounds)) if bounds else None

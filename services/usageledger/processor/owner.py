@@ -11,6 +11,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from math import inf
+from random import Random
 from typing import Literal
 
 from usageledger.counters.view import PartitionView, Position, ViewChange, ViewError
@@ -18,8 +21,8 @@ from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook
-from usageledger.log.records import KeyedValue, LedgerError, LedgerPartition, Superseded
+from usageledger.log.deciding import PartitionBook, Undecidable
+from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Superseded
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
 from usageledger.processor.inputs import InputBuffer, Source
@@ -44,6 +47,8 @@ class _Chunk:
     uses: list[str | bytes] = field(default_factory=list)
     """The accounts and identities that must stay in memory until it is committed."""
     decided: dict[Source, int] = field(default_factory=dict)
+    stop: PartitionStopped | None = None
+    """Why nothing is decided after it."""
 
 
 class PartitionOwner:
@@ -72,8 +77,9 @@ class PartitionOwner:
         self._view = view
         self._catalogs = catalogs
         self._worker = worker
-        self._merge = Merge(inputs, catalogs, is_importing=is_importing, now=now)
+        self._new_merge = partial(Merge, inputs, catalogs, is_importing=is_importing, now=now)
         self._new_ledger_id = new_ledger_id
+        self._spread = Random(worker)
 
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only where an operator has to look at it, with ``stopped_because``."""
@@ -88,10 +94,16 @@ class PartitionOwner:
                 if not error.retriable:
                     return self._stop(str(error))
                 logger.info("partition %d: claiming again after %s: %s", self.partition, type(error).__name__, error)
+            except asyncio.CancelledError:
+                if _is_told_to_end():
+                    raise
+                # A client library that is closed cancels what it was asked for; ending here would leave the partition without an owner.
+                logger.info("partition %d: claiming again after what it waited for was cancelled", self.partition)
             if asyncio.get_running_loop().time() - began > 2 * BACK_OFF_S[1]:
                 back_off_s = BACK_OFF_S[0]
             self.state = "claiming"
-            await asyncio.sleep(back_off_s)
+            # Two that supersede each other would otherwise do so again at the same moment, and again.
+            await asyncio.sleep(back_off_s * self._spread.uniform(0.5, 1.5))
             back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
 
     def _stop(self, reason: str) -> None:
@@ -137,7 +149,7 @@ class _Tenure:
 
     def __init__(self, owner: PartitionOwner, book: PartitionBook, position: Position) -> None:
         self._owner = owner
-        self._ledger, self._view, self._inputs, self._merge = owner._ledger, owner._view, owner.inputs, owner._merge
+        self._ledger, self._view, self._inputs, self._merge = owner._ledger, owner._view, owner.inputs, owner._new_merge()
         self._book = book
         self._position = position
         self._view_calls = asyncio.Lock()
@@ -162,33 +174,45 @@ class _Tenure:
             if chunk.groups:
                 self._owner.state = "running"
                 await self._in_flight.put(chunk)
+            if chunk.stop is not None:
+                await self._in_flight.join()
+                raise chunk.stop
 
     async def _decided(self, step: NextStep) -> _Chunk:
         chunk = _Chunk(self._book.head.next_offset)
-        if isinstance(step, NextRecords):
-            inputs = self._book.decode(step.source.value, step.records)
-            accounts, identities = self._book.used_by(inputs)
-            await self._provide(chunk, accounts, identities)
-            for item in inputs:
-                chunk.groups += self._due_until(item.appended_at)
-                chunk.groups.append(self._book.decide_input(item))
-            chunk.decided[step.source] = inputs[-1].offset + 1
-        elif isinstance(step, NextDue):
-            await self._provide(chunk, self._book.due.until(step.until, DUE_PER_CHUNK), [])
-            chunk.groups = self._due_until(step.until)
-        else:
-            chunk.groups.append(self._book.adopt(step.record))
+        try:
+            if isinstance(step, NextRecords):
+                await self._decide_records(chunk, step)
+            elif isinstance(step, NextDue):
+                await self._provide(chunk, self._book.due.until(step.until, DUE_PER_CHUNK), [])
+                self._act_on_due(chunk, step.until, DUE_PER_CHUNK)
+            else:
+                chunk.groups.append(self._book.adopt(step.record))
+        except Undecidable as error:
+            # What came before it is decided and lies in the chunk.
+            chunk.stop = PartitionStopped(f"the code fails on {error}; it is neither decided nor refused: mend the code, then start again")
+            logger.error("partition %d: the code fails on an input", self._owner.partition, exc_info=error)
         changes = self._book.take_changes()
         self._reserve(chunk, [*changes.accounts, *changes.identities])
         chunk.change = view_change(self._book.head, changes)
         return chunk
 
-    def _due_until(self, until: datetime) -> list[list[SealedEntry]]:
+    async def _decide_records(self, chunk: _Chunk, step: NextRecords) -> None:
+        inputs = self._book.decode(step.source.value, step.records)
+        accounts, identities = self._book.used_by(inputs)
+        await self._provide(chunk, accounts, identities)
+        for item in inputs:
+            self._act_on_due(chunk, item.appended_at)
+            chunk.groups.append(self._book.decide_input(item))
+            chunk.decided[step.source] = item.offset + 1
+
+    def _act_on_due(self, chunk: _Chunk, until: datetime, groups_max: float = inf) -> None:
         """Act on what is due, in order, as far as its accounts are at hand; an account's next date may come before another's."""
-        groups = []
-        while (due := self._book.due.next()) is not None and due[0] <= until and due[1] in self._book.accounts:
-            groups.append(self._book.decide_due(due[1], due[0]))
-        return groups
+        while len(chunk.groups) < groups_max:
+            due = self._book.due.next()
+            if due is None or due[0] > until or due[1] not in self._book.accounts:
+                return
+            chunk.groups.append(self._book.decide_due(due[1], due[0]))
 
     async def _provide(self, chunk: _Chunk, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> None:
         """Fetch what is not in memory. What is stays there, even if the chunk that brought it is committed while we wait."""
@@ -206,7 +230,10 @@ class _Tenure:
         while True:
             chunk = await self._in_flight.get()
             assert chunk.change is not None
-            await self._ledger.append(chunk.expected_offset, [[_keyed(entry) for entry in group] for group in chunk.groups])
+            try:
+                await self._ledger.append(chunk.expected_offset, [[_keyed(entry) for entry in group] for group in chunk.groups])
+            except GroupTooLarge as error:
+                raise PartitionStopped(f"{error}. The largest are those of {_largest(chunk.groups)}") from error
             async with self._view_calls:
                 await self._view.commit(self._position, chunk.change)
                 self._position = chunk.change.position
@@ -214,6 +241,7 @@ class _Tenure:
             self._forget(chunk)
             for source, next_offset in chunk.decided.items():
                 self._inputs.control.committed(source, next_offset)
+            self._in_flight.task_done()
 
     def _forget(self, chunk: _Chunk) -> None:
         """Drop what the view now holds, except what a later chunk uses."""
@@ -236,7 +264,18 @@ def _keyed(sealed: SealedEntry) -> KeyedValue:
     return KeyedValue(sealed.entry.account.encode() or None, sealed.value)
 
 
+def _largest(groups: Sequence[Sequence[SealedEntry]]) -> str:
+    first = max(groups, key=lambda group: sum(len(sealed.value) for sealed in group))[0].entry
+    return f"account {first.account!r}, due" if first.input is None else f"{first.input.topic} {first.input.partition}-{first.input.offset}"
+
+
 async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
+    for task in tasks:
+        if task in done:
+            task.result()
+
+
+def _is_told_to_end() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,60 @@
+"""A view in memory that fails as a server does: before or after it has done what was asked, and by falling back to what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from usageledger.counters.memory import MemorySnapshot, MemoryView
+from usageledger.counters.view import Fetched, Position, StoredHead, ViewChange, ViewError
+
+T = TypeVar("T")
+
+
+class HostileView(MemoryView):
+    """``moved_to`` and ``past`` keep what each commit made of it; ``before`` is called once, before the next call of that name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved_to: list[Position] = []
+        self.past: list[MemorySnapshot] = []
+        self.before: dict[str, Callable[[], None]] = {}
+        self._failing: dict[str, bool] = {}
+
+    def fail_next(self, call: str, *, applied: bool) -> None:
+        """The next call of that name is not answered; ``applied`` says whether it is carried out all the same."""
+        self._failing[call] = applied
+
+    async def head(self) -> StoredHead | None:
+        return await self._attempt("head", super().head)
+
+    async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
+        fetch = super().fetch
+        return await self._attempt("fetch", lambda: fetch(expected, accounts, identities))
+
+    async def commit(self, expected: Position | None, change: ViewChange) -> None:
+        commit = super().commit
+
+        async def kept() -> None:
+            await commit(expected, change)
+            self.moved_to.append(change.position)
+            self.past.append(self.snapshot_for_rollback())
+
+        await self._attempt("commit", kept)
+
+    async def verify(self, expected: Position) -> None:
+        verify = super().verify
+        await self._attempt("verify", lambda: verify(expected))
+
+    async def due(self) -> Mapping[str, int]:
+        return await self._attempt("due", super().due)
+
+    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        self.before.pop(name, lambda: None)()
+        applied = self._failing.pop(name, None)
+        if applied is False:
+            raise ViewError(f"{name} did not arrive")
+        answer = await call()
+        if applied is True:
+            raise ViewError(f"the answer to {name} was lost")
+        return answer
