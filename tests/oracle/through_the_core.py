@@ -1,0 +1,95 @@
+"""The same history through the product's pure core: one partition's book, fed as an owner with a backlog feeds it."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tests.oracle.oracle import ACCOUNT_TYPES, Arrival
+from usageledger.domain.account import AccountState
+from usageledger.domain.balance import Balance, balance_at
+from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
+from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.chain import SealedEntry
+from usageledger.domain.entry import LedgerEntry, Topic
+from usageledger.domain.evolve import evolve
+from usageledger.domain.head import Head
+from usageledger.limits.translate import limit_events
+from usageledger.log.deciding import PartitionBook, milliseconds
+from usageledger.log.records import Record
+
+
+@dataclass
+class Decided:
+    """What the product made of a history: its entries, by arrival as well, and each account's states."""
+
+    entries: list[LedgerEntry] = field(default_factory=list)
+    by_arrival: dict[int, list[LedgerEntry]] = field(default_factory=dict)
+    limit_events: list[dict[str, Any]] = field(default_factory=list)
+    states: dict[str, tuple[list[datetime], list[AccountState | None]]] = field(default_factory=dict)
+    catalogs: AdoptedCatalogs = field(default_factory=AdoptedCatalogs)
+
+    def add(self, sealed: SealedEntry) -> None:
+        entry = sealed.entry
+        self.entries.append(entry)
+        self.limit_events += [json.loads(message.value) for message in limit_events(entry)]
+        if entry.account:
+            times, states = self.states.setdefault(entry.account, ([], []))
+            states.append(evolve(states[-1] if states else None, entry))
+            times.append(entry.appended_at)
+
+    def show(self, account: str, at: datetime) -> Balance:
+        """As ``account show --at``: the fold of what had been decided by then."""
+        times, states = self.states.get(account, ([], []))
+        place = bisect.bisect_right(times, at)
+        return balance_at(account, states[place - 1] if place else None, at, self.catalogs)
+
+
+def decided(arrivals: list[Arrival]) -> Decided:
+    """Decide a history: the two topics merged by timestamp, account events first, what is due by a record's time before it."""
+    book = PartitionBook(0, 1, Head(ledger="oracle"), AdoptedCatalogs())
+    result = Decided()
+    for sealed in book.adopt(_catalog_record()):
+        result.add(sealed)
+    result.catalogs = book.catalogs
+    usage, account = _topics(arrivals)
+    while usage or account:
+        topic: Topic = "account" if account and (not usage or account[0][1].timestamp_ms <= usage[0][1].timestamp_ms) else "usage"
+        number, record = (account if topic == "account" else usage).pop(0)
+        item = book.decode(topic, [record])[0]
+        while (due := book.due.next()) is not None and due[0] <= item.appended_at:
+            for sealed in book.decide_due(due[1], due[0]):
+                result.add(sealed)
+        for sealed in book.decide_input(item):
+            result.add(sealed)
+            result.by_arrival.setdefault(number, []).append(sealed.entry)
+    return result
+
+
+def _topics(arrivals: list[Arrival]) -> tuple[list[tuple[int, Record]], list[tuple[int, Record]]]:
+    usage: list[tuple[int, Record]] = []
+    account: list[tuple[int, Record]] = []
+    for number, arrival in enumerate(arrivals):
+        type_, subject = _header(arrival.value)
+        topic = account if type_ in ACCOUNT_TYPES else usage
+        key = subject.encode() if isinstance(subject, str) and subject else None
+        topic.append((number, Record(len(topic), arrival.timestamp_ms, key, arrival.value)))
+    return usage, account
+
+
+def _header(value: bytes) -> tuple[object, object]:
+    try:
+        event = json.loads(value)
+    except ValueError:
+        return None, None
+    return (event.get("type"), event.get("subject")) if isinstance(event, dict) else (None, None)
+
+
+def _catalog_record() -> Record:
+    catalog = load_shipped_catalog()
+    document = catalog_document(catalog)
+    event = {"specversion": "1.0", "type": "catalog.published", "id": document["version"], "source": "/catalog", "data": document}
+    return Record(0, milliseconds(catalog.effective_from), None, json.dumps(event).encode())
