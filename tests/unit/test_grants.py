@@ -79,6 +79,18 @@ def test_what_a_grant_gave_before_it_expired_stays_with_the_period() -> None:
 
 
 @ledger
+def test_an_ended_period_had_what_expired_grants_gave_it_and_what_it_drew_from_the_others() -> None:
+    """
+    2026-01-31T10:00  subscribe pro                     => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
+    +1d               grant 100 until=2026-02-10T00:00  => grant 200+100-0=300
+    +1d               grant 100                         => grant 200+200-0=400
+    +1d               use chat_action 230               => usage 230 200+200-230=170
+    2026-02-10T00:00  use chat_action 20                => grant_expired 200+130-230=100 ; usage 20 200+130-250=80
+    2026-02-28T10:00  use chat_action 5 on=-1s          => renewal pro 200+80-0=280 ; usage 5 late 200+50-255=-5
+    """
+
+
+@ledger
 def test_an_upgrade_gives_drawn_grants_back() -> None:
     """
     2026-01-31T10:00  subscribe pro        => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
