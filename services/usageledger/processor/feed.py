@@ -132,12 +132,13 @@ class PartitionFeed:
 
     async def seek(self, positions: dict[Source, int]) -> None:
         """Begin to feed each input at the given offset. Raises PartitionStopped if the topic does not hold it, or LedgerError."""
+        # Before anything is waited for: what the last seek still brings meanwhile would lie in the buffer as if it followed on this one.
+        self._epoch = self._next_epoch()
         places = [self.places[source] for source in positions]
         for place, position, bounds in zip(places, positions.values(), await self._offsets.bounds(places), strict=True):
             _refuse_outside(place, position, bounds)
         if self._closed:
             raise LedgerError("the partition is no longer this worker's")
-        self._epoch = self._next_epoch()
         self._held.clear()
         for source, position in positions.items():
             self._serials[source] = 0
