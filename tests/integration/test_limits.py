@@ -16,7 +16,7 @@ from tests.unit.limits_world import Ledger
 from usageledger.domain.chain import entry_at
 from usageledger.limits import consumer
 from usageledger.limits.announcer import LimitLogUnreadable, LimitsError, PartitionHealth, PartitionsStopped, Unavailable
-from usageledger.limits.consumer import KafkaLimitLog, limits_group, run_limits
+from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, limits_group, run_limits
 from usageledger.limits.place import Place, read_limit_event
 from usageledger.limits.translate import LimitMessage, limit_events
 from usageledger.log.reading import log_reader
@@ -243,3 +243,15 @@ def test_an_append_without_an_answer_in_time_is_an_error_and_the_next_one_has_a_
             assert last is not None and last.value == messages[0][-1].value
         finally:
             limit_log.close()
+
+
+def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_joins(kafka: str, prefix: str) -> None:
+    """A subscriber that joined its group before it had heard of the topic's partitions was given none, and heard nothing for ever."""
+    topics = Topics(prefix)
+    with log_reader(kafka) as reader:
+        for number in range(20):
+            feed = KafkaLedgerFeed(kafka, topics, f"{prefix}.{number}", reader, partition_count=2)
+            try:
+                until(lambda feed=feed: not feed.poll(100) and feed.assignment().partitions == {0, 1}, "both partitions")  # type: ignore[misc]
+            finally:
+                feed.close()

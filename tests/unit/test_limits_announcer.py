@@ -6,11 +6,14 @@ import contextlib
 import json
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+from kafka.cluster import ClusterMetadata
 
 from tests.unit.limits_world import Fate, Ledger, World
 from usageledger.limits.announcer import LimitLogUnreadable, LimitsError, PartitionsStopped
+from usageledger.limits.assignor import KnownPartitionsAssignor
 from usageledger.limits.place import Place
 
 
@@ -285,3 +288,11 @@ def test_the_group_offset_follows_what_is_acknowledged_and_never_runs_ahead() ->
         announced_to = world.committed.get(0, 0)
         announced = {place.offset for place in world.seen_by_a_reader()}
         assert all(place.offset in announced for place in world.ledgers[0].places if place.offset < announced_to)
+
+
+def test_a_group_shares_out_partitions_of_which_its_leader_has_not_heard_yet() -> None:
+    assignor = KnownPartitionsAssignor({"ledger": 3})
+    metadata = assignor.metadata(["ledger"])
+    members = [SimpleNamespace(member_id=name, group_instance_id=None, metadata=metadata) for name in ("a", "b")]
+    assigned = assignor.assign(ClusterMetadata(), members)
+    assert {name: [place.partition for place in share.partitions()] for name, share in assigned.items()} == {"a": [0, 1], "b": [2]}

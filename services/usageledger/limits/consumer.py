@@ -20,6 +20,7 @@ from usageledger.limits.announcer import (
     PartitionUnusable,
     Unavailable,
 )
+from usageledger.limits.assignor import KnownPartitionsAssignor
 from usageledger.limits.translate import LimitMessage
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.records import Record
@@ -61,8 +62,8 @@ def run_limits(*, kafka: str, prefix: str, stop: threading.Event, on_health: OnH
     reader = LogReader(kafka)
     feed = limit_log = None
     try:
-        _check_topics(reader, topics)
-        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader)
+        partition_count = _checked_partition_count(reader, topics)
+        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader, partition_count)
         limit_log = KafkaLimitLog(kafka, topics, reader)
         announcer = Announcer(feed, limit_log, time.monotonic)
         _run(announcer, stop, on_health)
@@ -84,7 +85,7 @@ def _run(announcer: Announcer, stop: threading.Event, on_health: OnHealth | None
             told = states
 
 
-def _check_topics(reader: LogReader, topics: Topics) -> None:
+def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
     counts = {topic: reader.partition_count(topic) for topic in (topics.ledger, topics.limit)}
     for topic, count in counts.items():
         if count == 0:
@@ -92,12 +93,13 @@ def _check_topics(reader: LogReader, topics: Topics) -> None:
     if counts[topics.ledger] != counts[topics.limit]:
         stated = " and ".join(f"{topic} has {count} partitions" for topic, count in counts.items())
         raise LimitsError(f"{stated}: both need as many")
+    return counts[topics.ledger]
 
 
 class KafkaLedgerFeed:
     """See `LedgerFeed`. The group shares the partitions out; where to read, the limit events say, never the group's offsets."""
 
-    def __init__(self, kafka: str, topics: Topics, group: str, reader: LogReader) -> None:
+    def __init__(self, kafka: str, topics: Topics, group: str, reader: LogReader, partition_count: int) -> None:
         self._topic = topics.ledger
         self._reader = reader
         self._consumer = KafkaConsumer(
@@ -105,6 +107,7 @@ class KafkaLedgerFeed:
             bootstrap_servers=kafka.split(","),
             client_id="usageledger-limits",
             group_id=group,
+            partition_assignment_strategy=[KnownPartitionsAssignor({topics.ledger: partition_count})],
             enable_auto_commit=False,
             # Every partition is sought before anything of it is used; a position that was reset shows as a gap.
             auto_offset_reset="earliest",
@@ -116,6 +119,8 @@ class KafkaLedgerFeed:
             fetch_max_wait_ms=250,
             metrics_enabled=False,
         )
+        # A consumer that joins before it knows the topic's partitions causes another rebalance when it does.
+        self._consumer.partitions_for_topic(topics.ledger)
 
     def assignment(self) -> Assignment:
         member = self._consumer.group_metadata()

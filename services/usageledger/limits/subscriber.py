@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from usageledger.limits.assignor import KnownPartitionsAssignor
 from usageledger.limits.inbox import (
     BlockedView,
     CrossedBy,
@@ -52,6 +53,7 @@ __all__ = ["CrossedBy", "HandlerFailed", "LimitEvent", "LimitSubscriber", "Subsc
 POLL_MS = 100
 NO_PROGRESS_S = 30.0
 COMMIT_TIMEOUT_MS = 5_000
+SETTLE_ATTEMPTS = 20
 # Few, so that slow handlers are done with one poll's events long before the group takes the consumer for dead (5 minutes).
 EVENTS_PER_POLL = 50
 
@@ -253,16 +255,18 @@ class LimitSubscriber:
 
     def _run_in_group(self, feed: _Broadcast, group: str, starts: _Starts) -> None:
         """Handle what is this instance's part of the group's, while the view goes on over all partitions."""
-        config = {"max_poll_records": EVENTS_PER_POLL, **self._config, "group_id": group}
+        shared_out = {"partition_assignment_strategy": [KnownPartitionsAssignor({self._topic: len(feed.known_ends)})]}
+        config = {"max_poll_records": EVENTS_PER_POLL, **self._config, **shared_out, "group_id": group}
         with _open(KafkaConsumer(self._topic, **config)) as consumer:
             shared = _Shared(consumer, self._topic, starts)
-            while not self._stop.is_set():
-                for record in feed.poll(0):
-                    self._view.apply(*_read(record))
-                try:
+            try:
+                while not self._stop.is_set():
+                    for record in feed.poll(0):
+                        self._view.apply(*_read(record))
                     self._handle(feed, shared, shared.poll(POLL_MS))
-                finally:
                     shared.commit()
+            finally:
+                shared.settle()
 
     def _handle(self, feed: _Broadcast, shared: _Shared, records: list[Any]) -> None:
         for record in records:
@@ -337,61 +341,96 @@ class _Shared:
         self._consumer = consumer
         self._topic = topic
         self._starts = starts
-        self._generation: object = None
-        self._last: dict[int, tuple[int, int] | None] = {}
-        self._uncommitted: dict[int, int] = {}
+        self._joined = _Joined("", -1, frozenset())
+        self._handled: dict[int, _Handled] = {}
+        self._uncommitted: set[int] = set()
+        # A consumer that joins before it knows the topic's partitions causes another rebalance when it does.
+        consumer.partitions_for_topic(topic)
 
     def poll(self, timeout_ms: int) -> list[Any]:
         """The next few records; none right after a rebalance, which begins with finding out how far the group has come."""
         polled = self._consumer.poll(timeout_ms=timeout_ms)
         member = self._consumer.group_metadata()
-        places = frozenset(self._consumer.assignment())
-        generation = (member.generation_id, member.member_id, places)
-        if generation != self._generation:
-            self._last, self._uncommitted, self._generation = {}, {}, None
-            with contextlib.suppress(kafka_errors.RetriableError, *_NOT_OURS_NOW):
-                for place in places:
-                    self._begin(place)
-                self._generation = generation
-            return []
-        return [record for records in polled.values() for record in records]
+        joined = _Joined(member.member_id, member.generation_id, frozenset(self._consumer.assignment()))
+        if joined == self._joined:
+            return [record for records in polled.values() for record in records]
+        with contextlib.suppress(kafka_errors.RetriableError, *_NOT_OURS_NOW):
+            self._take_over(joined)
+        return []
 
     def is_new(self, place: Place) -> bool:
         """Whether the group has not handled it yet."""
-        last = self._last.get(place.partition)
+        last = self._handled[place.partition].last
         return last is None or (place.offset, place.index) > last
 
     def has_handled(self, record: Any, place: Place) -> None:
         """Go on after this record."""
-        if self.is_new(place):
-            self._last[place.partition] = (place.offset, place.index)
-        self._uncommitted[record.partition] = record.offset + 1
+        last = (place.offset, place.index) if self.is_new(place) else self._handled[place.partition].last
+        self._handled[place.partition] = _Handled(record.offset + 1, last)
+        self._uncommitted.add(place.partition)
 
     def commit(self) -> None:
         """Make what was handled durable. What cannot be now is committed with the next events, or comes again after a rebalance."""
-        if not self._uncommitted:
-            return
         offsets = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, _written(self._last.get(partition)), -1)
-            for partition, offset in self._uncommitted.items()
+            TopicPartition(self._topic, partition): OffsetAndMetadata(handled.next_offset, _written(handled.last), -1)
+            for partition, handled in self._handled.items()
+            if partition in self._uncommitted
         }
-        try:
-            self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
-        except (kafka_errors.RetriableError, *_NOT_OURS_NOW):
+        if not offsets:
             return
-        self._uncommitted = {}
+        with contextlib.suppress(kafka_errors.RetriableError, *_NOT_OURS_NOW):
+            self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
+            self._uncommitted.clear()
 
-    def _begin(self, place: Any) -> None:
+    def settle(self) -> None:
+        """Commit before the end, past a rebalance that may be going on."""
+        for _ in range(SETTLE_ATTEMPTS):
+            self.commit()
+            if not self._uncommitted:
+                return
+            self.poll(POLL_MS)
+
+    def _take_over(self, joined: _Joined) -> None:
+        """Begin with what is ours now. What was ours in the generation right before this one nobody else can have handled since."""
+        kept = self._handled if joined.follows(self._joined) else {}
+        handled: dict[int, _Handled] = {}
+        begun: set[int] = set()
+        for place in joined.places:
+            partition = place.partition
+            if partition in kept:
+                handled[partition] = kept[partition]
+            else:
+                handled[partition], is_committed = self._found(place)
+                begun |= set() if is_committed else {partition}
+            self._consumer.seek(place, handled[partition].next_offset)
+        # So that a new group begins where it began even if it is restarted before anything comes.
+        self._uncommitted = (self._uncommitted & kept.keys() & handled.keys()) | begun
+        self._handled, self._joined = handled, joined
+
+    def _found(self, place: Any) -> tuple[_Handled, bool]:
+        """How far the group has come, and whether that is its own word."""
         committed = self._consumer.committed(place, metadata=True, timeout_ms=COMMIT_TIMEOUT_MS)
         if committed is not None and committed.offset >= 0:
-            self._consumer.seek(place, committed.offset)
-            self._last[place.partition] = _place_in(committed.metadata)
-            return
-        start, known = self._starts.offsets.get(place.partition, 0), self._starts.places.get(place.partition)
-        self._consumer.seek(place, start)
-        self._last[place.partition] = None if known is None else (known.offset, known.index)
-        # So that the group begins here even if it is restarted before anything comes.
-        self._uncommitted[place.partition] = start
+            return _Handled(committed.offset, _place_in(committed.metadata)), True
+        known = self._starts.places.get(place.partition)
+        last = None if known is None else (known.offset, known.index)
+        return _Handled(self._starts.offsets.get(place.partition, 0), last), False
+
+
+class _Handled(NamedTuple):
+    next_offset: int
+    last: tuple[int, int] | None
+    """The place of the last event that was handled: offset and index."""
+
+
+class _Joined(NamedTuple):
+    member: str
+    generation: int
+    places: frozenset[Any]
+
+    def follows(self, before: _Joined) -> bool:
+        """Whether there was no generation of the group in between."""
+        return self.member == before.member and self.generation == before.generation + 1
 
 
 @contextmanager
