@@ -102,13 +102,25 @@ def test_an_upgrade_gives_drawn_grants_back() -> None:
 
 
 @ledger
-def test_where_a_grant_expires_with_its_period_the_period_ends_first() -> None:
-    """What it gave is settled with the period that drew it; the rest lapses.
+def test_a_grant_that_expires_as_the_period_ends_lapses_with_it() -> None:
+    """What it gave is settled with the period that drew it; the next one never had the rest.
 
     2026-01-31T10:00  subscribe pro                     => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
     +1d               grant 100 until=2026-02-28T10:00  => grant 200+100-0=300
     +1d               use chat_action 230               => usage 230 200+100-230=70
-    2026-02-28T10:00  wait                              => renewal pro 200+70-0=270 ; grant_expired 200+0-0=200
+    2026-02-28T10:00  wait                              => renewal pro 200+0-0=200
+    +1s               use chat_action 5 on=-2s          => usage 5 late 200+30-235=-5
+    """
+
+
+@ledger
+def test_falling_back_to_an_empty_free_as_the_last_grant_expires_is_a_renewal() -> None:
+    """
+    2026-01-10T00:00  use chat_action 200               => account_opened free 200+0-0=200 ; usage 200 200+0-200=0 !80% !reached
+    2026-01-31T10:00  subscribe pro                     => plan_change pro 200+0-0=200 !cleared
+    +1d               grant 100 until=2026-02-28T10:00  => grant 200+100-0=300
+    +1d               cancel                            => plan_change pro->free 200+100-0=300
+    2026-02-28T10:00  wait                              => renewal free 0+0-0=0 !reached
     """
 
 

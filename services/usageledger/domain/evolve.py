@@ -74,7 +74,10 @@ def _opened(change: PlanChange) -> AccountState:
 
 
 def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
-    """What is left of the allotment lapses, and so does what was used beyond it; what was drawn from grants is settled."""
+    """What is left of the allotment lapses, and so does what was used beyond it; what was drawn from grants is settled.
+
+    A grant that expires as the period ends has given it what it drew, and gives the next one nothing.
+    """
     ended = state.period
     drawn = sum(amount for _, _, amount in change.settled)
     return replace(
@@ -82,21 +85,21 @@ def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountS
         period=opens,
         previous=replace(ended, end=opens.start, settled=ended.settled + drawn, announced=()),
         free_left=_free_left(ended, state.free_left),
-        grants=_less_drawn(state.grants, change.settled),
+        grants=tuple(
+            grant
+            for grant in _less_drawn(state.grants, change.settled)
+            if grant.left > 0 and (grant.expires_at is None or grant.expires_at > opens.start)
+        ),
     )
 
 
-def _less_drawn(grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]) -> tuple[Grant, ...]:
+def _less_drawn(grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]) -> list[Grant]:
     """What is left of each. Both are in the order of drawing, for names alone do not tell them apart: an id that no longer counts can come
     again and name a second grant."""
-    kept: list[Grant] = []
     owed = list(settled)
-    for grant in grants:
-        if owed and owed[0][:2] == (grant.source, grant.id):
-            grant = replace(grant, left=grant.left - owed.pop(0)[2])
-        if grant.left > 0:
-            kept.append(grant)
-    return tuple(kept)
+    return [
+        replace(grant, left=grant.left - owed.pop(0)[2]) if owed and owed[0][:2] == (grant.source, grant.id) else grant for grant in grants
+    ]
 
 
 def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> AccountState:

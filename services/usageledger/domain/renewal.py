@@ -19,7 +19,7 @@ LEDGER_SOURCE = "/usageledger"
 def roll(state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs) -> Iterator[tuple[LedgerEntry, AccountState]]:
     """Yield a draft entry for each period that ends and each grant that expires at or before ``until``, in order, and the state after it.
 
-    Where both fall on one moment the period ends first: it settles what it drew from the grant, and the rest of the grant lapses.
+    Where both fall on one moment the period's end is both: it settles what it drew from the grant, and the rest of the grant lapses.
     """
     boundary = next_boundary(state)
     while boundary is not None and boundary <= until:
