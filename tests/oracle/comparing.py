@@ -8,23 +8,21 @@ from decimal import Decimal
 from typing import Any
 
 from tests.oracle.oracle import LimitEvent, Oracle, Shown
-from usageledger.domain.entry import LedgerEntry
 
 MALFORMED = {
     "empty_record", "record_too_large", "not_json", "not_a_cloudevent", "unknown_type", "invalid_event", "wrong_key", "wrong_partition",
 }  # fmt: skip
 
 
-def differing_outcomes(oracle: Oracle, by_arrival: Mapping[int, list[LedgerEntry]]) -> Iterable[str]:
-    """Inputs that one took for what the other did not."""
+def differing_outcomes(oracle: Oracle, decisions: Mapping[int, tuple[str, str | None]]) -> Iterable[str]:
+    """Inputs that one took for what the other did not. ``decisions``: the kind and the reason of each arrival's last entry."""
     for number, arrival in enumerate(oracle.arrivals):
-        entries = by_arrival.get(number, [])
-        if not entries:
+        if number not in decisions:
             yield f"input {number} has no entry: {arrival.value!r}"
             continue
-        entry, expected = entries[-1], oracle.outcomes[number]
-        kind = {"duplicate": "duplicate", "refusal": "refused"}.get(entry.kind, "accepted")
-        reason = "malformed" if entry.reason in MALFORMED else entry.reason
+        (entry_kind, entry_reason), expected = decisions[number], oracle.outcomes[number]
+        kind = {"duplicate": "duplicate", "refusal": "refused"}.get(entry_kind, "accepted")
+        reason = "malformed" if entry_reason in MALFORMED else entry_reason
         if kind not in expected.kinds or (kind == "refused" and reason not in expected.reasons):
             yield f"input {number} {kind} {reason or ''}, not {expected}: {arrival.value!r}"
 

@@ -367,14 +367,14 @@ class Oracle:
         self._places = 0
         partitions: dict[int, list[int]] = {}
         for number, arrival in enumerate(arrivals):
-            partitions.setdefault(partition_of(_account_named_in(arrival.value)), []).append(number)
+            partitions.setdefault(partition_of(subject_of(arrival.value)), []).append(number)
         for partition, numbers in sorted(partitions.items()):
             self._decide_partition(partition, numbers)
 
     def _decide_partition(self, partition: int, numbers: list[int]) -> None:
         """Two topics, each in the order of sending, merged by their timestamps; account events before usage of the same millisecond."""
-        usage = [n for n in numbers if _type_of(self.arrivals[n].value) not in ACCOUNT_TYPES]
-        account = [n for n in numbers if _type_of(self.arrivals[n].value) in ACCOUNT_TYPES]
+        usage = [n for n in numbers if not is_account_event(self.arrivals[n].value)]
+        account = [n for n in numbers if is_account_event(self.arrivals[n].value)]
         clock, mine = EPOCH, set()
         while usage or account:
             if account and (not usage or self.arrivals[account[0]].timestamp_ms <= self.arrivals[usage[0]].timestamp_ms):
@@ -737,15 +737,17 @@ _READERS = {
 }
 
 
-def _type_of(value: bytes) -> Any:
+def is_account_event(value: bytes) -> bool:
+    """Whether a line goes to the account topic. Whatever else it is goes to that of usage."""
     try:
         type_ = json.loads(value)["type"]
     except (ValueError, KeyError, TypeError):
-        return None
-    return type_ if isinstance(type_, str) else None
+        return False
+    return isinstance(type_, str) and type_ in ACCOUNT_TYPES
 
 
-def _account_named_in(value: bytes) -> str | None:
+def subject_of(value: bytes) -> str | None:
+    """The account that a line names, which is its record's key."""
     try:
         name = json.loads(value)["subject"]
     except (ValueError, KeyError, TypeError):

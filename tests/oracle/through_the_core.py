@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tests.oracle.oracle import ACCOUNT_TYPES, Arrival
+from tests.oracle.oracle import Arrival, is_account_event, subject_of
 from usageledger.domain.account import AccountState
 from usageledger.domain.balance import Balance, balance_at
 from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
@@ -24,10 +24,10 @@ from usageledger.log.records import Record
 
 @dataclass
 class Decided:
-    """What the product made of a history: its entries, by arrival as well, and each account's states."""
+    """What the product made of a history: its entries, what it decided on each arrival, and each account's states."""
 
     entries: list[LedgerEntry] = field(default_factory=list)
-    by_arrival: dict[int, list[LedgerEntry]] = field(default_factory=dict)
+    decisions: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     limit_events: list[dict[str, Any]] = field(default_factory=list)
     states: dict[str, tuple[list[datetime], list[AccountState | None]]] = field(default_factory=dict)
     catalogs: AdoptedCatalogs = field(default_factory=AdoptedCatalogs)
@@ -65,7 +65,7 @@ def decided(arrivals: list[Arrival]) -> Decided:
                 result.add(sealed)
         for sealed in book.decide_input(item):
             result.add(sealed)
-            result.by_arrival.setdefault(number, []).append(sealed.entry)
+            result.decisions[number] = (sealed.entry.kind, sealed.entry.reason)
     return result
 
 
@@ -73,19 +73,11 @@ def _topics(arrivals: list[Arrival]) -> tuple[list[tuple[int, Record]], list[tup
     usage: list[tuple[int, Record]] = []
     account: list[tuple[int, Record]] = []
     for number, arrival in enumerate(arrivals):
-        type_, subject = _header(arrival.value)
-        topic = account if type_ in ACCOUNT_TYPES else usage
-        key = subject.encode() if isinstance(subject, str) and subject else None
+        topic = account if is_account_event(arrival.value) else usage
+        subject = subject_of(arrival.value)
+        key = None if subject is None else subject.encode()
         topic.append((number, Record(len(topic), arrival.timestamp_ms, key, arrival.value)))
     return usage, account
-
-
-def _header(value: bytes) -> tuple[object, object]:
-    try:
-        event = json.loads(value)
-    except ValueError:
-        return None, None
-    return (event.get("type"), event.get("subject")) if isinstance(event, dict) else (None, None)
 
 
 def _catalog_record() -> Record:

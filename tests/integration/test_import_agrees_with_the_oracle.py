@@ -1,0 +1,155 @@
+"""Fourteen months imported by the real commands, as a user would, and every answer held against a naive oracle of the published rules."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
+from tests.oracle.generate import History, generate
+from tests.oracle.oracle import EPOCH, MILLISECOND, Oracle, is_account_event, subject_of
+from usageledger.counters.connection import connect_blocking
+from usageledger.local.accounts import AccountReader
+from usageledger.log.partitioning import partition_of
+from usageledger.log.reading import log_reader
+from usageledger.log.topics import Topics
+
+pytestmark = pytest.mark.timeout(300)  # a stack of its own, and a dozen commands
+
+SEED = 20_261_124
+ASKED_BY_COMMAND = 8
+ASKED_IN_ALL = 400
+
+
+def run(data: Path, *arguments: str, timeout_s: float = 120) -> str:
+    """The installed command's output. Fails with what it said if it fails or takes too long."""
+    command = [sys.executable, "-m", "usageledger.cli", *arguments, "--data", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    assert done.returncode == 0, f"{arguments}: {done.stdout[-2_000:]}\n{done.stderr[-2_000:]}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A stack with a history in it, and the oracle that has decided the same."""
+
+    data: Path
+    ready: dict[str, Any]
+    partitions: int
+    history: History
+    oracle: Oracle
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported]:
+    data = tmp_path_factory.mktemp("imported")
+    history = generate(SEED)
+    file = data.parent / "history.ndjson"
+    file.write_bytes(history.ndjson())
+    ready = json.loads(run(data, "up", "--import", "--detach", "--json", timeout_s=200))
+    try:
+        sent = json.loads(run(data, "send", str(file), "--json"))
+        assert sent["sent"] == len(history.arrivals)
+        run(data, "wait-idle", "--timeout", "100")
+        with log_reader(ready["kafka"]) as reader:
+            partitions = reader.partition_count(Topics(ready["prefix"]).ledger)
+        oracle = Oracle(history.arrivals, partial(_partition, partitions=partitions))
+        yield Imported(data, ready, partitions, history, oracle)
+    finally:
+        run(data, "down")
+
+
+def test_each_line_is_accepted_refused_or_a_duplicate_as_the_oracle_has_it(imported: Imported) -> None:
+    decisions = {}
+    arrival_at = _arrivals_by_place(imported)
+    for line in run(imported.data, "ledger", "show", "--json").splitlines():
+        entry = json.loads(line)
+        place = entry.get("input")
+        if place is not None and place["topic"] != "catalog":
+            decisions[arrival_at[place["topic"], place["partition"], place["offset"]]] = (entry["kind"], entry.get("reason"))
+    found = list(differing_outcomes(imported.oracle, decisions))
+    assert not found, "\n".join(found[:10])
+
+
+def test_every_account_has_at_every_moment_what_the_oracle_says(imported: Imported) -> None:
+    """Asked as the command does it, in one process; the next test asks a few by the command itself."""
+    rng = random.Random(SEED)
+    found = []
+    redis = connect_blocking(imported.ready["redis"])
+    try:
+        with log_reader(imported.ready["kafka"]) as reader:
+            accounts = AccountReader(reader, redis, imported.ready["prefix"])
+            for name, at in rng.sample(_questions(imported.history), ASKED_IN_ALL):
+                balance = accounts.balance(name, at=at, now=datetime.now(UTC), importing=True).balance
+                shown = msgspec.to_builtins(balance, builtin_types=(datetime,))
+                found += [f"{name} at {at}: {each}" for each in differing_balance(imported.oracle.show(name, at), shown)]
+    finally:
+        redis.close()
+    assert not found, "\n".join(found[:10])
+
+
+def test_account_show_says_what_the_oracle_says(imported: Imported) -> None:
+    rng = random.Random(SEED + 1)
+    found = []
+    for name, at in rng.sample(_questions(imported.history), ASKED_BY_COMMAND):
+        shown = json.loads(run(imported.data, "account", "show", name, "--at", at.isoformat(), "--json"))
+        found += [f"{name} at {at}: {each}" for each in differing_balance(imported.oracle.show(name, at), shown)]
+    assert not found, "\n".join(found[:10])
+
+
+def test_limit_events_come_as_the_oracle_has_them(imported: Imported) -> None:
+    tail = run(imported.data, "limits", "tail", "--from-beginning", "--until-idle", "3", "--json")
+    events = [json.loads(line) for line in tail.splitlines()]
+    assert len({event["id"] for event in events}) == len(events)
+    found = []
+    for name in imported.history.names:
+        mine = [event for event in events if event["subject"] == name]
+        found += [f"{name}: {each}" for each in differing_limit_events(list(imported.oracle.limit_events_of(name)), mine)]
+    assert not found, "\n".join(found[:10])
+    assert len(events) == len(imported.oracle.limit_events)
+
+
+def test_the_audit_finds_every_line_and_no_difference(imported: Imported) -> None:
+    report = json.loads(run(imported.data, "audit", "verify", "--json"))
+    assert report["is_clean"]
+    assert report["inputs"] == len(imported.history.arrivals)
+    assert report["accepted"] + report["refused"] + report["duplicates"] == report["inputs"]
+    assert report["limit_events"] == len(imported.oracle.limit_events)
+
+
+def _partition(account: str | None, *, partitions: int) -> int:
+    return 0 if account is None else partition_of(account.encode(), partitions)
+
+
+def _arrivals_by_place(imported: Imported) -> dict[tuple[str, int, int], int]:
+    """Where each line came to lie: topic, partition and offset, counted in the order of sending."""
+    counts: Counter[tuple[str, int]] = Counter()
+    places = {}
+    for number, arrival in enumerate(imported.history.arrivals):
+        topic = "account" if is_account_event(arrival.value) else "usage"
+        partition = _partition(subject_of(arrival.value), partitions=imported.partitions)
+        places[topic, partition, counts[topic, partition]] = number
+        counts[topic, partition] += 1
+    return places
+
+
+def _questions(history: History) -> list[tuple[str, datetime]]:
+    """Accounts and times worth asking about: renewals, expiries and what was done, and the millisecond before each."""
+    questions = set()
+    for name in history.names:
+        for moment in history.moments[name]:
+            at = EPOCH + ((moment - EPOCH) // MILLISECOND) * MILLISECOND
+            questions |= {(name, at), (name, at - timedelta(milliseconds=1))}
+    return sorted(questions)
