@@ -125,6 +125,19 @@ def test_what_a_commit_wrote_is_found_by_its_head(open_view: OpenView) -> None:
     run(open_view, test)
 
 
+def test_a_due_list_is_that_of_the_position_asked_for(open_view: OpenView) -> None:
+    async def test(view: PartitionView) -> None:
+        with pytest.raises(HeadMoved):
+            await view.due(FIRST)
+        await begin(view)
+        assert set(await view.due(FIRST)) == {"ann", "bob"}
+        with pytest.raises(HeadMoved) as moved:
+            await view.due(SECOND)
+        assert moved.value.found == FIRST
+
+    run(open_view, test)
+
+
 def test_a_later_commit_replaces_what_it_names_and_leaves_the_rest(open_view: OpenView) -> None:
     async def test(view: PartitionView) -> None:
         await begin(view)

@@ -25,6 +25,11 @@ class HostileView(MemoryView):
         """The next call of that name is not answered; ``applied`` says whether it is carried out all the same."""
         self._failing[call] = applied
 
+    def mend(self) -> None:
+        """Nothing fails any more."""
+        self.before.clear()
+        self._failing.clear()
+
     async def head(self) -> StoredHead | None:
         return await self._attempt("head", super().head)
 
@@ -46,8 +51,9 @@ class HostileView(MemoryView):
         verify = super().verify
         await self._attempt("verify", lambda: verify(expected))
 
-    async def due(self) -> Mapping[str, int]:
-        return await self._attempt("due", super().due)
+    async def due(self, expected: Position | None = None) -> Mapping[str, int]:
+        due = super().due
+        return await self._attempt("due", lambda: due(expected))
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         self.before.pop(name, lambda: None)()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from functools import wraps
+from functools import cache, wraps
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,18 +16,22 @@ import pytest
 from tests.unit import ledger_world
 from tests.unit.hostile_view import HostileView
 from tests.unit.ledger_world import World, a_world
+from tests.unit.random_schedule import RandomSchedule
 from tests.unit.test_owner import replayed
 from tests.unit.virtual_time import run_virtually
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head, encode
 from usageledger.log import deciding, memory
 from usageledger.log.deciding import DueList, milliseconds
+from usageledger.log.decoding import decode_catalog
 from usageledger.log.records import KeyedValue, Record
 from usageledger.processor import merge
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
 
 DEADLINE_S = 600.0
+FIRST_SEED = int(os.environ.get("ATTACK_SEED", "1"))
+SEEDS = int(os.environ.get("ATTACK_SEEDS", "1" if "ATTACK_SEED" in os.environ else "40"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +59,32 @@ async def rebuilt(world: World) -> HostileView:
 
 def kinds(world: World) -> list[str]:
     return [entry.kind for entry in world.entries()]
+
+
+class TestRandomSchedules:
+    @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
+    def test_whatever_happens_each_input_is_decided_once_and_the_view_is_what_the_ledger_makes_it(
+        self, seed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``ATTACK_SEED=n`` runs that seed alone; ``ATTACK_SEEDS=n`` runs so many."""
+        random = Random(seed)
+        monkeypatch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 2_000)))
+        monkeypatch.setattr(owner_module, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
+        monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", random.choice((1, 2, 7, 1_000)))
+        monkeypatch.setattr(deciding, "decode_catalog", cache(decode_catalog))
+
+        async def attack() -> None:
+            async with a_world(importing=random.random() < 0.8) as world:
+                schedule = RandomSchedule(world, seed)
+                try:
+                    await schedule.run()
+                    await schedule.check(replayed(world))
+                except BaseException:
+                    print(f"seed {seed}: {' '.join(schedule.steps)}")
+                    raise
+
+        print(f"seed {seed}")
+        run_virtually(attack(), deadline_s=DEADLINE_S)
 
 
 class TestIdentities:
@@ -476,6 +508,29 @@ class TestTheOrder:
 
 
 class TestWhatIsDue:
+    @attacked
+    async def test_an_account_that_is_no_longer_due_by_what_is_caught_up_is_not_acted_on_again(self) -> None:
+        """Killed between a renewal's append and its commit. Who caught up did not know that the account had been due, so the view kept
+        the date, and on it the ledger wrote what no state called for: every audit after that found a difference."""
+        async with a_world(importing=True) as world:
+            world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
+            world.use("2025-02-01T10:00:00Z", quantity="7")
+            world.start_worker()
+            await world.settled()
+            await world.stop()
+            before = world.view.snapshot_for_rollback()
+            world.use("2025-03-01T10:00:00Z", account="b")
+            world.start_worker()
+            await world.settled()
+            await world.stop()
+            assert (kinds(world)[-3], world.view.due_ms) == ("renewal", {})
+            world.view.restore(before)
+            world.use("2025-06-01T10:00:00Z", account="b")
+            world.start_worker()
+            await world.settled()
+            assert world.view.due_ms == {}
+            replayed(world)
+
     @attacked
     async def test_more_accounts_due_at_one_moment_than_a_chunk_takes_are_all_acted_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("usageledger.processor.owner.DUE_PER_CHUNK", 3)

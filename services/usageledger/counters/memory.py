@@ -61,7 +61,9 @@ class MemoryView:
         assert self.stored_head is not None
         self.stored_head = self.stored_head._replace(verified_at_ms=self.now_ms())
 
-    async def due(self) -> Mapping[str, int]:
+    async def due(self, expected: Position | None = None) -> Mapping[str, int]:
+        if expected is not None:
+            self._check_head(expected)
         return dict(self.due_ms)
 
     async def snapshot(self) -> Snapshot:

@@ -79,10 +79,11 @@ class RedisView:
             reply = await self._run("verify", [self._keys.head], [token_of(expected)])
         _check_head(reply)
 
-    async def due(self) -> Mapping[str, int]:
+    async def due(self, expected: Position | None = None) -> Mapping[str, int]:
         async with self._bounded():
-            reply = await self._run("due", [self._keys.due])
-        return _due_of(reply)
+            reply = await self._run("due", [self._keys.head, self._keys.due], [token_of(expected)])
+        _check_head(reply)
+        return _due_of(reply[1])
 
     async def snapshot(self) -> Snapshot:
         fixed = [self._keys.head, self._keys.accounts, self._keys.due]

@@ -106,8 +106,8 @@ class PartitionView(Protocol):
         """Note that the head was seen where expected, now; raise HeadMoved otherwise. A write-class call."""
         ...
 
-    async def due(self) -> Mapping[str, int]:
-        """All accounts that are due some time, with when (ms since 1970)."""
+    async def due(self, expected: Position | None = None) -> Mapping[str, int]:
+        """All accounts that are due some time, with when (ms since 1970); if a position is given and the head is not there, HeadMoved."""
         ...
 
     async def snapshot(self) -> Snapshot:

@@ -52,11 +52,6 @@ async def catch_up(
             position = await _fold(book, view, catalogs, position, whole, next_offset)
     if position is None or position.next_offset < claimed_at + 1:
         position = await _commit(book, view, position, claimed_at + 1)
-    for account, due_ms in (await view.due()).items():
-        book.due.set(account, time_of(due_ms))
-    book.due.take_changed()
-    # Nothing else says of which moment that list was: the view may have fallen back since the commit.
-    await view.verify(position)
     return position
 
 
@@ -138,7 +133,13 @@ async def _begin(
             f"the catalog topic ends before offset {book.head.catalog_next}, up to which partition {book.partition} adopted it"
         )
     book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
-    return None if stored is None else stored.position
+    if stored is None:
+        return None
+    # Before anything is folded: only who knows that an account was due can tell that it no longer is.
+    for account, due_ms in (await view.due(stored.position)).items():
+        book.due.set(account, time_of(due_ms))
+    book.due.take_changed()
+    return stored.position
 
 
 async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
