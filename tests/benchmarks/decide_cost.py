@@ -19,7 +19,7 @@ from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
 from usageledger.domain.chain import seal
 from usageledger.domain.decide import decide
 from usageledger.domain.head import Head
-from usageledger.log.deciding import DecodedInput, PartitionBook, time_of
+from usageledger.log.deciding import DecodedInput, NotDecoded, PartitionBook, time_of
 from usageledger.log.decoding import Malformed
 from usageledger.log.records import Record
 
@@ -59,7 +59,7 @@ def _round(book: PartitionBook, records: list[Record]) -> dict[str, float]:
 
     def decide_all() -> None:
         for item in items:
-            assert not isinstance(item.event, Malformed)
+            assert not isinstance(item.event, (Malformed, NotDecoded))
             state = book.accounts.get(item.event.account)
             drafts.append(decide(item.event, state=state, identity=None, appended_at=item.appended_at, catalogs=book.catalogs).entries)
 
