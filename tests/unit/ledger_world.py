@@ -35,6 +35,8 @@ class ListedInputs:
         self.buffer: InputBuffer | None = None
         self.fed: dict[Source, int] = {}
         self.acknowledged: dict[Source, int] = {}
+        self.loses_next: set[int] = set()
+        """Offsets of usage that are left out the next time they would be fed, as a feeder with a fault would."""
 
     async def seek(self, positions: dict[Source, int]) -> None:
         self.fed = dict(positions)
@@ -46,7 +48,9 @@ class ListedInputs:
             records = [record for record in self.world.inputs[source] if record.offset >= position]
             if records:
                 self.fed[source] = records[-1].offset + 1
-                self.buffer.put(source, records)
+                lost = self.loses_next if source is Source.USAGE else set()
+                self.buffer.put(source, [record for record in records if record.offset not in lost])
+                lost.clear()
 
     async def end_offset(self, source: Source) -> int:
         return len(self.world.inputs[source])

@@ -226,6 +226,34 @@ async def test_another_ledgers_view_stops_the_partition_and_is_left_as_it_is() -
 
 
 @run_async
+async def test_a_record_that_the_feeder_lost_is_read_anew_and_decided() -> None:
+    """Records were skipped after Redis was emptied under load: a chunk from before a seek passed for one from after it."""
+    async with a_world() as world:
+        worker = world.start_worker()
+        world.use("2026-01-01T10:00:00Z")
+        await world.settled()
+        worker.control.loses_next.update({1, 2})
+        for n in range(1, 5):
+            world.inputs[Source.USAGE].append(world.inputs[Source.USAGE][0]._replace(offset=n))
+        world.use("2026-01-01T10:00:01Z")
+        await world.settled()
+        assert world.decided_inputs() == [("usage", offset) for offset in range(6)]
+        replayed(world)
+
+
+@run_async
+async def test_offsets_that_kafka_itself_leaves_out_stop_nothing() -> None:
+    """A producer that uses transactions leaves a mark between its records."""
+    async with a_world() as world:
+        world.start_worker()
+        for offset in (0, 2, 4):
+            world.use(f"2026-01-01T10:00:0{offset}Z", event_id=f"gen_{offset}")
+            world.inputs[Source.USAGE][-1] = world.inputs[Source.USAGE][-1]._replace(offset=offset)
+        await world.settled()
+        assert world.used() == 96
+
+
+@run_async
 async def test_a_truncated_ledger_stops_the_partition() -> None:
     async with a_world() as world:
         worker = world.start_worker()

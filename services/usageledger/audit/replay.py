@@ -136,9 +136,7 @@ class PartitionReplay:
         return self.book.decide_input(item)
 
     def _next_input(self, address: InputAddress, first: LedgerEntry) -> Record:
-        head = self.book.head
-        expected = {"usage": head.usage_next, "account": head.account_next, "catalog": head.catalog_next}[address.topic]
-        record = self._read_input(address.topic, expected)
+        record = self._read_input(address.topic, self.book.head.next_of(address.topic))
         if record is None:
             raise Difference(f"{self._at(first.offset)}: decides on {_place(address)}, which the topic does not hold")
         if record.offset != address.offset:

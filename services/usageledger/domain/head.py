@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 from msgspec.structs import replace
 
-from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.entry import LedgerEntry, Topic
 
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
@@ -26,6 +26,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     decide: int = 0
     tzdata: str = ""
     """The rules by which the view's owner decides: see `domain.claim`."""
+
+    def next_of(self, topic: Topic) -> int:
+        """The offset of the input's record that comes next."""
+        return {"usage": self.usage_next, "account": self.account_next, "catalog": self.catalog_next}[topic]
 
 
 def advance(head: Head, entry: LedgerEntry, hash_: str) -> Head:

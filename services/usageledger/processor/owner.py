@@ -22,7 +22,7 @@ from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook, Undecidable
-from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Superseded
+from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record, Superseded
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
 from usageledger.processor.inputs import InputBuffer, Source
@@ -49,6 +49,10 @@ class _Chunk:
     decided: dict[Source, int] = field(default_factory=dict)
     stop: PartitionStopped | None = None
     """Why nothing is decided after it."""
+
+
+class InputGap(LedgerError):
+    """Something is missing between what was decided last and what was fed next. Reading the input anew can help."""
 
 
 class PartitionOwner:
@@ -80,6 +84,8 @@ class PartitionOwner:
         self._new_merge = partial(Merge, inputs, catalogs, is_importing=is_importing, now=now)
         self._new_ledger_id = new_ledger_id
         self._spread = Random(worker)
+        self._gap: tuple[Source, int] | None = None
+        self._has_transactions: set[Source] = set()
 
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only where an operator has to look at it, with ``stopped_because``."""
@@ -105,6 +111,22 @@ class PartitionOwner:
             # Two that supersede each other would otherwise do so again at the same moment, and again.
             await asyncio.sleep(back_off_s * self._spread.uniform(0.5, 1.5))
             back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
+
+    def check_for_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:
+        """Raise InputGap where an offset is missing before or between records: what lay there would never be decided.
+
+        Kafka itself leaves out offsets only where a producer uses transactions. A gap that is there again once the input has been read
+        anew, from that very offset, is such a one; from then on this input may have them.
+        """
+        if records[-1].offset - expected + 1 == len(records) or source in self._has_transactions:
+            return
+        offsets = [record.offset for record in records]
+        found = next(offset for offset, wanted in zip(offsets, range(expected, expected + len(offsets)), strict=True) if offset != wanted)
+        if self._gap == (source, found):
+            self._has_transactions.add(source)
+            return
+        self._gap = (source, found)
+        raise InputGap(f"{source.value}: before offset {found} something is missing; reading it anew")
 
     def _stop(self, reason: str) -> None:
         self.state, self.stopped_because = "stopped", reason
@@ -198,6 +220,7 @@ class _Tenure:
         return chunk
 
     async def _decide_records(self, chunk: _Chunk, step: NextRecords) -> None:
+        self._owner.check_for_gaps(step.source, self._book.head.next_of(step.source.value), step.records)
         inputs = self._book.decode(step.source.value, step.records)
         accounts, identities = self._book.used_by(inputs)
         await self._provide(chunk, accounts, identities)
