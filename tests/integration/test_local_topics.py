@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 
+from usageledger.local.kafka_probe import admin_client
 from usageledger.local.topics import TopicMismatch, create_topics, go_live, is_importing
 from usageledger.log.topics import Topics
 
@@ -69,3 +71,11 @@ def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: s
     assert not is_importing(kafka, prefix)
     assert timestamp_of_a_record_sent_as_of(kafka, topics.usage, LONG_AGO_MS) > LONG_AGO_MS
     assert not go_live(kafka, prefix)
+    assert (setting(kafka, topics.usage, "retention.ms"), setting(kafka, topics.usage, "cleanup.policy")) == ("-1", "delete")
+
+
+def setting(kafka: str, topic: str, name: str) -> str:
+    """What the broker says of one of a topic's settings."""
+    with admin_client(kafka) as admin:
+        answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
+    return str(answer["topic"][topic][name]["value"])
