@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, boundary
+from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, boundary, next_boundary
 from tests.oracle.rate_card import PLANS, RATES
 
 BEGIN = datetime(2025, 1, 27, tzinfo=UTC)
@@ -155,6 +155,10 @@ class _AccountsHistory:
                 return at
         return start + rng.randint(0, (finish - start) // MILLISECOND) * MILLISECOND
 
+    def _renewal_near(self, at: datetime) -> datetime:
+        """The first renewal after that time by the cycle that the account had last."""
+        return next_boundary(*self._cycle, at)
+
     def _do_something(self, at: datetime) -> None:
         what = self._rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         self.moments.append(at)
@@ -199,6 +203,8 @@ class _AccountsHistory:
         if rng.random() < 0.3:
             data["anchor"] = _text(at + rng.choice([timedelta(days=rng.randint(-70, 70)), timedelta(minutes=4), timedelta(minutes=6)]))
         self._account("account.subscribed", at, data)
+        if data["time_zone"] in ZONES and self._rng.random() < 0.5:
+            self._cycle = (at, data["time_zone"])
 
     def _cancel(self, at: datetime) -> None:
         self._account("account.cancelled", at, self._rng.choice([{}, {"effective": "period_end"}]))
@@ -217,7 +223,7 @@ class _AccountsHistory:
         rng = self._rng
         expires: datetime | None = None
         if rng.random() < 0.7:
-            near = boundary(*self._cycle, rng.randint(1, MONTHS - 1))
+            near = self._renewal_near(at)
             expires = rng.choice([at + timedelta(hours=rng.randint(-2, 900)), near, near + timedelta(hours=rng.randint(-400, 400))])
             self.moments.append(expires)
         credits = rng.choice(["25", "0.5", 40, "100.25", "150"])
@@ -272,12 +278,13 @@ class _AccountsHistory:
 
     def _late(self, at: datetime) -> None:
         """Reported hours, days or weeks after it happened: around a renewal, into the period before it."""
-        hours = self._rng.choice([1, 20, 71, 73, 100, 500, 839, 841, 1200])
+        hours = self._rng.choice([1, 20, 71, 73, 100, 500, 839, 840, 841, 1200])
         if self._rng.random() < 0.5:
-            at = boundary(*self._cycle, self._rng.randint(1, MONTHS - 1)) + timedelta(hours=self._rng.choice([1, 50, 71.9, 72, 73]))
+            after = self._rng.choice([timedelta(hours=hours) for hours in (1, 50, 72, 73)] + [timedelta(hours=72) - MILLISECOND] * 2)
+            at = self._renewal_near(at) + after
             hours = self._rng.choice([2, 60, 74, 80])
         data = self._anything() if self._rng.random() < 0.5 else {"feature": "prompt_to_video", "quantity": self._rng.choice(["4", "30"])}
-        self._usage(at, at - timedelta(hours=hours), data)
+        self._usage(at, at - timedelta(hours=hours) - self._rng.choice([timedelta(0), MILLISECOND]), data)
 
     def _late_account_event(self, at: datetime) -> None:
         """A subscription, a change, a cancellation or a grant that is reported hours or weeks after it was made."""
@@ -289,6 +296,8 @@ class _AccountsHistory:
         self._use(at + late / 2)
 
     def _ahead(self, at: datetime) -> None:
+        if self._rng.random() < 0.5:  # by its own clock in the next period already
+            at = self._renewal_near(at) - timedelta(seconds=20)
         ahead = self._rng.choice([timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=5, milliseconds=1), timedelta(days=2)])
         if self._rng.random() < 0.7:
             self._usage(at, at + ahead, self._anything())

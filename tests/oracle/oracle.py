@@ -2,8 +2,8 @@
 
 Nothing of the product is imported. No balance is kept: an `Account` holds facts alone (what was accepted, and when), and each question is
 answered from all of them: the timeline of periods from the subscriptions, what was used from the charges, what grants covered from both.
-Slow on purpose, and different on purpose, so that it cannot share a mistake with what it checks. Credits are Decimals, far from as long
-as they are exact.
+Slow on purpose, and different on purpose, so that it cannot share a mistake with what it checks. Credits are Decimals, short enough to
+be exact.
 """
 
 from __future__ import annotations
