@@ -12,10 +12,11 @@ from typing import Any
 from tests.unit.hostile_view import HostileView
 from tests.unit.ledger_world import Worker, World
 from usageledger.audit.replay import PartitionReplay
+from usageledger.domain.chain import SealedEntry
 from usageledger.domain.encoding import encode
 from usageledger.domain.identity import IDENTITY_LIFE, window_of
 from usageledger.log.deciding import asked_for_by, milliseconds
-from usageledger.log.records import Record
+from usageledger.log.records import KeyedValue, Record
 from usageledger.processor.inputs import Source
 
 ACCOUNTS = ("a", "b", "c", "d")
@@ -36,12 +37,14 @@ class RandomSchedule:
         self.steps: list[str] = []
         self._used: list[tuple[str, str, datetime]] = []
         self._ids = iter(range(10**9))
+        self._ends = {""}
 
     async def run(self) -> None:
         """Do it all, and come to rest."""
         some: list[tuple[Callable[[], Any], int]] = [
             (self.use, 30),
-            (self.use_again, 12),
+            (self.use_again, 10),
+            (self.use_over_months, 3),
             (self.void, 6),
             (self.change_account, 10),
             (self.send_junk, 3),
@@ -49,6 +52,7 @@ class RandomSchedule:
             (self.start_worker, 10),
             (self.kill_worker, 6),
             (self.freeze_or_thaw, 6),
+            (self.claim_and_vanish, 4),
             (self.lose_answer, 5),
             (self.fail_view, 8),
             (self.fall_back, 5),
@@ -92,6 +96,15 @@ class RandomSchedule:
             occurred_at = self.random.choice((occurred_at, occurred_at, self.at))
             self._send_use(account, event_id, occurred_at)
 
+    def use_over_months(self) -> None:
+        """A retry, and the same id again when it has expired: in an import that is behind, both lie in one chunk."""
+        if self._used:
+            account, event_id, occurred_at = self._used[-1]
+            self._send_use(account, event_id, occurred_at)
+            self.at += timedelta(days=self.random.choice((36, 40, 75)))
+            self._used.append((account, event_id, self.at))
+            self._send_use(account, event_id, self.at)
+
     def void(self) -> None:
         """Of a use that was sent, or of one that is yet to come."""
         account, event_id = self.random.choice(ACCOUNTS), f"gen_{next(self._ids)}"
@@ -117,7 +130,7 @@ class RandomSchedule:
                 ("account.opened", {"plan": plan}),
             )
         )
-        self._send(type_, account, **data)
+        self._send(type_, account, None, **data)
 
     def send_junk(self) -> None:
         source = self.random.choice(list(Source))
@@ -144,6 +157,11 @@ class RandomSchedule:
         if self.workers:
             ledger = self.random.choice(self.workers).ledger
             ledger.freeze() if self.random.random() < 0.5 else ledger.thaw()
+
+    def claim_and_vanish(self) -> None:
+        """A worker that claims and does nothing more: all that supersedes the others is its claim."""
+        if self.world.ledger.records:
+            self.world.ledger.append_as_another(KeyedValue(None, self.world.ledger.records[0].value or b""))
 
     def lose_answer(self) -> None:
         if self.workers:
@@ -172,9 +190,9 @@ class RandomSchedule:
         while self.workers:
             await self.workers.pop().kill()
         log = self.world.ledger
+        self._keep_ends()
         end = max(1, log.end_offset - self.random.randrange(1, 6))
-        batches = [list(group) for _, group in groupby(self.world.sealed(), key=asked_for_by)]
-        split = next((group for group in batches if group[0].entry.offset < end <= group[-1].entry.offset), None)
+        split = next((group for group in self._groups() if group[0].entry.offset < end <= group[-1].entry.offset), None)
         log.truncate_from(end if split is None else split[0].entry.offset)
 
     def publish_catalog(self) -> None:
@@ -209,6 +227,8 @@ class RandomSchedule:
         """What must hold at rest. ``replay`` has come through: every entry follows from the inputs, in order, without one left out."""
         assert replay.counts.inputs == len(self.world.sent_inputs()), "each input is decided once"
         self._check_identities()
+        self._keep_ends()
+        assert {position.hash for position in self.view.moved_to} <= self._ends, "a view stands behind all entries of an input, and valid ones"
         live = self.view.snapshot_for_rollback()
         self._check_view(replay)
         await self.world.stop()
@@ -219,6 +239,13 @@ class RandomSchedule:
         assert rebuilt.accounts == live.accounts, "a rebuilt view is the live one"
         assert rebuilt.due_ms == live.due_ms, "a rebuilt view is the live one"
         assert _found(rebuilt.remembered) == _found(live.remembered), "a rebuilt view is the live one"
+
+    def _groups(self) -> list[list[SealedEntry]]:
+        return [list(group) for _, group in groupby(self.world.sealed(), key=asked_for_by)]
+
+    def _keep_ends(self) -> None:
+        """Where a view may stand, of the log as it is."""
+        self._ends.update(group[-1].hash for group in self._groups())
 
     def _check_identities(self) -> None:
         """No id is charged twice while it counts: told from the entries alone."""

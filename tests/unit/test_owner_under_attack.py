@@ -190,6 +190,21 @@ class TestTheLog:
             assert "newer rules" in (again.owner.stopped_because or "")
 
     @attacked
+    async def test_what_is_appended_behind_the_claim_of_a_worker_that_vanished_reaches_no_view(self) -> None:
+        """Nobody moved the view, so it would have taken the commit: that the entries lie off their offsets is all there is to see."""
+        async with a_world() as world:
+            view = world.view = HostileView()
+            world.start_worker()
+            world.use("2026-01-01T10:00:00Z")
+            await world.settled()
+            world.ledger.append_as_another(KeyedValue(None, world.ledger.records[0].value or b""))
+            world.use("2026-01-01T10:00:01Z")
+            await world.settled()
+            assert world.used() == 64
+            assert {position.hash for position in view.moved_to} <= {"", *(sealed.hash for sealed in world.sealed())}
+            replayed(world)
+
+    @attacked
     async def test_two_workers_that_claim_an_empty_ledger_at_once_agree_on_its_id(self) -> None:
         async with a_world() as world:
             workers = [world.start_worker() for _ in range(4)]
