@@ -228,7 +228,7 @@ class RandomSchedule:
         assert replay.counts.inputs == len(self.world.sent_inputs()), "each input is decided once"
         self._check_identities()
         self._keep_ends()
-        assert {position.hash for position in self.view.moved_to} <= self._ends, "a view stands behind all entries of an input, and valid ones"
+        assert {position.hash for position in self.view.moved_to} <= self._ends, "a view stands behind all entries of an input"
         live = self.view.snapshot_for_rollback()
         self._check_view(replay)
         await self.world.stop()

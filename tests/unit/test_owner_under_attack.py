@@ -25,6 +25,7 @@ from usageledger.log import deciding, memory
 from usageledger.log.deciding import DueList, milliseconds
 from usageledger.log.decoding import decode_catalog
 from usageledger.log.records import KeyedValue, Record
+from usageledger.processor import catch_up as catch_up_module
 from usageledger.processor import merge
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
@@ -170,6 +171,24 @@ class TestTheLog:
             world.use("2026-01-01T10:00:09Z")
             await world.settled()
             assert world.used() == 4 * 32
+            replayed(world)
+
+    @attacked
+    async def test_many_claims_behind_the_last_entry_are_not_taken_for_lost_entries(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A quiet partition that was claimed again and again."""
+        monkeypatch.setattr(catch_up_module, "LOOK_BACK_RECORDS", 2)
+        async with a_world() as world:
+            for _ in range(30):
+                worker = world.start_worker()
+                await world.until(lambda: world.view.stored_head is not None and worker.owner.state == "running")
+                await worker.kill()
+            world.start_worker()
+            world.use("2026-01-01T10:00:00Z")
+            await world.settled()
+            assert len(world.ledger.records) == 31 + len(world.entries())
+            assert "lost records" not in caplog.text
             replayed(world)
 
     @attacked

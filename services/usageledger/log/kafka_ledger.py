@@ -225,7 +225,8 @@ class KafkaLedgerPartition:
 
     async def _answered(self, question: Any) -> Any:
         try:
-            return await asyncio.wait_for(question, self._settings.no_progress_timeout_s)
+            async with asyncio.timeout(self._settings.no_progress_timeout_s):  # `wait_for` can swallow a cancellation (cpython #86296)
+                return await question
         except (TimeoutError, KafkaError, OSError) as error:
             raise LedgerError(f"{self._name}: Kafka did not answer: {error!r}") from error
 

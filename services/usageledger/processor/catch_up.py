@@ -150,8 +150,9 @@ async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
     stop, hash_ = stored.position
     if stop > await ledger.end_offset():
         return False
+    count = LOOK_BACK_RECORDS
     while stop > 0:
-        start = max(0, stop - LOOK_BACK_RECORDS)
+        start = max(0, stop - count)
         last = None
         async for records in ledger.read(start, stop):
             for record in records:
@@ -159,7 +160,7 @@ async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
                     last = entry_at(record.offset, record.value) or last
         if last is not None:
             return last.hash == hash_
-        stop = start
+        stop, count = start, 10 * count  # an idle partition gathers claims
     return hash_ == ""
 
 
