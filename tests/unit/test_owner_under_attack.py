@@ -182,7 +182,7 @@ class TestTheLog:
         async with a_world() as world:
             for _ in range(30):
                 worker = world.start_worker()
-                await world.until(lambda: world.view.stored_head is not None and worker.owner.state == "running")
+                await world.until(lambda worker=worker: world.view.stored_head is not None and worker.owner.state == "running")
                 await worker.kill()
             world.start_worker()
             world.use("2026-01-01T10:00:00Z")
@@ -715,4 +715,3 @@ def choke_on(monkeypatch: pytest.MonkeyPatch, function: str, what: str | None) -
         return original(*args, **kwargs)
 
     monkeypatch.setattr(deciding, function, choking)
-

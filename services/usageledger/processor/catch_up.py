@@ -30,9 +30,7 @@ class PartitionStopped(Exception):
     """This partition must not go on until an operator has looked at it; the others do. The message says why and what to do."""
 
 
-async def catch_up(
-    book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
-) -> Position:
+async def catch_up(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int) -> Position:
     """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view then stands.
 
     Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's rules.
