@@ -50,6 +50,7 @@ $(VENV)/wheel.stamp: $(VENV)/requirements.lock $(SOURCES) pyproject.toml README.
 
 lint: setup ## ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 format: setup ## write the code as ruff formats it
 	$(BIN)/ruff check --select I --fix .

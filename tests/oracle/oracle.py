@@ -569,9 +569,7 @@ class Oracle:
         if wrong or rates is None or period is None:
             return None, " or ".join(wrong)
         credits = rates[data["model"]] * math.ceil(data["quantity"])
-        overtaken = any(
-            void.usage == who and void.charge is None and moment[0] - void.moment[0] <= REMEMBERED for void in account.voids
-        )
+        overtaken = any(void.usage == who and void.charge is None and moment[0] - void.moment[0] <= REMEMBERED for void in account.voids)
         return Charge(moment, who, period, data["feature"], Decimal(credits), overtaken), None
 
     def _period_of(self, account: Account, occurred: datetime, moment: Moment) -> int | None:

@@ -16,7 +16,7 @@ from usageledger.domain.head import Head, advance
 
 def _entries() -> list[SealedEntry]:
     partition = Partition()
-    for line in ['2026-01-31T10:00 use genai_video/veo_3 id=g', "+1s use chat_action 170 account=ü", "+1s use nothing", "+1s void g"]:
+    for line in ["2026-01-31T10:00 use genai_video/veo_3 id=g", "+1s use chat_action 170 account=ü", "+1s use nothing", "+1s void g"]:
         partition.take(line)
     return partition.entries
 

@@ -40,9 +40,7 @@ ENTRY_TYPE = "ledger.entry"
 CLAIM_TYPE = "ledger.claim"
 
 
-def seal(
-    drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None
-) -> tuple[list[SealedEntry], Head]:
+def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None) -> tuple[list[SealedEntry], Head]:
     """Seal drafts one after another behind ``head``; return them and the head after them. ``decided`` is the input that they decide on."""
     sealed: list[SealedEntry] = []
     for draft in drafts:

@@ -67,9 +67,7 @@ def decide(
     ``identity`` is what is remembered of the event itself, ``voided`` of the usage that a void names. Never fails: what breaks a rule is
     refused, and the account is then as it was.
     """
-    reference = EventReference(
-        source=event.source, id=event.id, occurred_at=event.occurred_at, content=content_digest(event)
-    )
+    reference = EventReference(source=event.source, id=event.id, occurred_at=event.occurred_at, content=content_digest(event))
     refusal = _refused_by_time(event, appended_at)
     if refusal is not None:
         return _refused(refusal, event, reference, state, appended_at)
@@ -169,9 +167,7 @@ def _refused_by_time(event: AnyEvent, appended_at: datetime) -> Refusal | None:
     return Refusal.TOO_OLD if appended_at - event.occurred_at > LATENESS_MAX else None
 
 
-def _refused(
-    refusal: Refusal, event: AnyEvent, reference: EventReference, state: AccountState | None, appended_at: datetime
-) -> Decision:
+def _refused(refusal: Refusal, event: AnyEvent, reference: EventReference, state: AccountState | None, appended_at: datetime) -> Decision:
     entry = LedgerEntry(kind="refusal", appended_at=appended_at, account=event.account, event=reference, reason=refusal.value)
     if isinstance(event, UsageRecorded):
         entry = replace(entry, feature=event.feature, model=event.model, quantity=event.quantity, hold_id=event.hold_id)
@@ -229,9 +225,7 @@ def _is_open(previous: Period, appended_at: datetime) -> bool:
     return previous.end is not None and appended_at - previous.end < GRACE
 
 
-def _decide_account_event(
-    event: AccountEvent, reference: EventReference, book: _Book, voided: IdentityRecord | None
-) -> Refusal | None:
+def _decide_account_event(event: AccountEvent, reference: EventReference, book: _Book, voided: IdentityRecord | None) -> Refusal | None:
     if isinstance(event, CreditsGranted):
         return _decide_grant(event, reference, book)
     if isinstance(event, UsageVoided):
@@ -245,9 +239,7 @@ def _decide_account_event(
     return None
 
 
-def _plan_change(
-    event: AccountOpened | AccountSubscribed | PlanChanged | AccountCancelled, book: _Book
-) -> PlanChange | Refusal:
+def _plan_change(event: AccountOpened | AccountSubscribed | PlanChanged | AccountCancelled, book: _Book) -> PlanChange | Refusal:
     if isinstance(event, AccountOpened):
         return decide_opened(event, book.appended_at, book.catalogs)
     if isinstance(event, AccountSubscribed):
@@ -262,9 +254,7 @@ def _decide_grant(event: CreditsGranted, reference: EventReference, book: _Book)
         return Refusal.GRANT_ALREADY_EXPIRED
     if book.known.period.allotment + book.known.granted + event.credits > MICROCREDITS_MAX:
         return Refusal.QUANTITY_OUT_OF_RANGE
-    grant = GrantChange(
-        source=event.source, id=event.id, credits=event.credits, reason=event.reason, expires_at=event.expires_at
-    )
+    grant = GrantChange(source=event.source, id=event.id, credits=event.credits, reason=event.reason, expires_at=event.expires_at)
     book.write(book.draft("grant", event=reference, grant=grant))
     return None
 

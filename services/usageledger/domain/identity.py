@@ -68,9 +68,7 @@ def identity_changes(entry: LedgerEntry, voided: IdentityRecord | None) -> list[
     if entry.kind == "usage":
         assert entry.period is not None and entry.feature is not None
         state: Literal["decided", "voided"] = "voided" if entry.is_void_on_arrival else "decided"
-        record = IdentityRecord(
-            entry.appended_at, state, event.content, entry.credits, entry.feature, entry.period.number, entry.offset
-        )
+        record = IdentityRecord(entry.appended_at, state, event.content, entry.credits, entry.feature, entry.period.number, entry.offset)
         return [(identity_of("usage", entry.account, event.source, event.id), record)]
     changes = [(identity_of("account", entry.account, event.source, event.id), record)]
     if entry.voids is not None:
