@@ -53,6 +53,19 @@ class Stream:
         finally:
             producer.close(timeout=10)
 
+    def send_in_a_transaction(self, *, partition: int) -> None:
+        """Send one record to a partition of the usage topic, and commit the transaction that it is sent in."""
+        producer = KafkaProducer(bootstrap_servers=self.kafka, transactional_id=f"{self.topics.prefix}-transactions")
+        try:
+            producer.init_transactions()
+            producer.begin_transaction()
+            number = self.sent[Source.USAGE, partition]
+            producer.send(self.topics.usage, value=f"{number} ".encode(), key=b"acct", partition=partition)
+            producer.commit_transaction()
+            self.sent[Source.USAGE, partition] += 1
+        finally:
+            producer.close(timeout=10)
+
     async def recorded(self) -> dict[tuple[Source, int], list[int]]:
         """The numbers that the ledger's valid entries hold, in order, of each input partition."""
         found: dict[tuple[Source, int], list[int]] = {place: [] for place in self.sent}
@@ -338,6 +351,24 @@ def test_an_idle_partition_is_not_stuck(stream: Stream) -> None:
             await asyncio.sleep(4)
             assert not running.task.done()
             stream.send(100)
+            await stream.all_recorded()
+
+    run(work())
+
+
+def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> None:
+    """A producer with transactions leaves a mark at the topic's end that nobody is given: the worker took it for work that got stuck."""
+
+    async def work() -> None:
+        async with worker(stream, stuck_s=2) as running:
+            stream.send_in_a_transaction(partition=0)
+            await stream.all_recorded()
+            await asyncio.sleep(5)
+            assert not running.task.done()
+            inputs = next(owner.inputs for owner in running.owners if owner.partition == 0)
+            assert await inputs.control.end_offset(Source.USAGE) == inputs.position(Source.USAGE) == 1
+            assert inputs.is_known_to_be_at_end(Source.USAGE)
+            stream.send_in_a_transaction(partition=0)
             await stream.all_recorded()
 
     run(work())

@@ -40,6 +40,9 @@ class FakeSource:
     async def end_offset(self, place: Place) -> int:
         return self.ends[place]
 
+    def end_before_marks(self, place: Place, end: int) -> int:
+        return end
+
     def known_end_offset(self, place: Place) -> int | None:
         return self.heard.get(place)
 

@@ -44,6 +44,10 @@ class ChunkSource(Protocol):
 
     def known_end_offset(self, place: Place) -> int | None: ...
 
+    def end_before_marks(self, place: Place, end: int) -> int:
+        """The offset after the last record below ``end``, where it is known that only marks of transactions follow; else ``end``."""
+        ...
+
     def hold(self, place: Place) -> None:
         """Fetch nothing more for now; what was fetched still comes."""
         ...
@@ -153,7 +157,8 @@ class PartitionFeed:
 
     async def end_offset(self, source: Source) -> int:
         """Ask the broker for the end of an input. Raises LedgerError."""
-        return await self._offsets.end_offset(self.places[source])
+        place = self.places[source]
+        return self._source.end_before_marks(place, await self._offsets.end_offset(place))
 
     def known_end_offset(self, source: Source) -> int | None:
         """The end of an input as a fetch told lately; None if none did."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import faust
@@ -80,6 +81,8 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._epochs: dict[TP, int] = {}
         self._serials: dict[TP, int] = {}
+        self._read_up_to: dict[TP, int] = {}
+        self._positions: dict[TP, int] = {}
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         # Or aiokafka would begin to fetch from the committed offsets, for nothing.
@@ -90,6 +93,8 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         """Seek, mark what is read from now on, and let it flow."""
         for tp in positions:
             self._epochs[tp], self._serials[tp] = epoch, 0
+            self._read_up_to[tp] = positions[tp]
+            self._positions.pop(tp, None)
         consumer = self._ensure_consumer()
         await self._seek_wait(consumer, {cast(TP, TopicPartition(*tp)): offset for tp, offset in positions.items()})
         consumer.resume(*(TopicPartition(*tp) for tp in positions))
@@ -104,7 +109,12 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             return None
         if heard_at_ms is None or time.time() - heard_at_ms / 1000 > KNOWN_END_AGE_MAX_S:
             return None
-        return cast("int | None", end)
+        return None if end is None else self.end_before_marks(tp, end)
+
+    def end_before_marks(self, tp: TP, end: int) -> int:
+        """The end as it is for whoever waits for records: where only a transaction's marks follow, the offset after the last record."""
+        read_up_to = self._read_up_to.get(tp, end)
+        return read_up_to if read_up_to < end <= self._positions.get(tp, -1) else end
 
     async def _fetch_records(
         self,
@@ -125,11 +135,23 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         except NoOffsetForPartitionError:
             # Asked before a rebalance and answered after it: the partition's new owner has yet to say where to begin.
             return {}
+        for place in places:
+            if not fetched.get(place):
+                await self._note_position(consumer, place)
         return {TP(*place): [self._chunk(place, records)] for place, records in fetched.items() if records}
+
+    async def _note_position(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
+        """Note how far the consumer has come where the topic goes on and no record comes: past a transaction's marks, it may be."""
+        with suppress(TimeoutError, AssertionError, KafkaError):  # a rebalance may be taking the partition away
+            end, read_up_to = consumer.highwater(place), self._read_up_to.get(TP(*place))
+            if end is not None and read_up_to is not None and read_up_to < end:
+                async with asyncio.timeout(POLL_S):
+                    self._positions[TP(*place)] = await consumer.position(place)
 
     def _chunk(self, place: TopicPartition, records: list[Any]) -> Chunk:
         tp = TP(*place)
         self._serials[tp] += 1
+        self._read_up_to[tp] = records[-1].offset + 1
         taken = [Record(found.offset, found.timestamp, found.key, found.value) for found in records]
         return Chunk(Place(*place), self._epochs[tp], self._serials[tp], taken)
 
@@ -206,6 +228,9 @@ class ChunkConsumer(driver.Consumer):
 
     def known_end_offset(self, place: Place) -> int | None:
         return self._thread.known_end_offset(TP(*place))
+
+    def end_before_marks(self, place: Place, end: int) -> int:
+        return self._thread.end_before_marks(TP(*place), end)
 
     def hold(self, place: Place) -> None:
         self._buffered_partitions.add(TP(*place))
