@@ -62,6 +62,10 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_crossing(broker: KafkaS
     def note(event: LimitEvent) -> None:
         heard.append(event.id)
 
+    def has_heard_all() -> bool:
+        subscriber.blocked()  # raises what ended the subscriber, if something did
+        return list(dict.fromkeys(heard)) == [place.id for place in ledger.places]
+
     for register in (subscriber.on_threshold, subscriber.on_reached, subscriber.on_cleared):
         register(note)
     with limits(kafka, PREFIX) as running, subscriber:
@@ -73,5 +77,5 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_crossing(broker: KafkaS
                 broker.spawn()
                 wait_until_ready(broker)
         until(lambda: as_a_reader_sees(places_in(kafka, PREFIX, 0)) == ledger.places, "every crossing")
-        until(lambda: list(dict.fromkeys(heard)) == [place.id for place in ledger.places], "every event at the subscriber")
+        until(has_heard_all, "every event at the subscriber")
         assert running.error is None
