@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from usageledger.audit.replay import Difference, PartitionReplay, ReplayCounts
 from usageledger.counters.connection import connect
@@ -62,7 +63,8 @@ class AuditReport:
             f"CLEAN: {self.counts.inputs:,} inputs = {accepted:,} accepted + {self.counts.refused_inputs:,} refused"
             f" + {self.counts.duplicate_inputs:,} duplicates;"
             f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and {self.accounts:,} accounts in Redis"
-            f" come out the same, {format_credits(self.counts.credits)} credits in all" + (f" ({', '.join(waiting)})" if waiting else "")
+            f" come out the same, {Decimal(format_credits(self.counts.credits)):,} credits in all"
+            + (f" ({', '.join(waiting)})" if waiting else "")
         )
 
 

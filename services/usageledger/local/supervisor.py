@@ -187,7 +187,7 @@ class Supervisor:
         watched.begin_again_s = self._clock() + pause_s
         self._enter(watched, "backing_off")
         log = "".join(f"\n  {line}" for line in watched.unit.last_lines(LOG_LINES))
-        where = f" The end of {watched.unit.log_path}:{log}" if log else ""
+        where = f"\nThe end of {watched.unit.log_path}:{log}" if log else ""
         self._progress.warn(f"{watched.unit.name} {how}; it is started again in {pause_s:g} s.{where}")
 
     def _enter(self, watched: _Watched, state: State) -> None:

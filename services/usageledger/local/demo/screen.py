@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from usageledger.domain.credits import format_credits
 from usageledger.local.demo.studio import Tally
+from usageledger.local.demo.workload import ACCOUNTS
 from usageledger.local.stack import Addresses
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Screen:
         self._console.print(f"Kafka [bold]{addresses.kafka}[/] ({escape(took.get('kafka', 'given'))})")
         self._console.print(f"Redis [bold]{addresses.redis_url}[/] ({escape(took.get('redis', 'given'))})")
         self._console.print(
-            "19,366 requests of a real LLM service (Azure, 2023) become usage of 300 accounts; features and accounts by our rule"
+            f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} accounts; features and accounts by our rule"
         )
 
     def disaster(self, what: str) -> None:
@@ -86,8 +88,8 @@ class Screen:
         """The verdict."""
         tally = result.tally
         self._console.print()
-        charged = format_credits(sum(tally.generated.values()))
-        self._console.print(f"{tally.generations:,} generations were charged {charged} credits")
+        charged = Decimal(format_credits(sum(tally.generated.values())))
+        self._console.print(f"{tally.generations:,} generations were charged {charged:,} credits")
         self._console.print(
             f"{tally.blocked} times an account ran out and was stopped, which held back {tally.held_back:,} more generations;"
             f" {len(tally.upgraded)} upgrades freed {tally.freed}"
@@ -99,7 +101,9 @@ class Screen:
                 f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} ms"
             )
         right = (
-            "all 300 meters equal what the workers generated" if not result.meters_wrong else f"WRONG: {', '.join(result.meters_wrong[:5])}"
+            f"WRONG: {', '.join(result.meters_wrong[:5])}"
+            if result.meters_wrong
+            else f"all {ACCOUNTS} meters equal what the workers generated"
         )
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
