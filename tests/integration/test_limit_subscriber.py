@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaConnectionError
 
 from tests.integration.test_limits import messages_of, until
 from tests.unit.limits_world import Ledger
+from usageledger.limits import subscriber as subscriber_module
 from usageledger.limits.subscriber import HandlerFailed, LimitEvent, LimitSubscriber, SubscriberFailed
 from usageledger.limits.tail import TailFailed, tail
 from usageledger.log.topics import Topics
@@ -111,6 +113,40 @@ def test_a_new_group_hears_what_there_is_if_it_asks_for_it(kafka: str, prefix: s
         with subscriber:
             until(lambda heard=heard, expected=expected: len(heard.ids) >= expected, "all events")  # type: ignore[misc]
         assert len(heard.ids) == expected
+
+
+@pytest.mark.parametrize("group", [None, "app"])
+@pytest.mark.parametrize("call", ["partitions_for_topic", "beginning_offsets", "end_offsets", "poll", "committed", "commit"])
+def test_a_broker_that_is_away_for_a_moment_ends_no_subscriber_and_nothing_comes_twice(
+    kafka: str, prefix: str, announce: Announce, monkeypatch: pytest.MonkeyPatch, call: str, group: str | None
+) -> None:
+    """A broker was killed while a subscriber opened its second consumer: the connection's error ended the subscriber, and from then on the
+    app heard nothing."""
+    fails_at = iter([1, 2, 4, 7])
+    calls, fails_next = 0, next(fails_at)
+
+    class Shaky(KafkaConsumer):  # type: ignore[misc]
+        """Fails in the calls that are named by number, over all consumers."""
+
+    def shakily(consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls, fails_next
+        calls += 1
+        if calls == fails_next:
+            fails_next = next(fails_at, 0)
+            raise KafkaConnectionError("the broker is gone")
+        return getattr(KafkaConsumer, call)(consumer, *args, **kwargs)
+
+    setattr(Shaky, call, shakily)
+    monkeypatch.setattr(subscriber_module, "KafkaConsumer", Shaky)
+    monkeypatch.setattr(subscriber_module, "CONNECT_AGAIN_AFTER_S", 0.01)
+    ledger = a_ledger()
+    announce(ledger, 0, 2)
+    subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, group=group, from_beginning=True)
+    heard = Heard(subscriber)
+    with subscriber:
+        announce(ledger, 2, 4)
+        until(lambda: subscriber.blocked() is not None and len(heard.ids) >= 4, "all events")
+    assert heard.ids == [place.id for place in ledger.places]
 
 
 def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(kafka: str, prefix: str, announce: Announce) -> None:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import threading
@@ -52,6 +53,7 @@ __all__ = ["CrossedBy", "HandlerFailed", "LimitEvent", "LimitSubscriber", "Subsc
 
 POLL_MS = 100
 NO_PROGRESS_S = 30.0
+CONNECT_AGAIN_AFTER_S = 1.0
 COMMIT_TIMEOUT_MS = 5_000
 SETTLE_ATTEMPTS = 20
 # Few, so that slow handlers are done with one poll's events long before the group takes the consumer for dead (5 minutes).
@@ -78,6 +80,16 @@ _NOT_OURS_NOW = (
     ValueError,
 )
 
+log = logging.getLogger("usageledger.limits")
+
+
+class _NothingCame(Exception):
+    """A consumer that has something to fetch fetched nothing for too long."""
+
+
+# What passes by itself or with new connections: a broker that is away, or has just come back. `UnknownError` is a broker's own failure.
+_PASSING = (kafka_errors.RetriableError, kafka_errors.BrokerNotAvailableError, kafka_errors.UnknownError, OSError, _NothingCame)
+
 
 class LimitSubscriber:
     """Calls an app's handlers with limit events, each event once by its id, and keeps a view of who is blocked.
@@ -89,6 +101,8 @@ class LimitSubscriber:
 
     A handler that raises is called again, three times in all; then the subscriber ends: `run` raises HandlerFailed, and after `start` every
     other method raises SubscriberFailed. What was not handled comes again to the next subscriber of the group.
+
+    A Kafka that is away is waited for, however long: meanwhile `is_blocked` answers by what was heard last, and a warning is logged.
 
     ``kafka`` and ``prefix`` default to USAGELEDGER_KAFKA and USAGELEDGER_PREFIX; ``kafka_options`` (security, …) go to kafka-python.
     """
@@ -112,6 +126,9 @@ class LimitSubscriber:
         self._view = BlockedView()
         self._stop = threading.Event()
         self._handlers = Handlers(pause=self._stop.wait)
+        self._starts: _Starts | None = None
+        self._handled: dict[int, Place] = {}
+        self._trouble = ""
         self._is_ready = threading.Event()
         self._has_view = False
         self._failure: BaseException | None = None
@@ -171,7 +188,7 @@ class LimitSubscriber:
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until the view holds all that had been announced at the start. Raises TimeoutError; otherwise as `is_blocked` does."""
         if not self._is_ready.wait(timeout_s):
-            raise TimeoutError(f"the limit events could not be read within {timeout_s:g} s")
+            raise TimeoutError(f"the limit events could not be read within {timeout_s:g} s{self._trouble}")
         self._require_view()
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -215,18 +232,29 @@ class LimitSubscriber:
             raise SubscriberFailed(f"the subscriber has ended: {self._failure}") from self._failure
 
     def _run(self) -> None:
+        """Connect, and do so anew whenever that comes to an end. What was seen and handled is kept, so nothing is handed over twice."""
+        while not self._stop.is_set():
+            try:
+                self._run_connected()
+            except _PASSING as error:
+                self._trouble = f" ({type(error).__name__}: {error})"
+                log.warning("limit events cannot be read, connecting anew in %g s%s", CONNECT_AGAIN_AFTER_S, self._trouble)
+                self._stop.wait(CONNECT_AGAIN_AFTER_S)
+
+    def _run_connected(self) -> None:
         with _open(KafkaConsumer(**self._config)) as consumer:
             feed = _Broadcast(consumer, self._topic)
             known = self._build_view(feed)
             if self._stop.is_set():
                 return
+            if self._starts is None:
+                self._starts = _Starts({}, {}) if self._from_beginning else _Starts(feed.known_ends, known)
             self._has_view = True
             self._is_ready.set()
-            starts = _Starts({}, {}) if self._from_beginning else _Starts(feed.known_ends, known)
             if self._group is None:
-                self._run_alone(feed, starts)
+                self._run_alone(feed, self._starts)
             else:
-                self._run_in_group(feed, self._group, starts)
+                self._run_in_group(feed, self._group, self._starts)
 
     def _build_view(self, feed: _Broadcast) -> dict[int, Place]:
         """Read what is there; return the last places of what had been announced at the start."""
@@ -242,14 +270,13 @@ class LimitSubscriber:
     def _run_alone(self, feed: _Broadcast, starts: _Starts) -> None:
         """Handle everything, from the starts on. That the view is ahead of a beginning is what a handler that asks expects."""
         feed.read_again_from(starts.offsets)
-        handled = dict(starts.places)
         while not self._stop.is_set():
             for record in feed.poll(POLL_MS):
                 event, place = _read(record)
                 self._view.apply(event, place)
-                if place.is_beyond(handled.get(place.partition)):
+                if place.is_beyond(self._handled.get(place.partition, starts.places.get(place.partition))):
                     self._handlers.hand_over(event)
-                    handled[place.partition] = place
+                    self._handled[place.partition] = place
                 if self._stop.is_set():
                     return
 
@@ -258,15 +285,20 @@ class LimitSubscriber:
         shared_out = {"partition_assignment_strategy": [KnownPartitionsAssignor({self._topic: len(feed.known_ends)})]}
         config = {"max_poll_records": EVENTS_PER_POLL, **self._config, **shared_out, "group_id": group}
         with _open(KafkaConsumer(self._topic, **config)) as consumer:
-            shared = _Shared(consumer, self._topic, starts)
+            shared = _Shared(consumer, self._topic, starts, self._handled)
+            has_kafka = True
             try:
                 while not self._stop.is_set():
                     for record in feed.poll(0):
                         self._view.apply(*_read(record))
                     self._handle(feed, shared, shared.poll(POLL_MS))
                     shared.commit()
+            except _PASSING:
+                has_kafka = False
+                raise
             finally:
-                shared.settle()
+                if has_kafka:
+                    shared.settle()
 
     def _handle(self, feed: _Broadcast, shared: _Shared, records: list[Any]) -> None:
         for record in records:
@@ -283,7 +315,7 @@ class LimitSubscriber:
         deadline_s = time.monotonic() + NO_PROGRESS_S
         while not feed.has_read(record) and not self._stop.is_set():
             if time.monotonic() > deadline_s:
-                raise SubscriberFailed(f"{self._topic}, partition {record.partition}: nothing came in {NO_PROGRESS_S:.0f} s")
+                raise _NothingCame(f"{self._topic}, partition {record.partition}: nothing came in {NO_PROGRESS_S:.0f} s")
             for seen in feed.poll(POLL_MS):
                 self._view.apply(*_read(seen))
 
@@ -335,12 +367,16 @@ class _Starts(NamedTuple):
 
 
 class _Shared:
-    """This instance's part of what a group handles. The group's offsets say how far it has come, and note the last event's place."""
+    """This instance's part of what a group handles. The group's offsets say how far it has come, and note the last event's place.
 
-    def __init__(self, consumer: Any, topic: str, starts: _Starts) -> None:
+    ``handled_here`` holds the last events that this instance has handled, also over connections before; it is kept up.
+    """
+
+    def __init__(self, consumer: Any, topic: str, starts: _Starts, handled_here: dict[int, Place]) -> None:
         self._consumer = consumer
         self._topic = topic
         self._starts = starts
+        self._handled_here = handled_here
         self._joined = _Joined("", -1, frozenset())
         self._handled: dict[int, _Handled] = {}
         self._uncommitted: set[int] = set()
@@ -365,7 +401,11 @@ class _Shared:
 
     def has_handled(self, record: Any, place: Place) -> None:
         """Go on after this record."""
-        last = (place.offset, place.index) if self.is_new(place) else self._handled[place.partition].last
+        if self.is_new(place):
+            self._handled_here[place.partition] = place
+            last: tuple[int, int] | None = (place.offset, place.index)
+        else:
+            last = self._handled[place.partition].last
         self._handled[place.partition] = _Handled(record.offset + 1, last)
         self._uncommitted.add(place.partition)
 
@@ -411,7 +451,9 @@ class _Shared:
         """How far the group has come, and whether that is its own word."""
         committed = self._consumer.committed(place, metadata=True, timeout_ms=COMMIT_TIMEOUT_MS)
         if committed is not None and committed.offset >= 0:
-            return _Handled(committed.offset, _place_in(committed.metadata)), True
+            here = self._handled_here.get(place.partition)
+            places = [_place_in(committed.metadata), None if here is None else (here.offset, here.index)]
+            return _Handled(committed.offset, max((one for one in places if one is not None), default=None)), True
         known = self._starts.places.get(place.partition)
         last = None if known is None else (known.offset, known.index)
         return _Handled(self._starts.offsets.get(place.partition, 0), last), False
