@@ -97,6 +97,7 @@ class FailingFiles(Files):
 
     def __init__(self) -> None:
         self.error: OSError | None = None
+        self.sync_error: OSError | None = None
         self.takes_bytes: int | None = None
         self.synced = 0
 
@@ -109,7 +110,8 @@ class FailingFiles(Files):
 
     def sync(self, fd: int) -> None:
         self.synced += 1
-        super().sync(fd)
+        if self.sync_error is not None:
+            raise self.sync_error
 
 
 def leave_as_a_dead_process_does(directory: Path) -> None:

@@ -494,7 +494,7 @@ def test_settings_come_from_the_environment_and_each_kafka_has_a_spool_of_its_ow
         monkeypatch.setenv("USAGELEDGER_KAFKA", address)
         with UsageMeter(source="render", exit_timeout_s=0.0) as meter:
             meter.close(0.0)
-    found = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "usageledger" / "spool").glob("*/*"))
+    found = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "usageledger" / "spool").glob("*/*.usage.*"))
     assert found == [f"usageledger/spool/127.0.0.1_{port}/acme.usage.events.v1" for port in (1, 2)]
 
 

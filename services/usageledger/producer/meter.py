@@ -15,7 +15,7 @@ from pathlib import Path
 from usageledger.log.topics import Topics
 from usageledger.producer import kafka_publisher
 from usageledger.producer.events import Event, record_key, topic_of
-from usageledger.producer.outbox import Outbox, has_leftovers
+from usageledger.producer.outbox import Outbox
 from usageledger.producer.publisher import ConnectTo
 from usageledger.producer.recording import UsageRecorder, Waiting
 from usageledger.producer.sender import SenderSettings
@@ -33,7 +33,17 @@ class UsageMeter(UsageRecorder):
     One meter serves all threads of a process, and its forks: a child has a spool and a connection of its own from its first use on.
     Processes may share a spool directory, which belongs to one Kafka: what one leaves behind is sent by another that lives, or by the next.
 
-    `record` does no network. It checks, and writes to a local file: it waits for other threads' writes and for the disk, never for room.
+    `record` does no network, and waits neither for Kafka nor for room. It checks, and writes once to a local file; every 4 MiB it makes a
+    file. What it can wait for is the disk: its own write, one write of each thread that came before it, one of the sender's steps (256 KiB
+    read, one byte or one event written, a file removed), and a fork under way. With ``durability="power"`` each of those writes is an fsync
+    too. None of these has a bound that a program can set: on a disk that hangs, `record` hangs as long as the disk does. The first use in a
+    forked child makes two directories and their locks.
+
+    In a signal handler raise SystemExit, and let the end of the process send what waits: a call that interrupts another of the same thread
+    is refused with SpoolError.
+
+    A step of the machine's clock moves ``occurred_at`` and ``recorded_at`` of what is recorded meanwhile, and `waiting`'s age. Nothing else
+    goes by it: time-outs and retries run on the monotonic clock.
 
     * ``source`` names the service (never the process): account + source + id is what makes an event the same event.
     * ``kafka``: addresses, "host:port,host:port"; by default USAGELEDGER_KAFKA.
@@ -80,14 +90,12 @@ class UsageMeter(UsageRecorder):
         self._settings = sender_settings or SenderSettings(stuck_after_s=stuck_after_s)
         self._exit_timeout_s = exit_timeout_s
         self._connect_to = connect_to
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pid = os.getpid()
         self._is_closed = False
         atexit.register(self._at_exit)
         self._outboxes: dict[str, Outbox] = {}
         self._outbox(self._topics.usage)
-        if has_leftovers(self._directory / self._topics.account):
-            self._outbox(self._topics.account)
         _forks.watch(self)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
@@ -136,11 +144,16 @@ class UsageMeter(UsageRecorder):
         with self._lock:
             if self._is_closed:
                 raise SpoolError("the event is NOT recorded: the meter is closed")
-            if topic not in self._outboxes:
-                directory = self._directory / topic
-                spool = Spool(directory, bytes_max=self._bytes_max, count_max=self._count_max, durability=self._durability)
-                self._outboxes[topic] = Outbox(spool, self._connect_to(topic), self._settings, on_connected=self._exit_first)
+            # Both at once: a process that only ever records adopts the voids too that another left behind.
+            for each in (self._topics.usage, self._topics.account):
+                if each not in self._outboxes:
+                    self._outboxes[each] = self._new_outbox(each)
             return self._outboxes[topic]
+
+    def _new_outbox(self, topic: str) -> Outbox:
+        directory = self._directory / topic
+        spool = Spool(directory, bytes_max=self._bytes_max, count_max=self._count_max, durability=self._durability)
+        return Outbox(spool, self._connect_to(topic), self._settings, on_connected=self._exit_first)
 
     def _live_outboxes(self) -> list[Outbox]:
         if self._pid != os.getpid():
@@ -165,7 +178,7 @@ class UsageMeter(UsageRecorder):
         for outbox in self._outboxes.values():
             outbox.after_fork_in_child()
         self._outboxes = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pid = os.getpid()
 
 
@@ -183,7 +196,8 @@ class _Forks:
 
     def __init__(self) -> None:
         self.meters: weakref.WeakSet[UsageMeter] = weakref.WeakSet()
-        self._held: list[Outbox] = []
+        # Each thread's own: two can fork at once, and what one holds the other must not let go or forget.
+        self._fork = threading.local()
         self._is_registered = False
 
     def watch(self, meter: UsageMeter) -> None:
@@ -193,16 +207,15 @@ class _Forks:
             os.register_at_fork(before=self._before, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child)
 
     def _before(self) -> None:
-        self._held = [outbox for meter in list(self.meters) for outbox in meter._hold_for_fork()]
+        self._fork.held = [outbox for meter in list(self.meters) for outbox in meter._hold_for_fork()]
 
     def _after_in_parent(self) -> None:
-        for outbox in self._held:
+        held, self._fork.held = self._fork.held, []
+        for outbox in held:
             outbox.after_fork_in_parent()
-        self._held = []
 
     def _after_in_child(self) -> None:
-        _left_to_the_parent.extend(self._held)
-        self._held = []
+        _left_to_the_parent.extend(self._fork.held)
         for meter in list(self.meters):
             meter._after_fork_in_child()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from usageledger.producer.publisher import Connect
 from usageledger.producer.recording import Waiting
@@ -18,7 +17,6 @@ class Outbox:
     def __init__(self, spool: Spool, connect: Connect, settings: SenderSettings, *, on_connected: Callable[[], None] | None = None) -> None:
         self._spool = spool
         self._sender = Sender(spool, connect, settings, on_connected=on_connected)
-        spool.adopt()
         self._sender.start()
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -28,6 +26,8 @@ class Outbox:
 
     def flush(self, deadline: float) -> bool:
         """Wait until what was put before is acknowledged. False at ``deadline`` (by `time.monotonic`), or if anything is parked."""
+        if not self._sender.has_adopted(max(0.0, deadline - time.monotonic())):
+            return False
         files = self._spool.roll()
         self._sender.wake()
         while not self._spool.gone(files):
@@ -62,8 +62,3 @@ class Outbox:
     def after_fork_in_child(self) -> None:
         """See `Spool.after_fork_in_child`. The parent's outbox is of no use in the child."""
         self._spool.after_fork_in_child()
-
-
-def has_leftovers(directory: Path) -> bool:
-    """Whether any process left, or keeps, anything in a spool directory."""
-    return directory.is_dir() and any(directory.iterdir())

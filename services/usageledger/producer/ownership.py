@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
@@ -15,6 +16,8 @@ try:
     import fcntl
 except ImportError:  # Windows: `require_flock` says so when a spool is made.
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("usageledger.producer")
 
 DAMAGED = "damaged"
 _LOCK = "lock"
@@ -36,11 +39,15 @@ class Part:
             self.lock_fd = -1
 
     def remove(self) -> None:
-        """Remove the part if nothing is left in it, and let it go."""
-        if os.listdir(self.path) == [_LOCK]:
-            (self.path / _LOCK).unlink(missing_ok=True)
-            self.path.rmdir()
-        self.let_go()
+        """Remove the part if nothing is left in it, and let it go. One that stays is removed by who adopts it."""
+        try:
+            if os.listdir(self.path) == [_LOCK]:
+                (self.path / _LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
+        except OSError as error:
+            log.warning("%s is empty and could not be removed: %s", self.path, error)
+        finally:
+            self.let_go()
 
 
 def require_flock() -> None:

@@ -7,6 +7,7 @@ A settled message has its status byte overwritten in place, which needs no room 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ CHUNK_BYTES = 1 << 18
 _HEAD = struct.Struct(">cII")  # status, length of the body, CRC-32 of the body
 _BODY = struct.Struct(">qHH")  # appended at (ms since 1970), length of the key, length of the error
 _ERROR_BYTES_MAX = 2_000
+# Where a frame can begin: a status, and a length below 1 MiB. What is in a frame is text without NUL, so this is rare inside one.
+_BEGINNING = re.compile(rb"[WS]\x00[\x00-\x0f]", re.DOTALL)
 
 
 class Frame(NamedTuple):
@@ -51,6 +54,8 @@ class Segment:
     sealed: bool = False
     is_retry: bool = False
     """Whether what it holds was parked before."""
+    is_note_missed: bool = False
+    """Whether the disk refused to note that a message is settled: told once a file."""
 
     @property
     def is_done(self) -> bool:
@@ -96,19 +101,32 @@ def pack(key: bytes, value: bytes, error: str, written_ms: int) -> bytes:
 
 
 def frames(data: bytes) -> Iterator[Frame]:
-    """Yield the whole frames at the beginning of ``data``, up to the first that is not whole or not as it was written."""
+    """Yield every frame in ``data`` that is whole and as it was written. One that is not is passed over: those behind it can be read."""
     position = 0
-    while position + _HEAD.size + _BODY.size <= len(data):
-        status, length, checksum = _HEAD.unpack_from(data, position)
-        start, end = position + _HEAD.size, position + _HEAD.size + length
-        if status not in (WAITING, SETTLED) or end > len(data) or length < _BODY.size or zlib.crc32(data[start:end]) != checksum:
-            return
-        written_ms, key_bytes, error_bytes = _BODY.unpack_from(data, start)
-        key_start = start + _BODY.size
-        value_start = key_start + key_bytes + error_bytes
-        key = data[key_start : key_start + key_bytes]
-        yield Frame(position, end - position, status == SETTLED, written_ms, key, data[value_start:end])
-        position = end
+    while True:
+        frame = _frame_at(data, position)
+        while frame is None:
+            beginning = _BEGINNING.search(data, position + 1)
+            if beginning is None:
+                return
+            position = beginning.start()
+            frame = _frame_at(data, position)
+        yield frame
+        position += frame.size
+
+
+def _frame_at(data: bytes, position: int) -> Frame | None:
+    if position + _HEAD.size + _BODY.size > len(data):
+        return None
+    status, length, checksum = _HEAD.unpack_from(data, position)
+    start, end = position + _HEAD.size, position + _HEAD.size + length
+    if status not in (WAITING, SETTLED) or end > len(data) or length < _BODY.size or zlib.crc32(data[start:end]) != checksum:
+        return None
+    written_ms, key_bytes, error_bytes = _BODY.unpack_from(data, start)
+    key_start = start + _BODY.size
+    value_start = key_start + key_bytes + error_bytes
+    key = data[key_start : key_start + key_bytes]
+    return Frame(position, end - position, status == SETTLED, written_ms, key, data[value_start:end])
 
 
 def read_written_ms(segment: Segment) -> int | None:
@@ -127,12 +145,14 @@ def scan(path: Path) -> tuple[Segment, bool]:
     """
     data = path.read_bytes()
     segment = Segment(path=path, parked=False, sealed=True, is_retry=path.suffix == PARKED_SUFFIX)
+    is_damaged = False
     for frame in frames(data):
+        is_damaged |= frame.offset != segment.size
         segment.size = frame.offset + frame.size
         if not frame.is_settled:
             segment.pending += 1
             segment.pending_bytes += frame.size
-    return segment, not _is_unfinished(data[segment.size :])
+    return segment, is_damaged or not _is_unfinished(data[segment.size :])
 
 
 def _is_unfinished(rest: bytes) -> bool:

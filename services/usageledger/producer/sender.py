@@ -10,8 +10,10 @@ Three rules, each because of what a producer does when it fails:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import queue
 import random
 import threading
 import time
@@ -69,10 +71,14 @@ class Sender:
         self._outcomes: deque[tuple[Publisher, Message, PublishError | None]] = deque()
         self._failures = 0
         self._connect_at = self._logged_at = float("-inf")
-        self._adopt_at = clock() + self._settings.adopt_every_s
+        # At once, so that what an earlier process left goes first; and here, for that can be a gigabyte to read, and `record` waits for none of it.
+        self._adopt_at = clock()
+        self._adopted = threading.Event()
         self._unpark_at = clock() + self._settings.unpark_every_s
         self._last_error: str | None = None
-        self._wakeup = threading.Event()
+        # Unlike an Event's, this queue's `put` may be interrupted by a signal handler that calls it too.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_woken = False
         self._progress = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="usageledger-sender", daemon=True)
@@ -88,13 +94,14 @@ class Sender:
 
     def wake(self) -> None:
         """There is something new."""
-        if not self._wakeup.is_set():
-            self._wakeup.set()
+        if not self._is_woken:
+            self._is_woken = True
+            self._wakeups.put(None)
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the thread, and close the connection and the spool. Returns whether it ended in time; if not, it ends by itself later."""
         self._is_stopping = True
-        self._wakeup.set()
+        self.wake()
         if self._thread.ident is None:
             self._end()
         else:
@@ -107,6 +114,10 @@ class Sender:
         known = [message.written_ms for messages in held for message in messages]
         unread = self._spool.next_written_ms()
         return min(known if unread is None else [*known, unread], default=None)
+
+    def has_adopted(self, timeout_s: float) -> bool:
+        """Wait until what was found on disk at the start is taken over; False if ``timeout_s`` runs out first."""
+        return self._adopted.wait(timeout_s)
 
     def wait_for_progress(self, timeout_s: float) -> None:
         """Return when something was acknowledged or set aside, or after ``timeout_s``."""
@@ -126,7 +137,7 @@ class Sender:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            self._wakeup.clear()
+            self._is_woken = False
             try:
                 wait_s = self.step()
             except Exception:
@@ -136,7 +147,8 @@ class Sender:
                 wait_s = _BACKOFF_MAX_S
             with self._progress:
                 self._progress.notify_all()
-            self._wakeup.wait(wait_s)
+            with contextlib.suppress(queue.Empty):
+                self._wakeups.get(timeout=wait_s)
         self._end()
 
     def _end(self) -> None:
@@ -152,6 +164,8 @@ class Sender:
                 self._acknowledged(message)
             elif publisher is self._publisher and message in self._in_flight:
                 failed.append((message, error))
+        # An acknowledgement by an earlier connection may have come behind the failure: then the record is in the log.
+        failed = [each for each in failed if not each[0].settled]
         if failed:
             self._see_to_failed(failed)
 
@@ -205,7 +219,10 @@ class Sender:
     def _adopt_and_unpark(self, now: float) -> None:
         if now >= self._adopt_at:
             self._adopt_at = now + self._settings.adopt_every_s
-            adopted = self._spool.adopt()
+            try:
+                adopted = self._spool.adopt()
+            finally:
+                self._adopted.set()
             if adopted:
                 log.warning("adopted %d events that a process which has ended left in %s", adopted, self._spool.directory)
         if now >= self._unpark_at:

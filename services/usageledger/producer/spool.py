@@ -87,7 +87,7 @@ class Spool:
         self._is_synced = durability == "power"
         self._is_closed = False
         self._files = files or Files()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._unread: deque[Segment] = deque()
         self._active: Segment | None = None
         self._active_parked: Segment | None = None
@@ -105,7 +105,7 @@ class Spool:
     def append(self, key: bytes, value: bytes, *, now_ms: int | None = None) -> None:
         """Write a message. Once this returns it is on disk. Raises SpoolFull or SpoolError, and then nothing of it is there."""
         frame = segments.pack(key, value, "", time.time_ns() // 1_000_000 if now_ms is None else now_ms)
-        with self._lock:
+        with self._alone():
             if self._is_closed:
                 raise SpoolError("the event is NOT recorded: the meter is closed")
             self._check_room(len(frame))
@@ -119,7 +119,7 @@ class Spool:
     def read(self, count_max: int, bytes_max: int) -> list[Message]:
         """Give out the next messages, oldest first, each once. At least one if there is one; none that begins beyond ``bytes_max``."""
         messages: list[Message] = []
-        with self._lock:
+        with self._alone():
             while self._unread and len(messages) < count_max and bytes_max > 0:
                 segment = self._unread[0]
                 if segment.read_offset < segment.size:
@@ -135,13 +135,13 @@ class Spool:
 
     def settle(self, message: Message) -> None:
         """Let a message go: Kafka has it. Settling twice is settling once."""
-        with self._lock:
+        with self._alone():
             self._settle(message)
 
     def park(self, message: Message, reason: str) -> None:
         """Set a message aside with the broker's reason, so that those behind it go on. Raises SpoolError if the disk does not take it."""
         frame = segments.pack(message.key, message.value, reason, message.written_ms)
-        with self._lock:
+        with self._alone():
             try:
                 if self._active_parked is None:
                     self._active_parked = self._new_segment(PARKED_SUFFIX)
@@ -153,7 +153,7 @@ class Spool:
 
     def unpark(self) -> int:
         """Give out once more what is parked, behind all that waits. Returns how many messages that are."""
-        with self._lock:
+        with self._alone():
             segment, self._active_parked = self._active_parked, None
             if segment is None:
                 return 0
@@ -175,30 +175,30 @@ class Spool:
                 adopted += self._adopted_from(path)
             except OSError as error:
                 log.error("could not adopt what an earlier process left in %s: %s", path, error)
-        with self._lock:
+        with self._alone():
             self._unread.extendleft(reversed(adopted))
         return sum(segment.pending for segment in adopted)
 
     def roll(self) -> frozenset[Path]:
         """Seal what was appended so far and return its files: when they are `gone`, all of it was acknowledged or parked."""
-        with self._lock:
+        with self._alone():
             self._seal_active()
             every = [segment for part in self._parts.values() for segment in part.segments.values()]
             return frozenset(segment.path for segment in every if not segment.parked)
 
     def gone(self, paths: frozenset[Path]) -> bool:
         """Whether none of these files is there any more."""
-        with self._lock:
+        with self._alone():
             return not any(path in part.segments for part in self._parts.values() for path in paths)
 
     def figures(self) -> SpoolFigures:
         """What waits now."""
-        with self._lock:
+        with self._alone():
             return SpoolFigures(self._count, self._bytes, self._parked_count)
 
     def next_written_ms(self) -> int | None:
         """When the next message to be given out was appended (ms since 1970), None if there is none."""
-        with self._lock:
+        with self._alone():
             for segment in self._unread:
                 written_ms = segments.read_written_ms(segment)
                 if written_ms is not None:
@@ -207,7 +207,7 @@ class Spool:
 
     def close(self) -> None:
         """Give up everything. What waits is there for the next process that looks; what is empty is removed."""
-        with self._lock:
+        with self._alone():
             self._is_closed = True
             self._active = self._active_parked = None
             self._unread.clear()
@@ -215,13 +215,13 @@ class Spool:
                 for segment in part.segments.values():
                     segment.close()
                     if segment.pending == 0:
-                        segment.path.unlink(missing_ok=True)
+                        _remove_file(segment.path)
                 part.remove()
             self._parts.clear()
 
     def before_fork(self) -> bool:
         """Hold still, so that a child finds nothing half-made. Returns whether that was possible; `after_fork_in_parent` ends it."""
-        return self._lock.acquire(timeout=1.0)
+        return not self._is_called_within() and self._lock.acquire(timeout=1.0)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -233,6 +233,19 @@ class Spool:
             part.let_go()
             for segment in part.segments.values():
                 segment.close()
+
+    def _alone(self) -> threading.RLock:
+        """The lock. Python runs a signal handler in the main thread, in the middle of whatever that is at: what it asks of a spool that is
+        half-way through something is refused, where waiting for the lock would be for ever."""
+        if self._is_called_within():
+            raise SpoolError(
+                "the event is NOT recorded, nothing is flushed or closed: the meter was called by a signal handler that interrupted it. "
+                "In a handler raise SystemExit; what was recorded is on disk, and the end of the process sends it"
+            )
+        return self._lock
+
+    def _is_called_within(self) -> bool:
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
 
     # All below is called with the lock held, but for `_adopted_from` and `_take_over`.
 
@@ -267,8 +280,13 @@ class Spool:
         self._segments_made += 1
         segment = Segment(path=self._own.path / f"{self._segments_made:06d}{suffix}", parked=suffix == PARKED_SUFFIX)
         segment.create()
+        try:
+            self._sync_directories(self._own.path)
+        except OSError:
+            segment.close()
+            _remove_file(segment.path)
+            raise
         self._own.segments[segment.path] = segment
-        self._sync_directories(self._own.path)
         return segment
 
     def _write(self, segment: Segment, frame: bytes) -> None:
@@ -294,7 +312,10 @@ class Spool:
         messages: list[Message] = []
         try:
             chunk = os.pread(segment.open(), min(segments.CHUNK_BYTES, segment.size - start), start)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EIO, errno.ESTALE):
+                raise
+            # What cannot be read must not hold up what comes after it.
             chunk = b""
         for frame in segments.frames(chunk):
             if len(messages) == count_max or bytes_max <= 0:
@@ -305,7 +326,7 @@ class Spool:
                 bytes_max -= frame.size
         segment.given_out += len(messages)
         segment.given_out_bytes += sum(message.frame_bytes for message in messages)
-        if segment.read_offset == start:
+        if segment.read_offset == start or (segment.read_offset >= segment.size and segment.given_out < segment.pending):
             self._set_damaged_aside(segment)
         return messages
 
@@ -318,7 +339,9 @@ class Spool:
             self._files.write(segment.open(), segments.SETTLED, message.offset)
         except OSError as error:
             # If this process dies before the file goes, the event is sent once more, under its own id, and counted once.
-            log.warning("could not note in %s that an event was acknowledged: %s", segment.path, error)
+            if not segment.is_note_missed:
+                log.warning("could not note in %s that events were acknowledged: %s", segment.path, error)
+            segment.is_note_missed = True
         segment.pending -= 1
         segment.pending_bytes -= message.frame_bytes
         segment.given_out -= 1
@@ -336,7 +359,7 @@ class Spool:
         if segment in self._unread:
             self._unread.remove(segment)
         segment.close()
-        segment.path.unlink(missing_ok=True)
+        _remove_file(segment.path)
         if not part.segments and part is not self._own:
             del self._parts[part.path]
             part.remove()
@@ -354,7 +377,7 @@ class Spool:
 
     def _adopted_from(self, path: Path) -> list[Segment]:
         """What a part holds whose process is dead, none where it lives. Raises OSError."""
-        with self._lock:
+        with self._alone():
             part = ownership.lock_orphan(path)
             if part is None:
                 return []
@@ -362,7 +385,7 @@ class Spool:
         try:
             return self._take_over(part)
         except OSError:
-            with self._lock:
+            with self._alone():
                 del self._parts[path]
                 part.let_go()
             raise
@@ -376,7 +399,7 @@ class Spool:
                 found.append(segment)
                 if is_damaged:
                     _keep_damaged(path, self.directory, None)
-        with self._lock:
+        with self._alone():
             part.segments.update((segment.path, segment) for segment in found)
             self._count += sum(segment.pending for segment in found)
             self._bytes += sum(segment.pending_bytes for segment in found)
@@ -410,6 +433,14 @@ def _keep_damaged(path: Path, directory: Path, lost: int | None) -> None:
         return
     except OSError as error:
         log.error("%s could not be kept: %s", path, error)
+
+
+def _remove_file(path: Path) -> None:
+    """Remove a file of which nothing is needed any more. One that stays is adopted later: what is settled in it is not sent again."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s is not needed any more and could not be removed: %s", path, error)
 
 
 def _as_spool_error(error: OSError, directory: Path) -> SpoolError:
