@@ -1,4 +1,4 @@
-"""What `record` has returned for is kept and sent, and what it has raised for is not there: whatever the disk, the clock or the process does."""
+"""What `record` returned for is kept and sent, what it raised for is not there: whatever disk, clock and process do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def read_all(spool: Spool) -> list[Message]:
 
 
 def a_meter(kafka: FakeKafka, directory: Path, **settings: Any) -> UsageMeter:
-    return UsageMeter(**{"source": "render", "spool_directory": directory, "connect_to": kafka.connect_to, "exit_timeout_s": 0.0, **settings})
+    return UsageMeter(
+        **{"source": "render", "spool_directory": directory, "connect_to": kafka.connect_to, "exit_timeout_s": 0.0, **settings}
+    )
 
 
 # The disk.
@@ -104,8 +106,8 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(t
 
 @pytest.mark.parametrize("fault", [FULL, BROKEN])
 def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush_would_wait_for(tmp_path: Path, fault: OSError) -> None:
-    """Incident: a file was made, the sync of its directory failed, and the empty file stayed on the list of what is to be sent. From then on
-    each flush, and the end of the process, waited out its whole time although everything was acknowledged."""
+    """Incident: a file was made, the sync of its directory failed, and the empty file stayed on the list of what is to be sent. From then
+    on each flush, and the end of the process, waited out its whole time although everything was acknowledged."""
     files = FailingFiles()
     spool = Spool(tmp_path, durability="power", files=files)
     for _ in range(3):
@@ -141,7 +143,7 @@ def test_a_disk_that_fills_at_the_change_of_files_refuses_there_and_goes_on_when
 
 
 def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What is acknowledged needs no room to be noted. Where even that fails the event goes once more after a crash; it is told once a file."""
+    """What is acknowledged needs no room to be noted. Where even that fails the event goes once more after a crash. Told once a file."""
     files, kafka = FailingFiles(), FakeKafka()
     spool = Spool(tmp_path, files=files)
     sender = Sender(spool, kafka.connect_to("t"), clock=Clock())
@@ -159,8 +161,8 @@ def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(tmp_pa
 def test_a_file_that_cannot_be_removed_costs_nothing_but_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Incident: the file system became read-only after an error of the disk. Each file that was done with raised, out of the sender's round:
-    the connection was replaced and the sender waited ten seconds, file after file."""
+    """Incident: the file system became read-only after an error of the disk. Each file that was done with raised, out of the sender's
+    round: the connection was replaced and the sender waited ten seconds, file after file."""
     kafka = FakeKafka()
     spool = Spool(tmp_path, segment_bytes=1)
     sender = Sender(spool, kafka.connect_to("t"), clock=Clock())
@@ -241,8 +243,8 @@ def test_any_bytes_at_all_can_lie_in_a_file_and_what_is_legible_is_found(rng: ra
 
 
 def test_a_signal_handler_that_interrupts_record_is_refused_and_does_not_hang(tmp_path: Path) -> None:
-    """Incident: on SIGTERM a worker closed its meter in the handler. Where the signal had come in the middle of `record`, in the same thread,
-    the handler waited for ever for a lock that its own thread held."""
+    """Incident: on SIGTERM a worker closed its meter in the handler. Where the signal had come in the middle of `record`, in the same
+    thread, the handler waited for ever for a lock that its own thread held."""
 
     class Interrupted(FailingFiles):
         def sync(self, fd: int) -> None:
@@ -296,7 +298,9 @@ while True:
     for way in ("none", "exit", "close"):
         directory = tmp_path / way
         command = [sys.executable, "-c", script, str(directory), way]
-        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
             assert process.stdout is not None
             recorded = [process.stdout.readline() for _ in range(200)]
             process.send_signal(signal.SIGTERM)
@@ -311,8 +315,8 @@ while True:
 
 
 def test_voids_that_a_killed_process_left_are_sent_by_one_that_only_records(tmp_path: Path) -> None:
-    """Incident: a parent whose forked workers void had no eye on voids of its own. What a killed worker had voided waited on disk until some
-    process was started anew."""
+    """Incident: a parent that only records looked after no voids. What a killed worker of its had voided waited on disk until some process
+    was started anew."""
     kafka = FakeKafka()
     meter = a_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01))
 

@@ -71,7 +71,7 @@ class Sender:
         self._outcomes: deque[tuple[Publisher, Message, PublishError | None]] = deque()
         self._failures = 0
         self._connect_at = self._logged_at = float("-inf")
-        # At once, so that what an earlier process left goes first; and here, for that can be a gigabyte to read, and `record` waits for none of it.
+        # At once, so that what an earlier process left goes first; and in the sender's thread, for that can be a gigabyte to read.
         self._adopt_at = clock()
         self._adopted = threading.Event()
         self._unpark_at = clock() + self._settings.unpark_every_s
