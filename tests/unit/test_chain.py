@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from tests.notation import Partition
 from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at, seal, unseal
-from usageledger.domain.claim import claim_of, encode_claim
+from usageledger.domain.claim import claim_of, decode_claim, encode_claim
+from usageledger.domain.encoding import decode_account, decode_head, decode_identity
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.head import Head, advance
 
@@ -108,3 +111,19 @@ def test_sealing_leaves_the_input_that_a_draft_names() -> None:
     entry = _entries()[0].entry
     (sealed,), _ = seal([entry], Head(ledger="x"), 0)
     assert sealed.entry == replace(entry, previous_hash="")
+
+
+@pytest.mark.parametrize("value", [b'{"type":"\xff","data":{}}', b'{"type":"ledger.entry","data":' + b"[" * 100_000])
+def test_bytes_that_are_neither_text_nor_shallow_are_named_as_no_entry(value: bytes) -> None:
+    """Incident: a stranger's bytes in a ledger partition raised past what readers look for. The worker fell over, again and again, where
+    its partition should have stopped and named the place."""
+    with pytest.raises(NotAnEntry):
+        unseal(value)
+    assert decode_claim(value) is None
+
+
+@pytest.mark.parametrize("decode", [decode_account, decode_identity, decode_head])
+def test_what_is_no_value_of_the_view_is_one_error_whatever_its_bytes(decode: Callable[[bytes], object]) -> None:
+    for blob in (b"", b"{}", b"\xff", b'{"plan":"\xff"}', b'{"x":' + b"[" * 100_000):
+        with pytest.raises(msgspec.MsgspecError):
+            decode(blob)

@@ -216,7 +216,11 @@ def test_when_every_partition_has_stopped_the_process_ends() -> None:
         (b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1.5,"index":0,"crossings":1}}}', "offset is a whole number"),
         (b'{"id":"0-2-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}', "0-2-0"),
         (b'{"id":"0-1-1","data":{"entry":{"partition":0,"offset":1,"index":1,"crossings":1}}}', "crossing 1 of 1"),
-        (b'{"id":"7-1-0","data":{"entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}', "partition 7"),
+        (b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}', "data.account"),
+        (
+            b'{"id":"7-1-0","type":"limit.reached","data":{"account":"a","entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}',
+            "partition 7",
+        ),
     ],
 )
 def test_a_last_event_that_cannot_be_read_ends_the_process_and_is_named(value: bytes, named: str) -> None:

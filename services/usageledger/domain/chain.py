@@ -36,6 +36,9 @@ class _Envelope(msgspec.Struct):
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
+UNREADABLE = (ValueError, RecursionError)
+"""What decoding raises for bytes that are not what they should be: msgspec's own errors, and those of text and of nesting beside them."""
+
 ENTRY_TYPE = "ledger.entry"
 CLAIM_TYPE = "ledger.claim"
 
@@ -61,7 +64,7 @@ def unseal(value: bytes) -> SealedEntry | None:
     """Read a record's value back: None for a claim. Raises NotAnEntry for bytes that `seal` did not write."""
     try:
         envelope = _envelope_decoder.decode(value)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise NotAnEntry(f"not a ledger record: {error}") from None
     if envelope.type == CLAIM_TYPE:
         return None
@@ -71,7 +74,7 @@ def unseal(value: bytes) -> SealedEntry | None:
         raise NotAnEntry("the entry's bytes do not have the hash that it states")
     try:
         entry = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise NotAnEntry(f"not a ledger entry: {error}") from None
     if _wrapped(entry, unhashed, hash_) != value:
         raise NotAnEntry("the CloudEvent around the entry does not say what the entry does")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from usageledger.domain.chain import CLAIM_TYPE
+from usageledger.domain.chain import CLAIM_TYPE, UNREADABLE
 from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
 
@@ -51,7 +51,7 @@ def decode_claim(value: bytes | None) -> Claim | None:
     try:
         envelope = msgspec.json.decode(value or b"", type=_Envelope)
         return msgspec.json.decode(envelope.data, type=Claim) if envelope.type == CLAIM_TYPE else None
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

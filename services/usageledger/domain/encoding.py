@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from usageledger.domain.account import AccountState
 from usageledger.domain.head import Head
 from usageledger.domain.identity import IdentityRecord
+
+_T = TypeVar("_T")
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _account = msgspec.json.Decoder(AccountState)
@@ -21,14 +25,21 @@ def encode(value: AccountState | IdentityRecord | Head) -> bytes:
 
 def decode_account(blob: bytes) -> AccountState:
     """Read an account back. Raises msgspec.MsgspecError for bytes that are none."""
-    return _account.decode(blob)
+    return _decoded(_account, blob)
 
 
 def decode_identity(blob: bytes) -> IdentityRecord:
     """Read what is remembered of an identity back. Raises msgspec.MsgspecError for bytes that are none."""
-    return _identity.decode(blob)
+    return _decoded(_identity, blob)
 
 
 def decode_head(blob: bytes) -> Head:
     """Read a head back. Raises msgspec.MsgspecError for bytes that are none."""
-    return _head.decode(blob)
+    return _decoded(_head, blob)
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], blob: bytes) -> _T:
+    try:
+        return decoder.decode(blob)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None

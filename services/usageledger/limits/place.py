@@ -48,6 +48,8 @@ def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], Place]:
         raise NotALimitEvent(f"the id {event.get('id')!r} is not that of the entry it names ({place.id})")
     if not 0 <= place.index < place.crossings:
         raise NotALimitEvent(f"it names crossing {place.index} of {place.crossings}")
+    if not (isinstance(event.get("type"), str) and isinstance(event["data"].get("account"), str)):
+        raise NotALimitEvent("its type and data.account are text")
     return event, place
 
 
