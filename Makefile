@@ -16,10 +16,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Directories too: their times tell of a file that was taken away.
 SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
-SUITES := $(wildcard tests/unit tests/property tests/contract tests/model tests/integration)
+SUITES := $(wildcard tests/unit tests/property tests/contract tests/model tests/fuzz tests/integration)
+RUNS := 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock wheel lint format types schemas check-schemas test unit property contract model integration demo up down bench clean
+.PHONY: help setup lock wheel lint format types schemas check-schemas test unit property contract fuzz model integration demo up down bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +77,11 @@ property: wheel ## property tests (USAGELEDGER_TEST_PROFILE=thorough looks furth
 
 contract: wheel ## the messages on the wire, and each port's adapters
 	$(PYTEST) tests/contract $(ARGS)
+
+fuzz: wheel ## each decoder under a coverage-guided fuzzer, and a partition's accounts of what was sent (RUNS=1000000 of both)
+	$(PY) -m pip install --quiet --require-hashes --only-binary :all: -r tests/fuzz/requirements.txt || echo "no wheel of atheris here: made-up inputs alone"
+	$(PY) -m tests.fuzz.accounting --inputs $(RUNS)
+	@! $(PY) -c "import atheris" 2>/dev/null || $(PY) -m tests.fuzz --runs $(RUNS)
 
 model: wheel ## model checking
 	$(PYTEST) tests/model $(ARGS)

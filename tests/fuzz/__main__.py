@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-FOUND = Path("build") / "fuzz"
 BYTES_MAX = 200_000
 RUN_TIMEOUT_S = 3_600
 # A run of these decides a whole file, some hundred times the work of the others.
@@ -32,7 +31,7 @@ def has_atheris() -> bool:
     return importlib.util.find_spec("atheris") is not None
 
 
-def fuzz(target: str, runs: int, seed: int) -> None:
+def fuzz(target: str, runs: int, seed: int, found: Path) -> None:
     """Fuzz one target, in this process, which libFuzzer ends."""
     import atheris
 
@@ -40,7 +39,7 @@ def fuzz(target: str, runs: int, seed: int) -> None:
         from tests.fuzz.mutating import mutated
         from tests.fuzz.targets import TARGETS, seeds
 
-    directory = FOUND / target
+    directory = found / target
     directory.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds(target)):
         (directory / f"seed_{number}").write_bytes(data)
@@ -58,43 +57,33 @@ def fuzz(target: str, runs: int, seed: int) -> None:
         "-timeout=20",
         "-print_final_stats=1",
     ]
-    paths = [f"-artifact_prefix={FOUND}/crash-{target}-", str(directory), *(str(CORPUS / target),) * (CORPUS / target).is_dir()]
+    paths = [f"-artifact_prefix={found}/crash-{target}-", str(directory), *(str(CORPUS / target),) * (CORPUS / target).is_dir()]
     atheris.Setup([sys.argv[0], *options, *paths], TARGETS[target], custom_mutator=mutate)
     atheris.Fuzz()
 
 
-def fuzz_all(targets: list[str], runs: int, seed: int, processes: int) -> list[str]:
+def fuzz_all(targets: list[str], runs: int, seed: int, found: Path, processes: int) -> list[str]:
     """Fuzz every target in a process of its own; print what came of each and return those that failed."""
     each = max(1, runs // len(targets))
+    found.mkdir(parents=True, exist_ok=True)
 
     def run(target: str) -> tuple[str, int, float]:
         began = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "tests.fuzz",
-            "--one",
-            target,
-            "--runs",
-            str(max(1, each // SLOW.get(target, 1))),
-            "--seed",
-            str(seed),
-        ]
-        FOUND.mkdir(parents=True, exist_ok=True)
-        with (FOUND / f"{target}.log").open("wb") as log:
+        share = str(max(1, each // SLOW.get(target, 1)))
+        options = ["--one", target, "--runs", share, "--seed", str(seed), "--found", str(found)]
+        command = [sys.executable, "-m", "tests.fuzz", *options]
+        with (found / f"{target}.log").open("wb") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=RUN_TIMEOUT_S, check=False).returncode
         return target, code, time.monotonic() - began
 
     failed = []
     with ThreadPoolExecutor(processes) as pool:
         for target, code, wall_s in pool.map(run, targets):
-            text = (FOUND / f"{target}.log").read_text(errors="replace")
+            text = (found / f"{target}.log").read_text(errors="replace")
             executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", text)
-            covered = re.findall(r"cov: (\d+)", text)
-            print(
-                f"{target:<12} {executed[1] if executed else '?':>8} runs, {covered[-1] if covered else '?':>5} branches, {wall_s:5.0f} s",
-                flush=True,
-            )
+            branches = re.findall(r"cov: (\d+)", text)
+            runs_done, branch_count = executed[1] if executed else "?", branches[-1] if branches else "?"
+            print(f"{target:<12} {runs_done:>8} runs, {branch_count:>5} branches, {wall_s:5.0f} s", flush=True)
             if code != 0:
                 failed.append(target)
                 print(text[-3_000:])
@@ -107,18 +96,19 @@ def main() -> None:
     parser.add_argument("--target", action="append", dest="targets")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--found", type=Path, default=Path("build") / "fuzz", help="where what is found goes")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        fuzz(arguments.one, arguments.runs, arguments.seed)
+        fuzz(arguments.one, arguments.runs, arguments.seed, arguments.found)
         return
     if not has_atheris():
         sys.exit("atheris is not installed here (it has wheels for Linux on x86-64): pip install -r tests/fuzz/requirements.txt")
     from tests.fuzz.targets import TARGETS
 
     print(f"seed {arguments.seed}", flush=True)
-    failed = fuzz_all(arguments.targets or list(TARGETS), arguments.runs, arguments.seed, arguments.processes)
-    sys.exit(f"failed: {', '.join(failed)} (see {FOUND})" if failed else 0)
+    failed = fuzz_all(arguments.targets or list(TARGETS), arguments.runs, arguments.seed, arguments.found, arguments.processes)
+    sys.exit(f"failed: {', '.join(failed)} (see {arguments.found})" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from tests.notation import SHIPPED
+from usageledger.domain.head import Head
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.topics import TopicMismatch, create_topics, go_live, is_importing
+from usageledger.log.deciding import PartitionBook, milliseconds
+from usageledger.log.records import Record
 from usageledger.log.topics import Topics
+from usageledger.producer.events import encode, usage_recorded
 
 LONG_AGO_MS = 1_500_000_000_000
+DAY_MS = 86_400_000
 
 
 def timestamp_of_a_record_sent_as_of(kafka: str, topic: str, timestamp_ms: int) -> int:
     """Append a record under a date of its own and return the one that Kafka keeps it under."""
+    return int(record_sent_as_of(kafka, topic, timestamp_ms, b"{}").timestamp)
+
+
+def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -> Any:
+    """Append a record under a date of its own and return it as Kafka keeps it."""
     producer = KafkaProducer(bootstrap_servers=kafka)
     try:
-        sent = producer.send(topic, key=b"acct", value=b"{}", timestamp_ms=timestamp_ms).get(timeout=20)
+        sent = producer.send(topic, key=b"acct", value=value, timestamp_ms=timestamp_ms).get(timeout=20)
     finally:
         producer.close(timeout=5)
     consumer = KafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False)
@@ -26,7 +40,7 @@ def timestamp_of_a_record_sent_as_of(kafka: str, topic: str, timestamp_ms: int) 
         consumer.assign([place])
         consumer.seek(place, sent.offset)
         (record,) = consumer.poll(timeout_ms=20_000, max_records=1)[place]
-        return int(record.timestamp)
+        return record
     finally:
         consumer.close()
 
@@ -54,6 +68,25 @@ def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(kafka: s
     assert timestamp_of_a_record_sent_as_of(kafka, Topics(prefix).usage, LONG_AGO_MS) > LONG_AGO_MS
     with pytest.raises(TopicMismatch, match="cannot go back to import mode"):
         create_topics(kafka, prefix, partitions=2, importing=True)
+
+
+@pytest.mark.peer_defect("OpenMeter #5005")
+def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(kafka: str, prefix: str) -> None:
+    """OpenMeter #5005 stamps records with the events' own times: retention takes late events away after they were accepted."""
+    topic, now = Topics(prefix).usage, datetime.now(UTC)
+    outcomes = {}
+    for days in (34, 36, 4_000):
+        occurred_at = now - timedelta(days=days)
+        event = usage_recorded(
+            source="/render", account="acct", id=f"gen_{days}", feature="chat_action", occurred_at=occurred_at, now=now, live=False
+        )
+        record = record_sent_as_of(kafka, topic, milliseconds(occurred_at), encode(event))
+        assert abs(record.timestamp - milliseconds(now)) < DAY_MS, "Kafka dates it"
+        book = PartitionBook(record.partition, 2, Head(ledger="x"), SHIPPED)
+        (item,) = book.decode("usage", [Record(record.offset, record.timestamp, record.key, record.value)])
+        entry = book.decide_input(item)[-1].entry
+        outcomes[days] = (entry.kind, entry.reason)
+    assert outcomes == {34: ("usage", None), 36: ("refusal", "too_old"), 4_000: ("refusal", "too_old")}
 
 
 @pytest.mark.docker_backend

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(server: Valk
     run(server.url, test)
 
 
+@pytest.mark.peer_defect("FluxMeter: tenants collide")
 def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(server: ValkeyServer, client: redis.Redis) -> None:
     """The key spaces of a ledger named ``a`` and one named ``a.b``, and of partitions 1 and 11, do not meet."""
 
@@ -132,6 +134,17 @@ def test_settled_holds_go_with_the_commit(server: ValkeyServer, client: redis.Re
     async def test(view: RedisView) -> None:
         client.hset(KEYS.holds, mapping={"hold-1": "a", "hold-2": "b"})
         await view.commit(None, ViewChange(head=b"h", position=FIRST, settled_holds=["hold-1", "unknown"]))
+        assert client.hgetall(KEYS.holds) == {b"hold-2": b"b"}
+
+    run(server.url, test)
+
+
+@pytest.mark.peer_defect("FluxMeter: holds")
+def test_a_hold_that_is_settled_twice_is_settled_once_and_takes_no_other_with_it(server: ValkeyServer, client: redis.Redis) -> None:
+    async def test(view: RedisView) -> None:
+        client.hset(KEYS.holds, mapping={"hold-1": "a", "hold-2": "b"})
+        await view.commit(None, ViewChange(head=b"h", position=FIRST, settled_holds=["hold-1", "hold-1"]))
+        await view.commit(FIRST, replace(SECOND_CHANGE, settled_holds=["hold-1"]))
         assert client.hgetall(KEYS.holds) == {b"hold-2": b"b"}
 
     run(server.url, test)

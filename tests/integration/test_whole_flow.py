@@ -167,6 +167,7 @@ def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_an
     assert (report.counts.inputs, report.counts.duplicate_inputs, report.counts.refused_inputs) == (330, 30, 0)
 
 
+@pytest.mark.peer_defect("OpenMeter sink")
 def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_goes_on(ledger: Ledger) -> None:
     good = {
         "specversion": "1.0", "type": "usage.recorded", "id": "gen_1", "source": "render", "subject": "acct_1",

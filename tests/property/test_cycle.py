@@ -87,6 +87,7 @@ def check_boundary(anchor: datetime, time_zone: str, months: int) -> None:
         assert before is not None and (found.astimezone(tz).utcoffset() or timedelta(0)) - before == moved
 
 
+@pytest.mark.peer_defect("Twenty, Autumn, dust")
 @pytest.mark.parametrize("time_zone", ZONES)
 @pytest.mark.parametrize("day", [28, 29, 30, 31])
 def test_for_every_anchor_day_at_a_months_end_60_months_tile_time_without_drift(time_zone: str, day: int) -> None:
@@ -145,6 +146,7 @@ def test_every_time_lies_in_exactly_one_period(anchor: datetime, time_zone: str,
     check_tiling(anchor, time_zone, at)
 
 
+@pytest.mark.peer_defect("Twenty, Autumn, dust")
 @given(near_transitions, st.timedeltas(timedelta(hours=-25), timedelta(hours=25)))
 @example((("America/St_Johns", datetime(2009, 11, 1, 2, 31, tzinfo=UTC)), timedelta(seconds=-30), 1), timedelta(minutes=14))
 def test_every_time_near_a_change_of_the_clocks_lies_in_exactly_one_period(

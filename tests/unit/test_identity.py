@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.notation import ledger
+from tests.notation import Partition, event_of, ledger, moment
 from usageledger.domain.identity import IDENTITY_LIFE, WINDOW, IdentityRecord, identity_of, window_of
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -44,6 +44,27 @@ def test_a_duplicate_does_not_make_an_identity_count_longer() -> None:
     """
 
 
+@pytest.mark.peer_defect("FluxMeter: identity forgotten")
+def test_a_log_that_is_played_again_after_40_days_changes_nothing() -> None:
+    """FluxMeter remembers an identity for ten minutes to an hour, so that a log sent again is charged again."""
+    partition = Partition()
+    story = [
+        *("2026-03-01T00:00 subscribe pro id=sub", "+1h use genai_video/veo_3 id=g", "+1h use chat_action 170 id=h"),
+        *("+1h grant 5 id=sorry", "+1h void g id=back", "+1h change max id=up"),
+    ]
+    events = []
+    for number, line in enumerate(story):
+        when, what, *words = line.split()
+        at = moment(when, partition.now)
+        events.append(event_of(what, words, at, str(number)))
+        assert partition.decide(events[-1], at)[-1].entry.kind != "refusal"
+    state = partition.state()
+    for event in events:
+        (sealed,) = partition.decide(event, event.occurred_at + timedelta(days=40))
+        assert (sealed.entry.kind, sealed.entry.reason, sealed.entry.credits) == ("refusal", "too_old", 0)
+    assert partition.state() == state
+
+
 @pytest.mark.parametrize(
     ("later", "counts"),
     [
@@ -64,6 +85,7 @@ def test_two_windows_hold_every_identity_that_counts() -> None:
     assert WINDOW > IDENTITY_LIFE
 
 
+@pytest.mark.peer_defect("FluxMeter: tenants collide")
 def test_parts_of_identities_do_not_run_together() -> None:
     parts = ["a", "b", "ab", "a/b", 'a"', 'a","b', "a\\", "", "ä"]
     identities = {identity_of(n, a, s, i) for n in ("usage", "account") for a in parts for s in parts for i in parts}

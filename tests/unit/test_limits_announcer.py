@@ -87,6 +87,7 @@ def test_a_consumer_goes_on_in_the_middle_of_an_entry() -> None:
     assert world.seen_by_a_reader() == world.ledgers[0].places
 
 
+@pytest.mark.peer_defect("FluxMeter, Autumn, Blnk")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_any_step_each_crossing_is_still_announced(moment: str) -> None:
     """FluxMeter, Autumn and Blnk lose limit notices in a crash, or repeat them under other ids."""
@@ -136,6 +137,7 @@ def test_an_append_without_an_answer_is_looked_up_in_the_log(fate: Fate) -> None
         assert the_same_bytes_under_each_id(world.limit_events[0])
 
 
+@pytest.mark.peer_defect("FluxMeter, Autumn, Blnk")
 def test_overlapping_consumers_leave_only_repeats(rng: random.Random) -> None:
     """A rebalance, a frozen process that wakes up, requests that arrive late: whoever appends, begins after something that is there."""
     fates: list[Fate] = ["no", "no", "no", "refused", "answer_lost", "late"]

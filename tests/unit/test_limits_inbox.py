@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.notation import Partition
 from tests.unit.limits_world import Ledger
 from usageledger.contracts.examples import examples
 from usageledger.domain.chain import entry_at
@@ -80,6 +81,19 @@ def test_a_limit_event_has_decimals_and_aware_times() -> None:
     assert event.appended_at == datetime(2026, 11, 22, 10, 15, 30, 900_000, tzinfo=UTC)
     assert parse_limit_event(THRESHOLD).threshold == Decimal("0.8")
     assert parse_limit_event(CLEARED).upgrade is None
+
+
+@pytest.mark.peer_defect("Flexprice")
+def test_a_limit_event_names_what_crossed_the_limit_and_when_that_occurred() -> None:
+    """Flexprice says when it found out. Here a use that was spooled for a day reaches the limit: app and support see which, and when."""
+    partition = Partition()
+    partition.take("2026-01-30T10:00 subscribe pro")
+    (sealed,) = partition.take("+2d use chat_action 200 id=gen_7 source=/render on=-1d")
+    event = parse_limit_event(read_limit_event(limit_events(sealed.entry)[-1].value)[0])
+    assert event.kind == "reached" and event.crossed_by is not None
+    assert (event.crossed_by.source, event.crossed_by.id) == ("/render", "gen_7")
+    assert event.crossed_by.occurred_at == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    assert event.appended_at == datetime(2026, 2, 1, 10, tzinfo=UTC)
 
 
 def test_what_is_null_on_free_is_none() -> None:

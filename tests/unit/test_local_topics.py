@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from usageledger.local.topics import topic_settings
 from usageledger.log.topics import Topics
 
@@ -17,6 +19,7 @@ def test_the_four_topics_keyed_by_account_have_equal_partition_counts_and_the_ca
     assert counts == dict.fromkeys(topics.partitioned, 5) | {topics.catalog: 1}
 
 
+@pytest.mark.peer_defect("OpenMeter #5005")
 def test_no_topic_ever_drops_a_record() -> None:
     for importing in (False, True):
         for topic in topic_settings(Topics(), importing=importing):

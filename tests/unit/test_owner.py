@@ -104,6 +104,7 @@ async def test_an_append_whose_answer_is_lost_is_counted_once(appended: bool) ->
         replayed(world)
 
 
+@pytest.mark.peer_defect("OpenMeter #5118")
 @run_async
 async def test_a_worker_killed_at_any_moment_leaves_everything_to_the_next() -> None:
     """Kill after each number of steps of the event loop: before the claim, between append and commit, after it."""
@@ -119,6 +120,24 @@ async def test_a_worker_killed_at_any_moment_leaves_everything_to_the_next() -> 
             await world.settled()
             assert world.used() == 6 * 32, steps
             replayed(world)
+
+
+@pytest.mark.peer_defect("OpenMeter #5118")
+@run_async
+async def test_a_crash_between_any_two_steps_and_a_retry_of_the_event_count_it_once() -> None:
+    """OpenMeter #5118 claims an identity before it writes, and never lets it go: a failed write and a retry count nothing."""
+    for steps in range(0, 60, 2):
+        async with a_world() as world:
+            world.use("2026-01-01T10:00:00Z", event_id="gen_1")
+            worker = world.start_worker()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await worker.kill()
+            world.use("2026-01-01T10:00:00Z", event_id="gen_1", appended="2026-01-01T10:00:05Z")
+            world.start_worker()
+            await world.settled()
+            assert world.used() == 32, steps
+            assert replayed(world).counts.duplicate_inputs == 1
 
 
 @run_async

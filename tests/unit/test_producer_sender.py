@@ -308,6 +308,7 @@ def test_the_oldest_that_waits_is_known_wherever_it_is(rig: Rig) -> None:
     assert rig.sender.oldest_written_ms() is None
 
 
+@pytest.mark.peer_defect("OpenMeter #5118")
 @pytest.mark.parametrize("crash_after", ["append", "send", "store", "answer", "settle"])
 def test_a_crash_after_any_step_is_made_good_by_the_next_process(tmp_path: Path, crash_after: str) -> None:
     """OpenMeter #5118, at the producer: an identity is never used up before its event is in the log."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.notation import ledger
 
 
+@pytest.mark.peer_defect("Draftdeckai")
 @ledger
 def test_a_void_gives_the_credits_back_once() -> None:
     """

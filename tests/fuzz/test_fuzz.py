@@ -1,0 +1,42 @@
+"""The short form of the fuzzing: the committed corpus, some seconds of the fuzzer, and twenty thousand inputs of a partition."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.__main__ import CORPUS, has_atheris
+from tests.fuzz.accounting import report
+from tests.fuzz.inputs import made_up
+from tests.fuzz.partition import FuzzedPartition
+from tests.fuzz.targets import TARGETS, seeds
+
+ROOT = Path(__file__).parents[2]
+RUNS = 5_500
+INPUTS = 10_000
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus_holds_the_property_of_its_target(target: str) -> None:
+    for data in [*seeds(target), *(path.read_bytes() for path in sorted((CORPUS / target).iterdir()))]:
+        TARGETS[target](data)
+
+
+@pytest.mark.peer_defect("OpenMeter sink")
+def test_accepted_and_refused_and_duplicates_are_what_was_sent_and_the_ledger_of_it_replays(rng: random.Random) -> None:
+    """OpenMeter's sink drops malformed events after it has acknowledged them. Here each has its entry: its reason, and where it lies."""
+    found = FuzzedPartition().run(made_up(rng, INPUTS))
+    assert found.sent == INPUTS
+    assert min(found.accepted, found.refused.total(), found.duplicates) > INPUTS / 100, report(found, 0)
+    assert len(found.refused) > 10, report(found, 0)
+
+
+@pytest.mark.skipif(not has_atheris(), reason="atheris has no wheel here, or is not installed: `make fuzz` does that")
+def test_a_short_search_guided_by_coverage_finds_nothing(rng: random.Random, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--runs", str(RUNS), "--seed", str(rng.randrange(2**31)), "--found", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
