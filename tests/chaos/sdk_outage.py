@@ -151,6 +151,7 @@ def _fail_and_come_back(server: KafkaServer, load: Workers, outage_s: float, kil
     _watch(outcome, load, outage_s / 3, kill_every_s)
     os.kill(server.pid, signal.SIGKILL)
     _watch(outcome, load, outage_s * 2 / 3, kill_every_s)
+    assert server.exit_code is not None
     server.prepare()
     start_all([server], Silent())
     _watch(outcome, load, SETTLE_S, kill_every_s)

@@ -336,10 +336,15 @@ def test_two_threads_that_fork_at_once_leave_record_free(tmp_path: Path) -> None
     and `record` waited for ever."""
     meter = a_meter(FakeKafka(), tmp_path)
     forks = meter_module._forks
+
+    def fork() -> None:
+        forks._before()
+        forks._after_in_parent()
+
     forks._before()
     try:
         # It comes while the first holds everything, and gives up waiting for it after a second.
-        other = threading.Thread(target=lambda: (forks._before(), forks._after_in_parent()))
+        other = threading.Thread(target=fork)
         other.start()
         other.join(DEADLINE_S)
         assert not other.is_alive()
@@ -438,7 +443,7 @@ def test_a_clock_that_is_stepped_moves_the_events_times_and_nothing_else(tmp_pat
     kafka = FakeKafka()
     kafka.is_down = True
     now = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
-    steps = [timedelta(0), timedelta(days=1), timedelta(days=-1), timedelta(days=-400), timedelta(days=400)]
+    step, *_ = steps = [timedelta(0), timedelta(days=1), timedelta(days=-1), timedelta(days=-400), timedelta(days=400)]
     wall = time.time
     with a_meter(kafka, tmp_path, clock=lambda: now + step, sender_settings=SenderSettings(idle_s=0.01)) as meter:
         for number, step in enumerate(steps):
