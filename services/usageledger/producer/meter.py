@@ -34,10 +34,10 @@ class UsageMeter(UsageRecorder):
     Processes may share a spool directory, which belongs to one Kafka: what one leaves behind is sent by another that lives, or by the next.
 
     `record` does no network, and waits neither for Kafka nor for room. It checks, and writes once to a local file; every 4 MiB it makes a
-    file. What it can wait for is the disk: its own write, one write of each thread that came before it, one of the sender's steps (256 KiB
-    read, one byte or one event written, a file removed), and a fork under way. With ``durability="power"`` each of those writes is an fsync
-    too. None of these has a bound that a program can set: on a disk that hangs, `record` hangs as long as the disk does. The first use in a
-    forked child makes two directories and their locks.
+    file. What it can wait for is the disk: its own write, and before it the writes of other threads, the sender's steps (one reads at most
+    2,000 events and 16 MiB, any other writes one event or removes a file) and a fork under way. With ``durability="power"`` each write is an
+    fsync too. None of these has a bound that a program can set: on a disk that hangs, `record` hangs as long as the disk does. The first use
+    in a forked child makes two directories and their locks, and reads nothing that others left.
 
     In a signal handler raise SystemExit, and let the end of the process send what waits: a call that interrupts another of the same thread
     is refused with SpoolError.
