@@ -33,11 +33,11 @@ class UsageMeter(UsageRecorder):
     One meter serves all threads of a process, and its forks: a child has a spool and a connection of its own from its first use on.
     Processes may share a spool directory, which belongs to one Kafka: what one leaves behind is sent by another that lives, or by the next.
 
-    `record` does no network, and waits neither for Kafka nor for room. It checks, and writes once to a local file; every 4 MiB it makes a
-    file. What it can wait for is the disk: its own write, and before it the writes of other threads, the sender's steps (one reads at most
-    2,000 events and 16 MiB, any other writes one event or removes a file) and a fork under way. With ``durability="power"`` each write is an
-    fsync too. None of these has a bound that a program can set: on a disk that hangs, `record` hangs as long as the disk does. The first use
-    in a forked child makes two directories and their locks, and reads nothing that others left.
+    `record` does no network, and waits neither for Kafka nor for room. It checks, and writes once to a local file; every 4 MiB it makes
+    a file. What it can wait for is the disk: its own write, and before it the writes of other threads, the sender's steps (one reads at
+    most 2,000 events and 16 MiB, any other writes one event or removes a file) and a fork under way. With ``durability="power"`` each
+    write is an fsync too. None of these has a bound that a program can set: on a disk that hangs, `record` hangs as long as the disk does.
+    The first use in a forked child makes two directories and their locks, and reads nothing that others left.
 
     In a signal handler raise SystemExit, and let the end of the process send what waits: a call that interrupts another of the same thread
     is refused with SpoolError.
