@@ -37,6 +37,12 @@ class ReplayCounts:
     credits: int = 0
     refused_inputs: int = 0
     duplicate_inputs: int = 0
+    skipped_inputs: int = 0
+
+    @property
+    def accepted_inputs(self) -> int:
+        """Inputs that were neither refused, nor duplicates, nor skipped by an operator."""
+        return self.inputs - self.refused_inputs - self.duplicate_inputs - self.skipped_inputs
 
     def include(self, other: ReplayCounts) -> None:
         """Add another partition's."""
@@ -47,6 +53,7 @@ class ReplayCounts:
         self.credits += other.credits
         self.refused_inputs += other.refused_inputs
         self.duplicate_inputs += other.duplicate_inputs
+        self.skipped_inputs += other.skipped_inputs
 
     def add(self, entry: LedgerEntry) -> None:
         """Count an entry."""
@@ -58,6 +65,7 @@ class ReplayCounts:
         if entry.input is not None and entry.input.topic != "catalog":
             self.refused_inputs += entry.kind == "refusal"
             self.duplicate_inputs += entry.kind == "duplicate"
+            self.skipped_inputs += entry.kind == "skip"
 
 
 class PartitionReplay:
@@ -131,6 +139,8 @@ class PartitionReplay:
             raise Difference(
                 f"{self._at(first.offset)}: account {overdue[1]!r} was due at {overdue[0]}, before this input, and has no entry for it"
             )
+        if first.kind == "skip":  # why is the operator's to say; that it charges nothing and where it stands, the input's
+            return self.book.skip(address.topic, record, reason=first.reason or "", detail=first.detail or "")
         if isinstance(item.event, Malformed):  # the detail is a parser's wording, for people; it decides nothing
             item = item._replace(event=item.event._replace(detail=written[-1].entry.detail or ""))
         return self.book.decide_input(item)

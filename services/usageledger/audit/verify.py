@@ -50,7 +50,7 @@ class AuditReport:
         """One line that says it all."""
         if self.differences:
             return f"DIFFERENT: {self.differences[0]}" + (f" (and {len(self.differences) - 1} more)" if len(self.differences) > 1 else "")
-        accepted = self.counts.inputs - self.counts.duplicate_inputs - self.counts.refused_inputs
+        skipped = f" + {self.counts.skipped_inputs:,} skipped" if self.counts.skipped_inputs else ""
         waiting = [
             f"{count:,} {what}"
             for count, what in (
@@ -60,8 +60,8 @@ class AuditReport:
             if count
         ]
         return (
-            f"CLEAN: {self.counts.inputs:,} inputs = {accepted:,} accepted + {self.counts.refused_inputs:,} refused"
-            f" + {self.counts.duplicate_inputs:,} duplicates;"
+            f"CLEAN: {self.counts.inputs:,} inputs = {self.counts.accepted_inputs:,} accepted + {self.counts.refused_inputs:,} refused"
+            f" + {self.counts.duplicate_inputs:,} duplicates{skipped};"
             f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and {self.accounts:,} accounts in Redis"
             f" come out the same, {Decimal(format_credits(self.counts.credits)):,} credits in all"
             + (f" ({', '.join(waiting)})" if waiting else "")

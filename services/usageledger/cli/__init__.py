@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from usageledger.cli import accounts, audit, catalog, demo, ledger, limits, rejected, sending, services, stack, usage
+from usageledger.cli import accounts, audit, catalog, demo, ledger, limits, processor, rejected, sending, services, stack, usage
 from usageledger.cli.failures import Commands
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for name, group in (
     ("rejected", rejected.app),
     ("catalog", catalog.app),
     ("audit", audit.app),
+    ("processor", processor.app),
 ):
     app.add_typer(group, name=name)
 

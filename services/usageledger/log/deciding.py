@@ -22,20 +22,28 @@ from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
 from usageledger.domain.refusal import Refusal
-from usageledger.log.decoding import Malformed, decode_account, decode_catalog, decode_usage
+from usageledger.log.decoding import DETAIL_LENGTH_MAX, Malformed, account_named_by, decode_account, decode_catalog, decode_usage
 from usageledger.log.records import Record
 
 NONE_ADOPTED = AdoptedCatalogs()
 
 _OUTDATED_MAX = 100
-_CHANGE_NOTHING = ("refusal", "duplicate")
+_CHANGE_NOTHING = ("refusal", "duplicate", "skip")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _TIMESTAMP_MS_MAX = 32_503_680_000_000 - 1  # the end of the year 2999, beyond which no cycle is reckoned
 
 
 class Undecidable(Exception):
-    """The code fails on an input that it should accept or refuse: an error of ours, which the input brings out. The book is as it was."""
+    """The code fails on an input that it should accept or refuse: an error of ours, which the input brings out. The book is as it was.
+
+    ``input`` is None where it is not an input but an account that is due.
+    """
+
+    def __init__(self, what: str, error: Exception, input: InputAddress | None = None) -> None:
+        super().__init__(f"{what}: {error!r}")
+        self.input = input
+        self.error = error
 
 
 class NotDecoded(NamedTuple):
@@ -121,14 +129,15 @@ class PartitionBook:
         try:
             return self._decided_input(item)
         except Exception as error:
-            raise Undecidable(f"{item.topic} {self.partition}-{item.offset}: {error!r}") from error
+            place = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
+            raise Undecidable(f"{item.topic} {self.partition}-{item.offset}", error, place) from error
 
     def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
         """Write what time brings an account that is due at ``at``. Raises Undecidable."""
         try:
             return self._decided_due(account, at)
         except Exception as error:
-            raise Undecidable(f"account {account!r}, due at {at.isoformat()}: {error!r}") from error
+            raise Undecidable(f"account {account!r}, due at {at.isoformat()}", error) from error
 
     def adopt(self, record: Record) -> list[SealedEntry]:
         """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, which stays.
@@ -138,7 +147,23 @@ class PartitionBook:
         try:
             return self._adopted(record)
         except Exception as error:
-            raise Undecidable(f"catalog 0-{record.offset}: {error!r}") from error
+            place = InputAddress(topic="catalog", partition=0, offset=record.offset)
+            raise Undecidable(f"catalog 0-{record.offset}", error, place) from error
+
+    def skip(self, topic: Topic, record: Record, *, reason: str, detail: str) -> list[SealedEntry]:
+        """Leave an input undecided for good, as an operator has said: it charges nothing, takes no identity and changes no account.
+
+        Nothing of the event is asked, for it is what the code fails on: the account is the one that the record's key names.
+        """
+        entry = LedgerEntry(
+            kind="skip",
+            appended_at=max(self.head.clock, time_of(record.timestamp_ms)),
+            account=account_named_by(record.key),
+            input=InputAddress(topic=topic, partition=self.partition, offset=record.offset),
+            reason=reason,
+            detail=detail[:DETAIL_LENGTH_MAX],
+        )
+        return self._write([entry])
 
     def fold(self, sealed: SealedEntry) -> None:
         """Apply an entry that lies in the log. Its account and identities must have been provided, and ``catalogs`` hold what it adopts."""

@@ -177,10 +177,11 @@ def _decoded(
 
 
 def _malformed(key: bytes | None, refusal: Refusal, detail: str) -> Malformed:
-    return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], _account_named_by(key))
+    return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], account_named_by(key))
 
 
-def _account_named_by(key: bytes | None) -> str:
+def account_named_by(key: bytes | None) -> str:
+    """The account that a record's key names, "" where it names none."""
     try:
         return check_name("key", (key or b"").decode())
     except ValueError:

@@ -19,18 +19,19 @@ from typing import Literal
 from usageledger.counters.view import PartitionView, Position, ViewChange, ViewError
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
-from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook, Undecidable
-from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record, Superseded
+from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
+from usageledger.processor.claiming import claim_partition
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextDue, NextRecords, NextStep
 
 VERIFY_INTERVAL_S = 1.0
 CHUNKS_IN_FLIGHT = 2
 BACK_OFF_S = (0.05, 5.0)
+STOPPED_LOOK_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class PartitionOwner:
 
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only where an operator has to look at it, with ``stopped_because``."""
+        self.state, self.stopped_because = "claiming", None
         back_off_s = BACK_OFF_S[0]
         while True:
             began = asyncio.get_running_loop().time()
@@ -112,6 +114,21 @@ class PartitionOwner:
             await asyncio.sleep(back_off_s * self._spread.uniform(0.5, 1.5))
             back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
 
+    async def another_claims(self) -> None:
+        """Return once the ledger has grown since this owner stopped: somebody has claimed the partition, as an operator does who skips what
+        it stopped at. To claim again then is as safe as at any time: if nothing has changed, it stops again."""
+        end: int | None = None
+        while True:
+            try:
+                found = await self._ledger.end_offset()
+            except LedgerError as error:
+                logger.info("partition %d: whether another has claimed it cannot be told now: %s", self.partition, error)
+            else:
+                if end is not None and found != end:
+                    return
+                end = found
+            await asyncio.sleep(STOPPED_LOOK_S)
+
     def check_for_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:
         """Raise InputGap where an offset is missing before or between records: what lay there would never be decided.
 
@@ -133,7 +150,7 @@ class PartitionOwner:
         logger.error("partition %d stopped: %s", self.partition, reason)
 
     async def _own(self) -> None:
-        claim, claimed_at = await self._claim()
+        claim, claimed_at = await claim_partition(self._ledger, self.partition, self._worker, self._new_ledger_id)
         self.state = "catching_up"
         head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
         book = PartitionBook(self.partition, self._partition_count, head, AdoptedCatalogs())
@@ -141,29 +158,6 @@ class PartitionOwner:
         await self.inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
         self.state = "running" if book.catalogs else "waiting_for_a_catalog"
         await _Tenure(self, book, position).run()
-
-    async def _claim(self) -> tuple[Claim, int]:
-        """Append a claim. The ledger's id is what the partition's first claim says; ours, if ours is the first."""
-        end = await self._ledger.end_offset()
-        ledger_id = await self._ledger_id() if end > 0 else self._new_ledger_id()
-        claim = claim_of(self.partition, ledger_id, self._worker)
-        claimed_at = await self._ledger.claim(KeyedValue(None, encode_claim(claim)))
-        if end == 0 and claimed_at > 0 and await self._ledger_id() != ledger_id:
-            raise Superseded(f"another worker was the first to claim partition {self.partition}")
-        return claim, claimed_at
-
-    async def _ledger_id(self) -> str:
-        start = await self._ledger.start_offset()
-        if start > 0:
-            raise PartitionStopped(
-                f"partition {self.partition} of the ledger begins at offset {start}: it was truncated, and the log is the truth;"
-                " restore it, or begin another ledger with a prefix of its own"
-            )
-        async for records in self._ledger.read(0, 1):
-            first = decode_claim(records[0].value) if records and records[0].offset == 0 else None
-            if first is not None:
-                return first.ledger
-        raise PartitionStopped(f"partition {self.partition} of the ledger does not begin with a claim: this is not a ledger's topic")
 
 
 class _Tenure:
@@ -212,7 +206,9 @@ class _Tenure:
                 chunk.groups.append(self._book.adopt(step.record))
         except Undecidable as error:
             # What came before it is decided and lies in the chunk.
-            chunk.stop = PartitionStopped(f"the code fails on {error}; it is neither decided nor refused: mend the code, then start again")
+            chunk.stop = PartitionStopped(
+                f"the code fails on {error}; it is neither decided nor refused: mend the code, then start again{_or_skip(error)}"
+            )
             logger.error("partition %d: the code fails on an input", self._owner.partition, exc_info=error)
         changes = self._book.take_changes()
         self._reserve(chunk, [*changes.accounts, *changes.identities])
@@ -285,6 +281,13 @@ class _Tenure:
 
 def _keyed(sealed: SealedEntry) -> KeyedValue:
     return KeyedValue(sealed.entry.account.encode() or None, sealed.value)
+
+
+def _or_skip(error: Undecidable) -> str:
+    place = error.input
+    if place is None or place.topic == "catalog":
+        return ""
+    return f"; or leave it out: usageledger processor skip {place.partition}@{place.offset} --topic {place.topic} --reason TEXT"
 
 
 def _largest(groups: Sequence[Sequence[SealedEntry]]) -> str:

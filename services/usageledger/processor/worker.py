@@ -50,6 +50,10 @@ class Owner(Protocol):
         """Own the partition until cancelled. Returns only when stopped with a reason; raises what must end the process."""
         ...
 
+    async def another_claims(self) -> None:
+        """Return once another has claimed the stopped partition, so that `run` may fare better."""
+        ...
+
 
 OwnerFactory = Callable[[int, InputControl], Owner]
 """Makes the owner of a partition; the control is for its `InputBuffer`."""
@@ -224,19 +228,19 @@ class _Worker:
 
     async def _own(self, partition: int, feed: PartitionFeed, owner: Owner) -> None:
         try:
-            await owner.run()
+            while True:
+                await owner.run()
+                if not owner.stopped_because:
+                    raise WorkerFailed("its owner ended without a reason")
+                for place in feed.places.values():
+                    self._consumer.hold(place)
+                self._report()
+                await owner.another_claims()
+                logger.info("partition %d: another has claimed it since it stopped; claiming again", partition)
         except Exception as error:  # noqa: BLE001 - it ends the process, with this as its cause
             failure = WorkerFailed(f"partition {partition}: {error!r}")
             failure.__cause__ = error
             self._fail(failure)
-            return
-        if not owner.stopped_because:
-            self._fail(WorkerFailed(f"partition {partition}: its owner ended without a reason"))
-            return
-        feed.close()
-        for place in feed.places.values():
-            self._consumer.hold(place)
-        self._report()
 
     def _paired(self, places: set[Place]) -> list[int]:
         usage = {place.partition for place in places if place.topic == self._topics.usage}

@@ -1,0 +1,37 @@
+"""Claiming a ledger partition: the record that says who appends from here on, and what is made sure of before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
+from usageledger.log.records import KeyedValue, LedgerPartition, Superseded
+from usageledger.processor.catch_up import PartitionStopped
+
+
+async def claim_partition(ledger: LedgerPartition, partition: int, worker: str, new_ledger_id: Callable[[], str]) -> tuple[Claim, int]:
+    """Append a claim and return it with its offset. The ledger's id is what the partition's first claim says; ours, if ours is the first.
+
+    Raises PartitionStopped where this is no ledger, or one that has lost its beginning; LedgerError.
+    """
+    end = await ledger.end_offset()
+    ledger_id = await _ledger_id(ledger, partition) if end > 0 else new_ledger_id()
+    claim = claim_of(partition, ledger_id, worker)
+    claimed_at = await ledger.claim(KeyedValue(None, encode_claim(claim)))
+    if end == 0 and claimed_at > 0 and await _ledger_id(ledger, partition) != ledger_id:
+        raise Superseded(f"another worker was the first to claim partition {partition}")
+    return claim, claimed_at
+
+
+async def _ledger_id(ledger: LedgerPartition, partition: int) -> str:
+    start = await ledger.start_offset()
+    if start > 0:
+        raise PartitionStopped(
+            f"partition {partition} of the ledger begins at offset {start}: it was truncated, and the log is the truth;"
+            " restore it, or begin another ledger with a prefix of its own"
+        )
+    async for records in ledger.read(0, 1):
+        first = decode_claim(records[0].value) if records and records[0].offset == 0 else None
+        if first is not None:
+            return first.ledger
+    raise PartitionStopped(f"partition {partition} of the ledger does not begin with a claim: this is not a ledger's topic")

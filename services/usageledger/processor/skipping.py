@@ -1,0 +1,119 @@
+"""An operator leaves out the one input that a partition is stopped at: a claim, the entry that says so, and the partition is free again.
+
+Whoever skips is the partition's owner for that moment, by the rules that hold for every owner: the claim lies in the log and names the
+operator's process, what an owner that still runs has on its way lies off its offset, and the entry is the record of what was done.
+Nothing has to be carried to a running processor and nothing can be lost on the way: a stopped owner sees the claim and claims again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from usageledger.counters.view import PartitionView
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.chain import SealedEntry
+from usageledger.domain.encoding import decode_head
+from usageledger.domain.entry import InputAddress
+from usageledger.domain.head import Head
+from usageledger.log.deciding import PartitionBook, Undecidable
+from usageledger.log.records import KeyedValue, LedgerPartition, Record
+from usageledger.processor.catalog_log import CatalogLog
+from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
+from usageledger.processor.claiming import claim_partition
+from usageledger.processor.inputs import InputBuffer, Source
+from usageledger.processor.merge import Merge, NextCatalog, NextRecords, NextStep
+
+NEXT_STEP_TIMEOUT_S = 30.0
+
+
+class SkipRefused(Exception):
+    """The input is not one to skip. Nothing was skipped; the message says why not."""
+
+
+async def skip_input(
+    address: InputAddress,
+    reason: str,
+    *,
+    partition_count: int,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    inputs: InputBuffer,
+    catalogs: CatalogLog,
+    operator: str,
+    is_importing: bool,
+    now: Callable[[], datetime],
+) -> SealedEntry:
+    """Append the skip of the input that the partition would decide next, if this code fails on it, and return the entry.
+
+    ``inputs`` feeds both inputs from where it is told to begin, as for an owner; their first records are enough.
+    Raises SkipRefused, and as an owner does PartitionStopped, LedgerError and ViewError.
+    """
+    if address.topic == "catalog" or not reason.strip():
+        raise SkipRefused("a usage or an account event can be skipped, and for a reason")
+    await _refuse_what_was_decided(address, view)
+    claim, claimed_at = await claim_partition(ledger, address.partition, operator, _no_new_ledger(address.partition))
+    head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
+    book = PartitionBook(address.partition, partition_count, head, AdoptedCatalogs())
+    position = await catch_up(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
+    _refuse_unless_next_of_its_topic(address, book.head)
+    await inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
+    record = _asked_for(address, await _next_step(Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now), book))
+    accounts, identities = book.used_by(decoded := book.decode(address.topic, [record]))
+    await provide(book, view, position, accounts, identities)
+    try:
+        book.decide_input(decoded[0])
+    except Undecidable as error:
+        detail = repr(error.error)
+    else:
+        raise SkipRefused(f"{_named(address)} is decided without a fault by this release: it is not skipped, start the processor again")
+    (skipped,) = book.skip(address.topic, record, reason=reason, detail=detail)
+    await ledger.append(skipped.entry.offset, [[KeyedValue(skipped.entry.account.encode() or None, skipped.value)]])
+    await view.commit(position, view_change(book.head, book.take_changes()))
+    return skipped
+
+
+async def _refuse_what_was_decided(address: InputAddress, view: PartitionView) -> None:
+    """Before anything is claimed. The view is never ahead of the ledger, so what it has counted was decided."""
+    stored = await view.head()
+    if stored is not None and decode_head(stored.value).next_of(address.topic) > address.offset:
+        raise SkipRefused(f"{_named(address)} has been decided: `usageledger ledger show` has its entry")
+
+
+def _refuse_unless_next_of_its_topic(address: InputAddress, head: Head) -> None:
+    expected = head.next_of(address.topic)
+    if expected > address.offset:
+        raise SkipRefused(f"{_named(address)} has been decided: `usageledger ledger show` has its entry")
+    if expected < address.offset:
+        raise SkipRefused(f"the partition has not come to {_named(address)}: of that topic it decides offset {expected} next")
+
+
+def _asked_for(address: InputAddress, step: NextStep) -> Record:
+    """The record that is asked for, if it is what the partition decides next."""
+    if not isinstance(step, NextRecords):
+        what = "a catalog to adopt" if isinstance(step, NextCatalog) else "accounts that are due"
+        raise SkipRefused(f"before {_named(address)} there is {what}: start the processor again and see whether it still stops")
+    first = step.records[0]
+    if (step.source.value, first.offset) != (address.topic, address.offset):
+        raise SkipRefused(f"before {_named(address)} the partition decides {step.source.value} {address.partition}@{first.offset}")
+    return first
+
+
+async def _next_step(merge: Merge, book: PartitionBook) -> NextStep:
+    try:
+        async with asyncio.timeout(NEXT_STEP_TIMEOUT_S):
+            return await merge.next(book)
+    except TimeoutError:
+        raise SkipRefused("the partition has nothing to decide, or no catalog to decide by") from None
+
+
+def _no_new_ledger(partition: int) -> Callable[[], str]:
+    def refuse() -> str:
+        raise PartitionStopped(f"partition {partition} of the ledger is empty: nothing was ever decided there")
+
+    return refuse
+
+
+def _named(address: InputAddress) -> str:
+    return f"{address.topic} {address.partition}@{address.offset}"
