@@ -384,3 +384,96 @@ def test_who_opens_the_view_later_finds_it_as_it_was_left(open_view: OpenView) -
         assert list((await view.fetch(FIRST, ["ann"], [])).accounts) == [b"A1"]
 
     run(open_view, test)
+
+
+async def begin_beside(view: PartitionView) -> None:
+    """Another fold of the same ledger, further on: other accounts, due dates and windows."""
+    await view.beside().commit(
+        None,
+        ViewChange(
+            head=b"anew",
+            position=SECOND,
+            accounts={"ann": b"A9", "eve": b"E9"},
+            identities={101: {GEN_2: b"two, anew"}, 102: {GEN_3: b"three"}},
+            due_ms={"eve": 5},
+        ),
+    )
+
+
+ANEW = ((SECOND, b"anew"), {"ann": b"A9", "eve": b"E9"}, {"eve": 5}, {101: 1, 102: 1})
+
+
+def test_a_view_that_is_built_beside_is_not_seen_and_changes_nothing(open_view: OpenView) -> None:
+    async def test(view: PartitionView) -> None:
+        await begin(view)
+        before = await everything(view)
+        await begin_beside(view)
+        assert await everything(view) == before
+        assert await everything(view.beside()) == ANEW
+        await view.beside().clear()
+        assert await everything(view) == before
+
+    run(open_view, test)
+
+
+@pytest.mark.parametrize("prepare", [begin, None], ids=["over another view", "over nothing"])
+def test_a_view_beside_takes_over_whole_and_leaves_nothing_behind(
+    open_view: OpenView, prepare: Callable[[PartitionView], Coroutine[Any, Any, None]] | None
+) -> None:
+    async def test(view: PartitionView) -> None:
+        if prepare is not None:
+            await prepare(view)
+        await begin_beside(view)
+        await view.take_over(SECOND)
+        assert await everything(view) == ANEW
+        assert await everything(view.beside()) == (None, {}, {}, {})
+        found = await view.fetch(SECOND, ["ann", "bob"], [(100, GEN_1), (101, GEN_2), (102, GEN_3)])
+        assert list(found.accounts) == [b"A9", None]
+        assert list(found.identities) == [None, b"two, anew", b"three"]
+        await view.commit(SECOND, ViewChange(head=b"on", position=Position(30, "cc"), identities={103: {GEN_1: b"one"}}))
+        assert (await view.snapshot()).identities == {101: 1, 102: 1, 103: 1}
+
+    run(open_view, test)
+
+
+@pytest.mark.parametrize("expected", [FIRST, Position(25, "cc")], ids=["offset", "hash"])
+def test_a_view_beside_that_stands_elsewhere_does_not_take_over(open_view: OpenView, expected: Position) -> None:
+    """Two rebuilds at once, or an answer that was lost: the second switch finds nothing to switch to, or something else."""
+
+    async def test(view: PartitionView) -> None:
+        await begin(view)
+        before = await everything(view)
+        with pytest.raises(HeadMoved) as refused:
+            await view.take_over(expected)
+        assert refused.value.found is None
+        await begin_beside(view)
+        with pytest.raises(HeadMoved) as refused:
+            await view.take_over(expected)
+        assert refused.value.found == SECOND
+        assert (await everything(view), await everything(view.beside())) == (before, ANEW)
+
+    run(open_view, test)
+
+
+def test_whoever_reads_while_views_are_switched_sees_one_or_the_other(open_view: OpenView) -> None:
+    async def test(view: PartitionView) -> None:
+        await begin(view)
+        old = await everything(view)
+        await begin_beside(view)
+        seen: list[object] = []
+        has_looked = asyncio.Event()
+
+        async def look() -> None:
+            for _ in range(40):
+                seen.append(await everything(view))
+                has_looked.set()
+                await asyncio.sleep(0)
+
+        looking = asyncio.create_task(look())
+        await has_looked.wait()
+        await view.take_over(SECOND)
+        await looking
+        assert [each for each in seen if each not in (old, ANEW)] == []
+        assert (seen[0], seen[-1]) == (old, ANEW)
+
+    run(open_view, test)

@@ -115,7 +115,7 @@ def operated(kafka: str, redis_url: str, prefix: str) -> Operated:
 @pytest.fixture
 def choking_on_poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code fails on whatever mentions poison."""
-    decide = deciding.decide
+    decide: Any = getattr(deciding, "decide")  # noqa: B009 - it is imported there, and looked up there
 
     def choking(*args: Any, **kwargs: Any) -> Any:
         if "poison" in repr(args):

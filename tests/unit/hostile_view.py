@@ -55,6 +55,21 @@ class HostileView(MemoryView):
         due = super().due
         return await self._attempt("due", lambda: due(expected))
 
+    def beside(self) -> MemoryView:
+        if self.view_beside is None:
+            self.view_beside = other = HostileView()
+            other.moved_to = self.moved_to
+        return self.view_beside
+
+    async def take_over(self, beside: Position) -> None:
+        take_over = super().take_over
+
+        async def kept() -> None:
+            await take_over(beside)
+            self.past.append(self.snapshot_for_rollback())
+
+        await self._attempt("take_over", kept)
+
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         self.before.pop(name, lambda: None)()
         applied = self._failing.pop(name, None)

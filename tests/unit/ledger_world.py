@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +23,7 @@ from usageledger.log.records import Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.owner import PartitionOwner
+from usageledger.processor.rebuilding import ViewRebuild
 
 DEADLINE_S = 10.0
 
@@ -192,6 +193,23 @@ class World:
     def used(self, account: str = "a") -> int:
         """What the view says the account has used in its current period, in whole credits."""
         return decode_account(self.view.stored_accounts[account]).period.used // 1_000_000
+
+
+def rebuild_of(world: World, on_progress: Callable[[int, int], None] = lambda done, of: None) -> ViewRebuild:
+    """What ``rebuild --partition 0`` does, on the world's ledger and view."""
+
+    async def read_catalogs() -> None: ...
+
+    return ViewRebuild(
+        0,
+        1,
+        ledger=Hesitant(MemoryLedgerPartition(world.ledger)),
+        view=Hesitant(world.view),
+        catalogs=world.catalogs,
+        read_catalogs=read_catalogs,
+        operator="operator",
+        on_progress=on_progress,
+    )
 
 
 @asynccontextmanager

@@ -10,14 +10,17 @@ from random import Random
 from typing import Any
 
 from tests.unit.hostile_view import HostileView
-from tests.unit.ledger_world import Worker, World
+from tests.unit.ledger_world import Worker, World, rebuild_of
 from usageledger.audit.replay import PartitionReplay
+from usageledger.counters.view import ViewError
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.encoding import encode
 from usageledger.domain.identity import IDENTITY_LIFE, window_of
 from usageledger.log.deciding import asked_for_by, milliseconds
-from usageledger.log.records import KeyedValue, Record
+from usageledger.log.records import KeyedValue, LedgerError, Record
+from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import Source
+from usageledger.processor.rebuilding import Rebuilt
 
 ACCOUNTS = ("a", "b", "c", "d")
 WORKERS_MAX = 3
@@ -38,6 +41,7 @@ class RandomSchedule:
         self._used: list[tuple[str, str, datetime]] = []
         self._ids = iter(range(10**9))
         self._ends = {""}
+        self._rebuilds: list[asyncio.Future[Rebuilt]] = []
 
     async def run(self) -> None:
         """Do it all, and come to rest."""
@@ -57,6 +61,8 @@ class RandomSchedule:
             (self.fail_view, 8),
             (self.fall_back, 5),
             (self.lose_view, 2),
+            (self.rebuild_view, 3),
+            (self.cut_rebuild_short, 1),
             (self.lose_entries, 1),
             (self.publish_catalog, 2),
             (self.go_live, 1),
@@ -78,6 +84,7 @@ class RandomSchedule:
         for worker in self.workers:
             worker.ledger.thaw()
             await worker.kill()
+        await self.cut_rebuild_short()
         self.view.mend()
         self.world.start_worker()
         await self.world.settled()
@@ -168,7 +175,7 @@ class RandomSchedule:
             self.random.choice(self.workers).ledger.lose_next_answer(appended=self.random.random() < 0.5)
 
     def fail_view(self) -> None:
-        call = self.random.choice(("head", "fetch", "commit", "commit", "verify", "due"))
+        call = self.random.choice(("head", "fetch", "commit", "commit", "verify", "due", "take_over"))
         self.view.fail_next(call, applied=self.random.random() < 0.5)
 
     def fall_back(self) -> None:
@@ -185,8 +192,23 @@ class RandomSchedule:
     def lose_view(self) -> Any:
         return self.view.clear()
 
+    def rebuild_view(self) -> None:
+        """An operator's rebuild beside whoever is at work; it goes on with what one that was cut short has left, or does not."""
+        work = rebuild_of(self.world).run(anew=self.random.random() < 0.2)
+        self._rebuilds.append(asyncio.ensure_future(work))
+
+    async def cut_rebuild_short(self) -> None:
+        rebuilds, self._rebuilds = self._rebuilds, []
+        for rebuild in rebuilds:
+            rebuild.cancel()
+        ended = await asyncio.gather(*rebuilds, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception) and not isinstance(error, (LedgerError, ViewError, PartitionStopped)):
+                raise error
+
     async def lose_entries(self) -> None:
         """An unclean election while nobody is at work: the log's last batches are gone, and whatever claims come next take their place."""
+        await self.cut_rebuild_short()
         while self.workers:
             await self.workers.pop().kill()
         log = self.world.ledger

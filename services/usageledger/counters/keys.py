@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DEFAULT_PREFIX = "ul"
 
@@ -19,6 +19,8 @@ class PartitionKeys:
 
     prefix: str
     partition: int
+    is_beside: bool = False
+    """Of the view that is being built beside the one that readers see."""
 
     def __post_init__(self) -> None:
         if self.prefix and not _PREFIX.fullmatch(self.prefix):
@@ -31,25 +33,35 @@ class PartitionKeys:
         return f"{{{self.prefix or DEFAULT_PREFIX}:{self.partition}}}"
 
     @property
+    def root(self) -> str:
+        """What the names of all keys of the view begin with."""
+        return f"{self.tag}:beside" if self.is_beside else self.tag
+
+    @property
+    def beside(self) -> PartitionKeys:
+        """The keys of the view that is being built beside this one, in the same slot."""
+        return replace(self, is_beside=True)
+
+    @property
     def head(self) -> str:
         """Hash: ``token`` ("next_offset:hash"), ``value``, ``verified_at_ms``, ``windows`` (the identity windows there are, "566 567")."""
-        return f"{self.tag}:head"
+        return f"{self.root}:head"
 
     @property
     def accounts(self) -> str:
         """Hash: account → encoded state."""
-        return f"{self.tag}:accounts"
+        return f"{self.root}:accounts"
 
     @property
     def due(self) -> str:
         """Sorted set: account → when it is due (ms since 1970)."""
-        return f"{self.tag}:due"
+        return f"{self.root}:due"
 
     @property
     def holds(self) -> str:
         """Hash: hold id → encoded hold. Holds live here only: the ledger does not know them."""
-        return f"{self.tag}:holds"
+        return f"{self.root}:holds"
 
     def identities(self, window: int) -> str:
         """Hash: 16 bytes of identity → what is remembered of it. One key a window, so that a window is dropped at once."""
-        return f"{self.tag}:identities:{window}"
+        return f"{self.root}:identities:{window}"

@@ -28,6 +28,7 @@ class MemoryView:
     due_ms: dict[str, int] = field(default_factory=dict)
     identities: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
     holds: dict[str, bytes] = field(default_factory=dict)
+    view_beside: MemoryView | None = None
 
     async def head(self) -> StoredHead | None:
         return self.stored_head
@@ -92,6 +93,18 @@ class MemoryView:
         self.stored_head = None
         for part in (self.stored_accounts, self.due_ms, self.identities, self.holds):
             part.clear()
+
+    def beside(self) -> MemoryView:
+        if self.view_beside is None:
+            self.view_beside = MemoryView(self.now_ms)
+        return self.view_beside
+
+    async def take_over(self, beside: Position) -> None:
+        other = self.beside()
+        other._check_head(beside)
+        self.stored_head, self.stored_accounts = other.stored_head, other.stored_accounts
+        self.due_ms, self.identities = other.due_ms, other.identities
+        self.view_beside = None
 
     def _check_head(self, expected: Position | None) -> None:
         found = self.stored_head.position if self.stored_head else None

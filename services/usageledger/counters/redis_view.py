@@ -36,6 +36,7 @@ class RedisView:
         self._redis = redis
         self._keys = PartitionKeys(prefix, partition)
         self._timeout_s = timeout_s
+        self._beside: RedisView | None = None
         # A pool gives each call a connection of its own, and between connections there is no order.
         self._turn = asyncio.Lock()
 
@@ -70,7 +71,10 @@ class RedisView:
                 reply = await self._commit(expected, change, dropped=[int(window) for window in reply[1]])
         _check_head(reply)
         if reply[0] == 3:
-            raise ViewError(f"the view has no head and yet {reply[1].decode()}: it is damaged; clear it and rebuild it", retriable=False)
+            raise ViewError(
+                f"the view has no head and yet {reply[1].decode()}: it is damaged: usageledger rebuild --partition {self._keys.partition}",
+                retriable=False,
+            )
         if reply[0] != 1:
             raise ViewError("the view's windows changed under the commit; nothing was written")
 
@@ -101,6 +105,34 @@ class RedisView:
         fixed = [self._keys.head, self._keys.accounts, self._keys.due, self._keys.holds]
         async with self._bounded():
             await self._run_knowing_windows("clear", fixed, look_for_strays=True)
+
+    def beside(self) -> RedisView:
+        if self._beside is None:
+            self._beside = RedisView(self._redis, self._keys.prefix, self._keys.partition, timeout_s=self._timeout_s)
+            self._beside._keys = self._keys.beside
+        return self._beside
+
+    async def take_over(self, beside: Position) -> None:
+        async with self._bounded():
+            for _ in range(_WINDOW_ATTEMPTS_MAX):
+                reply = await self._take_over(beside)
+                if reply[0] != 2:
+                    return _check_head(reply)
+        raise ViewError("the view's windows kept changing; the one beside did not take over")
+
+    async def _take_over(self, beside: Position) -> Any:
+        keys, others = self._keys, self._keys.beside
+        listed, windows = await self._windows(keys)
+        listed_beside, windows_beside = await self._windows(others)
+        own = [keys.identities(window) for window in windows] or await self._stray_windows()
+        moved = [name for window in windows_beside for name in (others.identities(window), keys.identities(window))]
+        fixed = [keys.head, keys.accounts, keys.due, others.head, others.accounts, others.due]
+        return await self._run("take_over", [*fixed, *own, *moved], [token_of(beside), listed, listed_beside, len(own)])
+
+    async def _windows(self, keys: PartitionKeys) -> tuple[bytes, list[int]]:
+        """The field that names a view's windows, and their numbers."""
+        listed = (await self._run("head", [keys.head]))[3] or b""
+        return listed, [int(window) for window in listed.split()]
 
     async def _commit(self, expected: Position | None, change: ViewChange, *, dropped: Sequence[int]) -> Any:
         before = change.drop_windows_before
@@ -140,7 +172,7 @@ class RedisView:
     async def _stray_windows(self) -> list[str]:
         """Windows that no head lists any more. A search through the whole server, for a view that somebody has damaged."""
         # The tag has braces and no glob characters: its letters stand for themselves.
-        return [key.decode() async for key in self._redis.scan_iter(match=f"{self._keys.tag}:identities:*", count=1_000)]
+        return [key.decode() async for key in self._redis.scan_iter(match=f"{self._keys.root}:identities:*", count=1_000)]
 
     async def _run(self, name: str, keys: Sequence[str], words: Sequence[scripts.Word] = ()) -> Any:
         return await scripts.run(self._redis, name, keys, words)

@@ -117,3 +117,14 @@ class PartitionView(Protocol):
     async def clear(self) -> None:
         """Throw this view away. It can be rebuilt from the ledger at any time."""
         ...
+
+    def beside(self) -> PartitionView:
+        """A second view of the same partition, which no reader sees: to build anew in what this one is then to be."""
+        ...
+
+    async def take_over(self, beside: Position) -> None:
+        """Put the view beside in the place of this one, if it stands there; else HeadMoved. Readers see the old one, then the new one.
+
+        It does not matter what this one was. Holds stay, for they are of no ledger. An answer lost and the call repeated: HeadMoved.
+        """
+        ...

@@ -9,7 +9,7 @@ from contextlib import suppress
 from msgspec import MsgspecError
 from msgspec.structs import replace
 
-from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange
+from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange, ViewError
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import decode_claim, knows_rules_of
@@ -33,10 +33,54 @@ class PartitionStopped(Exception):
 async def catch_up(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int) -> Position:
     """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view then stands.
 
-    Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's rules.
+    Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's rules. A view that has counted what the log
+    has lost is built anew beside the old one, which readers see until then.
     Raises PartitionStopped, LedgerError, ViewError.
     """
-    position = await _begin(book, ledger, view, catalogs, claimed_at)
+    stored = await _head_of_this_ledger(book, ledger, view, claimed_at)
+    if stored is None or await _holds_all_of(stored, ledger):
+        return await _fold_all(book, stored, ledger, view, catalogs, claimed_at)
+    logger.error("the ledger of partition %d has lost records that its view had counted: rebuilding the view", book.partition)
+    return await build_anew(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
+
+
+async def build_anew(
+    book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
+) -> Position:
+    """As `catch_up`, but whatever the view is: one beside it is built from the ledger up to the claim and takes its place."""
+    position = await fold_beside(book, ledger=ledger, view=view, catalogs=catalogs, until=claimed_at)
+    await view.take_over(position)
+    return position
+
+
+async def fold_beside(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, until: int) -> Position:
+    """Build the view beside up to the record at offset ``until``, going on with what an attempt that was cut short has left.
+
+    What does not fit this ledger is cleared away first, and that is said. Between two records of one batch ``until`` must not lie.
+    """
+    beside = view.beside()
+    stored = await attempt_to_go_on_with(book, ledger=ledger, view=view, until=until)
+    return await _fold_all(book, stored, ledger, beside, catalogs, until)
+
+
+async def attempt_to_go_on_with(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, until: int) -> StoredHead | None:
+    """The head of the view beside, if it is a fold of this ledger; one that is not is cleared away."""
+    try:
+        stored = await _head_of_this_ledger(book, ledger, view.beside(), until)
+        if stored is None or await _holds_all_of(stored, ledger):
+            return stored
+    except (PartitionStopped, ViewError) as error:
+        if isinstance(error, ViewError) and error.retriable:
+            raise
+    logger.warning("partition %d: a rebuild that was cut short does not fit this ledger any more; beginning again", book.partition)
+    await view.beside().clear()
+    return None
+
+
+async def _fold_all(
+    book: PartitionBook, stored: StoredHead | None, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
+) -> Position:
+    position = await _begin(book, stored, ledger, view, catalogs)
     unfolded: list[SealedEntry] = []
     async for records in ledger.read(book.head.next_offset, claimed_at + 1):
         unfolded += [entry for record in records if (entry := _valid(book, record)) is not None]
@@ -51,6 +95,19 @@ async def catch_up(book: PartitionBook, *, ledger: LedgerPartition, view: Partit
     if position is None or position.next_offset < claimed_at + 1:
         position = await _commit(book, view, position, claimed_at + 1)
     return position
+
+
+async def head_of(view: PartitionView) -> Head | None:
+    """What a view's head says, None where it says nothing that this code can read. Raises ViewError where the store does not answer."""
+    try:
+        stored = await view.head()
+        return None if stored is None else decode_head(stored.value)
+    except MsgspecError:
+        return None
+    except ViewError as error:
+        if error.retriable:
+            raise
+        return None
 
 
 async def provide(
@@ -92,34 +149,36 @@ def view_change(head: Head, changes: Changes) -> ViewChange:
     )
 
 
-async def _begin(
-    book: PartitionBook, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
-) -> Position | None:
-    """Take up the view's head, if the view is one of this ledger and not ahead of it; otherwise begin an empty one."""
+async def _head_of_this_ledger(book: PartitionBook, ledger: LedgerPartition, view: PartitionView, claimed_at: int) -> StoredHead | None:
+    """The view's head, None if it has none. Raises PartitionStopped where it is another ledger's or not ours to read, Superseded."""
     stored = await view.head()
+    if stored is None:
+        return None
+    try:
+        head = decode_head(stored.value)
+    except MsgspecError as error:
+        raise _unreadable(book, error) from error
+    if head.ledger != book.head.ledger:
+        raise PartitionStopped(
+            f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"
+            " give this ledger a Redis or a prefix of its own"
+        )
+    if not knows_rules_of(head):
+        raise PartitionStopped(
+            f"the Redis view of partition {book.partition} was decided by newer rules ({head.decide}, tzdata {head.tzdata}):"
+            " upgrade this worker"
+        )
+    if head.next_offset > claimed_at + 1 and head.next_offset <= await ledger.end_offset():
+        raise Superseded(f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at {claimed_at}")
+    return stored
+
+
+async def _begin(
+    book: PartitionBook, stored: StoredHead | None, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog
+) -> Position | None:
+    """Take up the view's head, or begin an empty view."""
     if stored is not None:
-        try:
-            head = decode_head(stored.value)
-        except MsgspecError as error:
-            raise _unreadable(book, error) from error
-        if head.ledger != book.head.ledger:
-            raise PartitionStopped(
-                f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"
-                " give this ledger a Redis or a prefix of its own"
-            )
-        if not knows_rules_of(head):
-            raise PartitionStopped(
-                f"the Redis view of partition {book.partition} was decided by newer rules ({head.decide}, tzdata {head.tzdata}):"
-                " upgrade this worker"
-            )
-        if head.next_offset > claimed_at + 1 and head.next_offset <= await ledger.end_offset():
-            raise Superseded(f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at {claimed_at}")
-        if not await _holds_all_of(stored, ledger):
-            logger.error("the ledger of partition %d has lost records that its view had counted: rebuilding the view", book.partition)
-            await view.clear()
-            stored = None
-        else:
-            book.head = replace(head, decide=book.head.decide, tzdata=book.head.tzdata)
+        book.head = replace(decode_head(stored.value), decide=book.head.decide, tzdata=book.head.tzdata)
     start = await ledger.start_offset()
     if start > book.head.next_offset:
         raise PartitionStopped(
@@ -165,7 +224,7 @@ async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
 def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
     return PartitionStopped(
         f"the Redis view of partition {book.partition} holds what this worker cannot read ({error}): upgrade the worker;"
-        " or, if the view is damaged, delete its keys, and it is rebuilt from the ledger"
+        f" or, if the view is damaged: usageledger rebuild --partition {book.partition}"
     )
 
 

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim
+from msgspec.structs import replace
+
+from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim, knows_rules_of
+from usageledger.domain.head import Head
 from usageledger.log.records import KeyedValue, LedgerPartition, Superseded
 from usageledger.processor.catch_up import PartitionStopped
 
 
-async def claim_partition(ledger: LedgerPartition, partition: int, worker: str, new_ledger_id: Callable[[], str]) -> tuple[Claim, int]:
+async def claim_partition(
+    ledger: LedgerPartition, partition: int, worker: str, new_ledger_id: Callable[[], str], rules: Head | None = None
+) -> tuple[Claim, int]:
     """Append a claim and return it with its offset. The ledger's id is what the partition's first claim says; ours, if ours is the first.
 
+    ``rules``: of a head that this code knows; else this code's own. An operator's command never raises those that the workers go by.
     Raises PartitionStopped where this is no ledger, or one that has lost its beginning; LedgerError.
     """
     end = await ledger.end_offset()
-    ledger_id = await _ledger_id(ledger, partition) if end > 0 else new_ledger_id()
+    ledger_id = await ledger_id_of(ledger, partition) if end > 0 else new_ledger_id()
     claim = claim_of(partition, ledger_id, worker)
+    if rules is not None and knows_rules_of(rules):
+        claim = replace(claim, decide=rules.decide, tzdata=rules.tzdata)
     claimed_at = await ledger.claim(KeyedValue(None, encode_claim(claim)))
-    if end == 0 and claimed_at > 0 and await _ledger_id(ledger, partition) != ledger_id:
+    if end == 0 and claimed_at > 0 and await ledger_id_of(ledger, partition) != ledger_id:
         raise Superseded(f"another worker was the first to claim partition {partition}")
     return claim, claimed_at
 
 
-async def _ledger_id(ledger: LedgerPartition, partition: int) -> str:
+async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str:
+    """The id of the ledger that lies in a partition. Raises PartitionStopped where it has lost its beginning, or is none; LedgerError."""
     start = await ledger.start_offset()
     if start > 0:
         raise PartitionStopped(

@@ -14,13 +14,12 @@ from datetime import datetime
 from usageledger.counters.view import PartitionView
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
-from usageledger.domain.encoding import decode_head
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook, Undecidable
 from usageledger.log.records import KeyedValue, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
-from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
+from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change
 from usageledger.processor.claiming import claim_partition
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextCatalog, NextRecords, NextStep
@@ -52,8 +51,10 @@ async def skip_input(
     """
     if address.topic == "catalog" or not reason.strip():
         raise SkipRefused("a usage or an account event can be skipped, and for a reason")
-    await _refuse_what_was_decided(address, view)
-    claim, claimed_at = await claim_partition(ledger, address.partition, operator, _no_new_ledger(address.partition))
+    rules = await head_of(view)
+    if rules is not None:
+        _refuse_what_was_decided(address, rules)
+    claim, claimed_at = await claim_partition(ledger, address.partition, operator, _no_new_ledger(address.partition), rules)
     head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
     book = PartitionBook(address.partition, partition_count, head, AdoptedCatalogs())
     position = await catch_up(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
@@ -74,17 +75,15 @@ async def skip_input(
     return skipped
 
 
-async def _refuse_what_was_decided(address: InputAddress, view: PartitionView) -> None:
-    """Before anything is claimed. The view is never ahead of the ledger, so what it has counted was decided."""
-    stored = await view.head()
-    if stored is not None and decode_head(stored.value).next_of(address.topic) > address.offset:
+def _refuse_what_was_decided(address: InputAddress, head: Head) -> None:
+    """Also before anything is claimed: the view is never ahead of the ledger, so what it has counted was decided."""
+    if head.next_of(address.topic) > address.offset:
         raise SkipRefused(f"{_named(address)} has been decided: `usageledger ledger show` has its entry")
 
 
 def _refuse_unless_next_of_its_topic(address: InputAddress, head: Head) -> None:
+    _refuse_what_was_decided(address, head)
     expected = head.next_of(address.topic)
-    if expected > address.offset:
-        raise SkipRefused(f"{_named(address)} has been decided: `usageledger ledger show` has its entry")
     if expected < address.offset:
         raise SkipRefused(f"the partition has not come to {_named(address)}: of that topic it decides offset {expected} next")
 

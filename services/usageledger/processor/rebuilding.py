@@ -1,0 +1,121 @@
+"""Making a partition's view anew from the ledger, beside the one that readers see, while the processor runs or not.
+
+The view beside is built without a claim, for a fold of the log needs none. Only its end is an owner's work: a claim, what lies before it
+folded, the switch. So whoever owns the partition, running or stopped, learns of it as of any other claim, and claims again; whatever it
+decided in between, the view that took over is then an older fold of the same log, as after a failover of Redis, and it is caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from usageledger.counters.view import PartitionView, Position
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.claim import claim_of, knows_rules_of
+from usageledger.domain.head import Head
+from usageledger.log.deciding import PartitionBook
+from usageledger.log.records import LedgerPartition, Record
+from usageledger.processor.catalog_log import CatalogLog
+from usageledger.processor.catch_up import PartitionStopped, attempt_to_go_on_with, build_anew, fold_beside, head_of
+from usageledger.processor.claiming import claim_partition, ledger_id_of
+
+NEARLY_RECORDS = 1_000
+"""With so few left the claim may come: the partition decides nothing from there to the switch."""
+
+ROUNDS_MAX = 20
+
+OnProgress = Callable[[int, int], None]
+"""Told how many records of the ledger are folded, of how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What was done: ``begun_at`` is 0, or the offset up to which an earlier attempt had come; the view stands at ``position``."""
+
+    partition: int
+    begun_at: int
+    position: Position
+
+
+class ViewRebuild:
+    """Rebuilds one partition's view. ``read_catalogs`` brings ``catalogs`` up to the end of the catalog topic."""
+
+    def __init__(
+        self,
+        partition: int,
+        partition_count: int,
+        *,
+        ledger: LedgerPartition,
+        view: PartitionView,
+        catalogs: CatalogLog,
+        read_catalogs: Callable[[], Awaitable[None]],
+        operator: str,
+        on_progress: OnProgress,
+    ) -> None:
+        self._partition = partition
+        self._partition_count = partition_count
+        self._ledger = ledger
+        self._view = view
+        self._catalogs = catalogs
+        self._read_catalogs = read_catalogs
+        self._operator = operator
+        self._on_progress = on_progress
+        self._furthest = 0
+
+    async def run(self, *, anew: bool = False) -> Rebuilt:
+        """Rebuild and switch; ``anew`` throws away what an earlier attempt has left. Raises PartitionStopped, LedgerError, ViewError."""
+        if await self._ledger.end_offset() == 0:
+            raise PartitionStopped(f"partition {self._partition} of the ledger is empty: there is nothing to rebuild from")
+        ledger_id = await ledger_id_of(self._ledger, self._partition)
+        rules = await head_of(self._view)
+        if anew:
+            await self._view.beside().clear()
+        begun_at = await self._build_nearly(ledger_id, rules)
+        claim, claimed_at = await claim_partition(self._ledger, self._partition, self._operator, lambda: ledger_id, rules)
+        await self._read_catalogs()
+        counted = _Counted(self._ledger, self._tell)
+        book = self._book(claim.ledger, rules)
+        position = await build_anew(book, ledger=counted, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at)
+        return Rebuilt(partition=self._partition, begun_at=begun_at, position=position)
+
+    async def _build_nearly(self, ledger_id: str, rules: Head | None) -> int:
+        """Fold until little is left, however much is appended meanwhile; return where an earlier attempt had come to."""
+        begun_at: int | None = None
+        for _ in range(ROUNDS_MAX):
+            end = await self._ledger.end_offset()
+            await self._read_catalogs()
+            if begun_at is None:
+                stored = await attempt_to_go_on_with(self._book(ledger_id, rules), ledger=self._ledger, view=self._view, until=end - 1)
+                begun_at = self._furthest = 0 if stored is None else stored.position.next_offset
+            counted = _Counted(self._ledger, self._tell)
+            await fold_beside(self._book(ledger_id, rules), ledger=counted, view=self._view, catalogs=self._catalogs, until=end - 1)
+            if await self._ledger.end_offset() - end < NEARLY_RECORDS:
+                break
+        return begun_at or 0
+
+    def _tell(self, done: int, of: int) -> None:
+        """What is read again, to see where an earlier attempt stands, is no progress."""
+        if done > self._furthest:
+            self._furthest = done
+            self._on_progress(done, of)
+
+    def _book(self, ledger_id: str, rules: Head | None) -> PartitionBook:
+        known = rules if rules is not None and knows_rules_of(rules) else claim_of(self._partition, ledger_id, self._operator)
+        head = Head(ledger=ledger_id, decide=known.decide, tzdata=known.tzdata)
+        return PartitionBook(self._partition, self._partition_count, head, AdoptedCatalogs())
+
+
+class _Counted:
+    """A ledger partition that tells how far it has been read."""
+
+    def __init__(self, ledger: LedgerPartition, on_progress: OnProgress) -> None:
+        self._ledger = ledger
+        self._on_progress = on_progress
+        self.claim, self.append = ledger.claim, ledger.append
+        self.start_offset, self.end_offset = ledger.start_offset, ledger.end_offset
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
+        async for records in self._ledger.read(start, stop):
+            self._on_progress(records[-1].offset + 1, stop)
+            yield records
