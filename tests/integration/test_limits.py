@@ -15,7 +15,7 @@ from kafka.admin import KafkaAdminClient
 from tests.unit.limits_world import Ledger
 from usageledger.domain.chain import entry_at
 from usageledger.limits import consumer
-from usageledger.limits.announcer import LimitLogUnreadable, LimitsError, PartitionHealth, PartitionsStopped, Unavailable
+from usageledger.limits.announcer import LimitsError, PartitionHealth, PartitionsStopped, Unavailable
 from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, limits_group, run_limits
 from usageledger.limits.place import Place, read_limit_event
 from usageledger.limits.translate import LimitMessage, limit_events
@@ -193,11 +193,12 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(kaf
     assert "offset 2" in str(running.error)
 
 
-def test_limit_events_that_cannot_be_read_end_the_process(kafka: str, prefix: str, append: Any) -> None:
+def test_limit_events_that_cannot_be_read_stop_their_partition(kafka: str, prefix: str, append: Any) -> None:
     append(Topics(prefix).limit, 1, [b"not ours"])
     with limits(kafka, prefix) as running:
-        until(lambda: running.has_ended, "the end")
-    assert isinstance(running.error, LimitLogUnreadable)
+        until(lambda: [found.state for found in running.health.values()] == ["announcing", "stopped"], "the stop")
+        assert not running.has_ended
+    assert isinstance(running.error, PartitionsStopped)
     assert "partition 1, offset 0" in str(running.error)
 
 

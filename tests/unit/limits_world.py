@@ -162,6 +162,9 @@ class MemoryFeed:
         self._world.committed.update(next_offsets)
         self._after("commit")
 
+    def committed(self, partition: int) -> int:
+        return self._world.committed.get(partition, 0)
+
 
 class MemoryLimitLog:
     """A `LimitLog` of a world. What a fault leaves on its way lands when `late_batches_arrive` is called."""

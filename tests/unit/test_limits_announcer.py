@@ -12,7 +12,7 @@ import pytest
 from kafka.cluster import ClusterMetadata
 
 from tests.unit.limits_world import Fate, Ledger, World
-from usageledger.limits.announcer import LimitLogUnreadable, LimitsError, PartitionsStopped
+from usageledger.limits.announcer import LimitsError, PartitionsStopped
 from usageledger.limits.assignor import KnownPartitionsAssignor
 from usageledger.limits.place import Place
 
@@ -225,12 +225,42 @@ def test_when_every_partition_has_stopped_the_process_ends() -> None:
         ),
     ],
 )
-def test_a_last_event_that_cannot_be_read_ends_the_process_and_is_named(value: bytes, named: str) -> None:
-    world = World(a_ledger())
+def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(value: bytes, named: str) -> None:
+    """It ended the process, which was started again and ended again: one record that somebody wrote by hand silenced every account."""
+    world = World(a_ledger(), a_ledger(1))
     world.limit_events[0].append(value)
-    with pytest.raises(LimitLogUnreadable, match=named) as raised:
-        world.run(world.announcer()[0])
-    assert "partition 0, offset 0" in str(raised.value)
+    announcer, _, _ = world.announcer()
+    world.run(announcer)
+    assert world.seen_by_a_reader(1) == world.ledgers[1].places
+    stopped = announcer.health()[0]
+    assert (stopped.state, named in stopped.detail, "partition 0, offset 0" in stopped.detail) == ("stopped", True, True)
+    assert world.limit_events[0] == [value]
+
+
+def test_limit_events_that_were_made_anew_stop_their_partition_instead_of_being_announced_again() -> None:
+    """Somebody deletes limit.events and makes it again: apps would be told of every limit of the past as if it were reached now."""
+    world = World(a_ledger(), a_ledger(1))
+    world.run(world.announcer()[0])
+    assert world.committed[0] == len(world.ledgers[0].records)
+    world.limit_events[0].clear()
+    announcer, _, _ = world.announcer()
+    world.run(announcer)
+    assert world.limit_events[0] == []
+    assert "limit.events is empty" in announcer.health()[0].detail
+    assert announcer.health()[1].state == "announcing"
+
+
+def test_an_empty_log_of_limit_events_is_right_where_nothing_was_crossed() -> None:
+    ledger = Ledger()
+    ledger.claim()
+    ledger.entry()
+    world = World(ledger)
+    world.run(world.announcer()[0])
+    ledger.entry("limit.reached")
+    announcer, _, _ = world.announcer()
+    world.run(announcer)
+    assert world.seen_by_a_reader() == ledger.places
+    assert announcer.health()[0].state == "announcing"
 
 
 def _shorten_the_ledger(world: World) -> None:

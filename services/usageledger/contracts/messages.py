@@ -187,6 +187,7 @@ class ClaimData(Part):
     worker: str
     decide: StrictInt = Field(ge=1, description="The version of the rules.")
     tzdata: str = Field(description="The version of the time zone data.")
+    partitions: StrictInt = Field(default=0, ge=0, description="How many partitions the ledger has, which never changes; 0 if not said.")
 
 
 class LedgerClaim(CloudEvent):

@@ -20,6 +20,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     decide: int
     tzdata: str
+    partitions: int = 0
+    """How many partitions the ledger has: an account's place hangs on it, so it never changes. 0 in claims that do not say."""
 
 
 class _Envelope(msgspec.Struct):
@@ -27,9 +29,9 @@ class _Envelope(msgspec.Struct):
     data: msgspec.Raw
 
 
-def claim_of(partition: int, ledger: str, worker: str) -> Claim:
+def claim_of(partition: int, ledger: str, worker: str, partitions: int = 0) -> Claim:
     """The claim of a worker that runs this code."""
-    return Claim(partition=partition, ledger=ledger, worker=worker, decide=DECIDE_VERSION, tzdata=rules_version())
+    return Claim(partition=partition, ledger=ledger, worker=worker, decide=DECIDE_VERSION, tzdata=rules_version(), partitions=partitions)
 
 
 def encode_claim(claim: Claim) -> bytes:

@@ -30,10 +30,6 @@ class LimitsError(Exception):
     """The consumer cannot go on: its process ends with this message."""
 
 
-class LimitLogUnreadable(LimitsError):
-    """The last record of a partition of ``limit.events`` is no limit event: nobody but this consumer may write there."""
-
-
 class PartitionsStopped(LimitsError):
     """Partitions stopped whose ledger or limit events are not what they should be; the others went on until the end."""
 
@@ -77,7 +73,11 @@ class LedgerFeed(Protocol):
         ...
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """Say how far each partition is announced. Only lag tools read it."""
+        """Say how far each partition is announced. Lag tools read it; where to go on, the limit events say."""
+        ...
+
+    def committed(self, partition: int) -> int:
+        """How far the partition was last said to be announced; 0 if that was never said, or is not remembered."""
         ...
 
 
@@ -116,10 +116,14 @@ class Taken(NamedTuple):
 
 
 class PartitionProgress:
-    """How far one partition of the ledger is announced."""
+    """How far one partition of the ledger is announced.
 
-    def __init__(self, partition: int, announced: Place | None) -> None:
+    ``announced_before``: what lies there was announced, though the log of limit events has nothing.
+    """
+
+    def __init__(self, partition: int, announced: Place | None, announced_before: int = 0) -> None:
         self.partition = partition
+        self._announced_before = announced_before
         self.next_offset = 0 if announced is None else announced.offset
         self._announced = announced
 
@@ -152,6 +156,11 @@ class PartitionProgress:
             raise PartitionUnusable(f"offset {record.offset} holds an entry of partition {sealed.entry.partition}: another ledger's")
         messages = [] if sealed is None else limit_events(sealed.entry)
         announced = self._announced
+        if messages and record.offset < self._announced_before:
+            raise PartitionUnusable(
+                f"limit.events is empty, but what the ledger has up to offset {self._announced_before} was announced: it was truncated or"
+                " made anew; restore it, or, to have all limit events written again, stop the limits service and delete its consumer group"
+            )
         if announced is None or record.offset != announced.offset:
             return messages
         if len(messages) != announced.crossings:
@@ -237,7 +246,7 @@ class Announcer:
         """Find in the log where to go on."""
         last = self._limit_log.last(partition)
         place = None if last is None else _place_of(last, partition)
-        progress = PartitionProgress(partition, place)
+        progress = PartitionProgress(partition, place, self._feed.committed(partition) if place is None else 0)
         start, end = self._feed.bounds(partition)
         if progress.next_offset < start:
             raise PartitionUnusable(f"the ledger begins at offset {start}, but it is announced up to {progress.next_offset} only")
@@ -320,7 +329,7 @@ def _place_of(last: Record, partition: int) -> Place:
         if place.partition != partition:
             raise NotALimitEvent(f"it is of partition {place.partition}")
     except NotALimitEvent as error:
-        raise LimitLogUnreadable(
+        raise PartitionUnusable(
             f"limit events, partition {partition}, offset {last.offset}: {error}. Nobody but the limits consumer may write to that topic; "
             "without its last event nothing says where to go on"
         ) from None

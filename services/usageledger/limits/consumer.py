@@ -55,8 +55,8 @@ def limits_group(prefix: str) -> str:
 def run_limits(*, kafka: str, prefix: str, stop: threading.Event, on_health: OnHealth | None = None) -> None:
     """Announce limits until ``stop`` is set. ``on_health`` is told of every change of a partition's state.
 
-    Raises LimitsError when the process had better end: what lies in ``limit.events`` cannot be read, every partition has stopped, or
-    (at the end) some have; raises kafka-python's errors where it is not let in.
+    Raises LimitsError when the process had better end: every partition has stopped, or (at the end) some have; raises kafka-python's
+    errors where it is not let in.
     """
     topics = Topics(prefix)
     reader = LogReader(kafka)
@@ -155,6 +155,10 @@ class KafkaLedgerFeed:
                 self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
         except _NOT_OURS_NOW as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    def committed(self, partition: int) -> int:
+        with _translating(), _still_ours():
+            return self._consumer.committed(self._place(partition), timeout_ms=COMMIT_TIMEOUT_MS) or 0
 
     def close(self) -> None:
         """Leave the group."""

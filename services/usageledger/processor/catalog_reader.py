@@ -6,13 +6,15 @@ import asyncio
 import logging
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from usageledger.log.records import Record
 from usageledger.processor.catalog_log import CatalogLog
 
 POLL_MS = 1_000
+START_TIMEOUT_S = 30.0
 RETRY_S = 1.0
+LOST_RETRY_S = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,14 @@ async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
     while True:
         try:
             await _read_on(kafka, topic, catalogs)
-        except KafkaError as error:
+        except OffsetOutOfRangeError:
+            logger.error(
+                "%s no longer holds offset %d: it was truncated or made anew; restore it. What was read before stays in force",
+                topic,
+                catalogs.next_offset,
+            )
+            await asyncio.sleep(LOST_RETRY_S)
+        except (KafkaError, OSError, TimeoutError) as error:
             logger.warning("the catalog topic cannot be read, trying again: %s", error)
             await asyncio.sleep(RETRY_S)
 
@@ -30,8 +39,9 @@ async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
 async def _read_on(kafka: str, topic: str, catalogs: CatalogLog) -> None:
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="none", fetch_max_wait_ms=200)
     there = TopicPartition(topic, 0)
-    await consumer.start()
     try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await consumer.start()
         consumer.assign([there])
         consumer.seek(there, catalogs.next_offset)
         while True:

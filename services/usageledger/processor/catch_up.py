@@ -161,7 +161,7 @@ async def _head_of_this_ledger(book: PartitionBook, ledger: LedgerPartition, vie
     if head.ledger != book.head.ledger:
         raise PartitionStopped(
             f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"
-            " give this ledger a Redis or a prefix of its own"
+            " give this ledger a Redis or a prefix of its own; or, if its topic was made anew, restore the topic"
         )
     if not knows_rules_of(head):
         raise PartitionStopped(
@@ -187,7 +187,8 @@ async def _begin(
         )
     if not await catalogs.holds(book.head.catalog_next, CATALOG_WAIT_S):
         raise PartitionStopped(
-            f"the catalog topic ends before offset {book.head.catalog_next}, up to which partition {book.partition} adopted it"
+            f"the catalog topic does not hold what lies before offset {book.head.catalog_next}, which partition {book.partition} adopted:"
+            " it was truncated or made anew; restore it, then start the processor again"
         )
     book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
     if stored is None:

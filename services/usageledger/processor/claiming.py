@@ -13,7 +13,12 @@ from usageledger.processor.catch_up import PartitionStopped
 
 
 async def claim_partition(
-    ledger: LedgerPartition, partition: int, worker: str, new_ledger_id: Callable[[], str], rules: Head | None = None
+    ledger: LedgerPartition,
+    partition: int,
+    partition_count: int,
+    worker: str,
+    new_ledger_id: Callable[[], str],
+    rules: Head | None = None,
 ) -> tuple[Claim, int]:
     """Append a claim and return it with its offset. The ledger's id is what the partition's first claim says; ours, if ours is the first.
 
@@ -22,7 +27,7 @@ async def claim_partition(
     """
     end = await ledger.end_offset()
     ledger_id = await ledger_id_of(ledger, partition) if end > 0 else new_ledger_id()
-    claim = claim_of(partition, ledger_id, worker)
+    claim = claim_of(partition, ledger_id, worker, partition_count)
     if rules is not None and knows_rules_of(rules):
         claim = replace(claim, decide=rules.decide, tzdata=rules.tzdata)
     claimed_at = await ledger.claim(KeyedValue(None, encode_claim(claim)))

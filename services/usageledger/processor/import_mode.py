@@ -51,5 +51,5 @@ class ImportMode:
             await asyncio.sleep(POLL_INTERVAL_S)
             try:
                 await self.ask()
-            except (KafkaError, TimeoutError) as error:
+            except (KafkaError, OSError, TimeoutError) as error:
                 logger.warning("cannot ask whether import has ended, asking again: %s", error)

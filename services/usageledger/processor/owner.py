@@ -97,10 +97,10 @@ class PartitionOwner:
             try:
                 await self._own()
             except PartitionStopped as stopped:
-                return self._stop(str(stopped))
+                return self.stop(str(stopped))
             except (LedgerError, ViewError) as error:
                 if not error.retriable:
-                    return self._stop(str(error))
+                    return self.stop(str(error))
                 logger.info("partition %d: claiming again after %s: %s", self.partition, type(error).__name__, error)
             except asyncio.CancelledError:
                 if _is_told_to_end():
@@ -145,12 +145,13 @@ class PartitionOwner:
         self._gap = (source, found)
         raise InputGap(f"{source.value}: before offset {found} something is missing; reading it anew")
 
-    def _stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
+        """Do nothing more until an operator has looked at it."""
         self.state, self.stopped_because = "stopped", reason
         logger.error("partition %d stopped: %s", self.partition, reason)
 
     async def _own(self) -> None:
-        claim, claimed_at = await claim_partition(self._ledger, self.partition, self._worker, self._new_ledger_id)
+        claim, claimed_at = await claim_partition(self._ledger, self.partition, self._partition_count, self._worker, self._new_ledger_id)
         self.state = "catching_up"
         head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
         book = PartitionBook(self.partition, self._partition_count, head, AdoptedCatalogs())

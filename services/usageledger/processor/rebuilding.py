@@ -72,7 +72,9 @@ class ViewRebuild:
         if anew:
             await self._view.beside().clear()
         begun_at = await self._build_nearly(ledger_id, rules)
-        claim, claimed_at = await claim_partition(self._ledger, self._partition, self._operator, lambda: ledger_id, rules)
+        claim, claimed_at = await claim_partition(
+            self._ledger, self._partition, self._partition_count, self._operator, lambda: ledger_id, rules
+        )
         await self._read_catalogs()
         counted = _Counted(self._ledger, self._tell)
         book = self._book(claim.ledger, rules)

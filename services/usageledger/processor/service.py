@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from usageledger.counters.connection import AsyncClient, connect, connect_blocking
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.server_check import check_server
+from usageledger.domain.claim import decode_claim
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
@@ -38,24 +39,24 @@ async def run_processor(*, kafka: str, redis_url: str, prefix: str, stop: asynci
     Raises LedgerMissing, ServerUnfit for a Redis that would lose charges, ViewError, KafkaError, and WorkerFailed as `run_worker` does.
     """
     topics = Topics(prefix)
-    partition_count = await asyncio.to_thread(_partition_count, kafka, topics)
+    partition_count, made_with = await asyncio.to_thread(_partition_counts, kafka, topics)
     await asyncio.to_thread(_check_redis, redis_url)
     catalogs, import_mode = CatalogLog(), ImportMode(kafka, topics)
     await import_mode.ask()
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        await _in_background(stack, read_catalogs(kafka, topics.catalog, catalogs))
-        await _in_background(stack, import_mode.watch())
+        work = [asyncio.create_task(read_catalogs(kafka, topics.catalog, catalogs)), asyncio.create_task(import_mode.watch())]
 
         def owner_of(partition: int, control: InputControl) -> PartitionOwner:
-            return _ServedOwner(partition, partition_count, control, catalogs, import_mode, kafka=kafka, topics=topics, redis=redis)
+            unfit = _repartitioned(partition, partition_count, made_with)
+            return _ServedOwner(partition, partition_count, control, catalogs, import_mode, unfit, kafka=kafka, topics=topics, redis=redis)
 
-        await run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop)
+        await _beside(work, run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop), stop)
 
 
 class _ServedOwner(PartitionOwner):
-    """An owner with a ledger partition of its own, which it closes when it ends."""
+    """An owner with a ledger partition of its own, which it closes when it ends. One that is ``unfit`` says why and does nothing."""
 
     def __init__(
         self,
@@ -64,11 +65,13 @@ class _ServedOwner(PartitionOwner):
         control: InputControl,
         catalogs: CatalogLog,
         import_mode: ImportMode,
+        unfit: str | None,
         *,
         kafka: str,
         topics: Topics,
         redis: AsyncClient,
     ) -> None:
+        self._unfit = unfit
         self._kafka_partition = KafkaLedgerPartition(kafka=kafka, topic=topics.ledger, partition=partition)
         super().__init__(
             partition=partition,
@@ -84,32 +87,56 @@ class _ServedOwner(PartitionOwner):
         )
 
     async def run(self) -> None:
+        if self._unfit is not None:
+            return self.stop(self._unfit)
         try:
             await super().run()
         finally:
             await self._kafka_partition.close()
 
 
-async def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
-    """Run beside the worker, and cancel at the end."""
-    task = asyncio.create_task(work)
+async def _beside(work: Sequence[asyncio.Task[None]], worker: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Run the worker until it ends. What runs beside it ends with it; where that fails, the worker is stopped and the failure raised:
+    it would decide by catalogs that grow old, and nobody would know."""
+    running = asyncio.create_task(worker)
+    pending = {running, *work}
+    try:
+        while running in pending and not any(task.done() and not task.cancelled() and task.exception() for task in work):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        for task in work:
+            task.cancel()
+        ended = await asyncio.gather(running, *work, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
 
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
-    stack.push_async_callback(end)
+def _repartitioned(partition: int, partition_count: int, made_with: int) -> str | None:
+    """Why a partition cannot be run: accounts would be looked for where they never were, and begin again on Free."""
+    wanted, found = made_with or partition_count, max(partition_count, partition + 1)
+    if found == wanted:
+        return None
+    return (
+        f"the ledger was made with {wanted} partitions and its topics now have {found}: an account's partition hangs on their number;"
+        " make topics of another prefix and send the history there, or restore these"
+    )
 
 
-def _partition_count(kafka: str, topics: Topics) -> int:
+def _partition_counts(kafka: str, topics: Topics) -> tuple[int, int]:
+    """How many partitions the topics have, and how many the ledger was made with, as its first claim says (0: it does not)."""
     with log_reader(kafka) as reader:
         counts = {topic: reader.partition_count(topic) for topic in topics.partitioned}
+        is_begun = reader.start_offset(topics.ledger, 0) == 0 < reader.end_offset(topics.ledger, 0) if counts[topics.ledger] else False
+        first = next(iter(reader.read(topics.ledger, 0, 0, 1)), None) if is_begun else None
     missing = [topic for topic, count in counts.items() if count == 0]
     if missing:
         raise LedgerMissing(f"there is no topic {missing[0]} at {kafka}: make the ledger with `usageledger up`, or correct the prefix")
     if len(set(counts.values())) > 1:
         raise LedgerMissing(f"the topics of a ledger have one partition count, but there is {counts}")
-    return counts[topics.ledger]
+    claim = None if first is None else decode_claim(first.value)
+    return counts[topics.ledger], 0 if claim is None else claim.partitions
 
 
 def _check_redis(redis_url: str) -> None:

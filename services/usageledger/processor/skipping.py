@@ -54,7 +54,9 @@ async def skip_input(
     rules = await head_of(view)
     if rules is not None:
         _refuse_what_was_decided(address, rules)
-    claim, claimed_at = await claim_partition(ledger, address.partition, operator, _no_new_ledger(address.partition), rules)
+    claim, claimed_at = await claim_partition(
+        ledger, address.partition, partition_count, operator, _no_new_ledger(address.partition), rules
+    )
     head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
     book = PartitionBook(address.partition, partition_count, head, AdoptedCatalogs())
     position = await catch_up(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
