@@ -38,6 +38,7 @@ class RecordingOwner:
         self.inputs = InputBuffer(control, records_max=records_max)
         self.state = "claiming"
         self.stopped_because: str | None = None
+        self.catch_up_progress: tuple[int, int] | None = None
         self.begun_at: list[dict[Source, int]] = []
         self.records_seen = 0
         self._ledger = ledger

@@ -14,6 +14,7 @@ from usageledger.cli.options import AsJson, Data, connection, now, stack_directo
 
 if TYPE_CHECKING:
     from usageledger.local.idleness import LedgerLags
+    from usageledger.local.partition_states import PartitionState
     from usageledger.local.stack import Addresses
 
 TELL_EVERY_S = 5.0
@@ -82,13 +83,18 @@ def down(data: Data = None) -> None:
 
 
 def status(data: Data = None, as_json: AsJson = False) -> None:
-    """Show the stack's servers and services, and how far behind they are."""
+    """Show the stack's servers and services, how far behind they are, and what each partition of the ledger is doing.
+
+    A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming, stopped (with its reason) or no_owner.
+    """
     from usageledger.local.stack import read_status
 
     found = read_status(stack_directory(data))
-    lags = _lags(found)
+    lags, partitions = _looked_at(found)
     for service in found["services"]:
         service["lag"] = lags.get(service["name"])
+    if found["state"] == "running":
+        found["partitions"] = [partition.plain() for partition in partitions]
     if as_json:
         terminal.print_json(found)
         return
@@ -98,6 +104,7 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     rows = [_status_row(service) for service in found["services"]]
     if rows:
         terminal.print_table(columns, rows, right=("pid", "restarts", "lag"))
+    _print_partitions(partitions)
 
 
 def go_live(data: Data = None) -> None:
@@ -181,22 +188,36 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     terminal.say(f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} ({ending})")
 
 
-def _lags(found: dict[str, Any]) -> dict[str, int | None]:
-    """The lag of each service, as far as it can be told: a broken broker must not keep the status from being shown."""
+def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[PartitionState]]:
+    """The lag of each service and the state of each partition, as far as they can be told: a broken broker must not keep the status from
+    being shown."""
     if found["state"] != "running":
-        return {}
+        return {}, []
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
     from usageledger.local.errors import StackError
     from usageledger.local.idleness import lag_reader, service_lags
+    from usageledger.local.partition_states import partition_states
 
     try:
         with lag_reader(found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS) as reader:
-            return service_lags(reader.look())
+            lags = reader.look()
+            return service_lags(lags), partition_states(lags, reader.owner_reports())
     except (KafkaError, ViewError, StackError) as error:
-        terminal.warn(f"the lags cannot be told: {error}")
-        return {}
+        terminal.warn(f"the lags and the partitions' states cannot be told: {error}")
+        return {}, []
+
+
+def _print_partitions(partitions: list[PartitionState]) -> None:
+    """Those that are not idle; of the others, how many they are."""
+    busy = [partition for partition in partitions if partition.name != "running/idle"]
+    idle = len(partitions) - len(busy)
+    if partitions:
+        terminal.say(f"partitions: {len(partitions)}, of which {idle} have nothing to do")
+    if busy:
+        rows = [(str(each.partition), each.name, f"{each.undecided:,}", each.detail) for each in busy]
+        terminal.print_table(("partition", "state", "lag", "what"), rows, right=("partition", "lag"))
 
 
 def _status_row(service: dict[str, Any]) -> tuple[str, ...]:

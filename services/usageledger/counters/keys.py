@@ -62,6 +62,11 @@ class PartitionKeys:
         """Hash: hold id → encoded hold. Holds live here only: the ledger does not know them."""
         return f"{self.root}:holds"
 
+    @property
+    def owner(self) -> str:
+        """String: what the partition's owner says of itself; expires. Not a part of the view."""
+        return f"{self.tag}:owner"
+
     def identities(self, window: int) -> str:
         """Hash: 16 bytes of identity → what is remembered of it. One key a window, so that a window is dropped at once."""
         return f"{self.root}:identities:{window}"

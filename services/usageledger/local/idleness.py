@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from usageledger.counters.connection import connect_blocking
+from usageledger.counters.owner_reports import OwnerReport, read_reports
 from usageledger.counters.reading import read_heads
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
@@ -90,6 +91,10 @@ class LagReader:
             lags += _lags_behind(head, partition, topics, inputs)
             lags.append(Lag("limits", partition, max(0, ledger[topics.ledger, partition] - announced.get(partition, 0))))
         return LedgerLags(tuple(lags), inputs | ledger)
+
+    def owner_reports(self) -> dict[int, OwnerReport | None]:
+        """What the owner of each partition says of it."""
+        return read_reports(self._redis, self._prefix, range(self._count))
 
     def _announced(self) -> dict[int, int]:
         """Up to where each ledger partition is announced: what the limits consumer has committed."""

@@ -17,6 +17,10 @@ class PartitionHealth:
     stopped_because: str | None
     usage_lag_records: int | None
     account_lag_records: int | None
+    no_progress_s: float = 0.0
+    """For how long there has been something to do and nothing was done."""
+    catch_up: tuple[int, int] | None = None
+    """While the view is caught up: the ledger offset that it has come to, and the one where that ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,8 +85,17 @@ class PartitionOwner:
         self._new_merge = partial(Merge, inputs, catalogs, is_importing=is_importing, now=now)
         self._new_ledger_id = new_ledger_id
         self._spread = Random(worker)
+        self._catching_up: tuple[PartitionBook, int] | None = None
         self._gap: tuple[Source, int] | None = None
         self._has_transactions: set[Source] = set()
+
+    @property
+    def catch_up_progress(self) -> tuple[int, int] | None:
+        """While the view is caught up: the ledger offset that it has come to, and the one where that ends."""
+        if self._catching_up is None:
+            return None
+        book, end = self._catching_up
+        return book.head.next_offset, end
 
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only where an operator has to look at it, with ``stopped_because``."""
@@ -109,7 +118,7 @@ class PartitionOwner:
                 logger.info("partition %d: claiming again after what it waited for was cancelled", self.partition)
             if asyncio.get_running_loop().time() - began > 2 * BACK_OFF_S[1]:
                 back_off_s = BACK_OFF_S[0]
-            self.state = "claiming"
+            self.state, self._catching_up = "claiming", None
             # Two that supersede each other would otherwise do so again at the same moment, and again.
             await asyncio.sleep(back_off_s * self._spread.uniform(0.5, 1.5))
             back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
@@ -155,7 +164,9 @@ class PartitionOwner:
         self.state = "catching_up"
         head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
         book = PartitionBook(self.partition, self._partition_count, head, AdoptedCatalogs())
+        self._catching_up = book, claimed_at + 1
         position = await catch_up(book, ledger=self._ledger, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at)
+        self._catching_up = None
         await self.inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
         self.state = "running" if book.catalogs else "waiting_for_a_catalog"
         await _Tenure(self, book, position).run()

@@ -24,6 +24,7 @@ from usageledger.processor.catalog_reader import read_catalogs
 from usageledger.processor.import_mode import ImportMode
 from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.owner import PartitionOwner
+from usageledger.processor.reporting import OwnerReports
 from usageledger.processor.worker import run_worker
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,10 @@ async def run_processor(*, kafka: str, redis_url: str, prefix: str, stop: asynci
             unfit = _repartitioned(partition, partition_count, made_with)
             return _ServedOwner(partition, partition_count, control, catalogs, import_mode, unfit, kafka=kafka, topics=topics, redis=redis)
 
-        await _beside(work, run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop), stop)
+        reports = OwnerReports(redis, prefix, _worker_name())
+        work.append(asyncio.create_task(reports.publish()))
+        running = run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=reports.note)
+        await _beside(work, running, stop)
 
 
 class _ServedOwner(PartitionOwner):
@@ -80,7 +84,7 @@ class _ServedOwner(PartitionOwner):
             view=RedisView(redis, topics.prefix, partition),
             inputs=InputBuffer(control),
             catalogs=catalogs,
-            worker=f"{socket.gethostname()}/{os.getpid()}",
+            worker=_worker_name(),
             is_importing=import_mode.is_on,
             now=lambda: datetime.now(UTC),
             new_ledger_id=lambda: uuid.uuid4().hex,
@@ -93,6 +97,10 @@ class _ServedOwner(PartitionOwner):
             await super().run()
         finally:
             await self._kafka_partition.close()
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 async def _beside(work: Sequence[asyncio.Task[None]], worker: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

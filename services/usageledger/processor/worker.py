@@ -46,6 +46,9 @@ class Owner(Protocol):
     @property
     def stopped_because(self) -> str | None: ...
 
+    @property
+    def catch_up_progress(self) -> tuple[int, int] | None: ...
+
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only when stopped with a reason; raises what must end the process."""
         ...
@@ -212,6 +215,8 @@ class _Worker:
                     stopped_because=tenancy.stopped_because,
                     usage_lag_records=tenancy.feed.lag_records(Source.USAGE),
                     account_lag_records=tenancy.feed.lag_records(Source.ACCOUNT),
+                    no_progress_s=tenancy.feed.stuck_s(tenancy.owner.inputs) if tenancy.state == "running" else 0.0,
+                    catch_up=tenancy.owner.catch_up_progress,
                 )
                 for partition, tenancy in sorted(self._tenancies.items())
             )

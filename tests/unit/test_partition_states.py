@@ -1,0 +1,44 @@
+"""What `status` makes of the lags and of what owners report."""
+
+from __future__ import annotations
+
+import pytest
+
+from usageledger.counters.owner_reports import OwnerReport
+from usageledger.local.idleness import Lag, LedgerLags
+from usageledger.local.partition_states import PartitionState, partition_states
+
+
+def state(report: OwnerReport | None, *, usage: int = 0, limits: int = 0) -> PartitionState:
+    (found,) = partition_states(LedgerLags((Lag("usage", 0, usage), Lag("limits", 0, limits)), {}), {0: report})
+    return found
+
+
+def report(state: str = "running", **rest: object) -> OwnerReport:
+    return OwnerReport(worker="host/1", state=state, **rest)  # type: ignore[arg-type] # its fields, by name
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "needs_somebody", "detail"),
+    [
+        (state(report()), "running/idle", False, ""),
+        (state(report(), limits=5), "running/idle", False, ""),
+        (state(report(), usage=7), "running/behind", False, ""),
+        (state(report(no_progress_s=42.0), usage=7), "running/behind", True, "no progress for 42 s"),
+        (state(report("waiting_for_a_catalog"), usage=7), "waiting_for_a_catalog", False, ""),
+        (
+            state(report("catching_up", caught_up_to=5, catch_up_end=2000)),
+            "catching_up",
+            False,
+            "its view stands at ledger offset 5 of 2,000",
+        ),
+        (state(report("stopped", stopped_because="it was truncated"), usage=7), "stopped", True, "it was truncated"),
+        (state(None, usage=7), "no_owner", True, "no processor has it"),
+        (state(None), "no_owner", True, "no processor has it"),
+    ],
+)
+def test_a_partition_without_progress_is_told_from_one_without_work(
+    found: PartitionState, name: str, needs_somebody: bool, detail: str
+) -> None:
+    assert (found.name, found.needs_somebody, found.detail) == (name, needs_somebody, detail)
+    assert found.plain()["state"] == name
