@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from usageledger.cli import accounts, audit, catalog, demo, ledger, limits, processor, rebuild, rejected, sending, services, stack, usage
+from usageledger.cli import (
+    accounts,
+    audit,
+    catalog,
+    demo,
+    doctor,
+    ledger,
+    limits,
+    processor,
+    rebuild,
+    rejected,
+    sending,
+    services,
+    stack,
+    usage,
+)
 from usageledger.cli.failures import Commands
 
 app = typer.Typer(
@@ -15,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="An event-sourced ledger of AI-generation credits: Kafka in, counters and limit events out, every credit replayable.",
 )
-for part in (stack, sending, demo, rebuild, services):
+for part in (stack, sending, demo, rebuild, doctor, services):
     part.add_to(app)
 for name, group in (
     ("account", accounts.app),

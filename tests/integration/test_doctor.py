@@ -1,0 +1,89 @@
+"""``doctor`` on a real broker and store: all well while everything runs, and each fault found with what mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from tests.integration.operated import Operated, operated
+from usageledger.counters.connection import connect_blocking
+from usageledger.counters.keys import PartitionKeys
+from usageledger.limits.consumer import run_limits
+from usageledger.local.doctor.examine import examine
+from usageledger.log.topics import Topics
+
+__all__ = ["operated"]
+
+
+@contextmanager
+def limits(operated: Operated) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=run_limits, kwargs={"kafka": operated.kafka, "prefix": operated.prefix, "stop": stop})
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+async def findings(operated: Operated) -> dict[str, list[dict[str, Any]]]:
+    """What the command finds that needs somebody, by area; its exit code says whether there is any."""
+    result = await operated.run("doctor", "--json")
+    told = json.loads(result.stdout)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in told["findings"]:
+        if each["needs_somebody"]:
+            found.setdefault(each["area"], []).append(each)
+    assert (result.exit_code, told["is_well"]) == ((1, False) if found else (0, True)), result.output
+    return found
+
+
+def test_a_ledger_that_runs_is_well_and_one_that_does_not_is_told_what_to_do(operated: Operated) -> None:
+    async def work() -> None:
+        with limits(operated):
+            async with operated.processor():
+                for partition in range(2):
+                    await asyncio.to_thread(operated.use, operated.account_in(partition), *(f"u{n}" for n in range(10)))
+                await operated.decided(20)
+                await operated.until(lambda: examine(operated.kafka, operated.redis_url, operated.prefix).is_well)
+                assert await findings(operated) == {}
+                shown = await operated.run("doctor")
+                assert (shown.exit_code, "partitions" in shown.stdout, "mend" in shown.stdout) == (0, True, True), shown.output
+                with KafkaAdminClient(bootstrap_servers=operated.kafka) as admin:
+                    change = {"retention.ms": "1000000000"}
+                    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, Topics(operated.prefix).usage, change)])
+                [retention] = (await findings(operated))["topics"]
+                assert "--add-config retention.ms=-1" in retention["mend"]
+        await operated.until(lambda: _unowned(operated))
+        found = await findings(operated)
+        assert "partitions 0, 1 have no owner" in found["partitions"][0]["what"]
+        with closing(connect_blocking(operated.redis_url)) as redis:
+            redis.hset(PartitionKeys(operated.prefix, 1).head, mapping={"token": "3:" + "f" * 64})
+            redis.hset(PartitionKeys(operated.prefix, 0).head, mapping={"value": "junk"})
+        drifted = (await findings(operated))["view"]
+        commands = {each["mend"] for each in drifted if "last verified" not in each["what"]}
+        assert commands == {"usageledger rebuild --partition 0", "usageledger rebuild --partition 1"}
+
+    asyncio.run(work())
+
+
+def _unowned(operated: Operated) -> bool:
+    return any("no owner" in each.what for each in examine(operated.kafka, operated.redis_url, operated.prefix).findings)
+
+
+def test_what_does_not_answer_is_a_finding(operated: Operated) -> None:
+    async def work() -> None:
+        away = Operated("127.0.0.1:9", "redis://127.0.0.1:9/0", operated.prefix)
+        found = await findings(away)
+        assert sorted(found) == ["broker", "redis"]
+        assert all("usageledger up" in each["mend"] for some in found.values() for each in some)
+
+    asyncio.run(work())
