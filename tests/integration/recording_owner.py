@@ -55,9 +55,6 @@ class RecordingOwner:
         finally:
             await self._ledger.close()
 
-    async def another_claims(self) -> None:
-        await asyncio.Event().wait()
-
     async def _own(self) -> None:
         offset = await self._ledger.claim(KeyedValue(None, b"claim")) + 1
         self.state = "catching_up"

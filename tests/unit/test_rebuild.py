@@ -193,3 +193,19 @@ async def test_a_view_that_counted_what_the_log_has_lost_is_seen_until_the_new_o
         assert set(world.view.stored_accounts) == set(old)
         await world.settled()
         assert world.used("a") + world.used("b") == 40 * 32
+
+
+@attacked
+async def test_another_ledgers_view_is_left_alone() -> None:
+    """Two ledgers on one prefix: whoever rebuilt one took the counters of the other away."""
+    async with a_world() as world:
+        worker = await decided(world, 5)
+        await worker.kill()
+        head = world.view.stored_head
+        assert head is not None
+        other = head._replace(value=head.value.replace(decode_head(head.value).ledger.encode(), b"ledger-of-another"))
+        world.view.stored_head = other
+        end = world.ledger.end_offset
+        with pytest.raises(PartitionStopped, match="another ledger"):
+            await rebuild_of(world).run()
+        assert (world.view.stored_head, world.ledger.end_offset) == (other, end)

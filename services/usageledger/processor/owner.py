@@ -31,7 +31,6 @@ from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextDue, NextRecor
 VERIFY_INTERVAL_S = 1.0
 CHUNKS_IN_FLIGHT = 2
 BACK_OFF_S = (0.05, 5.0)
-STOPPED_LOOK_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -122,21 +121,6 @@ class PartitionOwner:
             # Two that supersede each other would otherwise do so again at the same moment, and again.
             await asyncio.sleep(back_off_s * self._spread.uniform(0.5, 1.5))
             back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
-
-    async def another_claims(self) -> None:
-        """Return once the ledger has grown since this owner stopped: somebody has claimed the partition, as an operator does who skips what
-        it stopped at. To claim again then is as safe as at any time: if nothing has changed, it stops again."""
-        end: int | None = None
-        while True:
-            try:
-                found = await self._ledger.end_offset()
-            except LedgerError as error:
-                logger.info("partition %d: whether another has claimed it cannot be told now: %s", self.partition, error)
-            else:
-                if end is not None and found != end:
-                    return
-                end = found
-            await asyncio.sleep(STOPPED_LOOK_S)
 
     def check_for_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:
         """Raise InputGap where an offset is missing before or between records: what lay there would never be decided.

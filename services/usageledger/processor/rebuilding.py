@@ -69,6 +69,11 @@ class ViewRebuild:
             raise PartitionStopped(f"partition {self._partition} of the ledger is empty: there is nothing to rebuild from")
         ledger_id = await ledger_id_of(self._ledger, self._partition)
         rules = await head_of(self._view)
+        if rules is not None and rules.ledger != ledger_id:
+            raise PartitionStopped(
+                f"the Redis view of partition {self._partition} belongs to another ledger ({rules.ledger}, not {ledger_id}), which may be"
+                " alive: give this ledger a Redis or a prefix of its own"
+            )
         if anew:
             await self._view.beside().clear()
         begun_at = await self._build_nearly(ledger_id, rules)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
+from usageledger.log.records import LedgerError
 from usageledger.log.topics import Topics
 from usageledger.processor.feed import Chunk, PartitionFeed, Place
 from usageledger.processor.health import PartitionHealth, WorkerHealth
@@ -23,6 +24,7 @@ STUCK_S = 60.0
 """A partition that has something to do and does nothing for so long is not waiting, it is stuck: the process ends and is started again."""
 
 WATCH_INTERVAL_S = 1.0
+STOPPED_LOOK_S = 2.0
 # Together less than the five seconds that a process is given to end.
 OWNER_STOP_S = 2.0
 COMMIT_S = 0.5
@@ -51,10 +53,6 @@ class Owner(Protocol):
 
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only when stopped with a reason; raises what must end the process."""
-        ...
-
-    async def another_claims(self) -> None:
-        """Return once another has claimed the stopped partition, so that `run` may fare better."""
         ...
 
 
@@ -240,12 +238,24 @@ class _Worker:
                 for place in feed.places.values():
                     self._consumer.hold(place)
                 self._report()
-                await owner.another_claims()
+                await self._until_another_claims(partition)
                 logger.info("partition %d: another has claimed it since it stopped; claiming again", partition)
         except Exception as error:  # noqa: BLE001 - it ends the process, with this as its cause
             failure = WorkerFailed(f"partition {partition}: {error!r}")
             failure.__cause__ = error
             self._fail(failure)
+
+    async def _until_another_claims(self, partition: int) -> None:
+        """Return once the ledger of a stopped partition has grown: somebody has claimed it, as an operator does who skips what it stopped
+        at. To claim again then is as safe as at any time: if nothing else has changed, it stops again."""
+        end: int | None = None
+        while True:
+            with suppress(LedgerError):  # Kafka does not answer: it is asked again
+                found = await self._offsets.end_offset(Place(self._topics.ledger, partition))
+                if end is not None and found != end:
+                    return
+                end = found
+            await asyncio.sleep(STOPPED_LOOK_S)
 
     def _paired(self, places: set[Place]) -> list[int]:
         usage = {place.partition for place in places if place.topic == self._topics.usage}
