@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -140,14 +141,19 @@ sys.meta_path.insert(0, Refusing)
 def _undeclared_imports(module: Module) -> Iterator[str]:
     part = max((name for name in EXTRA_OF if module.name == name or module.name.startswith(f"{name}.")), key=len)
     declared = {canonicalize_name(requirement.name) for requirement in _requirements(EXTRA_OF[part])}
-    distributions = importlib.metadata.packages_distributions()
     for line, target in imports_of(module, set()):
         top = target.partition(".")[0]
         if top in sys.stdlib_module_names or top in {PACKAGE, "__future__"}:
             continue
-        brought_by = {canonicalize_name(name) for name in distributions.get(top, [f"{top}, not installed"])}
+        brought_by = {canonicalize_name(name) for name in _distributions().get(top, [f"{top}, not installed"])}
         if not brought_by & declared:
             yield f"{module.name}:{line} imports {target} ({', '.join(sorted(brought_by))}), which {part!r} asks no extra for"
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Which distributions bring a package. Made from every file that is installed: asked for each module it took half a minute."""
+    return importlib.metadata.packages_distributions()
 
 
 def _requirements(extra: str) -> Iterator[Requirement]:
