@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit import ledger_world
-from tests.unit.ledger_world import ListedInputs, World, a_world
+from tests.unit.hostile_view import HostileView
+from tests.unit.ledger_world import Hesitant, ListedInputs, World, a_world
 from tests.unit.test_owner import replayed
 from tests.unit.test_owner_under_attack import attacked, choke_on
 from usageledger.audit.replay import Difference
@@ -36,8 +37,8 @@ async def skip(world: World, offset: int, *, topic: Topic = "usage", reason: str
         InputAddress(topic=topic, partition=0, offset=offset),
         reason,
         partition_count=1,
-        ledger=MemoryLedgerPartition(world.ledger),
-        view=world.view,
+        ledger=Hesitant(MemoryLedgerPartition(world.ledger)),
+        view=Hesitant(world.view),
         inputs=inputs,
         catalogs=world.catalogs,
         operator="operator",
@@ -84,6 +85,41 @@ async def test_the_owner_that_stopped_can_be_run_again(monkeypatch: pytest.Monke
         worker.task = asyncio.ensure_future(worker.owner.run())
         await world.settled()
         assert (worker.owner.state, worker.owner.stopped_because) == ("running", None)
+
+
+@attacked
+@pytest.mark.parametrize("steps", range(0, 60, 3))
+async def test_an_owner_that_claims_while_an_operator_skips_is_given_way_to(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skip that was refused had claimed; the stopped owner saw that and claimed in the middle of the next skip, which failed."""
+    choke_on(monkeypatch, "decide", "poison")
+    async with a_world() as world:
+        await stopped_at_poison(world)
+        skipping = asyncio.ensure_future(skip(world, 3))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        owner = world.start_worker()
+        assert (await skipping).entry.kind == "skip"
+        if owner.task.done():
+            world.start_worker()
+        await world.settled()
+        assert [entry.kind for entry in world.entries()].count("skip") == 1
+        assert world.used() == 4 * 32
+        replayed(world)
+
+
+@attacked
+@pytest.mark.parametrize("call", ["head", "fetch", "due", "commit"])
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_store_that_does_not_answer_once_is_asked_again(call: str, applied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    choke_on(monkeypatch, "decide", "poison")
+    async with a_world() as world:
+        world.view = view = HostileView()
+        await stopped_at_poison(world)
+        view.fail_next(call, applied=applied)
+        assert (await skip(world, 3)).entry.kind == "skip"
+        world.start_worker()
+        await world.settled()
+        assert [entry.kind for entry in world.entries()].count("skip") == 1
 
 
 @attacked

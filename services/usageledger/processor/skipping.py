@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
-from usageledger.counters.view import PartitionView
+from usageledger.counters.view import PartitionView, ViewError
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook, Undecidable
-from usageledger.log.records import KeyedValue, LedgerPartition, Record
+from usageledger.log.records import KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change
 from usageledger.processor.claiming import claim_partition
@@ -25,6 +26,7 @@ from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextCatalog, NextRecords, NextStep
 
 NEXT_STEP_TIMEOUT_S = 30.0
+ATTEMPT_PAUSES_S = (0.2, 1.0, 3.0, 6.0)
 
 
 class SkipRefused(Exception):
@@ -46,11 +48,44 @@ async def skip_input(
 ) -> SealedEntry:
     """Append the skip of the input that the partition would decide next, if this code fails on it, and return the entry.
 
-    ``inputs`` feeds both inputs from where it is told to begin, as for an owner; their first records are enough.
+    ``inputs`` feeds both inputs from where it is told to begin, as for an owner; their first records are enough. An owner that claims
+    meanwhile, as one does that stopped and saw a claim of ours, is given way to, and then it is tried again.
     Raises SkipRefused, and as an owner does PartitionStopped, LedgerError and ViewError.
     """
     if address.topic == "catalog" or not reason.strip():
         raise SkipRefused("a usage or an account event can be skipped, and for a reason")
+    for pause_s in (*ATTEMPT_PAUSES_S, None):
+        try:
+            return await _skip_once(
+                address,
+                reason,
+                partition_count=partition_count,
+                ledger=ledger,
+                view=view,
+                inputs=inputs,
+                catalogs=catalogs,
+                operator=operator,
+                merge=Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now),
+            )
+        except (LedgerError, ViewError) as error:
+            if not error.retriable or pause_s is None:
+                raise
+            await asyncio.sleep(pause_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _skip_once(
+    address: InputAddress,
+    reason: str,
+    *,
+    partition_count: int,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    inputs: InputBuffer,
+    catalogs: CatalogLog,
+    operator: str,
+    merge: Merge,
+) -> SealedEntry:
     rules = await head_of(view)
     if rules is not None:
         _refuse_what_was_decided(address, rules)
@@ -62,7 +97,7 @@ async def skip_input(
     position = await catch_up(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
     _refuse_unless_next_of_its_topic(address, book.head)
     await inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
-    record = _asked_for(address, await _next_step(Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now), book))
+    record = _asked_for(address, await _next_step(merge, book))
     accounts, identities = book.used_by(decoded := book.decode(address.topic, [record]))
     await provide(book, view, position, accounts, identities)
     try:
@@ -73,7 +108,8 @@ async def skip_input(
         raise SkipRefused(f"{_named(address)} is decided without a fault by this release: it is not skipped, start the processor again")
     (skipped,) = book.skip(address.topic, record, reason=reason, detail=detail)
     await ledger.append(skipped.entry.offset, [[KeyedValue(skipped.entry.account.encode() or None, skipped.value)]])
-    await view.commit(position, view_change(book.head, book.take_changes()))
+    with suppress(ViewError):  # it lies in the log, which is the truth: the view's next owner folds it
+        await view.commit(position, view_change(book.head, book.take_changes()))
     return skipped
 
 
