@@ -202,7 +202,7 @@ class PartitionLife(RuleBasedStateMachine):
         for item in sealed:
             read = entry_at(item.entry.offset, item.value)
             assert read == item, "what is read is what was sealed"
-            self.folded.fold(read)
+            self.folded.fold([read])
             entry = item.entry
             self.written[entry.account].append(entry)
             for figures in (entry.before, entry.after):

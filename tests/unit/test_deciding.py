@@ -14,7 +14,7 @@ from usageledger.domain.catalog_document import catalog_document
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import Namespace, identity_of, window_of
-from usageledger.log.deciding import DueList, PartitionBook, Undecidable, identities_touched_by, milliseconds, time_of
+from usageledger.log.deciding import DueList, PartitionBook, Undecidable, milliseconds, read_by, time_of
 from usageledger.log.records import Record
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -99,8 +99,9 @@ def test_a_voids_change_is_its_own_identity_and_that_of_the_usage() -> None:
     partition.take("2026-03-01T00:00 use chat_action id=g")
     partition.book.take_changes()
     (sealed,) = partition.take("+1s void g id=v")
-    touched = {identity_of("account", "a", "/test", "v"), identity_of("usage", "a", "/test", "g")}
-    assert set(partition.book.take_changes().identities) == touched == set(identities_touched_by(sealed.entry))
+    voided = identity_of("usage", "a", "/test", "g")
+    assert set(partition.book.take_changes().identities) == {identity_of("account", "a", "/test", "v"), voided}
+    assert read_by([sealed]) == (["a"], [(window_of(partition.now), voided)])
 
 
 def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
@@ -109,8 +110,7 @@ def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
                  "+1s grant 10 until=2026-04-01T00:00", "2026-03-10T00:00 wait", "+1s use genai_video/veo_3 id=h"]:  # fmt: skip
         told.take(line)
     folded = _book()
-    for sealed in told.entries:
-        folded.fold(sealed)
+    folded.fold(told.entries)
     assert folded.head == told.book.head
     assert {name: encode(state) for name, state in folded.accounts.items() if state} == {"a": encode(told.state())}
     assert folded.identities == told.book.identities

@@ -72,6 +72,8 @@ class TestRandomSchedules:
         monkeypatch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 2_000)))
         monkeypatch.setattr(owner_module, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
         monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", random.choice((1, 2, 7, 1_000)))
+        monkeypatch.setattr(catch_up_module, "RECORDS_PER_COMMIT", random.choice((1, 5, 10_000)))
+        monkeypatch.setattr(catch_up_module, "ACCOUNTS_KEPT_MAX", random.choice((0, 20_000)))
         monkeypatch.setattr(deciding, "decode_catalog", cache(decode_catalog))
 
         async def attack() -> None:
@@ -262,8 +264,10 @@ class TestTheLog:
             last_of_group = {sealed.hash for sealed in world.sealed() if sealed.entry.kind != "account_opened"}
             for records in range(1, 6):
                 monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", records)
+                monkeypatch.setattr(catch_up_module, "RECORDS_PER_COMMIT", records)
                 view = await rebuilt(world)
                 assert {position.hash for position in view.moved_to if position.hash} <= last_of_group, records
+                assert len(view.moved_to) > 2, "it was committed on the way"
             replayed(world)
 
     @attacked

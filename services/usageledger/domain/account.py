@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 
-class Period(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One instance of the billing cycle: ``[start, end)``; Free's has no end. An account's periods are numbered from 0."""
 
     number: int
@@ -32,7 +32,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return (self.is_first or at >= self.start) and (self.end is None or at < self.end)
 
 
-class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Grant(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """An immutable, dated addition of credits, named by the event that brought it. ``left`` is what no ended period has drawn."""
 
     source: str
@@ -43,7 +43,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: datetime | None = None
 
 
-class AccountState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What the ledger knows of an account."""
 
     plan: str

@@ -19,7 +19,7 @@ Rounding = Literal["up", "exact"]
 
 
 # No omit_defaults in this module: msgspec compares defaults by identity, so equal rates could be written as different bytes.
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
+class Rate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a use costs: ``credits`` micro-credits for each ``per`` units."""
 
     credits: int

@@ -18,7 +18,8 @@ from usageledger.domain.head import Head, advance
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _decoder = msgspec.json.Decoder(LedgerEntry)
-_HASH_FIELD_BYTES = len(b',"hash":"') + 64 + len(b'"}')
+_BEFORE_DATA = b'"datacontenttype":"application/json","data":'
+_HASH_FIELD_BYTES = len(b',"hash":""}') + 64
 
 
 class SealedEntry(NamedTuple):
@@ -27,6 +28,10 @@ class SealedEntry(NamedTuple):
     entry: LedgerEntry
     hash: str
     value: bytes
+
+
+ENTRY_TYPE = "ledger.entry"
+CLAIM_TYPE = "ledger.claim"
 
 
 class _Envelope(msgspec.Struct):
@@ -39,9 +44,6 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 UNREADABLE = (ValueError, RecursionError)
 """What decoding raises for bytes that are not what they should be: msgspec's own errors, and those of text and of nesting beside them."""
 
-ENTRY_TYPE = "ledger.entry"
-CLAIM_TYPE = "ledger.claim"
-
 
 def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None) -> tuple[list[SealedEntry], Head]:
     """Seal drafts one after another behind ``head``; return them and the head after them. ``decided`` is the input that they decide on."""
@@ -51,7 +53,8 @@ def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: Inp
         entry = replace(draft, partition=partition, offset=head.next_offset, input=address, previous_hash=head.hash)
         unhashed = _encoder.encode(entry)
         hash_ = hashlib.sha256(unhashed).hexdigest()
-        sealed.append(SealedEntry(entry, hash_, _wrapped(entry, unhashed, hash_)))
+        value = b"%s%s%s}" % (_before_data_of(entry), unhashed[:-1], _hash_field(hash_))
+        sealed.append(SealedEntry(entry, hash_, value))
         head = advance(head, entry, hash_)
     return sealed, head
 
@@ -63,22 +66,11 @@ class NotAnEntry(ValueError):
 def unseal(value: bytes) -> SealedEntry | None:
     """Read a record's value back: None for a claim. Raises NotAnEntry for bytes that `seal` did not write."""
     try:
-        envelope = _envelope_decoder.decode(value)
-    except UNREADABLE as error:
-        raise NotAnEntry(f"not a ledger record: {error}") from None
-    if envelope.type == CLAIM_TYPE:
-        return None
-    data = bytes(envelope.data)
-    unhashed, hash_ = data[:-_HASH_FIELD_BYTES] + b"}", data[-66:-2].decode("ascii", "replace")
-    if hashlib.sha256(unhashed).hexdigest() != hash_:
-        raise NotAnEntry("the entry's bytes do not have the hash that it states")
-    try:
-        entry = _decoder.decode(data)
-    except UNREADABLE as error:
-        raise NotAnEntry(f"not a ledger entry: {error}") from None
-    if _wrapped(entry, unhashed, hash_) != value:
-        raise NotAnEntry("the CloudEvent around the entry does not say what the entry does")
-    return SealedEntry(entry, hash_, value)
+        return _unsealed(value)
+    except NotAnEntry:
+        if _type_of(value) == CLAIM_TYPE:
+            return None
+        raise
 
 
 def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
@@ -90,16 +82,41 @@ def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
     return sealed if sealed is not None and sealed.entry.offset == offset else None
 
 
-def _wrapped(entry: LedgerEntry, unhashed: bytes, hash_: str) -> bytes:
+def _unsealed(value: bytes) -> SealedEntry:
+    begin = value.find(_BEFORE_DATA) + len(_BEFORE_DATA)  # no string holds these bytes, for it would escape their quotes
+    data = value[begin:-1]
+    hash_ = hashlib.sha256(data[:-_HASH_FIELD_BYTES] + b"}").hexdigest()
+    if not data.endswith(_hash_field(hash_)):
+        raise NotAnEntry("the entry's bytes do not have the hash that it states")
+    try:
+        entry = _decoder.decode(data)
+    except UNREADABLE as error:
+        raise NotAnEntry(f"not a ledger entry: {error}") from None
+    if value[:begin] != _before_data_of(entry) or value[-1:] != b"}":
+        raise NotAnEntry("the CloudEvent around the entry does not say what the entry does")
+    return SealedEntry(entry, hash_, value)
+
+
+def _type_of(value: bytes) -> str:
+    try:
+        return _envelope_decoder.decode(value).type
+    except UNREADABLE as error:
+        raise NotAnEntry(f"not a ledger record: {error}") from None
+
+
+def _hash_field(hash_: str) -> bytes:
+    """The end of an entry's data, in place of the closing brace of what was hashed."""
+    return b',"hash":"%s"}' % hash_.encode()
+
+
+def _before_data_of(entry: LedgerEntry) -> bytes:
     subject = b',"subject":%s' % _encoder.encode(entry.account) if entry.account else b""  # one that is there is not empty
-    return b'{"specversion":"1.0","type":"%s","source":"/usageledger/ledger/%d","id":"%d-%d"%s,"time":%s,%s"data":%s,"hash":"%s"}}' % (
-        ENTRY_TYPE.encode(),
+    time = _encoder.encode(entry.appended_at)
+    return b'{"specversion":"1.0","type":"ledger.entry","source":"/usageledger/ledger/%d","id":"%d-%d"%s,"time":%s,%s' % (
         entry.partition,
         entry.partition,
         entry.offset,
         subject,
-        _encoder.encode(entry.appended_at),
-        b'"datacontenttype":"application/json",',
-        unhashed[:-1],
-        hash_.encode(),
+        time,
+        _BEFORE_DATA,
     )

@@ -27,7 +27,7 @@ Kind = Literal[
 Topic = Literal["usage", "account", "catalog"]
 
 
-class InputAddress(msgspec.Struct, frozen=True, kw_only=True):
+class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Where the record lies that an entry decides on. The partition is the ledger's own, or 0 of the catalog."""
 
     topic: Topic
@@ -35,7 +35,7 @@ class InputAddress(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
-class EventReference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventReference(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The identity of the event behind an entry; derived for what the ledger does by itself. ``content`` digests what the event says."""
 
     source: str
@@ -44,7 +44,7 @@ class EventReference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     content: str | None = None
 
 
-class PeriodReference(msgspec.Struct, frozen=True, kw_only=True):
+class PeriodReference(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The period that an entry counts in; an account's periods are numbered from 0."""
 
     number: int
@@ -52,7 +52,7 @@ class PeriodReference(msgspec.Struct, frozen=True, kw_only=True):
     end: datetime | None
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class Figures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A period's figures: ``remaining = allotment + granted - used``."""
 
     allotment: int
@@ -61,7 +61,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     remaining: int
 
 
-class Voids(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Voids(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The usage that a void cancels. ``awaits_usage``: it has not arrived yet and will cost nothing when it does."""
 
     source: str
@@ -72,7 +72,7 @@ class Voids(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     awaits_usage: bool = False
 
 
-class GrantChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GrantChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A grant given, or one that expired; ``settled`` is what the period had drawn from it for good."""
 
     source: str
@@ -83,7 +83,7 @@ class GrantChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     settled: int = 0
 
 
-class PlanChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PlanChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What becomes of the plan. ``opens`` is the period that begins (ending the current one), ``settled`` what that one drew from grants.
 
     Without ``opens``: the plan is another one from now on (``plan``, with ``allotment``), or from the next renewal (``next_plan``).
@@ -100,7 +100,7 @@ class PlanChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     counted_from: datetime | None = None
 
 
-class UpgradeOffer(msgspec.Struct, frozen=True, kw_only=True):
+class UpgradeOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The lowest plan above the account's that leaves it with credits."""
 
     plan: str
@@ -109,7 +109,7 @@ class UpgradeOffer(msgspec.Struct, frozen=True, kw_only=True):
     allotment: int
 
 
-class Crossing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A limit that the entry crosses: all that a limit event says, so that the limits consumer needs no state of its own."""
 
     type: Literal["limit.threshold", "limit.reached", "limit.cleared"]
@@ -122,7 +122,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     upgrade: UpgradeOffer | None = None
 
 
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One line. ``partition`` and ``offset`` are its address: a record that lies elsewhere than at the offset it names is no entry.
 
     ``decide`` returns drafts, with offset -1 and no previous hash; `domain.chain` seals them.

@@ -14,7 +14,7 @@ from usageledger.domain.quantity import format_quantity
 EffectiveWhen = Literal["period_end", "now"]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What every event has. Account + source + id is its identity; ``occurred_at`` is the CloudEvents ``time``."""
 
     account: str

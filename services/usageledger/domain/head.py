@@ -12,7 +12,7 @@ from usageledger.domain.entry import LedgerEntry, Topic
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """``ledger`` is the id that the partition's first claim gave it; the offsets are of what comes next."""
 
     ledger: str

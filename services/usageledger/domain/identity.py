@@ -29,7 +29,7 @@ _json = msgspec.json.Encoder()
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
-class IdentityRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class IdentityRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
     """What the view remembers of an event: enough to tell a duplicate from a reused id, and to void a charge."""
 
     first_appended_at: datetime
@@ -55,8 +55,8 @@ def identity_of(namespace: Namespace, account: str, source: str, event_id: str) 
 
 
 def window_of(at: datetime) -> int:
-    """The number of the window in which an identity first appended at that time is kept."""
-    return (at - _EPOCH) // WINDOW
+    """The number of the window in which an identity first appended at that time, in UTC, is kept."""
+    return (at.toordinal() - _EPOCH.toordinal()) // WINDOW.days
 
 
 def identity_changes(entry: LedgerEntry, voided: IdentityRecord | None) -> list[tuple[bytes, IdentityRecord]]:
@@ -64,12 +64,12 @@ def identity_changes(entry: LedgerEntry, voided: IdentityRecord | None) -> list[
     event = entry.event
     if event is None or event.content is None or entry.kind in ("refusal", "duplicate"):
         return []
-    record = IdentityRecord(entry.appended_at, "decided", event.content, entry_offset=entry.offset)
     if entry.kind == "usage":
         assert entry.period is not None and entry.feature is not None
         state: Literal["decided", "voided"] = "voided" if entry.is_void_on_arrival else "decided"
         record = IdentityRecord(entry.appended_at, state, event.content, entry.credits, entry.feature, entry.period.number, entry.offset)
         return [(identity_of("usage", entry.account, event.source, event.id), record)]
+    record = IdentityRecord(entry.appended_at, "decided", event.content, entry_offset=entry.offset)
     changes = [(identity_of("account", entry.account, event.source, event.id), record)]
     if entry.voids is not None:
         usage = identity_of("usage", entry.account, entry.voids.source, entry.voids.id)

@@ -16,7 +16,7 @@ from usageledger.domain.account import AccountState, due_at
 from usageledger.domain.catalog import AdoptedCatalogs, Catalog
 from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.decide import decide, decide_due
-from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
+from usageledger.domain.entry import InputAddress, LedgerEntry, Topic, Voids
 from usageledger.domain.events import AnyEvent, UsageRecorded, UsageVoided
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
@@ -165,13 +165,27 @@ class PartitionBook:
         )
         return self._write([entry])
 
-    def fold(self, sealed: SealedEntry) -> None:
-        """Apply an entry that lies in the log. Its account and identities must have been provided, and ``catalogs`` hold what it adopts."""
-        entry = sealed.entry
-        self.head = advance(self.head, entry, sealed.hash)
-        if entry.account and entry.kind not in _CHANGE_NOTHING:
-            self._remember(self._identities_after(entry))
-            self._note_state(entry, evolve(self.accounts.get(entry.account), entry))
+    def fold(self, entries: Iterable[SealedEntry]) -> None:
+        """Apply entries that lie in the log, in order. What they read must have been provided: see `read_by`.
+
+        ``catalogs`` are those that all of them were decided by. Raises Undecidable, and then the book is of no more use.
+        """
+        last_of_account: dict[str, LedgerEntry] = {}
+        last_of_input: dict[Topic | None, SealedEntry] = {}
+        try:
+            for sealed in entries:
+                entry = sealed.entry
+                last_of_input[None if entry.input is None else entry.input.topic] = sealed
+                if entry.account and entry.kind not in _CHANGE_NOTHING:
+                    last_of_account[entry.account] = entry
+                    self._remember(self._identities_after(entry))
+                    self.accounts[entry.account] = evolve(self.accounts.get(entry.account), entry)
+            for entry in last_of_account.values():
+                self._note_state(entry, self.accounts[entry.account])
+        except Exception as error:
+            raise Undecidable(f"ledger entry {self.partition}-{entry.offset}: {error!r}") from error
+        for sealed in sorted(last_of_input.values(), key=lambda sealed: sealed.entry.offset):
+            self.head = advance(self.head, sealed.entry, sealed.hash)
 
     def _decided_input(self, item: DecodedInput) -> list[SealedEntry]:
         address = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
@@ -236,9 +250,7 @@ class PartitionBook:
         return sealed
 
     def _identities_after(self, entry: LedgerEntry) -> list[tuple[bytes, IdentityRecord]]:
-        voided = None
-        if entry.voids is not None:
-            voided = self.identities.get(identity_of("usage", entry.account, entry.voids.source, entry.voids.id))
+        voided = None if entry.voids is None else self.identities.get(_voided_by(entry.account, entry.voids))
         return identity_changes(entry, voided)
 
     def _remember(self, identities: Sequence[tuple[bytes, IdentityRecord]]) -> None:
@@ -343,9 +355,24 @@ def identities_of(event: AnyEvent) -> list[bytes]:
     return [own]
 
 
-def identities_touched_by(entry: LedgerEntry) -> list[bytes]:
-    """The identities that folding an entry reads or writes."""
-    return [identity for identity, _ in identity_changes(entry, None)]
+def read_by(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, bytes]]]:
+    """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be folded.
+
+    Of identities that is the usage that a void names; an event's own is written whatever was known of it.
+    """
+    accounts: dict[str, None] = {}
+    identities: dict[tuple[int, bytes], None] = {}
+    for sealed in entries:
+        entry = sealed.entry
+        if entry.account:
+            accounts[entry.account] = None
+        if entry.voids is not None:
+            identities[window_of(entry.appended_at), _voided_by(entry.account, entry.voids)] = None
+    return list(accounts), list(identities)
+
+
+def _voided_by(account: str, voids: Voids) -> bytes:
+    return identity_of("usage", account, voids.source, voids.id)
 
 
 def time_of(timestamp_ms: int) -> datetime:

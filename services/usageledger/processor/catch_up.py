@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,12 +17,15 @@ from usageledger.domain.claim import decode_claim, knows_rules_of
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
-from usageledger.log.deciding import Changes, PartitionBook, adopted_catalogs, asked_for_by, identities_touched_by, milliseconds, time_of
+from usageledger.log.deciding import Changes, PartitionBook, Undecidable, adopted_catalogs, asked_for_by, milliseconds, read_by, time_of
 from usageledger.log.records import LedgerPartition, Record, Superseded
 from usageledger.processor.catalog_log import CatalogLog
 
 CATALOG_WAIT_S = 30.0
 LOOK_BACK_RECORDS = 100
+RECORDS_PER_COMMIT = 10_000
+ACCOUNTS_KEPT_MAX = 20_000
+"""How many accounts stay in memory from one commit to the next, so that they need not be fetched again."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +87,19 @@ async def _fold_all(
     position = await _begin(book, stored, ledger, view, catalogs)
     unfolded: list[SealedEntry] = []
     async for records in ledger.read(book.head.next_offset, claimed_at + 1):
-        unfolded += [entry for record in records if (entry := _valid(book, record)) is not None]
+        unfolded += _valid(book, records)
         next_offset = records[-1].offset + 1
-        if next_offset <= claimed_at and unfolded:
-            # More entries of the last one's input may follow; the view never stands between two of them.
-            next_offset = _last_together(unfolded)
-        whole = [sealed for sealed in unfolded if sealed.entry.offset < next_offset]
-        unfolded = unfolded[len(whole) :]
-        if next_offset > book.head.next_offset:
-            position = await _fold(book, view, catalogs, position, whole, next_offset)
+        # More entries of the last one's input may follow; the view never stands between two of them.
+        whole = len(unfolded) if next_offset > claimed_at else _place_of_last_together(unfolded)
+        await _fold(book, view, catalogs, position, unfolded[:whole])
+        unfolded = unfolded[whole:]
+        book.head = replace(book.head, next_offset=unfolded[0].entry.offset if unfolded else next_offset)
+        if book.head.next_offset - (0 if position is None else position.next_offset) >= RECORDS_PER_COMMIT:
+            position = await _commit(book, view, position)
+    book.head = replace(book.head, next_offset=claimed_at + 1)
     if position is None or position.next_offset < claimed_at + 1:
-        position = await _commit(book, view, position, claimed_at + 1)
+        position = await _commit(book, view, position)
+    book.accounts.clear()
     return position
 
 
@@ -120,6 +126,11 @@ async def provide(
     """Fetch accounts and identities into the book, if the view stands where it is believed to; else raise HeadMoved."""
     if not accounts and not identities:
         return
+    if position is None:
+        # An empty view has nothing to give; whether it still is empty, the commit finds out.
+        book.accounts.update(dict.fromkeys(accounts))
+        book.identities.update({identity: None for _, identity in identities})
+        return
     fetched = await view.fetch(position, accounts, identities)
     try:
         for account, blob in zip(accounts, fetched.accounts, strict=True):
@@ -136,9 +147,9 @@ async def provide(
 
 def view_change(head: Head, changes: Changes) -> ViewChange:
     """What a commit writes: the head, and what decisions or entries have changed."""
-    identities: dict[int, dict[bytes, bytes]] = {}
+    identities: dict[int, dict[bytes, bytes]] = defaultdict(dict)
     for identity, record in changes.identities.items():
-        identities.setdefault(window_of(record.first_appended_at), {})[identity] = encode(record)
+        identities[window_of(record.first_appended_at)][identity] = encode(record)
     return ViewChange(
         head=encode(head),
         position=Position(head.next_offset, head.hash),
@@ -229,63 +240,77 @@ def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
     )
 
 
-def _last_together(entries: Sequence[SealedEntry]) -> int:
-    """The offset of the first of those entries at the end that were decided together."""
-    group = asked_for_by(entries[-1])
-    return min(sealed.entry.offset for sealed in entries if asked_for_by(sealed) == group)
+def _place_of_last_together(entries: Sequence[SealedEntry]) -> int:
+    """Where those entries at the end begin that were decided together."""
+    place = len(entries)
+    while place > 0 and asked_for_by(entries[place - 1]) == asked_for_by(entries[-1]):
+        place -= 1
+    return place
 
 
 async def _fold(
-    book: PartitionBook,
-    view: PartitionView,
-    catalogs: CatalogLog,
-    position: Position | None,
-    entries: Sequence[SealedEntry],
-    next_offset: int,
-) -> Position:
-    identities = {(window_of(item.entry.appended_at), identity): None for item in entries for identity in identities_touched_by(item.entry)}
-    accounts = list(dict.fromkeys(item.entry.account for item in entries if item.entry.account))
-    await provide(book, view, position, accounts, list(identities))
-    for sealed in entries:
-        if sealed.entry.previous_hash != book.head.hash:
+    book: PartitionBook, view: PartitionView, catalogs: CatalogLog, position: Position | None, entries: Sequence[SealedEntry]
+) -> None:
+    accounts, identities = read_by(entries)
+    await provide(
+        book,
+        view,
+        position,
+        [account for account in accounts if account not in book.accounts],
+        [pair for pair in identities if pair[1] not in book.identities],
+    )
+    begin, hash_ = 0, book.head.hash
+    for place, sealed in enumerate(entries):
+        if sealed.entry.previous_hash != hash_:
             raise PartitionStopped(
                 f"the hash chain of partition {book.partition} breaks at offset {sealed.entry.offset}: run `usageledger audit verify`"
             )
-        book.catalogs = await _with_adopted(book.catalogs, sealed, catalogs)
-        try:
-            book.fold(sealed)
-        except Exception as error:
-            raise PartitionStopped(f"the code fails on ledger entry {book.partition}-{sealed.entry.offset}: {error!r}") from error
-    return await _commit(book, view, position, next_offset)
+        hash_ = sealed.hash
+        address = sealed.entry.input
+        if address is not None and address.topic == "catalog":
+            # What came before it was decided without it.
+            _fold_run(book, entries[begin:place])
+            book.catalogs, begin = await _with_adopted(book.catalogs, address.offset, catalogs), place
+    _fold_run(book, entries[begin:])
 
 
-def _valid(book: PartitionBook, record: Record) -> SealedEntry | None:
-    claim = decode_claim(record.value)
-    if claim is not None and not knows_rules_of(claim):
-        raise PartitionStopped(
-            f"partition {book.partition} was claimed by a worker with newer rules ({claim.decide}, tzdata {claim.tzdata}):"
-            " upgrade this worker"
-        )
+def _fold_run(book: PartitionBook, entries: Sequence[SealedEntry]) -> None:
     try:
-        return entry_at(record.offset, record.value)
-    except NotAnEntry as error:
-        raise PartitionStopped(f"the record at offset {record.offset} of ledger partition {book.partition} is no entry: {error}") from error
+        book.fold(entries)
+    except Undecidable as error:
+        raise PartitionStopped(f"the code fails on {error}") from error
 
 
-async def _with_adopted(adopted: AdoptedCatalogs, sealed: SealedEntry, catalogs: CatalogLog) -> AdoptedCatalogs:
-    address = sealed.entry.input
-    if address is None or address.topic != "catalog":
-        return adopted
-    if not await catalogs.holds(address.offset + 1, CATALOG_WAIT_S):
-        raise PartitionStopped(f"the catalog topic no longer holds offset {address.offset}, which the ledger adopted")
-    record = catalogs.at_or_after(address.offset)
+def _valid(book: PartitionBook, records: Sequence[Record]) -> list[SealedEntry]:
+    valid: list[SealedEntry] = []
+    for record in records:
+        try:
+            sealed = entry_at(record.offset, record.value)
+        except NotAnEntry as error:
+            raise PartitionStopped(
+                f"the record at offset {record.offset} of ledger partition {book.partition} is no entry: {error}"
+            ) from error
+        if sealed is not None:
+            valid.append(sealed)
+        elif (claim := decode_claim(record.value)) is not None and not knows_rules_of(claim):
+            raise PartitionStopped(
+                f"partition {book.partition} was claimed by a worker with newer rules ({claim.decide}, tzdata {claim.tzdata}):"
+                " upgrade this worker"
+            )
+    return valid
+
+
+async def _with_adopted(adopted: AdoptedCatalogs, offset: int, catalogs: CatalogLog) -> AdoptedCatalogs:
+    if not await catalogs.holds(offset + 1, CATALOG_WAIT_S):
+        raise PartitionStopped(f"the catalog topic no longer holds offset {offset}, which the ledger adopted")
+    record = catalogs.at_or_after(offset)
     return adopted if record is None else adopted_catalogs([record], adopted)
 
 
-async def _commit(book: PartitionBook, view: PartitionView, position: Position | None, next_offset: int) -> Position:
-    book.head = replace(book.head, next_offset=next_offset)
+async def _commit(book: PartitionBook, view: PartitionView, position: Position | None) -> Position:
     change = view_change(book.head, book.take_changes())
     await view.commit(position, change)
-    book.accounts.clear()
     book.identities.clear()
+    if len(book.accounts) > ACCOUNTS_KEPT_MAX:
+        book.accounts.clear()
     return change.position
