@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
 from usageledger.domain.catalog_document import catalog_document
 from usageledger.domain.chain import SealedEntry
@@ -28,6 +30,7 @@ from usageledger.processor.catalog_log import CatalogLog
 LEDGER_ID = "made-up"
 ACCOUNTS = 5_000
 DAYS = 100
+CLAIMS = 20
 BEGIN_MS = milliseconds(datetime(2026, 1, 1, tzinfo=UTC))
 
 MODELS = [("genai_video", "veo_3"), ("genai_video", "ray_2"), ("genai_image", "imagen_3"), ("chat_message", None), ("chat_action", None)]
@@ -43,6 +46,12 @@ class MadeUpLedger:
     catalogs: CatalogLog = field(default_factory=CatalogLog)
     book: PartitionBook = field(default_factory=lambda: PartitionBook(0, 1, Head(ledger=LEDGER_ID), AdoptedCatalogs()))
     kinds: Counter[str] = field(default_factory=Counter)
+    claims: list[int] = field(default_factory=list)
+    """Where the claims lie: one at the beginning, one at the end, some between."""
+
+    def claim(self) -> None:
+        self.claims.append(self.log.append_as_another(KeyedValue(None, encode_claim(claim_of(0, LEDGER_ID, "made-up")))))
+        self.book.head = replace(self.book.head, next_offset=self.log.end_offset)
 
     def keep(self, sealed: list[SealedEntry]) -> None:
         self.log.append_as_another(*(KeyedValue(item.entry.account.encode() or None, item.value) for item in sealed))
@@ -53,25 +62,26 @@ class MadeUpLedger:
         return self.kinds.total()
 
 
-def make_ledger(entries: int, seed: int = 20261125) -> MadeUpLedger:
+def make_ledger(entries: int, *, accounts: int = ACCOUNTS, seed: int = 20261125) -> MadeUpLedger:
     """Decide a made-up history until there are that many entries."""
     made = MadeUpLedger()
-    made.log.append_as_another(KeyedValue(None, encode_claim(claim_of(0, LEDGER_ID, "benchmark"))))
-    made.book.head = Head(ledger=LEDGER_ID, next_offset=1)
+    made.claim()
     catalog = _catalog_record()
     made.catalogs.put([catalog])
     made.keep(made.book.adopt(catalog))
-    for topic, record in _inputs(random.Random(seed), DAYS * 86_400_000 // entries):
+    for topic, record in _inputs(random.Random(seed), accounts, DAYS * 86_400_000 // entries):
         (item,) = made.book.decode(topic, [record])
         while (due := made.book.due.next()) is not None and due[0] <= item.appended_at:
             made.keep(made.book.decide_due(due[1], due[0]))
         made.keep(made.book.decide_input(item))
+        if made.entries * CLAIMS >= entries * len(made.claims):
+            made.claim()
         if made.entries >= entries:
-            break
-    return made
+            return made
+    raise AssertionError("the inputs have no end")
 
 
-def _inputs(rng: random.Random, step_ms: int) -> Iterator[tuple[Topic, Record]]:
+def _inputs(rng: random.Random, accounts: int, step_ms: int) -> Iterator[tuple[Topic, Record]]:
     """Records of both inputs in the order of their timestamps, without end."""
     offsets: dict[Topic, int] = {"usage": 0, "account": 0}
     used: list[tuple[str, dict[str, Any]]] = []
@@ -79,7 +89,9 @@ def _inputs(rng: random.Random, step_ms: int) -> Iterator[tuple[Topic, Record]]:
     while True:
         now_ms += rng.randint(0, 2 * step_ms)
         what = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        account, type_, data, event_id = _said(rng, what, offsets, used)
+        # The cube puts half of all that happens on an eighth of the accounts.
+        account = f"acct_{int(accounts * rng.random() ** 3):05d}"
+        account, type_, data, event_id = _said(rng, what, account, offsets, used)
         event = {
             "specversion": "1.0",
             "type": type_,
@@ -99,10 +111,9 @@ def _inputs(rng: random.Random, step_ms: int) -> Iterator[tuple[Topic, Record]]:
 
 
 def _said(
-    rng: random.Random, what: str, offsets: dict[Topic, int], used: list[tuple[str, dict[str, Any]]]
+    rng: random.Random, what: str, account: str, offsets: dict[Topic, int], used: list[tuple[str, dict[str, Any]]]
 ) -> tuple[str, str, dict[str, Any], str]:
-    """Account, type, data and id of the next event. The cube puts half of all that happens on an eighth of the accounts."""
-    account = f"acct_{int(ACCOUNTS * rng.random() ** 3):05d}"
+    """Account, type, data and id of the next event; a repeat or a void is of the account that it repeats or voids."""
     if what in ("repeat", "void") and used:
         account, earlier = rng.choice(used)
         if what == "repeat":
