@@ -84,16 +84,14 @@ class PartitionReplay:
 
     def _valid(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
         for record in records:
-            claim = decode_claim(record.value)
-            if claim is not None:
-                self._note_claim(claim, record.offset)
-                continue
             try:
                 sealed = entry_at(record.offset, record.value)
             except NotAnEntry as error:
                 raise Difference(f"{self._at(record.offset)}: {error}") from None
             if sealed is not None:
                 yield sealed
+            elif (claim := decode_claim(record.value)) is not None:
+                self._note_claim(claim, record.offset)
 
     def _note_claim(self, claim: Claim, offset: int) -> None:
         if not knows_rules_of(claim):

@@ -27,6 +27,7 @@ Kind = Literal[
 Topic = Literal["usage", "account", "catalog"]
 
 
+# gc=False here and in the state: what cannot change cannot lie in a cycle, and millions of them are a lot to search for one.
 class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Where the record lies that an entry decides on. The partition is the ledger's own, or 0 of the catalog."""
 
