@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
 from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
@@ -115,6 +116,15 @@ def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
     assert {name: encode(state) for name, state in folded.accounts.items() if state} == {"a": encode(told.state())}
     assert folded.identities == told.book.identities
     assert folded.due.all() == told.book.due.all()
+
+
+def test_an_entry_that_the_code_cannot_fold_is_named() -> None:
+    partition = Partition()
+    partition.take("2026-03-01T00:00 use chat_action")
+    opened, used = partition.entries
+    late = used._replace(entry=replace(used.entry, is_late=True))  # and the account has no previous period
+    with pytest.raises(Undecidable, match="ledger entry 0-1"):
+        _book().fold([opened, late])
 
 
 def _published(version: str, offset: int = 0, **changes: Any) -> Record:

@@ -24,7 +24,7 @@ from usageledger.processor.catalog_log import CatalogLog
 CATALOG_WAIT_S = 30.0
 LOOK_BACK_RECORDS = 100
 RECORDS_PER_COMMIT = 5_000
-"""One commit holds the server up for some ten milliseconds."""
+"""An account is encoded once in so many; more would hold the server up for longer, and others with it."""
 ACCOUNTS_KEPT_MAX = 20_000
 """How many accounts stay in memory from one commit to the next, so that they need not be fetched again."""
 
