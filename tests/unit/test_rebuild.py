@@ -14,7 +14,7 @@ from tests.unit.test_owner_under_attack import attacked
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head
 from usageledger.log import memory
-from usageledger.processor import rebuilding
+from usageledger.processor import catch_up, rebuilding
 from usageledger.processor.catch_up import PartitionStopped
 
 
@@ -22,6 +22,7 @@ from usageledger.processor.catch_up import PartitionStopped
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_world, "DEADLINE_S", 300.0)
     monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", 5)
+    monkeypatch.setattr(catch_up, "RECORDS_PER_COMMIT", 5)
 
 
 def content(view: MemoryView) -> object:

@@ -183,7 +183,7 @@ class PartitionBook:
             for entry in last_of_account.values():
                 self._note_state(entry, self.accounts[entry.account])
         except Exception as error:
-            raise Undecidable(f"ledger entry {self.partition}-{entry.offset}: {error!r}") from error
+            raise Undecidable(f"ledger entry {self.partition}-{entry.offset}", error) from error
         # A head keeps of each input where its last entry got to, and of the ledger the very last.
         for sealed in sorted(last_of_input.values(), key=lambda sealed: sealed.entry.offset):
             self.head = advance(self.head, sealed.entry, sealed.hash)
