@@ -83,8 +83,8 @@ fuzz: wheel ## each decoder under a coverage-guided fuzzer, and a partition's ac
 	$(PY) -m tests.fuzz.accounting --inputs $(RUNS)
 	@! $(PY) -c "import atheris" 2>/dev/null || $(PY) -m tests.fuzz --runs $(RUNS)
 
-model: wheel ## model checking
-	$(PYTEST) tests/model $(ARGS)
+model: wheel ## go through every state of the protocol's model (WIDE=1: with one fault more, hours)
+	$(if $(WIDE),USAGELEDGER_TEST_PROFILE=thorough) $(PYTEST) tests/model $(ARGS)
 
 integration: wheel ## the whole flow on a real broker (USAGELEDGER_TEST_BACKEND=packages|docker chooses which)
 	$(PYTEST) tests/integration $(ARGS)

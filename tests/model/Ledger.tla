@@ -214,7 +214,7 @@ DecideDue(w) ==
   /\ CanDecide(w) /\ HasCatalog(w)
   /\ \E by \in {"record", "clock"} :
        /\ IF by = "record" THEN DueByRecord(w) ELSE DueByClock(w)
-       /\ IF LookUpFails(w) /\ InMemory(w) = <<>>
+       /\ IF LookUpFails(w) /\ \A e \in Range(InMemory(w)) : e.asked[1] = "catalog"
           THEN Forget(w)
           ELSE Become(w, [workers[w] EXCEPT !.chunks = Append(@, Sealed(w, Drafts(<<"due", k>>, 1, FALSE, by))),
                                             !.due = IF With("due dates folded") THEN 0 ELSE k])

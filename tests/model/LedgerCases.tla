@@ -8,6 +8,7 @@ Two(id, time) == [id |-> id, time |-> time, entries |-> 2]
 Nothing == <<>>
 
 RepeatedUsage == <<Two("x", 0), One("x", 0), One("y", 0)>>
+UsedTwice == <<One("x", 0), One("x", 0)>>
 OneUse == <<One("x", 0)>>
 UsageAround == <<One("x", 0), One("y", 2)>>
 AccountAround == <<One("p", 1), One("q", 2)>>

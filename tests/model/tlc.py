@@ -52,7 +52,7 @@ def check(module: str, configuration: str, *, limit_s: float) -> Verdict:
         file = Path(scratch, "model.cfg")
         file.write_text(configuration, encoding="utf-8")
         command = [str(find_java()), "-XX:+UseSerialGC", f"-Xmx{HEAP}", f"-Djava.io.tmpdir={scratch}", "-cp", str(tlc_jar()), "tlc2.TLC"]
-        options = ["-workers", "1", "-deadlock", "-coverage", "60", "-noGenerateSpecTE", "-metadir", scratch, "-config", str(file), module]
+        options = ["-workers", "1", "-deadlock", "-coverage", "60", "-metadir", scratch, "-config", str(file), module]
         try:
             ended = subprocess.run([*command, *options], cwd=MODELS, capture_output=True, text=True, timeout=limit_s, check=False)
         except subprocess.TimeoutExpired as error:
@@ -63,13 +63,14 @@ def check(module: str, configuration: str, *, limit_s: float) -> Verdict:
 def read_verdict(code: int, output: str, configuration: str) -> Verdict:
     """Read what TLC printed. It does not name the property that is violated, so a configuration that expects that must name just one."""
     errors, states = _ERROR.findall(output), _STATES.findall(output)
+    first = errors[0] if errors else ""
     if len(states) == 1:
         _, distinct, left = map(int, states[0])
         taken = {action: int(count) for action, count in _ACTION.findall(output)}
         if code == 0 and not errors and left == 0 and output.count(_NO_ERROR) == 1:
             return Verdict(None, distinct, taken)
-        if code == _CODE_OF_INVARIANT and (match := _INVARIANT.fullmatch(errors[0])):
+        if code == _CODE_OF_INVARIANT and (match := _INVARIANT.fullmatch(first)):
             return Verdict(match.group(1), distinct, taken)
-        if code == _CODE_OF_PROPERTY and errors[0] == _PROPERTY and (named := re.findall(r"^PROPERTY (\w+)$", configuration, re.MULTILINE)):
+        if code == _CODE_OF_PROPERTY and first == _PROPERTY and (named := re.findall(r"^PROPERTY (\w+)$", configuration, re.MULTILINE)):
             return Verdict(named[0], distinct, taken)
     raise TlcFailed(f"TLC ended with {code}:\n{output[-4_000:]}")
