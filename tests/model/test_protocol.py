@@ -16,7 +16,7 @@ import pytest
 from tests.model.tlc import MODELS, TlcFailed, Verdict, check, read_verdict
 
 IS_WIDE = os.environ.get("USAGELEDGER_TEST_PROFILE") == "thorough"
-LIMIT_S = 14_400.0 if IS_WIDE else 300.0
+LIMIT_S = 14_400.0 if IS_WIDE else 500.0
 AT_ONCE = 2
 
 # All runs are queued at once, so a test may wait for those before its own.
@@ -158,7 +158,7 @@ def test_a_model_that_takes_too_long_has_no_verdict() -> None:
 
 
 def _checked(run: Run) -> Verdict:
-    return check(f"{_module_of(run)}Cases", _configured(run), limit_s=LIMIT_S)
+    return check(f"{_module_of(run)}Cases", _configured(run), limit_s=LIMIT_S, is_long=IS_WIDE)
 
 
 def _module_of(run: Run) -> str:

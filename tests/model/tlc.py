@@ -46,15 +46,19 @@ def tlc_jar() -> Path:
     return fetch_jars(lock=_LOCK)[0]
 
 
-def check(module: str, configuration: str, *, limit_s: float) -> Verdict:
-    """Go through all states of a module, by one worker so that counts and counterexamples are the same each time. Raises TlcFailed."""
+def check(module: str, configuration: str, *, limit_s: float, is_long: bool = False) -> Verdict:
+    """Go through all states of a module, by one worker so that counts and counterexamples are the same each time. Raises TlcFailed.
+
+    A run that is not long ends before it is worth Java's while to optimise what it runs.
+    """
     with tempfile.TemporaryDirectory(prefix="usageledger-model-") as scratch:
         file = Path(scratch, "model.cfg")
         file.write_text(configuration, encoding="utf-8")
-        command = [str(find_java()), "-XX:+UseSerialGC", f"-Xmx{HEAP}", f"-Djava.io.tmpdir={scratch}", "-cp", str(tlc_jar()), "tlc2.TLC"]
+        java = [str(find_java()), "-XX:+UseSerialGC", f"-Xmx{HEAP}", *([] if is_long else ["-XX:TieredStopAtLevel=1"])]
+        tlc = [f"-Djava.io.tmpdir={scratch}", "-cp", str(tlc_jar()), "tlc2.TLC"]
         options = ["-workers", "1", "-deadlock", "-coverage", "60", "-metadir", scratch, "-config", str(file), module]
         try:
-            ended = subprocess.run([*command, *options], cwd=MODELS, capture_output=True, text=True, timeout=limit_s, check=False)
+            ended = subprocess.run([*java, *tlc, *options], cwd=MODELS, capture_output=True, text=True, timeout=limit_s, check=False)
         except subprocess.TimeoutExpired as error:
             raise TlcFailed(f"{module}: no verdict within {limit_s:.0f} s") from error
     return read_verdict(ended.returncode, ended.stdout, configuration)
