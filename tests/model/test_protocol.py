@@ -67,8 +67,8 @@ WRONG = [
     missing("the named offset", "EachCrossingIsSeenOnceAndInOrder", "limits"),
     missing("batches without holes", "EachCrossingIsSeenOnceAndInOrder", "limits"),
     missing("readers drop repeats", "EachCrossingIsSeenOnceAndInOrder", "limits"),
-    in_the_end("claim again", "EverythingIsDecided", "repeats_in_the_end"),
-    in_the_end("the idle verifier", "TheViewCatchesUp", "repeats_in_the_end"),
+    in_the_end("claim again", "EverythingIsDecided", "faults_in_the_end"),
+    in_the_end("the idle verifier", "TheViewCatchesUp", "faults_in_the_end"),
     in_the_end("resume again", "EachCrossingIsAnnounced", "limits_in_the_end", Consumers="{a}"),
 ]
 

@@ -56,7 +56,7 @@ def check(module: str, configuration: str, *, limit_s: float, is_long: bool = Fa
         file.write_text(configuration, encoding="utf-8")
         java = [str(find_java()), "-XX:+UseSerialGC", f"-Xmx{HEAP}", *([] if is_long else ["-XX:TieredStopAtLevel=1"])]
         tlc = [f"-Djava.io.tmpdir={scratch}", "-cp", str(tlc_jar()), "tlc2.TLC"]
-        options = ["-workers", "1", "-deadlock", "-coverage", "60", "-metadir", scratch, "-config", str(file), module]
+        options = ["-workers", "1", "-deadlock", "-lncheck", "final", "-coverage", "60", "-metadir", scratch, "-config", str(file), module]
         try:
             ended = subprocess.run([*java, *tlc, *options], cwd=MODELS, capture_output=True, text=True, timeout=limit_s, check=False)
         except subprocess.TimeoutExpired as error:
