@@ -29,7 +29,7 @@ Checks == {"the gap", "the named offset", "the head at look-up", "the head at co
            "append before commit", "the overlay", "one batch an input", "batches in order",
            "whole inputs folded", "due dates folded", "adopted versions only",
            "the other input", "both ends asked", "the idle verifier", "claim again"}
-ASSUME Without \subseteq Checks
+ASSUME Without \subseteq Checks /\ InFlightMax \in 1..2
 With(check) == check \notin Without
 
 VARIABLES
@@ -62,8 +62,8 @@ IsValid(r) == r.asked[1] # "claim" /\ (With("the named offset") => r.at = r.plac
 ValidIn(records) == SelectSeq(records, IsValid)
 Valid == ValidIn(log)
 ValidBefore(n) == ValidIn(SubSeq(log, 1, n - 1))
-Group(entries, from) == \* the entries of one input, beginning there
-  LET IsSame(e) == e.asked = entries[from].asked IN SelectSeq(entries, IsSame)
+Group(entries, n) == \* those that the same input made as the n-th
+  LET IsSame(e) == e.asked = entries[n].asked IN SelectSeq(entries, IsSame)
 
 (* What a fold of entries knows. *)
 InputsOf(topic) == IF topic = "usage" THEN Usage ELSE Account

@@ -8,7 +8,7 @@ EXTENDS Naturals, Sequences, TLC
 CONSTANTS
   Consumers,
   Ledger,     \* what the log will hold: a sequence of [isValid, crossings]
-  FaultsMax,  \* answers that are lost, deaths and falls
+  FaultsMax,  \* lost answers and deaths
   TakeMax,    \* records translated at once
   Without     \* checks that are taken out, to see that the model misses them
 
@@ -34,9 +34,9 @@ Min(a, b) == IF a < b THEN a ELSE b
 NoPlace == <<0, 0>>
 IsBeyond(p, q) == p[1] > q[1] \/ (p[1] = q[1] /\ p[2] > q[2])
 
-PlacesAt(n, hasValid) == IF hasValid => Ledger[n].isValid THEN [i \in 1..Ledger[n].crossings |-> <<n, i>>] ELSE <<>>
+PlacesAt(n, onlyValid) == IF onlyValid => Ledger[n].isValid THEN [i \in 1..Ledger[n].crossings |-> <<n, i>>] ELSE <<>>
 RECURSIVE Places(_, _, _)
-Places(from, to, hasValid) == IF from > to THEN <<>> ELSE PlacesAt(from, hasValid) \o Places(from + 1, to, hasValid)
+Places(from, to, onlyValid) == IF from > to THEN <<>> ELSE PlacesAt(from, onlyValid) \o Places(from + 1, to, onlyValid)
 Crossings == Places(1, written, TRUE)
 
 (* What a reader makes of limit.events: it drops what is not beyond the last
@@ -110,7 +110,7 @@ Step(c) == Resume(c) \/ Take(c) \/ Announce(c)
 Next == Write \/ ArriveLate \/ \E c \in Consumers : Step(c) \/ GiveUp(c)
 Spec == Init /\ [][Next]_vars
 
-(* One consumer at least, the one that the group means, does not stand still.*)
+(* One consumer at least, the one that the group means, does not stand still. *)
 FairSpec == Spec /\ WF_vars(Write) /\ \E c \in Consumers : WF_vars(Step(c))
 
 ----------------------------------------------------------------------------
