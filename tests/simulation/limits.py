@@ -1,0 +1,206 @@
+"""A limits consumer as a process: the announcer blocks in its calls, so it runs in a greenlet that others run between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Any, TypeVar
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from tests.simulation.network import Disconnected, Link, Network, Server
+from tests.simulation.oracle import Broken, PartitionOracle
+from tests.simulation.scheduler import Process, SimulatedLoop
+from tests.simulation.servers import SimulatedLog
+from usageledger.limits.announcer import Announcer, Assignment, LimitLogUnreadable, LimitsError, PartitionsStopped, Unavailable
+from usageledger.limits.translate import LimitMessage
+from usageledger.log.records import Record
+
+T = TypeVar("T")
+
+ASK_TIMEOUT_S = 15.0
+APPEND_TIMEOUT_S = 10.0
+PAUSE_S = 0.02
+
+
+class LimitTopic:
+    """One partition of the limit events."""
+
+    def __init__(self, oracle: PartitionOracle) -> None:
+        self.records: list[Record] = []
+        self._oracle = oracle
+
+    def take(self, values: Sequence[bytes]) -> None:
+        """Append a batch, whole."""
+        for value in values:
+            self.records.append(Record(len(self.records), 0, None, value))
+            self._oracle.limits.read(value)
+
+
+class LimitsConsumer:
+    """Runs an `Announcer` until it is killed or it fails."""
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        network: Network,
+        kafka: Server,
+        name: str,
+        ledgers: Mapping[int, SimulatedLog],
+        limits: Mapping[int, LimitTopic],
+        random: Random,
+    ) -> None:
+        self.process = Process(name)
+        self.partitions = frozenset(ledgers)
+        self.generation = 0
+        self.has_ended = False
+        self._loop = loop
+        self._network = network
+        self._kafka = kafka
+        self._context = loop.context_of(self.process)
+        self._waiting = 0
+        self._hub: Any = None
+        self._greenlet = greenlet(self._run)
+        self.announcer = Announcer(_Feed(self, ledgers, random), _LimitLog(self, limits, random), loop.time)
+        loop.call_soon(self._resume, 0, context=self._context)
+
+    def kill(self) -> None:
+        """End it wherever it is. What it has on its way still arrives."""
+        self.process.is_alive = False
+        self._waiting = -1
+        if self._greenlet and not self._greenlet.dead:
+            self._greenlet.throw(GreenletExit)
+        self._end()
+
+    def asked(self, link: Link, question: Callable[[], T], timeout_s: float) -> T:
+        """Block until the server answers. Raises Unavailable."""
+        answer = self._network.send(link, question)
+        if self.waited(timeout_s, answer):
+            try:
+                return answer.result()
+            except Disconnected as error:
+                raise Unavailable(str(error)) from error
+        raise Unavailable("no answer in time")
+
+    def waited(self, seconds: float, answer: asyncio.Future[Any] | None = None) -> bool:
+        """Block for so long, or until the answer is there; whether it is."""
+        self._waiting += 1
+        resume = partial(self._resume, self._waiting)
+        timer = self._loop.call_later(seconds, resume, context=self._context)
+        if answer is not None:
+            answer.add_done_callback(lambda _: resume(), context=self._context)
+        self._hub.switch()
+        timer.cancel()
+        return answer is not None and answer.done()
+
+    def link(self, *, is_strict: bool = False) -> Link:
+        return Link(self._kafka, self.process, is_strict=is_strict)
+
+    def _resume(self, waiting: int) -> None:
+        if waiting == self._waiting:
+            self._waiting += 1
+            self._hub = getcurrent()
+            self._greenlet.switch()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self.announcer.step()
+                self.waited(PAUSE_S)
+        except (LimitLogUnreadable, PartitionsStopped) as error:
+            raise Broken("no partition stops", f"limits: {error}") from error
+        except LimitsError:
+            self._network.faults["limits: ended by itself"] += 1
+        except GreenletExit:
+            return
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.has_ended = True
+        self.process.ready.clear()
+        self._loop.forget(self.process)
+
+
+class _Feed:
+    """See `LedgerFeed`."""
+
+    def __init__(self, consumer: LimitsConsumer, ledgers: Mapping[int, SimulatedLog], random: Random) -> None:
+        self._consumer = consumer
+        self._ledgers = ledgers
+        self._random = random
+        self._positions: dict[int, int] = {}
+        self._paused: set[int] = set()
+        self._link = consumer.link()
+        self._skipped: set[tuple[int, int]] = set()
+        self.committed: dict[int, int] = {}
+        self.skips = 0.0
+
+    def assignment(self) -> Assignment:
+        return Assignment(self._consumer.generation, self._consumer.partitions)
+
+    def seek(self, partition: int, offset: int) -> None:
+        self._positions[partition] = offset
+        self._paused.discard(partition)
+
+    def pause(self, partition: int) -> None:
+        self._paused.add(partition)
+
+    def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
+        polled = self._consumer.asked(self._link, self._read, ASK_TIMEOUT_S)
+        if not polled:
+            self._consumer.waited(timeout_ms / 1000)
+        for partition, records in polled.items():
+            self._positions[partition] = records[-1].offset + 1
+            if self._random.random() < self.skips and (partition, records[0].offset) not in self._skipped:
+                self._skipped.add((partition, records[0].offset))
+                polled[partition] = records[1:]
+        return {partition: records for partition, records in polled.items() if records}
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        log = self._ledgers[partition]
+        return self._consumer.asked(self._consumer.link(), lambda: (log.start_offset, log.end_offset), ASK_TIMEOUT_S)
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        self._consumer.asked(self._consumer.link(), lambda: self.committed.update(next_offsets), ASK_TIMEOUT_S)
+
+    def _read(self) -> dict[int, list[Record]]:
+        limit = self._random.choice((1, 3, 50))
+        polled = {}
+        for partition, position in self._positions.items():
+            if partition not in self._paused and partition in self._consumer.partitions:
+                records = self._ledgers[partition].records[position : position + limit]
+                if records:
+                    polled[partition] = list(records)
+        return polled
+
+
+class _LimitLog:
+    """See `LimitLog`."""
+
+    def __init__(self, consumer: LimitsConsumer, limits: Mapping[int, LimitTopic], random: Random) -> None:
+        self._consumer = consumer
+        self._limits = limits
+        self._random = random
+        self._link: Link | None = None
+
+    def last(self, partition: int) -> Record | None:
+        records = self._limits[partition].records
+        return self._consumer.asked(self._consumer.link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S)
+
+    def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
+        failures: dict[int, Exception] = {}
+        for partition, some in messages.items():
+            size = self._random.choice((1, 2, 100))
+            for start in range(0, len(some), size):
+                values = [message.value for message in some[start : start + size]]
+                link = self._link = self._link or self._consumer.link(is_strict=True)
+                try:
+                    self._consumer.asked(link, partial(self._limits[partition].take, values), APPEND_TIMEOUT_S)
+                except Unavailable as error:
+                    self._link = None
+                    failures[partition] = error
+                    break
+        return failures

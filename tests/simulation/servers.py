@@ -1,0 +1,108 @@
+"""What Kafka and the store hold: logs that tell a witness of each record, and views that can fall back to any earlier moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from usageledger.counters.memory import MemoryView
+from usageledger.counters.view import Position, StoredHead, ViewChange
+from usageledger.log.memory import MemoryLog
+from usageledger.log.records import KeyedValue, Record
+
+
+class Witness(Protocol):
+    """Is told of everything that changes in one partition, as it does."""
+
+    def ledger_appended(self, records: Sequence[Record]) -> None: ...
+
+    def view_commits(self, stood_at: Position | None, change: ViewChange) -> None: ...
+
+
+class SimulatedLog(MemoryLog):
+    """One partition of the ledger."""
+
+    def __init__(self, clock_ms: Callable[[], int], witness: Witness) -> None:
+        super().__init__(clock_ms)
+        self._witness = witness
+
+    def take(self, batch: Sequence[KeyedValue]) -> int:
+        """Append a batch, whole."""
+        first = self.append_as_another(*batch)
+        self._witness.ledger_appended(self.records[first - self.start_offset :])
+        return first
+
+
+class SimulatedView(MemoryView):
+    """One partition's view, with all that it was."""
+
+    def __init__(self, clock_ms: Callable[[], int], witness: Witness) -> None:
+        super().__init__(clock_ms)
+        self._witness = witness
+        self._undo: list[Callable[[], None]] = []
+
+    @property
+    def stands_at(self) -> Position | None:
+        return self.stored_head.position if self.stored_head is not None else None
+
+    @property
+    def moments(self) -> int:
+        """How many changes it can fall back."""
+        return len(self._undo)
+
+    async def commit(self, expected: Position | None, change: ViewChange) -> None:
+        self._check_head(expected)
+        self._witness.view_commits(self.stands_at, change)
+        head, accounts = self.stored_head, {account: self.stored_accounts.get(account) for account in change.accounts}
+        due = {account: self.due_ms.get(account) for account in change.due_ms}
+        windows, touched = dict(self.identities), {window: dict(self.identities.get(window, {})) for window in change.identities}
+        await super().commit(expected, change)
+        dropped = {window: found for window, found in windows.items() if window not in self.identities}
+        self._undo.append(lambda: self._take_back(head, accounts, due, {**dropped, **touched}))
+
+    async def clear(self) -> None:
+        self.lose()
+
+    def lose(self) -> None:
+        """Be emptied."""
+        was = (self.stored_head, self.stored_accounts, self.due_ms, self.identities)
+        self.stored_head, self.stored_accounts, self.due_ms, self.identities = None, {}, {}, {}
+        self._undo.append(lambda: self._become(*was))
+
+    def fall_back(self, changes: int) -> None:
+        """Lose the last changes."""
+        for _ in range(min(changes, len(self._undo))):
+            self._undo.pop()()
+
+    def forget_moments(self) -> None:
+        """From now on there is no way back."""
+        self._undo.clear()
+
+    def _take_back(
+        self,
+        head: StoredHead | None,
+        accounts: dict[str, bytes | None],
+        due: dict[str, int | None],
+        identities: dict[int, dict[bytes, bytes]],
+    ) -> None:
+        self.stored_head = head
+        self.identities = {**self.identities, **identities}
+        for account, state in accounts.items():
+            if state is None:
+                del self.stored_accounts[account]
+            else:
+                self.stored_accounts[account] = state
+        for account, ms in due.items():
+            if ms is None:
+                self.due_ms.pop(account, None)
+            else:
+                self.due_ms[account] = ms
+
+    def _become(
+        self,
+        head: StoredHead | None,
+        accounts: dict[str, bytes],
+        due: dict[str, int],
+        identities: dict[int, dict[bytes, bytes]],
+    ) -> None:
+        self.stored_head, self.stored_accounts, self.due_ms, self.identities = head, accounts, due, identities

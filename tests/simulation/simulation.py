@@ -1,0 +1,602 @@
+"""One simulated ledger: its accounts, its workers and limits consumers, the servers they need, and everything that befalls them.
+
+All of it follows from one seed. Storms, in which whatever can go wrong does, alternate with calms, in which everything must settle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.simulation.inputs import TOPICS, FeedFaults, InputTopic
+from tests.simulation.limits import LimitsConsumer, LimitTopic
+from tests.simulation.network import Network, Server, Weather
+from tests.simulation.oracle import Broken, PartitionOracle
+from tests.simulation.scheduler import SimulatedLoop
+from tests.simulation.servers import SimulatedLog, SimulatedView
+from tests.simulation.work import Work
+from tests.simulation.worker import Cluster, Worker
+from usageledger.audit.replay import Difference, PartitionReplay
+from usageledger.counters.view import Position, ViewChange, ViewError
+from usageledger.domain.catalog import load_shipped_catalog
+from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.encoding import decode_head
+from usageledger.domain.identity import window_of
+from usageledger.log import deciding
+from usageledger.log.deciding import milliseconds
+from usageledger.log.decoding import decode_catalog
+from usageledger.log.partitioning import partition_of
+from usageledger.log.records import LedgerError, Record
+from usageledger.processor import catch_up, merge, owner
+from usageledger.processor.feed import Place
+from usageledger.processor.inputs import Source
+
+BEGIN = datetime(2025, 1, 28, 10, tzinfo=UTC)
+SETTLE_S = 120.0
+"""With no faults any more everything settles within this: time-outs that still run, a last back-off, and the work itself."""
+
+STORM_ACTIONS = (20, 80)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one seed. ``failure`` names the invariant that broke, or is None."""
+
+    seed: int
+    steps: int = 0
+    digest: str = ""
+    invariant: str | None = None
+    failure: str | None = None
+    inputs: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(seed: int, steps: int) -> Outcome:
+    """Run one seed for at least so many steps. A step is one resumption of a process's event loop: a callback, or a task up to its next
+    await, an arriving request or answer, or an action of the schedule."""
+    outcome = Outcome(seed)
+    gc.collect()
+    gc.disable()  # what a collection finalizes, and when, would be chance
+    logging.disable(logging.ERROR)
+    try:
+        with _sizes(Random(f"sizes {seed}")):
+            Simulation(seed, steps, outcome).run()
+    finally:
+        gc.enable()
+        logging.disable(logging.NOTSET)
+    return outcome
+
+
+@contextmanager
+def _sizes(random: Random) -> Iterator[None]:
+    """Chunks so small that everything happens between two of them; decoding a catalog is done once for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 10, 2_000)))
+        patch.setattr(owner, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
+        patch.setattr(catch_up, "LOOK_BACK_RECORDS", random.choice((1, 5, 100)))
+        patch.setattr(deciding, "decode_catalog", _decoded_catalog)
+        yield
+
+
+_decoded_catalog = cache(decode_catalog)
+
+
+class _PartitionWitness:
+    """Tells the oracle, and takes down the history."""
+
+    def __init__(self, simulation: Simulation, partition: int) -> None:
+        self._simulation = simulation
+        self._partition = partition
+
+    def ledger_appended(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._simulation.note(f"ledger {self._partition} {record.offset} {record.timestamp_ms}", record.value or b"")
+        self._simulation.oracles[self._partition].ledger_appended(records)
+
+    def view_commits(self, stood_at: Position | None, change: ViewChange) -> None:
+        self._simulation.note(f"view {self._partition} {change.position}")
+        self._simulation.oracles[self._partition].view_commits(stood_at, change)
+
+
+class Simulation:
+    """One seed's world."""
+
+    def __init__(self, seed: int, steps: int, outcome: Outcome) -> None:
+        self.random = random = Random(seed)
+        self.steps = steps
+        self.outcome = outcome
+        self.loop = SimulatedLoop(random)
+        self.faults = outcome.faults
+        self.network = Network(self.loop, random, self.faults)
+        self.network.answered = (LedgerError, ViewError)
+        self.kafka, self.store = Server("kafka"), Server("store")
+        self.partition_count = random.choice((1, 2, 3))
+        self.is_importing = random.random() < 0.4
+        self.has_transactions = random.random() < 0.15
+        self.live_since = -1e9
+        self.history = hashlib.sha256()
+        self._clock_ahead = timedelta(0)
+        self._broker_skew = timedelta(0)
+        self._clocks_are_good = random.random() < 0.5
+        self._imported_at = BEGIN
+        partitions = range(self.partition_count)
+        self.topics = {Place(topic, p): InputTopic() for p in partitions for topic in (TOPICS.usage, TOPICS.account)}
+        self.catalogs: list[Record] = []
+        self.oracles = {p: PartitionOracle(p, self.partition_count, partial(self._read, p), partial(self._undecided, p)) for p in partitions}
+        self.ledgers = {p: SimulatedLog(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
+        self.views = {p: SimulatedView(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
+        self.limits = {p: LimitTopic(self.oracles[p]) for p in partitions}
+        self.feed_faults = FeedFaults()
+        self.cluster = Cluster(
+            self.loop,
+            self.network,
+            self.kafka,
+            self.store,
+            self.ledgers,
+            self.views,
+            self.topics,
+            self.catalogs,
+            self.feed_faults,
+            self.now,
+            self._is_importing_for,
+        )
+        self.workers: list[Worker] = []
+        self.consumers: list[LimitsConsumer] = []
+        self.accounts = [f"account-{n}" for n in range(random.choice((2, 5, 9)))] + ["a"]
+        self.work = Work(random, self.accounts, self.event_time, self.send, self.send_astray)
+        self._names = 0
+
+    # The clocks
+
+    def now(self) -> datetime:
+        """The time that right clocks show."""
+        return BEGIN + timedelta(seconds=self.loop.time()) + self._clock_ahead
+
+    def event_time(self) -> datetime:
+        """When the next event occurs: now, or in what is imported."""
+        return self._imported_at if self.is_importing else self.now()
+
+    def _broker_ms(self) -> int:
+        return milliseconds(self.now() + self._broker_skew)
+
+    def _is_importing_for(self, late_s: float) -> bool:
+        return self.is_importing or self.loop.time() < self.live_since + late_s
+
+    # The topics
+
+    def send(self, source: Source, key: bytes | None, value: bytes | None, at: datetime) -> None:
+        """Append an input where its key belongs."""
+        partition = partition_of(key, self.partition_count) if key else self.random.randrange(self.partition_count)
+        self._append(source, partition, key, value, at)
+
+    def send_astray(self, source: Source, key: bytes | None, value: bytes | None, at: datetime) -> None:
+        """Append an input to any partition."""
+        self._append(source, self.random.randrange(self.partition_count), key, value, at)
+
+    def _append(self, source: Source, partition: int, key: bytes | None, value: bytes | None, at: datetime) -> None:
+        topic = self.topics[Place(TOPICS.usage if source is Source.USAGE else TOPICS.account, partition)]
+        offset = topic.end_offset
+        if self.has_transactions and self.random.random() < 0.1:
+            offset += self.random.choice((1, 2))
+            self.faults["feed: offsets left out by a transaction"] += 1
+        topic.records.append(Record(offset, milliseconds(at) if self.is_importing else self._broker_ms(), key, value))
+        self._imported_at += timedelta(seconds=self.random.choice((0, 0.001, 1, 30)))
+        for worker in self.workers:
+            worker.wake()
+
+    def _read(self, partition: int, topic: str, offset: int) -> Record | None:
+        if topic == "catalog":
+            return self.catalogs[offset] if offset < len(self.catalogs) else None
+        return self._topic(partition, topic).at_or_after(offset)
+
+    def _topic(self, partition: int, topic: str) -> InputTopic:
+        return self.topics[Place(TOPICS.usage if topic == "usage" else TOPICS.account, partition)]
+
+    def _undecided(self, partition: int, at: datetime) -> bool:
+        """Whether an input of before that time lies there and waits, and none of after it that can have brought what was due."""
+        if self.is_importing or not self._clocks_are_good or self.live_since > -1e9:
+            return False
+        head = self.oracles[partition].replay.book.head
+        waiting = [self._topic(partition, source.value).at_or_after(head.next_of(source.value)) for source in Source]
+        times = [record.timestamp_ms for record in waiting if record is not None]
+        return bool(times) and max(times) < milliseconds(at)
+
+    def note(self, what: str, value: bytes = b"") -> None:
+        """Add to the history."""
+        self.history.update(f"{self.loop.time():.6f} {what} ".encode())
+        self.history.update(value)
+
+    # The whole of it
+
+    def run(self) -> None:
+        """Run to the end, or to the first invariant that breaks; then the outcome says so."""
+        loop, outcome = self.loop, self.outcome
+        main = loop.create_task(self._live())
+        try:
+            try:
+                loop.run_until_complete(main)
+            except RuntimeError as error:
+                raise loop.failure or error from error
+        except Broken as broken:
+            outcome.invariant, outcome.failure = broken.invariant, str(broken)
+        except Exception as error:  # noqa: BLE001 - a seed's outcome, with whatever it fails
+            outcome.invariant, outcome.failure = type(error).__name__, repr(error)
+        outcome.steps = loop.steps
+        self.note(f"steps {loop.steps}")
+        outcome.digest = self.history.hexdigest()
+        for oracle in self.oracles.values():
+            outcome.inputs += oracle.replay.counts.inputs
+            outcome.kinds += oracle.replay.counts.by_kind
+            outcome.faults["entries of superseded owners"] += oracle.ignored
+            outcome.faults["limits: repeats"] += oracle.limits.repeats
+        self._end(main)
+
+    def _end(self, main: asyncio.Task[None]) -> None:
+        """Leave nothing behind that runs."""
+        loop = self.loop
+        main.cancel()
+        for consumer in self.consumers:
+            consumer.kill()
+        for worker in self.workers:
+            worker.kill()
+        loop.failure = None
+        for process in list(loop._processes):
+            process.frozen_until = 0.0
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "call_exception_handler", lambda _: None)
+            loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+        loop.close()
+
+    async def _live(self) -> None:
+        if self.random.random() < 0.8:
+            self.publish_catalog()
+        while self.loop.steps < self.steps:
+            await self._storm()
+            await self._calm()
+        await self._check_the_end()
+
+    async def _storm(self) -> None:
+        random = self.random
+        self._draw_weather()
+        actions = self._actions()
+        weights = [weight * random.choice((0, 1, 1, 1, 3)) for _, weight in actions]
+        if not sum(weights):
+            return
+        for _ in range(random.randrange(*STORM_ACTIONS)):
+            (action, _), = random.choices(actions, weights)
+            self.note(action.__name__)
+            action()
+            await asyncio.sleep(random.choice((0, 0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5)))
+            if random.random() < 0.05:
+                await asyncio.sleep(random.choice((1.1, 6, 13)))
+
+    def _actions(self) -> list[tuple[Callable[[], None], float]]:
+        work = self.work
+        return [
+            (work.use, 20),
+            (work.burst, 6),
+            (work.use_late, 4),
+            (work.use_by_a_fast_clock, 2),
+            (work.use_again, 8),
+            (work.use_again_with_other_content, 2),
+            (work.tell_again, 2),
+            (work.void, 5),
+            (work.void_first, 3),
+            (work.subscribe, 5),
+            (work.change_plan, 5),
+            (work.cancel, 3),
+            (work.open, 2),
+            (work.grant, 5),
+            (work.send_junk, 3),
+            (work.send_without_a_time, 1),
+            (work.send_astray, 1),
+            (self.let_time_pass, 4),
+            (self.go_near_a_renewal, 8),
+            (self.publish_catalog, 1),
+            (self.go_live, 0.5),
+            (self.start_worker, 8),
+            (self.start_twin, 3),
+            (self.kill_worker, 5),
+            (self.freeze_worker, 6),
+            (self.step_clock, 3),
+            (self.fall_back, 6),
+            (self.lose_view, 1.5),
+            (self.take_server_down, 2),
+            (self.start_consumer, 3),
+            (self.kill_consumer, 2),
+            (self.freeze_consumer, 3),
+            (self.rebalance_consumers, 2),
+        ]
+
+    def _draw_weather(self) -> None:
+        random = self.random
+        for server in (self.kafka, self.store):
+            bad = random.choice((0.0, 0.02, 0.08, 0.2))
+            rates = [bad * random.choice((0, 0, 1)) for _ in range(6)]
+            server.weather = Weather(*rates, slow_s=random.choice((0.1, 3.0, 25.0)))
+        bad = random.choice((0.0, 0.0, 0.03, 0.1))
+        self._set_feed_faults([bad * random.choice((0, 0, 1)) for _ in range(4)], random.choice((0.0, 0.0, 0.3, 4.0)))
+        if self.has_transactions:
+            self.feed_faults.records_lost = 0.0
+
+    def _set_feed_faults(self, rates: Sequence[float], fetch_s: float) -> None:
+        for wanted, rate in zip(fields(FeedFaults), [*rates, fetch_s], strict=True):
+            setattr(self.feed_faults, wanted.name, rate)
+
+    async def _calm(self) -> None:
+        """Every fault ends, one worker and one consumer remain: everything settles, and after that it still does when a view falls back."""
+        self._end_faults()
+        self._leave_one_worker()
+        self._leave_one_consumer()
+        await self._settle()
+        if self.random.random() < 0.3:
+            self.fall_back()
+            await asyncio.sleep(0)
+            await self._settle()
+        if not self.is_importing:
+            for oracle in self.oracles.values():
+                oracle.check_nobody_is_blocked_after_the_period(self.now() - timedelta(seconds=3))
+
+    def _end_faults(self) -> None:
+        now = self.loop.time()
+        for server in (self.kafka, self.store):
+            server.weather, server.down_until = Weather(), min(server.down_until, now)
+        self._set_feed_faults([0.0] * 4, 0.0)
+        self._broker_skew = timedelta(0)
+        for worker in self.workers:
+            worker.clock_skew = timedelta(0)
+        for process in (*(worker.process for worker in self.workers), *(consumer.process for consumer in self.consumers)):
+            process.frozen_until = min(process.frozen_until, now)
+
+    def _leave_one_worker(self) -> None:
+        """It owns every partition: which of several goes on is for a group to say, and would not be settled without one."""
+        self._forget_the_dead()
+        able = [worker for worker in self.workers if len(worker.partitions) == self.partition_count]
+        left = self.random.choice(able) if able and self.random.random() < 0.7 else None
+        for worker in self.workers:
+            if worker is not left:
+                worker.kill()
+        self.workers = [left] if left is not None else [self._worker(range(self.partition_count))]
+
+    def _leave_one_consumer(self) -> None:
+        left = self.random.choice(self.consumers) if self.consumers and self.random.random() < 0.7 else None
+        for consumer in self.consumers:
+            if consumer is not left:
+                consumer.kill()
+        self.consumers = [left] if left is not None else [self._consumer()]
+        self.consumers[0].partitions = frozenset(range(self.partition_count))
+        self.consumers[0].generation += 1
+
+    async def _settle(self) -> None:
+        deadline = self.loop.time() + SETTLE_S
+        while why := self._unsettled():
+            if self.loop.time() > deadline:
+                raise Broken("everything settles", f"within {SETTLE_S:.0f} s, but {why}")
+            self._restart_what_ended()
+            await asyncio.sleep(0.5)
+
+    def _restart_what_ended(self) -> None:
+        if not self.workers[0].is_alive:
+            self.workers = [self._worker(range(self.partition_count))]
+        if self.consumers[0].has_ended:
+            self.consumers = [self._consumer()]
+
+    def _unsettled(self) -> str | None:
+        if not self.catalogs:
+            self.publish_catalog()
+        for partition, oracle in self.oracles.items():
+            head = oracle.replay.book.head
+            for source in Source:
+                if self._topic(partition, source.value).at_or_after(head.next_of(source.value)) is not None:
+                    return f"partition {partition} has {source.value} to decide at {head.next_of(source.value)}"
+            if head.catalog_next < len(self.catalogs):
+                return f"partition {partition} has a catalog to adopt"
+            stands_at = self.views[partition].stands_at
+            if stands_at is None or stands_at.hash != head.hash:
+                return f"the view of partition {partition} is at {stands_at}"
+            if oracle.limits.announced < len(oracle.limits.expected):
+                return f"partition {partition} has limits to announce"
+            due = oracle.replay.book.due.next()
+            if due is not None and not self.is_importing and due[0] < self.now() - timedelta(seconds=3):
+                return f"{due[1]} is due since {due[0]}"
+        return None
+
+    async def _check_the_end(self) -> None:
+        """A view made anew is the live one; an audit of the whole log agrees; each input has been decided once."""
+        live = {partition: _contents(view) for partition, view in self.views.items()}
+        self.workers[0].kill()
+        for view in self.views.values():
+            view.lose()
+        self.workers = [self._worker(range(self.partition_count))]
+        await self._settle()
+        for partition, view in self.views.items():
+            if _contents(view) != live[partition]:
+                raise Broken("a view made anew is the live one", f"partition {partition}")
+            self._audit(partition)
+
+    def _audit(self, partition: int) -> None:
+        replay = PartitionReplay(partition, self.partition_count, partial(self._read, partition))
+        try:
+            decided = [sealed.entry for sealed in replay.verified(self.ledgers[partition].records)]
+        except Difference as difference:
+            raise Broken("the audit decides the same", str(difference)) from difference
+        if replay.book.head.hash != self.oracles[partition].last_hash:
+            raise Broken("the audit decides the same", f"partition {partition} ends elsewhere")
+        outcomes: dict[tuple[str, int], set[str]] = {}
+        for entry in decided:
+            if entry.input is not None and entry.input.topic != "catalog":
+                outcome = entry.kind if entry.kind in ("refusal", "duplicate") else "accepted"
+                outcomes.setdefault((entry.input.topic, entry.input.offset), set()).add(outcome)
+        sent = {(source.value, record.offset) for source in Source for record in self._topic(partition, source.value).records}
+        if set(outcomes) != sent or any(len(found) != 1 for found in outcomes.values()):
+            raise Broken("accepted + refused + duplicates = sent", f"partition {partition}")
+
+    # What befalls it
+
+    def let_time_pass(self) -> None:
+        self._pass(timedelta(days=self.random.choice((0.01, 0.3, 1, 5, 20, 37, 75))))
+
+    def go_near_a_renewal(self) -> None:
+        """To a moment before some account's period ends, at it, or after."""
+        at = self.event_time()
+        ends = [
+            state.period.end
+            for oracle in self.oracles.values()
+            for state in oracle.replay.book.accounts.values()
+            if state is not None and state.period.end is not None and state.period.end > at
+        ]
+        if ends:
+            end = self.random.choice(ends)
+            seconds = self.random.choice((-60, -1, -0.5, -0.001, 0, 0.001, 0.5, 1, 2, 72 * 3600))
+            self._pass(max(timedelta(0), end + timedelta(seconds=seconds) - at))
+
+    def _pass(self, time: timedelta) -> None:
+        if self.is_importing:
+            self._imported_at += time
+        else:
+            self._clock_ahead += time
+
+    def publish_catalog(self) -> None:
+        """Another version; or one that was published before, or with other content, or junk."""
+        offset, version = len(self.catalogs), f"version {len(self.catalogs)}"
+        if offset and self.random.random() < 0.3:
+            version = "version 0"
+        document = _document(version, knows_more=offset > 0)
+        value = b"junk" if offset and self.random.random() < 0.1 else document
+        self.catalogs.append(Record(offset, self._broker_ms(), None, value))
+
+    def go_live(self) -> None:
+        if self.is_importing:
+            self.is_importing, self.live_since = False, self.loop.time()
+            self._clock_ahead += max(timedelta(0), self._imported_at + timedelta(hours=1) - self.now())
+            self.faults["import ended"] += 1
+
+    def start_worker(self) -> None:
+        self._forget_the_dead()
+        if len(self.workers) < 4:
+            some = [p for p in range(self.partition_count) if self.random.random() < 0.7]
+            self.workers.append(self._worker(some or range(self.partition_count)))
+
+    def start_twin(self) -> None:
+        """A copy of a worker, with its name; one made while it runs goes on from its claims."""
+        self._forget_the_dead()
+        if self.workers and len(self.workers) < 5:
+            original = self.random.choice(self.workers)
+            twin = self._worker(sorted(original.partitions), name=original.name)
+            if self.random.random() < 0.6:
+                twin.borrow_claims_of(original)
+            self.workers.append(twin)
+            self.faults["worker: forked"] += 1
+
+    def kill_worker(self) -> None:
+        if self.workers:
+            self.workers.pop(self.random.randrange(len(self.workers))).kill()
+            self.faults["worker: killed"] += 1
+
+    def freeze_worker(self) -> None:
+        if self.workers:
+            self._freeze(self.random.choice(self.workers).process.name, self.random.choice(self.workers).process)
+
+    def freeze_consumer(self) -> None:
+        if self.consumers:
+            self._freeze("limits", self.random.choice(self.consumers).process)
+
+    def _freeze(self, what: str, process: Any) -> None:
+        process.frozen_until = self.loop.time() + self.random.choice((0.02, 0.3, 3, 12, 40))
+        self.faults["limits: frozen" if what == "limits" else "worker: frozen"] += 1
+
+    def step_clock(self) -> None:
+        """A worker's wall clock, or the broker's, goes wrong, forward or back."""
+        if self._clocks_are_good:
+            return
+        step = timedelta(seconds=self.random.choice((-86_400, -3_600, -5, -1, 1, 5, 3_600, 86_400)))
+        if self.random.random() < 0.3:
+            self._broker_skew = step
+        elif self.workers:
+            self.random.choice(self.workers).clock_skew = step
+        self.faults["clock: stepped"] += 1
+
+    def fall_back(self) -> None:
+        """The store fails over and loses the last of what it had: of one partition, or of all."""
+        views = list(self.views.values())
+        depth = self.random.choice((1, 1, 2, 5, 20, 10_000))
+        for view in self.random.choice((views, [self.random.choice(views)])):
+            if view.moments:
+                view.fall_back(min(depth, self.random.randrange(1, view.moments + 1)) if depth == 10_000 else depth)
+                self.faults["store: fell back"] += 1
+
+    def lose_view(self) -> None:
+        self.random.choice(list(self.views.values())).lose()
+        self.faults["store: emptied"] += 1
+
+    def take_server_down(self) -> None:
+        server = self.random.choice((self.kafka, self.store))
+        server.down_until = self.loop.time() + self.random.choice((0.1, 2, 20))
+
+    def start_consumer(self) -> None:
+        self.consumers = [consumer for consumer in self.consumers if not consumer.has_ended]
+        if len(self.consumers) < 3:
+            self.consumers.append(self._consumer())
+
+    def kill_consumer(self) -> None:
+        if self.consumers:
+            self.consumers.pop(self.random.randrange(len(self.consumers))).kill()
+            self.faults["limits: killed"] += 1
+
+    def rebalance_consumers(self) -> None:
+        """A consumer is given other partitions; another one may still believe that they are its own."""
+        if self.consumers:
+            consumer = self.random.choice(self.consumers)
+            consumer.partitions = frozenset(p for p in range(self.partition_count) if self.random.random() < 0.7)
+            consumer.generation += 1
+            self.faults["limits: rebalanced"] += 1
+
+    def _worker(self, partitions: Sequence[int], name: str | None = None) -> Worker:
+        self._names += 1
+        self.faults["worker: started"] += 1
+        return Worker(self.cluster, name or f"worker-{self._names}", partitions, self.random)
+
+    def _consumer(self) -> LimitsConsumer:
+        self._names += 1
+        return LimitsConsumer(self.loop, self.network, self.kafka, f"limits-{self._names}", self.ledgers, self.limits, self.random)
+
+    def _forget_the_dead(self) -> None:
+        self.workers = [worker for worker in self.workers if worker.is_alive]
+
+
+def _contents(view: SimulatedView) -> Mapping[str, Any]:
+    """What look-ups find. Of an id that came again after it had expired, that is what is remembered last."""
+    assert view.stored_head is not None
+    since = window_of(decode_head(view.stored_head.value).clock) - 1
+    found = {identity: value for w in sorted(view.identities) if w >= since for identity, value in view.identities[w].items()}
+    return {"accounts": view.stored_accounts, "due": view.due_ms, "identities": found, "hash": view.stored_head.position.hash}
+
+
+@cache
+def _document(version: str, *, knows_more: bool) -> bytes:
+    """The shipped plans, and a rate card that is short; a later version knows another model."""
+    shipped: dict[str, Any] = catalog_document(load_shipped_catalog())
+    features = [feature for feature in shipped["features"] if feature["id"] in ("genai_video", "prompt_to_video", "chat_message")]
+    if knows_more:
+        features = json.loads(json.dumps(features))
+        models = next(feature["models"] for feature in features if feature["id"] == "genai_video")
+        models.append({"id": "veo_4", "name": "Veo 4", "rate": {"credits": "40", "unit": "generation"}})
+    document = {**shipped, "version": version, "features": features, "thresholds": ["0.5", "0.8"]}
+    event = {"specversion": "1.0", "type": "catalog.published", "id": version, "source": "/catalog", "data": document}
+    return json.dumps(event).encode()

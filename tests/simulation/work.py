@@ -1,0 +1,166 @@
+"""What accounts do, at random: use, repeat, void, subscribe, change plans, cancel, receive grants; and what no account would send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+from usageledger.processor.inputs import Source
+
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Pacific/Apia", "Asia/Kathmandu", "Australia/Lord_Howe")
+PLANS = ("pro", "pro", "max", "scale", "free", "nonsense")
+JUNK: tuple[tuple[bytes | None, bytes | None], ...] = (
+    (b"a", b"junk"),
+    (None, None),
+    (b"a", b"{}"),
+    (b"\xff", b"[]"),
+    (b"a", None),
+    (b"", b"\x00\xff"),
+    (b"a", b'{"specversion":"1.0","type":"usage.recorded","id":"1","source":"/render","subject":"a","time":"yesterday","data":{}}'),
+    (b"a", b'{"specversion":"1.0","type":"usage.exploded","id":"1","source":"/render","subject":"a","time":"2025-01-01T00:00:00Z"}'),
+    (b"a", b"[" * 600),
+)
+
+Send = Callable[[Source, bytes | None, bytes | None, datetime], None]
+"""Appends a record to an input topic: key, value, and the time that it has in an import."""
+
+
+class Work:
+    """Makes events at ``now()`` and sends them. ``wrong_partition`` sends one where its key does not belong."""
+
+    def __init__(self, random: Random, accounts: list[str], now: Callable[[], datetime], send: Send, send_astray: Send) -> None:
+        self._random = random
+        self._accounts = accounts
+        self._now = now
+        self._send_record = send
+        self._send_astray = send_astray
+        self._count = 0
+        self._used: list[tuple[str, str, datetime, dict[str, Any]]] = []
+        self._told: list[tuple[str, str, str, datetime, dict[str, Any]]] = []
+        self.renewals: dict[str, datetime] = {}
+        """Some moment at which each account's cycle has begun."""
+
+    def use(self) -> None:
+        self._use(self._account(), self._now())
+
+    def burst(self) -> None:
+        """As much as takes an account to its limit."""
+        account = self._account()
+        for _ in range(self._random.randrange(2, 6)):
+            self._use(account, self._now(), {"feature": "prompt_to_video", "quantity": self._random.choice(("5", "10", "12.5"))})
+
+    def use_late(self) -> None:
+        self._use(self._account(), self._now() - timedelta(hours=self._random.choice((1, 30, 71, 73, 200, 839, 841))))
+
+    def use_by_a_fast_clock(self) -> None:
+        self._use(self._account(), self._now() + timedelta(seconds=self._random.choice((20, 299, 301, 90_000))))
+
+    def use_again(self) -> None:
+        """A retry: soon or long after, with the same time or another."""
+        if self._used:
+            account, event_id, at, data = self._random.choice(self._used[-60:])
+            self._send("usage.recorded", account, event_id, self._random.choice((at, at, self._now())), data)
+
+    def use_again_with_other_content(self) -> None:
+        if self._used:
+            account, event_id, _, data = self._random.choice(self._used[-20:])
+            self._send("usage.recorded", account, event_id, self._now(), {**data, "quantity": "9"})
+
+    def tell_again(self) -> None:
+        """An account event twice."""
+        if self._told:
+            type_, account, event_id, at, data = self._random.choice(self._told[-20:])
+            self._send(type_, account, event_id, self._random.choice((at, self._now())), data)
+
+    def void(self) -> None:
+        """A use that was sent."""
+        if self._used:
+            account, event_id, _, _ = self._random.choice(self._used[-30:])
+            self._tell("usage.voided", account, {"source": "/render", "id": event_id})
+
+    def void_first(self) -> None:
+        """The void overtakes its use, which may never come."""
+        account, event_id, data = self._account(), self._new_id(), self._something()
+        self._used.append((account, event_id, self._now(), data))
+        self._tell("usage.voided", account, {"source": "/render", "id": event_id})
+
+    def subscribe(self) -> None:
+        account, data = self._account(), {"plan": self._random.choice(PLANS)}
+        if self._random.random() < 0.7:
+            data["time_zone"] = self._random.choice(ZONES)
+        if self._random.random() < 0.2:
+            data["anchor"] = _text(self._now() - timedelta(days=self._random.choice((1, 10, 29, 45))))
+        self.renewals[account] = self._now()
+        self._tell("account.subscribed", account, data)
+
+    def change_plan(self) -> None:
+        self._tell("account.plan_changed", self._account(), {"plan": self._random.choice(PLANS)})
+
+    def cancel(self) -> None:
+        self._tell("account.cancelled", self._account(), {"effective": self._random.choice(("now", "period_end"))})
+
+    def open(self) -> None:
+        data = {"plan": self._random.choice(PLANS), "used": self._random.choice(("0", "150", "210")), "free_used": "50"}
+        anchor = self._now() - timedelta(days=self._random.choice((3, 20, 45)))
+        account = self._random.choice((self._account(), f"brought-{self._new_id()}"))
+        self._tell("account.opened", account, {**data, "anchor": _text(anchor), "time_zone": self._random.choice(ZONES)})
+
+    def grant(self) -> None:
+        data = {"credits": self._random.choice(("10", "25", "0.5")), "reason": "sorry"}
+        if self._random.random() < 0.7:
+            data["expires_at"] = _text(self._now() + timedelta(days=self._random.choice((-1, 0.001, 0.5, 3, 20, 50))))
+        self._tell("credits.granted", self._account(), data)
+
+    def send_junk(self) -> None:
+        self._send_record(self._random.choice(list(Source)), *self._random.choice(JUNK), self._now())
+
+    def send_without_a_time(self) -> None:
+        """In an import a record can have any timestamp."""
+        at = self._random.choice((datetime.fromisoformat("1970-01-01T00:00:00+00:00"), self._now() - timedelta(days=3)))
+        self._send_record(Source.USAGE, *self._record("usage.recorded", self._account(), self._new_id(), self._now(), self._something()), at)
+
+    def send_astray(self) -> None:
+        """Where another partitioner would put it."""
+        record = self._record("usage.recorded", self._account(), self._new_id(), self._now(), self._something())
+        self._send_astray(Source.USAGE, *record, self._now())
+
+    def _use(self, account: str, at: datetime, data: dict[str, Any] | None = None) -> None:
+        data, event_id = data or self._something(), self._new_id()
+        self._used.append((account, event_id, at, data))
+        self._send("usage.recorded", account, event_id, at, data)
+
+    def _something(self) -> dict[str, Any]:
+        model = self._random.choice(("veo_3", "veo_3", "veo_2", "veo_4"))  # the last one a later catalog knows
+        if self._random.random() < 0.2:
+            return {"feature": "chat_message", "quantity": self._random.choice(("1", "2.5", "0"))}
+        return {"feature": "genai_video", "model": model, "quantity": self._random.choice(("1", "1", "2"))}
+
+    def _tell(self, type_: str, account: str, data: dict[str, Any]) -> None:
+        event_id, at = self._new_id(), self._now()
+        if self._random.random() < 0.1:
+            at -= timedelta(hours=self._random.choice((1, 30, 300)))
+        self._told.append((type_, account, event_id, at, data))
+        self._send(type_, account, event_id, at, data)
+
+    def _send(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> None:
+        source = Source.USAGE if type_ == "usage.recorded" else Source.ACCOUNT
+        self._send_record(source, *self._record(type_, account, event_id, at, data), self._now())
+
+    def _record(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> tuple[bytes, bytes]:
+        source = "/render" if type_ == "usage.recorded" else "/billing"
+        event = {"specversion": "1.0", "type": type_, "id": event_id, "source": source, "subject": account, "time": _text(at), "data": data}
+        return account.encode(), json.dumps(event).encode()
+
+    def _account(self) -> str:
+        return self._random.choice(self._accounts)
+
+    def _new_id(self) -> str:
+        self._count += 1
+        return f"id-{self._count}"
+
+
+def _text(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds")
