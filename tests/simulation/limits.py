@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any, TypeVar
@@ -39,6 +40,14 @@ class LimitTopic:
             self._oracle.limits.read(value)
 
 
+@dataclass(slots=True)
+class LimitsGroup:
+    """What the consumers' group knows: offsets that lag tools read. ``skips``: how often a position is reset to beyond a record."""
+
+    committed: dict[int, int] = field(default_factory=dict)
+    skips: float = 0.0
+
+
 class LimitsConsumer:
     """Runs an `Announcer` until it is killed or it fails."""
 
@@ -50,6 +59,7 @@ class LimitsConsumer:
         name: str,
         ledgers: Mapping[int, SimulatedLog],
         limits: Mapping[int, LimitTopic],
+        group: LimitsGroup,
         random: Random,
     ) -> None:
         self.process = Process(name)
@@ -63,7 +73,7 @@ class LimitsConsumer:
         self._waiting = 0
         self._hub: Any = None
         self._greenlet = greenlet(self._run)
-        self.announcer = Announcer(_Feed(self, ledgers, random), _LimitLog(self, limits, random), loop.time)
+        self.announcer = Announcer(_Feed(self, ledgers, group, random), _LimitLog(self, limits, random), loop.time)
         loop.call_soon(self._resume, 0, context=self._context)
 
     def kill(self) -> None:
@@ -95,6 +105,9 @@ class LimitsConsumer:
         timer.cancel()
         return answer is not None and answer.done()
 
+    def count(self, fault: str) -> None:
+        self._network.faults[fault] += 1
+
     def link(self, *, is_strict: bool = False) -> Link:
         return Link(self._kafka, self.process, is_strict=is_strict)
 
@@ -112,7 +125,7 @@ class LimitsConsumer:
         except (LimitLogUnreadable, PartitionsStopped) as error:
             raise Broken("no partition stops", f"limits: {error}") from error
         except LimitsError:
-            self._network.faults["limits: ended by itself"] += 1
+            self.count("limits: ended by itself")
         except GreenletExit:
             return
         finally:
@@ -127,7 +140,7 @@ class LimitsConsumer:
 class _Feed:
     """See `LedgerFeed`."""
 
-    def __init__(self, consumer: LimitsConsumer, ledgers: Mapping[int, SimulatedLog], random: Random) -> None:
+    def __init__(self, consumer: LimitsConsumer, ledgers: Mapping[int, SimulatedLog], group: LimitsGroup, random: Random) -> None:
         self._consumer = consumer
         self._ledgers = ledgers
         self._random = random
@@ -135,8 +148,7 @@ class _Feed:
         self._paused: set[int] = set()
         self._link = consumer.link()
         self._skipped: set[tuple[int, int]] = set()
-        self.committed: dict[int, int] = {}
-        self.skips = 0.0
+        self.group = group
 
     def assignment(self) -> Assignment:
         return Assignment(self._consumer.generation, self._consumer.partitions)
@@ -154,8 +166,9 @@ class _Feed:
             self._consumer.waited(timeout_ms / 1000)
         for partition, records in polled.items():
             self._positions[partition] = records[-1].offset + 1
-            if self._random.random() < self.skips and (partition, records[0].offset) not in self._skipped:
+            if self._random.random() < self.group.skips and (partition, records[0].offset) not in self._skipped:
                 self._skipped.add((partition, records[0].offset))
+                self._consumer.count("limits: record skipped")
                 polled[partition] = records[1:]
         return {partition: records for partition, records in polled.items() if records}
 
@@ -164,7 +177,7 @@ class _Feed:
         return self._consumer.asked(self._consumer.link(), lambda: (log.start_offset, log.end_offset), ASK_TIMEOUT_S)
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        self._consumer.asked(self._consumer.link(), lambda: self.committed.update(next_offsets), ASK_TIMEOUT_S)
+        self._consumer.asked(self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S)
 
     def _read(self) -> dict[int, list[Record]]:
         limit = self._random.choice((1, 3, 50))

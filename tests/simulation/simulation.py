@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.simulation.inputs import TOPICS, FeedFaults, InputTopic
-from tests.simulation.limits import LimitsConsumer, LimitTopic
+from tests.simulation.limits import LimitsConsumer, LimitsGroup, LimitTopic
 from tests.simulation.network import Network, Server, Weather
 from tests.simulation.oracle import Broken, PartitionOracle
 from tests.simulation.scheduler import SimulatedLoop
@@ -48,7 +48,7 @@ BEGIN = datetime(2025, 1, 28, 10, tzinfo=UTC)
 SETTLE_S = 120.0
 """With no faults any more everything settles within this: time-outs that still run, a last back-off, and the work itself."""
 
-STORM_ACTIONS = (20, 80)
+STORM_ACTIONS = (60, 250)
 
 
 @dataclass(slots=True)
@@ -140,6 +140,7 @@ class Simulation:
         self.ledgers = {p: SimulatedLog(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
         self.views = {p: SimulatedView(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
         self.limits = {p: LimitTopic(self.oracles[p]) for p in partitions}
+        self.limits_group = LimitsGroup()
         self.feed_faults = FeedFaults()
         self.cluster = Cluster(
             self.loop,
@@ -282,15 +283,15 @@ class Simulation:
             (action, _), = random.choices(actions, weights)
             self.note(action.__name__)
             action()
-            await asyncio.sleep(random.choice((0, 0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5)))
-            if random.random() < 0.05:
-                await asyncio.sleep(random.choice((1.1, 6, 13)))
+            await asyncio.sleep(random.choice((0, 0, 0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)))
+            if random.random() < 0.04:
+                await asyncio.sleep(random.choice((0.5, 1.1, 6, 13)))
 
     def _actions(self) -> list[tuple[Callable[[], None], float]]:
         work = self.work
         return [
             (work.use, 20),
-            (work.burst, 6),
+            (work.burst, 10),
             (work.use_late, 4),
             (work.use_by_a_fast_clock, 2),
             (work.use_again, 8),
@@ -330,13 +331,14 @@ class Simulation:
             bad = random.choice((0.0, 0.02, 0.08, 0.2))
             rates = [bad * random.choice((0, 0, 1)) for _ in range(6)]
             server.weather = Weather(*rates, slow_s=random.choice((0.1, 3.0, 25.0)))
-        bad = random.choice((0.0, 0.0, 0.03, 0.1))
-        self._set_feed_faults([bad * random.choice((0, 0, 1)) for _ in range(4)], random.choice((0.0, 0.0, 0.3, 4.0)))
+        bad = random.choice((0.0, 0.05, 0.2))
+        self._set_feed_faults([bad * random.choice((0, 0, 0, 1)) for _ in range(3)], bad, random.choice((0.0, 0.0, 0.3, 4.0)))
+        self.limits_group.skips = random.choice((0.0, 0.1))
         if self.has_transactions:
             self.feed_faults.records_lost = 0.0
 
-    def _set_feed_faults(self, rates: Sequence[float], fetch_s: float) -> None:
-        for wanted, rate in zip(fields(FeedFaults), [*rates, fetch_s], strict=True):
+    def _set_feed_faults(self, chunks: Sequence[float], records_lost: float, fetch_s: float) -> None:
+        for wanted, rate in zip(fields(FeedFaults), [*chunks, records_lost, fetch_s], strict=True):
             setattr(self.feed_faults, wanted.name, rate)
 
     async def _calm(self) -> None:
@@ -357,7 +359,8 @@ class Simulation:
         now = self.loop.time()
         for server in (self.kafka, self.store):
             server.weather, server.down_until = Weather(), min(server.down_until, now)
-        self._set_feed_faults([0.0] * 4, 0.0)
+        self._set_feed_faults([0.0] * 3, 0.0, 0.0)
+        self.limits_group.skips = 0.0
         self._broker_skew = timedelta(0)
         for worker in self.workers:
             worker.clock_skew = timedelta(0)
@@ -574,7 +577,8 @@ class Simulation:
 
     def _consumer(self) -> LimitsConsumer:
         self._names += 1
-        return LimitsConsumer(self.loop, self.network, self.kafka, f"limits-{self._names}", self.ledgers, self.limits, self.random)
+        name = f"limits-{self._names}"
+        return LimitsConsumer(self.loop, self.network, self.kafka, name, self.ledgers, self.limits, self.limits_group, self.random)
 
     def _forget_the_dead(self) -> None:
         self.workers = [worker for worker in self.workers if worker.is_alive]

@@ -50,7 +50,7 @@ class Work:
         """As much as takes an account to its limit."""
         account = self._account()
         for _ in range(self._random.randrange(2, 6)):
-            self._use(account, self._now(), {"feature": "prompt_to_video", "quantity": self._random.choice(("5", "10", "12.5"))})
+            self._use(account, self._now(), {"feature": "prompt_to_video", "quantity": self._random.choice(("5", "10", "12.5", "30"))})
 
     def use_late(self) -> None:
         self._use(self._account(), self._now() - timedelta(hours=self._random.choice((1, 30, 71, 73, 200, 839, 841))))

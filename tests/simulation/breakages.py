@@ -1,0 +1,292 @@
+"""Ways to break the code under simulation: each takes out one thing that the exactness rests on, and some invariant must then break.
+
+A check that cannot fail proves nothing, and a schedule that never comes to where a thing matters proves nothing about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.simulation import limits as limits_module
+from tests.simulation.ports import LedgerHandle
+from tests.simulation.servers import SimulatedView
+from usageledger.counters.memory import MemoryView
+from usageledger.domain.chain import unseal
+from usageledger.limits import announcer
+from usageledger.limits.place import Place
+from usageledger.log import deciding
+from usageledger.processor import catch_up, feed, owner
+from usageledger.processor.inputs import InputBuffer, Source
+from usageledger.processor.merge import Merge, NextDue
+
+
+class Breakage(NamedTuple):
+    """``breaks``: the invariants of which one is to be named; ``first_seed``: where to begin to look."""
+
+    apply: Callable[[pytest.MonkeyPatch], None]
+    breaks: frozenset[str]
+    first_seed: int = 1
+
+
+PREFIX = "the view is a prefix of the ledger"
+FOLD = "the view is the fold up to its head"
+AUDIT = "the audit decides the same"
+STOPS = "no partition stops"
+SETTLES = "everything settles"
+ONCE = "no identity counts twice"
+ANNOUNCED = "each crossing is announced once, in order"
+DUE = "what is due comes after what was appended before it"
+FAILS = "the code fails on nothing"
+
+
+def appends_without_looking_where_they_lie(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LedgerHandle, "check_places", lambda *_: None)
+
+
+def entries_are_valid_wherever_they_lie(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(catch_up, "entry_at", lambda offset, value: unseal(value))
+
+
+def looks_up_without_the_head(patch: pytest.MonkeyPatch) -> None:
+    fetch = MemoryView.fetch
+
+    async def unchecked(view: MemoryView, expected: Any, accounts: Any, identities: Any) -> Any:
+        there = view.stored_head.position if view.stored_head is not None else None
+        return await fetch(view, there, accounts, identities)
+
+    patch.setattr(SimulatedView, "fetch", unchecked, raising=False)
+
+
+def commits_without_comparing_the_head(patch: pytest.MonkeyPatch) -> None:
+    commit = SimulatedView.commit
+
+    async def unchecked(view: SimulatedView, expected: Any, change: Any) -> None:
+        await commit(view, view.stands_at, change)
+
+    patch.setattr(SimulatedView, "commit", unchecked)
+
+
+def commits_before_it_appends(patch: pytest.MonkeyPatch) -> None:
+    async def append_all(tenure: Any) -> None:
+        while True:
+            chunk = await tenure._in_flight.get()
+            async with tenure._view_calls:
+                await tenure._view.commit(tenure._position, chunk.change)
+                tenure._position = chunk.change.position
+            await tenure._ledger.append(chunk.expected_offset, [[owner._keyed(entry) for entry in group] for group in chunk.groups])
+            tenure._forget(chunk)
+            for source, next_offset in chunk.decided.items():
+                tenure._inputs.control.committed(source, next_offset)
+            tenure._in_flight.task_done()
+
+    patch.setattr(owner._Tenure, "_append_all", append_all)
+
+
+def commits_what_was_not_appended(patch: pytest.MonkeyPatch) -> None:
+    append = LedgerHandle.append
+
+    async def careless(handle: LedgerHandle, expected_offset: int, groups: Any) -> None:
+        link = handle._link
+        try:
+            await append(handle, expected_offset, groups)
+        except owner.LedgerError:
+            handle._link = link
+
+    patch.setattr(LedgerHandle, "append", careless)
+
+
+def forgets_chunks_before_they_are_committed(patch: pytest.MonkeyPatch) -> None:
+    decided = owner._Tenure._decided
+
+    async def forgetful(tenure: Any, step: Any) -> Any:
+        chunk = await decided(tenure, step)
+        tenure._book.accounts.clear()
+        tenure._book.identities.clear()
+        return chunk
+
+    patch.setattr(owner._Tenure, "_decided", forgetful)
+
+
+def never_verifies(patch: pytest.MonkeyPatch) -> None:
+    async def sleep(_: Any) -> None:
+        await asyncio.sleep(1e9)
+
+    patch.setattr(owner._Tenure, "_verify_when_idle", sleep)
+
+
+def acts_on_whoever_was_due(patch: pytest.MonkeyPatch) -> None:
+    """By the list that it asked for, without looking again whether the account still is."""
+    act_on_due = owner._Tenure._act_on_due
+
+    def act(tenure: Any, chunk: Any, until: datetime, groups_max: float = 1e9) -> None:
+        if groups_max == 1e9:
+            return act_on_due(tenure, chunk, until)
+        for account in list(tenure._book.accounts):
+            if tenure._book.accounts[account] is not None:
+                chunk.groups.append(tenure._book.decide_due(account, until))
+
+    patch.setattr(owner._Tenure, "_act_on_due", act)
+
+
+def acts_on_what_is_due_with_inputs_still_to_come(patch: pytest.MonkeyPatch) -> None:
+    async def due_by_wall_clock(merge: Any, due: Any) -> NextDue | None:
+        if due is None or merge._is_importing() or due[0] > merge._now():
+            return None
+        return NextDue(merge._now())
+
+    patch.setattr(Merge, "_due_by_wall_clock", due_by_wall_clock)
+
+
+def never_acts_on_what_is_due_without_an_input(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    patch.setattr(Merge, "_due_by_wall_clock", nothing)
+
+
+def knows_nothing_of_what_was_due_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
+    """The due list is read, but after the fold: dates that ended in it are kept."""
+    begin = catch_up._begin
+
+    async def forgetful(book: Any, *rest: Any) -> Any:
+        position = await begin(book, *rest)
+        book.due = deciding.DueList()
+        return position
+
+    patch.setattr(catch_up, "_begin", forgetful)
+
+
+def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(catch_up, "_last_together", lambda entries: entries[-1].entry.offset + 1)
+
+
+def looks_identities_up_in_their_window_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryView, "_find", lambda view, window, identity: view.identities.get(window, {}).get(identity))
+
+
+def takes_up_a_view_that_is_beyond_its_claim(patch: pytest.MonkeyPatch) -> None:
+    begin = catch_up._begin
+
+    async def careless(book: Any, ledger: Any, view: Any, catalogs: Any, _: int) -> Any:
+        return await begin(book, ledger, view, catalogs, 2**62)
+
+    patch.setattr(catch_up, "_begin", careless)
+
+
+def overlooks_gaps_in_what_it_is_fed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(owner.PartitionOwner, "check_for_gaps", lambda *_: None)
+
+
+def takes_chunks_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Any, chunk: Any, inputs: InputBuffer, ack: Any) -> None:
+        if not self._closed and chunk.epoch == self._epoch:
+            source = self._source_of(chunk.place)
+            self._fed[source] = chunk.records[-1].offset + 1
+            inputs.put(source, chunk.records)
+
+    patch.setattr(feed.PartitionFeed, "take", take)
+    patch.setattr(owner.PartitionOwner, "check_for_gaps", lambda *_: None)
+
+
+def takes_chunks_of_an_earlier_seek(patch: pytest.MonkeyPatch) -> None:
+    take = feed.PartitionFeed.take
+
+    def any_epoch(self: Any, chunk: Any, inputs: InputBuffer, ack: Any) -> None:
+        source = self._source_of(chunk.place)
+        take(self, chunk._replace(epoch=self._epoch, serial=self._serials[source] + 1), inputs, ack)
+
+    patch.setattr(feed.PartitionFeed, "take", any_epoch)
+    patch.setattr(owner.PartitionOwner, "check_for_gaps", lambda *_: None)
+
+
+def seeks_from_what_is_buffered(patch: pytest.MonkeyPatch) -> None:
+    async def seek(self: InputBuffer, positions: dict[Source, int]) -> None:
+        self._next.update(positions)
+        await self.control.seek(positions)
+
+    patch.setattr(InputBuffer, "seek", seek)
+
+
+def announces_from_committed_offsets(patch: pytest.MonkeyPatch) -> None:
+    def resumed(self: Any, partition: int) -> Any:
+        start = self._feed.group.committed.get(partition, 0)
+        progress = announcer.PartitionProgress(partition, None)
+        progress.next_offset = start
+        self._feed.seek(partition, start)
+        return progress
+
+    patch.setattr(announcer.Announcer, "_resumed", resumed)
+
+
+def goes_on_announcing_after_a_failed_append(patch: pytest.MonkeyPatch) -> None:
+    append = limits_module._LimitLog.append
+
+    def careless(self: Any, messages: Any) -> dict[int, Exception]:
+        append(self, messages)
+        return {}
+
+    patch.setattr(limits_module._LimitLog, "append", careless)
+
+
+def announces_an_entry_again_from_its_first_crossing(patch: pytest.MonkeyPatch) -> None:
+    """And goes on behind it, whatever of it was announced."""
+    init = announcer.PartitionProgress.__init__
+
+    def behind(self: Any, partition: int, announced: Place | None) -> None:
+        init(self, partition, announced)
+        if announced is not None:
+            self.next_offset = announced.offset + 1
+
+    patch.setattr(announcer.PartitionProgress, "__init__", behind)
+
+
+def overlooks_gaps_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
+    take = announcer.PartitionProgress.take
+
+    def careless(self: Any, records: Sequence[Any]) -> Any:
+        if records and records[0].offset > self.next_offset:
+            self.next_offset = records[0].offset
+        return take(self, records)
+
+    patch.setattr(announcer.PartitionProgress, "take", careless)
+
+
+def announces_what_no_reader_sees(patch: pytest.MonkeyPatch) -> None:
+    """Entries of superseded owners, which lie elsewhere than they name."""
+    patch.setattr(announcer, "entry_at", lambda offset, value: unseal(value))
+
+
+BREAKAGES = {
+    breakage.apply.__name__: breakage
+    for breakage in (
+        Breakage(appends_without_looking_where_they_lie, frozenset({PREFIX, FOLD})),
+        Breakage(entries_are_valid_wherever_they_lie, frozenset({STOPS, PREFIX, FOLD})),
+        Breakage(looks_up_without_the_head, frozenset({FOLD, AUDIT, ONCE})),
+        Breakage(commits_without_comparing_the_head, frozenset({PREFIX, FOLD})),
+        Breakage(commits_before_it_appends, frozenset({PREFIX})),
+        Breakage(commits_what_was_not_appended, frozenset({PREFIX, FOLD})),
+        Breakage(forgets_chunks_before_they_are_committed, frozenset({AUDIT, FAILS, STOPS, FOLD})),
+        Breakage(never_verifies, frozenset({SETTLES})),
+        Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
+        Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE})),
+        Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES})),
+        Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT})),
+        Breakage(leaves_the_view_between_two_entries_of_an_input, frozenset({PREFIX})),
+        Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD})),
+        Breakage(takes_up_a_view_that_is_beyond_its_claim, frozenset({PREFIX, FOLD, AUDIT, SETTLES})),
+        Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT})),
+        Breakage(takes_chunks_in_any_order, frozenset({AUDIT})),
+        Breakage(takes_chunks_of_an_earlier_seek, frozenset({AUDIT})),
+        Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES})),
+        Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED})),
+        Breakage(goes_on_announcing_after_a_failed_append, frozenset({ANNOUNCED, STOPS, SETTLES})),
+        Breakage(announces_an_entry_again_from_its_first_crossing, frozenset({ANNOUNCED, SETTLES})),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES})),
+        Breakage(announces_what_no_reader_sees, frozenset({"a limit event is what its entry says, and comes after it", ANNOUNCED, STOPS})),
+    )
+}
