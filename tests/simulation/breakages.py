@@ -20,6 +20,7 @@ from usageledger.domain.chain import unseal
 from usageledger.limits import announcer
 from usageledger.limits.place import Place
 from usageledger.log import deciding
+from usageledger.log.records import LedgerError
 from usageledger.processor import catch_up, feed, owner
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextDue
@@ -94,7 +95,7 @@ def commits_what_was_not_appended(patch: pytest.MonkeyPatch) -> None:
         link = handle._link
         try:
             await append(handle, expected_offset, groups)
-        except owner.LedgerError:
+        except LedgerError:
             handle._link = link
 
     patch.setattr(LedgerHandle, "append", careless)

@@ -16,7 +16,7 @@ from tests.simulation.scheduler import Process
 from usageledger.log.records import LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.feed import Bounds, Chunk, PartitionFeed, Place
-from usageledger.processor.inputs import InputBuffer, Source
+from usageledger.processor.inputs import InputBuffer
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ PAUSE_S = 0.02
 class LimitTopic:
     """One partition of the limit events."""
 
-    def __init__(self, oracle: PartitionOracle) -> None:
+    def __init__(self, oracle: Callable[[], PartitionOracle]) -> None:
         self.records: list[Record] = []
         self._oracle = oracle
 
@@ -37,7 +37,7 @@ class LimitTopic:
         """Append a batch, whole."""
         for value in values:
             self.records.append(Record(len(self.records), 0, None, value))
-            self._oracle.limits.read(value)
+            self._oracle().limits.read(value)
 
 
 @dataclass(slots=True)

@@ -67,6 +67,11 @@ class Network:
         self._loop = loop
         self._random = random
         self._outside = loop.context_of(loop.outside)
+        self._cuts = 0
+
+    def cut(self) -> None:
+        """What is on its way never arrives."""
+        self._cuts += 1
 
     def send(self, link: Link, work: Callable[[], T], *, may_be_slow: bool = True) -> asyncio.Future[T]:
         """Ask a server to do ``work``. The future may never be done."""
@@ -79,11 +84,13 @@ class Network:
             self.faults[f"{link.server.name}: slow request"] += 1
             delay = random.random() * weather.slow_s
         link.free_at = max(link.free_at, self._loop.time() + delay)
-        self._loop.call_at(link.free_at, self._arrive, link, work, future, context=self._outside)
+        self._loop.call_at(link.free_at, self._arrive, self._cuts, link, work, future, context=self._outside)
         return future
 
-    def _arrive(self, link: Link, work: Callable[[], T], future: asyncio.Future[T]) -> None:
+    def _arrive(self, cuts: int, link: Link, work: Callable[[], T], future: asyncio.Future[T]) -> None:
         server, chance = link.server, self._random.random
+        if cuts != self._cuts:
+            return
         if link.is_broken:
             self._fail(link, future)
             return

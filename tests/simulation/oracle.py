@@ -64,6 +64,11 @@ class PartitionOracle:
         """That of the last valid entry."""
         return self.replay.book.head.hash
 
+    def ends_that_nobody_knows(self) -> list[int]:
+        """The offsets behind whole groups and beyond what was announced: where a log may end that has lost its last batches."""
+        seen = self.limits.seen
+        return [group.head.next_offset for group in self._groups if seen is None or group.head.next_offset > seen.offset]
+
     def ledger_appended(self, records: Sequence[Record]) -> None:
         """Decide again what was appended; fold it; see that nothing is charged twice or had for nothing."""
         claims, entries, asked_for = len(self.replay.claims), 0, None
@@ -84,8 +89,8 @@ class PartitionOracle:
         if entries:
             self._check_fold()
 
-    def view_commits(self, stood_at: Position | None, change: ViewChange) -> None:
-        """A commit moves the view from the fold up to one place in the valid ledger to the fold up to a later one."""
+    def view_commits(self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange) -> None:
+        """A commit moves the view, with what is due in it, from the fold up to one place in the valid ledger to that up to a later one."""
         start = 0 if stood_at is None else self._groups_up_to.get(stood_at.hash)
         stop = self._groups_up_to.get(change.position.hash)
         if start is None or stop is None or stop < start:
@@ -96,11 +101,13 @@ class PartitionOracle:
             raise Broken("the view is a prefix of the ledger", f"{change.position} lies not between {begins} and {ends}")
         head = decode_head(change.head)
         expected = self._fold_between(start, stop, head)
-        for name in ("accounts", "identities", "due_ms", "drop_windows_before"):
-            if getattr(change, name) != getattr(expected, name):
-                raise Broken("the view is the fold up to its head", f"{name} of {change.position}: {_differing(change, expected, name)}")
-        if head != decode_head(expected.head):
-            raise Broken("the view is the fold up to its head", f"{change.head!r} is not {expected.head!r}")
+        pairs = {name: (getattr(change, name), getattr(expected, name)) for name in ("accounts", "identities", "drop_windows_before")}
+        pairs["head"] = head, decode_head(expected.head)
+        # A fold notes a date after each entry, a decision after the last one of an input: what is there already may be written again.
+        pairs["due_ms"] = _due_after(due_ms, change), _due_after(due_ms, expected)
+        for name, (there, wanted) in pairs.items():
+            if there != wanted:
+                raise Broken("the view is the fold up to its head", f"{name} of {change.position}: {_differing(there, wanted)}")
 
     def check_nobody_is_blocked_after_the_period(self, now: datetime) -> None:
         """At rest, on a live ledger: an account that is blocked in the ledger is blocked now."""
@@ -167,9 +174,9 @@ class _Life:
     def _check_credits(self, entry: LedgerEntry) -> None:
         if entry.kind == "usage":
             self._credits_of[entry.offset] = entry.credits
-        elif entry.voids is not None and entry.voids.entry_offset is not None:
-            if self._credits_of.pop(entry.voids.entry_offset, None) != -entry.credits:
-                raise Broken("a use is voided once, for what it cost", f"{entry.voids.id} of {entry.account} at offset {entry.offset}")
+        voided = None if entry.voids is None else entry.voids.entry_offset
+        if voided is not None and self._credits_of.pop(voided, None) != -entry.credits:
+            raise Broken("a use is voided once, for what it cost", f"{entry.account} at offset {entry.offset}")
         if entry.period is not None:
             self._used[entry.period.number] = self._used.get(entry.period.number, 0) + entry.credits
 
@@ -206,7 +213,7 @@ class LimitsReader:
         self.announced = 0
         self.repeats = 0
         self._index: dict[Place, int] = {}
-        self._seen: Place | None = None
+        self.seen: Place | None = None
         self._blocked: dict[str, bool] = {}
 
     def expect(self, messages: Sequence[LimitMessage]) -> None:
@@ -224,12 +231,13 @@ class LimitsReader:
         index = self._index.get(place)
         if index is None or value != self.expected[index].value:
             raise Broken("a limit event is what its entry says, and comes after it", f"{place.id}")
-        if not place.is_beyond(self._seen):
+        if not place.is_beyond(self.seen):
             self.repeats += 1
             return
         if index != self.announced:
-            raise Broken("each crossing is announced once, in order", f"{place.id} comes where {self.expected[self.announced].place.id} was due")
-        self.announced, self._seen = index + 1, place
+            due = self.expected[self.announced].place.id
+            raise Broken("each crossing is announced once, in order", f"{place.id} comes where {due} was due")
+        self.announced, self.seen = index + 1, place
         if event["type"] != "limit.threshold":
             is_blocked = event["type"] == "limit.reached"
             if self._blocked.get(event["subject"], False) == is_blocked:
@@ -237,9 +245,12 @@ class LimitsReader:
             self._blocked[event["subject"]] = is_blocked
 
 
-def _differing(change: ViewChange, expected: ViewChange, name: str) -> str:
-    there, wanted = getattr(change, name), getattr(expected, name)
-    if not isinstance(there, Mapping):
+def _due_after(due_ms: Mapping[str, int], change: ViewChange) -> Mapping[str, int]:
+    return {account: ms for account, ms in {**due_ms, **change.due_ms}.items() if ms is not None}
+
+
+def _differing(there: object, wanted: object) -> str:
+    if not (isinstance(there, Mapping) and isinstance(wanted, Mapping)):
         return f"{there} is not {wanted}"
     keys = [key for key in sorted({*there, *wanted}, key=str) if there.get(key, "-") != wanted.get(key, "-")]
     return "; ".join(f"{key!r} is {there.get(key, 'not there')!r}, not {wanted.get(key, 'there')!r}" for key in keys[:3])

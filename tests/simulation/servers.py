@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from usageledger.counters.memory import MemoryView
@@ -16,7 +16,7 @@ class Witness(Protocol):
 
     def ledger_appended(self, records: Sequence[Record]) -> None: ...
 
-    def view_commits(self, stood_at: Position | None, change: ViewChange) -> None: ...
+    def view_commits(self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange) -> None: ...
 
 
 class SimulatedLog(MemoryLog):
@@ -52,7 +52,7 @@ class SimulatedView(MemoryView):
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
         self._check_head(expected)
-        self._witness.view_commits(self.stands_at, change)
+        self._witness.view_commits(self.stands_at, self.due_ms, change)
         head, accounts = self.stored_head, {account: self.stored_accounts.get(account) for account in change.accounts}
         due = {account: self.due_ms.get(account) for account in change.due_ms}
         windows, touched = dict(self.identities), {window: dict(self.identities.get(window, {})) for window in change.identities}

@@ -107,9 +107,9 @@ class _PartitionWitness:
             self._simulation.note(f"ledger {self._partition} {record.offset} {record.timestamp_ms}", record.value or b"")
         self._simulation.oracles[self._partition].ledger_appended(records)
 
-    def view_commits(self, stood_at: Position | None, change: ViewChange) -> None:
+    def view_commits(self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange) -> None:
         self._simulation.note(f"view {self._partition} {change.position}")
-        self._simulation.oracles[self._partition].view_commits(stood_at, change)
+        self._simulation.oracles[self._partition].view_commits(stood_at, due_ms, change)
 
 
 class Simulation:
@@ -136,10 +136,10 @@ class Simulation:
         partitions = range(self.partition_count)
         self.topics = {Place(topic, p): InputTopic() for p in partitions for topic in (TOPICS.usage, TOPICS.account)}
         self.catalogs: list[Record] = []
-        self.oracles = {p: PartitionOracle(p, self.partition_count, partial(self._read, p), partial(self._undecided, p)) for p in partitions}
+        self.oracles = {p: self._oracle(p) for p in partitions}
         self.ledgers = {p: SimulatedLog(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
         self.views = {p: SimulatedView(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
-        self.limits = {p: LimitTopic(self.oracles[p]) for p in partitions}
+        self.limits = {p: LimitTopic(partial(self.oracles.__getitem__, p)) for p in partitions}
         self.limits_group = LimitsGroup()
         self.feed_faults = FeedFaults()
         self.cluster = Cluster(
@@ -158,7 +158,7 @@ class Simulation:
         self.workers: list[Worker] = []
         self.consumers: list[LimitsConsumer] = []
         self.accounts = [f"account-{n}" for n in range(random.choice((2, 5, 9)))] + ["a"]
-        self.work = Work(random, self.accounts, self.event_time, self.send, self.send_astray)
+        self.work = Work(random, self.accounts, self.event_time, self.let_pass, self.send, self.send_astray)
         self._names = 0
 
     # The clocks
@@ -280,7 +280,7 @@ class Simulation:
         if not sum(weights):
             return
         for _ in range(random.randrange(*STORM_ACTIONS)):
-            (action, _), = random.choices(actions, weights)
+            ((action, _),) = random.choices(actions, weights)
             self.note(action.__name__)
             action()
             await asyncio.sleep(random.choice((0, 0, 0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)))
@@ -295,6 +295,7 @@ class Simulation:
             (work.use_late, 4),
             (work.use_by_a_fast_clock, 2),
             (work.use_again, 8),
+            (work.use_over_months, 1),
             (work.use_again_with_other_content, 2),
             (work.tell_again, 2),
             (work.void, 5),
@@ -316,8 +317,9 @@ class Simulation:
             (self.kill_worker, 5),
             (self.freeze_worker, 6),
             (self.step_clock, 3),
-            (self.fall_back, 6),
+            (self.fall_back, 8),
             (self.lose_view, 1.5),
+            (self.lose_entries, 0.5),
             (self.take_server_down, 2),
             (self.start_consumer, 3),
             (self.kill_consumer, 2),
@@ -453,7 +455,7 @@ class Simulation:
     # What befalls it
 
     def let_time_pass(self) -> None:
-        self._pass(timedelta(days=self.random.choice((0.01, 0.3, 1, 5, 20, 37, 75))))
+        self.let_pass(timedelta(days=self.random.choice((0.01, 0.3, 1, 5, 20, 37, 75))))
 
     def go_near_a_renewal(self) -> None:
         """To a moment before some account's period ends, at it, or after."""
@@ -467,9 +469,10 @@ class Simulation:
         if ends:
             end = self.random.choice(ends)
             seconds = self.random.choice((-60, -1, -0.5, -0.001, 0, 0.001, 0.5, 1, 2, 72 * 3600))
-            self._pass(max(timedelta(0), end + timedelta(seconds=seconds) - at))
+            self.let_pass(max(timedelta(0), end + timedelta(seconds=seconds) - at))
 
-    def _pass(self, time: timedelta) -> None:
+    def let_pass(self, time: timedelta) -> None:
+        """Let time pass, for accounts and clocks."""
         if self.is_importing:
             self._imported_at += time
         else:
@@ -538,7 +541,7 @@ class Simulation:
     def fall_back(self) -> None:
         """The store fails over and loses the last of what it had: of one partition, or of all."""
         views = list(self.views.values())
-        depth = self.random.choice((1, 1, 2, 5, 20, 10_000))
+        depth = self.random.choice((1, 1, 1, 2, 3, 5, 20, 10_000))
         for view in self.random.choice((views, [self.random.choice(views)])):
             if view.moments:
                 view.fall_back(min(depth, self.random.randrange(1, view.moments + 1)) if depth == 10_000 else depth)
@@ -547,6 +550,29 @@ class Simulation:
     def lose_view(self) -> None:
         self.random.choice(list(self.views.values())).lose()
         self.faults["store: emptied"] += 1
+
+    def lose_entries(self) -> None:
+        """An unclean election while nobody is at work: the ledger's last batches are gone, and claims take their place.
+
+        Kafka promises nothing then, so what was announced is spared: no reader could take it back.
+        """
+        for worker in self.workers:
+            worker.kill()
+        for consumer in self.consumers:
+            consumer.kill()
+        self.workers, self.consumers = [], []
+        self.network.cut()
+        for partition, log in self.ledgers.items():
+            end = self.random.choice(self.oracles[partition].ends_that_nobody_knows()[-8:] or [log.end_offset])
+            if end < log.end_offset:
+                self.faults["kafka: entries lost"] += 1
+                log.truncate_from(end)
+                self.views[partition].forget_moments()
+                announced = self.limits[partition].records
+                self.oracles[partition] = oracle = self._oracle(partition)
+                oracle.ledger_appended(log.records)
+                for record in announced:
+                    oracle.limits.read(record.value or b"")
 
     def take_server_down(self) -> None:
         server = self.random.choice((self.kafka, self.store))
@@ -579,6 +605,9 @@ class Simulation:
         self._names += 1
         name = f"limits-{self._names}"
         return LimitsConsumer(self.loop, self.network, self.kafka, name, self.ledgers, self.limits, self.limits_group, self.random)
+
+    def _oracle(self, partition: int) -> PartitionOracle:
+        return PartitionOracle(partition, self.partition_count, partial(self._read, partition), partial(self._undecided, partition))
 
     def _forget_the_dead(self) -> None:
         self.workers = [worker for worker in self.workers if worker.is_alive]

@@ -24,24 +24,33 @@ JUNK: tuple[tuple[bytes | None, bytes | None], ...] = (
     (b"a", b"[" * 600),
 )
 
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
 Send = Callable[[Source, bytes | None, bytes | None, datetime], None]
 """Appends a record to an input topic: key, value, and the time that it has in an import."""
 
 
 class Work:
-    """Makes events at ``now()`` and sends them. ``wrong_partition`` sends one where its key does not belong."""
+    """Makes events at ``now()`` and sends them; ``send_astray`` to where their keys do not belong."""
 
-    def __init__(self, random: Random, accounts: list[str], now: Callable[[], datetime], send: Send, send_astray: Send) -> None:
+    def __init__(
+        self,
+        random: Random,
+        accounts: list[str],
+        now: Callable[[], datetime],
+        let_pass: Callable[[timedelta], None],
+        send: Send,
+        send_astray: Send,
+    ) -> None:
         self._random = random
         self._accounts = accounts
         self._now = now
+        self._let_pass = let_pass
         self._send_record = send
         self._send_astray = send_astray
         self._count = 0
         self._used: list[tuple[str, str, datetime, dict[str, Any]]] = []
         self._told: list[tuple[str, str, str, datetime, dict[str, Any]]] = []
-        self.renewals: dict[str, datetime] = {}
-        """Some moment at which each account's cycle has begun."""
 
     def use(self) -> None:
         self._use(self._account(), self._now())
@@ -63,6 +72,14 @@ class Work:
         if self._used:
             account, event_id, at, data = self._random.choice(self._used[-60:])
             self._send("usage.recorded", account, event_id, self._random.choice((at, at, self._now())), data)
+
+    def use_over_months(self) -> None:
+        """A retry, and the same id again when it no longer counts: in what is imported, both can lie in one chunk."""
+        if self._used:
+            account, event_id, at, data = self._used[-1]
+            self._send("usage.recorded", account, event_id, at, data)
+            self._let_pass(timedelta(days=self._random.choice((36, 40, 75))))
+            self._send("usage.recorded", account, event_id, self._now(), data)
 
     def use_again_with_other_content(self) -> None:
         if self._used:
@@ -93,7 +110,6 @@ class Work:
             data["time_zone"] = self._random.choice(ZONES)
         if self._random.random() < 0.2:
             data["anchor"] = _text(self._now() - timedelta(days=self._random.choice((1, 10, 29, 45))))
-        self.renewals[account] = self._now()
         self._tell("account.subscribed", account, data)
 
     def change_plan(self) -> None:
@@ -119,8 +135,9 @@ class Work:
 
     def send_without_a_time(self) -> None:
         """In an import a record can have any timestamp."""
-        at = self._random.choice((datetime.fromisoformat("1970-01-01T00:00:00+00:00"), self._now() - timedelta(days=3)))
-        self._send_record(Source.USAGE, *self._record("usage.recorded", self._account(), self._new_id(), self._now(), self._something()), at)
+        at = self._random.choice((_EPOCH, self._now() - timedelta(days=3)))
+        record = self._record("usage.recorded", self._account(), self._new_id(), self._now(), self._something())
+        self._send_record(Source.USAGE, *record, at)
 
     def send_astray(self) -> None:
         """Where another partitioner would put it."""
@@ -147,7 +164,10 @@ class Work:
 
     def _send(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> None:
         source = Source.USAGE if type_ == "usage.recorded" else Source.ACCOUNT
-        self._send_record(source, *self._record(type_, account, event_id, at, data), self._now())
+        appended = self._now()
+        if self._random.random() < 0.1:  # in what is imported dates may jump about
+            appended -= timedelta(days=self._random.choice((0.1, 3)))
+        self._send_record(source, *self._record(type_, account, event_id, at, data), appended)
 
     def _record(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> tuple[bytes, bytes]:
         source = "/render" if type_ == "usage.recorded" else "/billing"

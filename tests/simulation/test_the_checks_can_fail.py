@@ -1,0 +1,25 @@
+"""The simulation finds what is taken out of the code, and names the invariant that breaks by it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.breakages import BREAKAGES
+from tests.simulation.simulation import simulate
+
+STEPS = 6_000
+SEEDS_MAX = 12
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_what_breaks_the_code_breaks_an_invariant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a few seeds of the one that is known to come to where it matters."""
+    breakage = BREAKAGES[name]
+    breakage.apply(monkeypatch)
+    for seed in range(breakage.first_seed, breakage.first_seed + SEEDS_MAX):
+        outcome = simulate(seed, STEPS)
+        if outcome.failure is not None:
+            print(f"seed {seed}, step {outcome.steps}: {outcome.failure}")
+            assert outcome.invariant in breakage.breaks
+            return
+    pytest.fail(f"{SEEDS_MAX} seeds did not find it")
