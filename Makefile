@@ -7,6 +7,9 @@ DEMO :=
 UP :=
 PYTEST := $(PY) -m pytest
 ARGS :=
+SEEDS := 100
+STEPS := 10000
+SEED :=
 
 # Tests import the wheel that was built, never the source tree, whatever the caller's shell says.
 unexport PYTHONPATH
@@ -16,11 +19,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Directories too: their times tell of a file that was taken away.
 SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
-SUITES := $(wildcard tests/unit tests/property tests/contract tests/model tests/fuzz tests/integration)
+SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model tests/fuzz tests/integration)
 RUNS := 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock wheel lint format types schemas check-schemas test unit property contract fuzz model integration demo up down bench clean
+.PHONY: help setup lock wheel lint format types schemas check-schemas test unit simulate property contract fuzz model integration demo up down bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +74,9 @@ test: lint types wheel ## everything: lint, types, and all tests against the bui
 
 unit: wheel ## unit tests: no network, no processes, seconds
 	$(PYTEST) tests/unit $(ARGS)
+
+simulate: wheel ## whole ledgers from seeds, with every fault, over all cores (SEEDS=100 STEPS=10000; SEED=n runs that one again)
+	$(PY) -m tests.simulation --seeds $(SEEDS) --steps $(STEPS) $(if $(SEED),--seed $(SEED))
 
 property: wheel ## property tests (USAGELEDGER_TEST_PROFILE=thorough looks further)
 	$(PYTEST) tests/property $(ARGS)

@@ -14,7 +14,17 @@ pytest_plugins = ["tests.servers"]
 _TESTS = Path(__file__).parent
 
 # Seconds a test may take, by the directory it lies in. A test that needs more says so with @pytest.mark.timeout and a reason.
-_LIMITS_S = {"unit": 30, "property": 300, "contract": 60, "model": 600, "fuzz": 300, "integration": 240, "chaos": 1200, "browser": 180}
+_LIMITS_S = {
+    "unit": 30,
+    "simulation": 120,
+    "property": 300,
+    "contract": 60,
+    "model": 600,
+    "fuzz": 300,
+    "integration": 240,
+    "chaos": 1200,
+    "browser": 180,
+}
 
 # Hypothesis' own deadline is the wall-clock time of one example: on a busy machine right tests fail. The limits above bound them.
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)

@@ -55,7 +55,7 @@ class LimitsConsumer:
         self,
         loop: SimulatedLoop,
         network: Network,
-        kafka: Server,
+        servers: tuple[Server, Server],
         name: str,
         ledgers: Mapping[int, SimulatedLog],
         limits: Mapping[int, LimitTopic],
@@ -68,7 +68,7 @@ class LimitsConsumer:
         self.has_ended = False
         self._loop = loop
         self._network = network
-        self._kafka = kafka
+        self._ledger_server, self._limits_server = servers
         self._context = loop.context_of(self.process)
         self._waiting = 0
         self._hub: Any = None
@@ -108,8 +108,13 @@ class LimitsConsumer:
     def count(self, fault: str) -> None:
         self._network.faults[fault] += 1
 
-    def link(self, *, is_strict: bool = False) -> Link:
-        return Link(self._kafka, self.process, is_strict=is_strict)
+    def link(self) -> Link:
+        """To where the ledger lies."""
+        return Link(self._ledger_server, self.process)
+
+    def limits_link(self, *, is_strict: bool = False) -> Link:
+        """To where the limit events lie."""
+        return Link(self._limits_server, self.process, is_strict=is_strict)
 
     def _resume(self, waiting: int) -> None:
         if waiting == self._waiting:
@@ -163,7 +168,7 @@ class _Feed:
     def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
         polled = self._consumer.asked(self._link, self._read, ASK_TIMEOUT_S)
         if not polled:
-            self._consumer.waited(timeout_ms / 1000)
+            self._consumer.waited(self._random.random() * timeout_ms / 1000)
         for partition, records in polled.items():
             self._positions[partition] = records[-1].offset + 1
             if self._random.random() < self.group.skips and (partition, records[0].offset) not in self._skipped:
@@ -201,7 +206,7 @@ class _LimitLog:
 
     def last(self, partition: int) -> Record | None:
         records = self._limits[partition].records
-        return self._consumer.asked(self._consumer.link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S)
+        return self._consumer.asked(self._consumer.limits_link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S)
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}
@@ -209,7 +214,7 @@ class _LimitLog:
             size = self._random.choice((1, 2, 100))
             for start in range(0, len(some), size):
                 values = [message.value for message in some[start : start + size]]
-                link = self._link = self._link or self._consumer.link(is_strict=True)
+                link = self._link = self._link or self._consumer.limits_link(is_strict=True)
                 try:
                     self._consumer.asked(link, partial(self._limits[partition].take, values), APPEND_TIMEOUT_S)
                 except Unavailable as error:

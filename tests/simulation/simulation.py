@@ -124,6 +124,8 @@ class Simulation:
         self.network = Network(self.loop, random, self.faults)
         self.network.answered = (LedgerError, ViewError)
         self.kafka, self.store = Server("kafka"), Server("store")
+        self.limits_log = Server("limit events")
+        self.servers = (self.kafka, self.store, self.limits_log)
         self.partition_count = random.choice((1, 2, 3))
         self.is_importing = random.random() < 0.4
         self.has_transactions = random.random() < 0.15
@@ -283,7 +285,7 @@ class Simulation:
             ((action, _),) = random.choices(actions, weights)
             self.note(action.__name__)
             action()
-            await asyncio.sleep(random.choice((0, 0, 0, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)))
+            await asyncio.sleep(random.choice((0, 0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)))
             if random.random() < 0.04:
                 await asyncio.sleep(random.choice((0.5, 1.1, 6, 13)))
 
@@ -329,10 +331,10 @@ class Simulation:
 
     def _draw_weather(self) -> None:
         random = self.random
-        for server in (self.kafka, self.store):
-            bad = random.choice((0.0, 0.02, 0.08, 0.2))
-            rates = [bad * random.choice((0, 0, 1)) for _ in range(6)]
-            server.weather = Weather(*rates, slow_s=random.choice((0.1, 3.0, 25.0)))
+        for server in self.servers:
+            bad = random.choice((0.0, 0.02, 0.05, 0.1)) * (3 if server is self.limits_log else 1)
+            server.weather = Weather(*(bad * random.choice((0, 0, 1)) for _ in range(6)))
+            server.weather.slow_s = random.choice((0.1, 3.0, 25.0))
         bad = random.choice((0.0, 0.05, 0.2))
         self._set_feed_faults([bad * random.choice((0, 0, 0, 1)) for _ in range(3)], bad, random.choice((0.0, 0.0, 0.3, 4.0)))
         self.limits_group.skips = random.choice((0.0, 0.1))
@@ -359,7 +361,7 @@ class Simulation:
 
     def _end_faults(self) -> None:
         now = self.loop.time()
-        for server in (self.kafka, self.store):
+        for server in self.servers:
             server.weather, server.down_until = Weather(), min(server.down_until, now)
         self._set_feed_faults([0.0] * 3, 0.0, 0.0)
         self.limits_group.skips = 0.0
@@ -575,7 +577,7 @@ class Simulation:
                     oracle.limits.read(record.value or b"")
 
     def take_server_down(self) -> None:
-        server = self.random.choice((self.kafka, self.store))
+        server = self.random.choice(self.servers)
         server.down_until = self.loop.time() + self.random.choice((0.1, 2, 20))
 
     def start_consumer(self) -> None:
@@ -604,7 +606,8 @@ class Simulation:
     def _consumer(self) -> LimitsConsumer:
         self._names += 1
         name = f"limits-{self._names}"
-        return LimitsConsumer(self.loop, self.network, self.kafka, name, self.ledgers, self.limits, self.limits_group, self.random)
+        servers = (self.kafka, self.limits_log)
+        return LimitsConsumer(self.loop, self.network, servers, name, self.ledgers, self.limits, self.limits_group, self.random)
 
     def _oracle(self, partition: int) -> PartitionOracle:
         return PartitionOracle(partition, self.partition_count, partial(self._read, partition), partial(self._undecided, partition))
