@@ -24,6 +24,7 @@ from usageledger.log.records import KeyedValue, Record
 from usageledger.processor import catch_up as catch_up_module
 from usageledger.processor import merge
 from usageledger.processor import owner as owner_module
+from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import Source
 
 DEADLINE_S = 600.0
@@ -283,6 +284,45 @@ class TestTheLog:
             world.use("2026-01-01T10:00:00Z")
             await world.settled()
             assert (cancelled, worker.task.done()) == ([True], False)
+
+
+class TestTheCatalogTopic:
+    @attacked
+    async def test_a_catalog_topic_that_cannot_be_read_for_a_minute_stops_no_partition(self) -> None:
+        """Its broker was down for longer than half a minute while a worker took over: the partition stopped until an operator came, though
+        nothing was wrong that the broker's return did not mend."""
+        async with a_world() as world:
+            first = world.start_worker()
+            world.use("2026-01-01T10:00:00Z")
+            await world.settled()
+            await first.kill()
+            adopted, world.catalogs = world.catalogs, CatalogLog()
+            worker = world.start_worker()
+            world.use("2026-01-01T10:00:01Z")
+            await asyncio.sleep(100)
+            assert worker.owner.state in ("claiming", "catching_up")
+            world.catalogs.put(adopted.before(1))
+            await world.settled()
+            replayed(world)
+
+    @attacked
+    async def test_a_catalog_topic_that_ends_before_what_was_adopted_stops_the_partition(self) -> None:
+        """Truncated or made anew. An answer to a question that was asked before says nothing: the version may have come since."""
+        async with a_world() as world:
+            first = world.start_worker()
+            world.use("2026-01-01T10:00:00Z")
+            await world.settled()
+            await first.kill()
+            world.catalogs = CatalogLog()
+            worker = world.start_worker()
+            await world.until(lambda: worker.owner.state == "catching_up")
+            await asyncio.sleep(1)
+            world.catalogs.told_end(0)
+            await asyncio.sleep(1)
+            assert worker.owner.stopped_because is None
+            world.catalogs.told_end(0)
+            await world.until(lambda: worker.owner.stopped_because is not None)
+            assert "the catalog topic ends before offset 1" in (worker.owner.stopped_because or "")
 
 
 class TestTheView:

@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from usageledger.log.records import Record
+from usageledger.log.records import LedgerError, Record
+
+
+class CatalogUnread(LedgerError):
+    """The catalog topic could not be read as far as the ledger has adopted it. Claiming again can help: nothing says that it ends there."""
 
 
 class CatalogLog:
@@ -15,6 +19,8 @@ class CatalogLog:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._changed = asyncio.Event()
+        self._end = 0
+        self._ends_told = 0
 
     @property
     def next_offset(self) -> int:
@@ -25,8 +31,13 @@ class CatalogLog:
         """Add what was read next."""
         self._records.extend(records)
         if records:
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._wake()
+
+    def told_end(self, end: int) -> None:
+        """Note where the topic ends, as the broker has just said."""
+        self._end = end
+        self._ends_told += 1
+        self._wake()
 
     def before(self, offset: int) -> list[Record]:
         """The records below an offset: those that a ledger whose head says so has decided on."""
@@ -37,17 +48,29 @@ class CatalogLog:
         return next((record for record in self._records if record.offset >= offset), None)
 
     async def holds(self, offset: int, timeout_s: float) -> bool:
-        """Wait until the records below ``offset`` have been read; False if they were not in time."""
+        """Wait until the records below ``offset`` have been read; False if the topic ends before them.
+
+        Raises CatalogUnread if in all that time neither could be found out.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
+        fresh = self._ends_told + 2  # the next answer may be to a question that was asked before
         while self.next_offset < offset:
+            if self._ends_told >= fresh and self._end < offset:
+                return False
             remaining_s = deadline - asyncio.get_running_loop().time()
             if remaining_s <= 0:
-                return False
+                raise CatalogUnread(
+                    f"the catalog topic was read up to offset {self.next_offset}, and the ledger has adopted it up to {offset}"
+                )
             await self.changed(remaining_s)
         return True
 
     async def changed(self, timeout_s: float) -> None:
-        """Return when something was put, or after ``timeout_s``."""
+        """Return when something was put or told, or after ``timeout_s``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -47,5 +47,8 @@ async def _read_on(kafka: str, topic: str, catalogs: CatalogLog) -> None:
         while True:
             records = (await consumer.getmany(there, timeout_ms=POLL_MS)).get(there, [])
             catalogs.put([Record(record.offset, record.timestamp, record.key, record.value) for record in records])
+            if not records:
+                # Nothing came: the topic ends here, or the broker does not answer. The two are told apart by asking.
+                catalogs.told_end((await consumer.end_offsets([there]))[there])
     finally:
         await consumer.stop()
