@@ -124,8 +124,8 @@ class Simulation:
         self.network = Network(self.loop, random, self.faults)
         self.network.answered = (LedgerError, ViewError)
         self.kafka, self.store = Server("kafka"), Server("store")
-        self.limits_log = Server("limit events")
-        self.servers = (self.kafka, self.store, self.limits_log)
+        self.limits_log, self.catalog_server = Server("limit events"), Server("catalog")
+        self.servers = (self.kafka, self.store, self.limits_log, self.catalog_server)
         self.partition_count = random.choice((1, 2, 3))
         self.is_importing = random.random() < 0.4
         self.has_transactions = random.random() < 0.15
@@ -149,6 +149,7 @@ class Simulation:
             self.network,
             self.kafka,
             self.store,
+            self.catalog_server,
             self.ledgers,
             self.views,
             self.topics,
@@ -578,7 +579,7 @@ class Simulation:
 
     def take_server_down(self) -> None:
         server = self.random.choice(self.servers)
-        server.down_until = self.loop.time() + self.random.choice((0.1, 2, 20))
+        server.down_until = self.loop.time() + self.random.choice((0.1, 2, 20, 60))
 
     def start_consumer(self) -> None:
         self.consumers = [consumer for consumer in self.consumers if not consumer.has_ended]

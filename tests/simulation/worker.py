@@ -10,8 +10,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from tests.simulation.inputs import TOPICS, Consumer, FeedFaults, InputTopic
-from tests.simulation.network import Network, Server
+from tests.simulation.inputs import ASK_TIMEOUT_S, TOPICS, Consumer, FeedFaults, InputTopic
+from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.oracle import Broken
 from tests.simulation.ports import LedgerHandle, ViewHandle
 from tests.simulation.scheduler import Process, SimulatedLoop
@@ -33,6 +33,7 @@ class Cluster:
     network: Network
     kafka: Server
     store: Server
+    catalog_server: Server
     ledgers: Mapping[int, SimulatedLog]
     views: Mapping[int, SimulatedView]
     topics: Mapping[Place, InputTopic]
@@ -127,10 +128,19 @@ class Worker:
         raise Broken("no partition stops", str(owner.stopped_because))
 
     async def _read_catalogs(self) -> None:
+        cluster, link = self._cluster, Link(self._cluster.catalog_server, self.process)
         while True:
-            there = len(self._cluster.catalogs)
-            await asyncio.sleep(self.catalog_lag_s)
-            self._catalogs.put(self._cluster.catalogs[self._catalogs.next_offset : there])
+            try:
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    records = await cluster.network.send(link, lambda: cluster.catalogs[self._catalogs.next_offset :])
+                    end = 0 if records else await cluster.network.send(link, lambda: len(cluster.catalogs))
+            except (TimeoutError, Disconnected):
+                link = Link(cluster.catalog_server, self.process)
+            else:
+                await asyncio.sleep(self.catalog_lag_s)
+                self._catalogs.put(records)
+                if not records:
+                    self._catalogs.told_end(end)
             await asyncio.sleep(CATALOG_POLL_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
