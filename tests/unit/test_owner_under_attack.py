@@ -604,6 +604,29 @@ class TestWhatIsDue:
             replayed(world)
 
     @attacked
+    async def test_what_is_due_waits_for_a_record_that_the_feeder_lost(self) -> None:
+        """The record after it was at hand and said that the date had come; that one was missing between showed only when it was decided
+        itself. So a renewal was written before a use of the days before, which was then refused: its period was closed."""
+        async with a_world(importing=True) as world:
+            world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
+            world.use("2025-02-01T10:00:00Z", quantity="7")
+            worker = world.start_worker()
+            await world.settled()
+            answer = worker.control.end_offset
+
+            async def answer_slowly(source: Source) -> int:
+                await asyncio.sleep(0.1)
+                return await answer(source)
+
+            worker.control.end_offset = answer_slowly  # type: ignore[method-assign]
+            worker.control.loses_next = {1}
+            world.use("2025-02-02T10:00:00Z")
+            world.use("2025-03-10T10:00:00Z", account="b")
+            await world.settled()
+            assert kinds(world)[-4:] == ["usage", "renewal", "account_opened", "usage"]
+            replayed(world)
+
+    @attacked
     async def test_more_accounts_due_at_one_moment_than_a_chunk_takes_are_all_acted_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("usageledger.processor.owner.DUE_PER_CHUNK", 3)
         async with a_world(importing=True) as world:

@@ -196,6 +196,7 @@ class _Tenure:
             if isinstance(step, NextRecords):
                 await self._decide_records(chunk, step)
             elif isinstance(step, NextDue):
+                self._check_what_is_at_hand()
                 await self._provide(chunk, self._book.due.until(step.until, DUE_PER_CHUNK), [])
                 self._act_on_due(chunk, step.until, DUE_PER_CHUNK)
             else:
@@ -220,6 +221,13 @@ class _Tenure:
             self._act_on_due(chunk, item.appended_at)
             chunk.groups.append(self._book.decide_input(item))
             chunk.decided[step.source] = item.offset + 1
+
+    def _check_what_is_at_hand(self) -> None:
+        """What is due is found so by the records at hand: one that is missing before them may be of a time before it."""
+        for source in Source:
+            record = self._inputs.peek(source)
+            if record is not None:
+                self._owner.check_for_gaps(source, self._book.head.next_of(source.value), [record])
 
     def _act_on_due(self, chunk: _Chunk, until: datetime, groups_max: float = inf) -> None:
         """Act on what is due, in order, as far as its accounts are at hand; an account's next date may come before another's."""
