@@ -143,6 +143,10 @@ def acts_on_what_is_due_with_inputs_still_to_come(patch: pytest.MonkeyPatch) -> 
     patch.setattr(Merge, "_due_by_wall_clock", due_by_wall_clock)
 
 
+def acts_on_what_is_due_beyond_a_gap(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(owner._Tenure, "_check_what_is_at_hand", lambda _: None)
+
+
 def never_acts_on_what_is_due_without_an_input(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         return None
@@ -275,6 +279,7 @@ BREAKAGES = {
         Breakage(never_verifies, frozenset({SETTLES})),
         Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
         Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE})),
+        Breakage(acts_on_what_is_due_beyond_a_gap, frozenset({DUE})),
         Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES})),
         Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT})),
         Breakage(leaves_the_view_between_two_entries_of_an_input, frozenset({PREFIX})),

@@ -21,6 +21,7 @@ from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.feed import ChunkLost, PartitionFeed, Place
 from usageledger.processor.inputs import InputBuffer
 from usageledger.processor.owner import PartitionOwner
+from usageledger.processor.worker import STUCK_S, WATCH_INTERVAL_S, WorkerFailed
 
 CATALOG_POLL_S = 1.0
 
@@ -55,6 +56,7 @@ class Worker:
         self.catalog_lag_s = random.choice((0.0, 0.0, 0.0, 1.0, 12.0))
         self.handles: dict[int, LedgerHandle] = {}
         self.owners: dict[int, PartitionOwner] = {}
+        self._feeds: dict[int, PartitionFeed] = {}
         self._cluster = cluster
         self._catalogs = CatalogLog()
         self._random = random
@@ -90,6 +92,7 @@ class Worker:
         cluster, random = self._cluster, self._random
         clock = cluster.loop.time
         feed = PartitionFeed(partition, TOPICS, self._consumer, self._consumer, next_epoch=lambda: next(self._epochs), clock=clock)
+        self._feeds[partition] = feed
         inputs = InputBuffer(feed, records_max=random.choice((4, 50, 20_000)))
         self._consumer.add(feed, inputs)
         sizes = {"batch_bytes": random.choice((2_000, 512 * 1024)), "chunk": random.choice((1, 2, 7, 1_000))}
@@ -109,7 +112,7 @@ class Worker:
 
     async def _run(self) -> None:
         works: list[Coroutine[Any, Any, None]] = [self._own(owner) for owner in self.owners.values()]
-        tasks = [asyncio.create_task(work) for work in (self._consumer.run(), self._read_catalogs(), *works)]
+        tasks = [asyncio.create_task(work) for work in (self._consumer.run(), self._read_catalogs(), self._watch(), *works)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -126,6 +129,14 @@ class Worker:
         except Exception as error:
             raise Broken("the code fails on nothing", repr(error)) from error
         raise Broken("no partition stops", str(owner.stopped_because))
+
+    async def _watch(self) -> None:
+        """As a worker's process does: what has something to do and does nothing for a minute is ended, and started again."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            for partition, owner in self.owners.items():
+                if owner.state == "running" and self._feeds[partition].stuck_s(owner.inputs) > STUCK_S:
+                    raise WorkerFailed("a partition has input and makes no progress")
 
     async def _read_catalogs(self) -> None:
         cluster, link = self._cluster, Link(self._cluster.catalog_server, self.process)
@@ -150,7 +161,7 @@ class Worker:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, ChunkLost):
-            self._cluster.network.faults["feed: worker ended, a chunk was lost"] += 1
+        if isinstance(error, ChunkLost | WorkerFailed):
+            self._cluster.network.faults["worker: ended by itself"] += 1
         elif error is not None:
             raise error
