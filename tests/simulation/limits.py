@@ -29,14 +29,16 @@ PAUSE_S = 0.02
 class LimitTopic:
     """One partition of the limit events."""
 
-    def __init__(self, oracle: Callable[[], PartitionOracle]) -> None:
+    def __init__(self, oracle: Callable[[], PartitionOracle], note: Callable[[str, bytes], None]) -> None:
         self.records: list[Record] = []
         self._oracle = oracle
+        self._note = note
 
     def take(self, values: Sequence[bytes]) -> None:
         """Append a batch, whole."""
         for value in values:
             self.records.append(Record(len(self.records), 0, None, value))
+            self._note("limit event", value)
             self._oracle().limits.read(value)
 
 

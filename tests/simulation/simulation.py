@@ -142,7 +142,7 @@ class Simulation:
         self.oracles = {p: self._oracle(p) for p in partitions}
         self.ledgers = {p: SimulatedLog(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
         self.views = {p: SimulatedView(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
-        self.limits = {p: LimitTopic(partial(self.oracles.__getitem__, p)) for p in partitions}
+        self.limits = {p: LimitTopic(partial(self.oracles.__getitem__, p), self.note) for p in partitions}
         self.limits_group = LimitsGroup()
         self.feed_faults = FeedFaults()
         self.cluster = Cluster(
@@ -238,7 +238,7 @@ class Simulation:
                 raise loop.failure or error from error
         except Broken as broken:
             outcome.invariant, outcome.failure = broken.invariant, str(broken)
-        except Exception as error:  # noqa: BLE001 - a seed's outcome, with whatever it fails
+        except Exception as error:  # noqa: BLE001 - whatever a seed fails with is its outcome
             outcome.invariant, outcome.failure = type(error).__name__, repr(error)
         outcome.steps = loop.steps
         self.note(f"steps {loop.steps}")
