@@ -213,7 +213,7 @@ class Simulation:
 
     def _undecided(self, partition: int, at: datetime) -> bool:
         """Whether an input of before that time lies there and waits, and none of after it that can have brought what was due."""
-        if self.is_importing or not self._clocks_are_good or self.live_since > -1e9:
+        if self.live_since > -1e9 or not (self.is_importing or self._clocks_are_good):
             return False
         head = self.oracles[partition].replay.book.head
         waiting = [self._topic(partition, source.value).at_or_after(head.next_of(source.value)) for source in Source]
@@ -314,6 +314,7 @@ class Simulation:
             (work.send_astray, 1),
             (self.let_time_pass, 4),
             (self.go_near_a_renewal, 8),
+            (self.use_around_what_is_due, 5),
             (self.publish_catalog, 1),
             (self.go_live, 0.5),
             (self.start_worker, 8),
@@ -492,6 +493,16 @@ class Simulation:
             end = self.random.choice(ends)
             seconds = self.random.choice((-60, -1, -0.5, -0.001, 0, 0.001, 0.5, 1, 2, 72 * 3600))
             self.let_pass(max(timedelta(0), end + timedelta(seconds=seconds) - at))
+
+    def use_around_what_is_due(self) -> None:
+        """Uses right before and after the moment at which something is due."""
+        due = [date[0] for oracle in self.oracles.values() if (date := oracle.replay.book.due.next()) is not None]
+        for _ in range(3):
+            self.work.use()
+        if due:
+            after = timedelta(seconds=self.random.choice((-0.001, 0, 0.001, 1)))
+            self.let_pass(max(timedelta(0), self.random.choice(due) + after - self.event_time()))
+        self.work.use()
 
     def let_pass(self, time: timedelta) -> None:
         """Let time pass, for accounts and clocks."""

@@ -8,7 +8,7 @@ from tests.simulation.breakages import BREAKAGES
 from tests.simulation.simulation import simulate
 
 STEPS = 6_000
-SEEDS_MAX = 12
+SEEDS_MAX = 8
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
