@@ -15,7 +15,7 @@ from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.oracle import Broken, PartitionOracle
 from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog
-from usageledger.limits.announcer import Announcer, Assignment, LimitLogUnreadable, LimitsError, PartitionsStopped, Unavailable
+from usageledger.limits.announcer import Announcer, Assignment, LimitsError, PartitionsStopped, Unavailable
 from usageledger.limits.translate import LimitMessage
 from usageledger.log.records import Record
 
@@ -129,7 +129,7 @@ class LimitsConsumer:
             while True:
                 self.announcer.step()
                 self.waited(PAUSE_S)
-        except (LimitLogUnreadable, PartitionsStopped) as error:
+        except PartitionsStopped as error:
             raise Broken("no partition stops", f"limits: {error}") from error
         except LimitsError:
             self.count("limits: ended by itself")
@@ -185,6 +185,9 @@ class _Feed:
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         self._consumer.asked(self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S)
+
+    def committed(self, partition: int) -> int:
+        return self._consumer.asked(self._consumer.link(), lambda: self.group.committed.get(partition, 0), ASK_TIMEOUT_S)
 
     def _read(self) -> dict[int, list[Record]]:
         limit = self._random.choice((1, 3, 50))

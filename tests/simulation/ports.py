@@ -106,7 +106,7 @@ class LedgerHandle:
 class ViewHandle:
     """One owner's `PartitionView`: one connection, and another one after each failure."""
 
-    def __init__(self, network: Network, store: Server, process: Process, view: SimulatedView) -> None:
+    def __init__(self, network: Network, store: Server, process: Process, view: Callable[[], SimulatedView]) -> None:
         self._network = network
         self._store = store
         self._process = process
@@ -114,25 +114,31 @@ class ViewHandle:
         self._link = Link(store, process)
 
     async def head(self) -> StoredHead | None:
-        return await self._asked(self._view.head)
+        return await self._asked(lambda: self._view().head())
 
     async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
-        return await self._asked(partial(self._view.fetch, expected, accounts, identities))
+        return await self._asked(lambda: self._view().fetch(expected, accounts, identities))
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
-        await self._asked(partial(self._view.commit, expected, change))
+        await self._asked(lambda: self._view().commit(expected, change))
 
     async def verify(self, expected: Position) -> None:
-        await self._asked(partial(self._view.verify, expected))
+        await self._asked(lambda: self._view().verify(expected))
 
     async def due(self, expected: Position | None = None) -> Mapping[str, int]:
-        return await self._asked(partial(self._view.due, expected))
+        return await self._asked(lambda: self._view().due(expected))
 
     async def snapshot(self) -> Snapshot:
-        return await self._asked(self._view.snapshot)
+        return await self._asked(lambda: self._view().snapshot())
 
     async def clear(self) -> None:
-        await self._asked(self._view.clear)
+        await self._asked(lambda: self._view().clear())
+
+    def beside(self) -> ViewHandle:
+        return ViewHandle(self._network, self._store, self._process, lambda: self._view().beside())
+
+    async def take_over(self, beside: Position) -> None:
+        await self._asked(lambda: self._view().take_over(beside))
 
     async def _asked(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:

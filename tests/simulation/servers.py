@@ -63,8 +63,19 @@ class SimulatedView(MemoryView):
     async def clear(self) -> None:
         self.lose()
 
+    def beside(self) -> SimulatedView:
+        if not isinstance(self.view_beside, SimulatedView):
+            self.view_beside = SimulatedView(self.now_ms, self._witness)
+        return self.view_beside
+
+    async def take_over(self, beside: Position) -> None:
+        was = (self.stored_head, self.stored_accounts, self.due_ms, self.identities)
+        await super().take_over(beside)
+        self._undo.append(lambda: self._become(*was))
+
     def lose(self) -> None:
         """Be emptied."""
+        self.view_beside = None
         was = (self.stored_head, self.stored_accounts, self.due_ms, self.identities)
         self.stored_head, self.stored_accounts, self.due_ms, self.identities = None, {}, {}, {}
         self._undo.append(lambda: self._become(*was))

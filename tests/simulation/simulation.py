@@ -600,6 +600,7 @@ class Simulation:
             if end < log.end_offset:
                 self.faults["kafka: entries lost"] += 1
                 log.truncate_from(end)
+                self.limits_group.committed[partition] = min(end, self.limits_group.committed.get(partition, 0))
                 self.views[partition].forget_moments()
                 announced = self.limits[partition].records
                 self.oracles[partition] = oracle = self._oracle(partition)

@@ -101,7 +101,7 @@ class Worker:
             partition=partition,
             partition_count=len(cluster.ledgers),
             ledger=self.handles[partition],
-            view=ViewHandle(cluster.network, cluster.store, self.process, cluster.views[partition]),
+            view=ViewHandle(cluster.network, cluster.store, self.process, lambda: cluster.views[partition]),
             inputs=inputs,
             catalogs=self._catalogs,
             worker=self.name,

@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from usageledger.counters.memory import MemoryView
+from usageledger.counters.memory import MemorySnapshot, MemoryView
 from usageledger.counters.view import Fetched, Position, StoredHead, ViewChange, ViewError
 
 T = TypeVar("T")
 
 
 class HostileView(MemoryView):
-    """``moved_to`` keeps where each commit took it; ``before`` is called once, before the next call of that name."""
+    """``moved_to`` and ``past`` keep what each commit made of it; ``before`` is called once, before the next call of that name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.moved_to: list[Position] = []
+        self.past: list[MemorySnapshot] = []
         self.before: dict[str, Callable[[], None]] = {}
         self._failing: dict[str, bool] = {}
 
     def fail_next(self, call: str, *, applied: bool) -> None:
         """The next call of that name is not answered; ``applied`` says whether it is carried out all the same."""
         self._failing[call] = applied
+
+    def mend(self) -> None:
+        """Nothing fails any more."""
+        self.before.clear()
+        self._failing.clear()
 
     async def head(self) -> StoredHead | None:
         return await self._attempt("head", super().head)
@@ -37,6 +43,7 @@ class HostileView(MemoryView):
         async def kept() -> None:
             await commit(expected, change)
             self.moved_to.append(change.position)
+            self.past.append(self.snapshot_for_rollback())
 
         await self._attempt("commit", kept)
 

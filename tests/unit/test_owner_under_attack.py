@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from functools import wraps
+from functools import cache, wraps
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,11 +17,13 @@ from tests.simulation.scheduler import run_virtually
 from tests.unit import ledger_world
 from tests.unit.hostile_view import HostileView
 from tests.unit.ledger_world import World, a_world
+from tests.unit.random_schedule import RandomSchedule
 from tests.unit.test_owner import replayed
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head, encode
 from usageledger.log import deciding, memory
 from usageledger.log.deciding import DueList, milliseconds
+from usageledger.log.decoding import decode_catalog
 from usageledger.log.records import KeyedValue, Record
 from usageledger.processor import catch_up as catch_up_module
 from usageledger.processor import merge
@@ -28,6 +32,8 @@ from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import Source
 
 DEADLINE_S = 600.0
+FIRST_SEED = int(os.environ.get("ATTACK_SEED", "1"))
+SEEDS = int(os.environ.get("ATTACK_SEEDS", "1" if "ATTACK_SEED" in os.environ else "40"))
 
 
 @pytest.fixture(autouse=True)
