@@ -6,7 +6,7 @@ A check that cannot fail proves nothing, and a schedule that never comes to wher
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from tests.simulation.servers import SimulatedView
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.chain import unseal
 from usageledger.limits import announcer
+from usageledger.limits.place import Place
 from usageledger.log import deciding
 from usageledger.log.records import LedgerError
 from usageledger.processor import catch_up, feed, owner
@@ -233,6 +234,29 @@ def goes_on_announcing_after_a_failed_append(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(limits_module._LimitLog, "append", careless)
 
 
+def announces_an_entry_again_from_its_first_crossing(patch: pytest.MonkeyPatch) -> None:
+    """And goes on behind it, whatever of it was announced."""
+    init = announcer.PartitionProgress.__init__
+
+    def behind(self: Any, partition: int, announced: Place | None, announced_before: int = 0) -> None:
+        init(self, partition, announced, announced_before)
+        if announced is not None:
+            self.next_offset = announced.offset + 1
+
+    patch.setattr(announcer.PartitionProgress, "__init__", behind)
+
+
+def overlooks_gaps_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
+    take = announcer.PartitionProgress.take
+
+    def careless(self: Any, records: Sequence[Any]) -> Any:
+        if records and records[0].offset > self.next_offset:
+            self.next_offset = records[0].offset
+        return take(self, records)
+
+    patch.setattr(announcer.PartitionProgress, "take", careless)
+
+
 def announces_what_no_reader_sees(patch: pytest.MonkeyPatch) -> None:
     """Entries of superseded owners, which lie elsewhere than they name."""
     patch.setattr(announcer, "entry_at", lambda offset, value: unseal(value))
@@ -252,7 +276,7 @@ BREAKAGES = {
         Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
         Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE}), first_seed=9),
         Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES}), first_seed=3),
-        Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT})),
+        Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT, SETTLES})),
         Breakage(leaves_the_view_between_two_entries_of_an_input, frozenset({PREFIX})),
         Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD}), first_seed=2),
         Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT}), first_seed=14),
@@ -261,6 +285,8 @@ BREAKAGES = {
         Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES}), first_seed=3),
         Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED})),
         Breakage(goes_on_announcing_after_a_failed_append, frozenset({ANNOUNCED, STOPS, SETTLES}), first_seed=23),
+        Breakage(announces_an_entry_again_from_its_first_crossing, frozenset({ANNOUNCED, SETTLES}), first_seed=114),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=50),
         Breakage(
             announces_what_no_reader_sees,
             frozenset({"a limit event is what its entry says, and comes after it", ANNOUNCED, STOPS}),
