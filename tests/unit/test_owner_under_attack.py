@@ -328,7 +328,7 @@ class TestTheCatalogTopic:
             assert worker.owner.stopped_because is None
             world.catalogs.told_end(0)
             await world.until(lambda: worker.owner.stopped_because is not None)
-            assert "the catalog topic ends before offset 1" in (worker.owner.stopped_because or "")
+            assert "the catalog topic does not hold what lies before offset 1" in (worker.owner.stopped_because or "")
 
 
 class TestTheView:
