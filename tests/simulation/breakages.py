@@ -163,7 +163,7 @@ def knows_nothing_of_what_was_due_when_it_catches_up(patch: pytest.MonkeyPatch) 
 
 
 def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(catch_up, "_last_together", lambda entries: entries[-1].entry.offset + 1)
+    patch.setattr(catch_up, "_place_of_last_together", len)
 
 
 def looks_identities_up_in_their_window_alone(patch: pytest.MonkeyPatch) -> None:
@@ -267,30 +267,30 @@ BREAKAGES = {
     for breakage in (
         Breakage(appends_without_looking_where_they_lie, frozenset({PREFIX, FOLD})),
         Breakage(entries_are_valid_wherever_they_lie, frozenset({STOPS, PREFIX, FOLD})),
-        Breakage(looks_up_without_the_head, frozenset({FOLD, AUDIT, ONCE}), first_seed=4),
-        Breakage(commits_without_comparing_the_head, frozenset({PREFIX, FOLD})),
+        Breakage(looks_up_without_the_head, frozenset({FOLD, AUDIT, ONCE}), first_seed=6),
+        Breakage(commits_without_comparing_the_head, frozenset({PREFIX, FOLD}), first_seed=3),
         Breakage(commits_before_it_appends, frozenset({PREFIX})),
         Breakage(commits_what_was_not_appended, frozenset({PREFIX, FOLD})),
         Breakage(forgets_chunks_before_they_are_committed, frozenset({AUDIT, FAILS, STOPS, FOLD})),
-        Breakage(never_verifies, frozenset({SETTLES}), first_seed=3),
+        Breakage(never_verifies, frozenset({SETTLES})),
         Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
-        Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE}), first_seed=9),
-        Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES}), first_seed=3),
+        Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE}), first_seed=6),
+        Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES}), first_seed=5),
         Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT, SETTLES})),
         Breakage(leaves_the_view_between_two_entries_of_an_input, frozenset({PREFIX})),
-        Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD}), first_seed=2),
-        Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT}), first_seed=14),
-        Breakage(takes_chunks_in_any_order, frozenset({AUDIT}), first_seed=11),
-        Breakage(takes_chunks_of_an_earlier_seek, frozenset({AUDIT}), first_seed=2),
+        Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD})),
+        Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT})),
+        Breakage(takes_chunks_in_any_order, frozenset({AUDIT}), first_seed=4),
+        Breakage(takes_chunks_of_an_earlier_seek, frozenset({AUDIT})),
         Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES}), first_seed=3),
-        Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED})),
-        Breakage(goes_on_announcing_after_a_failed_append, frozenset({ANNOUNCED, STOPS, SETTLES}), first_seed=23),
-        Breakage(announces_an_entry_again_from_its_first_crossing, frozenset({ANNOUNCED, SETTLES}), first_seed=114),
-        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=50),
+        Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED}), first_seed=4),
+        Breakage(goes_on_announcing_after_a_failed_append, frozenset({ANNOUNCED, STOPS, SETTLES}), first_seed=24),
+        Breakage(announces_an_entry_again_from_its_first_crossing, frozenset({ANNOUNCED, SETTLES}), first_seed=19),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=28),
         Breakage(
             announces_what_no_reader_sees,
             frozenset({"a limit event is what its entry says, and comes after it", ANNOUNCED, STOPS}),
-            first_seed=16,
+            first_seed=9,
         ),
     )
 }

@@ -89,6 +89,8 @@ def _sizes(random: Random) -> Iterator[None]:
         patch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 10, 2_000)))
         patch.setattr(owner, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
         patch.setattr(catch_up, "LOOK_BACK_RECORDS", random.choice((1, 5, 100)))
+        patch.setattr(catch_up, "RECORDS_PER_COMMIT", random.choice((1, 5, 5_000)))
+        patch.setattr(catch_up, "ACCOUNTS_KEPT_MAX", random.choice((0, 20_000)))
         patch.setattr(deciding, "decode_catalog", _decoded_catalog)
         yield
 

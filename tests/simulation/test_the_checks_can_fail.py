@@ -8,12 +8,12 @@ from tests.simulation.breakages import BREAKAGES
 from tests.simulation.simulation import simulate
 
 STEPS = 6_000
-SEEDS_MAX = 8
+SEEDS_MAX = 30
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_what_breaks_the_code_breaks_an_invariant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within a few seeds of the one that is known to come to where it matters."""
+    """The first seed is one that is known to come to where it matters; any other change of the code may move that to one of the next."""
     breakage = BREAKAGES[name]
     breakage.apply(monkeypatch)
     for seed in range(breakage.first_seed, breakage.first_seed + SEEDS_MAX):
