@@ -1,0 +1,382 @@
+"""The proof, once everything is quiet: from the log and the journals alone, nothing lost, nothing doubled, everybody told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.journal import read_journal
+from tests.chaos.stage import PARTITIONS, PREFIX, Stage
+from tests.valkey_server import running_valkey
+from usageledger.audit.verify import verify
+from usageledger.counters.connection import Client, connect, connect_blocking
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.reading import read_heads
+from usageledger.counters.redis_view import RedisView
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.claim import claim_of, decode_claim
+from usageledger.domain.chain import SealedEntry, entry_at
+from usageledger.domain.head import Head
+from usageledger.limits.place import Place, read_limit_event
+from usageledger.limits.translate import limit_events
+from usageledger.log.deciding import PartitionBook
+from usageledger.log.kafka_ledger import KafkaLedgerPartition
+from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.records import Record
+from usageledger.processor.catalog_log import CatalogLog
+from usageledger.processor.catch_up import catch_up
+
+SHOWN_MAX = 5
+AUDIT_FAULTS_MAX = 3
+
+Identity = tuple[str, str, str, str]
+"""Topic, account, source, id."""
+
+
+@dataclass(slots=True)
+class Finding:
+    """One thing that was looked at: what it is, how many, and what is wrong with which."""
+
+    title: str
+    looked_at: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def check(self, is_right: bool, otherwise: str) -> None:
+        """Count one more, and note what is wrong with it."""
+        self.looked_at += 1
+        if not is_right:
+            self.wrong.append(otherwise)
+
+    def __str__(self) -> str:
+        shown = "".join(f"\n      {detail}" for detail in self.wrong[:SHOWN_MAX])
+        more = f"\n      … and {len(self.wrong) - SHOWN_MAX:,} more" if len(self.wrong) > SHOWN_MAX else ""
+        return f"{'ok  ' if not self.wrong else 'FAIL'} {self.title}: {self.looked_at:,} looked at, {len(self.wrong):,} wrong{shown}{more}"
+
+
+@dataclass(slots=True)
+class Log:
+    """What lies in the topics."""
+
+    entries: list[list[SealedEntry]] = field(default_factory=list)
+    entry_times: list[list[float]] = field(default_factory=list)
+    input_times: list[float] = field(default_factory=list)
+    """When Kafka took each input."""
+    decided_times: list[float] = field(default_factory=list)
+    """When the first entry of each input came to lie in the ledger."""
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    limit_records: list[list[Record]] = field(default_factory=list)
+    ledger_records: int = 0
+    claims: int = 0
+
+    def all_entries(self) -> Iterator[SealedEntry]:
+        """The valid entries of all partitions."""
+        for entries in self.entries:
+            yield from entries
+
+
+def read_log(stage: Stage) -> Log:
+    """Read all topics from their beginning."""
+    topics, log = stage.topics, Log()
+    with log_reader(stage.kafka) as reader:
+        for partition in range(PARTITIONS):
+            entries, times = [], []
+            for record in _whole(reader, log, topics.ledger, partition):
+                log.ledger_records += 1
+                log.claims += decode_claim(record.value) is not None
+                sealed = entry_at(record.offset, record.value)
+                if sealed is not None:
+                    entries.append(sealed)
+                    times.append(record.timestamp_ms / 1000)
+            log.decided_times += _decided_times(entries, times)
+            log.entries.append(entries)
+            log.entry_times.append(times)
+            log.limit_records.append(list(_whole(reader, log, topics.limit, partition)))
+            for topic in (topics.usage, topics.account):
+                log.input_times += [record.timestamp_ms / 1000 for record in _whole(reader, log, topic, partition)]
+    return log
+
+
+def _decided_times(entries: Sequence[SealedEntry], times: Sequence[float]) -> Iterator[float]:
+    before = None
+    for sealed, at in zip(entries, times, strict=True):
+        address = sealed.entry.input
+        if address is not None and address != before and address.topic != "catalog":
+            yield at
+        before = address
+
+
+def _whole(reader: LogReader, log: Log, topic: str, partition: int) -> Iterator[Record]:
+    end = log.ends[topic, partition] = reader.end_offset(topic, partition)
+    return reader.read(topic, partition, 0, end)
+
+
+def prove(stage: Stage, log: Log) -> list[Finding]:
+    """All findings, the most important first."""
+    decisions = _decisions(log)
+    return [
+        _every_journaled_use(stage, decisions),
+        _every_journaled_command(stage, decisions),
+        _every_stray_record(stage, log),
+        _each_charged_once(decisions),
+        _every_input_decided_once(stage, log),
+        _every_limit_event_once(log),
+        *_everybody_told(stage, log),
+        _store_is_a_rebuild(stage, log),
+        _audit(stage),
+    ]
+
+
+def _decisions(log: Log) -> dict[Identity, list[SealedEntry]]:
+    found: dict[Identity, list[SealedEntry]] = defaultdict(list)
+    for sealed in log.all_entries():
+        entry = sealed.entry
+        if entry.event is not None and entry.input is not None and entry.input.topic != "catalog":
+            found[entry.input.topic, entry.account, entry.event.source, entry.event.id].append(sealed)
+    return found
+
+
+def _every_journaled_use(stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
+    """Accepted once where nothing speaks against it, else refused for the reason that was to be expected."""
+    finding = Finding("events that workers journaled are in the ledger, once each")
+    expected: dict[Identity, set[str]] = defaultdict(set)
+    for actor in stage.of_role("worker"):
+        for line in read_journal(stage.journal_of(actor)):
+            told = line["arguments"]
+            if line["what"] == "record":
+                expected["usage", told["account"], "render", told["id"]].add(line["expect"])
+            else:
+                expected["account", told["account"], "render", f"void_{told['id']}"].add("void")
+    voids = {_voided(sealed) for found in decisions.values() for sealed in found if sealed.entry.voids is not None}
+    for identity, expectations in expected.items():
+        topic, account, source, id = identity
+        if "void" in expectations:
+            used = (account, source, id.removeprefix("void_"))
+            finding.check(used in voids, f"the void of {used} is not in the ledger")
+            continue
+        found = decisions.get(identity, ())
+        charged = sum(sealed.entry.kind == "usage" for sealed in found)
+        reasons = {sealed.entry.reason for sealed in found if sealed.entry.kind == "refusal"}
+        if expectations & {"accepted", "contested"}:
+            finding.check(charged == 1, f"{identity} was charged {charged} times, refused for {reasons or 'nothing'}")
+        else:
+            finding.check(charged == 0 and reasons == expectations, f"{identity}: charged {charged} times, refused for {reasons}")
+    return finding
+
+
+def _voided(sealed: SealedEntry) -> tuple[str, str, str]:
+    voids = sealed.entry.voids
+    assert voids is not None
+    return (sealed.entry.account, voids.source, voids.id)
+
+
+def _every_journaled_command(stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
+    finding = Finding("commands that billing journaled are in the ledger, in force once at most")
+    for actor in stage.of_role("billing"):
+        for line in read_journal(stage.journal_of(actor)):
+            told = line["arguments"]
+            found = decisions.get(("account", told["account"], "billing", told["id"]), ())
+            in_force = {sealed.entry.input for sealed in found if sealed.entry.kind not in ("refusal", "duplicate")}
+            finding.check(bool(found) and len(in_force) <= 1, f"{line['what']} {told}: {len(found)} entries, in force by {in_force}")
+    return finding
+
+
+def _every_stray_record(stage: Stage, log: Log) -> Finding:
+    finding = Finding("malformed records that Kafka acknowledged are refused in their place, with the reason")
+    refused = {
+        (sealed.entry.input.topic, sealed.entry.input.partition, sealed.entry.input.offset): sealed.entry.reason
+        for sealed in log.all_entries()
+        if sealed.entry.kind == "refusal" and sealed.entry.input is not None
+    }
+    names = {stage.topics.usage: "usage", stage.topics.account: "account"}
+    for actor in stage.of_role("stranger"):
+        for line in read_journal(stage.journal_of(actor)):
+            place = (names[line["topic"]], line["partition"], line["offset"])
+            finding.check(refused.get(place) == line["reason"], f"{place}: {refused.get(place)!r}, not {line['reason']!r}")
+    return finding
+
+
+def _each_charged_once(decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
+    finding = Finding("identities are charged at most once")
+    for identity, found in decisions.items():
+        charged = [sealed.entry.offset for sealed in found if sealed.entry.kind == "usage"]
+        finding.check(len(charged) <= 1, f"{identity} was charged at {charged}")
+    return finding
+
+
+def _every_input_decided_once(stage: Stage, log: Log) -> Finding:
+    """Accepted, duplicate or refused: every record of both inputs, in its order, and none twice."""
+    finding = Finding("input records have one decision each, in their order")
+    for partition, entries in enumerate(log.entries):
+        for name, topic in (("usage", stage.topics.usage), ("account", stage.topics.account)):
+            decided = [s.entry.input.offset for s in entries if s.entry.input is not None and s.entry.input.topic == name]
+            # An input may have several entries, which lie together.
+            once = [offset for n, offset in enumerate(decided) if n == 0 or decided[n - 1] != offset]
+            end = log.ends[topic, partition]
+            finding.looked_at += end
+            if once != list(range(end)):
+                missing, again = sorted(set(range(end)) - set(once)), [o for o, n in Counter(once).items() if n > 1]
+                finding.wrong.append(f"{topic}/{partition}: of {end} records {missing[:9]} have no decision, {again[:9]} several")
+    return finding
+
+
+def _every_limit_event_once(log: Log) -> Finding:
+    """As a reader sees them, who drops what is not beyond the last place: exactly the crossings of the ledger, in their order."""
+    finding = Finding("crossings are announced once each, by their ids")
+    for partition, entries in enumerate(log.entries):
+        crossed = [message.value for sealed in entries for message in limit_events(sealed.entry)]
+        seen: list[bytes] = []
+        last: Place | None = None
+        for record in log.limit_records[partition]:
+            _, place = read_limit_event(record.value)
+            if place.is_beyond(last):
+                seen.append(record.value or b"")
+                last = place
+        finding.looked_at += len(crossed)
+        if seen != crossed:
+            at = next((n for n, (a, b) in enumerate(zip(seen, crossed, strict=False)) if a != b), min(len(seen), len(crossed)))
+            finding.wrong.append(f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed, the first difference is event {at}")
+    return finding
+
+
+def crossed_ids(log: Log) -> set[str]:
+    """The ids of all limit events that there must be."""
+    return {message.place.id for sealed in log.all_entries() for message in limit_events(sealed.entry)}
+
+
+def blocked_accounts(log: Log) -> set[str]:
+    """Who is blocked at the end."""
+    blocked: set[str] = set()
+    for sealed in log.all_entries():
+        for crossing in sealed.entry.crossings:
+            if crossing.type == "limit.reached":
+                blocked.add(sealed.entry.account)
+            elif crossing.type == "limit.cleared":
+                blocked.discard(sealed.entry.account)
+    return blocked
+
+
+def heard_lines(path: Path) -> list[dict[str, Any]]:
+    """What a subscriber noted. A line cut short by a kill counts as not heard."""
+    lines = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def missing_ids(stage: Stage, log: Log) -> dict[str, set[str]]:
+    """By app: the limit events that it has not been told of. The instances of a group are one app."""
+    heard: dict[str, set[str]] = defaultdict(set)
+    for actor in stage.of_role("listener"):
+        heard[_app_of(actor.name)] |= {line["id"] for line in heard_lines(stage.heard_by(actor))}
+    return {app: crossed_ids(log) - ids for app, ids in heard.items()}
+
+
+def _app_of(name: str) -> str:
+    return "the app without a group" if name.endswith("3") else "the group"
+
+
+def _everybody_told(stage: Stage, log: Log) -> list[Finding]:
+    told = Finding("limit events reached the subscribers, and nothing else did")
+    crossed = crossed_ids(log)
+    for app, missing in missing_ids(stage, log).items():
+        told.looked_at += len(crossed)
+        told.wrong += [f"{app} was not told of {id}" for id in sorted(missing)]
+    once = Finding("a subscriber without a group is told of each event once in each of its lives, in order")
+    views = Finding("subscribers hold the right accounts for blocked")
+    blocked = blocked_accounts(log)
+    for actor in stage.of_role("listener"):
+        lines = heard_lines(stage.heard_by(actor))
+        told.wrong += [f"{actor.name} was told of {line['id']}, which nothing crossed" for line in lines if line["id"] not in crossed]
+        if actor.name.endswith("3"):
+            _check_lives(once, lines)
+        try:
+            said = set(json.loads(stage.blocked_at(actor).read_text())["blocked"])
+        except (OSError, ValueError) as error:
+            views.check(False, f"{actor.name} said nothing: {error}")
+        else:
+            views.check(said == blocked, f"{actor.name} differs in {sorted(said ^ blocked)[:SHOWN_MAX]}")
+    return [told, once, views]
+
+
+def _check_lives(finding: Finding, lines: Sequence[dict[str, Any]]) -> None:
+    last: dict[tuple[str, int], tuple[int, int]] = {}
+    for line in lines:
+        partition, offset, index = (int(part) for part in line["id"].split("-"))
+        before = last.get((line["life"], partition), (-1, -1))
+        finding.check((offset, index) > before, f"{line['life']} was told of {line['id']} after {partition}-{before[0]}-{before[1]}")
+        last[line["life"], partition] = (offset, index)
+
+
+def _store_is_a_rebuild(stage: Stage, log: Log) -> Finding:
+    """Fold the whole ledger into an empty store, and compare every key to the byte."""
+    finding = Finding("keys of the store are byte for byte those of a rebuild")
+    with running_valkey(stage.directory / "rebuilt") as scratch, closing(connect_blocking(stage.store.url, timeout_s=10.0)) as live:
+        heads = read_heads(live, PREFIX, range(PARTITIONS))
+        with closing(connect_blocking(scratch.url, timeout_s=10.0)) as rebuilt:
+            for partition in range(PARTITIONS):
+                stored = heads[partition]
+                if stored is None:
+                    finding.check(False, f"partition {partition} has no head")
+                    continue
+                beyond = [sealed.entry.offset for sealed in log.entries[partition] if sealed.entry.offset >= stored.position.next_offset]
+                finding.check(not beyond, f"partition {partition} stands at {stored.position.next_offset}, entries lie at {beyond[:5]}")
+                asyncio.run(_rebuild(stage, scratch.url, partition, stored.position.next_offset))
+                ours, theirs = _keys_of(live, partition), _keys_of(rebuilt, partition)
+                for key in sorted(ours.keys() | theirs.keys()):
+                    finding.check(ours.get(key) == theirs.get(key), f"{key}: {_differing(ours.get(key), theirs.get(key))}")
+    return finding
+
+
+async def _rebuild(stage: Stage, url: str, partition: int, stop: int) -> None:
+    catalogs = CatalogLog()
+    with log_reader(stage.kafka) as reader:
+        topic = stage.topics.catalog
+        catalogs.put(list(reader.read(topic, 0, 0, reader.end_offset(topic, 0))))
+        first = next(iter(reader.read(stage.topics.ledger, partition, 0, 1)))
+    begun_by = decode_claim(first.value)
+    assert begun_by is not None
+    claim = claim_of(partition, begun_by.ledger, "rebuild")
+    head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
+    book = PartitionBook(partition, PARTITIONS, head, AdoptedCatalogs())
+    ledger = KafkaLedgerPartition(kafka=stage.kafka, topic=stage.topics.ledger, partition=partition)
+    redis = connect(url)
+    try:
+        await catch_up(book, ledger=ledger, view=RedisView(redis, PREFIX, partition), catalogs=catalogs, claimed_at=stop - 1)
+    finally:
+        await redis.aclose()
+        await ledger.close()
+
+
+def _keys_of(client: Client, partition: int) -> dict[str, Any]:
+    """Every key of a partition, without when its head was last verified."""
+    keys = PartitionKeys(PREFIX, partition)
+    head: dict[bytes, bytes] = client.hgetall(keys.head)  # type: ignore[assignment] # redis-py's types also cover its asynchronous client
+    head.pop(b"verified_at_ms", None)
+    windows = [int(window) for window in head.get(b"windows", b"").split()]
+    named = [keys.accounts, keys.holds, *(keys.identities(window) for window in windows)]
+    due = client.zrange(keys.due, 0, -1, withscores=True)
+    return {keys.head: head, keys.due: due} | {name: client.hgetall(name) for name in named}
+
+
+def _differing(ours: Any, theirs: Any) -> str:
+    if ours == theirs or not isinstance(ours, dict) or not isinstance(theirs, dict):
+        return f"{str(ours)[:200]} and not {str(theirs)[:200]}"
+    fields = [field for field in ours.keys() | theirs.keys() if ours.get(field) != theirs.get(field)]
+    return f"{len(fields)} fields, such as {fields[0]!r}: {ours.get(fields[0])!r} and not {theirs.get(fields[0])!r}"
+
+
+def _audit(stage: Stage) -> Finding:
+    report = verify(stage.kafka, stage.store.url, PREFIX)
+    finding = Finding(f"audit verify ({report.verdict})", looked_at=report.counts.entries, wrong=list(report.differences[:AUDIT_FAULTS_MAX]))
+    if report.undecided_inputs or report.unwritten_limit_events:
+        finding.wrong.append(f"{report.undecided_inputs} inputs and {report.unwritten_limit_events} limit events still wait")
+    return finding

@@ -1,0 +1,195 @@
+"""One self-contained page: when which fault was, what flowed meanwhile, how soon it flowed again, and the verdict. No script, no request."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.chaos.schedule import KINDS, SHARES
+
+if TYPE_CHECKING:
+    from tests.chaos.run import Outcome
+
+WIDTH, LEFT, RIGHT = 1080, 92, 14
+PANEL, LANE, GAP = 96, 30, 30
+TICKS = 8
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --line: #d9dee7; --paper: #fbfbfd; --card: #fff;
+  --good: #17734a; --bad: #b42318; --one: #3b6fb6; --two: #b8722c; --three: #7a5aa6; --fault: #c0504d; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ec; --soft: #98a2b3; --line: #2b3442; --paper: #12161d; --card: #181e27;
+  --good: #4cc38a; --bad: #ff8a80; --one: #7fb0ee; --two: #e0a867; --three: #b79be0; --fault: #e58b88; } }
+* { box-sizing: border-box } body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1140px; margin: 0 auto; padding: 36px 20px 60px } h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 16px; margin: 36px 0 8px }
+p { margin: 6px 0 } .soft { color: var(--soft) } code { font: 13px ui-monospace, monospace } .good { color: var(--good) } .bad { color: var(--bad) }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px; overflow-x: auto }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; margin: 18px 0 }
+.figures div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 14px } .figures b { display: block; font-size: 22px;
+  font-weight: 600; font-variant-numeric: tabular-nums } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th { text-align: left; font-weight: 500; color: var(--soft) } td, th { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top }
+td.n, th.n { text-align: right } svg { display: block; width: 100%; min-width: 760px; height: auto } svg text { font: 11px system-ui, sans-serif; fill: var(--soft) }
+svg .name { fill: var(--ink) } svg .rule { stroke: var(--line) } svg .fault { fill: var(--fault); fill-opacity: .55 } svg .alone { fill: var(--two) }
+svg .one { stroke: var(--one); fill: none } svg .oneArea { fill: var(--one); fill-opacity: .18 } svg .two { stroke: var(--two); fill: none }
+svg .three { stroke: var(--three); fill: none }
+"""
+
+
+def write_report(outcome: Outcome, directory: Path) -> Path:
+    """Write ``chaos.html`` and return where."""
+    directory.mkdir(parents=True, exist_ok=True)
+    page = directory / "chaos.html"
+    page.write_text(_page(outcome), encoding="utf-8")
+    return page
+
+
+def _page(outcome: Outcome) -> str:
+    options = outcome.options
+    word, kind = ("Proved", "good") if outcome.is_proved else ("Not proved", "bad")
+    store = "Valkey with a replica and three Sentinels" if options.store == "sentinel" else "a Redis Cluster of 3 + 3"
+    day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(outcome.began))
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Chaos: {word.lower()}</title><style>{STYLE}</style></head><body><main>
+<h1><span class="{kind}">{word}</span>: no credit lost or counted twice</h1>
+<p class="soft">{len(outcome.suffered):,} faults on three Kafka brokers and {store}, {day}. Again with <code>{escape(options.command)}</code></p>
+{_figures(outcome)}
+<h2>What was looked at, from the log alone</h2><div class="card">{_findings(outcome)}</div>
+<h2>The run</h2><div class="card">{_chart(outcome)}</div>
+<h2>How soon events flow again after one fault alone</h2><div class="card">{_recoveries(outcome)}</div>
+<h2>Faults</h2><div class="card">{_kinds(outcome)}</div>
+</main></body></html>
+"""
+
+
+def _figures(outcome: Outcome) -> str:
+    kinds: dict[str, int] = defaultdict(int)
+    for sealed in outcome.log.all_entries():
+        kinds[sealed.entry.kind] += 1
+    came_off = sum(not fault.problem for fault in outcome.suffered)
+    lost, doubled = (f"{len(outcome.findings[n].wrong)}" if outcome.findings else "?" for n in (0, 3))
+    shown = {
+        "faults survived": f"{came_off:,}",
+        "events lost": lost,
+        "charged twice": doubled,
+        "charged": f"{kinds['usage']:,}",
+        "duplicates": f"{kinds['duplicate']:,}",
+        "refused": f"{kinds['refusal']:,}",
+        "claims": f"{outcome.log.claims:,}",
+    }
+    return '<div class="figures">' + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items()) + "</div>"
+
+
+def _findings(outcome: Outcome) -> str:
+    rows = [
+        (finding.title, f"{finding.looked_at:,}", f"{len(finding.wrong):,}", "; ".join(finding.wrong[:2]), not finding.wrong)
+        for finding in outcome.findings
+    ]
+    rows += [(problem, "", "1", "", False) for problem in outcome.problems]
+    body = "".join(
+        f'<tr><td>{escape(title)}<div class="bad">{escape(detail)}</div></td><td class="n">{looked}</td>'
+        f'<td class="n {"good" if is_right else "bad"}">{wrong}</td></tr>'
+        for title, looked, wrong, detail, is_right in rows
+    )
+    return f'<table><tr><th>what</th><th class="n">looked at</th><th class="n">wrong</th></tr>{body}</table>'
+
+
+def _recoveries(outcome: Outcome) -> str:
+    if not outcome.alone:
+        return '<p class="soft">Not measured in this run (<code>--alone</code>).</p>'
+    by_kind: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for fault, slowest in outcome.alone:
+        by_kind[fault.kind].append((slowest, fault.ended - fault.began))
+    rows = sorted(by_kind.items(), key=lambda item: -max(slowest for slowest, _ in item[1]))
+    body = "".join(
+        f'<tr><td>{escape(kind)}</td><td class="n">{max(held for _, held in found):.1f} s</td>'
+        f'<td class="n">{max(slowest for slowest, _ in found):.1f} s</td><td class="n">{statistics.median(slowest for slowest, _ in found):.1f} s</td></tr>'
+        for kind, found in rows
+    )
+    heads = '<th>fault</th><th class="n">lasted</th><th class="n">slowest event, at most</th><th class="n">median</th>'
+    return f"<table><tr>{heads}</tr>{body}</table>"
+
+
+def _kinds(outcome: Outcome) -> str:
+    counts: dict[str, int] = defaultdict(int)
+    for fault in outcome.suffered:
+        counts[fault.kind] += not fault.problem
+    body = "".join(f'<tr><td>{escape(kind)}</td><td class="n">{counts[kind]:,}</td></tr>' for kind in KINDS)
+    return f'<table><tr><th>kind</th><th class="n">times</th></tr>{body}</table>'
+
+
+def _chart(outcome: Outcome) -> str:
+    seconds = max(1, math.ceil(max([outcome.broke_until, *outcome.log.input_times, outcome.began + 1]) - outcome.began))
+
+    def x(at: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(at - outcome.began, 0.0), seconds) / seconds
+
+    parts, top = [], 8
+    for lane in SHARES:
+        parts.append(f'<text class="name" x="0" y="{top + 16}">{lane}</text>')
+        for fault in outcome.suffered:
+            if KINDS[fault.kind].lane == lane:
+                width = max(1.5, x(fault.ended) - x(fault.began))
+                told = escape(f"{fault.began - outcome.began:.0f} s: {fault.kind}, {fault.target}, {fault.ended - fault.began:.1f} s")
+                rect = f'<rect class="fault" x="{x(fault.began):.1f}" y="{top}" width="{width:.1f}" height="{LANE - 8}" rx="1.5">'
+                parts.append(f"{rect}<title>{told}</title></rect>")
+        top += LANE
+    top += 10
+    entries = _per_second([at for times in outcome.log.entry_times for at in times], outcome.began, seconds)
+    panels = (
+        ("entries a second", entries, "one", True),
+        ("inputs that wait", _lag(outcome, seconds), "two", False),
+        ("slowest canary, s", _delays(outcome, seconds), "three", False),
+    )
+    for name, values, style, is_area in panels:
+        parts.append(_panel(name, values, style, is_area, top, x, outcome.began))
+        top += PANEL + GAP
+    parts += [
+        f'<text x="{x(outcome.began + seconds * n / TICKS):.1f}" y="{top - 8}" text-anchor="middle">{_clock(seconds * n / TICKS)}</text>'
+        for n in range(TICKS + 1)
+    ]
+    return f'<svg viewBox="0 0 {WIDTH} {top + 4}" role="img" aria-label="faults, throughput, lag and delay over time">{"".join(parts)}</svg>'
+
+
+def _panel(name: str, values: Sequence[float], style: str, is_area: bool, top: int, x: Callable[[float], float], began: float) -> str:
+    highest = max(max(values, default=0.0), 1.0)
+    points = [(x(began + second), top + PANEL - PANEL * value / highest) for second, value in enumerate(values)]
+    line = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
+    area = f'<polygon class="oneArea" points="{LEFT},{top + PANEL} {line} {points[-1][0]:.1f},{top + PANEL}"/>' if is_area and points else ""
+    rules = "".join(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>' for y in (top, top + PANEL))
+    names = f'<text class="name" x="0" y="{top + 14}">{name}</text><text x="{LEFT - 6}" y="{top + 30}" text-anchor="end">{highest:,.0f}</text>'
+    return f'{rules}{names}{area}<polyline class="{style}" stroke-width="1.3" points="{line}"/>'
+
+
+def _per_second(times: Sequence[float], began: float, seconds: int) -> list[float]:
+    counts = [0.0] * (seconds + 1)
+    for at in times:
+        counts[min(max(int(at - began), 0), seconds)] += 1
+    return counts
+
+
+def _lag(outcome: Outcome, seconds: int) -> list[float]:
+    came = _per_second(outcome.log.input_times, outcome.began, seconds)
+    decided = _per_second(outcome.log.decided_times, outcome.began, seconds)
+    waiting, lag = 0.0, []
+    for second in range(seconds + 1):
+        waiting += came[second] - decided[second]
+        lag.append(max(0.0, waiting))
+    return lag
+
+
+def _delays(outcome: Outcome, seconds: int) -> list[float]:
+    slowest = [0.0] * (seconds + 1)
+    for use in outcome.followed:
+        if use.in_ledger is not None:
+            second = min(max(int(use.sent - outcome.began), 0), seconds)
+            slowest[second] = max(slowest[second], use.in_ledger - use.sent)
+    return slowest
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

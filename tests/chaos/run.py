@@ -1,0 +1,206 @@
+"""One run: start, break, mend, wait until quiet, prove, report."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.faults import Lanes, Record, Suffered, do
+from tests.chaos.probe import Followed, Probe
+from tests.chaos.proof import Finding, Log, missing_ids, prove, read_log
+from tests.chaos.report import write_report
+from tests.chaos.schedule import KINDS, MEAN_GAP_S, one_of_each, schedule
+from tests.chaos.stage import PREFIX, Stage, StoreKind
+from usageledger.local.idleness import LedgerLags, lag_reader, wait_until_idle
+from usageledger.local.waiting import is_true_within
+
+FLOWING_TIMEOUT_S = 240.0
+WARM_UP_S = 5.0
+FINISH_TIMEOUT_S = 150.0
+IDLE_TIMEOUT_S = 180.0
+TOLD_TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is asked for."""
+
+    faults: int
+    seed: int
+    store: StoreKind
+    rate: float = 60.0
+    alone: bool = False
+    report: Path | None = None
+    directory: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """What repeats this run's schedule."""
+        return f"make chaos FAULTS={self.faults} SEED={self.seed} STORE={self.store}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a run."""
+
+    options: Options
+    began: float = 0.0
+    broke_from: float = 0.0
+    broke_until: float = 0.0
+    suffered: list[Suffered] = field(default_factory=list)
+    alone: list[tuple[Suffered, float]] = field(default_factory=list)
+    """Faults that came alone, with the longest that any event needed because of it, in seconds."""
+    followed: list[Followed] = field(default_factory=list)
+    ended: dict[str, list[int]] = field(default_factory=dict)
+    log: Log = field(default_factory=Log)
+    findings: list[Finding] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether everything was looked at and nothing is wrong."""
+        return bool(self.findings) and not self.problems and not any(finding.wrong for finding in self.findings)
+
+
+def run(options: Options) -> Outcome:
+    """Do it all, print what happens, and the verdict at the end. The logs stay when something is wrong."""
+    directory = options.directory or Path(tempfile.mkdtemp(prefix="usageledger-chaos-"))
+    outcome = Outcome(options, began=time.time())
+    print(f"chaos: {options.faults} faults, seed {options.seed}, store: {options.store}; again with: {options.command}", flush=True)
+    stage = Stage(directory, seed=options.seed, store=options.store, rate=options.rate)
+    try:
+        _break_and_prove(stage, options, outcome)
+    except BaseException as error:
+        outcome.problems.append(f"the run did not come to its end: {error!r}")
+        raise
+    finally:
+        stage.stop()
+        print(verdict(outcome), flush=True)
+        if options.report is not None:
+            print(f"the report: {write_report(outcome, options.report)}", flush=True)
+        if outcome.is_proved and options.directory is None:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            print(f"data and logs: {directory}", flush=True)
+    return outcome
+
+
+def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
+    def say(what: str) -> None:
+        print(f"{time.time() - outcome.began:8.1f} s  {what}", flush=True)
+
+    stage.start(say)
+    probe = Probe(stage, stage.directory / "probe-spool")
+    probe.start()
+    try:
+        if not probe.wait_flowing(time.time(), FLOWING_TIMEOUT_S):
+            raise TimeoutError("events did not begin to flow")
+        time.sleep(WARM_UP_S)
+        outcome.broke_from = time.time()
+        record = Record(say, outcome.suffered)
+        if options.alone:
+            _one_by_one(stage, options, probe, record, outcome, say)
+        say("faults begin, all lanes at once")
+        Lanes(stage, record, schedule(options.seed, options.faults)).run(60.0 + 6 * MEAN_GAP_S * options.faults)
+        outcome.broke_until = time.time()
+        say("mending everything")
+        stage.mend()
+        if not probe.wait_flowing(time.time(), FLOWING_TIMEOUT_S):
+            outcome.problems.append(f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after everything was mended")
+        say("events flow; ending the load")
+        _wind_down(stage, probe, outcome, say)
+    finally:
+        probe.close()
+        outcome.followed = probe.followed()
+        outcome.ended = {actor.name: actor.ended for actor in stage.actors if actor.ended}
+    say("proving")
+    outcome.findings = prove(stage, outcome.log)
+    if any(use.in_ledger is None for use in outcome.followed):
+        outcome.problems.append(f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did not come through")
+
+
+def _one_by_one(stage: Stage, options: Options, probe: Probe, record: Record, outcome: Outcome, say: object) -> None:
+    """Each kind alone, and then until events flow as before."""
+    for planned in one_of_each(options.seed):
+        began = time.time()
+        do(stage, planned, record)
+        if not probe.wait_flowing(time.time(), FLOWING_TIMEOUT_S):
+            outcome.problems.append(f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after: {planned.kind}")
+        time.sleep(1.0)
+        slowest = max((_delay(use) for use in probe.followed() if began <= use.sent <= time.time() - 1.0), default=0.0)
+        outcome.alone.append((record.suffered[-1], slowest))
+        record.say(f"    alone: the slowest event took {slowest:.1f} s")
+
+
+def _delay(use: Followed) -> float:
+    return (use.in_ledger or time.time()) - use.sent
+
+
+def _wind_down(stage: Stage, probe: Probe, outcome: Outcome, say: object) -> None:
+    """End the load, let everything be decided, announced and told; then stop all that writes, and read the log."""
+    owing = stage.of_role("worker", "billing")
+    stage.end([*owing, *stage.of_role("stranger")])
+    outcome.problems += stage.finish(owing, FINISH_TIMEOUT_S)
+    if not probe.end(30.0):
+        outcome.problems.append("the canaries' uses could not all be sent")
+    _wait_idle(stage, outcome)
+    # Accounts come due all the time: only without a processor does the ledger stand still.
+    stage.end(stage.of_role("processor"))
+    _wait_idle(stage, outcome, "limits")
+    outcome.log = read_log(stage)
+    if not is_true_within(lambda: not any(missing_ids(stage, outcome.log).values()), TOLD_TIMEOUT_S, every_s=0.5):
+        outcome.problems.append(f"subscribers were not told of everything within {TOLD_TIMEOUT_S:.0f} s")
+    time.sleep(2.5)  # twice as long as it takes a subscriber to say once more whom it holds for blocked
+    stage.end(stage.of_role("limits", "listener"))
+
+
+def _wait_idle(stage: Stage, outcome: Outcome, what: str = "") -> None:
+    with lag_reader(stage.kafka, stage.store.url, PREFIX) as reader:
+
+        def look() -> LedgerLags:
+            lags = reader.look()
+            return LedgerLags(tuple(lag for lag in lags.lags if what in ("", lag.what)), lags.ends)
+
+        lags = wait_until_idle(look, IDLE_TIMEOUT_S)
+    if not lags.is_idle:
+        outcome.problems.append(f"not quiet after {IDLE_TIMEOUT_S:.0f} s: {'; '.join(map(str, lags.waiting[:4]))}")
+
+
+def verdict(outcome: Outcome) -> str:
+    """The verdict with its numbers, as it is printed."""
+    lines = ["", *(f"  {finding}" for finding in outcome.findings), *(f"  FAIL {problem}" for problem in outcome.problems)]
+    lines += _recoveries(outcome)
+    kinds = Counter(sealed.entry.kind for sealed in outcome.log.all_entries())
+    delays = sorted(_delay(use) for use in outcome.followed)
+    if delays:
+        lines.append(
+            f"  canaries: {len(delays):,} uses, recorded to decided: median {statistics.median(delays):.2f} s, "
+            f"99 of 100 within {delays[int(len(delays) * 0.99)]:.1f} s, all within {delays[-1]:.1f} s"
+        )
+    if outcome.ended:
+        lines.append(f"  ended by themselves and started again: {', '.join(f'{name} {codes}' for name, codes in outcome.ended.items())}")
+    failed = sum(bool(fault.problem) for fault in outcome.suffered)
+    done = len(outcome.suffered) - failed
+    lost, doubled = (len(outcome.findings[n].wrong) for n in (0, 3)) if outcome.findings else (-1, -1)
+    inputs = sum(end for (topic, _), end in outcome.log.ends.items() if topic.endswith(("usage.events.v1", "account.events.v1")))
+    lines.append(
+        f"{'PROVED' if outcome.is_proved else 'NOT PROVED'}: {done:,} faults survived ({failed} did not come off) in "
+        f"{(outcome.broke_until - outcome.broke_from) / 60:.1f} min; {inputs:,} inputs, {kinds['usage']:,} charged, "
+        f"{kinds['duplicate']:,} duplicates, {kinds['refusal']:,} refused; {lost} lost, {doubled} charged twice; "
+        f"{outcome.log.claims:,} claims; again with: {outcome.options.command}"
+    )
+    return "\n".join(lines)
+
+
+def _recoveries(outcome: Outcome) -> list[str]:
+    lines = []
+    for fault, slowest in sorted(outcome.alone, key=lambda item: -item[1]):
+        held_s = KINDS[fault.kind].hold_s[1] and fault.ended - fault.began
+        held = f", held for {held_s:.1f} s" if held_s else ""
+        lines.append(f"  alone: {fault.kind} ({fault.target}{held}): slowest event {slowest:.1f} s")
+    return lines
