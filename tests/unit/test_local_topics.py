@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from usageledger.local.topics import topic_settings
+from usageledger.local.topics import is_importing, topic_settings
 from usageledger.log.topics import Topics
 
 TOPICS_TOML = Path(__file__).parents[2] / "infra" / "topics.toml"
@@ -48,3 +50,26 @@ def test_the_document_for_operators_says_what_the_package_does() -> None:
     for before, after in zip(live, importing, strict=True):
         changed = {name: value for name, value in after.configs.items() if before.configs.get(name) != value}
         assert changed in ({}, document["import"]["configs"])
+
+
+class BrokerBehindItsCluster:
+    """Answers as a broker does that hears of a topic only after it has been asked about it once."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+        return [{"name": name, "partitions": [0, 1], "error_code": 0} for name in names]
+
+    def describe_configs(self, resources: list[Any], config_filter: str) -> dict[str, Any]:
+        self.asked += 1
+        settings = {"message.timestamp.type": {"value": "LogAppendTime"}} if self.asked > 1 else {}
+        return {"topic": {resource.name: settings for resource in resources}}
+
+
+def test_a_broker_that_has_not_heard_of_a_new_topic_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On three brokers `create_topics` ended with KeyError: it asked a broker for the settings of topics made a moment ago by another."""
+    broker = BrokerBehindItsCluster()
+    monkeypatch.setattr("usageledger.local.topics.admin_client", lambda bootstrap: nullcontext(broker))
+    assert not is_importing("localhost:9092")
+    assert broker.asked == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from usageledger.log.topics import Topics
 PARTITIONS = 8
 LOG_APPEND_TIME, CREATE_TIME = "LogAppendTime", "CreateTime"
 FOR_EVER_MS = 2**63 - 1
+UNHEARD_OF_TIMEOUT_S = 20.0
 MIB = 1024 * 1024
 
 LedgerMode = Literal["absent", "importing", "going_live", "live"]
@@ -155,13 +157,24 @@ def _create(admin: Any, missing: list[TopicSettings], replication_factor: int) -
 
 
 def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
-    """Those of the topics that exist, as they are."""
+    """Those of the topics that exist, as they are.
+
+    Of several brokers one can be asked that has not heard of a new topic yet, and tells no setting of it: it is asked again for a while.
+    """
     from kafka.admin import ConfigResource, ConfigResourceType
 
     found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(names) if topic["error_code"] == 0}
     if not found:
         return {}
-    answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in found], config_filter="all")["topic"]
+    deadline_s = time.monotonic() + UNHEARD_OF_TIMEOUT_S
+    while True:
+        answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in found], config_filter="all")["topic"]
+        unheard_of = [name for name in found if not answer.get(name)]
+        if not unheard_of:
+            break
+        if time.monotonic() >= deadline_s:
+            raise StackError(f"the broker told no settings of {', '.join(unheard_of)} within {UNHEARD_OF_TIMEOUT_S:.0f} s")
+        time.sleep(0.1)
     return {
         name: TopicSettings(name=name, partitions=count, configs={key: config["value"] for key, config in answer[name].items()})
         for name, count in found.items()
