@@ -10,6 +10,9 @@ ARGS :=
 SEEDS := 100
 STEPS := 10000
 SEED :=
+FAULTS := 100
+STORE := seed
+REPORT :=
 
 # Tests import the wheel that was built, never the source tree, whatever the caller's shell says.
 unexport PYTHONPATH
@@ -19,11 +22,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Directories too: their times tell of a file that was taken away.
 SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
-SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model tests/fuzz tests/integration)
+# The longest comes last.
+SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model tests/fuzz tests/integration tests/chaos)
 RUNS := 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock wheel lint format types schemas check-schemas test unit simulate property contract fuzz model integration demo up down bench clean
+.PHONY: help setup lock wheel lint format types schemas check-schemas test unit simulate property contract fuzz model integration chaos demo up down bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +98,9 @@ model: wheel ## go through every state of the protocol's model (WIDE=1: with one
 
 integration: wheel ## the whole flow on a real broker (USAGELEDGER_TEST_BACKEND=packages|docker chooses which)
 	$(PYTEST) tests/integration $(ARGS)
+
+chaos: wheel ## break everything FAULTS times (SEED=S, STORE=sentinel|cluster, REPORT=DIR, ARGS=--alone), and prove that nothing was lost
+	$(PY) -W ignore -m tests.chaos --faults $(FAULTS) --store $(STORE) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 demo: wheel ## the whole flow before your eyes, ending with the audit's verdict (DEMO=--disaster breaks things on the way)
 	$(BIN)/usageledger demo $(DEMO)

@@ -7,21 +7,26 @@ import random
 import sys
 from pathlib import Path
 
-from tests.chaos.run import Options, run
+from tests.chaos.run import Options, run, store_of
+from tests.chaos.stage import StoreKind
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=100, help="how many faults are drawn (default 100)")
-    parser.add_argument("--seed", type=int, default=None, help="decides which, in which order and when (default: a new one, which is printed)")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="decides which, in which order and when (default: a new one, which is printed)"
+    )
     parser.add_argument("--store", choices=("sentinel", "cluster", "seed"), default="seed", help="which Redis; by default the seed decides")
     parser.add_argument("--rate", type=float, default=60.0, help="usage events a second that the workers report (default 60)")
-    parser.add_argument("--alone", action=argparse.BooleanOptionalAction, default=None, help="first each kind of fault by itself, and measure")
+    parser.add_argument(
+        "--alone", action=argparse.BooleanOptionalAction, default=None, help="first each kind of fault by itself, and measure"
+    )
     parser.add_argument("--report", type=Path, default=None, metavar="DIR", help="write an HTML page there")
     parser.add_argument("--directory", type=Path, default=None, help="where data and logs go; kept when something is wrong, or if given")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(2**31) if given.seed is None else given.seed
-    store = ("sentinel", "cluster")[seed % 2] if given.store == "seed" else given.store
+    store: StoreKind = store_of(seed) if given.store == "seed" else given.store
     alone = given.faults >= 200 if given.alone is None else given.alone
     options = Options(
         faults=given.faults, seed=seed, store=store, rate=given.rate, alone=alone, report=given.report, directory=given.directory

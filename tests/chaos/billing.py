@@ -66,7 +66,10 @@ class Billing:
         return "grant_credits", told | {"credits": self._rng.choice(("5", "40", "250")), "reason": "a promotion", "expires_at": expires_at}
 
     def _carry_out(self, number: int, what: str, arguments: dict[str, Any]) -> None:
-        given = {name: datetime.fromisoformat(value) if name in ("anchor", "expires_at") and value else value for name, value in arguments.items()}
+        given = {
+            name: datetime.fromisoformat(value) if name in ("anchor", "expires_at") and value else value
+            for name, value in arguments.items()
+        }
         while not self._is_ending:
             try:
                 getattr(self._client, what)(**given)

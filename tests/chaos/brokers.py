@@ -27,6 +27,7 @@ JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k")
 READY_TIMEOUT_S = 180.0
 IN_SYNC_TIMEOUT_S = 90.0
 BROKER_LINK = "brokers"
+PREFERRED = 0
 
 # What a cluster needs for events to flow again soon after a replica has gone silent without being dead: by default a half-open
 # connection between two brokers holds up acknowledgements for half a minute.
@@ -59,9 +60,9 @@ class Broker:
 class Brokers:
     """The cluster. ``parties`` are those who reach it through links; the link of a party to broker n is ``PARTY>kafka-n``."""
 
-    def __init__(self, directory: Path, logs: Path, proxies: Proxies, parties: Sequence[str], count: int = 3) -> None:
+    def __init__(self, directory: Path, logs: Path, proxies: Proxies, ports: set[int], parties: Sequence[str], count: int = 3) -> None:
         self._directory, self._logs = directory, logs
-        self._ports: list[int] = []
+        self._ports = ports
         self._entrances: dict[str, list[int]] = {party: [] for party in parties}
         self.brokers: list[Broker] = []
         cluster_id = new_cluster_id()
@@ -117,18 +118,17 @@ class Brokers:
     def move_leaders(self, topics: Sequence[str], rotate: int) -> None:
         """Give every partition another preferred leader, and elect it."""
         from kafka import TopicPartition
-        from kafka.admin import ElectionType
 
         nodes = [broker.node_id for broker in self.brokers]
         with admin_client(self.direct, timeout_ms=20_000) as admin:
-            count = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
+            partitions = {topic["name"]: list(range(len(topic["partitions"]))) for topic in admin.describe_topics(list(topics))}
             order = {
-                TopicPartition(name, partition): [nodes[(partition + rotate + step) % len(nodes)] for step in range(len(nodes))]
-                for name in topics
-                for partition in range(count[name])
+                TopicPartition(name, number): [nodes[(number + rotate + step) % len(nodes)] for step in range(len(nodes))]
+                for name, numbers in partitions.items()
+                for number in numbers
             }
             admin.alter_partition_reassignments(order)
-            admin.elect_leaders(ElectionType.PREFERRED, list(order), raise_errors=False)
+            admin.elect_leaders(PREFERRED, partitions, raise_errors=False)
 
     def stop(self) -> None:
         """End all at once: nothing of them is looked at afterwards."""
@@ -177,8 +177,9 @@ class Brokers:
         }
 
     def _port(self) -> int:
-        self._ports.append(free_port(set(self._ports)))
-        return self._ports[-1]
+        port = free_port(self._ports)
+        self._ports.add(port)
+        return port
 
 
 def _lines(settings: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """Whether events flow end to end: a canary account in every partition uses something all the time, and is followed through.
 
-``UsageMeter`` takes the use, and from then on the clock runs: until its entry lies in the ledger (by Kafka's own timestamp of it), and until
-the counters hold it.
+``UsageMeter`` takes the use, and from then on the clock runs: until its entry lies in the ledger (by Kafka's own timestamp of it), and
+until the counters hold it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class Probe:
         found = []
         for id, (partition, sent) in list(self._sent.items()):
             landed = self._landed.get(id)
-            counted = None if landed is None else next((at for at, head in self._heads[partition] if head > landed[0] and at >= landed[1]), None)
+            counted = (
+                None if landed is None else next((at for at, head in self._heads[partition] if head > landed[0] and at >= landed[1]), None)
+            )
             found.append(Followed(partition, sent, None if landed is None else landed[1], counted))
         return found
 

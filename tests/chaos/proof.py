@@ -20,8 +20,8 @@ from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.reading import read_heads
 from usageledger.counters.redis_view import RedisView
 from usageledger.domain.catalog import AdoptedCatalogs
-from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.chain import SealedEntry, entry_at
+from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.head import Head
 from usageledger.limits.place import Place, read_limit_event
 from usageledger.limits.translate import limit_events
@@ -154,7 +154,7 @@ def _every_journaled_use(stage: Stage, decisions: Mapping[Identity, Sequence[Sea
                 expected["account", told["account"], "render", f"void_{told['id']}"].add("void")
     voids = {_voided(sealed) for found in decisions.values() for sealed in found if sealed.entry.voids is not None}
     for identity, expectations in expected.items():
-        topic, account, source, id = identity
+        _, account, source, id = identity
         if "void" in expectations:
             used = (account, source, id.removeprefix("void_"))
             finding.check(used in voids, f"the void of {used} is not in the ledger")
@@ -188,7 +188,7 @@ def _every_journaled_command(stage: Stage, decisions: Mapping[Identity, Sequence
 
 def _every_stray_record(stage: Stage, log: Log) -> Finding:
     finding = Finding("malformed records that Kafka acknowledged are refused in their place, with the reason")
-    refused = {
+    refused: dict[tuple[str, int, int], str | None] = {
         (sealed.entry.input.topic, sealed.entry.input.partition, sealed.entry.input.offset): sealed.entry.reason
         for sealed in log.all_entries()
         if sealed.entry.kind == "refusal" and sealed.entry.input is not None
@@ -240,7 +240,9 @@ def _every_limit_event_once(log: Log) -> Finding:
         finding.looked_at += len(crossed)
         if seen != crossed:
             at = next((n for n, (a, b) in enumerate(zip(seen, crossed, strict=False)) if a != b), min(len(seen), len(crossed)))
-            finding.wrong.append(f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed, the first difference is event {at}")
+            finding.wrong.append(
+                f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed, the first difference is event {at}"
+            )
     return finding
 
 
@@ -376,7 +378,9 @@ def _differing(ours: Any, theirs: Any) -> str:
 
 def _audit(stage: Stage) -> Finding:
     report = verify(stage.kafka, stage.store.url, PREFIX)
-    finding = Finding(f"audit verify ({report.verdict})", looked_at=report.counts.entries, wrong=list(report.differences[:AUDIT_FAULTS_MAX]))
+    finding = Finding(
+        f"audit verify ({report.verdict})", looked_at=report.counts.entries, wrong=list(report.differences[:AUDIT_FAULTS_MAX])
+    )
     if report.undecided_inputs or report.unwritten_limit_events:
         finding.wrong.append(f"{report.undecided_inputs} inputs and {report.unwritten_limit_events} limit events still wait")
     return finding

@@ -120,6 +120,7 @@ class Proxies:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                cwd=Path(__file__).parents[2],
                 process_group=0,
             )
         self._expect("ready")
@@ -141,10 +142,12 @@ class Proxies:
     def stop(self) -> None:
         """End the process."""
         if self._process is not None:
-            with suppress(OSError):
-                self._process.stdin.close()  # type: ignore[union-attr] # it was opened as a pipe
             self._process.kill()
             self._process.wait(10)
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
 
     def _expect(self, answer: str) -> None:
         said: list[str] = []

@@ -1,4 +1,4 @@
-"""One self-contained page: when which fault was, what flowed meanwhile, how soon it flowed again, and the verdict. No script, no request."""
+"""One self-contained page, without scripts: which fault was when, what flowed meanwhile, how soon it flowed again, and the verdict."""
 
 from __future__ import annotations
 
@@ -20,24 +20,7 @@ WIDTH, LEFT, RIGHT = 1080, 92, 14
 PANEL, LANE, GAP = 96, 30, 30
 TICKS = 8
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --line: #d9dee7; --paper: #fbfbfd; --card: #fff;
-  --good: #17734a; --bad: #b42318; --one: #3b6fb6; --two: #b8722c; --three: #7a5aa6; --fault: #c0504d; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ec; --soft: #98a2b3; --line: #2b3442; --paper: #12161d; --card: #181e27;
-  --good: #4cc38a; --bad: #ff8a80; --one: #7fb0ee; --two: #e0a867; --three: #b79be0; --fault: #e58b88; } }
-* { box-sizing: border-box } body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1140px; margin: 0 auto; padding: 36px 20px 60px } h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 16px; margin: 36px 0 8px }
-p { margin: 6px 0 } .soft { color: var(--soft) } code { font: 13px ui-monospace, monospace } .good { color: var(--good) } .bad { color: var(--bad) }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px; overflow-x: auto }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; margin: 18px 0 }
-.figures div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 14px } .figures b { display: block; font-size: 22px;
-  font-weight: 600; font-variant-numeric: tabular-nums } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th { text-align: left; font-weight: 500; color: var(--soft) } td, th { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td.n, th.n { text-align: right } svg { display: block; width: 100%; min-width: 760px; height: auto } svg text { font: 11px system-ui, sans-serif; fill: var(--soft) }
-svg .name { fill: var(--ink) } svg .rule { stroke: var(--line) } svg .fault { fill: var(--fault); fill-opacity: .55 } svg .alone { fill: var(--two) }
-svg .one { stroke: var(--one); fill: none } svg .oneArea { fill: var(--one); fill-opacity: .18 } svg .two { stroke: var(--two); fill: none }
-svg .three { stroke: var(--three); fill: none }
-"""
+STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
 def write_report(outcome: Outcome, directory: Path) -> Path:
@@ -56,7 +39,8 @@ def _page(outcome: Outcome) -> str:
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Chaos: {word.lower()}</title><style>{STYLE}</style></head><body><main>
 <h1><span class="{kind}">{word}</span>: no credit lost or counted twice</h1>
-<p class="soft">{len(outcome.suffered):,} faults on three Kafka brokers and {store}, {day}. Again with <code>{escape(options.command)}</code></p>
+<p class="soft">{len(outcome.suffered):,} faults on three Kafka brokers and {store}, {day}.
+Again with <code>{escape(options.command)}</code></p>
 {_figures(outcome)}
 <h2>What was looked at, from the log alone</h2><div class="card">{_findings(outcome)}</div>
 <h2>The run</h2><div class="card">{_chart(outcome)}</div>
@@ -105,13 +89,14 @@ def _recoveries(outcome: Outcome) -> str:
     for fault, slowest in outcome.alone:
         by_kind[fault.kind].append((slowest, fault.ended - fault.began))
     rows = sorted(by_kind.items(), key=lambda item: -max(slowest for slowest, _ in item[1]))
-    body = "".join(
-        f'<tr><td>{escape(kind)}</td><td class="n">{max(held for _, held in found):.1f} s</td>'
-        f'<td class="n">{max(slowest for slowest, _ in found):.1f} s</td><td class="n">{statistics.median(slowest for slowest, _ in found):.1f} s</td></tr>'
-        for kind, found in rows
-    )
+    body = "".join(_recovery(kind, [held for _, held in found], [slowest for slowest, _ in found]) for kind, found in rows)
     heads = '<th>fault</th><th class="n">lasted</th><th class="n">slowest event, at most</th><th class="n">median</th>'
     return f"<table><tr>{heads}</tr>{body}</table>"
+
+
+def _recovery(kind: str, lasted: Sequence[float], slowest: Sequence[float]) -> str:
+    figures = (max(lasted), max(slowest), statistics.median(slowest))
+    return f"<tr><td>{escape(kind)}</td>" + "".join(f'<td class="n">{figure:.1f} s</td>' for figure in figures) + "</tr>"
 
 
 def _kinds(outcome: Outcome) -> str:
@@ -152,16 +137,22 @@ def _chart(outcome: Outcome) -> str:
         f'<text x="{x(outcome.began + seconds * n / TICKS):.1f}" y="{top - 8}" text-anchor="middle">{_clock(seconds * n / TICKS)}</text>'
         for n in range(TICKS + 1)
     ]
-    return f'<svg viewBox="0 0 {WIDTH} {top + 4}" role="img" aria-label="faults, throughput, lag and delay over time">{"".join(parts)}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {top + 4}" role="img" aria-label="faults, throughput, lag and delay over time">{"".join(parts)}</svg>'
+    )
 
 
 def _panel(name: str, values: Sequence[float], style: str, is_area: bool, top: int, x: Callable[[float], float], began: float) -> str:
     highest = max(max(values, default=0.0), 1.0)
     points = [(x(began + second), top + PANEL - PANEL * value / highest) for second, value in enumerate(values)]
     line = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
-    area = f'<polygon class="oneArea" points="{LEFT},{top + PANEL} {line} {points[-1][0]:.1f},{top + PANEL}"/>' if is_area and points else ""
+    area = (
+        f'<polygon class="oneArea" points="{LEFT},{top + PANEL} {line} {points[-1][0]:.1f},{top + PANEL}"/>' if is_area and points else ""
+    )
     rules = "".join(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>' for y in (top, top + PANEL))
-    names = f'<text class="name" x="0" y="{top + 14}">{name}</text><text x="{LEFT - 6}" y="{top + 30}" text-anchor="end">{highest:,.0f}</text>'
+    names = (
+        f'<text class="name" x="0" y="{top + 14}">{name}</text><text x="{LEFT - 6}" y="{top + 30}" text-anchor="end">{highest:,.0f}</text>'
+    )
     return f'{rules}{names}{area}<polyline class="{style}" stroke-width="1.3" points="{line}"/>'
 
 

@@ -67,6 +67,11 @@ class Outcome:
         return bool(self.findings) and not self.problems and not any(finding.wrong for finding in self.findings)
 
 
+def store_of(seed: int) -> StoreKind:
+    """Which store a seed takes, where nobody says which."""
+    return "cluster" if seed % 2 else "sentinel"
+
+
 def run(options: Options) -> Outcome:
     """Do it all, print what happens, and the verdict at the end. The logs stay when something is wrong."""
     directory = options.directory or Path(tempfile.mkdtemp(prefix="usageledger-chaos-"))
@@ -104,7 +109,7 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
         outcome.broke_from = time.time()
         record = Record(say, outcome.suffered)
         if options.alone:
-            _one_by_one(stage, options, probe, record, outcome, say)
+            _one_by_one(stage, options, probe, record, outcome)
         say("faults begin, all lanes at once")
         Lanes(stage, record, schedule(options.seed, options.faults)).run(60.0 + 6 * MEAN_GAP_S * options.faults)
         outcome.broke_until = time.time()
@@ -113,7 +118,7 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
         if not probe.wait_flowing(time.time(), FLOWING_TIMEOUT_S):
             outcome.problems.append(f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after everything was mended")
         say("events flow; ending the load")
-        _wind_down(stage, probe, outcome, say)
+        _wind_down(stage, probe, outcome)
     finally:
         probe.close()
         outcome.followed = probe.followed()
@@ -124,7 +129,7 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
         outcome.problems.append(f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did not come through")
 
 
-def _one_by_one(stage: Stage, options: Options, probe: Probe, record: Record, outcome: Outcome, say: object) -> None:
+def _one_by_one(stage: Stage, options: Options, probe: Probe, record: Record, outcome: Outcome) -> None:
     """Each kind alone, and then until events flow as before."""
     for planned in one_of_each(options.seed):
         began = time.time()
@@ -141,7 +146,7 @@ def _delay(use: Followed) -> float:
     return (use.in_ledger or time.time()) - use.sent
 
 
-def _wind_down(stage: Stage, probe: Probe, outcome: Outcome, say: object) -> None:
+def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
     """End the load, let everything be decided, announced and told; then stop all that writes, and read the log."""
     owing = stage.of_role("worker", "billing")
     stage.end([*owing, *stage.of_role("stranger")])

@@ -120,8 +120,8 @@ def _shared_out(faults: int) -> dict[Lane, int]:
     counts: dict[Lane, int] = {lane: int(faults * share) for lane, share in SHARES.items()}
     # Every lane has its turn in a short run too.
     for lane in ("kafka", "redis", "network", "services"):
-        if sum(counts.values()) < faults and not counts[lane]:  # type: ignore[index] # these are lanes
-            counts[lane] = 1  # type: ignore[index]
+        if sum(counts.values()) < faults and not counts[lane]:
+            counts[lane] = 1
     counts["apps"] += faults - sum(counts.values())
     return counts
 

@@ -24,6 +24,7 @@ from usageledger.local.topics import create_topics
 from usageledger.local.waiting import is_true_within
 from usageledger.log.topics import Topics
 
+ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
 PREFIX = "chaos"
 RESTART_AFTER_S = 0.5
@@ -68,10 +69,12 @@ class Stage:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.topics = Topics(PREFIX)
         self.proxies = Proxies(self.logs / "proxies.log")
-        own_parties = [f"{role}-{n + 1}" for role in ("processor", "limits") for n in range(COUNTS[role])]  # type: ignore[index] # both are roles
+        own_parties = [f"{role}-{n + 1}" for role in ("processor", "limits") for n in range(COUNTS[role])]
         self.parties = [*own_parties, APPS]
-        self.brokers = Brokers(directory, self.logs, self.proxies, self.parties)
-        self.store: Store = (SentinelStore if store == "sentinel" else ClusterStore)(directory, self.logs, self.proxies)
+        # Nobody listens on most of these yet, so all that are given away have to be known.
+        ports: set[int] = set()
+        self.brokers = Brokers(directory, self.logs, self.proxies, ports, self.parties)
+        self.store: Store = (SentinelStore if store == "sentinel" else ClusterStore)(directory, self.logs, self.proxies, ports)
         self._seed, self._rate = seed, rate
         self.actors = [self._made(role, number + 1) for role, count in COUNTS.items() for number in range(count)]
         self._is_ending = threading.Event()
@@ -133,7 +136,10 @@ class Stage:
 
     def finish(self, actors: Sequence[Actor], timeout_s: float) -> list[str]:
         """Have workers carry out what they still owe, once; return what did not come off."""
-        finishing = [ChildProcess(actor.name, [*actor.child.command, "--finish"], actor.child.log_path, environment=actor.child.environment) for actor in actors]
+        finishing = [
+            ChildProcess(actor.name, [*actor.child.command, "--finish"], actor.child.log_path, environment=actor.child.environment)
+            for actor in actors
+        ]
         for child in finishing:
             child.spawn()
         is_true_within(lambda: all(child.exit_code is not None for child in finishing), timeout_s)
@@ -203,6 +209,7 @@ class Stage:
             "USAGELEDGER_PREFIX": PREFIX,
             "USAGELEDGER_DATA": str(self.directory / "none"),
             "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(ROOT),
         }
         child = ChildProcess(name, [sys.executable, *self._command(role, name)], self.logs / f"{name}.log", environment=environment)
         return Actor(name, role, child)

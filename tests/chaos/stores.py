@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import redis
 
@@ -53,7 +53,7 @@ class Node:
             raise RuntimeError(f"{self.name} did not come up: {self.child.last_lines()}")
 
     @contextmanager
-    def client(self) -> Iterator[redis.Redis]:
+    def client(self) -> Iterator[Any]:
         """A connection of the harness's own, past the link."""
         with redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=2.0, socket_connect_timeout=2.0, protocol=2) as client:
             yield client
@@ -131,8 +131,7 @@ class Store(Protocol):
 class SentinelStore:
     """A master and a replica, watched by three Sentinels."""
 
-    def __init__(self, directory: Path, logs: Path, proxies: Proxies) -> None:
-        ports: set[int] = set()
+    def __init__(self, directory: Path, logs: Path, proxies: Proxies, ports: set[int]) -> None:
         announced = ("replica-announce-ip " + LOOPBACK, "replica-announce-port {node.entrance}", "repl-diskless-sync-delay 0")
         first = Node(1, directory, logs, proxies, ports, *announced)
         second = Node(2, directory, logs, proxies, ports, *announced, f"replicaof {LOOPBACK} {first.entrance}")
@@ -204,7 +203,7 @@ class _Sentinel:
         self.child = ChildProcess(f"sentinel-{number}", command, logs / f"sentinel-{number}.log")
 
     @contextmanager
-    def client(self) -> Iterator[redis.Redis]:
+    def client(self) -> Iterator[Any]:
         with redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=2.0, protocol=2, decode_responses=True) as client:
             yield client
 
@@ -220,8 +219,7 @@ class _Sentinel:
 class ClusterStore:
     """Three masters with a third of the slots each, and a replica for each."""
 
-    def __init__(self, directory: Path, logs: Path, proxies: Proxies) -> None:
-        ports: set[int] = set()
+    def __init__(self, directory: Path, logs: Path, proxies: Proxies, ports: set[int]) -> None:
         settings = (
             "cluster-enabled yes",
             "cluster-config-file nodes.conf",
@@ -270,7 +268,11 @@ class ClusterStore:
         for node in self.nodes:
             with suppress(redis.RedisError), node.client() as client:
                 state = client.cluster("INFO")
-                if state["cluster_state"] != "ok" or state["cluster_slots_ok"] != "16384" or any(k.fails for k in self._known(node).values()):
+                if (
+                    state["cluster_state"] != "ok"
+                    or state["cluster_slots_ok"] != "16384"
+                    or any(k.fails for k in self._known(node).values())
+                ):
                     return False
         pairs = self.pairs()
         return len(pairs) == 3 and all(_is_followed(pair) for pair in pairs)

@@ -32,6 +32,9 @@ class LogReader:
             fetch_max_wait_ms=100,
             # The default grows to half a minute, which a reader would lose after each restart of a broker.
             reconnect_backoff_max_ms=2_000,
+            # Told by a broker that a partition's leader is another now, kafka-python 3.0.12 asks the same broker again, until the time is
+            # up, and does not look who leads. What it knows of that must not grow old.
+            metadata_max_age_ms=2_000,
             check_crcs=True,
         )
 
