@@ -84,10 +84,10 @@ class Worker:
         elif dice < 0.12:
             self._do("record", "unknown_model", self._use() | {"feature": "genai_video", "model": "veo_99"})
         else:
-            used = self._use()
-            if self._rng.random() < 0.05:
+            used, is_late = self._use(), self._rng.random() < 0.05
+            if is_late:
                 used["occurred_at"] = (datetime.now(UTC) - timedelta(days=self._rng.uniform(0, 20))).isoformat()
-            self._do("record", "accepted", used)
+            self._do("record", "late" if is_late else "accepted", used)
             self._recent = [*self._recent[-REMEMBERED:], used]
 
     def _use(self) -> dict[str, Any]:
@@ -116,7 +116,8 @@ class Worker:
             try:
                 self._meter.record(**given) if what == "record" else self._meter.void(**given)
             except SpoolError as error:
-                print(f"not recorded: {error}", file=sys.stderr)
+                with self._another_disk():
+                    print(f"not recorded: {error}", file=sys.stderr)
                 time.sleep(RETRY_S)
             else:
                 if number is not None:
