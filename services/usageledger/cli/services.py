@@ -46,11 +46,15 @@ def _run_processor(kafka: str, redis_url: str, prefix: str) -> None:
 def _run_limits(kafka: str, prefix: str) -> None:
     from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
+    from usageledger.processor.process import STOP_DEADLINE_S, end_after
 
     stop = threading.Event()
 
     def signalled(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        if not stop.is_set():
+            stop.set()
+            # A question to a broker that is away takes half a minute.
+            end_after(STOP_DEADLINE_S, 0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signalled)

@@ -36,7 +36,7 @@ async def _until_signalled(service: Callable[[asyncio.Event], Awaitable[None]], 
         if not stop.is_set():
             logger.info("stopping")
             stop.set()
-            _exit_after(stop_deadline_s, 0)
+            end_after(stop_deadline_s, 0)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,12 +44,15 @@ async def _until_signalled(service: Callable[[asyncio.Event], Awaitable[None]], 
     try:
         await service(stop)
     except Exception:
-        _exit_after(stop_deadline_s, 1)
+        end_after(stop_deadline_s, 1)
         raise
 
 
-def _exit_after(seconds: float, code: int) -> None:
-    """In a thread of its own: the loop may be what hangs. What must not be lost is in the ledger; Kafka will miss us by itself."""
+def end_after(seconds: float, code: int) -> None:
+    """End the process when that much time has passed, if it has not ended by then.
+
+    In a thread of its own: what hangs may be the loop, or a call. What must not be lost is in the log; Kafka will miss us by itself.
+    """
 
     def overdue() -> None:
         logger.warning("did not stop within %.0f s, ending all the same", seconds)
