@@ -353,3 +353,27 @@ async def test_an_input_of_a_years_dates_renews_each_period_of_a_blocked_account
         renewals = [entry.appended_at.day for entry in world.entries() if entry.kind == "renewal"]
         assert renewals == [28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
         replayed(world)
+
+
+@run_async
+async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
+    """Under load on three brokers a partition stayed half a minute behind for good, though it had nothing else to do.
+
+    Account events and usage alternated, so each was a chunk of its own, and each chunk went all the way to the log and back.
+    """
+    async with a_world() as world:
+        worker = world.start_worker()
+        world.use("2026-01-01T10:00:00Z")
+        await world.settled()
+        worker.ledger.freeze()
+        began_at = world.ledger.end_offset
+        for second in range(1, 41):
+            world.use(f"2026-01-01T10:00:{second:02d}.000Z", f"account-{second % 3}", model="pika")
+            world.send("credits.granted", f"2026-01-01T10:00:{second:02d}.500Z", f"account-{second % 5}", credits="1", reason="a gift")
+        await world.until(lambda: not any(worker.inputs.buffered(source) for source in Source))
+        decided_from = {worker.owner.inputs.position(source) for source in Source}
+        worker.ledger.thaw()
+        await world.settled()
+        assert decided_from == {40, 41}
+        assert world.ledger.end_offset - began_at >= 80
+        assert replayed(world).counts.inputs == 81

@@ -645,7 +645,8 @@ class TestWhatIsDue:
             world.use("2025-06-01T00:00:00Z", account="z")
             await world.settled()
             assert kinds(world).count("renewal") == 20
-            assert [len(groups) for groups in appended] == [3] * 6 + [2, 1]
+            sizes = [len(groups) for groups in appended]
+            assert (sum(sizes), max(sizes)) == (21, 3)
             replayed(world)
 
     @attacked

@@ -73,6 +73,15 @@ class Merge:
                 return step
             await self._inputs.changed(self._patience_s(book))
 
+    async def next_at_hand(self, book: PartitionBook) -> NextStep | None:
+        """What there is to decide next in what has been fed, without waiting for more; None if there is nothing."""
+        if not any(self._inputs.buffered(source) for source in Source):
+            return None
+        step = await self._choose(book)
+        if step is not None:
+            self._waiting_since = None
+        return step
+
     async def _choose(self, book: PartitionBook) -> NextStep | None:
         usage, account = self._inputs.peek(Source.USAGE), self._inputs.peek(Source.ACCOUNT)
         due = book.due.next()

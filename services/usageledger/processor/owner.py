@@ -20,7 +20,7 @@ from usageledger.counters.view import PartitionView, Position, ViewChange, ViewE
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook, Undecidable
+from usageledger.log.deciding import Changes, PartitionBook, Undecidable
 from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
@@ -43,6 +43,7 @@ class _Chunk:
 
     expected_offset: int
     groups: list[list[SealedEntry]] = field(default_factory=list)
+    changes: Changes = field(default_factory=lambda: Changes({}, {}, {}))
     change: ViewChange | None = None
     uses: list[str | bytes] = field(default_factory=list)
     """The accounts and identities that must stay in memory until it is committed."""
@@ -181,8 +182,10 @@ class _Tenure:
 
     async def _decide_all(self) -> None:
         while True:
-            step = await self._merge.next(self._book)
-            chunk = await self._decided(step)
+            chunk = _Chunk(self._book.head.next_offset)
+            await self._decide(chunk, await self._merge.next(self._book))
+            await self._fill(chunk)
+            chunk.change = view_change(self._book.head, chunk.changes)
             if chunk.groups:
                 self._owner.state = "running"
                 await self._in_flight.put(chunk)
@@ -190,8 +193,19 @@ class _Tenure:
                 await self._in_flight.join()
                 raise chunk.stop
 
-    async def _decided(self, step: NextStep) -> _Chunk:
-        chunk = _Chunk(self._book.head.next_offset)
+    async def _fill(self, chunk: _Chunk) -> None:
+        """Add what else is at hand while the chunk would have to wait for its turn anyhow.
+
+        Where the inputs alternate or accounts come due, a step is a record or two: what a partition decides in a second would depend on how
+        far away Kafka is.
+        """
+        while self._in_flight.full() and chunk.stop is None and len(chunk.groups) < DUE_PER_CHUNK:
+            step = await self._merge.next_at_hand(self._book)
+            if step is None:
+                return
+            await self._decide(chunk, step)
+
+    async def _decide(self, chunk: _Chunk, step: NextStep) -> None:
         try:
             if isinstance(step, NextRecords):
                 await self._decide_records(chunk, step)
@@ -209,8 +223,9 @@ class _Tenure:
             logger.error("partition %d: the code fails on an input", self._owner.partition, exc_info=error)
         changes = self._book.take_changes()
         self._reserve(chunk, [*changes.accounts, *changes.identities])
-        chunk.change = view_change(self._book.head, changes)
-        return chunk
+        chunk.changes.accounts.update(changes.accounts)
+        chunk.changes.identities.update(changes.identities)
+        chunk.changes.due.update(changes.due)
 
     async def _decide_records(self, chunk: _Chunk, step: NextRecords) -> None:
         self._owner.check_for_gaps(step.source, self._book.head.next_of(step.source.value), step.records)
