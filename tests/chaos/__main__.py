@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from tests.chaos.run import Options, run, store_of
+from tests.chaos.run import RATE, Options, run, store_of
 from tests.chaos.stage import StoreKind
 
 
@@ -18,7 +18,7 @@ def main() -> int:
         "--seed", type=int, default=None, help="decides which, in which order and when (default: a new one, which is printed)"
     )
     parser.add_argument("--store", choices=("sentinel", "cluster", "seed"), default="seed", help="which Redis; by default the seed decides")
-    parser.add_argument("--rate", type=float, default=60.0, help="usage events a second that the workers report (default 60)")
+    parser.add_argument("--rate", type=float, default=RATE, help=f"usage events a second that the workers report (default {RATE:g})")
     parser.add_argument(
         "--alone", action=argparse.BooleanOptionalAction, default=None, help="first each kind of fault by itself, and measure"
     )

@@ -19,6 +19,7 @@ from tests.chaos.stage import PREFIX, Stage, StoreKind
 from usageledger.local.idleness import LedgerLags, lag_reader, wait_until_idle
 from usageledger.local.waiting import is_true_within
 
+RATE = 60.0
 FLOWING_TIMEOUT_S = 240.0
 WARM_UP_S = 5.0
 FINISH_TIMEOUT_S = 150.0
@@ -33,7 +34,7 @@ class Options:
     faults: int
     seed: int
     store: StoreKind
-    rate: float = 60.0
+    rate: float = RATE
     alone: bool = False
     report: Path | None = None
     directory: Path | None = None
@@ -41,7 +42,8 @@ class Options:
     @property
     def command(self) -> str:
         """What repeats this run's schedule."""
-        return f"make chaos FAULTS={self.faults} SEED={self.seed} STORE={self.store}"
+        more = ("" if self.rate == RATE else f" --rate {self.rate:g}") + (" --alone" if self.alone else " --no-alone")
+        return f"make chaos FAULTS={self.faults} SEED={self.seed} STORE={self.store} ARGS='{more.strip()}'"
 
 
 @dataclass(slots=True)
@@ -205,7 +207,8 @@ def verdict(outcome: Outcome) -> str:
 def _recoveries(outcome: Outcome) -> list[str]:
     lines = []
     for fault, slowest in sorted(outcome.alone, key=lambda item: -item[1]):
-        held_s = KINDS[fault.kind].hold_s[1] and fault.ended - fault.began
-        held = f", held for {held_s:.1f} s" if held_s else ""
-        lines.append(f"  alone: {fault.kind} ({fault.target}{held}): slowest event {slowest:.1f} s")
+        goal_s = KINDS[fault.kind].within_s
+        missed = "" if slowest <= goal_s else f", beyond the {goal_s:.0f} s that are the goal"
+        lasted_s = fault.ended - fault.began
+        lines.append(f"  alone: {fault.kind} ({fault.target}, {lasted_s:.1f} s): slowest event {slowest:.1f} s{missed}")
     return lines

@@ -22,7 +22,7 @@ class Kind(NamedTuple):
     weight: int
     hold_s: tuple[float, float] = (0.0, 0.0)
     within_s: float = 15.0
-    """How soon events are to flow again when it comes alone, counted from its end where it holds."""
+    """How soon events are to flow again when it comes alone."""
 
 
 KINDS: dict[str, Kind] = {

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.ledger_world import DEADLINE_S, World, a_world
 from usageledger.audit.replay import PartitionReplay
-from usageledger.log.records import KeyedValue
+from usageledger.log.records import KeyedValue, LedgerError
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
 
@@ -377,3 +377,26 @@ async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
         assert decided_from == {40, 41}
         assert world.ledger.end_offset - began_at >= 80
         assert replayed(world).counts.inputs == 81
+
+
+@run_async
+async def test_an_owner_whose_cancellation_was_swallowed_does_not_claim_again() -> None:
+    """A worker that gave up a partition ended as a whole: the owner had been cancelled just as the broker answered, and claimed again."""
+    async with a_world() as world:
+        worker = world.start_worker()
+        is_asked = asyncio.Event()
+
+        async def swallowing(positions: dict[Source, int]) -> None:
+            is_asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise LedgerError("the partition is no longer this worker's") from None
+
+        worker.control.seek = swallowing  # type: ignore[method-assign] # the feed of a partition that is no longer the worker's
+        await is_asked.wait()
+        claims = len(world.ledger.records)
+        worker.task.cancel()
+        await asyncio.wait([worker.task], timeout=DEADLINE_S / 2)
+        assert worker.task.cancelled()
+        assert len(world.ledger.records) == claims

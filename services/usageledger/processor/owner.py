@@ -110,6 +110,9 @@ class PartitionOwner:
             except (LedgerError, ViewError) as error:
                 if not error.retriable:
                     return self.stop(str(error))
+                if _is_told_to_end():
+                    # A client library can swallow a cancellation that comes together with its answer.
+                    raise asyncio.CancelledError from error
                 logger.info("partition %d: claiming again after %s: %s", self.partition, type(error).__name__, error)
             except asyncio.CancelledError:
                 if _is_told_to_end():

@@ -180,7 +180,12 @@ class _Worker:
         tasks = {tenancy.task: partition for partition, tenancy in tenancies.items()}
         if tasks:
             logger.info("gave up partitions: %s", _listed(sorted(tenancies)))
-            _, running = await asyncio.wait(tasks, timeout=OWNER_STOP_S)
+            _, running = await asyncio.wait(tasks, timeout=OWNER_STOP_S / 2)
+            for task in running:
+                # A client library can swallow a cancellation that comes together with its answer.
+                task.cancel()
+            if running:
+                _, running = await asyncio.wait(running, timeout=OWNER_STOP_S / 2)
             if running:
                 unwilling = _listed(sorted(tasks[task] for task in running))
                 logger.warning("owners did not stop within %.0f s: partitions %s", OWNER_STOP_S, unwilling)
