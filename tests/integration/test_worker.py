@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,26 @@ def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> N
             stream.send_in_a_transaction(partition=0)
             await stream.all_recorded()
 
+    run(work())
+
+
+def test_an_owner_whose_cancellation_is_swallowed_is_told_again(stream: Stream, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer of Kafka that came at the very moment of a rebalance took the cancellation with it; the worker then ended as a whole."""
+
+    async def deaf_once(_: RecordingOwner, __: list[Record]) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+    async def work() -> None:
+        stream.send(10)
+        async with worker(stream, before_append=deaf_once) as running:
+            await until(lambda: all(owner.records_seen for owner in running.owners) and len(running.owners) == stream.partitions)
+            await running.stop()
+        assert "gave up partitions" in caplog.text
+        assert "did not stop" not in caplog.text
+
+    caplog.set_level(logging.INFO)
     run(work())
 
 
