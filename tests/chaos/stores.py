@@ -235,8 +235,7 @@ class ClusterStore:
             "repl-diskless-sync-delay 0",
         )
         self.nodes = [Node(number, directory, logs, proxies, ports, *settings) for number in range(1, 7)]
-        # redis-py goes through the start-up nodes one after the other, but a URL names one alone.
-        self.url = f"redis+cluster://{LOOPBACK}:{self.nodes[0].entrance}"
+        self.url = "redis+cluster://" + ",".join(f"{LOOPBACK}:{node.entrance}" for node in self.nodes)
 
     def start(self) -> None:
         for node in self.nodes:

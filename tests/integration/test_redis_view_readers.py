@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from usageledger.counters.connection import connect, connect_blocking
 from usageledger.counters.reading import read_account, read_heads
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import Position, ViewChange, ViewError
+from usageledger.local.ports import LOOPBACK, free_port
 
 PARTITIONS = 8
 
@@ -72,3 +74,20 @@ def test_a_reader_whose_server_is_away_is_told_to_try_again(tmp_path_factory: py
         assert failed.value.retriable
         with pytest.raises(ViewError):
             read_heads(redis, "test", [0, 1])
+
+
+def test_a_cluster_is_found_while_one_of_the_nodes_that_are_named_is_away(tmp_path: Path) -> None:
+    """A processor that was started while one node of six was down ended at once, and again: its address named that node alone."""
+
+    async def pings(url: str) -> bool:
+        client = connect(url)
+        try:
+            return bool(await client.ping())
+        finally:
+            await client.aclose()
+
+    with running_cluster(tmp_path) as node:
+        url = f"redis+cluster://{LOOPBACK}:{free_port()},{LOOPBACK}:{node.port}"
+        with closing(connect_blocking(url)) as client:
+            assert client.ping()
+        assert asyncio.run(pings(url))

@@ -125,6 +125,7 @@ def test_a_head_that_was_verified_lately_needs_no_as_of() -> None:
         ("rediss://:secret@localhost:6379/0", redis.asyncio.Redis, redis.Redis),
         ("redis+sentinel://a,b:26380/counters", redis.asyncio.Redis, redis.Redis),
         ("redis+cluster://localhost:6379", redis.asyncio.RedisCluster, None),
+        ("rediss+cluster://:secret@a,b:6380,c", redis.asyncio.RedisCluster, None),
     ],
 )
 def test_an_address_tells_what_kind_of_server_it_names(url: str, kind: type, blocking_kind: type | None) -> None:

@@ -3,7 +3,7 @@
 ==================================  =====================================================================
 ``redis://host:6379/0``             one server; ``rediss://`` with TLS (options as redis-py's URLs take them)
 ``redis+sentinel://a:26379,b/name`` the master that these Sentinels know as ``name``
-``redis+cluster://host:6379``       a Redis Cluster, by any of its nodes; ``rediss+cluster://`` with TLS
+``redis+cluster://a:6379,b:6379``   a Redis Cluster, by some of its nodes, one of which must be up; ``rediss+cluster://`` with TLS
 ==================================  =====================================================================
 """
 
@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 import redis.asyncio.sentinel
+import redis.cluster
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -23,6 +25,7 @@ from redis.retry import Retry
 AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 Client = redis.Redis | redis.RedisCluster
 
+DEFAULT_PORT = 6_379
 DEFAULT_SENTINEL_PORT = 26_379
 
 _READ_RETRIES = 2
@@ -39,7 +42,9 @@ def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
     scheme, plain_url = _split(url)
     if scheme == "cluster":
         retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _CLUSTER_RETRIES)
-        return redis.asyncio.RedisCluster.from_url(plain_url, retry=retry, **options)
+        first_url, others = _nodes(plain_url)
+        more = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in others]
+        return redis.asyncio.RedisCluster.from_url(first_url, retry=retry, startup_nodes=more, **options)
     once = AsyncRetry(NoBackoff(), 0)
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
@@ -54,7 +59,9 @@ def connect_blocking(url: str, *, timeout_s: float = 2.0) -> Client:
     options = _options(timeout_s) | {"retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)}
     scheme, plain_url = _split(url)
     if scheme == "cluster":
-        return redis.RedisCluster.from_url(plain_url, **options)
+        first_url, others = _nodes(plain_url)
+        more = [redis.cluster.ClusterNode(host, port) for host, port in others]  # type: ignore[no-untyped-call] # no types here either
+        return redis.RedisCluster.from_url(first_url, startup_nodes=more, **options)
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
         watch = redis.sentinel.Sentinel(sentinels, sentinel_kwargs=options, **options, **credentials)  # type: ignore[no-untyped-call] # nor here
@@ -91,8 +98,20 @@ def _split(url: str) -> tuple[str, str]:
     scheme, separator, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if not separator or base not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
-        raise ValueError("a Redis is named as redis://HOST:PORT/0, redis+sentinel://HOST,HOST/NAME/0 or redis+cluster://HOST:PORT")
+        raise ValueError(
+            "a Redis is named as redis://HOST:PORT/0, redis+sentinel://HOST,HOST/NAME/0 or redis+cluster://HOST:PORT,HOST:PORT"
+        )
     return kind, f"{base}://{rest}"
+
+
+def _nodes(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """The address of a cluster's first node as redis-py takes it, and the other nodes: who starts while one is away asks another."""
+    scheme, _, rest = url.partition("://")
+    netloc, slash, path = rest.partition("/")
+    credentials, at, hosts = netloc.rpartition("@")
+    first, *others = hosts.split(",")
+    places = [host.partition(":") for host in others]
+    return f"{scheme}://{credentials}{at}{first}{slash}{path}", [(host, int(port or DEFAULT_PORT)) for host, _, port in places]
 
 
 def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
