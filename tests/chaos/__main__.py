@@ -25,6 +25,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=None, metavar="DIR", help="write an HTML page there")
     parser.add_argument("--directory", type=Path, default=None, help="where data and logs go; kept when something is wrong, or if given")
     given = parser.parse_args()
+    if given.directory is not None and given.directory.exists() and any(given.directory.iterdir()):
+        parser.error(f"{given.directory} is not empty")
     seed = random.SystemRandom().randrange(2**31) if given.seed is None else given.seed
     store: StoreKind = store_of(seed) if given.store == "seed" else given.store
     alone = given.faults >= 200 if given.alone is None else given.alone

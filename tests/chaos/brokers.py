@@ -29,9 +29,10 @@ IN_SYNC_TIMEOUT_S = 90.0
 BROKER_LINK = "brokers"
 PREFERRED = 0
 
-# What a cluster needs for events to flow again soon after a replica has gone silent without being dead: by default a half-open
-# connection between two brokers holds up acknowledgements for half a minute.
+# What a cluster needs for events to flow again soon. By default a half-open connection between two brokers holds up acknowledgements for
+# half a minute, and a broker that was killed is missed after nine seconds.
 CLUSTER_SETTINGS = {
+    "broker.session.timeout.ms": 6_000,
     "replica.lag.time.max.ms": 10_000,
     "replica.socket.timeout.ms": 10_000,
     "num.network.threads": 1,
