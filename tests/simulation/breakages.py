@@ -102,15 +102,14 @@ def commits_what_was_not_appended(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_chunks_before_they_are_committed(patch: pytest.MonkeyPatch) -> None:
-    decided = owner._Tenure._decided
+    decide = owner._Tenure._decide
 
-    async def forgetful(tenure: Any, step: Any) -> Any:
-        chunk = await decided(tenure, step)
+    async def forgetful(tenure: Any, chunk: Any, step: Any) -> None:
+        await decide(tenure, chunk, step)
         tenure._book.accounts.clear()
         tenure._book.identities.clear()
-        return chunk
 
-    patch.setattr(owner._Tenure, "_decided", forgetful)
+    patch.setattr(owner._Tenure, "_decide", forgetful)
 
 
 def never_verifies(patch: pytest.MonkeyPatch) -> None:
