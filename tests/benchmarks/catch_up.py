@@ -47,6 +47,7 @@ from usageledger.log.memory import MemoryLedgerPartition
 from usageledger.log.records import LedgerPartition, Record
 from usageledger.log.topics import Topics
 from usageledger.processor import catch_up as catching_up
+from usageledger.processor.process import collect_seldom
 
 PARTS = ("read", "decode and check", "look up", "fold", "encode", "commit", "the rest")
 DEADLINE_S = 600.0
@@ -62,8 +63,7 @@ def main() -> None:
     parser.add_argument("--kafka", action="store_true", help="also read from a real broker")
     arguments = parser.parse_args()
     made = make_ledger(arguments.entries)
-    gc.collect()
-    gc.freeze()  # the ledger in memory is the benchmark's; a worker has none to search through
+    collect_seldom()  # as a worker's process does
     describe(made)
     with tempfile.TemporaryDirectory() as directory:
         ways = asyncio.run(measured(made, arguments.rounds, Path(directory), with_kafka=arguments.kafka))
