@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -12,7 +13,7 @@ import pytest
 
 from tests.unit.ledger_world import DEADLINE_S, World, a_world
 from usageledger.audit.replay import PartitionReplay
-from usageledger.log.records import KeyedValue, LedgerError
+from usageledger.log.records import KeyedValue, LedgerError, Record
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
 
@@ -400,3 +401,56 @@ async def test_an_owner_whose_cancellation_was_swallowed_does_not_claim_again() 
         await asyncio.wait([worker.task], timeout=DEADLINE_S / 2)
         assert worker.task.cancelled()
         assert len(world.ledger.records) == claims
+
+
+@run_async
+async def test_nothing_at_hand_is_decided_before_a_catalog_is_adopted() -> None:
+    """A new ledger whose first catalogs were all refused stopped: their chunks waited for a slow log, and a use was taken into the last.
+
+    The code fails on a use where there is no catalog at all, and the operator was told to skip it.
+    """
+    world = World()
+    try:
+        world.use("2026-01-01T10:00:00Z")
+        worker = world.start_worker()
+        await world.until(lambda: worker.owner.state == "waiting_for_a_catalog")
+        worker.ledger.freeze()
+        world.catalogs.put([Record(offset, 0, None, b"not a catalog") for offset in range(6)])
+        for _ in range(100):
+            await asyncio.sleep(0)
+        worker.ledger.thaw()
+        world.publish_catalog()
+        await world.settled()
+        assert [entry.kind for entry in world.entries()] == [*["refusal"] * 6, "catalog_adopted", "account_opened", "usage"]
+    finally:
+        await world.stop()
+
+
+@run_async
+async def test_a_tenure_ends_also_where_a_cancellation_in_it_was_swallowed() -> None:
+    """A record was missing from the input while the log was slow, and the broker's answer came with the cancellation, which was lost.
+
+    The part that had appended waited for the next chunk, the owner for its end: for good, and as if it were running.
+    """
+    async with a_world() as world:
+        worker = world.start_worker()
+        await world.until(lambda: worker.owner.state == "running" and world.view_hash() == world.last_hash() != "")
+        is_asked = asyncio.Event()
+        append = worker.ledger.append
+
+        async def swallowing(expected_offset: int, groups: Any) -> None:
+            worker.ledger.append = append  # type: ignore[method-assign] # once
+            is_asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await append(expected_offset, groups)
+
+        worker.ledger.append = swallowing  # type: ignore[method-assign] # a client library that is answered as it is cancelled
+        world.use("2026-01-01T10:00:00Z")
+        await is_asked.wait()
+        worker.control.loses_next.add(1)
+        world.use("2026-01-01T10:00:01Z")
+        world.use("2026-01-01T10:00:02Z")
+        await world.settled()
+        assert world.used() == 96
+        replayed(world)

@@ -75,7 +75,7 @@ class Merge:
 
     async def next_at_hand(self, book: PartitionBook) -> NextStep | None:
         """What there is to decide next in what has been fed, without waiting for more; None if there is nothing."""
-        if not any(self._inputs.buffered(source) for source in Source):
+        if not book.catalogs or not any(self._inputs.buffered(source) for source in Source):
             return None
         step = await self._choose(book)
         if step is not None:

@@ -31,6 +31,7 @@ from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextDue, NextRecor
 VERIFY_INTERVAL_S = 1.0
 CHUNKS_IN_FLIGHT = 2
 BACK_OFF_S = (0.05, 5.0)
+CANCEL_AGAIN_AFTER_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -179,9 +180,7 @@ class _Tenure:
         try:
             await _first_failure(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _ended(tasks)
 
     async def _decide_all(self) -> None:
         while True:
@@ -322,6 +321,23 @@ async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         if task in done:
             task.result()
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel, until all have ended: a client library can swallow a cancellation that comes together with its answer."""
+    told_to_end: asyncio.CancelledError | None = None
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        try:
+            await asyncio.wait(running, timeout=CANCEL_AGAIN_AFTER_S)
+        except asyncio.CancelledError as error:
+            told_to_end = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # heard: the first to fail says why
+    if told_to_end is not None:
+        raise told_to_end
 
 
 def _is_told_to_end() -> bool:
