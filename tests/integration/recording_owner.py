@@ -39,6 +39,7 @@ class RecordingOwner:
         self.state = "claiming"
         self.stopped_because: str | None = None
         self.catch_up_progress: tuple[int, int] | None = None
+        self.ledger_end: int | None = None
         self.begun_at: list[dict[Source, int]] = []
         self.records_seen = 0
         self._ledger = ledger

@@ -78,6 +78,8 @@ class PartitionOwner:
         self.inputs = inputs
         self.state: OwnerState = "claiming"
         self.stopped_because: str | None = None
+        self.ledger_end: int | None = None
+        """Where the ledger ends by what this owner has claimed and appended: what lies beyond is another's. None without a claim."""
         self._partition_count = partition_count
         self._ledger = ledger
         self._view = view
@@ -149,8 +151,9 @@ class PartitionOwner:
         logger.error("partition %d stopped: %s", self.partition, reason)
 
     async def _own(self) -> None:
+        self.ledger_end = None
         claim, claimed_at = await claim_partition(self._ledger, self.partition, self._partition_count, self._worker, self._new_ledger_id)
-        self.state = "catching_up"
+        self.state, self.ledger_end = "catching_up", claimed_at + 1
         head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
         book = PartitionBook(self.partition, self._partition_count, head, AdoptedCatalogs())
         self._catching_up = book, claimed_at + 1
@@ -274,6 +277,7 @@ class _Tenure:
                 await self._ledger.append(chunk.expected_offset, [[_keyed(entry) for entry in group] for group in chunk.groups])
             except GroupTooLarge as error:
                 raise PartitionStopped(f"{error}. The largest are those of {_largest(chunk.groups)}") from error
+            self._owner.ledger_end = chunk.change.position.next_offset
             async with self._view_calls:
                 await self._view.commit(self._position, chunk.change)
                 self._position = chunk.change.position

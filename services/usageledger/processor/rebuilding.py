@@ -7,6 +7,7 @@ decided in between, the view that took over is then an older fold of the same lo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.claim import claim_of, knows_rules_of
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook
-from usageledger.log.records import LedgerPartition, Record
+from usageledger.log.records import LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, attempt_to_go_on_with, build_anew, fold_beside, head_of
 from usageledger.processor.claiming import claim_partition, ledger_id_of
@@ -24,6 +25,8 @@ NEARLY_RECORDS = 1_000
 """With so few left the claim may come: the partition decides nothing from there to the switch."""
 
 ROUNDS_MAX = 20
+
+logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 """Told how many records of the ledger are folded, of how many."""
@@ -84,7 +87,16 @@ class ViewRebuild:
         counted = _Counted(self._ledger, self._tell)
         book = self._book(claim.ledger, rules)
         position = await build_anew(book, ledger=counted, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at)
+        await self._wake_who_saw_the_old_view(claimed_at, rules)
         return Rebuilt(partition=self._partition, begun_at=begun_at, position=position)
+
+    async def _wake_who_saw_the_old_view(self, claimed_at: int, rules: Head | None) -> None:
+        """An owner that claimed before the switch can have met the old view's damage and stopped: it looks again when another claims."""
+        try:
+            if await self._ledger.end_offset() > claimed_at + 1:
+                await claim_partition(self._ledger, self._partition, self._partition_count, self._operator, _no_new_ledger, rules)
+        except LedgerError as error:
+            logger.warning("partition %d is rebuilt; if its owner has stopped, start the processor again: %s", self._partition, error)
 
     async def _build_nearly(self, ledger_id: str, rules: Head | None) -> int:
         """Fold until little is left, however much is appended meanwhile; return where an earlier attempt had come to."""
@@ -111,6 +123,10 @@ class ViewRebuild:
         known = rules if rules is not None and knows_rules_of(rules) else claim_of(self._partition, ledger_id, self._operator)
         head = Head(ledger=ledger_id, decide=known.decide, tzdata=known.tzdata)
         return PartitionBook(self._partition, self._partition_count, head, AdoptedCatalogs())
+
+
+def _no_new_ledger() -> str:
+    raise AssertionError("a ledger that a view was built from is not empty")
 
 
 class _Counted:

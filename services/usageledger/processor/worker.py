@@ -51,6 +51,9 @@ class Owner(Protocol):
     @property
     def catch_up_progress(self) -> tuple[int, int] | None: ...
 
+    @property
+    def ledger_end(self) -> int | None: ...
+
     async def run(self) -> None:
         """Own the partition until cancelled. Returns only when stopped with a reason; raises what must end the process."""
         ...
@@ -243,17 +246,17 @@ class _Worker:
                 for place in feed.places.values():
                     self._consumer.hold(place)
                 self._report()
-                await self._until_another_claims(partition)
+                await self._until_another_claims(partition, owner.ledger_end)
                 logger.info("partition %d: another has claimed it since it stopped; claiming again", partition)
         except Exception as error:  # noqa: BLE001 - it ends the process, with this as its cause
             failure = WorkerFailed(f"partition {partition}: {error!r}")
             failure.__cause__ = error
             self._fail(failure)
 
-    async def _until_another_claims(self, partition: int) -> None:
-        """Return once the ledger of a stopped partition has grown: somebody has claimed it, as an operator does who skips what it stopped
-        at. To claim again then is as safe as at any time: if nothing else has changed, it stops again."""
-        end: int | None = None
+    async def _until_another_claims(self, partition: int, end: int | None) -> None:
+        """Return once the ledger of a stopped partition goes on beyond ``end``, where its owner knows it to end: somebody has claimed it,
+        as an operator does who skips what it stopped at, maybe before it stopped. To claim again then is as safe as at any time: if
+        nothing else has changed, it stops again."""
         while True:
             with suppress(LedgerError):  # Kafka does not answer: it is asked again
                 found = await self._offsets.end_offset(Place(self._topics.ledger, partition))
