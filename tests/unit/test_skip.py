@@ -19,6 +19,7 @@ from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.entry import InputAddress, Topic
 from usageledger.domain.head import Head
 from usageledger.log.memory import MemoryLedgerPartition
+from usageledger.log.records import KeyedValue
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.skipping import SkipRefused, skip_input
@@ -29,7 +30,14 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_world, "DEADLINE_S", 300.0)
 
 
-async def skip(world: World, offset: int, *, topic: Topic = "usage", reason: str = "it breaks the code") -> SealedEntry:
+async def skip(
+    world: World,
+    offset: int,
+    *,
+    topic: Topic = "usage",
+    reason: str = "it breaks the code",
+    ledger: MemoryLedgerPartition | None = None,
+) -> SealedEntry:
     """What ``processor skip 0@OFFSET`` does, on the world's ledger."""
     control = ListedInputs(world)
     control.buffer = inputs = InputBuffer(control)
@@ -37,7 +45,7 @@ async def skip(world: World, offset: int, *, topic: Topic = "usage", reason: str
         InputAddress(topic=topic, partition=0, offset=offset),
         reason,
         partition_count=1,
-        ledger=Hesitant(MemoryLedgerPartition(world.ledger)),
+        ledger=Hesitant(ledger or MemoryLedgerPartition(world.ledger)),
         view=Hesitant(world.view),
         inputs=inputs,
         catalogs=world.catalogs,
@@ -120,6 +128,31 @@ async def test_a_store_that_does_not_answer_once_is_asked_again(call: str, appli
         world.start_worker()
         await world.settled()
         assert [entry.kind for entry in world.entries()].count("skip") == 1
+
+
+@attacked
+@pytest.mark.parametrize("appended", [True, False])
+async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(appended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker took the skip and its answer was lost; the next attempt found the input decided, and the operator read that nothing was
+    skipped."""
+    choke_on(monkeypatch, "decide", "poison")
+    async with a_world() as world:
+        await stopped_at_poison(world)
+        ledger = MemoryLedgerPartition(world.ledger)
+        claim, claims = ledger.claim, iter(range(2))
+
+        async def claimed(claiming: KeyedValue) -> int:
+            offset = await claim(claiming)
+            if next(claims) == 0:
+                ledger.lose_next_answer(appended=appended)
+            return offset
+
+        ledger.claim = claimed  # type: ignore[method-assign, assignment]
+        skipped = await skip(world, 3, ledger=ledger)
+        assert [sealed for sealed in world.sealed() if sealed.entry.kind == "skip"] == [skipped]
+        world.start_worker()
+        await world.settled()
+        replayed(world)
 
 
 @attacked

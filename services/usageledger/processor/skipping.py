@@ -54,6 +54,7 @@ async def skip_input(
     """
     if address.topic == "catalog" or not reason.strip():
         raise SkipRefused("a usage or an account event can be skipped, and for a reason")
+    appended: list[SealedEntry] = []
     for pause_s in (*ATTEMPT_PAUSES_S, None):
         try:
             return await _skip_once(
@@ -66,7 +67,13 @@ async def skip_input(
                 catalogs=catalogs,
                 operator=operator,
                 merge=Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now),
+                appended=appended,
             )
+        except SkipRefused:
+            for skipped in appended:
+                if await _lies_in_its_place(skipped, ledger):
+                    return skipped
+            raise
         except (LedgerError, ViewError) as error:
             if not error.retriable or pause_s is None:
                 raise
@@ -85,7 +92,9 @@ async def _skip_once(
     catalogs: CatalogLog,
     operator: str,
     merge: Merge,
+    appended: list[SealedEntry],
 ) -> SealedEntry:
+    """One attempt. What it appends is in ``appended``, also where it fails after that: it may lie in the log all the same."""
     rules = await head_of(view)
     if rules is not None:
         _refuse_what_was_decided(address, rules)
@@ -107,10 +116,21 @@ async def _skip_once(
     else:
         raise SkipRefused(f"{_named(address)} is decided without a fault by this release: it is not skipped, start the processor again")
     (skipped,) = book.skip(address.topic, record, reason=reason, detail=detail)
+    appended.append(skipped)
     await ledger.append(skipped.entry.offset, [[KeyedValue(skipped.entry.account.encode() or None, skipped.value)]])
     with suppress(ViewError):  # it lies in the log, which is the truth: the view's next owner folds it
         await view.commit(position, view_change(book.head, book.take_changes()))
     return skipped
+
+
+async def _lies_in_its_place(sealed: SealedEntry, ledger: LedgerPartition) -> bool:
+    offset = sealed.entry.offset
+    if offset >= await ledger.end_offset():
+        return False
+    async for records in ledger.read(offset, offset + 1):
+        if any(record.offset == offset and record.value == sealed.value for record in records):
+            return True
+    return False
 
 
 def _refuse_what_was_decided(address: InputAddress, head: Head) -> None:
