@@ -156,6 +156,24 @@ async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(appended: bool, m
 
 
 @attacked
+async def test_an_input_behind_a_transactions_mark_can_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner stopped at it and named the command; the command answered that the partition had not come to it, for ever."""
+    choke_on(monkeypatch, "decide", "poison")
+    async with a_world() as world:
+        for offset in (0, 2, 4):
+            world.use(f"2026-01-01T10:00:0{offset}Z", event_id="poison" if offset == 2 else None)
+            world.inputs[Source.USAGE][-1] = world.inputs[Source.USAGE][-1]._replace(offset=offset)
+        worker = world.start_worker()
+        await world.until(lambda: worker.owner.state == "stopped")
+        assert "processor skip 0@2" in (worker.owner.stopped_because or "")
+        await skip(world, 2)
+        await worker.kill()
+        world.start_worker()
+        await world.settled()
+        assert world.used() == 64
+
+
+@attacked
 async def test_a_rebuilt_view_knows_nothing_of_a_skipped_input_and_the_event_may_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
