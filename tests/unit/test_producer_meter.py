@@ -420,6 +420,37 @@ def test_children_forked_while_threads_record_do_not_hang_and_nothing_is_lost(tm
     assert [event["id"] for event in kafka.events()] == recorded
 
 
+def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_others(tmp_path: Path) -> None:
+    """Kafka was down as a server was told to end. While its meter tried to send the rest, another thread forked a worker, which lived on.
+
+    It had a copy of the lock that says whose the events on disk are: with Kafka back and the next server up they waited for its end.
+    """
+    kafka = FakeKafka()
+    kafka.is_down = True
+    meter = file_meter(kafka, tmp_path)
+    meter.record(account="acct_1", feature="genai_image", id="left")
+    closing = threading.Thread(target=meter.close, args=(1.0,))
+    closing.start()
+    while meter.waiting().count:  # it is closing as soon as it tells of nothing any more
+        closing.join(0.001)
+    assert closing.is_alive()
+    ends, may_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(may_end)
+        os.read(ends, 1)
+        os._exit(0)
+    try:
+        closing.join(DEADLINE_S)
+        kafka.is_down = False
+        successor = file_meter(kafka, tmp_path)
+        assert successor.close(DEADLINE_S)
+        assert [event["id"] for event in kafka.events()] == ["left"]
+    finally:
+        os.close(may_end)
+        os.waitpid(child, 0)
+
+
 def test_what_a_killed_child_left_is_sent_by_a_process_that_lives(tmp_path: Path) -> None:
     kafka = FakeKafka()
     meter = file_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01))

@@ -16,6 +16,7 @@ from usageledger.log.topics import Topics
 from usageledger.producer import kafka_publisher
 from usageledger.producer.events import Event, record_key, topic_of
 from usageledger.producer.outbox import Outbox
+from usageledger.producer.ownership import let_go_of_the_parents
 from usageledger.producer.publisher import ConnectTo
 from usageledger.producer.recording import UsageRecorder, Waiting
 from usageledger.producer.sender import SenderSettings
@@ -177,6 +178,7 @@ class UsageMeter(UsageRecorder):
         _left_to_the_parent.extend(self._outboxes.values())
         for outbox in self._outboxes.values():
             outbox.after_fork_in_child()
+        let_go_of_the_parents()
         self._outboxes = {}
         self._lock = threading.RLock()
         self._pid = os.getpid()

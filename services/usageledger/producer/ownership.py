@@ -31,9 +31,14 @@ class Part:
     path: Path
     lock_fd: int
     segments: dict[Path, Segment] = field(default_factory=dict)
+    made_in: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        _held.add(self)
 
     def let_go(self) -> None:
         """Close the lock, and nothing else: from now on others may adopt the part (unless a forked child's parent still holds it)."""
+        _held.discard(self)
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
@@ -48,6 +53,17 @@ class Part:
             log.warning("%s is empty and could not be removed: %s", self.path, error)
         finally:
             self.let_go()
+
+
+# All that this process holds the lock of, and, in a forked child, what its parent held. A part that was being made as the process forked,
+# or whose meter was being closed, is in no meter.
+_held: set[Part] = set()
+
+
+def let_go_of_the_parents() -> None:
+    """Close a forked child's copies of the locks that its parent held: they would keep its messages from adoption when it dies."""
+    for part in [part for part in list(_held) if part.made_in != os.getpid()]:
+        part.let_go()
 
 
 def require_flock() -> None:

@@ -228,9 +228,9 @@ class Spool:
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's files: a copy of its lock, kept open here, would keep its messages from adoption when it dies."""
+        """Let go of the parent's files."""
+        ownership.let_go_of_the_parents()
         for part in self._parts.values():
-            part.let_go()
             for segment in part.segments.values():
                 segment.close()
 
