@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.producer_fakes import Clock, FailingFiles, FakeKafka, leave_as_a_dead_process_does
+from usageledger.producer.outbox import Outbox
 from usageledger.producer.publisher import Blame, Publisher
 from usageledger.producer.sender import Sender, SenderSettings
 from usageledger.producer.spool import Spool
@@ -334,3 +336,23 @@ def test_a_crash_after_any_step_is_made_good_by_the_next_process(tmp_path: Path,
     assert len(every) == (2 if crash_after in ("append", "send", "settle") else 4)
     assert later.spool.figures().waiting == 0
     later.spool.close()
+
+
+def test_a_flush_does_not_count_as_sent_what_is_tried_again_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that the broker refuses was given out once more just as a flush looked whether any was parked: none was, all was well, and
+    the worker deleted what it would have recorded again."""
+    kafka = FakeKafka()
+    kafka.answers = False
+    spool = Spool(tmp_path)
+    spool.append(b"acct_1", b"too large")
+    spool.park(spool.read(1, 1_000)[0], "MessageSizeTooLarge")
+    outbox = Outbox(spool, kafka.connect_to("usage"), SenderSettings(idle_s=0.01))
+    gone = spool.gone
+
+    def gone_and_unparked(paths: frozenset[Path]) -> bool:
+        spool.unpark()
+        return gone(paths)
+
+    monkeypatch.setattr(spool, "gone", gone_and_unparked)
+    assert not outbox.flush(time.monotonic() + 0.2)
+    outbox.close(time.monotonic())

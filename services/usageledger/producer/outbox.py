@@ -25,7 +25,8 @@ class Outbox:
         self._sender.wake()
 
     def flush(self, deadline: float) -> bool:
-        """Wait until what was put before is acknowledged. False at ``deadline`` (by `time.monotonic`), or if anything is parked."""
+        """Wait until what was put before is acknowledged. False at ``deadline`` (by `time.monotonic`), or if anything was refused and not
+        taken since."""
         if not self._sender.has_adopted(max(0.0, deadline - time.monotonic())):
             return False
         files = self._spool.roll()
@@ -35,7 +36,7 @@ class Outbox:
             if left_s <= 0:
                 return False
             self._sender.wait_for_progress(min(left_s, 0.1))
-        return self._spool.figures().parked == 0
+        return not self._spool.holds_refused()
 
     def close(self, deadline: float) -> bool:
         """Flush, and stop. What is left stays on disk for the next process."""

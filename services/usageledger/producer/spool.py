@@ -191,6 +191,12 @@ class Spool:
         with self._alone():
             return not any(path in part.segments for part in self._parts.values() for path in paths)
 
+    def holds_refused(self) -> bool:
+        """Whether there is a message that the broker has refused and not taken since: one that is tried again is not parked meanwhile."""
+        with self._alone():
+            every = [segment for part in self._parts.values() for segment in part.segments.values()]
+            return any(segment.pending > 0 and (segment.parked or segment.is_retry) for segment in every)
+
     def figures(self) -> SpoolFigures:
         """What waits now."""
         with self._alone():
