@@ -314,6 +314,32 @@ def test_a_position_that_was_reset_skips_nothing() -> None:
     assert len(world.limit_events[0]) == 7
 
 
+def test_what_comes_with_a_rebalance_is_of_no_use_and_no_reason_to_stop() -> None:
+    """Consumers joined one after another: twice a poll brought a rebalance, and records from the group's offset on, far beyond the last
+    limit event, where reading was to go on. The same record was missing twice, the partition was stopped, and with it the process."""
+    ledger = Ledger()
+    ledger.entry("limit.reached")
+    for _ in range(20):
+        ledger.entry()
+    world = World(ledger)
+    first, _, _ = world.announcer()
+    world.run(first)
+    ledger.entry("limit.cleared")
+    rebalances = 4
+
+    def rebalance(call: str) -> None:
+        nonlocal rebalances
+        if call == "poll" and rebalances and 0 not in feed.paused:
+            rebalances -= 1
+            feed.generation += 1
+            feed.positions[0] = world.committed[0]
+
+    announcer, feed, _ = world.announcer(before=rebalance)
+    world.run(announcer)
+    assert rebalances == 0
+    assert world.seen_by_a_reader() == ledger.places
+
+
 def test_the_group_offset_follows_what_is_acknowledged_and_never_runs_ahead() -> None:
     world = World(a_ledger())
     announcer, _, limit_log = world.announcer()

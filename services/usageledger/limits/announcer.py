@@ -194,6 +194,8 @@ class Announcer:
             self._follow_assignment()
             self._resume_waiting()
             polled = self._feed.poll(poll_ms)
+            if self._feed.assignment().generation != self._generation:
+                return  # a rebalance came with it: what was polled is from wherever the group's offsets say, and all is looked up again
             self._announce(polled)
             self._commit(is_idle=not polled)
             self._check_progress()
