@@ -160,10 +160,19 @@ async def test_what_is_appended_while_the_ledger_is_read_is_read_too(monkeypatch
 
 
 @attacked
-async def test_an_operators_claim_does_not_raise_the_rules_that_the_workers_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator's machine had a newer release: its claim stopped every worker of the older one."""
+@pytest.mark.parametrize("head", ["as it was", "damaged", "gone"])
+async def test_an_operators_claim_does_not_raise_the_rules_that_the_workers_go_by(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's machine had a newer release: its claim stopped every worker of the older one.
+
+    Once more where the view's head said nothing of the rules, for which a rebuild is the remedy: then the log's last claim says them.
+    """
     async with a_world() as world:
         await decided(world, 5)
+        assert world.view.stored_head is not None
+        if head == "damaged":
+            world.view.stored_head = world.view.stored_head._replace(value=b"damaged")
+        elif head == "gone":
+            await world.view.clear()
         with monkeypatch.context() as newer:
             newer.setattr("usageledger.domain.claim.DECIDE_VERSION", 99)
             await rebuild_of(world).run()

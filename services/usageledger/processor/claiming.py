@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from usageledger.domain.chain import CLAIM_TYPE
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim, knows_rules_of
 from usageledger.domain.head import Head
 from usageledger.log.records import KeyedValue, LedgerPartition, Superseded
-from usageledger.processor.catch_up import PartitionStopped
+from usageledger.processor.catch_up import LOOK_BACK_RECORDS, PartitionStopped
+
+_CLAIM_TYPE = CLAIM_TYPE.encode()
 
 
 async def claim_partition(
@@ -18,11 +21,12 @@ async def claim_partition(
     partition_count: int,
     worker: str,
     new_ledger_id: Callable[[], str],
-    rules: Head | None = None,
+    rules: Head | Claim | None = None,
 ) -> tuple[Claim, int]:
     """Append a claim and return it with its offset. The ledger's id is what the partition's first claim says; ours, if ours is the first.
 
-    ``rules``: of a head that this code knows; else this code's own. An operator's command never raises those that the workers go by.
+    ``rules``: see `rules_gone_by`; those that this code does not know, or None, are this code's own. An operator's command never raises
+    those that the workers go by.
     Raises PartitionStopped where this is no ledger, or one that has lost its beginning; LedgerError.
     """
     end = await ledger.end_offset()
@@ -34,6 +38,27 @@ async def claim_partition(
     if end == 0 and claimed_at > 0 and await ledger_id_of(ledger, partition) != ledger_id:
         raise Superseded(f"another worker was the first to claim partition {partition}")
     return claim, claimed_at
+
+
+async def rules_gone_by(head: Head | None, ledger: LedgerPartition) -> Head | Claim | None:
+    """By which rules a partition is decided: its view's head says so, or the ledger's last claim where there is none that can be read.
+
+    Raises LedgerError.
+    """
+    if head is not None:
+        return head
+    start, stop, count = await ledger.start_offset(), await ledger.end_offset(), LOOK_BACK_RECORDS
+    while stop > start:
+        begin = max(start, stop - count)
+        last = None
+        async for records in ledger.read(begin, stop):
+            for record in records:
+                if _CLAIM_TYPE in (record.value or b""):
+                    last = decode_claim(record.value) or last
+        if last is not None:
+            return last
+        stop, count = begin, 10 * count
+    return None
 
 
 async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str:

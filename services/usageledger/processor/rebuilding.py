@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from usageledger.counters.view import PartitionView, Position
 from usageledger.domain.catalog import AdoptedCatalogs
-from usageledger.domain.claim import claim_of, knows_rules_of
+from usageledger.domain.claim import Claim, claim_of, knows_rules_of
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook
 from usageledger.log.records import LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, attempt_to_go_on_with, build_anew, fold_beside, head_of
-from usageledger.processor.claiming import claim_partition, ledger_id_of
+from usageledger.processor.claiming import claim_partition, ledger_id_of, rules_gone_by
 
 NEARLY_RECORDS = 1_000
 """With so few left the claim may come: the partition decides nothing from there to the switch."""
@@ -71,12 +71,13 @@ class ViewRebuild:
         if await self._ledger.end_offset() == 0:
             raise PartitionStopped(f"partition {self._partition} of the ledger is empty: there is nothing to rebuild from")
         ledger_id = await ledger_id_of(self._ledger, self._partition)
-        rules = await head_of(self._view)
-        if rules is not None and rules.ledger != ledger_id:
+        head = await head_of(self._view)
+        if head is not None and head.ledger != ledger_id:
             raise PartitionStopped(
-                f"the Redis view of partition {self._partition} belongs to another ledger ({rules.ledger}, not {ledger_id}), which may be"
+                f"the Redis view of partition {self._partition} belongs to another ledger ({head.ledger}, not {ledger_id}), which may be"
                 " alive: give this ledger a Redis or a prefix of its own"
             )
+        rules = await rules_gone_by(head, self._ledger)
         if anew:
             await self._view.beside().clear()
         begun_at = await self._build_nearly(ledger_id, rules)
@@ -90,7 +91,7 @@ class ViewRebuild:
         await self._wake_who_saw_the_old_view(claimed_at, rules)
         return Rebuilt(partition=self._partition, begun_at=begun_at, position=position)
 
-    async def _wake_who_saw_the_old_view(self, claimed_at: int, rules: Head | None) -> None:
+    async def _wake_who_saw_the_old_view(self, claimed_at: int, rules: Head | Claim | None) -> None:
         """An owner that claimed before the switch can have met the old view's damage and stopped: it looks again when another claims."""
         try:
             if await self._ledger.end_offset() > claimed_at + 1:
@@ -98,7 +99,7 @@ class ViewRebuild:
         except LedgerError as error:
             logger.warning("partition %d is rebuilt; if its owner has stopped, start the processor again: %s", self._partition, error)
 
-    async def _build_nearly(self, ledger_id: str, rules: Head | None) -> int:
+    async def _build_nearly(self, ledger_id: str, rules: Head | Claim | None) -> int:
         """Fold until little is left, however much is appended meanwhile; return where an earlier attempt had come to."""
         begun_at: int | None = None
         for _ in range(ROUNDS_MAX):
@@ -119,7 +120,7 @@ class ViewRebuild:
             self._furthest = done
             self._on_progress(done, of)
 
-    def _book(self, ledger_id: str, rules: Head | None) -> PartitionBook:
+    def _book(self, ledger_id: str, rules: Head | Claim | None) -> PartitionBook:
         known = rules if rules is not None and knows_rules_of(rules) else claim_of(self._partition, ledger_id, self._operator)
         head = Head(ledger=ledger_id, decide=known.decide, tzdata=known.tzdata)
         return PartitionBook(self._partition, self._partition_count, head, AdoptedCatalogs())

@@ -21,7 +21,7 @@ from usageledger.log.deciding import PartitionBook, Undecidable
 from usageledger.log.records import KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change
-from usageledger.processor.claiming import claim_partition
+from usageledger.processor.claiming import claim_partition, rules_gone_by
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextCatalog, NextRecords, NextStep
 
@@ -95,9 +95,10 @@ async def _skip_once(
     appended: list[SealedEntry],
 ) -> SealedEntry:
     """One attempt. What it appends is in ``appended``, also where it fails after that: it may lie in the log all the same."""
-    rules = await head_of(view)
-    if rules is not None:
-        _refuse_what_was_decided(address, rules)
+    decided = await head_of(view)
+    if decided is not None:
+        _refuse_what_was_decided(address, decided)
+    rules = await rules_gone_by(decided, ledger)
     claim, claimed_at = await claim_partition(
         ledger, address.partition, partition_count, operator, _no_new_ledger(address.partition), rules
     )
