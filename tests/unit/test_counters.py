@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
 from redis import exceptions
 
+from usageledger.counters import scripts
 from usageledger.counters.connection import connect, connect_blocking
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.reading import VERIFIED_LATELY, as_of
+from usageledger.counters.redis_view import RedisView
 from usageledger.counters.replies import position_of, token_of, view_error
 from usageledger.counters.server_check import ServerSettings, problems_of, warnings_of
 from usageledger.counters.view import Position, StoredHead, ViewChange
@@ -176,3 +180,26 @@ def test_a_view_in_memory_falls_back_whole() -> None:
         assert await view.snapshot() == seen
 
     asyncio.run(test())
+
+
+def test_a_view_takes_the_place_of_whatever_lies_there() -> None:
+    """A head that something had overwritten by a string stopped its partition, and a rebuild failed at its very end, however often."""
+    keys = PartitionKeys("ul", 0)
+    asked: list[tuple[Any, ...]] = []
+
+    class Server:
+        async def execute_command(self, _: str, digest: str, count: int, *words: Any) -> Any:
+            if digest == scripts.script("take_over").digest:
+                asked.append(words)
+                return [1]
+            if words[0] == keys.head:
+                raise exceptions.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+            return [b"5:h", b"value", b"1", b"566"]
+
+        async def scan_iter(self, **_: Any) -> AsyncIterator[bytes]:
+            yield keys.identities(565).encode()
+
+    asyncio.run(RedisView(Server(), "ul", 0).take_over(Position(5, "h")))  # type: ignore[arg-type]
+    (words,) = asked
+    assert words[6:9] == (keys.identities(565), keys.beside.identities(566), keys.identities(566))
+    assert words[9:] == ("5:h", b"", b"566", 1)

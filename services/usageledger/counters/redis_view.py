@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from usageledger.counters import scripts
 from usageledger.counters.connection import AsyncClient
@@ -130,8 +131,13 @@ class RedisView:
         return await self._run("take_over", [*fixed, *own, *moved], [token_of(beside), listed, listed_beside, len(own)])
 
     async def _windows(self, keys: PartitionKeys) -> tuple[bytes, list[int]]:
-        """The field that names a view's windows, and their numbers."""
-        listed = (await self._run("head", [keys.head]))[3] or b""
+        """The field that names a view's windows, and their numbers; none where the head is no hash, for then it was never a view's."""
+        try:
+            listed = (await self._run("head", [keys.head]))[3] or b""
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            listed = b""
         return listed, [int(window) for window in listed.split()]
 
     async def _commit(self, expected: Position | None, change: ViewChange, *, dropped: Sequence[int]) -> Any:
