@@ -21,7 +21,7 @@ from usageledger.counters.reading import VERIFIED_LATELY, as_of
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.replies import position_of, token_of, view_error
 from usageledger.counters.server_check import ServerSettings, problems_of, warnings_of
-from usageledger.counters.view import Position, StoredHead, ViewChange
+from usageledger.counters.view import Position, StoredHead, ViewChange, ViewError
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 GOOD = ServerSettings(
@@ -203,3 +203,19 @@ def test_a_view_takes_the_place_of_whatever_lies_there() -> None:
     (words,) = asked
     assert words[6:9] == (keys.identities(565), keys.beside.identities(566), keys.identities(566))
     assert words[9:] == ("5:h", b"", b"566", 1)
+
+
+def test_a_connection_that_is_closed_while_it_is_made_is_tried_again() -> None:
+    """In a failover of a Redis Cluster redis-py raised AttributeError: it passed for an error of ours, and the whole worker ended."""
+
+    class ClosedMeanwhile:
+        async def execute_command(self, *_args: object) -> object:
+            raise AttributeError("'NoneType' object has no attribute 'writelines'")
+
+    async def ask() -> None:
+        view = RedisView(ClosedMeanwhile(), "acme", 0)  # type: ignore[arg-type] # as much of a client as the call comes to
+        with pytest.raises(ViewError) as raised:
+            await view.verify(Position(1, "hash"))
+        assert raised.value.retriable
+
+    asyncio.run(ask())

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Protocol
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import ConnectionError, NoScriptError
 
 Word = bytes | str | int
 
@@ -50,9 +50,13 @@ async def run(redis: AsyncCommands, name: str, keys: Sequence[str], words: Seque
     """Run a script and return its reply. Raises redis.RedisError."""
     called = script(name)
     try:
-        return await redis.execute_command("EVALSHA", called.digest, len(keys), *keys, *words)
-    except NoScriptError:
-        return await redis.execute_command("EVAL", called.text, len(keys), *keys, *words)
+        try:
+            return await redis.execute_command("EVALSHA", called.digest, len(keys), *keys, *words)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", called.text, len(keys), *keys, *words)
+    except AttributeError as error:
+        # redis-py 8.1: a connection that is closed while it is being made, by a failover, has no writer when it is first written to.
+        raise ConnectionError(f"the connection was closed while it was made: {error}") from error
 
 
 def run_blocking(redis: Commands, name: str, keys: Sequence[str], words: Sequence[Word] = ()) -> Any:
