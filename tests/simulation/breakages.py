@@ -282,10 +282,10 @@ BREAKAGES = {
         Breakage(takes_chunks_in_any_order, frozenset({AUDIT}), first_seed=4),
         Breakage(takes_chunks_of_an_earlier_seek, frozenset({AUDIT})),
         Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES}), first_seed=3),
-        Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED}), first_seed=4),
+        Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED, SETTLES}), first_seed=11),
         Breakage(goes_on_announcing_after_a_failed_append, frozenset({ANNOUNCED, STOPS, SETTLES}), first_seed=24),
         Breakage(announces_an_entry_again_from_its_first_crossing, frozenset({ANNOUNCED, SETTLES}), first_seed=19),
-        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=28),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=7),
         Breakage(
             announces_what_no_reader_sees,
             frozenset({"a limit event is what its entry says, and comes after it", ANNOUNCED, STOPS}),
