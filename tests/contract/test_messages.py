@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -280,7 +281,8 @@ def _events(draw: st.DrawFn) -> dict[str, Any]:
         if draw(st.integers(0, 9)) == 0:
             place.pop(name, None)
         else:
-            place[name] = draw(st.one_of(_FITTING.get(name, _values), _FITTING.get(name, _values), _values))
+            # A copy: what is drawn twice must not come to lie within itself.
+            place[name] = deepcopy(draw(st.one_of(_FITTING.get(name, _values), _FITTING.get(name, _values), _values)))
     return message
 
 
