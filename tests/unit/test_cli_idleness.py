@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
-from usageledger.local.idleness import Lag, LedgerLags, service_lags, wait_until_idle
+from kafka.errors import NotCoordinatorError
+
+from usageledger.local.idleness import Lag, LagReader, LedgerLags, service_lags, wait_until_idle
+from usageledger.log.topics import Topics
 
 IDLE = LedgerLags((Lag("usage", 0, 0), Lag("limits", 0, 0)), {("usage", 0): 5})
 IDLE_WITH_MORE = LedgerLags(IDLE.lags, {("usage", 0): 6})
@@ -79,3 +84,29 @@ def test_the_longest_queue_is_named_first() -> None:
 def test_the_processor_answers_for_its_inputs_and_the_servers_for_nothing() -> None:
     lags = LedgerLags((Lag("usage", 0, 1), Lag("account", 0, 2), Lag("catalog", 0, 4), Lag("limits", 0, 8)), {})
     assert service_lags(lags) == {"kafka": None, "redis": None, "processor": 7, "limits": 8}
+
+
+class Admin:
+    """Asks the broker that led the group when it first asked, for good, as kafka-python's client does."""
+
+    def __init__(self, leads: bool) -> None:
+        self._leads = leads
+        self.is_closed = False
+
+    def list_group_offsets(self, group: str) -> dict[str, dict[Any, Any]]:
+        if not self._leads:
+            raise NotCoordinatorError
+        return {group: {SimpleNamespace(topic=Topics().ledger, partition=0): SimpleNamespace(offset=521)}}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_another_broker_is_asked_once_the_groups_coordinator_has_moved() -> None:
+    """After a broker had been frozen nothing was known to be announced any more, though all was: `wait-idle` never came to its end."""
+    admins = [Admin(leads=False), Admin(leads=True)]
+    connected = iter(admins)
+    reader: Any = SimpleNamespace(partition_count=lambda _topic: 1)
+    lags = LagReader(reader, None, lambda: next(connected), "")
+    assert (lags.announced(), lags.announced()) == ({}, {0: 521})
+    assert [admin.is_closed for admin in admins] == [True, False]

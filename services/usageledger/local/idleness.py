@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from usageledger.counters.connection import connect_blocking
@@ -69,10 +70,11 @@ LookAtLags = Callable[[], LedgerLags]
 class LagReader:
     """Looks at one ledger's lags, again and again. Raises StackError, ViewError, kafka-python's errors."""
 
-    def __init__(self, reader: LogReader, redis: Any, admin: Any, prefix: str) -> None:
+    def __init__(self, reader: LogReader, redis: Any, connect_admin: Callable[[], Any], prefix: str) -> None:
         self._reader = reader
         self._redis = redis
-        self._admin = admin
+        self._connect_admin = connect_admin
+        self._admin = connect_admin()
         self._prefix = prefix
         self._topics = Topics(prefix)
         self._count = len(ledger_partitions(reader, prefix))
@@ -83,7 +85,7 @@ class LagReader:
         inputs = self._reader.end_offsets([topics.usage, topics.account], self._count) | self._reader.end_offsets([topics.catalog], 1)
         heads = read_heads(self._redis, self._prefix, partitions)
         ledger = self._reader.end_offsets([topics.ledger], self._count)
-        announced = self._announced()
+        announced = self.announced()
         lags: list[Lag] = []
         for partition in partitions:
             stored = heads[partition]
@@ -96,7 +98,11 @@ class LagReader:
         """What the owner of each partition says of it."""
         return read_reports(self._redis, self._prefix, range(self._count))
 
-    def _announced(self) -> dict[int, int]:
+    def close(self) -> None:
+        """Let go of the admin client."""
+        self._admin.close()
+
+    def announced(self) -> dict[int, int]:
         """Up to where each ledger partition is announced: what the limits consumer has committed."""
         from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
@@ -104,7 +110,11 @@ class LagReader:
         try:
             offsets = self._admin.list_group_offsets(group)[group]
         except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
-            return {}  # a broker that has just started: nothing is known to be announced, and the next look asks again
+            # A broker that has just started, or one that no longer leads. kafka-python 3.0.12 remembers for good who a group's coordinator
+            # was, so only a new client asks another. Until the next look nothing is known to be announced.
+            self._admin.close()
+            self._admin = self._connect_admin()
+            return {}
         return {place.partition: int(found.offset) for place, found in offsets.items() if place.topic == self._topics.ledger}
 
 
@@ -113,8 +123,9 @@ def lag_reader(kafka: str, redis_url: str, prefix: str, *, timeout_ms: int = 30_
     """A lag reader with connections of its own. Raises StackError where no broker answers within ``timeout_ms``."""
     redis = connect_blocking(redis_url)
     try:
-        with admin_client(kafka, timeout_ms=timeout_ms) as admin, log_reader(kafka) as reader:
-            yield LagReader(reader, redis, admin, prefix)
+        connect_admin = partial(admin_client, kafka, timeout_ms=timeout_ms)
+        with log_reader(kafka) as reader, closing(LagReader(reader, redis, connect_admin, prefix)) as lags:
+            yield lags
     finally:
         redis.close()
 
