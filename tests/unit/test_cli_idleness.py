@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from kafka import TopicPartition
 from kafka.errors import NotCoordinatorError
 
 from usageledger.local.idleness import Lag, LagReader, LedgerLags, service_lags, wait_until_idle
@@ -96,7 +97,7 @@ class Admin:
     def list_group_offsets(self, group: str) -> dict[str, dict[Any, Any]]:
         if not self._leads:
             raise NotCoordinatorError
-        return {group: {SimpleNamespace(topic=Topics().ledger, partition=0): SimpleNamespace(offset=521)}}
+        return {group: {TopicPartition(Topics().ledger, 0): SimpleNamespace(offset=521)}}
 
     def close(self) -> None:
         self.is_closed = True
