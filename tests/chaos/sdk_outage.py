@@ -24,8 +24,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kafka import KafkaConsumer, TopicPartition
-
 from tests.notation import SHIPPED
 from usageledger import UsageMeter
 from usageledger.domain.head import Head
@@ -34,6 +32,7 @@ from usageledger.local.progress import Silent
 from usageledger.local.servers import start_all
 from usageledger.local.topics import create_topics
 from usageledger.log.deciding import PartitionBook
+from usageledger.log.reading import log_reader
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
@@ -210,22 +209,8 @@ def _judge(outcome: Outcome, load: Workers, kafka: str) -> None:
 
 
 def _records(kafka: str, topic: str) -> dict[int, list[Record]]:
-    consumer = KafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False)
-    try:
-        places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
-        found: dict[int, list[Record]] = {partition: [] for partition in range(PARTITIONS)}
-        deadline = time.monotonic() + DRAIN_S
-        while any(consumer.position(place) < ends[place] for place in places):
-            if time.monotonic() > deadline:
-                raise SystemExit("the topic could not be read in time")
-            for place, records in consumer.poll(timeout_ms=200).items():
-                found[place.partition] += [Record(each.offset, each.timestamp, each.key, each.value) for each in records]
-        return found
-    finally:
-        consumer.close()
+    with log_reader(kafka) as reader:
+        return {partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition))) for partition in range(PARTITIONS)}
 
 
 def work(journal: Path, spool: Path, kafka: str, rate: float) -> None:

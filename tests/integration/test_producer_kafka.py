@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from tests.unit.producer_fakes import in_child
@@ -27,6 +26,7 @@ from usageledger.local.servers import start_all
 from usageledger.local.topics import create_topics
 from usageledger.log.decoding import decode_account, decode_usage
 from usageledger.log.partitioning import partition_of
+from usageledger.log.reading import log_reader
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.producer.sender import SenderSettings
@@ -37,21 +37,8 @@ PARTITIONS = 2
 
 def read(kafka: str, topic: str) -> dict[int, list[Record]]:
     """All records of a topic as they lie now, by partition."""
-    consumer = KafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False)
-    try:
-        places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
-        found: dict[int, list[Record]] = {partition: [] for partition in range(PARTITIONS)}
-        deadline = time.monotonic() + DEADLINE_S
-        while any(consumer.position(place) < ends[place] for place in places):
-            assert time.monotonic() < deadline
-            for place, records in consumer.poll(timeout_ms=200).items():
-                found[place.partition] += [Record(each.offset, each.timestamp, each.key, each.value) for each in records]
-        return found
-    finally:
-        consumer.close()
+    with log_reader(kafka) as reader:
+        return {partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition))) for partition in range(PARTITIONS)}
 
 
 def values(kafka: str, topic: str) -> list[dict[str, Any]]:

@@ -31,6 +31,20 @@ def waiting(world: Any, end: int | None) -> asyncio.Task[None]:
     return asyncio.ensure_future(worker._until_another_claims(0, end))
 
 
+def hold_the_switch(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have a rebuild set the first event when it is about to put the new view in the old one's place, and wait for the second."""
+    is_about_to, may_go_on = asyncio.Event(), asyncio.Event()
+    take_over = MemoryView.take_over
+
+    async def awaited(view: MemoryView, beside: Position) -> None:
+        is_about_to.set()
+        await may_go_on.wait()
+        await take_over(view, beside)
+
+    monkeypatch.setattr(MemoryView, "take_over", awaited)
+    return is_about_to, may_go_on
+
+
 @run_async
 async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild of a damaged view had claimed, and was about to put the new view in its place, when the owner met the damage and stopped.
@@ -43,15 +57,7 @@ async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(mo
         world.use("2026-01-01T10:00:00Z")
         await world.settled()
         world.view.stored_accounts["a"] = b"damaged"
-        is_about_to, has_stopped = asyncio.Event(), asyncio.Event()
-        take_over = MemoryView.take_over
-
-        async def awaited(view: MemoryView, beside: Position) -> None:
-            is_about_to.set()
-            await has_stopped.wait()
-            await take_over(view, beside)
-
-        monkeypatch.setattr(MemoryView, "take_over", awaited)
+        is_about_to, has_stopped = hold_the_switch(monkeypatch)
         rebuilding = asyncio.ensure_future(rebuild_of(world).run())
         await is_about_to.wait()
         world.use("2026-01-01T10:00:01Z")
@@ -94,15 +100,7 @@ async def test_an_owner_that_claims_between_a_rebuilds_claim_and_its_switch_is_w
         world.view.stored_accounts["a"] = b"damaged"
         world.use("2026-01-01T10:00:01Z")
         await world.until(lambda: worker.owner.state == "stopped")
-        is_about_to, has_stopped = asyncio.Event(), asyncio.Event()
-        take_over = MemoryView.take_over
-
-        async def awaited(view: MemoryView, beside: Position) -> None:
-            is_about_to.set()
-            await has_stopped.wait()
-            await take_over(view, beside)
-
-        monkeypatch.setattr(MemoryView, "take_over", awaited)
+        is_about_to, has_stopped = hold_the_switch(monkeypatch)
         rebuilding = asyncio.ensure_future(rebuild_of(world).run())
         await is_about_to.wait()
         await asyncio.wait_for(waiting(world, worker.owner.ledger_end), 1.0)
