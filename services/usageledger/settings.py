@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DATA_DEFAULT = Path(".usageledger")
@@ -75,6 +75,19 @@ class Settings(BaseSettings):
             )
         except (KeyError, ValidationError) as error:
             raise SettingsError(f"{data / STACK_FILE} cannot be read ({error}): `usageledger down` and `up` write it anew") from error
+
+
+class GatewaySettings(BaseSettings):
+    """``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY``, ``…_ALLOWED_ORIGINS`` (with commas between them)."""
+
+    model_config = SettingsConfigDict(env_prefix="USAGELEDGER_GATEWAY_", env_ignore_empty=True, frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = 8_137
+    key: SecretStr | None = None
+    """An app key with every scope, made elsewhere: it works from the start."""
+    allowed_origins: str = ""
+    """Whose pages may ask with account tokens, such as ``https://app.example``."""
 
 
 class _Surroundings(BaseSettings):

@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from usageledger.limits.announcer import PartitionHealth
+    from usageledger.settings import Settings
 
 logger = logging.getLogger("usageledger")
 
@@ -24,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("service", hidden=True, epilog="Example: usageledger service processor")(service)
 
 
-def service(name: Annotated[Literal["processor", "limits"], typer.Argument(help="Which one.")]) -> None:
+def service(name: Annotated[Literal["processor", "limits", "gateway"], typer.Argument(help="Which one.")]) -> None:
     """Run one service until SIGTERM or SIGINT. Exit code 0 after a signal, 1 after an error, which is logged."""
     from usageledger.settings import Settings
 
@@ -32,6 +33,8 @@ def service(name: Annotated[Literal["processor", "limits"], typer.Argument(help=
     settings = Settings.find()
     if name == "processor":
         _run_processor(settings.kafka, settings.redis_url, settings.prefix)
+    elif name == "gateway":
+        _run_gateway(settings)
     else:
         _run_limits(settings.kafka, settings.prefix)
 
@@ -41,6 +44,25 @@ def _run_processor(kafka: str, redis_url: str, prefix: str) -> None:
     from usageledger.processor.service import run_processor
 
     run_process(lambda stop: run_processor(kafka=kafka, redis_url=redis_url, prefix=prefix, stop=stop))
+
+
+def _run_gateway(settings: Settings) -> None:
+    from usageledger.gateway.serving import GatewayOptions, run_gateway
+    from usageledger.processor.process import run_process
+    from usageledger.settings import GatewaySettings
+
+    own = GatewaySettings()
+    options = GatewayOptions(
+        kafka=settings.kafka,
+        redis_url=settings.redis_url,
+        prefix=settings.prefix,
+        data=settings.data / "gateway",
+        host=own.host,
+        port=own.port,
+        key=None if own.key is None else own.key.get_secret_value(),
+        allowed_origins=tuple(origin.strip() for origin in own.allowed_origins.split(",") if origin.strip()),
+    )
+    run_process(lambda stop: run_gateway(options, stop))
 
 
 def _run_limits(kafka: str, prefix: str) -> None:

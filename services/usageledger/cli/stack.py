@@ -54,20 +54,30 @@ def up(
     prefix: Annotated[
         str, typer.Option("--prefix", envvar="USAGELEDGER_PREFIX", help="The ledger's name, where several share one Kafka and one Redis.")
     ] = "",
+    port: Annotated[
+        int | None, typer.Option("--port", metavar="N", min=1, max=65_535, help="Where the gateway listens (default: a port that is free).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start Kafka, Redis, the processor and the limits consumer on this machine, and keep them running until Ctrl-C."""
+    """Start Kafka, Redis, the processor, the limits consumer and the gateway on this machine, and keep them running until Ctrl-C."""
     from usageledger.local.stack import Stack, start_detached
 
     directory = stack_directory(data).resolve()
     progress = terminal.TerminalProgress()
     if detach:
-        command = _up_command(directory, kafka, redis, backend, importing, prefix)
+        command = _up_command(directory, kafka, redis, backend, importing, prefix, port)
         addresses = start_detached(command, directory, progress, fetch=backend == "packages" and kafka is None)
         _print_ready(addresses, as_json, "`usageledger down` ends it")
         return
     stack = Stack(
-        directory, kafka=kafka, redis=redis, backend=backend, importing=importing, prefix=prefix, prepare=_publish_shipped_catalog
+        directory,
+        kafka=kafka,
+        redis=redis,
+        backend=backend,
+        importing=importing,
+        prefix=prefix,
+        port=port,
+        prepare=_publish_shipped_catalog,
     )
     stack.run(progress, lambda addresses: _print_ready(addresses, as_json, "Ctrl-C ends it"))
     terminal.note("everything has ended, the data stays")
@@ -156,8 +166,10 @@ class _Telling:
         terminal.note(f"waiting for {inputs:,} inputs to be decided, {limits:,} ledger records to be announced")
 
 
-def _up_command(directory: Path, kafka: str | None, redis: str | None, backend: str, importing: bool, prefix: str) -> list[str]:
-    options = [("--kafka", kafka), ("--redis", redis), ("--prefix", prefix)]
+def _up_command(
+    directory: Path, kafka: str | None, redis: str | None, backend: str, importing: bool, prefix: str, port: int | None
+) -> list[str]:
+    options = [("--kafka", kafka), ("--redis", redis), ("--prefix", prefix), ("--port", str(port or ""))]
     given = [word for option, value in options if value for word in (option, value)]
     command = [sys.executable, "-m", "usageledger.cli", "up", "--data", str(directory), "--backend", backend, *given]
     return [*command, "--import"] if importing else command
@@ -170,8 +182,10 @@ def _publish_shipped_catalog(addresses: Addresses) -> None:
 
 
 def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
+    from usageledger.local.gateway_place import kept_key
     from usageledger.local.stack import read_status
 
+    key = kept_key(addresses.data) or ""
     took = read_status(addresses.data).get("took", {})
     if as_json:
         found = {
@@ -179,12 +193,15 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
             "redis": addresses.redis_url,
             "data": str(addresses.data),
             "prefix": addresses.prefix,
+            "gateway": addresses.gateway,
+            "key": key,
             "took": took,
         }
         terminal.print_json(found)
         return
     for name, description in took.items():
         terminal.say(f"took {description} for {name}")
+    terminal.say(f"gateway {addresses.gateway} · key {key}")
     terminal.say(f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} ({ending})")
 
 

@@ -42,10 +42,15 @@ def balance_at(account: str, state: AccountState | None, at: datetime, catalogs:
     An account that the ledger does not know is on an untouched Free.
     """
     if state is None:
-        free = free_from_the_first_event(at, catalogs.in_force(at)).opens
-        assert free is not None
-        return _balance(account, AccountState(plan=free.plan, period=free, free_left=free.allotment, time_zone="UTC"), is_known=False)
+        return _balance(account, untouched_free(at, catalogs), is_known=False)
     return _balance(account, state_at(state, account, at, catalogs), is_known=True)
+
+
+def untouched_free(at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
+    """What an account has that the ledger does not know yet."""
+    free = free_from_the_first_event(at, catalogs.in_force(at)).opens
+    assert free is not None, "an account's first period is opened"
+    return AccountState(plan=free.plan, period=free, free_left=free.allotment, time_zone="UTC")
 
 
 def _balance(account: str, state: AccountState, *, is_known: bool) -> Balance:

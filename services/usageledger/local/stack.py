@@ -19,7 +19,9 @@ from typing import IO, Any
 
 from usageledger.local.errors import StackError, StopRequested
 from usageledger.local.files import write_atomically
+from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
 from usageledger.local.kafka_jars import fetch_jars
+from usageledger.local.ports import LOOPBACK
 from usageledger.local.processes import ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.servers import Backend, Server, make_kafka, make_redis, start_all
@@ -30,8 +32,9 @@ from usageledger.local.waiting import is_true_within
 from usageledger.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
 
 STATUS_FILE = "status.json"
+GATEWAY = "gateway"
 SERVICES: Mapping[str, tuple[str, ...]] = {
-    name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits")
+    name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits", "gateway")
 }
 SETTLE_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 40.0
@@ -47,6 +50,8 @@ class Addresses:
     redis_url: str
     prefix: str
     data: Path
+    gateway: str = ""
+    """The gateway's URL; empty where none is run."""
 
 
 Prepare = Callable[[Addresses], None]
@@ -56,8 +61,8 @@ class Stack:
     """``start``, use it, ``stop``; or ``run`` until a signal comes. One stack a directory, one start an object.
 
     ``kafka`` (``host:port``) and ``redis`` (a URL) are servers that somebody else runs; what is not given is run here, by ``backend``.
-    ``prepare`` is called once the topics are there, before any service starts. ``services`` are the commands to keep running; they are
-    told the addresses in ``USAGELEDGER_…`` variables.
+    ``port`` is the gateway's; a free one is taken where none is named. ``prepare`` is called once the topics are there, before any service
+    starts. ``services`` are the commands to keep running; they are told the addresses in ``USAGELEDGER_…`` variables.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Stack:
         importing: bool = False,
         partitions: int = PARTITIONS,
         prefix: str = "",
+        port: int | None = None,
         prepare: Prepare | None = None,
         services: Mapping[str, Sequence[str]] = SERVICES,
     ) -> None:
@@ -79,6 +85,7 @@ class Stack:
         self._importing = importing
         self._partitions = partitions
         self._prefix = prefix
+        self._port = port
         self._prepare = prepare
         self._services = services
         self._logs = self.data / "logs"
@@ -169,15 +176,16 @@ class Stack:
         for server in servers:
             supervisor.adopt(server)
         kafka, redis = (server.address for server in servers)
-        self._addresses = Addresses(kafka, redis, self._prefix, self.data)
-        self._tell(kafka=kafka, redis=redis, took={server.name: server.description for server in servers})
+        gateway = gateway_address(self._port or gateway_port(self.data)) if GATEWAY in self._services else ""
+        self._addresses = Addresses(kafka, redis, self._prefix, self.data, gateway)
+        self._tell(kafka=kafka, redis=redis, gateway=gateway, took={server.name: server.description for server in servers})
         self._make_topics(kafka, progress)
         if self._prepare is not None:
             self._prepare(self._addresses)
         self._raise_if_stopping()
         for name, command in self._services.items():
             progress.say(f"starting {name}")
-            services.append(Service(name, command, self._logs / f"{name}.log", self._environment(self._addresses)))
+            services.append(self._service(name, command, self._addresses))
             supervisor.start(services[-1])
         self._let_settle(supervisor)
 
@@ -204,6 +212,16 @@ class Stack:
             progress.say(f"made the topics, {self._partitions} partitions each")
         if importing:
             progress.say("the ledger is in import mode until `usageledger go-live`")
+
+    def _service(self, name: str, command: Sequence[str], addresses: Addresses) -> Service:
+        log, environment = self._logs / f"{name}.log", self._environment(addresses)
+        if name != GATEWAY:
+            return Service(name, command, log, environment)
+        own = {"HOST": LOOPBACK, "PORT": addresses.gateway.rpartition(":")[2], "KEY": gateway_key(self.data)}
+        environment |= {f"USAGELEDGER_GATEWAY_{setting}": value for setting, value in own.items()}
+        return Service(
+            name, command, log, environment, answers=lambda: answers(addresses.gateway), description=f"HTTP at {addresses.gateway}"
+        )
 
     def _environment(self, addresses: Addresses) -> dict[str, str]:
         own = {"KAFKA": addresses.kafka, "REDIS_URL": addresses.redis_url, "PREFIX": addresses.prefix, "DATA": str(addresses.data)}
@@ -367,7 +385,7 @@ def _wait_for_daemon(daemon: subprocess.Popen[bytes], data: Path, log: Path, pro
             told = doing
         if stack.get("state") == "running" and stack.get("pid") == daemon.pid:
             daemon.returncode = 0  # it goes on without us: there is nothing to wait for, and nothing to warn of
-            return Addresses(stack["kafka"], stack["redis"], stack["prefix"], data)
+            return Addresses(stack["kafka"], stack["redis"], stack["prefix"], data, stack.get("gateway", ""))
         if daemon.poll() is not None:
             said = stack.get("error") or "\n".join(last_lines(log, 15))
             raise StackError(f"the stack did not come up (exit code {daemon.returncode}; its log is {log}):\n{said}")

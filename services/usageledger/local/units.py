@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from usageledger.local.errors import StackError
@@ -16,13 +16,23 @@ SETTLED_AFTER_S = 1.0
 
 
 class Service:
-    """A service of the ledger: a child process of ours that says nothing of its readiness; one that lives for a second is taken to run."""
+    """A service of the ledger: a child process of ours. ``answers`` says that it is ready; without it, one that lives for a second is."""
 
     ready_timeout_s = 60.0
 
-    def __init__(self, name: str, command: Sequence[str], log_path: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_path: Path,
+        environment: Mapping[str, str],
+        *,
+        answers: Callable[[], bool] | None = None,
+        description: str = "",
+    ) -> None:
         self.name = name
-        self.description = name
+        self.description = description or name
+        self._answers = answers
         self.log_path = log_path
         self._child = ChildProcess(name, command, log_path, environment=environment)
         self._spawned_s = 0.0
@@ -40,7 +50,9 @@ class Service:
         self._child.spawn()
 
     def is_ready(self) -> bool:
-        return self.pid is not None and time.monotonic() - self._spawned_s >= SETTLED_AFTER_S
+        if self.pid is None:
+            return False
+        return time.monotonic() - self._spawned_s >= SETTLED_AFTER_S if self._answers is None else self._answers()
 
     def stop(self, timeout_s: float) -> None:
         self._child.stop(timeout_s)

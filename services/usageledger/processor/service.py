@@ -16,12 +16,12 @@ from usageledger.counters.connection import AsyncClient, connect, connect_blocki
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.server_check import check_server
 from usageledger.domain.claim import decode_claim
+from usageledger.log.import_mode import ImportMode
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catalog_reader import read_catalogs
-from usageledger.processor.import_mode import ImportMode
 from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.owner import PartitionOwner
 from usageledger.processor.reporting import OwnerReports

@@ -1,0 +1,262 @@
+"""Who may do what: app keys with scopes, and account tokens that an app mints with its key.
+
+A key is ``ulk_<id>_<secret>``. Kept of a secret are two values made from it: its SHA-256, by which the key is known again, and the key by
+which account tokens are verified. So who reads the database can use neither the key nor make one, and rotating a key ends its tokens.
+An account token is a JWT (HS256) that names one account, some scopes and an end, and works on that account's paths alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import sqlite3
+import threading
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, cast, get_args
+
+import jwt
+
+from usageledger.gateway.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, split_key, token_key
+
+Scope = Literal["report", "check", "hold", "read", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+SESSION_AUDIENCE = "usageledger-session"
+SESSION_LIFETIME = timedelta(hours=12)
+_LEEWAY_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. ``account``: an account token's; such a caller reaches that account's paths and nothing else."""
+
+    key_id: str
+    scopes: frozenset[Scope]
+    account: str | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller has this scope. ``admin`` has them all."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+@dataclass(frozen=True, slots=True)
+class AppKey:
+    """A key as it is listed: never with its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    revoked_at: datetime | None
+    secrets: tuple[tuple[datetime, datetime | None], ...]
+    """When each secret that still works was made, and when it ends (None: it does not). Two, while a rotation overlaps."""
+
+
+class NotAuthentic(Exception):
+    """A key or token that is not known, has ended, or is no key at all. The message does not repeat it."""
+
+
+class Keys:
+    """The app keys in ``gateway.db``. What is asked with every request is kept in memory: one process writes the keys."""
+
+    def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
+        self._store = store
+        self._turn = turn
+        self._by_id: dict[str, _Known] = {}
+        self._load()
+
+    def caller(self, credential: str, now: datetime) -> Caller:
+        """Who holds this key or account token. Raises NotAuthentic."""
+        return self._caller_by_key(credential, now) if credential.startswith("ulk_") else self._caller_by_token(credential, AUDIENCE, now)
+
+    def caller_of_session(self, session: str, now: datetime) -> Caller:
+        """Who signed in to the pages with this session. Raises NotAuthentic."""
+        return self._caller_by_token(session, SESSION_AUDIENCE, now)
+
+    def new_session(self, key: str, now: datetime) -> str:
+        """A session for who has shown a key: what its cookie holds. Raises NotAuthentic."""
+        caller = self._caller_by_key(key, now)
+        _, secret = split_key(key)
+        claims = {"aud": SESSION_AUDIENCE, "sub": caller.key_id, "iat": now, "exp": now + SESSION_LIFETIME}
+        return jwt.encode(claims, token_key(secret), ALGORITHM, headers={"kid": caller.key_id})
+
+    def create(self, name: str, scopes: Iterable[Scope], now: datetime) -> str:
+        """Make a key and return it: this is the only time that it can be seen."""
+        key = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+        self._add(key, name, scopes, now)
+        return key
+
+    def ensure(self, key: str, name: str, now: datetime) -> None:
+        """See to it that a key which was made elsewhere works, with every scope. Raises ValueError for what is no key."""
+        key_id, secret = split_key(key)
+        known = self._by_id.get(key_id)
+        if known is None:
+            self._add(key, name, ("admin",), now)
+        elif _digest(secret) not in {kept.digest for kept in known.secrets}:
+            self._write([("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now)))])
+
+    def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> str:
+        """A new secret for a key; the old ones work on for ``overlap``. Raises KeyError where there is no such key, or it was revoked."""
+        if key_id not in self._by_id:
+            raise KeyError(key_id)
+        secret = secrets.token_urlsafe(32)
+        ends = _text(now + overlap)
+        self._write(
+            [
+                ("DELETE FROM key_secrets WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now))),
+                ("UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)", (ends, key_id, ends)),
+                ("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now))),
+            ]
+        )
+        return f"ulk_{key_id}_{secret}"
+
+    def revoke(self, key_id: str, now: datetime) -> None:
+        """End a key and its tokens, at once. Raises KeyError."""
+        if key_id not in self._by_id:
+            raise KeyError(key_id)
+        self._write(
+            [
+                ("UPDATE keys SET revoked_at = ? WHERE id = ?", (_text(now), key_id)),
+                ("DELETE FROM key_secrets WHERE key_id = ?", (key_id,)),
+            ]
+        )
+
+    def all(self) -> list[AppKey]:
+        """Every key there has been, the oldest first."""
+        with self._turn:
+            rows = self._store.execute("SELECT id, name, scopes, created_at, revoked_at FROM keys ORDER BY created_at, id").fetchall()
+        return [
+            AppKey(key_id, name, _scopes(scopes), _time(made), None if revoked is None else _time(revoked), self._secrets_of(key_id))
+            for key_id, name, scopes, made, revoked in rows
+        ]
+
+    def _caller_by_key(self, key: str, now: datetime) -> Caller:
+        try:
+            key_id, secret = split_key(key)
+        except ValueError as error:
+            raise NotAuthentic(str(error)) from None
+        digest = _digest(secret)
+        known = self._by_id.get(key_id)
+        for kept in () if known is None else known.secrets:
+            if hmac.compare_digest(kept.digest, digest) and kept.works_at(now):
+                assert known is not None
+                return Caller(key_id, known.scopes)
+        raise NotAuthentic("the key is not known here, was revoked, or has been rotated")
+
+    def _caller_by_token(self, token: str, audience: str, now: datetime) -> Caller:
+        try:
+            key_id = str(jwt.get_unverified_header(token).get("kid"))
+        except jwt.PyJWTError:
+            raise NotAuthentic("that is neither a key (ulk_…) nor a token") from None
+        known = self._by_id.get(key_id)
+        for kept in () if known is None else known.secrets:
+            if kept.works_at(now) and (claims := _claims(token, kept.token_key, audience, now)) is not None:
+                assert known is not None
+                return _caller_by_claims(claims, key_id, known.scopes, audience)
+        raise NotAuthentic("the token has ended, or was not made with a key that works here: mint another one")
+
+    def _secrets_of(self, key_id: str) -> tuple[tuple[datetime, datetime | None], ...]:
+        known = self._by_id.get(key_id)
+        return () if known is None else tuple((kept.created_at, kept.expires_at) for kept in known.secrets)
+
+    def _add(self, key: str, name: str, scopes: Iterable[Scope], now: datetime) -> None:
+        key_id, secret = split_key(key)
+        listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
+        self._write(
+            [
+                ("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key_id, name, listed, _text(now))),
+                ("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now))),
+            ]
+        )
+
+    def _write(self, statements: Iterable[tuple[str, tuple[object, ...]]]) -> None:
+        with self._turn:
+            self._store.execute("BEGIN IMMEDIATE")
+            try:
+                for statement, values in statements:
+                    self._store.execute(statement, values)
+            except BaseException:
+                self._store.execute("ROLLBACK")
+                raise
+            self._store.execute("COMMIT")
+        self._load()
+
+    def _load(self) -> None:
+        with self._turn:
+            keys = self._store.execute("SELECT id, scopes FROM keys WHERE revoked_at IS NULL").fetchall()
+            rows = self._store.execute("SELECT key_id, digest, token_key, created_at, expires_at FROM key_secrets ORDER BY created_at")
+            kept = [(row[0], _Secret(row[1], row[2], _time(row[3]), None if row[4] is None else _time(row[4]))) for row in rows]
+        self._by_id = {
+            key_id: _Known(frozenset(_scopes(scopes)), tuple(secret for of, secret in kept if of == key_id)) for key_id, scopes in keys
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    digest: bytes
+    token_key: bytes
+    created_at: datetime
+    expires_at: datetime | None
+
+    def works_at(self, now: datetime) -> bool:
+        return self.expires_at is None or now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    scopes: frozenset[Scope]
+    secrets: tuple[_Secret, ...]
+
+
+def _claims(token: str, key: bytes, audience: str, now: datetime) -> dict[str, object] | None:
+    """What a token says, if it was made with this key and works now."""
+    try:
+        claims: dict[str, object] = jwt.decode(
+            token,
+            key,
+            algorithms=[ALGORITHM],
+            audience=audience,
+            # Time is ours to look at, for it is an argument.
+            options={"require": ["exp", "iat", "sub", "aud"], "verify_exp": False, "verify_iat": False},
+        )
+    except jwt.PyJWTError:
+        return None
+    begins, ends = claims["iat"], claims["exp"]
+    if not isinstance(begins, (int, float)) or not isinstance(ends, (int, float)):
+        return None
+    at_s = now.timestamp()
+    lifetime_max = SESSION_LIFETIME if audience == SESSION_AUDIENCE else LIFETIME_MAX
+    is_short = ends - begins <= lifetime_max.total_seconds()
+    return claims if begins - _LEEWAY_S <= at_s < ends + _LEEWAY_S and is_short else None
+
+
+def _caller_by_claims(claims: dict[str, object], key_id: str, of_key: frozenset[Scope], audience: str) -> Caller:
+    if audience == SESSION_AUDIENCE:
+        return Caller(key_id, of_key)
+    asked = set(str(claims.get("scope", "read")).split())
+    given = {scope for scope in SCOPES if scope != "admin" and scope in asked and (scope in of_key or "admin" in of_key)}
+    return Caller(key_id, frozenset(given), str(claims["sub"]))
+
+
+def unknown_scopes(scopes: Collection[str]) -> list[str]:
+    """Those that are no scopes."""
+    return sorted(set(scopes) - set(SCOPES))
+
+
+def _scopes(listed: str) -> tuple[Scope, ...]:
+    return tuple(cast(Scope, scope) for scope in listed.split())
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

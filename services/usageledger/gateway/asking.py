@@ -1,0 +1,100 @@
+"""What a route asks for before it answers: the gateway's parts, and a caller who may do this."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from usageledger.contracts.fields import Name
+from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.problems import Problem
+from usageledger.gateway.rate_limits import RateLimits
+from usageledger.gateway.reading import Accounts
+
+SESSION_COOKIE = "usageledger_session"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="key",
+    description="An app key (`ulk_…`), or an account token minted with one: `Authorization: Bearer …`. Never in a URL.",
+)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing."""
+
+    store: sqlite3.Connection
+    store_turn: threading.Lock
+    keys: Keys
+    accounts: Accounts
+    rate_limits: RateLimits = field(default_factory=RateLimits)
+    readiness: dict[str, Callable[[], Awaitable[str | None]]] = field(default_factory=dict)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that this app serves."""
+    found: Gateway = request.app.state.gateway
+    return found
+
+
+Parts = Annotated[Gateway, Depends(gateway_of)]
+AccountPath = Annotated[Name, Path(description="The account.", examples=["acct_4821"])]
+
+
+class Needs:
+    """Dependency: a caller with a scope. An account token passes where the path names its account, and nowhere else.
+
+    So whatever route is added, an account token reads no other account by it: the rule stands here and not in the routes.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope: Scope = scope
+
+    async def __call__(self, request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> Caller:
+        gateway = gateway_of(request)
+        caller = self._identified(request, gateway, bearer)
+        gateway.rate_limits.count(caller)
+        if caller.account is not None and request.path_params.get("account") != caller.account:
+            raise Problem("forbidden", "an account token works on the paths of its own account alone: use an app key here")
+        if not caller.may(self.scope):
+            raise Problem("forbidden", f"this needs the scope {self.scope!r}: use a key that has it", scope=self.scope)
+        return caller
+
+    def _identified(self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None) -> Caller:
+        gateway.rate_limits.refuse_guessing(_address(request))
+        session = request.cookies.get(SESSION_COOKIE)
+        try:
+            if bearer is not None:
+                return gateway.keys.caller(bearer.credentials, gateway.now())
+            if session is not None and _is_from_our_pages(request.method, request.headers):
+                return gateway.keys.caller_of_session(session, gateway.now())
+        except NotAuthentic as error:
+            gateway.rate_limits.count_failure(_address(request))
+            raise _unauthenticated(str(error)) from None
+        raise _unauthenticated("send a key or an account token as `Authorization: Bearer …`; `usageledger keys create` makes keys")
+
+
+def _unauthenticated(detail: str) -> Problem:
+    return Problem("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _is_from_our_pages(method: str, headers: Mapping[str, str]) -> bool:
+    """A session's cookie changes things only where our own pages ask for it; another site's form could send it too."""
+    if method in _SAFE_METHODS:
+        return True
+    return urlsplit(headers.get("origin", "")).netloc == headers.get("host")
+
+
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host

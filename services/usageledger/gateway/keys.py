@@ -1,0 +1,140 @@
+"""Routes: app keys, account tokens, and the pages' session."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from usageledger.gateway.access import AppKey, Caller, NotAuthentic, Scope
+from usageledger.gateway.asking import SESSION_COOKIE, Needs, Parts
+from usageledger.gateway.problems import Problem, problems
+
+router = APIRouter(tags=["keys"])
+
+OVERLAP_MAX_S = 30 * 86_400
+
+
+class NewKey(BaseModel):
+    """What a key is to be able to do."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "render service", "scopes": ["check", "hold"]}]})
+
+    name: str = Field(min_length=1, max_length=100, description="Who uses it; for people.")
+    scopes: list[Scope] = Field(min_length=1, max_length=5)
+
+
+class Rotation(BaseModel):
+    """For how long the old secret works on."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]})
+
+    overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S)
+
+
+class KeyMade(BaseModel):
+    """A key with its secret: shown this once."""
+
+    id: str
+    key: str = Field(description="Send it as `Authorization: Bearer …`.")
+
+
+class SecretShown(BaseModel):
+    """A secret of a key, without the secret."""
+
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class KeyShown(BaseModel):
+    """A key without its secrets."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    revoked_at: datetime | None
+    secrets: list[SecretShown] = Field(description="Those that work: two while a rotation overlaps.")
+
+
+class KeyList(BaseModel):
+    """Every key there has been."""
+
+    items: list[KeyShown]
+
+
+class SignIn(BaseModel):
+    """A key, to open the console with."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"key": "ulk_0a1b2c3d_…"}]})
+
+    key: SecretStr
+
+
+@router.post("/v1/keys", status_code=201, responses=problems())
+async def create_key(asked: NewKey, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
+    """Make a key. Its secret is shown in this answer and never again."""
+    key = gateway.keys.create(asked.name, asked.scopes, gateway.now())
+    return KeyMade(id=key.split("_")[1], key=key)
+
+
+@router.get("/v1/keys", responses=problems())
+async def list_keys(gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyList:
+    """Every key there has been, without secrets."""
+    return KeyList(items=[_shown(key) for key in gateway.keys.all()])
+
+
+@router.post("/v1/keys/{key_id}/rotate", responses=problems("not_found"))
+async def rotate_key(key_id: str, asked: Rotation, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
+    """A new secret for a key; the old one works on for a while, so that its users can change over."""
+    try:
+        return KeyMade(id=key_id, key=gateway.keys.rotate(key_id, timedelta(seconds=asked.overlap_s), gateway.now()))
+    except KeyError:
+        raise _no_such_key(key_id) from None
+
+
+@router.post("/v1/keys/{key_id}/revoke", status_code=204, responses=problems("not_found"))
+async def revoke_key(key_id: str, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> Response:
+    """End a key, and every account token minted with it, at once."""
+    try:
+        gateway.keys.revoke(key_id, gateway.now())
+    except KeyError:
+        raise _no_such_key(key_id) from None
+    return Response(status_code=204)
+
+
+@router.post("/session", status_code=204, include_in_schema=False)
+async def sign_in(asked: SignIn, gateway: Parts) -> Response:
+    """Begin a session of our own pages: the browser keeps a cookie that scripts cannot read, and no key."""
+    try:
+        session = gateway.keys.new_session(asked.key.get_secret_value(), gateway.now())
+    except NotAuthentic as error:
+        raise Problem("unauthenticated", str(error)) from None
+    response = Response(status_code=204)
+    response.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", max_age=12 * 3_600)
+    return response
+
+
+@router.delete("/session", status_code=204, include_in_schema=False)
+async def sign_out() -> Response:
+    """End the session."""
+    response = Response(status_code=204)
+    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+def _shown(key: AppKey) -> KeyShown:
+    return KeyShown(
+        id=key.id,
+        name=key.name,
+        scopes=list(key.scopes),
+        created_at=key.created_at,
+        revoked_at=key.revoked_at,
+        secrets=[SecretShown(created_at=made, expires_at=ends) for made, ends in key.secrets],
+    )
+
+
+def _no_such_key(key_id: str) -> Problem:
+    return Problem("not_found", f"there is no key {key_id!r} that works: GET /v1/keys lists them")

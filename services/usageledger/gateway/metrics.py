@@ -1,0 +1,38 @@
+"""What the gateway counts of its own requests, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUESTS = Counter("usageledger_http_requests", "Requests answered, by route, method and status", ["route", "method", "status"])
+SECONDS = Histogram(
+    "usageledger_http_request_seconds",
+    "How long answers took to begin, by route",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+
+
+class CountedRequests:
+    """ASGI middleware. Routes are named by their pattern: accounts are too many, and not for everybody to see."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began_s = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                found = scope.get("route")
+                route = getattr(found, "path_format", "none")
+                REQUESTS.labels(route, scope["method"], message["status"]).inc()
+                SECONDS.labels(route).observe(time.perf_counter() - began_s)
+            await send(message)
+
+        await self._app(scope, receive, counted)

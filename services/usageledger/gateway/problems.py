@@ -1,0 +1,143 @@
+"""Errors as RFC 9457 problem details: what is wrong, under a name that programs can rely on, and a sentence that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from usageledger.counters.view import ViewError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "/problems/"
+
+# Every code that the gateway answers with: its status, and its title, which is the same each time (RFC 9457, 3.1.4).
+PROBLEMS: Mapping[str, tuple[int, str]] = {
+    "malformed_request": (400, "The request cannot be read"),
+    "unauthenticated": (401, "A key or a token is needed"),
+    "insufficient_credits": (402, "The account has not enough credits"),
+    "suspended": (402, "The account is suspended"),
+    "unknown_account": (402, "The account is not known, and the catalog refuses unknown ones"),
+    "forbidden": (403, "This key or token may not do that"),
+    "not_found": (404, "There is no such thing"),
+    "method_not_allowed": (405, "There is no such operation here"),
+    "id_reused_with_different_content": (409, "The id was used before, for something else"),
+    "conflict": (409, "It is not in a state in which this can be done"),
+    "too_large": (413, "The request is too large"),
+    "invalid_request": (422, "A field is missing or wrong"),
+    "unknown_feature": (422, "The catalog does not know the feature"),
+    "unknown_model": (422, "The catalog does not know the model"),
+    "too_many_open_holds": (429, "The account has too many open holds"),
+    "rate_limited": (429, "Too many requests"),
+    "internal": (500, "An error of ours"),
+    "log_unavailable": (503, "Kafka does not answer"),
+    "counters_unavailable": (503, "Redis does not answer"),
+    "not_ready": (503, "The gateway is not ready yet"),
+}
+
+
+class InvalidField(BaseModel):
+    """One field that is missing or wrong."""
+
+    pointer: str = Field(description="Where it is, such as 'body/quantity'.", examples=["body/quantity"])
+    detail: str = Field(examples=["a decimal from 0 to 1000000000 with at most 6 places"])
+
+
+class ProblemDetails(BaseModel):
+    """What an error says (RFC 9457). Some have further members, which their descriptions name."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "/problems/unknown_model",
+                    "title": "The catalog does not know the model",
+                    "status": 422,
+                    "detail": "catalog '2026-11' has no rate for model 'veo_9' of feature 'genai_video': see GET /v1/catalogs",
+                    "code": "unknown_model",
+                }
+            ]
+        },
+    )
+
+    type: str = Field(description="A path of this gateway: the problem's code after `/problems/`.")
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong this time, and what to do.")
+    code: str = Field(description="The problem's name, for programs.")
+    errors: list[InvalidField] | None = Field(default=None, description="With `invalid_request`: every field that is wrong.")
+
+
+class Problem(Exception):
+    """Raised where a request cannot be answered. ``more``: further members of the answer, ``headers``: of the response."""
+
+    def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+        self.more = more
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """What a route declares as ``responses``: the problems that it can answer with, beside those of every route."""
+    by_status: dict[int | str, list[str]] = {}
+    for code in (*codes, "unauthenticated", "forbidden", "invalid_request", "rate_limited", "counters_unavailable"):
+        by_status.setdefault(PROBLEMS[code][0], []).append(code)
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
+    return {
+        status: {"description": " · ".join(f"`{code}`: {PROBLEMS[code][1]}" for code in named), "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status, named in by_status.items()
+    }
+
+
+def problem_response(code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> JSONResponse:
+    """A problem as a response."""
+    status, title = PROBLEMS[code]
+    content = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail, "code": code, **more}
+    return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Have every error of this app answered as a problem."""
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, problem: Problem) -> JSONResponse:
+        return problem_response(problem.code, problem.detail, headers=problem.headers, **problem.more)
+
+    @app.exception_handler(ViewError)
+    async def on_view_error(request: Request, error: ViewError) -> JSONResponse:
+        if not error.retriable:
+            return problem_response("internal", f"{error}. `usageledger doctor` says what mends it")
+        return problem_response("counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"})
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        fields = _invalid_fields(error.errors())
+        if any(found.get("type") == "json_invalid" for found in error.errors()):
+            return problem_response("malformed_request", "the body is no JSON: send one JSON object, as Content-Type: application/json")
+        told = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields[:3])
+        return problem_response("invalid_request", told, errors=fields)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "malformed_request")
+        detail = f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists what there is"
+        return problem_response(code, detail, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        return problem_response("internal", "the gateway failed, and has logged why; the same request may work later")
+
+
+def _invalid_fields(errors: Sequence[Any]) -> list[dict[str, str]]:
+    return [
+        {"pointer": "/".join(str(part) for part in found["loc"]), "detail": str(found["msg"]).removeprefix("Value error, ")}
+        for found in errors
+    ]

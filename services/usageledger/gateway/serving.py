@@ -1,0 +1,118 @@
+"""The gateway as a service: its parts on the real Kafka and Redis, under uvicorn, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from redis.exceptions import RedisError
+
+from usageledger.counters.connection import AsyncClient, connect
+from usageledger.gateway.access import Keys
+from usageledger.gateway.app import create_app
+from usageledger.gateway.asking import Gateway
+from usageledger.gateway.reading import Accounts
+from usageledger.gateway.store import open_store
+from usageledger.log.import_mode import ImportMode
+from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.log.topics import Topics
+
+STORE_FILE = "gateway.db"
+ANSWER_WITHIN_S = 2.0
+FINISH_WITHIN_S = 3
+BACKLOG = 2_048
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerMissing(Exception):
+    """There is no ledger to serve. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """Where the ledger is, where to listen, and what may ask. ``key``: an app key with every scope that is to work from the start."""
+
+    kafka: str
+    redis_url: str
+    prefix: str
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8_137
+    key: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+
+
+async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
+    """Serve until ``stop`` is set. Raises LedgerMissing, KafkaError, ViewError, OSError where it cannot begin."""
+    async with open_gateway(options) as gateway:
+        app = create_app(gateway, allowed_origins=options.allowed_origins)
+        config = uvicorn.Config(
+            app,
+            host=options.host,
+            port=options.port,
+            backlog=BACKLOG,
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=FINISH_WITHIN_S,
+        )
+        server = _Server(config)
+        ended = asyncio.create_task(server.serve())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stopping.cancel()
+        await ended
+        if not server.started:
+            raise OSError(f"nothing can listen at {options.host}:{options.port}: is the port taken?")
+
+
+@asynccontextmanager
+async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
+    """The gateway's parts, and what runs beside its requests, for as long as the context lasts."""
+    catalogs = PublishedCatalogs(options.kafka, options.prefix)
+    partition_count = await asyncio.to_thread(catalogs.partition_count)
+    if partition_count == 0:
+        raise LedgerMissing(f"there is no topic {Topics(options.prefix).ledger}: `usageledger up` makes a ledger")
+    import_mode = ImportMode(options.kafka, Topics(options.prefix))
+    await import_mode.ask()
+    async with AsyncExitStack() as stack:
+        redis = connect(options.redis_url, timeout_s=ANSWER_WITHIN_S)
+        stack.push_async_callback(redis.aclose)
+        store, turn = open_store(options.data / STORE_FILE), threading.Lock()
+        stack.callback(store.close)
+        keys = Keys(store, turn)
+        if options.key is not None:
+            keys.ensure(options.key, "from the start", datetime.now(UTC))
+        accounts = Accounts(redis, catalogs, prefix=options.prefix, partition_count=partition_count, is_importing=import_mode.is_on)
+        gateway = Gateway(store=store, store_turn=turn, keys=keys, accounts=accounts)
+        gateway.readiness["redis"] = lambda: _redis_answers(redis)
+        watching = asyncio.create_task(import_mode.watch())
+        stack.callback(watching.cancel)
+        yield gateway
+
+
+class _Server(uvicorn.Server):
+    """Signals are the process's part."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _redis_answers(redis: AsyncClient) -> str | None:
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            await redis.ping()
+    except (RedisError, OSError, TimeoutError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,54 @@
+"""Where the one-machine stack's gateway listens, and the key that it made for itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from usageledger.local.ports import LOOPBACK, kept_ports
+
+DIRECTORY = "gateway"
+KEY_FILE = "key"
+ANSWER_WITHIN_S = 1.0
+
+
+def gateway_port(data: Path) -> int:
+    """A free port: the one that the gateway of this directory had before, if nobody has taken it."""
+    return kept_ports(data / DIRECTORY / "ports.json", ("http",))["http"]
+
+
+def gateway_address(port: int) -> str:
+    """Its URL."""
+    return f"http://{LOOPBACK}:{port}"
+
+
+def gateway_key(data: Path) -> str:
+    """The key with every scope of the gateway in this directory, made if there is none. Nobody else on the machine can read its file."""
+    path = data / DIRECTORY / KEY_FILE
+    if (key := kept_key(data)) is not None:
+        return key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(key + "\n")
+    return key
+
+
+def kept_key(data: Path) -> str | None:
+    """The key that was made in this directory, if one was."""
+    try:
+        return (data / DIRECTORY / KEY_FILE).read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def answers(address: str) -> bool:
+    """Whether the gateway there says that it is ready."""
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=ANSWER_WITHIN_S) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

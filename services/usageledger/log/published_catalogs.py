@@ -1,0 +1,46 @@
+"""The catalogs of the topic, for readers: as many of them as a partition's head says that it has adopted."""
+
+from __future__ import annotations
+
+import threading
+
+from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.log.deciding import NONE_ADOPTED, adopted_catalogs
+from usageledger.log.reading import log_reader
+from usageledger.log.topics import Topics
+
+
+class PublishedCatalogs:
+    """Reads the catalog topic when it is asked for more than it has read, and only then. Blocking; may be shared by threads."""
+
+    def __init__(self, kafka: str, prefix: str) -> None:
+        self._kafka = kafka
+        self._topics = Topics(prefix)
+        self._turn = threading.Lock()
+        self._by_end: dict[int, AdoptedCatalogs] = {}
+
+    def partition_count(self) -> int:
+        """How many partitions the ledger has; 0 where there is none. Raises KafkaError."""
+        with log_reader(self._kafka) as reader:
+            return reader.partition_count(self._topics.ledger)
+
+    def known(self, before: int) -> AdoptedCatalogs | None:
+        """The catalogs below an offset of the topic, if they need not be read first."""
+        return NONE_ADOPTED if before == 0 else self._by_end.get(before)
+
+    def before(self, before: int) -> AdoptedCatalogs:
+        """The catalogs below an offset of the topic. Raises KafkaError, LogUnreadable."""
+        known = self.known(before)
+        if known is not None:
+            return known
+        with self._turn, log_reader(self._kafka) as reader:
+            topic = self._topics.catalog
+            found = adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), before))
+        self._by_end[before] = found
+        return found
+
+    def published(self) -> AdoptedCatalogs:
+        """All catalogs that lie in the topic now. Raises KafkaError, LogUnreadable."""
+        with log_reader(self._kafka) as reader:
+            end = reader.end_offset(self._topics.catalog, 0)
+        return self.before(end)
