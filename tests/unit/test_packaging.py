@@ -37,6 +37,8 @@ EXTRA_OF = {
     "usageledger.processor": "processor",
     "usageledger.limits": "core",
     "usageledger.limits.subscriber": "",
+    "usageledger.gateway": "gateway",
+    "usageledger.gateway.tokens": "",
     "usageledger.audit": "core",
     "usageledger.testing": "",
     "usageledger.local": "local",
@@ -60,7 +62,7 @@ NOT_FOR_THE_SDKS = (
     "typer",
 )
 
-SDK_MODULES = ("usageledger.producer", "usageledger.limits.subscriber", "usageledger.testing")
+SDK_MODULES = ("usageledger.producer", "usageledger.limits.subscriber", "usageledger.gateway.tokens", "usageledger.testing")
 
 
 def test_the_package_under_test_is_the_built_wheel() -> None:

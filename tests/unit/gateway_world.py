@@ -1,0 +1,74 @@
+"""A gateway without Kafka and Redis: its app, its keys in a file of the test, and a clock that is moved."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from usageledger.counters.connection import AsyncClient
+from usageledger.gateway.access import Keys, Scope
+from usageledger.gateway.app import create_app
+from usageledger.gateway.asking import Gateway
+from usageledger.gateway.reading import Accounts
+from usageledger.gateway.store import open_store
+from usageledger.log.published_catalogs import PublishedCatalogs
+
+NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
+
+
+class UnreachableRedis:
+    """Whoever gets as far as the counters fails."""
+
+    async def execute_command(self, *args: object) -> Any:
+        raise ConnectionError("there is no Redis in this test")
+
+
+class GatewayWorld:
+    """``app`` answers requests by ``ask``; ``now`` is its time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = NOW
+        self.store: sqlite3.Connection = open_store(directory / "gateway.db")
+        turn = threading.Lock()
+        self.keys = Keys(self.store, turn)
+        accounts = Accounts(
+            cast(AsyncClient, UnreachableRedis()),
+            PublishedCatalogs("127.0.0.1:1", ""),
+            prefix="",
+            partition_count=8,
+            is_importing=lambda: False,
+            now=lambda: self.now,
+        )
+        self.gateway = Gateway(store=self.store, store_turn=turn, keys=self.keys, accounts=accounts, now=lambda: self.now)
+        self.app: FastAPI = create_app(self.gateway, allowed_origins=["https://app.example"])
+
+    def key(self, *scopes: Scope) -> str:
+        """A key with these scopes."""
+        return self.keys.create("test", scopes, self.now)
+
+    def pass_time(self, by: timedelta) -> None:
+        """Let time pass."""
+        self.now += by
+
+    def routes(self) -> list[APIRoute]:
+        """The routes of the API, whatever router they come from."""
+        return [route for route in self.app.routes if isinstance(route, APIRoute) and route.path.startswith("/v1/")]
+
+    async def ask(
+        self, method: str, path: str, *, credential: str | None = None, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        """One request and its answer."""
+        sent = dict(headers or {})
+        if credential is not None:
+            sent["Authorization"] = f"Bearer {credential}"
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.request(method, path, json=body, headers=sent)
