@@ -67,8 +67,9 @@ format: setup ## write the code as ruff formats it
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-schemas: wheel ## write schemas/ anew from the contracts
+schemas: wheel ## write schemas/ anew from the contracts and the gateway's routes
 	$(PY) -m usageledger.contracts.schemas schemas/
+	$(PY) -m usageledger.gateway.openapi schemas/
 
 check-schemas: wheel ## schemas/ is what the contracts say
 	$(PYTEST) tests/contract/test_schemas.py $(ARGS)

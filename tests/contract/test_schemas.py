@@ -25,10 +25,10 @@ def test_schemas_are_generated_alike_each_time(tmp_path: Path) -> None:
 
 
 def _generate(directory: Path) -> dict[str, str]:
-    command = [sys.executable, "-m", "usageledger.contracts.schemas", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
-    if done.returncode:
-        pytest.fail(done.stderr, pytrace=False)
+    for module in ("usageledger.contracts.schemas", "usageledger.gateway.openapi"):
+        done = subprocess.run([sys.executable, "-m", module, str(directory)], capture_output=True, text=True, timeout=50)
+        if done.returncode:
+            pytest.fail(done.stderr, pytrace=False)
     return _texts_below(directory)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.utils import get_openapi
 
 from usageledger.gateway import keys, operations
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.metrics import CountedRequests
+from usageledger.gateway.openapi import described
 from usageledger.gateway.paths import PathsAsSent
-from usageledger.gateway.problems import ProblemDetails, add_handlers
+from usageledger.gateway.problems import add_handlers
 
 ROUTERS: Sequence[APIRouter] = (keys.router, operations.router)
 
@@ -25,7 +25,7 @@ show its usage meter. Credits are decimal strings, times are RFC 3339 in UTC, er
 
 def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> FastAPI:
     """The app that serves this gateway. ``allowed_origins``: whose pages may ask, besides our own; they send tokens, never cookies."""
-    app = _bare_app()
+    app = bare_app()
     app.state.gateway = gateway
     app.add_middleware(
         CORSMiddleware,
@@ -40,38 +40,24 @@ def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> Fast
     return app
 
 
-def openapi_document() -> dict[str, Any]:
-    """The OpenAPI document, as plain values: what `schemas/openapi.json` holds."""
-    return _bare_app().openapi()
-
-
-def _bare_app() -> FastAPI:
-    app = FastAPI(title="usageledger", version="1", description=DESCRIPTION.strip(), docs_url=None, redoc_url=None)
+def bare_app() -> FastAPI:
+    """The app with its routes, and nothing behind them: enough to say what they are."""
+    app = FastAPI(
+        title="usageledger",
+        version="1",
+        description=DESCRIPTION.strip(),
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _described(app)
+            app.openapi_schema = described(app)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
-
-
-def _described(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with problem details in the place of its own validation errors."""
-    document = get_openapi(
-        title=app.title,
-        version=app.version,
-        description=app.description,
-        routes=app.routes,
-        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-    )
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    problem = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= problem.pop("$defs", {}) | {"ProblemDetails": problem}
-    return document

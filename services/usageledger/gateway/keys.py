@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic.config import JsonDict
 
 from usageledger.gateway.access import AppKey, Caller, NotAuthentic, Scope
 from usageledger.gateway.asking import SESSION_COOKIE, Needs, Parts
@@ -15,6 +16,18 @@ from usageledger.gateway.problems import Problem, problems
 router = APIRouter(tags=["keys"])
 
 OVERLAP_MAX_S = 30 * 86_400
+
+_KEY_EXAMPLE: JsonDict = {
+    "id": "0a1b2c3d",
+    "name": "render service",
+    "scopes": ["check", "hold"],
+    "created_at": "2026-11-25T10:00:00Z",
+    "revoked_at": None,
+    "secrets": [{"created_at": "2026-11-25T10:00:00Z", "expires_at": None}],
+}
+
+
+KeyId = Annotated[str, Path(description="The key's id, which is a part of it.", examples=["0a1b2c3d"])]
 
 
 class NewKey(BaseModel):
@@ -36,6 +49,8 @@ class Rotation(BaseModel):
 
 class KeyMade(BaseModel):
     """A key with its secret: shown this once."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "0a1b2c3d", "key": "ulk_0a1b2c3d_…"}]})
 
     id: str
     key: str = Field(description="Send it as `Authorization: Bearer …`.")
@@ -62,6 +77,8 @@ class KeyShown(BaseModel):
 class KeyList(BaseModel):
     """Every key there has been."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_KEY_EXAMPLE]}]})
+
     items: list[KeyShown]
 
 
@@ -87,7 +104,7 @@ async def list_keys(gateway: Parts, caller: Annotated[Caller, Depends(Needs("adm
 
 
 @router.post("/v1/keys/{key_id}/rotate", responses=problems("not_found"))
-async def rotate_key(key_id: str, asked: Rotation, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
+async def rotate_key(key_id: KeyId, asked: Rotation, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
     """A new secret for a key; the old one works on for a while, so that its users can change over."""
     try:
         return KeyMade(id=key_id, key=gateway.keys.rotate(key_id, timedelta(seconds=asked.overlap_s), gateway.now()))
@@ -96,7 +113,7 @@ async def rotate_key(key_id: str, asked: Rotation, gateway: Parts, caller: Annot
 
 
 @router.post("/v1/keys/{key_id}/revoke", status_code=204, responses=problems("not_found"))
-async def revoke_key(key_id: str, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> Response:
+async def revoke_key(key_id: KeyId, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> Response:
     """End a key, and every account token minted with it, at once."""
     try:
         gateway.keys.revoke(key_id, gateway.now())

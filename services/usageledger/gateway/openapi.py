@@ -1,0 +1,70 @@
+"""The OpenAPI document of the gateway: FastAPI's, with problem details in the place of its own validation errors.
+
+Run as ``python -m usageledger.gateway.openapi DIRECTORY``; it writes ``openapi.json``, the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from usageledger.gateway.problems import ProblemDetails
+
+OPENAPI = "openapi.json"
+_FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    """The document of an app, as plain values."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in _FASTAPIS_OWN:
+        schemas.pop(name, None)
+    problem = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    # FastAPI leaves null values out of examples, and then they are no examples of their schemas.
+    for name, examples in _examples_of_models().items():
+        if name in schemas:
+            schemas[name]["examples"] = examples
+    document["components"]["schemas"] = dict(sorted((schemas | problem.pop("$defs", {}) | {"ProblemDetails": problem}).items()))
+    return document
+
+
+def _examples_of_models() -> dict[str, Any]:
+    """The examples that this package's models state, by the model's name."""
+    found: dict[str, Any] = {}
+    waiting = list(BaseModel.__subclasses__())
+    while waiting:
+        model = waiting.pop()
+        waiting += model.__subclasses__()
+        stated = model.model_config.get("json_schema_extra")
+        if model.__module__.startswith(__package__) and isinstance(stated, dict) and "examples" in stated:
+            found[model.__name__] = stated["examples"]
+    return found
+
+
+def write(directory: Path) -> Path:
+    """Write the file and return its path."""
+    from usageledger.gateway.app import bare_app  # it asks this module to describe it
+
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / OPENAPI
+    path.write_text(json.dumps(bare_app().openapi(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m usageledger.gateway.openapi DIRECTORY")
+    write(Path(sys.argv[1]))
