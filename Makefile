@@ -23,11 +23,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Directories too: their times tell of a file that was taken away.
 SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
 # The longest comes last.
-SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model tests/fuzz tests/integration tests/chaos)
+SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model tests/fuzz tests/integration tests/examples tests/browser tests/chaos)
 RUNS := 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock wheel lint format types schemas check-schemas test unit simulate property contract fuzz model integration chaos demo up down bench clean
+.PHONY: help setup lock wheel lint format types schemas check-schemas test unit simulate property contract fuzz model integration examples browser chaos demo up down bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,6 +99,12 @@ model: wheel ## go through every state of the protocol's model (WIDE=1: with one
 
 integration: wheel ## the whole flow on a real broker (USAGELEDGER_TEST_BACKEND=packages|docker chooses which)
 	$(PYTEST) tests/integration $(ARGS)
+
+examples: wheel ## the programs in examples/, run against a real stack
+	$(PYTEST) tests/examples $(ARGS)
+
+browser: wheel ## the usage meter and the console in a real Chromium; screenshots in build/screenshots/
+	$(PYTEST) tests/browser $(ARGS)
 
 chaos: wheel ## break everything FAULTS times (SEED=S, STORE=sentinel|cluster, REPORT=DIR, ARGS=--alone), and prove that nothing was lost
 	$(PY) -W ignore -m tests.chaos --faults $(FAULTS) --store $(STORE) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)

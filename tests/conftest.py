@@ -23,6 +23,7 @@ _LIMITS_S = {
     "fuzz": 300,
     "integration": 240,
     "chaos": 1200,
+    "examples": 120,
     "browser": 180,
 }
 

@@ -24,6 +24,7 @@ from usageledger.local.demo.screen import Screen
 from usageledger.local.demo.studio import Studio, Tally
 from usageledger.local.demo.workload import ACCOUNTS, Use, account_name, subscriptions, trace, uses
 from usageledger.local.errors import StackError
+from usageledger.local.gateway_place import gateway_key
 from usageledger.local.idleness import lag_reader, wait_until_idle
 from usageledger.local.servers import Backend
 from usageledger.local.stack import Addresses, Stack
@@ -33,6 +34,9 @@ from usageledger.log.topics import Topics
 
 SPEED = 140.0
 """How many seconds of the trace go by in one: its hour takes 25."""
+
+WATCHED = 4
+"""The account whose meter is offered: on Pro, and busy enough to run out."""
 
 IDLE_TIMEOUT_S = 120.0
 LOOK_INTERVAL_S = 0.5
@@ -67,7 +71,10 @@ def run_demo(
         addresses = stack.start(screen)
         try:
             screen.started(stack.status(), addresses)
-            return _played(screen, stack, addresses, speed, disaster)
+            screen.pages(addresses.gateway, account_name(WATCHED), gateway_key(addresses.data))
+            result = _played(screen, stack, addresses, speed, disaster)
+            screen.wait_for_viewer()
+            return result
         finally:
             screen.say("stopping")
             stack.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,12 @@ class Screen:
             f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} accounts; features and accounts by our rule"
         )
 
+    def pages(self, gateway: str, account: str, key: str) -> None:
+        """Where to look on."""
+        self._console.print(f"console      [bold]{gateway}/console[/]", soft_wrap=True)
+        self._console.print(f"usage meter  [bold]{gateway}/accounts/{account}/meter[/]", soft_wrap=True)
+        self._console.print(f"sign in with [bold]{key}[/]", soft_wrap=True)
+
     def disaster(self, what: str) -> None:
         """A blow falls."""
         self._console.print(f"[bold red]{escape(what)}[/]")
@@ -108,6 +115,12 @@ class Screen:
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
         self._console.print(f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]", soft_wrap=True)
+
+    def wait_for_viewer(self) -> None:
+        """Leave the pages there until a viewer at a terminal has seen enough; nobody else is waited for."""
+        if self._console.is_terminal and sys.stdin.isatty():
+            self._console.print("the console and the meter stay until you press Enter")
+            sys.stdin.readline()
 
 
 def _figures(tally: Tally, lag: int, rate: float) -> list[tuple[str, str]]:
