@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from usageledger.local.catalogs import publish_shipped
+from usageledger.local.gateway_place import gateway_key
 from usageledger.local.servers import Servers, choose_backend, start_servers
+from usageledger.local.stack import Addresses, Stack
 from usageledger.local.topics import create_topics
 
 TAKEN = pytest.StashKey[str]()
@@ -66,6 +73,45 @@ def prefix(request: pytest.FixtureRequest, new_ledger: Callable[..., str]) -> st
     marked = request.node.get_closest_marker("partitions")
     importing = request.node.get_closest_marker("importing") is not None
     return new_ledger(partitions=marked.args[0] if marked else 2, importing=importing)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGateway:
+    """A ledger with every service running, and the way to its gateway."""
+
+    url: str
+    key: str
+    addresses: Addresses
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str) -> Iterator[RunningGateway]:
+    """A live ledger of the session, with every service of the stack. Shared: keep to accounts of the test's own."""
+    with running_gateway(tmp_path_factory.mktemp("gateway"), kafka, redis_url) as found:
+        yield found
+
+
+@contextmanager
+def running_gateway(directory: Path, kafka: str, redis_url: str, *, importing: bool = False) -> Iterator[RunningGateway]:
+    """A ledger of its own with every service of the stack, on servers that run."""
+    stack = Stack(
+        directory,
+        kafka=kafka,
+        redis=redis_url,
+        prefix=f"t{uuid.uuid4().hex[:10]}",
+        partitions=2,
+        importing=importing,
+        prepare=_publish,
+    )
+    addresses = stack.start()
+    try:
+        yield RunningGateway(addresses.gateway, gateway_key(directory), addresses)
+    finally:
+        stack.stop()
+
+
+def _publish(addresses: Addresses) -> None:
+    publish_shipped(addresses.kafka, addresses.prefix, datetime.now(UTC))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,0 +1,43 @@
+"""Schemathesis against the running gateway: whatever is sent, what comes back is what the OpenAPI document says."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+
+from tests.servers import RunningGateway
+from usageledger.gateway.app import bare_app
+
+# A stream has no end to wait for; what it says is tested where it is read.
+STREAMS = "/stream"
+EXAMPLES = int(os.environ.get("USAGELEDGER_SCHEMATHESIS_EXAMPLES", "15"))
+
+OPERATIONS = [
+    (method.upper(), path)
+    for path, methods in sorted(bare_app().openapi()["paths"].items())
+    for method in sorted(methods)
+    if not path.endswith(STREAMS)
+]
+
+
+@pytest.fixture(scope="session")
+def api(gateway: RunningGateway) -> Any:
+    """The document as the gateway itself serves it."""
+    return schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
+def test_every_answer_is_what_the_document_says(method: str, path: str, api: Any, gateway: RunningGateway) -> None:
+    requests = api[path][method].as_strategy()
+    headers = {"Authorization": f"Bearer {gateway.key}"}
+
+    @hypothesis.settings(max_examples=EXAMPLES, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(case=requests)
+    def ask(case: Any) -> None:
+        case.call_and_validate(headers=headers, timeout=30)
+
+    ask()
