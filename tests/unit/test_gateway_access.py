@@ -161,6 +161,12 @@ def test_every_operation_of_the_api_asks_who_is_there(world: GatewayWorld) -> No
     assert open_to_all == []
 
 
+def test_each_segment_of_a_path_that_names_something_is_decoded_as_one(world: GatewayWorld) -> None:
+    """A plain ``{account}`` would be handed on as it was sent, with its %2F, and an account token of another name would pass for it."""
+    plain = [route.path for route in world.routes() if re.search(r"\{\w+\}", route.path)]
+    assert plain == []
+
+
 @settings(max_examples=10)
 @given(owner=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20), data=st.data())
 def test_no_operation_lets_an_accounts_token_reach_another_account(

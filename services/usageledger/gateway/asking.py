@@ -15,9 +15,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from usageledger.contracts.fields import Name
 from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.rate_limits import RateLimits
 from usageledger.gateway.reading import Accounts
+
+# Every module with routes asks for something here, so it comes before the first of them.
+register()
 
 SESSION_COOKIE = "usageledger_session"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

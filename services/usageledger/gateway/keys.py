@@ -103,7 +103,7 @@ async def list_keys(gateway: Parts, caller: Annotated[Caller, Depends(Needs("adm
     return KeyList(items=[_shown(key) for key in gateway.keys.all()])
 
 
-@router.post("/v1/keys/{key_id}/rotate", responses=problems("not_found"))
+@router.post("/v1/keys/{key_id:segment}/rotate", responses=problems("not_found"))
 async def rotate_key(key_id: KeyId, asked: Rotation, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
     """A new secret for a key; the old one works on for a while, so that its users can change over."""
     try:
@@ -112,7 +112,7 @@ async def rotate_key(key_id: KeyId, asked: Rotation, gateway: Parts, caller: Ann
         raise _no_such_key(key_id) from None
 
 
-@router.post("/v1/keys/{key_id}/revoke", status_code=204, responses=problems("not_found"))
+@router.post("/v1/keys/{key_id:segment}/revoke", status_code=204, responses=problems("not_found"))
 async def revoke_key(key_id: KeyId, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> Response:
     """End a key, and every account token minted with it, at once."""
     try:

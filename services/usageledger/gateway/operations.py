@@ -1,13 +1,13 @@
-"""Routes for who runs the gateway: alive, ready, metrics."""
+"""Routes for who runs the gateway, or is told of a problem: alive, ready, metrics, what a problem's type means."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from usageledger.gateway.asking import Parts
-from usageledger.gateway.problems import problem_response
+from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem, problem_response
 
 router = APIRouter(include_in_schema=False)
 
@@ -32,3 +32,12 @@ async def readyz(gateway: Parts) -> JSONResponse:
 async def metrics() -> Response:
     """Figures for Prometheus."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get(TYPE_PREFIX + "{code:segment}")
+async def problem_type(code: str) -> PlainTextResponse:
+    """What a problem's ``type`` leads to: its name, its title and its status, in words."""
+    if code not in PROBLEMS:
+        raise Problem("not_found", f"there is no problem of the name {code!r}")
+    status, title = PROBLEMS[code]
+    return PlainTextResponse(f"{code}: {title} (HTTP {status}). What to do, the answer's detail says.\n")

@@ -33,8 +33,5 @@ class PathsAsSent:
 
 
 def register() -> None:
-    """Make ``:segment`` known to Starlette; more than once does no harm."""
+    """Make ``:segment`` known to Starlette, which has to be before a route names it; more than once does no harm."""
     register_url_convertor("segment", SegmentConvertor())
-
-
-register()

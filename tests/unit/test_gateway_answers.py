@@ -1,0 +1,136 @@
+"""What every answer of the gateway has in common: names in paths, problem details, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import pytest
+from fastapi import Depends
+
+from tests.unit.gateway_world import GatewayWorld
+from usageledger.counters.view import ViewError
+from usageledger.gateway.access import Caller
+from usageledger.gateway.asking import AccountPath, Needs
+from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[GatewayWorld]:
+    made = GatewayWorld(tmp_path)
+
+    @made.app.get("/v1/accounts/{account:segment}/name")
+    async def name(account: AccountPath, caller: Annotated[Caller, Depends(Needs("read"))]) -> dict[str, str]:
+        return {"account": account}
+
+    @made.app.get("/v1/fails/{how:segment}")
+    async def fails(how: str) -> None:
+        raise {
+            "view": ViewError("redis: gone"),
+            "damaged": ViewError("the view is damaged", retriable=False),
+            "problem": Problem("conflict", "it is so", more="said"),
+            "bug": RuntimeError("secret detail"),
+        }[how]
+
+    yield made
+    made.store.close()
+
+
+@pytest.mark.parametrize("account", ["acct_1", "team/7", "50%", "a b", "Zoë", "../keys", "a?b#c", "{account}", "%2F"])
+def test_an_account_may_be_called_anything(world: GatewayWorld, account: str) -> None:
+    answer = asyncio.run(world.ask("GET", f"/v1/accounts/{quote(account, safe='')}/name", credential=world.key("read")))
+    assert (answer.status_code, answer.json()) == (200, {"account": account})
+
+
+@pytest.mark.parametrize("account", [" a", "a ", "\n", "x" * 1_000, "\x7f"])
+def test_what_cannot_name_an_account_is_said_to_be_so(world: GatewayWorld, account: str) -> None:
+    answer = asyncio.run(world.ask("GET", f"/v1/accounts/{quote(account, safe='')}/name", credential=world.key("read")))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "path/account"
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "more"),
+    [
+        ("view", "counters_unavailable", {}),
+        ("damaged", "internal", {}),
+        ("problem", "conflict", {"more": "said"}),
+        ("bug", "internal", {}),
+    ],
+)
+def test_a_failure_is_a_problem_with_its_name_and_what_to_do(world: GatewayWorld, how: str, code: str, more: dict[str, str]) -> None:
+    answer = asyncio.run(world.ask("GET", f"/v1/fails/{how}"))
+    status, title = PROBLEMS[code]
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = answer.json()
+    assert found.pop("detail")
+    assert found == {"type": TYPE_PREFIX + code, "title": title, "status": status, "code": code} | more
+    assert "secret detail" not in answer.text
+
+
+def test_what_is_not_there_is_a_problem_too(world: GatewayWorld) -> None:
+    found = asyncio.run(world.ask("GET", "/v2/keys")).json()
+    assert (found["code"], found["status"]) == ("not_found", 404)
+    assert asyncio.run(world.ask("PUT", "/v1/keys")).json()["code"] == "method_not_allowed"
+
+
+def test_each_kind_of_problem_has_a_page(world: GatewayWorld) -> None:
+    for code, (status, title) in PROBLEMS.items():
+        page = asyncio.run(world.ask("GET", TYPE_PREFIX + code))
+        assert page.status_code == 200
+        assert title in page.text
+        assert str(status) in page.text
+    assert asyncio.run(world.ask("GET", f"{TYPE_PREFIX}other")).status_code == 404
+
+
+def test_ready_is_who_misses_nothing(world: GatewayWorld) -> None:
+    async def fine() -> None:
+        return None
+
+    async def gone() -> str:
+        return "gone"
+
+    world.gateway.readiness["redis"] = fine
+    assert asyncio.run(world.ask("GET", "/readyz")).status_code == 200
+    world.gateway.readiness["kafka"] = gone
+    answer = asyncio.run(world.ask("GET", "/readyz"))
+    assert (answer.status_code, answer.json()["missing"]) == (503, {"kafka": "gone"})
+    assert asyncio.run(world.ask("GET", "/healthz")).status_code == 200
+
+
+def test_metrics_name_routes_and_no_accounts(world: GatewayWorld) -> None:
+    asyncio.run(world.ask("GET", "/v1/accounts/acct_secret/name", credential=world.key("read")))
+    text = asyncio.run(world.ask("GET", "/metrics")).text
+    assert 'route="/v1/accounts/{account}/name"' in text
+    assert "acct_secret" not in text
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(world: GatewayWorld) -> None:
+    world.gateway.rate_limits = type(world.gateway.rate_limits)(per_key=3)
+    key = world.key("admin")
+
+    async def statuses() -> list[int]:
+        # Within one window, or over the border of two: at most three each.
+        return [(await world.ask("GET", "/v1/keys", credential=key)).status_code for _ in range(9)]
+
+    found = asyncio.run(statuses())
+    assert found[:3] == [200] * 3
+    assert 429 in found
+
+
+def test_a_limit_by_account_counts_tokens_of_one_account_together(world: GatewayWorld) -> None:
+    from usageledger.gateway.tokens import mint_account_token
+
+    world.gateway.rate_limits = type(world.gateway.rate_limits)(per_account=2)
+    key = world.key("read")
+    tokens = [mint_account_token(key, "a", now=world.now, expires_in=timedelta(minutes=n)) for n in range(1, 8)]
+
+    async def statuses() -> list[int]:
+        return [(await world.ask("GET", "/v1/accounts/a/name", credential=token)).status_code for token in tokens]
+
+    assert 429 in asyncio.run(statuses())
