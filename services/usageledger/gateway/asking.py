@@ -52,7 +52,12 @@ def gateway_of(request: Request) -> Gateway:
     return found
 
 
-Parts = Annotated[Gateway, Depends(gateway_of)]
+async def _parts(request: Request) -> Gateway:
+    """A coroutine, for FastAPI calls a plain function in another thread, which costs more than all else that is asked here."""
+    return gateway_of(request)
+
+
+Parts = Annotated[Gateway, Depends(_parts)]
 AccountPath = Annotated[Name, Path(description="The account.", examples=["acct_4821"])]
 
 
