@@ -9,6 +9,7 @@ The first word is when Kafka took it: a time in UTC, or how long after the line 
 
     use FEATURE[/MODEL] [QUANTITY]        subscribe PLAN       change PLAN        cancel [now]
     grant CREDITS [until=TIME]            void ID              open PLAN [used=] [free_used=] [as_of=]
+    suspend REASON                        resume               thresholds SHARE... | none | plan
     wait                                  (nothing comes; the ledger's owner acts on what is due)
 
 with, on any of them, ``id=``, ``source=``, ``account=`` (default ``a``), ``on=`` (when it occurred, where that is not when Kafka took it: a
@@ -35,14 +36,19 @@ from usageledger.domain.entry import Crossing, Figures, LedgerEntry
 from usageledger.domain.events import (
     AccountCancelled,
     AccountOpened,
+    AccountResumed,
     AccountSubscribed,
+    AccountSuspended,
     AnyEvent,
     CreditsGranted,
     PlanChanged,
+    ThresholdsSet,
     UsageRecorded,
     UsageVoided,
 )
 from usageledger.domain.head import Head
+from usageledger.domain.quantity import format_quantity
+from usageledger.domain.thresholds import parse_thresholds
 from usageledger.log.deciding import DecodedInput, PartitionBook
 
 SHIPPED = AdoptedCatalogs((load_shipped_catalog(),))
@@ -144,11 +150,22 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
     if what == "grant":
         until = moment(said["until"], now) if "until" in said else None
         return CreditsGranted(**header, credits=parse_credits(plain[0]), reason="support", expires_at=until)
+    if what in ("suspend", "resume", "thresholds"):
+        return _not_about_credits(what, plain, header)
     if what == "void":
         return UsageVoided(**header, usage_source="/test", usage_id=plain[0], reason="failed")
     assert what == "open", f"unknown event: {what}"
     amounts: dict[str, Any] = {name: parse_credits(said[name]) for name in ("used", "free_used") if name in said}
     return AccountOpened(**header, plan=plain[0], time_zone=said.get("zone", "UTC"), **amounts, **times)
+
+
+def _not_about_credits(what: str, plain: list[str], header: dict[str, Any]) -> AnyEvent:
+    if what == "suspend":
+        return AccountSuspended(**header, reason=plain[0])
+    if what == "resume":
+        return AccountResumed(**header)
+    shares = None if plain == ["plan"] else parse_thresholds([] if plain == ["none"] else plain)
+    return ThresholdsSet(**header, thresholds=shares)
 
 
 def moment(text: str, now: datetime) -> datetime:
@@ -176,6 +193,10 @@ def _said_by(entry: LedgerEntry) -> Iterator[str]:
         yield "voided"
     if entry.voids is not None and entry.voids.awaits_usage:
         yield "awaits"
+    if entry.kind == "suspension" and entry.suspension is not None:
+        yield entry.suspension.reason or ""
+    if entry.kind == "thresholds_set":
+        yield "plan" if entry.thresholds is None else ",".join(map(format_quantity, entry.thresholds)) or "none"
     if entry.plan_change is not None:
         following = entry.plan_change.next_plan
         yield entry.plan_change.plan + (f"->{following}" if following else "")

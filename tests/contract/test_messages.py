@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import jsonschema
@@ -96,6 +97,7 @@ def test_every_field_of_an_entry_and_a_claim_is_in_the_contract() -> None:
         (entry.Voids, messages.VoidsData, set()),
         (entry.GrantChange, messages.GrantChangeData, set()),
         (entry.PlanChange, messages.PlanChangeData, set()),
+        (entry.SuspensionChange, messages.SuspensionChangeData, set()),
         (entry.UpgradeOffer, messages.UpgradeOfferData, set()),
         (entry.Crossing, messages.CrossingData, set()),
         (account_state.Period, messages.PeriodData, set()),
@@ -111,6 +113,7 @@ def test_what_the_ledger_writes_keeps_its_schemas() -> None:
     values = list(_ledger_of_a_story())
     kinds = {json.loads(value)["data"].get("kind") for value in values}
     assert kinds >= {"catalog_adopted", "account_opened", "usage", "duplicate", "refusal", "plan_change", "grant", "void", "renewal"}
+    assert kinds >= {"suspension", "resumption", "thresholds_set"}
     types = {json.loads(value)["type"] for value in values}
     assert types == {"ledger.entry", "limit.threshold", "limit.reached", "limit.cleared"}
     for value in values:
@@ -135,6 +138,12 @@ def _built_by_the_sdks() -> Iterator[dict[str, Any]]:
     yield produced.account_subscribed(**head, plan="pro", time_zone="Asia/Tokyo", anchor=NOW)
     yield produced.account_plan_changed(**head, plan="max")
     yield produced.account_cancelled(**head, effective="now")
+    yield produced.account_suspended(**head, reason="fraud", note="a stolen card")
+    yield produced.account_resumed(**head)
+    yield produced.account_resumed(**head, reason="settled", note="the bank says so")
+    yield produced.account_thresholds_set(**head, thresholds=["0.5", Decimal("0.90")])
+    yield produced.account_thresholds_set(**head, thresholds=[])
+    yield produced.account_thresholds_set(**head, thresholds=None)
     yield produced.credits_granted(**head, credits="12.5", reason="goodwill", expires_at=NOW.replace(year=2027))
 
 
@@ -174,6 +183,11 @@ _STORY: list[tuple[str, str, str, dict[str, Any]]] = [
     ("01-12", "usage.recorded", "u5", _VIDEO),
     ("01-13", "account.plan_changed", "p1", {"plan": "max"}),
     ("01-14", "account.cancelled", "c1", {}),
+    ("01-15", "account.suspended", "x1", {"reason": "payment_failed", "note": "the card has expired"}),
+    ("01-16", "account.thresholds_set", "t1", {"thresholds": ["0.5"]}),
+    ("01-17", "account.thresholds_set", "t2", {"thresholds": []}),
+    ("01-18", "account.thresholds_set", "t3", {"thresholds": None}),
+    ("01-19", "account.resumed", "x2", {"reason": "paid"}),
     ("03-14", "usage.recorded", "u6", _VIDEO),
 ]
 
@@ -255,6 +269,10 @@ _amounts: st.SearchStrategy[Any] = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.decimals(allow_nan=False, allow_infinity=False).map(str),
 )
+_shares: st.SearchStrategy[Any] = st.sampled_from(
+    [*("0.5", "0.50", "00.8", "0.8", "0.9", "0.999999", "0.9999999", "0", "1", "1.5", "-0.5", ".5", "0.", "NaN", ""), 0.5, 1, None, ["0.5"]]
+)
+_MANY_SHARES = [f"0.{n:02d}" for n in range(1, 21)]
 _other: st.SearchStrategy[Any] = st.sampled_from([None, 1, 1.5, True, [], {}, "", "text", {"a": "b"}, {"a": 1}])
 _values: st.SearchStrategy[Any] = st.one_of(_names, _times, _amounts, _other)
 
@@ -263,6 +281,7 @@ _FITTING: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("time", "recordedtime", "anchor", "as_of", "expires_at"), _times),
     **dict.fromkeys(("quantity", "credits", "used", "free_used"), _amounts),
     "effective": st.sampled_from(["period_end", "now", "later", "", None]),
+    "thresholds": st.one_of(_other, st.lists(_shares, max_size=3), st.lists(_shares, min_size=19, max_size=22), st.just(_MANY_SHARES)),
     "specversion": st.sampled_from(["1.0", "1", "0.3", 1.0]),
     "type": st.sampled_from([*INPUTS, "ledger.entry", ""]),
     "dimensions": st.one_of(_other, st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.none()), max_size=2)),
@@ -297,6 +316,7 @@ def model_accepts(message: dict[str, Any]) -> BaseModel | None:
 
 
 _USE = examples()["usage.recorded"][0]
+_THRESHOLDS = examples()["account.thresholds_set"][0]
 
 
 @given(_events())
@@ -304,6 +324,11 @@ _USE = examples()["usage.recorded"][0]
 @example({**_USE, "data": {**_USE["data"], "quantity": True}})
 @example({**_USE, "time": 1764000000})
 @example({**_USE, "subject": "\ud800"})
+@example({**_THRESHOLDS, "data": {"thresholds": _MANY_SHARES}})
+@example({**_THRESHOLDS, "data": {"thresholds": [*_MANY_SHARES, "0.9"]}})
+@example({**_THRESHOLDS, "data": {"thresholds": ["0.9", "0.5"]}})
+@example({**_THRESHOLDS, "data": {"thresholds": "0.5"}})
+@example({**_THRESHOLDS, "data": {}})
 @example({**_USE, "recordedtime": "0001-01-01T00:00:00+14:00"})
 def test_a_model_accepts_an_event_exactly_if_the_ledger_does(message: dict[str, Any]) -> None:
     result, model = decoded(message), model_accepts(message)

@@ -20,7 +20,10 @@ from usageledger.producer.events import format_time
 
 BEGIN_MS = 1_795_000_000_000
 _DAY_MS = 86_400_000
-_ACCOUNT_TYPES = ("account.opened", "account.subscribed", "account.plan_changed", "account.cancelled", "credits.granted", "usage.voided")
+_ACCOUNT_TYPES = (
+    *("account.opened", "account.subscribed", "account.plan_changed", "account.cancelled"),
+    *("account.suspended", "account.resumed", "account.thresholds_set", "credits.granted", "usage.voided"),
+)
 _MODELS = (
     *(("genai_video", "veo_3"), ("genai_video", "veo_2"), ("genai_image", "imagen_3"), ("genai_music", "udio")),
     *(("chat_message", None), ("chat_action", None), ("ai_edit", None), ("genai_video", None)),

@@ -273,9 +273,36 @@ def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
     assert (shown["next_plan"], shown["granted"], shown["remaining"]) == ("free", "7.5", "207.5")
 
 
+def test_an_account_is_suspended_resumed_and_given_thresholds_by_hand(ledger: Ledger) -> None:
+    told = ledger.one("account", "suspend", "fay", "--reason", "payment_failed", "--note", "expired", "--time", "2025-05-10", "--wait")
+    assert told["decision"]["suspension"] == {"reason": "payment_failed", "note": "expired"}
+    assert [(crossing["type"], crossing["reason"]) for crossing in told["decision"]["crossings"]] == [("limit.reached", "suspended")]
+    shown = ledger.one("account", "show", "fay")
+    assert (shown["blocked"], shown["suspended"], shown["remaining"]) == (True, "payment_failed", "200")
+    assert "fay · free · blocked: suspended (payment_failed)" in ledger.ok("account", "show", "fay")
+    refused = ledger.run("account", "suspend", "fay", "--reason", "fraud", "--time", "2025-05-11", "--wait")
+    assert (refused.exit_code, refused.stderr) == (1, "usageledger: the ledger refused it (already_suspended)\n")
+    ledger.one("account", "resume", "fay", "--reason", "paid", "--time", "2025-05-12", "--wait")
+    ledger.one("account", "set-thresholds", "fay", "0.5", "0.90", "--time", "2025-05-13", "--wait")
+    shown = ledger.one("account", "show", "fay")
+    assert (shown["blocked"], shown["suspended"], shown["thresholds"]) == (False, None, ["0.5", "0.9"])
+    ledger.one("account", "set-thresholds", "fay", "--none", "--time", "2025-05-14", "--wait")
+    assert ledger.one("account", "show", "fay")["thresholds"] == []
+    ledger.one("account", "set-thresholds", "fay", "--as-plan", "--time", "2025-05-15", "--wait")
+    assert ledger.one("account", "show", "fay")["thresholds"] == ["0.8"]
+    ledger.ok("wait-idle", "--timeout", IDLE_TIMEOUT)
+    events = [event for event in ledger.each("limits", "tail", "--from-beginning", "--until-idle", "1") if event["subject"] == "fay"]
+    assert [(event["type"], event["data"]["reason"], event["data"]["suspension"]) for event in events] == [
+        ("limit.reached", "suspended", {"reason": "payment_failed"}),
+        ("limit.cleared", "resumed", None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["account", "suspend", "fay", "--reason", "x" * 201], "reason has 1 to 200 characters"),
+        (["account", "set-thresholds", "fay", "0.9", "0.5"], "thresholds: ascend without repeating"),
         (["usage", "record", "eve", "genai_video", "--quantity", "1.1234567"], "quantity is a decimal from 0 to 1000000000"),
         (["usage", "record", "eve\n", "genai_video"], "account has no control characters"),
         (["account", "subscribe", "eve", "pro", "--time-zone", "Mars/Olympus"], "time_zone is an IANA name"),

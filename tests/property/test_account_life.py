@@ -21,11 +21,14 @@ from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.events import (
     AccountCancelled,
     AccountOpened,
+    AccountResumed,
     AccountSubscribed,
+    AccountSuspended,
     AnyEvent,
     CreditsGranted,
     EffectiveWhen,
     PlanChanged,
+    ThresholdsSet,
     UsageRecorded,
     UsageVoided,
 )
@@ -49,6 +52,8 @@ uses = st.sampled_from([("chat_action", None), ("genai_video", "veo_3"), ("genai
 starts = st.integers(0, 365 * 24 * 3600 * 1000).map(lambda ms: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms))
 quantities = st.one_of(st.integers(0, 60).map(Decimal), st.decimals(0, 30, places=6))
 plans = st.sampled_from(["free", "pro", "max", "max", "scale", "scale_4x", "gold"])
+suspension_reasons = st.sampled_from(["payment_failed", "fraud"])
+own_thresholds = st.sampled_from([None, (), (Decimal("0.5"),), (Decimal("0.5"), Decimal("0.8"), Decimal("0.95"))])
 zones = st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia"])
 
 
@@ -103,6 +108,18 @@ class PartitionLife(RuleBasedStateMachine):
         expires_at = None if lasts is None else self.live.now + lasts
         self._decide(CreditsGranted(**header, credits=credits * CREDIT, reason="", expires_at=expires_at))
 
+    @rule(account=accounts, event_id=ids, wait=waits, late=latenesses, reason=suspension_reasons)
+    def suspend(self, account: str, event_id: str | None, wait: timedelta, late: timedelta, reason: str) -> None:
+        self._decide(AccountSuspended(**self._header(account, event_id, wait, late), reason=reason))
+
+    @rule(account=accounts, event_id=ids, wait=waits, late=latenesses)
+    def resume(self, account: str, event_id: str | None, wait: timedelta, late: timedelta) -> None:
+        self._decide(AccountResumed(**self._header(account, event_id, wait, late)))
+
+    @rule(account=accounts, event_id=ids, wait=waits, thresholds=own_thresholds)
+    def set_thresholds(self, account: str, event_id: str | None, wait: timedelta, thresholds: tuple[Decimal, ...] | None) -> None:
+        self._decide(ThresholdsSet(**self._header(account, event_id, wait, timedelta(0)), thresholds=thresholds))
+
     @rule(account=accounts, event_id=some_ids)
     def void_any(self, account: str, event_id: str) -> None:
         header = self._header(account, None, timedelta(0), timedelta(0))
@@ -143,7 +160,7 @@ class PartitionLife(RuleBasedStateMachine):
     def remaining_is_allotment_and_grants_less_use(self) -> None:
         for state in self._states().values():
             assert state.remaining == state.period.allotment + state.granted - state.period.used
-            assert state.is_blocked == (state.remaining <= 0)
+            assert state.is_blocked == (state.suspended is not None or state.remaining <= 0)
             assert state.granted >= 0 and all(grant.left > 0 for grant in state.grants)
             assert state.free_left >= 0
 
@@ -202,13 +219,21 @@ class PartitionLife(RuleBasedStateMachine):
         for item in sealed:
             read = entry_at(item.entry.offset, item.value)
             assert read == item, "what is read is what was sealed"
-            self.folded.fold([read])
             entry = item.entry
+            was_blocked = self._is_blocked(entry.account)
+            self.folded.fold([read])
+            announced = [crossing.type for crossing in entry.crossings if crossing.threshold is None]
+            changed = self._is_blocked(entry.account) - was_blocked
+            assert announced == {1: ["limit.reached"], 0: [], -1: ["limit.cleared"]}[changed], "what blocks or frees is announced"
             self.written[entry.account].append(entry)
             for figures in (entry.before, entry.after):
                 assert figures is None or figures.remaining == figures.allotment + figures.granted - figures.used
             if entry.period is not None:
                 self.charged[entry.account, entry.period.number] += entry.credits
+
+    def _is_blocked(self, account: str) -> bool:
+        state = self.folded.accounts.get(account)
+        return state is not None and state.is_blocked
 
     def _states(self) -> dict[str, AccountState]:
         return {account: state for account, state in self.live.book.accounts.items() if state is not None}
@@ -234,7 +259,7 @@ def _limits_alternate(entries: list[LedgerEntry], state: AccountState | None) ->
     for crossing in (crossing for entry in entries for crossing in entry.crossings if crossing.threshold is None):
         assert crossing.type == ("limit.cleared" if is_blocked else "limit.reached")
         is_blocked = not is_blocked
-        assert is_blocked == (crossing.figures.remaining <= 0)
+        assert is_blocked == (crossing.suspended is not None or crossing.figures.remaining <= 0)
     assert state is None or state.is_blocked == is_blocked
 
 

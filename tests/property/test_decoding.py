@@ -24,6 +24,9 @@ DATA: dict[str, dict[str, Any]] = {
     "account.subscribed": {"plan": "pro", "time_zone": "Europe/Berlin", "anchor": "2026-01-31T10:00:00Z"},
     "account.plan_changed": {"plan": "max"},
     "account.cancelled": {"effective": "now"},
+    "account.suspended": {"reason": "fraud", "note": "a stolen card"},
+    "account.resumed": {"reason": "settled"},
+    "account.thresholds_set": {"thresholds": ["0.5", "0.9"]},
     "credits.granted": {"credits": "5", "reason": "sorry", "expires_at": "2027-01-01T00:00:00Z"},
     "usage.voided": {"source": "/s", "id": "g", "reason": "failed"},
 }

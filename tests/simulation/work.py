@@ -1,4 +1,4 @@
-"""What accounts do, at random: use, repeat, void, subscribe, change plans, cancel, receive grants; and what no account would send."""
+"""What accounts do, at random: use, repeat, void, subscribe, change, cancel, receive grants, are suspended; and what none would send."""
 
 from __future__ import annotations
 
@@ -129,6 +129,16 @@ class Work:
         if self._random.random() < 0.7:
             data["expires_at"] = _text(self._now() + timedelta(days=self._random.choice((-1, 0.001, 0.5, 3, 20, 50))))
         self._tell("credits.granted", self._account(), data)
+
+    def suspend(self) -> None:
+        self._tell("account.suspended", self._account(), {"reason": self._random.choice(("payment_failed", "fraud"))})
+
+    def resume(self) -> None:
+        self._tell("account.resumed", self._account(), {})
+
+    def set_thresholds(self) -> None:
+        thresholds = self._random.choice((None, [], ["0.5"], ["0.25", "0.5", "0.95"]))
+        self._tell("account.thresholds_set", self._account(), {"thresholds": thresholds})
 
     def send_junk(self) -> None:
         self._send_record(self._random.choice(list(Source)), *self._random.choice(JUNK), self._now())

@@ -20,6 +20,7 @@ from usageledger.domain.catalog_document import catalog_document
 COMMANDS = [
     *("up", "down", "status", "send", "go-live", "wait-idle", "demo"),
     *("account show", "account open", "account subscribe", "account change-plan", "account cancel", "account grant"),
+    *("account suspend", "account resume", "account set-thresholds"),
     *("usage record", "usage void", "ledger show", "limits tail", "rejected list", "rejected resend"),
     *("catalog show", "catalog lint", "catalog publish", "catalog quote", "audit verify"),
 ]
@@ -85,6 +86,13 @@ def test_without_a_stack_the_one_line_on_stderr_says_how_to_get_one(arguments: s
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("usageledger: no running stack in .usageledger: start one with `usageledger up`")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("named", ["", "0.5 --none", "--none --as-plan"])
+def test_thresholds_are_named_in_one_way(named: str) -> None:
+    result = run("account", "set-thresholds", "a", *named.split())
+    assert result.exit_code == 2
+    assert "name the shares, or --none, or --as-plan" in result.stderr
 
 
 def test_there_is_nothing_to_end_where_nothing_runs() -> None:

@@ -41,7 +41,11 @@ def test_a_usage_event_goes_to_the_usage_topic_under_its_account() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["account.opened", "account.subscribed", "account.plan_changed", "account.cancelled", "credits.granted", "usage.voided"]
+    "kind",
+    [
+        *("account.opened", "account.subscribed", "account.plan_changed", "account.cancelled"),
+        *("account.suspended", "account.resumed", "account.thresholds_set", "credits.granted", "usage.voided"),
+    ],
 )
 def test_an_account_event_goes_to_the_account_topic(kind: str) -> None:
     (record,) = records(line(type=kind))

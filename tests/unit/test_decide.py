@@ -219,6 +219,8 @@ def test_where_the_catalog_says_so_an_account_never_opened_is_refused_until_it_s
         +1s               grant 5               => refused unknown_account
         +1s               change pro            => refused unknown_account
         +1s               cancel                => refused unknown_account
+        +1s               suspend fraud         => refused unknown_account
+        +1s               thresholds 0.5        => refused unknown_account
         +1s               void g                => refused unknown_account
         +1s               subscribe gold        => refused unknown_plan
         +1s               subscribe pro         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200

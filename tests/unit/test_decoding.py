@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from usageledger.domain.events import AccountOpened, AccountSubscribed, CreditsGranted, UsageRecorded, UsageVoided
+from usageledger.domain.events import (
+    AccountOpened,
+    AccountResumed,
+    AccountSubscribed,
+    AccountSuspended,
+    CreditsGranted,
+    ThresholdsSet,
+    UsageRecorded,
+    UsageVoided,
+)
 from usageledger.domain.quantity import EVENT_BYTES_MAX, NAME_LENGTH_MAX, check_name
 from usageledger.log.decoding import BRACKETS_MAX, DETAIL_LENGTH_MAX, Malformed, decode_account, decode_catalog, decode_usage
 from usageledger.log.partitioning import partition_of
@@ -173,6 +182,17 @@ def _data(type_: str, **data: Any) -> Record:
         (_data("account.subscribed", plan="pro", time_zone=1), "invalid_event"),
         (_data("account.plan_changed", plan=None), "invalid_event"),
         (_data("account.cancelled", effective="yesterday"), "invalid_event"),
+        (_data("account.suspended"), "invalid_event"),
+        (_data("account.suspended", reason=None), "invalid_event"),
+        (_data("account.suspended", reason=""), "invalid_event"),
+        (_data("account.suspended", reason="x" * 201), "invalid_event"),
+        (_data("account.suspended", reason="fraud", note=1), "invalid_event"),
+        (_data("account.resumed", reason=" "), "invalid_event"),
+        (_data("account.thresholds_set"), "invalid_event"),
+        (_data("account.thresholds_set", thresholds="0.5"), "invalid_event"),
+        (_data("account.thresholds_set", thresholds=[0.5]), "invalid_event"),
+        (_data("account.thresholds_set", thresholds=["1"]), "invalid_event"),
+        (_data("account.thresholds_set", thresholds=["0.9", "0.5"]), "invalid_event"),
         (_data("account.opened", plan="pro", used="-1"), "invalid_event"),
         (_data("account.opened", plan="pro", free_used=1.5), "invalid_event"),
         (_data("account.opened", plan="pro", as_of="2026-12-01"), "invalid_event"),
@@ -208,6 +228,12 @@ def test_account_events_say_all_that_they_say() -> None:
     assert decode_account(_data("account.subscribed", **stated), 0, 1) == AccountSubscribed(
         **header, plan="pro", time_zone="Asia/Tokyo", anchor=anchor
     )
+    suspended = decode_account(_data("account.suspended", reason="x" * 200, note="n"), 0, 1)
+    assert suspended == AccountSuspended(**header, reason="x" * 200, note="n")
+    assert decode_account(_data("account.resumed"), 0, 1) == AccountResumed(**header)
+    own = decode_account(_data("account.thresholds_set", thresholds=["0.50", "0.9"]), 0, 1)
+    assert own == ThresholdsSet(**header, thresholds=(Decimal("0.5"), Decimal("0.9")))
+    assert decode_account(_data("account.thresholds_set", thresholds=None), 0, 1) == ThresholdsSet(**header, thresholds=None)
     granted = decode_account(_data("credits.granted", credits="0.5", reason="sorry", expires_at=None), 0, 1)
     assert granted == CreditsGranted(**header, credits=500_000, reason="sorry")
     voided = decode_account(_data("usage.voided", source="/s", id="i", reason="failed"), 0, 1)

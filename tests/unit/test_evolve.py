@@ -25,6 +25,10 @@ STORY = [
     "+1d void h",
     "+1d void later",
     "2026-03-10T00:00 use chat_action 300",
+    "+1d suspend fraud",
+    "+1d thresholds 0.50 0.9",
+    "+1d resume",
+    "+1d suspend payment_failed",
     "+1d cancel",
     "2026-04-10T00:00 use chat_action 3",
 ]

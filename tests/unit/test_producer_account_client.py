@@ -43,10 +43,18 @@ def client_of(kafka: FakeKafka, **settings: Any) -> AccountClient:
         (lambda client: client.change_plan("a", "max", id="e"), "account.plan_changed", {"plan": "max"}),
         (lambda client: client.cancel("a", id="e"), "account.cancelled", {"effective": "period_end"}),
         (lambda client: client.cancel("a", "now", id="e"), "account.cancelled", {"effective": "now"}),
+        (
+            lambda client: client.suspend("a", "payment_failed", note="third attempt", id="e"),
+            "account.suspended",
+            {"reason": "payment_failed", "note": "third attempt"},
+        ),
+        (lambda client: client.resume("a", reason="paid", id="e"), "account.resumed", {"reason": "paid"}),
+        (lambda client: client.set_thresholds("a", ["0.5", "0.90"], id="e"), "account.thresholds_set", {"thresholds": ["0.5", "0.9"]}),
+        (lambda client: client.set_thresholds("a", None, id="e"), "account.thresholds_set", {"thresholds": None}),
         (lambda client: client.grant_credits("a", "50", "sorry", id="e"), "credits.granted", {"credits": "50", "reason": "sorry"}),
     ],
 )
-def test_a_command_is_in_kafka_when_it_returns(command: Callable[[AccountClient], str], type_: str, data: dict[str, str]) -> None:
+def test_a_command_is_in_kafka_when_it_returns(command: Callable[[AccountClient], str], type_: str, data: dict[str, object]) -> None:
     kafka = FakeKafka()
     with client_of(kafka) as client:
         assert command(client) == "e"

@@ -13,9 +13,12 @@ import pytest
 from usageledger.domain.events import (
     AccountCancelled,
     AccountOpened,
+    AccountResumed,
     AccountSubscribed,
+    AccountSuspended,
     CreditsGranted,
     PlanChanged,
+    ThresholdsSet,
     UsageRecorded,
     UsageVoided,
 )
@@ -168,6 +171,12 @@ def test_the_ledger_reads_what_the_sdk_writes_as_it_was_meant() -> None:
     assert decoded(subscribed) == AccountSubscribed(**header("2"), plan="max", time_zone="UTC", anchor=None)
     assert decoded(events.account_plan_changed(**head, id="3", plan="max")) == PlanChanged(**header("3"), plan="max")
     assert decoded(events.account_cancelled(**head, id="4", effective="now")) == AccountCancelled(**header("4"), effective="now")
+    suspended = events.account_suspended(**head, id="6", reason="fraud", note="a stolen card")
+    assert decoded(suspended) == AccountSuspended(**header("6"), reason="fraud", note="a stolen card")
+    assert decoded(events.account_resumed(**head, id="7")) == AccountResumed(**header("7"))
+    own = events.account_thresholds_set(**head, id="8", thresholds=["0.50", Decimal("0.9")])
+    assert decoded(own) == ThresholdsSet(**header("8"), thresholds=(Decimal("0.5"), Decimal("0.9")))
+    assert decoded(events.account_thresholds_set(**head, id="9", thresholds=None)) == ThresholdsSet(**header("9"), thresholds=None)
     granted = events.credits_granted(**head, id="5", credits="50", reason="r", expires_at=NOW + SECOND)
     assert decoded(granted) == CreditsGranted(**header("5"), credits=50_000_000, reason="r", expires_at=NOW + SECOND)
     voided = events.usage_voided(**head, usage_source="render", usage_id="gen_1", reason="r")
@@ -217,6 +226,13 @@ Build = Callable[..., events.Event]
         (events.account_plan_changed, {"plan": "scale_2x"}, "account.plan_changed", {"plan": "scale_2x"}),
         (events.account_cancelled, {}, "account.cancelled", {"effective": "period_end"}),
         (events.account_cancelled, {"effective": "now"}, "account.cancelled", {"effective": "now"}),
+        (events.account_suspended, {"reason": "payment_failed"}, "account.suspended", {"reason": "payment_failed"}),
+        (events.account_suspended, {"reason": "fraud", "note": "sure"}, "account.suspended", {"reason": "fraud", "note": "sure"}),
+        (events.account_resumed, {}, "account.resumed", {}),
+        (events.account_resumed, {"reason": "paid", "note": "at last"}, "account.resumed", {"reason": "paid", "note": "at last"}),
+        (events.account_thresholds_set, {"thresholds": ["0.5", "0.90"]}, "account.thresholds_set", {"thresholds": ["0.5", "0.9"]}),
+        (events.account_thresholds_set, {"thresholds": []}, "account.thresholds_set", {"thresholds": []}),
+        (events.account_thresholds_set, {"thresholds": None}, "account.thresholds_set", {"thresholds": None}),
         (events.credits_granted, {"credits": "50", "reason": "sorry"}, "credits.granted", {"credits": "50", "reason": "sorry"}),
         (
             events.credits_granted,
@@ -227,7 +243,7 @@ Build = Callable[..., events.Event]
     ],
 )
 def test_an_account_event_carries_what_was_given_and_leaves_out_what_was_not(
-    build: Build, given: dict[str, Any], type_: str, data: dict[str, str]
+    build: Build, given: dict[str, Any], type_: str, data: dict[str, object]
 ) -> None:
     event = build(source="billing", account="acct_1", id="evt_1", now=NOW, **given)
     assert json.loads(events.encode(event)) == {
@@ -253,6 +269,16 @@ def test_an_account_event_carries_what_was_given_and_leaves_out_what_was_not(
         (events.account_subscribed, {"plan": "pro", "time_zone": "../etc/passwd"}, "time_zone"),
         (events.account_subscribed, {"plan": ""}, "plan"),
         (events.account_cancelled, {"effective": "yesterday"}, "effective"),
+        (events.account_suspended, {"reason": ""}, "reason"),
+        (events.account_suspended, {"reason": "x" * 201}, "reason"),
+        (events.account_suspended, {"reason": "fraud", "note": " "}, "note"),
+        (events.account_suspended, {"reason": "fraud", "note": 7}, "note"),
+        (events.account_resumed, {"reason": "a\nb"}, "reason"),
+        (events.account_thresholds_set, {"thresholds": "0.5"}, "thresholds"),
+        (events.account_thresholds_set, {"thresholds": [0.5]}, "thresholds"),
+        (events.account_thresholds_set, {"thresholds": ["0.9", "0.5"]}, "thresholds"),
+        (events.account_thresholds_set, {"thresholds": ["1"]}, "thresholds"),
+        (events.account_thresholds_set, {"thresholds": 7}, "thresholds"),
         (events.credits_granted, {"credits": "0", "reason": "r"}, "credits"),
         (events.credits_granted, {"credits": "-5", "reason": "r"}, "credits"),
         (events.credits_granted, {"credits": 1.5, "reason": "r"}, "credits"),

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 40
 
-app = typer.Typer(no_args_is_help=True, help="What accounts have; their plans, cancellations and grants.")
+app = typer.Typer(no_args_is_help=True, help="What accounts have; their plans, suspensions, thresholds and grants.")
 
 Account = Annotated[str, typer.Argument(help="The account's id.")]
 Plan = Annotated[str, typer.Argument(help="A plan's id, such as pro or scale_2x.")]
+Note = Annotated[str | None, typer.Option("--note", help="For the ledger alone.")]
 TimeZone = Annotated[str | None, typer.Option("--time-zone", help="An IANA name such as Europe/Berlin (default: UTC).")]
 Anchor = Annotated[
     datetime | None,
@@ -161,6 +162,82 @@ def cancel(
     )
 
 
+@app.command(epilog="Example: usageledger account suspend acct_4821 --reason payment_failed")
+def suspend(
+    account: Account,
+    reason: Annotated[str, typer.Option("--reason", help="A word or a few, such as payment_failed or fraud: apps are told it.")],
+    note: Note = None,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Block an account, whatever it has left, until it is resumed. What it has goes on as before."""
+    from usageledger.producer.events import account_suspended
+
+    fields = {"reason": reason, "note": note}
+    send_event(
+        data, account_suspended, wait=wait, as_json=as_json, occurred_at=time, account=account, id=id_or_new(id), source=source, **fields
+    )
+
+
+@app.command(epilog="Example: usageledger account resume acct_4821 --reason paid")
+def resume(
+    account: Account,
+    reason: Annotated[str | None, typer.Option("--reason", help="What was settled.")] = None,
+    note: Note = None,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """End an account's suspension. It is free again if something remains to it."""
+    from usageledger.producer.events import account_resumed
+
+    fields = {"reason": reason, "note": note}
+    send_event(
+        data, account_resumed, wait=wait, as_json=as_json, occurred_at=time, account=account, id=id_or_new(id), source=source, **fields
+    )
+
+
+@app.command(epilog="Example: usageledger account set-thresholds acct_4821 0.5 0.9")
+def set_thresholds(
+    account: Account,
+    shares: Annotated[
+        list[str] | None, typer.Argument(metavar="[SHARE]...", help="Shares of what a period has, ascending, each between 0 and 1.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Announce none: the limit itself alone.")] = False,
+    as_plan: Annotated[bool, typer.Option("--as-plan", help="Those of its plan again.")] = False,
+    id: Id = None,
+    source: Source = DEFAULT_SOURCE,
+    time: TimeOption = None,
+    wait: Wait = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the thresholds at which an account is announced. Nothing is announced by that; the next use that crosses one is."""
+    from usageledger.producer.events import account_thresholds_set
+
+    if [bool(shares), none, as_plan].count(True) != 1:
+        raise typer.BadParameter("name the shares, or --none, or --as-plan: one of the three")
+    thresholds = None if as_plan else shares or []
+    send_event(
+        data,
+        account_thresholds_set,
+        wait=wait,
+        as_json=as_json,
+        occurred_at=time,
+        account=account,
+        id=id_or_new(id),
+        source=source,
+        thresholds=thresholds,
+    )
+
+
 @app.command(epilog='Example: usageledger account grant acct_4821 50 --reason "apology for the outage" --expires-at 2027-01-01')
 def grant(
     account: Account,
@@ -199,7 +276,8 @@ def _print(found: AccountBalance) -> None:
 
     balance, out = found.balance, terminal.results()
     plan = balance.plan + (f", {balance.next_plan} from the next renewal" if balance.next_plan else "")
-    state = "[red]blocked[/red]" if balance.blocked else "[green]open[/green]"
+    why = "" if balance.suspended is None else f": suspended ({escape(balance.suspended)})"
+    state = f"[red]blocked[/red]{why}" if balance.blocked else "[green]open[/green]"
     out.print(
         f"[bold]{escape(balance.account)}[/bold] · {escape(plan)} · {state}" + ("" if balance.known else " · the ledger has not met it yet")
     )
@@ -212,6 +290,8 @@ def _print(found: AccountBalance) -> None:
     out.print(
         f"{balance.allotment} allotment + {balance.granted} granted - {balance.used} used = [bold]{balance.remaining} remaining[/bold]"
     )
+    if balance.thresholds:
+        out.print(f"announced at {', '.join(balance.thresholds)} of what it has")
     if balance.by_feature:
         terminal.print_table(("feature", "credits"), sorted(balance.by_feature.items()), right=("credits",))
     if found.verified_at is not None:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from usageledger.contracts.fields import SHARE_PATTERN
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_check import PRICE_CENTS_MAX
 from usageledger.domain.catalog_document import catalog_document, read_catalog
@@ -66,7 +67,7 @@ Quantity = Annotated[str | int, BeforeValidator(_written_quantity), _decimal_sch
 Share = Annotated[
     str,
     BeforeValidator(_written_share),
-    WithJsonSchema({"type": "string", "pattern": r"^0{1,10}\.[0-9]{1,6}$", "description": "A decimal between 0 and 1."}),
+    WithJsonSchema({"type": "string", "pattern": SHARE_PATTERN, "description": "A decimal between 0 and 1."}),
 ]
 Time = Annotated[AwareDatetime, BeforeValidator(_written_time)]
 
@@ -115,6 +116,9 @@ class PlanPublished(_Part):
     price_cents: StrictInt = Field(ge=0, le=PRICE_CENTS_MAX)
     credits: Credits
     renews: StrictBool
+    thresholds: tuple[Share, ...] | None = Field(
+        default=None, description="Its own, in place of the catalog's; none are announced if empty."
+    )
 
 
 class CatalogPublished(_Part):
@@ -124,7 +128,9 @@ class CatalogPublished(_Part):
     effective_from: Time
     plans: tuple[PlanPublished, ...] = Field(description="In the order of plan levels, lowest first; exactly one does not renew.")
     features: tuple[FeaturePublished, ...]
-    thresholds: tuple[Share, ...] = Field(default=(), description="Shares whose crossing is announced, ascending.")
+    thresholds: tuple[Share, ...] = Field(
+        default=(), description="Shares whose crossing is announced, ascending, on plans without their own."
+    )
     unknown_accounts: Literal["free", "refuse"] = Field(
         default="free", description="What becomes of usage of an account never opened or subscribed: it is on Free, or it is refused."
     )

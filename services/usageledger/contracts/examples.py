@@ -88,6 +88,7 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
         ],
         "account.plan_changed": [_event("account.plan_changed", "/billing", "chg_78", "2026-11-22T10:18:02Z", {"plan": "max"})],
         "account.cancelled": [_event("account.cancelled", "/billing", "end_79", "2026-12-01T12:00:00Z", {"effective": "period_end"})],
+        **_suspension_and_thresholds(),
         "credits.granted": [
             _event(
                 "credits.granted",
@@ -116,6 +117,24 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
                 "datacontenttype": "application/json",
                 "data": _CATALOG,
             }
+        ],
+    }
+
+
+def _suspension_and_thresholds() -> dict[str, list[dict[str, Any]]]:
+    return {
+        "account.suspended": [
+            _event(
+                "account.suspended",
+                "/billing",
+                "in_1188",
+                "2026-12-03T09:05:00Z",
+                {"reason": "payment_failed", "note": "the card has expired; third attempt"},
+            )
+        ],
+        "account.resumed": [_event("account.resumed", "/billing", "in_1188_paid", "2026-12-04T08:11:00Z", {"reason": "paid"})],
+        "account.thresholds_set": [
+            _event("account.thresholds_set", "/crm", "marks_4821", "2026-11-10T09:00:00Z", {"thresholds": ["0.5", "0.9"]})
         ],
     }
 
@@ -210,6 +229,7 @@ def _limit_events() -> dict[str, list[dict[str, Any]]]:
         "granted": "0",
         "reason": "usage",
         "upgrade": {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"},
+        "suspension": None,
         "resets_at": "2026-12-03T09:00:00Z",
         "crossed_by": {"source": "/render", "id": "gen_01J9ZK", "occurred_at": "2026-11-22T10:15:30.250000Z"},
     }

@@ -11,9 +11,11 @@ from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, Str
 
 from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import NAME_LENGTH_MAX, check_name, format_quantity, parse_quantity
+from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
 
 _NAME_PATTERN = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f])?$"
 _UNSIGNED = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
+SHARE_PATTERN = r"^0{1,10}\.[0-9]{1,6}$"
 _SIGNED = r"^-?[0-9]+(\.[0-9]{1,6})?$"
 
 YEAR_MIN, YEAR_MAX = 1970, 2999
@@ -75,6 +77,14 @@ def _credits_above_zero(value: object) -> int:
     return credits
 
 
+def _thresholds(value: object) -> tuple[Decimal, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"a list of shares, not {type(value).__name__}")
+    return parse_thresholds(value)
+
+
 def _decimal(description: str, examples: list[Any]) -> WithJsonSchema:
     written = [{"type": "string", "pattern": _UNSIGNED}, {"type": "integer", "minimum": 0}]
     return WithJsonSchema({"anyOf": written, "description": description, "examples": examples})
@@ -118,6 +128,23 @@ CreditsAboveZero = Annotated[
     _as_credits,
     _decimal("Credits, a decimal above 0 with at most 6 places. Never a float.", ["50", "0.5", 12]),
 ]
+
+Thresholds = Annotated[
+    tuple[Decimal, ...] | None,
+    BeforeValidator(_thresholds),
+    PlainSerializer(lambda shares: None if shares is None else [format_quantity(share) for share in shares]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "pattern": SHARE_PATTERN}, "maxItems": THRESHOLDS_MAX, "uniqueItems": True},
+                {"type": "null"},
+            ],
+            "description": "Shares of what a period has, each between 0 and 1, ascending. Null: its plan's, or the catalog's.",
+            "examples": [["0.5", "0.9"], [], None],
+        }
+    ),
+]
+"""An account's own thresholds; an empty tuple announces none."""
 
 Credits = Annotated[
     int,

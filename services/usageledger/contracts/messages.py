@@ -21,6 +21,7 @@ from usageledger.contracts.fields import (
     Partition,
     Quantity,
     Sha256,
+    Thresholds,
     Time,
     TimeAsWritten,
 )
@@ -134,6 +135,47 @@ class AccountCancelled(InputEvent):
 
     type: Literal["account.cancelled"]
     data: CancelledData
+
+
+class SuspendedData(Part):
+    """Why the account is suspended."""
+
+    reason: Name = Field(description="A word or a few, such as `payment_failed` or `fraud`: limit events carry it to apps.")
+    note: str | None = Field(default=None, description="For the ledger alone.")
+
+
+class AccountSuspended(InputEvent):
+    """The account is blocked, whatever it has left, until it is resumed."""
+
+    type: Literal["account.suspended"]
+    data: SuspendedData
+
+
+class ResumedData(Part):
+    """What was settled, if there is something to say."""
+
+    reason: Name | None = None
+    note: str | None = Field(default=None, description="For the ledger alone.")
+
+
+class AccountResumed(InputEvent):
+    """The account is suspended no longer; it is free if something remains to it."""
+
+    type: Literal["account.resumed"]
+    data: ResumedData
+
+
+class ThresholdsSetData(Part):
+    """The shares of what a period has whose crossing is announced."""
+
+    thresholds: Thresholds
+
+
+class ThresholdsSet(InputEvent):
+    """The account has thresholds of its own, or its plan's again. Nothing is announced by that; the next crossing is."""
+
+    type: Literal["account.thresholds_set"]
+    data: ThresholdsSetData
 
 
 class GrantedData(Part):
@@ -295,6 +337,13 @@ class PlanChangeData(Part):
     counted_from: Time | None = None
 
 
+class SuspensionChangeData(Part):
+    """Why an account is suspended, or is so no longer."""
+
+    reason: str | None = None
+    note: str | None = None
+
+
 class UpgradeOfferData(Part):
     """The lowest plan above the account's that leaves it with credits."""
 
@@ -305,7 +354,7 @@ class UpgradeOfferData(Part):
 
 
 _CrossingType = Literal["limit.threshold", "limit.reached", "limit.cleared"]
-_Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided"]
+_Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"]
 _Action = Literal["block", "prompt_upgrade"]
 
 
@@ -320,6 +369,7 @@ class CrossingData(Part):
     threshold: str | None = None
     action: _Action | None = None
     upgrade: UpgradeOfferData | None = None
+    suspended: str | None = Field(default=None, description="Why the account is suspended, where it is.")
 
 
 class EntryData(Part):
@@ -335,6 +385,9 @@ class EntryData(Part):
         "renewal",
         "plan_change",
         "account_opened",
+        "suspension",
+        "resumption",
+        "thresholds_set",
         "catalog_adopted",
         "skip",
     ]
@@ -359,6 +412,10 @@ class EntryData(Part):
     voids: VoidsData | None = None
     grant: GrantChangeData | None = None
     plan_change: PlanChangeData | None = None
+    suspension: SuspensionChangeData | None = None
+    thresholds: Thresholds = Field(
+        default=None, description="Of a `thresholds_set`: the account's own; absent where it has its plan's again."
+    )
     reason: str | None = Field(default=None, description="The rule for which an input was refused, or why it was skipped.")
     detail: str | None = None
     crossings: tuple[CrossingData, ...] = ()
@@ -413,6 +470,12 @@ class EntryAddress(Part):
     crossings: StrictInt = Field(ge=1, description="How many crossings the entry has.")
 
 
+class SuspensionData(Part):
+    """Why the account is suspended."""
+
+    reason: str
+
+
 class LimitData(Part):
     """All that an app needs to act."""
 
@@ -426,7 +489,8 @@ class LimitData(Part):
     threshold: str | None = Field(description="The share of `used + remaining` that was crossed, such as '0.8'; null for the limit itself.")
     reason: _Reason
     action: _Action | None
-    upgrade: UpgradeData | None
+    upgrade: UpgradeData | None = Field(description="Null where no plan would free the account, as while it is suspended.")
+    suspension: SuspensionData | None = Field(default=None, description="Null unless the account is suspended.")
     resets_at: Time | None = Field(description="When the period ends; null on Free.")
     crossed_by: CrossedBy | None
     entry: EntryAddress
@@ -447,13 +511,13 @@ class LimitThreshold(LimitEvent):
 
 
 class LimitReached(LimitEvent):
-    """Nothing remains to the account."""
+    """The account is blocked: nothing remains to it, or it is suspended."""
 
     type: Literal["limit.reached"]
 
 
 class LimitCleared(LimitEvent):
-    """Something remains to the account again."""
+    """The account is blocked no longer: something remains to it, and it is not suspended."""
 
     type: Literal["limit.cleared"]
 
@@ -464,6 +528,9 @@ MESSAGES: dict[str, type[CloudEvent]] = {
     "account.subscribed": AccountSubscribed,
     "account.plan_changed": PlanChanged,
     "account.cancelled": AccountCancelled,
+    "account.suspended": AccountSuspended,
+    "account.resumed": AccountResumed,
+    "account.thresholds_set": ThresholdsSet,
     "credits.granted": CreditsGranted,
     "usage.voided": UsageVoided,
     "catalog.published": CatalogPublishedMessage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 
 import msgspec
 
@@ -59,6 +60,10 @@ class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
     """In the order in which they are drawn: see `by_expiry`."""
     counted_from: datetime | None = None
     """For an account brought in mid-cycle: what occurred before this was counted elsewhere."""
+    suspended: str | None = None
+    """Why it is suspended, where it is."""
+    thresholds: tuple[Decimal, ...] | None = None
+    """Its own, where it has been given some; an empty tuple announces none."""
 
     @property
     def granted(self) -> int:
@@ -72,8 +77,8 @@ class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
 
     @property
     def is_blocked(self) -> bool:
-        """Whether nothing remains."""
-        return self.remaining <= 0
+        """Whether it is suspended, or nothing remains."""
+        return self.suspended is not None or self.remaining <= 0
 
 
 def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
@@ -101,10 +106,11 @@ def next_boundary(state: AccountState) -> datetime | None:
 def due_at(state: AccountState, *, free_plan: str) -> datetime | None:
     """When the ledger's owner must act on the account without waiting for an input: where an app has to be told.
 
-    That is the next boundary of an account that is blocked, has a grant that expires, or falls back to a Free with nothing left.
+    That is the next boundary of an account to which nothing remains, that has a grant which expires, or that falls back to a Free with
+    nothing left. Time alone does not free one that is suspended.
     """
     falls_to_nothing = state.next_plan == free_plan and state.free_left <= 0
-    is_due = state.is_blocked or falls_to_nothing or _next_expiry(state) is not None
+    is_due = state.remaining <= 0 or falls_to_nothing or _next_expiry(state) is not None
     return next_boundary(state) if is_due else None
 
 

@@ -7,9 +7,11 @@ from datetime import datetime
 import msgspec
 
 from usageledger.domain.account import AccountState
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.catalog import AdoptedCatalogs, Catalog
 from usageledger.domain.credits import format_credits
+from usageledger.domain.crossings import thresholds_of
 from usageledger.domain.plan_changes import free_from_the_first_event
+from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import state_at
 
 
@@ -33,6 +35,10 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     used: str
     remaining: str
     blocked: bool
+    suspended: str | None
+    """Why, where the account is suspended."""
+    thresholds: tuple[str, ...]
+    """The shares of what it has whose crossing is announced."""
     by_feature: dict[str, str]
 
 
@@ -42,8 +48,8 @@ def balance_at(account: str, state: AccountState | None, at: datetime, catalogs:
     An account that the ledger does not know is on an untouched Free.
     """
     if state is None:
-        return _balance(account, untouched_free(at, catalogs), is_known=False)
-    return _balance(account, state_at(state, account, at, catalogs), is_known=True)
+        return _balance(account, untouched_free(at, catalogs), catalogs.in_force(at), is_known=False)
+    return _balance(account, state_at(state, account, at, catalogs), catalogs.in_force(at), is_known=True)
 
 
 def untouched_free(at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
@@ -53,7 +59,7 @@ def untouched_free(at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
     return AccountState(plan=free.plan, period=free, free_left=free.allotment, time_zone="UTC")
 
 
-def _balance(account: str, state: AccountState, *, is_known: bool) -> Balance:
+def _balance(account: str, state: AccountState, catalog: Catalog, *, is_known: bool) -> Balance:
     period = state.period
     return Balance(
         account=account,
@@ -66,5 +72,7 @@ def _balance(account: str, state: AccountState, *, is_known: bool) -> Balance:
         used=format_credits(period.used),
         remaining=format_credits(state.remaining),
         blocked=state.is_blocked,
+        suspended=state.suspended,
+        thresholds=tuple(format_quantity(share) for share in thresholds_of(state, catalog)),
         by_feature={feature: format_credits(credits) for feature, credits in sorted(period.by_feature.items())},
     )

@@ -58,6 +58,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     price_cents: int
     allotment: int
     renews: bool
+    thresholds: tuple[Decimal, ...] | None = None
+    """Its own, where it is not to have the catalog's; an empty tuple announces none."""
 
 
 class UnknownRate(msgspec.Struct, frozen=True):
@@ -75,7 +77,8 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """In the order of plan levels, lowest first."""
     features: tuple[Feature, ...]
     thresholds: tuple[Decimal, ...] = ()
-    """Shares of what a period has whose crossing is announced: ascending, each between 0 and 1."""
+    """Shares of what a period has whose crossing is announced, where its plan or account has none of its own: ascending, each between
+    0 and 1."""
     unknown_accounts: Literal["free", "refuse"] = "free"
     """What becomes of usage of an account never opened or subscribed: it is on Free from its first event, or the usage is refused."""
     notes: tuple[str, ...] = ()
@@ -110,6 +113,11 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def next_plan(self, plan_id: str) -> Plan | None:
         """The plan one level up; None above the highest, and above a plan that this catalog does not have."""
         return next(iter(self.plans_above(plan_id)), None)
+
+    def thresholds_on(self, plan_id: str) -> tuple[Decimal, ...]:
+        """The thresholds of accounts on that plan: the plan's own, otherwise, and for a plan that is not here, the catalog's."""
+        plan = self.plan(plan_id)
+        return self.thresholds if plan is None or plan.thresholds is None else plan.thresholds
 
     def feature(self, feature_id: str) -> Feature | None:
         """The feature with this id."""

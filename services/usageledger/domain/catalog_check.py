@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import NoReturn, get_args
 
 from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate, Rounding
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.quantity import check_name, parse_quantity
+from usageledger.domain.thresholds import threshold_defects
 
 PRICE_CENTS_MAX = 2**53 - 1
 
@@ -49,7 +49,7 @@ def _defects(catalog: Catalog) -> Iterator[str]:
     yield from _repeated("features", catalog.features)
     for feature in catalog.features:
         yield from _feature_defects(f"features.{feature.id}", feature)
-    yield from _threshold_defects(catalog.thresholds)
+    yield from _threshold_defects("thresholds", catalog.thresholds)
 
 
 def _plan_defects(where: str, plan: Plan) -> Iterator[str]:
@@ -59,6 +59,7 @@ def _plan_defects(where: str, plan: Plan) -> Iterator[str]:
     yield from _out_of_range(f"{where}.credits", plan.allotment, MICROCREDITS_MAX)
     if not plan.renews and plan.price_cents != 0:
         yield f"{where}: a plan that does not renew costs nothing, there is no rule for one that is paid once"
+    yield from _threshold_defects(f"{where}.thresholds", plan.thresholds or ())
 
 
 def _feature_defects(where: str, feature: Feature) -> Iterator[str]:
@@ -90,14 +91,8 @@ def _rate_defects(where: str, rate: Rate) -> Iterator[str]:
         yield from _not_a_quantity(f"{where}.per", rate.per)
 
 
-def _threshold_defects(thresholds: Sequence[Decimal]) -> Iterator[str]:
-    for share in thresholds:
-        if not 0 < share < 1:
-            yield f"thresholds: a share lies between 0 and 1, unlike {share} (the limit itself is always announced)"
-        else:
-            yield from _not_a_quantity("thresholds", share)
-    if any(higher <= lower for lower, higher in pairwise(thresholds)):
-        yield f"thresholds: ascend without repeating, unlike {', '.join(map(str, thresholds))}"
+def _threshold_defects(where: str, thresholds: Sequence[Decimal]) -> Iterator[str]:
+    return (f"{where}: {defect}" for defect in threshold_defects(thresholds))
 
 
 def _repeated(where: str, items: Iterable[Plan | Feature | Model]) -> Iterator[str]:

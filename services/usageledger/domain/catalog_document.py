@@ -52,7 +52,8 @@ class FeatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     models: tuple[ModelDocument, ...] = ()
 
 
-class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+# omit_defaults: a catalog whose plans have no thresholds of their own is written as it was before there were any.
+class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A plan; ``credits`` is its allotment."""
 
     id: str
@@ -60,6 +61,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     price_cents: int
     credits: Amount
     renews: bool
+    thresholds: tuple[str, ...] | None = None
 
 
 class CatalogDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +100,7 @@ def catalog_document(catalog: Catalog) -> dict[str, object]:
         effective_from=catalog.effective_from,
         plans=tuple(_plan_document(plan) for plan in catalog.plans),
         features=tuple(_feature_document(feature) for feature in catalog.features),
-        thresholds=tuple(format_quantity(share) for share in catalog.thresholds),
+        thresholds=_written_shares(catalog.thresholds),
         unknown_accounts=catalog.unknown_accounts,
         notes=catalog.notes,
     )
@@ -108,8 +110,17 @@ def catalog_document(catalog: Catalog) -> dict[str, object]:
 
 def _plan_document(plan: Plan) -> PlanDocument:
     return PlanDocument(
-        id=plan.id, name=plan.name, price_cents=plan.price_cents, credits=format_credits(plan.allotment), renews=plan.renews
+        id=plan.id,
+        name=plan.name,
+        price_cents=plan.price_cents,
+        credits=format_credits(plan.allotment),
+        renews=plan.renews,
+        thresholds=None if plan.thresholds is None else _written_shares(plan.thresholds),
     )
+
+
+def _written_shares(shares: tuple[Decimal, ...]) -> tuple[str, ...]:
+    return tuple(format_quantity(share) for share in shares)
 
 
 def _feature_document(feature: Feature) -> FeatureDocument:
@@ -138,7 +149,7 @@ class _Reading:
     def catalog(self, shape: CatalogDocument) -> Catalog:
         plans = tuple(self._plan(f"plans.{plan.id}", plan) for plan in shape.plans)
         features = tuple(self._feature(f"features.{feature.id}", feature) for feature in shape.features)
-        thresholds = tuple(self._value("thresholds", _decimal, share, Decimal("0.5")) for share in shape.thresholds)
+        thresholds = self._shares("thresholds", shape.thresholds)
         effective_from = self._value("effective_from", _utc, shape.effective_from, shape.effective_from)
         if self._defects:
             refuse(self._defects)
@@ -154,7 +165,13 @@ class _Reading:
 
     def _plan(self, where: str, plan: PlanDocument) -> Plan:
         allotment = self._credits(f"{where}.credits", plan.credits)
-        return Plan(id=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=allotment, renews=plan.renews)
+        thresholds = None if plan.thresholds is None else self._shares(f"{where}.thresholds", plan.thresholds)
+        return Plan(
+            id=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=allotment, renews=plan.renews, thresholds=thresholds
+        )
+
+    def _shares(self, where: str, shares: tuple[str, ...]) -> tuple[Decimal, ...]:
+        return tuple(self._value(where, _decimal, share, Decimal("0.5")) for share in shares)
 
     def _feature(self, where: str, feature: FeatureDocument) -> Feature:
         stated_range = feature.stated_range and (

@@ -11,7 +11,7 @@ from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.entry import Crossing, Figures, LedgerEntry, PeriodReference, UpgradeOffer
 from usageledger.domain.quantity import format_quantity
 
-Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided"]
+Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"]
 
 _REASONS: dict[str, Reason] = {
     "usage": "usage",
@@ -21,6 +21,8 @@ _REASONS: dict[str, Reason] = {
     "renewal": "renewed",
     "plan_change": "plan_changed",
     "account_opened": "plan_changed",
+    "suspension": "suspended",
+    "resumption": "resumed",
 }
 
 _ACTIONS: dict[str, Literal["block", "prompt_upgrade"] | None] = {
@@ -49,36 +51,44 @@ def reference_to(period: Period) -> PeriodReference:
 
 
 def crossings_between(
-    before: Figures | None, now: Figures, after: AccountState, entry: LedgerEntry, catalog: Catalog
+    before: AccountState | None, after: AccountState, now: Figures, entry: LedgerEntry, catalog: Catalog
 ) -> tuple[Crossing, ...]:
-    """The limits crossed by an entry that took the current period's figures from ``before`` to ``now``: thresholds lowest first, the
-    limit itself last.
+    """The limits crossed by an entry that took an account from ``before`` to ``after``: thresholds lowest first, the limit itself last.
 
-    ``before`` is None for an account just opened, which nobody has blocked yet; ``after`` is the state whose figures are ``now``.
+    ``before`` is None for an account just opened, which nobody has blocked yet; ``now`` are the figures of ``after``.
 
     A threshold is crossed by usage alone: `used` comes from below its share of `used + remaining` to or above it, once per period and sum.
-    The limit is reached when `remaining` comes from above 0 to 0 or below, and cleared the other way, whatever the entry.
+    The limit is reached when the account comes to be blocked, by a suspension or because nothing remains, and cleared when it comes to be
+    free of both, whatever the entry.
     """
     if entry.is_late:
         return ()
     crossed: list[Crossing] = []
     if before is not None and entry.kind == "usage":
-        shares = _shares_crossed(before.used, now, after.period, catalog)
+        shares = _shares_crossed(before.period.used, now, after, catalog)
         crossed = [_crossing("limit.threshold", entry, after, now, catalog, share) for share in shares]
-    was_blocked = before is not None and before.remaining <= 0
-    if not was_blocked and now.remaining <= 0:
+    was_blocked = before is not None and before.is_blocked
+    is_blocked = after.suspended is not None or now.remaining <= 0
+    if is_blocked and not was_blocked:
         crossed.append(_crossing("limit.reached", entry, after, now, catalog))
-    elif was_blocked and now.remaining > 0:
+    elif was_blocked and not is_blocked:
         crossed.append(_crossing("limit.cleared", entry, after, now, catalog))
     return tuple(crossed)
 
 
 def upgrade_for(state: AccountState, catalog: Catalog) -> UpgradeOffer | None:
-    """The lowest plan above the account's under which something would remain; None where no plan does."""
+    """The lowest plan above the account's that would free it; None where none would, as while it is suspended."""
+    if state.suspended is not None:
+        return None
     for plan in catalog.plans_above(state.plan):
         if _remaining_under(plan, state) > 0:
             return UpgradeOffer(plan=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=plan.allotment)
     return None
+
+
+def thresholds_of(state: AccountState, catalog: Catalog) -> tuple[Decimal, ...]:
+    """The shares whose crossing is announced: the account's own, otherwise its plan's, otherwise the catalog's."""
+    return catalog.thresholds_on(state.plan) if state.thresholds is None else state.thresholds
 
 
 def _remaining_under(plan: Plan, state: AccountState) -> int:
@@ -88,13 +98,13 @@ def _remaining_under(plan: Plan, state: AccountState) -> int:
     return plan.allotment + state.granted - state.period.used
 
 
-def _shares_crossed(used_before: int, now: Figures, period: Period, catalog: Catalog) -> Iterator[Decimal]:
+def _shares_crossed(used_before: int, now: Figures, after: AccountState, catalog: Catalog) -> Iterator[Decimal]:
     whole = now.used + now.remaining
     if whole <= 0:
         return
-    for share in catalog.thresholds:
+    for share in thresholds_of(after, catalog):
         mark = share * whole
-        if used_before < mark <= now.used and (format_quantity(share), whole) not in period.announced:
+        if used_before < mark <= now.used and (format_quantity(share), whole) not in after.period.announced:
             yield share
 
 
@@ -106,7 +116,8 @@ def _crossing(
     catalog: Catalog,
     share: Decimal | None = None,
 ) -> Crossing:
-    action = _ACTIONS[type_]
+    is_suspended = after.suspended is not None
+    action = None if is_suspended and type_ == "limit.threshold" else _ACTIONS[type_]  # buying more would help nothing
     return Crossing(
         type=type_,
         reason=_REASONS[entry.kind],
@@ -116,4 +127,5 @@ def _crossing(
         threshold=None if share is None else format_quantity(share),
         action=action,
         upgrade=None if action is None else upgrade_for(after, catalog),
+        suspended=after.suspended,
     )

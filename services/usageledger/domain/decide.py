@@ -16,15 +16,18 @@ from usageledger.domain.account import AccountState, Period
 from usageledger.domain.catalog import AdoptedCatalogs, UnknownRate
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.crossings import crossings_between, figures_of, figures_of_ended, reference_to
-from usageledger.domain.entry import EventReference, Figures, GrantChange, LedgerEntry, PlanChange, Voids
+from usageledger.domain.entry import EventReference, Figures, GrantChange, LedgerEntry, PlanChange, SuspensionChange, Voids
 from usageledger.domain.events import (
     AccountCancelled,
     AccountEvent,
     AccountOpened,
+    AccountResumed,
     AccountSubscribed,
+    AccountSuspended,
     AnyEvent,
     CreditsGranted,
     PlanChanged,
+    ThresholdsSet,
     UsageRecorded,
     UsageVoided,
     content_digest,
@@ -142,7 +145,7 @@ class _Book:
         catalog = self.catalogs.in_force(self.appended_at)
         figures = None if before is None else _figures(before, entry.is_late)
         now = _figures(after, entry.is_late)
-        crossings = crossings_between(figures, now, after, entry, catalog)
+        crossings = crossings_between(before, after, now, entry, catalog)
         entry = replace(
             entry,
             catalog_version=entry.catalog_version or catalog.version,
@@ -230,6 +233,11 @@ def _decide_account_event(event: AccountEvent, reference: EventReference, book: 
         return _decide_grant(event, reference, book)
     if isinstance(event, UsageVoided):
         return _decide_void(event, reference, book, voided)
+    if isinstance(event, (AccountSuspended, AccountResumed)):
+        return _decide_suspension(event, reference, book)
+    if isinstance(event, ThresholdsSet):
+        book.write(book.draft("thresholds_set", event=reference, thresholds=event.thresholds))
+        return None
     change = _plan_change(event, book)
     if isinstance(change, Refusal):
         return change
@@ -256,6 +264,16 @@ def _decide_grant(event: CreditsGranted, reference: EventReference, book: _Book)
         return Refusal.QUANTITY_OUT_OF_RANGE
     grant = GrantChange(source=event.source, id=event.id, credits=event.credits, reason=event.reason, expires_at=event.expires_at)
     book.write(book.draft("grant", event=reference, grant=grant))
+    return None
+
+
+def _decide_suspension(event: AccountSuspended | AccountResumed, reference: EventReference, book: _Book) -> Refusal | None:
+    is_suspended = book.known.suspended is not None
+    suspends = isinstance(event, AccountSuspended)
+    if suspends == is_suspended:
+        return Refusal.ALREADY_SUSPENDED if suspends else Refusal.NOT_SUSPENDED
+    said = SuspensionChange(reason=event.reason, note=event.note)
+    book.write(book.draft("suspension" if suspends else "resumption", event=reference, suspension=said))
     return None
 
 

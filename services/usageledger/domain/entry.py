@@ -21,6 +21,9 @@ Kind = Literal[
     "renewal",
     "plan_change",
     "account_opened",
+    "suspension",
+    "resumption",
+    "thresholds_set",
     "catalog_adopted",
     "skip",
 ]
@@ -101,6 +104,13 @@ class PlanChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     counted_from: datetime | None = None
 
 
+class SuspensionChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Why an account is suspended, or is so no longer, and what somebody had to say about it."""
+
+    reason: str | None = None
+    note: str | None = None
+
+
 class UpgradeOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The lowest plan above the account's that leaves it with credits."""
 
@@ -114,13 +124,15 @@ class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     """A limit that the entry crosses: all that a limit event says, so that the limits consumer needs no state of its own."""
 
     type: Literal["limit.threshold", "limit.reached", "limit.cleared"]
-    reason: Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided"]
+    reason: Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"]
     plan: str
     period: PeriodReference
     figures: Figures
     threshold: str | None = None
     action: Literal["block", "prompt_upgrade"] | None = None
     upgrade: UpgradeOffer | None = None
+    suspended: str | None = None
+    """Why the account is suspended, where it is: then no upgrade frees it."""
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -152,6 +164,9 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     voids: Voids | None = None
     grant: GrantChange | None = None
     plan_change: PlanChange | None = None
+    suspension: SuspensionChange | None = None
+    thresholds: tuple[Decimal, ...] | None = None
+    """Of a ``thresholds_set``: the account's own, or None where it has its plan's again."""
     reason: str | None = None
     """Why an input was refused (a rule's name), or why an operator skipped it."""
     detail: str | None = None

@@ -81,7 +81,37 @@ class UsageVoided(Event, frozen=True, kw_only=True):
     reason: str
 
 
-AccountEvent = AccountOpened | AccountSubscribed | PlanChanged | AccountCancelled | CreditsGranted | UsageVoided
+class AccountSuspended(Event, frozen=True, kw_only=True):
+    """The account is to be blocked whatever it has left: a payment failed, a fraud is looked into."""
+
+    reason: str
+    note: str | None = None
+
+
+class AccountResumed(Event, frozen=True, kw_only=True):
+    """What the account was suspended for is settled."""
+
+    reason: str | None = None
+    note: str | None = None
+
+
+class ThresholdsSet(Event, frozen=True, kw_only=True):
+    """The account has thresholds of its own, none (an empty tuple), or its plan's again (None)."""
+
+    thresholds: tuple[Decimal, ...] | None
+
+
+AccountEvent = (
+    AccountOpened
+    | AccountSubscribed
+    | PlanChanged
+    | AccountCancelled
+    | AccountSuspended
+    | AccountResumed
+    | ThresholdsSet
+    | CreditsGranted
+    | UsageVoided
+)
 AnyEvent = UsageRecorded | AccountEvent
 
 EVENT_TYPES: dict[type[Event], str] = {
@@ -90,6 +120,9 @@ EVENT_TYPES: dict[type[Event], str] = {
     AccountSubscribed: "account.subscribed",
     PlanChanged: "account.plan_changed",
     AccountCancelled: "account.cancelled",
+    AccountSuspended: "account.suspended",
+    AccountResumed: "account.resumed",
+    ThresholdsSet: "account.thresholds_set",
     CreditsGranted: "credits.granted",
     UsageVoided: "usage.voided",
 }

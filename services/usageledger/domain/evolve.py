@@ -20,6 +20,17 @@ def evolve(state: AccountState | None, entry: LedgerEntry) -> AccountState | Non
         return _granted(state, entry.grant, entry)
     if entry.kind == "grant_expired" and entry.grant is not None:
         return _expired(state, entry.grant)
+    return _told(state, entry)
+
+
+def _told(state: AccountState, entry: LedgerEntry) -> AccountState:
+    """What changes no figure."""
+    if entry.kind == "suspension" and entry.suspension is not None:
+        return replace(state, suspended=entry.suspension.reason)
+    if entry.kind == "resumption":
+        return replace(state, suspended=None)
+    if entry.kind == "thresholds_set":
+        return replace(state, thresholds=entry.thresholds)
     return state
 
 

@@ -34,6 +34,8 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
         elif higher.allotment == lower.allotment:
             yield _finding("allotment_as_lower_plan", where, f"{higher.name} brings as many credits as {lower.name}, the level below it")
     for plan in catalog.plans:
+        if plan.thresholds == ():
+            yield _finding("no_thresholds", f"plans.{plan.id}.thresholds", f"{plan.name} announces nothing before the limit itself")
         if catalog.next_plan(plan.id) is None:
             yield _finding("no_next_plan", f"plans.{plan.id}", f"{plan.name} is the highest level: there is no upgrade to offer")
 

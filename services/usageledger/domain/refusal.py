@@ -52,3 +52,7 @@ class Refusal(str, Enum):
     ALREADY_SUBSCRIBED = "already_subscribed"
     """A running subscription changes by ``account.plan_changed``; subscribing again would bring credits that were not paid for."""
     NOT_SUBSCRIBED = "not_subscribed"
+
+    ALREADY_SUSPENDED = "already_suspended"
+    """One reason counts at a time; another one wants a resumption first."""
+    NOT_SUSPENDED = "not_suspended"

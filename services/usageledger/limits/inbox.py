@@ -68,10 +68,13 @@ class LimitEvent:
     threshold: Decimal | None
     """The share of ``used + remaining`` that was crossed; None for the limit itself."""
     reason: str
-    """``usage``, ``renewed``, ``plan_changed``, ``granted``, ``grant_expired`` or ``voided``."""
+    """``usage``, ``renewed``, ``plan_changed``, ``granted``, ``grant_expired``, ``voided``, ``suspended`` or ``resumed``."""
     action: str | None
     """``block``, ``prompt_upgrade`` or None."""
     upgrade: Upgrade | None
+    """The plan that would free the account, None where none would: while it is suspended, say."""
+    suspension_reason: str | None
+    """Why the account is suspended, where it is."""
     resets_at: datetime | None
     crossed_by: CrossedBy | None
     appended_at: datetime
@@ -97,6 +100,7 @@ def parse_limit_event(event: Mapping[str, Any]) -> LimitEvent:
 def _parsed(event: Mapping[str, Any]) -> LimitEvent:
     data = event["data"]
     upgrade, crossed_by = data["upgrade"], data["crossed_by"]
+    suspension = data.get("suspension")
     return LimitEvent(
         kind=_KINDS[event["type"]],
         id=event["id"],
@@ -116,6 +120,7 @@ def _parsed(event: Mapping[str, Any]) -> LimitEvent:
         else Upgrade(
             plan=upgrade["plan"], name=upgrade["name"], price_cents=upgrade["price_cents"], allotment=Decimal(upgrade["allotment"])
         ),
+        suspension_reason=None if suspension is None else suspension["reason"],
         resets_at=_time_or_none(data["resets_at"]),
         crossed_by=None
         if crossed_by is None

@@ -141,17 +141,17 @@ class LimitSubscriber:
         return handler
 
     def on_reached(self, handler: Handler) -> Handler:
-        """Decorator: call this when nothing remains to an account."""
+        """Decorator: call this when an account comes to be blocked: nothing remains to it, or it is suspended."""
         self._handlers.add("reached", handler)
         return handler
 
     def on_cleared(self, handler: Handler) -> Handler:
-        """Decorator: call this when something remains again to an account whose limit was reached."""
+        """Decorator: call this when an account that was blocked is so no longer."""
         self._handlers.add("cleared", handler)
         return handler
 
     def is_blocked(self, account: str) -> bool:
-        """Whether nothing remains to the account.
+        """Whether nothing remains to the account, or it is suspended.
 
         Raises SubscriberFailed, and RuntimeError while there is no view to answer from: before `wait_ready` has returned, after `close`.
         """
@@ -159,7 +159,7 @@ class LimitSubscriber:
         return self._view.is_blocked(account)
 
     def blocked(self) -> set[str]:
-        """All accounts to which nothing remains. Raises as `is_blocked` does."""
+        """All accounts that are blocked. Raises as `is_blocked` does."""
         self._require_view()
         return self._view.blocked()
 

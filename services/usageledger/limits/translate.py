@@ -61,6 +61,7 @@ def _data(entry: LedgerEntry, crossing: Crossing, place: Place) -> dict[str, obj
         "reason": crossing.reason,
         "action": crossing.action,
         "upgrade": _upgrade(crossing),
+        "suspension": None if crossing.suspended is None else {"reason": crossing.suspended},
         "resets_at": crossing.period.end,
         "crossed_by": None if event is None else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
         "entry": asdict(place),

@@ -19,15 +19,19 @@ from usageledger.domain.events import (
     AccountCancelled,
     AccountEvent,
     AccountOpened,
+    AccountResumed,
     AccountSubscribed,
+    AccountSuspended,
     CreditsGranted,
     Event,
     PlanChanged,
+    ThresholdsSet,
     UsageRecorded,
     UsageVoided,
 )
 from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, parse_quantity
 from usageledger.domain.refusal import Refusal
+from usageledger.domain.thresholds import parse_thresholds
 from usageledger.log.partitioning import partition_of
 from usageledger.log.records import Record
 
@@ -77,6 +81,20 @@ class _PlanChangedData(msgspec.Struct):
 
 class _CancelledData(msgspec.Struct):
     effective: Literal["period_end", "now"] = "period_end"
+
+
+class _SuspendedData(msgspec.Struct):
+    reason: str
+    note: str | None = None
+
+
+class _ResumedData(msgspec.Struct):
+    reason: str | None = None
+    note: str | None = None
+
+
+class _ThresholdsSetData(msgspec.Struct):
+    thresholds: tuple[str, ...] | None
 
 
 class _GrantedData(msgspec.Struct):
@@ -254,6 +272,21 @@ def _cancelled(raw: msgspec.Raw, header: dict[str, Any]) -> AccountCancelled:
     return AccountCancelled(**header, effective=msgspec.json.decode(raw, type=_CancelledData).effective)
 
 
+def _suspended(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSuspended:
+    data = msgspec.json.decode(raw, type=_SuspendedData)
+    return AccountSuspended(**header, reason=check_name("data.reason", data.reason), note=data.note)
+
+
+def _resumed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountResumed:
+    data = msgspec.json.decode(raw, type=_ResumedData)
+    return AccountResumed(**header, reason=None if data.reason is None else check_name("data.reason", data.reason), note=data.note)
+
+
+def _thresholds_set(raw: msgspec.Raw, header: dict[str, Any]) -> ThresholdsSet:
+    written = msgspec.json.decode(raw, type=_ThresholdsSetData).thresholds
+    return ThresholdsSet(**header, thresholds=None if written is None else parse_thresholds(written))
+
+
 def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
     data = msgspec.json.decode(raw, type=_GrantedData)
     credits = parse_credits(data.credits)
@@ -274,6 +307,9 @@ _ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]
     "account.subscribed": _subscribed,
     "account.plan_changed": _plan_changed,
     "account.cancelled": _cancelled,
+    "account.suspended": _suspended,
+    "account.resumed": _resumed,
+    "account.thresholds_set": _thresholds_set,
     "credits.granted": _granted,
     "usage.voided": _voided,
 }

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 from usageledger.domain.quantity import check_name
 from usageledger.log.topics import Topics
 from usageledger.producer import events, kafka_publisher
-from usageledger.producer.events import Credits, Event, InvalidEvent
+from usageledger.producer.events import Credits, Event, InvalidEvent, Share
 from usageledger.producer.publisher import Blame, ConnectTo, Publisher, PublishError
 
 
@@ -31,7 +31,7 @@ class CommandFailed(Exception):
 
 
 class AccountClient:
-    """Tells the ledger about plans, cancellations and grants. Each command returns when all in-sync replicas have it, with the event's id.
+    """Tells the ledger about plans, suspensions and grants. Each command returns when all in-sync replicas have it, with the event's id.
 
     ::
 
@@ -143,6 +143,45 @@ class AccountClient:
         """Cancel the subscription with the end of its period, or ``"now"`` (for fraud)."""
         event = events.account_cancelled(
             source=self.source, account=account, id=_id(id), effective=effective, occurred_at=occurred_at, now=self._clock()
+        )
+        return self._send(event)
+
+    def suspend(
+        self, account: str, reason: str, *, note: str | None = None, id: str | None = None, occurred_at: datetime | None = None
+    ) -> str:
+        """Block an account, whatever it has left, until it is resumed. Apps are told the ``reason``, such as ``"payment_failed"``.
+
+        Its plan, its cycle and its grants go on, and what it uses all the same counts.
+        """
+        event = events.account_suspended(
+            source=self.source, account=account, id=_id(id), reason=reason, note=note, occurred_at=occurred_at, now=self._clock()
+        )
+        return self._send(event)
+
+    def resume(
+        self,
+        account: str,
+        *,
+        reason: str | None = None,
+        note: str | None = None,
+        id: str | None = None,
+        occurred_at: datetime | None = None,
+    ) -> str:
+        """End an account's suspension: it is free again if something remains to it."""
+        event = events.account_resumed(
+            source=self.source, account=account, id=_id(id), reason=reason, note=note, occurred_at=occurred_at, now=self._clock()
+        )
+        return self._send(event)
+
+    def set_thresholds(
+        self, account: str, thresholds: Sequence[Share] | None, *, id: str | None = None, occurred_at: datetime | None = None
+    ) -> str:
+        """Set the shares of its credits at which an account is announced, such as ``["0.5", "0.9"]``: ``[]`` for none, None for its plan's.
+
+        Setting them announces nothing; the next use that crosses one does.
+        """
+        event = events.account_thresholds_set(
+            source=self.source, account=account, id=_id(id), thresholds=thresholds, occurred_at=occurred_at, now=self._clock()
         )
         return self._send(event)
 

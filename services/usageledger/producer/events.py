@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal, TypeVar
 
 from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, format_quantity, parse_quantity
+from usageledger.domain.thresholds import parse_thresholds
 from usageledger.log.topics import Topics
 
 Event = dict[str, object]
@@ -23,12 +24,16 @@ Event = dict[str, object]
 
 Quantity = str | int | Decimal
 Credits = str | int
+Share = str | Decimal
 
 # The ledger refuses what lies outside, on every plan; who asks early is told early.
 AHEAD_MAX = timedelta(minutes=5)
 LATE_MAX = timedelta(days=35)
 # Years in which a billing cycle can be reckoned.
 YEAR_MIN, YEAR_MAX = 1970, 2999
+
+# What alone can be so long that an event has too many bytes; in other events it is the reason.
+_LONG_TEXTS = {"usage.recorded": "dimensions", "account.suspended": "note", "account.resumed": "note"}
 
 _T = TypeVar("_T")
 
@@ -162,6 +167,53 @@ def account_cancelled(
     return {**_envelope("account.cancelled", source, account, id, occurred_at, now, live), "data": {"effective": effective}}
 
 
+def account_suspended(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    reason: str,
+    note: str | None = None,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build a suspension. ``reason`` is a name such as ``payment_failed``, which apps are told. Raises InvalidEvent."""
+    data = {"reason": _name("reason", reason), "note": _note(note)}
+    return {**_envelope("account.suspended", source, account, id, occurred_at, now, live), "data": _given(data)}
+
+
+def account_resumed(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    reason: str | None = None,
+    note: str | None = None,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build the end of a suspension. Raises InvalidEvent."""
+    data = {"reason": None if reason is None else _name("reason", reason), "note": _note(note)}
+    return {**_envelope("account.resumed", source, account, id, occurred_at, now, live), "data": _given(data)}
+
+
+def account_thresholds_set(
+    *,
+    source: str,
+    account: str,
+    id: str,
+    thresholds: Sequence[Share] | None,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
+) -> Event:
+    """Build the setting of an account's own thresholds: none if empty, its plan's again if None. Raises InvalidEvent."""
+    written = None if thresholds is None else _shares(thresholds)
+    return {**_envelope("account.thresholds_set", source, account, id, occurred_at, now, live), "data": {"thresholds": written}}
+
+
 def credits_granted(
     *,
     source: str,
@@ -189,7 +241,7 @@ def encode(event: Event) -> bytes:
     """Write an event as the bytes of its record. Raises InvalidEvent if they are more than a record may have."""
     value = _encoder.encode(event).encode()
     if len(value) > EVENT_BYTES_MAX:
-        field = "dimensions" if event["type"] == "usage.recorded" else "reason"
+        field = _LONG_TEXTS.get(str(event["type"]), "reason")
         raise InvalidEvent(field, f"an event has at most {EVENT_BYTES_MAX} bytes, not {len(value)}: its {field} must be shorter")
     return value
 
@@ -285,15 +337,32 @@ def _moment(field: str, moment: datetime | None) -> str | None:
 
 def _reason(reason: str) -> str:
     """A person's words, or an exception's: any text that says something."""
-    if not isinstance(reason, str):
-        raise InvalidEvent("reason", f"reason is a string, not {type(reason).__name__}")
-    if not reason.strip():
-        raise InvalidEvent("reason", "reason says something, and is not empty")
+    return _text("reason", reason)
+
+
+def _note(note: str | None) -> str | None:
+    return None if note is None else _text("note", note)
+
+
+def _text(field: str, text: str) -> str:
+    if not isinstance(text, str):
+        raise InvalidEvent(field, f"{field} is a string, not {type(text).__name__}")
+    if not text.strip():
+        raise InvalidEvent(field, f"{field} says something, and is not empty")
     try:
-        reason.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise InvalidEvent("reason", "reason is not valid Unicode") from None
-    return reason
+        raise InvalidEvent(field, f"{field} is not valid Unicode") from None
+    return text
+
+
+def _shares(thresholds: Sequence[Share]) -> list[str]:
+    if isinstance(thresholds, str) or not isinstance(thresholds, Sequence):
+        raise InvalidEvent("thresholds", f"thresholds is a list of shares such as ['0.5', '0.9'], not {thresholds!r}")
+    try:
+        return [format_quantity(share) for share in parse_thresholds(thresholds)]
+    except ValueError as error:
+        raise InvalidEvent("thresholds", str(error)) from None
 
 
 def _time_zone(name: str | None) -> str | None:
