@@ -5,8 +5,8 @@
 
 In Stripe, a subscription's metadata names the account (``account: acct_4821``), and a price's lookup key is the plan's id (``pro``).
 
-Stripe sends a webhook again until it is answered with 200, and now and then twice all the same. Each command carries the id of Stripe's event,
-so the ledger takes it once; an answer is given only after Kafka has acknowledged it.
+Stripe sends a webhook again until it is answered with 200, and now and then twice all the same. Each command carries the id of Stripe's
+event, so the ledger takes it once; an answer is given only after Kafka has acknowledged it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def billing() -> AccountClient:
 async def on_webhook(request: Request) -> dict[str, str]:
     """One event of Stripe's. 400 for what Stripe has not signed, 503 while Kafka is away: Stripe then sends it again."""
     body = await request.body()
+    signature, secret = request.headers.get("stripe-signature"), os.environ["STRIPE_WEBHOOK_SECRET"]
     try:
-        stripe.WebhookSignature.verify_header(body.decode(), request.headers.get("stripe-signature"), os.environ["STRIPE_WEBHOOK_SECRET"], 300)
+        stripe.WebhookSignature.verify_header(body.decode(), signature, secret, tolerance=300)
     except stripe.SignatureVerificationError as error:
         raise HTTPException(400, f"not signed by Stripe: {error}") from None
     try:

@@ -1,0 +1,37 @@
+"""What the examples' tests look at: an account as the ledger has it, waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from tests.servers import RunningGateway
+from usageledger.counters.connection import connect_blocking
+from usageledger.domain.balance import Balance
+from usageledger.local.accounts import AccountReader
+from usageledger.log.reading import log_reader
+
+DEADLINE_S = 30.0
+
+T = TypeVar("T")
+
+
+def balance_of(gateway: RunningGateway, account: str) -> Balance:
+    """What an account has now."""
+    redis = connect_blocking(gateway.addresses.redis_url)
+    try:
+        with log_reader(gateway.addresses.kafka) as reader:
+            accounts = AccountReader(reader, redis, gateway.addresses.prefix)
+            return accounts.balance(account, at=None, now=datetime.now(UTC), importing=False).balance
+    finally:
+        redis.close()
+
+
+def wait_for(look: Callable[[], T], is_right: Callable[[T], bool]) -> T:
+    """What ``look`` finds once it is right; what it found last, where it does not come to be so in time."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_right(found := look()) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    return found
