@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -52,28 +53,28 @@ class GatewayOptions:
 
 async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set. Raises LedgerMissing, KafkaError, ViewError, OSError where it cannot begin."""
-    async with open_gateway(options) as gateway:
-        app = create_app(gateway, allowed_origins=options.allowed_origins)
-        config = uvicorn.Config(
-            app,
-            host=options.host,
-            port=options.port,
-            backlog=BACKLOG,
-            access_log=False,
-            log_config=None,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=FINISH_WITHIN_S,
-        )
-        server = _Server(config)
-        ended = asyncio.create_task(server.serve())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        stopping.cancel()
-        await ended
-        if not server.started:
-            raise OSError(f"nothing can listen at {options.host}:{options.port}: is the port taken?")
+    with _listening(options.host, options.port) as listener:
+        async with open_gateway(options) as gateway:
+            app = create_app(gateway, allowed_origins=options.allowed_origins)
+            config = uvicorn.Config(
+                app, access_log=False, log_config=None, lifespan="off", server_header=False, timeout_graceful_shutdown=FINISH_WITHIN_S
+            )
+            server = _Server(config)
+            logger.info("answering at http://%s:%d", options.host, options.port)
+            ended, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())
+            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            stopping.cancel()
+            await ended
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(
+            f"nothing can listen at {host}:{port} ({error.strerror}): name another with --port or USAGELEDGER_GATEWAY_PORT"
+        ) from None
 
 
 @asynccontextmanager
