@@ -24,10 +24,10 @@ from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.head import Head
-from usageledger.limits.place import Place, read_limit_event
 from usageledger.limits.translate import limit_events
 from usageledger.log.deciding import PartitionBook
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
+from usageledger.log.place import Place, read_limit_event
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.records import Record
 from usageledger.processor.catalog_log import CatalogLog

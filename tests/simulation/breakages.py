@@ -18,8 +18,8 @@ from tests.simulation.servers import SimulatedView
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.chain import unseal
 from usageledger.limits import announcer
-from usageledger.limits.place import Place
 from usageledger.log import deciding
+from usageledger.log.place import Place
 from usageledger.log.records import LedgerError
 from usageledger.processor import catch_up, feed, owner
 from usageledger.processor.inputs import InputBuffer, Source

@@ -11,8 +11,8 @@ from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.domain.entry import Crossing, EventReference, Figures, LedgerEntry, PeriodReference
 from usageledger.domain.head import Head
 from usageledger.limits.announcer import Announcer, Assignment, Unavailable
-from usageledger.limits.place import Place, read_limit_event
 from usageledger.limits.translate import LimitMessage
+from usageledger.log.place import Place, read_limit_event
 from usageledger.log.records import Record
 
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ from kafka.cluster import ClusterMetadata
 from tests.unit.limits_world import Fate, Ledger, World
 from usageledger.limits.announcer import LimitsError, PartitionsStopped
 from usageledger.limits.assignor import KnownPartitionsAssignor
-from usageledger.limits.place import Place
+from usageledger.log.place import Place
 
 
 def a_ledger(partition: int = 0) -> Ledger:

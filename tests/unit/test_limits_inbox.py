@@ -14,9 +14,9 @@ from tests.unit.limits_world import Ledger
 from usageledger.contracts.examples import examples
 from usageledger.domain.chain import entry_at
 from usageledger.limits.inbox import RETRY_AFTER_S, BlockedView, HandlerFailed, Handlers, LimitEvent, Upgrade, parse_limit_event
-from usageledger.limits.place import NotALimitEvent, Place, read_limit_event
 from usageledger.limits.subscriber import LimitSubscriber
 from usageledger.limits.translate import limit_events
+from usageledger.log.place import NotALimitEvent, Place, read_limit_event
 
 REACHED: dict[str, Any] = examples()["limit.reached"][0]
 CLEARED: dict[str, Any] = examples()["limit.cleared"][0]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from usageledger.domain.chain import NotAnEntry, entry_at
-from usageledger.limits.place import NotALimitEvent, Place, read_limit_event
 from usageledger.limits.translate import LimitMessage, limit_events
+from usageledger.log.place import NotALimitEvent, Place, read_limit_event
 from usageledger.log.records import Record
 
 COMMIT_EVERY_S = 0.5

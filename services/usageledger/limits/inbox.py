@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from usageledger.limits.place import NotALimitEvent, Place
+from usageledger.log.place import NotALimitEvent, Place
 
 Kind = Literal["threshold", "reached", "cleared"]
 

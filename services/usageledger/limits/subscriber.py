@@ -39,7 +39,7 @@ from usageledger.limits.inbox import (
     SubscriberFailed,
     Upgrade,
 )
-from usageledger.limits.place import NotALimitEvent, Place, read_limit_event
+from usageledger.log.place import NotALimitEvent, Place, read_limit_event
 from usageledger.log.topics import Topics
 
 with warnings.catch_warnings():
