@@ -18,18 +18,16 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     OffsetOutOfRangeError,
-    ProducerClosed,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
 )
 
 from usageledger.log.packing import pack
+from usageledger.log.producer_end import end_producer
 from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 
 _UNKNOWN_OFFSET = -1
 _POLL_MS = 500
-# A worker that is told to end has two seconds for its partitions.
-_FAREWELL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +237,7 @@ class KafkaLedgerPartition:
             self._end_later(producer)
 
     def _end_later(self, producer: Any) -> None:
-        task = asyncio.get_running_loop().create_task(_end(producer))
+        task = asyncio.get_running_loop().create_task(end_producer(producer))
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
 
@@ -250,25 +248,3 @@ class KafkaLedgerPartition:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-async def _end(producer: Any) -> None:
-    """Stop a producer: what it has on its way may arrive within a moment, and is then given up.
-
-    An idempotent aiokafka producer never gives up a batch, and its ``stop()`` waits for them all; the pinned version has no public way out.
-    """
-    with suppress(TimeoutError):
-        await asyncio.wait_for(producer.flush(), _FAREWELL_S)
-    sending = producer._sender.sender_task
-    if sending is not None:
-        sending.cancel()
-    accumulator = producer._message_accumulator
-    for batch in [batch for batches in accumulator._batches.values() for batch in batches]:
-        # Nobody waits for its turn to be sent, and asyncio would complain of an error that nobody hears.
-        batch._drain_waiter.cancel()
-    accumulator.fail_all(ProducerClosed())
-    with suppress(TimeoutError, KafkaError, asyncio.CancelledError):
-        async with asyncio.timeout(2 * _FAREWELL_S):
-            # With its connections closed the sender's last requests end at once.
-            await producer.client.close()
-            await producer.stop()
