@@ -30,7 +30,7 @@ class AccountNow(NamedTuple):
     """An account at a moment.
 
     ``state`` is rolled to ``at``; of an account that the ledger does not know it is an untouched Free. ``verified_at``: when the counters
-    were last known to be all that was decided, None if that was lately.
+    were last known to be all that was decided, None if that was lately. ``ledger_next``: the offset behind the last entry that is in them.
     """
 
     account: str
@@ -39,6 +39,7 @@ class AccountNow(NamedTuple):
     at: datetime
     verified_at: datetime | None
     catalogs: AdoptedCatalogs
+    ledger_next: int
 
 
 class Accounts:
@@ -80,8 +81,9 @@ class Accounts:
         at = head.clock if stored is not None and self._is_importing() else max(now, head.clock)
         verified_at = None if stored is None else as_of(stored, now)
         if blob is None:
-            return AccountNow(account, untouched_free(at, catalogs), False, at, verified_at, catalogs)
-        return AccountNow(account, state_at(decode_account(blob), account, at, catalogs), True, at, verified_at, catalogs)
+            return AccountNow(account, untouched_free(at, catalogs), False, at, verified_at, catalogs, head.next_offset)
+        state = state_at(decode_account(blob), account, at, catalogs)
+        return AccountNow(account, state, True, at, verified_at, catalogs, head.next_offset)
 
     async def catalogs(self, head: Head) -> AdoptedCatalogs:
         """Those that a partition has adopted; before it has adopted any, those that are published. Raises Problem."""
