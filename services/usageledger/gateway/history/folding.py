@@ -1,0 +1,365 @@
+"""Folding a ledger partition's records into ``history.db``: some at a time, each time in one transaction with how far that goes.
+
+An account's state is folded by `evolve`, as everywhere. What is kept beside it follows from the entries alone: the same entries make the
+same rows, in whatever batches they come.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from usageledger.domain.account import AccountState, Period
+from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
+from usageledger.domain.cycle import zone
+from usageledger.domain.encoding import decode_account, encode
+from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.evolve import evolve
+from usageledger.gateway.history.tables import microseconds, place_of
+from usageledger.log.records import Record
+
+CHANGE_NOTHING = frozenset({"refusal", "duplicate", "skip", "catalog_adopted"})
+STATES_KEPT_MAX = 50_000
+
+_MILLIONTHS = 1_000_000
+_encoder = msgspec.json.Encoder(decimal_format="string")
+_entries = msgspec.json.Decoder(LedgerEntry)
+
+
+class Position(NamedTuple):
+    """How far a partition is folded: everything before ``next_offset``, of which the last valid entry lies at ``entry_offset``."""
+
+    next_offset: int = 0
+    entry_offset: int = -1
+    entry_hash: str = ""
+
+
+class FoldFailed(Exception):
+    """A partition's records are not what the fold can go on with. The message says why, and nothing of them was folded."""
+
+
+class AnotherLedger(FoldFailed):
+    """What is folded is of another log than the one that lies there now."""
+
+
+class _Use(NamedTuple):
+    """Where a use counts in ``daily_use``."""
+
+    account: str
+    period: int
+    date: str
+    feature: str
+    model: str
+
+
+class _Noted(NamedTuple):
+    """A period as an entry left it. ``place``: of the entry that opened it, if it is new."""
+
+    period: Period
+    granted: int
+    place: int
+
+
+@dataclass(slots=True)
+class _Account:
+    """An account as its last entry left it."""
+
+    state: AccountState
+    blocked_since_us: int | None = None
+    blocked_reason: str | None = None
+    last_used_at_us: int | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What some entries of one partition change."""
+
+    partition: int
+    charges: dict[int, tuple[str, int | None, str | None, bytes]] = field(default_factory=dict)
+    daily_use: dict[_Use, list[int]] = field(default_factory=dict)
+    periods: dict[tuple[str, int], _Noted] = field(default_factory=dict)
+    accounts: dict[str, _Account] = field(default_factory=dict)
+    refusals: dict[int, LedgerEntry] = field(default_factory=dict)
+    unresolved: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
+    resolved: set[int] = field(default_factory=set)
+    accepted: dict[tuple[str, str, str, str], None] = field(default_factory=dict)
+
+
+class HistoryFold:
+    """Writes ``history.db``. One thread, one process."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._known: dict[str, _Account] = {}
+        self._positions = {
+            partition: Position(*rest)
+            for partition, *rest in database.execute("SELECT partition, next_offset, entry_offset, entry_hash FROM positions")
+        }
+
+    def position(self, partition: int) -> Position:
+        """How far the partition is folded."""
+        return self._positions.get(partition, Position())
+
+    def take(self, partition: int, records: Sequence[Record]) -> int:
+        """Fold records that begin at the partition's position; return how many valid entries there were.
+
+        Raises FoldFailed, and then nothing of them is folded; sqlite3.Error.
+        """
+        position = self.position(partition)
+        sealed = _chained(position, partition, records)
+        batch = _Batch(partition)
+        try:
+            for item in sealed:
+                self._apply(batch, item.entry)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            raise FoldFailed(f"the entry at offset {item.entry.offset} cannot be folded: {type(error).__name__}: {error}") from error
+        last = sealed[-1] if sealed else None
+        moved = Position(records[-1].offset + 1, *((last.entry.offset, last.hash) if last else position[1:]))
+        self._write(batch, moved, None if last is None else last.entry.appended_at)
+        self._positions[partition] = moved
+        self._keep(batch.accounts)
+        return len(sealed)
+
+    # What an entry changes --------------------------------------------------------------------------------------------------------
+
+    def _apply(self, batch: _Batch, entry: LedgerEntry) -> None:
+        _note_refusal(batch, entry)
+        if entry.kind in CHANGE_NOTHING or not entry.account:
+            return
+        account = batch.accounts.get(entry.account) or self._account(entry.account)
+        state = evolve(None if account is None else account.state, entry)
+        if state is None:
+            return
+        if account is None:
+            account = _Account(state)
+        account.state = state
+        batch.accounts[entry.account] = account
+        _note_limits(account, entry)
+        _note_periods(batch, entry, state)
+        date = self._count(batch, entry, account)
+        place = place_of(batch.partition, entry.offset)
+        number = None if entry.period is None else entry.period.number
+        batch.charges[place] = (entry.account, number, date, _encoder.encode(_kept_of(entry)))
+
+    def _count(self, batch: _Batch, entry: LedgerEntry, account: _Account) -> str | None:
+        """Count a use, or a void of one, in the day that it happened on; return the day of a use."""
+        if entry.kind == "usage" and entry.event is not None and entry.period is not None:
+            occurred_at = min(entry.event.occurred_at, entry.appended_at)
+            account.last_used_at_us = max(account.last_used_at_us or 0, microseconds(occurred_at))
+            date = local_date(occurred_at, account.state.time_zone)
+            if not entry.is_void_on_arrival:
+                _add(batch, entry, date, sign=1)
+            return date
+        if entry.kind == "void" and entry.voids is not None and entry.voids.entry_offset is not None:
+            usage, date = self._charged(batch, entry.voids.entry_offset)
+            _add(batch, usage, date, sign=-1)
+        return None
+
+    def _charged(self, batch: _Batch, offset: int) -> tuple[LedgerEntry, str]:
+        """The use at an offset of the partition, and the day that it counts in."""
+        place = place_of(batch.partition, offset)
+        row = batch.charges.get(place)
+        if row is not None:
+            date, entry = row[2], row[3]
+        else:
+            date, entry = self._database.execute("SELECT date, entry FROM charges WHERE place = ?", (place,)).fetchone()
+        assert date is not None, "a void names the entry of a use"
+        return _entries.decode(entry), date
+
+    def _account(self, account: str) -> _Account | None:
+        """The account before this batch."""
+        known = self._known.get(account)
+        if known is not None:
+            return _Account(known.state, known.blocked_since_us, known.blocked_reason, known.last_used_at_us)
+        row = self._database.execute(
+            "SELECT state, blocked_since_us, blocked_reason, last_used_at_us FROM accounts WHERE account = ?", (account,)
+        ).fetchone()
+        return None if row is None else _Account(decode_account(row[0]), *row[1:])
+
+    def _keep(self, accounts: dict[str, _Account]) -> None:
+        if len(self._known) + len(accounts) > STATES_KEPT_MAX:
+            self._known.clear()
+        self._known.update(accounts)
+
+    # Writing ----------------------------------------------------------------------------------------------------------------------
+
+    def _write(self, batch: _Batch, position: Position, clock: datetime | None) -> None:
+        database = self._database
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            database.executemany("INSERT INTO charges VALUES (?, ?, ?, ?, ?)", ((place, *row) for place, row in batch.charges.items()))
+            database.executemany(_ADD_DAILY_USE, ((*use, *sums) for use, sums in batch.daily_use.items()))
+            database.executemany(_WRITE_PERIOD, (_period_row(account, noted) for (account, _), noted in batch.periods.items()))
+            database.executemany(_WRITE_ACCOUNT, (_account_row(name, account) for name, account in batch.accounts.items()))
+            self._write_refusals(batch)
+            database.execute(_MOVE, (batch.partition, *position, None if clock is None else microseconds(clock)))
+            database.execute("COMMIT")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+
+    def _write_refusals(self, batch: _Batch) -> None:
+        """Refusals that lay there before are resolved by what was accepted here, and those of this batch by what came after them."""
+        (has_unresolved,) = self._database.execute("SELECT EXISTS (SELECT 1 FROM refusals WHERE is_resolved = 0)").fetchone()
+        if has_unresolved:
+            self._database.executemany(_RESOLVE, batch.accepted)
+        rows = (_refusal_row(place, entry, place in batch.resolved) for place, entry in batch.refusals.items())
+        self._database.executemany(f"INSERT INTO refusals VALUES ({', '.join('?' * 13)})", rows)
+
+
+_ADD_DAILY_USE = """
+INSERT INTO daily_use VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET uses = uses + excluded.uses, units = units + excluded.units,
+  millionths = millionths + excluded.millionths, credits = credits + excluded.credits
+"""
+_WRITE_PERIOD = """
+INSERT INTO periods VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET end_us = excluded.end_us, plan = excluded.plan, allotment = excluded.allotment,
+  granted = excluded.granted, used = excluded.used, by_feature = excluded.by_feature
+"""
+_WRITE_ACCOUNT = "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_RESOLVE = "UPDATE refusals SET is_resolved = 1 WHERE is_resolved = 0 AND topic = ? AND account = ? AND source = ? AND id = ?"
+_MOVE = """
+INSERT INTO positions VALUES (?, ?, ?, ?, coalesce(?, 0))
+ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, entry_offset = excluded.entry_offset, entry_hash = excluded.entry_hash,
+  clock_us = max(clock_us, excluded.clock_us)
+"""
+
+
+def local_date(at: datetime, time_zone: str) -> str:
+    """The day that a time lies in, in that zone: ``2026-11-25``."""
+    return at.date().isoformat() if time_zone == "UTC" else at.astimezone(zone(time_zone)).date().isoformat()
+
+
+def _chained(position: Position, partition: int, records: Sequence[Record]) -> list[SealedEntry]:
+    """The valid entries among records that begin at the position. Each follows the one before by its hash."""
+    expected, hash_ = position.next_offset, position.entry_hash
+    found: list[SealedEntry] = []
+    for record in records:
+        if record.offset != expected:
+            raise FoldFailed(f"the record at offset {expected} is missing")
+        expected += 1
+        try:
+            sealed = entry_at(record.offset, record.value)
+        except NotAnEntry as error:
+            raise FoldFailed(f"offset {record.offset}: {error}") from None
+        if sealed is None:
+            continue
+        if sealed.entry.partition != partition:
+            raise FoldFailed(f"offset {record.offset} holds an entry of partition {sealed.entry.partition}")
+        if sealed.entry.previous_hash != hash_:
+            raise AnotherLedger(f"the entry at offset {record.offset} does not follow the one that was folded before it")
+        hash_ = sealed.hash
+        found.append(sealed)
+    return found
+
+
+def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
+    """As `local.refusals.refused_inputs` has it: whatever the ledger makes of the event later, but another refusal, resolves it."""
+    if entry.input is None:
+        return
+    identity = None if entry.event is None else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
+    if entry.kind == "refusal":
+        place = place_of(batch.partition, entry.offset)
+        batch.refusals[place] = entry
+        if identity is not None:
+            batch.unresolved.setdefault(identity, []).append(place)
+    elif identity is not None:
+        batch.resolved.update(batch.unresolved.pop(identity, ()))
+        batch.accepted[identity] = None
+
+
+def _note_limits(account: _Account, entry: LedgerEntry) -> None:
+    for crossing in entry.crossings:
+        if crossing.type == "limit.reached":
+            account.blocked_since_us, account.blocked_reason = microseconds(entry.appended_at), crossing.reason
+        elif crossing.type == "limit.cleared":
+            account.blocked_since_us, account.blocked_reason = None, None
+
+
+def _note_periods(batch: _Batch, entry: LedgerEntry, state: AccountState) -> None:
+    """The periods that an entry can have changed: the current one, and the previous one if it ended just now or had a late use."""
+    opens = entry.plan_change is not None and entry.plan_change.opens is not None
+    place = place_of(batch.partition, entry.offset)
+    _note_period(batch, entry.account, state.period, state.granted, place)
+    if state.previous is not None and (opens or entry.is_late):
+        _note_period(batch, entry.account, state.previous, state.previous.settled, place)
+
+
+def _note_period(batch: _Batch, account: str, period: Period, granted: int, place: int) -> None:
+    noted = batch.periods.get((account, period.number))
+    batch.periods[account, period.number] = _Noted(period, granted, place if noted is None else noted.place)
+
+
+def _add(batch: _Batch, usage: LedgerEntry, date: str, *, sign: int) -> None:
+    assert usage.period is not None and usage.quantity is not None, "a use has a period and a quantity"
+    use = _Use(usage.account, usage.period.number, date, usage.feature or "", usage.model or "")
+    units, millionths = divmod(int(usage.quantity.scaleb(6)), _MILLIONTHS)
+    sums = batch.daily_use.setdefault(use, [0, 0, 0, 0])
+    for place, amount in enumerate((1, units, millionths, usage.credits)):
+        sums[place] += sign * amount
+
+
+def _kept_of(entry: LedgerEntry) -> LedgerEntry:
+    """An entry without what only decides."""
+    before = entry.before if entry.kind != "usage" else None
+    return replace(entry, input=None, hold_id=None, before=before, crossings=(), previous_hash="")
+
+
+def _period_row(account: str, noted: _Noted) -> tuple[object, ...]:
+    period = noted.period
+    return (
+        account,
+        period.number,
+        microseconds(period.start),
+        None if period.end is None else microseconds(period.end),
+        period.plan,
+        period.allotment,
+        noted.granted,
+        period.used,
+        _encoder.encode(period.by_feature).decode(),
+        noted.place,
+    )
+
+
+def _account_row(name: str, account: _Account) -> tuple[object, ...]:
+    state = account.state
+    return (
+        name,
+        encode(state),
+        state.plan,
+        state.period.used,
+        state.remaining,
+        state.is_blocked,
+        account.blocked_since_us,
+        account.blocked_reason,
+        account.last_used_at_us,
+    )
+
+
+def _refusal_row(place: int, entry: LedgerEntry, is_resolved: bool) -> tuple[object, ...]:
+    assert entry.input is not None, "what is refused is an input"
+    event = entry.event
+    return (
+        place,
+        microseconds(entry.appended_at),
+        entry.account,
+        entry.reason or "",
+        entry.detail or "",
+        entry.input.topic,
+        entry.input.partition,
+        entry.input.offset,
+        None if event is None else event.source,
+        None if event is None else event.id,
+        entry.feature,
+        entry.model,
+        is_resolved,
+    )

@@ -1,0 +1,43 @@
+"""What tests of the history share: a database in memory, a ledger's records as the log has them, and the content of the tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from usageledger.domain.chain import SealedEntry
+from usageledger.gateway.history.folding import HistoryFold
+from usageledger.gateway.history.tables import TABLE_NAMES, TABLES
+from usageledger.log.deciding import milliseconds
+from usageledger.log.records import Record
+
+
+def memory_database() -> sqlite3.Connection:
+    """An empty history in memory."""
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    database.executescript(TABLES)
+    return database
+
+
+def records_of(entries: Iterable[SealedEntry]) -> list[Record]:
+    """The records that these entries lie in."""
+    return [
+        Record(item.entry.offset, milliseconds(item.entry.appended_at), item.entry.account.encode() or None, item.value) for item in entries
+    ]
+
+
+def folded(records: Sequence[Record], sizes: Sequence[int], partition: int = 0) -> sqlite3.Connection:
+    """A history of these records, folded in batches of these sizes, over and over. Each batch is folded by one who knows nothing of the
+    batches before but what the database says."""
+    database = memory_database()
+    begin = turn = 0
+    while begin < len(records):
+        end = begin + sizes[turn % len(sizes)]
+        HistoryFold(database).take(partition, records[begin:end])
+        begin, turn = end, turn + 1
+    return database
+
+
+def content(database: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table."""
+    return {table: sorted(database.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in TABLE_NAMES}
