@@ -14,8 +14,8 @@ from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry, SuspensionChange
 from usageledger.limits.inbox import parse_limit_event
-from usageledger.log.place import read_limit_event
 from usageledger.limits.translate import limit_events
+from usageledger.log.place import read_limit_event
 
 
 def _last(*lines: str) -> LedgerEntry:
