@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from usageledger.limits.async_subscriber import AsyncLimitSubscriber as AsyncLimitSubscriber
     from usageledger.limits.subscriber import LimitSubscriber as LimitSubscriber
     from usageledger.producer.account_client import AccountClient as AccountClient
     from usageledger.producer.account_client import CommandFailed as CommandFailed
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Loaded when first asked for: the import of this package brings in no Kafka client.
 _MODULES = {
     "AccountClient": "usageledger.producer.account_client",
+    "AsyncLimitSubscriber": "usageledger.limits.async_subscriber",
     "CommandFailed": "usageledger.producer.account_client",
     "InvalidEvent": "usageledger.producer.events",
     "LimitSubscriber": "usageledger.limits.subscriber",
@@ -25,7 +27,16 @@ _MODULES = {
     "UsageMeter": "usageledger.producer.meter",
 }
 
-__all__ = ["AccountClient", "CommandFailed", "InvalidEvent", "LimitSubscriber", "SpoolError", "SpoolFull", "UsageMeter"]
+__all__ = [
+    "AccountClient",
+    "AsyncLimitSubscriber",
+    "CommandFailed",
+    "InvalidEvent",
+    "LimitSubscriber",
+    "SpoolError",
+    "SpoolFull",
+    "UsageMeter",
+]
 
 
 def __getattr__(name: str) -> object:

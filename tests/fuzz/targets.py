@@ -83,7 +83,7 @@ def limit_event(value: bytes) -> None:
     view = BlockedView()
     try:
         event, place = read_limit_event(value)
-        view.apply(event, place)
+        view.apply(event, place, value)
         if kind_of(event) is not None:
             assert isinstance(parse_limit_event(event), LimitEvent)
     except NotALimitEvent:

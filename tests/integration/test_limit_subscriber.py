@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from kafka.errors import KafkaConnectionError
 from tests.integration.test_limits import messages_of, until
 from tests.unit.limits_world import Ledger
 from usageledger.limits import subscriber as subscriber_module
+from usageledger.limits.async_subscriber import AsyncLimitSubscriber
 from usageledger.limits.subscriber import HandlerFailed, LimitEvent, LimitSubscriber, SubscriberFailed
 from usageledger.limits.tail import TailFailed, tail
 from usageledger.log.topics import Topics
@@ -215,6 +217,82 @@ def test_run_returns_when_a_handler_closes_the_subscriber(kafka: str, prefix: st
     thread.join(timeout=60)
     assert not thread.is_alive()
     assert handled == ["0-0-0"]
+
+
+def test_a_subscriber_knows_why_an_account_is_blocked(kafka: str, prefix: str, announce: Announce) -> None:
+    announce(a_ledger())
+    with LimitSubscriber(kafka=kafka, prefix=prefix) as subscriber:
+        why = subscriber.why_blocked("a")
+        assert why is not None and (why.id, why.kind, why.reason) == ("0-2-0", "reached", "usage")
+        assert subscriber.why_blocked("b") is None
+
+
+def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: Announce) -> None:
+    ledger = a_ledger()
+    announce(ledger, 0, 1)
+
+    async def listen(start: int, stop: int, expected: int) -> tuple[list[str], list[bool]]:
+        subscriber = AsyncLimitSubscriber(kafka=kafka, prefix=prefix, group="app")
+        ids: list[str] = []
+        blocked: list[bool] = []
+        has_heard_all = asyncio.Event()
+
+        async def note(event: LimitEvent) -> None:
+            await asyncio.sleep(0)
+            ids.append(event.id)
+            blocked.append(subscriber.is_blocked(event.account))
+            if len(ids) == expected:
+                has_heard_all.set()
+
+        for register in (subscriber.on_threshold, subscriber.on_reached, subscriber.on_cleared):
+            register(note)
+        async with subscriber:
+            await asyncio.to_thread(announce, ledger, start, stop)
+            await asyncio.wait_for(has_heard_all.wait(), 40)
+        return ids, blocked
+
+    assert asyncio.run(listen(1, 2, 1)) == (["0-0-1"], [True])
+    announce(ledger, 0, 3)
+    ids, blocked = asyncio.run(listen(3, 4, 2))
+    assert ids == ["0-1-0", "0-2-0"] and blocked[-1]
+
+
+def test_an_asyncio_app_whose_handler_keeps_failing_is_told_and_the_event_comes_again(kafka: str, prefix: str, announce: Announce) -> None:
+    announce(a_ledger(), 0, 2)
+    handled: list[str] = []
+
+    async def fail() -> None:
+        subscriber = AsyncLimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
+        subscriber.on_threshold(lambda event: handled.append(event.id))
+
+        @subscriber.on_reached
+        async def stop(_event: LimitEvent) -> None:
+            raise OSError("the session service is away")
+
+        with pytest.raises(HandlerFailed, match="stop failed 3 times with limit event 0-0-1"):
+            await asyncio.wait_for(subscriber.run(), 60)
+        with pytest.raises(SubscriberFailed):
+            subscriber.is_blocked("a")
+
+    async def succeed() -> None:
+        subscriber = AsyncLimitSubscriber(kafka=kafka, prefix=prefix, group="app")
+        is_handled = asyncio.Event()
+
+        @subscriber.on_reached
+        def stop(event: LimitEvent) -> None:
+            handled.append(event.id)
+            is_handled.set()
+
+        running = asyncio.create_task(subscriber.run())
+        await subscriber.wait_ready()
+        await asyncio.wait_for(is_handled.wait(), 40)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(fail())
+    asyncio.run(succeed())
+    assert handled == ["0-0-0", "0-0-1"]
 
 
 def test_a_record_that_is_no_limit_event_ends_the_subscriber_and_is_named(kafka: str, prefix: str) -> None:

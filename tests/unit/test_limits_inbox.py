@@ -13,7 +13,16 @@ from tests.notation import Partition
 from tests.unit.limits_world import Ledger
 from usageledger.contracts.examples import examples
 from usageledger.domain.chain import entry_at
-from usageledger.limits.inbox import RETRY_AFTER_S, BlockedView, HandlerFailed, Handlers, LimitEvent, Upgrade, parse_limit_event
+from usageledger.limits.inbox import (
+    RETRY_AFTER_S,
+    BlockedView,
+    HandlerFailed,
+    Handlers,
+    LimitEvent,
+    Upgrade,
+    _packed,
+    parse_limit_event,
+)
 from usageledger.limits.subscriber import LimitSubscriber
 from usageledger.limits.translate import limit_events
 from usageledger.log.place import NotALimitEvent, Place, read_limit_event
@@ -23,9 +32,11 @@ CLEARED: dict[str, Any] = examples()["limit.cleared"][0]
 THRESHOLD: dict[str, Any] = examples()["limit.threshold"][0]
 
 
-def announced_by(ledger: Ledger) -> list[tuple[dict[str, Any], Place]]:
+def announced_by(ledger: Ledger) -> list[tuple[dict[str, Any], Place, bytes]]:
+    """What a view is given of each limit event."""
     sealed = [entry_at(record.offset, record.value) for record in ledger.records]
-    return [read_limit_event(message.value) for one in sealed if one is not None for message in limit_events(one.entry)]
+    messages = [message for one in sealed if one is not None for message in limit_events(one.entry)]
+    return [(*read_limit_event(message.value), message.value) for message in messages]
 
 
 def no_pause(_seconds: float) -> None:
@@ -39,8 +50,8 @@ def test_an_account_is_blocked_from_reached_to_cleared() -> None:
     ledger.entry("limit.cleared", account="a")
     view = BlockedView()
     seen = []
-    for event, place in announced_by(ledger):
-        view.apply(event, place)
+    for announced in announced_by(ledger):
+        view.apply(*announced)
         seen.append(sorted(view.blocked()))
     assert seen == [[], ["a"], ["a", "b"], ["b"]]
     assert view.is_blocked("b") and not view.is_blocked("a") and not view.is_blocked("never heard of")
@@ -52,9 +63,37 @@ def test_repeats_change_nothing_however_late_they_come() -> None:
     ledger.entry("limit.cleared")
     events = announced_by(ledger)
     view = BlockedView()
-    for event, place in [*events, events[0], events[0], events[1], events[0]]:
-        view.apply(event, place)
+    for announced in [*events, events[0], events[0], events[1], events[0]]:
+        view.apply(*announced)
     assert view.blocked() == set()
+
+
+def test_a_blocked_account_is_blocked_for_the_event_that_blocked_it() -> None:
+    partition = Partition()
+    view = BlockedView()
+
+    def why_after(line: str) -> tuple[str, str | None] | None:
+        for message in limit_events(partition.take(line)[-1].entry):
+            view.apply(*read_limit_event(message.value), message.value)
+        why = view.why_blocked("a")
+        return None if why is None else (why.reason, None if why.upgrade is None else why.upgrade.plan)
+
+    assert why_after("2026-01-31T10:00 use chat_action 160") is None
+    assert why_after("+1s use chat_action 40") == ("usage", "pro")
+    assert why_after("+1s suspend fraud") == ("usage", "pro")
+    assert why_after("+1s grant 10") == ("usage", "pro")
+    assert why_after("+1s resume") is None
+    assert why_after("+1s suspend payment_failed") == ("suspended", None)
+    why = view.why_blocked("a")
+    assert why is not None and why.suspension_reason == "payment_failed"
+    assert view.why_blocked("never heard of") is None
+
+
+def test_a_view_of_many_blocked_accounts_takes_a_third_of_what_their_events_have() -> None:
+    """An app holds all accounts of a ledger that are blocked, and most of those that ever were on Free are."""
+    (*_, limit) = Partition().take("2026-01-31T10:00 use chat_action 200 id=gen_01JQ source=/render")
+    value = limit_events(limit.entry)[-1].value
+    assert 3 * len(_packed(value)) < len(value)
 
 
 def test_places_of_different_partitions_are_not_compared() -> None:
@@ -64,8 +103,8 @@ def test_places_of_different_partitions_are_not_compared() -> None:
         far.entry()
     far.entry("limit.reached", account="far")
     view = BlockedView()
-    for event, place in [*announced_by(far), *announced_by(near)]:
-        view.apply(event, place)
+    for announced in [*announced_by(far), *announced_by(near)]:
+        view.apply(*announced)
     assert view.blocked() == {"near", "far"}
 
 
@@ -127,7 +166,7 @@ def test_a_kind_that_a_later_release_announces_is_passed_over() -> None:
         handlers.add(kind, lambda event: pytest.fail(f"called with {event}"))
     later = {**REACHED, "type": "limit.paused"}
     handlers.hand_over(later)
-    view.apply(later, Place(3, 1042, 1, 2))
+    view.apply(later, Place(3, 1042, 1, 2), json.dumps(later).encode())
     assert view.blocked() == set()
 
 
@@ -175,6 +214,8 @@ def test_who_is_blocked_is_not_answered_before_it_is_known() -> None:
         subscriber.is_blocked("acct")
     with pytest.raises(RuntimeError, match="wait_ready"):
         subscriber.blocked()
+    with pytest.raises(RuntimeError, match="wait_ready"):
+        subscriber.why_blocked("acct")
 
 
 def test_the_same_entry_gives_the_same_bytes() -> None:

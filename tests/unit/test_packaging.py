@@ -37,6 +37,8 @@ EXTRA_OF = {
     "usageledger.processor": "processor",
     "usageledger.limits": "core",
     "usageledger.limits.subscriber": "",
+    "usageledger.limits.async_subscriber": "",
+    "usageledger.limits.fastapi": "gateway",
     "usageledger.gateway": "gateway",
     "usageledger.gateway.tokens": "",
     "usageledger.audit": "core",
@@ -62,7 +64,13 @@ NOT_FOR_THE_SDKS = (
     "typer",
 )
 
-SDK_MODULES = ("usageledger.producer", "usageledger.limits.subscriber", "usageledger.gateway.tokens", "usageledger.testing")
+SDK_MODULES = (
+    "usageledger.producer",
+    "usageledger.limits.subscriber",
+    "usageledger.limits.async_subscriber",
+    "usageledger.gateway.tokens",
+    "usageledger.testing",
+)
 
 
 def test_the_package_under_test_is_the_built_wheel() -> None:
@@ -119,7 +127,7 @@ def test_an_sdk_needs_kafka_python_and_nothing_else(module: str) -> None:
     _run_python(f"{_REFUSING_FINDER}\nimport {module}")
 
 
-@pytest.mark.parametrize("name", ["UsageMeter", "AccountClient", "LimitSubscriber"])
+@pytest.mark.parametrize("name", ["UsageMeter", "AccountClient", "LimitSubscriber", "AsyncLimitSubscriber"])
 def test_the_public_names_need_kafka_python_and_nothing_else(name: str) -> None:
     _run_python(f"{_REFUSING_FINDER}\nfrom usageledger import {name}")
 

@@ -158,6 +158,15 @@ class LimitSubscriber:
         self._require_view()
         return self._view.is_blocked(account)
 
+    def why_blocked(self, account: str) -> LimitEvent | None:
+        """The event by which the account came to be blocked, with the upgrade that would free it; None if it is not blocked.
+
+        What else has changed since is not in it: one that is suspended and has nothing left either was blocked by whichever came first.
+        Raises as `is_blocked` does.
+        """
+        self._require_view()
+        return self._view.why_blocked(account)
+
     def blocked(self) -> set[str]:
         """All accounts that are blocked. Raises as `is_blocked` does."""
         self._require_view()
@@ -261,7 +270,7 @@ class LimitSubscriber:
         known: dict[int, Place] = {}
         while not self._stop.is_set() and not feed.is_at_known_end():
             for record in feed.poll(POLL_MS):
-                self._view.apply(*_read(record))
+                self._view.apply(*_read(record), record.value)
                 last = self._view.last_place(record.partition)
                 if last is not None and record.offset < feed.known_ends[record.partition]:
                     known[record.partition] = last
@@ -273,7 +282,7 @@ class LimitSubscriber:
         while not self._stop.is_set():
             for record in feed.poll(POLL_MS):
                 event, place = _read(record)
-                self._view.apply(event, place)
+                self._view.apply(event, place, record.value)
                 if place.is_beyond(self._handled.get(place.partition, starts.places.get(place.partition))):
                     self._handlers.hand_over(event)
                     self._handled[place.partition] = place
@@ -290,7 +299,7 @@ class LimitSubscriber:
             try:
                 while not self._stop.is_set():
                     for record in feed.poll(0):
-                        self._view.apply(*_read(record))
+                        self._view.apply(*_read(record), record.value)
                     self._handle(feed, shared, shared.poll(POLL_MS))
                     shared.commit()
             except _PASSING:
@@ -317,7 +326,7 @@ class LimitSubscriber:
             if time.monotonic() > deadline_s:
                 raise _NothingCame(f"{self._topic}, partition {record.partition}: nothing came in {NO_PROGRESS_S:.0f} s")
             for seen in feed.poll(POLL_MS):
-                self._view.apply(*_read(seen))
+                self._view.apply(*_read(seen), seen.value)
 
 
 class _Broadcast:
