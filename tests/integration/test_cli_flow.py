@@ -296,6 +296,9 @@ def test_an_account_is_suspended_resumed_and_given_thresholds_by_hand(ledger: Le
         ("limit.reached", "suspended", {"reason": "payment_failed"}),
         ("limit.cleared", "resumed", None),
     ]
+    assert "fay  limit.reached (suspended: payment_failed): 0 used, 200 remain on free" in ledger.ok(
+        *("limits", "tail", "--from-beginning", "--until-idle", "1")
+    )
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,12 @@ def test_the_table_lists_every_plan_and_every_rate() -> None:
     assert all((feature if model is None else f"{feature}/{model}") in shown for feature, model in catalog.rates)
 
 
+def test_the_catalog_is_shown_with_what_each_plan_announces() -> None:
+    shown = [line.split() for line in run("catalog", "show", "--shipped").stdout.splitlines()]
+    (pro,) = [words for words in shown if words[:1] == ["pro"]]
+    assert pro[-1] == "0.8"
+
+
 def test_lint_finds_what_does_not_fit_in_the_shipped_catalog() -> None:
     result = run("catalog", "lint", "--shipped", "--json")
     found = [json.loads(line) for line in result.stdout.splitlines()]

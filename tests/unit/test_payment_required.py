@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,17 +13,20 @@ from starlette.types import Receive, Scope, Send
 
 from tests.notation import Partition
 from usageledger.gateway import problems
+from usageledger.limits.async_subscriber import AsyncLimitSubscriber
 from usageledger.limits.fastapi import (
     MEDIA_TYPE,
     TITLES,
     TYPE_PREFIX,
     AccountOf,
     BlockWithoutCredits,
+    KnowsWhoIsBlocked,
     RequireCredits,
     answer_payment_required,
     problem_of,
 )
 from usageledger.limits.inbox import LimitEvent, SubscriberFailed, parse_limit_event
+from usageledger.limits.subscriber import LimitSubscriber
 from usageledger.limits.translate import limit_events
 from usageledger.log.place import read_limit_event
 
@@ -161,6 +165,13 @@ def test_without_the_handler_the_problem_is_the_detail_of_an_http_error() -> Non
 )
 def test_the_middleware_looks_at_the_paths_that_it_is_given(path: str, status: int) -> None:
     assert ask(with_the_middleware(paths=("/render", "/images/")), path, account="a").status_code == status
+
+
+@pytest.mark.parametrize("subscriber_of", [LimitSubscriber, AsyncLimitSubscriber])
+def test_either_subscriber_is_asked_and_while_it_does_not_know_nobody_passes(subscriber_of: Callable[..., KnowsWhoIsBlocked]) -> None:
+    app = with_the_middleware(subscriber=subscriber_of(kafka="localhost:9"))
+    with pytest.raises(RuntimeError, match="wait_ready"):
+        ask(app, account="a")
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])

@@ -33,8 +33,18 @@ def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -
         terminal.print_json(catalog_document(catalog))
         return
     terminal.say(f"catalog {catalog.version}, effective from {terminal.moment(catalog.effective_from)}\n")
-    plans = [(plan.id, plan.name, _dollars(plan.price_cents), _credits(plan.allotment), _renews(plan.renews)) for plan in catalog.plans]
-    terminal.print_table(("plan", "name", "price", "credits", ""), plans, right=("price", "credits"))
+    plans = [
+        (
+            plan.id,
+            plan.name,
+            _dollars(plan.price_cents),
+            _credits(plan.allotment),
+            _renews(plan.renews),
+            ", ".join(map(_quantity, catalog.thresholds_on(plan.id))) or "the limit alone",
+        )
+        for plan in catalog.plans
+    ]
+    terminal.print_table(("plan", "name", "price", "credits", "", "announced at"), plans, right=("price", "credits"))
     terminal.say("")
     terminal.print_table(("feature/model", "name", "credits", "for each", "section"), _rate_rows(catalog), right=("credits",))
 

@@ -43,5 +43,7 @@ def _line(event: dict[str, Any]) -> str:
     share = f" {told['threshold']}" if told["threshold"] else ""
     upgrade = told["upgrade"]
     offer = "" if upgrade is None else f", next: {upgrade['name']} ({upgrade['allotment']} credits, ${upgrade['price_cents'] / 100:.2f})"
-    what = f"{event['type']}{share} ({told['reason']})"
+    suspension = told.get("suspension")
+    why = told["reason"] if suspension is None else f"{told['reason']}: {suspension['reason']}"
+    what = f"{event['type']}{share} ({why})"
     return f"{event['time']}  {told['account']}  {what}: {told['used']} used, {told['remaining']} remain on {told['plan']}{offer}"
