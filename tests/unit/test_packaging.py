@@ -28,6 +28,7 @@ EXTRA_OF = {
     "usageledger.domain": "core",
     "usageledger.domain.credits": "",
     "usageledger.domain.quantity": "",
+    "usageledger.domain.thresholds": "",
     "usageledger.contracts": "core",
     "usageledger.log": "core",
     "usageledger.log.topics": "",
