@@ -1,0 +1,76 @@
+"""An editor's backend that stops accounts that are out of credits, and offers the upgrade that helps.
+
+    pip install "usageledger[gateway]"
+    USAGELEDGER_KAFKA=127.0.0.1:9092 uvicorn fastapi_app:app
+
+Who is blocked is known here in memory, milliseconds after the ledger knows it, so no request waits for an answer from elsewhere. A blocked
+account's request to render is answered 402 with the upgrade in the body; one that has come to 80 % is told in a header of its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request, Response
+
+from usageledger import AsyncLimitSubscriber
+from usageledger.limits.fastapi import RequireCredits, answer_payment_required
+from usageledger.limits.inbox import LimitEvent
+
+
+class Limits:
+    """What the ledger says of accounts, as this app wants to know it."""
+
+    def __init__(self) -> None:
+        self.offers: dict[str, str] = {}
+        """Accounts that are running low, and the plan to offer them."""
+        self._subscriber: AsyncLimitSubscriber | None = None
+
+    @asynccontextmanager
+    async def known(self, app: FastAPI) -> AsyncIterator[None]:
+        """For as long as the app runs. It takes requests once it knows who is blocked."""
+        subscriber = AsyncLimitSubscriber()
+        subscriber.on_threshold(self._prompt)
+        subscriber.on_cleared(self._forget)
+        async with subscriber:
+            self._subscriber = subscriber
+            yield
+
+    def why_blocked(self, account: str) -> LimitEvent | None:
+        """What blocked an account, if it is blocked."""
+        assert self._subscriber is not None, "requests come when the app has started"
+        return self._subscriber.why_blocked(account)
+
+    async def _prompt(self, event: LimitEvent) -> None:
+        if event.upgrade is not None:
+            self.offers[event.account] = event.upgrade.name
+
+    async def _forget(self, event: LimitEvent) -> None:
+        self.offers.pop(event.account, None)
+
+
+def signed_in(request: Request) -> str:
+    """Stands for the app's own sign-in."""
+    return request.headers.get("x-account", "acct_4821")
+
+
+limits = Limits()
+app = FastAPI(title="An editor", lifespan=limits.known)
+answer_payment_required(app)
+
+
+@app.post("/render")
+async def render(account: Annotated[str, Depends(RequireCredits(limits, account=signed_in))], response: Response) -> dict[str, str]:
+    """Begin a generation, unless the account is blocked."""
+    if account in limits.offers:
+        response.headers["X-Upgrade"] = limits.offers[account]
+    return {"status": "rendering", "account": account}
+
+
+@app.get("/settings")
+async def settings(request: Request) -> dict[str, str | None]:
+    """What a blocked account may do all the same: look at its settings, and buy the upgrade."""
+    account = signed_in(request)
+    return {"account": account, "offer": limits.offers.get(account)}
