@@ -76,12 +76,13 @@ def crossings_between(
     return tuple(crossed)
 
 
-def upgrade_for(state: AccountState, catalog: Catalog) -> UpgradeOffer | None:
-    """The lowest plan above the account's that would free it; None where none would, as while it is suspended."""
+def upgrade_for(state: AccountState, catalog: Catalog, *, needed: int = 1) -> UpgradeOffer | None:
+    """The lowest plan above the account's that would free it, with ``needed`` micro-credits left, one by default; None where none would, as
+    while it is suspended."""
     if state.suspended is not None:
         return None
     for plan in catalog.plans_above(state.plan):
-        if _remaining_under(plan, state) > 0:
+        if _remaining_under(plan, state) >= needed:
             return UpgradeOffer(plan=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=plan.allotment)
     return None
 
