@@ -368,7 +368,7 @@ def _keys_of(client: Client, partition: int) -> dict[str, Any]:
     head: dict[bytes, bytes] = client.hgetall(keys.head)  # type: ignore[assignment] # redis-py's types also cover its asynchronous client
     head.pop(b"verified_at_ms", None)
     windows = [int(window) for window in head.get(b"windows", b"").split()]
-    named = [keys.accounts, keys.holds, *(keys.identities(window) for window in windows)]
+    named = [keys.accounts, *(keys.identities(window) for window in windows)]
     due = client.zrange(keys.due, 0, -1, withscores=True)
     return {keys.head: head, keys.due: due} | {name: client.hgetall(name) for name in named}
 

@@ -338,7 +338,12 @@ def test_a_chunk_of_any_size_is_committed_and_found_whole(open_view: OpenView, c
         assert list(found.accounts) == [*accounts.values(), None]
         assert list(found.identities) == [answer for n in range(count) for answer in (b"seen %d" % n, None)]
         assert await view.due() == due_ms
-        await view.commit(FIRST, ViewChange(head=b"h", position=SECOND, due_ms=dict.fromkeys(accounts), settled_holds=list(accounts)))
+        await view.commit(
+            FIRST,
+            ViewChange(
+                head=b"h", position=SECOND, due_ms=dict.fromkeys(accounts), settled_holds=[(account, account) for account in accounts]
+            ),
+        )
         assert await view.due() == {}
 
     run(open_view, test)

@@ -22,14 +22,14 @@ def test_a_damaged_view_is_rebuilt_while_the_processor_appends(operated: Operate
             await operated.decided(400)
             with closing(connect_blocking(operated.redis_url)) as redis:
                 redis.hset(keys.accounts, mapping={"stranger": "of no ledger"})
-                redis.hset(keys.holds, mapping={"hold": "held"})
+                redis.hset(keys.holds("ann"), mapping={"hold": "held"})
                 assert "stranger" in (await operated.audit()).verdict
                 sending = asyncio.create_task(asyncio.to_thread(operated.use, accounts[1], *(f"w{n}" for n in range(500))))
                 found = await operated.json("rebuild", "--partition", "1")
                 assert (found["partition"], found["begun_at"]) == (1, 0)
                 await sending
                 await operated.decided(900)
-                assert redis.hgetall(keys.holds) == {b"hold": b"held"}
+                assert redis.hgetall(keys.holds("ann")) == {b"hold": b"held"}
                 assert list(redis.scan_iter(f"{keys.beside.root}*")) == []
             every = await operated.run("rebuild", "--all")
             assert every.exit_code == 0, every.output

@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,26 +129,6 @@ def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(se
     asyncio.run(test())
 
 
-def test_settled_holds_go_with_the_commit(server: ValkeyServer, client: redis.Redis) -> None:
-    async def test(view: RedisView) -> None:
-        client.hset(KEYS.holds, mapping={"hold-1": "a", "hold-2": "b"})
-        await view.commit(None, ViewChange(head=b"h", position=FIRST, settled_holds=["hold-1", "unknown"]))
-        assert client.hgetall(KEYS.holds) == {b"hold-2": b"b"}
-
-    run(server.url, test)
-
-
-@pytest.mark.peer_defect("FluxMeter: holds")
-def test_a_hold_that_is_settled_twice_is_settled_once_and_takes_no_other_with_it(server: ValkeyServer, client: redis.Redis) -> None:
-    async def test(view: RedisView) -> None:
-        client.hset(KEYS.holds, mapping={"hold-1": "a", "hold-2": "b"})
-        await view.commit(None, ViewChange(head=b"h", position=FIRST, settled_holds=["hold-1", "hold-1"]))
-        await view.commit(FIRST, replace(SECOND_CHANGE, settled_holds=["hold-1"]))
-        assert client.hgetall(KEYS.holds) == {b"hold-2": b"b"}
-
-    run(server.url, test)
-
-
 def test_the_head_lists_each_window_that_there_is_once(server: ValkeyServer, client: redis.Redis) -> None:
     async def test(view: RedisView) -> None:
         at = None
@@ -165,7 +144,9 @@ def test_the_head_lists_each_window_that_there_is_once(server: ValkeyServer, cli
     run(server.url, test)
 
 
-@pytest.mark.parametrize("spoilt", [KEYS.accounts, KEYS.due, KEYS.holds, KEYS.identities(100), KEYS.identities(101)])
+@pytest.mark.parametrize(
+    "spoilt", [KEYS.accounts, KEYS.due, KEYS.holds("ann"), KEYS.hold_ends("ann"), KEYS.identities(100), KEYS.identities(101)]
+)
 def test_a_key_of_another_type_refuses_the_commit_and_nothing_changes(server: ValkeyServer, client: redis.Redis, spoilt: str) -> None:
     """Scripts have no rollback: an error in the fourth write would leave the first three."""
 
@@ -181,7 +162,7 @@ def test_a_key_of_another_type_refuses_the_commit_and_nothing_changes(server: Va
             accounts={"ann": b"A2"},
             identities={100: {GEN_2: b"two"}, 101: {GEN_2: b"two"}},
             due_ms={"ann": 6},
-            settled_holds=["hold"],
+            settled_holds=[("ann", "hold")],
         )
         with pytest.raises(ViewError, match="WRONGTYPE") as refused:
             await view.commit(FIRST, change)

@@ -102,6 +102,7 @@ class PartitionOracle:
         head = decode_head(change.head)
         expected = self._fold_between(start, stop, head)
         pairs = {name: (getattr(change, name), getattr(expected, name)) for name in ("accounts", "identities", "drop_windows_before")}
+        pairs["settled_holds"] = set(change.settled_holds), set(expected.settled_holds)
         pairs["head"] = head, decode_head(expected.head)
         # A fold notes a date after each entry, a decision after the last one of an input: what is there already may be written again.
         pairs["due_ms"] = _due_after(due_ms, change), _due_after(due_ms, expected)
@@ -123,11 +124,12 @@ class PartitionOracle:
         self._groups_up_to[book.head.hash] = len(self._groups)
 
     def _fold_between(self, start: int, stop: int, committed: Head) -> ViewChange:
-        changes = Changes({}, {}, {})
+        changes = Changes({}, {}, {}, {})
         for group in self._groups[start:stop]:
             changes.accounts.update(group.changes.accounts)
             changes.identities.update(group.changes.identities)
             changes.due.update(group.changes.due)
+            changes.settled_holds.update(group.changes.settled_holds)
         head = self._groups[stop - 1].head if stop else Head(ledger="")
         ledger = self.replay.claims[0].ledger
         rules = {"ledger": ledger, "next_offset": committed.next_offset, "decide": committed.decide, "tzdata": committed.tzdata}

@@ -181,6 +181,8 @@ class Work:
 
     def _record(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> tuple[bytes, bytes]:
         source = "/render" if type_ == "usage.recorded" else "/billing"
+        if source == "/render" and event_id[-1] in "02468":  # a retry names the hold that the first attempt was given
+            data = {**data, "hold_id": f"hold-{event_id}"}
         event = {"specversion": "1.0", "type": type_, "id": event_id, "source": source, "subject": account, "time": _text(at), "data": data}
         return account.encode(), json.dumps(event).encode()
 

@@ -15,6 +15,7 @@ from redis import exceptions
 
 from usageledger.counters import scripts
 from usageledger.counters.connection import connect, connect_blocking
+from usageledger.counters.holding import Hold
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.reading import VERIFIED_LATELY, as_of
@@ -36,11 +37,12 @@ GOOD = ServerSettings(
 
 def test_keys_of_a_partition_share_one_hash_tag() -> None:
     keys = PartitionKeys("acme", 12)
-    assert [keys.head, keys.accounts, keys.due, keys.holds, keys.identities(566)] == [
+    assert [keys.head, keys.accounts, keys.due, keys.holds("a}b"), keys.beside.hold_ends("ann"), keys.identities(566)] == [
         "{acme:12}:head",
         "{acme:12}:accounts",
         "{acme:12}:due",
-        "{acme:12}:holds",
+        "{acme:12}:holds:a}b",
+        "{acme:12}:hold_ends:ann",
         "{acme:12}:identities:566",
     ]
 
@@ -161,7 +163,7 @@ def test_a_view_in_memory_falls_back_whole() -> None:
     async def test() -> None:
         view = MemoryView()
         await view.commit(None, ViewChange(head=b"1", position=Position(1, "a"), accounts={"ann": b"1"}, identities={1: {b"x": b""}}))
-        view.holds["hold"] = b"held"
+        hold = view.holds["ann", "hold"] = Hold("open", 5, 2**52, b"for")
         earlier, seen = view.snapshot_for_rollback(), await view.snapshot()
         change = ViewChange(
             head=b"2",
@@ -169,12 +171,12 @@ def test_a_view_in_memory_falls_back_whole() -> None:
             accounts={"ann": b"2", "bob": b"2"},
             identities={1: {b"y": b""}},
             due_ms={"ann": 1},
-            settled_holds=["hold"],
+            settled_holds=[("ann", "hold")],
         )
         await view.commit(Position(1, "a"), change)
         view.restore(earlier)
         assert await view.snapshot() == seen
-        assert view.holds == {"hold": b"held"}
+        assert view.holds == {("ann", "hold"): hold}
         await view.commit(Position(1, "a"), change)
         view.restore(earlier)
         assert await view.snapshot() == seen

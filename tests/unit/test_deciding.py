@@ -89,10 +89,23 @@ def test_changes_are_told_once() -> None:
     partition.take("2026-03-01T00:00 use chat_action 300")
     changes = partition.book.take_changes()
     assert (list(changes.accounts), len(changes.identities), changes.due) == (["a"], 1, {})
-    assert partition.book.take_changes() == ({}, {}, {})
+    assert partition.book.take_changes() == ({}, {}, {}, {})
     partition.take("+1s use chat_action 300 id=use-0")  # a duplicate
     partition.take("+1s use telepathy")  # a refusal
-    assert partition.book.take_changes() == ({}, {}, {})
+    assert partition.book.take_changes() == ({}, {}, {}, {})
+
+
+def test_a_use_settles_the_hold_that_it_names_and_so_does_its_duplicate_but_no_refusal() -> None:
+    """A retry elsewhere has a hold of its own; a refused event may be sent again, and then its hold is still to be settled."""
+    book = _book()
+    sent = [("u1", "h1", "veo_3"), ("u1", "h2", "veo_3"), ("u2", "h3", "nothing_like_it"), ("u3", None, "veo_3")]
+    for offset, (id_, hold, model) in enumerate(sent):
+        data = {"feature": "genai_video", "model": model, "quantity": "1", "hold_id": hold}
+        (item,) = book.decode("usage", [_record(offset, AT, id=id_, data=data)])
+        book.decide_input(item)
+    changes = book.take_changes()
+    assert list(changes.settled_holds) == [("a", "h1"), ("a", "h2")]
+    assert book.take_changes().settled_holds == {}
 
 
 def test_a_voids_change_is_its_own_identity_and_that_of_the_usage() -> None:

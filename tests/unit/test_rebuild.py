@@ -11,11 +11,14 @@ from tests.unit import ledger_world
 from tests.unit.ledger_world import World, a_world, rebuild_of
 from tests.unit.test_owner import replayed
 from tests.unit.test_owner_under_attack import attacked
+from usageledger.counters.holding import Hold
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head
 from usageledger.log import memory
 from usageledger.processor import catch_up, rebuilding
 from usageledger.processor.catch_up import PartitionStopped
+
+HELD = Hold("open", 5_000_000, 2**52, b"what it is for")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,7 @@ async def test_a_damaged_view_is_as_it_was_once_it_is_rebuilt() -> None:
         worker = await decided(world, 30)
         await worker.kill()
         before = world.view.snapshot_for_rollback()
-        world.view.holds["hold"] = b"held"
+        world.view.holds["ann", "hold"] = HELD
         world.view.stored_accounts["a"] = b"damaged"
         del world.view.stored_accounts["b"]
         again = world.start_worker()
@@ -54,7 +57,7 @@ async def test_a_damaged_view_is_as_it_was_once_it_is_rebuilt() -> None:
         made = await rebuild_of(world).run()
         assert (made.begun_at, made.position.next_offset) == (0, world.ledger.end_offset)
         assert world.view.stored_accounts == before.accounts
-        assert world.view.holds == {"hold": b"held"}
+        assert world.view.holds == {("ann", "hold"): HELD}
         # The owner that stopped sees the claim, and goes on by itself.
         again.task = asyncio.ensure_future(again.owner.run())
         await world.settled()

@@ -57,10 +57,13 @@ class PartitionKeys:
         """Sorted set: account → when it is due (ms since 1970)."""
         return f"{self.root}:due"
 
-    @property
-    def holds(self) -> str:
-        """Hash: hold id → encoded hold. Holds live here only: the ledger does not know them."""
-        return f"{self.root}:holds"
+    def holds(self, account: str) -> str:
+        """Hash: hold id → the account's hold; its field "" sums up the open ones. Of no view: the ledger does not know them."""
+        return f"{self.tag}:holds:{account}"
+
+    def hold_ends(self, account: str) -> str:
+        """Sorted set: hold id → until when the account's hold counts (ms since 1970; of one that is over, less 2**52)."""
+        return f"{self.tag}:hold_ends:{account}"
 
     @property
     def owner(self) -> str:

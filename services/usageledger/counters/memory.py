@@ -6,8 +6,14 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
+from usageledger.counters.calling import Call
+from usageledger.counters.holding import KEPT_MS, FindHold, Held, Hold, PlaceHold, ReleaseHold
+from usageledger.counters.reading import AccountReading, ReadAccount
 from usageledger.counters.view import Fetched, HeadMoved, Position, Snapshot, StoredHead, ViewChange
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +21,7 @@ class MemorySnapshot(Snapshot):
     """A snapshot that a view can be taken back to: it holds the identities and the holds too."""
 
     remembered: Mapping[int, Mapping[bytes, bytes]]
-    holds: Mapping[str, bytes]
+    holds: Mapping[tuple[str, str], Hold]
 
 
 @dataclass(slots=True)
@@ -27,7 +33,8 @@ class MemoryView:
     stored_accounts: dict[str, bytes] = field(default_factory=dict)
     due_ms: dict[str, int] = field(default_factory=dict)
     identities: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
-    holds: dict[str, bytes] = field(default_factory=dict)
+    holds: dict[tuple[str, str], Hold] = field(default_factory=dict)
+    """By account and id."""
     view_beside: MemoryView | None = None
 
     async def head(self) -> StoredHead | None:
@@ -48,8 +55,10 @@ class MemoryView:
                 self.due_ms.pop(account, None)
             else:
                 self.due_ms[account] = ms
-        for hold in change.settled_holds:
-            self.holds.pop(hold, None)
+        for place in change.settled_holds:
+            hold = self._counting(place)
+            if hold is not None and hold.state != "settled":
+                self.holds[place] = self._over(hold._replace(state="settled"))
         for window, found in change.identities.items():
             if found:
                 self.identities.setdefault(window, {}).update(found)
@@ -91,7 +100,7 @@ class MemoryView:
 
     async def clear(self) -> None:
         self.stored_head = None
-        for part in (self.stored_accounts, self.due_ms, self.identities, self.holds):
+        for part in (self.stored_accounts, self.due_ms, self.identities):
             part.clear()
 
     def beside(self) -> MemoryView:
@@ -105,6 +114,58 @@ class MemoryView:
         self.stored_head, self.stored_accounts = other.stored_head, other.stored_accounts
         self.due_ms, self.identities = other.due_ms, other.identities
         self.view_beside = None
+
+    def ask(self, call: Call[_T]) -> _T:
+        """Answer what readers and whoever holds credits ask: see ``counters.calling.ask``."""
+        if isinstance(call, ReadAccount):
+            reading = AccountReading(self.stored_head, self.stored_accounts.get(call.account), self._held(call.account))
+            return cast(_T, reading)
+        if isinstance(call, PlaceHold):
+            return cast(_T, self._place(call))
+        if isinstance(call, ReleaseHold):
+            return cast(_T, self._release(call))
+        assert isinstance(call, FindHold)
+        return cast(_T, self._counting((call.account, call.id)))
+
+    def _place(self, call: PlaceHold) -> Held:
+        """As hold.lua does."""
+        place, held = (call.account, call.id), self._held(call.account)
+        found = self._counting(place)
+        if found is not None and found.state != "released":
+            return Held("held" if found.content == call.content else "id_holds_something_else", held, found)
+        stored = self.stored_accounts.get(call.account)
+        if stored != call.seen:
+            return Held("account_moved", held, account=stored)
+        if call.credits > 0 and call.credits > call.remaining - held:
+            return Held("insufficient_credits", held)
+        if sum(hold.state == "open" for hold in self._counting_of(call.account)) >= call.open_max:
+            return Held("too_many_open_holds", held)
+        hold = Hold("open", call.credits, self.now_ms() + call.life_ms, call.content)
+        self.holds = {place: kept for place, kept in self.holds.items() if self._counting(place) is not None}
+        self.holds[place] = hold
+        return Held("held", held + call.credits, hold)
+
+    def _release(self, call: ReleaseHold) -> Hold | None:
+        place = (call.account, call.id)
+        hold = self._counting(place)
+        if hold is not None and hold.state == "open":
+            hold = self.holds[place] = self._over(hold._replace(state="released"))
+        return hold
+
+    def _over(self, hold: Hold) -> Hold:
+        return hold._replace(counts_until_ms=min(hold.counts_until_ms, self.now_ms() + KEPT_MS))
+
+    def _held(self, account: str) -> int:
+        return sum(hold.credits for hold in self._counting_of(account) if hold.state == "open")
+
+    def _counting_of(self, account: str) -> list[Hold]:
+        found = [self._counting(place) for place in self.holds if place[0] == account]
+        return [hold for hold in found if hold is not None]
+
+    def _counting(self, place: tuple[str, str]) -> Hold | None:
+        """The hold there, unless it has run out."""
+        hold = self.holds.get(place)
+        return None if hold is None or hold.counts_until_ms <= self.now_ms() else hold
 
     def _check_head(self, expected: Position | None) -> None:
         found = self.stored_head.position if self.stored_head else None

@@ -5,14 +5,16 @@ A stored account is as of the last entry that touched it: who shows it calls ``a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from usageledger.counters import scripts
+from usageledger.counters.calling import ask
 from usageledger.counters.connection import Client
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.replies import REDIS_FAILURES, head_of, view_error
+from usageledger.counters.scripts import Word
 from usageledger.counters.view import StoredHead
 
 VERIFIED_LATELY = timedelta(seconds=5)
@@ -20,20 +22,34 @@ VERIFIED_LATELY = timedelta(seconds=5)
 
 
 class AccountReading(NamedTuple):
-    """A view's head and one account's encoded state, of one moment; None where the view has nothing."""
+    """A view's head and one account's encoded state, of one moment; None where the view has nothing. ``held``: see `ReadAccount`."""
 
     head: StoredHead | None
     account: bytes | None
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAccount:
+    """Read the head, one account, and what its open holds have reserved at that moment (micro-credits)."""
+
+    script: ClassVar[str] = "read_account"
+    account: str
+
+    def keys(self, partition: PartitionKeys) -> Sequence[str]:
+        return [partition.head, partition.accounts, partition.holds(self.account), partition.hold_ends(self.account)]
+
+    def words(self) -> Sequence[Word]:
+        return [self.account]
+
+    def answer(self, reply: Any) -> AccountReading:
+        token, value, verified_at_ms, state, held = reply
+        return AccountReading(head_of(token, value, verified_at_ms), state, held)
 
 
 def read_account(redis: Client, prefix: str, partition: int, account: str) -> AccountReading:
     """Read the head and one account in one call. Raises ViewError."""
-    keys = PartitionKeys(prefix, partition)
-    try:
-        token, value, verified_at_ms, state = scripts.run_blocking(redis, "read_account", [keys.head, keys.accounts], [account])
-    except REDIS_FAILURES as error:
-        raise view_error(error) from error
-    return AccountReading(head_of(token, value, verified_at_ms), state)
+    return ask(redis, PartitionKeys(prefix, partition), ReadAccount(account))
 
 
 def read_heads(redis: Client, prefix: str, partitions: Iterable[int]) -> dict[int, StoredHead | None]:

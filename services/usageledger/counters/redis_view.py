@@ -103,7 +103,7 @@ class RedisView:
         )
 
     async def clear(self) -> None:
-        fixed = [self._keys.head, self._keys.accounts, self._keys.due, self._keys.holds]
+        fixed = [self._keys.head, self._keys.accounts, self._keys.due]
         async with self._bounded():
             await self._run_knowing_windows("clear", fixed, look_for_strays=True)
 
@@ -148,16 +148,19 @@ class RedisView:
         if any(abs(ms) >= _MS_MAX for ms in due.values()):
             raise ValueError("a due time lies beyond 2**53 ms")
 
-        keys = [self._keys.head, self._keys.accounts, self._keys.due, self._keys.holds]
+        settled = _ids_by_account(() if self._keys.is_beside else change.settled_holds)
+        keys = [self._keys.head, self._keys.accounts, self._keys.due]
         keys += [self._keys.identities(window) for window in (*written, *dropped)]
+        for account in settled:
+            keys += (self._keys.holds(account), self._keys.hold_ends(account))
         lists = [
             [word for account, state in change.accounts.items() for word in (account.encode(), state)],
             [word for account, ms in due.items() for word in (b"%d" % ms, account.encode())],
             [account.encode() for account in no_longer_due],
-            [hold.encode() for hold in change.settled_holds],
             [b"%d" % window for window in (*written, *dropped)],
             *(list(chain.from_iterable(found.items())) for found in written.values()),
             *([] for _ in dropped),
+            *([hold.encode() for hold in ids] for ids in settled.values()),
         ]
         words = [token_of(expected), token_of(change.position), change.head, "" if before is None else before, *_packed(lists)]
         return await self._run("commit", keys, words)
@@ -206,6 +209,13 @@ def _places_by_window(identities: Sequence[tuple[int, bytes]]) -> dict[int, list
     for place, (window, _) in enumerate(identities):
         places.setdefault(window, []).append(place)
     return places
+
+
+def _ids_by_account(holds: Sequence[tuple[str, str]]) -> dict[str, dict[str, None]]:
+    ids: dict[str, dict[str, None]] = {}
+    for account, hold in holds:
+        ids.setdefault(account, {})[hold] = None
+    return ids
 
 
 def _packed(lists: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:

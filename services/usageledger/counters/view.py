@@ -43,7 +43,8 @@ class ViewChange:
     identities: Mapping[int, Mapping[bytes, bytes]] = field(default_factory=dict)
     due_ms: Mapping[str, int | None] = field(default_factory=dict)
     """When each account is next due (ms since 1970), None where it no longer is."""
-    settled_holds: Sequence[str] = ()
+    settled_holds: Sequence[tuple[str, str]] = ()
+    """Holds that their uses have settled: account and id. No view is made of them, so one beside leaves them alone."""
     drop_windows_before: int | None = None
     """Identity windows older than this are no longer needed."""
 
@@ -97,7 +98,8 @@ class PartitionView(Protocol):
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
         """Write everything in ``change``, or nothing: raise HeadMoved if the head is not as expected. None expects an empty view.
 
-        It verifies the head as well. Identities in a window that is to be dropped are not kept. An answer lost and the commit repeated:
+        It verifies the head as well. A hold is settled once, whether it is open or was released; one that has run out, or that is not
+        there, is no matter. Identities in a window that is to be dropped are not kept. An answer lost and the commit repeated:
         HeadMoved, with ``found`` where this change was to move it.
         """
         ...
@@ -115,7 +117,7 @@ class PartitionView(Protocol):
         ...
 
     async def clear(self) -> None:
-        """Throw this view away. It can be rebuilt from the ledger at any time."""
+        """Throw this view away. It can be rebuilt from the ledger at any time. Holds stay, for they are of no ledger."""
         ...
 
     def beside(self) -> PartitionView:

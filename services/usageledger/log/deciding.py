@@ -62,11 +62,12 @@ class DecodedInput(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Accounts, identities and due dates that decisions have changed."""
+    """Accounts, identities and due dates that decisions have changed, and the holds (account, id) that uses have settled."""
 
     accounts: dict[str, AccountState]
     identities: dict[bytes, IdentityRecord]
     due: dict[str, datetime | None]
+    settled_holds: dict[tuple[str, str], None]
 
 
 class PartitionBook:
@@ -82,6 +83,7 @@ class PartitionBook:
         self.due = DueList()
         self._changed_accounts: dict[str, None] = {}
         self._changed_identities: dict[bytes, None] = {}
+        self._settled_holds: dict[tuple[str, str], None] = {}
 
     def take_changes(self) -> Changes:
         """What was decided or folded since this was last asked: what a commit has to write."""
@@ -89,8 +91,9 @@ class PartitionBook:
             {account: state for account in self._changed_accounts if (state := self.accounts[account]) is not None},
             {identity: record for identity in self._changed_identities if (record := self.identities[identity]) is not None},
             self.due.take_changed(),
+            self._settled_holds,
         )
-        self._changed_accounts, self._changed_identities = {}, {}
+        self._changed_accounts, self._changed_identities, self._settled_holds = {}, {}, {}
         return changes
 
     def decode(self, topic: Topic, records: Sequence[Record]) -> list[DecodedInput]:
@@ -176,6 +179,7 @@ class PartitionBook:
             for sealed in entries:
                 entry = sealed.entry
                 last_of_input[None if entry.input is None else entry.input.topic] = sealed
+                self._note_hold(entry)
                 if entry.account and entry.kind not in _CHANGE_NOTHING:
                     last_of_account[entry.account] = entry
                     self._remember(self._identities_after(entry))
@@ -247,6 +251,8 @@ class PartitionBook:
         if changing:
             self._note_state(changing[-1], state)
         self._remember(identities)
+        for item in sealed:
+            self._note_hold(item.entry)
         self.head = head
         return sealed
 
@@ -258,6 +264,11 @@ class PartitionBook:
         for identity, record in identities:
             self.identities[identity] = record
             self._changed_identities[identity] = None
+
+    def _note_hold(self, entry: LedgerEntry) -> None:
+        """A use settles the hold that it names, and so does a duplicate: a retry may have a hold of its own. A refusal does not."""
+        if entry.hold_id is not None and entry.kind != "refusal":
+            self._settled_holds[entry.account, entry.hold_id] = None
 
     def _note_state(self, entry: LedgerEntry, state: AccountState | None) -> None:
         due = None if state is None else self._due_at(state, entry.appended_at)

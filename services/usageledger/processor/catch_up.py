@@ -157,6 +157,7 @@ def view_change(head: Head, changes: Changes) -> ViewChange:
         accounts={account: encode(state) for account, state in changes.accounts.items()},
         identities=identities,
         due_ms={account: None if at is None else milliseconds(at) for account, at in changes.due.items()},
+        settled_holds=tuple(changes.settled_holds),
         drop_windows_before=window_of(head.clock) - 1,
     )
 

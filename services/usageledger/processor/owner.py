@@ -44,7 +44,7 @@ class _Chunk:
 
     expected_offset: int
     groups: list[list[SealedEntry]] = field(default_factory=list)
-    changes: Changes = field(default_factory=lambda: Changes({}, {}, {}))
+    changes: Changes = field(default_factory=lambda: Changes({}, {}, {}, {}))
     change: ViewChange | None = None
     uses: list[str | bytes] = field(default_factory=list)
     """The accounts and identities that must stay in memory until it is committed."""
@@ -231,6 +231,7 @@ class _Tenure:
         chunk.changes.accounts.update(changes.accounts)
         chunk.changes.identities.update(changes.identities)
         chunk.changes.due.update(changes.due)
+        chunk.changes.settled_holds.update(changes.settled_holds)
 
     async def _decide_records(self, chunk: _Chunk, step: NextRecords) -> None:
         self._owner.check_for_gaps(step.source, self._book.head.next_of(step.source.value), step.records)

@@ -5,10 +5,11 @@
 -- head                  hash  token "next_offset:hash" | value | verified_at_ms | windows "566 567", those that hold identities
 -- accounts              hash  account -> state
 -- due                   zset  account -> when it is due (ms since 1970)
--- holds                 hash  hold id -> hold
 -- identities:<window>   hash  identity -> what is remembered of it
 --
--- KEYS: head, accounts, due, holds, the keys of the identity windows
+-- Holds are not among them: they are of no ledger, and stay.
+--
+-- KEYS: head, accounts, due, the keys of the identity windows
 -- ARGV: the head's field `windows` as the caller knows it
 -- Reply: {1} done; {2} there are other windows by now, nothing was changed
 

@@ -1,0 +1,50 @@
+"""Calls of one script each that readers and whoever holds credits make. What is asked and what the answer means is said once, for clients
+that wait and for those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from usageledger.counters import scripts
+from usageledger.counters.connection import AsyncClient, Client
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.replies import REDIS_FAILURES, view_error
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Call(Protocol[T_co]):
+    """One call of a script."""
+
+    script: ClassVar[str]
+
+    def keys(self, partition: PartitionKeys) -> Sequence[str]:
+        """The keys that it touches, all of one partition."""
+        ...
+
+    def words(self) -> Sequence[scripts.Word]:
+        """The script's arguments."""
+        ...
+
+    def answer(self, reply: Any) -> T_co:
+        """What a reply means."""
+        ...
+
+
+def ask(redis: Client, partition: PartitionKeys, call: Call[T_co]) -> T_co:
+    """Make a call and wait for its answer. Raises ViewError."""
+    try:
+        reply = scripts.run_blocking(redis, call.script, call.keys(partition), call.words())
+    except REDIS_FAILURES as error:
+        raise view_error(error) from error
+    return call.answer(reply)
+
+
+async def ask_async(redis: AsyncClient, partition: PartitionKeys, call: Call[T_co]) -> T_co:
+    """As ``ask``, with an asynchronous client."""
+    try:
+        reply = await scripts.run(redis, call.script, call.keys(partition), call.words())
+    except REDIS_FAILURES as error:
+        raise view_error(error) from error
+    return call.answer(reply)

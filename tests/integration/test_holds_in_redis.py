@@ -1,0 +1,209 @@
+"""Holds on a real server: many workers at once, what is left of them afterwards, and what somebody has spoilt."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+import redis
+
+from tests.valkey_server import ValkeyServer, running_valkey
+from usageledger.counters.calling import ask, ask_async
+from usageledger.counters.connection import connect, connect_blocking
+from usageledger.counters.holding import FindHold, PlaceHold, ReleaseHold
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.reading import ReadAccount
+from usageledger.counters.redis_view import RedisView
+from usageledger.counters.view import Position, ViewChange, ViewError
+
+KEYS = PartitionKeys("test", 0)
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with running_valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: ValkeyServer) -> ValkeyServer:
+    """A running server that knows account ``ann``, as ``A1``."""
+    with shared_server.client() as client:
+        client.flushall()
+        client.hset(KEYS.accounts, "ann", "A1")
+    return shared_server
+
+
+@pytest.fixture
+def client(server: ValkeyServer) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        yield client
+
+
+def a_hold(id: str, credits: int = 1, *, remaining: int = 100, life_ms: int = 60_000) -> PlaceHold:
+    return PlaceHold(account="ann", seen=b"A1", remaining=remaining, id=id, credits=credits, life_ms=life_ms, content=b"{}")
+
+
+@pytest.mark.peer_defect("FluxMeter: holds")
+def test_of_200_workers_at_once_exactly_those_are_given_a_hold_for_whom_credits_are_left(server: ValkeyServer) -> None:
+    """1,000 holds of one credit for the last 100 credits, from 200 connections: 100 are given."""
+    outcomes: Counter[str] = Counter()
+    numbers, ready = itertools.count(), threading.Barrier(200)
+
+    def work() -> None:
+        with closing(connect_blocking(server.url)) as mine:
+            ready.wait(60)
+            for _ in range(5):
+                outcomes[ask(mine, KEYS, a_hold(f"job-{next(numbers)}")).outcome] += 1
+
+    workers = [threading.Thread(target=work) for _ in range(200)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert outcomes == {"held": 100, "insufficient_credits": 900}
+    with closing(connect_blocking(server.url)) as mine:
+        assert ask(mine, KEYS, ReadAccount("ann")).held == 100
+
+
+def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(server: ValkeyServer) -> None:
+    """The owner charges and settles while workers hold: remaining less open holds never falls below nothing."""
+
+    async def test() -> None:
+        async with connect(server.url) as connection:
+            view = RedisView(connection, KEYS.prefix, KEYS.partition)
+            await view.clear()
+            remaining, position = 300, Position(0, "")
+            await view.commit(None, ViewChange(head=b"h", position=position, accounts={"ann": b"300"}))
+            given: asyncio.Queue[str] = asyncio.Queue()
+
+            async def hold(worker: int) -> None:
+                for n in range(40):
+                    id, seen = f"{worker}-{n}", b"300"
+                    for _ in range(1_000):
+                        asked = PlaceHold(
+                            account="ann", seen=seen, remaining=int(seen), id=id, credits=1, life_ms=60_000, content=b"{}", open_max=5_000
+                        )
+                        held = await ask_async(connection, KEYS, asked)
+                        if held.outcome != "account_moved":
+                            break
+                        assert held.account is not None
+                        seen = held.account
+                    if held.outcome == "held":
+                        given.put_nowait(id)
+
+            workers = [asyncio.create_task(hold(worker)) for worker in range(20)]
+            charged = 0
+            while not (all(worker.done() for worker in workers) and given.empty()):
+                settled = [("ann", given.get_nowait()) for _ in range(min(7, given.qsize()))]
+                before, position = position, Position(position.next_offset + 1, "h")
+                charged += len(settled)
+                change = ViewChange(head=b"h", position=position, accounts={"ann": b"%d" % (remaining - charged)}, settled_holds=settled)
+                await view.commit(before, change)
+                reading = await ask_async(connection, KEYS, ReadAccount("ann"))
+                assert reading.account is not None
+                assert int(reading.account) - reading.held >= 0
+            await asyncio.gather(*workers)
+            reading = await ask_async(connection, KEYS, ReadAccount("ann"))
+            assert (charged, reading.account, reading.held) == (300, b"0", 0)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_whatever_becomes_of_holds_nothing_of_them_stays_in_memory(server: ValkeyServer, client: redis.Redis) -> None:
+    """Open, settled, released: both keys expire with the last of them, and those that are over are swept away by who holds next."""
+    for n in range(30):
+        ask(client, KEYS, a_hold(f"job-{n}", life_ms=300 if n < 20 else 400))
+    for n in range(5):
+        ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}"))
+    until_ms = client.zscore(KEYS.hold_ends("ann"), "job-29")
+    assert until_ms is not None
+    assert {client.pexpiretime(key) for key in (KEYS.holds("ann"), KEYS.hold_ends("ann"))} == {int(until_ms)}
+    until(lambda: not client.exists(KEYS.holds("ann"), KEYS.hold_ends("ann")))
+    assert ask(client, KEYS, ReadAccount("ann")).held == 0
+
+
+def test_who_holds_next_sweeps_away_what_is_over(server: ValkeyServer, client: redis.Redis) -> None:
+    ask(client, KEYS, a_hold("stays"))
+    for n in range(30):
+        ask(client, KEYS, a_hold(f"job-{n}", life_ms=20))
+    for n in range(10):
+        ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}"))
+    until(lambda: ask(client, KEYS, FindHold(account="ann", id="job-29")) is None and ask(client, KEYS, ReadAccount("ann")).held == 1)
+    assert client.hlen(KEYS.holds("ann")) == 1 + 31
+    ask(client, KEYS, a_hold("next"))
+    assert sorted(client.hkeys(KEYS.holds("ann"))) == [b"", b"next", b"stays"]
+    assert client.zcard(KEYS.hold_ends("ann")) == 2
+    assert client.hget(KEYS.holds("ann"), "") == b"2"
+
+
+@pytest.mark.parametrize("spoilt", [KEYS.holds("ann"), KEYS.hold_ends("ann")])
+def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(server: ValkeyServer, client: redis.Redis, spoilt: str) -> None:
+    ask(client, KEYS, a_hold("job"))
+    client.delete(spoilt)
+    client.set(spoilt, "not ours")
+    before = {key: client.dump(key) for key in client.keys("*")}
+    for call in (a_hold("job"), a_hold("other"), ReleaseHold(account="ann", id="job")):
+        with pytest.raises(ViewError, match="WRONGTYPE") as refused:
+            ask(client, KEYS, call)
+        assert not refused.value.retriable
+    assert {key: client.dump(key) for key in client.keys("*")} == before
+
+
+def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(server: ValkeyServer, client: redis.Redis) -> None:
+    ask(client, KEYS, a_hold("job"))
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(ViewError) as refused:
+            ask(client, KEYS, a_hold("other"))
+        assert refused.value.retriable
+        assert ask(client, KEYS, ReadAccount("ann")).held == 1
+        ask(client, KEYS, ReleaseHold(account="ann", id="job"))
+        assert ask(client, KEYS, ReadAccount("ann")).held == 0
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_any_order_of_calls_leaves_the_sum_of_what_is_open(server: ValkeyServer, client: redis.Redis, rng: random.Random) -> None:
+    """The sum is kept, not reckoned each time; whatever comes it is what the open holds add up to."""
+
+    async def settle(ids: list[str]) -> None:
+        async with connect(server.url) as connection:
+            view = RedisView(connection, KEYS.prefix, KEYS.partition)
+            head = await view.head()
+            position = Position(0 if head is None else head.position.next_offset + 1, "h")
+            change = ViewChange(head=b"h", position=position, accounts={"ann": b"A1"}, settled_holds=[("ann", id) for id in ids])
+            await view.commit(None if head is None else head.position, change)
+
+    client.delete(KEYS.accounts)
+    asyncio.run(settle([]))
+    for _ in range(300):
+        id = f"job-{rng.randrange(12)}"
+        what = rng.random()
+        if what < 0.6:
+            ask(client, KEYS, a_hold(id, rng.randrange(40), life_ms=rng.choice((1, 5, 60_000))))
+        elif what < 0.85:
+            ask(client, KEYS, ReleaseHold(account="ann", id=id))
+        else:
+            asyncio.run(settle([id, f"job-{rng.randrange(12)}"]))
+        # A hold may run out between the look at the sum and the looks at the holds.
+        until(lambda: ask(client, KEYS, ReadAccount("ann")).held == sum_of_open(client) <= 100)
+
+
+def sum_of_open(client: redis.Redis) -> int:
+    found = [ask(client, KEYS, FindHold(account="ann", id=f"job-{n}")) for n in range(12)]
+    return sum(hold.credits for hold in found if hold is not None and hold.state == "open")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("it did not come about")
