@@ -17,6 +17,8 @@ from usageledger.counters.connection import AsyncClient
 from usageledger.gateway.access import Keys, Scope
 from usageledger.gateway.app import create_app
 from usageledger.gateway.asking import Gateway
+from usageledger.gateway.history.reading import HistoryReader
+from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -47,7 +49,15 @@ class GatewayWorld:
             is_importing=lambda: False,
             now=lambda: self.now,
         )
-        self.gateway = Gateway(store=self.store, store_turn=turn, keys=self.keys, accounts=accounts, now=lambda: self.now)
+        self.history = HistoryReader(directory / HISTORY_FILE)
+        self.gateway = Gateway(
+            store=self.store,
+            store_turn=turn,
+            keys=self.keys,
+            accounts=accounts,
+            history=self.history,
+            now=lambda: self.now,
+        )
         self.app: FastAPI = create_app(self.gateway, allowed_origins=["https://app.example"])
 
     def key(self, *scopes: Scope) -> str:

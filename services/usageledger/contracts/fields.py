@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
 
 from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import NAME_LENGTH_MAX, check_name, format_quantity, parse_quantity
@@ -93,11 +94,9 @@ def _decimal(description: str, examples: list[Any]) -> WithJsonSchema:
 _TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
 _as_credits = PlainSerializer(format_credits, return_type=str)
 
-Name = Annotated[
-    str,
-    BeforeValidator(_name),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX, "pattern": _NAME_PATTERN}),
-]
+NAME_SCHEMA: JsonSchemaValue = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX, "pattern": _NAME_PATTERN}
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(NAME_SCHEMA)]
 """An account, a source, an event, a feature, a model: no control characters, no spaces at the ends."""
 
 Time = Annotated[AwareDatetime, BeforeValidator(_utc), _TIME_SCHEMA]

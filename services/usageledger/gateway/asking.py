@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import WithJsonSchema
 
-from usageledger.contracts.fields import Name
+from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.rate_limits import RateLimits
@@ -41,6 +43,7 @@ class Gateway:
     store_turn: threading.Lock
     keys: Keys
     accounts: Accounts
+    history: HistoryReader
     rate_limits: RateLimits = field(default_factory=RateLimits)
     readiness: dict[str, Callable[[], Awaitable[str | None]]] = field(default_factory=dict)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -58,7 +61,7 @@ async def _parts(request: Request) -> Gateway:
 
 
 Parts = Annotated[Gateway, Depends(_parts)]
-AccountPath = Annotated[Name, Path(description="The account.", examples=["acct_4821"])]
+AccountPath = Annotated[Name, WithJsonSchema({**NAME_SCHEMA, "examples": ["acct_4821"]}), Path(description="The account.")]
 
 
 class Needs:

@@ -66,7 +66,7 @@ class BlockedShown(BaseModel):
     since: datetime | None = Field(description="Null where that is not known.")
     suspension: str | None = Field(description="Why the account is suspended, null where it is not.", examples=["payment_failed"])
     upgrade: UpgradeShown | None
-    resets_at: datetime | None = Field(description="When the period ends; null on Free, and where its end changes nothing.")
+    resets_at: datetime | None = Field(description="When the period ends; null on Free, and while the account is suspended.")
 
 
 class HoldsShown(BaseModel):
@@ -158,11 +158,11 @@ def share_used(state: AccountState) -> str:
 
 def _blocked(state: AccountState, catalog: Catalog, block: Block | None) -> BlockedShown:
     return BlockedShown(
-        reason="usage" if block is None else block.reason,
+        reason=block.reason if block is not None else "usage" if state.suspended is None else "suspended",
         since=None if block is None else block.since,
-        suspension=None,
+        suspension=state.suspended,
         upgrade=_shown(upgrade_for(state, catalog)),
-        resets_at=state.period.end,
+        resets_at=state.period.end if state.suspended is None else None,
     )
 
 

@@ -19,6 +19,8 @@ from usageledger.counters.connection import AsyncClient, connect
 from usageledger.gateway.access import Keys
 from usageledger.gateway.app import create_app
 from usageledger.gateway.asking import Gateway
+from usageledger.gateway.history.reading import HistoryReader
+from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store
 from usageledger.log.import_mode import ImportMode
@@ -95,7 +97,9 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         if options.key is not None:
             keys.ensure(options.key, "from the start", datetime.now(UTC))
         accounts = Accounts(redis, catalogs, prefix=options.prefix, partition_count=partition_count, is_importing=import_mode.is_on)
-        gateway = Gateway(store=store, store_turn=turn, keys=keys, accounts=accounts)
+        history = HistoryReader(options.data / HISTORY_FILE)
+        stack.callback(history.close)
+        gateway = Gateway(store=store, store_turn=turn, keys=keys, accounts=accounts, history=history)
         gateway.readiness["redis"] = lambda: _redis_answers(redis)
         watching = asyncio.create_task(import_mode.watch())
         stack.callback(watching.cancel)

@@ -25,6 +25,9 @@ from usageledger.gateway.history.tables import microseconds, place_of
 from usageledger.log.records import Record
 
 CHANGE_NOTHING = frozenset({"refusal", "duplicate", "skip", "catalog_adopted"})
+NO_CHARGES = frozenset({"thresholds_set"})
+"""They change an account, but neither its credits nor its plan."""
+
 STATES_KEPT_MAX = 50_000
 
 _MILLIONTHS = 1_000_000
@@ -144,6 +147,8 @@ class HistoryFold:
         batch.accounts[entry.account] = account
         _note_limits(account, entry)
         _note_periods(batch, entry, state)
+        if entry.kind in NO_CHARGES:
+            return
         date = self._count(batch, entry, account)
         place = place_of(batch.partition, entry.offset)
         number = None if entry.period is None else entry.period.number
@@ -225,7 +230,12 @@ INSERT INTO periods VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET end_us = excluded.end_us, plan = excluded.plan, allotment = excluded.allotment,
   granted = excluded.granted, used = excluded.used, by_feature = excluded.by_feature
 """
-_WRITE_ACCOUNT = "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_WRITE_ACCOUNT = """
+INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET state = excluded.state, plan = excluded.plan, used = excluded.used, remaining = excluded.remaining,
+  is_blocked = excluded.is_blocked, blocked_since_us = excluded.blocked_since_us, blocked_reason = excluded.blocked_reason,
+  last_used_at_us = excluded.last_used_at_us
+"""
 _RESOLVE = "UPDATE refusals SET is_resolved = 1 WHERE is_resolved = 0 AND topic = ? AND account = ? AND source = ? AND id = ?"
 _MOVE = """
 INSERT INTO positions VALUES (?, ?, ?, ?, coalesce(?, 0))

@@ -58,7 +58,7 @@ CREATE TABLE periods (
 CREATE TABLE accounts (
   account TEXT PRIMARY KEY, state BLOB NOT NULL, plan TEXT NOT NULL, used INTEGER NOT NULL, remaining INTEGER NOT NULL,
   is_blocked INTEGER NOT NULL, blocked_since_us INTEGER, blocked_reason TEXT, last_used_at_us INTEGER
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE refusals (
   place INTEGER PRIMARY KEY, appended_at_us INTEGER NOT NULL, account TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,

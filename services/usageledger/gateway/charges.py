@@ -1,0 +1,165 @@
+"""Routes: what was charged to an account, each charge explained."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from usageledger.domain.catalog import AdoptedCatalogs, Rate
+from usageledger.domain.credits import format_credits
+from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.quantity import format_quantity
+from usageledger.domain.renewal import plan_at
+from usageledger.gateway.access import Caller
+from usageledger.gateway.asking import AccountPath, Needs, Parts
+from usageledger.gateway.explaining import credits_of, explain, names_of
+from usageledger.gateway.figures import CreditsText
+from usageledger.gateway.history.reading import HistoryAbsent, MalformedCursor
+from usageledger.gateway.meter import Limit, history_not_ready, history_reaches
+from usageledger.gateway.problems import Problem, problems
+
+router = APIRouter(tags=["usage meter"])
+
+ChargeKind = Literal["usage", "void", "grant", "grant_expired", "renewal", "plan_change", "account_opened", "suspension", "resumption"]
+
+
+class EventShown(BaseModel):
+    """The event behind an entry, by its identity."""
+
+    source: str
+    id: str
+
+
+class RateShown(BaseModel):
+    """What a use costs: `credits` for each `per` units."""
+
+    credits: CreditsText
+    unit: str
+    per: str = Field(examples=["1"])
+    rounding: Literal["up", "exact"] = Field(description="`up`: each begun `per` in full; `exact`: in proportion.")
+
+
+class Charge(BaseModel):
+    """One entry of the ledger that changed the account. Refusals and duplicates change nothing and are not among them."""
+
+    entry: str = Field(description="Its address in the ledger: partition, offset.", examples=["3-1042"])
+    appended_at: datetime
+    occurred_at: datetime | None
+    kind: ChargeKind
+    event: EventShown | None
+    period: int | None = Field(description="The number of the period that it counts in.")
+    feature: str | None
+    feature_name: str | None
+    model: str | None
+    model_name: str | None
+    quantity: str | None
+    unit: str | None
+    credits: CreditsText = Field(description="Charged by a use, given back by a void, granted, or lapsed with a grant: never negative.")
+    remaining_after: CreditsText | None = Field(description="What remained in the period that it counts in.")
+    is_late: bool = Field(description="It counts in the period before the one in which it came.")
+    plan: str | None = Field(description="The plan that it brings, where it brings one.")
+    plan_name: str | None
+    explanation: str = Field(description="In plain English.")
+    rate: RateShown | None
+    catalog_version: str | None
+    reason: str | None = Field(description="Why it was voided, granted, suspended or resumed, as its event says.")
+
+
+_CHARGE_EXAMPLE: dict[str, Any] = {
+    "entry": "3-1042",
+    "appended_at": "2026-11-25T09:59:30.250Z",
+    "occurred_at": "2026-11-25T09:59:30Z",
+    "kind": "usage",
+    "event": {"source": "/render", "id": "gen_1"},
+    "period": 4,
+    "feature": "genai_video",
+    "feature_name": "GenAI Video",
+    "model": "veo_3",
+    "model_name": "Veo 3",
+    "quantity": "2",
+    "unit": "generation",
+    "credits": "64",
+    "remaining_after": "382.5",
+    "is_late": False,
+    "plan": None,
+    "plan_name": None,
+    "explanation": "2 generations of Veo 3 at 32 credits a generation: 64 credits.",
+    "rate": {"credits": "32", "unit": "generation", "per": "1", "rounding": "up"},
+    "catalog_version": "2026-11",
+    "reason": None,
+}
+
+
+class ChargePage(BaseModel):
+    """Some of what was charged to an account."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"items": [_CHARGE_EXAMPLE], "next_cursor": "3-1042", "history_as_of": None}]}
+    )
+
+    items: list[Charge]
+    next_cursor: str | None
+    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+
+
+@router.get("/v1/accounts/{account:segment}/charges", responses=problems("log_unavailable", "not_ready"))
+async def list_charges(
+    account: AccountPath,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("read"))],
+    cursor: Annotated[str | None, Query(max_length=40, description="`next_cursor` of the page before.")] = None,
+    limit: Limit = 50,
+    period: Annotated[int | None, Query(ge=0, le=2**31, description="Only what counts in the period of that number.")] = None,
+) -> ChargePage:
+    """What was charged to an account, given back and granted, and what became of its plan: the newest first, each explained."""
+    now = await gateway.accounts.read(account)
+    try:
+        page = await gateway.history.charges(account, period=period, cursor=cursor, limit=limit)
+        as_of = await history_reaches(gateway, now)
+    except HistoryAbsent as error:
+        raise history_not_ready(error) from error
+    except MalformedCursor as error:
+        raise Problem("invalid_request", str(error)) from error
+    return ChargePage(items=[charge_of(entry, now.catalogs) for entry in page.items], next_cursor=page.next_cursor, history_as_of=as_of)
+
+
+def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
+    """An entry as a charge, explained."""
+    feature_name, model_name = names_of(entry, catalogs)
+    plan_id = None if entry.plan_change is None else entry.plan_change.next_plan or entry.plan_change.plan
+    plan = None if plan_id is None else plan_at(catalogs, plan_id, entry.appended_at)
+    return Charge(
+        entry=f"{entry.partition}-{entry.offset}",
+        appended_at=entry.appended_at,
+        occurred_at=None if entry.event is None else entry.event.occurred_at,
+        kind=entry.kind,  # type: ignore[arg-type]  # the history keeps these kinds and no others
+        event=None if entry.event is None else EventShown(source=entry.event.source, id=entry.event.id),
+        period=None if entry.period is None else entry.period.number,
+        feature=entry.feature,
+        feature_name=feature_name,
+        model=entry.model,
+        model_name=model_name,
+        quantity=None if entry.quantity is None else format_quantity(entry.quantity),
+        unit=None if entry.rate is None else entry.rate.unit,
+        credits=format_credits(credits_of(entry)),
+        remaining_after=None if entry.after is None else format_credits(entry.after.remaining),
+        is_late=entry.is_late,
+        plan=plan_id,
+        plan_name=plan_id if plan is None else plan.name,
+        explanation=explain(entry, catalogs),
+        rate=None if entry.rate is None else _rate(entry.rate),
+        catalog_version=entry.catalog_version,
+        reason=_reason(entry),
+    )
+
+
+def _rate(rate: Rate) -> RateShown:
+    return RateShown(credits=format_credits(rate.credits), unit=rate.unit, per=format_quantity(rate.per), rounding=rate.rounding)
+
+
+def _reason(entry: LedgerEntry) -> str | None:
+    said = (entry.voids, entry.grant, entry.suspension)
+    return next((found.reason for found in said if found is not None and found.reason), None)

@@ -1,0 +1,369 @@
+"""What the gateway's answers take from ``history.db``: pages of an account's charges and periods, its use by day, accounts, refusals.
+
+Every answer is of one moment and says how far the history reached then. Lists go from the newest on, and a cursor is the place after which
+they go on, so that what comes in meanwhile shifts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from usageledger.domain.account import AccountState, Period
+from usageledger.domain.encoding import decode_account
+from usageledger.domain.entry import InputAddress, LedgerEntry
+from usageledger.gateway.history.tables import VERSION, address_of, microseconds, moment_of, place_of
+
+CONNECTIONS_MAX = 4
+BUSY_TIMEOUT_S = 2.0
+
+_T = TypeVar("_T")
+_MILLIONTH = Decimal(1).scaleb(-6)
+_ADDRESS = re.compile(r"([0-9]{1,6})-([0-9]{1,12})", re.ASCII)
+_REFUSAL_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,6})-([0-9]{1,12})", re.ASCII)
+_entries = msgspec.json.Decoder(LedgerEntry)
+_by_feature = msgspec.json.Decoder(dict[str, int])
+
+
+class HistoryAbsent(Exception):
+    """There is no history that could be read: its service has not begun yet, or is another release's."""
+
+
+class MalformedCursor(ValueError):
+    """A cursor that no list has given."""
+
+
+class Reach(NamedTuple):
+    """How far a partition's history goes: every record before ``next_offset``, the last of them appended at ``clock`` (None: nothing)."""
+
+    next_offset: int
+    clock: datetime | None
+
+
+class DailyUse(NamedTuple):
+    """What was used of one model on one day; ``model`` is None for the feature's default rate."""
+
+    date: str
+    feature: str
+    model: str | None
+    uses: int
+    quantity: Decimal
+    credits: int
+
+
+class AccountHistory(NamedTuple):
+    """What the history knows of an account and of one of its periods. ``blocked_since`` and ``blocked_reason`` are of its last
+    `limit.reached`, None once it was cleared."""
+
+    reach: Reach
+    state: AccountState | None
+    blocked_since: datetime | None
+    blocked_reason: str | None
+    daily_use: tuple[DailyUse, ...]
+
+
+class AccountListed(NamedTuple):
+    """An account as its last entry left it: who shows it rolls the state over first."""
+
+    account: str
+    state: AccountState
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalListed:
+    """One input that the ledger refused. ``is_resolved``: the same event has been accepted since."""
+
+    partition: int
+    offset: int
+    appended_at: datetime
+    account: str
+    reason: str
+    detail: str
+    input: InputAddress
+    event: tuple[str, str] | None
+    feature: str | None
+    model: str | None
+    is_resolved: bool
+
+    @property
+    def entry(self) -> str:
+        """The address of the ledger entry that says so."""
+        return f"{self.partition}-{self.offset}"
+
+
+class Page(NamedTuple, Generic[_T]):
+    """Some items of a list, and the cursor after which it goes on; None at its end."""
+
+    items: Sequence[_T]
+    next_cursor: str | None
+
+
+class ListedPeriod(NamedTuple):
+    """A period of an account, and what grants gave it."""
+
+    period: Period
+    granted: int
+
+
+class HistoryReader:
+    """Reads one file, in threads beside the event loop. Every method raises HistoryAbsent; those with a cursor, MalformedCursor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: queue.SimpleQueue[_Connection] = queue.SimpleQueue()
+
+    async def account(self, account: str, partition: int, period: int) -> AccountHistory:
+        """What is known of an account and of its period of that number."""
+        return await self._ask(lambda database: _account(database, account, partition, period))
+
+    async def reach(self, partition: int) -> Reach:
+        """How far the partition's history goes."""
+        return await self._ask(lambda database: _reach(database, partition))
+
+    async def charges(self, account: str, *, period: int | None, cursor: str | None, limit: int) -> Page[LedgerEntry]:
+        """The entries that changed an account, or those that count in one of its periods, the newest first."""
+        return await self._ask(lambda database: _charges(database, account, period, cursor, limit))
+
+    async def periods(self, account: str, *, before: int, limit: int) -> list[ListedPeriod]:
+        """An account's periods with numbers below ``before``, the newest first."""
+        return await self._ask(lambda database: _periods(database, account, before, limit))
+
+    async def accounts(self, *, search: str, cursor: str | None, limit: int) -> Page[AccountListed]:
+        """Accounts whose names hold ``search``, whatever the case, in the order of their names."""
+        return await self._ask(lambda database: _accounts(database, search, cursor, limit))
+
+    async def refusals(
+        self, *, reason: str | None, is_resolved: bool | None, account: str | None, cursor: str | None, limit: int
+    ) -> Page[RefusalListed]:
+        """Refused inputs, the newest first."""
+        filters = {"reason": reason, "is_resolved": is_resolved, "account": account}
+        return await self._ask(lambda database: _refusals(database, filters, cursor, limit))
+
+    async def refusals_at(self, entries: Sequence[str]) -> dict[str, RefusalListed]:
+        """Those of these entries (``3-1042``) that are refusals."""
+        return await self._ask(lambda database: _refusals_at(database, entries))
+
+    def close(self) -> None:
+        """Let go of the connections that nobody uses."""
+        while not self._idle.empty():
+            self._idle.get().database.close()
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await asyncio.to_thread(self._answer, question)
+
+    def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        try:
+            with self._connection() as database:
+                database.execute("BEGIN")  # all that is read for one answer is of one moment
+                try:
+                    return question(database)
+                finally:
+                    database.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise HistoryAbsent(f"{self._path.name} cannot be read: {error}") from error
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        inode = self._inode()
+        found: _Connection | None = None
+        while found is None and not self._idle.empty():
+            with suppress(queue.Empty):
+                found = self._idle.get_nowait()
+            if found is not None and found.inode != inode:  # the file was deleted, and is built anew
+                found.database.close()
+                found = None
+        found = found or _Connection(_connect(self._path), inode)
+        try:
+            yield found.database
+        except BaseException:
+            found.database.close()
+            raise
+        if self._idle.qsize() < CONNECTIONS_MAX:
+            self._idle.put(found)
+        else:
+            found.database.close()
+
+    def _inode(self) -> int:
+        try:
+            return self._path.stat().st_ino
+        except OSError as error:
+            raise HistoryAbsent(f"there is no {self._path.name} yet: `usageledger service history` builds it") from error
+
+
+def reach_of(path: Path) -> dict[int, int]:
+    """Up to which offset each partition is folded, for who looks from another process. Raises HistoryAbsent."""
+    if not path.exists():
+        raise HistoryAbsent(f"there is no {path.name} yet")
+    try:
+        with closing(_connect(path)) as database:
+            return dict(database.execute("SELECT partition, next_offset FROM positions").fetchall())
+    except sqlite3.Error as error:
+        raise HistoryAbsent(f"{path.name} cannot be read: {error}") from error
+
+
+class _Connection(NamedTuple):
+    database: sqlite3.Connection
+    inode: int
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing. Not read-only to SQLite, which may have to make the index of the write-ahead log."""
+    database = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        database.execute("PRAGMA query_only = ON")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:
+            raise HistoryAbsent(f"{path.name} has version {version}, and this release reads {VERSION}: its service builds it anew")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _reach(database: sqlite3.Connection, partition: int) -> Reach:
+    row = database.execute("SELECT next_offset, clock_us FROM positions WHERE partition = ?", (partition,)).fetchone()
+    return Reach(0, None) if row is None else Reach(row[0], moment_of(row[1]) if row[1] else None)
+
+
+def _account(database: sqlite3.Connection, account: str, partition: int, period: int) -> AccountHistory:
+    row = database.execute("SELECT state, blocked_since_us, blocked_reason FROM accounts WHERE account = ?", (account,)).fetchone()
+    state, since_us, reason = row or (None, None, None)
+    use = database.execute(
+        "SELECT date, feature, model, uses, units, millionths, credits FROM daily_use WHERE account = ? AND period = ?", (account, period)
+    )
+    return AccountHistory(
+        reach=_reach(database, partition),
+        state=None if state is None else decode_account(state),
+        blocked_since=None if since_us is None else moment_of(since_us),
+        blocked_reason=reason,
+        daily_use=tuple(_daily_use(*row) for row in use),
+    )
+
+
+def _daily_use(date: str, feature: str, model: str, uses: int, units: int, millionths: int, credits: int) -> DailyUse:
+    return DailyUse(date, feature, model or None, uses, units + millionths * _MILLIONTH, credits)
+
+
+def _charges(database: sqlite3.Connection, account: str, period: int | None, cursor: str | None, limit: int) -> Page[LedgerEntry]:
+    first, last = (0, 2**62) if period is None else _places_of_period(database, account, period)
+    if cursor is not None:
+        last = min(last, _place(cursor))
+    rows = database.execute(
+        "SELECT place, entry FROM charges WHERE account = ? AND place >= ? AND place < ? AND (? IS NULL OR period = ?)"
+        " ORDER BY place DESC LIMIT ?",
+        (account, first, last, period, period, limit + 1),
+    ).fetchall()
+    items = [_entries.decode(entry) for _, entry in rows[:limit]]
+    return Page(items, "{}-{}".format(*address_of(rows[limit - 1][0])) if len(rows) > limit else None)
+
+
+def _places_of_period(database: sqlite3.Connection, account: str, period: int) -> tuple[int, int]:
+    """Where a period's entries can lie: late ones and voids come while the next period runs, none comes once that one is over."""
+    opened = dict(
+        database.execute(
+            "SELECT number, opened_place FROM periods WHERE account = ? AND number IN (?, ?)", (account, period, period + 2)
+        ).fetchall()
+    )
+    return opened.get(period, 2**62), opened.get(period + 2, 2**62)
+
+
+def _periods(database: sqlite3.Connection, account: str, before: int, limit: int) -> list[ListedPeriod]:
+    rows = database.execute(
+        "SELECT number, start_us, end_us, plan, allotment, granted, used, by_feature FROM periods"
+        " WHERE account = ? AND number < ? ORDER BY number DESC LIMIT ?",
+        (account, before, limit),
+    )
+    return [_period(*row) for row in rows]
+
+
+def _period(
+    number: int, start_us: int, end_us: int | None, plan: str, allotment: int, granted: int, used: int, by_feature: str
+) -> ListedPeriod:
+    end = None if end_us is None else moment_of(end_us)
+    period = Period(
+        number=number,
+        start=moment_of(start_us),
+        end=end,
+        plan=plan,
+        allotment=allotment,
+        used=used,
+        by_feature=_by_feature.decode(by_feature),
+    )
+    return ListedPeriod(period, granted)
+
+
+def _accounts(database: sqlite3.Connection, search: str, cursor: str | None, limit: int) -> Page[AccountListed]:
+    # Names are found in the index alone; states are read of those that are shown.
+    rows = database.execute(
+        "SELECT account, state, last_used_at_us FROM accounts WHERE account IN ("
+        "SELECT account FROM accounts WHERE account > ? AND instr(lower(account), lower(?)) > 0 ORDER BY account LIMIT ?"
+        ") ORDER BY account",
+        (cursor or "", search, limit + 1),
+    ).fetchall()
+    items = [
+        AccountListed(name, decode_account(state), None if used_us is None else moment_of(used_us)) for name, state, used_us in rows[:limit]
+    ]
+    return Page(items, items[-1].account if len(rows) > limit else None)
+
+
+def _refusals(database: sqlite3.Connection, filters: Mapping[str, object], cursor: str | None, limit: int) -> Page[RefusalListed]:
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    terms = "".join(f" AND {name} = ?" for name in wanted)
+    after = (2**62, 2**62) if cursor is None else _after_refusal(cursor)
+    rows = database.execute(
+        f"SELECT * FROM refusals WHERE (appended_at_us, place) < (?, ?){terms} ORDER BY appended_at_us DESC, place DESC LIMIT ?",
+        (*after, *wanted.values(), limit + 1),
+    ).fetchall()
+    items = [_refusal(row) for row in rows[:limit]]
+    return Page(items, f"{microseconds(items[-1].appended_at)}.{items[-1].entry}" if len(rows) > limit else None)
+
+
+def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[str, RefusalListed]:
+    rows = [database.execute("SELECT * FROM refusals WHERE place = ?", (_place(entry),)).fetchone() for entry in entries]
+    return {entry: _refusal(row) for entry, row in zip(entries, rows, strict=True) if row is not None}
+
+
+def _refusal(row: Sequence[Any]) -> RefusalListed:
+    place, appended_at_us, account, reason, detail, topic, input_partition, input_offset, source, id_, feature, model, is_resolved = row
+    partition, offset = address_of(place)
+    return RefusalListed(
+        partition=partition,
+        offset=offset,
+        appended_at=moment_of(appended_at_us),
+        account=account,
+        reason=reason,
+        detail=detail,
+        input=InputAddress(topic=topic, partition=input_partition, offset=input_offset),
+        event=None if source is None else (source, id_),
+        feature=feature,
+        model=model,
+        is_resolved=bool(is_resolved),
+    )
+
+
+def _place(cursor: str) -> int:
+    found = _ADDRESS.fullmatch(cursor)
+    if found is None:
+        raise MalformedCursor(f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or none")
+    return place_of(int(found[1]), int(found[2]))
+
+
+def _after_refusal(cursor: str) -> tuple[int, int]:
+    found = _REFUSAL_CURSOR.fullmatch(cursor)
+    if found is None:
+        raise MalformedCursor(f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or none")
+    return int(found[1]), place_of(int(found[2]), int(found[3]))

@@ -1,0 +1,277 @@
+"""The history as a service: reads every partition of the ledger and folds it, in a process of its own, so that the gateway's answers never
+wait for it.
+
+Where to go on, ``history.db`` says, and nothing else does. The entry that was folded last is read again and compared, so that a ledger that
+was made anew, or one that lost its end, is known from the first record; then everything is forgotten and folded again, and that is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+
+from usageledger.domain.chain import NotAnEntry, entry_at
+from usageledger.gateway.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
+from usageledger.gateway.history.tables import empty, open_for_writing, throw_away
+from usageledger.log.records import Record
+from usageledger.log.topics import Topics
+
+POLL_MS = 200
+RECORDS_PER_POLL = 5_000
+RETRY_AFTER_S = 0.5
+LOOK_AT_ENDS_EVERY_POLLS = 10
+
+_TRANSIENT = (kafka_errors.RetriableError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, OSError)
+
+logger = logging.getLogger(__name__)
+
+
+class HistoryError(Exception):
+    """There is nothing that could be folded. The message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryHealth:
+    """How far the fold is. ``lag_records``: records of the ledger that are not folded yet, None while that is not known.
+
+    ``stopped``: why partitions are not folded any more. ``folded_count``: the entries that this process has folded.
+    """
+
+    partition_count: int
+    folded_count: int = 0
+    lag_records: int | None = None
+    stopped: Mapping[int, str] = field(default_factory=dict)
+
+
+OnHealth = Callable[[HistoryHealth], None]
+
+
+def run_history(*, kafka: str, prefix: str, path: Path, stop: threading.Event, on_health: OnHealth | None = None) -> None:
+    """Fold the ledger into the file until ``stop`` is set. ``on_health`` is told again and again.
+
+    Raises HistoryError where there is no ledger or every partition has stopped, sqlite3.Error, and kafka-python's errors where it is not
+    let in.
+    """
+    with closing(LedgerFeed(kafka, Topics(prefix))) as feed:
+        while not stop.is_set():
+            try:
+                _run(feed, path, stop, on_health or (lambda _: None))
+            except _FileGone:
+                logger.warning("%s was taken away: it is built anew from the ledger", path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                logger.error("%s cannot be read (%s): it is built anew from the ledger", path, error)
+                throw_away(path)
+
+
+class _FileGone(Exception):
+    """Another file lies where ours was, or none."""
+
+
+def _run(feed: LedgerFeed, path: Path, stop: threading.Event, on_health: OnHealth) -> None:
+    with closing(open_for_writing(path)) as database:
+        inode = path.stat().st_ino
+        history = History(feed, database)
+        while not stop.is_set():
+            try:
+                history.step()
+            except _TRANSIENT as error:
+                logger.warning("Kafka is not available, tried again in %s s: %s: %s", RETRY_AFTER_S, type(error).__name__, error)
+                history.begin_again()
+                stop.wait(RETRY_AFTER_S)
+            on_health(history.health())
+            if not path.exists() or path.stat().st_ino != inode:
+                raise _FileGone
+
+
+class History:
+    """Folds a feed into a database, step by step. Partitions that cannot be folded stop, and the others go on."""
+
+    def __init__(self, feed: LedgerFeed, database: sqlite3.Connection) -> None:
+        self._feed = feed
+        self._database = database
+        self._fold = HistoryFold(database)
+        self._is_begun = False
+        self._unconfirmed: set[int] = set()
+        self._asked_again: dict[int, int] = {}
+        self._stopped: dict[int, str] = {}
+        self._partition_count = 0
+        self._folded_count = 0
+        self._ends: dict[int, int] = {}
+        self._polls = 0
+
+    def step(self) -> None:
+        """Fold what comes within a moment. Raises HistoryError where nothing can be folded, sqlite3.Error, kafka-python's errors."""
+        if not self._is_begun:
+            self._begin()
+        for partition, records in self._feed.poll(POLL_MS).items():
+            self._take(partition, records)
+            if not self._is_begun:
+                return  # the rest is of a history that was forgotten
+        self._polls += 1
+        if self._polls % LOOK_AT_ENDS_EVERY_POLLS == 0:
+            self._ends = self._feed.ends()
+        if self._stopped and len(self._stopped) == self._partition_count:
+            raise HistoryError("; ".join(f"partition {partition}: {detail}" for partition, detail in sorted(self._stopped.items())))
+
+    def begin_again(self) -> None:
+        """Have the next step look up where each partition is to be read from."""
+        self._is_begun = False
+
+    def health(self) -> HistoryHealth:
+        """How far the fold is."""
+        behind = [max(0, end - self._fold.position(partition).next_offset) for partition, end in self._ends.items()]
+        return HistoryHealth(
+            partition_count=self._partition_count,
+            folded_count=self._folded_count,
+            lag_records=sum(behind) if self._ends else None,
+            stopped=dict(self._stopped),
+        )
+
+    def _begin(self) -> None:
+        bounds = self._feed.bounds()
+        self._partition_count = len(bounds)
+        for partition, (_, end) in bounds.items():
+            position = self._fold.position(partition)
+            if position.next_offset > end:
+                self._forget(f"partition {partition} ends at offset {end}, and was folded up to {position.next_offset}")
+                break
+        self._unconfirmed, self._ends = set(), {partition: end for partition, (_, end) in bounds.items()}
+        self._is_begun = True
+        for partition, (start, _) in bounds.items():
+            self._read_from(partition, start)
+
+    def _read_from(self, partition: int, start: int) -> None:
+        """Go on after what is folded, or, to confirm that it is the same log, with the last entry that is."""
+        position = self._fold.position(partition)
+        if start > position.next_offset:
+            self._stopped.setdefault(partition, f"the ledger begins at offset {start}, and its history reaches {position.next_offset} only")
+        if partition in self._stopped:
+            self._feed.seek(partition, start)  # one without a position would be an error, though nothing of it is read
+            self._stop(partition, self._stopped[partition])
+        elif position.entry_offset >= start:
+            self._unconfirmed.add(partition)
+            self._feed.seek(partition, position.entry_offset)
+        else:
+            self._feed.seek(partition, position.next_offset)
+
+    def _take(self, partition: int, records: Sequence[Record]) -> None:
+        if partition in self._stopped:
+            return
+        position = self._fold.position(partition)
+        try:
+            if partition in self._unconfirmed:
+                _confirm(position, records[0])
+                self._unconfirmed.discard(partition)
+            new = [record for record in records if record.offset >= position.next_offset]
+            self._folded_count += self._fold.take(partition, new) if new else 0
+        except AnotherLedger as error:
+            self._forget(f"partition {partition}: {error}")
+            self.begin_again()
+        except FoldFailed as error:
+            if self._asked_again.get(partition) == position.next_offset:
+                self._stop(partition, str(error))
+            else:
+                # Once more, for a consumer's position may have been reset; what is wrong with the log stays wrong.
+                self._asked_again[partition] = position.next_offset
+                self._feed.seek(partition, position.next_offset)
+
+    def _forget(self, why: str) -> None:
+        logger.error("another ledger lies there than the one whose history this is: it is forgotten and built anew (%s)", why)
+        empty(self._database)
+        self._fold = HistoryFold(self._database)
+        self._stopped, self._asked_again = {}, {}
+
+    def _stop(self, partition: int, detail: str) -> None:
+        logger.error("partition %d STOPPED, its history does not go on: %s", partition, detail)
+        self._stopped[partition] = detail
+        self._feed.pause(partition)
+
+
+def _confirm(position: Position, first: Record) -> None:
+    """Raise AnotherLedger unless the record is the entry that was folded last."""
+    try:
+        sealed = entry_at(first.offset, first.value) if first.offset == position.entry_offset else None
+    except NotAnEntry:
+        sealed = None
+    if sealed is None or sealed.hash != position.entry_hash:
+        raise AnotherLedger(f"another entry lies at offset {position.entry_offset} than the one that was folded")
+
+
+class LedgerFeed:
+    """The partitions of ``ledger.entries`` by kafka-python. Every call raises its errors; those in `_TRANSIENT` pass."""
+
+    def __init__(self, kafka: str, topics: Topics) -> None:
+        self._kafka = kafka
+        self._topic = topics.ledger
+        self._consumer: Any = None
+        self._places: list[Any] = []
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        """The offsets of the oldest record and of the next one, of each partition: all of them are read from now on."""
+        self.close()
+        consumer = self._consumer = _consumer(self._kafka)
+        partitions = consumer.partitions_for_topic(self._topic)
+        if not partitions:
+            raise HistoryError(f"there is no topic {self._topic}: `usageledger up` makes a ledger")
+        self._places = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
+        consumer.assign(self._places)
+        starts, ends = consumer.beginning_offsets(self._places), consumer.end_offsets(self._places)
+        return {place.partition: (int(starts[place]), int(ends[place])) for place in self._places}
+
+    def ends(self) -> dict[int, int]:
+        """The offset of the next record of each partition."""
+        return {place.partition: int(end) for place, end in self._consumer.end_offsets(self._places).items()}
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Read the partition on from there."""
+        self._consumer.seek(TopicPartition(self._topic, partition), offset)
+
+    def pause(self, partition: int) -> None:
+        """Read no more of it."""
+        self._consumer.pause(TopicPartition(self._topic, partition))
+
+    def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
+        """Some records of some partitions, in order."""
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_ms)
+        except kafka_errors.OffsetOutOfRangeError as error:
+            raise kafka_errors.KafkaTimeoutError(f"a position is not in the log any more: {error}") from error
+        return {
+            place.partition: [Record(record.offset, record.timestamp, record.key, record.value) for record in records]
+            for place, records in polled.items()
+        }
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close(autocommit=False)
+
+
+def _consumer(kafka: str) -> Any:
+    return KafkaConsumer(
+        bootstrap_servers=kafka.split(","),
+        client_id="usageledger-history",
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        allow_auto_create_topics=False,
+        max_poll_records=RECORDS_PER_POLL,
+        fetch_max_wait_ms=100,
+        request_timeout_ms=15_000,
+        reconnect_backoff_max_ms=2_000,
+        # As in `log.reading`: what kafka-python knows of who leads a partition must not grow old.
+        metadata_max_age_ms=2_000,
+        check_crcs=True,
+        metrics_enabled=False,
+    )

@@ -1,0 +1,402 @@
+"""Routes: the usage meter of an account, and its past periods."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from usageledger.domain.account import AccountState, Grant, Period, drawn_from_grants
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.credits import format_credits
+from usageledger.domain.crossings import thresholds_of
+from usageledger.domain.cycle import zone
+from usageledger.domain.quantity import format_quantity
+from usageledger.domain.renewal import plan_at, roll
+from usageledger.gateway.access import Caller
+from usageledger.gateway.asking import AccountPath, Gateway, Needs, Parts
+from usageledger.gateway.figures import Block, CreditsText, Figures, PlanShown, figures, plan_of, plan_shown
+from usageledger.gateway.history.reading import AccountHistory, DailyUse, HistoryAbsent, ListedPeriod, Reach
+from usageledger.gateway.pace import pace_of, renewal_of
+from usageledger.gateway.problems import Problem, problems
+from usageledger.gateway.reading import AccountNow
+
+router = APIRouter(tags=["usage meter"])
+
+FREE_DAYS = 31
+"""How many days Free's chart shows: it has no period to show whole."""
+
+LATENESS_DAYS = 36
+"""An account's first period takes what occurred so long before it."""
+
+PAGE_MAX = 100
+_LISTS = Query(ge=1, le=PAGE_MAX, description="How many to give at most.")
+Limit = Annotated[int, _LISTS]
+
+
+class GrantShown(BaseModel):
+    """Credits that were granted beside the allotment. `left`: what has not been used of them."""
+
+    source: str
+    id: str
+    credits: CreditsText
+    left: CreditsText
+    granted_at: datetime
+    expires_at: datetime | None
+
+
+class ModelUse(BaseModel):
+    """What one model was used for in the period. `id` is null for the feature's default rate."""
+
+    id: str | None
+    name: str | None
+    credits: CreditsText
+    quantity: str
+    unit: str | None
+    uses: int
+
+
+class FeatureUse(BaseModel):
+    """What one feature was used for in the period."""
+
+    id: str
+    name: str
+    credits: CreditsText
+    uses: int
+    models: list[ModelUse]
+
+
+class DayShown(BaseModel):
+    """What was used on one day of the account's time zone."""
+
+    date: str = Field(examples=["2026-11-03"])
+    credits: CreditsText
+    features: dict[str, CreditsText]
+
+
+class PaceShown(BaseModel):
+    """How fast the period's credits are used, over all of it that has passed, and what that comes to."""
+
+    days: str = Field(description="So many days of the period have passed.", examples=["22.04"])
+    credits_per_day: CreditsText = Field(description="Rounded up to a hundredth.")
+    used_up_at: datetime | None = Field(description="Null where something is left at the period's end, and where nothing remains now.")
+    at_period_end: CreditsText | None = Field(description="What will remain then, rounded down; negative if not enough; null on Free.")
+
+
+class RenewalShown(BaseModel):
+    """What the period's end brings, if nothing more is used until then."""
+
+    at: datetime
+    plan: str
+    plan_name: str
+    allotment: CreditsText
+    lapses: CreditsText = Field(description="What of the allotment will not have been used.")
+    granted_left: CreditsText = Field(description="What grants have left after it.")
+
+
+_PLAN_EXAMPLE = {"id": "max", "name": "Max", "price_cents": 7000, "allotment": "500", "renews": True}
+_METER_EXAMPLE: dict[str, Any] = {
+    "account": "acct_4821",
+    "at": "2026-11-25T10:00:00Z",
+    "as_of": None,
+    "time_zone": "UTC",
+    "known": True,
+    "plan": _PLAN_EXAMPLE,
+    "next_plan": None,
+    "period": {"number": 4, "start": "2026-11-03T09:00:00Z", "end": "2026-12-03T09:00:00Z"},
+    "allotment": "500",
+    "granted": "20",
+    "used": "123.5",
+    "held": "14",
+    "remaining": "396.5",
+    "available": "382.5",
+    "share_used": "0.2375",
+    "thresholds": ["0.8"],
+    "blocked": None,
+    "upgrade": {"plan": "scale", "name": "Scale", "price_cents": 15000, "allotment": "1400"},
+    "grants": [{"source": "/support", "id": "g1", "credits": "20", "left": "20", "granted_at": "2026-11-05T12:00:00Z", "expires_at": None}],
+    "holds": {"open": 1, "credits": "14"},
+    "by_feature": {"ai_edit": "23.5", "genai_video": "100"},
+    "features": [
+        {
+            "id": "genai_video",
+            "name": "GenAI Video",
+            "credits": "100",
+            "uses": 9,
+            "models": [{"id": "veo_3", "name": "Veo 3", "credits": "100", "quantity": "12", "unit": "generation", "uses": 9}],
+        }
+    ],
+    "days": [{"date": "2026-11-03", "credits": "12.5", "features": {"ai_edit": "2.5", "genai_video": "10"}}],
+    "pace": {"days": "22.04", "credits_per_day": "5.61", "used_up_at": None, "at_period_end": "351.69"},
+    "renewal": {
+        "at": "2026-12-03T09:00:00Z",
+        "plan": "max",
+        "plan_name": "Max",
+        "allotment": "500",
+        "lapses": "376.5",
+        "granted_left": "20",
+    },
+    "history_as_of": None,
+}
+
+
+class Meter(Figures):
+    """The usage meter: figures from the counters; features, models and days from the history, which says how far it reaches."""
+
+    model_config = ConfigDict(title="Meter", json_schema_extra={"examples": [_METER_EXAMPLE]})
+
+    known: bool = Field(description="Whether the ledger has met the account; one that it has not is on an untouched Free.")
+    time_zone: str
+    next_plan: PlanShown | None = Field(description="The plan that the next renewal brings, where it is another one.")
+    thresholds: list[str] = Field(description="The shares of use at which a `limit.threshold` is announced.", examples=[["0.8"]])
+    grants: list[GrantShown]
+    features: list[FeatureUse]
+    days: list[DayShown] = Field(description="Every day of the period so far; on Free the last 31.")
+    pace: PaceShown | None = Field(description="Null without use, and in the period's first hour.")
+    renewal: RenewalShown | None = Field(description="Null on Free.")
+    history_as_of: datetime | None = Field(
+        description="Where features, models and days are not up to date yet: until when they are complete. Null where they are."
+    )
+
+
+class PeriodListed(BaseModel):
+    """A period that is over. Late uses and voids may change it for 72 hours after its end."""
+
+    number: int
+    start: datetime
+    end: datetime | None
+    plan: str
+    plan_name: str
+    allotment: CreditsText
+    granted: CreditsText = Field(description="What it drew from grants.")
+    used: CreditsText
+    by_feature: dict[str, CreditsText]
+
+
+_PERIOD_EXAMPLE: dict[str, Any] = {
+    "number": 3,
+    "start": "2026-10-03T09:00:00Z",
+    "end": "2026-11-03T09:00:00Z",
+    "plan": "max",
+    "plan_name": "Max",
+    "allotment": "500",
+    "granted": "0",
+    "used": "480",
+    "by_feature": {"genai_video": "480"},
+}
+
+
+class PeriodPage(BaseModel):
+    """Some of an account's past periods."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
+
+    items: list[PeriodListed]
+    next_cursor: str | None
+    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+
+
+@router.get("/v1/accounts/{account:segment}/meter", responses=problems("log_unavailable", "not_ready"))
+async def read_meter(account: AccountPath, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]) -> Meter:
+    """The usage meter of an account: what it has and has used in its current period, by feature, model and day, its pace, its renewal.
+
+    While the history is not up to date, `history_as_of` says up to when features, models and days are complete; the figures always are.
+    """
+    now = await gateway.accounts.read(account)
+    try:
+        history = await gateway.history.account(account, gateway.accounts.partition(account), now.state.period.number)
+    except HistoryAbsent:
+        history = AccountHistory(Reach(0, None), None, None, None, ())
+    return meter_of(now, history)
+
+
+@router.get("/v1/accounts/{account:segment}/periods", responses=problems("log_unavailable", "not_ready"))
+async def list_periods(
+    account: AccountPath,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("read"))],
+    cursor: Annotated[int | None, Query(ge=0, le=2**31, description="`next_cursor` of the page before.")] = None,
+    limit: Limit = 24,
+) -> PeriodPage:
+    """An account's past periods, the newest first: what each had and what was used in it."""
+    now = await gateway.accounts.read(account)
+    before = now.state.period.number if cursor is None else min(cursor, now.state.period.number)
+    partition = gateway.accounts.partition(account)
+    try:
+        history = await gateway.history.account(account, partition, now.state.period.number)
+        stored = await gateway.history.periods(account, before=before, limit=limit + 1)
+    except HistoryAbsent as error:
+        raise history_not_ready(error) from error
+    found = ended_periods(now, history.state, stored, before)[: limit + 1]
+    items = [_listed(now, ended) for ended in found[:limit]]
+    as_of = history_as_of(now, history)
+    return PeriodPage(items=items, next_cursor=str(items[-1].number) if len(found) > limit else None, history_as_of=as_of)
+
+
+def history_not_ready(error: HistoryAbsent) -> Problem:
+    """The problem that lists answer with while there is no history to list from."""
+    detail = f"{error}. Ask again in a moment; the usage meter's figures are there meanwhile"
+    return Problem("not_ready", detail, headers={"Retry-After": "5"})
+
+
+async def history_reaches(gateway: Gateway, now: AccountNow) -> datetime | None:
+    """See `history_as_of`. Raises HistoryAbsent."""
+    partition = gateway.accounts.partition(now.account)
+    return history_as_of(now, await gateway.history.account(now.account, partition, now.state.period.number))
+
+
+def history_as_of(now: AccountNow, history: AccountHistory) -> datetime | None:
+    """Until when the history is complete, where it is not up to date: it has come to all that the counters have, or agrees with them on
+    what the account has used. Where nothing of the period is there yet, its start."""
+    used: dict[str, int] = defaultdict(int)
+    for use in history.daily_use:
+        used[use.feature] += use.credits
+    if history.reach.next_offset >= now.ledger_next or _without_zeros(used) == _without_zeros(now.state.period.by_feature):
+        return None
+    return history.reach.clock or now.state.period.start
+
+
+def meter_of(now: AccountNow, history: AccountHistory) -> Meter:
+    """The meter of an account, from its counters and its history."""
+    state, catalog = now.state, now.catalogs.in_force(now.at)
+    block = None if history.blocked_since is None else Block(history.blocked_since, history.blocked_reason or "usage")
+    shown = figures(now, block)
+    return Meter(
+        **dict(shown),
+        known=now.is_known,
+        time_zone=state.time_zone,
+        next_plan=None if state.next_plan is None else plan_shown(now, state.next_plan),
+        thresholds=[format_quantity(share) for share in thresholds_of(state, catalog)],
+        grants=[_grant(grant, drawn) for grant, drawn in drawn_from_grants(state)],
+        features=features_of(history.daily_use, catalog),
+        days=days_of(state, now.at, history.daily_use),
+        pace=_pace(state, now.at),
+        renewal=_renewal(now),
+        history_as_of=history_as_of(now, history),
+    )
+
+
+def features_of(daily_use: Iterable[DailyUse], catalog: Catalog) -> list[FeatureUse]:
+    """The period's use by feature and model, what cost most first."""
+    by_feature: dict[str, dict[str | None, list[DailyUse]]] = defaultdict(lambda: defaultdict(list))
+    for use in daily_use:
+        by_feature[use.feature][use.model].append(use)
+    found = [_feature_use(feature, models, catalog) for feature, models in by_feature.items()]
+    return [shown for _, shown in sorted(found, key=lambda each: (-each[0], each[1].id)) if shown.uses]
+
+
+def days_of(state: AccountState, at: datetime, daily_use: Iterable[DailyUse]) -> list[DayShown]:
+    """Every day of the period up to ``at``, in the account's time zone, and those before it that its use lies on."""
+    by_day: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for use in daily_use:
+        by_day[use.date][use.feature] += use.credits
+    here = zone(state.time_zone)
+    first, last = state.period.start.astimezone(here).date(), at.astimezone(here).date()
+    if by_day:
+        last = max(last, date.fromisoformat(max(by_day)))
+        first = max(first - timedelta(days=LATENESS_DAYS), min(first, date.fromisoformat(min(by_day))))
+    if state.period.end is None:
+        first = max(first, last - timedelta(days=FREE_DAYS - 1))
+    return [_day(first + timedelta(days=number), by_day) for number in range((last - first).days + 1)]
+
+
+def ended_periods(now: AccountNow, known: AccountState | None, stored: Sequence[ListedPeriod], before: int) -> list[ListedPeriod]:
+    """The periods with numbers below ``before`` that are over, the newest first: those of the history, and those that time has ended since
+    the account's last entry, which no entry says yet."""
+    rolled: dict[int, ListedPeriod] = {}
+    if known is not None:
+        for _, state in roll(known, now.account, now.at, now.catalogs):
+            if state.previous is not None:
+                rolled[state.previous.number] = ListedPeriod(state.previous, state.previous.settled)
+    by_number = {each.period.number: each for each in stored} | rolled
+    return [by_number[number] for number in sorted(by_number, reverse=True) if number < before]
+
+
+def _feature_use(feature: str, models: Mapping[str | None, Sequence[DailyUse]], catalog: Catalog) -> tuple[int, FeatureUse]:
+    known = catalog.feature(feature)
+    names = {} if known is None else {model.id: model.name for model in known.models}
+    shown: list[tuple[int, ModelUse]] = []
+    for model, use in models.items():
+        credits, rate = sum(each.credits for each in use), catalog.rates.get((feature, model))
+        quantity = sum((each.quantity for each in use), Decimal(0))
+        found = ModelUse(
+            id=model,
+            name=None if model is None else names.get(model, model),
+            credits=format_credits(credits),
+            quantity=format_quantity(quantity),
+            unit=None if rate is None else rate.unit,
+            uses=sum(each.uses for each in use),
+        )
+        shown.append((credits, found))
+    total = sum(credits for credits, _ in shown)
+    used = [found for _, found in sorted(shown, key=lambda each: (-each[0], each[1].id or "")) if found.uses]
+    name = feature if known is None else known.name
+    return total, FeatureUse(id=feature, name=name, credits=format_credits(total), uses=sum(found.uses for found in used), models=used)
+
+
+def _day(day: date, by_day: Mapping[str, Mapping[str, int]]) -> DayShown:
+    used = by_day.get(day.isoformat(), {})
+    features = {feature: format_credits(credits) for feature, credits in sorted(used.items()) if credits}
+    return DayShown(date=day.isoformat(), credits=format_credits(sum(used.values())), features=features)
+
+
+def _grant(grant: Grant, drawn: int) -> GrantShown:
+    return GrantShown(
+        source=grant.source,
+        id=grant.id,
+        credits=format_credits(grant.credits),
+        left=format_credits(grant.left - drawn),
+        granted_at=grant.granted_at,
+        expires_at=grant.expires_at,
+    )
+
+
+def _pace(state: AccountState, at: datetime) -> PaceShown | None:
+    pace = pace_of(state, at)
+    if pace is None:
+        return None
+    return PaceShown(
+        days=format_quantity(pace.days),
+        credits_per_day=format_credits(pace.microcredits_per_day),
+        used_up_at=pace.used_up_at,
+        at_period_end=None if pace.at_period_end is None else format_credits(pace.at_period_end),
+    )
+
+
+def _renewal(now: AccountNow) -> RenewalShown | None:
+    renewal = renewal_of(now.state, now.account, now.catalogs)
+    if renewal is None:
+        return None
+    return RenewalShown(
+        at=renewal.at,
+        plan=renewal.plan,
+        plan_name=plan_of(now, renewal.plan).name,
+        allotment=format_credits(renewal.allotment),
+        lapses=format_credits(renewal.lapses),
+        granted_left=format_credits(renewal.granted_left),
+    )
+
+
+def _listed(now: AccountNow, listed: ListedPeriod) -> PeriodListed:
+    period: Period = listed.period
+    plan = plan_at(now.catalogs, period.plan, period.start)
+    return PeriodListed(
+        number=period.number,
+        start=period.start,
+        end=period.end,
+        plan=period.plan,
+        plan_name=period.plan if plan is None else plan.name,
+        allotment=format_credits(period.allotment),
+        granted=format_credits(listed.granted),
+        used=format_credits(period.used),
+        by_feature={feature: format_credits(credits) for feature, credits in sorted(period.by_feature.items())},
+    )
+
+
+def _without_zeros(used: Mapping[str, int]) -> dict[str, int]:
+    return {feature: credits for feature, credits in used.items() if credits}
