@@ -70,10 +70,12 @@ class Accounts:
         """The account now. Raises ViewError, and Problem where Kafka has to be asked for a catalog and does not answer."""
         keys = PartitionKeys(self._prefix, self.partition(account))
         try:
-            reply = await scripts.run(self._redis, "read_account", [keys.head, keys.accounts], [account])
+            reply = await scripts.run(
+                self._redis, "read_account", [keys.head, keys.accounts, keys.holds(account), keys.hold_ends(account)], [account]
+            )
         except REDIS_FAILURES as error:
             raise view_error(error) from error
-        token, value, verified_at_ms, blob = reply
+        token, value, verified_at_ms, blob, *_ = reply
         stored = head_of(token, value, verified_at_ms)
         head = Head(ledger="") if stored is None else decode_head(stored.value)
         catalogs = await self.catalogs(head)
