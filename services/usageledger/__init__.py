@@ -6,6 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from usageledger.gateway.gate.answers import GateError as GateError
+    from usageledger.gateway.gate.answers import InvalidUse as InvalidUse
+    from usageledger.gateway.gate.answers import NotEnoughCredits as NotEnoughCredits
+    from usageledger.gateway.gate.gates import AsyncUsageGate as AsyncUsageGate
+    from usageledger.gateway.gate.gates import UsageGate as UsageGate
     from usageledger.limits.async_subscriber import AsyncLimitSubscriber as AsyncLimitSubscriber
     from usageledger.limits.subscriber import LimitSubscriber as LimitSubscriber
     from usageledger.producer.account_client import AccountClient as AccountClient
@@ -15,26 +20,36 @@ if TYPE_CHECKING:
     from usageledger.producer.spool import SpoolError as SpoolError
     from usageledger.producer.spool import SpoolFull as SpoolFull
 
-# Loaded when first asked for: the import of this package brings in no Kafka client.
+# Loaded when first asked for: the import of this package brings in no Kafka client. The gates need the extra `gate`.
 _MODULES = {
     "AccountClient": "usageledger.producer.account_client",
     "AsyncLimitSubscriber": "usageledger.limits.async_subscriber",
+    "AsyncUsageGate": "usageledger.gateway.gate.gates",
     "CommandFailed": "usageledger.producer.account_client",
+    "GateError": "usageledger.gateway.gate.answers",
     "InvalidEvent": "usageledger.producer.events",
+    "InvalidUse": "usageledger.gateway.gate.answers",
     "LimitSubscriber": "usageledger.limits.subscriber",
+    "NotEnoughCredits": "usageledger.gateway.gate.answers",
     "SpoolError": "usageledger.producer.spool",
     "SpoolFull": "usageledger.producer.spool",
+    "UsageGate": "usageledger.gateway.gate.gates",
     "UsageMeter": "usageledger.producer.meter",
 }
 
 __all__ = [
     "AccountClient",
     "AsyncLimitSubscriber",
+    "AsyncUsageGate",
     "CommandFailed",
+    "GateError",
     "InvalidEvent",
+    "InvalidUse",
     "LimitSubscriber",
+    "NotEnoughCredits",
     "SpoolError",
     "SpoolFull",
+    "UsageGate",
     "UsageMeter",
 ]
 

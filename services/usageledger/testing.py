@@ -1,10 +1,15 @@
-"""For the tests of programs that report usage: a meter with the checks of `UsageMeter` and no Kafka.
+"""For the tests of programs that report usage, or ask before it: a meter with the checks of `UsageMeter` and no Kafka, and a gate with the
+rules of the ledger and no Redis.
 
 ::
 
     meter = InMemoryMeter(source="render")
     render(job, meter=meter)
     assert meter.events[0]["data"]["model"] == "veo_3"
+
+    gate = InMemoryGate()
+    gate.open("acct_1", plan="pro", used="190")
+    assert not gate.check("acct_1", "genai_video", "veo_3")
 """
 
 from __future__ import annotations
@@ -12,13 +17,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usageledger.producer.events import Event, InvalidEvent
 from usageledger.producer.recording import UsageRecorder, Waiting
 from usageledger.producer.spool import SpoolError, SpoolFull
 
-__all__ = ["InMemoryMeter", "InvalidEvent", "SpoolError", "SpoolFull", "Waiting"]
+if TYPE_CHECKING:
+    from usageledger.gateway.gate.in_memory import InMemoryGate as InMemoryGate
+
+__all__ = ["InMemoryGate", "InMemoryMeter", "InvalidEvent", "SpoolError", "SpoolFull", "Waiting"]
 
 
 class InMemoryMeter(UsageRecorder):
@@ -53,3 +61,11 @@ class InMemoryMeter(UsageRecorder):
             raise self.fail_with
         # A reader sees what was written, so a test does too.
         self.events.append(json.loads(value))
+
+
+def __getattr__(name: str) -> object:
+    if name == "InMemoryGate":
+        from usageledger.gateway.gate.in_memory import InMemoryGate  # it needs the extra `gate`; the meter needs none
+
+        return InMemoryGate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -138,6 +138,9 @@ def test_what_is_held_is_summed_up_for_each_account(run: Run) -> None:
         assert (await keeper.place("other", 60)).sum == 100
         assert await keeper.find() == held.hold
         assert (await keeper.held(), await keeper.held("bob")) == (100, 0)
+        assert (await keeper.ask(ReadAccount("ann"))).open_holds == 2
+        await keeper.release()
+        assert (await keeper.ask(ReadAccount("ann"))).open_holds == 1
 
     run(test)
 

@@ -43,7 +43,7 @@ async def fill(url: str) -> None:
 def test_an_account_is_read_with_the_head_it_belongs_to(url: str) -> None:
     with closing(connect_blocking(url)) as redis:
         for partition in range(PARTITIONS):
-            head, account, _ = read_account(redis, "test", partition, "ann")
+            head, account, *_ = read_account(redis, "test", partition, "ann")
             assert head is not None
             assert (head.position, head.value, account) == (Position(partition, "aa"), b"head %d" % partition, b"%d" % partition)
             assert head.verified_at_ms > 1_700_000_000_000
@@ -51,10 +51,10 @@ def test_an_account_is_read_with_the_head_it_belongs_to(url: str) -> None:
 
 def test_an_account_or_a_view_that_is_not_there_is_none(url: str) -> None:
     with closing(connect_blocking(url)) as redis:
-        head, account, _ = read_account(redis, "test", 0, "nobody")
+        head, account, *_ = read_account(redis, "test", 0, "nobody")
         assert head is not None
         assert account is None
-        assert read_account(redis, "another", 0, "ann") == (None, None, 0)
+        assert read_account(redis, "another", 0, "ann") == (None, None, 0, 0)
 
 
 def test_heads_of_many_partitions_come_in_one_answer(url: str) -> None:

@@ -83,6 +83,15 @@ def test_an_account_the_ledger_does_not_know_is_refused_where_the_catalog_says_s
     assert check(given("2026-01-31T10:00 subscribe pro", catalogs=strict)).allowed
 
 
+def test_while_an_account_is_suspended_nothing_may_start_and_no_upgrade_helps() -> None:
+    partition = given("2026-01-31T10:00 use chat_action 199", "+1s suspend payment_failed")
+    for quantity in ("0", "1", "2"):
+        checked = check(partition, quantity)
+        assert (checked.allowed, checked.reason, checked.suspended, checked.upgrade) == (False, "suspended", "payment_failed", None)
+    partition.take("+1s resume")
+    assert check(partition).allowed
+
+
 @pytest.mark.parametrize(
     ("feature", "model", "reason"), [("nothing_like_it", None, "unknown_feature"), ("genai_video", "veo_99", "unknown_model")]
 )

@@ -41,6 +41,7 @@ EXTRA_OF = {
     "usageledger.limits.async_subscriber": "",
     "usageledger.limits.fastapi": "gateway",
     "usageledger.gateway": "gateway",
+    "usageledger.gateway.gate": "gate",
     "usageledger.gateway.tokens": "",
     "usageledger.audit": "core",
     "usageledger.testing": "",
@@ -131,6 +132,14 @@ def test_an_sdk_needs_kafka_python_and_nothing_else(module: str) -> None:
 @pytest.mark.parametrize("name", ["UsageMeter", "AccountClient", "LimitSubscriber", "AsyncLimitSubscriber"])
 def test_the_public_names_need_kafka_python_and_nothing_else(name: str) -> None:
     _run_python(f"{_REFUSING_FINDER}\nfrom usageledger import {name}")
+
+
+@pytest.mark.parametrize("name", ["UsageGate", "AsyncUsageGate", "testing.InMemoryGate"])
+def test_a_gate_needs_its_extra_and_nothing_else(name: str) -> None:
+    brought = {canonicalize_name(requirement.name) for requirement in _requirements("gate")}
+    refused = tuple(library for library in (*NOT_FOR_THE_SDKS, "fastapi", "uvicorn") if canonicalize_name(library) not in brought)
+    module, _, of = f"usageledger.{name}".rpartition(".")
+    _run_python(f"{_REFUSING_FINDER.replace(repr(NOT_FOR_THE_SDKS), repr(refused))}\nfrom {module} import {of}")
 
 
 def test_a_library_that_is_refused_cannot_be_imported() -> None:

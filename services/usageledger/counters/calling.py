@@ -13,6 +13,10 @@ from usageledger.counters.replies import REDIS_FAILURES, view_error
 
 T_co = TypeVar("T_co", covariant=True)
 
+CALLS_AT_ONCE_MAX = 64
+"""How many calls one client is to carry at a time. A pool of redis-py has 100 connections, and refuses who comes then instead of letting
+them wait: 200 workers that asked at once were told that there is no Redis."""
+
 
 class Call(Protocol[T_co]):
     """One call of a script."""

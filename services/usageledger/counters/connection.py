@@ -54,9 +54,11 @@ def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
     return redis.asyncio.Redis.from_url(plain_url, retry=once, **options)
 
 
-def connect_blocking(url: str, *, timeout_s: float = 2.0) -> Client:
-    """A synchronous client for who reads: it tries again for a moment. Raises ValueError for an address that it cannot read."""
-    options = _options(timeout_s) | {"retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)}
+def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = True) -> Client:
+    """A synchronous client for who reads: where it is patient, it tries again for a moment. Raises ValueError for an address that it cannot
+    read, and what redis-py raises for a cluster of which no node answers."""
+    patient = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)
+    options = _options(timeout_s) | {"retry": patient if is_patient else Retry(NoBackoff(), 0)}
     scheme, plain_url = _split(url)
     if scheme == "cluster":
         first_url, others = _nodes(plain_url)

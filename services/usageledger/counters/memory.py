@@ -55,10 +55,7 @@ class MemoryView:
                 self.due_ms.pop(account, None)
             else:
                 self.due_ms[account] = ms
-        for place in change.settled_holds:
-            hold = self._counting(place)
-            if hold is not None and hold.state != "settled":
-                self.holds[place] = self._over(hold._replace(state="settled"))
+        self.settle(change.settled_holds)
         for window, found in change.identities.items():
             if found:
                 self.identities.setdefault(window, {}).update(found)
@@ -115,11 +112,19 @@ class MemoryView:
         self.due_ms, self.identities = other.due_ms, other.identities
         self.view_beside = None
 
+    def settle(self, holds: Sequence[tuple[str, str]]) -> None:
+        """What a commit does to holds."""
+        for place in holds:
+            hold = self._counting(place)
+            if hold is not None and hold.state != "settled":
+                self.holds[place] = self._over(hold._replace(state="settled"))
+
     def ask(self, call: Call[_T]) -> _T:
         """Answer what readers and whoever holds credits ask: see ``counters.calling.ask``."""
         if isinstance(call, ReadAccount):
-            reading = AccountReading(self.stored_head, self.stored_accounts.get(call.account), self._held(call.account))
-            return cast(_T, reading)
+            is_open = [hold.state == "open" for hold in self._counting_of(call.account)]
+            state = self.stored_accounts.get(call.account)
+            return cast(_T, AccountReading(self.stored_head, state, self._held(call.account), sum(is_open)))
         if isinstance(call, PlaceHold):
             return cast(_T, self._place(call))
         if isinstance(call, ReleaseHold):

@@ -27,11 +27,12 @@ class AccountReading(NamedTuple):
     head: StoredHead | None
     account: bytes | None
     held: int = 0
+    open_holds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAccount:
-    """Read the head, one account, and what its open holds have reserved at that moment (micro-credits)."""
+    """Read the head, one account, what its open holds have reserved at that moment (micro-credits), and how many they are."""
 
     script: ClassVar[str] = "read_account"
     account: str
@@ -43,8 +44,8 @@ class ReadAccount:
         return [self.account]
 
     def answer(self, reply: Any) -> AccountReading:
-        token, value, verified_at_ms, state, held = reply
-        return AccountReading(head_of(token, value, verified_at_ms), state, held)
+        token, value, verified_at_ms, state, held, open_holds = reply
+        return AccountReading(head_of(token, value, verified_at_ms), state, held, open_holds)
 
 
 def read_account(redis: Client, prefix: str, partition: int, account: str) -> AccountReading:

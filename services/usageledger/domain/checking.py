@@ -19,7 +19,8 @@ from usageledger.domain.entry import UpgradeOffer
 from usageledger.domain.rating import rate_usage
 from usageledger.domain.renewal import state_at
 
-NotAllowed = Literal["unknown_account", "insufficient_credits"]
+NotAllowed = Literal["unknown_account", "suspended", "insufficient_credits"]
+"""In this order: of several reasons the first is named."""
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     reason: NotAllowed | None = None
     """Why it may not start."""
+    suspended: str | None = None
+    """Why the account is suspended, where it is: then nothing may start, whatever it costs."""
     upgrade: UpgradeOffer | None = None
     """The lowest plan under which it could, beside the open holds; None where it may, and where no plan would do."""
 
@@ -57,8 +60,9 @@ def check_use(
 ) -> Check | UnknownRate:
     """Whether a use at that time may start. ``state`` is the account's as stored; ``at`` never lies before the ledger's clock.
 
-    It is rated as an event that occurs then would be. A use that costs nothing may start whatever is left; one that takes the last
-    credits may too. An account that the ledger does not know is on an untouched Free, or refused where the catalog says so.
+    It is rated as an event that occurs then would be. A use that costs nothing may start whatever is left, and one that takes the last
+    credits may; while the account is suspended, none may. An account that the ledger does not know is on an untouched Free, or refused
+    where the catalog says so.
     """
     rated = catalogs.rate_for(use.feature, use.model, at)
     if isinstance(rated, UnknownRate):
@@ -68,7 +72,9 @@ def check_use(
     if state is None and catalog.unknown_accounts == "refuse":
         return Check(cost=cost, remaining=0, held=held, reason="unknown_account")
     rolled = untouched_free(at, catalogs) if state is None else state_at(state, account, at, catalogs)
-    check = Check(cost=cost, remaining=rolled.remaining, held=held)
+    check = Check(cost=cost, remaining=rolled.remaining, held=held, suspended=rolled.suspended)
+    if rolled.suspended is not None:
+        return msgspec.structs.replace(check, reason="suspended")
     if cost == 0 or cost <= check.available:
         return check
     return msgspec.structs.replace(check, reason="insufficient_credits", upgrade=upgrade_for(rolled, catalog, needed=held + cost))

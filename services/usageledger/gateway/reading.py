@@ -5,41 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, TypeVar
 
 from kafka.errors import KafkaError
 
-from usageledger.counters import scripts
+from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask_async
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
-from usageledger.counters.reading import as_of
-from usageledger.counters.replies import REDIS_FAILURES, head_of, view_error
-from usageledger.domain.account import AccountState
-from usageledger.domain.balance import untouched_free
 from usageledger.domain.catalog import AdoptedCatalogs
-from usageledger.domain.encoding import decode_account, decode_head
 from usageledger.domain.head import Head
-from usageledger.domain.renewal import state_at
+from usageledger.gateway.gate.reckoning import AccountNow as AccountNow
+from usageledger.gateway.gate.reckoning import CatalogsUpTo, Clock, Question, Reckoning, answered_async, reading
 from usageledger.gateway.problems import Problem
 from usageledger.log.partitioning import partition_of
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogUnreadable
 
-
-class AccountNow(NamedTuple):
-    """An account at a moment.
-
-    ``state`` is rolled to ``at``; of an account that the ledger does not know it is an untouched Free. ``verified_at``: when the counters
-    were last known to be all that was decided, None if that was lately. ``ledger_next``: the offset behind the last entry that is in them.
-    """
-
-    account: str
-    state: AccountState
-    is_known: bool
-    at: datetime
-    verified_at: datetime | None
-    catalogs: AdoptedCatalogs
-    ledger_next: int
+T = TypeVar("T")
 
 
 class Accounts:
@@ -58,8 +40,8 @@ class Accounts:
         self._redis = redis
         self._catalogs = catalogs
         self._prefix = prefix
-        self._is_importing = is_importing
-        self._now = now
+        self.clock = Clock(now, is_importing)
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
         self.partition_count = partition_count
 
     def partition(self, account: str) -> int:
@@ -68,32 +50,30 @@ class Accounts:
 
     async def read(self, account: str) -> AccountNow:
         """The account now. Raises ViewError, and Problem where Kafka has to be asked for a catalog and does not answer."""
+        return await self.reckon(account, reading(account, self.clock))
+
+    async def reckon(self, account: str, reckoning: Reckoning[T]) -> T:
+        """Carry out a reckoning about an account. Raises ViewError, Problem, and what the reckoning raises."""
         keys = PartitionKeys(self._prefix, self.partition(account))
-        try:
-            reply = await scripts.run(
-                self._redis, "read_account", [keys.head, keys.accounts, keys.holds(account), keys.hold_ends(account)], [account]
-            )
-        except REDIS_FAILURES as error:
-            raise view_error(error) from error
-        token, value, verified_at_ms, blob, *_ = reply
-        stored = head_of(token, value, verified_at_ms)
-        head = Head(ledger="") if stored is None else decode_head(stored.value)
-        catalogs = await self.catalogs(head)
-        now = self._now()
-        at = head.clock if stored is not None and self._is_importing() else max(now, head.clock)
-        verified_at = None if stored is None else as_of(stored, now)
-        if blob is None:
-            return AccountNow(account, untouched_free(at, catalogs), False, at, verified_at, catalogs, head.next_offset)
-        state = state_at(decode_account(blob), account, at, catalogs)
-        return AccountNow(account, state, True, at, verified_at, catalogs, head.next_offset)
+
+        async def ask(question: Question) -> Any:
+            if isinstance(question, CatalogsUpTo):
+                return await self._catalogs_up_to(question.before)
+            async with self._turns:
+                return await ask_async(self._redis, keys, question)
+
+        return await answered_async(reckoning, ask)
 
     async def catalogs(self, head: Head) -> AdoptedCatalogs:
         """Those that a partition has adopted; before it has adopted any, those that are published. Raises Problem."""
-        known = self._catalogs.known(head.catalog_next)
+        return await self._catalogs_up_to(head.catalog_next)
+
+    async def _catalogs_up_to(self, before: int) -> AdoptedCatalogs:
+        known = self._catalogs.known(before)
         if known:
             return known
         try:
-            found = await asyncio.to_thread(self._catalogs.before, head.catalog_next) if head.catalog_next else None
+            found = await asyncio.to_thread(self._catalogs.before, before) if before else None
             found = found or await asyncio.to_thread(self._catalogs.published)
         except (KafkaError, LogUnreadable, OSError) as error:
             raise Problem("log_unavailable", f"the catalogs cannot be read ({error}): ask again in a moment") from error

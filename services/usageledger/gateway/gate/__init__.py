@@ -1,0 +1,1 @@
+"""Asking before a generation: may it start, what will it cost, reserve that. `UsageGate` asks Redis directly, or the gateway over HTTP."""
