@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, WithJsonSchema
 from pydantic.config import JsonDict
 
 from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
@@ -15,7 +15,7 @@ from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import UpgradeOffer
-from usageledger.domain.quantity import format_quantity
+from usageledger.domain.quantity import QUANTITY_MAX, format_quantity
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import AccountPath, Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown
@@ -40,6 +40,27 @@ _HOLD_EXAMPLE: JsonDict = {
     "expires_at": "2026-11-25T10:15:00Z",
 }
 
+
+def _as_json_integer(value: object) -> object:
+    """To JSON Schema, and to who writes JSON in a language without integers, 2.0 is one. It is exact, so it may pass for what it means."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= QUANTITY_MAX else value
+
+
+QuantityAsked = Annotated[
+    Quantity,
+    BeforeValidator(_as_json_integer),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^([0-9]{1,9}(\.[0-9]{1,6})?|1000000000(\.0{1,6})?)$"},
+                {"type": "integer", "minimum": 0, "maximum": int(QUANTITY_MAX)},
+            ],
+            "description": "In the rate's units: a decimal from 0 to 1000000000 with at most 6 places, as a string or an integer.",
+            "examples": ["1", "0.5", 12],
+        }
+    ),
+]
+Seconds = Annotated[StrictInt, BeforeValidator(_as_json_integer)]
 HoldId = Annotated[Name, WithJsonSchema({**NAME_SCHEMA, "examples": ["gen_01J9"]}), Path(description="The hold's id.")]
 
 
@@ -50,7 +71,7 @@ class UseAsked(BaseModel):
 
     feature: Name
     model: Name | None = None
-    quantity: Quantity = Decimal(1)
+    quantity: QuantityAsked = Decimal(1)
 
     @property
     def use(self) -> Use:
@@ -66,7 +87,7 @@ class HoldAsked(UseAsked):
     id: Name = Field(
         description="The caller's own: the same hold again reserves nothing more. Name it as `hold_id` when the use is reported."
     )
-    expires_in: int = Field(
+    expires_in: Seconds = Field(
         default=EXPIRES_IN_DEFAULT // timedelta(seconds=1),
         ge=EXPIRES_IN_MIN // timedelta(seconds=1),
         le=EXPIRES_IN_MAX // timedelta(seconds=1),
