@@ -1,0 +1,173 @@
+"""How long a check takes before a generation: by the SDK from Redis and over HTTP, alone and while usage flows through a whole stack.
+
+    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20] [--threads 4] [--ways direct http]
+    python -m tests.benchmarks.gate_check --gateway URL --key KEY       (a gateway that runs already, with whatever load it is under)
+
+Questions come at a fixed rate, whatever became of those before: each has its due time, and what is measured is from there to its answer, so
+a pause counts against every question that fell due in it. How late a thread was to ask is shown beside it: that is this program and its
+machine, not the gate. Usage is reported by a process of its own, by `UsageMeter`, for accounts that the checks ask about. On a machine that
+other work shares, compare runs of one minute with each other and with nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.servers import RunningGateway, running_gateway
+from usageledger import UsageGate, UsageMeter
+from usageledger.local.servers import choose_backend, start_servers
+
+ACCOUNTS = 500
+
+
+@dataclass(slots=True)
+class Timings:
+    """Milliseconds of one round's questions: from when each was due to its answer, to when it was asked, and from there to its answer."""
+
+    from_due: list[float] = field(default_factory=list)
+    asked_late: list[float] = field(default_factory=list)
+    answered: list[float] = field(default_factory=list)
+    degraded: int = 0
+
+    def add(self, other: Timings) -> None:
+        self.from_due += other.from_due
+        self.asked_late += other.asked_late
+        self.answered += other.answered
+        self.degraded += other.degraded
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.flow:
+        return report_usage(arguments)
+    print(f"{arguments.rate:,} checks/s from {arguments.threads} threads for {arguments.seconds:g} s; {os.cpu_count()} cores")
+    print(f"{'ms':<34}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}   asked late p99   from asking p99")
+    if arguments.gateway:
+        with UsageGate(gateway=arguments.gateway, key=arguments.key, on_unavailable="deny", timeout_s=10.0) as gate:
+            return report("http", measure(gate, arguments))
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+        servers = start_servers(Path(directory) / "servers", choose_backend(None).backend)
+        stack.callback(servers.stop)
+        gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))
+        for way in arguments.ways:
+            with UsageGate(**_told(gateway, way), on_unavailable="deny", timeout_s=10.0) as gate:
+                gate.prepare()
+                report(f"{way}, alone", measure(gate, arguments))
+                with usage_flowing(gateway, arguments, Path(directory)):
+                    report(f"{way}, {arguments.usage:,} events/s", measure(gate, arguments))
+
+
+def measure(gate: UsageGate, arguments: argparse.Namespace) -> Timings:
+    """One round, after a second to warm up."""
+    total, turn = Timings(), threading.Lock()
+    begins_s = time.perf_counter() + 0.2
+
+    def ask(thread: int) -> None:
+        mine = Timings()
+        interval_s = arguments.threads / arguments.rate
+        for n in range(int((arguments.seconds + 1.0) / interval_s)):
+            due_s = begins_s + (n + thread / arguments.threads) * interval_s
+            time.sleep(max(0.0, due_s - time.perf_counter()))
+            asked_s = time.perf_counter()
+            answer = gate.check(f"acct_{(n * arguments.threads + thread) % ACCOUNTS}", "genai_video", "veo_3")
+            ended_s = time.perf_counter()
+            if due_s < begins_s + 1.0:
+                continue
+            mine.from_due.append((ended_s - due_s) * 1e3)
+            mine.asked_late.append((asked_s - due_s) * 1e3)
+            mine.answered.append((ended_s - asked_s) * 1e3)
+            mine.degraded += answer.degraded
+        with turn:
+            total.add(mine)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(arguments.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return total
+
+
+def report(name: str, timings: Timings) -> None:
+    figures = "".join(f"{at(timings.from_due, share):>8.2f}" for share in (0.5, 0.99, 0.999, 1.0))
+    lost = f"   {timings.degraded:,} without an answer" if timings.degraded else ""
+    print(f"{name:<34}{figures}{at(timings.asked_late, 0.99):>17.2f}{at(timings.answered, 0.99):>18.2f}{lost}", flush=True)
+
+
+def at(values: list[float], share: float) -> float:
+    """The value below which that share of them lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@contextmanager
+def usage_flowing(gateway: RunningGateway, arguments: argparse.Namespace, directory: Path) -> Iterator[None]:
+    """Report usage in another process. What it has come to, and how far behind the ledger is, is printed at the end."""
+    address = gateway.addresses
+    told = ["--flow", address.kafka, address.prefix, str(directory / f"spool-{time.monotonic_ns()}"), "--usage", str(arguments.usage)]
+    process = subprocess.Popen([sys.executable, "-m", __spec__.name, *told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()  # it has begun
+        time.sleep(2.0)
+        yield
+    finally:
+        said, _ = process.communicate("end\n", timeout=60)
+        print(f"  {said.strip()}", flush=True)
+
+
+def report_usage(arguments: argparse.Namespace) -> None:
+    """Report uses at a fixed rate until standard input ends."""
+    kafka, prefix, spool = arguments.flow
+    is_told_to_end = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.readline()
+        is_told_to_end.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    with UsageMeter(kafka=kafka, prefix=prefix, source="/bench", spool_directory=spool) as meter:
+        print("begun", flush=True)
+        begins_s, count = time.perf_counter(), 0
+        while not is_told_to_end.is_set():
+            wanted = int((time.perf_counter() - begins_s) * arguments.usage)
+            for n in range(count, wanted):
+                meter.record(account=f"acct_{n % ACCOUNTS}", feature="genai_sound", model="mmaudio", id=f"{spool}-{n}")
+            count = wanted
+            time.sleep(0.005)
+        took_s = time.perf_counter() - begins_s
+        print(f"reported {count / took_s:,.0f} events/s; {meter.waiting().count:,} still wait to be sent")
+
+
+def _told(gateway: RunningGateway, way: str) -> dict[str, Any]:
+    if way == "http":
+        return {"gateway": gateway.url, "key": gateway.key}
+    return {"kafka": gateway.addresses.kafka, "redis_url": gateway.addresses.redis_url, "prefix": gateway.addresses.prefix}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="how long a check takes, alone and while usage flows")
+    parser.add_argument("--rate", type=int, default=1_000)
+    parser.add_argument("--usage", type=int, default=5_000)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--ways", nargs="+", choices=("direct", "http"), default=("direct", "http"))
+    parser.add_argument("--gateway")
+    parser.add_argument("--key")
+    parser.add_argument("--flow", nargs=3, metavar=("KAFKA", "PREFIX", "SPOOL"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
