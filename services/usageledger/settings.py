@@ -90,6 +90,15 @@ class GatewaySettings(BaseSettings):
     """Whose pages may ask with account tokens, such as ``https://app.example``."""
 
 
+class TelemetrySettings(BaseSettings):
+    """``USAGELEDGER_TELEMETRY_HOST``, ``…_PORT``: where a service without HTTP of its own tells of itself. Without a port, nowhere."""
+
+    model_config = SettingsConfigDict(env_prefix="USAGELEDGER_TELEMETRY_", env_ignore_empty=True, frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+
 class _Surroundings(BaseSettings):
     """The same variables, none of which must be there."""
 

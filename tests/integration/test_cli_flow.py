@@ -124,7 +124,7 @@ def test_the_ready_line_names_every_address(ledger: Ledger, kafka: str, redis_ur
 def test_the_status_names_every_service_and_its_lag(ledger: Ledger) -> None:
     status = ledger.one("status")
     services = {service["name"]: service for service in status["services"]}
-    assert list(services) == ["kafka", "redis", "processor", "limits", "gateway"]
+    assert list(services) == ["kafka", "redis", "processor", "limits", "history", "gateway"]
     assert {name for name, service in services.items() if service["lag"] is None} == {"kafka", "redis", "gateway"}
     assert (services["processor"]["lag"], services["limits"]["lag"]) == (0, 0)
     assert all(is_alive(services[name]["pid"]) for name in ("processor", "limits"))

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("contracts",),
     ("log", "counters"),
     # Settings are read where a process begins (a service's entry point, local, cli); what they decide is handed on as arguments.
-    ("settings",),
+    ("settings", "telemetry"),
     ("producer", "processor", "limits", "gateway", "audit"),
     # The package's face, which loads the SDKs when they are asked for, and the in-memory SDKs for the tests of those who use them.
     ("", "testing"),
@@ -260,9 +260,9 @@ def test_every_exception_is_still_needed() -> None:
 
 
 def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
-    parts = [part for layer in LAYERS for part in layer if part not in {"", "settings", "testing", "cli", "__main__"}]
+    parts = [part for layer in LAYERS for part in layer if part not in {"", "settings", "telemetry", "testing", "cli", "__main__"}]
     for file, text in (
-        {f"{part}/__init__.py": "" for part in parts} | {"__init__.py": "", "settings.py": "", "cli.py": ""} | files
+        {f"{part}/__init__.py": "" for part in parts} | {"__init__.py": "", "settings.py": "", "telemetry.py": "", "cli.py": ""} | files
     ).items():
         path = root / PACKAGE / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ EXTRA_OF = {
     "usageledger.log.topics": "",
     "usageledger.counters": "core",
     "usageledger.settings": "core",
+    "usageledger.telemetry": "telemetry",
     "usageledger.producer": "",
     "usageledger.processor": "processor",
     "usageledger.limits": "core",

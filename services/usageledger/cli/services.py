@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from usageledger.limits.announcer import PartitionHealth
     from usageledger.settings import Settings
+    from usageledger.telemetry import Telemetry
 
 logger = logging.getLogger("usageledger")
 
@@ -25,25 +27,39 @@ def add_to(app: typer.Typer) -> None:
     app.command("service", hidden=True, epilog="Example: usageledger service processor")(service)
 
 
-def service(name: Annotated[Literal["processor", "limits", "gateway"], typer.Argument(help="Which one.")]) -> None:
+def service(name: Annotated[Literal["processor", "limits", "history", "gateway"], typer.Argument(help="Which one.")]) -> None:
     """Run one service until SIGTERM or SIGINT. Exit code 0 after a signal, 1 after an error, which is logged."""
-    from usageledger.settings import Settings
+    from usageledger.settings import Settings, TelemetrySettings
+    from usageledger.telemetry import telling_of
 
     _log_to_stderr()
     settings = Settings.find()
-    if name == "processor":
-        _run_processor(settings.kafka, settings.redis_url, settings.prefix)
-    elif name == "gateway":
+    if name == "gateway":
         _run_gateway(settings)
-    else:
-        _run_limits(settings.kafka, settings.prefix)
+        return
+    telling = TelemetrySettings()
+    with telling_of(name, host=telling.host, port=telling.port) as telemetry:
+        if name == "processor":
+            _run_processor(settings, telemetry)
+        elif name == "limits":
+            _run_limits(settings, telemetry)
+        else:
+            _run_history(settings, telemetry)
 
 
-def _run_processor(kafka: str, redis_url: str, prefix: str) -> None:
+def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.processor.process import run_process
     from usageledger.processor.service import run_processor
 
-    run_process(lambda stop: run_processor(kafka=kafka, redis_url=redis_url, prefix=prefix, stop=stop))
+    run_process(
+        lambda stop: run_processor(
+            kafka=settings.kafka,
+            redis_url=settings.redis_url,
+            prefix=settings.prefix,
+            stop=stop,
+            on_health=lambda health: telemetry.tell(health.report()),
+        )
+    )
 
 
 def _run_gateway(settings: Settings) -> None:
@@ -65,9 +81,31 @@ def _run_gateway(settings: Settings) -> None:
     run_process(lambda stop: run_gateway(options, stop))
 
 
-def _run_limits(kafka: str, prefix: str) -> None:
+def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
+
+    with _ending_on_signals(LimitsError) as stop:
+        run_limits(kafka=settings.kafka, prefix=settings.prefix, stop=stop, on_health=_log_health, on_report=telemetry.tell)
+
+
+def _run_history(settings: Settings, telemetry: Telemetry) -> None:
+    from usageledger.gateway.history.service import HistoryError, HistoryHealth, run_history
+    from usageledger.gateway.history.tables import HISTORY_FILE
+    from usageledger.processor.process import collect_seldom
+
+    def on_health(health: HistoryHealth) -> None:
+        telemetry.tell(health.report())
+
+    collect_seldom()
+    path = settings.data / "gateway" / HISTORY_FILE
+    with _ending_on_signals(HistoryError) as stop:
+        run_history(kafka=settings.kafka, prefix=settings.prefix, path=path, stop=stop, on_health=on_health)
+
+
+@contextmanager
+def _ending_on_signals(expected: type[Exception]) -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. What is raised ends the process with code 1, and is told at length unless it is expected."""
     from usageledger.processor.process import STOP_DEADLINE_S, end_after
 
     stop = threading.Event()
@@ -81,8 +119,8 @@ def _run_limits(kafka: str, prefix: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signalled)
     try:
-        run_limits(kafka=kafka, prefix=prefix, stop=stop, on_health=_log_health)
-    except LimitsError as error:
+        yield stop
+    except expected as error:
         logger.critical("%s", error)
         sys.exit(1)
     except Exception:

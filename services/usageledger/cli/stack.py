@@ -59,7 +59,7 @@ def up(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start Kafka, Redis, the processor, the limits consumer and the gateway on this machine, and keep them running until Ctrl-C."""
+    """Start Kafka, Redis and the services on this machine (processor, limits, history, gateway), and keep them running until Ctrl-C."""
     from usageledger.local.stack import Stack, start_detached
 
     directory = stack_directory(data).resolve()
@@ -214,13 +214,15 @@ def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[Parti
 
     from usageledger.counters.view import ViewError
     from usageledger.local.errors import StackError
-    from usageledger.local.idleness import lag_reader, service_lags
+    from usageledger.local.gateway_place import history_file
+    from usageledger.local.idleness import history_lag, lag_reader, service_lags
     from usageledger.local.partition_states import partition_states
 
     try:
         with lag_reader(found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS) as reader:
             lags = reader.look()
-            return service_lags(lags), partition_states(lags, reader.owner_reports())
+            history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
+            return service_lags(lags) | {"history": history}, partition_states(lags, reader.owner_reports())
     except (KafkaError, ViewError, StackError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be told: {error}")
         return {}, []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,12 @@ from usageledger.limits.announcer import (
     Unavailable,
 )
 from usageledger.limits.assignor import KnownPartitionsAssignor
+from usageledger.limits.reporting import report_of
 from usageledger.limits.translate import LimitMessage
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
+from usageledger.telemetry import Report
 
 APPEND_TIMEOUT_S = 30.0
 COMMIT_TIMEOUT_MS = 5_000
@@ -45,6 +47,9 @@ _NOT_OURS_NOW = (
 )
 
 OnHealth = Callable[[Mapping[int, PartitionHealth]], None]
+OnReport = Callable[[Report], None]
+
+REPORT_EVERY_S = 1.0
 
 
 def limits_group(prefix: str) -> str:
@@ -52,9 +57,12 @@ def limits_group(prefix: str) -> str:
     return f"{prefix or 'usageledger'}.limits"
 
 
-def run_limits(*, kafka: str, prefix: str, stop: threading.Event, on_health: OnHealth | None = None) -> None:
-    """Announce limits until ``stop`` is set. ``on_health`` is told of every change of a partition's state.
+def run_limits(
+    *, kafka: str, prefix: str, stop: threading.Event, on_health: OnHealth | None = None, on_report: OnReport | None = None
+) -> None:
+    """Announce limits until ``stop`` is set.
 
+    ``on_health`` is told of every change of a partition's state, ``on_report`` how the whole is doing, about once a second.
     Raises LimitsError when the process had better end: every partition has stopped, or (at the end) some have; raises kafka-python's
     errors where it is not let in.
     """
@@ -66,7 +74,7 @@ def run_limits(*, kafka: str, prefix: str, stop: threading.Event, on_health: OnH
         feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader, partition_count)
         limit_log = KafkaLimitLog(kafka, topics, reader)
         announcer = Announcer(feed, limit_log, time.monotonic)
-        _run(announcer, stop, on_health)
+        _run(announcer, feed, stop, on_health, on_report)
     finally:
         for open_ in (feed, limit_log, reader):
             if open_ is not None:
@@ -74,8 +82,11 @@ def run_limits(*, kafka: str, prefix: str, stop: threading.Event, on_health: OnH
     announcer.raise_if_stopped()
 
 
-def _run(announcer: Announcer, stop: threading.Event, on_health: OnHealth | None) -> None:
+def _run(
+    announcer: Announcer, feed: KafkaLedgerFeed, stop: threading.Event, on_health: OnHealth | None, on_report: OnReport | None
+) -> None:
     told: dict[int, str] = {}
+    report_at_s = 0.0
     while not stop.is_set():
         announcer.step()
         health = announcer.health()
@@ -83,6 +94,9 @@ def _run(announcer: Announcer, stop: threading.Event, on_health: OnHealth | None
         if on_health is not None and states != told:
             on_health(health)
             told = states
+        if on_report is not None and time.monotonic() >= report_at_s:
+            on_report(report_of(health, feed.known_ends(health), announcer.announced_count))
+            report_at_s = time.monotonic() + REPORT_EVERY_S
 
 
 def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
@@ -147,6 +161,12 @@ class KafkaLedgerFeed:
     def bounds(self, partition: int) -> tuple[int, int]:
         with _translating():
             return self._reader.start_offset(self._topic, partition), self._reader.end_offset(self._topic, partition)
+
+    def known_ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where partitions ended when they were last read from. Asks nobody."""
+        with _still_ours():
+            ends = {partition: self._consumer.highwater(self._place(partition)) for partition in partitions}
+        return {partition: end for partition, end in ends.items() if end is not None}
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         offsets = {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in next_offsets.items()}

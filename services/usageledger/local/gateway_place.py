@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.local.ports import LOOPBACK, kept_ports
 
 DIRECTORY = "gateway"
@@ -35,6 +36,11 @@ def gateway_key(data: Path) -> str:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
         file.write(key + "\n")
     return key
+
+
+def history_file(data: Path) -> Path:
+    """Where the history of this directory's ledger is kept."""
+    return data / DIRECTORY / HISTORY_FILE
 
 
 def kept_key(data: Path) -> str | None:

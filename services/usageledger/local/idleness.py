@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from usageledger.counters.connection import connect_blocking
@@ -14,6 +15,7 @@ from usageledger.counters.owner_reports import OwnerReport, read_reports
 from usageledger.counters.reading import read_heads
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
+from usageledger.gateway.history.reading import HistoryAbsent, reach_of
 from usageledger.limits.consumer import limits_group
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.ledger_view import ledger_partitions
@@ -163,6 +165,19 @@ def wait_until_idle(
 def service_lags(lags: LedgerLags) -> dict[str, int | None]:
     """The lag of each service of the stack, in records not yet handled; None for those that have none."""
     return {"kafka": None, "redis": None, "processor": lags.records("usage", "account", "catalog"), "limits": lags.records("limits")}
+
+
+def history_lag(lags: LedgerLags, prefix: str, history: Path) -> int | None:
+    """How many records of the ledger are not in this ``history.db`` yet, None where that cannot be told.
+
+    Nobody waits for it: the history decides nothing, and who shows what is in it says how far it reaches.
+    """
+    try:
+        reached = reach_of(history)
+    except HistoryAbsent:
+        return None
+    topic = Topics(prefix).ledger
+    return sum(max(0, end - reached.get(partition, 0)) for (named, partition), end in lags.ends.items() if named == topic)
 
 
 def _lags_behind(head: Head, partition: int, topics: Topics, ends: Mapping[tuple[str, int], int]) -> Iterable[Lag]:

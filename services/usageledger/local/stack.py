@@ -21,7 +21,7 @@ from usageledger.local.errors import StackError, StopRequested
 from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
 from usageledger.local.kafka_jars import fetch_jars
-from usageledger.local.ports import LOOPBACK
+from usageledger.local.ports import LOOPBACK, kept_ports
 from usageledger.local.processes import ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.servers import Backend, Server, make_kafka, make_redis, start_all
@@ -32,9 +32,10 @@ from usageledger.local.waiting import is_true_within
 from usageledger.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
 
 STATUS_FILE = "status.json"
+TELEMETRY_PORTS_FILE = "telemetry_ports.json"
 GATEWAY = "gateway"
 SERVICES: Mapping[str, tuple[str, ...]] = {
-    name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits", "gateway")
+    name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits", "history", "gateway")
 }
 SETTLE_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 40.0
@@ -90,6 +91,7 @@ class Stack:
         self._services = services
         self._logs = self.data / "logs"
         self._addresses: Addresses | None = None
+        self._telemetry_ports: dict[str, int] = {}
         self._description: dict[str, Any] = {}
         self._stopping = threading.Event()
         self._up = threading.Event()
@@ -179,6 +181,7 @@ class Stack:
         gateway = gateway_address(self._port or gateway_port(self.data)) if GATEWAY in self._services else ""
         self._addresses = Addresses(kafka, redis, self._prefix, self.data, gateway)
         self._tell(kafka=kafka, redis=redis, gateway=gateway, took={server.name: server.description for server in servers})
+        self._choose_telemetry_ports(gateway)
         self._make_topics(kafka, progress)
         if self._prepare is not None:
             self._prepare(self._addresses)
@@ -188,6 +191,12 @@ class Stack:
             services.append(self._service(name, command, self._addresses))
             supervisor.start(services[-1])
         self._let_settle(supervisor)
+
+    def _choose_telemetry_ports(self, gateway: str) -> None:
+        """Where each service tells how it is doing: the gateway with the rest of what it answers, any other at a port of its own."""
+        self._telemetry_ports = kept_ports(self.data / TELEMETRY_PORTS_FILE, [name for name in self._services if name != GATEWAY])
+        addresses = {name: f"http://{LOOPBACK}:{port}" for name, port in self._telemetry_ports.items()}
+        self._tell(telemetry=addresses | ({GATEWAY: gateway} if gateway else {}))
 
     def _server(self, name: str) -> Server | GivenServer:
         address = self._given[name]
@@ -216,7 +225,8 @@ class Stack:
     def _service(self, name: str, command: Sequence[str], addresses: Addresses) -> Service:
         log, environment = self._logs / f"{name}.log", self._environment(addresses)
         if name != GATEWAY:
-            return Service(name, command, log, environment)
+            own = {"HOST": LOOPBACK, "PORT": str(self._telemetry_ports[name])}
+            return Service(name, command, log, environment | {f"USAGELEDGER_TELEMETRY_{setting}": value for setting, value in own.items()})
         own = {"HOST": LOOPBACK, "PORT": addresses.gateway.rpartition(":")[2], "KEY": gateway_key(self.data)}
         environment |= {f"USAGELEDGER_GATEWAY_{setting}": value for setting, value in own.items()}
         return Service(

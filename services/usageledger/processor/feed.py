@@ -124,6 +124,10 @@ class PartitionFeed:
         end = self._source.known_end_offset(self.places[source]) if self.is_flowing else None
         return None if end is None else max(0, end - self._decided[source])
 
+    def decided(self, source: Source) -> int:
+        """The offset of the record of an input that is decided next."""
+        return self._decided[source]
+
     def stuck_s(self, inputs: InputBuffer) -> float:
         """For how long there has been something to do and nothing was done, in seconds.
 

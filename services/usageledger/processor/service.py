@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,7 @@ from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catalog_reader import read_catalogs
+from usageledger.processor.health import WorkerHealth
 from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.owner import PartitionOwner
 from usageledger.processor.reporting import OwnerReports
@@ -34,8 +35,10 @@ class LedgerMissing(Exception):
     """There is no ledger to process. The message says what to do."""
 
 
-async def run_processor(*, kafka: str, redis_url: str, prefix: str, stop: asyncio.Event) -> None:
-    """Process a share of a ledger's partitions until ``stop`` is set.
+async def run_processor(
+    *, kafka: str, redis_url: str, prefix: str, stop: asyncio.Event, on_health: Callable[[WorkerHealth], None] | None = None
+) -> None:
+    """Process a share of a ledger's partitions until ``stop`` is set. ``on_health`` is told about once a second.
 
     Raises LedgerMissing, ServerUnfit for a Redis that would lose charges, ViewError, KafkaError, and WorkerFailed as `run_worker` does.
     """
@@ -55,7 +58,13 @@ async def run_processor(*, kafka: str, redis_url: str, prefix: str, stop: asynci
 
         reports = OwnerReports(redis, prefix, _worker_name())
         work.append(asyncio.create_task(reports.publish()))
-        running = run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=reports.note)
+
+        def note(health: WorkerHealth) -> None:
+            reports.note(health)
+            if on_health is not None:
+                on_health(health)
+
+        running = run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=note)
         await _beside(work, running, stop)
 
 

@@ -223,6 +223,8 @@ class _Worker:
                     account_lag_records=tenancy.feed.lag_records(Source.ACCOUNT),
                     no_progress_s=tenancy.feed.stuck_s(tenancy.owner.inputs) if tenancy.state == "running" else 0.0,
                     catch_up=tenancy.owner.catch_up_progress,
+                    decided={source.value: tenancy.feed.decided(source) for source in Source},
+                    ledger_end=tenancy.owner.ledger_end,
                 )
                 for partition, tenancy in sorted(self._tenancies.items())
             )

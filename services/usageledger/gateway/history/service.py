@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from usageledger.gateway.history.folding import AnotherLedger, FoldFailed, Histo
 from usageledger.gateway.history.tables import empty, open_for_writing, throw_away
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
+from usageledger.telemetry import Figure, Report
 
 POLL_MS = 200
 RECORDS_PER_POLL = 5_000
@@ -50,6 +51,26 @@ class HistoryHealth:
     folded_count: int = 0
     lag_records: int | None = None
     stopped: Mapping[int, str] = field(default_factory=dict)
+    trouble: str | None = None
+    """Why nothing can be read at the moment."""
+
+    def report(self) -> Report:
+        """What the service tells who watches it."""
+        unready = [f"partition {partition} stopped: {why}" for partition, why in sorted(self.stopped.items())]
+        unready += [self.trouble] if self.trouble is not None else []
+        return Report(
+            unready=tuple(unready),
+            figures=(
+                Figure("entries", "Ledger entries that it has folded", {"": self.folded_count}, is_total=True),
+                Figure("lag_records", "Ledger records known not to be folded yet", {"": self.lag_records or 0}),
+                Figure(
+                    "partitions",
+                    "Partitions of the ledger, by state",
+                    {"folding": self.partition_count - len(self.stopped), "stopped": len(self.stopped)},
+                    label="state",
+                ),
+            ),
+        )
 
 
 OnHealth = Callable[[HistoryHealth], None]
@@ -83,13 +104,16 @@ def _run(feed: LedgerFeed, path: Path, stop: threading.Event, on_health: OnHealt
         inode = path.stat().st_ino
         history = History(feed, database)
         while not stop.is_set():
+            trouble = None
             try:
                 history.step()
             except _TRANSIENT as error:
-                logger.warning("Kafka is not available, tried again in %s s: %s: %s", RETRY_AFTER_S, type(error).__name__, error)
+                trouble = f"Kafka is not available: {type(error).__name__}: {error}"
+                logger.warning("%s; tried again in %s s", trouble, RETRY_AFTER_S)
                 history.begin_again()
+            on_health(replace(history.health(), trouble=trouble))
+            if trouble is not None:
                 stop.wait(RETRY_AFTER_S)
-            on_health(history.health())
             if not path.exists() or path.stat().st_ino != inode:
                 raise _FileGone
 

@@ -1,0 +1,150 @@
+"""What a service without HTTP of its own says of itself: ``/healthz``, ``/readyz`` and ``/metrics``, from a thread beside it.
+
+It tells what it is told. A service that hangs goes on being told of as it was last: whether it makes progress, its figures say.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+METRICS_PREFIX = "usageledger"
+REQUEST_WITHIN_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Figure(NamedTuple):
+    """One metric: its name (without ``usageledger_`` and the service's), what it means, and its values by the value of ``label``.
+
+    Without ``label`` there is one value, under "". A total only ever rises while its process lives.
+    """
+
+    name: str
+    description: str
+    values: Mapping[str, float]
+    label: str | None = None
+    is_total: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a service is doing. ``unready``: why it does not do its work, or not all of it; empty if it does."""
+
+    unready: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = field(default=())
+
+
+class Answer(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Telemetry:
+    """The last report of a service, and the answers that it makes. May be used by several threads."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._report = Report(unready=("it has only just begun",))
+        self._registry: Any = None
+
+    def tell(self, report: Report) -> None:
+        """From now on the service is doing so."""
+        self._report = report
+
+    def answer(self, path: str) -> Answer:
+        """The answer to a GET of this path."""
+        if path == "/healthz":
+            return _json(200, {"status": "ok", "service": self._service})
+        if path == "/readyz":
+            unready = list(self._report.unready)
+            return _json(503 if unready else 200, {"status": "not ready" if unready else "ready", "reasons": unready})
+        if path == "/metrics":
+            return self._metrics()
+        return _json(404, {"status": "there are /healthz, /readyz and /metrics"})
+
+    def collect(self) -> Iterator[Metric]:
+        """The report's figures, as Prometheus' client collects them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for figure in self._report.figures:
+            kind = CounterMetricFamily if figure.is_total else GaugeMetricFamily
+            name = f"{METRICS_PREFIX}_{self._service}_{figure.name}"
+            family = kind(name, figure.description, labels=[figure.label] if figure.label else [])
+            for value, number in figure.values.items():
+                family.add_metric([value] if figure.label else [], number)
+            yield family
+
+    def _metrics(self) -> Answer:
+        try:
+            from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+        except ModuleNotFoundError as error:
+            return _json(501, {"status": f"{error}: `pip install usageledger[telemetry]` brings it"})
+
+        if self._registry is None:
+            self._registry = CollectorRegistry()
+            self._registry.register(self)
+            ProcessCollector(registry=self._registry)
+            PlatformCollector(registry=self._registry)
+        return Answer(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))
+
+
+@contextmanager
+def telling_of(service: str, *, host: str, port: int | None) -> Iterator[Telemetry]:
+    """Answer at ``host:port`` for as long as the context lasts; nowhere if there is no port.
+
+    Where nothing can listen there, that is logged and the service goes on: what tells of a service must not keep it from its work.
+    """
+    telemetry = Telemetry(service)
+    if port is None:
+        yield telemetry
+        return
+    try:
+        server = _server(telemetry, host, port)
+    except OSError as error:
+        logger.error("nothing can listen at %s:%d (%s): this service goes on, and is not told of", host, port, error)
+        yield telemetry
+        return
+    thread = threading.Thread(target=server.serve_forever, name="telemetry", daemon=True)
+    thread.start()
+    try:
+        yield telemetry
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _server(telemetry: Telemetry, host: str, port: int) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_WITHIN_S
+
+        def do_GET(self) -> None:
+            answer = telemetry.answer(self.path.partition("?")[0])
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.content_type)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            logger.debug(format, *args)
+
+    server = ThreadingHTTPServer((host, port), Handler)
+    server.daemon_threads = True
+    return server
+
+
+def _json(status: int, content: Mapping[str, object]) -> Answer:
+    return Answer(status, "application/json", json.dumps(content).encode() + b"\n")

@@ -1,0 +1,125 @@
+"""What services say of themselves: alive, ready or why not, and figures that Prometheus reads."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from usageledger.gateway.history.service import HistoryHealth
+from usageledger.limits import announcer
+from usageledger.limits.reporting import report_of
+from usageledger.processor.health import PartitionHealth, WorkerHealth
+from usageledger.telemetry import Figure, Report, Telemetry, telling_of
+
+
+def told(service: str, report: Report) -> dict[str, float]:
+    """What /metrics says of a report, by name and label."""
+    telemetry = Telemetry(service)
+    telemetry.tell(report)
+    answer = telemetry.answer("/metrics")
+    assert answer.status == 200
+    families = text_string_to_metric_families(answer.body.decode())
+    samples = (sample for family in families for sample in family.samples if sample.name.startswith("usageledger_"))
+    return {sample.name + "".join(f"/{value}" for value in sample.labels.values()): sample.value for sample in samples}
+
+
+def unready(report: Report) -> list[str]:
+    telemetry = Telemetry("x")
+    telemetry.tell(report)
+    answer = telemetry.answer("/readyz")
+    reasons: list[str] = json.loads(answer.body)["reasons"]
+    assert answer.status == (503 if reasons else 200)
+    return reasons
+
+
+def test_a_service_is_alive_from_the_start_and_ready_once_it_has_said_so() -> None:
+    telemetry = Telemetry("processor")
+    assert telemetry.answer("/healthz").status == 200
+    assert telemetry.answer("/readyz").status == 503
+    telemetry.tell(Report())
+    assert telemetry.answer("/readyz").status == 200
+    assert telemetry.answer("/").status == 404
+
+
+def test_figures_are_named_after_their_service() -> None:
+    report = Report(
+        figures=(Figure("done", "d", {"": 5}, is_total=True), Figure("lag", "l", {"usage": 3, "account": 0}, label="input")),
+    )
+    assert told("processor", report) == {
+        "usageledger_processor_done_total": 5,
+        "usageledger_processor_lag/usage": 3,
+        "usageledger_processor_lag/account": 0,
+    }
+
+
+def partition(number: int = 0, **changes: object) -> PartitionHealth:
+    fields = {"partition": number, "state": "running", "stopped_because": None, "usage_lag_records": 0, "account_lag_records": 0}
+    return PartitionHealth(**(fields | changes))  # type: ignore[arg-type] # its fields, by name
+
+
+def test_a_processor_is_ready_when_it_has_partitions_and_none_has_stopped() -> None:
+    assert unready(WorkerHealth(partitions=()).report()) == ["no partition is assigned to it"]
+    assert unready(WorkerHealth(partitions=(partition(), partition(1, state="catching_up"))).report()) == []
+    stopped = partition(1, state="stopped", stopped_because="it was truncated")
+    assert unready(WorkerHealth(partitions=(partition(), stopped)).report()) == ["partition 1 stopped: it was truncated"]
+
+
+def test_a_processor_tells_of_lags_offsets_and_catching_up() -> None:
+    health = WorkerHealth(
+        partitions=(
+            partition(0, usage_lag_records=7, account_lag_records=None, decided={"usage": 40, "account": 2}, ledger_end=43),
+            partition(1, state="catching_up", usage_lag_records=1, catch_up=(10, 25), no_progress_s=1.5),
+        )
+    )
+    assert told("processor", health.report()) == {
+        "usageledger_processor_partitions/running": 1,
+        "usageledger_processor_partitions/catching_up": 1,
+        "usageledger_processor_lag_records/usage": 8,
+        "usageledger_processor_lag_records/account": 0,
+        "usageledger_processor_decided_usage_offset/0": 40,
+        "usageledger_processor_decided_account_offset/0": 2,
+        "usageledger_processor_ledger_offset/0": 43,
+        "usageledger_processor_catch_up_records": 15,
+        "usageledger_processor_no_progress_seconds": 1.5,
+    }
+
+
+def test_a_limits_consumer_is_ready_when_all_its_partitions_announce() -> None:
+    announcing, stopped = announcer.PartitionHealth("announcing", 12), announcer.PartitionHealth("stopped", detail="a gap")
+    assert unready(report_of({}, {}, 0)) == ["no partition is assigned to it"]
+    assert unready(report_of({0: announcing}, {0: 12}, 0)) == []
+    assert unready(report_of({0: announcing, 1: stopped}, {}, 0)) == ["partition 1: stopped: a gap"]
+    assert told("limits", report_of({0: announcing, 1: stopped}, {0: 15, 1: 99}, 4)) == {
+        "usageledger_limits_partitions/announcing": 1,
+        "usageledger_limits_partitions/stopped": 1,
+        "usageledger_limits_announced_total": 4,
+        "usageledger_limits_lag_records": 3,
+        "usageledger_limits_announced_offset/0": 12,
+    }
+
+
+def test_a_history_is_ready_while_it_can_read_and_no_partition_has_stopped() -> None:
+    assert unready(HistoryHealth(partition_count=2, lag_records=5).report()) == []
+    assert unready(HistoryHealth(partition_count=2, stopped={1: "a gap"}, trouble="no Kafka").report()) == [
+        "partition 1 stopped: a gap",
+        "no Kafka",
+    ]
+    assert told("history", HistoryHealth(partition_count=2, folded_count=9, lag_records=5, stopped={1: "a gap"}).report()) == {
+        "usageledger_history_entries_total": 9,
+        "usageledger_history_lag_records": 5,
+        "usageledger_history_partitions/folding": 1,
+        "usageledger_history_partitions/stopped": 1,
+    }
+
+
+def test_a_service_works_on_though_nothing_can_listen_for_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def taken(*_: object) -> SimpleNamespace:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr("usageledger.telemetry._server", taken)
+    with telling_of("processor", host="127.0.0.1", port=1) as telemetry:
+        telemetry.tell(Report())
+    assert "nothing can listen at 127.0.0.1:1" in caplog.text
