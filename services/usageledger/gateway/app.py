@@ -8,14 +8,21 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from usageledger.gateway import charges, checking, keys, meter, operations
+from usageledger.gateway import browsing, charges, checking, keys, meter, operations
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import described
 from usageledger.gateway.paths import PathsAsSent
 from usageledger.gateway.problems import add_handlers
 
-ROUTERS: Sequence[APIRouter] = (checking.router, keys.router, meter.router, charges.router, operations.router)
+ROUTERS: Sequence[APIRouter] = (
+    checking.router,
+    meter.router,
+    charges.router,
+    keys.router,
+    operations.router,
+    browsing.router,
+)
 
 DESCRIPTION = """
 Credits for AI generations: ask before one starts, reserve what it may cost, report what it used, hear at once when an account runs out,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.config import JsonDict
 
-from usageledger.gateway.access import AppKey, Caller, NotAuthentic, Scope
-from usageledger.gateway.asking import SESSION_COOKIE, Needs, Parts
+from usageledger.gateway.access import SCOPES, AppKey, Caller, NotAuthentic, Scope
+from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts
 from usageledger.gateway.problems import Problem, problems
+from usageledger.gateway.tokens import LIFETIME_MAX
 
 router = APIRouter(tags=["keys"])
 
 OVERLAP_MAX_S = 30 * 86_400
+
+TokenScope = Literal["report", "check", "hold", "read"]
 
 _KEY_EXAMPLE: JsonDict = {
     "id": "0a1b2c3d",
@@ -82,6 +85,34 @@ class KeyList(BaseModel):
     items: list[KeyShown]
 
 
+class NewAccountToken(BaseModel):
+    """What an account token is to be able to do, and for how long."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"expires_in_s": 900, "scopes": ["read"]}]})
+
+    expires_in_s: int = Field(default=900, ge=1, le=int(LIFETIME_MAX.total_seconds()))
+    scopes: list[TokenScope] = Field(default=["read"], min_length=1, max_length=4, description="Of the key's own; never `admin`.")
+
+
+class AccountToken(BaseModel):
+    """A token that reaches one account and nothing else."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"account": "acct_4821", "token": "eyJ…", "expires_at": "2026-11-25T10:15:00Z"}]}
+    )
+
+    account: str
+    token: str = Field(description="For the account's browser: `Authorization: Bearer …`.")
+    expires_at: datetime
+
+
+class SessionShown(BaseModel):
+    """Whether somebody is signed in to our pages, and what they may do."""
+
+    is_signed_in: bool
+    scopes: list[Scope]
+
+
 class SignIn(BaseModel):
     """A key, to open the console with."""
 
@@ -120,6 +151,37 @@ async def revoke_key(key_id: KeyId, gateway: Parts, caller: Annotated[Caller, De
     except KeyError:
         raise _no_such_key(key_id) from None
     return Response(status_code=204)
+
+
+@router.post("/v1/accounts/{account:segment}/tokens", status_code=201, responses=problems())
+async def mint_token(
+    account: AccountPath, asked: NewAccountToken, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]
+) -> AccountToken:
+    """Mint a short-lived token for one account's browser: what `<usage-meter>` asks your backend for.
+
+    `usageledger.gateway.tokens.mint_account_token`, or any JWT library, makes the same from a key, without asking.
+    """
+    if caller.account is not None:
+        raise Problem("forbidden", "an account token makes no other one: its end would be no end. Use an app key here")
+    lacking = sorted(scope for scope in asked.scopes if not caller.may(scope))
+    if lacking:
+        raise Problem("forbidden", f"the key itself has not the scope {lacking[0]!r}: use one that has it", scope=lacking[0])
+    now, lifetime = gateway.now().replace(microsecond=0), timedelta(seconds=asked.expires_in_s)
+    token = gateway.keys.new_account_token(caller, account, asked.scopes, lifetime, now)
+    return AccountToken(account=account, token=token, expires_at=now + lifetime)
+
+
+@router.get("/session", include_in_schema=False)
+async def show_session(request: Request, gateway: Parts) -> SessionShown:
+    """Whether the pages are signed in: they ask first, and a stranger is shown the form."""
+    session = request.cookies.get(SESSION_COOKIE)
+    if session is None:
+        return SessionShown(is_signed_in=False, scopes=[])
+    try:
+        caller = gateway.keys.caller_of_session(session, gateway.now())
+    except NotAuthentic:
+        return SessionShown(is_signed_in=False, scopes=[])
+    return SessionShown(is_signed_in=True, scopes=[scope for scope in SCOPES if caller.may(scope)])
 
 
 @router.post("/session", status_code=204, include_in_schema=False)

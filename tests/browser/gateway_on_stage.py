@@ -1,0 +1,160 @@
+"""A gateway in a thread for a browser: its real pages, keys, tokens and sessions, and answers about accounts as the test sets them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import uvicorn
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from tests.browser import made_up
+from tests.unit.gateway_world import GatewayWorld
+from usageledger.gateway.access import NotAuthentic
+from usageledger.gateway.problems import problem_response
+
+Answer = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Shown:
+    """What the gateway says about one account."""
+
+    meter: Answer
+    charges: list[Answer] = field(default_factory=made_up.charges)
+    periods: list[Answer] = field(default_factory=made_up.periods)
+
+
+class GatewayOnStage:
+    """Accounts answer as they are set; ``answers`` holds the console's by method and path; ``is_away`` refuses everything about accounts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world = GatewayWorld(directory)
+        self.world.now = datetime.now(UTC)
+        self.accounts: dict[str, Shown] = {}
+        self.answers: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.posted: list[tuple[str, Any]] = []
+        self.is_away = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.url = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._streams: dict[str, list[asyncio.Queue[ServerSentEvent | None]]] = {}
+
+    def say(self, account: str, event: str, data: Answer, *, id: str | None = None) -> None:  # noqa: A002
+        """Send an event to who follows this account, and to who comes later what its meter then is."""
+        said = ServerSentEvent(json.dumps(data), event=event, id=id)
+        self._in_loop(lambda: [queue.put_nowait(said) for queue in self._streams.get(account, [])])
+
+    def move(self, account: str, meter: Answer) -> None:
+        """The account's meter moves, and its followers hear of it."""
+        self.accounts[account].meter = meter
+        at = max(datetime.now(UTC), datetime.fromisoformat(meter["at"]))
+        self.say(account, "meter", made_up.live_figures(meter, at=at))
+
+    def hang_up(self) -> None:
+        """End every stream."""
+        self._in_loop(lambda: [queue.put_nowait(None) for queues in self._streams.values() for queue in queues])
+
+    def followers(self, account: str) -> int:
+        """How many streams of this account are open."""
+        return len(self._streams.get(account, []))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._loop = asyncio.get_running_loop()
+        request = Request(scope, receive)
+        answer = await self._staged(request) if scope["type"] == "http" else None
+        if answer is None:
+            await self.world.app(scope, receive, send)
+        else:
+            await answer(scope, receive, send)
+
+    async def _staged(self, request: Request) -> Response | None:
+        path = request.scope["raw_path"].decode()
+        self.asked.append(f"{request.method} {path}")
+        parts = path.split("/")
+        if path.startswith("/v1/accounts/") and len(parts) == 5 and parts[4] in ("meter", "charges", "periods", "stream"):
+            return await self._about(unquote(parts[3]), parts[4], request)
+        found = self.answers.get(f"{request.method} {path}")
+        if found is None:
+            return None
+        if request.method != "GET":
+            body = await request.body()
+            self.posted.append((path, json.loads(body) if body else None))
+        if isinstance(found, Response):
+            return found
+        return JSONResponse(found(request) if callable(found) else found)
+
+    async def _about(self, account: str, what: str, request: Request) -> Response:
+        while not self.may_answer.is_set():
+            await asyncio.sleep(0.01)
+        if self.is_away:
+            return problem_response("counters_unavailable", "Redis does not answer. Ask again in a moment", headers=_corsed(request))
+        try:
+            caller = self.world.keys.caller(request.headers.get("authorization", "").removeprefix("Bearer "), self.world.now)
+        except NotAuthentic as error:
+            return problem_response("unauthenticated", str(error))
+        if caller.account not in (None, account) or account not in self.accounts:
+            return problem_response("forbidden", "an account token works on the paths of its own account alone: use an app key here")
+        shown = self.accounts[account]
+        if what == "stream":
+            return EventSourceResponse(self._follow(account), ping=15)
+        if what == "meter":
+            return JSONResponse(shown.meter)
+        items = shown.charges if what == "charges" else shown.periods
+        begin, limit = int(request.query_params.get("cursor", 0)), int(request.query_params.get("limit", 50))
+        end = begin + limit
+        return JSONResponse({"items": items[begin:end], "next_cursor": str(end) if end < len(items) else None})
+
+    async def _follow(self, account: str) -> AsyncIterator[ServerSentEvent]:
+        queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
+        self._streams.setdefault(account, []).append(queue)
+        try:
+            meter = self.accounts[account].meter
+            yield ServerSentEvent(json.dumps(made_up.live_figures(meter, at=datetime.fromisoformat(meter["at"]))), event="meter")
+            while (said := await queue.get()) is not None:
+                yield said
+        finally:
+            self._streams[account].remove(queue)
+
+    def _in_loop(self, act: Any) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(act)
+
+
+@contextmanager
+def on_stage(directory: Path) -> Iterator[GatewayOnStage]:
+    """A gateway that listens on a port of its own for as long as the context lasts."""
+    gateway = GatewayOnStage(directory)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(gateway, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        gateway.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.start()
+        try:
+            yield gateway
+        finally:
+            gateway.may_answer.set()
+            gateway.hang_up() if gateway._loop else None
+            server.should_exit = True
+            thread.join(10)
+            gateway.world.store.close()
+
+
+def _corsed(request: Request) -> dict[str, str]:
+    return {"Access-Control-Allow-Origin": request.headers.get("origin", "*")}
