@@ -1,7 +1,10 @@
 """How long a check takes before a generation: by the SDK from Redis and over HTTP, alone and while usage flows through a whole stack.
 
-    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20] [--threads 4] [--ways direct http]
+    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20] [--threads 4] [--ways direct http sdk-http]
     python -m tests.benchmarks.gate_check --gateway URL --key KEY       (a gateway that runs already, with whatever load it is under)
+
+``http`` is a bare connection of the standard library for each thread, which measures the gateway; ``sdk-http`` is `UsageGate` over HTTP, of
+whose answer a good part is httpx, here in one process with one lock for all threads.
 
 Questions come at a fixed rate, whatever became of those before: each has its due time, and what is measured is from there to its answer, so
 a pause counts against every question that fell due in it. How late a thread was to ask is shown beside it: that is this program and its
@@ -12,17 +15,21 @@ other work shares, compare runs of one minute with each other and with nothing e
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.servers import RunningGateway, running_gateway
 from usageledger import UsageGate, UsageMeter
@@ -54,27 +61,42 @@ def main() -> None:
     print(f"{arguments.rate:,} checks/s from {arguments.threads} threads for {arguments.seconds:g} s; {os.cpu_count()} cores")
     print(f"{'ms':<34}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}   asked late p99   from asking p99")
     if arguments.gateway:
-        with UsageGate(gateway=arguments.gateway, key=arguments.key, on_unavailable="deny", timeout_s=10.0) as gate:
-            return report("http", measure(gate, arguments))
+        return report("http", measure(partial(BareConnection, arguments.gateway, arguments.key), arguments))
     with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
         servers = start_servers(Path(directory) / "servers", choose_backend(None).backend)
         stack.callback(servers.stop)
         gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))
         for way in arguments.ways:
-            with UsageGate(**_told(gateway, way), on_unavailable="deny", timeout_s=10.0) as gate:
-                gate.prepare()
-                report(f"{way}, alone", measure(gate, arguments))
-                with usage_flowing(gateway, arguments, Path(directory)):
-                    report(f"{way}, {arguments.usage:,} events/s", measure(gate, arguments))
+            new_asker = stack.enter_context(_askers(gateway, way))
+            report(f"{way}, alone", measure(new_asker, arguments))
+            with usage_flowing(gateway, arguments, Path(directory)):
+                report(f"{way}, {arguments.usage:,} events/s", measure(new_asker, arguments))
 
 
-def measure(gate: UsageGate, arguments: argparse.Namespace) -> Timings:
+class BareConnection:
+    """Checks over one connection to the gateway, with as little around them as there can be."""
+
+    def __init__(self, url: str, key: str) -> None:
+        place = urlsplit(url)
+        self._connection = HTTPConnection(str(place.hostname), place.port, timeout=30)
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+
+    def check(self, account: str, feature: str, model: str) -> None:
+        body = json.dumps({"feature": feature, "model": model})
+        self._connection.request("POST", f"/v1/accounts/{account}/check", body, self._headers)
+        response = self._connection.getresponse()
+        said = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {said[:200]!r}")
+
+
+def measure(new_asker: Callable[[], UsageGate | BareConnection], arguments: argparse.Namespace) -> Timings:
     """One round, after a second to warm up."""
     total, turn = Timings(), threading.Lock()
     begins_s = time.perf_counter() + 0.2
 
     def ask(thread: int) -> None:
-        mine = Timings()
+        mine, gate = Timings(), new_asker()
         interval_s = arguments.threads / arguments.rate
         for n in range(int((arguments.seconds + 1.0) / interval_s)):
             due_s = begins_s + (n + thread / arguments.threads) * interval_s
@@ -87,7 +109,7 @@ def measure(gate: UsageGate, arguments: argparse.Namespace) -> Timings:
             mine.from_due.append((ended_s - due_s) * 1e3)
             mine.asked_late.append((asked_s - due_s) * 1e3)
             mine.answered.append((ended_s - asked_s) * 1e3)
-            mine.degraded += answer.degraded
+            mine.degraded += answer is not None and answer.degraded
         with turn:
             total.add(mine)
 
@@ -150,10 +172,19 @@ def report_usage(arguments: argparse.Namespace) -> None:
         print(f"reported {count / took_s:,.0f} events/s; {meter.waiting().count:,} still wait to be sent")
 
 
-def _told(gateway: RunningGateway, way: str) -> dict[str, Any]:
+@contextmanager
+def _askers(gateway: RunningGateway, way: str) -> Iterator[Callable[[], UsageGate | BareConnection]]:
+    """What each thread asks: one gate for all of them, or a connection of its own."""
     if way == "http":
-        return {"gateway": gateway.url, "key": gateway.key}
-    return {"kafka": gateway.addresses.kafka, "redis_url": gateway.addresses.redis_url, "prefix": gateway.addresses.prefix}
+        yield partial(BareConnection, gateway.url, gateway.key)
+        return
+    address = gateway.addresses
+    told: dict[str, Any] = {"kafka": address.kafka, "redis_url": address.redis_url, "prefix": address.prefix}
+    with UsageGate(
+        **({"gateway": gateway.url, "key": gateway.key} if way == "sdk-http" else told), on_unavailable="deny", timeout_s=10.0
+    ) as gate:
+        gate.prepare()
+        yield lambda: gate
 
 
 def _arguments() -> argparse.Namespace:
@@ -162,7 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--usage", type=int, default=5_000)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--ways", nargs="+", choices=("direct", "http"), default=("direct", "http"))
+    parser.add_argument("--ways", nargs="+", choices=("direct", "http", "sdk-http"), default=("direct", "http"))
     parser.add_argument("--gateway")
     parser.add_argument("--key")
     parser.add_argument("--flow", nargs=3, metavar=("KAFKA", "PREFIX", "SPOOL"), help=argparse.SUPPRESS)
