@@ -67,3 +67,9 @@ def test_an_account_that_the_ledger_does_not_know_is_on_an_untouched_free() -> N
 
 def test_the_top_plan_has_no_upgrade_to_offer() -> None:
     assert figures(account(f"{START} subscribe scale_4x")).upgrade is None
+
+
+def test_what_open_holds_have_reserved_is_not_available() -> None:
+    shown = figures(account(f"{START} subscribe pro", "+1h use chat_action 20")._replace(held=32_500_000, open_holds=2))
+    assert (shown.remaining, shown.held, shown.available) == ("180", "32.5", "147.5")
+    assert (shown.holds.open, shown.holds.credits) == (2, "32.5")

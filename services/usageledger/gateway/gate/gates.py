@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Literal
 
 from usageledger.gateway.gate.answers import (
     CheckAnswer,
+    GateError,
     GateUnavailable,
     HoldAnswer,
     NotEnoughCredits,
@@ -146,7 +147,8 @@ class UsageGate:
         try:
             yield hold
         except BaseException:
-            self.release(account, id)
+            with suppress(GateError):  # what the body raised is what matters, and the hold frees itself
+                self.release(account, id)
             raise
 
     def close(self) -> None:
@@ -241,7 +243,8 @@ class AsyncUsageGate:
         try:
             yield hold
         except BaseException:
-            await self.release(account, id)
+            with suppress(GateError):  # as above
+                await self.release(account, id)
             raise
 
     async def close(self) -> None:

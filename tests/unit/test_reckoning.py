@@ -1,0 +1,193 @@
+"""What is asked for an answer about an account, in which order, and what is made of it, whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.notation import SHIPPED, Partition
+from usageledger.counters.holding import PlaceHold
+from usageledger.counters.memory import MemoryView
+from usageledger.counters.view import Position, StoredHead, ViewError
+from usageledger.domain.checking import Use
+from usageledger.domain.encoding import encode
+from usageledger.domain.head import Head
+from usageledger.gateway.gate.reckoning import (
+    ATTEMPTS_MAX,
+    CatalogsUpTo,
+    Clock,
+    NoRate,
+    Question,
+    Reckoning,
+    answered,
+    answered_async,
+    checking,
+    finding,
+    holding,
+    quoting,
+    reading,
+    releasing,
+)
+
+T = TypeVar("T")
+
+NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
+CLOCK = Clock(lambda: NOW)
+ACTION = Use(feature="chat_action")
+
+
+class Counters:
+    """A view in memory, in which account ``a`` stands as a ledger of the notation has left it, and what was asked of it."""
+
+    def __init__(self, *lines: str) -> None:
+        self.view = MemoryView(now_ms=lambda: int(NOW.timestamp() * 1_000))
+        self.asked: list[Question] = []
+        self.before_placing: Callable[[], None] = lambda: None
+        if lines:
+            self.become(*lines)
+
+    def become(self, *lines: str) -> None:
+        partition = Partition()
+        for line in lines:
+            partition.take(line)
+        head = Head(ledger="ledger", next_offset=7, clock=partition.now, catalog_next=3)
+        self.view.stored_head = StoredHead(Position(7, "hash"), encode(head), int(NOW.timestamp() * 1_000))
+        self.view.stored_accounts["a"] = encode(partition.state())
+
+    def answer(self, question: Question) -> Any:
+        self.asked.append(question)
+        if isinstance(question, CatalogsUpTo):
+            return SHIPPED
+        if isinstance(question, PlaceHold):
+            self.before_placing()
+        return self.view.ask(question)
+
+    def told(self, reckoning: Reckoning[T]) -> T:
+        return answered(reckoning, self.answer)
+
+
+def test_an_account_is_read_by_the_catalogs_that_its_partition_has_adopted() -> None:
+    counters = Counters("2026-11-20T10:00 subscribe pro", "+1s use chat_action 20")
+    now = counters.told(reading("a", CLOCK))
+    assert [question.before for question in counters.asked if isinstance(question, CatalogsUpTo)] == [3]
+    assert (now.is_known, now.state.remaining, now.at, now.ledger_next, now.verified_at) == (True, 180_000_000, NOW, 7, None)
+
+
+def test_before_a_partition_has_adopted_any_those_that_are_published_count() -> None:
+    counters = Counters()
+    now = counters.told(reading("a", CLOCK))
+    assert counters.asked[-1] == CatalogsUpTo(0)
+    assert (now.is_known, now.state.remaining, now.ledger_next) == (False, 200_000_000, 0)
+
+
+def test_now_is_never_before_the_ledgers_time() -> None:
+    """A clock that is behind would show an account as it was before what it has seen of it."""
+    counters = Counters("2026-12-01T10:00 use chat_action")
+    assert counters.told(reading("a", CLOCK)).at == datetime(2026, 12, 1, 10, tzinfo=UTC)
+
+
+def test_while_history_is_imported_now_is_the_ledgers_time() -> None:
+    """Else a subscription of last year would have been renewed a dozen times, and what its month had used would be gone."""
+    counters = Counters("2025-03-01T10:00 subscribe pro", "+1d use chat_action 200")
+    assert counters.told(checking("a", ACTION, CLOCK)).check.allowed
+    importing = Clock(lambda: NOW, lambda: True)
+    found = counters.told(checking("a", ACTION, importing))
+    assert (found.check.allowed, found.now.at) == (False, datetime(2025, 3, 2, 10, tzinfo=UTC))
+
+
+def test_counters_that_were_not_verified_lately_are_as_of_when_they_were() -> None:
+    counters = Counters("2026-11-20T10:00 use chat_action")
+    late = Clock(lambda: NOW + timedelta(minutes=1))
+    assert counters.told(reading("a", late)).verified_at == NOW
+
+
+@pytest.mark.parametrize("spoilt", ["head", "account"])
+def test_counters_that_cannot_be_read_are_no_outage(spoilt: str) -> None:
+    counters = Counters("2026-11-20T10:00 use chat_action")
+    if spoilt == "head":
+        counters.view.stored_head = StoredHead(Position(7, "hash"), b"not ours", 0)
+    else:
+        counters.view.stored_accounts["a"] = b"{}"
+    with pytest.raises(ViewError, match="upgrade") as refused:
+        counters.told(reading("a", CLOCK))
+    assert not refused.value.retriable
+
+
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [
+        (Use(feature="telepathy"), "feature 'telepathy'"),
+        (Use(feature="genai_video", model="veo_99"), "model 'veo_99' of feature 'genai_video'"),
+        (Use(feature="genai_video"), "feature 'genai_video' with no model named"),
+    ],
+)
+def test_what_has_no_rate_is_named(use: Use, told: str) -> None:
+    for reckoning in (checking("a", use, CLOCK), holding("a", "job", use, 1_000, CLOCK), quoting([ACTION, use], CLOCK)):
+        counters = Counters()
+        with pytest.raises(NoRate, match=told):
+            counters.told(reckoning)
+        assert counters.view.holds == {}
+
+
+def test_a_hold_is_reckoned_anew_on_what_the_account_has_become_meanwhile() -> None:
+    """A use is charged between the look at the account and the hold: what is left then is what counts."""
+    counters = Counters("2026-11-20T10:00 use chat_action 100")
+    charges = iter([lambda: counters.become("2026-11-20T10:00 use chat_action 195")])
+    counters.before_placing = lambda: next(charges, lambda: None)()
+    refused = counters.told(holding("a", "job", Use(feature="chat_action", quantity=Decimal(10)), 1_000, CLOCK))
+    assert (refused.refusal, refused.hold) == ("insufficient_credits", None)
+    assert (refused.checked.check.remaining, refused.checked.now.state.period.used) == (5_000_000, 195_000_000)
+    assert refused.checked.check.upgrade is not None
+
+
+def test_an_account_that_never_stands_still_is_asked_about_again_later() -> None:
+    counters = Counters("2026-11-20T10:00 use chat_action 1")
+    uses = iter(range(2, 1_000))
+    counters.before_placing = lambda: counters.become(f"2026-11-20T10:00 use chat_action {next(uses)}")
+    with pytest.raises(ViewError, match="moved on") as failed:
+        counters.told(holding("a", "job", ACTION, 1_000, CLOCK))
+    assert failed.value.retriable
+    assert sum(isinstance(question, PlaceHold) for question in counters.asked) == ATTEMPTS_MAX
+
+
+def test_a_hold_does_not_stand_against_itself() -> None:
+    """Asked for again when nothing else is left, it is answered and not refused."""
+    counters = Counters("2026-11-20T10:00 use chat_action 190")
+    use = Use(feature="chat_action", quantity=Decimal(10))
+    first, again = (counters.told(holding("a", "job", use, 60_000, CLOCK)) for _ in range(2))
+    assert (first.refusal, first.hold) == (again.refusal, again.hold) == (None, first.hold)
+    assert (again.checked.check.held, again.checked.check.available) == (10_000_000, 0)
+
+
+def test_what_costs_more_than_can_be_held_is_refused_before_it_is_asked_for() -> None:
+    counters = Counters()
+    use = Use(feature="genai_video", model="veo_3", quantity=Decimal(1_000_000_000))
+    placed = counters.told(holding("a", "job", use, 60_000, CLOCK))
+    assert placed.refusal == "insufficient_credits"
+    assert not any(isinstance(question, PlaceHold) for question in counters.asked)
+
+
+def test_a_hold_is_found_released_and_found_released() -> None:
+    counters = Counters()
+    assert counters.told(finding("a", "job")) is None
+    counters.told(holding("a", "job", ACTION, 60_000, CLOCK))
+    found = counters.told(finding("a", "job"))
+    assert found is not None
+    assert found.state == "open"
+    assert counters.told(releasing("a", "job")) == counters.told(finding("a", "job")) == found._replace(state="released")
+
+
+def test_a_loop_asks_the_same() -> None:
+    waiting, looping = Counters("2026-11-20T10:00 use chat_action"), Counters("2026-11-20T10:00 use chat_action")
+
+    async def answer(question: Question) -> Any:
+        return looping.answer(question)
+
+    answers = waiting.told(checking("a", ACTION, CLOCK)), asyncio.run(answered_async(checking("a", ACTION, CLOCK), answer))
+    assert answers[0] == answers[1]
+    assert waiting.asked == looping.asked
