@@ -165,6 +165,18 @@ def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -
     patch.setattr(catch_up, "_place_of_last_together", len)
 
 
+def settles_no_holds_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
+    """Of entries that were appended and not committed, the holds would stay until they run out, beside the charge."""
+    fold = deciding.PartitionBook.fold
+
+    def forgetful(book: Any, entries: Any) -> None:
+        before = dict(book._settled_holds)
+        fold(book, entries)
+        book._settled_holds = before
+
+    patch.setattr(deciding.PartitionBook, "fold", forgetful)
+
+
 def looks_identities_up_in_their_window_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryView, "_find", lambda view, window, identity: view.identities.get(window, {}).get(identity))
 
@@ -277,6 +289,7 @@ BREAKAGES = {
         Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES})),
         Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT, SETTLES})),
         Breakage(leaves_the_view_between_two_entries_of_an_input, frozenset({PREFIX})),
+        Breakage(settles_no_holds_when_it_catches_up, frozenset({FOLD})),
         Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD})),
         Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT}), first_seed=2),
         Breakage(takes_chunks_in_any_order, frozenset({AUDIT}), first_seed=9),
