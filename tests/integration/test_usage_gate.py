@@ -19,8 +19,9 @@ import httpx
 import pytest
 
 from tests.servers import RunningGateway
-from tests.valkey_server import running_valkey
+from tests.valkey_server import running_cluster, running_valkey
 from usageledger import AccountClient, AsyncUsageGate, UsageGate, UsageMeter
+from usageledger.gateway.gate import ledger
 from usageledger.gateway.gate.answers import CheckAnswer, GateMisconfigured, HoldIdReused, InvalidUse, UnknownUse
 from usageledger.gateway.serving import _listening
 from usageledger.local.ports import LOOPBACK, free_port
@@ -310,8 +311,25 @@ def test_while_redis_is_away_the_answer_is_the_callers(gateway: RunningGateway, 
             assert lenient.check("a", "chat_action").held == 1
 
 
+def test_a_redis_cluster_is_asked_where_each_accounts_partition_lies(gateway: RunningGateway, tmp_path: Path) -> None:
+    with running_cluster(tmp_path) as node:
+        options: dict[str, Any] = told(gateway, "direct") | {"redis_url": node.cluster_url, "on_unavailable": "deny", "timeout_s": 5.0}
+        accounts = [f"acct_{n}" for n in range(20)]
+
+        async def hold_on_a_loop() -> None:
+            async with AsyncUsageGate(**options) as gate:
+                assert all([(await gate.hold(account, "job-2", "chat_action")).state == "open" for account in accounts])
+
+        with UsageGate(**options) as gate:
+            assert all(gate.hold(account, "job-1", "chat_action").state == "open" for account in accounts)
+            asyncio.run(hold_on_a_loop())
+            assert {gate.check(account, "chat_action").held for account in accounts} == {2}
+            assert {gate.release(account, "job-1").state for account in accounts} == {"released"}
+
+
 @pytest.mark.parametrize("way", ["http", "direct"])
-def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(way: str) -> None:
+def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "PATIENCE_S", 0.5)
     place = f"{LOOPBACK}:{free_port()}"
     nowhere: dict[str, Any] = (
         {"gateway": f"http://{place}", "key": "k"} if way == "http" else {"kafka": place, "redis_url": f"redis://{place}/0"}

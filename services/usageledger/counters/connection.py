@@ -57,9 +57,11 @@ def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
 def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = True) -> Client:
     """A synchronous client for who reads: where it is patient, it tries again for a moment. Raises ValueError for an address that it cannot
     read, and what redis-py raises for a cluster of which no node answers."""
-    patient = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)
-    options = _options(timeout_s) | {"retry": patient if is_patient else Retry(NoBackoff(), 0)}
     scheme, plain_url = _split(url)
+    patient = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)
+    # A cluster's client finds a slot that has moved by trying again.
+    impatient = Retry(NoBackoff(), _CLUSTER_RETRIES if scheme == "cluster" else 0)
+    options = _options(timeout_s) | {"retry": patient if is_patient else impatient}
     if scheme == "cluster":
         first_url, others = _nodes(plain_url)
         more = [redis.cluster.ClusterNode(host, port) for host, port in others]  # type: ignore[no-untyped-call] # no types here either
