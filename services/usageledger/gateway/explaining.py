@@ -142,15 +142,23 @@ def _lapsed_with_its_grant(entry: LedgerEntry) -> int:
 def _rate(rate: Rate) -> str:
     """``7 credits a second``, ``1 credit for each 10 seconds``."""
     if rate.per == 1:
-        return f"{_credits(rate.credits)} {'an' if rate.unit[:1].lower() in _VOWELS else 'a'} {rate.unit}"
-    return f"{_credits(rate.credits)} for each {_counted(rate.per, rate.unit)}"
+        return f"{_credits(rate.credits)} {_article(rate.unit)} {rate.unit}"
+    return f"{_credits(rate.credits)} for each {_each(rate)}"
 
 
 def _rounded(rate: Rate, quantity: Decimal) -> str:
     """What was done to a quantity that is no whole multiple of what the rate is for."""
     if quantity % rate.per == 0:
         return ""
-    return ", in proportion" if rate.rounding == "exact" else f", each begun {rate.unit if rate.per == 1 else 'one'} in full"
+    return ", in proportion" if rate.rounding == "exact" else f", each begun {_each(rate)} in full"
+
+
+def _each(rate: Rate) -> str:
+    return rate.unit if rate.per == 1 else _counted(rate.per, rate.unit)
+
+
+def _article(unit: str) -> str:
+    return "an" if unit[:1].lower() in _VOWELS or unit.lower() == "hour" else "a"
 
 
 def _counted(quantity: Decimal, unit: str) -> str:
