@@ -10,9 +10,12 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -21,6 +24,7 @@ from usageledger.domain.catalog import load_shipped_catalog
 from usageledger.domain.catalog_document import catalog_document
 from usageledger.local.processes import is_alive
 from usageledger.local.sending import RECORD_BYTES_MAX
+from usageledger.local.waiting import is_true_within
 
 IDLE_TIMEOUT = "90"
 
@@ -84,6 +88,13 @@ class Ledger:
 
     def each(self, *arguments: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.ok(*arguments, "--json").splitlines()]
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What the stack's gateway answers."""
+        answer = httpx.get(self.ready["gateway"] + path, headers={"Authorization": f"Bearer {self.ready['key']}"}, timeout=10)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
 
     def send(self, events: Sequence[dict[str, Any] | bytes]) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.ok("send", "-", "--json", input=ndjson(events)))
@@ -165,6 +176,34 @@ def test_an_account_is_shown_to_people_as_well(ledger: Ledger) -> None:
     shown = ledger.ok("account", "show", "ann", "--at", "2025-02-02T10:00:00Z")
     assert "ann · pro · blocked" in shown
     assert "200 allotment + 0 granted - 224 used = -24 remaining" in shown
+
+
+def test_the_usage_meter_agrees_with_the_command_line(ledger: Ledger) -> None:
+    """Figures come from the counters, days and charges from the history: both have to be what the ledger says."""
+    shown = ledger.one("account", "show", "ann")
+    assert is_true_within(lambda: ledger.get("/v1/accounts/ann/meter")["history_as_of"] is None, 60)
+    meter = ledger.get("/v1/accounts/ann/meter")
+    for name in ("allotment", "granted", "used", "remaining", "by_feature", "known"):
+        assert meter[name] == shown[name]
+    charges = ledger.get("/v1/accounts/ann/charges?limit=100")["items"]
+    told = [(each["entry"], each["kind"]) for each in charges]
+    entries = [each for each in ledger.each("ledger", "show", "--account", "ann") if each["kind"] not in ("refusal", "duplicate")]
+    assert told == [(f"{each['partition']}-{each['offset']}", each["kind"]) for each in reversed(entries)]
+    used = [sum(Decimal(each["credits"]) for each in charges if each["kind"] == "usage" and each["period"] == 1)]
+    periods = ledger.get("/v1/accounts/ann/periods")["items"]
+    assert used == [Decimal(each["used"]) for each in periods if each["number"] == 1]
+
+
+def test_each_service_tells_how_it_is_doing(ledger: Ledger) -> None:
+    telemetry = ledger.one("status")["telemetry"]
+    assert list(telemetry) == ["processor", "limits", "history", "gateway"]
+    for address in telemetry.values():
+        assert is_true_within(partial(_is_ready, address), 60)
+        assert "usageledger_" in httpx.get(f"{address}/metrics").text
+
+
+def _is_ready(address: str) -> bool:
+    return httpx.get(f"{address}/readyz").status_code == 200
 
 
 def test_entries_lie_in_the_ledger_in_the_order_of_the_file(ledger: Ledger) -> None:
