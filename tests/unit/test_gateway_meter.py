@@ -15,6 +15,7 @@ from tests.history_files import records_of
 from tests.notation import SHIPPED, Partition
 from tests.unit.gateway_world import GatewayWorld
 from usageledger.domain.balance import untouched_free
+from usageledger.domain.encoding import encode
 from usageledger.domain.renewal import state_at
 from usageledger.gateway.app import bare_app
 from usageledger.gateway.history.folding import HistoryFold
@@ -40,7 +41,8 @@ class DecidedAccounts:
         state = self.decided.book.accounts.get(account)
         known = state is not None
         shown = untouched_free(self.at, SHIPPED) if state is None else state_at(state, account, self.at, SHIPPED)
-        return AccountNow(account, shown, known, self.at, None, SHIPPED, self.decided.book.head.next_offset)
+        stored = None if state is None else encode(state)
+        return AccountNow(account, shown, known, self.at, None, SHIPPED, self.decided.book.head.next_offset, stored=stored)
 
 
 class MeterWorld:
@@ -175,6 +177,15 @@ def test_a_blocked_account_says_since_when_why_and_what_clears_it(world: MeterWo
         "upgrade": {"plan": "max", "name": "Max", "price_cents": meter["upgrade"]["price_cents"], "allotment": "500"},
         "resets_at": "2026-02-03T09:00:00Z",
     }
+
+
+def test_since_when_an_account_is_blocked_is_not_said_by_a_history_that_is_old(world: MeterWorld) -> None:
+    """It may be blocked for the second time, and the history know the first one only."""
+    world.take(f"{START} subscribe pro", "+1h use chat_action 200")
+    world.fold()
+    world.take("+1h grant 10", "+1h use chat_action 10")
+    blocked = world.get("/v1/accounts/a/meter")["blocked"]
+    assert (blocked["reason"], blocked["since"]) == ("usage", None)
 
 
 def test_free_shows_the_last_31_days(world: MeterWorld) -> None:

@@ -251,12 +251,9 @@ async def history_reaches(gateway: Gateway, now: AccountNow) -> datetime | None:
 
 
 def history_as_of(now: AccountNow, history: AccountHistory) -> datetime | None:
-    """Until when the history is complete, where it is not up to date: it has come to all that the counters have, or agrees with them on
-    what the account has used. Where nothing of the period is there yet, its start."""
-    used: dict[str, int] = defaultdict(int)
-    for use in history.daily_use:
-        used[use.feature] += use.credits
-    if history.reach.next_offset >= now.ledger_next or _without_zeros(used) == _without_zeros(now.state.period.by_feature):
+    """Until when the history is complete, where it is not up to date: it has come to all that the counters have, or has the account's state
+    as they do. Where nothing of the period is there yet, its start."""
+    if history.reach.next_offset >= now.ledger_next or history.stored == now.stored:
         return None
     return history.reach.clock or now.state.period.start
 
@@ -264,8 +261,8 @@ def history_as_of(now: AccountNow, history: AccountHistory) -> datetime | None:
 def meter_of(now: AccountNow, history: AccountHistory) -> Meter:
     """The meter of an account, from its counters and its history."""
     state, catalog = now.state, now.catalogs.in_force(now.at)
-    block = None if history.blocked_since is None else Block(history.blocked_since, history.blocked_reason or "usage")
-    shown = figures(now, block)
+    as_of = history_as_of(now, history)
+    shown = figures(now, block_of(history) if as_of is None else None)
     return Meter(
         **dict(shown),
         known=now.is_known,
@@ -277,8 +274,13 @@ def meter_of(now: AccountNow, history: AccountHistory) -> Meter:
         days=days_of(state, now.at, history.daily_use),
         pace=_pace(state, now.at),
         renewal=_renewal(now),
-        history_as_of=history_as_of(now, history),
+        history_as_of=as_of,
     )
+
+
+def block_of(history: AccountHistory) -> Block | None:
+    """When and why the account was blocked, by a history that is up to date."""
+    return None if history.blocked_since is None else Block(history.blocked_since, history.blocked_reason or "usage")
 
 
 def features_of(daily_use: Iterable[DailyUse], catalog: Catalog) -> list[FeatureUse]:
@@ -396,7 +398,3 @@ def _listed(now: AccountNow, listed: ListedPeriod) -> PeriodListed:
         used=format_credits(period.used),
         by_feature={feature: format_credits(credits) for feature, credits in sorted(period.by_feature.items())},
     )
-
-
-def _without_zeros(used: Mapping[str, int]) -> dict[str, int]:
-    return {feature: credits for feature, credits in used.items() if credits}

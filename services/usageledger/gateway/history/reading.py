@@ -63,14 +63,22 @@ class DailyUse(NamedTuple):
 
 
 class AccountHistory(NamedTuple):
-    """What the history knows of an account and of one of its periods. ``blocked_since`` and ``blocked_reason`` are of its last
-    `limit.reached`, None once it was cleared."""
+    """What the history knows of an account and of one of its periods.
+
+    ``stored`` is the account's state, in the bytes that the counters have for the same. ``blocked_since`` and ``blocked_reason`` are of its
+    last `limit.reached`, None once it was cleared.
+    """
 
     reach: Reach
-    state: AccountState | None
+    stored: bytes | None
     blocked_since: datetime | None
     blocked_reason: str | None
     daily_use: tuple[DailyUse, ...]
+
+    @property
+    def state(self) -> AccountState | None:
+        """The account as its last entry left it."""
+        return None if self.stored is None else decode_account(self.stored)
 
 
 class AccountListed(NamedTuple):
@@ -241,13 +249,13 @@ def _reach(database: sqlite3.Connection, partition: int) -> Reach:
 
 def _account(database: sqlite3.Connection, account: str, partition: int, period: int) -> AccountHistory:
     row = database.execute("SELECT state, blocked_since_us, blocked_reason FROM accounts WHERE account = ?", (account,)).fetchone()
-    state, since_us, reason = row or (None, None, None)
+    stored, since_us, reason = row or (None, None, None)
     use = database.execute(
         "SELECT date, feature, model, uses, units, millionths, credits FROM daily_use WHERE account = ? AND period = ?", (account, period)
     )
     return AccountHistory(
         reach=_reach(database, partition),
-        state=None if state is None else decode_account(state),
+        stored=stored,
         blocked_since=None if since_us is None else moment_of(since_us),
         blocked_reason=reason,
         daily_use=tuple(_daily_use(*row) for row in use),
