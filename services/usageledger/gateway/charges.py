@@ -23,6 +23,8 @@ from usageledger.gateway.problems import Problem, problems
 
 router = APIRouter(tags=["usage meter"])
 
+CURSOR = r"^[0-9]{1,6}-[0-9]{1,12}$"
+
 ChargeKind = Literal["usage", "void", "grant", "grant_expired", "renewal", "plan_change", "account_opened", "suspension", "resumption"]
 
 
@@ -110,7 +112,7 @@ async def list_charges(
     account: AccountPath,
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("read"))],
-    cursor: Annotated[str | None, Query(max_length=40, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")] = None,
     limit: Limit = 50,
     period: Annotated[int | None, Query(ge=0, le=2**31, description="Only what counts in the period of that number.")] = None,
 ) -> ChargePage:
