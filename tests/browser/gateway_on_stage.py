@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +38,10 @@ class Shown:
 
 
 class GatewayOnStage:
-    """Accounts answer as they are set; ``answers`` holds the console's by method and path; ``is_away`` refuses everything about accounts."""
+    """Accounts answer as they are set; ``answers`` holds the console's by method and path; ``is_away`` refuses everything about accounts.
+
+    ``ended`` holds tokens that are over; ``resumed``, the events after which streams were asked to go on.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.world = GatewayWorld(directory)
@@ -47,6 +50,8 @@ class GatewayOnStage:
         self.answers: dict[str, Any] = {}
         self.asked: list[str] = []
         self.posted: list[tuple[str, Any]] = []
+        self.resumed: list[str] = []
+        self.ended: set[str] = set()
         self.is_away = False
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -54,10 +59,10 @@ class GatewayOnStage:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: dict[str, list[asyncio.Queue[ServerSentEvent | None]]] = {}
 
-    def say(self, account: str, event: str, data: Answer, *, id: str | None = None) -> None:  # noqa: A002
+    def say(self, account: str, event: str, data: Answer, *, id: str | None = None) -> None:
         """Send an event to who follows this account, and to who comes later what its meter then is."""
         said = ServerSentEvent(json.dumps(data), event=event, id=id)
-        self._in_loop(lambda: [queue.put_nowait(said) for queue in self._streams.get(account, [])])
+        self._queue(said, self._streams.get(account, []))
 
     def move(self, account: str, meter: Answer) -> None:
         """The account's meter moves, and its followers hear of it."""
@@ -67,7 +72,8 @@ class GatewayOnStage:
 
     def hang_up(self) -> None:
         """End every stream."""
-        self._in_loop(lambda: [queue.put_nowait(None) for queues in self._streams.values() for queue in queues])
+        for queues in self._streams.values():
+            self._queue(None, queues)
 
     def followers(self, account: str) -> int:
         """How many streams of this account are open."""
@@ -86,7 +92,9 @@ class GatewayOnStage:
         path = request.scope["raw_path"].decode()
         self.asked.append(f"{request.method} {path}")
         parts = path.split("/")
-        if path.startswith("/v1/accounts/") and len(parts) == 5 and parts[4] in ("meter", "charges", "periods", "stream"):
+        if request.method == "GET" and len(parts) == 5 and parts[2] == "accounts" and parts[4] in ("meter", "charges", "periods", "stream"):
+            if what := request.headers.get("last-event-id"):
+                self.resumed.append(what)
             return await self._about(unquote(parts[3]), parts[4], request)
         found = self.answers.get(f"{request.method} {path}")
         if found is None:
@@ -99,14 +107,16 @@ class GatewayOnStage:
         return JSONResponse(found(request) if callable(found) else found)
 
     async def _about(self, account: str, what: str, request: Request) -> Response:
-        while not self.may_answer.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(self.may_answer.wait)
         if self.is_away:
-            return problem_response("counters_unavailable", "Redis does not answer. Ask again in a moment", headers=_corsed(request))
+            return problem_response("counters_unavailable", "Redis does not answer. Ask again in a moment")
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
         try:
-            caller = self.world.keys.caller(request.headers.get("authorization", "").removeprefix("Bearer "), self.world.now)
+            caller = self.world.keys.caller(token, self.world.now)
         except NotAuthentic as error:
             return problem_response("unauthenticated", str(error))
+        if token in self.ended:
+            return problem_response("unauthenticated", "the token has ended: mint another one")
         if caller.account not in (None, account) or account not in self.accounts:
             return problem_response("forbidden", "an account token works on the paths of its own account alone: use an app key here")
         shown = self.accounts[account]
@@ -130,9 +140,10 @@ class GatewayOnStage:
         finally:
             self._streams[account].remove(queue)
 
-    def _in_loop(self, act: Any) -> None:
+    def _queue(self, said: ServerSentEvent | None, queues: Sequence[asyncio.Queue[ServerSentEvent | None]]) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(act)
+        for queue in list(queues):
+            self._loop.call_soon_threadsafe(queue.put_nowait, said)
 
 
 @contextmanager
@@ -154,7 +165,3 @@ def on_stage(directory: Path) -> Iterator[GatewayOnStage]:
             server.should_exit = True
             thread.join(10)
             gateway.world.store.close()
-
-
-def _corsed(request: Request) -> dict[str, str]:
-    return {"Access-Control-Allow-Origin": request.headers.get("origin", "*")}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 Answer = dict[str, Any]
+_Model = tuple[str | None, str | None, str, str, int]
+"""Id, name, share of the feature's credits, unit, uses."""
 
 AT = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 START = datetime(2026, 11, 3, 9, 0, tzinfo=UTC)
@@ -36,7 +39,9 @@ def busy() -> Answer:
         "thresholds": ["0.8"],
         "blocked": None,
         "upgrade": SCALE,
-        "grants": [{"source": "/support", "id": "g1", "credits": "20", "left": "20", "granted_at": "2026-11-12T15:00:00Z", "expires_at": None}],
+        "grants": [
+            {"source": "/support", "id": "g1", "credits": "20", "left": "20", "granted_at": "2026-11-12T15:00:00Z", "expires_at": None}
+        ],
         "holds": {"open": 1, "credits": "14"},
         "features": _features(days),
         "days": days,
@@ -122,7 +127,12 @@ def charges(count: int = 30, *, newest: int = 1_042) -> list[Answer]:
     found = []
     for number in range(count):
         at = AT - timedelta(minutes=11 + 137 * number)
-        position = {"entry": f"3-{newest - number}", "appended_at": _text(at), "occurred_at": _text(at), "remaining_after": str(220 + 7 * number)}
+        position = {
+            "entry": f"3-{newest - number}",
+            "appended_at": _text(at),
+            "occurred_at": _text(at),
+            "remaining_after": str(220 + 7 * number),
+        }
         found.append(kinds[number % len(kinds)] | position)
     return found
 
@@ -150,8 +160,9 @@ def periods() -> list[Answer]:
 def live_figures(meter: Answer, *, at: datetime) -> Answer:
     """What the stream says of this meter."""
     kept = (
-        "as_of", "plan", "period", "allotment", "granted", "used", "held", "remaining", "available", "share_used", "blocked", "upgrade", "holds"
-    )  # fmt: skip
+        *("as_of", "plan", "period", "allotment", "granted", "used", "held", "remaining", "available", "share_used"),
+        *("blocked", "upgrade", "holds"),
+    )
     by_feature = {feature["id"]: feature["credits"] for feature in meter["features"]}
     return {name: meter[name] for name in kept} | {"at": _text(at), "by_feature": by_feature}
 
@@ -179,12 +190,14 @@ def _day(day: date, credits: Decimal) -> Answer:
 
 def _features(days: list[Answer]) -> list[Answer]:
     sums = {feature: sum((Decimal(day["features"].get(feature, 0)) for day in days), Decimal(0)) for feature in _SHARES}
-    rows = {
-        "genai_video": ("GenAI Video", [("veo_3", "Veo 3", "0.6", "generation", 3), ("pika_2_2", "Pika 2.2", "0.4", "generation", 4)]),
+    videos = [("veo_3", "Veo 3", "0.6", "generation", 3), ("pika_2_2", "Pika 2.2", "0.4", "generation", 4)]
+    images = [("gpt_4o_image", "GPT 4o Image", "0.75", "generation", 12), ("photon", "Photon", "0.25", "generation", 11)]
+    rows: dict[str, tuple[str, Sequence[_Model]]] = {
+        "genai_video": ("GenAI Video", videos),
         "ai_edit": ("AI Edit", [(None, None, "1", "edit", 5)]),
-        "genai_image": ("GenAI Image", [("gpt_4o_image", "GPT 4o Image", "0.75", "generation", 12), ("photon", "Photon", "0.25", "generation", 11)]),
+        "genai_image": ("GenAI Image", images),
         "chat_message": ("Chat-Based Editing (user message)", [(None, None, "1", "message", 15)]),
-    }  # fmt: skip
+    }
     return [
         {
             "id": feature,
@@ -222,7 +235,9 @@ def _usage(feature: str, feature_name: str, model: str | None, model_name: str |
 
 
 def _happened(kind: str, credits: str, explanation: str) -> Answer:
-    nothing = dict.fromkeys(("event", "feature", "feature_name", "model", "model_name", "quantity", "unit", "rate", "catalog_version", "reason"))
+    nothing = dict.fromkeys(
+        ("event", "feature", "feature_name", "model", "model_name", "quantity", "unit", "rate", "catalog_version", "reason")
+    )
     return nothing | {"kind": kind, "credits": credits, "is_late": False, "explanation": explanation}
 
 

@@ -40,7 +40,7 @@ export function refusals(place, { query, signal }) {
       resendChosen.hidden = chosen.size === 0;
     },
   });
-  place.append(filters, element("div.fields", {}, resendChosen), said);
+  place.append(filters, element("div.fields.choosing", {}, resendChosen, said));
   const table = list(place, {
     path: "/v1/refusals",
     query: { reason: reason.value, resolved: which.value },

@@ -46,7 +46,7 @@ function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, one] = path.split("/").map(decodeURIComponent);
   const view = VIEWS.find((found) => found.name === name) ?? VIEWS[0];
-  for (const link of nav.children) link.toggleAttribute("aria-current", link.hash === `#/${view.name}`);
+  for (const link of nav.children) link.setAttribute("aria-current", link.hash === `#/${view.name}` ? "page" : "false");
   const title = element("h1", { tabindex: -1 }, one ?? view.title);
   const place = element("div.view");
   main.replaceChildren(title, place);

@@ -16,6 +16,7 @@ export function signInForm(why, onDone) {
   const form = element("form.sign-in", {},
     element("h2", {}, "Sign in"),
     element("p.muted", {}, why),
+    element("input", { name: "username", autocomplete: "username", value: "usageledger", hidden: true }),
     element("label", { for: "key" }, "App key"),
     key,
     problem,

@@ -603,7 +603,7 @@ class UsageMeter extends HTMLElement {
       make("chart", "div.chart"),
       element("details.tabled", {}, make("tableTitle", "summary"), make("table", "div.scroll", { tabindex: 0, role: "region", "aria-labelledby": "daysTitle" })),
     );
-    const renewal = card("renewalTitle", "section.card", element("div.head", {}, make("renewalTitle", "h3", { id: "renewalTitle" })), make("renewal", "dl.facts", {}, rows(4, () => element("div", {}, element("dt.wait", {}, "Something"), element("dd.wait", {}, "000")))));
+    const renewal = card("renewalTitle", "section.card", element("div.head", {}, make("renewalTitle", "h3", { id: "renewalTitle" })), make("renewal", "dl.facts", {}, rows(5, () => element("div", {}, element("dt.wait", {}, "Something"), element("dd.wait", {}, "000")))));
     const features = card("featuresTitle", "section.card",
       element("div.head", {}, make("featuresTitle", "h3", { id: "featuresTitle" })),
       make("features", "ul.rows.features", {}, rows(FEATURES_SHOWN, waiting("li.row"))),
@@ -612,10 +612,10 @@ class UsageMeter extends HTMLElement {
     const past = card("pastTitle", "section.card", element("div.head", {}, make("pastTitle", "h3", { id: "pastTitle" })), make("past", "ul.rows.past", {}, rows(PAST_SHOWN, waiting("li.row"))), make("morePast", "button.plain", { type: "button", hidden: true, click: () => this.#showMorePast() }));
     const charges = card("chargesTitle", "section.card.activity",
       element("div.head", {}, make("chargesTitle", "h3", { id: "chargesTitle" }), make("chargesNote", "span.note")),
-      make("charges", "ul.rows.charges", {}, rows(6, waiting("li.charge"))),
+      make("charges", "ul.rows.charges", {}, rows(4, waiting("li.charge"))),
       make("more", "button.plain", { type: "button", hidden: true, click: () => this.#showMore() }),
     );
-    make("history", "div.root", {}, element("div.columns.first", {}, days, renewal), element("div.columns", {}, features, past), charges);
+    make("history", "div.stack", {}, element("div.columns.first", {}, days, renewal), element("div.columns", {}, features, past), charges);
     root.append(make("root", "div.root", { "data-state": "loading" }, overview, nodes.history, make("said", "p.said", { role: "status" })));
   }
 
@@ -774,7 +774,8 @@ class UsageMeter extends HTMLElement {
   #paced() {
     const { pace, period } = this.#meter;
     if (!pace) return [this.#text("no_pace"), this.#text("no_pace_more")];
-    const more = this.#text("pace_more", { credits: this.#number(pace.credits_per_day, { maximumFractionDigits: 1 }) });
+    const average = this.#text("pace_more", { credits: this.#number(pace.credits_per_day, { maximumFractionDigits: 1 }) });
+    const more = [average, period.end && this.#text("resets", { date: this.#date(period.end) })].filter(Boolean).join(" ");
     if (pace.used_up_at) return [this.#text("pace_used_up", { date: this.#date(pace.used_up_at) }), more];
     if (!period.end || pace.at_period_end === null) return [this.#text("no_pace"), more];
     const left = this.#number(pace.at_period_end, { maximumFractionDigits: 0, roundingMode: "floor" });

@@ -1,0 +1,131 @@
+"""A real browser, and pages of a gateway in it. A page that says something on its console as an error fails its test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.browser import made_up
+from tests.browser.gateway_on_stage import GatewayOnStage, Shown, on_stage
+
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+DESKTOP, PHONE = 1_180, 390
+
+
+class OpenPage(Protocol):
+    """Opens a page at an address of the gateway (none: an empty one), signed in unless told otherwise."""
+
+    def __call__(
+        self,
+        path: str,
+        *,
+        width: int = DESKTOP,
+        scheme: str = "light",
+        locale: str = "en-GB",
+        is_calm: bool = False,
+        is_signed_in: bool = True,
+        may_fail: bool = False,
+    ) -> Page: ...
+
+
+# By module, for a browser that is driven from here keeps an event loop running in this thread, and other suites run theirs.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or the one that USAGELEDGER_CHROMIUM names."""
+    path = os.environ.get("USAGELEDGER_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no Chromium here: install Debian's `chromium`, or name one in USAGELEDGER_CHROMIUM")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-background-networking"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[GatewayOnStage]:
+    """A gateway in which the account ``acct_4821`` is busy."""
+    with on_stage(tmp_path) as gateway:
+        gateway.accounts["acct_4821"] = Shown(made_up.busy())
+        yield gateway
+
+
+@pytest.fixture
+def open_page(browser: Browser, stage: GatewayOnStage) -> Iterator[OpenPage]:
+    """Open pages; in the end none of them may have complained, but those that may fail."""
+    key = stage.world.key("admin")
+    complaints: list[str] = []
+    contexts = []
+
+    def opened(
+        path: str,
+        *,
+        width: int = DESKTOP,
+        scheme: str = "light",
+        locale: str = "en-GB",
+        is_calm: bool = False,
+        is_signed_in: bool = True,
+        may_fail: bool = False,
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900 if width > 500 else 760},
+            color_scheme="dark" if scheme == "dark" else "light",
+            locale=locale,
+            reduced_motion="reduce" if is_calm else "no-preference",
+            device_scale_factor=1 if width > 500 else 2,
+        )
+        contexts.append(context)
+        context.set_default_timeout(10_000)
+        if is_signed_in:
+            context.request.post(f"{stage.url}/session", data={"key": key})
+        page = context.new_page()
+        if not may_fail:
+            page.on("console", lambda message: complaints.extend(_complaint(message)))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if path:
+            page.goto(stage.url + path)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def keep(page: Page, name: str) -> None:
+    """Keep a picture of the whole page, for somebody to look at."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def complaints_of_axe(page: Page) -> list[str]:
+    """What axe finds against WCAG 2.2 AA, and against what is good practice besides."""
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = Axe().run(page, options={"runOnly": rules}).response["violations"]
+    return [f"{rule['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for rule in found for node in rule["nodes"]]
+
+
+def overflow(page: Page) -> int:
+    """By how many pixels something is wider than the window."""
+    wider: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return wider
+
+
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait until something holds, five seconds at most. Playwright's own waiting evaluates strings, which our pages' policy forbids."""
+    for _ in itertools.repeat(None, 250):
+        if holds():
+            return
+        page.wait_for_timeout(20)
+    pytest.fail("it did not come true in five seconds")
+
+
+def _complaint(message: ConsoleMessage) -> list[str]:
+    return [f"{message.type}: {message.text}"] if message.type in ("error", "warning") else []
