@@ -16,7 +16,8 @@ from tests.chaos.proof import Finding, Log, missing_ids, prove, read_log
 from tests.chaos.report import write_report
 from tests.chaos.schedule import KINDS, MEAN_GAP_S, one_of_each, schedule
 from tests.chaos.stage import PREFIX, Stage, StoreKind
-from usageledger.local.idleness import LedgerLags, lag_reader, wait_until_idle
+from usageledger.inspection.lags import LedgerLags
+from usageledger.local.idleness import lag_reader, wait_until_idle
 from usageledger.local.waiting import is_true_within
 
 RATE = 60.0

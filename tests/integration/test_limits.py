@@ -16,11 +16,11 @@ from tests.unit.limits_world import Ledger
 from usageledger.domain.chain import entry_at
 from usageledger.limits import consumer
 from usageledger.limits.announcer import LimitsError, PartitionHealth, PartitionsStopped, Unavailable
-from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, limits_group, run_limits
+from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, run_limits
 from usageledger.limits.translate import LimitMessage, limit_events
 from usageledger.log.place import Place, read_limit_event
 from usageledger.log.reading import log_reader
-from usageledger.log.topics import Topics
+from usageledger.log.topics import Topics, limits_group
 
 DEADLINE_S = 60.0
 

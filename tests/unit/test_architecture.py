@@ -23,6 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("log", "counters"),
     # Settings are read where a process begins (a service's entry point, local, cli); what they decide is handed on as arguments.
     ("settings", "telemetry"),
+    # What waits and what each partition is doing: it reads the log and the counters, and services look at it as the command line does.
+    ("inspection",),
     ("producer", "processor", "limits", "gateway", "audit"),
     # The package's face, which loads the SDKs when they are asked for, and the in-memory SDKs for the tests of those who use them.
     ("", "testing"),

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from usageledger.domain.catalog import AdoptedCatalogs, Catalog, load_shipped_catalog
+from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.local.catalogs import Published, catalog_event, publish, wait_until_adopted
 from usageledger.local.errors import StackError
-from usageledger.local.idleness import Lag, LedgerLags
 from usageledger.log.decoding import decode_catalog
 from usageledger.log.records import Record
 from usageledger.producer.publisher import Blame, Done, Publisher, PublishError

@@ -9,7 +9,8 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import NotCoordinatorError
 
-from usageledger.local.idleness import Lag, LagReader, LedgerLags, service_lags, wait_until_idle
+from usageledger.inspection.lags import Lag, LagReader, LedgerLags
+from usageledger.local.idleness import service_lags, wait_until_idle
 from usageledger.log.topics import Topics
 
 IDLE = LedgerLags((Lag("usage", 0, 0), Lag("limits", 0, 0)), {("usage", 0): 5})

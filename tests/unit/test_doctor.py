@@ -12,12 +12,12 @@ from usageledger.counters.owner_reports import OwnerReport
 from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
 from usageledger.domain.claim import DECIDE_VERSION
 from usageledger.domain.head import Head
+from usageledger.inspection.lags import Lag, LedgerLags
+from usageledger.inspection.partition_states import PartitionState
 from usageledger.local.doctor.finding import Examination, Finding
 from usageledger.local.doctor.kafka_checks import FoundTopic, topic_findings
 from usageledger.local.doctor.ledger_checks import catalog_findings, clock_findings, limits_findings, partition_findings, rules_findings
 from usageledger.local.doctor.redis_checks import cluster_findings, server_findings
-from usageledger.local.idleness import Lag, LedgerLags
-from usageledger.local.partition_states import PartitionState
 from usageledger.local.topics import topic_settings
 from usageledger.log.topics import Topics
 

@@ -13,8 +13,8 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
 
 if TYPE_CHECKING:
-    from usageledger.local.idleness import LedgerLags
-    from usageledger.local.partition_states import PartitionState
+    from usageledger.inspection.lags import LedgerLags
+    from usageledger.inspection.partition_states import PartitionState
     from usageledger.local.stack import Addresses
 
 TELL_EVERY_S = 5.0
@@ -213,10 +213,10 @@ def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[Parti
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
+    from usageledger.inspection.partition_states import partition_states
     from usageledger.local.errors import StackError
     from usageledger.local.gateway_place import history_file
     from usageledger.local.idleness import history_lag, lag_reader, service_lags
-    from usageledger.local.partition_states import partition_states
 
     try:
         with lag_reader(found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS) as reader:

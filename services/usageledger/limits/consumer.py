@@ -25,7 +25,7 @@ from usageledger.limits.reporting import report_of
 from usageledger.limits.translate import LimitMessage
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.records import Record
-from usageledger.log.topics import Topics
+from usageledger.log.topics import Topics, limits_group
 from usageledger.telemetry import Report
 
 APPEND_TIMEOUT_S = 30.0
@@ -50,11 +50,6 @@ OnHealth = Callable[[Mapping[int, PartitionHealth]], None]
 OnReport = Callable[[Report], None]
 
 REPORT_EVERY_S = 1.0
-
-
-def limits_group(prefix: str) -> str:
-    """The consumer group whose committed offsets say how far the ledger is announced."""
-    return f"{prefix or 'usageledger'}.limits"
 
 
 def run_limits(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from usageledger.local.errors import StackError
@@ -12,12 +11,12 @@ PROBE_TIMEOUT_MS = 5_000
 
 def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
     """kafka-python's admin client, connected; a context manager. Raises StackError if no broker answers in time."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's import warns under Python 3.11
-        from kafka.admin import KafkaAdminClient
-        from kafka.errors import KafkaError
+    from kafka.errors import KafkaError
+
+    from usageledger.log.admin import connect_admin
+
     try:
-        return KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms)
+        return connect_admin(bootstrap, timeout_ms=timeout_ms)
     except KafkaError as error:
         raise StackError(f"no Kafka broker answers at {bootstrap} ({error}): is the address right, and does it run?") from error
 

@@ -1,4 +1,7 @@
-"""The five topics of a ledger and how their names are made. Needs the standard library alone: the SDKs use it."""
+"""The five topics of a ledger, the group that announces its limits, and how their names are made.
+
+Needs the standard library alone: the SDKs use it.
+"""
 
 from __future__ import annotations
 
@@ -43,3 +46,8 @@ class Topics:
 
     def _named(self, topic: str) -> str:
         return f"{self.prefix}.{topic}" if self.prefix else topic
+
+
+def limits_group(prefix: str) -> str:
+    """The consumer group whose committed offsets say how far the ledger is announced."""
+    return f"{prefix or 'usageledger'}.limits"

@@ -16,6 +16,7 @@ from usageledger.counters.replies import REDIS_FAILURES
 from usageledger.counters.view import StoredHead, ViewError
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
+from usageledger.inspection.partition_states import partition_states
 from usageledger.local.catalogs import published_catalogs
 from usageledger.local.doctor.finding import Area, Examination, Finding
 from usageledger.local.doctor.kafka_checks import FoundTopic, described_topics, topic_findings
@@ -31,7 +32,6 @@ from usageledger.local.doctor.redis_checks import redis_findings
 from usageledger.local.errors import StackError
 from usageledger.local.idleness import lag_reader
 from usageledger.local.kafka_probe import admin_client
-from usageledger.local.partition_states import partition_states
 from usageledger.log.deciding import time_of
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics

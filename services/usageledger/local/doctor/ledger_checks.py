@@ -13,9 +13,9 @@ from usageledger.domain.claim import DECIDE_VERSION, knows_rules_of
 from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
 from usageledger.domain.lint import lint
+from usageledger.inspection.lags import LedgerLags
+from usageledger.inspection.partition_states import PartitionState
 from usageledger.local.doctor.finding import Area, Finding
-from usageledger.local.idleness import LedgerLags
-from usageledger.local.partition_states import PartitionState
 from usageledger.log.reading import LogReader
 from usageledger.log.topics import Topics
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from usageledger.counters.owner_reports import OwnerReport
-from usageledger.local.idleness import LedgerLags
+from usageledger.inspection.lags import LedgerLags
 
 NO_PROGRESS_S = 10.0
 """For so long an owner may be at one chunk, or wait for its turn, before it is said to make no progress."""
