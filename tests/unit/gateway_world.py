@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from kafka.errors import KafkaConnectionError
 
 from usageledger.counters.connection import AsyncClient
 from usageledger.gateway.access import Keys, Scope
@@ -19,6 +20,7 @@ from usageledger.gateway.app import create_app
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
+from usageledger.gateway.inspecting import Connections, Inspector
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -33,6 +35,11 @@ class UnreachableRedis:
         raise ConnectionError("there is no Redis in this test")
 
 
+def without_kafka() -> Connections:
+    """Whoever asks Kafka is told that nobody answers."""
+    raise KafkaConnectionError
+
+
 class GatewayWorld:
     """``app`` answers requests by ``ask``; ``now`` is its time."""
 
@@ -41,9 +48,10 @@ class GatewayWorld:
         self.store: sqlite3.Connection = open_store(directory / "gateway.db")
         turn = threading.Lock()
         self.keys = Keys(self.store, turn)
+        catalogs = PublishedCatalogs("127.0.0.1:1", "")
         accounts = Accounts(
             cast(AsyncClient, UnreachableRedis()),
-            PublishedCatalogs("127.0.0.1:1", ""),
+            catalogs,
             prefix="",
             partition_count=8,
             is_importing=lambda: False,
@@ -56,6 +64,7 @@ class GatewayWorld:
             keys=self.keys,
             accounts=accounts,
             history=self.history,
+            inspector=Inspector(without_kafka, "", catalogs),
             now=lambda: self.now,
         )
         self.app: FastAPI = create_app(self.gateway, allowed_origins=["https://app.example"])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 
 from usageledger.counters.calling import ask
-from usageledger.counters.connection import Client
+from usageledger.counters.connection import AsyncClient, Client
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.replies import REDIS_FAILURES, head_of, view_error
 from usageledger.counters.scripts import Word
@@ -19,6 +19,8 @@ from usageledger.counters.view import StoredHead
 
 VERIFIED_LATELY = timedelta(seconds=5)
 """An owner verifies its head about once a second. Older than this, it is away, or the store has lost it."""
+
+_HEAD_FIELDS = ["token", "value", "verified_at_ms"]
 
 
 class AccountReading(NamedTuple):
@@ -58,9 +60,22 @@ def read_heads(redis: Client, prefix: str, partitions: Iterable[int]) -> dict[in
     wanted = list(partitions)
     pipeline = redis.pipeline(transaction=False)
     for partition in wanted:
-        pipeline.hmget(PartitionKeys(prefix, partition).head, ["token", "value", "verified_at_ms"])
+        pipeline.hmget(PartitionKeys(prefix, partition).head, _HEAD_FIELDS)
     try:
         replies = pipeline.execute()
+    except REDIS_FAILURES as error:
+        raise view_error(error) from error
+    return {partition: head_of(*reply) for partition, reply in zip(wanted, replies, strict=True)}
+
+
+async def read_heads_async(redis: AsyncClient, prefix: str, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
+    """As ``read_heads``, with an asynchronous client."""
+    wanted = list(partitions)
+    pipeline = redis.pipeline(transaction=False)
+    for partition in wanted:
+        pipeline.hmget(PartitionKeys(prefix, partition).head, _HEAD_FIELDS)
+    try:
+        replies = await pipeline.execute()
     except REDIS_FAILURES as error:
         raise view_error(error) from error
     return {partition: head_of(*reply) for partition, reply in zip(wanted, replies, strict=True)}

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from usageledger.gateway import browsing, charges, checking, keys, meter, operations
+from usageledger.gateway import account_list, browsing, catalogs, charges, checking, keys, lag, meter, operations, refusals
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import described
@@ -19,6 +19,10 @@ ROUTERS: Sequence[APIRouter] = (
     checking.router,
     meter.router,
     charges.router,
+    account_list.router,
+    refusals.router,
+    lag.router,
+    catalogs.router,
     keys.router,
     operations.router,
     browsing.router,

@@ -17,10 +17,13 @@ from pydantic import WithJsonSchema
 from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
 from usageledger.gateway.history.reading import HistoryReader
+from usageledger.gateway.inspecting import Inspector
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.rate_limits import RateLimits
 from usageledger.gateway.reading import Accounts
+from usageledger.gateway.reporting import Report, without_kafka
+from usageledger.log.topics import Topics
 
 # Every module with routes asks for something here, so it comes before the first of them.
 register()
@@ -37,16 +40,22 @@ _bearer = HTTPBearer(
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing."""
+    """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing.
+
+    ``report`` puts events on Kafka: by default there is none.
+    """
 
     store: sqlite3.Connection
     store_turn: threading.Lock
     keys: Keys
     accounts: Accounts
     history: HistoryReader
+    inspector: Inspector
+    topics: Topics = field(default_factory=Topics)
     rate_limits: RateLimits = field(default_factory=RateLimits)
     readiness: dict[str, Callable[[], Awaitable[str | None]]] = field(default_factory=dict)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    report: Report = without_kafka
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -152,13 +152,14 @@ def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
         plan=plan_id,
         plan_name=plan_id if plan is None else plan.name,
         explanation=explain(entry, catalogs),
-        rate=None if entry.rate is None else _rate(entry.rate),
+        rate=None if entry.rate is None else rate_shown(entry.rate),
         catalog_version=entry.catalog_version,
         reason=_reason(entry),
     )
 
 
-def _rate(rate: Rate) -> RateShown:
+def rate_shown(rate: Rate) -> RateShown:
+    """A rate of the catalog as answers have it."""
     return RateShown(credits=format_credits(rate.credits), unit=rate.unit, per=format_quantity(rate.per), rounding=rate.rounding)
 
 

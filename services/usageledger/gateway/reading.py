@@ -12,7 +12,9 @@ from kafka.errors import KafkaError
 from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask_async
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.reading import read_heads_async
 from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.gateway.gate.reckoning import AccountNow as AccountNow
 from usageledger.gateway.gate.reckoning import CatalogsUpTo, Clock, Question, Reckoning, answered_async, reading
@@ -63,6 +65,16 @@ class Accounts:
                 return await ask_async(self._redis, keys, question)
 
         return await answered_async(reckoning, ask)
+
+    async def heads(self) -> dict[int, Head]:
+        """The head of every partition's counters; one that has none yet stands at the beginning. Raises ViewError."""
+        async with self._turns:
+            stored = await read_heads_async(self._redis, self._prefix, range(self.partition_count))
+        return {partition: Head(ledger="") if head is None else decode_head(head.value) for partition, head in stored.items()}
+
+    def time_of(self, head: Head) -> datetime:
+        """What now is for the accounts under a head."""
+        return head.clock if head.ledger and self.clock.is_importing() else max(self.clock.now(), head.clock)
 
     async def catalogs(self, head: Head) -> AdoptedCatalogs:
         """Those that a partition has adopted; before it has adopted any, those that are published. Raises Problem."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -21,7 +22,9 @@ from usageledger.gateway.app import create_app
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
+from usageledger.gateway.inspecting import Connections, Inspector
 from usageledger.gateway.reading import Accounts
+from usageledger.gateway.reporting import Reporter
 from usageledger.gateway.store import open_store
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -103,7 +106,20 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         accounts = Accounts(redis, catalogs, prefix=options.prefix, partition_count=partition_count, is_importing=import_mode.is_on)
         history = HistoryReader(options.data / HISTORY_FILE)
         stack.callback(history.close)
-        gateway = Gateway(store=store, store_turn=turn, keys=keys, accounts=accounts, history=history)
+        inspector = Inspector(partial(Connections, options.kafka, options.redis_url, options.prefix), options.prefix, catalogs)
+        stack.callback(inspector.close)
+        reporter = Reporter(options.kafka)
+        stack.push_async_callback(reporter.close)
+        gateway = Gateway(
+            store=store,
+            store_turn=turn,
+            keys=keys,
+            accounts=accounts,
+            history=history,
+            inspector=inspector,
+            topics=Topics(options.prefix),
+            report=reporter.report,
+        )
         gateway.readiness["redis"] = lambda: _redis_answers(redis)
         watching = asyncio.create_task(import_mode.watch())
         stack.callback(watching.cancel)

@@ -52,6 +52,10 @@ class LedgerLags:
         """How many records wait for this."""
         return sum(lag.records for lag in self.lags if lag.what in what)
 
+    def beyond(self, topic: str, reached: Mapping[int, int]) -> int:
+        """How many records of a topic lie beyond these offsets of its partitions, for who goes by none of the lags above."""
+        return sum(max(0, end - reached.get(partition, 0)) for (name, partition), end in self.ends.items() if name == topic)
+
 
 class LagReader:
     """Looks at one ledger's lags, again and again. Raises ViewError, kafka-python's errors."""

@@ -81,5 +81,4 @@ def history_lag(lags: LedgerLags, prefix: str, history: Path) -> int | None:
         reached = reach_of(history)
     except HistoryAbsent:
         return None
-    topic = Topics(prefix).ledger
-    return sum(max(0, end - reached.get(partition, 0)) for (named, partition), end in lags.ends.items() if named == topic)
+    return lags.beyond(Topics(prefix).ledger, reached)

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.log.records import Record
 
-NO_PROGRESS_S = 30.0
+TIMEOUT_MS = 30_000
 POLL_MS = 200
 RECORDS_PER_POLL = 5_000
 
@@ -23,13 +23,17 @@ class LogUnreadable(Exception):
 class LogReader:
     """One consumer that reads any partition of one Kafka. Not thread-safe; close it."""
 
-    def __init__(self, kafka: str) -> None:
+    def __init__(self, kafka: str, *, timeout_ms: int = TIMEOUT_MS) -> None:
+        """``timeout_ms``: how long to wait for a connection, for an answer, and for a read's next records."""
+        self._timeout_ms = timeout_ms
         self._consumer = KafkaConsumer(
             bootstrap_servers=kafka,
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_poll_records=RECORDS_PER_POLL,
             fetch_max_wait_ms=100,
+            bootstrap_timeout_ms=timeout_ms,
+            request_timeout_ms=timeout_ms,
             # The default grows to half a minute, which a reader would lose after each restart of a broker.
             reconnect_backoff_max_ms=2_000,
             # Told by a broker that a partition's leader is another now, kafka-python 3.0.12 asks the same broker again, until the time is
@@ -76,9 +80,9 @@ class LogReader:
                 if record.offset >= stop:
                     return
                 yield Record(record.offset, record.timestamp, record.key, record.value)
-            if time.monotonic() - last_progress > NO_PROGRESS_S:
+            if time.monotonic() - last_progress > self._timeout_ms / 1_000:
                 raise LogUnreadable(
-                    f"{topic}/{partition} gave nothing from offset {self._consumer.position(there)} in {NO_PROGRESS_S:.0f} s"
+                    f"{topic}/{partition} gave nothing from offset {self._consumer.position(there)} in {self._timeout_ms / 1_000:.0f} s"
                 )
 
 

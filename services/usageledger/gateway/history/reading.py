@@ -140,6 +140,10 @@ class HistoryReader:
         """How far the partition's history goes."""
         return await self._ask(lambda database: _reach(database, partition))
 
+    async def reaches(self) -> dict[int, Reach]:
+        """How far each partition's history goes; those of which nothing is folded are left out."""
+        return await self._ask(_reaches)
+
     async def charges(self, account: str, *, period: int | None, cursor: str | None, limit: int) -> Page[LedgerEntry]:
         """The entries that changed an account, or those that count in one of its periods, the newest first."""
         return await self._ask(lambda database: _charges(database, account, period, cursor, limit))
@@ -244,7 +248,16 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _reach(database: sqlite3.Connection, partition: int) -> Reach:
     row = database.execute("SELECT next_offset, clock_us FROM positions WHERE partition = ?", (partition,)).fetchone()
-    return Reach(0, None) if row is None else Reach(row[0], moment_of(row[1]) if row[1] else None)
+    return Reach(0, None) if row is None else _reach_in(*row)
+
+
+def _reaches(database: sqlite3.Connection) -> dict[int, Reach]:
+    rows = database.execute("SELECT partition, next_offset, clock_us FROM positions").fetchall()
+    return {partition: _reach_in(next_offset, clock_us) for partition, next_offset, clock_us in rows}
+
+
+def _reach_in(next_offset: int, clock_us: int) -> Reach:
+    return Reach(next_offset, moment_of(clock_us) if clock_us else None)
 
 
 def _account(database: sqlite3.Connection, account: str, partition: int, period: int) -> AccountHistory:

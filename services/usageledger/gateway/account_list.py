@@ -1,0 +1,113 @@
+"""Route: accounts by a part of their name, for whoever looks after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from usageledger.domain.credits import format_credits
+from usageledger.domain.head import Head
+from usageledger.domain.quantity import NAME_LENGTH_MAX
+from usageledger.domain.renewal import plan_at, state_at
+from usageledger.gateway.access import Caller
+from usageledger.gateway.asking import Gateway, Needs, Parts
+from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before
+from usageledger.gateway.figures import CreditsText
+from usageledger.gateway.history.reading import AccountListed, HistoryAbsent, Reach
+from usageledger.gateway.meter import history_not_ready
+from usageledger.gateway.problems import problems
+
+router = APIRouter(tags=["console"])
+
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+Search = Annotated[str, Query(max_length=NAME_LENGTH_MAX, description="A part of the name; A to Z count as a to z. Empty: every account.")]
+
+
+class AccountShown(BaseModel):
+    """An account as the history has it, rolled to now."""
+
+    account: str
+    plan: str
+    plan_name: str
+    used: CreditsText
+    remaining: CreditsText
+    blocked: bool
+    last_used_at: datetime | None = Field(description="When its last use occurred; null where it has used nothing.")
+
+
+_EXAMPLE: dict[str, Any] = {
+    "account": "acct_4821",
+    "plan": "max",
+    "plan_name": "Max",
+    "used": "123.5",
+    "remaining": "396.5",
+    "blocked": False,
+    "last_used_at": "2026-11-25T09:59:30Z",
+}
+
+
+class AccountList(BaseModel):
+    """Some of the accounts, in the order of their names."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
+
+    items: list[AccountShown]
+    next_cursor: str | None
+    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+
+
+@router.get("/v1/accounts", responses=problems("log_unavailable", "not_ready"))
+async def list_accounts(
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("admin"))],
+    search: Search = "",
+    cursor: NameCursor = None,
+    limit: Limit = PAGE_DEFAULT,
+) -> AccountList:
+    """Accounts that have this in their name, in the order of their names, with their figures in short.
+
+    The figures are the history's, rolled to now. What is exact at this moment, an account's usage meter says.
+    """
+    # The heads come first: what is folded of them by the time of the list is in it.
+    heads = await gateway.accounts.heads()
+    try:
+        reaches = await gateway.history.reaches()
+        page = await gateway.history.accounts(search=search, cursor=name_before(cursor), limit=limit)
+    except HistoryAbsent as error:
+        raise history_not_ready(error) from error
+    return AccountList(
+        items=[await _shown(gateway, heads, found) for found in page.items],
+        next_cursor=None if page.next_cursor is None else cursor_after(page.next_cursor),
+        history_as_of=complete_until(heads, reaches),
+    )
+
+
+def complete_until(heads: Mapping[int, Head], reaches: Mapping[int, Reach]) -> datetime | None:
+    """Until when the history of all partitions is complete; None where it has all that the counters have."""
+    nothing = Reach(0, None)
+    behind = [reach for partition, head in heads.items() if (reach := reaches.get(partition, nothing)).next_offset < head.next_offset]
+    return min((reach.clock or _BEGINNING for reach in behind), default=None)
+
+
+async def _shown(gateway: Gateway, heads: Mapping[int, Head], found: AccountListed) -> AccountShown:
+    head = heads[gateway.accounts.partition(found.account)]
+    at, catalogs = gateway.accounts.time_of(head), await gateway.accounts.catalogs(head)
+    state = found.state
+    # Counters that are being built anew can be behind the history, and know no plan that was published since.
+    if plan_at(catalogs, state.next_plan or state.plan, at) is not None:
+        state = state_at(state, found.account, at, catalogs)
+    plan = plan_at(catalogs, state.plan, at)
+    return AccountShown(
+        account=found.account,
+        plan=state.plan,
+        plan_name=state.plan if plan is None else plan.name,
+        used=format_credits(state.period.used),
+        remaining=format_credits(state.remaining),
+        blocked=state.is_blocked,
+        last_used_at=found.last_used_at,
+    )
