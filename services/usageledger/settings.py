@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
 
 
 class GatewaySettings(BaseSettings):
-    """``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY``, ``…_ALLOWED_ORIGINS`` (with commas between them)."""
+    """``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY``, ``…_ALLOWED_ORIGINS`` (with commas between them), ``…_WEBHOOK_REACH``."""
 
     model_config = SettingsConfigDict(env_prefix="USAGELEDGER_GATEWAY_", env_ignore_empty=True, frozen=True)
 
@@ -88,6 +88,8 @@ class GatewaySettings(BaseSettings):
     """An app key with every scope, made elsewhere: it works from the start."""
     allowed_origins: str = ""
     """Whose pages may ask with account tokens, such as ``https://app.example``."""
+    webhook_reach: Literal["public", "loopback", "any"] = "public"
+    """Where webhooks may go: to public addresses over https, to this machine as well, or wherever the gateway reaches."""
 
 
 class TelemetrySettings(BaseSettings):
@@ -97,6 +99,16 @@ class TelemetrySettings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int | None = None
+
+
+class ClientSettings(BaseSettings):
+    """``USAGELEDGER_GATEWAY_URL`` and ``USAGELEDGER_KEY``: the gateway that commands ask, where it is not a stack's on this machine."""
+
+    model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", env_ignore_empty=True, frozen=True)
+
+    gateway_url: str | None = None
+    key: SecretStr | None = None
+    data: Path = DATA_DEFAULT
 
 
 class _Surroundings(BaseSettings):

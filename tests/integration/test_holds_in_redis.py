@@ -18,7 +18,7 @@ from usageledger.counters.calling import ask, ask_async
 from usageledger.counters.connection import connect, connect_blocking
 from usageledger.counters.holding import FindHold, PlaceHold, ReleaseHold
 from usageledger.counters.keys import PartitionKeys
-from usageledger.counters.reading import ReadAccount
+from usageledger.counters.reading import ReadAccount, ReadAccounts
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import Position, ViewChange, ViewError
 
@@ -207,3 +207,13 @@ def until(condition: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.005)
     raise AssertionError("it did not come about")
+
+
+def test_several_accounts_are_read_as_each_is_read_alone(server: ValkeyServer, client: redis.Redis) -> None:
+    client.hset(KEYS.accounts, "bob", "B1")
+    client.hset(KEYS.head, mapping={"token": f"7:{'ab' * 32}", "value": "{}", "verified_at_ms": "1"})
+    for hold in (a_hold("h1", 3), a_hold("h2", 4), a_hold("over", 5, life_ms=1)):
+        ask(client, KEYS, hold)
+    accounts = ["ann", "nobody", "bob", "ann"]
+    until(lambda: ask(client, KEYS, ReadAccount("ann")).held == 7)
+    assert ask(client, KEYS, ReadAccounts(accounts)) == [ask(client, KEYS, ReadAccount(account)) for account in accounts]

@@ -76,6 +76,7 @@ def _run_gateway(settings: Settings) -> None:
         host=own.host,
         port=own.port,
         key=None if own.key is None else own.key.get_secret_value(),
+        webhook_reach=own.webhook_reach,
         allowed_origins=tuple(origin.strip() for origin in own.allowed_origins.split(",") if origin.strip()),
     )
     run_process(lambda stop: run_gateway(options, stop))

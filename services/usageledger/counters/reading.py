@@ -50,6 +50,26 @@ class ReadAccount:
         return AccountReading(head_of(token, value, verified_at_ms), state, held, open_holds)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadAccounts:
+    """Read the head and several accounts of its partition at one moment, each as `ReadAccount` does."""
+
+    script: ClassVar[str] = "read_accounts"
+    accounts: Sequence[str]
+
+    def keys(self, partition: PartitionKeys) -> Sequence[str]:
+        of_holds = (key for account in self.accounts for key in (partition.holds(account), partition.hold_ends(account)))
+        return [partition.head, partition.accounts, *of_holds]
+
+    def words(self) -> Sequence[Word]:
+        return list(self.accounts)
+
+    def answer(self, reply: Any) -> list[AccountReading]:
+        token, value, verified_at_ms, states, sums, counts = reply
+        head = head_of(token, value, verified_at_ms)
+        return [AccountReading(head, *found) for found in zip(states, sums, counts, strict=True)]
+
+
 def read_account(redis: Client, prefix: str, partition: int, account: str) -> AccountReading:
     """Read the head and one account in one call. Raises ViewError."""
     return ask(redis, PartitionKeys(prefix, partition), ReadAccount(account))

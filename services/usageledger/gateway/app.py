@@ -8,17 +8,36 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from usageledger.gateway import account_list, browsing, catalogs, charges, checking, keys, lag, meter, operations, refusals
+from usageledger.gateway import (
+    account_list,
+    blocked,
+    browsing,
+    catalogs,
+    charges,
+    checking,
+    events,
+    keys,
+    lag,
+    listening,
+    meter,
+    operations,
+    refusals,
+)
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import described
 from usageledger.gateway.paths import PathsAsSent
 from usageledger.gateway.problems import add_handlers
+from usageledger.gateway.webhooks import routes as webhooks
 
 ROUTERS: Sequence[APIRouter] = (
     checking.router,
     meter.router,
     charges.router,
+    events.router,
+    listening.router,
+    blocked.router,
+    webhooks.router,
     account_list.router,
     refusals.router,
     lag.router,
@@ -41,8 +60,8 @@ def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> Fast
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(allowed_origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
         expose_headers=["Retry-After"],
         max_age=600,
     )

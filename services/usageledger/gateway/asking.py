@@ -18,11 +18,17 @@ from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.inspecting import Inspector
+from usageledger.gateway.limit_store import LimitStore
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.rate_limits import RateLimits
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.reporting import Report, without_kafka
+from usageledger.gateway.store import StoreThread
+from usageledger.gateway.streams import Streams
+from usageledger.gateway.webhooks.addresses import Reach
+from usageledger.gateway.webhooks.deliveries import DeliveryStore
+from usageledger.gateway.webhooks.endpoints import EndpointStore
 from usageledger.log.topics import Topics
 
 # Every module with routes asks for something here, so it comes before the first of them.
@@ -42,7 +48,8 @@ _bearer = HTTPBearer(
 class Gateway:
     """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing.
 
-    ``report`` puts events on Kafka: by default there is none.
+    ``report`` puts events on Kafka, ``limits_trouble`` says why limit events are not known to be up to date, ``webhooks_changed`` tells who
+    delivers that there is something to do: by default there is neither Kafka nor anybody who delivers.
     """
 
     store: sqlite3.Connection
@@ -56,6 +63,20 @@ class Gateway:
     readiness: dict[str, Callable[[], Awaitable[str | None]]] = field(default_factory=dict)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     report: Report = without_kafka
+    limits_trouble: Callable[[], str | None] = lambda: None
+    webhooks_changed: Callable[[], None] = lambda: None
+    webhook_reach: Reach = "public"
+    store_thread: StoreThread = field(default_factory=StoreThread)
+    limits: LimitStore = field(init=False)
+    streams: Streams = field(init=False)
+    webhook_endpoints: EndpointStore = field(init=False)
+    webhook_deliveries: DeliveryStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limits = LimitStore(self.store, self.store_turn)
+        self.streams = Streams(self.accounts, self.limits, self.store_thread, self.now)
+        self.webhook_endpoints = EndpointStore(self.store, self.store_turn)
+        self.webhook_deliveries = DeliveryStore(self.store, self.store_turn)
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -104,6 +125,23 @@ class Needs:
             gateway.rate_limits.count_failure(_address(request))
             raise _unauthenticated(str(error)) from None
         raise _unauthenticated("send a key or an account token as `Authorization: Bearer …`; `usageledger keys create` makes keys")
+
+
+def still_let_in(request: Request, gateway: Gateway) -> Callable[[], bool]:
+    """For a request that goes on after it was let in: says whether its key, token or session still works."""
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    session = request.cookies.get(SESSION_COOKIE, "")
+    known = gateway.keys.caller if scheme.lower() == "bearer" else gateway.keys.caller_of_session
+    shown = credential.strip() if scheme.lower() == "bearer" else session
+
+    def works() -> bool:
+        try:
+            known(shown, gateway.now())
+        except NotAuthentic:
+            return False
+        return True
+
+    return works
 
 
 def _unauthenticated(detail: str) -> Problem:

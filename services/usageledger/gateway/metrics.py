@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUESTS = Counter("usageledger_http_requests", "Requests answered, by route, method and status", ["route", "method", "status"])
@@ -13,6 +13,15 @@ SECONDS = Histogram(
     "How long answers took to begin, by route",
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+REPORTED = Counter("usageledger_events_reported", "Events reported over HTTP, by what became of them", ["result"])
+FOLLOWED = Counter("usageledger_limit_events_followed", "Limit events taken from Kafka, repeats not counted", ["type"])
+FOLLOWED_TO = Gauge("usageledger_limit_events_next_offset", "The offset of limit.events that is read next", ["partition"])
+STREAMS = Gauge("usageledger_streams_open", "Clients of account streams")
+STREAMS_CUT = Counter("usageledger_streams_cut", "Streams that the gateway ended, by why", ["why"])
+WEBHOOK_ATTEMPTS = Counter("usageledger_webhook_attempts", "Attempts to deliver a webhook, by what came of them", ["result"])
+WEBHOOK_SECONDS = Histogram(
+    "usageledger_webhook_seconds", "How long webhook endpoints took to answer", buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 )
 
 

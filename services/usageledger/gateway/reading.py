@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -12,12 +12,13 @@ from kafka.errors import KafkaError
 from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask_async
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
-from usageledger.counters.reading import read_heads_async
+from usageledger.counters.reading import AccountReading, ReadAccounts, as_of, read_heads_async
+from usageledger.counters.view import StoredHead
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.gateway.gate.reckoning import AccountNow as AccountNow
-from usageledger.gateway.gate.reckoning import CatalogsUpTo, Clock, Question, Reckoning, answered_async, reading
+from usageledger.gateway.gate.reckoning import CatalogsUpTo, Clock, Question, Reckoning, answered_async, reading, reckoned
 from usageledger.gateway.problems import Problem
 from usageledger.log.partitioning import partition_of
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -75,6 +76,19 @@ class Accounts:
     def time_of(self, head: Head) -> datetime:
         """What now is for the accounts under a head."""
         return head.clock if head.ledger and self.clock.is_importing() else max(self.clock.now(), head.clock)
+
+    async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
+        """Several accounts of one partition as they are stored, of one moment: who compares them need not read them. Raises ViewError."""
+        async with self._turns:
+            return await ask_async(self._redis, PartitionKeys(self._prefix, partition), ReadAccounts(accounts))
+
+    async def now_of(self, account: str, found: AccountReading) -> AccountNow:
+        """The account now, of what is stored. Raises ViewError, Problem."""
+        return await self.reckon(account, reckoned(account, found, self.clock))
+
+    def verified_at(self, stored: StoredHead | None) -> datetime | None:
+        """When the counters under a head were last known to be all that was decided, None if that was lately."""
+        return None if stored is None else as_of(stored, self.clock.now())
 
     async def catalogs(self, head: Head) -> AdoptedCatalogs:
         """Those that a partition has adopted; before it has adopted any, those that are published. Raises Problem."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
+import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from redis.exceptions import RedisError
@@ -20,12 +23,16 @@ from usageledger.counters.connection import AsyncClient, connect
 from usageledger.gateway.access import Keys
 from usageledger.gateway.app import create_app
 from usageledger.gateway.asking import Gateway
+from usageledger.gateway.following import LimitFollower
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.inspecting import Connections, Inspector
+from usageledger.gateway.limit_store import LimitRecord
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.reporting import Reporter
 from usageledger.gateway.store import open_store
+from usageledger.gateway.webhooks.addresses import Reach
+from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
@@ -34,6 +41,9 @@ STORE_FILE = "gateway.db"
 ANSWER_WITHIN_S = 2.0
 FINISH_WITHIN_S = 3
 BACKLOG = 2_048
+CONNECTIONS = 16_384
+PRUNE_ON_AFTER_S = 1.0
+PRUNE_AGAIN_AFTER_S = 600.0
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +64,7 @@ class GatewayOptions:
     port: int = 8_137
     key: str | None = None
     allowed_origins: tuple[str, ...] = ()
+    webhook_reach: Reach = "public"
 
 
 async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
@@ -68,6 +79,7 @@ async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
             logger.info("answering at http://%s:%d", options.host, options.port)
             ended, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())
             await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            gateway.streams.end_all()
             server.should_exit = True
             stopping.cancel()
             await ended
@@ -95,6 +107,7 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         raise LedgerMissing(f"there is no topic {Topics(options.prefix).ledger}: `usageledger up` makes a ledger")
     import_mode = ImportMode(options.kafka, Topics(options.prefix))
     await import_mode.ask()
+    allow_many_connections()
     async with AsyncExitStack() as stack:
         redis = connect(options.redis_url, timeout_s=ANSWER_WITHIN_S)
         stack.push_async_callback(redis.aclose)
@@ -116,14 +129,74 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
             keys=keys,
             accounts=accounts,
             history=history,
-            inspector=inspector,
             topics=Topics(options.prefix),
             report=reporter.report,
+            inspector=inspector,
+            webhook_reach=options.webhook_reach,
         )
+        stack.callback(gateway.store_thread.close)
         gateway.readiness["redis"] = lambda: _redis_answers(redis)
-        watching = asyncio.create_task(import_mode.watch())
-        stack.callback(watching.cancel)
+        follower, sender = _announcing(gateway, options)
+        beside = (import_mode.watch(), gateway.streams.run(), follower.run(), sender.run(), _prune_now_and_then(gateway))
+        await stack.enter_async_context(_running(*beside))
         yield gateway
+
+
+def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollower, WebhookSender]:
+    """Who follows limit events and who delivers them."""
+    sender = WebhookSender(gateway.webhook_endpoints, gateway.webhook_deliveries, gateway.store_thread, options.webhook_reach)
+
+    def hand_on(events: Sequence[LimitRecord]) -> None:
+        gateway.streams.hand_over(events)
+        sender.wake()
+
+    topic, partitions = gateway.topics.limit, gateway.accounts.partition_count
+    follower = LimitFollower(options.kafka, topic, partitions, gateway.limits, gateway.store_thread, hand_on)
+    gateway.limits_trouble = follower.trouble
+    gateway.webhooks_changed = sender.wake
+
+    async def trouble() -> str | None:
+        return follower.trouble()
+
+    gateway.readiness["limit_events"] = trouble
+    return follower, sender
+
+
+@asynccontextmanager
+async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """What runs beside the requests, ended with the context. If a part fails, so does the whole: a gateway that goes on without one tells
+    its listeners nothing, and they would not know.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _prune_now_and_then(gateway: Gateway) -> None:
+    """Let go of what is too old, a little at a time."""
+    while True:
+        now = gateway.now()
+        now_ms = int(now.timestamp() * 1_000)
+        try:
+            pruned = await gateway.store_thread.run(gateway.limits.prune, now_ms)
+            pruned += await gateway.store_thread.run(gateway.webhook_deliveries.prune, now_ms)
+            await gateway.store_thread.run(gateway.webhook_endpoints.prune, now)
+        except sqlite3.Error:
+            logger.exception("what is too old could not be let go of, trying again")
+            pruned = 0
+        await asyncio.sleep(PRUNE_ON_AFTER_S if pruned else PRUNE_AGAIN_AFTER_S)
+
+
+def allow_many_connections() -> None:
+    """A stream is a connection, and a process is given a thousand or so to begin with: take as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):

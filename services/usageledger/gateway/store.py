@@ -1,13 +1,24 @@
 """``gateway.db``: what only the gateway knows, and what no log can bring back: app keys, webhook endpoints and their deliveries.
 
+Beside them, how far limit events were followed: they and the deliveries that they make are written in one transaction.
+
 SQLite, in a file that nobody else on the machine can read. One gateway process writes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 5.0
 
@@ -20,6 +31,41 @@ _MIGRATIONS = (
     CREATE TABLE key_secrets (
       key_id TEXT NOT NULL REFERENCES keys (id), digest BLOB NOT NULL, token_key BLOB NOT NULL, created_at TEXT NOT NULL, expires_at TEXT,
       PRIMARY KEY (key_id, digest)
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE limit_positions (
+      partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, last_record TEXT NOT NULL, entry_offset INTEGER NOT NULL,
+      entry_index INTEGER NOT NULL, entry_crossings INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE limit_events (
+      partition INTEGER NOT NULL, entry_offset INTEGER NOT NULL, entry_index INTEGER NOT NULL, account TEXT NOT NULL,
+      announced_ms INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (partition, entry_offset, entry_index)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX limit_events_by_account ON limit_events (account, partition, entry_offset, entry_index);
+    CREATE INDEX limit_events_by_age ON limit_events (announced_ms);
+    CREATE TABLE blocked_accounts (account TEXT PRIMARY KEY, event BLOB NOT NULL) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE webhook_endpoints (
+      id TEXT PRIMARY KEY, url TEXT NOT NULL, types TEXT NOT NULL, accounts TEXT NOT NULL, description TEXT NOT NULL,
+      created_at TEXT NOT NULL, disabled_because TEXT, failing_since TEXT, last_success_at TEXT, last_failure_at TEXT, last_failure TEXT
+    ) STRICT;
+    CREATE TABLE webhook_secrets (
+      endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE, secret TEXT NOT NULL, created_at TEXT NOT NULL,
+      expires_at TEXT, PRIMARY KEY (endpoint_id, secret)
+    ) STRICT;
+    CREATE TABLE webhook_deliveries (
+      number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+      endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE, event_id TEXT NOT NULL, type TEXT NOT NULL,
+      account TEXT NOT NULL, body BLOB NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL, tries INTEGER NOT NULL,
+      next_attempt_ms INTEGER, last_status INTEGER, last_error TEXT, created_ms INTEGER NOT NULL, ended_ms INTEGER,
+      UNIQUE (endpoint_id, event_id)
+    ) STRICT;
+    CREATE INDEX webhook_deliveries_by_state ON webhook_deliveries (endpoint_id, state, next_attempt_ms, number);
+    CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (ended_ms) WHERE ended_ms IS NOT NULL;
+    CREATE TABLE idempotency_keys (
+      caller TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, answer TEXT NOT NULL, created_ms INTEGER NOT NULL,
+      PRIMARY KEY (caller, key)
     ) STRICT;
     """,
 )
@@ -38,6 +84,34 @@ def open_store(path: Path) -> sqlite3.Connection:
     store.execute("PRAGMA foreign_keys = ON")
     _bring_up_to_date(store)
     return store
+
+
+@contextmanager
+def transaction(store: sqlite3.Connection, turn: threading.Lock) -> Iterator[sqlite3.Connection]:
+    """All that is written inside, or nothing of it. Blocking: an event loop calls it in a thread."""
+    with turn:
+        store.execute("BEGIN IMMEDIATE")
+        try:
+            yield store
+        except BaseException:
+            store.execute("ROLLBACK")
+            raise
+        store.execute("COMMIT")
+
+
+class StoreThread:
+    """The thread in which an event loop has ``gateway.db`` read and written. One of its own: nothing else that waits can hold it up."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "gateway-store")
+
+    async def run(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Call it there, and return or raise what it does."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(call, *arguments, **named))
+
+    def close(self) -> None:
+        """Let the thread end, after what it is at. What was still to come is dropped."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class StoreTooNew(Exception):

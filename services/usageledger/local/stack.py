@@ -34,6 +34,7 @@ from usageledger.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
 STATUS_FILE = "status.json"
 TELEMETRY_PORTS_FILE = "telemetry_ports.json"
 GATEWAY = "gateway"
+GATEWAY_SETTINGS = "USAGELEDGER_GATEWAY_"
 SERVICES: Mapping[str, tuple[str, ...]] = {
     name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits", "history", "gateway")
 }
@@ -227,8 +228,9 @@ class Stack:
         if name != GATEWAY:
             own = {"HOST": LOOPBACK, "PORT": str(self._telemetry_ports[name])}
             return Service(name, command, log, environment | {f"USAGELEDGER_TELEMETRY_{setting}": value for setting, value in own.items()})
-        own = {"HOST": LOOPBACK, "PORT": addresses.gateway.rpartition(":")[2], "KEY": gateway_key(self.data)}
-        environment |= {f"USAGELEDGER_GATEWAY_{setting}": value for setting, value in own.items()}
+        reach = environment.get(f"{GATEWAY_SETTINGS}WEBHOOK_REACH") or "loopback"
+        own = {"HOST": LOOPBACK, "WEBHOOK_REACH": reach, "PORT": addresses.gateway.rpartition(":")[2], "KEY": gateway_key(self.data)}
+        environment |= {f"{GATEWAY_SETTINGS}{setting}": value for setting, value in own.items()}
         return Service(
             name, command, log, environment, answers=lambda: answers(addresses.gateway), description=f"HTTP at {addresses.gateway}"
         )

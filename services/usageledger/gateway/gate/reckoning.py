@@ -50,6 +50,10 @@ class Clock(NamedTuple):
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     is_importing: Callable[[], bool] = lambda: False
 
+    def at(self, head: Head, *, is_stored: bool = True) -> datetime:
+        """What is now for the accounts of a partition. The ledger's time is never ahead of it."""
+        return head.clock if is_stored and self.is_importing() else max(self.now(), head.clock)
+
 
 class AccountNow(NamedTuple):
     """An account at a moment.
@@ -108,11 +112,16 @@ class NoRate(Exception):
 def reading(account: str, clock: Clock) -> Reckoning[AccountNow]:
     """The account now. Raises ViewError for counters that this release cannot read."""
     found: AccountReading = yield ReadAccount(account)
+    return (yield from reckoned(account, found, clock))
+
+
+def reckoned(account: str, found: AccountReading, clock: Clock) -> Reckoning[AccountNow]:
+    """The account now, of what was read of it. Raises ViewError for counters that this release cannot read."""
     try:
         head = Head(ledger="") if found.head is None else decode_head(found.head.value)
         catalogs: AdoptedCatalogs = yield CatalogsUpTo(head.catalog_next)
         now = clock.now()
-        at = head.clock if found.head is not None and clock.is_importing() else max(now, head.clock)
+        at = clock.at(head, is_stored=found.head is not None)
         state = _rolled(account, found.account, at, catalogs)
     except msgspec.MsgspecError as error:
         raise ViewError(f"the counters hold what this release cannot read ({error}): upgrade it", retriable=False) from error

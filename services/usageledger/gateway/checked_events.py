@@ -1,0 +1,115 @@
+"""Is this an event that the ledger takes? As far as that can be known before it is decided, and naming the field that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from pydantic import ValidationError
+
+from usageledger.contracts.messages import MESSAGES, InputEvent
+from usageledger.domain.identity import CLOCK_AHEAD_MAX, LATENESS_MAX
+from usageledger.domain.quantity import EVENT_BYTES_MAX
+from usageledger.domain.refusal import Refusal
+from usageledger.gateway.reporting import Outgoing
+from usageledger.log.deciding import milliseconds
+from usageledger.log.decoding import Malformed, decode_account, decode_usage
+from usageledger.log.partitioning import partition_of
+from usageledger.log.records import Record
+from usageledger.log.topics import Topics
+
+USAGE_TYPE = "usage.recorded"
+INPUTS: Mapping[str, type[InputEvent]] = {type_: model for type_, model in MESSAGES.items() if issubclass(model, InputEvent)}
+"""The events that can be reported, by type."""
+
+_anything = msgspec.json.Decoder()
+
+
+class Identity(NamedTuple):
+    """Which event it is, as far as it says so in text."""
+
+    id: str | None = None
+    source: str | None = None
+    subject: str | None = None
+
+
+class Rejected(NamedTuple):
+    """The ledger would refuse it: for which rule, in words, and which field."""
+
+    identity: Identity
+    code: str
+    detail: str
+    pointer: str = ""
+
+
+class Checked(NamedTuple):
+    """An event that can be sent."""
+
+    identity: Identity
+    record: Outgoing
+
+
+class Reporting(NamedTuple):
+    """What an event is looked at with. ``is_importing``: it may be of any time, and its record is dated with that."""
+
+    topics: Topics
+    partition_count: int
+    now: datetime
+    is_importing: bool
+    is_admin: bool
+
+
+def check_event(value: bytes, reporting: Reporting) -> Checked | Rejected:
+    """Look at one event, JSON as it was sent. It goes on as these bytes."""
+    if len(value) > EVENT_BYTES_MAX:
+        return Rejected(Identity(), Refusal.RECORD_TOO_LARGE.value, f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
+    told = _anything.decode(value)
+    if not isinstance(told, dict):
+        return Rejected(Identity(), Refusal.NOT_A_CLOUDEVENT.value, "an event is a JSON object, a CloudEvent in structured mode")
+    identity = Identity(*(_text(told.get(name)) for name in Identity._fields))
+    type_ = told.get("type")
+    model = INPUTS.get(type_) if isinstance(type_, str) else None
+    if model is None:
+        return Rejected(identity, Refusal.UNKNOWN_TYPE.value, f"type is one of {', '.join(INPUTS)}", "type")
+    if type_ != USAGE_TYPE and not reporting.is_admin:
+        return Rejected(identity, "forbidden", f"{type_} needs a key with the scope 'admin'", "type")
+    try:
+        event = model.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return Rejected(identity, Refusal.INVALID_EVENT.value, _words(first), "/".join(str(part) for part in first["loc"]))
+    return _late_or_early(event, identity, reporting) or _as_record(event, identity, value, reporting)
+
+
+def _late_or_early(event: InputEvent, identity: Identity, reporting: Reporting) -> Rejected | None:
+    if reporting.is_importing:
+        return None
+    if event.time > reporting.now + CLOCK_AHEAD_MAX:
+        return Rejected(identity, Refusal.DATED_IN_THE_FUTURE.value, "time is at most 5 minutes ahead of now", "time")
+    if event.time < reporting.now - LATENESS_MAX:
+        return Rejected(identity, Refusal.TOO_OLD.value, "time is at most 35 days before now", "time")
+    return None
+
+
+def _as_record(event: InputEvent, identity: Identity, value: bytes, reporting: Reporting) -> Checked | Rejected:
+    """The record, if the ledger's own decoder reads it: whatever the two differ in, nothing is accepted that is refused later."""
+    key = event.subject.encode()
+    partition = partition_of(key, reporting.partition_count)
+    is_usage = isinstance(event, INPUTS[USAGE_TYPE])
+    decode = decode_usage if is_usage else decode_account
+    decoded = decode(Record(0, 0, key, value), partition, reporting.partition_count)
+    if isinstance(decoded, Malformed):
+        return Rejected(identity, decoded.refusal.value, decoded.detail)
+    topic = reporting.topics.usage if is_usage else reporting.topics.account
+    timestamp_ms = max(0, milliseconds(event.time)) if reporting.is_importing else None
+    return Checked(identity, Outgoing(topic, partition, key, value, timestamp_ms))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _words(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,226 @@
+"""Follows ``limit.events``: all partitions, from where ``gateway.db`` last stood, and from the beginning when there was nothing yet.
+
+What comes is taken into ``gateway.db`` first and handed on afterwards, so nobody has heard of an event that a restart would bring again as
+a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from usageledger.gateway.limit_store import LimitRecord, LimitStore, Position, limit_record
+from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO
+from usageledger.gateway.store import StoreThread
+from usageledger.log.place import NotALimitEvent
+
+POLL_MS = 1_000
+RECORDS_PER_POLL = 2_000
+CONNECT_AGAIN_AFTER_S = 1.0
+ANSWER_WITHIN_S = 10.0
+QUIET_S = 10.0
+"""After so long without a record Kafka is asked whether there is one: a consumer that has lost its way says nothing."""
+
+logger = logging.getLogger(__name__)
+
+
+class FollowingStopped(Exception):
+    """The limit events are not what they were, and nothing resets by itself. The message says what to do."""
+
+
+class _NothingCame(Exception):
+    """There are records, and the consumer does not bring them."""
+
+
+# What passes by itself, or with a new connection.
+_PASSING = (KafkaError, OSError, TimeoutError, _NothingCame)
+
+
+class LimitFollower:
+    """``on_events`` is called in the event loop with what is new, in each partition's order."""
+
+    def __init__(
+        self,
+        kafka: str,
+        topic: str,
+        partition_count: int,
+        limits: LimitStore,
+        thread: StoreThread,
+        on_events: Callable[[Sequence[LimitRecord]], None],
+    ) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._places = [TopicPartition(topic, partition) for partition in range(partition_count)]
+        self._limits = limits
+        self._thread = thread
+        self._on_events = on_events
+        self._next: dict[int, int] = {}
+        self._awaited: dict[int, int] | None = None
+        """The ends that there were at the first connection. Once they are reached, it is known who is blocked."""
+        self._trouble: str | None = "limit events have not been read yet"
+
+    def trouble(self) -> str | None:
+        """Why who is blocked is not known, None if it is."""
+        return self._trouble
+
+    async def run(self) -> None:
+        """Follow for as long as it is not cancelled. Returns only where it must not go on, which it has logged."""
+        while True:
+            try:
+                await self._follow()
+            except FollowingStopped as error:
+                self._trouble = str(error)
+                logger.critical("limit events are not followed any more: %s", error)
+                return
+            except _PASSING as error:
+                if self._awaited is None or not self._has_caught_up():
+                    self._trouble = f"limit events cannot be read ({type(error).__name__}: {error})"
+                logger.warning(
+                    "limit events cannot be read, connecting anew in %g s: %s: %s", CONNECT_AGAIN_AFTER_S, type(error).__name__, error
+                )
+                await asyncio.sleep(CONNECT_AGAIN_AFTER_S)
+
+    async def _follow(self) -> None:
+        positions = await self._thread.run(self._limits.positions)
+        async with self._consumer() as consumer:
+            starts, ends = await self._bounds(consumer)
+            self._next = self._begin(consumer, positions, starts, ends)
+            if self._awaited is None:
+                self._awaited = ends
+            to_check = {partition: position for partition, position in positions.items() if self._next[partition] < position.next_offset}
+            self._look_whether_ready()
+            quiet_since_s = _now_s()
+            while True:
+                records = await self._poll(consumer, to_check)
+                if records:
+                    await self._take(records)
+                    quiet_since_s = _now_s()
+                elif _now_s() - quiet_since_s >= QUIET_S:
+                    if await self._is_behind(consumer):
+                        # What has come while Kafka was asked is brought by the next poll, and what has been there all the time is not.
+                        records = await self._poll(consumer, to_check)
+                        if not records:
+                            raise _NothingCame(f"nothing came in {QUIET_S:.0f} s, though there are records")
+                        await self._take(records)
+                    quiet_since_s = _now_s()
+
+    def _begin(
+        self, consumer: Any, positions: Mapping[int, Position], starts: Mapping[int, int], ends: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Go to where each partition is read from: one record before the position, for it says whether this is the same log."""
+        begins: dict[int, int] = {}
+        for place in self._places:
+            partition, position = place.partition, positions.get(place.partition)
+            start, end = starts[partition], ends[partition]
+            if position is None:
+                begins[partition] = start
+            elif end < position.next_offset:
+                raise FollowingStopped(
+                    f"{self._topic}, partition {partition} ends at offset {end}, and was followed up to {position.next_offset}: it was "
+                    "truncated or made anew. Restore it, or give the gateway another data directory if this is another ledger"
+                )
+            else:
+                if start > position.next_offset:
+                    logger.error(
+                        "%s, partition %d: records %d to %d were deleted unread", self._topic, partition, position.next_offset, start - 1
+                    )
+                begins[partition] = max(start, position.next_offset - 1)
+            consumer.seek(place, begins[partition])
+        return begins
+
+    async def _poll(self, consumer: Any, to_check: dict[int, Position]) -> dict[int, list[LimitRecord]]:
+        polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
+        read: dict[int, list[LimitRecord]] = {}
+        for place, records in polled.items():
+            some = [self._read(place.partition, record) for record in records]
+            position = to_check.pop(place.partition, None)
+            if position is not None and some and some[0].offset == position.next_offset - 1:
+                if some[0].place.id != position.last_record:
+                    raise FollowingStopped(
+                        f"{self._topic}, partition {place.partition}, offset {some[0].offset} holds {some[0].place.id} and held "
+                        f"{position.last_record}: it is another log. Give the gateway another data directory if this is another ledger"
+                    )
+                del some[0]
+                self._next[place.partition] = position.next_offset
+            if some:
+                read[place.partition] = some
+        self._look_whether_ready()
+        return read
+
+    def _read(self, partition: int, record: Any) -> LimitRecord:
+        try:
+            found = limit_record(record.offset, record.timestamp, record.value)
+            if found.place.partition != partition:
+                raise NotALimitEvent(f"it is of partition {found.place.partition}")
+        except NotALimitEvent as error:
+            raise FollowingStopped(
+                f"{self._topic}, partition {partition}, offset {record.offset}: {error}. Only the limits consumer may write to that topic"
+            ) from error
+        return found
+
+    async def _take(self, records: Mapping[int, Sequence[LimitRecord]]) -> None:
+        # Whole even when the gateway is stopped meanwhile: what has been written has been handed on.
+        taking = asyncio.ensure_future(self._thread.run(self._limits.take, records, int(datetime.now(UTC).timestamp() * 1_000)))
+        new = await asyncio.shield(taking)
+        self._on_events(new)
+        for record in new:
+            FOLLOWED.labels(record.type).inc()
+        for partition, some in records.items():
+            self._next[partition] = some[-1].offset + 1
+            FOLLOWED_TO.labels(partition).set(self._next[partition])
+        self._look_whether_ready()
+
+    def _look_whether_ready(self) -> None:
+        if self._has_caught_up():
+            self._trouble = None
+        elif self._trouble is not None:
+            self._trouble = "limit events that were there at the start are still being read"
+
+    def _has_caught_up(self) -> bool:
+        return self._awaited is not None and all(self._next.get(partition, 0) >= end for partition, end in self._awaited.items())
+
+    async def _is_behind(self, consumer: Any) -> bool:
+        _, ends = await self._bounds(consumer)
+        return any(self._next[partition] < end for partition, end in ends.items())
+
+    async def _bounds(self, consumer: Any) -> tuple[dict[int, int], dict[int, int]]:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            starts = await consumer.beginning_offsets(self._places)
+            ends = await consumer.end_offsets(self._places)
+        by_partition = [{place.partition: int(offset) for place, offset in bound.items()} for bound in (starts, ends)]
+        return by_partition[0], by_partition[1]
+
+    @asynccontextmanager
+    async def _consumer(self) -> AsyncIterator[Any]:
+        """A consumer of the whole topic, in no group, that refuses to jump when its place is not there."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._kafka,
+            client_id="usageledger-gateway",
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            check_crcs=True,
+            fetch_max_wait_ms=500,
+            # Who leads a partition is another after a failover: what is known of it must not grow old.
+            metadata_max_age_ms=2_000,
+            request_timeout_ms=int(ANSWER_WITHIN_S * 1_000),
+        )
+        consumer.assign(self._places)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await consumer.start()
+            yield consumer
+        finally:
+            with suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(1.0):
+                    await consumer.stop()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

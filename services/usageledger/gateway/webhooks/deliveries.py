@@ -1,0 +1,196 @@
+"""Deliveries in ``gateway.db``: one for each endpoint and event. Blocking: an event loop calls this in a thread."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from usageledger.gateway.store import transaction
+from usageledger.gateway.webhooks.schedule import Attempt, Outcome, State
+from usageledger.gateway.webhooks.signing import TEST_TYPE, body_of, message_id
+
+DELIVERED_KEPT_FOR = timedelta(days=7)
+DEAD_KEPT_FOR = timedelta(days=35)
+_PRUNED_AT_ONCE = 1_000
+_ERROR_LENGTH_MAX = 300
+
+_COLUMNS = (
+    "number, id, endpoint_id, event_id, type, account, body, state, attempts, tries, next_attempt_ms, last_status, last_error, created_ms"
+)
+_INSERT = f"INSERT OR IGNORE INTO webhook_deliveries ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, NULL, NULL, ?)"
+_SUCCEEDED = "UPDATE webhook_endpoints SET last_success_at = ?, failing_since = NULL WHERE id = ?"
+_FAILED = "UPDATE webhook_endpoints SET last_failure_at = ?, last_failure = ?, failing_since = ifnull(failing_since, ?) WHERE id = ?"
+
+
+class AnnouncedEvent(Protocol):
+    """What of a limit event makes a delivery."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def account(self) -> str: ...
+    @property
+    def time(self) -> str: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def event_id(self) -> str: ...
+
+
+class Delivery(NamedTuple):
+    """One event on its way to one endpoint. ``attempts`` counts all of them, ``tries`` those since it was last sent off by hand."""
+
+    number: int
+    id: str
+    endpoint_id: str
+    event_id: str
+    type: str
+    account: str
+    body: bytes
+    state: State
+    attempts: int
+    tries: int
+    next_attempt_ms: int | None
+    last_status: int | None
+    last_error: str | None
+    created_ms: int
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it only shows that the endpoint works."""
+        return self.type == TEST_TYPE
+
+
+class Counts(NamedTuple):
+    """How many deliveries of an endpoint wait, and how many are dead."""
+
+    pending: int
+    dead: int
+
+
+def add_deliveries(store: sqlite3.Connection, events: Sequence[AnnouncedEvent], now_ms: int) -> None:
+    """A delivery of each event to each endpoint that wants it, inside the transaction that takes the events."""
+    if not events:
+        return
+    rows = store.execute("SELECT id, types, accounts FROM webhook_endpoints WHERE disabled_because IS NULL").fetchall()
+    for endpoint_id, types, accounts in ((row[0], set(json.loads(row[1])), set(json.loads(row[2]))) for row in rows):
+        for event in events:
+            if event.type in types and (not accounts or event.account in accounts):
+                body = body_of(event.type, event.time, event.value)
+                named = (message_id(endpoint_id, event.event_id), endpoint_id, event.event_id, event.type, event.account)
+                store.execute(_INSERT, (*named, body, now_ms, now_ms))
+
+
+class DeliveryStore:
+    """What is to be delivered, and what became of it."""
+
+    def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
+        self._store = store
+        self._turn = turn
+
+    def due(self, endpoint_id: str, now_ms: int, limit: int) -> list[Delivery]:
+        """What is due, in the order in which it became so."""
+        where = "endpoint_id = ? AND state = 'pending' AND next_attempt_ms <= ? ORDER BY next_attempt_ms, number LIMIT ?"
+        return self._select(where, (endpoint_id, now_ms, limit))
+
+    def next_due_ms(self, endpoint_id: str, after_ms: int) -> int | None:
+        """When the next delivery becomes due that is not yet."""
+        query = "SELECT min(next_attempt_ms) FROM webhook_deliveries WHERE endpoint_id = ? AND state = 'pending' AND next_attempt_ms > ?"
+        with self._turn:
+            (found,) = self._store.execute(query, (endpoint_id, after_ms)).fetchone()
+        return None if found is None else int(found)
+
+    def note(self, delivery: Delivery, attempt: Attempt, outcome: Outcome, now: datetime) -> None:
+        """Note an attempt and what it made of the delivery and of its endpoint."""
+        now_ms, at = _milliseconds(now), _text(now)
+        error = None if attempt.is_success else attempt.error[:_ERROR_LENGTH_MAX] or f"status {attempt.status}"
+        with transaction(self._store, self._turn) as store:
+            store.execute(
+                "UPDATE webhook_deliveries SET state = ?, attempts = attempts + 1, tries = ?, next_attempt_ms = ?, last_status = ?,"
+                " last_error = ?, ended_ms = ? WHERE id = ?",
+                (
+                    outcome.state,
+                    delivery.tries + 1,
+                    outcome.next_attempt_ms,
+                    attempt.status,
+                    error,
+                    None if outcome.state == "pending" else now_ms,
+                    delivery.id,
+                ),
+            )
+            if attempt.is_success:
+                store.execute(_SUCCEEDED, (at, delivery.endpoint_id))
+            else:
+                store.execute(_FAILED, (at, error, at, delivery.endpoint_id))
+            if attempt.is_gone:
+                store.execute(
+                    "UPDATE webhook_endpoints SET disabled_because = ? WHERE id = ?",
+                    ("the receiver answered 410 Gone", delivery.endpoint_id),
+                )
+
+    def find(self, endpoint_id: str, delivery_id: str) -> Delivery | None:
+        """One delivery."""
+        found = self._select("endpoint_id = ? AND id = ?", (endpoint_id, delivery_id))
+        return found[0] if found else None
+
+    def newest(self, endpoint_id: str, state: State | None, before: int | None, limit: int) -> list[Delivery]:
+        """An endpoint's deliveries, the newest first, those with a number below ``before``."""
+        where = "endpoint_id = ? AND (? IS NULL OR state = ?) AND (? IS NULL OR number < ?) ORDER BY number DESC LIMIT ?"
+        return self._select(where, (endpoint_id, state, state, before, before, limit))
+
+    def send_again(self, endpoint_id: str, delivery_id: str, now_ms: int) -> Delivery | None:
+        """Have a delivery sent at once, whatever its state, and from then on by the whole schedule. It keeps its id."""
+        with transaction(self._store, self._turn) as store:
+            store.execute(
+                "UPDATE webhook_deliveries SET state = 'pending', tries = 0, next_attempt_ms = ?, ended_ms = NULL"
+                " WHERE endpoint_id = ? AND id = ?",
+                (now_ms, endpoint_id, delivery_id),
+            )
+        return self.find(endpoint_id, delivery_id)
+
+    def add_test(self, endpoint_id: str, now: datetime) -> Delivery:
+        """A delivery that says nothing but that deliveries arrive."""
+        event_id, now_ms = f"test_{secrets.token_hex(8)}", _milliseconds(now)
+        delivery_id = message_id(endpoint_id, event_id)
+        body = body_of(TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode())
+        with transaction(self._store, self._turn) as store:
+            store.execute(_INSERT, (delivery_id, endpoint_id, event_id, TEST_TYPE, "", body, now_ms, now_ms))
+        found = self.find(endpoint_id, delivery_id)
+        assert found is not None, "it has just been written"
+        return found
+
+    def counts(self) -> dict[str, Counts]:
+        """How many deliveries wait and are dead, by endpoint."""
+        query = (
+            "SELECT endpoint_id, sum(state = 'pending'), sum(state = 'dead') FROM webhook_deliveries"
+            " WHERE state IN ('pending', 'dead') GROUP BY endpoint_id"
+        )
+        with self._turn:
+            return {row[0]: Counts(row[1], row[2]) for row in self._store.execute(query)}
+
+    def prune(self, now_ms: int) -> int:
+        """Let go of some deliveries that have ended long ago; return how many."""
+        delivered_ms, dead_ms = (now_ms - int(kept.total_seconds()) * 1_000 for kept in (DELIVERED_KEPT_FOR, DEAD_KEPT_FOR))
+        query = (
+            "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM webhook_deliveries WHERE ended_ms < ?"
+            " AND (state = 'delivered' OR ended_ms < ?) LIMIT ?)"
+        )
+        with transaction(self._store, self._turn) as store:
+            return store.execute(query, (delivered_ms, dead_ms, _PRUNED_AT_ONCE)).rowcount
+
+    def _select(self, where: str, values: Sequence[object]) -> list[Delivery]:
+        with self._turn:
+            return [Delivery(*row) for row in self._store.execute(f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE {where}", values)]
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000)
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,209 @@
+"""Webhook endpoints in ``gateway.db``, and their secrets. Blocking: an event loop calls this in a thread.
+
+A secret is kept as it is, for it signs; the file can be read by nobody else on the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple, get_args
+
+from usageledger.gateway.store import transaction
+from usageledger.gateway.webhooks.schedule import FAILING_AFTER
+from usageledger.gateway.webhooks.signing import new_secret
+
+LimitType = Literal["limit.threshold", "limit.reached", "limit.cleared"]
+LIMIT_TYPES: tuple[LimitType, ...] = get_args(LimitType)
+EndpointState = Literal["active", "failing", "disabled"]
+
+ENDPOINTS_MAX = 100
+"""Each has connections and a queue of its own."""
+IDEMPOTENCY_KEPT_FOR = timedelta(days=1)
+
+_COLUMNS = (
+    "id, url, types, accounts, description, created_at, disabled_because, failing_since, last_success_at, last_failure_at, last_failure"
+)
+
+
+class TooManyEndpoints(Exception):
+    """There are as many as there may be."""
+
+
+class UsedForSomethingElse(Exception):
+    """The idempotency key came before, with another request."""
+
+
+class NoLongerThere(Exception):
+    """The idempotency key came before, and what it made has been deleted or has other secrets by now."""
+
+
+class Wanted(NamedTuple):
+    """What an endpoint is to be. No accounts: all of them."""
+
+    url: str
+    types: tuple[LimitType, ...] = LIMIT_TYPES
+    accounts: tuple[str, ...] = ()
+    description: str = ""
+
+
+class Created(NamedTuple):
+    """An endpoint's id and the secret that it was made with."""
+
+    id: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An endpoint as it is kept. ``secrets`` are those that sign now, the newest first."""
+
+    id: str
+    url: str
+    types: tuple[LimitType, ...]
+    accounts: tuple[str, ...]
+    description: str
+    created_at: datetime
+    disabled_because: str | None
+    failing_since: datetime | None
+    last_success_at: datetime | None
+    last_failure_at: datetime | None
+    last_failure: str | None
+    secrets: tuple[str, ...]
+
+    def state_at(self, now: datetime) -> EndpointState:
+        """What it is called."""
+        if self.disabled_because is not None:
+            return "disabled"
+        return "failing" if self.failing_since is not None and now - self.failing_since >= FAILING_AFTER else "active"
+
+
+class EndpointStore:
+    """The endpoints that there are."""
+
+    def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
+        self._store = store
+        self._turn = turn
+
+    def create(self, wanted: Wanted, now: datetime, *, caller: str, idempotency_key: str | None = None) -> Created:
+        """Make an endpoint; the same key of the same caller again makes none, and has the first answer.
+
+        Raises TooManyEndpoints, UsedForSomethingElse, NoLongerThere.
+        """
+        made = Created(f"wh_{secrets.token_hex(8)}", new_secret())
+        digest = hashlib.sha256(json.dumps(wanted).encode()).digest()
+        with transaction(self._store, self._turn) as store:
+            if idempotency_key is not None:
+                before = _made_before(store, caller, idempotency_key, digest, now)
+                if before is not None:
+                    return before
+                values = (caller, idempotency_key, digest, json.dumps(made), _milliseconds(now))
+                store.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
+            (count,) = store.execute("SELECT count(*) FROM webhook_endpoints").fetchone()
+            if count >= ENDPOINTS_MAX:
+                raise TooManyEndpoints
+            listed = (json.dumps(wanted.types), json.dumps(wanted.accounts))
+            store.execute(
+                f"INSERT INTO webhook_endpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL)",
+                (made.id, wanted.url, *listed, wanted.description, _text(now)),
+            )
+            store.execute("INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)", (made.id, made.secret, _text(now)))
+        return made
+
+    def all(self, now: datetime) -> list[Endpoint]:
+        """Every endpoint, the oldest first."""
+        return self._select("1 ORDER BY created_at, id", (), now)
+
+    def find(self, endpoint_id: str, now: datetime) -> Endpoint | None:
+        """One endpoint."""
+        found = self._select("id = ?", (endpoint_id,), now)
+        return found[0] if found else None
+
+    def update(self, endpoint_id: str, wanted: Wanted, *, is_enabled: bool) -> None:
+        """Change an endpoint. What waits for one that is disabled goes on waiting; it gets nothing new until it is enabled again."""
+        values = (wanted.url, json.dumps(wanted.types), json.dumps(wanted.accounts), wanted.description)
+        because = "ifnull(disabled_because, 'it was switched off')" if not is_enabled else "NULL"
+        failing = "failing_since" if not is_enabled else "CASE WHEN disabled_because IS NULL THEN failing_since END"
+        with transaction(self._store, self._turn) as store:
+            store.execute(
+                f"UPDATE webhook_endpoints SET url = ?, types = ?, accounts = ?, description = ?, failing_since = {failing},"
+                f" disabled_because = {because} WHERE id = ?",
+                (*values, endpoint_id),
+            )
+
+    def rotate(self, endpoint_id: str, overlap: timedelta, now: datetime) -> str:
+        """A new secret; those before sign as well until the overlap has passed. The endpoint is there."""
+        secret, ends = new_secret(), _text(now + overlap)
+        with transaction(self._store, self._turn) as store:
+            store.execute("DELETE FROM webhook_secrets WHERE endpoint_id = ? AND expires_at <= ?", (endpoint_id, _text(now)))
+            store.execute(
+                "UPDATE webhook_secrets SET expires_at = ? WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?)",
+                (ends, endpoint_id, ends),
+            )
+            store.execute("INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)", (endpoint_id, secret, _text(now)))
+        return secret
+
+    def delete(self, endpoint_id: str) -> None:
+        """Take an endpoint away, with its secrets and its deliveries."""
+        with transaction(self._store, self._turn) as store:
+            store.execute("DELETE FROM webhook_endpoints WHERE id = ?", (endpoint_id,))
+
+    def prune(self, now: datetime) -> None:
+        """Forget idempotency keys that are too old to be a retry's."""
+        with transaction(self._store, self._turn) as store:
+            store.execute("DELETE FROM idempotency_keys WHERE created_ms < ?", (_milliseconds(now - IDEMPOTENCY_KEPT_FOR),))
+
+    def _select(self, where: str, values: Sequence[object], now: datetime) -> list[Endpoint]:
+        query = "SELECT secret FROM webhook_secrets WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid DESC"
+        with self._turn:
+            rows = self._store.execute(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE {where}", values).fetchall()
+            signing = [tuple(secret for (secret,) in self._store.execute(query, (row[0], _text(now)))) for row in rows]
+        return [_endpoint(row, some) for row, some in zip(rows, signing, strict=True)]
+
+
+def _made_before(store: sqlite3.Connection, caller: str, key: str, digest: bytes, now: datetime) -> Created | None:
+    earliest_ms = _milliseconds(now - IDEMPOTENCY_KEPT_FOR)
+    store.execute("DELETE FROM idempotency_keys WHERE caller = ? AND key = ? AND created_ms < ?", (caller, key, earliest_ms))
+    row = store.execute("SELECT digest, answer FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)).fetchone()
+    if row is None:
+        return None
+    if row[0] != digest:
+        raise UsedForSomethingElse
+    made = Created(*json.loads(row[1]))
+    if store.execute("SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made).fetchone() is None:
+        raise NoLongerThere
+    return made
+
+
+def _endpoint(row: Sequence[str | None], signing: tuple[str, ...]) -> Endpoint:
+    id_, url, types, accounts, description, created_at, because, *times, failure = row
+    failing_since, last_success_at, last_failure_at = (None if at is None else datetime.fromisoformat(at) for at in times)
+    assert id_ and url and types and accounts and created_at and description is not None, "columns that are never null"
+    return Endpoint(
+        id=id_,
+        url=url,
+        types=tuple(json.loads(types)),
+        accounts=tuple(json.loads(accounts)),
+        description=description,
+        created_at=datetime.fromisoformat(created_at),
+        disabled_because=because,
+        failing_since=failing_since,
+        last_success_at=last_success_at,
+        last_failure_at=last_failure_at,
+        last_failure=failure,
+        secrets=signing,
+    )
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000)
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

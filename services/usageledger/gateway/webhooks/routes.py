@@ -1,0 +1,391 @@
+"""Routes: webhook endpoints, their secrets, and what was delivered to them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from usageledger.contracts.fields import Name
+from usageledger.gateway.access import Caller
+from usageledger.gateway.asking import Gateway, Needs, Parts
+from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
+from usageledger.gateway.problems import Problem, problems
+from usageledger.gateway.webhooks.addresses import URL_LENGTH_MAX, NotAllowed, check_url
+from usageledger.gateway.webhooks.deliveries import Counts, Delivery
+from usageledger.gateway.webhooks.endpoints import (
+    ENDPOINTS_MAX,
+    LIMIT_TYPES,
+    Endpoint,
+    EndpointState,
+    LimitType,
+    NoLongerThere,
+    TooManyEndpoints,
+    UsedForSomethingElse,
+    Wanted,
+)
+from usageledger.gateway.webhooks.schedule import State
+
+router = APIRouter(tags=["webhooks"])
+
+OVERLAP_MAX_S = 30 * 86_400
+ACCOUNTS_MAX = 1_000
+SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+Admin = Annotated[Caller, Depends(Needs("admin"))]
+EndpointId = Annotated[str, Path(description="The endpoint's id.", examples=["wh_1f6d0c2b9a3e4d57"])]
+DeliveryId = Annotated[str, Path(description="The delivery's id: the `webhook-id` that the receiver sees.", examples=["msg_5e0f…"])]
+
+_URL = Field(
+    max_length=URL_LENGTH_MAX,
+    description="Where to deliver: https, to a public address, unless this gateway is set to reach others.",
+    examples=["https://app.example/hooks/usage"],
+)
+_TYPES = Field(min_length=1, max_length=3, description="Which limit events.")
+_ACCOUNTS = Field(max_length=ACCOUNTS_MAX, description="Of which accounts; none named: of all.")
+
+_ENDPOINT: JsonDict = {
+    "id": "wh_1f6d0c2b9a3e4d57",
+    "url": "https://app.example/hooks/usage",
+    "types": ["limit.reached", "limit.cleared"],
+    "accounts": [],
+    "description": "the editor",
+    "created_at": "2026-11-25T10:00:00Z",
+    "state": "active",
+    "disabled_because": None,
+    "pending": 0,
+    "dead": 0,
+    "secrets": 1,
+    "last_success_at": "2026-11-25T10:15:32Z",
+    "last_failure": None,
+}
+_DELIVERY: JsonDict = {
+    "id": "msg_5e0f7a2c41d84b8f9d3a0c6e1b2f4a57",
+    "event_id": "3-1042-0",
+    "type": "limit.reached",
+    "account": "acct_4821",
+    "state": "pending",
+    "attempts": 2,
+    "last_status": 503,
+    "last_error": "status 503",
+    "next_attempt_at": "2026-11-25T10:17:32Z",
+    "created_at": "2026-11-25T10:15:31.250Z",
+}
+
+
+def _example(*values: JsonDict) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(values)})
+
+
+class NewEndpoint(BaseModel):
+    """Where limit events are to be delivered."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"url": "https://app.example/hooks/usage", "types": ["limit.reached", "limit.cleared"]}]},
+    )
+
+    url: str = _URL
+    types: Annotated[list[LimitType], _TYPES] = list(LIMIT_TYPES)
+    accounts: Annotated[list[Name], _ACCOUNTS] = []
+    description: str = Field(default="", max_length=200, description="For people.")
+
+
+class EndpointChange(BaseModel):
+    """What is to be another; what is not named stays."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"enabled": False}]})
+
+    url: Annotated[str, _URL] | None = None
+    types: Annotated[list[LimitType], _TYPES] | None = None
+    accounts: Annotated[list[Name], _ACCOUNTS] | None = None
+    description: Annotated[str, Field(max_length=200)] | None = None
+    enabled: bool | None = None
+
+
+class SecretRotation(BaseModel):
+    """For how long the old secret signs as well."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]})
+
+    overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S)
+
+
+class EndpointMade(BaseModel):
+    """An endpoint's secret: shown this once."""
+
+    model_config = _example({"id": "wh_1f6d0c2b9a3e4d57", "secret": SECRET})
+
+    id: str
+    secret: str = Field(description="What the receiver verifies signatures with, by any library for Standard Webhooks.")
+
+
+class LastFailure(BaseModel):
+    """The last attempt that failed."""
+
+    at: datetime
+    detail: str
+
+
+class EndpointShown(BaseModel):
+    """An endpoint, and how it fares."""
+
+    model_config = _example(_ENDPOINT)
+
+    id: str
+    url: str
+    types: list[LimitType]
+    accounts: list[str] = Field(description="None: all of them.")
+    description: str
+    created_at: datetime
+    state: EndpointState = Field(description="`failing`: for a day every attempt has failed.")
+    disabled_because: str | None
+    pending: int = Field(description="Deliveries that are still to be made, or made again.")
+    dead: int = Field(description="Deliveries that were given up: list them with `state=dead`, and have them sent again.")
+    secrets: int = Field(description="How many sign: more than one while a rotation overlaps.")
+    last_success_at: datetime | None
+    last_failure: LastFailure | None
+
+
+class EndpointList(BaseModel):
+    """Every endpoint."""
+
+    model_config = _example({"items": [_ENDPOINT]})
+
+    items: list[EndpointShown]
+
+
+class DeliveryShown(BaseModel):
+    """One event on its way to one endpoint."""
+
+    model_config = _example(_DELIVERY)
+
+    id: str
+    event_id: str
+    type: str
+    account: str = Field(description="Empty for a test.")
+    state: State
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+
+
+class DeliveryList(BaseModel):
+    """Deliveries, the newest first."""
+
+    model_config = _example({"items": [_DELIVERY], "next_cursor": None})
+
+    items: list[DeliveryShown]
+    next_cursor: str | None
+
+
+@router.post(
+    "/v1/webhooks",
+    status_code=201,
+    responses=problems(
+        "id_reused_with_different_content", "conflict", "too_many_endpoints", "url_not_allowed", "not_ready", "malformed_request"
+    ),
+)
+async def create_webhook(
+    asked: NewEndpoint,
+    gateway: Parts,
+    caller: Admin,
+    idempotency_key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", max_length=200, description="Sent again with it within a day, the request makes nothing new."),
+    ] = None,
+) -> EndpointMade:
+    """Have limit events that happen from now on delivered to a URL, signed after Standard Webhooks.
+
+    The secret is shown in this answer and never again. The body of a delivery is `{"type", "timestamp", "data"}`, with the CloudEvent as
+    `data`. Answer with any 2xx within 15 seconds; everything else is tried again, eleven times over three days, and 410 Gone disables the
+    endpoint. A delivery can come more than once, with the same `webhook-id`; of one account they come in order unless one had to be tried
+    again: the greater `data.data.entry` is the later one.
+    """
+    _check_url(asked.url, gateway)
+    trouble = gateway.limits_trouble()
+    if trouble is not None:
+        raise Problem("not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"})
+    wanted = Wanted(asked.url, tuple(dict.fromkeys(asked.types)), tuple(dict.fromkeys(asked.accounts)), asked.description)
+    create = gateway.webhook_endpoints.create
+    try:
+        made = await gateway.store_thread.run(create, wanted, gateway.now(), caller=caller.key_id, idempotency_key=idempotency_key)
+    except TooManyEndpoints:
+        raise Problem("too_many_endpoints", f"there are {ENDPOINTS_MAX} webhook endpoints: delete one first") from None
+    except UsedForSomethingElse:
+        raise Problem("id_reused_with_different_content", "this Idempotency-Key came with another request: take a new one") from None
+    except NoLongerThere:
+        raise Problem("conflict", "what this Idempotency-Key made was deleted or has another secret by now: take a new key") from None
+    gateway.webhooks_changed()
+    return EndpointMade(id=made.id, secret=made.secret)
+
+
+@router.get("/v1/webhooks", responses=problems())
+async def list_webhooks(gateway: Parts, caller: Admin) -> EndpointList:
+    """Every endpoint, and how it fares, without secrets."""
+    now = gateway.now()
+    endpoints = await gateway.store_thread.run(gateway.webhook_endpoints.all, now)
+    counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
+    return EndpointList(items=[_shown(endpoint, counts.get(endpoint.id), now) for endpoint in endpoints])
+
+
+@router.get("/v1/webhooks/{endpoint_id}", responses=problems("not_found"))
+async def get_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> EndpointShown:
+    """One endpoint."""
+    return await _show(endpoint_id, gateway)
+
+
+@router.patch("/v1/webhooks/{endpoint_id}", responses=problems("not_found", "malformed_request", "url_not_allowed"))
+async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway: Parts, caller: Admin) -> EndpointShown:
+    """Change where an endpoint is or what it gets, or switch it off and on.
+
+    While it is off nothing new is meant for it, and what waits goes on waiting.
+    """
+    endpoint = await _found(endpoint_id, gateway)
+    if asked.url is not None:
+        _check_url(asked.url, gateway)
+    wanted = Wanted(
+        url=endpoint.url if asked.url is None else asked.url,
+        types=endpoint.types if asked.types is None else tuple(dict.fromkeys(asked.types)),
+        accounts=endpoint.accounts if asked.accounts is None else tuple(dict.fromkeys(asked.accounts)),
+        description=endpoint.description if asked.description is None else asked.description,
+    )
+    is_enabled = endpoint.disabled_because is None if asked.enabled is None else asked.enabled
+    await gateway.store_thread.run(gateway.webhook_endpoints.update, endpoint_id, wanted, is_enabled=is_enabled)
+    gateway.webhooks_changed()
+    return await _show(endpoint_id, gateway)
+
+
+@router.post("/v1/webhooks/{endpoint_id}/rotate", responses=problems("not_found", "malformed_request"))
+async def rotate_webhook_secret(endpoint_id: EndpointId, asked: SecretRotation, gateway: Parts, caller: Admin) -> EndpointMade:
+    """A new secret. Until the overlap has passed deliveries are signed with both, so that the receiver can change over."""
+    await _found(endpoint_id, gateway)
+    overlap = timedelta(seconds=asked.overlap_s)
+    secret = await gateway.store_thread.run(gateway.webhook_endpoints.rotate, endpoint_id, overlap, gateway.now())
+    return EndpointMade(id=endpoint_id, secret=secret)
+
+
+@router.delete("/v1/webhooks/{endpoint_id}", status_code=204, responses=problems("not_found"))
+async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> Response:
+    """Take an endpoint away, with what waits for it."""
+    await _found(endpoint_id, gateway)
+    await gateway.store_thread.run(gateway.webhook_endpoints.delete, endpoint_id)
+    gateway.webhooks_changed()
+    return Response(status_code=204)
+
+
+@router.post("/v1/webhooks/{endpoint_id}/test", status_code=202, responses=problems("not_found", "conflict"))
+async def test_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> DeliveryShown:
+    """Send an endpoint an event of type `webhook.test`, once. What came of it, the delivery says."""
+    endpoint = await _found(endpoint_id, gateway)
+    if endpoint.disabled_because is not None:
+        raise Problem("conflict", f"the endpoint is disabled ({endpoint.disabled_because}): switch it on first")
+    delivery = await gateway.store_thread.run(gateway.webhook_deliveries.add_test, endpoint_id, gateway.now())
+    gateway.webhooks_changed()
+    return _delivery_shown(delivery)
+
+
+@router.get("/v1/webhooks/{endpoint_id}/deliveries", responses=problems("not_found"))
+async def list_deliveries(
+    endpoint_id: EndpointId,
+    gateway: Parts,
+    caller: Admin,
+    state: Annotated[Literal["pending", "delivered", "dead"] | None, Query(description="Only those in this state.")] = None,
+    cursor: NumberCursor = None,
+    limit: Limit = PAGE_DEFAULT,
+) -> DeliveryList:
+    """What was delivered or is to be, the newest first. Delivered ones are kept for 7 days, dead ones for 35."""
+    await _found(endpoint_id, gateway)
+    before = None if cursor is None else int(cursor)
+    found = await gateway.store_thread.run(gateway.webhook_deliveries.newest, endpoint_id, state, before, limit + 1)
+    next_cursor = str(found[limit - 1].number) if len(found) > limit else None
+    return DeliveryList(items=[_delivery_shown(delivery) for delivery in found[:limit]], next_cursor=next_cursor)
+
+
+@router.get("/v1/webhooks/{endpoint_id}/deliveries/{delivery_id}", responses=problems("not_found"))
+async def get_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
+    """One delivery."""
+    delivery = await gateway.store_thread.run(gateway.webhook_deliveries.find, endpoint_id, delivery_id)
+    if delivery is None:
+        raise _no_such_delivery(endpoint_id, delivery_id)
+    return _delivery_shown(delivery)
+
+
+@router.post("/v1/webhooks/{endpoint_id}/deliveries/{delivery_id}/resend", status_code=202, responses=problems("not_found"))
+async def resend_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
+    """Have a delivery sent again at once, whatever became of it: dead ones above all. It keeps its `webhook-id`."""
+    now_ms = int(gateway.now().timestamp() * 1_000)
+    delivery = await gateway.store_thread.run(gateway.webhook_deliveries.send_again, endpoint_id, delivery_id, now_ms)
+    if delivery is None:
+        raise _no_such_delivery(endpoint_id, delivery_id)
+    gateway.webhooks_changed()
+    return _delivery_shown(delivery)
+
+
+async def _found(endpoint_id: str, gateway: Gateway) -> Endpoint:
+    endpoint = await gateway.store_thread.run(gateway.webhook_endpoints.find, endpoint_id, gateway.now())
+    if endpoint is None:
+        raise Problem("not_found", f"there is no webhook endpoint {endpoint_id!r}: GET /v1/webhooks lists them")
+    return endpoint
+
+
+async def _show(endpoint_id: str, gateway: Gateway) -> EndpointShown:
+    endpoint = await _found(endpoint_id, gateway)
+    counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
+    return _shown(endpoint, counts.get(endpoint_id), gateway.now())
+
+
+def _shown(endpoint: Endpoint, counts: Counts | None, now: datetime) -> EndpointShown:
+    failed_at, failure = endpoint.last_failure_at, endpoint.last_failure
+    return EndpointShown(
+        id=endpoint.id,
+        url=endpoint.url,
+        types=list(endpoint.types),
+        accounts=list(endpoint.accounts),
+        description=endpoint.description,
+        created_at=endpoint.created_at,
+        state=endpoint.state_at(now),
+        disabled_because=endpoint.disabled_because,
+        pending=0 if counts is None else counts.pending,
+        dead=0 if counts is None else counts.dead,
+        secrets=len(endpoint.secrets),
+        last_success_at=endpoint.last_success_at,
+        last_failure=None if failed_at is None else LastFailure(at=failed_at, detail=failure or ""),
+    )
+
+
+def _delivery_shown(delivery: Delivery) -> DeliveryShown:
+    return DeliveryShown(
+        id=delivery.id,
+        event_id=delivery.event_id,
+        type=delivery.type,
+        account=delivery.account,
+        state=delivery.state,
+        attempts=delivery.attempts,
+        last_status=delivery.last_status,
+        last_error=delivery.last_error,
+        next_attempt_at=None if delivery.next_attempt_ms is None else _moment(delivery.next_attempt_ms),
+        created_at=_moment(delivery.created_ms),
+    )
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds // 1_000, UTC) + timedelta(milliseconds=milliseconds % 1_000)
+
+
+def _check_url(url: str, gateway: Gateway) -> None:
+    try:
+        check_url(url, gateway.webhook_reach)
+    except NotAllowed as error:
+        raise Problem("url_not_allowed", f"body/url: {error}") from None
+
+
+def _no_such_delivery(endpoint_id: str, delivery_id: str) -> Problem:
+    return Problem(
+        "not_found", f"there is no delivery {delivery_id!r} to {endpoint_id!r}: GET /v1/webhooks/{endpoint_id}/deliveries lists them"
+    )

@@ -1,0 +1,57 @@
+"""What becomes of a delivery after an attempt: delivered, tried again later, or dead. Pure: time and chance are arguments."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal, NamedTuple
+
+State = Literal["pending", "delivered", "dead"]
+
+RETRY_AFTER_S = (5, 30, 120, 600, 3_600, 10_800, 36_000, 50_400, 72_000, 86_400)
+"""After the first attempt, the second, …: about three days in all, as the specification suggests."""
+
+JITTER = 0.2
+"""Each wait is up to this share shorter or longer, so that what failed together does not come back together."""
+
+WAIT_MAX_S = 86_400
+FAILING_AFTER = timedelta(days=1)
+"""An endpoint is called failing when every attempt has failed for so long."""
+
+GONE = 410
+
+
+class Attempt(NamedTuple):
+    """What came of one attempt: the status of the answer, or what stood in the way of one. ``retry_after_s``: the answer's own wish."""
+
+    status: int | None
+    error: str = ""
+    retry_after_s: int | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Any status of 200 to 299. A redirection is none: where an endpoint has moved to, its owner says here."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_gone(self) -> bool:
+        """The receiver wants nothing more."""
+        return self.status == GONE
+
+
+class Outcome(NamedTuple):
+    """The delivery's state after an attempt, and when it is tried again."""
+
+    state: State
+    next_attempt_ms: int | None
+
+
+def after_attempt(attempt: Attempt, tries: int, now_ms: int, chance: float, *, is_test: bool = False) -> Outcome:
+    """What becomes of a delivery after its ``tries``-th attempt. ``chance`` lies in [0, 1). A test is not tried again."""
+    if attempt.is_success:
+        return Outcome("delivered", None)
+    if attempt.is_gone or is_test or tries > len(RETRY_AFTER_S):
+        return Outcome("dead", None)
+    wait_s = RETRY_AFTER_S[tries - 1] * (1 - JITTER + 2 * JITTER * chance)
+    if attempt.retry_after_s is not None:
+        wait_s = max(wait_s, min(attempt.retry_after_s, WAIT_MAX_S))
+    return Outcome("pending", now_ms + int(wait_s * 1_000))
