@@ -23,6 +23,9 @@ COMMANDS = [
     *("account suspend", "account resume", "account set-thresholds"),
     *("usage record", "usage void", "ledger show", "limits tail", "rejected list", "rejected resend"),
     *("catalog show", "catalog lint", "catalog publish", "catalog quote", "audit verify"),
+    *("webhooks add", "webhooks list", "webhooks rotate", "webhooks disable", "webhooks enable", "webhooks remove"),
+    *("webhooks deliveries", "webhooks resend", "webhooks test"),
+    *("keys create", "keys list", "keys rotate", "keys revoke"),
 ]
 PRINTING_DATA = [command for command in COMMANDS if command not in ("down", "go-live", "wait-idle", "demo")]
 
@@ -71,6 +74,8 @@ def test_the_help_lists_what_there_is_but_not_what_the_supervisor_runs() -> None
         "account show a",
         "ledger show",
         "limits tail",
+        "webhooks list",
+        "keys list",
         "rejected list",
         "audit verify",
         "wait-idle",

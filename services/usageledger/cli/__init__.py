@@ -10,6 +10,7 @@ from usageledger.cli import (
     catalog,
     demo,
     doctor,
+    keys,
     ledger,
     limits,
     processor,
@@ -19,6 +20,7 @@ from usageledger.cli import (
     services,
     stack,
     usage,
+    webhooks,
 )
 from usageledger.cli.failures import Commands
 
@@ -41,6 +43,8 @@ for name, group in (
     ("catalog", catalog.app),
     ("audit", audit.app),
     ("processor", processor.app),
+    ("webhooks", webhooks.app),
+    ("keys", keys.app),
 ):
     app.add_typer(group, name=name)
 

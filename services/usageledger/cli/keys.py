@@ -1,0 +1,102 @@
+"""keys …: what the gateway knows its callers by."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from usageledger.cli import terminal
+from usageledger.cli.options import AsJson, Data
+
+app = typer.Typer(no_args_is_help=True, help="App keys of the gateway, with scopes; account tokens are minted with them.")
+
+OVERLAP_S = 86_400
+
+
+class Scope(str, Enum):
+    """What a key may do; typer takes several of an enumeration, and of nothing else that has names."""
+
+    report = "report"
+    check = "check"
+    hold = "hold"
+    read = "read"
+    admin = "admin"
+
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id: ulk_<id>_….")]
+
+
+@app.command(epilog='Example: usageledger keys create "render service" --scope check --scope hold')
+def create(
+    name: Annotated[str, typer.Argument(help="Who uses it.")],
+    scopes: Annotated[
+        list[Scope],
+        typer.Option("--scope", help="What it may do; several times for several. admin may everything."),
+    ],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown this once."""
+    from usageledger.local.gateway_client import GatewayClient
+
+    with GatewayClient.find(data) as gateway:
+        made = gateway.create_key(name, [scope.value for scope in scopes])
+    _print_key(made, as_json)
+
+
+@app.command("list", epilog="Example: usageledger keys list")
+def list_(data: Data = None, as_json: AsJson = False) -> None:
+    """Show every key there has been, without secrets."""
+    from usageledger.local.gateway_client import GatewayClient
+
+    with GatewayClient.find(data) as gateway:
+        found = gateway.keys()
+    if as_json:
+        for key in found:
+            terminal.print_json(key)
+        return
+    terminal.print_table(("id", "name", "scopes", "made", "state"), [_row(key) for key in found])
+
+
+@app.command(epilog="Example: usageledger keys rotate 0a1b2c3d --overlap 3600")
+def rotate(
+    key_id: KeyId,
+    overlap_s: Annotated[int, typer.Option("--overlap", metavar="S", min=0, help="For how long the old secret works on.")] = OVERLAP_S,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key a new secret, which is shown this once. The old one works on until the overlap has passed."""
+    from usageledger.local.gateway_client import GatewayClient
+
+    with GatewayClient.find(data) as gateway:
+        made = gateway.rotate_key(key_id, overlap_s)
+    _print_key(made, as_json)
+
+
+@app.command(epilog="Example: usageledger keys revoke 0a1b2c3d")
+def revoke(key_id: KeyId, data: Data = None, as_json: AsJson = False) -> None:
+    """End a key and every account token minted with it, at once."""
+    from usageledger.local.gateway_client import GatewayClient
+
+    with GatewayClient.find(data) as gateway:
+        gateway.revoke_key(key_id)
+    if as_json:
+        terminal.print_json({"id": key_id, "revoked": True})
+    else:
+        terminal.say(f"revoked {key_id}")
+
+
+def _print_key(made: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        terminal.print_json(made)
+        return
+    terminal.say(made["key"])
+    terminal.note("Send it as `Authorization: Bearer …`. It is shown this once.")
+
+
+def _row(key: dict[str, Any]) -> tuple[str, ...]:
+    working = len(key["secrets"])
+    state = "revoked" if key["revoked_at"] is not None else "works" if working == 1 else f"works, {working} secrets"
+    return (key["id"], key["name"], ", ".join(key["scopes"]), key["created_at"], state)
