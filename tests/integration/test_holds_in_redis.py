@@ -196,6 +196,16 @@ def test_any_order_of_calls_leaves_the_sum_of_what_is_open(server: ValkeyServer,
         until(lambda: ask(client, KEYS, ReadAccount("ann")).held == sum_of_open(client) <= 100)
 
 
+def test_several_accounts_are_read_as_each_is_read_alone(server: ValkeyServer, client: redis.Redis) -> None:
+    client.hset(KEYS.accounts, "bob", "B1")
+    client.hset(KEYS.head, mapping={"token": f"7:{'ab' * 32}", "value": "{}", "verified_at_ms": "1"})
+    for hold in (a_hold("h1", 3), a_hold("h2", 4), a_hold("over", 5, life_ms=1)):
+        ask(client, KEYS, hold)
+    accounts = ["ann", "nobody", "bob", "ann"]
+    until(lambda: ask(client, KEYS, ReadAccount("ann")).held == 7)
+    assert ask(client, KEYS, ReadAccounts(accounts)) == [ask(client, KEYS, ReadAccount(account)) for account in accounts]
+
+
 def sum_of_open(client: redis.Redis) -> int:
     found = [ask(client, KEYS, FindHold(account="ann", id=f"job-{n}")) for n in range(12)]
     return sum(hold.credits for hold in found if hold is not None and hold.state == "open")
@@ -207,13 +217,3 @@ def until(condition: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.005)
     raise AssertionError("it did not come about")
-
-
-def test_several_accounts_are_read_as_each_is_read_alone(server: ValkeyServer, client: redis.Redis) -> None:
-    client.hset(KEYS.accounts, "bob", "B1")
-    client.hset(KEYS.head, mapping={"token": f"7:{'ab' * 32}", "value": "{}", "verified_at_ms": "1"})
-    for hold in (a_hold("h1", 3), a_hold("h2", 4), a_hold("over", 5, life_ms=1)):
-        ask(client, KEYS, hold)
-    accounts = ["ann", "nobody", "bob", "ann"]
-    until(lambda: ask(client, KEYS, ReadAccount("ann")).held == 7)
-    assert ask(client, KEYS, ReadAccounts(accounts)) == [ask(client, KEYS, ReadAccount(account)) for account in accounts]
