@@ -26,12 +26,6 @@ export async function ask(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-/** A path with its parameters; those without a value are left out. */
-export function withQuery(path, parameters) {
-  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined));
-  return query.size ? `${path}?${query}` : path;
-}
-
 /** Details begin in lower case and end without a stop, so that they fit behind a name; alone they are sentences. */
 function sentence(detail) {
   const text = detail.charAt(0).toUpperCase() + detail.slice(1);

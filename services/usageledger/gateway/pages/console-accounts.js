@@ -3,13 +3,28 @@
 import "/usage-meter.js";
 import { ask } from "./asking.js";
 import { badge, list } from "./console-lists.js";
-import { element, number, time } from "./elements.js";
+import { number, time } from "./console-words.js";
+import { element } from "./elements.js";
 
 const linkTo = (name) => element("a", { href: `#/accounts/${encodeURIComponent(name)}` }, name);
 
 export function accounts(place, { query, signal }) {
-  const search = element("input", { type: "search", id: "search", name: "search", value: query.get("search") ?? "", placeholder: "Part of an account’s name", autocomplete: "off", spellcheck: "false" });
-  const form = element("form.fields.search", { role: "search" }, element("label.said", { for: "search" }, "Search accounts"), search, element("button", { type: "submit" }, "Search"));
+  const search = element("input", {
+    type: "search",
+    id: "search",
+    name: "search",
+    value: query.get("search") ?? "",
+    placeholder: "Part of an account’s name",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  const form = element(
+    "form.fields.search",
+    { role: "search" },
+    element("label.said", { for: "search" }, "Search accounts"),
+    search,
+    element("button", { type: "submit" }, "Search"),
+  );
   // The search is a part of the address, so it can be linked to and gone back to.
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -36,7 +51,15 @@ export function accounts(place, { query, signal }) {
 export function account(place, { one }) {
   const meter = element("usage-meter", { account: one });
   meter.tokenProvider = async () => (await ask("POST", `/v1/accounts/${encodeURIComponent(one)}/tokens`, {})).token;
-  place.append(element("p.links", {}, element("a", { href: `/accounts/${encodeURIComponent(one)}/meter` }, "Its own page"), element("a", { href: "#/accounts" }, "All accounts")), meter);
+  place.append(
+    element(
+      "p.links",
+      {},
+      element("a", { href: `/accounts/${encodeURIComponent(one)}/meter` }, "Its own page"),
+      element("a", { href: "#/accounts" }, "All accounts"),
+    ),
+    meter,
+  );
 }
 
 export function blocked(place, { signal }) {
@@ -48,11 +71,18 @@ export function blocked(place, { signal }) {
     signal,
     columns: [
       { name: "Account", value: (found) => linkTo(found.account) },
-      { name: "Reason", value: ({ reason, suspension }) => badge([reason, suspension].filter(Boolean).join(": ").replaceAll("_", " "), suspension ? "warning" : "danger") },
+      {
+        name: "Reason",
+        value: ({ reason, suspension }) =>
+          badge([reason, suspension].filter(Boolean).join(": ").replaceAll("_", " "), suspension ? "warning" : "danger"),
+      },
       { name: "Since", value: ({ since }) => time(since) },
       { name: "Plan", value: ({ plan }) => plan },
       { name: "Remaining", value: ({ remaining }) => number(remaining), isNumber: true },
-      { name: "Cleared by", value: ({ upgrade }) => (upgrade ? `${upgrade.name ?? upgrade.plan} (${number(upgrade.allotment)} credits)` : "–") },
+      {
+        name: "Cleared by",
+        value: ({ upgrade }) => (upgrade ? `${upgrade.name ?? upgrade.plan} (${number(upgrade.allotment)} credits)` : "–"),
+      },
     ],
   });
 }

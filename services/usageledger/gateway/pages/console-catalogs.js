@@ -2,7 +2,8 @@
 
 import { ask } from "./asking.js";
 import { badge, problemOf } from "./console-lists.js";
-import { element, number, time } from "./elements.js";
+import { number, time } from "./console-words.js";
+import { element } from "./elements.js";
 
 export async function catalogs(place, { query, signal }) {
   place.append(element("p", { role: "status" }, "Loading…"));
@@ -11,7 +12,13 @@ export async function catalogs(place, { query, signal }) {
     if (signal.aborted) return;
     place.replaceChildren(...(items.length ? compared(items, query) : [element("p.empty", {}, "No catalog has been published.")]));
   } catch (error) {
-    if (!signal.aborted) place.replaceChildren(problemOf(error, () => { place.replaceChildren(); catalogs(place, { query, signal }); }));
+    if (!signal.aborted)
+      place.replaceChildren(
+        problemOf(error, () => {
+          place.replaceChildren();
+          catalogs(place, { query, signal });
+        }),
+      );
   }
 }
 
@@ -21,37 +28,74 @@ function compared(items, query) {
   const right = find(query.get("right")) ?? newest.at(-1);
   const left = find(query.get("left")) ?? newest.at(-2) ?? right;
   const onlyDifferences = query.get("all") !== "1" && left !== right;
-  const choice = (name, chosen) => element("select", { id: name, name, "aria-label": name === "left" ? "Version on the left" : "Version on the right" }, newest.map(({ version }) => element("option", { value: version, selected: version === chosen.version }, version)));
+  const choice = (name, chosen) =>
+    element(
+      "select",
+      { id: name, name, "aria-label": name === "left" ? "Version on the left" : "Version on the right" },
+      newest.map(({ version }) => element("option", { value: version, selected: version === chosen.version }, version)),
+    );
   const all = element("input", { type: "checkbox", id: "all", checked: !onlyDifferences });
-  const form = element("form.fields", {}, choice("left", left), element("span.muted", {}, "and"), choice("right", right), element("label.check", { for: "all" }, all, "Also what is the same"));
+  const form = element(
+    "form.fields",
+    {},
+    choice("left", left),
+    element("span.muted", {}, "and"),
+    choice("right", right),
+    element("label.check", { for: "all" }, all, "Also what is the same"),
+  );
   form.addEventListener("change", () => {
-    location.hash = `#/catalogs?${new URLSearchParams({ left: form.elements.left.value, right: form.elements.right.value, all: all.checked ? "1" : "0" })}`;
+    const chosen = { left: form.elements.left.value, right: form.elements.right.value, all: all.checked ? "1" : "0" };
+    location.hash = `#/catalogs?${new URLSearchParams(chosen)}`;
   });
   const before = linesOf(left);
   const after = linesOf(right);
   const names = [...new Map([...before, ...after]).keys()];
   const shown = names.filter((name) => !onlyDifferences || before.get(name) !== after.get(name));
   const rows = shown.map((name) => row(name, before.get(name), after.get(name)));
-  const head = element("tr", {}, element("th", { scope: "col" }, "What"), [left, right].map((catalog) => element("th", { scope: "col" }, catalog.version, element("p.muted.small", {}, "from ", time(catalog.effective_from)))));
+  const head = element(
+    "tr",
+    {},
+    element("th", { scope: "col" }, "What"),
+    [left, right].map((catalog) =>
+      element("th", { scope: "col" }, catalog.version, element("p.muted.small", {}, "from ", time(catalog.effective_from))),
+    ),
+  );
   const table = element("table.catalogs", { "aria-label": "Two catalogs" }, element("thead", {}, head), element("tbody", {}, rows));
   const differing = names.filter((name) => before.get(name) !== after.get(name)).length;
-  const told = left === right ? "There is one version." : differing === 1 ? "They differ in one line." : `They differ in ${differing} lines.`;
-  return [form, element("p.muted", { role: "status" }, told), shown.length ? element("div.table", {}, table) : element("p.empty", {}, "The two say the same.")];
+  const told =
+    left === right ? "There is one version." : differing === 1 ? "They differ in one line." : `They differ in ${differing} lines.`;
+  return [
+    form,
+    element("p.muted", { role: "status" }, told),
+    shown.length ? element("div.table", {}, table) : element("p.empty", {}, "The two say the same."),
+  ];
 }
 
 function row(name, before, after) {
   const kind = before === after ? null : before === undefined ? "added" : after === undefined ? "removed" : "changed";
-  return element("tr", { "data-change": kind },
-    element("th", { scope: "row", "data-name": "What" }, name, kind && " ", kind && badge(kind, { added: "good", removed: "danger", changed: "warning" }[kind])),
+  return element(
+    "tr",
+    { "data-change": kind },
+    element(
+      "th",
+      { scope: "row", "data-name": "What" },
+      name,
+      kind && " ",
+      kind && badge(kind, { added: "good", removed: "danger", changed: "warning" }[kind]),
+    ),
     element("td", { "data-name": "Left" }, before ?? "–"),
-    element("td", { "data-name": "Right" }, after ?? "–"));
+    element("td", { "data-name": "Right" }, after ?? "–"),
+  );
 }
 
 /** A catalog as lines that can be compared: what is priced, and how. */
 function linesOf(catalog) {
   const lines = new Map();
   for (const plan of catalog.plans) {
-    lines.set(`Plan ${plan.name}`, `${number(plan.credits ?? plan.allotment)} credits${plan.renews ? " a month" : ", once"}, ${(plan.price_cents / 100).toFixed(2)}`);
+    lines.set(
+      `Plan ${plan.name}`,
+      `${number(plan.credits ?? plan.allotment)} credits${plan.renews ? " a month" : ", once"}, ${(plan.price_cents / 100).toFixed(2)}`,
+    );
   }
   lines.set("Thresholds", (catalog.thresholds ?? []).map((threshold) => `${number(threshold * 100)} %`).join(", ") || "none");
   for (const feature of catalog.features) {

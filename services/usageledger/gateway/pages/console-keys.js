@@ -2,7 +2,8 @@
 
 import { ask } from "./asking.js";
 import { badge, confirmed, doing, list, showSecret } from "./console-lists.js";
-import { element, time } from "./elements.js";
+import { time } from "./console-words.js";
+import { element } from "./elements.js";
 
 const SCOPES = { report: "report usage", check: "check", hold: "hold", read: "read", admin: "admin: all of it" };
 const OVERLAP_S = 86_400;
@@ -11,10 +12,32 @@ const pathOf = (id) => `/v1/keys/${encodeURIComponent(id)}`;
 const ONCE = "It is shown this once: keep it where your service’s secrets are.";
 
 export function keys(place, { signal }) {
-  const name = element("input", { id: "name", name: "name", required: true, maxlength: 100, placeholder: "render service", autocomplete: "off" });
+  const name = element("input", {
+    id: "name",
+    name: "name",
+    required: true,
+    maxlength: 100,
+    placeholder: "render service",
+    autocomplete: "off",
+  });
   const problem = element("p.problem", { role: "alert" });
-  const scopes = element("fieldset", {}, element("legend", {}, "What it may do"), Object.entries(SCOPES).map(([scope, what]) => element("label.check", {}, element("input", { type: "checkbox", name: "scopes", value: scope }), what)));
-  const form = element("form.fields", {}, element("label", { for: "name" }, "A key for"), name, scopes, element("button.primary", { type: "submit" }, "Make a key"), problem);
+  const scopes = element(
+    "fieldset",
+    {},
+    element("legend", {}, "What it may do"),
+    Object.entries(SCOPES).map(([scope, what]) =>
+      element("label.check", {}, element("input", { type: "checkbox", name: "scopes", value: scope }), what),
+    ),
+  );
+  const form = element(
+    "form.fields",
+    {},
+    element("label", { for: "name" }, "A key for"),
+    name,
+    scopes,
+    element("button.primary", { type: "submit" }, "Make a key"),
+    problem,
+  );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     problem.textContent = "";
@@ -33,7 +56,11 @@ export function keys(place, { signal }) {
     }
   });
   const rotate = async ({ id }) => {
-    await showSecret("The key’s new secret", (await ask("POST", `${pathOf(id)}/rotate`, { overlap_s: OVERLAP_S })).key, `The old one works for a day more. ${ONCE}`);
+    await showSecret(
+      "The key’s new secret",
+      (await ask("POST", `${pathOf(id)}/rotate`, { overlap_s: OVERLAP_S })).key,
+      `The old one works for a day more. ${ONCE}`,
+    );
     await table.reload();
   };
   const revoke = async ({ id, name: who }) => {
@@ -52,7 +79,18 @@ export function keys(place, { signal }) {
       { name: "Scopes", value: (key) => key.scopes.join(", ") },
       { name: "Made", value: (key) => time(key.created_at) },
       { name: "State", value: (key) => stateOf(key) },
-      { name: "Do", value: (key) => (key.revoked_at ? "–" : element("div.actions", {}, doing("Rotate", () => rotate(key)), doing("Revoke", () => revoke(key), { tag: "button.danger" }))) },
+      {
+        name: "Do",
+        value: (key) =>
+          key.revoked_at
+            ? "–"
+            : element(
+                "div.actions",
+                {},
+                doing("Rotate", () => rotate(key)),
+                doing("Revoke", () => revoke(key), { tag: "button.danger" }),
+              ),
+      },
     ],
   });
 }
@@ -60,5 +98,7 @@ export function keys(place, { signal }) {
 function stateOf(key) {
   if (key.revoked_at) return [badge("revoked", "danger"), element("p.muted.small", {}, time(key.revoked_at))];
   const ending = key.secrets.find((secret) => secret.expires_at !== null);
-  return ending ? [badge("rotating", "warning"), element("p.muted.small", {}, "old secret until ", time(ending.expires_at))] : badge("works", "good");
+  return ending
+    ? [badge("rotating", "warning"), element("p.muted.small", {}, "old secret until ", time(ending.expires_at))]
+    : badge("works", "good");
 }

@@ -1,6 +1,7 @@
 /** Lists of the console: a table that says when it is loading, empty or could not be read, and goes on by cursor. */
 
-import { ask, withQuery } from "./asking.js";
+import { ask } from "./asking.js";
+import { withQuery } from "./console-words.js";
 import { element } from "./elements.js";
 
 /**
@@ -9,7 +10,15 @@ import { element } from "./elements.js";
  */
 export function list(place, { path, query = {}, columns, empty, signal, label, mark }) {
   const body = element("tbody");
-  const head = element("thead", {}, element("tr", {}, columns.map(({ name, isNumber }) => element(isNumber ? "th.number" : "th", { scope: "col" }, name))));
+  const head = element(
+    "thead",
+    {},
+    element(
+      "tr",
+      {},
+      columns.map(({ name, isNumber }) => element(isNumber ? "th.number" : "th", { scope: "col" }, name)),
+    ),
+  );
   const state = element("div.state", { role: "status" });
   const more = element("button", { type: "button", hidden: true, click: () => load(false) }, "Show more");
   const table = element("table", { "aria-label": label }, head, body);
@@ -20,7 +29,10 @@ export function list(place, { path, query = {}, columns, empty, signal, label, m
     more.disabled = true;
     if (isAnew && !items.length) state.replaceChildren("Loading…");
     try {
-      const page = await ask("GET", withQuery(path, { ...(typeof query === "function" ? query() : query), cursor: isAnew ? null : cursor }));
+      const page = await ask(
+        "GET",
+        withQuery(path, { ...(typeof query === "function" ? query() : query), cursor: isAnew ? null : cursor }),
+      );
       if (signal.aborted) return;
       if (isAnew) items.length = 0;
       items.push(...page.items);
@@ -44,13 +56,20 @@ export function list(place, { path, query = {}, columns, empty, signal, label, m
 }
 
 function row(item, columns, mark) {
-  const cells = columns.map(({ name, value, isNumber }) => element(isNumber ? "td.number" : "td", { "data-name": name }, value(item) ?? "–"));
+  const cells = columns.map(({ name, value, isNumber }) =>
+    element(isNumber ? "td.number" : "td", { "data-name": name }, value(item) ?? "–"),
+  );
   return element("tr", { class: mark?.(item) }, cells);
 }
 
 /** What went wrong, as a sentence, and a way to try again. */
 export function problemOf(error, again) {
-  return element("div.failed", { role: "alert" }, element("p.problem", {}, error.message), again && element("button", { type: "button", click: again }, "Try again"));
+  return element(
+    "div.failed",
+    { role: "alert" },
+    element("p.problem", {}, error.message),
+    again && element("button", { type: "button", click: again }, "Try again"),
+  );
 }
 
 /** Do something when a button is pressed: once at a time, and what goes wrong is said beside it. */
@@ -72,23 +91,51 @@ export function doing(name, act, properties = {}) {
 
 /** Ask whether something is to be done that cannot be undone. Resolves to whether it is. */
 export function confirmed(title, text, action) {
-  return dialog(title, [element("p", {}, text)], [element("button.danger", { value: "yes" }, action), element("button", { value: "" }, "Cancel")]).then((answer) => answer === "yes");
+  return dialog(
+    title,
+    [element("p", {}, text)],
+    [element("button.danger", { value: "yes" }, action), element("button", { value: "" }, "Cancel")],
+  ).then((answer) => answer === "yes");
 }
 
 /** Show a secret, once. */
 export function showSecret(title, secret, text) {
   const field = element("input", { readonly: true, value: secret, "aria-label": title });
-  const copy = element("button", { type: "button", click: async () => { field.select(); await navigator.clipboard?.writeText(secret); copy.textContent = "Copied"; } }, "Copy");
-  return dialog(title, [element("p", {}, text), element("div.fields", {}, field, copy)], [element("button.primary", { value: "done" }, "I have kept it")]);
+  const copy = element(
+    "button",
+    {
+      type: "button",
+      click: async () => {
+        field.select();
+        await navigator.clipboard?.writeText(secret);
+        copy.textContent = "Copied";
+      },
+    },
+    "Copy",
+  );
+  return dialog(
+    title,
+    [element("p", {}, text), element("div.fields", {}, field, copy)],
+    [element("button.primary", { value: "done" }, "I have kept it")],
+  );
 }
 
 /** A dialog with buttons; resolves to the value of the one that closed it. */
 export function dialog(title, content, buttons) {
-  const made = element("dialog", { "aria-label": title }, element("h2", {}, title), content, element("form.fields", { method: "dialog" }, buttons));
+  const made = element(
+    "dialog",
+    { "aria-label": title },
+    element("h2", {}, title),
+    content,
+    element("form.fields", { method: "dialog" }, buttons),
+  );
   document.body.append(made);
   made.showModal();
   return new Promise((resolve) => {
-    made.addEventListener("close", () => { made.remove(); resolve(made.returnValue); });
+    made.addEventListener("close", () => {
+      made.remove();
+      resolve(made.returnValue);
+    });
   });
 }
 

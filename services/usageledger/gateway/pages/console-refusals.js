@@ -2,21 +2,61 @@
 
 import { ask } from "./asking.js";
 import { badge, doing, list } from "./console-lists.js";
-import { element, time } from "./elements.js";
+import { time } from "./console-words.js";
+import { element } from "./elements.js";
 
 const REASONS = [
-  "unknown_feature", "unknown_model", "unknown_account", "unknown_plan", "invalid_event", "id_reused_with_different_content", "period_closed",
-  "too_old", "dated_in_the_future", "quantity_out_of_range", "already_voided", "already_subscribed", "not_subscribed", "already_suspended",
-  "not_suspended", "wrong_partition", "wrong_key", "not_json", "not_a_cloudevent", "unknown_type", "empty_record", "record_too_large",
+  "unknown_feature",
+  "unknown_model",
+  "unknown_account",
+  "unknown_plan",
+  "invalid_event",
+  "id_reused_with_different_content",
+  "period_closed",
+  "too_old",
+  "dated_in_the_future",
+  "quantity_out_of_range",
+  "already_voided",
+  "already_subscribed",
+  "not_subscribed",
+  "already_suspended",
+  "not_suspended",
+  "wrong_partition",
+  "wrong_key",
+  "not_json",
+  "not_a_cloudevent",
+  "unknown_type",
+  "empty_record",
+  "record_too_large",
 ];
 const RESULTS = { sent: "sent", not_found: "not found", already_resolved: "resolved already" };
 
 export function refusals(place, { query, signal }) {
-  const reason = element("select", { id: "reason", name: "reason" }, element("option", { value: "" }, "Every reason"), REASONS.map((name) => element("option", { value: name, selected: query.get("reason") === name }, name.replaceAll("_", " "))));
-  const which = element("select", { id: "which", name: "resolved" }, [["false", "Open"], ["true", "Resolved"], ["", "All"]].map(([value, name]) => element("option", { value, selected: (query.get("resolved") ?? "false") === value }, name)));
+  const reason = element(
+    "select",
+    { id: "reason", name: "reason" },
+    element("option", { value: "" }, "Every reason"),
+    REASONS.map((name) => element("option", { value: name, selected: query.get("reason") === name }, name.replaceAll("_", " "))),
+  );
+  const which = element(
+    "select",
+    { id: "which", name: "resolved" },
+    [
+      ["false", "Open"],
+      ["true", "Resolved"],
+      ["", "All"],
+    ].map(([value, name]) => element("option", { value, selected: (query.get("resolved") ?? "false") === value }, name)),
+  );
   const chosen = new Set();
   const said = element("p.small", { role: "status" });
-  const filters = element("form.fields", {}, element("label", { for: "reason" }, "Reason"), reason, element("label", { for: "which" }, "Which"), which);
+  const filters = element(
+    "form.fields",
+    {},
+    element("label", { for: "reason" }, "Reason"),
+    reason,
+    element("label", { for: "which" }, "Which"),
+    which,
+  );
   filters.addEventListener("change", () => {
     location.hash = `#/refusals?${new URLSearchParams({ reason: reason.value, resolved: which.value })}`;
   });
@@ -31,15 +71,16 @@ export function refusals(place, { query, signal }) {
 
   const resendChosen = doing("Send the chosen again", () => resend([...chosen]));
   resendChosen.hidden = true;
-  const choose = (item) => element("input", {
-    type: "checkbox",
-    "aria-label": `Choose ${item.entry}`,
-    change: ({ target }) => {
-      if (target.checked) chosen.add(item.entry);
-      else chosen.delete(item.entry);
-      resendChosen.hidden = chosen.size === 0;
-    },
-  });
+  const choose = (item) =>
+    element("input", {
+      type: "checkbox",
+      "aria-label": `Choose ${item.entry}`,
+      change: ({ target }) => {
+        if (target.checked) chosen.add(item.entry);
+        else chosen.delete(item.entry);
+        resendChosen.hidden = chosen.size === 0;
+      },
+    });
   place.append(filters, element("div.fields.choosing", {}, resendChosen, said));
   const table = list(place, {
     path: "/v1/refusals",
@@ -50,7 +91,13 @@ export function refusals(place, { query, signal }) {
     columns: [
       { name: "Choose", value: (item) => (item.is_resolved ? "" : choose(item)) },
       { name: "Account", value: ({ account }) => account && element("a", { href: `#/accounts/${encodeURIComponent(account)}` }, account) },
-      { name: "Reason", value: (item) => [badge(item.reason.replaceAll("_", " "), item.is_resolved ? "" : "warning"), element("p.muted.small", {}, item.detail ?? "")] },
+      {
+        name: "Reason",
+        value: (item) => [
+          badge(item.reason.replaceAll("_", " "), item.is_resolved ? "" : "warning"),
+          element("p.muted.small", {}, item.detail ?? ""),
+        ],
+      },
       { name: "Event", value: ({ event }) => (event ? element("code", {}, `${event.source} ${event.id}`) : "–") },
       { name: "Use", value: ({ feature, model }) => [feature, model].filter(Boolean).join(" · ") || "–" },
       { name: "Refused", value: ({ appended_at: at, place: where, entry }) => [time(at), element("p.muted.small", {}, where ?? entry)] },

@@ -2,7 +2,8 @@
 
 import { ask } from "./asking.js";
 import { badge, confirmed, doing, list, showSecret } from "./console-lists.js";
-import { element, number, time } from "./elements.js";
+import { number, time } from "./console-words.js";
+import { element } from "./elements.js";
 
 const TONES = { active: "good", delivered: "good", pending: "", failing: "warning", dead: "danger", disabled: "danger" };
 const OVERLAP_S = 86_400;
@@ -10,9 +11,23 @@ const OVERLAP_S = 86_400;
 const pathOf = (id) => `/v1/webhooks/${encodeURIComponent(id)}`;
 
 export function webhooks(place, { signal }) {
-  const url = element("input", { id: "url", type: "url", name: "url", required: true, placeholder: "https://app.example/hooks/limits", autocomplete: "off" });
+  const url = element("input", {
+    id: "url",
+    type: "url",
+    name: "url",
+    required: true,
+    placeholder: "https://app.example/hooks/limits",
+    autocomplete: "off",
+  });
   const problem = element("p.problem", { role: "alert" });
-  const form = element("form.fields", {}, element("label", { for: "url" }, "Send limit events to"), url, element("button.primary", { type: "submit" }, "Add"), problem);
+  const form = element(
+    "form.fields",
+    {},
+    element("label", { for: "url" }, "Send limit events to"),
+    url,
+    element("button.primary", { type: "submit" }, "Add"),
+    problem,
+  );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     problem.textContent = "";
@@ -25,7 +40,12 @@ export function webhooks(place, { signal }) {
       problem.textContent = error.message;
     }
   });
-  const rotate = async ({ id }) => showSecret("The new secret", (await ask("POST", `${pathOf(id)}/rotate`, { overlap_s: OVERLAP_S })).secret, "For a day, both secrets sign. It is shown this once.");
+  const rotate = async ({ id }) =>
+    showSecret(
+      "The new secret",
+      (await ask("POST", `${pathOf(id)}/rotate`, { overlap_s: OVERLAP_S })).secret,
+      "For a day, both secrets sign. It is shown this once.",
+    );
   const remove = async ({ id, url: to }) => {
     if (!(await confirmed("Remove this endpoint?", `Nothing more is sent to ${to}; what waits for it is dropped.`, "Remove"))) return;
     await ask("DELETE", pathOf(id));
@@ -38,23 +58,59 @@ export function webhooks(place, { signal }) {
     empty: "There is no endpoint yet.",
     signal,
     columns: [
-      { name: "Endpoint", value: (endpoint) => [element("a", { href: `#/webhooks/${encodeURIComponent(endpoint.id)}` }, endpoint.url), element("p.muted.small", {}, (endpoint.types ?? []).join(", ") || "every limit event")] },
+      {
+        name: "Endpoint",
+        value: (endpoint) => [
+          element("a", { href: `#/webhooks/${encodeURIComponent(endpoint.id)}` }, endpoint.url),
+          element("p.muted.small", {}, (endpoint.types ?? []).join(", ") || "every limit event"),
+        ],
+      },
       { name: "State", value: ({ state }) => badge(state, TONES[state]) },
       { name: "Waiting", value: ({ pending }) => number(pending), isNumber: true },
       { name: "Dead", value: ({ dead }) => number(dead), isNumber: true },
       { name: "Last delivered", value: ({ last_success_at: at }) => time(at) },
-      { name: "Last failure", value: ({ last_failure: failure }) => (failure ? (typeof failure === "string" ? failure : [time(failure.at), element("p.muted.small", {}, failure.error ?? failure.detail ?? "")]) : "–") },
-      { name: "Do", value: (endpoint) => element("div.actions", {}, doing("Test", () => ask("POST", `${pathOf(endpoint.id)}/test`, {})), doing("Rotate", () => rotate(endpoint)), doing("Remove", () => remove(endpoint), { tag: "button.danger" })) },
+      {
+        name: "Last failure",
+        value: ({ last_failure: failure }) =>
+          failure
+            ? typeof failure === "string"
+              ? failure
+              : [time(failure.at), element("p.muted.small", {}, failure.error ?? failure.detail ?? "")]
+            : "–",
+      },
+      {
+        name: "Do",
+        value: (endpoint) =>
+          element(
+            "div.actions",
+            {},
+            doing("Test", () => ask("POST", `${pathOf(endpoint.id)}/test`, {})),
+            doing("Rotate", () => rotate(endpoint)),
+            doing("Remove", () => remove(endpoint), { tag: "button.danger" }),
+          ),
+      },
     ],
   });
 }
 
 export function deliveries(place, { one, query, signal }) {
-  const which = element("select", { id: "which" }, [["", "All"], ["pending", "Waiting"], ["delivered", "Delivered"], ["dead", "Dead"]].map(([value, name]) => element("option", { value, selected: (query.get("state") ?? "") === value }, name)));
+  const which = element(
+    "select",
+    { id: "which" },
+    [
+      ["", "All"],
+      ["pending", "Waiting"],
+      ["delivered", "Delivered"],
+      ["dead", "Dead"],
+    ].map(([value, name]) => element("option", { value, selected: (query.get("state") ?? "") === value }, name)),
+  );
   which.addEventListener("change", () => {
     location.hash = `#/webhooks/${encodeURIComponent(one)}?state=${which.value}`;
   });
-  place.append(element("p.links", {}, element("a", { href: "#/webhooks" }, "All endpoints")), element("div.fields", {}, element("label", { for: "which" }, "Deliveries"), which));
+  place.append(
+    element("p.links", {}, element("a", { href: "#/webhooks" }, "All endpoints")),
+    element("div.fields", {}, element("label", { for: "which" }, "Deliveries"), which),
+  );
   const table = list(place, {
     path: `${pathOf(one)}/deliveries`,
     query: { state: which.value },
@@ -71,10 +127,11 @@ export function deliveries(place, { one, query, signal }) {
       { name: "Made", value: ({ created_at: at }) => time(at) },
       {
         name: "Do",
-        value: (delivery) => doing("Send again", async () => {
-          await ask("POST", `${pathOf(one)}/deliveries/${encodeURIComponent(delivery.id)}/resend`, {});
-          await table.reload();
-        }),
+        value: (delivery) =>
+          doing("Send again", async () => {
+            await ask("POST", `${pathOf(one)}/deliveries/${encodeURIComponent(delivery.id)}/resend`, {});
+            await table.reload();
+          }),
       },
     ],
   });

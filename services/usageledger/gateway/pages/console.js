@@ -35,7 +35,9 @@ async function begin() {
   nav.hidden = !isOperator;
   document.getElementById("sign-out").hidden = !isSignedIn;
   if (isOperator) return route();
-  const why = isSignedIn ? "You are signed in with a key that lacks the scope admin. The console needs one that has it." : "The console is for operators: it needs a key with the scope admin.";
+  const why = isSignedIn
+    ? "You are signed in with a key that lacks the scope admin. The console needs one that has it."
+    : "The console is for operators: it needs a key with the scope admin.";
   main.replaceChildren(signInForm(why, begin));
 }
 

@@ -13,15 +13,3 @@ export function element(tag, properties = {}, ...children) {
   made.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
-
-/** A time as the reader's browser writes it, with the whole of it at hand. */
-export function time(text) {
-  if (!text) return "–";
-  const shown = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" }).format(new Date(text));
-  return element("time", { datetime: text, title: text }, shown);
-}
-
-/** A decimal, grouped as the reader's language does it, to the last place. */
-export function number(decimal) {
-  return decimal === null || decimal === undefined ? "–" : new Intl.NumberFormat(undefined, { maximumFractionDigits: 6 }).format(decimal);
-}

@@ -20,15 +20,26 @@ async function begin() {
     return;
   }
   const meter = element("usage-meter", { account });
-  meter.tokenProvider = async () => (await ask("POST", `/v1/accounts/${encodeURIComponent(account)}/tokens`, { expires_in_s: 900 })).token;
+  meter.tokenProvider = mint;
   meter.addEventListener("usage-meter:upgrade", showOffer);
   place.replaceChildren(meter);
+}
+
+/** A token of a quarter of an hour. Where the session is over, the form comes back. */
+async function mint() {
+  try {
+    return (await ask("POST", `/v1/accounts/${encodeURIComponent(account)}/tokens`, { expires_in_s: 900 })).token;
+  } catch (error) {
+    if (error.status === 401) await begin();
+    throw error;
+  }
 }
 
 /** This page is not the app that sells: it says where an app takes over. */
 function showOffer({ detail }) {
   document.getElementById("offer-title").textContent = `Upgrade to ${detail.name}`;
-  document.getElementById("offer-text").textContent = `Here your app takes over: it sells the plan “${detail.plan}” to ${detail.account}.`;
+  const told = `Here your app takes over: it sells the plan “${detail.plan}” to ${detail.account}.`;
+  document.getElementById("offer-text").textContent = told;
   document.getElementById("offer").showModal();
 }
 

@@ -11,9 +11,19 @@ export async function session() {
 /** A form that asks for a key; `onDone` is called once the key has been taken. `why`: a sentence above it. */
 export function signInForm(why, onDone) {
   const problem = element("p.problem", { role: "alert" });
-  const key = element("input", { id: "key", type: "password", name: "key", autocomplete: "current-password", required: true, spellcheck: "false", placeholder: "ulk_…" });
+  const key = element("input", {
+    id: "key",
+    type: "password",
+    name: "key",
+    autocomplete: "current-password",
+    required: true,
+    spellcheck: "false",
+    placeholder: "ulk_…",
+  });
   const submit = element("button.primary", { type: "submit" }, "Sign in");
-  const form = element("form.sign-in", {},
+  const form = element(
+    "form.sign-in",
+    {},
     element("h2", {}, "Sign in"),
     element("p.muted", {}, why),
     element("input", { name: "username", autocomplete: "username", value: "usageledger", hidden: true }),
@@ -21,7 +31,13 @@ export function signInForm(why, onDone) {
     key,
     problem,
     submit,
-    element("p.muted.small", {}, "Keys are made by ", element("code", {}, "usageledger keys create"), ". The browser keeps a session of twelve hours, not the key."),
+    element(
+      "p.muted.small",
+      {},
+      "Keys are made by ",
+      element("code", {}, "usageledger keys create"),
+      ". The browser keeps a session of twelve hours, not the key.",
+    ),
   );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

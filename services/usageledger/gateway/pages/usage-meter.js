@@ -131,13 +131,20 @@ ICONS.refused = ICONS.near;
 
 const FEATURES_SHOWN = 5;
 const PAST_SHOWN = 5;
+const GRANTS_SHOWN = 3;
 const CHARGES_A_PAGE = 8;
+const CHARGES_WAITED_FOR = 4;
+const DAYS_MAX = 62;
 const CHART_HEIGHT = 176;
 const REFETCH_EVERY_MS = 3_000;
 const SILENCE_MAX_MS = 45_000; // The gateway says something every 15 s.
 const BACK_OFF_MS = [500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000];
 const LINE_MAX = 1_000_000;
+const HISTORY_WAIT_MAX_MS = 30_000;
 const SVG = new Set(["svg", "path", "g", "rect", "line", "text"]);
+const SHORT = { day: "numeric", month: "short" };
+const LONG = { day: "numeric", month: "long" };
+const CLOCK = { hour: "numeric", minute: "2-digit" };
 
 /** Make an element. Children that are texts become text nodes: nothing that the gateway says is ever read as markup. */
 function element(tag, properties = {}, ...children) {
@@ -145,14 +152,16 @@ function element(tag, properties = {}, ...children) {
   const made = SVG.has(name) ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   if (classes.length) made.setAttribute("class", classes.join(" "));
   for (const [key, value] of Object.entries(properties)) {
-    if (value === null || value === undefined || value === false) continue;
+    if (isNothing(value)) continue;
     if (typeof value === "function") made.addEventListener(key, value);
     else if (key.startsWith("--")) made.style.setProperty(key, value);
     else made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat().filter((child) => !isNothing(child)));
   return made;
 }
+
+const isNothing = (value) => value === null || value === undefined || value === false;
 
 /** Bring a list's children in line with `items`, keeping the nodes of those that stay: what is open stays open, what has focus keeps it. */
 function keyed(parent, items, keyOf, make, update) {
@@ -183,6 +192,9 @@ class Refused extends Error {
   }
 }
 
+/** Whether asking again would be answered the same. */
+const isFinal = (error) => error instanceof Refused && error.status < 500 && error.status !== 429;
+
 /** The events of a stream, as {type, data, id}. Throws when nothing has been said for too long, or a line never ends. */
 async function* eventsOf(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -191,7 +203,9 @@ async function* eventsOf(body, signal) {
   try {
     for (;;) {
       let timer;
-      const silence = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("silence")), SILENCE_MAX_MS); });
+      const silence = new Promise((_, reject) => {
+        timer = setTimeout(() => reject(new Error("silence")), SILENCE_MAX_MS);
+      });
       const { value, done } = await Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
       if (done || signal.aborted) return;
       // A carriage return at the end may be the first half of a line's end.
@@ -225,12 +239,20 @@ function endOf(token) {
   }
 }
 
-const pause = (ms, signal) => new Promise((resolve) => {
-  const wake = () => { clearTimeout(timer); window.removeEventListener("online", wake); resolve(); };
-  const timer = setTimeout(wake, ms);
-  window.addEventListener("online", wake, { once: true });
-  signal.addEventListener("abort", wake, { once: true });
-});
+/** Wait a while: less, when the browser is back on the network, or nobody waits any more. */
+function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const wake = () => {
+      clearTimeout(timer);
+      window.removeEventListener("online", wake);
+      signal.removeEventListener("abort", wake);
+      resolve();
+    };
+    const timer = setTimeout(wake, ms);
+    window.addEventListener("online", wake);
+    signal.addEventListener("abort", wake);
+  });
+}
 
 class UsageMeter extends HTMLElement {
   static observedAttributes = ["account", "src", "token", "lang", "compact", "upgrade-url", "currency"];
@@ -265,7 +287,9 @@ class UsageMeter extends HTMLElement {
   #day = null;
   #refetching = null;
   #fetchedAt = 0;
+  #historyWaitMs = REFETCH_EVERY_MS;
   #nodes = {};
+  #labels = [];
   #observer = null;
   #opened = [];
 
@@ -276,18 +300,48 @@ class UsageMeter extends HTMLElement {
     this.#build(root);
   }
 
-  get account() { return this.getAttribute("account"); }
-  set account(name) { this.setAttribute("account", name); }
-  get src() { return (this.getAttribute("src") ?? new URL(import.meta.url).origin).replace(/\/+$/, ""); }
-  set src(origin) { this.setAttribute("src", origin); }
-  get lang() { return this.getAttribute("lang") ?? this.closest("[lang]")?.getAttribute("lang") ?? navigator.language; }
-  set lang(lang) { this.setAttribute("lang", lang); }
-  get token() { return this.#token; }
-  set token(token) { this.#token = token; this.#restart(); }
-  get tokenProvider() { return this.#provider; }
-  set tokenProvider(provider) { this.#provider = provider; this.#restart(); }
-  get texts() { return this.#texts; }
-  set texts(texts) { this.#texts = texts ?? {}; this.#renderAll(); }
+  get #path() {
+    return `/v1/accounts/${encodeURIComponent(this.account)}`;
+  }
+  get account() {
+    return this.getAttribute("account");
+  }
+  set account(name) {
+    this.setAttribute("account", name);
+  }
+  get src() {
+    return (this.getAttribute("src") ?? new URL(import.meta.url).origin).replace(/\/+$/, "");
+  }
+  set src(origin) {
+    this.setAttribute("src", origin);
+  }
+  get lang() {
+    return this.getAttribute("lang") ?? this.closest("[lang]")?.getAttribute("lang") ?? navigator.language;
+  }
+  set lang(lang) {
+    this.setAttribute("lang", lang);
+  }
+  get token() {
+    return this.#token;
+  }
+  set token(token) {
+    this.#token = token;
+    this.#restart();
+  }
+  get tokenProvider() {
+    return this.#provider;
+  }
+  set tokenProvider(provider) {
+    this.#provider = provider;
+    this.#restart();
+  }
+  get texts() {
+    return this.#texts;
+  }
+  set texts(texts) {
+    this.#texts = texts ?? {};
+    this.#renderAll();
+  }
 
   connectedCallback() {
     // Properties that were set before this class was known lie on the element itself and would hide ours.
@@ -352,7 +406,7 @@ class UsageMeter extends HTMLElement {
         if (signal.aborted) return;
         this.#problem = error;
         this.#renderAll();
-        if (error instanceof Refused && error.status < 500 && error.status !== 429) return;
+        if (isFinal(error)) return;
         await pause(BACK_OFF_MS[Math.min(failures, BACK_OFF_MS.length - 1)], signal);
       }
     }
@@ -361,10 +415,9 @@ class UsageMeter extends HTMLElement {
   /** The meter with its features and days, the newest charges, the past periods. Charges that were shown stay. */
   async #fetchHistory(signal) {
     this.#fetchedAt = performance.now();
-    const path = `/v1/accounts/${encodeURIComponent(this.account)}`;
-    const asked = this.hasAttribute("compact") ? [] : [`${path}/charges?limit=${CHARGES_A_PAGE}`, `${path}/periods`];
+    const asked = this.hasAttribute("compact") ? [] : [`/charges?limit=${CHARGES_A_PAGE}`, "/periods"];
     const rest = Promise.allSettled(asked.map((what) => this.#json(what, signal)));
-    const meter = await this.#json(`${path}/meter`, signal);
+    const meter = await this.#json("/meter", signal);
     if (signal.aborted) return;
     this.#problem = null;
     this.#take(meter);
@@ -377,8 +430,10 @@ class UsageMeter extends HTMLElement {
       this.#pastCursor = past.value.next_cursor;
     }
     this.#renderAll();
-    // While the history is behind, it is asked again: the figures are right before it is.
-    if (meter.history_as_of !== null && meter.history_as_of !== undefined) this.#refetch(signal);
+    // While the history is behind, it is asked again, ever more seldom: the figures are right before it is.
+    const isBehind = this.#historyAway || !isNothing(meter.history_as_of);
+    this.#historyWaitMs = isBehind ? Math.min(HISTORY_WAIT_MAX_MS, this.#historyWaitMs * 1.5) : REFETCH_EVERY_MS;
+    if (isBehind) this.#refetch(signal);
   }
 
   #takeCharges(page) {
@@ -395,7 +450,7 @@ class UsageMeter extends HTMLElement {
   /** Ask for the history again, soon, and not more often than every few seconds. */
   #refetch(signal) {
     if (this.#refetching) return;
-    const wait = Math.max(300, this.#fetchedAt + REFETCH_EVERY_MS - performance.now());
+    const wait = Math.max(300, this.#fetchedAt + this.#historyWaitMs - performance.now());
     this.#refetching = pause(wait, signal).then(() => {
       this.#refetching = null;
       return signal.aborted ? undefined : this.#fetchHistory(signal).catch(() => undefined);
@@ -409,7 +464,7 @@ class UsageMeter extends HTMLElement {
       try {
         const headers = { Accept: "text/event-stream" };
         if (this.#lastEventId) headers["Last-Event-ID"] = this.#lastEventId;
-        const response = await this.#ask(`/v1/accounts/${encodeURIComponent(this.account)}/stream`, signal, headers);
+        const response = await this.#ask("/stream", signal, headers);
         if (failures > 0) this.#refetch(signal);
         for await (const event of eventsOf(response.body, signal)) {
           failures = 0;
@@ -441,10 +496,9 @@ class UsageMeter extends HTMLElement {
     const before = this.#meter;
     if (!before || Date.parse(figures.at) < Date.parse(before.at)) return;
     const hasMoved = before.used !== figures.used || before.period?.number !== figures.period?.number || before.granted !== figures.granted;
-    const byFeature = figures.by_feature;
-    const features = byFeature && before.features?.map((feature) => ({ ...feature, credits: byFeature[feature.id] ?? feature.credits }));
-    this.#take({ ...before, ...figures, features: features ?? before.features });
-    if (hasMoved || before.plan?.id !== figures.plan?.id || before.blocked !== figures.blocked) this.#refetch(signal);
+    const features = before.features?.map((feature) => ({ ...feature, credits: figures.by_feature?.[feature.id] ?? feature.credits }));
+    this.#take({ ...before, ...figures, features });
+    if (hasMoved || before.plan?.id !== figures.plan?.id || !before.blocked !== !figures.blocked) this.#refetch(signal);
   }
 
   #take(meter) {
@@ -464,12 +518,13 @@ class UsageMeter extends HTMLElement {
     return (await this.#ask(path, signal)).json();
   }
 
+  /** Ask what stands under the account's path. Raises Refused. */
   async #ask(path, signal, headers = {}) {
     for (let attempt = 0; ; attempt += 1) {
       const token = await this.#currentToken(attempt > 0);
       signal.throwIfAborted();
       const sent = { ...headers, Authorization: `Bearer ${token}` };
-      const response = await fetch(this.src + path, { headers: sent, signal, credentials: "omit", cache: "no-store" });
+      const response = await fetch(this.src + this.#path + path, { headers: sent, signal, credentials: "omit", cache: "no-store" });
       if (response.ok) return response;
       if (response.status === 401 && attempt === 0 && this.#provider) continue;
       const problem = await response.json().catch(() => ({}));
@@ -481,40 +536,41 @@ class UsageMeter extends HTMLElement {
   async #currentToken(isRefused) {
     const isOver = !this.#token || endOf(this.#token) - 5_000 < Date.now();
     if (this.#provider && (isOver || isRefused)) {
-      this.#tokenAsked ??= Promise.resolve(this.#provider(this.account)).finally(() => { this.#tokenAsked = null; });
+      this.#tokenAsked ??= Promise.resolve(this.#provider(this.account)).finally(() => {
+        this.#tokenAsked = null;
+      });
       this.#token = await this.#tokenAsked;
     }
     return this.#token;
   }
 
-  async #showMore() {
-    const signal = this.#run?.signal;
-    const button = this.#nodes.more;
-    button.disabled = true;
-    try {
-      const path = `/v1/accounts/${encodeURIComponent(this.account)}/charges?limit=${CHARGES_A_PAGE}&cursor=${encodeURIComponent(this.#cursor)}`;
-      const page = await this.#json(path, signal);
+  async #showMore(event) {
+    await this.#further(event, `/charges?limit=${CHARGES_A_PAGE}&cursor=`, this.#cursor, (page) => {
       const first = this.#charges.length;
       this.#charges = [...this.#charges, ...page.items];
       this.#cursor = page.next_cursor;
       this.#renderCharges();
       this.#nodes.charges.children[first]?.focus();
-    } catch (error) {
-      if (!signal?.aborted) this.#setStatus("lost");
-    } finally {
-      button.disabled = false;
-    }
+    });
   }
 
-  async #showMorePast() {
-    try {
-      const path = `/v1/accounts/${encodeURIComponent(this.account)}/periods?cursor=${encodeURIComponent(this.#pastCursor)}`;
-      const page = await this.#json(path, this.#run.signal);
+  async #showMorePast(event) {
+    await this.#further(event, "/periods?cursor=", this.#pastCursor, (page) => {
       this.#past = [...this.#past, ...page.items];
       this.#pastCursor = page.next_cursor;
       this.#renderPast();
+    });
+  }
+
+  async #further({ target }, path, cursor, take) {
+    const { signal } = this.#run;
+    target.disabled = true;
+    try {
+      take(await this.#json(path + encodeURIComponent(cursor), signal));
     } catch {
-      this.#setStatus("lost");
+      if (!signal.aborted) this.#setStatus("lost");
+    } finally {
+      target.disabled = false;
     }
   }
 
@@ -525,7 +581,7 @@ class UsageMeter extends HTMLElement {
     const lang = this.lang;
     const found = this.#texts[name] ?? TEXTS[lang]?.[name] ?? TEXTS[lang.split("-")[0]]?.[name] ?? TEXTS.en[name];
     if (found === undefined) return undefined;
-    const form = typeof found === "string" ? found : (found[new Intl.PluralRules(lang).select(Number(values.count ?? values.n))] ?? found.other);
+    const form = typeof found === "string" ? found : (found[new Intl.PluralRules(lang).select(Number(values.count))] ?? found.other);
     return form.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
   }
 
@@ -550,7 +606,7 @@ class UsageMeter extends HTMLElement {
   }
 
   #unit(quantity, unit) {
-    return unit ? this.#counted(`unit_${unit}`, quantity) ?? `${this.#number(quantity)} ${unit}` : this.#number(quantity);
+    return unit ? (this.#counted(`unit_${unit}`, quantity) ?? `${this.#number(quantity)} ${unit}`) : this.#number(quantity);
   }
 
   #price(cents) {
@@ -566,12 +622,24 @@ class UsageMeter extends HTMLElement {
     }
   }
 
-  #date(time) { return this.#times({ day: "numeric", month: "long" }).format(new Date(time)); }
-  #moment(time) { return this.#times({ day: "numeric", month: "short", hour: "numeric", minute: "2-digit" }).format(new Date(time)); }
-  #localDate(time) { return new Intl.DateTimeFormat("en-CA", { timeZone: this.#times().resolvedOptions().timeZone }).format(time); }
+  #date(time, options = LONG) {
+    return this.#times(options).format(new Date(time));
+  }
+  #moment(time) {
+    return this.#date(time, { ...SHORT, ...CLOCK });
+  }
+  #localDate(time) {
+    return new Intl.DateTimeFormat("en-CA", { timeZone: this.#times().resolvedOptions().timeZone }).format(time);
+  }
+
+  #range({ start, end }) {
+    return isNothing(end) ? this.#date(start, SHORT) : this.#times(SHORT).formatRange(new Date(start), new Date(end));
+  }
 
   /** The ledger's time: while history is brought in, it is not the browser's. */
-  #now() { return Date.parse(this.#meter.at) + performance.now() - this.#receivedAt; }
+  #now() {
+    return Date.parse(this.#meter.at) + performance.now() - this.#receivedAt;
+  }
 
   /** "in 8 days", "tomorrow", "today", by the calendar of the account's time zone. */
   #until(time) {
@@ -581,42 +649,102 @@ class UsageMeter extends HTMLElement {
 
   // ——— What is shown ———
 
+  /** Build everything once. While it loads, placeholders of the same size stand where figures will. */
   #build(root) {
     const nodes = this.#nodes;
     const make = (name, tag, properties, ...children) => (nodes[name] = element(tag, properties, ...children));
-    const rows = (count, made) => Array.from({ length: count }, made);
-    const waiting = (tag) => () => element(tag, {}, element("span.wait", {}, "…"));
-    const card = (name, tag, ...children) => element(tag, { "aria-labelledby": name, part: "card" }, ...children);
+    const label = (tag, text, properties) => {
+      const made = element(tag, properties);
+      this.#labels.push([made, text]);
+      return made;
+    };
+    const waiting = (tag, count) => Array.from({ length: count }, () => element(tag, {}, element("span.wait", {}, "…")));
+    const card = (tag, text, note, ...children) =>
+      element(tag, { "aria-labelledby": text, part: "card" }, element("div.head", {}, label("h3", text, { id: text }), note), ...children);
+    const button = (name, act) => make(name, "button.plain", { type: "button", hidden: true, click: act });
 
-    const overview = card("title", "section.card",
-      element("div.head", {}, element("div", {}, make("title", "h2", { id: "title" }), make("plan", "span.plan.wait", {}, "Plan")), make("status", "span.note.status", { "data-status": "connecting" })),
-      make("period", "p.period", {}, make("periodText", "span.wait", {}, "1 January – 1 February")),
-      element("p.figure", {}, make("available", "strong.wait", {}, "000"), make("what", "span.what.wait", {}, "credits available"), make("total", "span.total.wait", {}, "000 credits")),
-      make("bar", "div.bar", { role: "meter", "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0, part: "bar" }, make("barUsed", "i.used", { "data-none": true }), make("barHeld", "i.held", { "data-none": true })),
-      make("marks", "div.marks", { "aria-hidden": "true" }),
-      element("dl.legend", {}, ...["used", "held", "left"].map((name) => element(`div.${name}`, {}, make(`${name}Name`, "dt"), make(`${name}Value`, "dd.wait", {}, "000")))),
-      make("notice", "div.notice", { part: "notice" }, element("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, make("icon", "path", { d: ICONS.fresh })), element("div", {}, make("noticeTitle", "b.wait", {}, "What is to be expected")), make("noticeText", "p", {}, element("span.wait", {}, "What else there is to say about it")), make("action", "div.action", { hidden: true })),
-    );
-    const days = card("daysTitle", "section.card",
-      element("div.head", {}, make("daysTitle", "h3", { id: "daysTitle" }), make("daysNote", "span.note")),
+    const days = card(
+      "section.card",
+      "by_day",
+      make("daysNote", "span.note"),
       make("readout", "p.readout"),
       make("chart", "div.chart"),
-      element("details.tabled", {}, make("tableTitle", "summary"), make("table", "div.scroll", { tabindex: 0, role: "region", "aria-labelledby": "daysTitle" })),
+      element(
+        "details.tabled",
+        {},
+        label("summary", "as_table"),
+        make("table", "div.scroll", { tabindex: 0, role: "region", "aria-labelledby": "by_day" }),
+      ),
     );
-    const renewal = card("renewalTitle", "section.card", element("div.head", {}, make("renewalTitle", "h3", { id: "renewalTitle" })), make("renewal", "dl.facts", {}, rows(5, () => element("div", {}, element("dt.wait", {}, "Something"), element("dd.wait", {}, "000")))));
-    const features = card("featuresTitle", "section.card",
-      element("div.head", {}, make("featuresTitle", "h3", { id: "featuresTitle" })),
-      make("features", "ul.rows.features", {}, rows(FEATURES_SHOWN, waiting("li.row"))),
-      make("allFeatures", "button.plain", { type: "button", hidden: true, click: () => { this.#allFeatures = !this.#allFeatures; this.#renderFeatures(); } }),
+    const fact = () => element("div", {}, element("dt.wait", {}, "Something"), element("dd.wait", {}, "000"));
+    const renewal = card("section.card", "renewal", null, make("renewal", "dl.facts", {}, Array.from({ length: 5 }, fact)));
+    const features = card(
+      "section.card",
+      "by_feature",
+      null,
+      make("features", "ul.rows.features", {}, waiting("li.row", FEATURES_SHOWN)),
+      button("allFeatures", () => {
+        this.#allFeatures = !this.#allFeatures;
+        this.#renderFeatures();
+      }),
     );
-    const past = card("pastTitle", "section.card", element("div.head", {}, make("pastTitle", "h3", { id: "pastTitle" })), make("past", "ul.rows.past", {}, rows(PAST_SHOWN, waiting("li.row"))), make("morePast", "button.plain", { type: "button", hidden: true, click: () => this.#showMorePast() }));
-    const charges = card("chargesTitle", "section.card.activity",
-      element("div.head", {}, make("chargesTitle", "h3", { id: "chargesTitle" }), make("chargesNote", "span.note")),
-      make("charges", "ul.rows.charges", {}, rows(4, waiting("li.charge"))),
-      make("more", "button.plain", { type: "button", hidden: true, click: () => this.#showMore() }),
+    const past = card(
+      "section.card",
+      "past",
+      null,
+      make("past", "ul.rows.past", {}, waiting("li.row", PAST_SHOWN)),
+      button("morePast", (event) => this.#showMorePast(event)),
     );
+    const charges = card(
+      "section.card.activity",
+      "charges",
+      make("chargesNote", "span.note"),
+      make("charges", "ul.rows.charges", {}, waiting("li.charge", CHARGES_WAITED_FOR)),
+      button("more", (event) => this.#showMore(event)),
+    );
+    this.#labels.push([nodes.more, "more"], [nodes.morePast, "more"]);
     make("history", "div.stack", {}, element("div.columns.first", {}, days, renewal), element("div.columns", {}, features, past), charges);
+    const overview = this.#overview(make, label);
     root.append(make("root", "div.root", { "data-state": "loading" }, overview, nodes.history, make("said", "p.said", { role: "status" })));
+  }
+
+  #overview(make, label) {
+    const legend = ["used", "held", "left"].map((name) => element(`div.${name}`, {}, label("dt", name), make(name, "dd.wait", {}, "000")));
+    return element(
+      "section.card",
+      { "aria-labelledby": "title", part: "card" },
+      element(
+        "div.head",
+        {},
+        element("div", {}, label("h2", "title", { id: "title" }), make("plan", "span.plan.wait", {}, "Plan")),
+        make("status", "span.note.status", { "data-status": "connecting" }),
+      ),
+      element("p.period", {}, make("period", "span.wait", {}, "1 January – 1 February")),
+      element(
+        "p.figure",
+        {},
+        make("available", "strong.wait", {}, "000"),
+        make("what", "span.what.wait", {}, "credits available"),
+        make("total", "span.total.wait", {}, "000 credits"),
+      ),
+      make(
+        "bar",
+        "div.bar",
+        { role: "meter", "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0, part: "bar" },
+        make("barUsed", "i.used", { "data-none": true }),
+        make("barHeld", "i.held", { "data-none": true }),
+      ),
+      make("marks", "div.marks", { "aria-hidden": "true" }),
+      element("dl.legend", {}, legend),
+      element(
+        "div.notice",
+        { part: "notice" },
+        element("svg", { viewBox: "0 0 20 20", "aria-hidden": "true" }, make("icon", "path", { d: ICONS.fresh })),
+        make("noticeTitle", "b.wait", {}, "What is to be expected"),
+        make("noticeText", "p", {}, element("span.wait", {}, "What else there is to say about it")),
+        make("action", "div.action", { hidden: true }),
+      ),
+    );
   }
 
   #renderAll() {
@@ -624,9 +752,7 @@ class UsageMeter extends HTMLElement {
     const nodes = this.#nodes;
     nodes.root.lang = this.lang;
     nodes.history.hidden = this.hasAttribute("compact");
-    for (const [node, name] of [["title", "title"], ["daysTitle", "by_day"], ["tableTitle", "as_table"], ["featuresTitle", "by_feature"], ["renewalTitle", "renewal"], ["pastTitle", "past"], ["chargesTitle", "charges"], ["more", "more"], ["morePast", "more"], ["usedName", "used"], ["heldName", "held"], ["leftName", "left"]]) {
-      nodes[node].textContent = this.#text(name);
-    }
+    for (const [node, text] of this.#labels) node.textContent = this.#text(text);
     nodes.bar.setAttribute("aria-label", this.#text("meter"));
     this.#state = this.#stateNow();
     nodes.root.dataset.state = this.#state;
@@ -646,7 +772,7 @@ class UsageMeter extends HTMLElement {
 
   #stateNow() {
     const meter = this.#meter;
-    if (this.#problem instanceof Refused && this.#problem.status < 500 && this.#problem.status !== 429) return "refused";
+    if (isFinal(this.#problem)) return "refused";
     if (meter === null) return "loading";
     if (meter.blocked) return meter.blocked.suspension || meter.blocked.reason === "suspended" ? "suspended" : "blocked";
     return meter.thresholds?.some((threshold) => Number(meter.share_used) >= Number(threshold)) ? "near" : "fresh";
@@ -660,57 +786,64 @@ class UsageMeter extends HTMLElement {
 
   #renderStatus() {
     const { status } = this.#nodes;
-    const old = this.#meter?.as_of ?? (this.#status === "lost" && this.#meter ? new Date(this.#now0()).toISOString() : null);
-    const asOf = old === null || old === undefined ? null : this.#text("as_of", { time: this.#times({ hour: "numeric", minute: "2-digit" }).format(new Date(old)) });
-    status.dataset.status = this.#status === "live" && asOf ? "old" : this.#status;
-    const told = this.#status === "live" && asOf ? [asOf] : [this.#text(this.#status), this.#status === "lost" ? asOf : null];
-    status.textContent = told.filter(Boolean).join(" · ");
+    const isLost = this.#status === "lost";
+    const old = this.#meter?.as_of ?? (isLost ? this.#meter?.at : null);
+    const asOf = old && this.#text("as_of", { time: this.#date(old, CLOCK) });
+    const isOld = this.#status === "live" && asOf;
+    status.dataset.status = isOld ? "old" : this.#status;
+    status.textContent = isOld ? asOf : [this.#text(this.#status), isLost && asOf].filter(Boolean).join(" · ");
   }
-
-  /** When the figures that are shown came. */
-  #now0() { return Date.parse(this.#meter.at); }
 
   #renderWaiting() {
     if (this.#problem === null) return;
+    const { icon, noticeTitle, noticeText } = this.#nodes;
     const isRefused = this.#state === "refused";
-    this.#nodes.noticeTitle.classList.remove("wait");
-    this.#nodes.noticeTitle.textContent = this.#text(isRefused ? "refused" : "unreachable");
-    this.#nodes.noticeText.textContent = isRefused ? this.#problem.message : this.#text("unreachable_more");
-    this.#nodes.icon.setAttribute("d", ICONS.near);
+    icon.setAttribute("d", ICONS.near);
+    noticeTitle.classList.remove("wait");
+    noticeTitle.textContent = this.#text(isRefused ? "refused" : "unreachable");
+    noticeText.textContent = isRefused ? this.#problem.message : this.#text("unreachable_more");
   }
 
   #renderFigures() {
     const [nodes, meter] = [this.#nodes, this.#meter];
-    const used = micro(meter.used);
-    const held = micro(meter.held ?? "0");
-    const whole = used + micro(meter.remaining);
-    const free = micro(meter.available);
-    nodes.plan.textContent = meter.plan.name;
-    nodes.periodText.textContent = meter.period.end === null || meter.period.end === undefined
+    const [used, held, free] = [micro(meter.used), micro(meter.held ?? "0"), Math.max(0, micro(meter.available))];
+    const remaining = micro(meter.remaining);
+    const whole = used + remaining;
+    const { plan, period } = meter;
+    nodes.plan.textContent = plan.name;
+    nodes.period.textContent = isNothing(period.end)
       ? this.#text("once")
-      : this.#text("renews", { range: this.#times({ day: "numeric", month: "short" }).formatRange(new Date(meter.period.start), new Date(meter.period.end)), when: this.#until(meter.period.end) });
-    this.#count(nodes.available, Math.max(0, free), "floor");
-    nodes.what.textContent = micro(meter.remaining) < 0 ? this.#text("over", { credits: this.#number(-micro(meter.remaining) / 1e6) }) : this.#text("available");
-    const named = { allotment: this.#number(meter.allotment), plan: meter.plan.name, granted: this.#number(meter.granted) };
-    nodes.total.textContent = this.#text(micro(meter.granted) > 0 ? "total_granted" : "total", named);
-    this.#count(nodes.usedValue, used, "ceil");
-    this.#count(nodes.heldValue, held, "ceil");
-    this.#count(nodes.leftValue, Math.max(0, free), "floor");
-    for (const [node, part] of [[nodes.barUsed, whole > 0 ? used : 1], [nodes.barHeld, Math.min(held, Math.max(0, whole - used))]]) {
+      : this.#text("renews", { range: this.#range(period), when: this.#until(period.end) });
+    nodes.what.textContent = remaining < 0 ? this.#text("over", { credits: this.#number(-remaining / 1e6) }) : this.#text("available");
+    const from = { allotment: this.#number(meter.allotment), plan: plan.name, granted: this.#number(meter.granted) };
+    nodes.total.textContent = this.#text(micro(meter.granted) > 0 ? "total_granted" : "total", from);
+    // Rounded so that nobody is told of credits that are not there.
+    this.#count(nodes.available, free, "floor");
+    this.#count(nodes.left, free, "floor");
+    this.#count(nodes.used, used, "ceil");
+    this.#count(nodes.held, held, "ceil");
+    for (const [node, part] of [
+      [nodes.barUsed, whole > 0 ? used : 1],
+      [nodes.barHeld, Math.min(held, Math.max(0, remaining))],
+    ]) {
       node.style.setProperty("--share", share(part, whole > 0 ? whole : 1));
       node.toggleAttribute("data-none", part <= 0);
     }
     nodes.bar.setAttribute("aria-valuemax", Math.max(whole, used) / 1e6);
     nodes.bar.setAttribute("aria-valuenow", used / 1e6);
-    const spoken = { used: this.#number(meter.used), total: this.#number(whole / 1e6), held: this.#number(meter.held ?? "0"), left: this.#number(Math.max(0, free) / 1e6) };
-    nodes.bar.setAttribute("aria-valuetext", this.#text("meter_text", spoken));
-    keyed(nodes.marks, meter.thresholds ?? [], (threshold) => threshold, (threshold) => element("i", { "--share": Number(threshold), "data-name": this.#number(threshold, { style: "percent" }) }));
+    const spoken = Object.entries({ used, total: whole, held, left: free }).map(([name, credits]) => [name, this.#number(credits / 1e6)]);
+    nodes.bar.setAttribute("aria-valuetext", this.#text("meter_text", Object.fromEntries(spoken)));
+    keyed(nodes.marks, meter.thresholds ?? [], String, (threshold) =>
+      element("i", { "--share": Number(threshold), "data-name": this.#number(threshold, { style: "percent" }) }),
+    );
   }
 
   /** Move a figure to its new value, in half a second, or at once where somebody has asked for calm. */
   #count(node, value, roundingMode) {
     const fraction = value % 1e6 === 0 ? 0 : 2;
-    const write = (at) => { node.textContent = this.#number(at / 1e6, { maximumFractionDigits: fraction, roundingMode }); };
+    const write = (at) => {
+      node.textContent = this.#number(at / 1e6, { maximumFractionDigits: fraction, roundingMode });
+    };
     const from = node.dataset.value === undefined ? value : Number(node.dataset.value);
     node.dataset.value = value;
     const isCalm = document.hidden || matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -726,49 +859,62 @@ class UsageMeter extends HTMLElement {
   }
 
   #renderNotice() {
-    const [nodes, meter] = [this.#nodes, this.#meter];
+    const { icon, noticeTitle, noticeText, action } = this.#nodes;
     const [title, text, offer] = this.#noticed();
-    nodes.icon.setAttribute("d", ICONS[this.#state]);
-    nodes.noticeTitle.classList.remove("wait");
-    nodes.noticeTitle.textContent = title;
-    nodes.noticeText.textContent = text;
-    nodes.action.hidden = !offer;
-    const url = this.getAttribute("upgrade-url");
-    const key = offer ? JSON.stringify([offer, url, this.lang, meter.account]) : "";
-    if (nodes.action.dataset.offer === key) return;
-    nodes.action.dataset.offer = key;
-    if (!offer) return nodes.action.replaceChildren();
-    const href = url?.replaceAll("{plan}", encodeURIComponent(offer.plan)).replaceAll("{account}", encodeURIComponent(meter.account));
-    const take = (event) => { if (!this.#offerTaken(offer)) event.preventDefault(); };
-    const made = href === undefined ? element("button.button", { type: "button", part: "upgrade", click: take }) : element("a.button", { href, part: "upgrade", click: take });
-    made.append(this.#text("upgrade", { name: offer.name }));
-    nodes.action.replaceChildren(made);
+    icon.setAttribute("d", ICONS[this.#state]);
+    noticeTitle.classList.remove("wait");
+    noticeTitle.textContent = title;
+    noticeText.textContent = text;
+    action.hidden = !offer;
+    const [url, { account }] = [this.getAttribute("upgrade-url"), this.#meter];
+    const key = offer ? JSON.stringify([offer, url, this.lang, account]) : "";
+    if (action.dataset.offer === key) return; // The button stays, and its focus with it.
+    action.dataset.offer = key;
+    const href = url?.replaceAll("{plan}", encodeURIComponent(offer?.plan)).replaceAll("{account}", encodeURIComponent(account));
+    const take = (event) => {
+      const { plan, name, price_cents } = offer;
+      const init = { detail: { account, plan, name, price_cents }, bubbles: true, composed: true, cancelable: true };
+      if (!this.dispatchEvent(new CustomEvent("usage-meter:upgrade", init))) event.preventDefault();
+    };
+    const properties = href === undefined ? { type: "button" } : { href };
+    const made =
+      offer &&
+      element(
+        href === undefined ? "button.button" : "a.button",
+        { ...properties, part: "upgrade", click: take },
+        this.#text("upgrade", { name: offer.name }),
+      );
+    action.replaceChildren(...[made].filter(Boolean));
   }
 
   /** What there is to say now: a title, a sentence or two, and the offer that would help. */
   #noticed() {
-    const meter = this.#meter;
-    const { blocked } = meter;
+    const { blocked, upgrade, period, share_used: used } = this.#meter;
     if (this.#state === "refused") return [this.#text("refused"), this.#problem.message, null];
     if (this.#state === "suspended") {
       return [this.#text("suspended"), this.#text(`suspended_${blocked.suspension}`) ?? this.#text("suspended_more"), null];
     }
-    const offer = blocked ? blocked.upgrade ?? null : meter.upgrade ?? null;
-    const offered = offer && this.#text("offer", { name: offer.name, allotment: this.#number(offer.allotment), price: this.#price(offer.price_cents) });
+    const offer = (blocked ? blocked.upgrade : upgrade) ?? null;
+    const terms = offer && { name: offer.name, allotment: this.#number(offer.allotment), price: this.#price(offer.price_cents) };
+    const offered = offer && this.#text("offer", terms);
     if (this.#state === "blocked") {
-      const resets = blocked.resets_at ?? meter.period.end;
+      const resets = blocked.resets_at ?? period.end;
       const told = [
         blocked.since ? this.#text("blocked_since", { time: this.#moment(blocked.since) }) : this.#text("blocked_more"),
-        resets ? this.#text("resets", { date: this.#date(resets) }) : null,
+        resets && this.#text("resets", { date: this.#date(resets) }),
         offered,
       ];
       return [this.#text(`blocked_${blocked.reason}`) ?? this.#text("blocked"), told.filter(Boolean).join(" "), offer];
     }
     const [pace, more] = this.#paced();
     if (this.#state !== "near") return [pace, more, null];
-    // Rounded down: what is not yet all is never said to be all.
-    const used = this.#number(meter.share_used, { style: "percent", maximumFractionDigits: 0, roundingMode: "floor" });
-    return [this.#text("near", { share: used }), [meter.pace ? `${pace}.` : null, offered].filter(Boolean).join(" "), offer];
+    const told = [this.#meter.pace && `${pace}.`, offered];
+    return [this.#text("near", { share: this.#percent(used) }), told.filter(Boolean).join(" "), offer];
+  }
+
+  /** Rounded down: what is not yet all is never said to be all. */
+  #percent(part) {
+    return this.#number(part, { style: "percent", maximumFractionDigits: 0, roundingMode: "floor" });
   }
 
   #paced() {
@@ -777,29 +923,20 @@ class UsageMeter extends HTMLElement {
     const average = this.#text("pace_more", { credits: this.#number(pace.credits_per_day, { maximumFractionDigits: 1 }) });
     const more = [average, period.end && this.#text("resets", { date: this.#date(period.end) })].filter(Boolean).join(" ");
     if (pace.used_up_at) return [this.#text("pace_used_up", { date: this.#date(pace.used_up_at) }), more];
-    if (!period.end || pace.at_period_end === null) return [this.#text("no_pace"), more];
+    if (!period.end || isNothing(pace.at_period_end)) return [this.#text("no_pace"), more];
     const left = this.#number(pace.at_period_end, { maximumFractionDigits: 0, roundingMode: "floor" });
     return [this.#text("pace_left", { credits: left, date: this.#date(period.end) }), more];
   }
 
-  /** Tell the page that an offer was taken. False: the page sees to it, and the link is not followed. */
-  #offerTaken(offer) {
-    const detail = { account: this.#meter.account, plan: offer.plan, name: offer.name, price_cents: offer.price_cents };
-    return this.dispatchEvent(new CustomEvent("usage-meter:upgrade", { detail, bubbles: true, composed: true, cancelable: true }));
-  }
-
   /** Say what has changed to those who do not see it: a threshold, a block, the end of one. Not every tick, and nothing at the start. */
   #announce() {
-    const before = this.#announced;
-    const now = this.#state;
+    const [before, now, { said }] = [this.#announced, this.#state, this.#nodes];
     this.#announced = now;
     if (before === null || before === now || now === "refused") return;
     const isStopped = ["blocked", "suspended"];
-    const credits = this.#number(this.#meter.available);
-    const used = this.#number(this.#meter.share_used, { style: "percent", maximumFractionDigits: 0, roundingMode: "floor" });
-    if (isStopped.includes(now)) this.#nodes.said.textContent = this.#text(`said_${now}`);
-    else if (isStopped.includes(before)) this.#nodes.said.textContent = this.#text("said_freed", { credits });
-    else if (now === "near") this.#nodes.said.textContent = this.#text("said_near", { share: used });
+    if (isStopped.includes(now)) said.textContent = this.#text(`said_${now}`);
+    else if (isStopped.includes(before)) said.textContent = this.#text("said_freed", { credits: this.#number(this.#meter.available) });
+    else if (now === "near") said.textContent = this.#text("said_near", { share: this.#percent(this.#meter.share_used) });
   }
 
   /** Every day of the period: those that have been, with their credits, and those to come. */
@@ -808,7 +945,7 @@ class UsageMeter extends HTMLElement {
     const known = (days ?? []).map((day) => ({ ...day, isOver: true }));
     const last = period.end ? this.#localDate(new Date(Date.parse(period.end) - 1)) : null;
     let next = known.at(-1)?.date ?? this.#localDate(new Date(this.#now()));
-    while (last && known.length < 62 && next < last) {
+    while (last && known.length < DAYS_MAX && next < last) {
       next = new Date(Date.parse(next) + 86_400_000).toISOString().slice(0, 10);
       known.push({ date: next, credits: "0", features: {}, isOver: false });
     }
@@ -816,8 +953,7 @@ class UsageMeter extends HTMLElement {
   }
 
   #drawChart() {
-    const [nodes, meter] = [this.#nodes, this.#meter];
-    const width = nodes.chart.clientWidth;
+    const [{ chart, daysNote, chargesNote }, meter, width] = [this.#nodes, this.#meter, this.#nodes.chart.clientWidth];
     if (!meter || !width) return;
     const days = this.#days();
     const today = this.#localDate(new Date(this.#now()));
@@ -826,34 +962,75 @@ class UsageMeter extends HTMLElement {
     const top = [1, 2, 4, 5, 10].map((step) => step * power).find((step) => step >= most);
     const [left, floor] = [10 + 7 * this.#number(top).length, CHART_HEIGHT - 22];
     const slot = (width - left) / days.length;
-    const height = (credits) => (Number(credits) / top) * (floor - 8);
-    const grid = [0, 0.5, 1].map((part) => element("g", { "aria-hidden": "true" },
-      element("line", { x1: left, x2: width, y1: floor - height(top * part), y2: floor - height(top * part) }),
-      element("text", { x: left - 8, y: floor - height(top * part) + 4, "text-anchor": "end" }, this.#number(top * part))));
-    const average = meter.pace && Number(meter.pace.credits_per_day) <= top ? floor - height(meter.pace.credits_per_day) : null;
+    const at = (credits) => floor - (Number(credits) / top) * (floor - 8);
+    const line = (name, credits) => element(name, { x1: left, x2: width, y1: at(credits), y2: at(credits) });
+    const scale = [0, top / 2, top].map((credits) => [
+      line("line", credits),
+      element("text", { x: left - 8, y: at(credits) + 4, "text-anchor": "end" }, this.#number(credits)),
+    ]);
+    const average = meter.pace && Number(meter.pace.credits_per_day) <= top && line("line.average", meter.pace.credits_per_day);
     const every = Math.ceil(46 / slot);
-    const focused = this.shadowRoot.activeElement?.dataset?.date;
+    const columns = days.map((day, index) =>
+      this.#column(day, {
+        x: left + index * slot,
+        slot,
+        floor,
+        tall: floor - at(day.credits),
+        isToday: day.date === today,
+        isNamed: index % every === 0 && index + 1 < days.length + every / 2,
+        isFirst: index === 0,
+      }),
+    );
+    const focused = this.shadowRoot.activeElement?.dataset.date;
     this.#day ??= today;
-    const columns = days.map((day, index) => this.#column(day, { x: left + index * slot, slot, floor, tall: height(day.credits), isToday: day.date === today, isNamed: index % every === 0 && index + 1 < days.length + every / 2, isFirst: index === 0 || day.date.endsWith("-01") }));
-    const shown = columns.find((column) => column.dataset.date === this.#day) ?? columns.findLast((column) => column.hasAttribute("tabindex"));
-    shown?.setAttribute("tabindex", "0");
-    const svg = element("svg", { viewBox: `0 0 ${width} ${CHART_HEIGHT}`, role: "group", "aria-label": this.#text("by_day_keys"), keydown: (event) => this.#walk(event), mouseleave: () => this.#readOut(null) },
-      grid, columns, average !== null && element("line.average", { x1: left, x2: width, y1: average, y2: average, "aria-hidden": "true" }));
-    nodes.chart.replaceChildren(svg);
-    if (focused) columns.find((column) => column.dataset.date === focused)?.focus();
+    const walked = columns.filter((column) => column.dataset.date);
+    (walked.find((column) => column.dataset.date === this.#day) ?? walked.at(-1))?.setAttribute("tabindex", 0);
+    chart.replaceChildren(
+      element(
+        "svg",
+        {
+          viewBox: `0 0 ${width} ${CHART_HEIGHT}`,
+          role: "group",
+          "aria-label": this.#text("by_day_keys"),
+          keydown: (event) => this.#walk(event),
+          mouseleave: () => this.#readOut(null),
+        },
+        element("g", { "aria-hidden": "true" }, scale.flat()),
+        columns,
+        element("g", { "aria-hidden": "true" }, average),
+      ),
+    );
+    if (focused) walked.find((column) => column.dataset.date === focused)?.focus();
     else this.#readOut(null);
-    nodes.daysNote.textContent = meter.history_as_of ? this.#text("history_as_of", { time: this.#moment(meter.history_as_of) }) : "";
+    daysNote.textContent = meter.history_as_of ? this.#text("history_as_of", { time: this.#moment(meter.history_as_of) }) : "";
+    chargesNote.textContent = daysNote.textContent;
     this.#renderTable(days);
   }
 
   #column(day, { x, slot, floor, tall, isToday, isNamed, isFirst }) {
     const wide = Math.min(slot * 0.66, 30);
-    const drawn = Number(day.credits) > 0 ? Math.max(2, tall) : 0;
-    const name = this.#dayName(day.date, isFirst ? { day: "numeric", month: "short" } : { day: "numeric" });
-    return element("g", day.isOver ? { "data-date": day.date, tabindex: -1, role: "img", "aria-label": this.#dayText(day), mouseenter: () => this.#readOut(day), focus: () => { this.#day = day.date; this.#readOut(day); }, blur: () => this.#readOut(null) } : { "aria-hidden": "true" },
+    const hasMonth = isFirst || day.date.endsWith("-01");
+    const name = this.#dayName(day.date, hasMonth ? SHORT : { day: "numeric" });
+    const place = isFirst ? { x, "text-anchor": "start" } : { x: x + slot / 2, "text-anchor": "middle" };
+    const reached = day.isOver && {
+      "data-date": day.date,
+      tabindex: -1,
+      role: "img",
+      "aria-label": this.#dayText(day),
+      mouseenter: () => this.#readOut(day),
+      blur: () => this.#readOut(null),
+      focus: () => {
+        this.#day = day.date;
+        this.#readOut(day);
+      },
+    };
+    return element(
+      "g",
+      reached || { "aria-hidden": "true" },
       element("rect.column", { x, y: 0, width: slot, height: floor, rx: 4 }),
-      drawn > 0 && element("path.value", { d: roundedBar(x + (slot - wide) / 2, floor, wide, drawn) }),
-      isNamed && element(isToday ? "text.now" : "text", { x: x + slot / 2, y: floor + 17, "text-anchor": isFirst && x < 60 ? "start" : "middle", dx: isFirst && x < 60 ? -slot / 2 : 0 }, name));
+      Number(day.credits) > 0 && element("path.value", { d: roundedBar(x + (slot - wide) / 2, floor, wide, Math.max(2, tall)) }),
+      isNamed && element(isToday ? "text.now" : "text", { ...place, y: floor + 17 }, name),
+    );
   }
 
   #walk(event) {
@@ -868,95 +1045,128 @@ class UsageMeter extends HTMLElement {
   }
 
   #readOut(day) {
+    const { readout } = this.#nodes;
+    if (day) {
+      const [told, ...features] = this.#dayParts(day);
+      return readout.replaceChildren(element("b", {}, told), features.length ? ` · ${features.join(", ")}` : "");
+    }
     const { pace } = this.#meter;
-    const average = pace ? this.#text("average", { credits: this.#counted("credits", String(Math.round(Number(pace.credits_per_day) * 10) / 10)) }) : "";
-    if (!day) return this.#nodes.readout.replaceChildren(average);
-    const features = this.#featuresOf(day).map(([name, credits]) => `${name} ${this.#number(credits)}`).join(", ");
-    this.#nodes.readout.replaceChildren(element("b", {}, this.#dayText(day, false)), features && ` · ${features}`);
+    const credits = pace && String(Math.round(Number(pace.credits_per_day) * 10) / 10);
+    readout.replaceChildren(pace ? this.#text("average", { credits: this.#counted("credits", credits) }) : "");
   }
 
-  #dayName(date, options) { return new Intl.DateTimeFormat(this.lang, { timeZone: "UTC", ...options }).format(new Date(`${date}T00:00:00Z`)); }
-
-  #dayText(day, isWhole = true) {
-    const told = this.#text("day", { date: this.#dayName(day.date, { day: "numeric", month: "long" }), credits: this.#counted("credits", day.credits) });
-    const features = isWhole ? this.#featuresOf(day).map(([name, credits]) => `${name} ${this.#number(credits)}`) : [];
-    return [told, ...features].join(", ");
+  #dayName(date, options = LONG) {
+    return new Intl.DateTimeFormat(this.lang, { timeZone: "UTC", ...options }).format(new Date(date));
+  }
+  #dayText(day) {
+    return this.#dayParts(day).join(", ");
   }
 
-  #featuresOf(day) {
+  /** A day and its credits, then its features, what cost most first. */
+  #dayParts(day) {
     const names = new Map((this.#meter.features ?? []).map((feature) => [feature.id, feature.name]));
-    const found = Object.entries(day.features ?? {}).map(([id, credits]) => [names.get(id) ?? id, credits]);
-    return found.sort(([, one], [, other]) => Number(other) - Number(one));
+    const features = Object.entries(day.features ?? {}).sort(([, one], [, other]) => Number(other) - Number(one));
+    const told = this.#text("day", { date: this.#dayName(day.date), credits: this.#counted("credits", day.credits) });
+    return [told, ...features.map(([id, credits]) => `${names.get(id) ?? id} ${this.#number(credits)}`)];
   }
 
   #renderTable(days) {
-    const head = element("thead", {}, element("tr", {}, element("th", { scope: "col" }, this.#text("date")), element("th", { scope: "col" }, this.#text("used"))));
-    const lines = days.filter((day) => day.isOver).reverse().map((day) => element("tr", {}, element("th", { scope: "row" }, this.#dayName(day.date, { day: "numeric", month: "long" })), element("td", {}, this.#number(day.credits))));
-    this.#nodes.table.replaceChildren(element("table", {}, head, element("tbody", {}, lines)));
+    const heads = ["date", "used"].map((text) => element("th", { scope: "col" }, this.#text(text)));
+    const lines = days
+      .filter((day) => day.isOver)
+      .reverse()
+      .map((day) =>
+        element("tr", {}, element("th", { scope: "row" }, this.#dayName(day.date)), element("td", {}, this.#number(day.credits))),
+      );
+    this.#nodes.table.replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, lines)));
   }
 
   #renderRenewal() {
-    const meter = this.#meter;
-    const { renewal } = meter;
-    const facts = !renewal ? [] : [
-      [this.#text("renewal_on"), this.#times({ day: "numeric", month: "long", year: "numeric" }).format(new Date(renewal.at))],
-      [this.#text("renewal_plan"), renewal.plan_name],
-      [this.#text("renewal_allotment"), this.#number(renewal.allotment)],
-      [this.#text("renewal_lapses"), this.#number(renewal.lapses)],
-    ];
-    if (renewal && micro(renewal.granted_left ?? "0") > 0) facts.push([this.#text("renewal_kept"), this.#number(renewal.granted_left)]);
-    const grants = (meter.grants ?? []).slice(0, 3).map((grant) => {
-      const values = { left: this.#number(grant.left), credits: this.#number(grant.credits), date: grant.expires_at && this.#date(grant.expires_at) };
-      return [this.#text("grant", { date: this.#times({ day: "numeric", month: "short" }).format(new Date(grant.granted_at)) }), element("small", {}, this.#text(grant.expires_at ? "grant_expires" : "grant_left", values))];
-    });
-    const lines = [...facts, ...grants].map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
-    const told = !renewal && element("div", {}, element("dt", {}, this.#text("no_renewal", { plan: meter.plan.name, allotment: this.#number(meter.allotment) })));
-    this.#nodes.renewal.replaceChildren(...[told, ...lines].filter(Boolean));
+    const { renewal, grants, plan, allotment } = this.#meter;
+    const lines = [];
+    const say = (name, value) => lines.push(element("div", {}, element("dt", {}, name), value && element("dd", {}, value)));
+    if (renewal) {
+      say(this.#text("renewal_on"), this.#date(renewal.at, { ...LONG, year: "numeric" }));
+      say(this.#text("renewal_plan"), renewal.plan_name);
+      say(this.#text("renewal_allotment"), this.#number(renewal.allotment));
+      say(this.#text("renewal_lapses"), this.#number(renewal.lapses));
+      if (micro(renewal.granted_left) > 0) say(this.#text("renewal_kept"), this.#number(renewal.granted_left));
+    } else {
+      say(this.#text("no_renewal", { plan: plan.name, allotment: this.#number(allotment) }));
+    }
+    for (const { granted_at: at, expires_at: ends, left, credits } of (grants ?? []).slice(0, GRANTS_SHOWN)) {
+      const values = { left: this.#number(left), credits: this.#number(credits), date: ends && this.#date(ends, SHORT) };
+      const text = this.#text(ends ? "grant_expires" : "grant_left", values);
+      say(this.#text("grant", { date: this.#date(at, SHORT) }), element("small", {}, text));
+    }
+    this.#nodes.renewal.replaceChildren(...lines);
   }
 
   #renderFeatures() {
-    const nodes = this.#nodes;
-    const features = [...(this.#meter.features ?? [])].filter((feature) => feature.uses > 0 || micro(feature.credits) !== 0);
+    const { features: list, allFeatures } = this.#nodes;
+    const features = (this.#meter.features ?? []).filter((feature) => feature.uses > 0 || micro(feature.credits) !== 0);
     features.sort((one, other) => micro(other.credits) - micro(one.credits));
-    const most = Math.max(0, ...features.map((feature) => micro(feature.credits)));
-    const shown = this.#allFeatures ? features : features.slice(0, FEATURES_SHOWN);
-    nodes.allFeatures.hidden = features.length <= FEATURES_SHOWN;
-    nodes.allFeatures.textContent = this.#allFeatures ? this.#text("fewer") : this.#text("all", { n: this.#number(features.length) });
-    if (!features.length) return this.#showEmpty(nodes.features, this.#historyAway || !this.#meter.features ? "history_away" : "nothing_used");
-    const make = () => element("li", {}, element("details", {}, element("summary.row", {}, element("span.name"), element("span.small", { "aria-hidden": "true" }, element("i")), element("span.amount")), element("ul.models")));
-    keyed(nodes.features, shown, (feature) => feature.id, make, (node, feature) => {
-      node.querySelector(".name").textContent = feature.name;
-      node.querySelector(".small i").style.setProperty("--share", share(micro(feature.credits), most));
-      node.querySelector(".amount").textContent = this.#number(feature.credits);
-      node.querySelector(".models").replaceChildren(...(feature.models ?? []).map((model) => element("li", {},
-        element("div", {}, model.name ?? feature.name, " ", element("small", {}, `${this.#unit(model.quantity, model.unit)} · ${this.#counted("uses", model.uses)}`)),
-        element("span", {}, this.#number(model.credits)))));
-    });
+    allFeatures.hidden = features.length <= FEATURES_SHOWN;
+    allFeatures.textContent = this.#allFeatures ? this.#text("fewer") : this.#text("all", { n: this.#number(features.length) });
+    if (!features.length) return this.#showEmpty(list, this.#historyAway ? "history_away" : "nothing_used");
+    const make = () =>
+      element(
+        "li",
+        {},
+        element("details", {}, element("summary.row", {}, element("span.name"), smallBar(0), element("span.amount")), element("ul.models")),
+      );
+    keyed(
+      list,
+      this.#allFeatures ? features : features.slice(0, FEATURES_SHOWN),
+      ({ id }) => id,
+      make,
+      (node, feature) => {
+        node.querySelector(".name").textContent = feature.name;
+        node.querySelector(".small i").style.setProperty("--share", share(micro(feature.credits), micro(features[0].credits)));
+        node.querySelector(".amount").textContent = this.#number(feature.credits);
+        node.querySelector(".models").replaceChildren(...(feature.models ?? []).map((model) => this.#model(model, feature)));
+      },
+    );
+  }
+
+  #model({ name, quantity, unit, uses, credits }, feature) {
+    const small = element("small", {}, `${this.#unit(quantity, unit)} · ${this.#counted("uses", uses)}`);
+    return element("li", {}, element("div", {}, name ?? feature.name, " ", small), element("span", {}, this.#number(credits)));
   }
 
   #renderPast() {
-    const nodes = this.#nodes;
-    nodes.morePast.hidden = !this.#pastCursor;
-    if (this.#past === null) return this.#historyAway && this.#showEmpty(nodes.past, "history_away");
-    if (!this.#past.length) return this.#showEmpty(nodes.past, "no_past");
-    const range = this.#times({ day: "numeric", month: "short" });
-    const make = (period) => {
-      const whole = micro(period.allotment) + micro(period.granted ?? "0");
-      return element("li.row", {},
-        element("span.name", {}, period.end ? range.formatRange(new Date(period.start), new Date(period.end)) : range.format(new Date(period.start)), element("small", {}, period.plan_name)),
-        element("span.small", { "aria-hidden": "true" }, element("i", { "--share": share(micro(period.used), whole) })),
-        element("span.amount", {}, this.#text("of", { used: this.#number(period.used), total: this.#number(whole / 1e6) })));
-    };
-    keyed(nodes.past, this.#past, (period) => `${period.number}/${this.lang}`, make);
+    const { past: list, morePast } = this.#nodes;
+    morePast.hidden = !this.#pastCursor;
+    if (this.#past === null) return this.#historyAway && this.#showEmpty(list, "history_away");
+    if (!this.#past.length) return this.#showEmpty(list, "no_past");
+    keyed(
+      list,
+      this.#past,
+      ({ number }) => `${number}/${this.lang}`,
+      (period) => {
+        const whole = micro(period.allotment) + micro(period.granted);
+        return element(
+          "li.row",
+          {},
+          element("span.name", {}, this.#range(period), element("small", {}, period.plan_name)),
+          smallBar(share(micro(period.used), whole)),
+          element("span.amount", {}, this.#text("of", { used: this.#number(period.used), total: this.#number(whole / 1e6) })),
+        );
+      },
+    );
   }
 
   #renderCharges() {
-    const nodes = this.#nodes;
-    nodes.more.hidden = !this.#cursor;
-    nodes.chargesNote.textContent = nodes.daysNote.textContent;
-    if (this.#charges === null) return this.#historyAway && this.#showEmpty(nodes.charges, "history_away");
-    if (!this.#charges.length) return this.#showEmpty(nodes.charges, "no_charges");
-    keyed(nodes.charges, this.#charges, (charge) => `${charge.entry}/${this.lang}`, (charge) => this.#charge(charge));
+    const { charges: list, more } = this.#nodes;
+    more.hidden = !this.#cursor;
+    if (this.#charges === null) return this.#historyAway && this.#showEmpty(list, "history_away");
+    if (!this.#charges.length) return this.#showEmpty(list, "no_charges");
+    keyed(
+      list,
+      this.#charges,
+      ({ entry }) => `${entry}/${this.lang}`,
+      (charge) => this.#charge(charge),
+    );
   }
 
   #charge(charge) {
@@ -964,23 +1174,33 @@ class UsageMeter extends HTMLElement {
     const title = charge.kind === "usage" ? used : [this.#text(`kind_${charge.kind}`) ?? charge.kind, used].filter(Boolean).join(": ");
     const sign = { usage: "−", grant_expired: "−", grant: "+", void: "+" }[charge.kind];
     const credits = String(charge.credits ?? "0").replace(/^-/, "");
-    const amount = sign && micro(credits) ? `${sign}${this.#number(credits)}` : sign ? "0" : "";
+    const isSome = micro(credits) > 0;
     const time = charge.occurred_at ?? charge.appended_at;
-    return element("li.charge", { tabindex: -1 },
+    const left = charge.remaining_after && this.#text("remaining_after", { credits: this.#number(charge.remaining_after) });
+    return element(
+      "li.charge",
+      { tabindex: -1 },
       element("time", { datetime: time }, this.#moment(time)),
       element("span.name", {}, title, charge.is_late && element("span.tag", {}, this.#text("late"))),
-      element("span.amount", { "data-sign": micro(credits) ? sign : null }, amount),
+      element("span.amount", { "data-sign": isSome && sign }, sign && `${isSome ? sign : ""}${this.#number(credits)}`),
       element("p", {}, this.#explained(charge, credits)),
-      element("span.right", {}, charge.remaining_after ? this.#text("remaining_after", { credits: this.#number(charge.remaining_after) }) : ""));
+      element("span.right", {}, left),
+    );
   }
 
   /** Why it came to this many credits. The gateway explains in English; where the words of another language are there, they are used. */
   #explained(charge, credits) {
-    const lang = this.lang.split("-")[0];
-    const own = this.#texts[`explain_${charge.kind}`] ?? TEXTS[this.lang]?.[`explain_${charge.kind}`] ?? TEXTS[lang]?.[`explain_${charge.kind}`];
-    if (own === undefined || (charge.kind === "usage" && !charge.rate)) return charge.explanation ?? "";
-    const values = { credits: this.#counted("credits", credits), amount: charge.quantity && this.#unit(charge.quantity, charge.unit), rate: charge.rate && this.#counted("credits", charge.rate.credits) };
-    return this.#text(`explain_${charge.kind}`, values);
+    const { kind, rate, quantity, unit, plan_name: plan } = charge;
+    const isTold = this.#text(`explain_${kind}`) !== undefined && (kind !== "usage" || rate);
+    if (!isTold) return charge.explanation ?? "";
+    const name = rate && rate.per !== "1" ? "explain_usage_per" : `explain_${kind}`;
+    return this.#text(name, {
+      credits: this.#counted("credits", credits),
+      amount: quantity && this.#unit(quantity, unit),
+      rate: rate && this.#counted("credits", rate.credits),
+      per: rate && this.#unit(rate.per, rate.unit),
+      plan: plan ?? "–",
+    });
   }
 
   #showEmpty(list, text) {
@@ -998,10 +1218,13 @@ class UsageMeter extends HTMLElement {
   };
 }
 
+const smallBar = (part) => element("span.small", { "aria-hidden": "true" }, element("i", { "--share": part }));
+
 /** A bar whose upper corners are round. */
 function roundedBar(x, floor, width, height) {
   const radius = Math.min(4, width / 2, height);
-  return `M${x} ${floor}v${radius - height}q0 ${-radius} ${radius} ${-radius}h${width - 2 * radius}q${radius} 0 ${radius} ${radius}v${height - radius}z`;
+  const [side, top] = [height - radius, width - 2 * radius];
+  return `M${x} ${floor}v${-side}q0 ${-radius} ${radius} ${-radius}h${top}q${radius} 0 ${radius} ${radius}v${side}z`;
 }
 
 if (!customElements.get("usage-meter")) customElements.define("usage-meter", UsageMeter);
