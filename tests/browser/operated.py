@@ -27,12 +27,15 @@ def answers() -> dict[str, Any]:
         "GET /v1/lag": {
             "services": [{"name": "processor", "records": 0}, {"name": "limits", "records": 0}, {"name": "history", "records": 12}],
             "partitions": [
-                {"partition": 0, "state": "running/idle", "undecided": 0, "detail": ""},
+                {"partition": 0, "state": "running/idle", "undecided": 0, "detail": "", "needs_somebody": False, "worker": "eu-1/7"},
                 {"partition": 1, "state": "running/behind", "undecided": 418, "detail": ""},
                 {"partition": 2, "state": "stopped", "undecided": 3, "detail": "the ledger's rules are newer than this worker"},
             ],
         },
-        "GET /v1/catalogs": {"items": [_catalog("captions-2026-11", "32", "200"), _catalog("captions-2027-01", "28", "250")]},
+        "GET /v1/catalogs": {
+            "items": [_catalog("captions-2026-11", "32", "200"), _catalog("captions-2027-01", "28", "250")],
+            "partitions": 3,
+        },
         "GET /v1/webhooks": {"items": webhooks},
         f"GET /v1/webhooks/{HOOK}/deliveries": _page(deliveries),
         f"POST /v1/webhooks/{HOOK}/deliveries/d2/resend": {},
@@ -80,18 +83,22 @@ def _catalog(version: str, rate: str, pro: str) -> dict[str, Any]:
         "version": version,
         "effective_from": f"{version.removeprefix('captions-')}-01T00:00:00Z",
         "plans": [
-            {"id": id_, "name": name, "price_cents": cents, "allotment": allotment, "renews": True} for id_, name, cents, allotment in plans
+            {"id": id_, "name": name, "price_cents": cents, "allotment": allotment, "renews": True, "thresholds": None}
+            for id_, name, cents, allotment in plans
         ],
         "features": features,
         "thresholds": ["0.8"],
+        "unknown_accounts": "free",
+        "is_in_force": version == "captions-2026-11",
+        "adopted_by": 3,
     }
 
 
 def _webhook(hook: str, url: str, state: str) -> dict[str, Any]:
     counts = {"pending": 0 if state == "active" else 7, "dead": 0 if state == "active" else 2}
-    failure = None if state == "active" else {"at": "2026-11-25T09:53:00Z", "error": "the receiver answered with 500"}
+    failure = None if state == "active" else {"at": "2026-11-25T09:53:00Z", "detail": "the receiver answered with 500"}
     times = {"created_at": "2026-11-01T09:53:00Z", "last_success_at": "2026-11-25T09:53:00Z", "last_failure": failure}
-    return {"id": hook, "url": url, "types": ["limit.reached", "limit.cleared"], "state": state} | counts | times
+    return {"id": hook, "url": url, "types": ["limit.reached", "limit.cleared"], "accounts": [], "state": state} | counts | times
 
 
 def _delivery(delivery: str, state: str, status: int, error: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from starlette.requests import Request
 
 from tests.browser import operated
-from tests.browser.conftest import DESKTOP, PHONE, OpenPage, complaints_of_axe, keep, overflow
+from tests.browser.conftest import DESKTOP, PHONE, OpenPage, complaints_of_axe, keep, overflow, until
 from tests.browser.gateway_on_stage import GatewayOnStage
 from usageledger.gateway.problems import problem_response
 
@@ -118,8 +118,8 @@ def test_a_delivery_is_sent_again(open_page: OpenPage, stage: GatewayOnStage) ->
     page = open_page("/console#/webhooks")
     page.get_by_role("link", name="https://app.example/hooks/limits").click()
     page.get_by_role("row").filter(has_text="dead").get_by_role("button", name="Send again").click()
-    page.locator("tbody tr").first.wait_for()
-    assert stage.posted == [("/v1/webhooks/wh_0a1b2c3d/deliveries/d2/resend", {})]
+    until(page, lambda: bool(stage.posted))
+    assert stage.posted == [("/v1/webhooks/wh_0a1b2c3d/deliveries/d2/resend", None)]
 
 
 def test_a_key_is_made_shown_once_rotated_and_revoked(open_page: OpenPage, stage: GatewayOnStage) -> None:

@@ -39,7 +39,7 @@ export function accounts(place, { query, signal }) {
     signal,
     columns: [
       { name: "Account", value: ({ account }) => linkTo(account) },
-      { name: "Plan", value: ({ plan }) => plan },
+      { name: "Plan", value: ({ plan, plan_name: name }) => name ?? plan },
       { name: "Used", value: ({ used }) => number(used), isNumber: true },
       { name: "Remaining", value: ({ remaining }) => number(remaining), isNumber: true },
       { name: "State", value: (found) => (found.blocked ? badge("blocked", "danger") : badge("free", "good")) },

@@ -8,9 +8,9 @@ import { element } from "./elements.js";
 export async function catalogs(place, { query, signal }) {
   place.append(element("p", { role: "status" }, "Loading…"));
   try {
-    const { items } = await ask("GET", "/v1/catalogs");
+    const { items, partitions: count } = await ask("GET", "/v1/catalogs");
     if (signal.aborted) return;
-    place.replaceChildren(...(items.length ? compared(items, query) : [element("p.empty", {}, "No catalog has been published.")]));
+    place.replaceChildren(...(items.length ? compared(items, count, query) : [element("p.empty", {}, "No catalog has been published.")]));
   } catch (error) {
     if (!signal.aborted)
       place.replaceChildren(
@@ -22,7 +22,7 @@ export async function catalogs(place, { query, signal }) {
   }
 }
 
-function compared(items, query) {
+function compared(items, count, query) {
   const newest = [...items].sort((one, other) => one.effective_from.localeCompare(other.effective_from));
   const find = (version) => items.find((catalog) => catalog.version === version);
   const right = find(query.get("right")) ?? newest.at(-1);
@@ -56,9 +56,7 @@ function compared(items, query) {
     "tr",
     {},
     element("th", { scope: "col" }, "What"),
-    [left, right].map((catalog) =>
-      element("th", { scope: "col" }, catalog.version, element("p.muted.small", {}, "from ", time(catalog.effective_from))),
-    ),
+    [left, right].map((catalog) => element("th", { scope: "col" }, headOf(catalog, count))),
   );
   const table = element("table.catalogs", { "aria-label": "Two catalogs" }, element("thead", {}, head), element("tbody", {}, rows));
   const differing = names.filter((name) => before.get(name) !== after.get(name)).length;
@@ -69,6 +67,13 @@ function compared(items, query) {
     element("p.muted", { role: "status" }, told),
     shown.length ? element("div.table", {}, table) : element("p.empty", {}, "The two say the same."),
   ];
+}
+
+/** A version, since when it counts, and how many of the ledger's partitions know it. */
+function headOf(catalog, count) {
+  const adopted = count && catalog.adopted_by !== null ? `, known to ${catalog.adopted_by} of ${count} partitions` : "";
+  const since = element("p.muted.small", {}, "from ", time(catalog.effective_from), adopted);
+  return [catalog.version, " ", catalog.is_in_force && badge("in force", "good"), since];
 }
 
 function row(name, before, after) {
@@ -92,18 +97,20 @@ function row(name, before, after) {
 function linesOf(catalog) {
   const lines = new Map();
   for (const plan of catalog.plans) {
-    lines.set(
-      `Plan ${plan.name}`,
-      `${number(plan.credits ?? plan.allotment)} credits${plan.renews ? " a month" : ", once"}, ${(plan.price_cents / 100).toFixed(2)}`,
-    );
+    const cycle = plan.renews ? "a month" : "once";
+    const own = plan.thresholds ? `, thresholds ${thresholdsOf(plan)}` : "";
+    lines.set(`Plan ${plan.name}`, `${number(plan.allotment)} credits ${cycle}, ${(plan.price_cents / 100).toFixed(2)}${own}`);
   }
-  lines.set("Thresholds", (catalog.thresholds ?? []).map((threshold) => `${number(threshold * 100)} %`).join(", ") || "none");
+  lines.set("Thresholds", thresholdsOf(catalog));
+  lines.set("Unknown accounts", catalog.unknown_accounts === "refuse" ? "refused" : "on Free");
   for (const feature of catalog.features) {
     if (feature.rate) lines.set(feature.name, rateOf(feature.rate));
     for (const model of feature.models ?? []) lines.set(`${feature.name} · ${model.name}`, model.rate ? rateOf(model.rate) : "–");
   }
   return lines;
 }
+
+const thresholdsOf = ({ thresholds }) => thresholds.map((threshold) => `${number(threshold * 100)} %`).join(", ") || "none";
 
 function rateOf(rate) {
   const per = rate.per && rate.per !== "1" ? `${number(rate.per)} ${rate.unit}s` : rate.unit;

@@ -1,7 +1,7 @@
 /** Keys: which there are, making one, rotating one with an overlap, revoking one. */
 
 import { ask } from "./asking.js";
-import { badge, confirmed, doing, list, showSecret } from "./console-lists.js";
+import { badge, confirmed, doing, list, sending, showSecret } from "./console-lists.js";
 import { time } from "./console-words.js";
 import { element } from "./elements.js";
 
@@ -20,7 +20,6 @@ export function keys(place, { signal }) {
     placeholder: "render service",
     autocomplete: "off",
   });
-  const problem = element("p.problem", { role: "alert" });
   const scopes = element(
     "fieldset",
     {},
@@ -36,24 +35,14 @@ export function keys(place, { signal }) {
     name,
     scopes,
     element("button.primary", { type: "submit" }, "Make a key"),
-    problem,
   );
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    problem.textContent = "";
+  sending(form, async () => {
     const chosen = new FormData(form).getAll("scopes");
-    if (!chosen.length) {
-      problem.textContent = "Choose what the key may do.";
-      return;
-    }
-    try {
-      const made = await ask("POST", "/v1/keys", { name: name.value, scopes: chosen });
-      form.reset();
-      await showSecret("The new key", made.key, ONCE);
-      await table.reload();
-    } catch (error) {
-      problem.textContent = error.message;
-    }
+    if (!chosen.length) throw new Error("Choose what the key may do.");
+    const made = await ask("POST", "/v1/keys", { name: name.value, scopes: chosen });
+    form.reset();
+    await showSecret("The new key", made.key, ONCE);
+    await table.reload();
   });
   const rotate = async ({ id }) => {
     await showSecret(

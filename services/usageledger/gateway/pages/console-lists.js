@@ -1,7 +1,7 @@
 /** Lists of the console: a table that says when it is loading, empty or could not be read, and goes on by cursor. */
 
 import { ask } from "./asking.js";
-import { withQuery } from "./console-words.js";
+import { time, withQuery } from "./console-words.js";
 import { element } from "./elements.js";
 
 /**
@@ -37,10 +37,16 @@ export function list(place, { path, query = {}, columns, empty, signal, label, m
       if (isAnew) items.length = 0;
       items.push(...page.items);
       cursor = page.next_cursor ?? null;
+      // A button that was pressed is in a row that is made anew: its successor gets the focus back.
+      const pressed = [...body.querySelectorAll("button")].indexOf(document.activeElement);
       const rows = (isAnew ? items : page.items).map((item) => row(item, columns, mark));
       if (isAnew) body.replaceChildren(...rows);
       else body.append(...rows);
-      state.replaceChildren(...(items.length ? [] : [element("p.empty", {}, empty)]));
+      if (pressed >= 0) body.querySelectorAll("button")[pressed]?.focus();
+      const behind =
+        page.history_as_of &&
+        element("p.muted.small", {}, "The history is not up to date yet: complete up to ", time(page.history_as_of), ".");
+      state.replaceChildren(...[!items.length && element("p.empty", {}, empty), behind].filter(Boolean));
     } catch (error) {
       if (!signal.aborted) state.replaceChildren(problemOf(error, () => load(isAnew)));
     }
@@ -76,17 +82,39 @@ export function problemOf(error, again) {
 export function doing(name, act, properties = {}) {
   const button = element(properties.tag ?? "button", { type: "button" }, name);
   button.addEventListener("click", async () => {
-    button.disabled = true;
+    if (button.ariaDisabled === "true") return;
+    button.ariaDisabled = "true"; // Not `disabled`, which would take the focus away.
     button.parentElement.querySelector(".problem")?.remove();
     try {
-      await act(button);
+      await act();
     } catch (error) {
       button.after(element("p.problem.small", { role: "alert" }, error.message));
     } finally {
-      button.disabled = false;
+      button.ariaDisabled = "false";
     }
   });
   return button;
+}
+
+/** Do something when a form is sent: once at a time, and what goes wrong is said in it. */
+export function sending(form, act) {
+  const problem = element("p.problem", { role: "alert" });
+  let isBusy = false;
+  form.append(problem);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (isBusy) return;
+    isBusy = true;
+    problem.textContent = "";
+    try {
+      await act();
+    } catch (error) {
+      problem.textContent = error.message;
+    } finally {
+      isBusy = false;
+    }
+  });
+  return form;
 }
 
 /** Ask whether something is to be done that cannot be undone. Resolves to whether it is. */

@@ -6,7 +6,7 @@ import { number } from "./console-words.js";
 import { element } from "./elements.js";
 
 const LOOK_EVERY_MS = 5_000;
-const TONES = { "running/idle": "good", "running/behind": "warning", stopped: "danger", no_owner: "danger" };
+const TONES = { "running/idle": "good", stopped: "danger", no_owner: "danger" };
 
 export function partitions(place, { signal }) {
   const services = element("dl.tiles");
@@ -48,9 +48,17 @@ export function partitions(place, { signal }) {
             "tr",
             {},
             element("td", { "data-name": "Partition" }, partition.partition),
-            element("td", { "data-name": "State" }, badge(partition.state.replaceAll("_", " "), TONES[partition.state] ?? "warning")),
+            element(
+              "td",
+              { "data-name": "State" },
+              badge(partition.state.replaceAll("_", " "), partition.needs_somebody ? "danger" : (TONES[partition.state] ?? "warning")),
+            ),
             element("td", { "data-name": "Undecided" }, number(partition.undecided)),
-            element("td", { "data-name": "Detail" }, partition.detail || "–"),
+            element(
+              "td",
+              { "data-name": "Detail" },
+              [partition.detail || "–", partition.worker && element("p.muted.small", {}, partition.worker)].filter(Boolean),
+            ),
           ),
         ),
       );

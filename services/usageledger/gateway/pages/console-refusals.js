@@ -6,30 +6,40 @@ import { time } from "./console-words.js";
 import { element } from "./elements.js";
 
 const REASONS = [
+  "wrong_partition",
+  "empty_record",
+  "record_too_large",
+  "not_json",
+  "not_a_cloudevent",
+  "unknown_type",
+  "invalid_event",
+  "wrong_key",
+  "dated_in_the_future",
+  "too_old",
+  "id_reused_with_different_content",
+  "unknown_account",
+  "counted_before_opening",
+  "already_voided",
+  "period_closed",
   "unknown_feature",
   "unknown_model",
-  "unknown_account",
-  "unknown_plan",
-  "invalid_event",
-  "id_reused_with_different_content",
-  "period_closed",
-  "too_old",
-  "dated_in_the_future",
+  "grant_already_expired",
   "quantity_out_of_range",
-  "already_voided",
+  "account_already_known",
+  "unknown_plan",
+  "plan_has_no_cycle",
+  "unknown_time_zone",
   "already_subscribed",
   "not_subscribed",
   "already_suspended",
   "not_suspended",
-  "wrong_partition",
-  "wrong_key",
-  "not_json",
-  "not_a_cloudevent",
-  "unknown_type",
-  "empty_record",
-  "record_too_large",
 ];
-const RESULTS = { sent: "sent", not_found: "not found", already_resolved: "resolved already" };
+const RESULTS = {
+  sent: "sent",
+  not_found: "not found",
+  already_resolved: "resolved already",
+  unavailable: "not sent, Kafka has not answered",
+};
 
 export function refusals(place, { query, signal }) {
   const reason = element(

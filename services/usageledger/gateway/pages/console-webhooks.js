@@ -1,7 +1,7 @@
 /** Webhooks: endpoints, what was delivered to them, and sending it again. */
 
 import { ask } from "./asking.js";
-import { badge, confirmed, doing, list, showSecret } from "./console-lists.js";
+import { badge, confirmed, doing, list, sending, showSecret } from "./console-lists.js";
 import { number, time } from "./console-words.js";
 import { element } from "./elements.js";
 
@@ -19,27 +19,23 @@ export function webhooks(place, { signal }) {
     placeholder: "https://app.example/hooks/limits",
     autocomplete: "off",
   });
-  const problem = element("p.problem", { role: "alert" });
   const form = element(
     "form.fields",
     {},
     element("label", { for: "url" }, "Send limit events to"),
     url,
     element("button.primary", { type: "submit" }, "Add"),
-    problem,
   );
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    problem.textContent = "";
-    try {
-      const made = await ask("POST", "/v1/webhooks", { url: url.value });
-      url.value = "";
-      await showSecret("The endpoint’s secret", made.secret, "Receivers verify signatures with it. It is shown this once.");
-      await table.reload();
-    } catch (error) {
-      problem.textContent = error.message;
-    }
+  sending(form, async () => {
+    const made = await ask("POST", "/v1/webhooks", { url: url.value });
+    url.value = "";
+    await showSecret("The endpoint’s secret", made.secret, "Receivers verify signatures with it. It is shown this once.");
+    await table.reload();
   });
+  const change = async (path, method, body) => {
+    await ask(method, path, body);
+    await table.reload();
+  };
   const rotate = async ({ id }) =>
     showSecret(
       "The new secret",
@@ -48,8 +44,7 @@ export function webhooks(place, { signal }) {
     );
   const remove = async ({ id, url: to }) => {
     if (!(await confirmed("Remove this endpoint?", `Nothing more is sent to ${to}; what waits for it is dropped.`, "Remove"))) return;
-    await ask("DELETE", pathOf(id));
-    await table.reload();
+    await change(pathOf(id), "DELETE");
   };
   place.append(form);
   const table = list(place, {
@@ -62,21 +57,23 @@ export function webhooks(place, { signal }) {
         name: "Endpoint",
         value: (endpoint) => [
           element("a", { href: `#/webhooks/${encodeURIComponent(endpoint.id)}` }, endpoint.url),
-          element("p.muted.small", {}, (endpoint.types ?? []).join(", ") || "every limit event"),
+          element(
+            "p.muted.small",
+            {},
+            [endpoint.types.join(", "), endpoint.accounts?.join(", "), endpoint.description].filter(Boolean).join(" · "),
+          ),
         ],
       },
-      { name: "State", value: ({ state }) => badge(state, TONES[state]) },
+      {
+        name: "State",
+        value: ({ state, disabled_because: why }) => [badge(state, TONES[state]), why && element("p.muted.small", {}, why)],
+      },
       { name: "Waiting", value: ({ pending }) => number(pending), isNumber: true },
       { name: "Dead", value: ({ dead }) => number(dead), isNumber: true },
       { name: "Last delivered", value: ({ last_success_at: at }) => time(at) },
       {
         name: "Last failure",
-        value: ({ last_failure: failure }) =>
-          failure
-            ? typeof failure === "string"
-              ? failure
-              : [time(failure.at), element("p.muted.small", {}, failure.error ?? failure.detail ?? "")]
-            : "–",
+        value: ({ last_failure: failure }) => (failure ? [time(failure.at), element("p.muted.small", {}, failure.detail)] : "–"),
       },
       {
         name: "Do",
@@ -84,7 +81,10 @@ export function webhooks(place, { signal }) {
           element(
             "div.actions",
             {},
-            doing("Test", () => ask("POST", `${pathOf(endpoint.id)}/test`, {})),
+            doing("Test", () => change(`${pathOf(endpoint.id)}/test`, "POST")),
+            doing(endpoint.state === "disabled" ? "Switch on" : "Switch off", () =>
+              change(pathOf(endpoint.id), "PATCH", { enabled: endpoint.state === "disabled" }),
+            ),
             doing("Rotate", () => rotate(endpoint)),
             doing("Remove", () => remove(endpoint), { tag: "button.danger" }),
           ),
@@ -129,7 +129,7 @@ export function deliveries(place, { one, query, signal }) {
         name: "Do",
         value: (delivery) =>
           doing("Send again", async () => {
-            await ask("POST", `${pathOf(one)}/deliveries/${encodeURIComponent(delivery.id)}/resend`, {});
+            await ask("POST", `${pathOf(one)}/deliveries/${encodeURIComponent(delivery.id)}/resend`);
             await table.reload();
           }),
       },
