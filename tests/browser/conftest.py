@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -62,41 +63,53 @@ def open_page(browser: Browser, stage: GatewayOnStage) -> Iterator[OpenPage]:
     """Open pages; in the end none of them may have complained, but those that may fail."""
     key = stage.world.key("admin")
     complaints: list[str] = []
-    contexts = []
+    with ExitStack() as stack:
 
-    def opened(
-        path: str,
-        *,
-        width: int = DESKTOP,
-        scheme: str = "light",
-        locale: str = "en-GB",
-        is_calm: bool = False,
-        is_signed_in: bool = True,
-        may_fail: bool = False,
-    ) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900 if width > 500 else 760},
-            color_scheme="dark" if scheme == "dark" else "light",
-            locale=locale,
-            reduced_motion="reduce" if is_calm else "no-preference",
-            device_scale_factor=1 if width > 500 else 2,
-        )
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        if is_signed_in:
-            context.request.post(f"{stage.url}/session", data={"key": key})
-        page = context.new_page()
-        if not may_fail:
-            page.on("console", lambda message: complaints.extend(_complaint(message)))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        if path:
-            page.goto(stage.url + path)
-        return page
+        def opened(
+            path: str,
+            *,
+            width: int = DESKTOP,
+            scheme: str = "light",
+            locale: str = "en-GB",
+            is_calm: bool = False,
+            is_signed_in: bool = True,
+            may_fail: bool = False,
+        ) -> Page:
+            page = new_page(browser, stack, [] if may_fail else complaints, width=width, scheme=scheme, locale=locale, is_calm=is_calm)
+            if is_signed_in:
+                page.request.post(f"{stage.url}/session", data={"key": key})
+            if path:
+                page.goto(stage.url + path)
+            return page
 
-    yield opened
-    for context in contexts:
-        context.close()
+        yield opened
     assert complaints == []
+
+
+def new_page(
+    browser: Browser,
+    stack: ExitStack,
+    complaints: list[str],
+    *,
+    width: int = DESKTOP,
+    scheme: str = "light",
+    locale: str = "en-GB",
+    is_calm: bool = False,
+) -> Page:
+    """A page of a browser that knows nothing yet. The stack closes it; what it says on its console as an error is added to ``complaints``."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900 if width > 500 else 760},
+        color_scheme="dark" if scheme == "dark" else "light",
+        locale=locale,
+        reduced_motion="reduce" if is_calm else "no-preference",
+        device_scale_factor=1 if width > 500 else 2,
+    )
+    stack.callback(context.close)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    page.on("console", lambda message: complaints.extend(_complaint(message)))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return page
 
 
 def keep(page: Page, name: str) -> None:
