@@ -61,9 +61,18 @@ class LogReader:
         return int(self._consumer.end_offsets([there])[there])
 
     def end_offsets(self, topics: Sequence[str], partition_count: int) -> dict[tuple[str, int], int]:
-        """The end offsets of several topics' partitions, asked at once."""
-        there = [TopicPartition(topic, partition) for topic in topics for partition in range(partition_count)]
-        return {(place.topic, place.partition): int(offset) for place, offset in self._consumer.end_offsets(there).items()}
+        """The end offsets of several topics' partitions. Raises LogUnreadable where a partition has no leader at the moment."""
+        ends: dict[tuple[str, int], int] = {}
+        # One topic after the other: kafka-python 3.0.12 leaves those out whose leader it does not know, as long as it knows another's. A
+        # topic that it has not asked about lately has none that it knows, and then it asks.
+        for topic in topics:
+            there = [TopicPartition(topic, partition) for partition in range(partition_count)]
+            try:
+                found = self._consumer.end_offsets(there)
+            except KeyError as error:
+                raise LogUnreadable(f"{topic}: a partition has no leader at the moment ({error})") from error
+            ends |= {(place.topic, place.partition): int(offset) for place, offset in found.items()}
+        return ends
 
     def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
         """Yield the records with ``start <= offset < stop`` in order. Raises LogUnreadable when no more come before ``stop``.
