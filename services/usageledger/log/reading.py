@@ -83,8 +83,10 @@ class LogReader:
         self._consumer.assign([there])
         self._consumer.seek(there, start)
         last_progress = time.monotonic()
-        while self._consumer.position(there) < stop:
-            for record in self._consumer.poll(timeout_ms=POLL_MS).get(there, ()):
+        while (position := self._consumer.position(there)) < stop:
+            # Whoever wants one record does not wait until all that a fetch has brought is unpacked.
+            wanted = min(RECORDS_PER_POLL, stop - position)
+            for record in self._consumer.poll(timeout_ms=POLL_MS, max_records=wanted).get(there, ()):
                 last_progress = time.monotonic()
                 if record.offset >= stop:
                     return
