@@ -19,6 +19,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from usageledger import UsageGate
 from usageledger.cli import app
 from usageledger.domain.catalog import load_shipped_catalog
 from usageledger.domain.catalog_document import catalog_document
@@ -311,6 +312,16 @@ def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
     ledger.one("account", "cancel", "eve", "--time", "2025-05-09", "--wait")
     shown = ledger.one("account", "show", "eve")
     assert (shown["next_plan"], shown["granted"], shown["remaining"]) == ("free", "7.5", "207.5")
+
+
+def test_what_an_account_holds_is_shown_beside_what_remains(ledger: Ledger) -> None:
+    ready = ledger.ready
+    with UsageGate(kafka=ready["kafka"], redis_url=ready["redis"], prefix=ready["prefix"], importing=True, on_unavailable="deny") as gate:
+        assert gate.hold("gus", "job", "chat_action", quantity="7.5")
+    shown = ledger.one("account", "show", "gus")
+    assert (shown["remaining"], shown["held"], shown["open_holds"]) == ("200", "8", 1)
+    assert "8 held by an open hold: 192 available" in ledger.ok("account", "show", "gus")
+    assert ledger.one("account", "show", "gus", "--at", "2025-01-01")["held"] is None
 
 
 def test_an_account_is_suspended_resumed_and_given_thresholds_by_hand(ledger: Ledger) -> None:

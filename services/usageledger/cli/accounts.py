@@ -266,13 +266,13 @@ def _plain(found: AccountBalance) -> dict[str, Any]:
     import msgspec
 
     balance: dict[str, Any] = msgspec.to_builtins(found.balance)
-    return balance | {"at": found.at, "as_of": found.verified_at}
+    return balance | {"held": found.held, "open_holds": found.open_holds, "at": found.at, "as_of": found.verified_at}
 
 
 def _print(found: AccountBalance) -> None:
     from rich.markup import escape
 
-    from usageledger.domain.credits import parse_credits
+    from usageledger.domain.credits import format_credits, parse_credits
 
     balance, out = found.balance, terminal.results()
     plan = balance.plan + (f", {balance.next_plan} from the next renewal" if balance.next_plan else "")
@@ -290,6 +290,10 @@ def _print(found: AccountBalance) -> None:
     out.print(
         f"{balance.allotment} allotment + {balance.granted} granted - {balance.used} used = [bold]{balance.remaining} remaining[/bold]"
     )
+    if found.held is not None and found.open_holds:
+        holds = "an open hold" if found.open_holds == 1 else f"{found.open_holds} open holds"
+        available = format_credits(parse_credits(balance.remaining) - parse_credits(found.held))
+        out.print(f"{found.held} held by {holds}: {available} available")
     if balance.thresholds:
         out.print(f"announced at {', '.join(balance.thresholds)} of what it has")
     if balance.by_feature:

@@ -10,6 +10,7 @@ from usageledger.counters.reading import as_of, read_account
 from usageledger.domain.account import AccountState
 from usageledger.domain.balance import Balance, balance_at
 from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.credits import format_credits
 from usageledger.domain.encoding import decode_account, decode_head
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
@@ -25,11 +26,16 @@ from usageledger.log.topics import Topics
 
 @dataclass(frozen=True, slots=True)
 class AccountBalance:
-    """A balance at a moment. ``verified_at``: when the counters were last known to be all that was decided, None if that was lately."""
+    """A balance at a moment. ``verified_at``: when the counters were last known to be all that was decided, None if that was lately.
+
+    ``held``: what its open holds have reserved, in credits. They are of this moment: None where another was asked for.
+    """
 
     balance: Balance
     at: datetime
     verified_at: datetime | None
+    held: str | None = None
+    open_holds: int | None = None
 
 
 class AccountReader:
@@ -62,13 +68,14 @@ class AccountReader:
             head = decode_head(reading.head.value)
             state = None if reading.account is None else decode_account(reading.account)
             verified_at = as_of(reading.head, now)
+        holds = (None, None) if at is not None else (format_credits(reading.held), reading.open_holds)
         if at is None:
             at = head.clock if importing and reading.head is not None else max(now, head.clock)
         if at < head.clock:
             state, catalogs = self._as_it_was(account, partition, at)
         else:
             catalogs = self._catalogs(head.catalog_next)
-        return AccountBalance(balance_at(account, state, at, catalogs or self._published()), at, verified_at)
+        return AccountBalance(balance_at(account, state, at, catalogs or self._published()), at, verified_at, *holds)
 
     def _as_it_was(self, account: str, partition: int, at: datetime) -> tuple[AccountState | None, AdoptedCatalogs]:
         """The fold of what the ledger had decided by that time, and the catalogs that it had adopted."""
