@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 from kafka.errors import KafkaTimeoutError
@@ -22,10 +24,12 @@ from usageledger.counters.owner_reports import OwnerReport
 from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
+from usageledger.domain.refusal import Refusal
 from usageledger.gateway.history.folding import HistoryFold
 from usageledger.gateway.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.gateway.inspecting import CatalogsThere, Connections, Inspector, Look
 from usageledger.gateway.reading import Accounts
+from usageledger.gateway.refusals import Result
 from usageledger.gateway.reporting import Outgoing, Sent
 from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.inspection.partition_states import partition_states
@@ -302,6 +306,14 @@ def test_pages_of_refusals_go_on_where_the_last_one_ended(world: ConsoleWorld) -
 def test_an_unknown_reason_is_refused_and_not_taken_for_one_that_nobody_had(world: ConsoleWorld) -> None:
     world.fold()
     assert world.get("/v1/refusals?reason=out_of_luck", status=422)["code"] == "invalid_request"
+
+
+def test_the_console_offers_every_reason_that_there_is() -> None:
+    page = resources.files("usageledger.gateway").joinpath("pages/console-refusals.js").read_text(encoding="utf-8")
+    reasons = page.partition("const REASONS = [")[2].partition("]")[0]
+    assert sorted(re.findall(r'"(\w+)"', reasons)) == sorted(reason.value for reason in Refusal)
+    results = page.partition("const RESULTS = {")[2].partition("}")[0]
+    assert sorted(re.findall(r"(\w+):", results)) == sorted(get_args(Result))
 
 
 # Sending again -----------------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ const RESULTS = {
   not_found: "not found",
   already_resolved: "resolved already",
   unavailable: "not sent, Kafka has not answered",
+  gone: "no longer in its topic",
+  not_sendable: "a catalog is published anew instead",
 };
 
 export function refusals(place, { query, signal }) {
