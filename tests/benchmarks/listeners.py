@@ -80,7 +80,9 @@ def at(values: list[float], share: float) -> float:
 
 
 def _heard(account: str) -> None:
-    print(account, time.time(), flush=True)
+    # In one piece: several threads hear.
+    sys.stdout.write(f"{account} {time.time()}\n")
+    sys.stdout.flush()
 
 
 def _subscriber(kafka: str, prefix: str) -> None:

@@ -130,7 +130,9 @@ class Streams:
     def open(self, account: str, is_let_in: Callable[[], bool]) -> Client:
         """A client that listens from now on. Close it. Raises Problem."""
         watched = self._watched.get(account)
-        if self._count >= STREAMS_MAX or (watched is not None and len(watched.clients) >= STREAMS_PER_ACCOUNT_MAX):
+        if self._count >= STREAMS_MAX:
+            raise Problem("too_many_streams", f"this gateway has {STREAMS_MAX} open streams: come again later, or start another gateway")
+        if watched is not None and len(watched.clients) >= STREAMS_PER_ACCOUNT_MAX:
             raise Problem("too_many_streams", f"at most {STREAMS_PER_ACCOUNT_MAX} streams of an account are open at once: close some")
         if watched is None:
             watched = self._watched[account] = Watched()
