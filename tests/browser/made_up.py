@@ -16,13 +16,13 @@ START = datetime(2026, 11, 3, 9, 0, tzinfo=UTC)
 END = datetime(2026, 12, 3, 9, 0, tzinfo=UTC)
 
 SCALE = {"plan": "scale", "name": "Scale", "price_cents": 6999, "allotment": "1400"}
-_DAYS = (6, 0, 14, 9, 22, 0, 0, 31, 12, 8, 25, 17, 0, 2, 28, 36, 14, 9, 0, 4, 19, 33, 11)
+_DAYS: Sequence[float] = (6, 0, 14, 9, 22, 0, 0, 31, 12, 8, 25, 17, 0, 2, 28, 36, 14, 9, 0, 4, 19, 33, 11)
 _SHARES = {"genai_video": Decimal("0.52"), "ai_edit": Decimal("0.22"), "genai_image": Decimal("0.16"), "chat_message": Decimal("0.1")}
 
 
-def busy() -> Answer:
-    """On Max, in the middle of a period, with a grant and an open hold, and at a pace that leaves something."""
-    days = [_day(START.date() + timedelta(days=number), Decimal(credits)) for number, credits in enumerate(_DAYS)]
+def busy(daily: Sequence[float] = _DAYS) -> Answer:
+    """On Max, in the middle of a period, with a grant and an open hold, having used so much a day: at a pace that leaves something."""
+    days = [_day(START.date() + timedelta(days=number), Decimal(str(credits))) for number, credits in enumerate(daily)]
     used = sum((Decimal(day["credits"]) for day in days), Decimal(0))
     return {
         "account": "acct_4821",
@@ -45,7 +45,7 @@ def busy() -> Answer:
         "holds": {"open": 1, "credits": "14"},
         "features": _features(days),
         "days": days,
-        "pace": {"days": "22.04", "credits_per_day": "13.6", "used_up_at": None, "at_period_end": "111.2"},
+        "pace": _pace(used, Decimal(520) - used),
         "renewal": {
             "at": _text(END),
             "plan": "max",
@@ -62,7 +62,8 @@ def using(meter: Answer, used: str, *, held: str = "0") -> Answer:
     """The same account when it has used this much."""
     whole = Decimal(meter["used"]) + Decimal(meter["remaining"])
     changed = meter | _figures(Decimal(used), held=Decimal(held), whole=whole)
-    changed["pace"] = meter["pace"] | {"credits_per_day": "19.6", "used_up_at": "2026-11-29T09:00:00Z", "at_period_end": "0"}
+    changed["pace"] = _pace(Decimal(used), Decimal(changed["remaining"]))
+    changed["renewal"] = meter["renewal"] | {"lapses": str(max(Decimal(0), Decimal(500) - Decimal(used)))}
     if Decimal(changed["remaining"]) <= 0:
         since = _text(AT - timedelta(minutes=7))
         changed["blocked"] = {"reason": "usage", "since": since, "suspension": None, "upgrade": SCALE, "resets_at": _text(END)}
@@ -176,6 +177,19 @@ def _figures(used: Decimal, *, held: Decimal, whole: Decimal) -> Answer:
         "remaining": str(remaining),
         "available": str(remaining - held),
         "share_used": str(share.quantize(Decimal("0.0001"))),
+    }
+
+
+def _pace(used: Decimal, remaining: Decimal) -> Answer:
+    passed, to_come = (Decimal((moment - since).total_seconds()) / 86_400 for moment, since in ((AT, START), (END, AT)))
+    a_day = (used / passed).quantize(Decimal("0.01"))
+    at_end = (remaining - a_day * to_come).quantize(Decimal("0.01"))
+    used_up = _text(AT + timedelta(days=float(remaining / a_day))) if at_end < 0 < remaining else None
+    return {
+        "days": str(passed.quantize(Decimal("0.01"))),
+        "credits_per_day": str(a_day),
+        "used_up_at": used_up,
+        "at_period_end": str(at_end),
     }
 
 

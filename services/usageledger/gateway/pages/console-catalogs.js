@@ -51,22 +51,22 @@ function compared(items, count, query) {
   const after = linesOf(right);
   const names = [...new Map([...before, ...after]).keys()];
   const shown = names.filter((name) => !onlyDifferences || before.get(name) !== after.get(name));
-  const rows = shown.map((name) => row(name, before.get(name), after.get(name)));
+  const rows = shown.map((name) => row(name, before.get(name), after.get(name), left === right));
   const head = element(
     "tr",
     {},
     element("th", { scope: "col" }, "What"),
-    [left, right].map((catalog) => element("th", { scope: "col" }, headOf(catalog, count))),
+    [...new Set([left, right])].map((catalog) => element("th", { scope: "col" }, headOf(catalog, count))),
   );
   const table = element("table.catalogs", { "aria-label": "Two catalogs" }, element("thead", {}, head), element("tbody", {}, rows));
   const differing = names.filter((name) => before.get(name) !== after.get(name)).length;
   const told =
-    left === right ? "There is one version." : differing === 1 ? "They differ in one line." : `They differ in ${differing} lines.`;
+    items.length === 1 ? "There is one version." : differing === 1 ? "They differ in one line." : `They differ in ${differing} lines.`;
   return [
-    form,
+    items.length > 1 && form,
     element("p.muted", { role: "status" }, told),
     shown.length ? element("div.table", {}, table) : element("p.empty", {}, "The two say the same."),
-  ];
+  ].filter(Boolean);
 }
 
 /** A version, since when it counts, and how many of the ledger's partitions know it. */
@@ -76,7 +76,7 @@ function headOf(catalog, count) {
   return [catalog.version, " ", catalog.is_in_force && badge("in force", "good"), since];
 }
 
-function row(name, before, after) {
+function row(name, before, after, isAlone) {
   const kind = before === after ? null : before === undefined ? "added" : after === undefined ? "removed" : "changed";
   return element(
     "tr",
@@ -88,8 +88,8 @@ function row(name, before, after) {
       kind && " ",
       kind && badge(kind, { added: "good", removed: "danger", changed: "warning" }[kind]),
     ),
-    element("td", { "data-name": "Left" }, before ?? "–"),
-    element("td", { "data-name": "Right" }, after ?? "–"),
+    element("td", { "data-name": isAlone ? "Now" : "Left" }, before ?? "–"),
+    !isAlone && element("td", { "data-name": "Right" }, after ?? "–"),
   );
 }
 
@@ -114,5 +114,7 @@ const thresholdsOf = ({ thresholds }) => thresholds.map((threshold) => `${number
 
 function rateOf(rate) {
   const per = rate.per && rate.per !== "1" ? `${number(rate.per)} ${rate.unit}s` : rate.unit;
-  return `${number(rate.credits)} ${rate.credits === "1" ? "credit" : "credits"} a ${per}${rate.rounding === "exact" ? ", exact" : ""}`;
+  const article = /^[aeio]/i.test(per) ? "an" : /^[0-9]/.test(per) ? "for" : "a";
+  const credits = rate.credits === "1" ? "1 credit" : `${number(rate.credits)} credits`;
+  return `${credits} ${article} ${per}${rate.rounding === "exact" ? ", exact" : ""}`;
 }

@@ -598,7 +598,7 @@ class UsageMeter extends HTMLElement {
   }
 
   #number(decimal, options = {}) {
-    return new Intl.NumberFormat(this.lang, { maximumFractionDigits: 6, ...options }).format(decimal);
+    return new Intl.NumberFormat(this.lang, { maximumFractionDigits: 6, ...options }).format(decimal).replace("-", "−");
   }
 
   #counted(name, decimal) {
@@ -1138,10 +1138,12 @@ class UsageMeter extends HTMLElement {
     const { past: list, morePast } = this.#nodes;
     morePast.hidden = !this.#pastCursor;
     if (this.#past === null) return this.#historyAway && this.#showEmpty(list, "history_away");
-    if (!this.#past.length) return this.#showEmpty(list, "no_past");
+    // Who subscribes at once leaves a Free behind that never was.
+    const ended = this.#past.filter(({ start, end }) => start !== end);
+    if (!ended.length) return this.#showEmpty(list, "no_past");
     keyed(
       list,
-      this.#past,
+      ended,
       ({ number }) => `${number}/${this.lang}`,
       (period) => {
         const whole = micro(period.allotment) + micro(period.granted);
