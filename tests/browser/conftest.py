@@ -96,7 +96,7 @@ def new_page(
     locale: str = "en-GB",
     is_calm: bool = False,
 ) -> Page:
-    """A page of a browser that knows nothing yet. The stack closes it; what it says on its console as an error is added to ``complaints``."""
+    """A page of a browser that knows nothing yet; the stack closes it. To ``complaints`` goes what its console says of errors."""
     context = browser.new_context(
         viewport={"width": width, "height": 900 if width > 500 else 760},
         color_scheme="dark" if scheme == "dark" else "light",

@@ -13,8 +13,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from examples import meter_page
 from tests.browser.conftest import DESKTOP, PHONE, complaints_of_axe, keep, new_page
+from tests.examples.serving import served
 from tests.servers import RunningGateway, running_gateway
+from usageledger.local.ports import free_port
 
 ACCOUNT, OTHER = "acct_4821", "acct_17"
 SECONDS = Decimal(8)
@@ -57,16 +60,21 @@ class Lived(NamedTuple):
 
     gateway: RunningGateway
     report: Reporter
+    app_port: int
+    """Where an app would be whose pages may ask the gateway."""
 
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str) -> Iterator[Lived]:
-    with running_gateway(tmp_path_factory.mktemp("lived"), kafka, redis_url, importing=True) as gateway:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
+        app_port = free_port()
+        environment.setenv("USAGELEDGER_GATEWAY_ALLOWED_ORIGINS", f"http://127.0.0.1:{app_port}")
+        gateway = stack.enter_context(running_gateway(tmp_path_factory.mktemp("lived"), kafka, redis_url, importing=True))
         report = Reporter(gateway)
         for account, plan in ((ACCOUNT, "pro"), (OTHER, "max")):
             report.account("account.subscribed", account, "2026-01-05T10:00:00Z", plan=plan, time_zone="Europe/Berlin")
         report.use(OTHER, "2026-01-05T10:00:01Z", seconds=5)
-        yield Lived(gateway, report)
+        yield Lived(gateway, report, app_port)
         report.close()
 
 
@@ -141,6 +149,30 @@ def test_an_accounts_token_shows_that_account_and_no_other(lived: Lived, browser
             assert refused.status_code == 403, path
         # What the other account's requests were refused with is all that the console says.
         assert all("403" in complaint for complaint in complaints)
+
+
+def test_an_app_embeds_the_meter_and_its_upgrade_leads_into_the_app(
+    lived: Lived, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USAGELEDGER_GATEWAY_URL", lived.gateway.url)
+    monkeypatch.setenv("USAGELEDGER_KEY", lived.gateway.key)
+    embedded = "acct_embedded"
+    lived.report.use(embedded, "2026-02-06T10:00:00Z", seconds=22)
+    complaints: list[str] = []
+    with ExitStack() as stack:
+        app = stack.enter_context(served(meter_page.app, lived.app_port))
+        page = new_page(browser, stack, complaints)
+        page.context.add_cookies([{"name": "account", "value": embedded, "url": app}])
+        page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
+        page.goto(f"{app}/settings/usage")
+        meter = page.locator("usage-meter")
+        expect(meter.locator(".status")).to_have_text("Live", timeout=MOVES_WITHIN_MS)
+        expect(meter.locator(".figure strong")).to_have_text("24", timeout=MOVES_WITHIN_MS)
+        lived.report.use(embedded, "2026-02-06T10:01:00Z", seconds=3)
+        expect(meter.locator(".root")).to_have_attribute("data-state", "blocked", timeout=MOVES_WITHIN_MS)
+        keep(page, "real-embedded")
+        expect(meter.get_by_role("link", name="Upgrade to")).to_have_attribute("href", re.compile(r"^/upgrade\?plan=\w+$"))
+    assert complaints == []
 
 
 def test_the_console_shows_the_ledger_as_it_is(lived: Lived, browser: Browser) -> None:

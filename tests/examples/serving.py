@@ -14,9 +14,9 @@ from usageledger.local.ports import LOOPBACK, free_port
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    """The app's URL."""
-    port = free_port()
+def served(app: ASGIApp, port: int | None = None) -> Iterator[str]:
+    """The app's URL. ``port``: the one that somebody has been told of."""
+    port = free_port() if port is None else port
     server = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
