@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from usageledger.gateway.history.service import HistoryHealth, run_history
 from usageledger.gateway.history.tables import HISTORY_FILE, throw_away
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.ports import free_port
+from usageledger.local.stack import Stack
 from usageledger.local.topics import create_topics
 from usageledger.local.waiting import is_true_within
 from usageledger.log.records import Record
@@ -114,6 +116,29 @@ def test_a_partition_with_bytes_that_are_no_entry_stops_and_the_others_go_on(kaf
         assert reached(path, 1) == 0
 
 
+def test_a_broker_that_goes_away_is_told_of_and_waited_for(redis_url: str, tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "stack", redis=redis_url, partitions=2, services={})
+    kafka = stack.start().kafka
+    try:
+        records = records_of(decided(f"{START} subscribe max", "+1h use chat_action"))
+        append(kafka, "", 0, records[:2])
+        path = tmp_path / HISTORY_FILE
+        with following(kafka, "", path) as health:
+            assert is_true_within(lambda: reached(path, 0) == 2, DEADLINE_S)
+            broker = next(each for each in stack.status()["services"] if each["name"] == "kafka")["pid"]
+            os.kill(broker, signal.SIGSTOP)
+            assert is_true_within(lambda: "Kafka has not answered" in (health[-1].trouble or ""), DEADLINE_S)
+            os.kill(broker, signal.SIGCONT)
+            assert is_true_within(lambda: health[-1].trouble is None, DEADLINE_S)
+            os.kill(broker, signal.SIGKILL)
+            assert is_true_within(lambda: health[-1].trouble is not None, DEADLINE_S)
+            assert is_true_within(lambda: health[-1].trouble is None, DEADLINE_S)
+            append(kafka, "", 0, records[2:])
+            assert is_true_within(lambda: reached(path, 0) == len(records), DEADLINE_S)
+    finally:
+        stack.stop()
+
+
 def test_the_service_tells_how_it_is_doing(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> None:
     append(kafka, prefix, 0, records_of(decided(f"{START} subscribe max")))
     port = free_port()
@@ -197,13 +222,13 @@ def service(kafka: str, redis_url: str, prefix: str, data: Path, more: Mapping[s
 @contextmanager
 def following(kafka: str, prefix: str, path: Path) -> Iterator[list[HistoryHealth]]:
     """The service in a thread, and all that it says of its health."""
-    stop = threading.Event()
+    stop, loop = asyncio.Event(), asyncio.new_event_loop()
     health: list[HistoryHealth] = []
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_history(kafka=kafka, prefix=prefix, path=path, stop=stop, on_health=health.append)
+            loop.run_until_complete(run_history(kafka=kafka, prefix=prefix, path=path, stop=stop, on_health=health.append))
         except BaseException as error:  # noqa: BLE001 - the test's own thread raises it
             failures.append(error)
 
@@ -212,10 +237,11 @@ def following(kafka: str, prefix: str, path: Path) -> Iterator[list[HistoryHealt
     try:
         yield health
     finally:
-        stop.set()
+        loop.call_soon_threadsafe(stop.set)
         thread.join(DEADLINE_S)
     assert failures == []
     assert not thread.is_alive()
+    loop.close()
 
 
 def status_of(url: str) -> int:

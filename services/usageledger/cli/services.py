@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from usageledger.limits.announcer import PartitionHealth
     from usageledger.settings import Settings
     from usageledger.telemetry import Telemetry
+
+# What it shows may be a moment old, and says so: on a busy machine whoever decides or answers goes first.
+HISTORY_NICENESS = 5
 
 logger = logging.getLogger("usageledger")
 
@@ -85,28 +88,6 @@ def _run_gateway(settings: Settings) -> None:
 def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
-
-    with _ending_on_signals(LimitsError) as stop:
-        run_limits(kafka=settings.kafka, prefix=settings.prefix, stop=stop, on_health=_log_health, on_report=telemetry.tell)
-
-
-def _run_history(settings: Settings, telemetry: Telemetry) -> None:
-    from usageledger.gateway.history.service import HistoryError, HistoryHealth, run_history
-    from usageledger.gateway.history.tables import HISTORY_FILE
-    from usageledger.processor.process import collect_seldom
-
-    def on_health(health: HistoryHealth) -> None:
-        telemetry.tell(health.report())
-
-    collect_seldom()
-    path = settings.data / "gateway" / HISTORY_FILE
-    with _ending_on_signals(HistoryError) as stop:
-        run_history(kafka=settings.kafka, prefix=settings.prefix, path=path, stop=stop, on_health=on_health)
-
-
-@contextmanager
-def _ending_on_signals(expected: type[Exception]) -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set. What is raised ends the process with code 1, and is told at length unless it is expected."""
     from usageledger.processor.process import STOP_DEADLINE_S, end_after
 
     stop = threading.Event()
@@ -120,13 +101,32 @@ def _ending_on_signals(expected: type[Exception]) -> Iterator[threading.Event]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signalled)
     try:
-        yield stop
-    except expected as error:
+        run_limits(kafka=settings.kafka, prefix=settings.prefix, stop=stop, on_health=_log_health, on_report=telemetry.tell)
+    except LimitsError as error:
         logger.critical("%s", error)
         sys.exit(1)
     except Exception:
         logger.critical("ending after an error", exc_info=True)
         sys.exit(1)
+
+
+def _run_history(settings: Settings, telemetry: Telemetry) -> None:
+    from usageledger.gateway.history.service import run_history
+    from usageledger.gateway.history.tables import HISTORY_FILE
+    from usageledger.processor.process import run_process
+
+    # While a broker is away it would say so ten times a second; the service says it once in a while.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    os.nice(HISTORY_NICENESS)
+    run_process(
+        lambda stop: run_history(
+            kafka=settings.kafka,
+            prefix=settings.prefix,
+            path=settings.data / "gateway" / HISTORY_FILE,
+            stop=stop,
+            on_health=lambda health: telemetry.tell(health.report()),
+        )
+    )
 
 
 def _log_health(health: Mapping[int, PartitionHealth]) -> None:

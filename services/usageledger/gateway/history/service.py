@@ -7,21 +7,24 @@ was made anew, or one that lost its end, is known from the first record; then ev
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
-import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka import errors as kafka_errors
+import kafka.errors
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import AuthenticationFailedError, KafkaError, SaslAuthenticationFailed, TopicAuthorizationFailedError
 
 from usageledger.domain.chain import NotAnEntry, entry_at
 from usageledger.gateway.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
 from usageledger.gateway.history.tables import empty, open_for_writing, throw_away
+from usageledger.log.reading import log_reader
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.telemetry import Figure, Report
@@ -29,9 +32,13 @@ from usageledger.telemetry import Figure, Report
 POLL_MS = 200
 RECORDS_PER_POLL = 5_000
 RETRY_AFTER_S = 0.5
-LOOK_AT_ENDS_EVERY_POLLS = 10
+ANSWER_WITHIN_S = 15.0
+SILENCE_S = 10.0
+# Per partition: about what a poll then takes, and a batch of so many costs a fifth less than one of a thousand.
+FETCH_BYTES = 4 * 1024 * 1024
 
-_TRANSIENT = (kafka_errors.RetriableError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, OSError)
+_NOT_LET_IN = (AuthenticationFailedError, SaslAuthenticationFailed, TopicAuthorizationFailedError)
+_TRANSIENT = (KafkaError, kafka.errors.KafkaError, OSError, TimeoutError)
 
 logger = logging.getLogger(__name__)
 
@@ -76,16 +83,15 @@ class HistoryHealth:
 OnHealth = Callable[[HistoryHealth], None]
 
 
-def run_history(*, kafka: str, prefix: str, path: Path, stop: threading.Event, on_health: OnHealth | None = None) -> None:
+async def run_history(*, kafka: str, prefix: str, path: Path, stop: asyncio.Event, on_health: OnHealth | None = None) -> None:
     """Fold the ledger into the file until ``stop`` is set. ``on_health`` is told again and again.
 
-    Raises HistoryError where there is no ledger or every partition has stopped, sqlite3.Error, and kafka-python's errors where it is not
-    let in.
+    Raises HistoryError where there is no ledger or every partition has stopped, sqlite3.Error, and Kafka's errors where it is not let in.
     """
-    with closing(LedgerFeed(kafka, Topics(prefix))) as feed:
+    async with aclosing(LedgerFeed(kafka, Topics(prefix))) as feed:
         while not stop.is_set():
             try:
-                _run(feed, path, stop, on_health or (lambda _: None))
+                await _run(feed, path, stop, on_health or (lambda _: None))
             except _FileGone:
                 logger.warning("%s was taken away: it is built anew from the ledger", path)
             except sqlite3.OperationalError:
@@ -99,23 +105,33 @@ class _FileGone(Exception):
     """Another file lies where ours was, or none."""
 
 
-def _run(feed: LedgerFeed, path: Path, stop: threading.Event, on_health: OnHealth) -> None:
+async def _run(feed: LedgerFeed, path: Path, stop: asyncio.Event, on_health: OnHealth) -> None:
     with closing(open_for_writing(path)) as database:
-        inode = path.stat().st_ino
+        inode = _inode(path)
         history = History(feed, database)
+        told = None
         while not stop.is_set():
             trouble = None
             try:
-                history.step()
+                await history.step()
+            except _NOT_LET_IN:
+                raise
             except _TRANSIENT as error:
                 trouble = f"Kafka is not available: {type(error).__name__}: {error}"
-                logger.warning("%s; tried again in %s s", trouble, RETRY_AFTER_S)
                 history.begin_again()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), RETRY_AFTER_S)
+            trouble = trouble or feed.silence()
+            if (trouble is None) != (told is None):
+                logger.warning("%s", trouble or "Kafka answers again")
+            told = trouble
             on_health(replace(history.health(), trouble=trouble))
-            if trouble is not None:
-                stop.wait(RETRY_AFTER_S)
-            if not path.exists() or path.stat().st_ino != inode:
+            if _inode(path) != inode:
                 raise _FileGone
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
 
 
 class History:
@@ -132,19 +148,16 @@ class History:
         self._partition_count = 0
         self._folded_count = 0
         self._ends: dict[int, int] = {}
-        self._polls = 0
 
-    def step(self) -> None:
-        """Fold what comes within a moment. Raises HistoryError where nothing can be folded, sqlite3.Error, kafka-python's errors."""
+    async def step(self) -> None:
+        """Fold what comes within a moment. Raises HistoryError where nothing can be folded, sqlite3.Error, Kafka's errors."""
         if not self._is_begun:
-            self._begin()
-        for partition, records in self._feed.poll(POLL_MS).items():
+            await self._begin()
+        for partition, records in (await self._feed.poll(POLL_MS)).items():
             self._take(partition, records)
             if not self._is_begun:
                 return  # the rest is of a history that was forgotten
-        self._polls += 1
-        if self._polls % LOOK_AT_ENDS_EVERY_POLLS == 0:
-            self._ends = self._feed.ends()
+        self._ends |= self._feed.known_ends()
         if self._stopped and len(self._stopped) == self._partition_count:
             raise HistoryError("; ".join(f"partition {partition}: {detail}" for partition, detail in sorted(self._stopped.items())))
 
@@ -162,8 +175,8 @@ class History:
             stopped=dict(self._stopped),
         )
 
-    def _begin(self) -> None:
-        bounds = self._feed.bounds()
+    async def _begin(self) -> None:
+        bounds = await self._feed.bounds()
         self._partition_count = len(bounds)
         for partition, (_, end) in bounds.items():
             position = self._fold.position(partition)
@@ -233,29 +246,42 @@ def _confirm(position: Position, first: Record) -> None:
 
 
 class LedgerFeed:
-    """The partitions of ``ledger.entries`` by kafka-python. Every call raises its errors; those in `_TRANSIENT` pass."""
+    """The partitions of ``ledger.entries``. Raises Kafka's errors, of which those in `_TRANSIENT` pass, and TimeoutError."""
 
     def __init__(self, kafka: str, topics: Topics) -> None:
         self._kafka = kafka
         self._topic = topics.ledger
         self._consumer: Any = None
+        self._began_s = time.time()
         self._places: list[Any] = []
 
-    def bounds(self) -> dict[int, tuple[int, int]]:
-        """The offsets of the oldest record and of the next one, of each partition: all of them are read from now on."""
-        self.close()
-        consumer = self._consumer = _consumer(self._kafka)
-        partitions = consumer.partitions_for_topic(self._topic)
-        if not partitions:
+    async def bounds(self) -> dict[int, tuple[int, int]]:
+        """The offsets of the oldest record and of the next one, of each partition: they are read from now on. Raises HistoryError."""
+        await self.aclose()
+        count = await asyncio.to_thread(self._partition_count)
+        if count == 0:
             raise HistoryError(f"there is no topic {self._topic}: `usageledger up` makes a ledger")
-        self._places = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
+        self._places = [TopicPartition(self._topic, partition) for partition in range(count)]
+        consumer = self._consumer = _consumer(self._kafka)
         consumer.assign(self._places)
-        starts, ends = consumer.beginning_offsets(self._places), consumer.end_offsets(self._places)
-        return {place.partition: (int(starts[place]), int(ends[place])) for place in self._places}
+        self._began_s = time.time()
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            await consumer.start()
+            starts, ends = await consumer.beginning_offsets(self._places), await consumer.end_offsets(self._places)
+        return {place.partition: (starts[place], ends[place]) for place in self._places}
 
-    def ends(self) -> dict[int, int]:
-        """The offset of the next record of each partition."""
-        return {place.partition: int(end) for place, end in self._consumer.end_offsets(self._places).items()}
+    def known_ends(self) -> dict[int, int]:
+        """The offset of the next record of each partition, where a poll has told it. Asks nobody."""
+        ends = {place.partition: self._consumer.highwater(place) for place in self._places}
+        return {partition: end for partition, end in ends.items() if end is not None}
+
+    def silence(self) -> str | None:
+        """What there is to say where Kafka has answered no fetch for a while: a poll only finds nothing then."""
+        if self._consumer is None:
+            return None
+        heard_ms = max((self._consumer.last_poll_timestamp(place) or 0 for place in self._places), default=0)
+        silent_s = time.time() - (heard_ms / 1_000 if heard_ms else self._began_s)
+        return f"Kafka has not answered for {silent_s:.0f} s" if silent_s > SILENCE_S else None
 
     def seek(self, partition: int, offset: int) -> None:
         """Read the partition on from there."""
@@ -265,37 +291,36 @@ class LedgerFeed:
         """Read no more of it."""
         self._consumer.pause(TopicPartition(self._topic, partition))
 
-    def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
+    async def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
         """Some records of some partitions, in order."""
-        try:
-            polled = self._consumer.poll(timeout_ms=timeout_ms)
-        except kafka_errors.OffsetOutOfRangeError as error:
-            raise kafka_errors.KafkaTimeoutError(f"a position is not in the log any more: {error}") from error
+        polled = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=RECORDS_PER_POLL)
         return {
             place.partition: [Record(record.offset, record.timestamp, record.key, record.value) for record in records]
             for place, records in polled.items()
         }
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of the connections."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            consumer.close(autocommit=False)
+            with suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(1.0):
+                    await consumer.stop()
+
+    def _partition_count(self) -> int:
+        with log_reader(self._kafka) as reader:
+            return reader.partition_count(self._topic)
 
 
 def _consumer(kafka: str) -> Any:
-    return KafkaConsumer(
-        bootstrap_servers=kafka.split(","),
+    return AIOKafkaConsumer(
+        bootstrap_servers=kafka,
         client_id="usageledger-history",
-        enable_auto_commit=False,
         auto_offset_reset="none",
-        allow_auto_create_topics=False,
-        max_poll_records=RECORDS_PER_POLL,
-        fetch_max_wait_ms=100,
-        request_timeout_ms=15_000,
-        reconnect_backoff_max_ms=2_000,
-        # As in `log.reading`: what kafka-python knows of who leads a partition must not grow old.
-        metadata_max_age_ms=2_000,
+        enable_auto_commit=False,
         check_crcs=True,
-        metrics_enabled=False,
+        max_partition_fetch_bytes=FETCH_BYTES,
+        # Who leads a partition is another after a failover: what is known of it must not grow old.
+        metadata_max_age_ms=2_000,
+        request_timeout_ms=int(ANSWER_WITHIN_S * 1_000),
     )
