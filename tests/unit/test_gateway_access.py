@@ -240,6 +240,14 @@ def test_who_guesses_keys_is_told_to_wait(world: GatewayWorld) -> None:
     assert statuses[61] == 429
 
 
+def test_who_guesses_at_the_sign_in_is_told_to_wait_as_well(world: GatewayWorld) -> None:
+    async def scenario() -> list[int]:
+        return [(await world.ask("POST", "/session", body={"key": f"ulk_0a1b2c3d_{n:043}"})).status_code for n in range(62)]
+
+    statuses = asyncio.run(scenario())
+    assert (statuses[0], statuses[61]) == (401, 429)
+
+
 def test_another_sites_page_may_ask_only_if_it_is_named(world: GatewayWorld) -> None:
     async def allowed(origin: str) -> str | None:
         asked = {"Origin": origin, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}

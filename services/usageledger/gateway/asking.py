@@ -114,7 +114,7 @@ class Needs:
         return caller
 
     def _identified(self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None) -> Caller:
-        gateway.rate_limits.refuse_guessing(_address(request))
+        gateway.rate_limits.refuse_guessing(address_of(request))
         session = request.cookies.get(SESSION_COOKIE)
         try:
             if bearer is not None:
@@ -122,7 +122,7 @@ class Needs:
             if session is not None and _is_from_our_pages(request.method, request.headers):
                 return gateway.keys.caller_of_session(session, gateway.now())
         except NotAuthentic as error:
-            gateway.rate_limits.count_failure(_address(request))
+            gateway.rate_limits.count_failure(address_of(request))
             raise _unauthenticated(str(error)) from None
         raise _unauthenticated("send a key or an account token as `Authorization: Bearer …`; `usageledger keys create` makes keys")
 
@@ -155,5 +155,6 @@ def _is_from_our_pages(method: str, headers: Mapping[str, str]) -> bool:
     return urlsplit(headers.get("origin", "")).netloc == headers.get("host")
 
 
-def _address(request: Request) -> str:
+def address_of(request: Request) -> str:
+    """Where a request comes from."""
     return "" if request.client is None else request.client.host

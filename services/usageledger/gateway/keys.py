@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.config import JsonDict
 
 from usageledger.gateway.access import SCOPES, AppKey, Caller, NotAuthentic, Scope
-from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts
+from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts, address_of
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.tokens import LIFETIME_MAX
 
@@ -185,11 +185,13 @@ async def show_session(request: Request, gateway: Parts) -> SessionShown:
 
 
 @router.post("/session", status_code=204, include_in_schema=False)
-async def sign_in(asked: SignIn, gateway: Parts) -> Response:
+async def sign_in(asked: SignIn, request: Request, gateway: Parts) -> Response:
     """Begin a session of our own pages: the browser keeps a cookie that scripts cannot read, and no key."""
+    gateway.rate_limits.refuse_guessing(address_of(request))
     try:
         session = gateway.keys.new_session(asked.key.get_secret_value(), gateway.now())
     except NotAuthentic as error:
+        gateway.rate_limits.count_failure(address_of(request))
         raise Problem("unauthenticated", str(error)) from None
     response = Response(status_code=204)
     response.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", max_age=12 * 3_600)
