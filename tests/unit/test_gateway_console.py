@@ -366,6 +366,15 @@ def test_what_is_not_to_be_sent_is_told_and_the_rest_is_sent(world: ConsoleWorld
     assert [record.value for record in world.sent] == [b"3"]
 
 
+def test_a_refused_catalog_is_listed_and_never_sent_again(world: ConsoleWorld) -> None:
+    world.partition.entries += world.partition.book.adopt(Record(0, 0, None, b"not json"))
+    world.fold()
+    (item,) = world.get("/v1/refusals")["items"]
+    assert (item["reason"], item["account"], item["place"]) == ("not_json", None, "catalog 0-0")
+    assert [told["result"] for told in world.resend([item["entry"]])["items"]] == ["not_sendable"]
+    assert world.sent == []
+
+
 def test_where_kafka_takes_none_the_answer_is_a_problem_and_nothing_is_said_to_be_sent(world: ConsoleWorld) -> None:
     (entry,) = world.refused(f"{START} use genai_video/veo_9 id=1")
     world.unavailable = {b"1"}
