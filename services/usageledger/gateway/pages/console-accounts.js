@@ -42,7 +42,7 @@ export function accounts(place, { query, signal }) {
       { name: "Plan", value: ({ plan, plan_name: name }) => name ?? plan },
       { name: "Used", value: ({ used }) => number(used), isNumber: true },
       { name: "Remaining", value: ({ remaining }) => number(remaining), isNumber: true },
-      { name: "State", value: (found) => (found.blocked ? badge("blocked", "danger") : badge("free", "good")) },
+      { name: "State", value: (found) => (found.blocked ? badge("blocked", "danger") : badge("may use", "good")) },
       { name: "Last used", value: ({ last_used_at: at }) => time(at) },
     ],
   });
