@@ -31,7 +31,7 @@ def main() -> None:
     arguments = _arguments()
     print(f"{arguments.crossings} crossings, one every {arguments.every_ms} ms; {os.cpu_count()} cores")
     print(f"{'ms from record':<34}{'p50':>9}{'p99':>9}{'max':>9}")
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         servers = start_servers(Path(directory) / "servers", choose_backend(None).backend)
         stack.callback(servers.stop)
         gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))

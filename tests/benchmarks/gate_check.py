@@ -66,7 +66,7 @@ def main() -> None:
     print(f"{'ms':<34}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}   asked late p99   from asking p99")
     if arguments.gateway:
         return report("http", measure(partial(BareConnection, arguments.gateway, arguments.key), arguments))
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         servers = start_servers(Path(directory) / "servers", choose_backend(None).backend)
         stack.callback(servers.stop)
         gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))

@@ -17,7 +17,16 @@ from tests.unit.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, check_address, check_url
 from usageledger.gateway.webhooks.deliveries import DEAD_KEPT_FOR, DELIVERED_KEPT_FOR
 from usageledger.gateway.webhooks.endpoints import Wanted
-from usageledger.gateway.webhooks.schedule import FAILING_AFTER, JITTER, RETRY_AFTER_S, WAIT_MAX_S, Attempt, Outcome, after_attempt
+from usageledger.gateway.webhooks.schedule import (
+    FAILING_AFTER,
+    JITTER,
+    RETRY_AFTER_S,
+    WAIT_MAX_S,
+    Attempt,
+    Outcome,
+    after_attempt,
+    pace_after,
+)
 from usageledger.gateway.webhooks.signing import body_of, message_id, new_secret, signed_headers
 
 URL = "https://app.example/hook"
@@ -88,6 +97,19 @@ def test_waits_grow_over_three_days_and_differ_by_chance() -> None:
     shortest, longest = (after_attempt(BROKEN, 1, 0, chance).next_attempt_ms for chance in (0.0, 0.999999))
     assert shortest == 5_000 * (1 - JITTER)
     assert longest is not None and 5_900 < longest <= 5_000 * (1 + JITTER)
+
+
+def test_an_endpoint_that_keeps_failing_is_asked_slowly_until_it_answers() -> None:
+    assert [pace_after(failures).at_once for failures in (0, 1, 2, 3, 100)] == [8, 8, 8, 1, 1]
+    assert [pace_after(failures).pause_s for failures in (0, 2)] == [0, 0]
+    assert 0 < pace_after(3).pause_s == pace_after(100).pause_s < 1
+
+
+def test_a_test_is_due_before_all_that_waits(stores: Stores) -> None:
+    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    stores.deliveries.add_test(endpoint, NOW)
+    assert [one.is_test for one in stores.deliveries.due(endpoint, NOW_MS, 10)] == [True, False]
 
 
 def test_a_test_is_sent_once() -> None:

@@ -94,7 +94,8 @@ class LimitStore:
             assert last is not None, "the first record of a partition is beyond nothing"
             moves.append((partition, some[-1].offset + 1, some[-1].place.id, last.offset, last.index, last.crossings))
         kept_from_ms = now_ms - int(KEPT_FOR.total_seconds()) * 1_000
-        with transaction(self._store, self._turn) as store:
+        # A power cut takes back position, events and deliveries together, and all come again from Kafka, under the same ids.
+        with transaction(self._store, self._turn, waits_for_disk=False) as store:
             store.executemany(_INSERT_EVENT, (_row(record) for record in new if record.announced_ms >= kept_from_ms))
             _note_blocked(store, new)
             add_deliveries(store, new, now_ms)
@@ -136,7 +137,7 @@ class LimitStore:
             "DELETE FROM limit_events WHERE (partition, entry_offset, entry_index) IN"
             " (SELECT partition, entry_offset, entry_index FROM limit_events WHERE announced_ms < ? LIMIT ?)"
         )
-        with transaction(self._store, self._turn) as store:
+        with transaction(self._store, self._turn, waits_for_disk=False) as store:
             return store.execute(query, (before_ms, _PRUNED_AT_ONCE)).rowcount
 
 

@@ -87,16 +87,24 @@ def open_store(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(store: sqlite3.Connection, turn: threading.Lock) -> Iterator[sqlite3.Connection]:
-    """All that is written inside, or nothing of it. Blocking: an event loop calls it in a thread."""
+def transaction(store: sqlite3.Connection, turn: threading.Lock, *, waits_for_disk: bool = True) -> Iterator[sqlite3.Connection]:
+    """All that is written inside, or nothing of it. Blocking: an event loop calls it in a thread.
+
+    Without ``waits_for_disk`` a power cut (not a crash of the process) can take the last transactions back, the later ones first: for what
+    Kafka still has, or what may be done twice.
+    """
     with turn:
+        store.execute(f"PRAGMA synchronous = {'FULL' if waits_for_disk else 'NORMAL'}")
         store.execute("BEGIN IMMEDIATE")
         try:
             yield store
         except BaseException:
             store.execute("ROLLBACK")
             raise
-        store.execute("COMMIT")
+        else:
+            store.execute("COMMIT")
+        finally:
+            store.execute("PRAGMA synchronous = FULL")
 
 
 class StoreThread:

@@ -369,7 +369,7 @@ def _delivery_shown(delivery: Delivery) -> DeliveryShown:
         attempts=delivery.attempts,
         last_status=delivery.last_status,
         last_error=delivery.last_error,
-        next_attempt_at=None if delivery.next_attempt_ms is None else _moment(delivery.next_attempt_ms),
+        next_attempt_at=None if delivery.next_attempt_ms is None else _moment(max(delivery.next_attempt_ms, delivery.created_ms)),
         created_at=_moment(delivery.created_ms),
     )
 

@@ -20,6 +20,12 @@ FAILING_AFTER = timedelta(days=1)
 GONE = 410
 
 
+AT_ONCE = 8
+"""So many attempts of an endpoint are under way at a time."""
+_FAILURES_UNPACED = 3
+_PAUSE_S = 0.25
+
+
 class Attempt(NamedTuple):
     """What came of one attempt: the status of the answer, or what stood in the way of one. ``retry_after_s``: the answer's own wish."""
 
@@ -38,11 +44,23 @@ class Attempt(NamedTuple):
         return self.status == GONE
 
 
+class Pace(NamedTuple):
+    """How an endpoint is asked: so many attempts at a time, and a pause after each."""
+
+    at_once: int
+    pause_s: float
+
+
 class Outcome(NamedTuple):
     """The delivery's state after an attempt, and when it is tried again."""
 
     state: State
     next_attempt_ms: int | None
+
+
+def pace_after(failures_in_row: int) -> Pace:
+    """How an endpoint is asked whose last attempts have failed: one that is down costs little, however much waits for it."""
+    return Pace(AT_ONCE, 0.0) if failures_in_row < _FAILURES_UNPACED else Pace(1, _PAUSE_S)
 
 
 def after_attempt(attempt: Attempt, tries: int, now_ms: int, chance: float, *, is_test: bool = False) -> Outcome:

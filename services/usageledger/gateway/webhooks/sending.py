@@ -23,7 +23,7 @@ from usageledger.gateway.store import StoreThread
 from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, addresses_of, check_url
 from usageledger.gateway.webhooks.deliveries import Delivery, DeliveryStore
 from usageledger.gateway.webhooks.endpoints import Endpoint, EndpointStore
-from usageledger.gateway.webhooks.schedule import Attempt, after_attempt
+from usageledger.gateway.webhooks.schedule import AT_ONCE, Attempt, after_attempt, pace_after
 from usageledger.gateway.webhooks.signing import signed_headers
 
 ANSWER_WITHIN_S = 15.0
@@ -31,7 +31,6 @@ ANSWER_WITHIN_S = 15.0
 BODY_WITHIN_S = 2.0
 ANSWER_BYTES_MAX = 16_384
 _DIGITS_MAX = 7
-AT_ONCE = 8
 LOOKED_AT = 64
 LOOK_AGAIN_AFTER_S = 60.0
 AFTER_A_FAILURE_S = 1.0
@@ -46,6 +45,8 @@ class _Worker:
     task: asyncio.Task[None] | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     resolver: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "webhook-names"))
+    failures_in_row: int = 0
+    rests_until_s: float = 0.0
 
 
 class WebhookSender:
@@ -69,10 +70,14 @@ class WebhookSender:
         self._tls: ssl.SSLContext | None = None
 
     def wake(self) -> None:
-        """Look at once whether something is due, or an endpoint is new, gone or another."""
-        self._woken.set()
+        """There may be new deliveries: look at once what is due."""
         for worker in self._workers.values():
             worker.woken.set()
+
+    def wake_all(self) -> None:
+        """As `wake`, and an endpoint may be new, gone or another."""
+        self._woken.set()
+        self.wake()
 
     async def run(self) -> None:
         """Deliver until it is cancelled."""
@@ -129,22 +134,31 @@ class WebhookSender:
         self, endpoint_id: str, worker: _Worker, client: httpx.AsyncClient, running: dict[asyncio.Task[None], Delivery]
     ) -> float:
         """Begin what is due; return how long there is nothing more to do. Of one account there is one delivery on its way at a time."""
-        now = self._now()
-        now_ms = int(now.timestamp() * 1_000)
-        endpoint = await self._thread.run(self._endpoints.find, endpoint_id, now)
-        if endpoint is None or endpoint.disabled_because is not None:
+        rest_s = worker.rests_until_s - asyncio.get_running_loop().time()
+        if rest_s > 0:
+            return rest_s
+        found = await self._thread.run(self._read, endpoint_id, self._now())
+        if found is None:
             return LOOK_AGAIN_AFTER_S
-        due = await self._thread.run(self._deliveries.due, endpoint_id, now_ms, LOOKED_AT)
+        endpoint, due, next_s = found
         under_way = {delivery.id for delivery in running.values()}
         accounts = {delivery.account for delivery in running.values()}
         for delivery in due:
-            if len(running) >= AT_ONCE:
+            if len(running) >= pace_after(worker.failures_in_row).at_once:
                 break
             if delivery.id not in under_way and delivery.account not in accounts:
                 accounts.add(delivery.account)
                 running[asyncio.create_task(self._deliver(endpoint, delivery, worker, client))] = delivery
-        next_ms = await self._thread.run(self._deliveries.next_due_ms, endpoint_id, now_ms)
-        return LOOK_AGAIN_AFTER_S if next_ms is None else min(LOOK_AGAIN_AFTER_S, (next_ms - now_ms) / 1_000)
+        return next_s
+
+    def _read(self, endpoint_id: str, now: datetime) -> tuple[Endpoint, list[Delivery], float] | None:
+        """An endpoint, what is due to it, and in how many seconds something more will be. None if nothing goes to it."""
+        endpoint = self._endpoints.find(endpoint_id, now)
+        if endpoint is None or endpoint.disabled_because is not None:
+            return None
+        now_ms = int(now.timestamp() * 1_000)
+        due, next_ms = self._deliveries.due(endpoint_id, now_ms, LOOKED_AT), self._deliveries.next_due_ms(endpoint_id, now_ms)
+        return endpoint, due, LOOK_AGAIN_AFTER_S if next_ms is None else min(LOOK_AGAIN_AFTER_S, (next_ms - now_ms) / 1_000)
 
     async def _rest(self, worker: _Worker, running: dict[asyncio.Task[None], Delivery], wait_s: float) -> None:
         """Wait until an attempt has ended, something is new, or the time has come."""
@@ -163,6 +177,8 @@ class WebhookSender:
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient) -> None:
         with WEBHOOK_SECONDS.time():
             attempt = await self._attempt(endpoint, delivery, worker, client)
+        worker.failures_in_row = 0 if attempt.is_success else worker.failures_in_row + 1
+        worker.rests_until_s = asyncio.get_running_loop().time() + pace_after(worker.failures_in_row).pause_s
         now = self._now()
         chance = random.random()
         outcome = after_attempt(attempt, delivery.tries + 1, int(now.timestamp() * 1_000), chance, is_test=delivery.is_test)
@@ -172,7 +188,7 @@ class WebhookSender:
             logger.warning("delivery %s to webhook endpoint %s is dead: %s", delivery.id, endpoint.id, attempt.error or attempt.status)
         if attempt.is_gone:
             logger.warning("webhook endpoint %s is disabled: it answered 410 Gone", endpoint.id)
-            self.wake()
+            self.wake_all()
 
     async def _attempt(self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient) -> Attempt:
         try:
