@@ -11,6 +11,7 @@ import pytest
 from tests.unit.gateway_events import NOW_MS, Announced
 from tests.unit.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.tokens import mint_account_token
+from usageledger.gateway.webhooks.endpoints import Wanted
 
 
 @pytest.fixture
@@ -60,6 +61,15 @@ def test_as_long_as_it_is_not_known_who_is_blocked_nobody_is_said_not_to_be(worl
     world.gateway.limits_trouble = lambda: "limit events have not been read yet"
     answer = asyncio.run(world.ask("GET", "/v1/blocked", credential=world.key("read")))
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+
+
+def test_metrics_tell_how_many_are_blocked_and_what_waits_for_endpoints(world: GatewayWorld) -> None:
+    world.gateway.webhook_endpoints.create(Wanted("https://app.example/"), NOW, caller="k")
+    world.gateway.limits.take({0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS)
+    told = asyncio.run(world.ask("GET", "/metrics")).text.splitlines()
+    assert "usageledger_accounts_blocked 1.0" in told
+    assert 'usageledger_webhook_deliveries{state="pending"} 2.0' in told
+    assert 'usageledger_webhook_deliveries{state="dead"} 0.0' in told
 
 
 def test_an_accounts_token_does_not_list_others(world: GatewayWorld) -> None:

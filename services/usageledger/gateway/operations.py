@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from usageledger.gateway.asking import Parts
+from usageledger.gateway.metrics import BLOCKED, WEBHOOK_DELIVERIES
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem, problem_response
 
 router = APIRouter(include_in_schema=False)
@@ -29,8 +30,12 @@ async def readyz(gateway: Parts) -> JSONResponse:
 
 
 @router.get("/metrics")
-async def metrics() -> Response:
+async def metrics(gateway: Parts) -> Response:
     """Figures for Prometheus."""
+    counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
+    WEBHOOK_DELIVERIES.labels("pending").set(sum(count.pending for count in counts.values()))
+    WEBHOOK_DELIVERIES.labels("dead").set(sum(count.dead for count in counts.values()))
+    BLOCKED.set(await gateway.store_thread.run(gateway.limits.count))
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
