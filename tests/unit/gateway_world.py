@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from kafka.errors import KafkaConnectionError
 
 from usageledger.counters.connection import AsyncClient
 from usageledger.gateway.access import Keys, Scope
-from usageledger.gateway.app import create_app
+from usageledger.gateway.app import ROUTERS, create_app
 from usageledger.gateway.asking import Gateway
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
@@ -78,8 +78,25 @@ class GatewayWorld:
         self.now += by
 
     def routes(self) -> list[APIRoute]:
-        """The routes of the API, whatever router they come from."""
-        return [route for route in self.app.routes if isinstance(route, APIRoute) and route.path.startswith("/v1/")]
+        """The routes of the API, whatever router they come from. An app does not list what it has included, so the routers are asked."""
+        every = [route for router in ROUTERS for route in router.routes]
+        return [route for route in every if isinstance(route, APIRoute) and route.path.startswith("/v1/")]
+
+    async def status_of_stream(self, path: str, credential: str | None) -> int:
+        """How a request for a stream is answered, whose client is gone at once. httpx would wait for the stream's end."""
+        headers = [] if credential is None else [(b"authorization", f"Bearer {credential}".encode())]
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await self.app(scope, receive, send)
+        return statuses[0]
 
     async def ask(
         self, method: str, path: str, *, credential: str | None = None, body: object = None, headers: Mapping[str, str] | None = None

@@ -156,6 +156,14 @@ def test_a_token_is_not_minted_from_what_makes_no_sense(bad: dict[str, object]) 
         mint_account_token(asked.pop("key"), asked.pop("account"), **asked)  # type: ignore[arg-type]
 
 
+def test_the_operations_that_are_asked_are_those_of_the_document(world: GatewayWorld) -> None:
+    """FastAPI 0.165 lists no route of an included router: every test over all operations went on passing, and asked none."""
+    asked = {(method.lower(), re.sub(r":\w+", "", route.path)) for route in world.routes() for method in route.methods or ()}
+    documented = {(method, path) for path, methods in world.app.openapi()["paths"].items() for method in methods}
+    assert asked == documented
+    assert len(asked) > 20
+
+
 def test_every_operation_of_the_api_asks_who_is_there(world: GatewayWorld) -> None:
     open_to_all = [f"{route.methods} {route.path}" for route in world.routes() if _needs(route.dependant) is None]
     assert open_to_all == []
@@ -266,9 +274,11 @@ async def _ask_everything(world: GatewayWorld, credential: str, account: str) ->
         path = re.sub(r"\{account(:\w+)?\}", quote(account, safe=""), route.path)
         path = re.sub(r"\{\w+(:\w+)?\}", "x", path)
         for method in sorted(route.methods or ()):
+            if path.endswith("/stream"):
+                statuses[f"{method} {route.path}"] = await world.status_of_stream(path, credential)
+                continue
             answer = await world.ask(method, path, credential=credential, body=None if method == "GET" else {})
             statuses[f"{method} {route.path}"] = answer.status_code
-            world.pass_time(timedelta(0))
     return statuses
 
 

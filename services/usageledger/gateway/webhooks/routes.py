@@ -234,13 +234,13 @@ async def list_webhooks(gateway: Parts, caller: Admin) -> EndpointList:
     return EndpointList(items=[_shown(endpoint, counts.get(endpoint.id), now) for endpoint in endpoints])
 
 
-@router.get("/v1/webhooks/{endpoint_id}", responses=problems("not_found"))
+@router.get("/v1/webhooks/{endpoint_id:segment}", responses=problems("not_found"))
 async def get_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> EndpointShown:
     """One endpoint."""
     return await _show(endpoint_id, gateway)
 
 
-@router.patch("/v1/webhooks/{endpoint_id}", responses=problems("not_found", "malformed_request", "url_not_allowed"))
+@router.patch("/v1/webhooks/{endpoint_id:segment}", responses=problems("not_found", "malformed_request", "url_not_allowed"))
 async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway: Parts, caller: Admin) -> EndpointShown:
     """Change where an endpoint is or what it gets, or switch it off and on.
 
@@ -261,7 +261,7 @@ async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway
     return await _show(endpoint_id, gateway)
 
 
-@router.post("/v1/webhooks/{endpoint_id}/rotate", responses=problems("not_found", "malformed_request"))
+@router.post("/v1/webhooks/{endpoint_id:segment}/rotate", responses=problems("not_found", "malformed_request"))
 async def rotate_webhook_secret(endpoint_id: EndpointId, asked: SecretRotation, gateway: Parts, caller: Admin) -> EndpointMade:
     """A new secret. Until the overlap has passed deliveries are signed with both, so that the receiver can change over."""
     await _found(endpoint_id, gateway)
@@ -270,7 +270,7 @@ async def rotate_webhook_secret(endpoint_id: EndpointId, asked: SecretRotation, 
     return EndpointMade(id=endpoint_id, secret=secret)
 
 
-@router.delete("/v1/webhooks/{endpoint_id}", status_code=204, responses=problems("not_found"))
+@router.delete("/v1/webhooks/{endpoint_id:segment}", status_code=204, responses=problems("not_found"))
 async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> Response:
     """Take an endpoint away, with what waits for it."""
     await _found(endpoint_id, gateway)
@@ -279,7 +279,7 @@ async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin)
     return Response(status_code=204)
 
 
-@router.post("/v1/webhooks/{endpoint_id}/test", status_code=202, responses=problems("not_found", "conflict"))
+@router.post("/v1/webhooks/{endpoint_id:segment}/test", status_code=202, responses=problems("not_found", "conflict"))
 async def test_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> DeliveryShown:
     """Send an endpoint an event of type `webhook.test`, once. What came of it, the delivery says."""
     endpoint = await _found(endpoint_id, gateway)
@@ -290,7 +290,7 @@ async def test_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -
     return _delivery_shown(delivery)
 
 
-@router.get("/v1/webhooks/{endpoint_id}/deliveries", responses=problems("not_found"))
+@router.get("/v1/webhooks/{endpoint_id:segment}/deliveries", responses=problems("not_found"))
 async def list_deliveries(
     endpoint_id: EndpointId,
     gateway: Parts,
@@ -307,7 +307,7 @@ async def list_deliveries(
     return DeliveryList(items=[_delivery_shown(delivery) for delivery in found[:limit]], next_cursor=next_cursor)
 
 
-@router.get("/v1/webhooks/{endpoint_id}/deliveries/{delivery_id}", responses=problems("not_found"))
+@router.get("/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}", responses=problems("not_found"))
 async def get_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
     """One delivery."""
     delivery = await gateway.store_thread.run(gateway.webhook_deliveries.find, endpoint_id, delivery_id)
@@ -316,7 +316,7 @@ async def get_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway
     return _delivery_shown(delivery)
 
 
-@router.post("/v1/webhooks/{endpoint_id}/deliveries/{delivery_id}/resend", status_code=202, responses=problems("not_found"))
+@router.post("/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}/resend", status_code=202, responses=problems("not_found"))
 async def resend_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
     """Have a delivery sent again at once, whatever became of it: dead ones above all. It keeps its `webhook-id`."""
     now_ms = int(gateway.now().timestamp() * 1_000)
@@ -387,5 +387,6 @@ def _check_url(url: str, gateway: Gateway) -> None:
 
 def _no_such_delivery(endpoint_id: str, delivery_id: str) -> Problem:
     return Problem(
-        "not_found", f"there is no delivery {delivery_id!r} to {endpoint_id!r}: GET /v1/webhooks/{endpoint_id}/deliveries lists them"
+        "not_found",
+        f"there is no delivery {delivery_id!r} to {endpoint_id!r}: GET /v1/webhooks/{endpoint_id}/deliveries lists them",
     )
