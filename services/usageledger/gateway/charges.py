@@ -15,10 +15,11 @@ from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import AccountPath, Needs, Parts
+from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
 from usageledger.gateway.explaining import credits_of, explain, names_of
 from usageledger.gateway.figures import CreditsText
 from usageledger.gateway.history.reading import HistoryAbsent, MalformedCursor
-from usageledger.gateway.meter import Limit, history_not_ready, history_reaches
+from usageledger.gateway.meter import history_not_ready, history_reaches
 from usageledger.gateway.problems import Problem, problems
 
 router = APIRouter(tags=["usage meter"])
@@ -113,7 +114,7 @@ async def list_charges(
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("read"))],
     cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")] = None,
-    limit: Limit = 50,
+    limit: Limit = PAGE_DEFAULT,
     period: Annotated[int | None, Query(ge=0, le=2**31, description="Only what counts in the period of that number.")] = None,
 ) -> ChargePage:
     """What was charged to an account, given back and granted, and what became of its plan: the newest first, each explained."""

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.domain.account import AccountState, Grant, Period, drawn_from_grants
@@ -20,6 +20,7 @@ from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at, roll
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import AccountPath, Gateway, Needs, Parts
+from usageledger.gateway.cursors import Limit, NumberCursor
 from usageledger.gateway.figures import Block, CreditsText, Figures, PlanShown, figures, plan_of, plan_shown
 from usageledger.gateway.history.reading import AccountHistory, DailyUse, HistoryAbsent, ListedPeriod, Reach
 from usageledger.gateway.pace import pace_of, renewal_of
@@ -34,9 +35,7 @@ FREE_DAYS = 31
 LATENESS_DAYS = 36
 """An account's first period takes what occurred so long before it."""
 
-PAGE_MAX = 100
-_LISTS = Query(ge=1, le=PAGE_MAX, description="How many to give at most.")
-Limit = Annotated[int, _LISTS]
+_PERIODS_DEFAULT = 24
 
 
 class GrantShown(BaseModel):
@@ -220,12 +219,13 @@ async def list_periods(
     account: AccountPath,
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("read"))],
-    cursor: Annotated[int | None, Query(ge=0, le=2**31, description="`next_cursor` of the page before.")] = None,
-    limit: Limit = 24,
+    cursor: NumberCursor = None,
+    limit: Limit = _PERIODS_DEFAULT,
 ) -> PeriodPage:
     """An account's past periods, the newest first: what each had and what was used in it."""
     now = await gateway.accounts.read(account)
-    before = now.state.period.number if cursor is None else min(cursor, now.state.period.number)
+    current = now.state.period.number
+    before = current if cursor is None else min(int(cursor), current)
     partition = gateway.accounts.partition(account)
     try:
         history = await gateway.history.account(account, partition, now.state.period.number)
