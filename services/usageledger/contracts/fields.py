@@ -14,7 +14,8 @@ from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import NAME_LENGTH_MAX, check_name, format_quantity, parse_quantity
 from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
 
-_NAME_PATTERN = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f])?$"
+# \u0085 is white space for Python and not for JSON Schema, whose patterns are those of JavaScript.
+_NAME_PATTERN = r"^[^\s\u0000-\u001f\u007f\u0085]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f\u0085])?$"
 _UNSIGNED = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
 SHARE_PATTERN = r"^0{1,10}\.[0-9]{1,6}$"
 _SIGNED = r"^-?[0-9]+(\.[0-9]{1,6})?$"
