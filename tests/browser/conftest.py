@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,13 +11,17 @@ from typing import Protocol
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.browser import made_up
 from tests.browser.gateway_on_stage import GatewayOnStage, Shown, on_stage
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 DESKTOP, PHONE = 1_180, 390
+WITHIN_MS = 15_000
+"""What a page has come to show by then; most of it comes at once, but a machine can be busy."""
+
+expect.set_options(timeout=WITHIN_MS)
 
 
 class OpenPage(Protocol):
@@ -105,7 +108,7 @@ def new_page(
         device_scale_factor=1 if width > 500 else 2,
     )
     stack.callback(context.close)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(WITHIN_MS)
     page = context.new_page()
     page.on("console", lambda message: complaints.extend(_complaint(message)))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -132,12 +135,12 @@ def overflow(page: Page) -> int:
 
 
 def until(page: Page, holds: Callable[[], bool]) -> None:
-    """Wait until something holds, five seconds at most. Playwright's own waiting evaluates strings, which our pages' policy forbids."""
-    for _ in itertools.repeat(None, 250):
+    """Wait until something holds. Playwright's own waiting evaluates strings, which our pages' policy forbids."""
+    for _ in range(WITHIN_MS // 20):
         if holds():
             return
         page.wait_for_timeout(20)
-    pytest.fail("it did not come true in five seconds")
+    pytest.fail(f"it did not come true in {WITHIN_MS / 1_000:.0f} seconds")
 
 
 def _complaint(message: ConsoleMessage) -> list[str]:

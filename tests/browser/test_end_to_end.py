@@ -170,6 +170,8 @@ def test_an_app_embeds_the_meter_and_its_upgrade_leads_into_the_app(
         expect(meter.locator(".figure strong")).to_have_text("24", timeout=MOVES_WITHIN_MS)
         lived.report.use(embedded, "2026-02-06T10:01:00Z", seconds=3)
         expect(meter.locator(".root")).to_have_attribute("data-state", "blocked", timeout=MOVES_WITHIN_MS)
+        expect(meter.locator(".figure strong")).to_have_text("0")
+        expect(meter.locator(".charge").first).to_contain_text("3 seconds", timeout=MOVES_WITHIN_MS)
         keep(page, "real-embedded")
         expect(meter.get_by_role("link", name="Upgrade to")).to_have_attribute("href", re.compile(r"^/upgrade\?plan=\w+$"))
     assert complaints == []

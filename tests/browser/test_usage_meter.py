@@ -204,6 +204,33 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event(open_page: OpenPage, 
     assert stage.resumed[0] == "0-1042-0"
 
 
+def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
+    """Line ends of all three kinds, a letter of several bytes, and what other servers send besides: comments, retry, empty events."""
+    sent = ': hello\r\nretry: 10\r\n\r\nid: 3-1\r\nevent: meter\ndata: {"a":\rdata: "é – €"}\n\n\nevent: empty\n\ndata:x\r\r'
+    read = open_page("/console", is_signed_in=False).evaluate(
+        """async (sent) => {
+            const { eventsOf } = await import("/usage-meter.js");
+            const bytes = new TextEncoder().encode(sent);
+            const cut = (size) => new ReadableStream({
+                start(controller) {
+                    for (let at = 0; at < bytes.length; at += size) controller.enqueue(bytes.slice(at, at + size));
+                    controller.enqueue(new TextEncoder().encode(": end\\n"));
+                    controller.close();
+                },
+            });
+            const found = new Set();
+            for (let size = 1; size <= bytes.length; size += 1) {
+                const events = [];
+                for await (const event of eventsOf(cut(size), new AbortController().signal)) if (event) events.push(event);
+                found.add(JSON.stringify(events));
+            }
+            return [...found].map((events) => JSON.parse(events));
+        }""",
+        sent,
+    )
+    assert read == [[{"type": "meter", "data": '{"a":\n"é – €"}', "id": "3-1"}, {"type": "message", "data": "x"}]]
+
+
 def test_a_lost_connection_is_said_with_the_age_of_the_figures_and_made_good(open_page: OpenPage, stage: GatewayOnStage) -> None:
     page = open_page(PAGE, may_fail=True)
     meter = _ready(page)
@@ -240,6 +267,7 @@ def test_a_no_of_the_gateway_is_told_in_its_own_words(open_page: OpenPage, stage
     notice = page.locator("usage-meter .notice")
     expect(notice).to_contain_text("The meter cannot be shown")
     expect(notice).to_contain_text("an account token works on the paths of its own account alone")
+    assert complaints_of_axe(page) == []
 
 
 def test_it_speaks_german_and_writes_numbers_and_dates_so(open_page: OpenPage, stage: GatewayOnStage) -> None:
@@ -294,7 +322,7 @@ def test_nothing_jumps_while_it_loads(open_page: OpenPage, stage: GatewayOnStage
     stage.may_answer.clear()
     page = open_page(PAGE, width=width)
     meter = page.locator("usage-meter")
-    meter.locator(".wait").first.wait_for()
+    meter.get_by_role("heading", name="Day by day").wait_for()
     page.evaluate("""() => {
         window.shift = 0;
         const seen = (list) => { for (const entry of list.getEntries()) window.shift += entry.value; };
@@ -302,6 +330,7 @@ def test_nothing_jumps_while_it_loads(open_page: OpenPage, stage: GatewayOnStage
     }""")
     if state == "busy":
         keep(page, f"meter-loading-{'desktop' if width == DESKTOP else 'phone'}-light")
+        assert complaints_of_axe(page) == []
     waiting = _tops(page)
     stage.may_answer.set()
     _ready(page)

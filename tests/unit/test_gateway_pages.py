@@ -13,7 +13,6 @@ import pytest
 
 from tests.unit.gateway_world import NOW, GatewayWorld
 from tests.unit.test_architecture import SERVICES
-from usageledger.domain.refusal import Refusal
 from usageledger.gateway.asking import SESSION_COOKIE
 from usageledger.gateway.tokens import mint_account_token
 
@@ -108,11 +107,6 @@ def test_every_language_has_every_text() -> None:
     # The gateway explains in English itself; another language explains every kind that is listed.
     kinds = {name.removeprefix("kind_") for name in english if name.startswith("kind_")} | {"usage", "usage_per"}
     assert {name.removeprefix("explain_") for name in german - english} == kinds
-
-
-def test_the_console_lets_every_refusal_be_looked_for() -> None:
-    reasons = (PAGES / "console-refusals.js").read_text(encoding="utf-8").partition("const REASONS = [")[2].partition("];")[0]
-    assert re.findall(r'"(\w+)"', reasons) == [refusal.value for refusal in Refusal]
 
 
 def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(world: GatewayWorld) -> None:

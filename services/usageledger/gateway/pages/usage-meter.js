@@ -136,6 +136,7 @@ const CHARGES_A_PAGE = 8;
 const CHARGES_WAITED_FOR = 4;
 const DAYS_MAX = 62;
 const CHART_HEIGHT = 176;
+const LABEL_WIDTH = 46;
 const REFETCH_EVERY_MS = 3_000;
 const SILENCE_MAX_MS = 45_000; // The gateway says something every 15 s.
 const BACK_OFF_MS = [500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000];
@@ -969,7 +970,7 @@ class UsageMeter extends HTMLElement {
       element("text", { x: left - 8, y: at(credits) + 4, "text-anchor": "end" }, this.#number(credits)),
     ]);
     const average = meter.pace && Number(meter.pace.credits_per_day) <= top && line("line.average", meter.pace.credits_per_day);
-    const every = Math.ceil(46 / slot);
+    const every = Math.ceil(LABEL_WIDTH / slot);
     const columns = days.map((day, index) =>
       this.#column(day, {
         x: left + index * slot,
@@ -1011,7 +1012,7 @@ class UsageMeter extends HTMLElement {
     const wide = Math.min(slot * 0.66, 30);
     const hasMonth = isFirst || day.date.endsWith("-01");
     const name = this.#dayName(day.date, hasMonth ? SHORT : { day: "numeric" });
-    const place = isFirst ? { x, "text-anchor": "start" } : { x: x + slot / 2, "text-anchor": "middle" };
+    const place = isFirst && slot < LABEL_WIDTH ? { x, "text-anchor": "start" } : { x: x + slot / 2, "text-anchor": "middle" };
     const reached = day.isOver && {
       "data-date": day.date,
       tabindex: -1,
@@ -1230,4 +1231,4 @@ function roundedBar(x, floor, width, height) {
 }
 
 if (!customElements.get("usage-meter")) customElements.define("usage-meter", UsageMeter);
-export { UsageMeter };
+export { UsageMeter, eventsOf };
