@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import jwt
 import pytest
 from fastapi.dependencies.models import Dependant
@@ -92,6 +93,28 @@ def test_a_key_made_elsewhere_works_and_its_next_secret_too(world: GatewayWorld)
     assert world.keys.caller(first, NOW).may("admin")
     assert world.keys.caller(second, NOW).may("admin")
     assert len(world.keys.all()) == 1
+
+
+def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorld) -> None:
+    """The answer that was lost had the secret, which nobody has any more: whoever asks again is told to rotate the key."""
+    admin, asked = world.key("admin"), {"name": "render", "scopes": ["check", "hold"]}
+
+    async def ask(body: object) -> httpx.Response:
+        return await world.ask("POST", "/v1/keys", credential=admin, body=body, headers={"Idempotency-Key": "request-1"})
+
+    async def scenario() -> None:
+        made = await ask(asked)
+        again = await ask(asked)
+        assert (made.status_code, again.status_code, again.json()["code"]) == (201, 409, "conflict")
+        assert again.json()["id"] == made.json()["id"]
+        assert made.json()["key"] not in again.text
+        other = await ask(asked | {"name": "another"})
+        assert (other.status_code, other.json()["code"]) == (409, "id_reused_with_different_content")
+        assert len(world.keys.all()) == 2
+        world.pass_time(timedelta(days=1, seconds=1))
+        assert (await ask(asked)).status_code == 201
+
+    asyncio.run(scenario())
 
 
 def test_a_token_names_one_account_and_never_gets_a_scope_that_its_key_lacks(world: GatewayWorld) -> None:

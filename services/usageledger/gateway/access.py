@@ -19,6 +19,8 @@ from typing import Literal, cast, get_args
 
 import jwt
 
+from usageledger.gateway.idempotency import answer_before, note_answer
+from usageledger.gateway.store import transaction
 from usageledger.gateway.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, split_key, token_key
 
 Scope = Literal["report", "check", "hold", "read", "admin"]
@@ -59,6 +61,14 @@ class NotAuthentic(Exception):
     """A key or token that is not known, has ended, or is no key at all. The message does not repeat it."""
 
 
+class MadeBefore(Exception):
+    """The same request has made a key before, whose secret was shown then and is not kept."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"key {key_id}")
+        self.key_id = key_id
+
+
 class Keys:
     """The app keys in ``gateway.db``. What is asked with every request is kept in memory: one process writes the keys."""
 
@@ -92,46 +102,56 @@ class Keys:
         claims = {"aud": AUDIENCE, "sub": account, "scope": listed, "iat": now, "exp": now + lifetime}
         return jwt.encode(claims, known.secrets[-1].token_key, ALGORITHM, headers={"kid": caller.key_id})
 
-    def create(self, name: str, scopes: Iterable[Scope], now: datetime) -> str:
-        """Make a key and return it: this is the only time that it can be seen."""
-        key = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
-        self._add(key, name, scopes, now)
+    def create(self, name: str, scopes: Iterable[Scope], now: datetime, *, by: str = "", idempotency_key: str | None = None) -> str:
+        """Make a key and return it: this is the only time that it can be seen.
+
+        The same request of the caller ``by`` under one idempotency key makes none again. Raises MadeBefore, UsedForSomethingElse.
+        """
+        key, request = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}", [name, sorted(scopes)]
+        with transaction(self._store, self._turn) as store:
+            if idempotency_key is not None:
+                before = answer_before(store, by, idempotency_key, request, now)
+                if before is not None:
+                    raise MadeBefore(before)
+                note_answer(store, by, idempotency_key, request, split_key(key)[0], now)
+            _add(store, key, name, scopes, now)
+        self._load()
         return key
 
     def ensure(self, key: str, name: str, now: datetime) -> None:
         """See to it that a key which was made elsewhere works, with every scope. Raises ValueError for what is no key."""
         key_id, secret = split_key(key)
         known = self._by_id.get(key_id)
-        if known is None:
-            self._add(key, name, ("admin",), now)
-        elif _digest(secret) not in {kept.digest for kept in known.secrets}:
-            self._write([("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now)))])
+        if known is not None and _digest(secret) in {kept.digest for kept in known.secrets}:
+            return
+        with transaction(self._store, self._turn) as store:
+            if known is None:
+                _add(store, key, name, ("admin",), now)
+            else:
+                _add_secret(store, key, now)
+        self._load()
 
     def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> str:
         """A new secret for a key; the old ones work on for ``overlap``. Raises KeyError where there is no such key, or it was revoked."""
         if key_id not in self._by_id:
             raise KeyError(key_id)
-        secret = secrets.token_urlsafe(32)
-        ends = _text(now + overlap)
-        self._write(
-            [
-                ("DELETE FROM key_secrets WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now))),
-                ("UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)", (ends, key_id, ends)),
-                ("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now))),
-            ]
-        )
-        return f"ulk_{key_id}_{secret}"
+        key, ends = f"ulk_{key_id}_{secrets.token_urlsafe(32)}", _text(now + overlap)
+        with transaction(self._store, self._turn) as store:
+            store.execute("DELETE FROM key_secrets WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now)))
+            query = "UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
+            store.execute(query, (ends, key_id, ends))
+            _add_secret(store, key, now)
+        self._load()
+        return key
 
     def revoke(self, key_id: str, now: datetime) -> None:
         """End a key and its tokens, at once. Raises KeyError."""
         if key_id not in self._by_id:
             raise KeyError(key_id)
-        self._write(
-            [
-                ("UPDATE keys SET revoked_at = ? WHERE id = ?", (_text(now), key_id)),
-                ("DELETE FROM key_secrets WHERE key_id = ?", (key_id,)),
-            ]
-        )
+        with transaction(self._store, self._turn) as store:
+            store.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (_text(now), key_id))
+            store.execute("DELETE FROM key_secrets WHERE key_id = ?", (key_id,))
+        self._load()
 
     def all(self) -> list[AppKey]:
         """Every key there has been, the oldest first."""
@@ -171,28 +191,6 @@ class Keys:
         known = self._by_id.get(key_id)
         return () if known is None else tuple((kept.created_at, kept.expires_at) for kept in known.secrets)
 
-    def _add(self, key: str, name: str, scopes: Iterable[Scope], now: datetime) -> None:
-        key_id, secret = split_key(key)
-        listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
-        self._write(
-            [
-                ("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key_id, name, listed, _text(now))),
-                ("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now))),
-            ]
-        )
-
-    def _write(self, statements: Iterable[tuple[str, tuple[object, ...]]]) -> None:
-        with self._turn:
-            self._store.execute("BEGIN IMMEDIATE")
-            try:
-                for statement, values in statements:
-                    self._store.execute(statement, values)
-            except BaseException:
-                self._store.execute("ROLLBACK")
-                raise
-            self._store.execute("COMMIT")
-        self._load()
-
     def _load(self) -> None:
         with self._turn:
             keys = self._store.execute("SELECT id, scopes FROM keys WHERE revoked_at IS NULL").fetchall()
@@ -218,6 +216,17 @@ class _Secret:
 class _Known:
     scopes: frozenset[Scope]
     secrets: tuple[_Secret, ...]
+
+
+def _add(store: sqlite3.Connection, key: str, name: str, scopes: Iterable[Scope], now: datetime) -> None:
+    listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
+    store.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (split_key(key)[0], name, listed, _text(now)))
+    _add_secret(store, key, now)
+
+
+def _add_secret(store: sqlite3.Connection, key: str, now: datetime) -> None:
+    key_id, secret = split_key(key)
+    store.execute("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now)))
 
 
 def _claims(token: str, key: bytes, audience: str, now: datetime) -> dict[str, object] | None:

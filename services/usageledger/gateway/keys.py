@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.config import JsonDict
 
-from usageledger.gateway.access import SCOPES, AppKey, Caller, NotAuthentic, Scope
+from usageledger.gateway.access import SCOPES, AppKey, Caller, MadeBefore, NotAuthentic, Scope
 from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts, address_of
+from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.tokens import LIFETIME_MAX
 
@@ -121,10 +122,16 @@ class SignIn(BaseModel):
     key: SecretStr
 
 
-@router.post("/v1/keys", status_code=201, responses=problems())
-async def create_key(asked: NewKey, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
+@router.post("/v1/keys", status_code=201, responses=problems("conflict", "id_reused_with_different_content"))
+async def create_key(
+    asked: NewKey, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))], idempotency_key: IdempotencyKey = None
+) -> KeyMade:
     """Make a key. Its secret is shown in this answer and never again."""
-    key = gateway.keys.create(asked.name, asked.scopes, gateway.now())
+    try:
+        key = gateway.keys.create(asked.name, asked.scopes, gateway.now(), by=caller.key_id, idempotency_key=idempotency_key)
+    except MadeBefore as error:
+        detail = f"this Idempotency-Key made the key {error.key_id}, whose secret is not kept: rotate it to get one"
+        raise Problem("conflict", detail, id=error.key_id) from None
     return KeyMade(id=key.split("_")[1], key=key)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from usageledger.counters.view import ViewError
+from usageledger.gateway.idempotency import UsedForSomethingElse
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -121,6 +122,10 @@ def add_handlers(app: FastAPI) -> None:
         if not error.retriable:
             return problem_response("internal", f"{error}. `usageledger doctor` says what mends it")
         return problem_response("counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"})
+
+    @app.exception_handler(UsedForSomethingElse)
+    async def on_reused(request: Request, error: UsedForSomethingElse) -> JSONResponse:
+        return problem_response("id_reused_with_different_content", "this Idempotency-Key came with another request: take a new one")
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -5,7 +5,6 @@ A secret is kept as it is, for it signs; the file can be read by nobody else on 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import sqlite3
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, get_args
 
+from usageledger.gateway.idempotency import answer_before, forget_old, note_answer
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.schedule import FAILING_AFTER
 from usageledger.gateway.webhooks.signing import new_secret
@@ -25,7 +25,6 @@ EndpointState = Literal["active", "failing", "disabled"]
 
 ENDPOINTS_MAX = 100
 """Each has connections and a queue of its own."""
-IDEMPOTENCY_KEPT_FOR = timedelta(days=1)
 
 _COLUMNS = (
     "id, url, types, accounts, description, created_at, disabled_because, failing_since, last_success_at, last_failure_at, last_failure"
@@ -34,10 +33,6 @@ _COLUMNS = (
 
 class TooManyEndpoints(Exception):
     """There are as many as there may be."""
-
-
-class UsedForSomethingElse(Exception):
-    """The idempotency key came before, with another request."""
 
 
 class NoLongerThere(Exception):
@@ -97,14 +92,12 @@ class EndpointStore:
         Raises TooManyEndpoints, UsedForSomethingElse, NoLongerThere.
         """
         made = Created(f"wh_{secrets.token_hex(8)}", new_secret())
-        digest = hashlib.sha256(json.dumps(wanted).encode()).digest()
         with transaction(self._store, self._turn) as store:
             if idempotency_key is not None:
-                before = _made_before(store, caller, idempotency_key, digest, now)
+                before = answer_before(store, caller, idempotency_key, wanted, now)
                 if before is not None:
-                    return before
-                values = (caller, idempotency_key, digest, json.dumps(made), _milliseconds(now))
-                store.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
+                    return _still_there(store, Created(*before))
+                note_answer(store, caller, idempotency_key, wanted, made, now)
             (count,) = store.execute("SELECT count(*) FROM webhook_endpoints").fetchone()
             if count >= ENDPOINTS_MAX:
                 raise TooManyEndpoints
@@ -157,7 +150,7 @@ class EndpointStore:
     def prune(self, now: datetime) -> None:
         """Forget idempotency keys that are too old to be a retry's."""
         with transaction(self._store, self._turn) as store:
-            store.execute("DELETE FROM idempotency_keys WHERE created_ms < ?", (_milliseconds(now - IDEMPOTENCY_KEPT_FOR),))
+            forget_old(store, now)
 
     def _select(self, where: str, values: Sequence[object], now: datetime) -> list[Endpoint]:
         query = "SELECT secret FROM webhook_secrets WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid DESC"
@@ -167,15 +160,7 @@ class EndpointStore:
         return [_endpoint(row, some) for row, some in zip(rows, signing, strict=True)]
 
 
-def _made_before(store: sqlite3.Connection, caller: str, key: str, digest: bytes, now: datetime) -> Created | None:
-    earliest_ms = _milliseconds(now - IDEMPOTENCY_KEPT_FOR)
-    store.execute("DELETE FROM idempotency_keys WHERE caller = ? AND key = ? AND created_ms < ?", (caller, key, earliest_ms))
-    row = store.execute("SELECT digest, answer FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)).fetchone()
-    if row is None:
-        return None
-    if row[0] != digest:
-        raise UsedForSomethingElse
-    made = Created(*json.loads(row[1]))
+def _still_there(store: sqlite3.Connection, made: Created) -> Created:
     if store.execute("SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made).fetchone() is None:
         raise NoLongerThere
     return made
@@ -199,10 +184,6 @@ def _endpoint(row: Sequence[str | None], signing: tuple[str, ...]) -> Endpoint:
         last_failure=failure,
         secrets=signing,
     )
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000)
 
 
 def _text(moment: datetime) -> str:

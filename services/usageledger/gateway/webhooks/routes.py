@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -13,6 +13,7 @@ from usageledger.contracts.fields import Name
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import Gateway, Needs, Parts
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
+from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.webhooks.addresses import URL_LENGTH_MAX, NotAllowed, check_url
 from usageledger.gateway.webhooks.deliveries import Counts, Delivery
@@ -24,7 +25,6 @@ from usageledger.gateway.webhooks.endpoints import (
     LimitType,
     NoLongerThere,
     TooManyEndpoints,
-    UsedForSomethingElse,
     Wanted,
 )
 from usageledger.gateway.webhooks.schedule import State
@@ -195,10 +195,7 @@ async def create_webhook(
     asked: NewEndpoint,
     gateway: Parts,
     caller: Admin,
-    idempotency_key: Annotated[
-        str | None,
-        Header(alias="Idempotency-Key", max_length=200, description="Sent again with it within a day, the request makes nothing new."),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> EndpointMade:
     """Have limit events that happen from now on delivered to a URL, signed after Standard Webhooks.
 
@@ -217,8 +214,6 @@ async def create_webhook(
         made = await gateway.store_thread.run(create, wanted, gateway.now(), caller=caller.key_id, idempotency_key=idempotency_key)
     except TooManyEndpoints:
         raise Problem("too_many_endpoints", f"there are {ENDPOINTS_MAX} webhook endpoints: delete one first") from None
-    except UsedForSomethingElse:
-        raise Problem("id_reused_with_different_content", "this Idempotency-Key came with another request: take a new one") from None
     except NoLongerThere:
         raise Problem("conflict", "what this Idempotency-Key made was deleted or has another secret by now: take a new key") from None
     gateway.webhooks_changed()
