@@ -312,10 +312,13 @@ def _note_period(batch: _Batch, account: str, period: Period, granted: int, plac
 def _add(batch: _Batch, usage: LedgerEntry, date: str, *, sign: int) -> None:
     assert usage.period is not None and usage.quantity is not None, "a use has a period and a quantity"
     use = _Use(usage.account, usage.period.number, date, usage.feature or "", usage.model or "")
-    units, millionths = divmod(int(usage.quantity.scaleb(6)), _MILLIONTHS)
+    units = int(usage.quantity)
+    millionths = 0 if usage.quantity == units else int((usage.quantity - units) * _MILLIONTHS)
     sums = batch.daily_use.setdefault(use, [0, 0, 0, 0])
-    for place, amount in enumerate((1, units, millionths, usage.credits)):
-        sums[place] += sign * amount
+    sums[0] += sign
+    sums[1] += sign * units
+    sums[2] += sign * millionths
+    sums[3] += sign * usage.credits
 
 
 def _kept_of(entry: LedgerEntry) -> LedgerEntry:

@@ -31,6 +31,8 @@ from usageledger.telemetry import Figure, Report
 
 POLL_MS = 200
 RECORDS_PER_POLL = 5_000
+# While little comes, what comes in so long is folded together: ten transactions cost half as much again as one of as many entries.
+GATHER_S, FEW_RECORDS = 0.2, 1_000
 RETRY_AFTER_S = 0.5
 ANSWER_WITHIN_S = 15.0
 SILENCE_S = 10.0
@@ -153,11 +155,14 @@ class History:
         """Fold what comes within a moment. Raises HistoryError where nothing can be folded, sqlite3.Error, Kafka's errors."""
         if not self._is_begun:
             await self._begin()
-        for partition, records in (await self._feed.poll(POLL_MS)).items():
+        polled = await self._feed.poll(POLL_MS)
+        for partition, records in polled.items():
             self._take(partition, records)
             if not self._is_begun:
                 return  # the rest is of a history that was forgotten
         self._ends |= self._feed.known_ends()
+        if sum(map(len, polled.values())) < FEW_RECORDS:
+            await asyncio.sleep(GATHER_S)
         if self._stopped and len(self._stopped) == self._partition_count:
             raise HistoryError("; ".join(f"partition {partition}: {detail}" for partition, detail in sorted(self._stopped.items())))
 
