@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.benchmarks.gate_check import usage_flowing
 from tests.benchmarks.listeners import Listener, account_name, at, listening
+from tests.benchmarks.usage_flow import usage_flowing
 from tests.servers import RunningGateway, running_gateway
 from usageledger import UsageMeter
 from usageledger.local.servers import choose_backend, start_servers
@@ -37,7 +37,7 @@ def main() -> None:
         gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))
         run(gateway, arguments, Path(directory), first=0, load="idle")
         if not arguments.idle_only:
-            with usage_flowing(gateway, arguments, Path(directory)):
+            with usage_flowing(gateway, arguments.usage):
                 run(gateway, arguments, Path(directory), first=arguments.crossings, load=f"{arguments.usage:,} events/s")
 
 

@@ -8,8 +8,8 @@ whose answer a good part is httpx, here in one process with one lock for all thr
 
 Questions come at a fixed rate, whatever became of those before: each has its due time, and what is measured is from there to its answer, so
 a pause counts against every question that fell due in it. How late a thread was to ask is shown beside it: that is this program and its
-machine, not the gate. Usage is reported by a process of its own, by `UsageMeter`, for accounts that the checks ask about. On a machine that
-other work shares, compare runs of one minute with each other and with nothing else.
+machine, not the gate. Usage is reported by a process of its own, for accounts that the checks ask about. On a machine that other work
+shares, compare runs of one minute with each other and with nothing else.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,11 +29,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.benchmarks.usage_flow import ACCOUNTS, usage_flowing
 from tests.servers import RunningGateway, running_gateway
-from usageledger import UsageGate, UsageMeter
+from usageledger import UsageGate
 from usageledger.local.servers import choose_backend, start_servers
 
-ACCOUNTS = 500
 BEHIND_MAX_S = 5.0
 
 
@@ -60,8 +58,6 @@ class Timings:
 
 def main() -> None:
     arguments = _arguments()
-    if arguments.flow:
-        return report_usage(arguments)
     print(f"{arguments.rate:,} checks/s from {arguments.threads} threads for {arguments.seconds:g} s; {os.cpu_count()} cores")
     print(f"{'ms':<34}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}   asked late p99   from asking p99")
     if arguments.gateway:
@@ -73,7 +69,7 @@ def main() -> None:
         for way in arguments.ways:
             new_asker = stack.enter_context(_askers(gateway, way))
             report(f"{way}, alone", measure(new_asker, arguments))
-            with usage_flowing(gateway, arguments, Path(directory)):
+            with usage_flowing(gateway, arguments.usage):
                 report(f"{way}, {arguments.usage:,} events/s", measure(new_asker, arguments))
 
 
@@ -142,45 +138,6 @@ def at(values: list[float], share: float) -> float:
 
 
 @contextmanager
-def usage_flowing(gateway: RunningGateway, arguments: argparse.Namespace, directory: Path) -> Iterator[None]:
-    """Report usage in another process. What it has come to, and how far behind the ledger is, is printed at the end."""
-    address = gateway.addresses
-    told = ["--flow", address.kafka, address.prefix, str(directory / f"spool-{time.monotonic_ns()}"), "--usage", str(arguments.usage)]
-    process = subprocess.Popen([sys.executable, "-m", __spec__.name, *told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()  # it has begun
-        time.sleep(2.0)
-        yield
-    finally:
-        said, _ = process.communicate("end\n", timeout=60)
-        print(f"  {said.strip()}", flush=True)
-
-
-def report_usage(arguments: argparse.Namespace) -> None:
-    """Report uses at a fixed rate until standard input ends."""
-    kafka, prefix, spool = arguments.flow
-    is_told_to_end = threading.Event()
-
-    def wait() -> None:
-        sys.stdin.readline()
-        is_told_to_end.set()
-
-    threading.Thread(target=wait, daemon=True).start()
-    with UsageMeter(kafka=kafka, prefix=prefix, source="/bench", spool_directory=spool) as meter:
-        print("begun", flush=True)
-        begins_s, count = time.perf_counter(), 0
-        while not is_told_to_end.is_set():
-            wanted = int((time.perf_counter() - begins_s) * arguments.usage)
-            for n in range(count, wanted):
-                meter.record(account=f"acct_{n % ACCOUNTS}", feature="genai_sound", model="mmaudio", id=f"{spool}-{n}")
-            count = wanted
-            time.sleep(0.005)
-        took_s = time.perf_counter() - begins_s
-        print(f"reported {count / took_s:,.0f} events/s; {meter.waiting().count:,} still wait to be sent")
-
-
-@contextmanager
 def _askers(gateway: RunningGateway, way: str) -> Iterator[Callable[[], UsageGate | BareConnection]]:
     """What each thread asks: one gate for all of them, or a connection of its own."""
     if way == "http":
@@ -204,7 +161,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=("direct", "http", "sdk-http"), default=("direct", "http"))
     parser.add_argument("--gateway")
     parser.add_argument("--key")
-    parser.add_argument("--flow", nargs=3, metavar=("KAFKA", "PREFIX", "SPOOL"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
