@@ -278,6 +278,7 @@ def test_it_speaks_german_and_writes_numbers_and_dates_so(open_page: OpenPage, s
     expect(meter.locator(".figure strong")).to_have_text("74,5")
     expect(meter.locator(".period")).to_contain_text("erneuert sich in 8 Tagen")
     expect(meter.locator(".notice")).to_contain_text("Scale bringt 1.400 Credits für 69,99 $ im Monat.")
+    expect(meter.locator(".marks i")).to_have_attribute("data-name", "80\u00a0%")
     expect(meter.locator(".charge").first).to_contain_text("1 Generierung zu je 32 Credits: 32 Credits.")
     assert _words_in_two_languages(page) == []
     assert complaints_of_axe(page) == []

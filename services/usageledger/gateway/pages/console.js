@@ -49,6 +49,7 @@ function route() {
   const [name, one] = path.split("/").map(decodeURIComponent);
   const view = VIEWS.find((found) => found.name === name) ?? VIEWS[0];
   for (const link of nav.children) link.setAttribute("aria-current", link.hash === `#/${view.name}` ? "page" : "false");
+  nav.querySelector("[aria-current='page']").scrollIntoView({ block: "nearest", inline: "nearest" });
   const title = element("h1", { tabindex: -1 }, one ?? view.title);
   const place = element("div.view");
   main.replaceChildren(title, place);

@@ -834,9 +834,8 @@ class UsageMeter extends HTMLElement {
     nodes.bar.setAttribute("aria-valuenow", used / 1e6);
     const spoken = Object.entries({ used, total: whole, held, left: free }).map(([name, credits]) => [name, this.#number(credits / 1e6)]);
     nodes.bar.setAttribute("aria-valuetext", this.#text("meter_text", Object.fromEntries(spoken)));
-    keyed(nodes.marks, meter.thresholds ?? [], String, (threshold) =>
-      element("i", { "--share": Number(threshold), "data-name": this.#number(threshold, { style: "percent" }) }),
-    );
+    const mark = (threshold) => element("i", { "--share": Number(threshold), "data-name": this.#number(threshold, { style: "percent" }) });
+    nodes.marks.replaceChildren(...(meter.thresholds ?? []).map(mark));
   }
 
   /** Move a figure to its new value, in half a second, or at once where somebody has asked for calm. */
