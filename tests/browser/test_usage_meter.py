@@ -468,6 +468,15 @@ def test_another_sites_page_can_embed_it_under_a_policy_of_its_own(open_page: Op
     assert page.evaluate("document.querySelector('usage-meter').src") == stage.url
 
 
+def test_without_its_looks_the_meter_is_plain_but_there(open_page: OpenPage, stage: GatewayOnStage) -> None:
+    page = open_page("", may_fail=True)
+    page.route("**/usage-meter.css", lambda route: route.fulfill(status=503))
+    page.request.post(f"{stage.url}/session", data={"key": stage.world.key("read")})
+    page.goto(stage.url + PAGE)
+    expect(page.locator("usage-meter .figure")).to_be_visible()
+    expect(page.locator("usage-meter .figure")).to_contain_text("206")
+
+
 def test_properties_set_before_the_component_is_there_count(open_page: OpenPage, stage: GatewayOnStage) -> None:
     page = open_page("/console", is_signed_in=False)
     token = stage.world.keys.new_account_token(

@@ -117,7 +117,8 @@ const SHIPPED = ["de"];
 const LOOKS = new CSSStyleSheet();
 LOOKS.replaceSync(":host { display: block; min-height: 680px } :host([compact]) { min-height: 260px } .root { visibility: hidden }");
 fetch(new URL("usage-meter.css", import.meta.url), { credentials: "omit" })
-  .then((response) => response.text())
+  .then((response) => (response.ok ? response.text() : Promise.reject(response)))
+  .catch(() => ":host { display: block }") // Plain, but there.
   .then((looks) => LOOKS.replace(looks));
 
 const ICONS = {
