@@ -244,6 +244,7 @@ def test_a_session_reads_and_changes_only_from_our_own_pages(world: GatewayWorld
         assert signed_in.status_code == 204
         assert "httponly" in cookie.lower()
         assert "samesite=strict" in cookie.lower()
+        assert "secure" not in cookie.lower()
         session = {"Cookie": cookie.partition(";")[0]}
         assert (await world.ask("GET", "/v1/keys", headers=session)).status_code == 200
         asked = {"name": "n", "scopes": ["read"]}

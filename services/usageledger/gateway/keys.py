@@ -201,7 +201,8 @@ async def sign_in(asked: SignIn, request: Request, gateway: Parts) -> Response:
         gateway.rate_limits.count_failure(address_of(request))
         raise Problem("unauthenticated", str(error)) from None
     response = Response(status_code=204)
-    response.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", max_age=12 * 3_600)
+    is_secure = request.url.scheme == "https"
+    response.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", secure=is_secure, max_age=12 * 3_600)
     return response
 
 
