@@ -112,14 +112,14 @@ def test_every_language_has_every_text() -> None:
 def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(world: GatewayWorld) -> None:
     async def scenario() -> None:
         key = world.key("read")
-        minted = await world.ask("POST", "/v1/accounts/team%2F7/tokens", credential=key, body={"expires_in_s": 60})
+        minted = await world.ask("POST", "/v1/accounts/team%2F7/tokens", credential=key, body={"expires_in": 60})
         assert minted.status_code == 201
         assert minted.json()["expires_at"] == (NOW + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         caller = world.keys.caller(minted.json()["token"], NOW)
         assert (caller.account, set(caller.scopes)) == ("team/7", {"read"})
         more = await world.ask("POST", "/v1/accounts/a/tokens", credential=key, body={"scopes": ["read", "hold"]})
         assert (more.status_code, more.json()["scope"]) == (403, "hold")
-        nonsense: tuple[dict[str, object], ...] = ({"scopes": ["admin"]}, {"scopes": []}, {"expires_in_s": 3_601}, {"expires_in_s": 0})
+        nonsense: tuple[dict[str, object], ...] = ({"scopes": ["admin"]}, {"scopes": []}, {"expires_in": 3_601}, {"expires_in": 0})
         for bad in nonsense:
             assert (await world.ask("POST", "/v1/accounts/a/tokens", credential=world.key("admin"), body=bad)).status_code == 422
 
@@ -129,7 +129,7 @@ def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(worl
 def test_a_minted_token_ends_with_its_time_and_with_its_key(world: GatewayWorld) -> None:
     async def scenario() -> None:
         key = world.key("admin")
-        minted = await world.ask("POST", "/v1/accounts/a/tokens", credential=key, body={"expires_in_s": 60})
+        minted = await world.ask("POST", "/v1/accounts/a/tokens", credential=key, body={"expires_in": 60})
         token = minted.json()["token"]
         world.pass_time(timedelta(seconds=66))
         assert (await world.ask("POST", "/v1/accounts/a/tokens", credential=token, body={})).status_code == 401
@@ -149,7 +149,7 @@ def test_a_rotated_keys_tokens_are_made_with_its_newest_secret(world: GatewayWor
         old = world.key("read")
         world.pass_time(timedelta(seconds=1))
         world.keys.rotate(old.split("_")[1], timedelta(minutes=1), world.now)
-        minted = await world.ask("POST", "/v1/accounts/a/tokens", credential=old, body={"expires_in_s": 600})
+        minted = await world.ask("POST", "/v1/accounts/a/tokens", credential=old, body={"expires_in": 600})
         world.pass_time(timedelta(minutes=2))
         assert world.keys.caller(minted.json()["token"], world.now).account == "a"
 

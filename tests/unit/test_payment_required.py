@@ -142,7 +142,7 @@ def test_the_detail_says_what_frees_the_account(event: LimitEvent, detail: str, 
 
 def test_a_suspended_account_is_told_why() -> None:
     problem = ask(with_the_middleware(), account="s").json()
-    assert (problem["code"], problem["reason"], problem["suspension"]) == ("suspended", "suspended", {"reason": "payment_failed"})
+    assert (problem["code"], problem["reason"], problem["suspension"]) == ("suspended", "suspended", "payment_failed")
     assert (problem["remaining"], problem["upgrade"]) == ("200", None)
 
 

@@ -28,6 +28,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 SESSION_AUDIENCE = "usageledger-session"
 SESSION_LIFETIME = timedelta(hours=12)
+KEYS_MAX = 1_000
+"""How many keys may work at once: they are kept in memory."""
 _LEEWAY_S = 5
 
 
@@ -46,8 +48,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class AppKey:
-    """A key as it is listed: never with its secret."""
+    """A key as it is listed: never with its secret. ``number``: in which order keys were made."""
 
+    number: int
     id: str
     name: str
     scopes: tuple[Scope, ...]
@@ -58,7 +61,18 @@ class AppKey:
 
 
 class NotAuthentic(Exception):
-    """A key or token that is not known, has ended, or is no key at all. The message does not repeat it."""
+    """A key or token that is not known, has ended, or is no key at all. The message does not repeat it.
+
+    ``is_guess``: it may have been made up. A token that is well signed and has ended was not.
+    """
+
+    def __init__(self, message: str, *, is_guess: bool = True) -> None:
+        super().__init__(message)
+        self.is_guess = is_guess
+
+
+class TooManyKeys(Exception):
+    """As many keys work as may."""
 
 
 class MadeBefore(Exception):
@@ -105,10 +119,13 @@ class Keys:
     def create(self, name: str, scopes: Iterable[Scope], now: datetime, *, by: str = "", idempotency_key: str | None = None) -> str:
         """Make a key and return it: this is the only time that it can be seen.
 
-        The same request of the caller ``by`` under one idempotency key makes none again. Raises MadeBefore, UsedForSomethingElse.
+        The same request of the caller ``by`` under one idempotency key makes none again. Raises TooManyKeys, MadeBefore,
+        UsedForSomethingElse.
         """
         key, request = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}", [name, sorted(scopes)]
         with transaction(self._store, self._turn) as store:
+            if len(self._by_id) >= KEYS_MAX:
+                raise TooManyKeys
             if idempotency_key is not None:
                 before = answer_before(store, by, idempotency_key, request, now)
                 if before is not None:
@@ -153,13 +170,16 @@ class Keys:
             store.execute("DELETE FROM key_secrets WHERE key_id = ?", (key_id,))
         self._load()
 
-    def all(self) -> list[AppKey]:
-        """Every key there has been, the oldest first."""
+    def listed(self, after: int, limit: int) -> list[AppKey]:
+        """Keys that there have been, the oldest first: those with a number above ``after``, at most ``limit``."""
+        query = "SELECT rowid, id, name, scopes, created_at, revoked_at FROM keys WHERE rowid > ? ORDER BY rowid LIMIT ?"
         with self._turn:
-            rows = self._store.execute("SELECT id, name, scopes, created_at, revoked_at FROM keys ORDER BY created_at, id").fetchall()
+            rows = self._store.execute(query, (after, limit)).fetchall()
         return [
-            AppKey(key_id, name, _scopes(scopes), _time(made), None if revoked is None else _time(revoked), self._secrets_of(key_id))
-            for key_id, name, scopes, made, revoked in rows
+            AppKey(
+                number, key_id, name, _scopes(scopes), _time(made), None if revoked is None else _time(revoked), self._secrets_of(key_id)
+            )
+            for number, key_id, name, scopes, made, revoked in rows
         ]
 
     def _caller_by_key(self, key: str, now: datetime) -> Caller:
@@ -182,10 +202,12 @@ class Keys:
             raise NotAuthentic("that is neither a key (ulk_…) nor a token") from None
         known = self._by_id.get(key_id)
         for kept in () if known is None else known.secrets:
-            if kept.works_at(now) and (claims := _claims(token, kept.token_key, audience, now)) is not None:
+            if kept.works_at(now) and (claims := _signed_claims(token, kept.token_key, audience)) is not None:
                 assert known is not None
+                if not _count_at(claims, audience, now):
+                    raise NotAuthentic("the token has ended, or is meant to last too long: mint another one", is_guess=False)
                 return _caller_by_claims(claims, key_id, known.scopes, audience)
-        raise NotAuthentic("the token has ended, or was not made with a key that works here: mint another one")
+        raise NotAuthentic("the token was not made with a key that works here: mint another one")
 
     def _secrets_of(self, key_id: str) -> tuple[tuple[datetime, datetime | None], ...]:
         known = self._by_id.get(key_id)
@@ -229,8 +251,8 @@ def _add_secret(store: sqlite3.Connection, key: str, now: datetime) -> None:
     store.execute("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now)))
 
 
-def _claims(token: str, key: bytes, audience: str, now: datetime) -> dict[str, object] | None:
-    """What a token says, if it was made with this key and works now."""
+def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] | None:
+    """What a token says, if it was made with this key and is for us."""
     try:
         claims: dict[str, object] = jwt.decode(
             token,
@@ -242,13 +264,17 @@ def _claims(token: str, key: bytes, audience: str, now: datetime) -> dict[str, o
         )
     except jwt.PyJWTError:
         return None
+    return claims
+
+
+def _count_at(claims: dict[str, object], audience: str, now: datetime) -> bool:
+    """Whether a token works at that time, and is not meant to for longer than one may."""
     begins, ends = claims["iat"], claims["exp"]
     if not isinstance(begins, (int, float)) or not isinstance(ends, (int, float)):
-        return None
-    at_s = now.timestamp()
+        return False
     lifetime_max = SESSION_LIFETIME if audience == SESSION_AUDIENCE else LIFETIME_MAX
     is_short = ends - begins <= lifetime_max.total_seconds()
-    return claims if begins - _LEEWAY_S <= at_s < ends + _LEEWAY_S and is_short else None
+    return is_short and begins - _LEEWAY_S <= now.timestamp() < ends + _LEEWAY_S
 
 
 def _caller_by_claims(claims: dict[str, object], key_id: str, of_key: frozenset[Scope], audience: str) -> Caller:
@@ -257,11 +283,6 @@ def _caller_by_claims(claims: dict[str, object], key_id: str, of_key: frozenset[
     asked = set(str(claims.get("scope", "read")).split())
     given = {scope for scope in SCOPES if scope != "admin" and scope in asked and (scope in of_key or "admin" in of_key)}
     return Caller(key_id, frozenset(given), str(claims["sub"]))
-
-
-def unknown_scopes(scopes: Collection[str]) -> list[str]:
-    """Those that are no scopes."""
-    return sorted(set(scopes) - set(SCOPES))
 
 
 def _scopes(listed: str) -> tuple[Scope, ...]:

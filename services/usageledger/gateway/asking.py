@@ -114,7 +114,6 @@ class Needs:
         return caller
 
     def _identified(self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None) -> Caller:
-        gateway.rate_limits.refuse_guessing(address_of(request))
         session = request.cookies.get(SESSION_COOKIE)
         try:
             if bearer is not None:
@@ -122,9 +121,19 @@ class Needs:
             if session is not None and _is_from_our_pages(request.method, request.headers):
                 return gateway.keys.caller_of_session(session, gateway.now())
         except NotAuthentic as error:
-            gateway.rate_limits.count_failure(address_of(request))
+            refuse_or_count(gateway, request, error)
             raise _unauthenticated(str(error)) from None
         raise _unauthenticated("send a key or an account token as `Authorization: Bearer …`; `usageledger keys create` makes keys")
+
+
+def refuse_or_count(gateway: Gateway, request: Request, error: NotAuthentic) -> None:
+    """Count what may have been a guess; who has guessed too often is told to wait. A key that works never waits for others' guesses.
+
+    Raises Problem.
+    """
+    if error.is_guess:
+        gateway.rate_limits.refuse_guessing(address_of(request))
+        gateway.rate_limits.count_failure(address_of(request))
 
 
 def still_let_in(request: Request, gateway: Gateway) -> Callable[[], bool]:

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.config import JsonDict
 
-from usageledger.gateway.access import SCOPES, AppKey, Caller, MadeBefore, NotAuthentic, Scope
-from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts, address_of
+from usageledger.gateway.access import KEYS_MAX, SCOPES, SESSION_LIFETIME, AppKey, Caller, MadeBefore, NotAuthentic, Scope, TooManyKeys
+from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts, refuse_or_count
+from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.tokens import LIFETIME_MAX
@@ -79,19 +80,20 @@ class KeyShown(BaseModel):
 
 
 class KeyList(BaseModel):
-    """Every key there has been."""
+    """Some of the keys that there have been."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_KEY_EXAMPLE]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_KEY_EXAMPLE], "next_cursor": None}]})
 
     items: list[KeyShown]
+    next_cursor: str | None
 
 
 class NewAccountToken(BaseModel):
     """What an account token is to be able to do, and for how long."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"expires_in_s": 900, "scopes": ["read"]}]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"expires_in": 900, "scopes": ["read"]}]})
 
-    expires_in_s: int = Field(default=900, ge=1, le=int(LIFETIME_MAX.total_seconds()))
+    expires_in: int = Field(default=900, ge=1, le=int(LIFETIME_MAX.total_seconds()))
     scopes: list[TokenScope] = Field(default=["read"], min_length=1, max_length=4, description="Of the key's own; never `admin`.")
 
 
@@ -122,13 +124,16 @@ class SignIn(BaseModel):
     key: SecretStr
 
 
-@router.post("/v1/keys", status_code=201, responses=problems("conflict", "id_reused_with_different_content"))
+@router.post("/v1/keys", status_code=201, responses=problems("conflict", "id_reused_with_different_content", "too_many_keys"))
 async def create_key(
     asked: NewKey, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))], idempotency_key: IdempotencyKey = None
 ) -> KeyMade:
     """Make a key. Its secret is shown in this answer and never again."""
+    create, by = gateway.keys.create, caller.key_id
     try:
-        key = gateway.keys.create(asked.name, asked.scopes, gateway.now(), by=caller.key_id, idempotency_key=idempotency_key)
+        key = await gateway.store_thread.run(create, asked.name, asked.scopes, gateway.now(), by=by, idempotency_key=idempotency_key)
+    except TooManyKeys:
+        raise Problem("too_many_keys", f"{KEYS_MAX} keys work: revoke one first") from None
     except MadeBefore as error:
         detail = f"this Idempotency-Key made the key {error.key_id}, whose secret is not kept: rotate it to get one"
         raise Problem("conflict", detail, id=error.key_id) from None
@@ -136,16 +141,21 @@ async def create_key(
 
 
 @router.get("/v1/keys", responses=problems())
-async def list_keys(gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyList:
-    """Every key there has been, without secrets."""
-    return KeyList(items=[_shown(key) for key in gateway.keys.all()])
+async def list_keys(
+    gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))], cursor: NumberCursor = None, limit: Limit = PAGE_DEFAULT
+) -> KeyList:
+    """Keys that there have been, the oldest first, without secrets."""
+    found = await gateway.store_thread.run(gateway.keys.listed, int(cursor or 0), limit + 1)
+    next_cursor = str(found[limit - 1].number) if len(found) > limit else None
+    return KeyList(items=[_shown(key) for key in found[:limit]], next_cursor=next_cursor)
 
 
 @router.post("/v1/keys/{key_id:segment}/rotate", responses=problems("not_found"))
 async def rotate_key(key_id: KeyId, asked: Rotation, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> KeyMade:
     """A new secret for a key; the old one works on for a while, so that its users can change over."""
     try:
-        return KeyMade(id=key_id, key=gateway.keys.rotate(key_id, timedelta(seconds=asked.overlap_s), gateway.now()))
+        overlap = timedelta(seconds=asked.overlap_s)
+        return KeyMade(id=key_id, key=await gateway.store_thread.run(gateway.keys.rotate, key_id, overlap, gateway.now()))
     except KeyError:
         raise _no_such_key(key_id) from None
 
@@ -154,7 +164,7 @@ async def rotate_key(key_id: KeyId, asked: Rotation, gateway: Parts, caller: Ann
 async def revoke_key(key_id: KeyId, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> Response:
     """End a key, and every account token minted with it, at once."""
     try:
-        gateway.keys.revoke(key_id, gateway.now())
+        await gateway.store_thread.run(gateway.keys.revoke, key_id, gateway.now())
     except KeyError:
         raise _no_such_key(key_id) from None
     return Response(status_code=204)
@@ -173,7 +183,7 @@ async def mint_token(
     lacking = sorted(scope for scope in asked.scopes if not caller.may(scope))
     if lacking:
         raise Problem("forbidden", f"the key itself has not the scope {lacking[0]!r}: use one that has it", scope=lacking[0])
-    now, lifetime = gateway.now().replace(microsecond=0), timedelta(seconds=asked.expires_in_s)
+    now, lifetime = gateway.now().replace(microsecond=0), timedelta(seconds=asked.expires_in)
     token = gateway.keys.new_account_token(caller, account, asked.scopes, lifetime, now)
     return AccountToken(account=account, token=token, expires_at=now + lifetime)
 
@@ -194,15 +204,16 @@ async def show_session(request: Request, gateway: Parts) -> SessionShown:
 @router.post("/session", status_code=204, include_in_schema=False)
 async def sign_in(asked: SignIn, request: Request, gateway: Parts) -> Response:
     """Begin a session of our own pages: the browser keeps a cookie that scripts cannot read, and no key."""
-    gateway.rate_limits.refuse_guessing(address_of(request))
     try:
         session = gateway.keys.new_session(asked.key.get_secret_value(), gateway.now())
     except NotAuthentic as error:
-        gateway.rate_limits.count_failure(address_of(request))
+        refuse_or_count(gateway, request, error)
         raise Problem("unauthenticated", str(error)) from None
     response = Response(status_code=204)
     is_secure = request.url.scheme == "https"
-    response.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", secure=is_secure, max_age=12 * 3_600)
+    response.set_cookie(
+        SESSION_COOKIE, session, httponly=True, samesite="strict", secure=is_secure, max_age=int(SESSION_LIFETIME.total_seconds())
+    )
     return response
 
 

@@ -28,6 +28,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "There is no such operation here"),
     "id_reused_with_different_content": (409, "The id was used before, for something else"),
+    "too_many_keys": (409, "There are as many keys as may be"),
     "conflict": (409, "It is not in a state in which this can be done"),
     "too_many_endpoints": (409, "There are as many webhook endpoints as there may be"),
     "too_large": (413, "The request is too large"),

@@ -130,7 +130,7 @@ def problem_of(event: LimitEvent) -> dict[str, Any]:
         "account": event.account,
         "plan": event.plan,
         "reason": event.reason,
-        "suspension": None if event.suspension_reason is None else {"reason": event.suspension_reason},
+        "suspension": event.suspension_reason,
         "remaining": _written(event.remaining),
         "resets_at": None if event.resets_at is None else event.resets_at.isoformat(),
         "upgrade": None if event.upgrade is None else _offer(event.upgrade),

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
+from usageledger.gateway.gate.over_http import segment
 from usageledger.local.errors import StackError
 from usageledger.local.gateway_place import kept_key
 from usageledger.settings import ClientSettings, SettingsError, running_stack
@@ -60,15 +60,15 @@ class GatewayClient:
 
     def keys(self) -> list[dict[str, Any]]:
         """Every key there has been."""
-        return list(self._asked("GET", "/v1/keys")["items"])
+        return list(self._listed("/v1/keys"))
 
     def rotate_key(self, key_id: str, overlap_s: int) -> dict[str, Any]:
         """A new secret for a key."""
-        return self._asked("POST", f"/v1/keys/{_segment(key_id)}/rotate", {"overlap_s": overlap_s})
+        return self._asked("POST", f"/v1/keys/{segment(key_id)}/rotate", {"overlap_s": overlap_s})
 
     def revoke_key(self, key_id: str) -> None:
         """End a key and its tokens."""
-        self._asked("POST", f"/v1/keys/{_segment(key_id)}/revoke")
+        self._asked("POST", f"/v1/keys/{segment(key_id)}/revoke")
 
     def add_webhook(self, url: str, types: Sequence[str], accounts: Sequence[str], description: str) -> dict[str, Any]:
         """Make an endpoint; the answer has its secret, this once. A connection that breaks leaves one endpoint and not two."""
@@ -98,17 +98,11 @@ class GatewayClient:
 
     def deliveries(self, endpoint_id: str, state: str | None = None) -> Iterator[dict[str, Any]]:
         """An endpoint's deliveries, the newest first, page by page."""
-        params: dict[str, str | int] = {"limit": PAGE} | ({} if state is None else {"state": state})
-        while True:
-            page = self._asked("GET", f"{_endpoint(endpoint_id)}/deliveries", params=params)
-            yield from page["items"]
-            if page["next_cursor"] is None:
-                return
-            params = params | {"cursor": page["next_cursor"]}
+        yield from self._listed(f"{_endpoint(endpoint_id)}/deliveries", {} if state is None else {"state": state})
 
     def resend(self, endpoint_id: str, delivery_id: str) -> dict[str, Any]:
         """Have a delivery sent again."""
-        return self._asked("POST", f"{_endpoint(endpoint_id)}/deliveries/{_segment(delivery_id)}/resend")
+        return self._asked("POST", f"{_endpoint(endpoint_id)}/deliveries/{segment(delivery_id)}/resend")
 
     def test_webhook(self, endpoint_id: str) -> dict[str, Any]:
         """Send an endpoint a test, and wait for what comes of it. Raises GatewayFailed where nothing does in time."""
@@ -118,7 +112,7 @@ class GatewayClient:
             if time.monotonic() > deadline_s:
                 raise GatewayFailed(f"the test was not delivered within {TESTED_WITHIN_S:.0f} s, and is tried no more than once")
             time.sleep(LOOK_AGAIN_AFTER_S)
-            sent = self._asked("GET", f"{_endpoint(endpoint_id)}/deliveries/{_segment(sent['id'])}")
+            sent = self._asked("GET", f"{_endpoint(endpoint_id)}/deliveries/{segment(sent['id'])}")
         return sent
 
     def close(self) -> None:
@@ -130,6 +124,15 @@ class GatewayClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _listed(self, path: str, params: Mapping[str, str | int] | None = None) -> Iterator[dict[str, Any]]:
+        asked: dict[str, str | int] = {"limit": PAGE, **(params or {})}
+        while True:
+            page = self._asked("GET", path, params=asked)
+            yield from page["items"]
+            if page["next_cursor"] is None:
+                return
+            asked = asked | {"cursor": page["next_cursor"]}
 
     def _asked(
         self,
@@ -164,8 +167,4 @@ def _told(response: httpx.Response) -> str:
 
 
 def _endpoint(endpoint_id: str) -> str:
-    return f"/v1/webhooks/{_segment(endpoint_id)}"
-
-
-def _segment(name: str) -> str:
-    return quote(name, safe="")
+    return f"/v1/webhooks/{segment(endpoint_id)}"

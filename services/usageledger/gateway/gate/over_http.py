@@ -117,7 +117,7 @@ class AsyncHttpWay:
 
 def check_question(account: str, use: Use) -> HttpQuestion[CheckAnswer]:
     """Whether a use may start."""
-    return HttpQuestion(f"/v1/accounts/{_segment(account)}/check", _use(use), lambda said: _check_in(account, said))
+    return HttpQuestion(f"/v1/accounts/{segment(account)}/check", _use(use), lambda said: _check_in(account, said))
 
 
 def quote_question(uses: Sequence[Use]) -> HttpQuestion[QuoteAnswer]:
@@ -129,7 +129,7 @@ def hold_question(account: str, hold_id: str, use: Use, life_s: int) -> HttpQues
     """A request to hold."""
     body = {"id": hold_id, **_use(use), "expires_in": life_s}
     return HttpQuestion(
-        f"/v1/accounts/{_segment(account)}/holds",
+        f"/v1/accounts/{segment(account)}/holds",
         body,
         lambda said: _hold_in(account, hold_id, said, None),
         lambda said: _hold_in(account, hold_id, said, said["code"]) if said.get("code") in _REFUSALS else None,
@@ -139,7 +139,7 @@ def hold_question(account: str, hold_id: str, use: Use, life_s: int) -> HttpQues
 def release_question(account: str, hold_id: str) -> HttpQuestion[ReleaseAnswer]:
     """A request to free a hold."""
     return HttpQuestion(
-        f"/v1/accounts/{_segment(account)}/holds/{_segment(hold_id)}/release",
+        f"/v1/accounts/{segment(account)}/holds/{segment(hold_id)}/release",
         None,
         lambda said: ReleaseAnswer(account=account, id=hold_id, state=said["state"]),
     )
@@ -233,8 +233,8 @@ def _time_in(said: str | None) -> datetime | None:
     return None if said is None else datetime.fromisoformat(said)
 
 
-def _segment(name: str) -> str:
-    # A segment of dots alone would be taken for a step up.
+def segment(name: str) -> str:
+    """A name as a segment of a path. One of dots alone would be taken for a step up."""
     return quoted(name, safe="") if name.strip(".") else "%2E" * len(name)
 
 

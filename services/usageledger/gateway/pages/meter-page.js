@@ -28,7 +28,7 @@ async function begin() {
 /** A token of a quarter of an hour. Where the session is over, the form comes back. */
 async function mint() {
   try {
-    return (await ask("POST", `/v1/accounts/${encodeURIComponent(account)}/tokens`, { expires_in_s: 900 })).token;
+    return (await ask("POST", `/v1/accounts/${encodeURIComponent(account)}/tokens`, { expires_in: 900 })).token;
   } catch (error) {
     if (error.status === 401) await begin();
     throw error;
