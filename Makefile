@@ -71,7 +71,7 @@ schemas: wheel ## write schemas/ anew from the contracts and the gateway's route
 	$(PY) -m usageledger.contracts.schemas schemas/
 	$(PY) -m usageledger.gateway.openapi schemas/
 
-check-schemas: wheel ## schemas/ is what the contracts say
+check-schemas: wheel ## schemas/ is what the contracts and the routes say
 	$(PYTEST) tests/contract/test_schemas.py $(ARGS)
 
 test: lint types wheel ## everything: lint, types, and all tests against the built wheel, a real broker and a real counter store
@@ -119,7 +119,7 @@ down: wheel ## stop it (UP='--data DIR')
 	$(BIN)/usageledger down $(UP)
 
 bench: setup ## list the benchmarks
-	@ls tests/benchmarks/*.py 2>/dev/null || echo "no benchmarks yet"
+	@grep -l "^def main" tests/benchmarks/*.py | sed "s,/,.,g; s,\.py$$,,; s,^,python -m ,"
 
 clean: ## remove what was built and installed (data of a stack stays)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

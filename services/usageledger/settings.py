@@ -1,4 +1,4 @@
-"""Where this ledger's Kafka and Redis are: from ``USAGELEDGER_…`` variables, or from the stack that runs on this machine."""
+"""Where this ledger is and what its services are told: from ``USAGELEDGER_…`` variables, or from the stack that runs on this machine."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: P
     assert listed(reason="unknown_model") == ["m"]
     assert listed(is_resolved=True) == ["g0"]
     assert listed(account="b") == []
-    entry = asyncio.run(reader.refusals(reason=None, is_resolved=None, account=None, cursor=None, limit=1)).items[0]
+    entry = asyncio.run(reader.refusals(reason=None, is_resolved=None, cursor=None, limit=1)).items[0]
     assert asyncio.run(reader.refusals_at([entry.entry, "0-0"])) == {entry.entry: entry}
     reader.close()
 
@@ -320,5 +320,5 @@ def test_a_cursor_that_no_list_has_given_is_refused(cursor: str, tmp_path: Path)
     with pytest.raises(MalformedCursor):
         asyncio.run(reader.charges("a", period=None, cursor=cursor, limit=3))
     with pytest.raises(MalformedCursor):
-        asyncio.run(reader.refusals(reason=None, is_resolved=None, account=None, cursor=cursor, limit=3))
+        asyncio.run(reader.refusals(reason=None, is_resolved=None, cursor=cursor, limit=3))
     reader.close()

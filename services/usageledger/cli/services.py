@@ -1,4 +1,4 @@
-"""service: what the stack's supervisor runs, each as a process of its own."""
+"""service: one service as a process of its own, as the stack's supervisor runs it, or yours."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ logger = logging.getLogger("usageledger")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this command to an app, unlisted: the supervisor knows it."""
-    app.command("service", hidden=True, epilog="Example: usageledger service processor")(service)
+    """Add this command to an app."""
+    app.command("service", epilog="Example: usageledger service processor")(service)
 
 
 def service(name: Annotated[Literal["processor", "limits", "history", "gateway"], typer.Argument(help="Which one.")]) -> None:

@@ -25,7 +25,6 @@ class _Topic:
     key: str | None
     action: str
     bytes_max: int
-    is_dated_by_kafka: bool = True
     partitions: int | None = None
 
 

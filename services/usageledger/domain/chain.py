@@ -30,7 +30,6 @@ class SealedEntry(NamedTuple):
     value: bytes
 
 
-ENTRY_TYPE = "ledger.entry"
 CLAIM_TYPE = "ledger.claim"
 
 

@@ -109,7 +109,6 @@ class Block(NamedTuple):
 def figures(now: AccountNow, block: Block | None = None) -> Figures:
     """The account's figures. ``block``: what is known of when it was blocked, which the counters do not say."""
     state, catalog = now.state, now.catalogs.in_force(now.at)
-    open_holds, held = holds_of(now)
     return Figures(
         account=now.account,
         at=now.at,
@@ -119,20 +118,15 @@ def figures(now: AccountNow, block: Block | None = None) -> Figures:
         allotment=format_credits(state.period.allotment),
         granted=format_credits(state.granted),
         used=format_credits(state.period.used),
-        held=format_credits(held),
+        held=format_credits(now.held),
         remaining=format_credits(state.remaining),
-        available=format_credits(state.remaining - held),
+        available=format_credits(state.remaining - now.held),
         share_used=share_used(state),
         blocked=_blocked(state, catalog, block) if state.is_blocked else None,
         upgrade=_shown(upgrade_for(state, catalog)),
-        holds=HoldsShown(open=open_holds, credits=format_credits(held)),
+        holds=HoldsShown(open=now.open_holds, credits=format_credits(now.held)),
         by_feature={feature: format_credits(credits) for feature, credits in sorted(state.period.by_feature.items())},
     )
-
-
-def holds_of(now: AccountNow) -> tuple[int, int]:
-    """How many holds are open, and the micro-credits that they reserve."""
-    return now.open_holds, now.held
 
 
 def plan_shown(now: AccountNow, plan_id: str) -> PlanShown:

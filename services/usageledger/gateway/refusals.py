@@ -119,7 +119,7 @@ async def list_refusals(
     try:
         reaches = await gateway.history.reaches()
         page = await gateway.history.refusals(
-            reason=None if reason is None else reason.value, is_resolved=resolved, account=None, cursor=cursor, limit=limit
+            reason=None if reason is None else reason.value, is_resolved=resolved, cursor=cursor, limit=limit
         )
     except HistoryAbsent as error:
         raise history_not_ready(error) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from usageledger.counters.connection import Client
 from usageledger.counters.reading import as_of, read_account
@@ -105,11 +105,6 @@ class AccountReader:
         if not catalogs:
             raise NoCatalog("no catalog has been published: do so with `usageledger catalog publish FILE`")
         return catalogs
-
-
-def in_utc(moment: datetime) -> datetime:
-    """In UTC, in whole microseconds. A time without a zone is taken to be UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _concerns(record: Record, key: bytes) -> bool:

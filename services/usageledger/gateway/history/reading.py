@@ -136,10 +136,6 @@ class HistoryReader:
         """What is known of an account and of its period of that number."""
         return await self._ask(lambda database: _account(database, account, partition, period))
 
-    async def reach(self, partition: int) -> Reach:
-        """How far the partition's history goes."""
-        return await self._ask(lambda database: _reach(database, partition))
-
     async def reaches(self) -> dict[int, Reach]:
         """How far each partition's history goes; those of which nothing is folded are left out."""
         return await self._ask(_reaches)
@@ -156,11 +152,9 @@ class HistoryReader:
         """Accounts whose names hold ``search``, whatever the case, in the order of their names."""
         return await self._ask(lambda database: _accounts(database, search, cursor, limit))
 
-    async def refusals(
-        self, *, reason: str | None, is_resolved: bool | None, account: str | None, cursor: str | None, limit: int
-    ) -> Page[RefusalListed]:
+    async def refusals(self, *, reason: str | None, is_resolved: bool | None, cursor: str | None, limit: int) -> Page[RefusalListed]:
         """Refused inputs, the newest first."""
-        filters = {"reason": reason, "is_resolved": is_resolved, "account": account}
+        filters = {"reason": reason, "is_resolved": is_resolved}
         return await self._ask(lambda database: _refusals(database, filters, cursor, limit))
 
     async def refusals_at(self, entries: Sequence[str]) -> dict[str, RefusalListed]:

@@ -200,7 +200,7 @@ async def create_webhook(
     """Have limit events that happen from now on delivered to a URL, signed after Standard Webhooks.
 
     The secret is shown in this answer and never again. The body of a delivery is `{"type", "timestamp", "data"}`, with the CloudEvent as
-    `data`. Answer with any 2xx within 15 seconds; everything else is tried again, eleven times over three days, and 410 Gone disables the
+    `data`. Answer with any 2xx within 15 seconds; everything else is tried again, ten more times over three days, and 410 Gone disables the
     endpoint. A delivery can come more than once, with the same `webhook-id`; of one account they come in order unless one had to be tried
     again: the greater `data.data.entry` is the later one.
     """
