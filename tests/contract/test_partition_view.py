@@ -288,6 +288,22 @@ def test_a_head_is_verified_by_a_commit_and_by_verify_and_by_nothing_else(open_v
     run(open_view, test)
 
 
+def test_a_commit_that_says_of_when_the_view_is_verifies_nothing(open_view: OpenView) -> None:
+    """A view that is read again from the ledger would show last month's figures as today's until it has come to the end."""
+
+    async def test(view: PartitionView) -> None:
+        await view.commit(None, ViewChange(head=b"h", position=FIRST, as_of_ms=1_700_000_000_000))
+        behind = await view.head()
+        assert behind is not None
+        assert behind.verified_at_ms == 1_700_000_000_000
+        await view.commit(FIRST, ViewChange(head=b"h", position=SECOND))
+        committed = await view.head()
+        assert committed is not None
+        assert committed.verified_at_ms > 1_750_000_000_000
+
+    run(open_view, test)
+
+
 def test_names_and_values_are_bytes_that_nobody_reads(open_view: OpenView) -> None:
     async def test(view: PartitionView) -> None:
         names = ["a b", "ü/日本", "{x}", "-1", "1e3", "0", "nil", "with:colon"]

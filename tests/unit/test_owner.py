@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.ledger_world import DEADLINE_S, World, a_world
 from usageledger.audit.replay import PartitionReplay
+from usageledger.counters.view import Position, ViewChange
 from usageledger.log.records import KeyedValue, LedgerError, Record
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
@@ -212,6 +213,31 @@ async def test_an_emptied_view_is_rebuilt_from_the_ledger() -> None:
         await world.view.clear()
         await world.settled()
         assert world.view.stored_accounts == before
+
+
+@run_async
+async def test_a_view_that_is_read_again_is_of_its_last_entrys_time_until_it_has_come_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that was emptied showed accounts as they had been long ago, and readers took them for up to date."""
+    async with a_world() as world:
+        worker = world.start_worker()
+        world.use("2026-01-01T10:00:00Z")
+        await world.settled()
+        await worker.kill()
+        await world.view.clear()
+        changes: list[ViewChange] = []
+        commit = world.view.commit
+
+        async def noting(expected: Position | None, change: ViewChange) -> None:
+            changes.append(change)
+            await commit(expected, change)
+
+        monkeypatch.setattr(world.view, "commit", noting)
+        world.start_worker()
+        await world.settled()
+        assert changes[0].as_of_ms == int(datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp() * 1_000)
+        world.use("2026-01-01T10:00:01Z")
+        await world.settled()
+        assert changes[-1].as_of_ms is None
 
 
 @run_async

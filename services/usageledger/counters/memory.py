@@ -61,7 +61,7 @@ class MemoryView:
                 self.identities.setdefault(window, {}).update(found)
         if change.drop_windows_before is not None:
             self.identities = {window: found for window, found in self.identities.items() if window >= change.drop_windows_before}
-        self.stored_head = StoredHead(change.position, change.head, self.now_ms())
+        self.stored_head = StoredHead(change.position, change.head, self.now_ms() if change.as_of_ms is None else change.as_of_ms)
 
     async def verify(self, expected: Position) -> None:
         self._check_head(expected)

@@ -163,7 +163,7 @@ class RedisView:
             *([hold.encode() for hold in ids] for ids in settled.values()),
         ]
         words = [token_of(expected), token_of(change.position), change.head, "" if before is None else before, *_packed(lists)]
-        return await self._run("commit", keys, words)
+        return await self._run("commit", keys, [*words, "" if change.as_of_ms is None else change.as_of_ms])
 
     async def _run_knowing_windows(self, name: str, fixed: Sequence[str], *, look_for_strays: bool = False) -> tuple[list[int], Any]:
         """Run a script that takes the keys of all windows, which only the head knows: read it, then run, again if they changed between."""

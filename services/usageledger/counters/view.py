@@ -45,6 +45,8 @@ class ViewChange:
     """When each account is next due (ms since 1970), None where it no longer is."""
     settled_holds: Sequence[tuple[str, str]] = ()
     """Holds that their uses have settled: account and id. No view is made of them, so one beside leaves them alone."""
+    as_of_ms: int | None = None
+    """Of when the view then is (ms since 1970), where that is not now: while it is caught up. Readers say so."""
     drop_windows_before: int | None = None
     """Identity windows older than this are no longer needed."""
 
@@ -98,9 +100,9 @@ class PartitionView(Protocol):
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
         """Write everything in ``change``, or nothing: raise HeadMoved if the head is not as expected. None expects an empty view.
 
-        It verifies the head as well. A hold is settled once, whether it is open or was released; one that has run out, or that is not
-        there, is no matter. Identities in a window that is to be dropped are not kept. An answer lost and the commit repeated:
-        HeadMoved, with ``found`` where this change was to move it.
+        It verifies the head as well, unless the change says of when it is. A hold is settled once, whether it is open or was released; one
+        that has run out, or that is not there, is no matter. Identities in a window that is to be dropped are not kept. An answer lost and
+        the commit repeated: HeadMoved, with ``found`` where this change was to move it.
         """
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Literal
 
-from usageledger.domain.account import AccountState, Period
+from usageledger.domain.account import AccountState, Period, drawn_from_grants
 from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.entry import Crossing, Figures, LedgerEntry, PeriodReference, UpgradeOffer
 from usageledger.domain.quantity import format_quantity
@@ -93,9 +93,9 @@ def thresholds_of(state: AccountState, catalog: Catalog) -> tuple[Decimal, ...]:
 
 
 def _remaining_under(plan: Plan, state: AccountState) -> int:
-    """Subscribing from Free starts a fresh cycle; a higher plan in a running cycle keeps what was used."""
+    """Subscribing from Free starts a fresh cycle, with what grants have left; a higher plan in a running cycle keeps what was used."""
     if state.period.is_free:
-        return plan.allotment
+        return plan.allotment + sum(grant.left - drawn for grant, drawn in drawn_from_grants(state))
     return plan.allotment + state.granted - state.period.used
 
 

@@ -146,8 +146,11 @@ async def provide(
         raise _unreadable(book, error) from error
 
 
-def view_change(head: Head, changes: Changes) -> ViewChange:
-    """What a commit writes: the head, and what decisions or entries have changed."""
+def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> ViewChange:
+    """What a commit writes: the head, and what decisions or entries have changed.
+
+    ``is_behind``: the ledger goes on. Then the view is of the time of its last entry: last month's figures are not to pass for today's.
+    """
     identities: dict[int, dict[bytes, bytes]] = defaultdict(dict)
     for identity, record in changes.identities.items():
         identities[window_of(record.first_appended_at)][identity] = encode(record)
@@ -158,6 +161,7 @@ def view_change(head: Head, changes: Changes) -> ViewChange:
         identities=identities,
         due_ms={account: None if at is None else milliseconds(at) for account, at in changes.due.items()},
         settled_holds=tuple(changes.settled_holds),
+        as_of_ms=milliseconds(head.clock) if is_behind else None,
         drop_windows_before=window_of(head.clock) - 1,
     )
 
@@ -310,7 +314,7 @@ async def _with_adopted(adopted: AdoptedCatalogs, offset: int, catalogs: Catalog
 
 
 async def _commit(book: PartitionBook, view: PartitionView, position: Position | None) -> Position:
-    change = view_change(book.head, book.take_changes())
+    change = view_change(book.head, book.take_changes(), is_behind=True)
     await view.commit(position, change)
     book.identities.clear()
     if len(book.accounts) > ACCOUNTS_KEPT_MAX:

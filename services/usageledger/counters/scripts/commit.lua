@@ -17,6 +17,7 @@
 --       and lists of words, packed: 1 account, state ...; 2 ms, account ... due; 3 account ... no longer due;
 --       4 the numbers of the windows in KEYS; then of each window identity, value ..., none where it is only to be dropped; then of each
 --       account with settled holds their ids, each once.
+--       and last of when the view then is (ms since 1970), where that is not now ("").
 --       Packed: the words' lengths list by list in MessagePack, and all words joined. Two arguments instead of thousands, for it is
 --       the client that pays for each
 -- Reply: {1} done; {0, token} the head is elsewhere; {2, windows} these are to be dropped too: call again with their keys;
@@ -171,5 +172,5 @@ for _, key in ipairs(dropped) do
   redis.call('UNLINK', key)
 end
 redis.call('HSET', KEYS[1], 'token', ARGV[2], 'value', ARGV[3], 'windows', table.concat(kept, ' '),
-  'verified_at_ms', string.format('%.0f', now))
+  'verified_at_ms', ARGV[7] ~= '' and ARGV[7] or string.format('%.0f', now))
 return {1}

@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from usageledger.counters.memory import MemoryView
+from usageledger.counters.view import Position, StoredHead
 from usageledger.domain.catalog import AdoptedCatalogs, Catalog, load_shipped_catalog
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import parse_credits
 from usageledger.domain.decide import decide
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.events import AccountOpened, AccountSuspended, AnyEvent, UsageRecorded
+from usageledger.domain.head import Head
 from usageledger.gateway.gate.answers import (
     CheckAnswer,
     GateUnavailable,
@@ -52,6 +54,9 @@ from usageledger.gateway.gate.reckoning import (
 T = TypeVar("T")
 
 _SOURCE = "/tests"
+
+
+_HEAD = encode(Head(ledger="memory"))
 
 
 class InMemoryGate(UsageGate):
@@ -160,6 +165,8 @@ class _MemoryWay:
     def _reckon(self, reckoning: Reckoning[T]) -> T:
         if not self.is_available:
             raise GateUnavailable("is_available is False")
+        # Counters that are always up to date.
+        self._view.stored_head = StoredHead(Position(0, ""), _HEAD, self._view.now_ms())
 
         def answer(question: Question) -> Any:
             return self._catalogs if isinstance(question, CatalogsUpTo) else self._view.ask(question)

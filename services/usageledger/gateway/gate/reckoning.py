@@ -110,24 +110,28 @@ class NoRate(Exception):
 
 
 def reading(account: str, clock: Clock) -> Reckoning[AccountNow]:
-    """The account now. Raises ViewError for counters that this release cannot read."""
+    """The account now. Raises ViewError for counters that are not there, or that this release cannot read."""
     found: AccountReading = yield ReadAccount(account)
     return (yield from reckoned(account, found, clock))
 
 
 def reckoned(account: str, found: AccountReading, clock: Clock) -> Reckoning[AccountNow]:
-    """The account now, of what was read of it. Raises ViewError for counters that this release cannot read."""
+    """The account now, of what was read of it. Raises ViewError for counters that are not there, or that this release cannot read."""
+    if found.head is None:
+        # An account that is suspended would be an untouched Free, until it is read again from the ledger.
+        raise ViewError(
+            "the counters of this partition are not there: no processor has written them yet, or they were lost and are read again"
+        )
     try:
-        head = Head(ledger="") if found.head is None else decode_head(found.head.value)
+        head = decode_head(found.head.value)
         catalogs: AdoptedCatalogs = yield CatalogsUpTo(head.catalog_next)
         now = clock.now()
-        at = clock.at(head, is_stored=found.head is not None)
+        at = clock.at(head, is_stored=True)
         state = _rolled(account, found.account, at, catalogs)
     except msgspec.MsgspecError as error:
         raise ViewError(f"the counters hold what this release cannot read ({error}): upgrade it", retriable=False) from error
-    verified_at = None if found.head is None else as_of(found.head, now)
     standing = (found.held, found.open_holds, found.account)
-    return AccountNow(account, state, found.account is not None, at, verified_at, catalogs, head.next_offset, *standing)
+    return AccountNow(account, state, found.account is not None, at, as_of(found.head, now), catalogs, head.next_offset, *standing)
 
 
 def checking(account: str, use: Use, clock: Clock) -> Reckoning[Checked]:
