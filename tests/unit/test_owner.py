@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.ledger_world import DEADLINE_S, World, a_world
 from usageledger.audit.replay import PartitionReplay
+from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, ViewChange
 from usageledger.log.records import KeyedValue, LedgerError, Record
 from usageledger.processor import owner as owner_module
@@ -225,13 +226,13 @@ async def test_a_view_that_is_read_again_is_of_its_last_entrys_time_until_it_has
         await worker.kill()
         await world.view.clear()
         changes: list[ViewChange] = []
-        commit = world.view.commit
+        commit = MemoryView.commit
 
-        async def noting(expected: Position | None, change: ViewChange) -> None:
+        async def noting(view: MemoryView, expected: Position | None, change: ViewChange) -> None:
             changes.append(change)
-            await commit(expected, change)
+            await commit(view, expected, change)
 
-        monkeypatch.setattr(world.view, "commit", noting)
+        monkeypatch.setattr(MemoryView, "commit", noting)
         world.start_worker()
         await world.settled()
         assert changes[0].as_of_ms == int(datetime(2026, 1, 1, 10, tzinfo=UTC).timestamp() * 1_000)

@@ -17,6 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from usageledger.counters.connection import connect_blocking
+from usageledger.counters.reading import read_heads
+from usageledger.counters.view import ViewError
 from usageledger.local.errors import StackError, StopRequested
 from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
@@ -240,12 +243,25 @@ class Stack:
         return os.environ | {f"USAGELEDGER_{name}": value for name, value in own.items()} | {"PYTHONUNBUFFERED": "1"}
 
     def _let_settle(self, supervisor: Supervisor) -> None:
-        """Watch the services come up. One that does not is told of by then, and is started again like any other."""
+        """Watch the services come up, until who asks is answered. One that does not is told of, and started again like any other."""
         deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
-        while not supervisor.has_settled() and time.monotonic() < deadline_s:
+        while not (supervisor.has_settled() and self._has_counters()) and time.monotonic() < deadline_s:
             self._raise_if_stopping()
             time.sleep(0.1)
             supervisor.step()
+
+    def _has_counters(self) -> bool:
+        """Whether our processor has written every partition's counters: before that nobody can be told what an account has."""
+        if self._services.get("processor") != SERVICES["processor"]:
+            return True
+        assert self._addresses is not None
+        redis = connect_blocking(self._addresses.redis_url)
+        try:
+            return all(read_heads(redis, self._prefix, range(self._partitions)).values())
+        except ViewError:
+            return False
+        finally:
+            redis.close()
 
     def _bring_down(self, supervisor: Supervisor, servers: Sequence[Server | GivenServer], services: Sequence[Service]) -> None:
         if self._failure is None:
