@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
+import httpx
 import pytest
 from fastapi import Depends
 
@@ -16,6 +17,7 @@ from tests.unit.gateway_world import GatewayWorld
 from usageledger.counters.view import ViewError
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import AccountPath, Needs
+from usageledger.gateway.bodies import BYTES_MAX
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem
 
 
@@ -134,3 +136,27 @@ def test_a_limit_by_account_counts_tokens_of_one_account_together(world: Gateway
         return [(await world.ask("GET", "/v1/accounts/a/name", credential=token)).status_code for token in tokens]
 
     assert 429 in asyncio.run(statuses())
+
+
+@pytest.mark.parametrize("path", ["/session", "/v1/quote", "/v1/accounts/a/check", "/v1/events", "/v1/keys", "/v1/webhooks"])
+@pytest.mark.parametrize("says_its_length", [True, False])
+def test_no_more_is_taken_of_a_request_than_it_may_have_whoever_sends_it(world: GatewayWorld, path: str, says_its_length: bool) -> None:
+    """Routes read their body before they know who asks: 200 MiB from somebody without a key were all held in memory."""
+    key, taken, chunk = world.key("admin"), [0], 64 * 1024
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(200 * 1024 * 1024 // chunk):
+            taken[0] += chunk
+            yield b" " * chunk
+
+    async def scenario() -> httpx.Response:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        if says_its_length:
+            headers["Content-Length"] = str(200 * 1024 * 1024)
+        transport = httpx.ASGITransport(world.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.post(path, content=body(), headers=headers)
+
+    answer = asyncio.run(scenario())
+    assert (answer.status_code, answer.json()["code"], answer.headers["content-type"]) == (413, "too_large", "application/problem+json")
+    assert taken[0] <= (0 if says_its_length else BYTES_MAX + chunk)

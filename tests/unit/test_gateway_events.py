@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.unit.gateway_world import NOW, GatewayWorld
-from usageledger.gateway.events import BYTES_MAX, EVENTS_MAX
+from usageledger.gateway.bodies import BYTES_MAX
+from usageledger.gateway.events import EVENTS_MAX
 from usageledger.gateway.gate.reckoning import Clock
 from usageledger.gateway.reporting import Outgoing, Sent
 from usageledger.gateway.tokens import mint_account_token

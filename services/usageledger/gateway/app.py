@@ -24,6 +24,7 @@ from usageledger.gateway import (
     refusals,
 )
 from usageledger.gateway.asking import Gateway
+from usageledger.gateway.bodies import BodiesWithinBounds
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import described
 from usageledger.gateway.paths import PathsAsSent
@@ -57,6 +58,7 @@ def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> Fast
     """The app that serves this gateway. ``allowed_origins``: whose pages may ask, besides our own; they send tokens, never cookies."""
     app = bare_app()
     app.state.gateway = gateway
+    app.add_middleware(BodiesWithinBounds)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(allowed_origins),

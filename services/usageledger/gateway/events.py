@@ -21,7 +21,6 @@ from usageledger.gateway.reporting import Sent
 router = APIRouter(tags=["events"])
 
 EVENTS_MAX = 1_000
-BYTES_MAX = 1_048_576
 ONE, BATCH, EITHER = "application/cloudevents+json", "application/cloudevents-batch+json", "application/json"
 
 AGAIN = "send it again as it is: its identity (account, source and id) counts once"
@@ -107,7 +106,7 @@ _MIXED: dict[int | str, dict[str, Any]] = {
     openapi_extra={"requestBody": _BODY},
     responses={
         **_MIXED,
-        **problems("malformed_request", "too_large", "unsupported_media_type", "invalid_event", "log_unavailable"),
+        **problems("malformed_request", "unsupported_media_type", "invalid_event", "log_unavailable"),
     },
 )
 async def report_events(request: Request, gateway: Parts, caller: Annotated[Caller, Depends(Needs("report"))]) -> Report:
@@ -118,7 +117,7 @@ async def report_events(request: Request, gateway: Parts, caller: Annotated[Call
     `unavailable`, or the whole request if its answer was lost. What the ledger makes of an accepted event (its charge, a limit that it
     crosses, a refusal such as `unknown_model`) is decided after that, in a fraction of a second.
     """
-    values = _values(await _body(request), request.headers.get("content-type", EITHER))
+    values = _values(await request.body(), request.headers.get("content-type", EITHER))
     reporting = Reporting(
         topics=gateway.topics,
         partition_count=gateway.accounts.partition_count,
@@ -171,16 +170,6 @@ def _answer(items: Sequence[Item], *, is_single: bool) -> JSONResponse:
     where = f"{first.pointer}: " if first.pointer else ""
     told = f"{where}{first.detail}" if is_single else f"none of the {len(items)} events can be taken; the first: {where}{first.detail}"
     return problem_response("invalid_event", told, items=content)
-
-
-async def _body(request: Request) -> bytes:
-    """The body, as long as it is not too large. Raises Problem."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BYTES_MAX:
-            raise Problem("too_large", f"a request has at most {BYTES_MAX} bytes: send the events in several")
-    return bytes(body)
 
 
 def _values(body: bytes, content_type: str) -> list[bytes]:

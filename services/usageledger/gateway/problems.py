@@ -95,7 +95,7 @@ class Problem(Exception):
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """What a route declares as ``responses``: the problems that it can answer with, beside those of every route."""
     by_status: dict[int | str, list[str]] = {}
-    for code in (*codes, "unauthenticated", "forbidden", "invalid_request", "rate_limited", "counters_unavailable"):
+    for code in (*codes, "unauthenticated", "forbidden", "too_large", "invalid_request", "rate_limited", "counters_unavailable"):
         by_status.setdefault(PROBLEMS[code][0], []).append(code)
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     return {
@@ -138,7 +138,9 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "malformed_request")
+        if error.status_code == 413:
+            return problem_response("too_large", error.detail)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
         detail = f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists what there is"
         return problem_response(code, detail, headers=error.headers)
 
