@@ -95,6 +95,33 @@ def test_a_key_made_elsewhere_works_and_its_next_secret_too(world: GatewayWorld)
     assert len(world.keys.listed(0, 10)) == 1
 
 
+def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starting(world: GatewayWorld) -> None:
+    """Its id was inserted once more, and the gateway failed at every start."""
+    key = f"ulk_0a1b2c3d_{'x' * 43}"
+    assert world.keys.ensure(key, "from the start", NOW)
+    world.keys.revoke("0a1b2c3d", NOW)
+    for configured in (key, f"ulk_0a1b2c3d_{'y' * 43}"):
+        assert not world.keys.ensure(configured, "from the start", NOW + HOUR)
+        with pytest.raises(NotAuthentic):
+            world.keys.caller(configured, NOW + HOUR)
+
+
+def test_a_configured_secret_that_was_rotated_away_never_works_again(world: GatewayWorld) -> None:
+    """A second rotation forgot the first secret, and a restart with the old setting brought it back as an admin: it may have leaked."""
+    key = f"ulk_0a1b2c3d_{'x' * 43}"
+    world.keys.ensure(key, "from the start", NOW)
+    world.keys.rotate("0a1b2c3d", HOUR, NOW)
+    assert world.keys.ensure(key, "from the start", NOW + HOUR / 2)
+    assert not world.keys.ensure(key, "from the start", NOW + HOUR)
+    newest = world.keys.rotate("0a1b2c3d", HOUR, NOW + 2 * HOUR)
+    assert not world.keys.ensure(key, "from the start", NOW + 3 * HOUR)
+    with pytest.raises(NotAuthentic):
+        world.keys.caller(key, NOW + 3 * HOUR)
+    assert world.keys.caller(newest, NOW + 3 * HOUR).may("admin")
+    (listed,) = world.keys.listed(0, 10)
+    assert len(listed.secrets) == 2
+
+
 def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorld) -> None:
     """The answer that was lost had the secret, which nobody has any more: whoever asks again is told to rotate the key."""
     admin, asked = world.key("admin"), {"name": "render", "scopes": ["check", "hold"]}

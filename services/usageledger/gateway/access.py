@@ -135,18 +135,26 @@ class Keys:
         self._load()
         return key
 
-    def ensure(self, key: str, name: str, now: datetime) -> None:
-        """See to it that a key which was made elsewhere works, with every scope. Raises ValueError for what is no key."""
+    def ensure(self, key: str, name: str, now: datetime) -> bool:
+        """See to it that a key which was made elsewhere works, with every scope; return whether it does.
+
+        A key that was revoked stays so, and a secret that was rotated away never works again: it may have been ended because it leaked.
+        Raises ValueError for what is no key.
+        """
         key_id, secret = split_key(key)
-        known = self._by_id.get(key_id)
-        if known is not None and _digest(secret) in {kept.digest for kept in known.secrets}:
-            return
         with transaction(self._store, self._turn) as store:
-            if known is None:
+            made = store.execute("SELECT revoked_at FROM keys WHERE id = ?", (key_id,)).fetchone()
+            kept = store.execute("SELECT expires_at FROM key_secrets WHERE key_id = ? AND digest = ?", (key_id, _digest(secret))).fetchone()
+            if made is not None and made[0] is not None:
+                return False
+            if kept is not None:
+                return kept[0] is None or now < _time(kept[0])
+            if made is None:
                 _add(store, key, name, ("admin",), now)
             else:
                 _add_secret(store, key, now)
         self._load()
+        return True
 
     def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> str:
         """A new secret for a key; the old ones work on for ``overlap``. Raises KeyError where there is no such key, or it was revoked."""
@@ -154,7 +162,8 @@ class Keys:
             raise KeyError(key_id)
         key, ends = f"ulk_{key_id}_{secrets.token_urlsafe(32)}", _text(now + overlap)
         with transaction(self._store, self._turn) as store:
-            store.execute("DELETE FROM key_secrets WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now)))
+            # Its digest stays: a secret that was rotated away is known for one, should it be configured still.
+            store.execute("UPDATE key_secrets SET token_key = x'' WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now)))
             query = "UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
             store.execute(query, (ends, key_id, ends))
             _add_secret(store, key, now)
@@ -216,7 +225,8 @@ class Keys:
     def _load(self) -> None:
         with self._turn:
             keys = self._store.execute("SELECT id, scopes FROM keys WHERE revoked_at IS NULL").fetchall()
-            rows = self._store.execute("SELECT key_id, digest, token_key, created_at, expires_at FROM key_secrets ORDER BY created_at")
+            query = "SELECT key_id, digest, token_key, created_at, expires_at FROM key_secrets WHERE token_key != x'' ORDER BY created_at"
+            rows = self._store.execute(query)
             kept = [(row[0], _Secret(row[1], row[2], _time(row[3]), None if row[4] is None else _time(row[4]))) for row in rows]
         self._by_id = {
             key_id: _Known(frozenset(_scopes(scopes)), tuple(secret for of, secret in kept if of == key_id)) for key_id, scopes in keys

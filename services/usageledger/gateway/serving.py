@@ -31,6 +31,7 @@ from usageledger.gateway.limit_store import LimitRecord
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.reporting import Reporter
 from usageledger.gateway.store import open_store
+from usageledger.gateway.tokens import split_key
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.log.import_mode import ImportMode
@@ -115,7 +116,7 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         stack.callback(store.close)
         keys = Keys(store, turn)
         if options.key is not None:
-            keys.ensure(options.key, "from the start", datetime.now(UTC))
+            _let_in(keys, options.key)
         accounts = Accounts(redis, catalogs, prefix=options.prefix, partition_count=partition_count, is_importing=import_mode.is_on)
         history = HistoryReader(options.data / HISTORY_FILE)
         stack.callback(history.close)
@@ -140,6 +141,13 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         beside = (import_mode.watch(), gateway.streams.run(), follower.run(), sender.run(), _prune_now_and_then(gateway))
         await stack.enter_async_context(_running(*beside))
         yield gateway
+
+
+def _let_in(keys: Keys, key: str) -> None:
+    """See to it that the configured key works. One that was ended keeps the gateway from nothing: there are others."""
+    if not keys.ensure(key, "from the start", datetime.now(UTC)):
+        key_id, _ = split_key(key)
+        logger.warning("the configured key %s does not work: it was revoked, or its secret was rotated away. Configure another one", key_id)
 
 
 def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollower, WebhookSender]:
