@@ -290,6 +290,25 @@ def test_a_session_is_no_key(world: GatewayWorld) -> None:
     assert SESSION_COOKIE in asyncio.run(world.ask("POST", "/session", body={"key": world.key("read")})).headers["set-cookie"]
 
 
+def test_who_reads_the_database_can_forge_no_session(world: GatewayWorld) -> None:
+    """Sessions were signed with what the file keeps of a secret: a copy of it was enough to be an admin."""
+    key_id, _ = split_key(world.key("admin"))
+    claims = {"aud": "usageledger-session", "sub": key_id, "iat": NOW, "exp": NOW + HOUR}
+    for kept in next(world.store.execute("SELECT digest, token_key FROM key_secrets")):
+        with pytest.raises(NotAuthentic):
+            world.keys.caller_of_session(jwt.encode(claims, kept, "HS256", {"kid": key_id}), NOW)
+
+
+def test_a_session_ends_with_the_secret_that_it_was_begun_with(world: GatewayWorld) -> None:
+    key = world.key("admin")
+    session = world.keys.new_session(key, NOW)
+    assert world.keys.caller_of_session(session, NOW).may("admin")
+    world.keys.rotate(split_key(key)[0], HOUR, NOW)
+    assert world.keys.caller_of_session(session, NOW + HOUR / 2).may("admin")
+    with pytest.raises(NotAuthentic):
+        world.keys.caller_of_session(session, NOW + HOUR)
+
+
 def test_who_guesses_keys_is_told_to_wait(world: GatewayWorld) -> None:
     async def scenario() -> list[int]:
         return [(await world.ask("GET", "/v1/keys", credential=f"ulk_0a1b2c3d_{n:043}")).status_code for n in range(62)]

@@ -1,7 +1,8 @@
 """Who may do what: app keys with scopes, and account tokens that an app mints with its key.
 
 A key is ``ulk_<id>_<secret>``. Kept of a secret are two values made from it: its SHA-256, by which the key is known again, and the key by
-which account tokens are verified. So who reads the database can use neither the key nor make one, and rotating a key ends its tokens.
+which account tokens are verified. So who reads the database has no key and no session, but can mint account tokens: nobody else on the
+machine can read the file, and a backup of it is a secret. Rotating a key ends its tokens.
 An account token is a JWT (HS256) that names one account, some scopes and an end, and works on that account's paths alone.
 """
 
@@ -89,6 +90,8 @@ class Keys:
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
         self._turn = turn
+        # Of this process alone: what signs sessions can be read nowhere, and who was signed in signs in again after a restart.
+        self._session_key = secrets.token_bytes(32)
         self._by_id: dict[str, _Known] = {}
         self._load()
 
@@ -105,7 +108,7 @@ class Keys:
         caller = self._caller_by_key(key, now)
         _, secret = split_key(key)
         claims = {"aud": SESSION_AUDIENCE, "sub": caller.key_id, "iat": now, "exp": now + SESSION_LIFETIME}
-        return jwt.encode(claims, token_key(secret), ALGORITHM, headers={"kid": caller.key_id})
+        return jwt.encode(claims, self._session_key_of(token_key(secret)), ALGORITHM, headers={"kid": caller.key_id})
 
     def new_account_token(self, caller: Caller, account: str, scopes: Collection[Scope], lifetime: timedelta, now: datetime) -> str:
         """An account token of this caller's key, as `mint_account_token` makes one from the key itself. Raises NotAuthentic."""
@@ -211,12 +214,20 @@ class Keys:
             raise NotAuthentic("that is neither a key (ulk_…) nor a token") from None
         known = self._by_id.get(key_id)
         for kept in () if known is None else known.secrets:
-            if kept.works_at(now) and (claims := _signed_claims(token, kept.token_key, audience)) is not None:
+            if kept.works_at(now) and (claims := self._signed_claims(token, kept, audience)) is not None:
                 assert known is not None
                 if not _count_at(claims, audience, now):
                     raise NotAuthentic("the token has ended, or is meant to last too long: mint another one", is_guess=False)
                 return _caller_by_claims(claims, key_id, known.scopes, audience)
         raise NotAuthentic("the token was not made with a key that works here: mint another one")
+
+    def _signed_claims(self, token: str, kept: _Secret, audience: str) -> dict[str, object] | None:
+        key = self._session_key_of(kept.token_key) if audience == SESSION_AUDIENCE else kept.token_key
+        return _signed_claims(token, key, audience)
+
+    def _session_key_of(self, of_secret: bytes) -> bytes:
+        """The key that signs sessions. A secret's own, so that they end with it."""
+        return hmac.digest(self._session_key, of_secret, hashlib.sha256)
 
     def _secrets_of(self, key_id: str) -> tuple[tuple[datetime, datetime | None], ...]:
         known = self._by_id.get(key_id)
