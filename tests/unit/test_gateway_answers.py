@@ -112,6 +112,19 @@ def test_metrics_name_routes_and_no_accounts(world: GatewayWorld) -> None:
     assert "acct_secret" not in text
 
 
+def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(world: GatewayWorld) -> None:
+    """Anybody may ask, and each had everything counted anew in the one thread in which keys and limit events wait to be written."""
+    asked: list[str] = []
+    world.store.set_trace_callback(lambda statement: asked.append(statement) if "FROM webhook_deliveries" in statement else None)
+
+    async def scenario() -> list[int]:
+        return [answer.status_code for answer in await asyncio.gather(*(world.ask("GET", "/metrics") for _ in range(20)))]
+
+    assert asyncio.run(scenario()) == [200] * 20
+    # One a second, if the machine is that slow.
+    assert 1 <= len(asked) < 20
+
+
 def test_who_asks_too_often_is_told_when_to_come_back(world: GatewayWorld) -> None:
     world.gateway.rate_limits = type(world.gateway.rate_limits)(per_key=3)
     key = world.key("admin")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
@@ -16,6 +16,7 @@ from pydantic import WithJsonSchema
 
 from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.fresh import Fresh
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.inspecting import Inspector
 from usageledger.gateway.limit_store import LimitStore
@@ -42,6 +43,14 @@ _bearer = HTTPBearer(
     scheme_name="key",
     description="An app key (`ulk_…`), or an account token minted with one: `Authorization: Bearer …`. Never in a URL.",
 )
+
+
+class Counted(NamedTuple):
+    """What ``gateway.db`` has: deliveries that wait, those that are dead, accounts that are blocked."""
+
+    pending: int
+    dead: int
+    blocked: int
 
 
 @dataclass(slots=True)
@@ -71,12 +80,18 @@ class Gateway:
     streams: Streams = field(init=False)
     webhook_endpoints: EndpointStore = field(init=False)
     webhook_deliveries: DeliveryStore = field(init=False)
+    counted: Fresh[Counted] = field(init=False)
 
     def __post_init__(self) -> None:
         self.limits = LimitStore(self.store, self.store_turn)
         self.streams = Streams(self.accounts, self.limits, self.store_thread, self.now)
         self.webhook_endpoints = EndpointStore(self.store, self.store_turn)
         self.webhook_deliveries = DeliveryStore(self.store, self.store_turn)
+        self.counted = Fresh(lambda: self.store_thread.run(self._count))
+
+    def _count(self) -> Counted:
+        counts = self.webhook_deliveries.counts().values()
+        return Counted(sum(count.pending for count in counts), sum(count.dead for count in counts), self.limits.count())
 
 
 def gateway_of(request: Request) -> Gateway:

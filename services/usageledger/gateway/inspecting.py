@@ -7,13 +7,12 @@ at once is answered by the same look for a second.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from kafka.errors import KafkaError
 
@@ -23,6 +22,7 @@ from usageledger.counters.view import ViewError
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.entry import InputAddress
+from usageledger.gateway.fresh import Fresh
 from usageledger.gateway.problems import Problem
 from usageledger.inspection.lags import LagReader, LedgerLags
 from usageledger.inspection.partition_states import PartitionState, partition_states
@@ -34,7 +34,6 @@ from usageledger.log.topics import Topics
 
 ANSWER_WITHIN_S = 5.0
 KAFKA_TIMEOUT_MS = 4_000
-FRESH_FOR_S = 1.0
 
 _T = TypeVar("_T")
 
@@ -70,8 +69,8 @@ class Inspector:
         self._published = catalogs
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inspector")
         self._connections: Connections | None = None  # the thread's own
-        self._looked = _Fresh(lambda: self._ask(_look))
-        self._catalogs = _Fresh(lambda: self._ask(self._catalogs_there))
+        self._looked = Fresh(lambda: self._ask(_look))
+        self._catalogs = Fresh(lambda: self._ask(self._catalogs_there))
 
     async def look(self) -> Look:
         """How the ledger is doing, a second ago at most."""
@@ -140,22 +139,6 @@ class Connections:
     def close(self) -> None:
         with suppress(KafkaError, OSError):
             self._stack.close()
-
-
-class _Fresh(Generic[_T]):
-    """An answer that counts for a second: who asks meanwhile, or while it is being asked for, is given the same."""
-
-    def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
-        self._ask = ask
-        self._turn = asyncio.Lock()
-        self._answer: tuple[float, _T] | None = None
-
-    async def get(self) -> _T:
-        async with self._turn:
-            if self._answer is None or time.monotonic() - self._answer[0] > FRESH_FOR_S:
-                answer = await self._ask()
-                self._answer = (time.monotonic(), answer)
-            return self._answer[1]
 
 
 @asynccontextmanager

@@ -32,10 +32,10 @@ async def readyz(gateway: Parts) -> JSONResponse:
 @router.get("/metrics")
 async def metrics(gateway: Parts) -> Response:
     """Figures for Prometheus."""
-    counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
-    WEBHOOK_DELIVERIES.labels("pending").set(sum(count.pending for count in counts.values()))
-    WEBHOOK_DELIVERIES.labels("dead").set(sum(count.dead for count in counts.values()))
-    BLOCKED.set(await gateway.store_thread.run(gateway.limits.count))
+    counted = await gateway.counted.get()
+    WEBHOOK_DELIVERIES.labels("pending").set(counted.pending)
+    WEBHOOK_DELIVERIES.labels("dead").set(counted.dead)
+    BLOCKED.set(counted.blocked)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
