@@ -218,8 +218,8 @@ def test_a_topic_that_was_made_anew_is_not_followed_and_the_gateway_says_so(
         until(lambda: Topics(prefix).limit not in admin.list_topics(), "the topic's end")
     create_topics(kafka, prefix, partitions=2)
     gateway.start(is_ready=False)
-    until(lambda: "truncated or made anew" in gateway.ask("GET", "/readyz").text, "what is wrong")
-    assert gateway.ask("GET", "/v1/blocked").status_code == 503
+    until(lambda: "truncated or made anew" in gateway.ask("GET", "/v1/blocked").text, "what is wrong")
+    assert (gateway.ask("GET", "/v1/blocked").status_code, gateway.ask("GET", "/readyz").status_code) == (503, 503)
 
 
 def test_another_ledgers_log_of_the_same_length_is_noticed(
@@ -237,7 +237,7 @@ def test_another_ledgers_log_of_the_same_length_is_noticed(
     moved = GatewayProcess(kafka, redis_url, other, gateway.data)
     moved.start(is_ready=False)
     try:
-        until(lambda: "it is another log" in moved.ask("GET", "/readyz").text, "what is wrong")
+        until(lambda: "it is another log" in moved.ask("GET", "/v1/blocked").text, "what is wrong")
     finally:
         moved.stop()
 

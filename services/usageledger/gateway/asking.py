@@ -55,7 +55,7 @@ class Counted(NamedTuple):
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing.
+    """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing; ``missing``: what did so last.
 
     ``report`` puts events on Kafka, ``limits_trouble`` says why limit events are not known to be up to date, ``webhooks_changed`` tells who
     delivers that there is something to do: by default there is neither Kafka nor anybody who delivers.
@@ -70,6 +70,7 @@ class Gateway:
     topics: Topics = field(default_factory=Topics)
     rate_limits: RateLimits = field(default_factory=RateLimits)
     readiness: dict[str, Callable[[], Awaitable[str | None]]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     report: Report = without_kafka
     limits_trouble: Callable[[], str | None] = lambda: None

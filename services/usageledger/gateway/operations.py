@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,6 +14,8 @@ from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem, problem
 
 router = APIRouter(include_in_schema=False)
 
+logger = logging.getLogger(__name__)
+
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
@@ -21,11 +25,16 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(gateway: Parts) -> JSONResponse:
-    """Whether everything that it needs is there: 200, or 503 saying what is not."""
+    """Whether everything that it needs is there: 200, or 503 naming what is not. Why, the log says: anybody may ask here, and reasons have
+    addresses in them.
+    """
     missing = {name: reason for name, look in gateway.readiness.items() if (reason := await look())}
+    before, gateway.missing = gateway.missing, missing
+    for name, reason in missing.items():
+        if before.get(name) != reason:
+            logger.warning("not ready, %s: %s", name, reason)
     if missing:
-        told = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-        return problem_response("not_ready", told, missing=missing)
+        return problem_response("not_ready", f"not there: {', '.join(missing)}. Why, the gateway's log says", missing=list(missing))
     return JSONResponse({"status": "ready"})
 
 
