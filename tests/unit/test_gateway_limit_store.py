@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.gateway_events import NOW_MS, Announced, Stores
 from usageledger.gateway.limit_store import KEPT_FOR, LimitRecord
-from usageledger.gateway.webhooks.endpoints import Wanted
+from usageledger.gateway.webhooks.endpoints import Change, Wanted
 from usageledger.log.place import Place
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
@@ -90,7 +90,7 @@ def test_each_endpoint_has_one_delivery_of_each_event_that_it_wants(stores: Stor
     cleared = stores.endpoints.create(Wanted(URL, types=("limit.cleared",)), NOW, caller="k").id
     of_b = stores.endpoints.create(Wanted(URL, accounts=("b",)), NOW, caller="k").id
     off = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    stores.endpoints.update(off, Wanted(URL), is_enabled=False)
+    stores.endpoints.change(off, Change(is_enabled=False))
     after = topic.crossing("limit.cleared", account="a") + topic.crossing("limit.reached", account="b")
     stores.limits.take({0: topic.again(before) + after}, NOW_MS)
 

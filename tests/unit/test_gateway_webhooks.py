@@ -16,7 +16,7 @@ from tests.unit.gateway_events import NOW_MS, Announced, Stores
 from tests.unit.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, check_address, check_url
 from usageledger.gateway.webhooks.deliveries import DEAD_KEPT_FOR, DELIVERED_KEPT_FOR
-from usageledger.gateway.webhooks.endpoints import Wanted
+from usageledger.gateway.webhooks.endpoints import Change, Wanted
 from usageledger.gateway.webhooks.schedule import (
     FAILING_AFTER,
     JITTER,
@@ -259,7 +259,7 @@ def test_410_gone_disables_the_endpoint_and_what_waits_goes_on_waiting(stores: S
     assert endpoint is not None
     assert (endpoint.state_at(NOW), endpoint.disabled_because) == ("disabled", "the receiver answered 410 Gone")
     stores.limits.take({0: topic.crossing("limit.cleared")}, NOW_MS)
-    stores.endpoints.update(endpoint_id, Wanted(URL), is_enabled=True)
+    stores.endpoints.change(endpoint_id, Change(is_enabled=True))
     assert [one.id for one in stores.deliveries.due(endpoint_id, NOW_MS, 10)] == [waiting.id]
 
 
@@ -305,6 +305,41 @@ def test_an_endpoint_is_made_listed_changed_and_deleted(world: GatewayWorld) -> 
             assert (await world.ask(method, path, credential=key)).status_code == 404
 
     asyncio.run(scenario())
+
+
+def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld) -> None:
+    """Each wrote back all that it had read: the later one undid the other, and switched on what had answered 410 in between."""
+    key, made = world.key("admin"), world.gateway.webhook_endpoints.create(Wanted(URL), NOW, caller="k")
+    changes: list[dict[str, object]] = [{"url": URL + "/2"}, {"types": ["limit.reached"]}, {"accounts": ["a"]}, {"description": "d"}]
+    world.gateway.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    (delivery,) = world.gateway.webhook_deliveries.due(made.id, NOW_MS, 1)
+
+    async def scenario() -> None:
+        asked = [world.ask("PATCH", f"/v1/webhooks/{made.id}", credential=key, body=change) for change in changes]
+        noted = world.gateway.store_thread.run(world.gateway.webhook_deliveries.note, delivery, GONE, Outcome("dead", None), NOW)
+        await asyncio.gather(*asked, noted)
+
+    asyncio.run(scenario())
+    (endpoint,) = world.gateway.webhook_endpoints.all(NOW)
+    assert (endpoint.url, endpoint.types, endpoint.accounts, endpoint.description) == (URL + "/2", ("limit.reached",), ("a",), "d")
+    assert endpoint.disabled_because == "the receiver answered 410 Gone"
+
+
+def test_an_endpoint_that_is_deleted_meanwhile_is_not_found(world: GatewayWorld) -> None:
+    """Rotating its secret and testing it failed with 500, where they had seen it just before."""
+    key, stores = world.key("admin"), world.gateway
+
+    async def statuses(operation: str, body: object) -> list[int]:
+        made = stores.webhook_endpoints.create(Wanted(URL), NOW, caller="k")
+        asked = world.ask("POST", f"/v1/webhooks/{made.id}/{operation}", credential=key, body=body)
+        deleted = world.ask("DELETE", f"/v1/webhooks/{made.id}", credential=key)
+        return [answer.status_code for answer in await asyncio.gather(asked, deleted)]
+
+    assert asyncio.run(statuses("rotate", {})) in ([200, 204], [404, 204])
+    assert asyncio.run(statuses("test", None)) in ([202, 204], [404, 204])
+    for gone in (lambda: stores.webhook_endpoints.rotate("wh_x", DAY, NOW), lambda: stores.webhook_deliveries.add_test("wh_x", NOW)):
+        with pytest.raises(KeyError):
+            gone()
 
 
 def test_an_endpoint_that_may_not_be_reached_is_refused(world: GatewayWorld) -> None:

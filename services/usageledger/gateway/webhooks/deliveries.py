@@ -155,11 +155,13 @@ class DeliveryStore:
         return self.find(endpoint_id, delivery_id)
 
     def add_test(self, endpoint_id: str, now: datetime) -> Delivery:
-        """A delivery that says nothing but that deliveries arrive."""
+        """A delivery that says nothing but that deliveries arrive. Raises KeyError."""
         event_id, now_ms = f"test_{secrets.token_hex(8)}", _milliseconds(now)
         delivery_id = message_id(endpoint_id, event_id)
         body = body_of(TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode())
         with transaction(self._store, self._turn) as store:
+            if store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone() is None:
+                raise KeyError(endpoint_id)
             # Due since long ago: who tests an endpoint does not wait for all that it has not answered yet.
             store.execute(_INSERT, (delivery_id, endpoint_id, event_id, TEST_TYPE, "", body, 0, now_ms))
         found = self.find(endpoint_id, delivery_id)

@@ -30,6 +30,15 @@ _COLUMNS = (
     "id, url, types, accounts, description, created_at, disabled_because, failing_since, last_success_at, last_failure_at, last_failure"
 )
 
+_CHANGE = """
+    UPDATE webhook_endpoints SET url = ifnull(:url, url), types = ifnull(:types, types), accounts = ifnull(:accounts, accounts),
+      description = ifnull(:description, description),
+      failing_since = CASE WHEN :is_enabled AND disabled_because IS NOT NULL THEN NULL ELSE failing_since END,
+      disabled_because = CASE WHEN :is_enabled IS NULL THEN disabled_because
+        WHEN NOT :is_enabled THEN ifnull(disabled_because, 'it was switched off') END
+    WHERE id = :id
+"""
+
 
 class TooManyEndpoints(Exception):
     """There are as many as there may be."""
@@ -46,6 +55,16 @@ class Wanted(NamedTuple):
     types: tuple[LimitType, ...] = LIMIT_TYPES
     accounts: tuple[str, ...] = ()
     description: str = ""
+
+
+class Change(NamedTuple):
+    """What of an endpoint is to be another. None: that stays."""
+
+    url: str | None = None
+    types: tuple[LimitType, ...] | None = None
+    accounts: tuple[str, ...] | None = None
+    description: str | None = None
+    is_enabled: bool | None = None
 
 
 class Created(NamedTuple):
@@ -118,22 +137,25 @@ class EndpointStore:
         found = self._select("id = ?", (endpoint_id,), now)
         return found[0] if found else None
 
-    def update(self, endpoint_id: str, wanted: Wanted, *, is_enabled: bool) -> None:
-        """Change an endpoint. What waits for one that is disabled goes on waiting; it gets nothing new until it is enabled again."""
-        values = (wanted.url, json.dumps(wanted.types), json.dumps(wanted.accounts), wanted.description)
-        because = "ifnull(disabled_because, 'it was switched off')" if not is_enabled else "NULL"
-        failing = "failing_since" if not is_enabled else "CASE WHEN disabled_because IS NULL THEN failing_since END"
+    def change(self, endpoint_id: str, change: Change) -> None:
+        """Change an endpoint. What waits for one that is disabled goes on waiting; it gets nothing new until it is enabled again.
+
+        One statement, so that changes at the same time undo nothing of each other. Raises KeyError.
+        """
+        listed = {
+            name: None if some is None else json.dumps(some) for name, some in (("types", change.types), ("accounts", change.accounts))
+        }
         with transaction(self._store, self._turn) as store:
-            store.execute(
-                f"UPDATE webhook_endpoints SET url = ?, types = ?, accounts = ?, description = ?, failing_since = {failing},"
-                f" disabled_because = {because} WHERE id = ?",
-                (*values, endpoint_id),
-            )
+            changed = store.execute(_CHANGE, {**change._asdict(), **listed, "id": endpoint_id})
+            if changed.rowcount == 0:
+                raise KeyError(endpoint_id)
 
     def rotate(self, endpoint_id: str, overlap: timedelta, now: datetime) -> str:
-        """A new secret; those before sign as well until the overlap has passed. The endpoint is there."""
+        """A new secret; those before sign as well until the overlap has passed. Raises KeyError."""
         secret, ends = new_secret(), _text(now + overlap)
         with transaction(self._store, self._turn) as store:
+            if store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone() is None:
+                raise KeyError(endpoint_id)
             store.execute("DELETE FROM webhook_secrets WHERE endpoint_id = ? AND expires_at <= ?", (endpoint_id, _text(now)))
             store.execute(
                 "UPDATE webhook_secrets SET expires_at = ? WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?)",

@@ -20,6 +20,7 @@ from usageledger.gateway.webhooks.deliveries import Counts, Delivery
 from usageledger.gateway.webhooks.endpoints import (
     ENDPOINTS_MAX,
     LIMIT_TYPES,
+    Change,
     Endpoint,
     EndpointState,
     LimitType,
@@ -241,17 +242,19 @@ async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway
 
     While it is off nothing new is meant for it, and what waits goes on waiting.
     """
-    endpoint = await _found(endpoint_id, gateway)
     if asked.url is not None:
         _check_url(asked.url, gateway)
-    wanted = Wanted(
-        url=endpoint.url if asked.url is None else asked.url,
-        types=endpoint.types if asked.types is None else tuple(dict.fromkeys(asked.types)),
-        accounts=endpoint.accounts if asked.accounts is None else tuple(dict.fromkeys(asked.accounts)),
-        description=endpoint.description if asked.description is None else asked.description,
+    change = Change(
+        url=asked.url,
+        types=None if asked.types is None else tuple(dict.fromkeys(asked.types)),
+        accounts=None if asked.accounts is None else tuple(dict.fromkeys(asked.accounts)),
+        description=asked.description,
+        is_enabled=asked.enabled,
     )
-    is_enabled = endpoint.disabled_because is None if asked.enabled is None else asked.enabled
-    await gateway.store_thread.run(gateway.webhook_endpoints.update, endpoint_id, wanted, is_enabled=is_enabled)
+    try:
+        await gateway.store_thread.run(gateway.webhook_endpoints.change, endpoint_id, change)
+    except KeyError:
+        raise _no_such_endpoint(endpoint_id) from None
     gateway.webhooks_changed()
     return await _show(endpoint_id, gateway)
 
@@ -259,9 +262,11 @@ async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway
 @router.post("/v1/webhooks/{endpoint_id:segment}/rotate", responses=problems("not_found", "malformed_request"))
 async def rotate_webhook_secret(endpoint_id: EndpointId, asked: SecretRotation, gateway: Parts, caller: Admin) -> EndpointMade:
     """A new secret. Until the overlap has passed deliveries are signed with both, so that the receiver can change over."""
-    await _found(endpoint_id, gateway)
     overlap = timedelta(seconds=asked.overlap_s)
-    secret = await gateway.store_thread.run(gateway.webhook_endpoints.rotate, endpoint_id, overlap, gateway.now())
+    try:
+        secret = await gateway.store_thread.run(gateway.webhook_endpoints.rotate, endpoint_id, overlap, gateway.now())
+    except KeyError:
+        raise _no_such_endpoint(endpoint_id) from None
     return EndpointMade(id=endpoint_id, secret=secret)
 
 
@@ -280,7 +285,10 @@ async def test_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -
     endpoint = await _found(endpoint_id, gateway)
     if endpoint.disabled_because is not None:
         raise Problem("conflict", f"the endpoint is disabled ({endpoint.disabled_because}): switch it on first")
-    delivery = await gateway.store_thread.run(gateway.webhook_deliveries.add_test, endpoint_id, gateway.now())
+    try:
+        delivery = await gateway.store_thread.run(gateway.webhook_deliveries.add_test, endpoint_id, gateway.now())
+    except KeyError:
+        raise _no_such_endpoint(endpoint_id) from None
     gateway.webhooks_changed()
     return _delivery_shown(delivery)
 
@@ -325,7 +333,7 @@ async def resend_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gate
 async def _found(endpoint_id: str, gateway: Gateway) -> Endpoint:
     endpoint = await gateway.store_thread.run(gateway.webhook_endpoints.find, endpoint_id, gateway.now())
     if endpoint is None:
-        raise Problem("not_found", f"there is no webhook endpoint {endpoint_id!r}: GET /v1/webhooks lists them")
+        raise _no_such_endpoint(endpoint_id)
     return endpoint
 
 
@@ -378,6 +386,10 @@ def _check_url(url: str, gateway: Gateway) -> None:
         check_url(url, gateway.webhook_reach)
     except NotAllowed as error:
         raise Problem("url_not_allowed", f"body/url: {error}") from None
+
+
+def _no_such_endpoint(endpoint_id: str) -> Problem:
+    return Problem("not_found", f"there is no webhook endpoint {endpoint_id!r}: GET /v1/webhooks lists them")
 
 
 def _no_such_delivery(endpoint_id: str, delivery_id: str) -> Problem:
