@@ -218,6 +218,20 @@ def test_a_dead_delivery_can_be_sent_again_with_its_id_and_the_whole_schedule(st
     assert [one.state for one in stores.deliveries.newest(endpoint, None, None, 10)] == ["delivered"]
 
 
+def test_a_delivery_that_is_sent_again_during_its_last_attempt_has_the_whole_schedule_before_it(stores: Stores) -> None:
+    """The attempt that was under way was noted over the order to send it again: the delivery was dead, and nobody had been told so."""
+    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    for _ in RETRY_AFTER_S:
+        (delivery,) = stores.deliveries.due(endpoint, NOW_MS, 1)
+        stores.deliveries.note(delivery, BROKEN, Outcome("pending", NOW_MS), NOW)
+    (last,) = stores.deliveries.due(endpoint, NOW_MS, 1)
+    stores.deliveries.send_again(endpoint, last.id, NOW_MS)
+    stores.deliveries.note(last, BROKEN, after_attempt(BROKEN, last.tries + 1, NOW_MS, 0.5), NOW)
+    (again,) = stores.deliveries.due(endpoint, NOW_MS, 1)
+    assert (again.id, again.state, again.tries, again.attempts, again.last_status) == (last.id, "pending", 0, 11, 500)
+
+
 def test_what_is_due_comes_in_the_order_in_which_it_became_so(stores: Stores) -> None:
     endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
     topic = Announced()

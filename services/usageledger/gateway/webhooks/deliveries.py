@@ -106,22 +106,29 @@ class DeliveryStore:
         return None if found is None else int(found)
 
     def note(self, delivery: Delivery, attempt: Attempt, outcome: Outcome, now: datetime) -> None:
-        """Note an attempt and what it made of the delivery and of its endpoint."""
+        """Note an attempt and what it made of the delivery and of its endpoint.
+
+        Nothing of a delivery that was sent off by hand meanwhile: it goes on from there, and is not dead for what came before.
+        """
         now_ms, at = _milliseconds(now), _text(now)
         error = None if attempt.is_success else attempt.error[:_ERROR_LENGTH_MAX] or f"status {attempt.status}"
         # What a power cut takes back is delivered again, under the same id.
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
             store.execute(
-                "UPDATE webhook_deliveries SET state = ?, attempts = attempts + 1, tries = ?, next_attempt_ms = ?, last_status = ?,"
-                " last_error = ?, ended_ms = ? WHERE id = ?",
+                "UPDATE webhook_deliveries SET attempts = attempts + 1, last_status = ?, last_error = ? WHERE id = ?",
+                (attempt.status, error, delivery.id),
+            )
+            store.execute(
+                "UPDATE webhook_deliveries SET state = ?, tries = ?, next_attempt_ms = ?, ended_ms = ?"
+                " WHERE id = ? AND attempts = ? AND tries = ?",
                 (
                     outcome.state,
                     delivery.tries + 1,
                     outcome.next_attempt_ms,
-                    attempt.status,
-                    error,
                     None if outcome.state == "pending" else now_ms,
                     delivery.id,
+                    delivery.attempts + 1,
+                    delivery.tries,
                 ),
             )
             if attempt.is_success:
