@@ -164,9 +164,14 @@ def test_a_webhook_goes_where_the_gateway_is_set_to_reach_and_nowhere_else(url: 
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.7", "172.16.0.1", "192.168.1.1", "127.0.0.1", "169.254.1.1", "100.64.0.1", "::1", "fe80::1", "fc00::1"]
+    "address",
+    [
+        *("10.0.0.7", "172.16.0.1", "192.168.1.1", "127.0.0.1", "169.254.1.1", "100.64.0.1", "::1", "fe80::1", "fc00::1"),
+        *("fec0::1", "::127.0.0.1", "::ffff:10.0.0.7", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe"),
+    ],
 )
 def test_a_name_leads_to_no_private_address(address: str) -> None:
+    """Python 3.11 calls fec0::1, ::127.0.0.1 and 64:ff9b:1::… global: by the last, a network's NAT64 led to its metadata service."""
     with pytest.raises(NotAllowed):
         check_address(ipaddress.ip_address(address), "public")
 

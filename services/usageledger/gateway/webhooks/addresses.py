@@ -17,6 +17,9 @@ URL_LENGTH_MAX = 2_000
 LOCAL_NAMES = frozenset({"localhost", "localhost."})
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Not global, though ``ipaddress`` says so of some of them: IPv4 addresses as IPv6 once wrote them, a network's own translation (RFC 8215),
+# and the site's own addresses.
+_NOT_PUBLIC = tuple(ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b:1::/48", "fec0::/10"))
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -54,7 +57,7 @@ def check_address(address: Address, reach: Reach) -> None:
     if reach == "any" or (reach == "loopback" and address.is_loopback):
         return
     for one in (address, *_inner(address)):
-        if not one.is_global or one.is_multicast:
+        if not one.is_global or one.is_multicast or any(one in network for network in _NOT_PUBLIC):
             raise NotAllowed(f"{address} is no public address, and this gateway delivers to no other (USAGELEDGER_GATEWAY_WEBHOOK_REACH)")
 
 
