@@ -174,8 +174,7 @@ def test_either_subscriber_is_asked_and_while_it_does_not_know_nobody_passes(sub
         ask(app, account="a")
 
 
-@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
-def test_the_middleware_lets_pass_what_is_no_http_request(kind: str) -> None:
+def test_the_middleware_lets_pass_what_is_no_request() -> None:
     passed: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,11 +184,43 @@ def test_the_middleware_lets_pass_what_is_no_http_request(kind: str) -> None:
         raise AssertionError("the middleware asks for nothing and says nothing")
 
     middleware = BlockWithoutCredits(app, subscriber=SUBSCRIBER, account=lambda _request: "a")
-    asyncio.run(middleware({"type": kind, "path": "/render"}, no_message, no_message))
-    assert passed == [kind]
+    asyncio.run(middleware({"type": "lifespan"}, no_message, no_message))
+    assert passed == ["lifespan"]
 
 
 @pytest.mark.parametrize("app_with", [with_the_dependency, with_the_middleware])
 def test_a_subscriber_that_has_ended_lets_nobody_pass_unseen(app_with: Any) -> None:
     with pytest.raises(SubscriberFailed):
         ask(app_with(subscriber=Ended()), account="b")
+
+
+@pytest.mark.parametrize(
+    ("account", "extensions", "first_message"),
+    [
+        ("a", {"websocket.http.response": {}}, {"type": "websocket.http.response.start", "status": 402}),
+        ("a", {}, {"type": "websocket.close", "code": 1008}),
+        ("a", None, {"type": "websocket.close", "code": 1008}),
+        ("other", {}, {"type": "websocket.accept"}),
+    ],
+)
+@pytest.mark.parametrize("account_of", [named_in_the_query, found_by_asking])
+def test_a_blocked_account_opens_no_websocket(
+    account: str, extensions: dict[str, Any] | None, first_message: dict[str, Any], account_of: AccountOf
+) -> None:
+    """The middleware looked at http alone: an app that generates over a websocket went on for whoever was blocked."""
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "websocket", "path": "/render", "query_string": f"account={account}".encode(), "headers": []}
+    if extensions is not None:
+        scope["extensions"] = extensions
+    asyncio.run(BlockWithoutCredits(app, subscriber=SUBSCRIBER, account=account_of)(scope, receive, send))
+    assert sent[0].items() >= first_message.items()

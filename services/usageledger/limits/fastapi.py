@@ -30,11 +30,13 @@ from typing import Any, Protocol
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from usageledger.limits.inbox import LimitEvent, Upgrade
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
+POLICY_VIOLATION = 1008
 TITLES = {"insufficient_credits": "The account has not enough credits", "suspended": "The account is suspended"}
 
 AccountOf = Callable[[Request], str | Awaitable[str | None] | None]
@@ -78,7 +80,8 @@ class RequireCredits:
 
 
 class BlockWithoutCredits:
-    """ASGI middleware that answers 402 in place of the app where the account is blocked.
+    """ASGI middleware that answers 402 in place of the app where the account is blocked. A websocket is not opened either; one that is open
+    when its account comes to be blocked is the app's to close.
 
     ``paths``: only requests whose path is one of these or lies below one; all, if none is named. A request to show the meter or to buy the
     upgrade had better pass.
@@ -91,15 +94,23 @@ class BlockWithoutCredits:
         self._paths = tuple(path.rstrip("/") for path in paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._is_meant(scope["path"]):
-            _, event = await _blocked(self._subscriber, self._account, Request(scope))
+        if scope["type"] in ("http", "websocket") and self._is_meant(scope["path"]):
+            # What opens a websocket is a request as well.
+            request = Request(scope if scope["type"] == "http" else {**scope, "type": "http", "method": "GET"})
+            _, event = await _blocked(self._subscriber, self._account, request)
             if event is not None:
-                await problem_response(problem_of(event))(scope, receive, send)
+                await _refusal(scope, event)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _is_meant(self, path: str) -> bool:
         return not self._paths or any(path == meant or path.startswith(f"{meant}/") for meant in self._paths)
+
+
+def _refusal(scope: Scope, event: LimitEvent) -> ASGIApp:
+    if scope["type"] == "http" or "websocket.http.response" in (scope.get("extensions") or {}):
+        return problem_response(problem_of(event))
+    return WebSocketClose(POLICY_VIOLATION)  # before it was accepted, which servers answer with 403
 
 
 def answer_payment_required(app: FastAPI) -> None:
