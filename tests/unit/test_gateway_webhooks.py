@@ -240,14 +240,25 @@ def test_a_delivery_that_is_sent_again_during_its_last_attempt_has_the_whole_sch
 def test_what_is_due_comes_in_the_order_in_which_it_became_so(stores: Stores) -> None:
     endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
     topic = Announced()
-    stores.limits.take({0: topic.crossing("limit.threshold", "limit.reached")}, NOW_MS)
+    stores.limits.take({0: topic.crossing("limit.reached", account="a") + topic.crossing("limit.reached", account="b")}, NOW_MS)
     first, second = stores.deliveries.due(endpoint, NOW_MS, 10)
-    assert (first.event_id, second.event_id) == ("0-0-0", "0-0-1")
+    assert (first.account, second.account) == ("a", "b")
     stores.deliveries.note(first, BROKEN, Outcome("pending", NOW_MS + 5_000), NOW)
-    stores.limits.take({0: topic.crossing("limit.cleared")}, NOW_MS + 1)
-    assert [one.event_id for one in stores.deliveries.due(endpoint, NOW_MS + 4_999, 10)] == ["0-0-1", "0-1-0"]
-    assert [one.event_id for one in stores.deliveries.due(endpoint, NOW_MS + 5_000, 10)] == ["0-0-1", "0-1-0", "0-0-0"]
+    stores.limits.take({0: topic.crossing("limit.cleared", account="c")}, NOW_MS + 1)
+    assert [one.account for one in stores.deliveries.due(endpoint, NOW_MS + 4_999, 10)] == ["b", "c"]
+    assert [one.account for one in stores.deliveries.due(endpoint, NOW_MS + 5_000, 10)] == ["b", "c", "a"]
     assert stores.deliveries.next_due_ms(endpoint, NOW_MS + 1) == NOW_MS + 5_000
+
+
+def test_however_much_is_due_of_one_account_anothers_is_found(stores: Stores) -> None:
+    """The first 64 that were due were looked at: where all were of one account, nobody else was told anything."""
+    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    topic = Announced()
+    of_a = [record for _ in range(70) for record in topic.crossing("limit.reached", account="a")]
+    stores.limits.take({0: of_a + topic.crossing("limit.reached", account="b")}, NOW_MS)
+    first, second = stores.deliveries.due(endpoint, NOW_MS, 64)
+    assert (first.event_id, second.account) == (of_a[0].event_id, "b")
+    assert stores.deliveries.due(endpoint, NOW_MS, 1) == [first]
 
 
 def test_an_endpoint_is_failing_when_nothing_got_through_for_a_day_and_active_with_the_next_success(stores: Stores) -> None:
@@ -271,7 +282,7 @@ def test_an_endpoint_is_failing_when_nothing_got_through_for_a_day_and_active_wi
 def test_410_gone_disables_the_endpoint_and_what_waits_goes_on_waiting(stores: Stores) -> None:
     endpoint_id = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
     topic = Announced()
-    stores.limits.take({0: topic.crossing("limit.threshold", "limit.reached")}, NOW_MS)
+    stores.limits.take({0: topic.crossing("limit.reached", account="a") + topic.crossing("limit.reached", account="b")}, NOW_MS)
     delivery, waiting = stores.deliveries.due(endpoint_id, NOW_MS, 2)
     stores.deliveries.note(delivery, GONE, after_attempt(GONE, 1, NOW_MS, 0.5), NOW)
     endpoint = stores.endpoints.find(endpoint_id, NOW)
@@ -285,7 +296,7 @@ def test_410_gone_disables_the_endpoint_and_what_waits_goes_on_waiting(stores: S
 def test_old_deliveries_are_let_go_of_and_those_that_wait_never_are(stores: Stores) -> None:
     endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
     stores.limits.take({0: Announced().crossing("limit.threshold", "limit.reached", "limit.cleared")}, NOW_MS)
-    delivered, dead, _ = stores.deliveries.due(endpoint, NOW_MS, 3)
+    _, dead, delivered = stores.deliveries.newest(endpoint, None, None, 3)
     stores.deliveries.note(delivered, OK, Outcome("delivered", None), NOW)
     stores.deliveries.note(dead, BROKEN, Outcome("dead", None), NOW)
     ended_ms = int(NOW.timestamp() * 1_000)

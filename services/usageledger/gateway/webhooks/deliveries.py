@@ -7,6 +7,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from usageledger.gateway.webhooks.signing import TEST_TYPE, body_of, message_id
 DELIVERED_KEPT_FOR = timedelta(days=7)
 DEAD_KEPT_FOR = timedelta(days=35)
 _PRUNED_AT_ONCE = 1_000
+_LOOKED_THROUGH = 10_000
 _ERROR_LENGTH_MAX = 300
 
 _COLUMNS = (
@@ -94,9 +96,19 @@ class DeliveryStore:
         self._turn = turn
 
     def due(self, endpoint_id: str, now_ms: int, limit: int) -> list[Delivery]:
-        """What is due, in the order in which it became so; tests first."""
+        """The oldest that is due of each account, in the order in which they became so; tests first. At most ``limit``.
+
+        One at a time of an account is on its way, so what else is due of it waits, and another's is found behind it (unless very much is).
+        """
         where = "endpoint_id = ? AND state = 'pending' AND next_attempt_ms <= ? ORDER BY next_attempt_ms, number LIMIT ?"
-        return self._select(where, (endpoint_id, now_ms, limit))
+        query = f"SELECT account, number FROM webhook_deliveries WHERE {where}"
+        numbers: dict[str, int] = {}
+        with self._turn, closing(self._store.execute(query, (endpoint_id, now_ms, _LOOKED_THROUGH))) as found:
+            for account, number in found:
+                numbers.setdefault(account, number)
+                if len(numbers) == limit:
+                    break
+        return self._select(f"number IN ({', '.join('?' * len(numbers))}) ORDER BY next_attempt_ms, number", list(numbers.values()))
 
     def next_due_ms(self, endpoint_id: str, after_ms: int) -> int | None:
         """When the next delivery becomes due that is not yet."""

@@ -31,7 +31,7 @@ ANSWER_WITHIN_S = 15.0
 BODY_WITHIN_S = 2.0
 ANSWER_BYTES_MAX = 16_384
 _DIGITS_MAX = 7
-LOOKED_AT = 64
+ACCOUNTS_LOOKED_AT = 64
 LOOK_AGAIN_AFTER_S = 60.0
 AFTER_A_FAILURE_S = 1.0
 
@@ -157,7 +157,7 @@ class WebhookSender:
         if endpoint is None or endpoint.disabled_because is not None:
             return None
         now_ms = int(now.timestamp() * 1_000)
-        due, next_ms = self._deliveries.due(endpoint_id, now_ms, LOOKED_AT), self._deliveries.next_due_ms(endpoint_id, now_ms)
+        due, next_ms = self._deliveries.due(endpoint_id, now_ms, ACCOUNTS_LOOKED_AT), self._deliveries.next_due_ms(endpoint_id, now_ms)
         return endpoint, due, LOOK_AGAIN_AFTER_S if next_ms is None else min(LOOK_AGAIN_AFTER_S, (next_ms - now_ms) / 1_000)
 
     async def _rest(self, worker: _Worker, running: dict[asyncio.Task[None], Delivery], wait_s: float) -> None:
