@@ -127,6 +127,30 @@ def test_figures_are_sent_at_once_and_then_only_when_they_change(world: GatewayW
     asyncio.run(scenario())
 
 
+def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five pages were opened a second, each of an account that nobody watched. Each began the wait for the next poll anew, so that no meter
+    moved, and streams whose token had ended went on.
+    """
+    counters, streams = of(world)
+    monkeypatch.setattr("usageledger.gateway.streams.POLL_S", 0.01)
+
+    async def scenario() -> None:
+        polling = asyncio.create_task(streams.run())
+        counters.use("acct", 40)
+        listening, ended = Listening(streams), Listening(streams, "ended")
+        assert (await listening.next())[1]["used"] == "40"
+        counters.use("acct", 41)
+        ended.is_let_in = False
+        async with asyncio.timeout(DEADLINE_S):
+            while listening.client.meter is None or ended.client.end is None:
+                streams.close(streams.open("another", lambda: True))
+                await asyncio.sleep(0)
+        assert (await listening.next())[1]["used"] == "41"
+        polling.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_a_hold_moves_the_figures(world: GatewayWorld) -> None:
     counters, streams = of(world)
 

@@ -12,6 +12,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -205,19 +206,23 @@ class Streams:
             self.close(client)
 
     async def run(self) -> None:
-        """Look at the counters until it is cancelled."""
+        """Look at the counters until it is cancelled: at what is new at once, and at all that is watched when its time has come, however
+        much is new.
+        """
+        loop = asyncio.get_running_loop()
+        poll_at_s = loop.time() + POLL_S
         while True:
-            try:
-                async with asyncio.timeout(POLL_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(poll_at_s):
                     await self._woken.wait()
-            except TimeoutError:
-                self._new.clear()
+            self._woken.clear()
+            new, self._new = self._new, set()
+            if loop.time() < poll_at_s:
+                await self.look(new)
+            else:
                 await self.look(list(self._watched))
                 self.check_some()
-            else:
-                self._woken.clear()
-                new, self._new = self._new, set()
-                await self.look(new)
+                poll_at_s = loop.time() + POLL_S
 
     async def _missed(self, account: str, after: Place | None) -> AsyncIterator[Waiting]:
         while after is not None:
