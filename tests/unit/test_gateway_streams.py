@@ -46,6 +46,8 @@ class Counters(Accounts):
         self.held = 0
         self.verified_at_ms = _ms(world.now)
         self.is_away = False
+        self.silent: set[int] = set()
+        """Partitions whose server does not answer."""
         self.reads = 0
 
     def use(self, account: str, credits: int) -> None:
@@ -53,7 +55,12 @@ class Counters(Accounts):
         period = Period(number=0, start=NOW - timedelta(days=10), end=END, plan="pro", allotment=200 * CREDIT, used=credits * CREDIT)
         self.states[account] = AccountState(plan="pro", period=period, free_left=0, time_zone="UTC", anchor=NOW - timedelta(days=10))
 
+    def partition(self, account: str) -> int:
+        return int(account.partition("@")[2] or 0)
+
     async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
+        if partition in self.silent:
+            await asyncio.Event().wait()
         if self.is_away:
             raise ViewError("redis: gone")
         head = StoredHead(Position(1, "h"), encode(Head(ledger="l", next_offset=1, clock=NOW)), self.verified_at_ms)
@@ -145,6 +152,26 @@ def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(world: 
             while listening.client.meter is None or ended.client.end is None:
                 streams.close(streams.open("another", lambda: True))
                 await asyncio.sleep(0)
+        assert (await listening.next())[1]["used"] == "41"
+        polling.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions were looked at one after another: with one node of Redis dead, the meters of all others stood still for its timeout, in
+    every poll, for each of its partitions.
+    """
+    counters, streams = of(world)
+    monkeypatch.setattr("usageledger.gateway.streams.POLL_S", 0.01)
+    counters.silent = {0}
+
+    async def scenario() -> None:
+        polling = asyncio.create_task(streams.run())
+        counters.use("acct@1", 40)
+        _, listening = Listening(streams, "acct@0"), Listening(streams, "acct@1")
+        assert (await listening.next())[1]["used"] == "40"
+        counters.use("acct@1", 41)
         assert (await listening.next())[1]["used"] == "41"
         polling.cancel()
 

@@ -126,6 +126,8 @@ class Streams:
         self._count = 0
         self._polls = 0
         self._new: set[str] = set()
+        self._looked_at: set[int] = set()
+        """The partitions that are being looked at."""
         self._woken = asyncio.Event()
 
     def open(self, account: str, is_let_in: Callable[[], bool]) -> Client:
@@ -211,18 +213,19 @@ class Streams:
         """
         loop = asyncio.get_running_loop()
         poll_at_s = loop.time() + POLL_S
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(poll_at_s):
-                    await self._woken.wait()
-            self._woken.clear()
-            new, self._new = self._new, set()
-            if loop.time() < poll_at_s:
-                await self.look(new)
-            else:
-                await self.look(list(self._watched))
-                self.check_some()
-                poll_at_s = loop.time() + POLL_S
+        async with asyncio.TaskGroup() as looking:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(poll_at_s):
+                        await self._woken.wait()
+                self._woken.clear()
+                new, self._new = self._new, set()
+                if loop.time() < poll_at_s:
+                    self._begin(looking, new)
+                else:
+                    self._begin(looking, self._watched)
+                    self.check_some()
+                    poll_at_s = loop.time() + POLL_S
 
     async def _missed(self, account: str, after: Place | None) -> AsyncIterator[Waiting]:
         while after is not None:
@@ -235,12 +238,28 @@ class Streams:
 
     async def look(self, accounts: Iterable[str]) -> None:
         """Look at the counters of these accounts, and send their clients what is new."""
+        async with asyncio.TaskGroup() as looking:
+            self._begin(looking, accounts)
+
+    def _begin(self, looking: asyncio.TaskGroup, accounts: Iterable[str]) -> None:
+        """Look at each partition for itself: a server that does not answer keeps only its own partitions waiting.
+
+        One that is still being looked at is left to the next poll, so calls to such a server do not pile up.
+        """
         by_partition: dict[int, list[str]] = {}
         for account in accounts:
             by_partition.setdefault(self._accounts.partition(account), []).append(account)
         for partition, some in by_partition.items():
-            for start in range(0, len(some), ACCOUNTS_PER_CALL):
-                await self._look(partition, some[start : start + ACCOUNTS_PER_CALL])
+            if partition not in self._looked_at:
+                self._looked_at.add(partition)
+                looking.create_task(self._look_at(partition, some))
+
+    async def _look_at(self, partition: int, accounts: Sequence[str]) -> None:
+        try:
+            for start in range(0, len(accounts), ACCOUNTS_PER_CALL):
+                await self._look(partition, accounts[start : start + ACCOUNTS_PER_CALL])
+        finally:
+            self._looked_at.discard(partition)
 
     async def _look(self, partition: int, accounts: Sequence[str]) -> None:
         try:
