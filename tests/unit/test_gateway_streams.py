@@ -25,7 +25,7 @@ from usageledger.domain.head import Head
 from usageledger.gateway.listening import _resumed
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.reading import Accounts
-from usageledger.gateway.streams import CHECKED_EVERY_POLLS, STREAMS_PER_ACCOUNT_MAX, WAITING_MAX, Client, Streams
+from usageledger.gateway.streams import CHECKED_EVERY_POLLS, STREAMS_BY_TOKEN_MAX, STREAMS_PER_ACCOUNT_MAX, WAITING_MAX, Client, Streams
 from usageledger.gateway.tokens import mint_account_token, split_key
 from usageledger.log.place import Place
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -403,6 +403,19 @@ def test_an_account_has_so_many_streams_and_no_more(world: GatewayWorld) -> None
     streams.close(clients[0])
     streams.close(clients[0])
     streams.open("acct", lambda: True)
+
+
+def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(world: GatewayWorld) -> None:
+    """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty accounts could take all."""
+    _, streams = of(world)
+    clients = [streams.open("acct", lambda: True, has_token=True) for _ in range(STREAMS_BY_TOKEN_MAX)]
+    with pytest.raises(Problem) as refused:
+        streams.open("acct", lambda: True, has_token=True)
+    assert refused.value.code == "too_many_streams"
+    streams.open("acct", lambda: True)
+    streams.open("another", lambda: True, has_token=True)
+    streams.close(clients[0])
+    streams.open("acct", lambda: True, has_token=True)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ async def stream_account(
     """
     streams = gateway.streams
     after, remark = _resumed(last_event_id, gateway.accounts.partition(account))
-    client = streams.open(account, still_let_in(request, gateway))
+    client = streams.open(account, still_let_in(request, gateway), has_token=caller.account is not None)
     return _AccountStream(streams, client, after, remark)
 
 

@@ -39,6 +39,8 @@ CHECKED_EVERY_POLLS = 20
 WAITING_MAX = 100
 STREAMS_MAX = 5_000
 STREAMS_PER_ACCOUNT_MAX = 100
+STREAMS_BY_TOKEN_MAX = 10
+"""Of an account with its tokens, which are in the hands of whoever uses it."""
 OLD_AFTER = timedelta(seconds=5)
 REPLAY_AT_ONCE = 200
 
@@ -54,10 +56,11 @@ class Waiting(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """One open stream. ``is_let_in`` says whether its key or token still works."""
+    """One open stream. ``is_let_in`` says whether its key or token still works, ``has_token`` whether it came with an account token."""
 
     account: str
     is_let_in: Callable[[], bool] = lambda: True
+    has_token: bool = False
     meter: bytes | None = None
     waiting: deque[Waiting] = field(default_factory=deque)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -130,16 +133,18 @@ class Streams:
         """The partitions that are being looked at."""
         self._woken = asyncio.Event()
 
-    def open(self, account: str, is_let_in: Callable[[], bool]) -> Client:
+    def open(self, account: str, is_let_in: Callable[[], bool], *, has_token: bool = False) -> Client:
         """A client that listens from now on. Close it. Raises Problem."""
         watched = self._watched.get(account)
         if self._count >= STREAMS_MAX:
             raise Problem("too_many_streams", f"this gateway has {STREAMS_MAX} open streams: come again later, or start another gateway")
         if watched is not None and len(watched.clients) >= STREAMS_PER_ACCOUNT_MAX:
             raise Problem("too_many_streams", f"at most {STREAMS_PER_ACCOUNT_MAX} streams of an account are open at once: close some")
+        if has_token and watched is not None and sum(client.has_token for client in watched.clients) >= STREAMS_BY_TOKEN_MAX:
+            raise Problem("too_many_streams", f"at most {STREAMS_BY_TOKEN_MAX} streams of an account are open at once by token: close some")
         if watched is None:
             watched = self._watched[account] = Watched()
-        client = Client(account, is_let_in)
+        client = Client(account, is_let_in, has_token)
         watched.clients.add(client)
         self._count += 1
         STREAMS.set(self._count)
