@@ -405,6 +405,17 @@ def test_an_account_has_so_many_streams_and_no_more(world: GatewayWorld) -> None
     streams.open("acct", lambda: True)
 
 
+def test_nobody_listens_while_the_past_is_read(world: GatewayWorld) -> None:
+    """A gateway on a new data directory sent its streams all limit events since the beginning, as if they happened now."""
+    _, streams = of(world)
+    streams.untold = lambda: "the past is still being read"
+    with pytest.raises(Problem) as refused:
+        streams.open("acct", lambda: True)
+    assert (refused.value.code, refused.value.headers) == ("not_ready", {"Retry-After": "1"})
+    streams.untold = lambda: None
+    streams.open("acct", lambda: True)
+
+
 def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(world: GatewayWorld) -> None:
     """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty accounts could take all."""
     _, streams = of(world)

@@ -65,10 +65,16 @@ class LimitFollower:
         self._awaited: dict[int, int] | None = None
         """The ends that there were at the first connection. Once they are reached, it is known who is blocked."""
         self._trouble: str | None = "limit events have not been read yet"
+        self._tells = False
+        """Whether what is handed on is new, and not the past that is still being read."""
 
     def trouble(self) -> str | None:
         """Why who is blocked is not known, None if it is."""
         return self._trouble
+
+    def untold(self) -> str | None:
+        """Why nobody may listen to what is handed on, None if they may."""
+        return None if self._tells else self._trouble
 
     async def run(self) -> None:
         """Follow for as long as it is not cancelled. Returns only where it must not go on, which it has logged."""
@@ -180,6 +186,7 @@ class LimitFollower:
     def _look_whether_ready(self) -> None:
         if self._has_caught_up():
             self._trouble = None
+            self._tells = True
         elif self._trouble is not None:
             self._trouble = "limit events that were there at the start are still being read"
 

@@ -36,7 +36,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "A stream that goes on until it is closed.",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
     },
-    **problems("too_many_streams"),
+    **problems("too_many_streams", "not_ready"),
 }
 
 

@@ -161,6 +161,7 @@ def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollowe
     topic, partitions = gateway.topics.limit, gateway.accounts.partition_count
     follower = LimitFollower(options.kafka, topic, partitions, gateway.limits, gateway.store_thread, hand_on)
     gateway.limits_trouble = follower.trouble
+    gateway.streams.untold = follower.untold
     gateway.webhooks_changed = sender.wake_all
 
     async def trouble() -> str | None:

@@ -128,6 +128,8 @@ class Streams:
         self._watched: dict[str, Watched] = {}
         self._count = 0
         self._polls = 0
+        self.untold: Callable[[], str | None] = lambda: None
+        """Why limit events are not told as they happen, None if they are."""
         self._new: set[str] = set()
         self._looked_at: set[int] = set()
         """The partitions that are being looked at."""
@@ -135,6 +137,9 @@ class Streams:
 
     def open(self, account: str, is_let_in: Callable[[], bool], *, has_token: bool = False) -> Client:
         """A client that listens from now on. Close it. Raises Problem."""
+        untold = self.untold()
+        if untold is not None:
+            raise Problem("not_ready", f"{untold}: connect again in a moment", headers={"Retry-After": "1"})
         watched = self._watched.get(account)
         if self._count >= STREAMS_MAX:
             raise Problem("too_many_streams", f"this gateway has {STREAMS_MAX} open streams: come again later, or start another gateway")

@@ -1,0 +1,119 @@
+"""Following limit events: what is handed on when, and what is said while they cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+
+from tests.unit.gateway_events import Announced, Stores
+from usageledger.gateway.following import LimitFollower
+from usageledger.gateway.limit_store import LimitRecord
+from usageledger.gateway.store import StoreThread
+
+DEADLINE_S = 10.0
+TOPIC = TopicPartition("limit.events", 0)
+
+
+class Stored(NamedTuple):
+    """A record as Kafka gives it."""
+
+    offset: int
+    timestamp: int
+    value: bytes
+
+
+class Topic:
+    """A partition in memory, and its consumer. Each time that it is asked and has nothing, a second passes."""
+
+    def __init__(self) -> None:
+        self.records: list[LimitRecord] = []
+        self.now_s = 0.0
+        self.is_away = False
+        self.asked = asyncio.Event()
+        self._next_offset = 0
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self._next_offset = offset
+
+    async def beginning_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        self._answer()
+        return dict.fromkeys(places, 0)
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        self._answer()
+        return dict.fromkeys(places, len(self.records))
+
+    async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Stored]]:
+        self.asked.set()
+        await asyncio.sleep(0)
+        found = [] if self.is_away else self.records[self._next_offset : self._next_offset + 1]
+        self._next_offset += len(found)
+        self.now_s += 0 if found else timeout_ms / 1_000
+        return {TOPIC: [Stored(record.offset, record.announced_ms, record.value) for record in found]} if found else {}
+
+    def _answer(self) -> None:
+        self.asked.set()
+        if self.is_away:
+            self.now_s += 1
+            raise KafkaConnectionError("nobody answers")
+
+
+class Following:
+    """A follower of a topic in memory. ``heard`` is what it has handed on, each with what `untold` said then."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.topic = Topic()
+        self.stores = Stores(path)
+        self.thread = StoreThread()
+        self.heard: list[tuple[str, bool]] = []
+        self.follower = LimitFollower("nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear)
+        monkeypatch.setattr(self.follower, "_consumer", self._consumer)
+        monkeypatch.setattr("usageledger.gateway.following._now_s", lambda: self.topic.now_s)
+        monkeypatch.setattr("usageledger.gateway.following.CONNECT_AGAIN_AFTER_S", 0.0)
+
+    @asynccontextmanager
+    async def _consumer(self) -> AsyncIterator[Any]:
+        yield self.topic
+
+    def _hear(self, events: Sequence[LimitRecord]) -> None:
+        self.heard += [(event.event_id, self.follower.untold() is None) for event in events]
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not what():
+                self.topic.asked.clear()
+                await self.topic.asked.wait()
+
+
+@pytest.fixture
+def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
+    made = Following(tmp_path / "gateway.db", monkeypatch)
+    yield made
+    made.thread.close()
+    made.stores.store.close()
+
+
+def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Following) -> None:
+    """A gateway on a new data directory told its streams all limit events since the beginning as if they happened now, and cut off
+    whoever did not take a hundred of them in time.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached") + announced.crossing("limit.cleared")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        assert follower.untold() is not None
+        await following.until(lambda: follower.untold() is None)
+        following.topic.records += announced.crossing("limit.reached")
+        await following.until(lambda: len(following.heard) == 3)
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert following.heard == [("0-0-0", False), ("0-1-0", False), ("0-2-0", True)]
