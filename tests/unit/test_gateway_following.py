@@ -73,7 +73,8 @@ class Following:
         self.stores = Stores(path)
         self.thread = StoreThread()
         self.heard: list[tuple[str, bool]] = []
-        self.follower = LimitFollower("nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear)
+        self.has_stopped = False
+        self.follower = LimitFollower("nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear, self._stop)
         monkeypatch.setattr(self.follower, "_consumer", self._consumer)
         monkeypatch.setattr("usageledger.gateway.following._now_s", lambda: self.topic.now_s)
         monkeypatch.setattr("usageledger.gateway.following.CONNECT_AGAIN_AFTER_S", 0.0)
@@ -84,6 +85,9 @@ class Following:
 
     def _hear(self, events: Sequence[LimitRecord]) -> None:
         self.heard += [(event.event_id, self.follower.untold() is None) for event in events]
+
+    def _stop(self) -> None:
+        self.has_stopped = self.follower.untold() is not None
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -117,3 +121,22 @@ def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Followin
 
     asyncio.run(scenario())
     assert following.heard == [("0-0-0", False), ("0-1-0", False), ("0-2-0", True)]
+
+
+def test_who_listens_is_told_when_following_stops(following: Following) -> None:
+    """A record that is no limit event stopped the follower. Streams were taken as before, and those that were open stayed so, without
+    a word of who was blocked.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: follower.untold() is None)
+        following.topic.records += [record._replace(value=b"garbage") for record in announced.crossing("limit.cleared")]
+        async with asyncio.timeout(DEADLINE_S):
+            await running
+
+    asyncio.run(scenario())
+    assert following.has_stopped
+    assert "Only the limits consumer may write" in str(follower.untold())

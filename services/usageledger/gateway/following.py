@@ -44,7 +44,7 @@ _PASSING = (KafkaError, OSError, TimeoutError, _NothingCame)
 
 
 class LimitFollower:
-    """``on_events`` is called in the event loop with what is new, in each partition's order."""
+    """``on_events`` is called in the event loop with what is new, in each partition's order; ``on_stopped`` when nothing more will come."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class LimitFollower:
         limits: LimitStore,
         thread: StoreThread,
         on_events: Callable[[Sequence[LimitRecord]], None],
+        on_stopped: Callable[[], None],
     ) -> None:
         self._kafka = kafka
         self._topic = topic
@@ -61,6 +62,7 @@ class LimitFollower:
         self._limits = limits
         self._thread = thread
         self._on_events = on_events
+        self._on_stopped = on_stopped
         self._next: dict[int, int] = {}
         self._awaited: dict[int, int] | None = None
         """The ends that there were at the first connection. Once they are reached, it is known who is blocked."""
@@ -83,7 +85,9 @@ class LimitFollower:
                 await self._follow()
             except FollowingStopped as error:
                 self._trouble = str(error)
+                self._tells = False
                 logger.critical("limit events are not followed any more: %s", error)
+                self._on_stopped()
                 return
             except _PASSING as error:
                 if self._awaited is None or not self._has_caught_up():

@@ -159,7 +159,8 @@ def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollowe
         sender.wake()
 
     topic, partitions = gateway.topics.limit, gateway.accounts.partition_count
-    follower = LimitFollower(options.kafka, topic, partitions, gateway.limits, gateway.store_thread, hand_on)
+    # Who went on listening would hear nothing and take it for calm.
+    follower = LimitFollower(options.kafka, topic, partitions, gateway.limits, gateway.store_thread, hand_on, gateway.streams.end_all)
     gateway.limits_trouble = follower.trouble
     gateway.streams.untold = follower.untold
     gateway.webhooks_changed = sender.wake_all
