@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from tests.unit.gateway_events import Announced, Stores
-from usageledger.gateway.following import LimitFollower
+from usageledger.gateway.following import QUIET_S, SILENT_MAX_S, LimitFollower
 from usageledger.gateway.limit_store import LimitRecord
 from usageledger.gateway.store import StoreThread
 
@@ -140,3 +140,44 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
     asyncio.run(scenario())
     assert following.has_stopped
     assert "Only the limits consumer may write" in str(follower.untold())
+
+
+def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following) -> None:
+    """Once it had caught up, a gateway whose Kafka was gone said who was blocked, and that it was ready, for as long as it ran."""
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: follower.trouble() is None)
+        following.topic.is_away = True
+        gone_at_s = following.topic.now_s
+        await following.until(lambda: follower.trouble() is not None)
+        assert following.topic.now_s - gone_at_s <= QUIET_S + SILENT_MAX_S
+        following.topic.records += announced.crossing("limit.cleared") + announced.crossing("limit.reached")
+        following.topic.is_away = False
+        await following.until(lambda: follower.trouble() is None)
+        assert [event for event, _ in following.heard] == ["0-0-0", "0-1-0", "0-2-0"]
+        running.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_quiet_topic_is_no_trouble(following: Following) -> None:
+    """Nothing is announced for an hour, and Kafka says so whenever it is asked."""
+    follower = following.follower
+    troubles: set[str | None] = set()
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: follower.trouble() is None)
+
+        def has_been_quiet() -> bool:
+            troubles.add(follower.trouble())
+            return following.topic.now_s > 3_600
+
+        await following.until(has_been_quiet)
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert troubles == {None}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -25,8 +26,10 @@ POLL_MS = 1_000
 RECORDS_PER_POLL = 2_000
 CONNECT_AGAIN_AFTER_S = 1.0
 ANSWER_WITHIN_S = 10.0
-QUIET_S = 10.0
+QUIET_S = 5.0
 """After so long without a record Kafka is asked whether there is one: a consumer that has lost its way says nothing."""
+SILENT_MAX_S = 10.0
+"""After so long without an answer from Kafka it is not known any more who is blocked."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class FollowingStopped(Exception):
 class _NothingCame(Exception):
     """There are records, and the consumer does not bring them."""
 
+
+_CATCHING_UP = "limit events that are there already are still being read"
 
 # What passes by itself, or with a new connection.
 _PASSING = (KafkaError, OSError, TimeoutError, _NothingCame)
@@ -65,13 +70,16 @@ class LimitFollower:
         self._on_stopped = on_stopped
         self._next: dict[int, int] = {}
         self._awaited: dict[int, int] | None = None
-        """The ends that there were at the first connection. Once they are reached, it is known who is blocked."""
+        """The ends that there were when Kafka was first heard, or heard again. Once they are reached, it is known who is blocked."""
+        self._heard_at_s = -math.inf
         self._trouble: str | None = "limit events have not been read yet"
         self._tells = False
         """Whether what is handed on is new, and not the past that is still being read."""
 
     def trouble(self) -> str | None:
         """Why who is blocked is not known, None if it is."""
+        if self._trouble is None and self._is_silent():
+            return f"Kafka has not said for {SILENT_MAX_S:.0f} s whether there are limit events"
         return self._trouble
 
     def untold(self) -> str | None:
@@ -100,10 +108,12 @@ class LimitFollower:
     async def _follow(self) -> None:
         positions = await self._thread.run(self._limits.positions)
         async with self._consumer() as consumer:
+            was_silent = self._is_silent()
             starts, ends = await self._bounds(consumer)
             self._next = self._begin(consumer, positions, starts, ends)
-            if self._awaited is None:
+            if self._awaited is None or was_silent:
                 self._awaited = ends
+                self._trouble = _CATCHING_UP
             to_check = {partition: position for partition, position in positions.items() if self._next[partition] < position.next_offset}
             self._look_whether_ready()
             quiet_since_s = _now_s()
@@ -148,6 +158,8 @@ class LimitFollower:
     async def _poll(self, consumer: Any, to_check: dict[int, Position]) -> dict[int, list[LimitRecord]]:
         polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
         read: dict[int, list[LimitRecord]] = {}
+        if polled:
+            self._heard_at_s = _now_s()
         for place, records in polled.items():
             some = [self._read(place.partition, record) for record in records]
             position = to_check.pop(place.partition, None)
@@ -192,7 +204,10 @@ class LimitFollower:
             self._trouble = None
             self._tells = True
         elif self._trouble is not None:
-            self._trouble = "limit events that were there at the start are still being read"
+            self._trouble = _CATCHING_UP
+
+    def _is_silent(self) -> bool:
+        return _now_s() - self._heard_at_s > SILENT_MAX_S
 
     def _has_caught_up(self) -> bool:
         return self._awaited is not None and all(self._next.get(partition, 0) >= end for partition, end in self._awaited.items())
@@ -205,6 +220,7 @@ class LimitFollower:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             starts = await consumer.beginning_offsets(self._places)
             ends = await consumer.end_offsets(self._places)
+        self._heard_at_s = _now_s()
         by_partition = [{place.partition: int(offset) for place, offset in bound.items()} for bound in (starts, ends)]
         return by_partition[0], by_partition[1]
 
