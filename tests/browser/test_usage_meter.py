@@ -205,8 +205,10 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event(open_page: OpenPage, 
 
 
 def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
-    """Line ends of all three kinds, a letter of several bytes, and what other servers send besides: comments, retry, empty events."""
-    sent = ': hello\r\nretry: 10\r\n\r\nid: 3-1\r\nevent: meter\ndata: {"a":\rdata: "é – €"}\n\n\nevent: empty\n\ndata:x\r\r'
+    """Line ends of all three kinds, a letter of several bytes, an id alone, and what other servers send besides: comments, retry, empty
+    events. The id alone was dropped once, and with it the limit events of a connection that broke before the first of them.
+    """
+    sent = ': hello\r\nid: 3-none\r\nretry: 10\r\n\r\nid: 3-1\r\nevent: meter\ndata: {"a":\rdata: "é – €"}\n\n\nevent: empty\n\ndata:x\r\r'
     read = open_page("/console", is_signed_in=False).evaluate(
         """async (sent) => {
             const { eventsOf } = await import("/usage-meter.js");
@@ -228,7 +230,8 @@ def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
         }""",
         sent,
     )
-    assert read == [[{"type": "meter", "data": '{"a":\n"é – €"}', "id": "3-1"}, {"type": "message", "data": "x"}]]
+    beginning = {"type": "message", "data": "", "id": "3-none"}
+    assert read == [[beginning, {"type": "meter", "data": '{"a":\n"é – €"}', "id": "3-1"}, {"type": "message", "data": "x"}]]
 
 
 def test_a_lost_connection_is_said_with_the_age_of_the_figures_and_made_good(open_page: OpenPage, stage: GatewayOnStage) -> None:

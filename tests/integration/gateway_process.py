@@ -169,7 +169,8 @@ class Stream:
 
     @property
     def ids(self) -> list[str]:
-        return [message["id"] for message in list(self.messages) if "id" in message]
+        """Those of the events. A stream begins with one that has none."""
+        return [message["id"] for message in list(self.messages) if "id" in message and "event" in message]
 
     @property
     def events(self) -> list[str]:

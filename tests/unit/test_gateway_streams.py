@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
+from starlette.requests import Request
 
 from tests.notation import SHIPPED
 from tests.unit.gateway_events import NOW_MS, Announced
@@ -22,7 +24,7 @@ from usageledger.domain.account import AccountState, Period
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
-from usageledger.gateway.listening import _resumed
+from usageledger.gateway.listening import _resumed, stream_account
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.streams import CHECKED_EVERY_POLLS, STREAMS_BY_TOKEN_MAX, STREAMS_PER_ACCOUNT_MAX, WAITING_MAX, Client, Streams
@@ -242,6 +244,35 @@ def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_tw
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("has_past", [False, True])
+def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(world: GatewayWorld, has_past: bool) -> None:
+    """A meter's connection broke before the account's first limit event, and it came again without an id: it never heard that the account
+    had been blocked meanwhile.
+    """
+    topic = Announced()
+    caller = world.keys.caller(world.key("read"), NOW)
+    if has_past:
+        take(world, 0, topic.crossing("limit.reached", account="another"))
+
+    async def scenario() -> None:
+        async def opened(last_event_id: str | None) -> AsyncIterator[bytes]:
+            response = await stream_account("acct", Request({"type": "http", "headers": []}), world.gateway, caller, last_event_id)
+            return cast(AsyncIterator[bytes], response.body_iterator)
+
+        first = (await anext(await opened(None))).decode()
+        assert "data:" not in first
+        last_event_id = re.search(r"^id: (.+)$", first, re.MULTILINE)
+        assert last_event_id is not None
+        [reached] = topic.crossing("limit.reached")
+        take(world, 0, [reached])
+        again = await opened(last_event_id[1])
+        async with asyncio.timeout(DEADLINE_S):
+            await anext(again)
+            assert _read(await anext(again))[0] == reached.event_id
+
+    asyncio.run(scenario())
+
+
 def test_more_missed_events_than_are_read_at_once_come_all(world: GatewayWorld) -> None:
     _, streams = of(world)
     topic = Announced()
@@ -374,8 +405,6 @@ def test_what_was_announced_before_the_end_is_sent_before_it(world: GatewayWorld
 
 
 def test_a_key_that_is_revoked_ends_what_it_had_begun(world: GatewayWorld) -> None:
-    from starlette.requests import Request
-
     from usageledger.gateway.asking import still_let_in
 
     key = world.key("read")
@@ -436,7 +465,9 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(wor
         ("", None),
         ("0-1042-0", Place(0, 1042, 0, 1)),
         ("0-1042-3", Place(0, 1042, 3, 4)),
+        ("0-none", Place(0, 0, -1, 0)),
         ("1-1042-0", None),
+        ("1-none", None),
         ("garbage", None),
         ("0-1042", None),
         ("0-99999999999999999999-0", None),
@@ -447,7 +478,7 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(wor
 def test_a_stream_resumes_after_an_id_of_its_partition_and_from_now_on_otherwise(said: str | None, place: Place | None) -> None:
     found, remark = _resumed(said, 0)
     assert found == place
-    assert ("after" in remark) == (place is not None)
+    assert ("from now on" in remark) == (place is None)
 
 
 def _ms(moment: datetime) -> int:

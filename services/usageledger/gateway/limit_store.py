@@ -67,6 +67,11 @@ def limit_record(offset: int, timestamp_ms: int, value: bytes | None) -> LimitRe
     return LimitRecord(offset, timestamp_ms, place, event["type"], event["data"]["account"], str(event.get("time")), value or b"")
 
 
+def before_all(partition: int) -> Place:
+    """The place before the first limit event of a partition."""
+    return Place(partition, 0, -1, 0)
+
+
 class LimitStore:
     """Blocking: an event loop calls it in a thread."""
 
@@ -79,6 +84,11 @@ class LimitStore:
         with self._turn:
             rows = self._store.execute("SELECT * FROM limit_positions").fetchall()
         return {row[0]: Position(row[1], row[2], Place(row[0], *row[3:])) for row in rows}
+
+    def last_place(self, partition: int) -> Place:
+        """The last limit event that was taken of a partition; if there was none, a place that every one is beyond."""
+        position = self.positions().get(partition)
+        return before_all(partition) if position is None else position.place
 
     def take(self, records: Mapping[int, Sequence[LimitRecord]], now_ms: int) -> list[LimitRecord]:
         """Take what was read of each partition, in order; return what was new in it: repeats are dropped."""

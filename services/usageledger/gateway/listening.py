@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import AccountPath, Needs, Parts, still_let_in
+from usageledger.gateway.limit_store import before_all
 from usageledger.gateway.problems import problems
 from usageledger.gateway.streams import Client, Streams
 from usageledger.log.place import Place
@@ -24,9 +25,10 @@ SEND_WITHIN_S = 20
 """A client that takes nothing for so long is cut off."""
 COME_AGAIN_AFTER_MS = 2_000
 
-_ID = re.compile(r"(\d{1,9})-(\d{1,18})-(\d{1,9})", re.ASCII)
+_ID = re.compile(r"(\d{1,9})-(?:none|(\d{1,18})-(\d{1,9}))", re.ASCII)
 
 _EXAMPLE = (
+    ": limit events from now on\nid: 3-998-0\nretry: 2000\n\n"
     'event: meter\ndata: {"account":"acct_4821","at":"2026-11-25T10:00:00Z","remaining":"0", …}\n\n'
     'id: 3-1042-0\nevent: limit.reached\ndata: {"specversion":"1.0","type":"limit.reached","id":"3-1042-0", …}\n\n'
     ": keep-alive\n\n"
@@ -55,13 +57,17 @@ async def stream_account(
 
     With `Last-Event-ID` the account's limit events after that one come first, for 35 days, also across restarts of the gateway. It is the
     id of any limit event of the account's partition, such as those of `GET /v1/blocked`. With an id that cannot be of that partition, a
-    comment says so, and limit events come from now on.
+    comment says so, and limit events come from now on. A stream begins with an id without an event, `3-none` where partition 3 has had no
+    limit event yet: who comes again with it misses nothing, though no event has come meanwhile.
 
     `token_expired` is the last event of a stream whose token has ended or whose key no longer works: mint another token and connect again.
     A comment every 15 seconds keeps the connection open.
     """
-    streams = gateway.streams
-    after, remark = _resumed(last_event_id, gateway.accounts.partition(account))
+    streams, partition = gateway.streams, gateway.accounts.partition(account)
+    after, remark = _resumed(last_event_id, partition)
+    if after is None:
+        # Asked before the client listens: what comes in between is among what it has missed.
+        after = await gateway.store_thread.run(gateway.limits.last_place, partition)
     client = streams.open(account, still_let_in(request, gateway), has_token=caller.account is not None)
     return _AccountStream(streams, client, after, remark)
 
@@ -69,9 +75,9 @@ async def stream_account(
 class _AccountStream(EventSourceResponse):
     """The stream of one client, which is forgotten however it ends."""
 
-    def __init__(self, streams: Streams, client: Client, after: Place | None, remark: str) -> None:
+    def __init__(self, streams: Streams, client: Client, after: Place, remark: str) -> None:
         super().__init__(
-            _with_remark(remark, streams.messages(client, after)),
+            _begun(remark, after, streams.messages(client, after)),
             ping=KEEP_ALIVE_S,
             ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
             send_timeout=SEND_WITHIN_S,
@@ -89,8 +95,10 @@ class _AccountStream(EventSourceResponse):
             self._streams.close(self._client)
 
 
-async def _with_remark(remark: str, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield ServerSentEvent(comment=remark, retry=COME_AGAIN_AFTER_MS, sep="\n").encode()
+async def _begun(remark: str, after: Place, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A stream from its beginning. An id without data is what a client comes again with that has heard of no limit event until then."""
+    last = f"{after.partition}-none" if after == before_all(after.partition) else after.id
+    yield ServerSentEvent(comment=remark, id=last, retry=COME_AGAIN_AFTER_MS, sep="\n").encode()
     async for message in messages:
         yield message
 
@@ -102,5 +110,7 @@ def _resumed(last_event_id: str | None, partition: int) -> tuple[Place | None, s
     found = _ID.fullmatch(last_event_id)
     if found is None or int(found[1]) != partition:
         return None, "that Last-Event-ID is none of this account's partition: limit events from now on"
+    if found[2] is None:
+        return before_all(partition), "limit events from the first one on"
     offset, index = int(found[2]), int(found[3])
     return Place(partition, offset, index, index + 1), f"limit events after {last_event_id}"

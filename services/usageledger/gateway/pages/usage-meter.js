@@ -216,7 +216,8 @@ async function* eventsOf(body, signal) {
       if (rest.length > LINE_MAX) throw new Error("a line without an end");
       for (const line of lines) {
         if (line === "") {
-          if (event.data.length) yield { ...event, data: event.data.join("\n") };
+          // An id alone is an event too: where the stream goes on if it breaks before the next one.
+          if (event.data.length || event.id) yield { ...event, data: event.data.join("\n") };
           event = { type: "message", data: [], id: undefined };
           continue;
         }
