@@ -30,14 +30,15 @@ class PublishedCatalogs:
 
     def before(self, before: int) -> AdoptedCatalogs:
         """The catalogs below an offset of the topic. Raises KafkaError, LogUnreadable."""
-        known = self.known(before)
-        if known is not None:
-            return known
-        with self._turn, log_reader(self._kafka) as reader:
-            topic = self._topics.catalog
-            found = adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), before))
-        self._by_end[before] = found
-        return found
+        with self._turn:
+            # Of many that ask at once the first one reads.
+            known = self.known(before)
+            if known is None:
+                with log_reader(self._kafka) as reader:
+                    topic = self._topics.catalog
+                    known = adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), before))
+                self._by_end[before] = known
+        return known
 
     def published(self) -> AdoptedCatalogs:
         """All catalogs that lie in the topic now. Raises KafkaError, LogUnreadable."""
