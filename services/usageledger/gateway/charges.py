@@ -118,6 +118,7 @@ async def list_charges(
     period: Annotated[int | None, Query(ge=0, le=2**31, description="Only what counts in the period of that number.")] = None,
 ) -> ChargePage:
     """What was charged to an account, given back and granted, and what became of its plan: the newest first, each explained."""
+    gateway.rate_limits.count_list(caller)
     now = await gateway.accounts.read(account)
     try:
         page = await gateway.history.charges(account, period=period, cursor=cursor, limit=limit)

@@ -223,6 +223,7 @@ async def list_periods(
     limit: Limit = _PERIODS_DEFAULT,
 ) -> PeriodPage:
     """An account's past periods, the newest first: what each had and what was used in it."""
+    gateway.rate_limits.count_list(caller)
     now = await gateway.accounts.read(account)
     current = now.state.period.number
     before = current if cursor is None else min(int(cursor), current)

@@ -15,6 +15,8 @@ from usageledger.gateway.problems import Problem
 PER_KEY_AND_SECOND = 5_000
 PER_ACCOUNT_TOKEN_AND_SECOND = 50
 """Of one account's tokens together: a page that shows a meter asks a few times a minute."""
+LISTS_PER_ACCOUNT_TOKEN_AND_SECOND = 25
+"""A page of charges costs as much as thirty checks, and whoever has a browser may ask for it."""
 FAILURES_PER_ADDRESS_AND_MINUTE = 60
 
 
@@ -80,6 +82,7 @@ class RateLimits:
         self._limiter = FixedWindowRateLimiter(WindowCounts())
         self._by_key = RateLimitItemPerSecond(per_key)
         self._by_account = RateLimitItemPerSecond(per_account)
+        self._lists = RateLimitItemPerSecond(LISTS_PER_ACCOUNT_TOKEN_AND_SECOND)
         self._failures = RateLimitItemPerMinute(FAILURES_PER_ADDRESS_AND_MINUTE)
 
     def count(self, caller: Caller) -> None:
@@ -88,6 +91,11 @@ class RateLimits:
             self._hit(self._by_key, "key", caller.key_id)
         else:
             self._hit(self._by_account, "account", f"{caller.key_id}/{caller.account}")
+
+    def count_list(self, caller: Caller) -> None:
+        """Count a list that an account token asks for; an app's key may ask for as many as it may ask anything."""
+        if caller.account is not None:
+            self._hit(self._lists, "lists", f"{caller.key_id}/{caller.account}")
 
     def count_failure(self, address: str) -> None:
         """Count an attempt with a key or a token that does not work."""
