@@ -36,6 +36,7 @@ class Topic:
         self.records: list[LimitRecord] = []
         self.now_s = 0.0
         self.is_away = False
+        self.fails_with: BaseException | None = None
         self.asked = asyncio.Event()
         self._next_offset = 0
 
@@ -60,6 +61,9 @@ class Topic:
 
     def _answer(self) -> None:
         self.asked.set()
+        if self.fails_with is not None:
+            failure, self.fails_with = self.fails_with, None
+            raise failure
         if self.is_away:
             self.now_s += 1
             raise KafkaConnectionError("nobody answers")
@@ -121,6 +125,24 @@ def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Followin
 
     asyncio.run(scenario())
     assert following.heard == [("0-0-0", False), ("0-1-0", False), ("0-2-0", True)]
+
+
+def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: Following) -> None:
+    """After ten seconds without a broker aiokafka let a cancellation of its own out. The follower's task was then cancelled, which its
+    group takes for an end that was asked for: the gateway went on, and nobody heard of a limit any more.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.fails_with = asyncio.CancelledError()
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: len(following.heard) == 1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(scenario())
 
 
 def test_who_listens_is_told_when_following_stops(following: Following) -> None:

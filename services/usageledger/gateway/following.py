@@ -90,7 +90,7 @@ class LimitFollower:
         """Follow for as long as it is not cancelled. Returns only where it must not go on, which it has logged."""
         while True:
             try:
-                await self._follow()
+                await self._follow_once()
             except FollowingStopped as error:
                 self._trouble = str(error)
                 self._tells = False
@@ -104,6 +104,16 @@ class LimitFollower:
                     "limit events cannot be read, connecting anew in %g s: %s: %s", CONNECT_AGAIN_AFTER_S, type(error).__name__, error
                 )
                 await asyncio.sleep(CONNECT_AGAIN_AFTER_S)
+
+    async def _follow_once(self) -> None:
+        """Follow over one connection. A cancellation that nobody has asked for is aiokafka's own: after a long outage it lets one out."""
+        try:
+            await self._follow()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _NothingCame("the connection was given up") from None
 
     async def _follow(self) -> None:
         positions = await self._thread.run(self._limits.positions)

@@ -178,12 +178,23 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
     its listeners nothing, and they would not know.
     """
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+        tasks = [group.create_task(_to_its_end(coroutine)) for coroutine in coroutines]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
+
+
+async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
+    """A group takes a task that was cancelled for one that was told to end; by whom, it does not ask."""
+    try:
+        await coroutine
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            raise RuntimeError("a part of the gateway was cancelled, and nobody had told it to end") from error
+        raise
 
 
 async def _prune_now_and_then(gateway: Gateway) -> None:
