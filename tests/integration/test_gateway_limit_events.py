@@ -14,6 +14,7 @@ from kafka.admin import KafkaAdminClient
 from standardwebhooks import Webhook, WebhookVerificationError
 from typer.testing import CliRunner
 
+from tests.integration.counters import begin_counters
 from tests.integration.gateway_process import KEY, GatewayProcess, Receiver, Stream
 from tests.integration.test_limits import messages_of, until
 from tests.servers import NewLedger
@@ -195,7 +196,8 @@ def test_a_dead_delivery_is_listed_and_sent_again(gateway: GatewayProcess) -> No
 
 
 @pytest.mark.partitions(1)
-def test_a_stream_ends_with_its_key_and_says_so(gateway: GatewayProcess) -> None:
+def test_a_stream_ends_with_its_key_and_says_so(gateway: GatewayProcess, redis_url: str, prefix: str) -> None:
+    begin_counters(redis_url, prefix, 1)
     gateway.start()
     made = gateway.ask("POST", "/v1/keys", {"name": "pages", "scopes": ["read"]}).json()
     stream = Stream(gateway, "a", token=mint_account_token(made["key"], "a")).opened()

@@ -18,14 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.counters import begin_counters
 from tests.servers import RunningGateway
 from tests.valkey_server import running_cluster, running_valkey
 from usageledger import AccountClient, AsyncUsageGate, UsageGate, UsageMeter
-from usageledger.counters.connection import connect
-from usageledger.counters.redis_view import RedisView
-from usageledger.counters.view import Position, ViewChange
-from usageledger.domain.encoding import encode
-from usageledger.domain.head import Head
 from usageledger.gateway.gate import ledger
 from usageledger.gateway.gate.answers import CheckAnswer, GateMisconfigured, HoldIdReused, InvalidUse, UnknownUse
 from usageledger.gateway.serving import _listening
@@ -90,20 +86,6 @@ def meter(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -> 
 def billing(gateway: RunningGateway) -> Iterator[AccountClient]:
     with AccountClient(kafka=gateway.addresses.kafka, prefix=gateway.addresses.prefix, source="/billing") as client:
         yield client
-
-
-def begin_counters(redis_url: str, gateway: RunningGateway) -> None:
-    """Have another Redis hold counters of the ledger, as a processor would that has found it to be new."""
-
-    async def begin() -> None:
-        redis = connect(redis_url)
-        for partition in range(PARTITIONS):
-            head = Head(ledger="of this test", next_offset=1, hash="0" * 64, catalog_next=1)
-            change = ViewChange(head=encode(head), position=Position(1, "0" * 64))
-            await RedisView(redis, gateway.addresses.prefix, partition).commit(None, change)
-        await redis.aclose()
-
-    asyncio.run(begin())
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -317,7 +299,7 @@ def test_a_ledger_that_is_not_there_is_a_mistake_and_no_outage(gateway: RunningG
 def test_while_redis_is_away_the_answer_is_the_callers(gateway: RunningGateway, tmp_path: Path) -> None:
     """And when it is there again, it is the ledger's again."""
     with running_valkey(tmp_path) as server:
-        begin_counters(server.url, gateway)
+        begin_counters(server.url, gateway.addresses.prefix, PARTITIONS)
         options: dict[str, Any] = told(gateway, "direct") | {"redis_url": server.url}
         with UsageGate(**options, on_unavailable="allow") as lenient, UsageGate(**options, on_unavailable="deny") as strict:
             assert lenient.check("a", "chat_action").remaining == strict.check("a", "chat_action").remaining == 200
@@ -332,7 +314,7 @@ def test_while_redis_is_away_the_answer_is_the_callers(gateway: RunningGateway, 
 
 def test_a_redis_cluster_is_asked_where_each_accounts_partition_lies(gateway: RunningGateway, tmp_path: Path) -> None:
     with running_cluster(tmp_path) as node:
-        begin_counters(node.cluster_url, gateway)
+        begin_counters(node.cluster_url, gateway.addresses.prefix, PARTITIONS)
         options: dict[str, Any] = told(gateway, "direct") | {"redis_url": node.cluster_url, "on_unavailable": "deny", "timeout_s": 5.0}
         accounts = [f"acct_{n}" for n in range(20)]
 
