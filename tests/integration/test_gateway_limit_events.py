@@ -201,11 +201,12 @@ def test_a_stream_ends_with_its_key_and_says_so(gateway: GatewayProcess, redis_u
     gateway.start()
     made = gateway.ask("POST", "/v1/keys", {"name": "pages", "scopes": ["read"]}).json()
     stream = Stream(gateway, "a", token=mint_account_token(made["key"], "a")).opened()
-    until(lambda: stream.events == ["meter"], "the figures")
+    until(lambda: "meter" in stream.events, "the figures")
     assert stream.data_of("meter")[0]["plan"]["id"] == "free"
     gateway.ask("POST", f"/v1/keys/{made['id']}/revoke")
     until(stream.has_ended.is_set, "the end of the stream")
-    assert stream.events == ["meter", "token_expired"]
+    # Counters that nobody verifies are soon said to be as of when they were.
+    assert stream.events in (["meter", "token_expired"], ["meter", "meter", "token_expired"])
     assert Stream(gateway, "b", token=mint_account_token(KEY, "a")).opened().status == 403
 
 
