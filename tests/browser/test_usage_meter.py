@@ -276,6 +276,7 @@ def test_a_no_of_the_gateway_is_told_in_its_own_words(open_page: OpenPage, stage
 def test_it_speaks_german_and_writes_numbers_and_dates_so(open_page: OpenPage, stage: GatewayOnStage) -> None:
     stage.accounts["acct_4821"] = STATES["near"]()
     page = open_page(PAGE, locale="de-DE")
+    page.locator("usage-meter").wait_for(state="attached")
     page.evaluate("document.documentElement.lang = 'de'; document.querySelector('usage-meter').setAttribute('lang', 'de')")
     meter = _ready(page)
     expect(meter.locator(".figure strong")).to_have_text("74,5")
