@@ -22,7 +22,7 @@ import jwt
 
 from usageledger.gateway.idempotency import answer_before, note_answer
 from usageledger.gateway.store import transaction
-from usageledger.gateway.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, split_key, token_key
+from usageledger.gateway.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, new_key, signed_account_token, split_key, token_key
 
 Scope = Literal["report", "check", "hold", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -115,9 +115,8 @@ class Keys:
         known = self._by_id.get(caller.key_id)
         if known is None:
             raise NotAuthentic("the key was revoked")
-        listed = " ".join(scope for scope in SCOPES if scope in scopes)
-        claims = {"aud": AUDIENCE, "sub": account, "scope": listed, "iat": now, "exp": now + lifetime}
-        return jwt.encode(claims, known.secrets[-1].token_key, ALGORITHM, headers={"kid": caller.key_id})
+        listed = [scope for scope in SCOPES if scope in scopes]
+        return signed_account_token(caller.key_id, known.secrets[-1].token_key, account, listed, lifetime, now)
 
     def create(self, name: str, scopes: Iterable[Scope], now: datetime, *, by: str = "", idempotency_key: str | None = None) -> str:
         """Make a key and return it: this is the only time that it can be seen.
@@ -125,7 +124,7 @@ class Keys:
         The same request of the caller ``by`` under one idempotency key makes none again. Raises TooManyKeys, MadeBefore,
         UsedForSomethingElse.
         """
-        key, request = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}", [name, sorted(scopes)]
+        key, request = new_key(), [name, sorted(scopes)]
         with transaction(self._store, self._turn) as store:
             if len(self._by_id) >= KEYS_MAX:
                 raise TooManyKeys
@@ -163,7 +162,7 @@ class Keys:
         """A new secret for a key; the old ones work on for ``overlap``. Raises KeyError where there is no such key, or it was revoked."""
         if key_id not in self._by_id:
             raise KeyError(key_id)
-        key, ends = f"ulk_{key_id}_{secrets.token_urlsafe(32)}", _text(now + overlap)
+        key, ends = new_key(key_id), _text(now + overlap)
         with transaction(self._store, self._turn) as store:
             # Its digest stays: a secret that was rotated away is known for one, should it be configured still.
             store.execute("UPDATE key_secrets SET token_key = x'' WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now)))

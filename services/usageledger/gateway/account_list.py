@@ -96,7 +96,7 @@ def complete_until(heads: Mapping[int, Head], reaches: Mapping[int, Reach]) -> d
 
 async def _shown(gateway: Gateway, heads: Mapping[int, Head], found: AccountListed) -> AccountShown:
     head = heads[gateway.accounts.partition(found.account)]
-    at, catalogs = gateway.accounts.time_of(head), await gateway.accounts.catalogs(head)
+    at, catalogs = gateway.accounts.clock.at(head), await gateway.accounts.catalogs(head)
     state = found.state
     # Counters that are being built anew can be behind the history, and know no plan that was published since.
     if plan_at(catalogs, state.next_plan or state.plan, at) is not None:

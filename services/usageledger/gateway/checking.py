@@ -14,11 +14,10 @@ from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
 from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
-from usageledger.domain.entry import UpgradeOffer
 from usageledger.domain.quantity import QUANTITY_MAX, format_quantity
 from usageledger.gateway.access import Caller
 from usageledger.gateway.asking import AccountPath, Needs, Parts
-from usageledger.gateway.figures import CreditsText, UpgradeShown
+from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.gate.answers import id_reused
 from usageledger.gateway.gate.arguments import EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, EXPIRES_IN_MIN, USES_MAX
 from usageledger.gateway.gate.reckoning import Checked, NoRate, Placed, Reckoning, T, checking, finding, holding, quoting, releasing
@@ -229,7 +228,7 @@ async def check(account: AccountPath, asked: UseAsked, gateway: Parts, caller: A
         reason=found.reason,
         suspension=found.suspended,
         cost=format_credits(found.cost),
-        upgrade=_upgrade(found.upgrade),
+        upgrade=upgrade_shown(found.upgrade),
         **_standing(checked),
     )
 
@@ -311,7 +310,7 @@ def _not_held(placed: Placed, hold_id: str) -> Problem:
         "account": account,
         "suspension": check.suspended,
         "credits": format_credits(check.cost),
-        "upgrade": None if check.upgrade is None else _upgrade_fields(check.upgrade),
+        "upgrade": None if (shown := upgrade_shown(check.upgrade)) is None else shown.model_dump(),
         **{name: _written(value) for name, value in _standing(checked).items()},
     }
     return Problem(refusal, details[refusal], **more)
@@ -340,14 +339,6 @@ def _shown(account: str, hold_id: str, hold: Hold) -> dict[str, Any]:
         "credits": format_credits(hold.credits),
         "expires_at": _EPOCH + timedelta(milliseconds=hold.counts_until_ms) if hold.state == "open" else None,
     }
-
-
-def _upgrade(offer: UpgradeOffer | None) -> UpgradeShown | None:
-    return None if offer is None else UpgradeShown(**_upgrade_fields(offer))
-
-
-def _upgrade_fields(offer: UpgradeOffer) -> dict[str, Any]:
-    return {"plan": offer.plan, "name": offer.name, "price_cents": offer.price_cents, "allotment": format_credits(offer.allotment)}
 
 
 def _written(value: object) -> object:

@@ -123,7 +123,7 @@ def figures(now: AccountNow, block: Block | None = None) -> Figures:
         available=format_credits(state.remaining - now.held),
         share_used=share_used(state),
         blocked=_blocked(state, catalog, block) if state.is_blocked else None,
-        upgrade=_shown(upgrade_for(state, catalog)),
+        upgrade=upgrade_shown(upgrade_for(state, catalog)),
         holds=HoldsShown(open=now.open_holds, credits=format_credits(now.held)),
         by_feature={feature: format_credits(credits) for feature, credits in sorted(state.period.by_feature.items())},
     )
@@ -155,12 +155,13 @@ def _blocked(state: AccountState, catalog: Catalog, block: Block | None) -> Bloc
         reason=block.reason if block is not None else "usage" if state.suspended is None else "suspended",
         since=None if block is None else block.since,
         suspension=state.suspended,
-        upgrade=_shown(upgrade_for(state, catalog)),
+        upgrade=upgrade_shown(upgrade_for(state, catalog)),
         resets_at=state.period.end if state.suspended is None else None,
     )
 
 
-def _shown(offer: UpgradeOffer | None) -> UpgradeShown | None:
+def upgrade_shown(offer: UpgradeOffer | None) -> UpgradeShown | None:
+    """An offer as apps and people read it."""
     if offer is None:
         return None
     return UpgradeShown(plan=offer.plan, name=offer.name, price_cents=offer.price_cents, allotment=format_credits(offer.allotment))

@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from usageledger.gateway.limit_store import LimitRecord, LimitStore, Position, limit_record
 from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO
 from usageledger.gateway.store import StoreThread
+from usageledger.log.deciding import milliseconds
 from usageledger.log.place import NotALimitEvent
 
 POLL_MS = 1_000
@@ -199,7 +200,7 @@ class LimitFollower:
 
     async def _take(self, records: Mapping[int, Sequence[LimitRecord]]) -> None:
         # Whole even when the gateway is stopped meanwhile: what has been written has been handed on.
-        taking = asyncio.ensure_future(self._thread.run(self._limits.take, records, int(datetime.now(UTC).timestamp() * 1_000)))
+        taking = asyncio.ensure_future(self._thread.run(self._limits.take, records, milliseconds(datetime.now(UTC))))
         new = await asyncio.shield(taking)
         self._on_events(new)
         for record in new:

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from fastapi import Header
 
+from usageledger.log.deciding import milliseconds
+
 KEPT_FOR = timedelta(days=1)
 
 IdempotencyKey = Annotated[
@@ -30,9 +32,7 @@ def answer_before(store: sqlite3.Connection, caller: str, key: str, request: obj
 
     Raises UsedForSomethingElse.
     """
-    store.execute(
-        "DELETE FROM idempotency_keys WHERE caller = ? AND key = ? AND created_ms < ?", (caller, key, _milliseconds(now - KEPT_FOR))
-    )
+    forget_old(store, now)
     row = store.execute("SELECT digest, answer FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)).fetchone()
     if row is None:
         return None
@@ -43,18 +43,14 @@ def answer_before(store: sqlite3.Connection, caller: str, key: str, request: obj
 
 def note_answer(store: sqlite3.Connection, caller: str, key: str, request: object, answer: object, now: datetime) -> None:
     """Note what a request under this key was answered. In the same transaction."""
-    values = (caller, key, _digest(request), json.dumps(answer), _milliseconds(now))
+    values = (caller, key, _digest(request), json.dumps(answer), milliseconds(now))
     store.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
 
 
 def forget_old(store: sqlite3.Connection, now: datetime) -> None:
     """Forget the keys that are too old to be a retry's."""
-    store.execute("DELETE FROM idempotency_keys WHERE created_ms < ?", (_milliseconds(now - KEPT_FOR),))
+    store.execute("DELETE FROM idempotency_keys WHERE created_ms < ?", (milliseconds(now - KEPT_FOR),))
 
 
 def _digest(request: object) -> bytes:
     return hashlib.sha256(json.dumps(request).encode()).digest()
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000)

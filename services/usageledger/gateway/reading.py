@@ -73,10 +73,6 @@ class Accounts:
             stored = await read_heads_async(self._redis, self._prefix, range(self.partition_count))
         return {partition: Head(ledger="") if head is None else decode_head(head.value) for partition, head in stored.items()}
 
-    def time_of(self, head: Head) -> datetime:
-        """What now is for the accounts under a head."""
-        return head.clock if head.ledger and self.clock.is_importing() else max(self.clock.now(), head.clock)
-
     async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
         """Several accounts of one partition as they are stored, of one moment: who compares them need not read them. Raises ViewError."""
         async with self._turns:
@@ -99,8 +95,7 @@ class Accounts:
         if known:
             return known
         try:
-            found = await asyncio.to_thread(self._catalogs.before, before) if before else None
-            found = found or await asyncio.to_thread(self._catalogs.published)
+            found = await asyncio.to_thread(self._catalogs.up_to, before)
         except (KafkaError, LogUnreadable, OSError) as error:
             raise Problem("log_unavailable", f"the catalogs cannot be read ({error}): ask again in a moment") from error
         if not found:

@@ -26,14 +26,16 @@ from usageledger.gateway.asking import Gateway
 from usageledger.gateway.following import LimitFollower
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
+from usageledger.gateway.idempotency import forget_old
 from usageledger.gateway.inspecting import Connections, Inspector
 from usageledger.gateway.limit_store import LimitRecord
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.reporting import Reporter
-from usageledger.gateway.store import open_store
+from usageledger.gateway.store import open_store, transaction
 from usageledger.gateway.tokens import split_key
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
+from usageledger.log.deciding import milliseconds
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
@@ -201,15 +203,20 @@ async def _prune_now_and_then(gateway: Gateway) -> None:
     """Let go of what is too old, a little at a time."""
     while True:
         now = gateway.now()
-        now_ms = int(now.timestamp() * 1_000)
+        now_ms = milliseconds(now)
         try:
             pruned = await gateway.store_thread.run(gateway.limits.prune, now_ms)
             pruned += await gateway.store_thread.run(gateway.webhook_deliveries.prune, now_ms)
-            await gateway.store_thread.run(gateway.webhook_endpoints.prune, now)
+            await gateway.store_thread.run(_forget_requests, gateway, now)
         except sqlite3.Error:
             logger.exception("what is too old could not be let go of, trying again")
             pruned = 0
         await asyncio.sleep(PRUNE_ON_AFTER_S if pruned else PRUNE_AGAIN_AFTER_S)
+
+
+def _forget_requests(gateway: Gateway, now: datetime) -> None:
+    with transaction(gateway.store, gateway.store_turn) as store:
+        forget_old(store, now)
 
 
 def allow_many_connections() -> None:

@@ -275,7 +275,7 @@ class Streams:
         try:
             found = await self._accounts.stored(partition, accounts)
             head = found[0].head
-            at = self._accounts.clock.at(Head(ledger="") if head is None else decode_head(head.value), is_stored=head is not None)
+            at = self._accounts.clock.at(Head(ledger="") if head is None else decode_head(head.value))
             moment = _Moment(at, self._accounts.verified_at(head))
             for account, stored in zip(accounts, found, strict=True):
                 watched = self._watched.get(account)

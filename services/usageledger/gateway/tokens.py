@@ -16,7 +16,8 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 ALGORITHM = "HS256"
@@ -44,12 +45,22 @@ def mint_account_token(
     if not timedelta(0) < expires_in <= LIFETIME_MAX:
         raise ValueError(f"expires_in is more than nothing and at most an hour, not {expires_in}: mint another token when it ends")
     key_id, secret = split_key(key)
-    begins = int((now or datetime.now(UTC)).timestamp())
+    return signed_account_token(key_id, token_key(secret), account, scopes, expires_in, now or datetime.now(UTC))
+
+
+def signed_account_token(key_id: str, signing_key: bytes, account: str, scopes: Iterable[str], expires_in: timedelta, now: datetime) -> str:
+    """An account token, by whoever has what signs it: see `mint_account_token`."""
+    begins = int(now.timestamp())
     header = {"alg": ALGORITHM, "typ": "JWT", "kid": key_id}
     ends = begins + int(expires_in.total_seconds())
     claims = {"aud": AUDIENCE, "sub": account, "scope": " ".join(scopes), "iat": begins, "exp": ends}
     signed = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
-    return f"{signed}.{_encoded(hmac.digest(token_key(secret), signed.encode(), hashlib.sha256))}"
+    return f"{signed}.{_encoded(hmac.digest(signing_key, signed.encode(), hashlib.sha256))}"
+
+
+def new_key(key_id: str | None = None) -> str:
+    """A key that nobody has had before; with ``key_id``, another secret of that key."""
+    return f"ulk_{key_id or secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
 
 
 def token_key(secret: str) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from usageledger.gateway.history.tables import HISTORY_FILE
+from usageledger.gateway.tokens import new_key
 from usageledger.local.ports import LOOPBACK, kept_ports
 
 DIRECTORY = "gateway"
@@ -32,7 +32,7 @@ def gateway_key(data: Path) -> str:
     if (key := kept_key(data)) is not None:
         return key
     path.parent.mkdir(parents=True, exist_ok=True)
-    key = f"ulk_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+    key = new_key()
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
         file.write(key + "\n")
     return key

@@ -40,6 +40,13 @@ class PublishedCatalogs:
                 self._by_end[before] = known
         return known
 
+    def up_to(self, before: int) -> AdoptedCatalogs:
+        """Those that a partition has adopted, ``before`` being what its head says; before it has adopted any, those that are published.
+
+        Raises KafkaError, LogUnreadable.
+        """
+        return self.before(before) or self.published()
+
     def published(self) -> AdoptedCatalogs:
         """All catalogs that lie in the topic now. Raises KafkaError, LogUnreadable."""
         with log_reader(self._kafka) as reader:

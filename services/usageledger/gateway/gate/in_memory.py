@@ -50,6 +50,7 @@ from usageledger.gateway.gate.reckoning import (
     quoting,
     releasing,
 )
+from usageledger.log.deciding import milliseconds
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ class _MemoryWay:
         self.is_available = True
         self.told = 0
         self._catalogs = AdoptedCatalogs((catalog,))
-        self._view = MemoryView(now_ms=lambda: int(now().timestamp() * 1_000))
+        self._view = MemoryView(now_ms=lambda: milliseconds(now()))
 
     def prepare(self) -> None:
         self._reckon(quoting([], self.clock))

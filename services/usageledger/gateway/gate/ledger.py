@@ -59,7 +59,7 @@ class LedgerFacts:
 
     def catalogs(self, before: int) -> AdoptedCatalogs:
         """Catalogs as `CatalogsUpTo` asks for them. Raises GateUnavailable, GateMisconfigured."""
-        found = self._answer(f"catalogs {before}", lambda: self._catalogs.before(before) if before else self._catalogs.published())
+        found = self._answer(f"catalogs {before}", lambda: self._catalogs.up_to(before))
         if not found:
             raise GateMisconfigured("no catalog has been published: do so with `usageledger catalog publish FILE`")
         return found

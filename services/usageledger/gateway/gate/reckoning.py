@@ -50,9 +50,9 @@ class Clock(NamedTuple):
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     is_importing: Callable[[], bool] = lambda: False
 
-    def at(self, head: Head, *, is_stored: bool = True) -> datetime:
-        """What is now for the accounts of a partition. The ledger's time is never ahead of it."""
-        return head.clock if is_stored and self.is_importing() else max(self.now(), head.clock)
+    def at(self, head: Head) -> datetime:
+        """What is now for the accounts of a partition. The ledger's time is never ahead of it; a head of no ledger has none."""
+        return head.clock if head.ledger and self.is_importing() else max(self.now(), head.clock)
 
 
 class AccountNow(NamedTuple):
@@ -126,7 +126,7 @@ def reckoned(account: str, found: AccountReading, clock: Clock) -> Reckoning[Acc
         head = decode_head(found.head.value)
         catalogs: AdoptedCatalogs = yield CatalogsUpTo(head.catalog_next)
         now = clock.now()
-        at = clock.at(head, is_stored=True)
+        at = clock.at(head)
         state = _rolled(account, found.account, at, catalogs)
     except msgspec.MsgspecError as error:
         raise ViewError(f"the counters hold what this release cannot read ({error}): upgrade it", retriable=False) from error

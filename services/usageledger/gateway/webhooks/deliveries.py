@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.schedule import Attempt, Outcome, State
 from usageledger.gateway.webhooks.signing import TEST_TYPE, body_of, message_id
+from usageledger.log.deciding import milliseconds
 
 DELIVERED_KEPT_FOR = timedelta(days=7)
 DEAD_KEPT_FOR = timedelta(days=35)
@@ -122,7 +123,7 @@ class DeliveryStore:
 
         Nothing of a delivery that was sent off by hand meanwhile: it goes on from there, and is not dead for what came before.
         """
-        now_ms, at = _milliseconds(now), _text(now)
+        now_ms, at = milliseconds(now), _text(now)
         error = None if attempt.is_success else attempt.error[:_ERROR_LENGTH_MAX] or f"status {attempt.status}"
         # What a power cut takes back is delivered again, under the same id.
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
@@ -175,7 +176,7 @@ class DeliveryStore:
 
     def add_test(self, endpoint_id: str, now: datetime) -> Delivery:
         """A delivery that says nothing but that deliveries arrive. Raises KeyError."""
-        event_id, now_ms = f"test_{secrets.token_hex(8)}", _milliseconds(now)
+        event_id, now_ms = f"test_{secrets.token_hex(8)}", milliseconds(now)
         delivery_id = message_id(endpoint_id, event_id)
         body = body_of(TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode())
         with transaction(self._store, self._turn) as store:
@@ -209,10 +210,6 @@ class DeliveryStore:
     def _select(self, where: str, values: Sequence[object]) -> list[Delivery]:
         with self._turn:
             return [Delivery(*row) for row in self._store.execute(f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE {where}", values)]
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000)
 
 
 def _text(moment: datetime) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, get_args
 
-from usageledger.gateway.idempotency import answer_before, forget_old, note_answer
+from usageledger.gateway.idempotency import answer_before, note_answer
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.schedule import FAILING_AFTER
 from usageledger.gateway.webhooks.signing import new_secret
@@ -168,11 +168,6 @@ class EndpointStore:
         """Take an endpoint away, with its secrets and its deliveries."""
         with transaction(self._store, self._turn) as store:
             store.execute("DELETE FROM webhook_endpoints WHERE id = ?", (endpoint_id,))
-
-    def prune(self, now: datetime) -> None:
-        """Forget idempotency keys that are too old to be a retry's."""
-        with transaction(self._store, self._turn) as store:
-            forget_old(store, now)
 
     def _select(self, where: str, values: Sequence[object], now: datetime) -> list[Endpoint]:
         query = "SELECT secret FROM webhook_secrets WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid DESC"

@@ -29,6 +29,7 @@ from usageledger.gateway.webhooks.endpoints import (
     Wanted,
 )
 from usageledger.gateway.webhooks.schedule import State
+from usageledger.log.deciding import milliseconds
 
 router = APIRouter(tags=["webhooks"])
 
@@ -322,7 +323,7 @@ async def get_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway
 @router.post("/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}/resend", status_code=202, responses=problems("not_found"))
 async def resend_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
     """Have a delivery sent again at once, whatever became of it: dead ones above all. It keeps its `webhook-id`."""
-    now_ms = int(gateway.now().timestamp() * 1_000)
+    now_ms = milliseconds(gateway.now())
     delivery = await gateway.store_thread.run(gateway.webhook_deliveries.send_again, endpoint_id, delivery_id, now_ms)
     if delivery is None:
         raise _no_such_delivery(endpoint_id, delivery_id)

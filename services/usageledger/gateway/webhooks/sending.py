@@ -25,6 +25,7 @@ from usageledger.gateway.webhooks.deliveries import Delivery, DeliveryStore
 from usageledger.gateway.webhooks.endpoints import Endpoint, EndpointStore
 from usageledger.gateway.webhooks.schedule import AT_ONCE, Attempt, after_attempt, pace_after
 from usageledger.gateway.webhooks.signing import signed_headers
+from usageledger.log.deciding import milliseconds
 
 ANSWER_WITHIN_S = 15.0
 """As the specification suggests."""
@@ -156,7 +157,7 @@ class WebhookSender:
         endpoint = self._endpoints.find(endpoint_id, now)
         if endpoint is None or endpoint.disabled_because is not None:
             return None
-        now_ms = int(now.timestamp() * 1_000)
+        now_ms = milliseconds(now)
         due, next_ms = self._deliveries.due(endpoint_id, now_ms, ACCOUNTS_LOOKED_AT), self._deliveries.next_due_ms(endpoint_id, now_ms)
         return endpoint, due, LOOK_AGAIN_AFTER_S if next_ms is None else min(LOOK_AGAIN_AFTER_S, (next_ms - now_ms) / 1_000)
 
@@ -181,7 +182,7 @@ class WebhookSender:
         worker.rests_until_s = asyncio.get_running_loop().time() + pace_after(worker.failures_in_row).pause_s
         now = self._now()
         chance = random.random()
-        outcome = after_attempt(attempt, delivery.tries + 1, int(now.timestamp() * 1_000), chance, is_test=delivery.is_test)
+        outcome = after_attempt(attempt, delivery.tries + 1, milliseconds(now), chance, is_test=delivery.is_test)
         await self._thread.run(self._deliveries.note, delivery, attempt, outcome, now)
         WEBHOOK_ATTEMPTS.labels("delivered" if attempt.is_success else "failed").inc()
         if outcome.state == "dead":
