@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,7 +19,7 @@ import pytest
 
 from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
 from tests.oracle.generate import History, generate
-from tests.oracle.oracle import EPOCH, MILLISECOND, Oracle, is_account_event, subject_of
+from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle, is_account_event, subject_of
 from usageledger.counters.connection import connect_blocking
 from usageledger.local.accounts import AccountReader
 from usageledger.log.partitioning import partition_of
@@ -65,7 +65,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported]:
         run(data, "wait-idle", "--timeout", "100")
         with log_reader(ready["kafka"]) as reader:
             partitions = reader.partition_count(Topics(ready["prefix"]).ledger)
-        oracle = Oracle(history.arrivals, partial(_partition, partitions=partitions))
+        partition = partial(_partition, partitions=partitions)
+        oracle = Oracle(_in_the_order_of_the_file(history.arrivals, partition), partition)
         yield Imported(data, ready, partitions, history, oracle)
     finally:
         run(data, "down")
@@ -131,6 +132,19 @@ def test_the_audit_finds_every_line_and_no_difference(imported: Imported) -> Non
 
 def _partition(account: str | None, *, partitions: int) -> int:
     return 0 if account is None else partition_of(account.encode(), partitions)
+
+
+def _in_the_order_of_the_file(arrivals: list[Arrival], partition_of: Callable[[str | None], int]) -> list[Arrival]:
+    """Dated so that each partition's decisions come in the order of the lines, as `send` promises it for a history."""
+    last: dict[int, Arrival] = {}
+    dated = []
+    for arrival in arrivals:
+        partition = partition_of(subject_of(arrival.value))
+        before = last.get(partition, arrival)
+        earliest_ms = before.timestamp_ms + (is_account_event(arrival.value) and not is_account_event(before.value))
+        last[partition] = Arrival(arrival.value, max(arrival.timestamp_ms, earliest_ms))
+        dated.append(last[partition])
+    return dated
 
 
 def _arrivals_by_place(imported: Imported) -> dict[tuple[str, int, int], int]:

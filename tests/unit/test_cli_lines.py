@@ -94,11 +94,25 @@ def test_kafka_dates_the_records_of_a_live_ledger() -> None:
 
 
 def test_in_import_mode_a_record_has_its_events_own_time() -> None:
-    assert times([line(time="2025-02-01T10:00:00Z"), line(time="2025-02-01T11:00:00.250999+01:00"), line(time="2024-12-31T23:59:59Z")]) == [
+    assert times([line(time="2024-12-31T23:59:59Z"), line(time="2025-02-01T10:00:00Z"), line(time="2025-02-01T11:00:00.250999+01:00")]) == [
+        1_735_689_599_000,
         1_738_404_000_000,
         1_738_404_000_250,
-        1_735_689_599_000,
     ]
+
+
+def test_in_import_mode_what_a_file_has_late_is_dated_with_the_time_that_it_has_come_to_in_that_partition() -> None:
+    """The processor had seen the late usage in time, or had not: the same file, imported twice, came to two balances."""
+    other = next(f"acct_{n}" for n in range(100) if partition_of(f"acct_{n}".encode(), PARTITIONS) != partition_of(b"acct_1", PARTITIONS))
+    opened = line(type="account.opened", time="2025-02-01T10:00:00Z")
+    late, others_own = line(time="2025-01-30T10:00:00Z"), line(subject=other, time="2025-01-30T10:00:00Z")
+    assert times([opened, late, others_own]) == [1_738_404_000_000, 1_738_404_000_000, 1_738_231_200_000]
+
+
+def test_in_import_mode_an_account_event_that_follows_usage_in_the_file_is_dated_after_it() -> None:
+    """Of one millisecond account events are merged before usage."""
+    subscribed = line(type="account.subscribed")
+    assert times([subscribed, line(), subscribed, line(), line()]) == [1_738_404_000_000 + n for n in (0, 0, 1, 1, 1)]
 
 
 @pytest.mark.parametrize("time", ["2025-02-01T10:00:00", "yesterday", "", None, 5, {"a": 1}, "2025-02-30T10:00:00Z"])

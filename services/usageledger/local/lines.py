@@ -48,20 +48,43 @@ _ZonedTime = Annotated[datetime, msgspec.Meta(tz=True)]
 def outgoing_records(lines: Iterable[bytes], *, partition_count: int, importing: bool) -> Iterator[OutgoingRecord]:
     """One record for each line that is not blank, in order: usage events to their topic, account events to theirs, anything else to usage.
 
-    The key is the subject; what has none goes to partition 0 without a key. With ``importing`` a record gets its event's own time; a line
-    without a time that can be read gets that of the line before.
+    The key is the subject; what has none goes to partition 0 without a key. With ``importing`` a record gets its event's own time, or where
+    it is late the time that the file has come to; a line without a time that can be read has that of the line before.
     """
-    timestamp_ms = 0
+    own_ms = 0
+    dates: dict[int, _FileOrder] = {}
     for number, line in enumerate(lines, start=1):
         value = line.rstrip(b"\r\n")
         if not value.strip():
             continue
         header = _header_of(value)
-        timestamp_ms = _timestamp_ms(header.time, otherwise=timestamp_ms) if importing else 0
-        yield _record(number, header, value, partition_count, timestamp_ms if importing else None)
+        record = _record(number, header, value, partition_count)
+        if importing:
+            own_ms = _timestamp_ms(header.time, otherwise=own_ms)
+            order = dates.setdefault(record.partition, _FileOrder())
+            record = record._replace(timestamp_ms=order.date(record.input, own_ms))
+        yield record
 
 
-def _record(number: int, header: _Header, value: bytes, partition_count: int, timestamp_ms: int | None) -> OutgoingRecord:
+class _FileOrder:
+    """Dates one partition's records so that the processor, which merges the two topics by time, decides them in the order of the file.
+
+    With their own times alone, a late usage event would be decided before or after an account event of an earlier line by which of the two
+    the processor happens to have seen. The ledger's clock never goes back, so nothing else depends on the dates of late records.
+    """
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+        self._last_input: Input = "account"
+
+    def date(self, input: Input, own_ms: int) -> int:
+        """The record's timestamp. Of one millisecond the merge takes account events first, so one that follows usage gets the next."""
+        earliest_ms = self._last_ms + (self._last_input == "usage" and input == "account")
+        self._last_ms, self._last_input = max(own_ms, earliest_ms), input
+        return self._last_ms
+
+
+def _record(number: int, header: _Header, value: bytes, partition_count: int) -> OutgoingRecord:
     kind = header.type if isinstance(header.type, str) and header.type in TYPES else NO_EVENT
     key = _key_of(header.subject)
     return OutgoingRecord(
@@ -71,7 +94,7 @@ def _record(number: int, header: _Header, value: bytes, partition_count: int, ti
         key=key,
         partition=0 if key is None else partition_of(key, partition_count),
         value=value,
-        timestamp_ms=timestamp_ms,
+        timestamp_ms=None,
     )
 
 
