@@ -23,6 +23,8 @@ from usageledger.log.topics import Topics
 ACCOUNTS = 500
 """acct_0, acct_1, …: what they use costs nothing, so none of them crosses a limit."""
 INTERVAL_S = 0.05
+WARM_UP_S = 15.0
+"""The broker's JVM compiles what it runs often, and for some ten seconds after the load begins takes three times what it takes later."""
 
 _EVENT = (
     '{"specversion":"1.0","type":"usage.recorded","id":"%s-%d","source":"/bench","subject":"acct_%d","time":"%s",'
@@ -38,7 +40,7 @@ def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
     assert process.stdout is not None
     try:
         process.stdout.readline()  # it has begun
-        time.sleep(3.0)
+        time.sleep(WARM_UP_S)
         yield
     finally:
         said, _ = process.communicate("end\n", timeout=60)

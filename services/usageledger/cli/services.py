@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usageledger.telemetry import Telemetry
 
 # What it shows may be a moment old, and says so: on a busy machine whoever decides or answers goes first.
-HISTORY_NICENESS = 5
+HISTORY_NICENESS = 15
 
 logger = logging.getLogger("usageledger")
 

@@ -52,6 +52,8 @@ with warnings.catch_warnings():
 __all__ = ["CrossedBy", "HandlerFailed", "LimitEvent", "LimitSubscriber", "SubscriberFailed", "Upgrade"]
 
 POLL_MS = 100
+# Where one consumer is polled and nothing else waits: see `limits.announcer.POLL_MS`.
+LONG_POLL_MS = 500
 NO_PROGRESS_S = 30.0
 CONNECT_AGAIN_AFTER_S = 1.0
 COMMIT_TIMEOUT_MS = 5_000
@@ -280,7 +282,7 @@ class LimitSubscriber:
         """Handle everything, from the starts on. That the view is ahead of a beginning is what a handler that asks expects."""
         feed.read_again_from(starts.offsets)
         while not self._stop.is_set():
-            for record in feed.poll(POLL_MS):
+            for record in feed.poll(LONG_POLL_MS):
                 event, place = _read(record)
                 self._view.apply(event, place, record.value)
                 if place.is_beyond(self._handled.get(place.partition, starts.places.get(place.partition))):

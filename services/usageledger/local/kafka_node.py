@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from usageledger.local.ports import LOOPBACK
 
 HEAP_MAX = "1g"
+# The second compiler takes most of a core for ten seconds after a load begins, and what it compiles does not matter on one machine: with it
+# one limit event in a hundred took 350 ms, without it 120 (`tests/benchmarks/crossing_latency.py`, 5,000 events/s on two cores).
+JIT_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 
 LOGGING = """\
 status = warn
@@ -89,8 +92,8 @@ class KafkaNode:
     def serve_command(self, java: str, class_path: str, properties: str, *, logging: str, log: str) -> list[str]:
         """What runs the node; it ends in order on SIGTERM. ``logging`` names a file with the text LOGGING, ``log`` the file to write."""
         return [
-            java, f"-Xmx{HEAP_MAX}", "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={logging}", f"-Dusageledger.log={log}",
-            "-cp", class_path, "kafka.Kafka", properties,
+            java, f"-Xmx{HEAP_MAX}", *JIT_OPTIONS, "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={logging}",
+            f"-Dusageledger.log={log}", "-cp", class_path, "kafka.Kafka", properties,
         ]  # fmt: skip
 
 
