@@ -63,7 +63,9 @@ def using(meter: Answer, used: str, *, held: str = "0") -> Answer:
     whole = Decimal(meter["used"]) + Decimal(meter["remaining"])
     changed = meter | _figures(Decimal(used), held=Decimal(held), whole=whole)
     changed["pace"] = _pace(Decimal(used), Decimal(changed["remaining"]))
-    changed["renewal"] = meter["renewal"] | {"lapses": str(max(Decimal(0), Decimal(500) - Decimal(used)))}
+    granted_left = str(max(Decimal(0), min(Decimal(20), Decimal(changed["remaining"]))))
+    changed["grants"] = [grant | {"left": granted_left} for grant in meter["grants"]]
+    changed["renewal"] = meter["renewal"] | {"lapses": str(max(Decimal(0), Decimal(500) - Decimal(used))), "granted_left": granted_left}
     if Decimal(changed["remaining"]) <= 0:
         since = _text(AT - timedelta(minutes=7))
         changed["blocked"] = {"reason": "usage", "since": since, "suspension": None, "upgrade": SCALE, "resets_at": _text(END)}
@@ -102,8 +104,10 @@ def on_free() -> Answer:
 
 def untouched() -> Answer:
     """Nothing has been used yet."""
-    return busy() | {
+    never_used = busy()
+    return never_used | {
         "granted": "0",
+        "renewal": never_used["renewal"] | {"lapses": "500", "granted_left": "0"},
         **_figures(Decimal(0), held=Decimal(0), whole=Decimal(500)),
         "grants": [],
         "holds": {"open": 0, "credits": "0"},

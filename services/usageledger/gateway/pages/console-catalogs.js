@@ -2,7 +2,7 @@
 
 import { ask } from "./asking.js";
 import { badge, problemOf } from "./console-lists.js";
-import { number, time } from "./console-words.js";
+import { number, price, time } from "./console-words.js";
 import { element } from "./elements.js";
 
 export async function catalogs(place, { query, signal }) {
@@ -99,7 +99,7 @@ function linesOf(catalog) {
   for (const plan of catalog.plans) {
     const cycle = plan.renews ? "a month" : "once";
     const own = plan.thresholds ? `, thresholds ${thresholdsOf(plan)}` : "";
-    lines.set(`Plan ${plan.name}`, `${number(plan.allotment)} credits ${cycle}, ${(plan.price_cents / 100).toFixed(2)}${own}`);
+    lines.set(`Plan ${plan.name}`, `${number(plan.allotment)} credits ${cycle}, ${price(plan.price_cents)}${own}`);
   }
   lines.set("Thresholds", thresholdsOf(catalog));
   lines.set("Unknown accounts", catalog.unknown_accounts === "refuse" ? "refused" : "on Free");

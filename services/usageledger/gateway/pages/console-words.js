@@ -1,4 +1,4 @@
-/** How the console writes times, numbers, and the addresses that it asks. */
+/** How the console writes times, numbers, prices, and the addresses that it asks. */
 
 import { element } from "./elements.js";
 
@@ -12,6 +12,12 @@ export function time(text) {
 /** A decimal, grouped as the reader's language does it, to the last place. */
 export function number(decimal) {
   return decimal === null || decimal === undefined ? "–" : new Intl.NumberFormat(undefined, { maximumFractionDigits: 6 }).format(decimal);
+}
+
+/** A price of the catalog, which is in cents of US dollars. */
+export function price(cents) {
+  const options = { style: "currency", currency: "USD", currencyDisplay: "narrowSymbol" };
+  return new Intl.NumberFormat(undefined, options).format(cents / 100);
 }
 
 /** A path with its parameters; those without a value are left out. */

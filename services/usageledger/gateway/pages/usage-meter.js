@@ -979,8 +979,11 @@ class UsageMeter extends HTMLElement {
         floor,
         tall: floor - at(day.credits),
         isToday: day.date === today,
-        isNamed: index % every === 0 && index + 1 < days.length + every / 2,
+        isNamed: index % every === 0,
         isFirst: index === 0,
+        isLast: index === days.length - 1,
+        // A month is named with the first label that lies in it.
+        hasMonth: days[index - every]?.date.slice(0, 7) !== day.date.slice(0, 7),
       }),
     );
     const focused = this.shadowRoot.activeElement?.dataset.date;
@@ -1009,11 +1012,11 @@ class UsageMeter extends HTMLElement {
     this.#renderTable(days);
   }
 
-  #column(day, { x, slot, floor, tall, isToday, isNamed, isFirst }) {
+  #column(day, { x, slot, floor, tall, isToday, isNamed, isFirst, isLast, hasMonth }) {
     const wide = Math.min(slot * 0.66, 30);
-    const hasMonth = isFirst || day.date.endsWith("-01");
     const name = this.#dayName(day.date, hasMonth ? SHORT : { day: "numeric" });
-    const place = isFirst && slot < LABEL_WIDTH ? { x, "text-anchor": "start" } : { x: x + slot / 2, "text-anchor": "middle" };
+    const side = slot < LABEL_WIDTH ? (isFirst ? "start" : isLast ? "end" : "middle") : "middle";
+    const place = { x: x + { start: 0, middle: slot / 2, end: slot }[side], "text-anchor": side };
     const reached = day.isOver && {
       "data-date": day.date,
       tabindex: -1,
