@@ -156,6 +156,23 @@ def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(server: Va
     assert {key: client.dump(key) for key in client.keys("*")} == before
 
 
+def test_who_holds_and_releases_without_end_fills_no_memory(client: redis.Redis) -> None:
+    """What is remembered of released holds was bounded by time alone: a loop of an hour's holds could fill the store."""
+    ends_ms = int(client.time()[0]) * 1_000 + 600_000
+    released = {f"old-{number:05d}": ends_ms + number for number in range(10_000)}
+    client.hset(KEYS.holds("ann"), mapping={id: f"released 1 {ends} {{}}" for id, ends in released.items()})
+    client.zadd(KEYS.hold_ends("ann"), {id: ends - 2**52 for id, ends in released.items()})
+    for number in range(3):
+        assert ask(client, KEYS, a_hold(f"new-{number}", life_ms=3_600_000)).outcome == "held"
+        freed = ask(client, KEYS, ReleaseHold(account="ann", id=f"new-{number}"))
+        assert freed is not None and freed.state == "released"
+    assert client.zcard(KEYS.hold_ends("ann")) == 10_000
+    assert client.hlen(KEYS.holds("ann")) == 10_001  # with the sum of the open ones
+    kept = client.zrange(KEYS.hold_ends("ann"), 0, -1)
+    assert {b"new-0", b"new-1", b"new-2", b"old-00003"} <= {*kept}
+    assert not {b"old-00000", b"old-00001", b"old-00002"} & {*kept}
+
+
 def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(server: ValkeyServer, client: redis.Redis) -> None:
     ask(client, KEYS, a_hold("job"))
     client.config_set("maxmemory", 1)

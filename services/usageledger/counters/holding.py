@@ -22,7 +22,9 @@ OPEN_MAX = 1_000
 """How many holds of one account may be open at once. It bounds what the store does in one call."""
 
 KEPT_MS = 15 * 60 * 1_000
-"""For how long it is known of a hold that it was settled or released, where it would have counted for longer. The scripts know it too."""
+"""For how long it is known of a hold that it was settled or released, where it would have counted for longer. The scripts know it too.
+
+Of 10,000 at most that is known: who holds and releases without end fills no memory (`release.lua`)."""
 
 HoldState = Literal["open", "settled", "released"]
 Outcome = Literal["account_moved", "held", "insufficient_credits", "id_holds_something_else", "too_many_open_holds"]

@@ -12,6 +12,7 @@
 -- Reply: what the hold is now; nil where there is none, or it has run out
 
 local KEPT_MS = 15 * 60 * 1000 -- for how long it is known of a hold that it was released, where it would have counted for longer
+local KEPT_MAX = 10000 -- of how many at most: beyond that the one that ends first is forgotten
 local OVER = 2 ^ 52
 
 local function check_type(key, expected)
@@ -41,4 +42,9 @@ local hold = string.format('released %s %.0f %s', credits, kept_until, content)
 
 redis.call('HSET', KEYS[1], ARGV[1], hold, '', string.format('%.0f', sum))
 redis.call('ZADD', KEYS[2], string.format('%.0f', kept_until - OVER), ARGV[1])
+if redis.call('ZCOUNT', KEYS[2], '-inf', '(0') > KEPT_MAX then
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)
+  redis.call('HDEL', KEYS[1], oldest[1])
+  redis.call('ZREM', KEYS[2], oldest[1])
+end
 return hold
