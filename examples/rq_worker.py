@@ -1,9 +1,14 @@
 """An RQ worker that holds credits for a job before it starts, so that a queue full of jobs cannot overspend an account.
 
     pip install "usageledger[gate]" rq
-    USAGELEDGER_KAFKA=… USAGELEDGER_REDIS_URL=… rq worker --with-scheduler videos --path examples
+    export USAGELEDGER_KAFKA=… USAGELEDGER_REDIS_URL=…          # as `usageledger up` prints them
+    rq worker videos --url "$USAGELEDGER_REDIS_URL" --path .     # in this directory
 
-An app queues jobs under the generation's own id: ``Queue("videos").enqueue(rq_worker.render, "acct_4821", "gen_01J9", job_id="gen_01J9")``.
+An app queues jobs under the generation's own id::
+
+    videos = Queue("videos", connection=Redis.from_url(os.environ["USAGELEDGER_REDIS_URL"]))
+    videos.enqueue("rq_worker.render", "acct_4821", "gen_01J9", job_id="gen_01J9")
+
 RQ may run a job twice (a worker that dies, a retry): under one id it is held once and charged once.
 """
 
@@ -28,18 +33,16 @@ def gate() -> UsageGate:
     )
 
 
-@lru_cache
-def meter() -> UsageMeter:
-    """Reports what was generated. USAGELEDGER_KAFKA and USAGELEDGER_PREFIX say where to."""
-    return UsageMeter(source="render")
-
-
 def render(account: str, id: str, prompt: str = "") -> str:
-    """Generate one video, if the account's credits are enough for it beside all that its other jobs hold."""
+    """Generate one video, if the account's credits are enough for it beside all that its other jobs hold.
+
+    Each job has a meter of its own and closes it, which waits for Kafka: RQ runs a job in a fork that ends at once when the job is done,
+    and what it had recorded would stay on the disk until another process finds it.
+    """
     try:
-        with gate().held(account, id=id, feature=FEATURE, model=MODEL) as hold:
+        with UsageMeter(source="render") as meter, gate().held(account, id=id, feature=FEATURE, model=MODEL) as hold:
             video = generate(prompt)
-            meter().record(account=account, id=id, feature=FEATURE, model=MODEL, hold_id=hold.id)
+            meter.record(account=account, id=id, feature=FEATURE, model=MODEL, hold_id=hold.id)
             return video
     except NotEnoughCredits as error:
         # Not an error of the job's: trying again would not help before the account has credits.

@@ -56,7 +56,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+        try:
+            return getattr(importlib.import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == __name__:
+                raise
+            raise ImportError(f'{name} needs {error.name}: pip install "usageledger[gate]"', name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

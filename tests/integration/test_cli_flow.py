@@ -306,8 +306,14 @@ def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
     assert "decided: void, -32 credits, 200 credits remain" in ledger.ok(
         "usage", "void", "eve", "g1", "--reason", "failed", "--time", "2025-05-06", "--wait"
     )
+    mistyped = ledger.run("usage", "void", "eve", "g7", "--reason", "failed", "--time", "2025-05-06", "--wait")
+    assert mistyped.stdout.count("decided: void, 0 credits") == 1
+    assert mistyped.stderr.startswith("usageledger: no use 'g7' of source 'cli' is known: nothing was given back")
     refused = ledger.run("account", "change-plan", "eve", "platinum", "--time", "2025-05-07", "--wait")
-    assert (refused.exit_code, refused.stderr) == (1, "usageledger: the ledger refused it (unknown_plan)\n")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "usageledger: the ledger refused it (unknown_plan): no catalog has a plan 'platinum': `usageledger catalog show` lists them\n",
+    )
     ledger.one("account", "grant", "eve", "7.5", "--reason", "sorry", "--time", "2025-05-08", "--wait")
     ledger.one("account", "cancel", "eve", "--time", "2025-05-09", "--wait")
     shown = ledger.one("account", "show", "eve")
@@ -332,7 +338,10 @@ def test_an_account_is_suspended_resumed_and_given_thresholds_by_hand(ledger: Le
     assert (shown["blocked"], shown["suspended"], shown["remaining"]) == (True, "payment_failed", "200")
     assert "fay · free · blocked: suspended (payment_failed)" in ledger.ok("account", "show", "fay")
     refused = ledger.run("account", "suspend", "fay", "--reason", "fraud", "--time", "2025-05-11", "--wait")
-    assert (refused.exit_code, refused.stderr) == (1, "usageledger: the ledger refused it (already_suspended)\n")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "usageledger: the ledger refused it (already_suspended): the account is suspended already\n",
+    )
     ledger.one("account", "resume", "fay", "--reason", "paid", "--time", "2025-05-12", "--wait")
     ledger.one("account", "set-thresholds", "fay", "0.5", "0.90", "--time", "2025-05-13", "--wait")
     shown = ledger.one("account", "show", "fay")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -155,6 +156,15 @@ def test_a_failure_on_the_way_up_is_raised_and_nothing_is_left_running(tmp_path:
         stack.start()
     assert read_status(tmp_path)["state"] == "stopped"
     assert [service["state"] for service in read_status(tmp_path)["services"]] == ["stopped", "stopped"]
+
+
+def test_a_port_for_the_gateway_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, kafka: str, redis_url: str) -> None:
+    """It came up without its gateway, said "ready", and sent who had started it to somebody else's server."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=f"something listens on port {port} of 127.0.0.1 already"):
+            Stack(tmp_path, kafka=kafka, redis=redis_url, port=port).start()
+    assert not (tmp_path / "logs" / "gateway.log").exists()
 
 
 def test_an_address_where_nobody_answers_is_refused(tmp_path: Path, kafka: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,15 @@ COMMANDS = [
     *("keys create", "keys list", "keys rotate", "keys revoke"),
 ]
 PRINTING_DATA = [command for command in COMMANDS if command not in ("down", "go-live", "wait-idle", "demo")]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """`service` lets the whole process log to the standard error that it has, which here is the runner's and soon closed."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

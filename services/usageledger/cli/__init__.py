@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from usageledger.cli import (
@@ -47,6 +49,21 @@ for name, group in (
     ("keys", keys.app),
 ):
     app.add_typer(group, name=name)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"usageledger {version('usageledger')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Say which release this is.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """What stands before every command."""
 
 
 def main() -> None:

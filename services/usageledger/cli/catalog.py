@@ -209,7 +209,8 @@ def _name(feature: str, model: str | None) -> str:
 
 
 def _each(rate: Rate) -> str:
-    return f"a {_unit(rate)}" if rate.per == 1 else f"for {_unit(rate)}"
+    unit = _unit(rate)
+    return f"for {unit}" if rate.per != 1 else f"an {unit}" if unit[0] in "aeio" else f"a {unit}"
 
 
 def _unit(rate: Rate) -> str:

@@ -15,6 +15,7 @@ from usageledger.cli.options import connection, now
 
 if TYPE_CHECKING:
     from usageledger.domain.chain import SealedEntry
+    from usageledger.domain.entry import Voids
     from usageledger.producer.events import Event
     from usageledger.settings import Settings
 
@@ -41,7 +42,7 @@ def send_event(data: Path | None, build: Build, *, wait: bool, as_json: bool, oc
     else:
         terminal.say(f"{event['type']} for {event['subject']}: id {event['id']}")
     if decision is not None:
-        _tell(decision, as_json)
+        _tell(decision, event, as_json)
 
 
 def id_or_new(given: str | None) -> str:
@@ -85,15 +86,51 @@ def _plain(decision: SealedEntry) -> dict[str, Any]:
     return readable(decision)
 
 
-def _tell(decision: SealedEntry, as_json: bool) -> None:
+def _tell(decision: SealedEntry, event: Event, as_json: bool) -> None:
     from usageledger.domain.credits import format_credits
 
     entry = decision.entry
     if entry.kind == "refusal":
-        typer.echo(f"usageledger: the ledger refused it ({entry.reason}){f': {entry.detail}' if entry.detail else ''}", err=True)
+        why = entry.detail or refusal_text(str(entry.reason), event)
+        typer.echo(f"usageledger: the ledger refused it ({entry.reason}){f': {why}' if why else ''}", err=True)
         raise typer.Exit(1)
+    if entry.voids is not None and entry.voids.awaits_usage:
+        _warn_of_unknown_use(entry.voids)
     if not as_json:
         after = "" if entry.after is None else f", {format_credits(entry.after.remaining)} credits remain"
         terminal.say(
             f"decided: {entry.kind}, {format_credits(entry.credits)} credits{after} (ledger entry {entry.partition}-{entry.offset})"
         )
+
+
+def refusal_text(reason: str, event: Event) -> str:
+    """A refusal of what a command has sent, in words: what was asked for, and what to do."""
+    data: Any = event["data"]
+    asked: dict[str, Any] = {"plan": None, "feature": None, "model": None, "time_zone": None} | data
+    texts = {
+        "unknown_plan": "no catalog has a plan {plan!r}: `usageledger catalog show` lists them",
+        "plan_has_no_cycle": "plan {plan!r} has no billing cycle, so nothing is subscribed to: `account cancel` ends a subscription",
+        "unknown_feature": "no catalog has a feature {feature!r}: `usageledger catalog show` lists them",
+        "unknown_model": "no catalog has a rate for model {model!r} of {feature!r}: `usageledger catalog show` lists them"
+        if asked["model"]
+        else "{feature!r} is charged by model, and none was named: --model says which, `usageledger catalog show` lists them",
+        "unknown_time_zone": "there is no time zone {time_zone!r}: name one as Europe/Berlin",
+        "already_subscribed": "the account has a plan already: `usageledger account change-plan` changes it",
+        "not_subscribed": "the account has no subscription: `usageledger account subscribe` begins one",
+        "already_suspended": "the account is suspended already",
+        "not_suspended": "the account is not suspended",
+        "account_already_known": "the account is known already: it can be opened only before anything else is known of it",
+        "unknown_account": "nothing is known of the account, and this catalog refuses such: open it, or subscribe it to a plan, first",
+        "already_voided": "that use was voided already",
+        "period_closed": "the period is closed: what is later than 72 hours after its end changes it no more",
+        "id_reused_with_different_content": "another event has come under this id: leave --id out for a new one",
+    }
+    return texts.get(reason, "").format(**asked)
+
+
+def _warn_of_unknown_use(voids: Voids) -> None:
+    typer.echo(
+        f"usageledger: no use {voids.id!r} of source {voids.source!r} is known: nothing was given back, and should it still come, "
+        "it will cost nothing. `usageledger ledger show --account …` has the ids and sources of what was charged",
+        err=True,
+    )

@@ -25,7 +25,7 @@ class Scope(str, Enum):
     admin = "admin"
 
 
-KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id: ulk_<id>_….")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, as `keys list` shows it: of ulk_d58caaec_… it is d58caaec.")]
 
 
 @app.command(epilog='Example: usageledger keys create "render service" --scope check --scope hold')

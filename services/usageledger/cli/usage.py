@@ -36,7 +36,7 @@ def record(
     )
 
 
-@app.command(epilog='Example: usageledger usage void acct_4821 gen_01J9 --usage-source /render --reason "the render failed"')
+@app.command(epilog='Example: usageledger usage void acct_4821 gen_01J9 --usage-source render --reason "the render failed"')
 def void(
     account: Account,
     usage_id: Annotated[str, typer.Argument(help="The id under which the use was recorded.")],

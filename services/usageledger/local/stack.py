@@ -24,7 +24,7 @@ from usageledger.local.errors import StackError, StopRequested
 from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
 from usageledger.local.kafka_jars import fetch_jars
-from usageledger.local.ports import LOOPBACK, kept_ports
+from usageledger.local.ports import LOOPBACK, is_free, kept_ports
 from usageledger.local.processes import ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.servers import Backend, Server, make_kafka, make_redis, start_all
@@ -42,6 +42,7 @@ SERVICES: Mapping[str, tuple[str, ...]] = {
     name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits", "history", "gateway")
 }
 SETTLE_TIMEOUT_S = 20.0
+VERIFIED_WITHIN_S = 5.0
 STOP_TIMEOUT_S = 40.0
 START_TIMEOUT_S = 900.0
 LOCK_TIMEOUT_S = 1.0
@@ -176,6 +177,10 @@ class Stack:
                 self._up.set()
 
     def _bring_up(self, progress: Progress, supervisor: Supervisor, servers: list[Server | GivenServer], services: list[Service]) -> None:
+        if self._port is not None and not is_free(self._port):
+            raise StackError(
+                f"something listens on port {self._port} of {LOOPBACK} already: name another for the gateway with --port, or leave it out"
+            )
         servers += [self._server("kafka"), self._server("redis")]
         self._check_given(progress)
         start_all([server for server in servers if not isinstance(server, GivenServer)], progress, self._stopping)
@@ -251,13 +256,15 @@ class Stack:
             supervisor.step()
 
     def _has_counters(self) -> bool:
-        """Whether our processor has written every partition's counters: before that nobody can be told what an account has."""
+        """Whether our processor has written and verified every partition's counters: before that nobody knows what an account has."""
         if self._services.get("processor") != SERVICES["processor"]:
             return True
         assert self._addresses is not None
         redis = connect_blocking(self._addresses.redis_url)
         try:
-            return all(read_heads(redis, self._prefix, range(self._partitions)).values())
+            heads = read_heads(redis, self._prefix, range(self._partitions)).values()
+            lately_ms = (time.time() - VERIFIED_WITHIN_S) * 1_000
+            return all(head is not None and head.verified_at_ms >= lately_ms for head in heads)
         except ViewError:
             return False
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import threading
@@ -21,6 +22,8 @@ from usageledger.producer.publisher import ConnectTo
 from usageledger.producer.recording import UsageRecorder, Waiting
 from usageledger.producer.sender import SenderSettings
 from usageledger.producer.spool import Durability, Spool, SpoolError
+
+log = logging.getLogger("usageledger.producer")
 
 
 class UsageMeter(UsageRecorder):
@@ -162,7 +165,8 @@ class UsageMeter(UsageRecorder):
         return list(self._outboxes.values())
 
     def _at_exit(self) -> None:
-        self.close(self._exit_timeout_s)
+        if not self.close(self._exit_timeout_s):
+            log.warning("Kafka has not acknowledged all that was recorded: the rest waits in %s for the next process", self._directory)
 
     def _exit_first(self) -> None:
         """At the end of the process come before the producer's own clean-up, which closes it: what registered last runs first."""

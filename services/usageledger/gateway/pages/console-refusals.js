@@ -110,7 +110,7 @@ export function refusals(place, { query, signal }) {
           element("p.muted.small", {}, item.detail ?? ""),
         ],
       },
-      { name: "Event", value: ({ event }) => (event ? element("code", {}, `${event.source} ${event.id}`) : "–") },
+      { name: "Event", value: ({ event }) => (event ? [element("code", {}, event.source), element("p.muted.small.id", {}, event.id)] : "–") },
       { name: "Use", value: ({ feature, model }) => [feature, model].filter(Boolean).join(" · ") || "–" },
       { name: "Refused", value: ({ appended_at: at, place: where, entry }) => [time(at), element("p.muted.small", {}, where ?? entry)] },
       { name: "Again", value: (item) => (item.is_resolved ? badge("resolved", "good") : doing("Send again", () => resend([item.entry]))) },

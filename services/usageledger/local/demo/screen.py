@@ -136,8 +136,8 @@ def _figures(tally: Tally, lag: int, rate: float) -> list[tuple[str, str]]:
 
 
 def _table(figures: list[tuple[str, str]]) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, _ in figures:
-        table.add_column(name, justify="right", min_width=9)
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_row(*(f"[bold]{value}[/]" for _, value in figures))
     return table

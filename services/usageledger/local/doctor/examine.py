@@ -23,6 +23,7 @@ from usageledger.local.doctor.kafka_checks import FoundTopic, described_topics, 
 from usageledger.local.doctor.ledger_checks import (
     catalog_findings,
     clock_findings,
+    is_verified,
     limits_findings,
     partition_findings,
     rules_findings,
@@ -38,6 +39,7 @@ from usageledger.log.topics import Topics
 
 ANSWER_TIMEOUT_MS = 10_000
 SECOND_LOOK_S = 2.0
+VERIFIED_WITHIN_S = 5.0
 
 
 def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
@@ -99,7 +101,8 @@ def _examine_ledger(examination: Examination, kafka: str, redis_url: str, topics
     examination.add("rules", "known to this release", list(rules_findings(heads)))
     if not unreadable:
         _examine_progress(examination, kafka, redis_url, topics)
-    checked = list(view_findings(reader, topics, stored, unreadable, redis_now))
+    stored = _verified(redis, topics.prefix, stored)
+    checked = list(view_findings(reader, topics, stored, unreadable, _redis_now(redis)))
     examination.add("view", f"{len(heads)} of {count} partitions have one that can be read", checked)
 
 
@@ -134,6 +137,19 @@ def _heads(redis: Client, prefix: str, count: int) -> tuple[dict[int, StoredHead
             stored[partition] = None
             unreadable.append(partition)
     return stored, heads, unreadable
+
+
+def _verified(redis: Client, prefix: str, stored: dict[int, StoredHead | None]) -> dict[int, StoredHead | None]:
+    """The heads, once they are verified: an owner that has just begun, or whose view was made anew, does so within a second or two."""
+    deadline_s = time.monotonic() + VERIFIED_WITHIN_S
+    while time.monotonic() < deadline_s:
+        now = _redis_now(redis)
+        waiting = [partition for partition, head in stored.items() if head is not None and not is_verified(head, now)]
+        if not waiting:
+            break
+        time.sleep(0.2)
+        stored = stored | read_heads(redis, prefix, waiting)
+    return stored
 
 
 def _redis_now(redis: Client) -> datetime:

@@ -107,15 +107,20 @@ def view_findings(
                 yield _finding(
                     "view", f"the view of partition {partition} is no prefix of its ledger", "its counters are not the log's", rebuild
                 )
-            verified_at = datetime.fromtimestamp(stored.verified_at_ms / 1_000, redis_now.tzinfo)
-            if redis_now - verified_at > UNVERIFIED_MAX:
-                told = verified_at.isoformat(sep=" ", timespec="seconds")
+            if not is_verified(stored, redis_now):
+                at = datetime.fromtimestamp(stored.verified_at_ms / 1_000, redis_now.tzinfo).isoformat(sep=" ", timespec="seconds")
+                told = f"was last verified at {at}" if stored.verified_at_ms else "has not been verified since it was made"
                 yield _finding(
-                    "view", f"the view of partition {partition} was last verified at {told}", "counters may be older than they look",
+                    "view", f"the view of partition {partition} {told}", "counters may be older than they look",
                     "usageledger up (or `usageledger service processor`): its owner verifies it each second",
                 )  # fmt: skip
         elif reader.end_offset(topics.ledger, partition) > 0:
             yield _finding("view", f"partition {partition} has a ledger and no view", "its accounts have no counters", rebuild)
+
+
+def is_verified(stored: StoredHead, redis_now: datetime) -> bool:
+    """Whether an owner has verified this view lately."""
+    return redis_now - datetime.fromtimestamp(stored.verified_at_ms / 1_000, redis_now.tzinfo) <= UNVERIFIED_MAX
 
 
 def _is_prefix(reader: LogReader, topic: str, partition: int, stored: StoredHead) -> bool:
