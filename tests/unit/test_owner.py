@@ -35,6 +35,15 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner_module, "BACK_OFF_S", (0.001, 0.01))
 
 
+async def _a_use_whose_view_is_lost(world: World) -> None:
+    """A use that was decided and counted, by a worker that is gone, in a view that is gone as well."""
+    worker = world.start_worker()
+    world.use("2026-01-01T10:00:00Z")
+    await world.settled()
+    await worker.kill()
+    await world.view.clear()
+
+
 def replayed(world: World) -> PartitionReplay:
     """Decide everything again; raises at the first difference."""
 
@@ -220,11 +229,7 @@ async def test_an_emptied_view_is_rebuilt_from_the_ledger() -> None:
 async def test_a_view_that_is_read_again_is_of_its_last_entrys_time_until_it_has_come_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that was emptied showed accounts as they had been long ago, and readers took them for up to date."""
     async with a_world() as world:
-        worker = world.start_worker()
-        world.use("2026-01-01T10:00:00Z")
-        await world.settled()
-        await worker.kill()
-        await world.view.clear()
+        await _a_use_whose_view_is_lost(world)
         changes: list[ViewChange] = []
         commit = MemoryView.commit
 
@@ -305,11 +310,7 @@ async def test_offsets_that_kafka_itself_leaves_out_stop_nothing() -> None:
 @run_async
 async def test_a_truncated_ledger_stops_the_partition() -> None:
     async with a_world() as world:
-        worker = world.start_worker()
-        world.use("2026-01-01T10:00:00Z")
-        await world.settled()
-        await worker.kill()
-        await world.view.clear()
+        await _a_use_whose_view_is_lost(world)
         world.ledger.truncate_before(2)
         again = world.start_worker()
         await world.until(lambda: again.owner.state == "stopped")

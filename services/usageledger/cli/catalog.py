@@ -209,13 +209,15 @@ def _name(feature: str, model: str | None) -> str:
 
 
 def _each(rate: Rate) -> str:
-    unit = _unit(rate)
-    return f"for {unit}" if rate.per != 1 else f"an {unit}" if unit[0] in "aeio" else f"a {unit}"
+    return f"{rate.a_unit}{_exact(rate)}" if rate.per == 1 else f"for {_unit(rate)}"
 
 
 def _unit(rate: Rate) -> str:
-    exact = ", exact" if rate.rounding == "exact" else ""
-    return f"{rate.unit}{exact}" if rate.per == 1 else f"{_quantity(rate.per)} {rate.unit}s{exact}"
+    return f"{rate.unit if rate.per == 1 else f'{_quantity(rate.per)} {rate.unit}s'}{_exact(rate)}"
+
+
+def _exact(rate: Rate) -> str:
+    return ", exact" if rate.rounding == "exact" else ""
 
 
 def _renews(renews: bool) -> str:

@@ -106,15 +106,15 @@ def _tell(decision: SealedEntry, event: Event, as_json: bool) -> None:
 def refusal_text(reason: str, event: Event) -> str:
     """A refusal of what a command has sent, in words: what was asked for, and what to do."""
     data: Any = event["data"]
-    asked: dict[str, Any] = {"plan": None, "feature": None, "model": None, "time_zone": None} | data
+    plan, feature, model, time_zone = (data.get(name) for name in ("plan", "feature", "model", "time_zone"))
     texts = {
-        "unknown_plan": "no catalog has a plan {plan!r}: `usageledger catalog show` lists them",
-        "plan_has_no_cycle": "plan {plan!r} has no billing cycle, so nothing is subscribed to: `account cancel` ends a subscription",
-        "unknown_feature": "no catalog has a feature {feature!r}: `usageledger catalog show` lists them",
-        "unknown_model": "no catalog has a rate for model {model!r} of {feature!r}: `usageledger catalog show` lists them"
-        if asked["model"]
-        else "{feature!r} is charged by model, and none was named: --model says which, `usageledger catalog show` lists them",
-        "unknown_time_zone": "there is no time zone {time_zone!r}: name one as Europe/Berlin",
+        "unknown_plan": f"no catalog has a plan {plan!r}: `usageledger catalog show` lists them",
+        "plan_has_no_cycle": f"plan {plan!r} has no billing cycle, so nothing is subscribed to: `account cancel` ends a subscription",
+        "unknown_feature": f"no catalog has a feature {feature!r}: `usageledger catalog show` lists them",
+        "unknown_model": f"no catalog has a rate for model {model!r} of {feature!r}: `usageledger catalog show` lists them"
+        if model
+        else f"{feature!r} is charged by model, and none was named: --model says which, `usageledger catalog show` lists them",
+        "unknown_time_zone": f"there is no time zone {time_zone!r}: name one as Europe/Berlin",
         "already_subscribed": "the account has a plan already: `usageledger account change-plan` changes it",
         "not_subscribed": "the account has no subscription: `usageledger account subscribe` begins one",
         "already_suspended": "the account is suspended already",
@@ -125,7 +125,7 @@ def refusal_text(reason: str, event: Event) -> str:
         "period_closed": "the period is closed: what is later than 72 hours after its end changes it no more",
         "id_reused_with_different_content": "another event has come under this id: leave --id out for a new one",
     }
-    return texts.get(reason, "").format(**asked)
+    return texts.get(reason, "")
 
 
 def _warn_of_unknown_use(voids: Voids) -> None:

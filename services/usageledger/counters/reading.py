@@ -106,5 +106,10 @@ def as_of(head: StoredHead, now: datetime) -> datetime | None:
 
     ``now`` is compared with the store's clock: where the two differ by more than VERIFIED_LATELY, more is said than need be, or less.
     """
-    verified_at = datetime.fromtimestamp(head.verified_at_ms // 1_000, UTC) + timedelta(milliseconds=head.verified_at_ms % 1_000)
-    return None if now - verified_at <= VERIFIED_LATELY else verified_at
+    at = verified_at(head)
+    return None if now - at <= VERIFIED_LATELY else at
+
+
+def verified_at(head: StoredHead) -> datetime:
+    """When the counters under this head were last known to be all that was decided, by the store's clock."""
+    return datetime.fromtimestamp(head.verified_at_ms // 1_000, UTC) + timedelta(milliseconds=head.verified_at_ms % 1_000)

@@ -29,6 +29,11 @@ class Rate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """``up``: whole multiples of ``per`` are charged, rounded up. ``exact``: in proportion, rounded up to the micro-credit."""
     note: str | None = None
 
+    @property
+    def a_unit(self) -> str:
+        """One unit, in words: ``a second``, ``an edit``."""
+        return f"{'an' if self.unit[:1].lower() in 'aeio' or self.unit.lower() == 'hour' else 'a'} {self.unit}"
+
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model under its feature, with a rate of its own."""

@@ -12,8 +12,6 @@ from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
 
-_VOWELS = "aeio"
-
 
 def explain(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     """What an entry did to its account, and why. ``catalogs``: those adopted, for the names of plans, features and models."""
@@ -142,7 +140,7 @@ def _lapsed_with_its_grant(entry: LedgerEntry) -> int:
 def _rate(rate: Rate) -> str:
     """``7 credits a second``, ``1 credit for each 10 seconds``."""
     if rate.per == 1:
-        return f"{_credits(rate.credits)} {_article(rate.unit)} {rate.unit}"
+        return f"{_credits(rate.credits)} {rate.a_unit}"
     return f"{_credits(rate.credits)} for each {_each(rate)}"
 
 
@@ -155,10 +153,6 @@ def _rounded(rate: Rate, quantity: Decimal) -> str:
 
 def _each(rate: Rate) -> str:
     return rate.unit if rate.per == 1 else _counted(rate.per, rate.unit)
-
-
-def _article(unit: str) -> str:
-    return "an" if unit[:1].lower() in _VOWELS or unit.lower() == "hour" else "a"
 
 
 def _counted(quantity: Decimal, unit: str) -> str:

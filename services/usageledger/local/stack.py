@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 from usageledger.counters.connection import connect_blocking
-from usageledger.counters.reading import read_heads
+from usageledger.counters.reading import as_of, read_heads
 from usageledger.counters.view import ViewError
 from usageledger.local.errors import StackError, StopRequested
 from usageledger.local.files import write_atomically
@@ -42,7 +43,6 @@ SERVICES: Mapping[str, tuple[str, ...]] = {
     name: (sys.executable, "-m", "usageledger.cli", "service", name) for name in ("processor", "limits", "history", "gateway")
 }
 SETTLE_TIMEOUT_S = 20.0
-VERIFIED_WITHIN_S = 5.0
 STOP_TIMEOUT_S = 40.0
 START_TIMEOUT_S = 900.0
 LOCK_TIMEOUT_S = 1.0
@@ -263,8 +263,7 @@ class Stack:
         redis = connect_blocking(self._addresses.redis_url)
         try:
             heads = read_heads(redis, self._prefix, range(self._partitions)).values()
-            lately_ms = (time.time() - VERIFIED_WITHIN_S) * 1_000
-            return all(head is not None and head.verified_at_ms >= lately_ms for head in heads)
+            return all(head is not None and as_of(head, datetime.now(UTC)) is None for head in heads)
         except ViewError:
             return False
         finally:

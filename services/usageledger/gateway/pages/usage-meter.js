@@ -980,8 +980,7 @@ class UsageMeter extends HTMLElement {
         tall: floor - at(day.credits),
         isToday: day.date === today,
         isNamed: index % every === 0,
-        isFirst: index === 0,
-        isLast: index === days.length - 1,
+        side: slot >= LABEL_WIDTH ? "middle" : index === 0 ? "start" : index === days.length - 1 ? "end" : "middle",
         // A month is named with the first label that lies in it.
         hasMonth: days[index - every]?.date.slice(0, 7) !== day.date.slice(0, 7),
       }),
@@ -1012,10 +1011,9 @@ class UsageMeter extends HTMLElement {
     this.#renderTable(days);
   }
 
-  #column(day, { x, slot, floor, tall, isToday, isNamed, isFirst, isLast, hasMonth }) {
+  #column(day, { x, slot, floor, tall, isToday, isNamed, side, hasMonth }) {
     const wide = Math.min(slot * 0.66, 30);
     const name = this.#dayName(day.date, hasMonth ? SHORT : { day: "numeric" });
-    const side = slot < LABEL_WIDTH ? (isFirst ? "start" : isLast ? "end" : "middle") : "middle";
     const place = { x: x + { start: 0, middle: slot / 2, end: slot }[side], "text-anchor": side };
     const reached = day.isOver && {
       "data-date": day.date,

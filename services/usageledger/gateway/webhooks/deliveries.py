@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from usageledger.gateway.store import transaction
+from usageledger.gateway.webhooks.endpoints import require_endpoint
 from usageledger.gateway.webhooks.schedule import Attempt, Outcome, State
 from usageledger.gateway.webhooks.signing import TEST_TYPE, body_of, message_id
 from usageledger.log.deciding import milliseconds
@@ -180,8 +181,7 @@ class DeliveryStore:
         delivery_id = message_id(endpoint_id, event_id)
         body = body_of(TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode())
         with transaction(self._store, self._turn) as store:
-            if store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone() is None:
-                raise KeyError(endpoint_id)
+            require_endpoint(store, endpoint_id)
             # Due since long ago: who tests an endpoint does not wait for all that it has not answered yet.
             store.execute(_INSERT, (delivery_id, endpoint_id, event_id, TEST_TYPE, "", body, 0, now_ms))
         found = self.find(endpoint_id, delivery_id)

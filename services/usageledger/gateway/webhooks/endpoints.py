@@ -98,6 +98,12 @@ class Endpoint:
         return "failing" if self.failing_since is not None and now - self.failing_since >= FAILING_AFTER else "active"
 
 
+def require_endpoint(store: sqlite3.Connection, endpoint_id: str) -> None:
+    """Raises KeyError where there is no such endpoint."""
+    if store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone() is None:
+        raise KeyError(endpoint_id)
+
+
 class EndpointStore:
     """The endpoints that there are."""
 
@@ -154,8 +160,7 @@ class EndpointStore:
         """A new secret; those before sign as well until the overlap has passed. Raises KeyError."""
         secret, ends = new_secret(), _text(now + overlap)
         with transaction(self._store, self._turn) as store:
-            if store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone() is None:
-                raise KeyError(endpoint_id)
+            require_endpoint(store, endpoint_id)
             store.execute("DELETE FROM webhook_secrets WHERE endpoint_id = ? AND expires_at <= ?", (endpoint_id, _text(now)))
             store.execute(
                 "UPDATE webhook_secrets SET expires_at = ? WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?)",

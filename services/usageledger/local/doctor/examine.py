@@ -33,6 +33,7 @@ from usageledger.local.doctor.redis_checks import redis_findings
 from usageledger.local.errors import StackError
 from usageledger.local.idleness import lag_reader
 from usageledger.local.kafka_probe import admin_client
+from usageledger.local.waiting import is_true_within
 from usageledger.log.deciding import time_of
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
@@ -141,15 +142,17 @@ def _heads(redis: Client, prefix: str, count: int) -> tuple[dict[int, StoredHead
 
 def _verified(redis: Client, prefix: str, stored: dict[int, StoredHead | None]) -> dict[int, StoredHead | None]:
     """The heads, once they are verified: an owner that has just begun, or whose view was made anew, does so within a second or two."""
-    deadline_s = time.monotonic() + VERIFIED_WITHIN_S
-    while time.monotonic() < deadline_s:
+    found = dict(stored)
+
+    def are_verified() -> bool:
         now = _redis_now(redis)
-        waiting = [partition for partition, head in stored.items() if head is not None and not is_verified(head, now)]
-        if not waiting:
-            break
-        time.sleep(0.2)
-        stored = stored | read_heads(redis, prefix, waiting)
-    return stored
+        waiting = [partition for partition, head in found.items() if head is not None and not is_verified(head, now)]
+        if waiting:
+            found.update(read_heads(redis, prefix, waiting))
+        return not waiting
+
+    is_true_within(are_verified, VERIFIED_WITHIN_S)
+    return found
 
 
 def _redis_now(redis: Client) -> datetime:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
+from usageledger.counters.reading import verified_at
 from usageledger.counters.view import StoredHead
 from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.chain import NotAnEntry, entry_at
@@ -108,7 +109,7 @@ def view_findings(
                     "view", f"the view of partition {partition} is no prefix of its ledger", "its counters are not the log's", rebuild
                 )
             if not is_verified(stored, redis_now):
-                at = datetime.fromtimestamp(stored.verified_at_ms / 1_000, redis_now.tzinfo).isoformat(sep=" ", timespec="seconds")
+                at = verified_at(stored).isoformat(sep=" ", timespec="seconds")
                 told = f"was last verified at {at}" if stored.verified_at_ms else "has not been verified since it was made"
                 yield _finding(
                     "view", f"the view of partition {partition} {told}", "counters may be older than they look",
@@ -120,7 +121,7 @@ def view_findings(
 
 def is_verified(stored: StoredHead, redis_now: datetime) -> bool:
     """Whether an owner has verified this view lately."""
-    return redis_now - datetime.fromtimestamp(stored.verified_at_ms / 1_000, redis_now.tzinfo) <= UNVERIFIED_MAX
+    return redis_now - verified_at(stored) <= UNVERIFIED_MAX
 
 
 def _is_prefix(reader: LogReader, topic: str, partition: int, stored: StoredHead) -> bool:
