@@ -69,7 +69,7 @@ types: setup ## mypy, strict
 
 schemas: wheel ## write schemas/ anew from the contracts and the gateway's routes
 	$(PY) -m usageledger.contracts.schemas schemas/
-	$(PY) -m usageledger.gateway.openapi schemas/
+	$(PY) -m usageledger.gateway.write_openapi schemas/
 
 check-schemas: wheel ## schemas/ is what the contracts and the routes say
 	$(PYTEST) tests/contract/test_schemas.py $(ARGS)

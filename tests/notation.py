@@ -29,7 +29,8 @@ from decimal import Decimal
 from typing import Any
 
 from usageledger.domain.account import AccountState
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.entry import Crossing, Figures, LedgerEntry

@@ -34,7 +34,7 @@ from usageledger.counters.connection import connect
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import PartitionView
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.claim import claim_of
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
@@ -47,7 +47,7 @@ from usageledger.log.memory import MemoryLedgerPartition
 from usageledger.log.records import LedgerPartition, Record
 from usageledger.log.topics import Topics
 from usageledger.processor import catch_up as catching_up
-from usageledger.processor.process import collect_seldom
+from usageledger.runtime.process import collect_seldom
 
 PARTS = ("read", "decode and check", "look up", "fold", "encode", "commit", "the rest")
 DEADLINE_S = 600.0

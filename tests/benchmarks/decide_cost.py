@@ -15,7 +15,8 @@ import random
 import time
 from collections.abc import Callable
 
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.chain import seal
 from usageledger.domain.decide import decide
 from usageledger.domain.head import Head

@@ -16,8 +16,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.domain.entry import Topic

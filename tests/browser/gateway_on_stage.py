@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.browser import made_up
 from tests.unit.gateway_world import GatewayWorld
-from usageledger.gateway.access import NotAuthentic
+from usageledger.gateway.access.app_keys import NotAuthentic
 from usageledger.gateway.problems import problem_response
 
 Answer = dict[str, Any]

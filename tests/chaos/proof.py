@@ -20,7 +20,7 @@ from usageledger.counters.connection import Client, connect, connect_blocking
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.reading import read_heads
 from usageledger.counters.redis_view import RedisView
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.head import Head

@@ -21,7 +21,7 @@ from tests.chaos.accounts import account_now
 from tests.chaos.journal import Journal
 from usageledger.log.partitioning import partition_of
 from usageledger.log.topics import Topics
-from usageledger.settings import Settings
+from usageledger.runtime.settings import Settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

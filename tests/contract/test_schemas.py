@@ -25,7 +25,7 @@ def test_schemas_are_generated_alike_each_time(tmp_path: Path) -> None:
 
 
 def _generate(directory: Path) -> dict[str, str]:
-    for module in ("usageledger.contracts.schemas", "usageledger.gateway.openapi"):
+    for module in ("usageledger.contracts.schemas", "usageledger.gateway.write_openapi"):
         done = subprocess.run([sys.executable, "-m", module, str(directory)], capture_output=True, text=True, timeout=50)
         if done.returncode:
             pytest.fail(done.stderr, pytrace=False)

@@ -12,8 +12,7 @@ from typing import Any
 from tests.fuzz.mutating import VALUES, mutated
 from tests.fuzz.partition import Sent, key_of
 from usageledger.contracts.examples import examples
-from usageledger.domain.catalog import load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.entry import Topic
 from usageledger.log.deciding import time_of
 from usageledger.producer.events import format_time

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from usageledger.audit.replay import PartitionReplay
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress, Topic
 from usageledger.domain.head import Head

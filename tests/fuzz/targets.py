@@ -14,9 +14,9 @@ import msgspec
 from tests.fuzz.inputs import BEGIN_MS
 from tests.fuzz.partition import FuzzedPartition, Sent, key_of
 from usageledger.contracts.examples import example_entries, examples
-from usageledger.domain.catalog import Catalog, load_shipped_catalog
+from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_check import UnusableCatalog
-from usageledger.domain.catalog_document import catalog_document, read_catalog
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog, read_catalog
 from usageledger.domain.chain import NotAnEntry, entry_at, unseal
 from usageledger.domain.claim import claim_of, decode_claim, encode_claim
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode

@@ -16,8 +16,8 @@ from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.records import KeyedValue, LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
-from usageledger.processor.process import run_process
 from usageledger.processor.worker import OwnerFactory, run_worker
+from usageledger.runtime.process import run_process
 
 CHUNK_RECORDS = 400
 

@@ -21,8 +21,7 @@ from typer.testing import CliRunner, Result
 
 from usageledger import UsageGate
 from usageledger.cli import app
-from usageledger.domain.catalog import load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.local.processes import is_alive
 from usageledger.local.sending import RECORD_BYTES_MAX
 from usageledger.local.waiting import is_true_within
@@ -243,7 +242,7 @@ def test_limit_events_are_printed_as_the_cloudevents_that_they_are(ledger: Ledge
 
 def test_each_bad_line_ends_as_a_refusal_with_its_place_and_nothing_is_lost(ledger: Ledger) -> None:
     before = ledger.one("audit", "verify")
-    known = {refusal["entry"]["offset"] for refusal in ledger.each("rejected", "list")}
+    known = {refusal["entry"]["offset"] for refusal in ledger.each("refusals", "list")}
     report = ledger.send([line for line, _ in BAD])
     assert report["sent"] == len(BAD)
     after = ledger.one("audit", "verify")
@@ -251,13 +250,13 @@ def test_each_bad_line_ends_as_a_refusal_with_its_place_and_nothing_is_lost(ledg
     assert after["inputs"] - before["inputs"] == after["refused"] - before["refused"] == len(BAD)
     refused = [
         refusal
-        for refusal in ledger.each("rejected", "list")
+        for refusal in ledger.each("refusals", "list")
         if refusal["entry"]["offset"] not in known or refusal["reason"] != "unknown_model"
     ]
     assert sorted(refusal["reason"] for refusal in refused) == sorted(reason for _, reason in BAD)
     places = [tuple(refusal["input"].values()) for refusal in refused]
     assert len(set(places)) == len(BAD)
-    assert {refusal["reason"] for refusal in ledger.each("rejected", "list", "--reason", "not_json")} == {"not_json"}
+    assert {refusal["reason"] for refusal in ledger.each("refusals", "list", "--reason", "not_json")} == {"not_json"}
 
 
 def test_what_kafka_itself_does_not_take_is_told_with_its_line_and_the_rest_is_sent(ledger: Ledger) -> None:
@@ -275,9 +274,9 @@ def test_what_kafka_itself_does_not_take_is_told_with_its_line_and_the_rest_is_s
 
 
 def test_a_record_as_large_as_the_topic_takes_reaches_the_ledger(ledger: Ledger) -> None:
-    known = len(ledger.each("rejected", "list", "--reason", "record_too_large"))
+    known = len(ledger.each("refusals", "list", "--reason", "record_too_large"))
     assert ledger.send([b"x" * RECORD_BYTES_MAX])["not_sent"] == []
-    assert len(ledger.each("rejected", "list", "--reason", "record_too_large")) == known + 1
+    assert len(ledger.each("refusals", "list", "--reason", "record_too_large")) == known + 1
 
 
 def test_an_event_refused_for_an_unknown_model_is_charged_once_a_catalog_knows_it(ledger: Ledger, tmp_path: Path) -> None:
@@ -291,11 +290,11 @@ def test_an_event_refused_for_an_unknown_model_is_charged_once_a_catalog_knows_i
     published = ledger.one("catalog", "publish", str(tmp_path / "catalog.json"))
     assert (published["is_new"], published["adopted"]) == (True, True)
     assert ledger.one("catalog", "publish", str(tmp_path / "catalog.json"))["is_new"] is False
-    assert ledger.one("rejected", "resend", "--account", "dora") == {"sent": 1, "by_reason": {"unknown_model": 1}}
+    assert ledger.one("refusals", "resend", "--account", "dora") == {"sent": 1, "by_reason": {"unknown_model": 1}}
     ledger.ok("wait-idle", "--timeout", IDLE_TIMEOUT)
     assert ledger.one("account", "show", "dora")["used"] == "77"
-    assert [refusal["accepted_since"] for refusal in ledger.each("rejected", "list", "--account", "dora")] == [True, True]
-    assert ledger.one("rejected", "resend", "--account", "dora")["sent"] == 0
+    assert [refusal["accepted_since"] for refusal in ledger.each("refusals", "list", "--account", "dora")] == [True, True]
+    assert ledger.one("refusals", "resend", "--account", "dora")["sent"] == 0
 
 
 def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
@@ -454,7 +453,7 @@ class TestWithoutServices:
         assert self.run("go-live").stdout == "the ledger was live already\n"
 
     def test_a_decision_that_does_not_come_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("usageledger.cli.commanding.DECISION_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("usageledger.cli.account_events.DECISION_TIMEOUT_S", 0.5)
         result = self.run("usage", "record", "a", "genai_video", "--wait")
         assert result.exit_code == 1
         assert "it was sent, but not decided within 0 s: does the processor run?" in result.stderr

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from tests.servers import RunningGateway
 from usageledger import UsageMeter
-from usageledger.domain.catalog import Feature, Model, load_shipped_catalog
+from usageledger.domain.catalog import Feature, Model
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.entry import InputAddress
-from usageledger.gateway.inspecting import Connections, Inspector
+from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.problems import Problem
 from usageledger.local.catalogs import catalog_connector, publish, published_catalogs
 from usageledger.local.ports import free_port

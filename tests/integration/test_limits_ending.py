@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from usageledger.local.ports import LOOPBACK
-from usageledger.processor.process import STOP_DEADLINE_S
+from usageledger.runtime.process import STOP_DEADLINE_S
 
 
 @pytest.fixture

@@ -130,12 +130,12 @@ def test_elsewhere_than_on_linux_a_child_ends_with_its_parent_as_well(tmp_path: 
     """The way without the kernel's help: a watcher at the other end of a pipe."""
     program = """
 import os, sys
-from usageledger.local import tether
+from usageledger.local import die_with_parent
 reading, writing = os.pipe()
 child = os.fork()
 if child == 0:
     os.close(writing)
-    tether.kill_when_the_pipe_ends(reading)
+    die_with_parent.kill_when_the_pipe_ends(reading)
     os.execvp("sleep", ["sleep", "300"])
 os.close(reading)
 print(child, flush=True)

@@ -22,7 +22,7 @@ from usageledger.local.progress import Remembering
 from usageledger.local.servers import Backend
 from usageledger.local.stack import Addresses, Stack, read_status, start_detached, stop_stack
 from usageledger.local.topics import create_topics, is_importing
-from usageledger.settings import Settings
+from usageledger.runtime.settings import Settings
 
 STEADY = [sys.executable, "-c", "import time; time.sleep(600)"]
 TELLING = [sys.executable, "-c", "import os, time; print(os.environ['USAGELEDGER_KAFKA'], flush=True); time.sleep(600)"]

@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.oracle.oracle import Arrival, is_account_event, subject_of
 from usageledger.domain.account import AccountState
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import Balance, balance_at
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import LedgerEntry, Topic
 from usageledger.domain.evolve import evolve

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tests.benchmarks.made_up_ledger import CLAIMS, LEDGER_ID, MadeUpLedger, make_ledger
 from usageledger.counters.memory import MemoryView
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import entry_at
 from usageledger.domain.claim import claim_of
 from usageledger.domain.encoding import encode

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
-from usageledger.domain.catalog import AdoptedCatalogs, Rate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Rate
 from usageledger.domain.cycle import boundary
 from usageledger.domain.events import AccountSubscribed, UsageRecorded
 from usageledger.domain.rating import rate_usage

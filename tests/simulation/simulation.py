@@ -31,8 +31,7 @@ from tests.simulation.work import Work
 from tests.simulation.worker import Cluster, Worker
 from usageledger.audit.replay import Difference, PartitionReplay
 from usageledger.counters.view import Position, ViewChange, ViewError
-from usageledger.domain.catalog import load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.identity import window_of
 from usageledger.log import deciding

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.unit.limits_world import Kind, Ledger
 from usageledger.domain.chain import entry_at
-from usageledger.gateway.limit_store import LimitRecord, LimitStore, limit_record
 from usageledger.gateway.store import open_store
+from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, limit_record
 from usageledger.gateway.webhooks.deliveries import DeliveryStore
 from usageledger.gateway.webhooks.endpoints import EndpointStore
 from usageledger.limits.translate import limit_events

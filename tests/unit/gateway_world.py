@@ -15,12 +15,12 @@ from fastapi.routing import APIRoute
 from kafka.errors import KafkaConnectionError
 
 from usageledger.counters.connection import AsyncClient
-from usageledger.gateway.access import Keys, Scope
+from usageledger.gateway.access.app_keys import Keys, Scope
 from usageledger.gateway.app import ROUTERS, create_app
-from usageledger.gateway.asking import Gateway
+from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
-from usageledger.gateway.inspecting import Connections, Inspector
+from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store
 from usageledger.log.published_catalogs import PublishedCatalogs

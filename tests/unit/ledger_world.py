@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from usageledger.counters.memory import MemoryView
-from usageledger.domain.catalog import load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.encoding import decode_account
 from usageledger.domain.entry import LedgerEntry

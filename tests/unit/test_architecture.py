@@ -22,10 +22,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("contracts",),
     ("log", "counters"),
     # Settings are read where a process begins (a service's entry point, local, cli); what they decide is handed on as arguments.
-    ("settings", "telemetry"),
+    ("runtime",),
     # What waits and what each partition is doing: it reads the log and the counters, and services look at it as the command line does.
     ("inspection",),
-    ("producer", "processor", "limits", "gateway", "audit"),
+    ("producer", "processor", "limits", "gateway", "audit", "history"),
     # The package's face, which loads the SDKs when they are asked for, and the in-memory SDKs for the tests of those who use them.
     ("", "testing"),
     ("local",),
@@ -229,8 +229,8 @@ def test_the_rule_can_fail(rule: Rule, tmp_path: Path) -> None:
         ("processor/owner.py", "from usageledger import cli"),
         ("audit/verify.py", "def verify():\n    from usageledger.local import stack"),
         ("producer/meter.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from usageledger.limits import consumer"),
-        ("settings.py", "from usageledger.gateway import app"),
-        ("log/writer.py", "from usageledger import settings"),
+        ("runtime/settings.py", "from usageledger.gateway import app"),
+        ("log/writer.py", "from usageledger.runtime import settings"),
         ("processor/owner.py", "from usageledger import UsageMeter"),
     ],
 )
@@ -262,10 +262,8 @@ def test_every_exception_is_still_needed() -> None:
 
 
 def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
-    parts = [part for layer in LAYERS for part in layer if part not in {"", "settings", "telemetry", "testing", "cli", "__main__"}]
-    for file, text in (
-        {f"{part}/__init__.py": "" for part in parts} | {"__init__.py": "", "settings.py": "", "telemetry.py": "", "cli.py": ""} | files
-    ).items():
+    parts = [part for layer in LAYERS for part in layer if part not in {"", "testing", "cli", "__main__"}]
+    for file, text in ({f"{part}/__init__.py": "" for part in parts} | {"__init__.py": "", "cli.py": ""} | files).items():
         path = root / PACKAGE / file
         path.parent.mkdir(parents=True, exist_ok=True)
         future = "" if file == "log/topics.py" else "from __future__ import annotations\n\n"

@@ -14,19 +14,10 @@ import pytest
 
 import usageledger
 from usageledger.contracts.catalog_message import CatalogPublished
-from usageledger.domain.catalog import (
-    AdoptedCatalogs,
-    Catalog,
-    Feature,
-    Model,
-    Plan,
-    Rate,
-    RatedBy,
-    UnknownRate,
-    load_shipped_catalog,
-)
-from usageledger.domain.catalog_check import UnusableCatalog
-from usageledger.domain.catalog_document import catalog_document, read_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs, RatedBy
+from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate, UnknownRate
+from usageledger.domain.catalog_check import UnusableCatalog, check_catalog
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog, read_catalog
 from usageledger.domain.credits import MICROCREDITS_MAX, parse_credits
 from usageledger.domain.quantity import check_name
 
@@ -444,14 +435,16 @@ class TestTheDocument:
     def test_a_catalog_made_by_hand_is_checked_too(self) -> None:
         local = a_catalog("1", JANUARY.replace(tzinfo=None))
         with pytest.raises(UnusableCatalog, match="effective_from: is not in UTC"):
-            local.check()
+            check_catalog(local)
         with pytest.raises(UnusableCatalog, match="rounding"):
-            a_catalog(
-                "1",
-                JANUARY,
-                Feature(id="f", name="F", section="", rate=Rate(credits=1, unit="s", rounding="down")),  # type: ignore[arg-type]
-            ).check()
-        a_catalog("1").check()
+            check_catalog(
+                a_catalog(
+                    "1",
+                    JANUARY,
+                    Feature(id="f", name="F", section="", rate=Rate(credits=1, unit="s", rounding="down")),  # type: ignore[arg-type]
+                )
+            )
+        check_catalog(a_catalog("1"))
 
     def test_every_id_can_be_named_by_a_usage_event(self) -> None:
         for feature in SHIPPED.features:

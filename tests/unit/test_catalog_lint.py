@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate, load_shipped_catalog
-from usageledger.domain.lint import lint
+from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate
+from usageledger.domain.catalog_check import check_catalog
+from usageledger.domain.catalog_document import load_shipped_catalog
+from usageledger.domain.catalog_lint import lint
 
 CREDIT = 1_000_000
 
@@ -49,7 +51,7 @@ def with_feature(changed: Feature) -> list[tuple[str, str]]:
 
 def test_what_does_not_fit_in_the_published_table_is_said_and_refused_by_nothing() -> None:
     shipped = load_shipped_catalog()
-    shipped.check()
+    check_catalog(shipped)
     assert found(shipped) == [
         ("allotment_as_lower_plan", "plans.pro"),
         ("no_next_plan", "plans.scale_4x"),

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
-from usageledger.domain.catalog import AdoptedCatalogs, UnknownRate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import UnknownRate
 from usageledger.domain.checking import Check, Use, check_use
 from usageledger.domain.credits import parse_credits
 

@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.local.catalogs import Published, catalog_event, publish, wait_until_adopted
 from usageledger.local.errors import StackError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from usageledger.cli.commanding import refusal_text
+from usageledger.cli.account_events import refusal_text
 
 
 def event(**data: Any) -> dict[str, object]:

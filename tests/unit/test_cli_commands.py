@@ -16,14 +16,13 @@ from typer.testing import CliRunner, Result
 
 from usageledger.cli import app
 from usageledger.cli.options import parse_time
-from usageledger.domain.catalog import load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 
 COMMANDS = [
     *("up", "down", "status", "send", "go-live", "wait-idle", "demo"),
     *("account show", "account open", "account subscribe", "account change-plan", "account cancel", "account grant"),
     *("account suspend", "account resume", "account set-thresholds"),
-    *("usage record", "usage void", "ledger show", "limits tail", "rejected list", "rejected resend"),
+    *("usage record", "usage void", "ledger show", "limits tail", "refusals list", "refusals resend"),
     *("catalog show", "catalog lint", "catalog publish", "catalog quote", "audit verify"),
     *("webhooks add", "webhooks list", "webhooks rotate", "webhooks disable", "webhooks enable", "webhooks remove"),
     *("webhooks deliveries", "webhooks resend", "webhooks test"),
@@ -86,7 +85,7 @@ def test_the_help_lists_what_there_is() -> None:
         "limits tail",
         "webhooks list",
         "keys list",
-        "rejected list",
+        "refusals list",
         "audit verify",
         "wait-idle",
         "go-live",
@@ -232,8 +231,8 @@ def test_a_file_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["rejected", "resend"], "say which: --account, --reason or --all"),
-        (["rejected", "list", "--reason", "bad_luck"], "'bad_luck' is no reason; there are wrong_partition"),
+        (["refusals", "resend"], "say which: --account, --reason or --all"),
+        (["refusals", "list", "--reason", "bad_luck"], "'bad_luck' is no reason; there are wrong_partition"),
         (["usage", "record", "a", "genai_video", "--dimension", "p77"], "a dimension is NAME=VALUE, not 'p77'"),
         (["account", "show", "a", "--at", "soon"], "'soon' is no time"),
         (["up", "--backend", "cloud"], "'packages', 'docker'"),

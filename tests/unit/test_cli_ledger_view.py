@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import Topic
 from usageledger.domain.head import Head

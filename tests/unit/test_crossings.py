@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition, ledger, play
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.entry import Crossing
 
 

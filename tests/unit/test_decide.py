@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition, ledger, play, written
-from usageledger.domain.catalog import AdoptedCatalogs, Feature, Model, Rate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Feature, Model, Rate
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.refusal import Refusal
 

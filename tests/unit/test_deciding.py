@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import Namespace, identity_of, window_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from decimal import Decimal
 
-from usageledger.domain.catalog import load_shipped_catalog
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.local.demo.workload import ACCOUNTS, Request, account_name, subscriptions, trace, uses
 
 CATALOG = load_shipped_catalog()

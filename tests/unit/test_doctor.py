@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from usageledger.counters.owner_reports import OwnerReport
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.claim import DECIDE_VERSION
 from usageledger.domain.head import Head
 from usageledger.inspection.lags import Lag, LedgerLags

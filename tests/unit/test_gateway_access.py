@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.gateway_world import NOW, GatewayWorld
-from usageledger.gateway.access import SCOPES, NotAuthentic, Scope
-from usageledger.gateway.asking import SESSION_COOKIE, Needs
+from usageledger.gateway.access.app_keys import SCOPES, NotAuthentic, Scope
+from usageledger.gateway.dependencies import SESSION_COOKIE, Needs
 from usageledger.gateway.tokens import mint_account_token, split_key, token_key
 
 HOUR = timedelta(hours=1)

@@ -15,9 +15,9 @@ from fastapi import Depends
 
 from tests.unit.gateway_world import GatewayWorld
 from usageledger.counters.view import ViewError
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import AccountPath, Needs
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.bodies import BYTES_MAX
+from usageledger.gateway.dependencies import AccountPath, Needs
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from usageledger.local.gateway_client import GatewayClient, GatewayFailed
-from usageledger.settings import SettingsError
+from usageledger.runtime.settings import SettingsError
 
 URL = "http://gateway.example"
 

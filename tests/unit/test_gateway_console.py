@@ -21,16 +21,17 @@ from tests.notation import SHIPPED, Partition
 from tests.unit.gateway_world import NOW, GatewayWorld, UnreachableRedis
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.owner_reports import OwnerReport
-from usageledger.domain.catalog import AdoptedCatalogs, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
 from usageledger.domain.refusal import Refusal
+from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.history.folding import HistoryFold
 from usageledger.gateway.history.tables import HISTORY_FILE, open_for_writing
-from usageledger.gateway.inspecting import CatalogsThere, Connections, Inspector, Look
+from usageledger.gateway.inspector import CatalogsThere, Connections, Inspector, Look
 from usageledger.gateway.reading import Accounts
-from usageledger.gateway.refusals import Result
-from usageledger.gateway.reporting import Outgoing, Sent
+from usageledger.gateway.routes.refusals import Result
 from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.inspection.partition_states import partition_states
 from usageledger.log.published_catalogs import PublishedCatalogs

@@ -14,9 +14,9 @@ import pytest
 
 from tests.unit.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.bodies import BYTES_MAX
-from usageledger.gateway.events import EVENTS_MAX
+from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.gate.reckoning import Clock
-from usageledger.gateway.reporting import Outgoing, Sent
+from usageledger.gateway.routes.events import EVENTS_MAX
 from usageledger.gateway.tokens import mint_account_token
 from usageledger.log.partitioning import partition_of
 

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
-from usageledger.domain.catalog import AdoptedCatalogs, Rate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Rate
 from usageledger.domain.entry import LedgerEntry
 from usageledger.gateway.explaining import credits_of, explain, names_of
 

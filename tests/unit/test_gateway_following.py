@@ -13,9 +13,9 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from tests.unit.gateway_events import Announced, Stores
-from usageledger.gateway.following import QUIET_S, SILENT_MAX_S, LimitFollower
-from usageledger.gateway.limit_store import LimitRecord
 from usageledger.gateway.store import StoreThread
+from usageledger.gateway.streams.limit_follower import QUIET_S, SILENT_MAX_S, LimitFollower
+from usageledger.gateway.streams.limit_store import LimitRecord
 
 DEADLINE_S = 10.0
 TOPIC = TopicPartition("limit.events", 0)
@@ -80,8 +80,8 @@ class Following:
         self.has_stopped = False
         self.follower = LimitFollower("nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear, self._stop)
         monkeypatch.setattr(self.follower, "_consumer", self._consumer)
-        monkeypatch.setattr("usageledger.gateway.following._now_s", lambda: self.topic.now_s)
-        monkeypatch.setattr("usageledger.gateway.following.CONNECT_AGAIN_AFTER_S", 0.0)
+        monkeypatch.setattr("usageledger.gateway.streams.limit_follower._now_s", lambda: self.topic.now_s)
+        monkeypatch.setattr("usageledger.gateway.streams.limit_follower.CONNECT_AGAIN_AFTER_S", 0.0)
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.gateway_events import NOW_MS, Announced, Stores
-from usageledger.gateway.limit_store import KEPT_FOR, LimitRecord
+from usageledger.gateway.streams.limit_store import KEPT_FOR, LimitRecord
 from usageledger.gateway.webhooks.endpoints import Change, Wanted
 from usageledger.log.place import Place
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.notation import SHIPPED, Partition
 from usageledger.domain.account import AccountState, Period
+from usageledger.domain.pace import FORECAST_MAX, pace_of, renewal_of
 from usageledger.domain.renewal import state_at
-from usageledger.gateway.pace import FORECAST_MAX, pace_of, renewal_of
 
 CREDIT = 1_000_000
 BEGAN = datetime(2026, 1, 3, 9, tzinfo=UTC)

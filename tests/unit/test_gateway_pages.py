@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.gateway_world import NOW, GatewayWorld
 from tests.unit.test_architecture import SERVICES
-from usageledger.gateway.asking import SESSION_COOKIE
+from usageledger.gateway.dependencies import SESSION_COOKIE
 from usageledger.gateway.tokens import mint_account_token
 
 PAGES = SERVICES / "usageledger" / "gateway" / "pages"

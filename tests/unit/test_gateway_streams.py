@@ -21,13 +21,20 @@ from usageledger.counters.connection import AsyncClient
 from usageledger.counters.reading import AccountReading
 from usageledger.counters.view import Position, StoredHead, ViewError
 from usageledger.domain.account import AccountState, Period
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
-from usageledger.gateway.listening import _resumed, stream_account
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.reading import Accounts
-from usageledger.gateway.streams import CHECKED_EVERY_POLLS, STREAMS_BY_TOKEN_MAX, STREAMS_PER_ACCOUNT_MAX, WAITING_MAX, Client, Streams
+from usageledger.gateway.routes.streams import _resumed, stream_account
+from usageledger.gateway.streams.account_streams import (
+    CHECKED_EVERY_POLLS,
+    STREAMS_BY_TOKEN_MAX,
+    STREAMS_PER_ACCOUNT_MAX,
+    WAITING_MAX,
+    Client,
+    Streams,
+)
 from usageledger.gateway.tokens import mint_account_token, split_key
 from usageledger.log.place import Place
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -141,7 +148,7 @@ def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(world: 
     moved, and streams whose token had ended went on.
     """
     counters, streams = of(world)
-    monkeypatch.setattr("usageledger.gateway.streams.POLL_S", 0.01)
+    monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
 
     async def scenario() -> None:
         polling = asyncio.create_task(streams.run())
@@ -165,7 +172,7 @@ def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(wor
     every poll, for each of its partitions.
     """
     counters, streams = of(world)
-    monkeypatch.setattr("usageledger.gateway.streams.POLL_S", 0.01)
+    monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
     counters.silent = {0}
 
     async def scenario() -> None:
@@ -405,7 +412,7 @@ def test_what_was_announced_before_the_end_is_sent_before_it(world: GatewayWorld
 
 
 def test_a_key_that_is_revoked_ends_what_it_had_begun(world: GatewayWorld) -> None:
-    from usageledger.gateway.asking import still_let_in
+    from usageledger.gateway.dependencies import still_let_in
 
     key = world.key("read")
     token = mint_account_token(key, "acct", now=world.now)

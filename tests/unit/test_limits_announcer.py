@@ -13,7 +13,7 @@ from kafka.cluster import ClusterMetadata
 
 from tests.unit.limits_world import Fate, Ledger, World
 from usageledger.limits.announcer import LimitsError, PartitionsStopped
-from usageledger.limits.assignor import KnownPartitionsAssignor
+from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.place import Place
 
 

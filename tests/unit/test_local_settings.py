@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from usageledger.settings import Settings, SettingsError
+from usageledger.runtime.settings import Settings, SettingsError
 
 
 @pytest.fixture(autouse=True)

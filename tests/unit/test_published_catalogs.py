@@ -10,8 +10,7 @@ from threading import Barrier
 
 import pytest
 
-from usageledger.domain.catalog import load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.log import published_catalogs
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.records import Record

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from usageledger.processor.quiet import OnceInAWhile, quiet
+from usageledger.processor.log_noise import OnceInAWhile, quiet
 
 
 def complaint(number: int, *, logger: str = "library.connection") -> logging.LogRecord:

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from usageledger.gateway import rate_limits
-from usageledger.gateway.access import Caller
+from usageledger.gateway.access import rate_limits
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.access.rate_limits import RateLimits, WindowCounts
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.rate_limits import RateLimits, WindowCounts
 
 
 class Clock:

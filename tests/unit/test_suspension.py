@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition, ledger, play
 from usageledger.domain.account import due_at
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import balance_at
-from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry, SuspensionChange
 from usageledger.limits.inbox import parse_limit_event

@@ -12,7 +12,7 @@ from usageledger.gateway.history.service import HistoryHealth
 from usageledger.limits import announcer
 from usageledger.limits.reporting import report_of
 from usageledger.processor.health import PartitionHealth, WorkerHealth
-from usageledger.telemetry import Figure, Report, Telemetry, telling_of
+from usageledger.runtime.telemetry import Figure, Report, Telemetry, telling_of
 
 
 def told(service: str, report: Report) -> dict[str, float]:
@@ -119,7 +119,7 @@ def test_a_service_works_on_though_nothing_can_listen_for_it(monkeypatch: pytest
     def taken(*_: object) -> SimpleNamespace:
         raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr("usageledger.telemetry._server", taken)
+    monkeypatch.setattr("usageledger.runtime.telemetry._server", taken)
     with telling_of("processor", host="127.0.0.1", port=1) as telemetry:
         telemetry.tell(Report())
     assert "nothing can listen at 127.0.0.1:1" in caplog.text

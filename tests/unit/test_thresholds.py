@@ -11,12 +11,13 @@ from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition, ledger, play, written
 from usageledger.contracts.catalog_message import CatalogPublished
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import balance_at
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog
+from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_check import UnusableCatalog
 from usageledger.domain.catalog_document import catalog_document, read_catalog
+from usageledger.domain.catalog_lint import lint
 from usageledger.domain.encoding import decode_account, encode
-from usageledger.domain.lint import lint
 from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
 
 

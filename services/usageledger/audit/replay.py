@@ -9,7 +9,7 @@ from itertools import groupby
 
 from msgspec.structs import replace
 
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic

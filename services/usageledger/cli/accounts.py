@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from usageledger.cli import terminal
-from usageledger.cli.commanding import id_or_new, send_event
+from usageledger.cli.account_events import id_or_new, send_event
 from usageledger.cli.options import DEFAULT_SOURCE, AsJson, Data, Id, Source, TimeOption, Wait, connection, now, parse_time
 
 if TYPE_CHECKING:

@@ -59,7 +59,7 @@ def lint(
     as_json: AsJson = False,
 ) -> None:
     """Find what does not fit together in a catalog that can be used, and say so. Exit code 0: a finding forbids nothing."""
-    from usageledger.domain.lint import lint as findings_in
+    from usageledger.domain.catalog_lint import lint as findings_in
 
     catalog = _in_force(data, shipped) if file is None else _read(file)
     findings = findings_in(catalog)
@@ -81,7 +81,7 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Check a catalog, publish it, and wait until every partition of the ledger decides by it."""
-    from usageledger.domain.lint import lint as findings_in
+    from usageledger.domain.catalog_lint import lint as findings_in
     from usageledger.local.catalogs import catalog_connector, published_catalogs, wait_until_adopted
     from usageledger.local.catalogs import publish as publish_catalog
     from usageledger.local.errors import StackError
@@ -144,10 +144,10 @@ def quote(
 
 def _in_force(data: Path | None, shipped: bool) -> Catalog:
     """The catalog in force in the ledger; where none is to be found, the one that comes with the package, and that is said."""
-    from usageledger.domain.catalog import load_shipped_catalog
+    from usageledger.domain.catalog_document import load_shipped_catalog
     from usageledger.local.catalogs import NoCatalog, published_catalogs
     from usageledger.log.reading import log_reader
-    from usageledger.settings import SettingsError
+    from usageledger.runtime.settings import SettingsError
 
     if shipped:
         return load_shipped_catalog()

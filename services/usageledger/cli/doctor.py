@@ -26,7 +26,7 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
     Each finding comes with why it matters and the command that mends it. Exit code 0 where nothing needs somebody, 1 otherwise.
     """
     from usageledger.local.doctor.examine import examine
-    from usageledger.settings import Settings
+    from usageledger.runtime.settings import Settings
 
     settings = Settings.find(data)
     examination = examine(settings.kafka, settings.redis_url, settings.prefix)

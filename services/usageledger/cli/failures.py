@@ -35,7 +35,7 @@ def explained(error: Exception) -> str | None:
     from usageledger.local.errors import StackError, StopRequested
     from usageledger.log.reading import LogUnreadable
     from usageledger.producer.events import InvalidEvent
-    from usageledger.settings import SettingsError
+    from usageledger.runtime.settings import SettingsError
 
     if isinstance(error, UnusableCatalog):
         return "the catalog cannot be used:\n" + "\n".join(f"  {defect}" for defect in error.defects)

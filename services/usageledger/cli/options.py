@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from usageledger.settings import Settings
+    from usageledger.runtime.settings import Settings
 
 
 def parse_time(text: str) -> datetime:
@@ -41,7 +41,7 @@ DEFAULT_SOURCE = "cli"
 def connection(data: Path | None) -> Settings:
     """Where the ledger is, if its broker can be reached. Raises SettingsError, StackError."""
     from usageledger.local.reachability import require_listener
-    from usageledger.settings import Settings
+    from usageledger.runtime.settings import Settings
 
     settings = Settings.find(data)
     require_listener(settings.kafka)
@@ -50,7 +50,7 @@ def connection(data: Path | None) -> Settings:
 
 def stack_directory(data: Path | None) -> Path:
     """The one-machine stack's directory: as given, else USAGELEDGER_DATA, else ``.usageledger``."""
-    from usageledger.settings import DATA_DEFAULT
+    from usageledger.runtime.settings import DATA_DEFAULT
 
     return data or Path(os.environ.get("USAGELEDGER_DATA") or DATA_DEFAULT)
 

@@ -31,7 +31,7 @@ def send(
 ) -> None:
     """Send usage and account events, in order, and wait until Kafka has them.
 
-    Whatever a line holds is sent: what is no good event is refused by the ledger, with its reason and its place (`usageledger rejected
+    Whatever a line holds is sent: what is no good event is refused by the ledger, with its reason and its place (`usageledger refusals
     list`). Into a ledger in import mode each record goes with its event's own time. The order of the file is the order of decisions: put
     usage and account events into one file, sorted by when they became known; a line that is earlier than those before it counts as late.
     """

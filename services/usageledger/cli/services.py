@@ -16,8 +16,8 @@ import typer
 
 if TYPE_CHECKING:
     from usageledger.limits.announcer import PartitionHealth
-    from usageledger.settings import Settings
-    from usageledger.telemetry import Telemetry
+    from usageledger.runtime.settings import Settings
+    from usageledger.runtime.telemetry import Telemetry
 
 # On a busy machine who answers goes before who decides, for somebody waits for an answer; what the history shows may be a moment old, and
 # says so. With 5,000 events/s on two cores a check took 3.6 ms in 99 of 100 cases, and 5.1 ms with all alike.
@@ -33,8 +33,8 @@ def add_to(app: typer.Typer) -> None:
 
 def service(name: Annotated[Literal["processor", "limits", "history", "gateway"], typer.Argument(help="Which one.")]) -> None:
     """Run one service until SIGTERM or SIGINT. Exit code 0 after a signal, 1 after an error, which is logged."""
-    from usageledger.settings import Settings, TelemetrySettings
-    from usageledger.telemetry import telling_of
+    from usageledger.runtime.settings import Settings, TelemetrySettings
+    from usageledger.runtime.telemetry import telling_of
 
     _log_to_stderr()
     settings = Settings.find()
@@ -53,8 +53,8 @@ def service(name: Annotated[Literal["processor", "limits", "history", "gateway"]
 
 
 def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
-    from usageledger.processor.process import run_process
     from usageledger.processor.service import run_processor
+    from usageledger.runtime.process import run_process
 
     run_process(
         lambda stop: run_processor(
@@ -69,8 +69,8 @@ def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
 
 def _run_gateway(settings: Settings) -> None:
     from usageledger.gateway.serving import GatewayOptions, run_gateway
-    from usageledger.processor.process import run_process
-    from usageledger.settings import GatewaySettings
+    from usageledger.runtime.process import run_process
+    from usageledger.runtime.settings import GatewaySettings
 
     own = GatewaySettings()
     options = GatewayOptions(
@@ -90,7 +90,7 @@ def _run_gateway(settings: Settings) -> None:
 def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
-    from usageledger.processor.process import STOP_DEADLINE_S, end_after
+    from usageledger.runtime.process import STOP_DEADLINE_S, end_after
 
     stop = threading.Event()
 
@@ -115,7 +115,7 @@ def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
 def _run_history(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.gateway.history.service import run_history
     from usageledger.gateway.history.tables import HISTORY_FILE
-    from usageledger.processor.process import run_process
+    from usageledger.runtime.process import run_process
 
     # While a broker is away it would say so ten times a second; the service says it once in a while.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

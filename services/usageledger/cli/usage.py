@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from usageledger.cli.account_events import id_or_new, send_event
 from usageledger.cli.accounts import Account
-from usageledger.cli.commanding import id_or_new, send_event
 from usageledger.cli.options import DEFAULT_SOURCE, AsJson, Data, Id, Source, TimeOption, Wait
 
 app = typer.Typer(no_args_is_help=True, help="Record and void single uses by hand.")

@@ -7,7 +7,8 @@ from datetime import datetime
 import msgspec
 
 from usageledger.domain.account import AccountState
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
 from usageledger.domain.credits import format_credits
 from usageledger.domain.crossings import thresholds_of
 from usageledger.domain.plan_changes import free_from_the_first_event

@@ -23,7 +23,7 @@ class UnusableCatalog(ValueError):
         self.defects = tuple(defects)
 
 
-def check(catalog: Catalog) -> None:
+def check_catalog(catalog: Catalog) -> None:
     """Raise UnusableCatalog with every defect found."""
     defects = list(_defects(catalog))
     if defects:

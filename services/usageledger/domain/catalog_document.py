@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib import resources
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from usageledger.domain.catalog import Catalog, Feature, Model, Plan, Rate
-from usageledger.domain.catalog_check import refuse
+from usageledger.domain.catalog_check import check_catalog, refuse
 from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import format_quantity, parse_quantity
 
@@ -89,7 +90,7 @@ def read_catalog(document: bytes | str | Mapping[str, object]) -> Catalog:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         refuse([str(error)])
     catalog = _Reading().catalog(shape)
-    catalog.check()
+    check_catalog(catalog)
     return catalog
 
 
@@ -220,3 +221,8 @@ def _utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{moment.isoformat()} is beyond the years 1 to 9999 in UTC") from None
+
+
+def load_shipped_catalog() -> Catalog:
+    """The catalog that comes with the package: the rate card published for Captions, as of November 2026."""
+    return read_catalog(resources.files(__package__).joinpath("catalogs/captions_2026_11.json").read_bytes())

@@ -12,8 +12,9 @@ from typing import Literal
 import msgspec
 
 from usageledger.domain.account import AccountState
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import untouched_free
-from usageledger.domain.catalog import AdoptedCatalogs, UnknownRate
+from usageledger.domain.catalog import UnknownRate
 from usageledger.domain.crossings import upgrade_for
 from usageledger.domain.entry import UpgradeOffer
 from usageledger.domain.rating import rate_usage

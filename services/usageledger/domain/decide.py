@@ -13,7 +13,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from usageledger.domain.account import AccountState, Period
-from usageledger.domain.catalog import AdoptedCatalogs, UnknownRate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import UnknownRate
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.crossings import crossings_between, figures_of, figures_of_ended, reference_to
 from usageledger.domain.entry import EventReference, Figures, GrantChange, LedgerEntry, PlanChange, SuspensionChange, Voids

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from usageledger.domain.account import AccountState, Period
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog, Plan
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.cycle import period_containing, zone
 from usageledger.domain.entry import PlanChange
 from usageledger.domain.events import AccountCancelled, AccountOpened, AccountSubscribed, PlanChanged

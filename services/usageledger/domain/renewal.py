@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import cast
 
 from usageledger.domain.account import AccountState, Period, drawn_from_grants, next_boundary
-from usageledger.domain.catalog import AdoptedCatalogs, Plan
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Plan
 from usageledger.domain.cycle import boundary_after
 from usageledger.domain.entry import EventReference, GrantChange, LedgerEntry, PlanChange
 from usageledger.domain.evolve import evolve

@@ -8,44 +8,44 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from usageledger.gateway import (
-    account_list,
-    blocked,
-    browsing,
-    catalogs,
-    charges,
-    checking,
-    events,
-    keys,
-    lag,
-    listening,
-    meter,
-    operations,
-    refusals,
-)
-from usageledger.gateway.asking import Gateway
 from usageledger.gateway.bodies import BodiesWithinBounds
+from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import described
 from usageledger.gateway.paths import PathsAsSent
 from usageledger.gateway.problems import add_handlers
-from usageledger.gateway.webhooks import routes as webhooks
+from usageledger.gateway.routes import (
+    accounts,
+    blocked,
+    catalogs,
+    charges,
+    checks,
+    events,
+    health,
+    keys,
+    lag,
+    meter,
+    pages,
+    refusals,
+    streams,
+    webhooks,
+)
 
 ROUTERS: Sequence[APIRouter] = (
-    checking.router,
+    checks.router,
     meter.router,
     charges.router,
     events.router,
-    listening.router,
+    streams.router,
     blocked.router,
     webhooks.router,
-    account_list.router,
+    accounts.router,
     refusals.router,
     lag.router,
     catalogs.router,
     keys.router,
-    operations.router,
-    browsing.router,
+    health.router,
+    pages.router,
 )
 
 DESCRIPTION = """

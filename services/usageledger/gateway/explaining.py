@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog, Rate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog, Rate
 from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.quantity import format_quantity

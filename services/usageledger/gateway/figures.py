@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import ROUND_FLOOR, Context, Decimal
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from usageledger.domain.account import AccountState
-from usageledger.domain.catalog import Catalog, Plan
+from usageledger.domain.catalog import Catalog, Plan, Rate
 from usageledger.domain.credits import format_credits
 from usageledger.domain.crossings import upgrade_for
 from usageledger.domain.entry import UpgradeOffer
+from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
 from usageledger.gateway.reading import AccountNow
 
@@ -165,3 +166,24 @@ def upgrade_shown(offer: UpgradeOffer | None) -> UpgradeShown | None:
     if offer is None:
         return None
     return UpgradeShown(plan=offer.plan, name=offer.name, price_cents=offer.price_cents, allotment=format_credits(offer.allotment))
+
+
+class EventShown(BaseModel):
+    """The event behind an entry, by its identity."""
+
+    source: str
+    id: str
+
+
+class RateShown(BaseModel):
+    """What a use costs: `credits` for each `per` units."""
+
+    credits: CreditsText
+    unit: str
+    per: str = Field(examples=["1"])
+    rounding: Literal["up", "exact"] = Field(description="`up`: each begun `per` in full; `exact`: in proportion.")
+
+
+def rate_shown(rate: Rate) -> RateShown:
+    """A rate of the catalog as answers have it."""
+    return RateShown(credits=format_credits(rate.credits), unit=rate.unit, per=format_quantity(rate.per), rounding=rate.rounding)

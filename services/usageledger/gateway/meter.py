@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.domain.account import AccountState, Grant, Period, drawn_from_grants
@@ -16,26 +15,19 @@ from usageledger.domain.catalog import Catalog
 from usageledger.domain.credits import format_credits
 from usageledger.domain.crossings import thresholds_of
 from usageledger.domain.cycle import zone
+from usageledger.domain.pace import pace_of, renewal_of
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at, roll
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import AccountPath, Gateway, Needs, Parts
-from usageledger.gateway.cursors import Limit, NumberCursor
 from usageledger.gateway.figures import Block, CreditsText, Figures, PlanShown, figures, plan_of, plan_shown
-from usageledger.gateway.history.reading import AccountHistory, DailyUse, HistoryAbsent, ListedPeriod, Reach
-from usageledger.gateway.pace import pace_of, renewal_of
-from usageledger.gateway.problems import Problem, problems
+from usageledger.gateway.history.reading import AccountHistory, DailyUse, ListedPeriod
+from usageledger.gateway.history_reach import history_as_of
 from usageledger.gateway.reading import AccountNow
-
-router = APIRouter(tags=["usage meter"])
 
 FREE_DAYS = 31
 """How many days Free's chart shows: it has no period to show whole."""
 
 LATENESS_DAYS = 36
 """An account's first period takes what occurred so long before it."""
-
-_PERIODS_DEFAULT = 24
 
 
 class GrantShown(BaseModel):
@@ -188,75 +180,6 @@ _PERIOD_EXAMPLE: dict[str, Any] = {
     "used": "480",
     "by_feature": {"genai_video": "480"},
 }
-
-
-class PeriodPage(BaseModel):
-    """Some of an account's past periods."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
-
-    items: list[PeriodListed]
-    next_cursor: str | None
-    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
-
-
-@router.get("/v1/accounts/{account:segment}/meter", responses=problems("log_unavailable", "not_ready"))
-async def read_meter(account: AccountPath, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]) -> Meter:
-    """The usage meter of an account: what it has and has used in its current period, by feature, model and day, its pace, its renewal.
-
-    While the history is not up to date, `history_as_of` says up to when features, models and days are complete; the figures always are.
-    """
-    now = await gateway.accounts.read(account)
-    try:
-        history = await gateway.history.account(account, gateway.accounts.partition(account), now.state.period.number)
-    except HistoryAbsent:
-        history = AccountHistory(Reach(0, None), None, None, None, ())
-    return meter_of(now, history)
-
-
-@router.get("/v1/accounts/{account:segment}/periods", responses=problems("log_unavailable", "not_ready"))
-async def list_periods(
-    account: AccountPath,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("read"))],
-    cursor: NumberCursor = None,
-    limit: Limit = _PERIODS_DEFAULT,
-) -> PeriodPage:
-    """An account's past periods, the newest first: what each had and what was used in it."""
-    gateway.rate_limits.count_list(caller)
-    now = await gateway.accounts.read(account)
-    current = now.state.period.number
-    before = current if cursor is None else min(int(cursor), current)
-    partition = gateway.accounts.partition(account)
-    try:
-        history = await gateway.history.account(account, partition, now.state.period.number)
-        stored = await gateway.history.periods(account, before=before, limit=limit + 1)
-    except HistoryAbsent as error:
-        raise history_not_ready(error) from error
-    found = ended_periods(now, history.state, stored, before)[: limit + 1]
-    items = [_listed(now, ended) for ended in found[:limit]]
-    as_of = history_as_of(now, history)
-    return PeriodPage(items=items, next_cursor=str(items[-1].number) if len(found) > limit else None, history_as_of=as_of)
-
-
-def history_not_ready(error: HistoryAbsent) -> Problem:
-    """The problem that lists answer with while there is no history to list from."""
-    detail = f"{error}. Ask again in a moment; the usage meter's figures are there meanwhile"
-    return Problem("not_ready", detail, headers={"Retry-After": "5"})
-
-
-async def history_reaches(gateway: Gateway, now: AccountNow) -> datetime | None:
-    """See `history_as_of`. Raises HistoryAbsent."""
-    partition = gateway.accounts.partition(now.account)
-    return history_as_of(now, await gateway.history.account(now.account, partition, now.state.period.number))
-
-
-def history_as_of(now: AccountNow, history: AccountHistory) -> datetime | None:
-    """Until when the history is complete, where it is not up to date: it has come to all that the counters have, or has the account's state
-    as they do. Where nothing of the period is there yet, its start."""
-    if history.reach.next_offset >= now.ledger_next or history.stored == now.stored:
-        return None
-    return history.reach.clock or now.state.period.start
 
 
 def meter_of(now: AccountNow, history: AccountHistory) -> Meter:

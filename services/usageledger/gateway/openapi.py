@@ -1,13 +1,7 @@
-"""The OpenAPI document of the gateway: FastAPI's, with problem details in the place of its own validation errors.
-
-Run as ``python -m usageledger.gateway.openapi DIRECTORY``; it writes ``openapi.json``, the same bytes each time.
-"""
+"""The OpenAPI document of the gateway: FastAPI's, with problem details in the place of its own validation errors."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +10,6 @@ from pydantic import BaseModel
 
 from usageledger.gateway.problems import ProblemDetails
 
-OPENAPI = "openapi.json"
 _FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 
 
@@ -52,19 +45,3 @@ def _examples_of_models() -> dict[str, Any]:
         if model.__module__.startswith(__package__) and isinstance(stated, dict) and "examples" in stated:
             found[model.__name__] = stated["examples"]
     return found
-
-
-def write(directory: Path) -> Path:
-    """Write the file and return its path."""
-    from usageledger.gateway.app import bare_app  # it asks this module to describe it
-
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / OPENAPI
-    path.write_text(json.dumps(bare_app().openapi(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m usageledger.gateway.openapi DIRECTORY")
-    write(Path(sys.argv[1]))

@@ -14,7 +14,7 @@ from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.reading import AccountReading, ReadAccounts, as_of, read_heads_async
 from usageledger.counters.view import StoredHead
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.gateway.gate.reckoning import AccountNow as AccountNow

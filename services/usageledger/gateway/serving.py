@@ -20,18 +20,18 @@ import uvicorn
 from redis.exceptions import RedisError
 
 from usageledger.counters.connection import AsyncClient, connect
-from usageledger.gateway.access import Keys
+from usageledger.gateway.access.app_keys import Keys
 from usageledger.gateway.app import create_app
-from usageledger.gateway.asking import Gateway
-from usageledger.gateway.following import LimitFollower
+from usageledger.gateway.dependencies import Gateway
+from usageledger.gateway.event_publisher import Reporter
 from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.idempotency import forget_old
-from usageledger.gateway.inspecting import Connections, Inspector
-from usageledger.gateway.limit_store import LimitRecord
+from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.reading import Accounts
-from usageledger.gateway.reporting import Reporter
 from usageledger.gateway.store import open_store, transaction
+from usageledger.gateway.streams.limit_follower import LimitFollower
+from usageledger.gateway.streams.limit_store import LimitRecord
 from usageledger.gateway.tokens import split_key
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender

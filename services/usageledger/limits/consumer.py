@@ -20,13 +20,13 @@ from usageledger.limits.announcer import (
     PartitionUnusable,
     Unavailable,
 )
-from usageledger.limits.assignor import KnownPartitionsAssignor
 from usageledger.limits.reporting import report_of
 from usageledger.limits.translate import LimitMessage
+from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics, limits_group
-from usageledger.telemetry import Report
+from usageledger.runtime.telemetry import Report
 
 APPEND_TIMEOUT_S = 30.0
 COMMIT_TIMEOUT_MS = 5_000

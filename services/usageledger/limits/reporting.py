@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from usageledger.limits.announcer import PartitionHealth
-from usageledger.telemetry import Figure, Report
+from usageledger.runtime.telemetry import Figure, Report
 
 
 def report_of(health: Mapping[int, PartitionHealth], ends: Mapping[int, int], announced_count: int) -> Report:

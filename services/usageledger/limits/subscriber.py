@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from usageledger.limits.assignor import KnownPartitionsAssignor
 from usageledger.limits.inbox import (
     BlockedView,
     CrossedBy,
@@ -39,6 +38,7 @@ from usageledger.limits.inbox import (
     SubscriberFailed,
     Upgrade,
 )
+from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.place import NotALimitEvent, Place, read_limit_event
 from usageledger.log.topics import Topics
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from usageledger.counters.connection import Client
 from usageledger.counters.reading import as_of, read_account
 from usageledger.domain.account import AccountState
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import Balance, balance_at
-from usageledger.domain.catalog import AdoptedCatalogs
 from usageledger.domain.credits import format_credits
 from usageledger.domain.encoding import decode_account, decode_head
 from usageledger.domain.evolve import evolve

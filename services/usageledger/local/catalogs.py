@@ -11,8 +11,9 @@ from datetime import datetime
 import msgspec
 
 from usageledger.contracts.catalog_message import CATALOG_PUBLISHED
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog, load_shipped_catalog
-from usageledger.domain.catalog_document import catalog_document
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.credits import format_credits
 from usageledger.local.errors import StackError
 from usageledger.local.idleness import LookAtLags

@@ -14,7 +14,7 @@ import httpx
 from usageledger.gateway.gate.over_http import segment
 from usageledger.local.errors import StackError
 from usageledger.local.gateway_place import kept_key
-from usageledger.settings import ClientSettings, SettingsError, running_stack
+from usageledger.runtime.settings import ClientSettings, SettingsError, running_stack
 
 ANSWER_WITHIN_S = 30.0
 TESTED_WITHIN_S = 20.0

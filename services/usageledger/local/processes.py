@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from usageledger.local import tether
+from usageledger.local import die_with_parent
 
 KILL_TIMEOUT_S = 10.0
 LOG_BYTES_MAX = 20 * 1024 * 1024
@@ -83,7 +83,7 @@ class ChildProcess:
         try:
             with self.log_path.open("ab") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), str(reading), *self.command],
+                    [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), str(reading), *self.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

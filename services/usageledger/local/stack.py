@@ -33,7 +33,7 @@ from usageledger.local.supervisor import Supervisor
 from usageledger.local.topics import PARTITIONS, create_topics, go_live, ledger_mode
 from usageledger.local.units import GivenServer, Service, check_given_kafka, check_given_redis
 from usageledger.local.waiting import is_true_within
-from usageledger.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
+from usageledger.runtime.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
 
 STATUS_FILE = "status.json"
 TELEMETRY_PORTS_FILE = "telemetry_ports.json"

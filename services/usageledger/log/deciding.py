@@ -13,7 +13,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from usageledger.domain.account import AccountState, due_at
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
 from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.decide import decide, decide_due
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic, Voids

@@ -11,7 +11,7 @@ from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange, ViewError
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import decode_claim, knows_rules_of
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode

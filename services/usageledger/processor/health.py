@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from usageledger.telemetry import Figure, Report
+from usageledger.runtime.telemetry import Figure, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

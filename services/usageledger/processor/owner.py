@@ -17,7 +17,7 @@ from random import Random
 from typing import Literal
 
 from usageledger.counters.view import PartitionView, Position, ViewChange, ViewError
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.head import Head
 from usageledger.log.deciding import Changes, PartitionBook, Undecidable

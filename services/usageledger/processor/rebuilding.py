@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from usageledger.counters.view import PartitionView, Position
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.claim import Claim, claim_of, knows_rules_of
 from usageledger.domain.head import Head
 from usageledger.log.deciding import PartitionBook

@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from usageledger.counters.view import PartitionView, ViewError
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head

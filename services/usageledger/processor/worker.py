@@ -16,8 +16,8 @@ from usageledger.log.topics import Topics
 from usageledger.processor.feed import Chunk, PartitionFeed, Place
 from usageledger.processor.health import PartitionHealth, WorkerHealth
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
+from usageledger.processor.log_noise import quiet
 from usageledger.processor.offsets import KafkaOffsets
-from usageledger.processor.quiet import quiet
 from usageledger.processor.transport import ChunkConsumer, LedgerApp, new_app
 
 STUCK_S = 60.0

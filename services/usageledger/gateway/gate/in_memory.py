@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, StoredHead
-from usageledger.domain.catalog import AdoptedCatalogs, Catalog, load_shipped_catalog
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import parse_credits
 from usageledger.domain.decide import decide

@@ -11,7 +11,7 @@ from typing import TypeVar
 from kafka.errors import KafkaError
 
 from usageledger.counters.keys import PartitionKeys
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.gateway.gate.answers import GateMisconfigured, GateUnavailable
 from usageledger.log.partitioning import partition_of
 from usageledger.log.published_catalogs import PublishedCatalogs

@@ -17,8 +17,9 @@ from usageledger.counters.holding import FindHold, Held, Hold, Outcome, PlaceHol
 from usageledger.counters.reading import AccountReading, ReadAccount, as_of
 from usageledger.counters.view import ViewError
 from usageledger.domain.account import AccountState
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import untouched_free
-from usageledger.domain.catalog import AdoptedCatalogs, UnknownRate
+from usageledger.domain.catalog import UnknownRate
 from usageledger.domain.checking import Check, NotAllowed, Use, check_use
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.encoding import decode_account, decode_head

@@ -27,7 +27,7 @@ from usageledger.gateway.history.tables import empty, open_for_writing, throw_aw
 from usageledger.log.reading import log_reader
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics
-from usageledger.telemetry import Figure, Report
+from usageledger.runtime.telemetry import Figure, Report
 
 POLL_MS = 200
 RECORDS_PER_POLL = 5_000

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from usageledger.audit.verify import AuditReport, verify
+from usageledger.audit.verify import verify
 from usageledger.counters.connection import connect_blocking
 from usageledger.counters.reading import read_account
-from usageledger.domain.catalog import load_shipped_catalog
+from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.encoding import decode_account
 from usageledger.local.catalogs import publish_shipped
+from usageledger.local.demo.customer import Studio, Tally
+from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.screen import Screen
-from usageledger.local.demo.studio import Studio, Tally
 from usageledger.local.demo.workload import ACCOUNTS, Use, account_name, subscriptions, trace, uses
 from usageledger.local.errors import StackError
 from usageledger.local.gateway_place import gateway_key
@@ -42,20 +43,6 @@ IDLE_TIMEOUT_S = 120.0
 LOOK_INTERVAL_S = 0.5
 KILL_AT, EMPTY_AT = 0.2, 0.8
 """Where in the trace a disaster's two blows fall."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoResult:
-    """What the demo came to. ``meters_wrong`` are accounts whose meter is not what their workers generated."""
-
-    tally: Tally
-    report: AuditReport
-    meters_wrong: list[str]
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the audit is clean and every meter shows what was generated."""
-        return self.report.is_clean and not self.meters_wrong
 
 
 def run_demo(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -16,12 +16,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from usageledger.domain.credits import format_credits
-from usageledger.local.demo.studio import Tally
+from usageledger.local.demo.customer import Tally
+from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.workload import ACCOUNTS
 from usageledger.local.stack import Addresses
-
-if TYPE_CHECKING:
-    from usageledger.local.demo.run import DemoResult
 
 LINE_EVERY_S = 5.0
 

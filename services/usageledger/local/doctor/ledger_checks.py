@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 
 from usageledger.counters.reading import verified_at
 from usageledger.counters.view import StoredHead
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_lint import lint
 from usageledger.domain.chain import NotAnEntry, entry_at
 from usageledger.domain.claim import DECIDE_VERSION, knows_rules_of
 from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
-from usageledger.domain.lint import lint
 from usageledger.inspection.lags import LedgerLags
 from usageledger.inspection.partition_states import PartitionState
 from usageledger.local.doctor.finding import Area, Finding

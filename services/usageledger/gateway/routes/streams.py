@@ -11,11 +11,11 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import AccountPath, Needs, Parts, still_let_in
-from usageledger.gateway.limit_store import before_all
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.dependencies import AccountPath, Needs, Parts, still_let_in
 from usageledger.gateway.problems import problems
-from usageledger.gateway.streams import Client, Streams
+from usageledger.gateway.streams.account_streams import Client, Streams
+from usageledger.gateway.streams.limit_store import before_all
 from usageledger.log.place import Place
 
 router = APIRouter(tags=["limit events"])

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from usageledger.gateway.asking import Parts
+from usageledger.gateway.dependencies import Parts
 from usageledger.gateway.metrics import BLOCKED, WEBHOOK_DELIVERIES
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem, problem_response
 

@@ -13,7 +13,7 @@ from usageledger.contracts.messages import MESSAGES, InputEvent
 from usageledger.domain.identity import CLOCK_AHEAD_MAX, LATENESS_MAX
 from usageledger.domain.quantity import EVENT_BYTES_MAX
 from usageledger.domain.refusal import Refusal
-from usageledger.gateway.reporting import Outgoing
+from usageledger.gateway.event_publisher import Outgoing
 from usageledger.log.deciding import milliseconds
 from usageledger.log.decoding import Malformed, decode_account, decode_usage
 from usageledger.log.partitioning import partition_of

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from usageledger.gateway.asking import AccountPath
+from usageledger.gateway.dependencies import AccountPath
 from usageledger.gateway.problems import Problem
 
 router = APIRouter(include_in_schema=False)

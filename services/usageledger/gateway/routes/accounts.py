@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -13,17 +13,16 @@ from usageledger.domain.credits import format_credits
 from usageledger.domain.head import Head
 from usageledger.domain.quantity import NAME_LENGTH_MAX
 from usageledger.domain.renewal import plan_at, state_at
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import Gateway, Needs, Parts
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before
+from usageledger.gateway.dependencies import Gateway, Needs, Parts
 from usageledger.gateway.figures import CreditsText
-from usageledger.gateway.history.reading import AccountListed, HistoryAbsent, Reach
-from usageledger.gateway.meter import history_not_ready
+from usageledger.gateway.history.reading import AccountListed, HistoryAbsent
+from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import problems
 
 router = APIRouter(tags=["console"])
 
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 Search = Annotated[str, Query(max_length=NAME_LENGTH_MAX, description="A part of the name; A to Z count as a to z. Empty: every account.")]
 
@@ -85,13 +84,6 @@ async def list_accounts(
         next_cursor=None if page.next_cursor is None else cursor_after(page.next_cursor),
         history_as_of=complete_until(heads, reaches),
     )
-
-
-def complete_until(heads: Mapping[int, Head], reaches: Mapping[int, Reach]) -> datetime | None:
-    """Until when the history of all partitions is complete; None where it has all that the counters have."""
-    nothing = Reach(0, None)
-    behind = [reach for partition, head in heads.items() if (reach := reaches.get(partition, nothing)).next_offset < head.next_offset]
-    return min((reach.clock or _BEGINNING for reach in behind), default=None)
 
 
 async def _shown(gateway: Gateway, heads: Mapping[int, Head], found: AccountListed) -> AccountShown:

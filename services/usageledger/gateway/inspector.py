@@ -19,11 +19,11 @@ from kafka.errors import KafkaError
 from usageledger.counters.connection import Client, connect_blocking
 from usageledger.counters.reading import read_heads
 from usageledger.counters.view import ViewError
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.entry import InputAddress
-from usageledger.gateway.fresh import Fresh
 from usageledger.gateway.problems import Problem
+from usageledger.gateway.shared_answer import Fresh
 from usageledger.inspection.lags import LagReader, LedgerLags
 from usageledger.inspection.partition_states import PartitionState, partition_states
 from usageledger.log.admin import connect_admin

@@ -10,7 +10,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import NamedTuple
 
 from usageledger.domain.account import AccountState
-from usageledger.domain.catalog import AdoptedCatalogs
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.renewal import state_at
 
 ELAPSED_MIN = timedelta(hours=1)

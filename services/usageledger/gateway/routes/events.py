@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.contracts.examples import examples
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import Gateway, Needs, Parts
-from usageledger.gateway.checked_events import INPUTS, Checked, Identity, Rejected, Reporting, check_event
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.dependencies import Gateway, Needs, Parts
+from usageledger.gateway.event_checks import INPUTS, Checked, Identity, Rejected, Reporting, check_event
+from usageledger.gateway.event_publisher import Sent
 from usageledger.gateway.metrics import REPORTED
 from usageledger.gateway.problems import Problem, problem_response, problems
-from usageledger.gateway.reporting import Sent
 
 router = APIRouter(tags=["events"])
 

@@ -15,18 +15,18 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import WithJsonSchema
 
 from usageledger.contracts.fields import NAME_SCHEMA, Name
-from usageledger.gateway.access import Caller, Keys, NotAuthentic, Scope
-from usageledger.gateway.fresh import Fresh
+from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.access.rate_limits import RateLimits
+from usageledger.gateway.event_publisher import Report, without_kafka
 from usageledger.gateway.history.reading import HistoryReader
-from usageledger.gateway.inspecting import Inspector
-from usageledger.gateway.limit_store import LimitStore
+from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.rate_limits import RateLimits
 from usageledger.gateway.reading import Accounts
-from usageledger.gateway.reporting import Report, without_kafka
+from usageledger.gateway.shared_answer import Fresh
 from usageledger.gateway.store import StoreThread
-from usageledger.gateway.streams import Streams
+from usageledger.gateway.streams.account_streams import Streams
+from usageledger.gateway.streams.limit_store import LimitStore
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.deliveries import DeliveryStore
 from usageledger.gateway.webhooks.endpoints import EndpointStore

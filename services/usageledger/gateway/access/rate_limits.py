@@ -9,7 +9,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
 
-from usageledger.gateway.access import Caller
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.problems import Problem
 
 PER_KEY_AND_SECOND = 5_000

@@ -15,8 +15,8 @@ from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import QUANTITY_MAX, format_quantity
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import AccountPath, Needs, Parts
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.gate.answers import id_reused
 from usageledger.gateway.gate.arguments import EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, EXPIRES_IN_MIN, USES_MAX

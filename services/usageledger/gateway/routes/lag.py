@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import Gateway, Needs, Parts
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.dependencies import Gateway, Needs, Parts
 from usageledger.gateway.history.reading import HistoryAbsent
-from usageledger.gateway.inspecting import Look
+from usageledger.gateway.inspector import Look
 from usageledger.gateway.problems import problems
 from usageledger.inspection.partition_states import PartitionState
 

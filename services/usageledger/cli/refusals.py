@@ -1,4 +1,4 @@
-"""rejected list, rejected resend: what the ledger refused, and sending it again."""
+"""refusals list, refusals resend: what the ledger refused, and sending it again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AccountOption = Annotated[str | None, typer.Option("--account", help="Of this ac
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Refused for this reason; may be repeated.")]
 
 
-@app.command("list", epilog="Example: usageledger rejected list --reason unknown_model")
+@app.command("list", epilog="Example: usageledger refusals list --reason unknown_model")
 def list_(account: AccountOption = None, reasons: Reasons = None, data: Data = None, as_json: AsJson = False) -> None:
     """List refused inputs with their place, reason and detail."""
     _check(reasons)
@@ -37,7 +37,7 @@ def list_(account: AccountOption = None, reasons: Reasons = None, data: Data = N
     terminal.note(f"{len(refused):,} refused, {len(refused) - open_count:,} of them accepted since")
 
 
-@app.command(epilog="Example: usageledger rejected resend --reason unknown_model")
+@app.command(epilog="Example: usageledger refusals resend --reason unknown_model")
 def resend(
     account: AccountOption = None,
     reasons: Reasons = None,

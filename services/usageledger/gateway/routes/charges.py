@@ -8,18 +8,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.domain.catalog import AdoptedCatalogs, Rate
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import AccountPath, Needs, Parts
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
+from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.explaining import credits_of, explain, names_of
-from usageledger.gateway.figures import CreditsText
+from usageledger.gateway.figures import CreditsText, EventShown, RateShown, rate_shown
 from usageledger.gateway.history.reading import HistoryAbsent, MalformedCursor
-from usageledger.gateway.meter import history_not_ready, history_reaches
+from usageledger.gateway.history_reach import history_not_ready, history_reaches
 from usageledger.gateway.problems import Problem, problems
 
 router = APIRouter(tags=["usage meter"])
@@ -27,22 +27,6 @@ router = APIRouter(tags=["usage meter"])
 CURSOR = r"^[0-9]{1,6}-[0-9]{1,12}$"
 
 ChargeKind = Literal["usage", "void", "grant", "grant_expired", "renewal", "plan_change", "account_opened", "suspension", "resumption"]
-
-
-class EventShown(BaseModel):
-    """The event behind an entry, by its identity."""
-
-    source: str
-    id: str
-
-
-class RateShown(BaseModel):
-    """What a use costs: `credits` for each `per` units."""
-
-    credits: CreditsText
-    unit: str
-    per: str = Field(examples=["1"])
-    rounding: Literal["up", "exact"] = Field(description="`up`: each begun `per` in full; `exact`: in proportion.")
 
 
 class Charge(BaseModel):
@@ -158,11 +142,6 @@ def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
         catalog_version=entry.catalog_version,
         reason=_reason(entry),
     )
-
-
-def rate_shown(rate: Rate) -> RateShown:
-    """A rate of the catalog as answers have it."""
-    return RateShown(credits=format_credits(rate.credits), unit=rate.unit, per=format_quantity(rate.per), rounding=rate.rounding)
 
 
 def _reason(entry: LedgerEntry) -> str | None:

@@ -25,11 +25,11 @@ from usageledger.domain.account import next_boundary
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.gateway.figures import Block, figures
-from usageledger.gateway.limit_store import LimitRecord, LimitStore
 from usageledger.gateway.metrics import STREAMS, STREAMS_CUT
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.reading import AccountNow, Accounts
 from usageledger.gateway.store import StoreThread
+from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore
 from usageledger.log.place import Place
 
 POLL_S = 0.25

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import Needs, Parts
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before
+from usageledger.gateway.dependencies import Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown
-from usageledger.gateway.limit_store import BlockedAccount
 from usageledger.gateway.problems import Problem, problems
+from usageledger.gateway.streams.limit_store import BlockedAccount
 
 router = APIRouter(tags=["limit events"])
 

@@ -10,15 +10,14 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.domain.refusal import Refusal
-from usageledger.gateway.access import Caller
-from usageledger.gateway.account_list import complete_until
-from usageledger.gateway.asking import Gateway, Needs, Parts
-from usageledger.gateway.charges import EventShown
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
+from usageledger.gateway.dependencies import Gateway, Needs, Parts
+from usageledger.gateway.event_publisher import Outgoing, Sent
+from usageledger.gateway.figures import EventShown
 from usageledger.gateway.history.reading import HistoryAbsent, RefusalListed
-from usageledger.gateway.meter import history_not_ready
+from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import Problem, problems
-from usageledger.gateway.reporting import Outgoing, Sent
 from usageledger.log.partitioning import partition_of
 from usageledger.log.records import Record
 

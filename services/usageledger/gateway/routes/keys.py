@@ -9,9 +9,19 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.config import JsonDict
 
-from usageledger.gateway.access import KEYS_MAX, SCOPES, SESSION_LIFETIME, AppKey, Caller, MadeBefore, NotAuthentic, Scope, TooManyKeys
-from usageledger.gateway.asking import SESSION_COOKIE, AccountPath, Needs, Parts, refuse_or_count
+from usageledger.gateway.access.app_keys import (
+    KEYS_MAX,
+    SCOPES,
+    SESSION_LIFETIME,
+    AppKey,
+    Caller,
+    MadeBefore,
+    NotAuthentic,
+    Scope,
+    TooManyKeys,
+)
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
+from usageledger.gateway.dependencies import SESSION_COOKIE, AccountPath, Needs, Parts, refuse_or_count
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.tokens import LIFETIME_MAX

@@ -11,11 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from usageledger.domain.catalog import Catalog, Feature, Plan, Rate
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import format_quantity
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import Needs, Parts
-from usageledger.gateway.charges import RateShown, rate_shown
-from usageledger.gateway.figures import PlanShown
-from usageledger.gateway.inspecting import CatalogsThere
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.dependencies import Needs, Parts
+from usageledger.gateway.figures import PlanShown, RateShown, rate_shown
+from usageledger.gateway.inspector import CatalogsThere
 from usageledger.gateway.problems import problems
 
 router = APIRouter(tags=["console"])

@@ -17,9 +17,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from usageledger.gateway.limit_store import LimitRecord, LimitStore, Position, limit_record
 from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO
 from usageledger.gateway.store import StoreThread
+from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, Position, limit_record
 from usageledger.log.deciding import milliseconds
 from usageledger.log.place import NotALimitEvent
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from usageledger.contracts.fields import Name
-from usageledger.gateway.access import Caller
-from usageledger.gateway.asking import Gateway, Needs, Parts
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
+from usageledger.gateway.dependencies import Gateway, Needs, Parts
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.webhooks.addresses import URL_LENGTH_MAX, NotAllowed, check_url

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from usageledger.domain.chain import SealedEntry
     from usageledger.domain.entry import Voids
     from usageledger.producer.events import Event
-    from usageledger.settings import Settings
+    from usageledger.runtime.settings import Settings
 
 DECISION_TIMEOUT_S = 30.0
 

@@ -1,0 +1,1 @@
+"""Who may call: app keys and account tokens, and how often."""

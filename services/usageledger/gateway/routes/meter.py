@@ -1,0 +1,71 @@
+"""Routes: the usage meter of an account, and its past periods."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.cursors import Limit, NumberCursor
+from usageledger.gateway.dependencies import AccountPath, Needs, Parts
+from usageledger.gateway.history.reading import AccountHistory, HistoryAbsent, Reach
+from usageledger.gateway.history_reach import history_as_of, history_not_ready
+from usageledger.gateway.meter import _PERIOD_EXAMPLE, Meter, PeriodListed, _listed, ended_periods, meter_of
+from usageledger.gateway.problems import problems
+
+router = APIRouter(tags=["usage meter"])
+
+
+_PERIODS_DEFAULT = 24
+
+
+class PeriodPage(BaseModel):
+    """Some of an account's past periods."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
+
+    items: list[PeriodListed]
+    next_cursor: str | None
+    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+
+
+@router.get("/v1/accounts/{account:segment}/meter", responses=problems("log_unavailable", "not_ready"))
+async def read_meter(account: AccountPath, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]) -> Meter:
+    """The usage meter of an account: what it has and has used in its current period, by feature, model and day, its pace, its renewal.
+
+    While the history is not up to date, `history_as_of` says up to when features, models and days are complete; the figures always are.
+    """
+    now = await gateway.accounts.read(account)
+    try:
+        history = await gateway.history.account(account, gateway.accounts.partition(account), now.state.period.number)
+    except HistoryAbsent:
+        history = AccountHistory(Reach(0, None), None, None, None, ())
+    return meter_of(now, history)
+
+
+@router.get("/v1/accounts/{account:segment}/periods", responses=problems("log_unavailable", "not_ready"))
+async def list_periods(
+    account: AccountPath,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("read"))],
+    cursor: NumberCursor = None,
+    limit: Limit = _PERIODS_DEFAULT,
+) -> PeriodPage:
+    """An account's past periods, the newest first: what each had and what was used in it."""
+    gateway.rate_limits.count_list(caller)
+    now = await gateway.accounts.read(account)
+    current = now.state.period.number
+    before = current if cursor is None else min(int(cursor), current)
+    partition = gateway.accounts.partition(account)
+    try:
+        history = await gateway.history.account(account, partition, now.state.period.number)
+        stored = await gateway.history.periods(account, before=before, limit=limit + 1)
+    except HistoryAbsent as error:
+        raise history_not_ready(error) from error
+    found = ended_periods(now, history.state, stored, before)[: limit + 1]
+    items = [_listed(now, ended) for ended in found[:limit]]
+    as_of = history_as_of(now, history)
+    return PeriodPage(items=items, next_cursor=str(items[-1].number) if len(found) > limit else None, history_as_of=as_of)

@@ -1,0 +1,1 @@
+"""Limit events to browsers and apps by Server-Sent Events."""

@@ -1,0 +1,22 @@
+"""What a run of the demo came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from usageledger.audit.verify import AuditReport
+from usageledger.local.demo.customer import Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """What the demo came to. ``meters_wrong`` are accounts whose meter is not what their workers generated."""
+
+    tally: Tally
+    report: AuditReport
+    meters_wrong: list[str]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the audit is clean and every meter shows what was generated."""
+        return self.report.is_clean and not self.meters_wrong
