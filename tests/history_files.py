@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from usageledger.domain.chain import SealedEntry
-from usageledger.gateway.history.folding import HistoryFold
-from usageledger.gateway.history.tables import TABLE_NAMES, TABLES
+from usageledger.history.folding import HistoryFold
+from usageledger.history.tables import TABLE_NAMES, TABLES
 from usageledger.log.deciding import milliseconds
 from usageledger.log.records import Record
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tests.benchmarks.made_up_ledger import make_ledger
 from usageledger.domain.chain import entry_at
-from usageledger.gateway.history.folding import HistoryFold
-from usageledger.gateway.history.tables import HISTORY_FILE, open_for_writing
+from usageledger.history.folding import HistoryFold
+from usageledger.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.log.records import Record
 
 

@@ -24,9 +24,9 @@ from tests.benchmarks.made_up_ledger import make_ledger
 from tests.history_files import content, folded, records_of
 from tests.notation import Partition
 from usageledger.domain.chain import SealedEntry
-from usageledger.gateway.history.reading import HistoryAbsent, reach_of
-from usageledger.gateway.history.service import HistoryHealth, run_history
-from usageledger.gateway.history.tables import HISTORY_FILE, throw_away
+from usageledger.history.reading import HistoryAbsent, reach_of
+from usageledger.history.service import HistoryHealth, run_history
+from usageledger.history.tables import HISTORY_FILE, throw_away
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.ports import free_port
 from usageledger.local.stack import Stack

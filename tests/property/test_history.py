@@ -13,7 +13,7 @@ from tests.history_files import content, folded, records_of
 from tests.property.test_account_life import PartitionLife
 from usageledger.domain.account import Period
 from usageledger.domain.encoding import encode
-from usageledger.gateway.history.tables import microseconds
+from usageledger.history.tables import microseconds
 from usageledger.local.refusals import refused_inputs
 
 

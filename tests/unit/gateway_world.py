@@ -18,11 +18,11 @@ from usageledger.counters.connection import AsyncClient
 from usageledger.gateway.access.app_keys import Keys, Scope
 from usageledger.gateway.app import ROUTERS, create_app
 from usageledger.gateway.dependencies import Gateway
-from usageledger.gateway.history.reading import HistoryReader
-from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store
+from usageledger.history.reading import HistoryReader
+from usageledger.history.tables import HISTORY_FILE
 from usageledger.log.published_catalogs import PublishedCatalogs
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)

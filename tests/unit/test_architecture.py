@@ -25,7 +25,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     # What waits and what each partition is doing: it reads the log and the counters, and services look at it as the command line does.
     ("inspection",),
-    ("producer", "processor", "limits", "gateway", "audit", "history"),
+    ("producer", "processor", "limits", "audit", "history"),
+    ("gateway",),
     # The package's face, which loads the SDKs when they are asked for, and the in-memory SDKs for the tests of those who use them.
     ("", "testing"),
     ("local",),

@@ -27,11 +27,11 @@ from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
 from usageledger.domain.refusal import Refusal
 from usageledger.gateway.event_publisher import Outgoing, Sent
-from usageledger.gateway.history.folding import HistoryFold
-from usageledger.gateway.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.gateway.inspector import CatalogsThere, Connections, Inspector, Look
 from usageledger.gateway.reading import Accounts
 from usageledger.gateway.routes.refusals import Result
+from usageledger.history.folding import HistoryFold
+from usageledger.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.inspection.partition_states import partition_states
 from usageledger.log.published_catalogs import PublishedCatalogs
@@ -310,7 +310,7 @@ def test_an_unknown_reason_is_refused_and_not_taken_for_one_that_nobody_had(worl
 
 
 def test_the_console_offers_every_reason_that_there_is() -> None:
-    page = resources.files("usageledger.gateway").joinpath("pages/console-refusals.js").read_text(encoding="utf-8")
+    page = resources.files("usageledger").joinpath("web/console-refusals.js").read_text(encoding="utf-8")
     reasons = page.partition("const REASONS = [")[2].partition("]")[0]
     assert sorted(re.findall(r'"(\w+)"', reasons)) == sorted(reason.value for reason in Refusal)
     results = page.partition("const RESULTS = {")[2].partition("}")[0]

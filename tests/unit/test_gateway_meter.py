@@ -18,10 +18,10 @@ from usageledger.domain.balance import untouched_free
 from usageledger.domain.encoding import encode
 from usageledger.domain.renewal import state_at
 from usageledger.gateway.app import bare_app
-from usageledger.gateway.history.folding import HistoryFold
-from usageledger.gateway.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.gateway.reading import AccountNow, Accounts
 from usageledger.gateway.tokens import mint_account_token
+from usageledger.history.folding import HistoryFold
+from usageledger.history.tables import HISTORY_FILE, open_for_writing
 
 START = "2026-01-03T09:00"
 NOON = datetime(2026, 1, 13, 12, tzinfo=UTC)

@@ -16,9 +16,9 @@ from tests.history_files import content, folded, memory_database, records_of
 from tests.notation import Partition
 from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
-from usageledger.gateway.history.folding import AnotherLedger, FoldFailed, HistoryFold
-from usageledger.gateway.history.reading import HistoryAbsent, HistoryReader, MalformedCursor
-from usageledger.gateway.history.tables import HISTORY_FILE, address_of, empty, open_for_writing, place_of, throw_away
+from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold
+from usageledger.history.reading import HistoryAbsent, HistoryReader, MalformedCursor
+from usageledger.history.tables import HISTORY_FILE, address_of, empty, open_for_writing, place_of, throw_away
 from usageledger.log.records import Record
 
 START = "2026-01-03T09:00"

@@ -45,6 +45,7 @@ EXTRA_OF = {
     "usageledger.gateway.gate": "gate",
     "usageledger.gateway.tokens": "",
     "usageledger.audit": "core",
+    "usageledger.history": "core",
     "usageledger.inspection": "core",
     "usageledger.testing": "",
     "usageledger.local": "local",

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from usageledger.gateway.history.service import HistoryHealth
+from usageledger.history.service import HistoryHealth
 from usageledger.limits import announcer
 from usageledger.limits.reporting import report_of
 from usageledger.processor.health import PartitionHealth, WorkerHealth

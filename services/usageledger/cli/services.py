@@ -113,8 +113,8 @@ def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
 
 
 def _run_history(settings: Settings, telemetry: Telemetry) -> None:
-    from usageledger.gateway.history.service import run_history
-    from usageledger.gateway.history.tables import HISTORY_FILE
+    from usageledger.history.service import run_history
+    from usageledger.history.tables import HISTORY_FILE
     from usageledger.runtime.process import run_process
 
     # While a broker is away it would say so ten times a second; the service says it once in a while.

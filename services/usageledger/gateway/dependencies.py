@@ -18,7 +18,6 @@ from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.event_publisher import Report, without_kafka
-from usageledger.gateway.history.reading import HistoryReader
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
@@ -30,6 +29,7 @@ from usageledger.gateway.streams.limit_store import LimitStore
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.deliveries import DeliveryStore
 from usageledger.gateway.webhooks.endpoints import EndpointStore
+from usageledger.history.reading import HistoryReader
 from usageledger.log.topics import Topics
 
 # Every module with routes asks for something here, so it comes before the first of them.

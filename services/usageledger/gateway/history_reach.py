@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from usageledger.domain.head import Head
 from usageledger.gateway.dependencies import Gateway
-from usageledger.gateway.history.reading import AccountHistory, HistoryAbsent, Reach
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.reading import AccountNow
+from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
 
 
 def history_not_ready(error: HistoryAbsent) -> Problem:

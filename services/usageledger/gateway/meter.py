@@ -19,9 +19,9 @@ from usageledger.domain.pace import pace_of, renewal_of
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at, roll
 from usageledger.gateway.figures import Block, CreditsText, Figures, PlanShown, figures, plan_of, plan_shown
-from usageledger.gateway.history.reading import AccountHistory, DailyUse, ListedPeriod
 from usageledger.gateway.history_reach import history_as_of
 from usageledger.gateway.reading import AccountNow
+from usageledger.history.reading import AccountHistory, DailyUse, ListedPeriod
 
 FREE_DAYS = 31
 """How many days Free's chart shows: it has no period to show whole."""

@@ -24,8 +24,6 @@ from usageledger.gateway.access.app_keys import Keys
 from usageledger.gateway.app import create_app
 from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.event_publisher import Reporter
-from usageledger.gateway.history.reading import HistoryReader
-from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.idempotency import forget_old
 from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.reading import Accounts
@@ -35,6 +33,8 @@ from usageledger.gateway.streams.limit_store import LimitRecord
 from usageledger.gateway.tokens import split_key
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
+from usageledger.history.reading import HistoryReader
+from usageledger.history.tables import HISTORY_FILE
 from usageledger.log.deciding import milliseconds
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs

@@ -7,8 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from usageledger.gateway.history.tables import HISTORY_FILE
 from usageledger.gateway.tokens import new_key
+from usageledger.history.tables import HISTORY_FILE
 from usageledger.local.ports import LOOPBACK, kept_ports
 
 DIRECTORY = "gateway"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from usageledger.counters.connection import connect_blocking
-from usageledger.gateway.history.reading import HistoryAbsent, reach_of
+from usageledger.history.reading import HistoryAbsent, reach_of
 from usageledger.inspection.lags import LagReader, LedgerLags
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.ledger_view import ledger_partitions

@@ -17,9 +17,9 @@ from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before
 from usageledger.gateway.dependencies import Gateway, Needs, Parts
 from usageledger.gateway.figures import CreditsText
-from usageledger.gateway.history.reading import AccountListed, HistoryAbsent
 from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import problems
+from usageledger.history.reading import AccountListed, HistoryAbsent
 
 router = APIRouter(tags=["console"])
 

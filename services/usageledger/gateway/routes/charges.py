@@ -18,9 +18,9 @@ from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.explaining import credits_of, explain, names_of
 from usageledger.gateway.figures import CreditsText, EventShown, RateShown, rate_shown
-from usageledger.gateway.history.reading import HistoryAbsent, MalformedCursor
 from usageledger.gateway.history_reach import history_not_ready, history_reaches
 from usageledger.gateway.problems import Problem, problems
+from usageledger.history.reading import HistoryAbsent, MalformedCursor
 
 router = APIRouter(tags=["usage meter"])
 

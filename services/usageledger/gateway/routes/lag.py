@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.dependencies import Gateway, Needs, Parts
-from usageledger.gateway.history.reading import HistoryAbsent
 from usageledger.gateway.inspector import Look
 from usageledger.gateway.problems import problems
+from usageledger.history.reading import HistoryAbsent
 from usageledger.inspection.partition_states import PartitionState
 
 router = APIRouter(tags=["console"])

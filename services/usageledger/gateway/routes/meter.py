@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import Limit, NumberCursor
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
-from usageledger.gateway.history.reading import AccountHistory, HistoryAbsent, Reach
 from usageledger.gateway.history_reach import history_as_of, history_not_ready
 from usageledger.gateway.meter import _PERIOD_EXAMPLE, Meter, PeriodListed, _listed, ended_periods, meter_of
 from usageledger.gateway.problems import problems
+from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
 
 router = APIRouter(tags=["usage meter"])
 

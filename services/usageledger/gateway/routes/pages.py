@@ -89,7 +89,7 @@ def _answer(request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE
 def _files() -> dict[str, _File]:
     """Every file there is, by name: what is not among them is not served, whatever a path says."""
     files = {}
-    for entry in resources.files(__package__).joinpath("pages").iterdir():
+    for entry in resources.files("usageledger").joinpath("web").iterdir():
         content = entry.read_bytes()
         media_type = _MEDIA_TYPES[entry.name.rpartition(".")[2]]
         # Weak, for the same file goes out in two encodings.

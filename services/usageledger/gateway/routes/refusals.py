@@ -15,9 +15,9 @@ from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
 from usageledger.gateway.dependencies import Gateway, Needs, Parts
 from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.figures import EventShown
-from usageledger.gateway.history.reading import HistoryAbsent, RefusalListed
 from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import Problem, problems
+from usageledger.history.reading import HistoryAbsent, RefusalListed
 from usageledger.log.partitioning import partition_of
 from usageledger.log.records import Record
 

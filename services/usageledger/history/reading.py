@@ -23,7 +23,7 @@ import msgspec
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.encoding import decode_account
 from usageledger.domain.entry import InputAddress, LedgerEntry
-from usageledger.gateway.history.tables import VERSION, address_of, microseconds, moment_of, place_of
+from usageledger.history.tables import VERSION, address_of, microseconds, moment_of, place_of
 
 CONNECTIONS_MAX = 4
 BUSY_TIMEOUT_S = 2.0

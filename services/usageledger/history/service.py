@@ -22,8 +22,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import AuthenticationFailedError, KafkaError, SaslAuthenticationFailed, TopicAuthorizationFailedError
 
 from usageledger.domain.chain import NotAnEntry, entry_at
-from usageledger.gateway.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
-from usageledger.gateway.history.tables import empty, open_for_writing, throw_away
+from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
+from usageledger.history.tables import empty, open_for_writing, throw_away
 from usageledger.log.reading import log_reader
 from usageledger.log.records import Record
 from usageledger.log.topics import Topics

@@ -21,7 +21,7 @@ from usageledger.domain.cycle import zone
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.evolve import evolve
-from usageledger.gateway.history.tables import microseconds, place_of
+from usageledger.history.tables import microseconds, place_of
 from usageledger.log.records import Record
 
 CHANGE_NOTHING = frozenset({"refusal", "duplicate", "skip", "catalog_adopted"})
