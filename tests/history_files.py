@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from usageledger.domain.chain import SealedEntry
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import TABLE_NAMES, TABLES
-from usageledger.log.deciding import milliseconds
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 
 
 def memory_database() -> sqlite3.Connection:

@@ -50,7 +50,7 @@ from usageledger.domain.events import (
 from usageledger.domain.head import Head
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.thresholds import parse_thresholds
-from usageledger.log.deciding import DecodedInput, PartitionBook
+from usageledger.ledger.partition_book import DecodedInput, PartitionBook
 
 SHIPPED = AdoptedCatalogs((load_shipped_catalog(),))
 

@@ -38,13 +38,14 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.claim import claim_of
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import LedgerPartition, Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.local.progress import Silent
 from usageledger.local.servers import make_kafka, start_all
 from usageledger.local.topics import create_topics
-from usageledger.log.deciding import PartitionBook, milliseconds
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.memory import MemoryLedgerPartition
-from usageledger.log.records import LedgerPartition, Record
 from usageledger.log.topics import Topics
 from usageledger.processor import catch_up as catching_up
 from usageledger.runtime.process import collect_seldom

@@ -23,10 +23,10 @@ from aiokafka.errors import CorruptRecordException
 from faust.types import TP
 from kafka import KafkaProducer
 
+from usageledger.ledger.records import Record
 from usageledger.local.progress import Silent
 from usageledger.local.servers import make_kafka, start_all
 from usageledger.local.topics import create_topics
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.processor.feed import Chunk, Place
 from usageledger.processor.transport import RECORDS_PER_FETCH, ChunkConsumer, ChunkThread, ChunkTransport, LedgerApp, new_app

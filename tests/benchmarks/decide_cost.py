@@ -20,9 +20,10 @@ from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.chain import seal
 from usageledger.domain.decide import decide
 from usageledger.domain.head import Head
-from usageledger.log.deciding import DecodedInput, NotDecoded, PartitionBook, time_of
-from usageledger.log.decoding import Malformed
-from usageledger.log.records import Record
+from usageledger.ledger.decoding import Malformed
+from usageledger.ledger.partition_book import DecodedInput, NotDecoded, PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import time_of
 
 ACCOUNTS = 500
 CHUNK = 1_000

@@ -18,7 +18,7 @@ from tests.benchmarks.made_up_ledger import make_ledger
 from usageledger.domain.chain import entry_at
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 
 
 def main() -> None:

@@ -22,9 +22,10 @@ from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.domain.entry import Topic
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook, milliseconds, time_of
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import KeyedValue, Record
+from usageledger.ledger.timestamps import milliseconds, time_of
 from usageledger.log.memory import MemoryLog
-from usageledger.log.records import KeyedValue, Record
 from usageledger.processor.catalog_log import CatalogLog
 
 LEDGER_ID = "made-up"

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from aiokafka import AIOKafkaProducer
 
 from tests.servers import RunningGateway
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 from usageledger.log.topics import Topics
 
 ACCOUNTS = 500

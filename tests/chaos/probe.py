@@ -20,7 +20,7 @@ from usageledger import UsageMeter
 from usageledger.counters.connection import connect_blocking
 from usageledger.counters.reading import read_heads
 from usageledger.domain.chain import entry_at
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 
 SOURCE = "probe"
 EVERY_S = 0.4

@@ -24,12 +24,12 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.head import Head
-from usageledger.limits.translate import limit_events
-from usageledger.log.deciding import PartitionBook
+from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_events import limit_events
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
-from usageledger.log.place import Place, read_limit_event
 from usageledger.log.reading import LogReader, log_reader
-from usageledger.log.records import Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import catch_up
 from usageledger.producer.events import usage_voided

@@ -27,13 +27,13 @@ from pathlib import Path
 from tests.notation import SHIPPED
 from usageledger import UsageMeter
 from usageledger.domain.head import Head
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Silent
 from usageledger.local.servers import start_all
 from usageledger.local.topics import create_topics
-from usageledger.log.deciding import PartitionBook
 from usageledger.log.reading import log_reader
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
 PARTITIONS = 2

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.chaos.accounts import account_now
 from tests.chaos.journal import Journal
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 from usageledger.log.topics import Topics
 from usageledger.runtime.settings import Settings
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from usageledger.ledger.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record, RecordsMissing, Superseded
 from usageledger.log.kafka_ledger import KafkaLedgerPartition, LedgerSettings
 from usageledger.log.memory import MemoryLedgerPartition, MemoryLog
-from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record, RecordsMissing, Superseded
 from usageledger.log.topics import Topics
 
 GROUP_BYTES_MAX = 200_000

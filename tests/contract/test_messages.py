@@ -28,11 +28,13 @@ from usageledger.domain.catalog import Catalog
 from usageledger.domain.claim import Claim, claim_of, encode_claim
 from usageledger.domain.events import AnyEvent
 from usageledger.domain.head import Head
-from usageledger.limits.translate import limit_events
+from usageledger.ledger.adoption import adopted_catalogs
+from usageledger.ledger.decoding import Malformed, decode_account, decode_catalog, decode_usage
+from usageledger.ledger.limit_events import limit_events
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.local.topics import topic_settings
-from usageledger.log.deciding import PartitionBook, adopted_catalogs, milliseconds
-from usageledger.log.decoding import Malformed, decode_account, decode_catalog, decode_usage
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.producer import events as produced
 

@@ -14,7 +14,7 @@ from tests.fuzz.partition import Sent, key_of
 from usageledger.contracts.examples import examples
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.entry import Topic
-from usageledger.log.deciding import time_of
+from usageledger.ledger.timestamps import time_of
 from usageledger.producer.events import format_time
 
 BEGIN_MS = 1_795_000_000_000

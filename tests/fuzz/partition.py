@@ -16,8 +16,9 @@ from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress, Topic
 from usageledger.domain.head import Head
 from usageledger.domain.refusal import Refusal
-from usageledger.log.deciding import PartitionBook, time_of
-from usageledger.log.records import Record
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import time_of
 
 _REASONS = {refusal.value for refusal in Refusal}
 

@@ -21,12 +21,12 @@ from usageledger.domain.chain import NotAnEntry, entry_at, unseal
 from usageledger.domain.claim import claim_of, decode_claim, encode_claim
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
 from usageledger.domain.events import Event
+from usageledger.ledger.decoding import Malformed, decode_catalog, decode_usage
+from usageledger.ledger.decoding import decode_account as decode_account_event
+from usageledger.ledger.limit_address import NotALimitEvent, read_limit_event
+from usageledger.ledger.records import Record
 from usageledger.limits.inbox import BlockedView, LimitEvent, kind_of, parse_limit_event
 from usageledger.local.lines import outgoing_records
-from usageledger.log.decoding import Malformed, decode_catalog, decode_usage
-from usageledger.log.decoding import decode_account as decode_account_event
-from usageledger.log.place import NotALimitEvent, read_limit_event
-from usageledger.log.records import Record
 from usageledger.producer import segments
 
 Target = Callable[[bytes], None]

@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 from usageledger.audit.verify import AuditReport, verify
 from usageledger.cli import app
 from usageledger.domain.entry import LedgerEntry
+from usageledger.ledger import partition_book
+from usageledger.ledger.partitioning import partition_of
 from usageledger.local.catalogs import publish_shipped
-from usageledger.log import deciding
-from usageledger.log.partitioning import partition_of
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
 from usageledger.processor.service import run_processor
@@ -115,11 +115,11 @@ def operated(kafka: str, redis_url: str, prefix: str) -> Operated:
 @pytest.fixture
 def choking_on_poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code fails on whatever mentions poison."""
-    decide: Any = getattr(deciding, "decide")  # noqa: B009 - it is imported there, and looked up there
+    decide: Any = getattr(partition_book, "decide")  # noqa: B009 - it is imported there, and looked up there
 
     def choking(*args: Any, **kwargs: Any) -> Any:
         if "poison" in repr(args):
             raise ZeroDivisionError("an error in the code")
         return decide(*args, **kwargs)
 
-    monkeypatch.setattr(deciding, "decide", choking)
+    monkeypatch.setattr(partition_book, "decide", choking)

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
-from usageledger.log.records import KeyedValue, LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
 from usageledger.processor.worker import OwnerFactory, run_worker

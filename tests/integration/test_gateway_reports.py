@@ -19,7 +19,7 @@ from tests.integration.test_limits import until
 from tests.servers import RunningGateway
 from usageledger.domain.entry import LedgerEntry
 from usageledger.gateway.event_publisher import ACKNOWLEDGED_WITHIN_S, Outgoing, Reporter
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
 

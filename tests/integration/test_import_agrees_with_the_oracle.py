@@ -21,8 +21,8 @@ from tests.oracle.comparing import differing_balance, differing_limit_events, di
 from tests.oracle.generate import History, generate
 from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle, is_account_event, subject_of
 from usageledger.counters.connection import connect_blocking
+from usageledger.ledger.partitioning import partition_of
 from usageledger.local.accounts import AccountReader
-from usageledger.log.partitioning import partition_of
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 

@@ -13,8 +13,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from tests.integration.freezing import broker_pid, frozen
+from usageledger.ledger.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError
 from usageledger.log.kafka_ledger import KafkaLedgerPartition, LedgerSettings
-from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError
 from usageledger.log.topics import Topics
 
 __all__ = ["broker_pid"]

@@ -14,11 +14,11 @@ from kafka.admin import KafkaAdminClient
 
 from tests.unit.limits_world import Ledger
 from usageledger.domain.chain import entry_at
+from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.limits import consumer
 from usageledger.limits.announcer import LimitsError, PartitionHealth, PartitionsStopped, Unavailable
 from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, run_limits
-from usageledger.limits.translate import LimitMessage, limit_events
-from usageledger.log.place import Place, read_limit_event
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics, limits_group
 

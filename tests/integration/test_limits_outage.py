@@ -11,11 +11,11 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.integration.test_limits import a_ledger, as_a_reader_sees, limits, places_in, until
+from usageledger.ledger.records import Record
 from usageledger.limits.subscriber import LimitEvent, LimitSubscriber
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
 from usageledger.local.topics import create_topics
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
 PREFIX = "outage"

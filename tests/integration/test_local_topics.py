@@ -11,10 +11,11 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from tests.notation import SHIPPED
 from usageledger.domain.head import Head
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.topics import TopicMismatch, create_topics, go_live, is_importing
-from usageledger.log.deciding import PartitionBook, milliseconds
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.producer.events import encode, usage_recorded
 

@@ -20,14 +20,14 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from tests.unit.producer_fakes import in_child
 from usageledger import AccountClient, CommandFailed, UsageMeter
 from usageledger.domain.events import AccountSubscribed, UsageRecorded, UsageVoided
+from usageledger.ledger.decoding import decode_account, decode_usage
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.records import Record
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Silent
 from usageledger.local.servers import start_all
 from usageledger.local.topics import create_topics
-from usageledger.log.decoding import decode_account, decode_usage
-from usageledger.log.partitioning import partition_of
 from usageledger.log.reading import log_reader
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.producer.sender import SenderSettings
 

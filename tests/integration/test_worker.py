@@ -20,8 +20,8 @@ from kafka.admin import NewPartitions
 
 from tests.integration.freezing import broker_pid, frozen
 from tests.integration.recording_owner import CHUNK_RECORDS, RecordingOwner, recording_owners, valid_entries
+from usageledger.ledger.records import Record, Superseded
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
-from usageledger.log.records import Record, Superseded
 from usageledger.log.topics import Topics
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.health import WorkerHealth

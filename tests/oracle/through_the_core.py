@@ -17,9 +17,10 @@ from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import LedgerEntry, Topic
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head
-from usageledger.limits.translate import limit_events
-from usageledger.log.deciding import PartitionBook, milliseconds
-from usageledger.log.records import Record
+from usageledger.ledger.limit_events import limit_events
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 
 
 @dataclass

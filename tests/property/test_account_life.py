@@ -34,7 +34,7 @@ from usageledger.domain.events import (
 )
 from usageledger.domain.head import Head
 from usageledger.domain.renewal import state_at
-from usageledger.log.deciding import PartitionBook
+from usageledger.ledger.partition_book import PartitionBook
 
 CREDIT = 1_000_000
 Use = tuple[str, str | None]

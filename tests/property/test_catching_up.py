@@ -19,8 +19,9 @@ from usageledger.domain.claim import claim_of
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.log import memory
-from usageledger.log.deciding import PartitionBook, milliseconds
 from usageledger.log.memory import MemoryLedgerPartition
 from usageledger.processor import catch_up as catching_up
 

@@ -13,9 +13,9 @@ from usageledger.domain.catalog import Catalog
 from usageledger.domain.events import Event
 from usageledger.domain.head import Head
 from usageledger.domain.quantity import check_name
-from usageledger.log.deciding import PartitionBook
-from usageledger.log.decoding import Malformed, decode_account, decode_catalog, decode_usage
-from usageledger.log.records import Record
+from usageledger.ledger.decoding import Malformed, decode_account, decode_catalog, decode_usage
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
 
 HEADER = {"specversion": "1.0", "id": "g", "source": "/s", "subject": "a", "time": "2026-11-22T10:15:30Z"}
 DATA: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from tests.notation import SHIPPED
 from usageledger.domain.events import UsageRecorded
 from usageledger.domain.head import Head
 from usageledger.domain.identity import IDENTITY_LIFE, IdentityRecord, window_of
-from usageledger.log.deciding import DecodedInput, PartitionBook
+from usageledger.ledger.partition_book import DecodedInput, PartitionBook
 
 MS = timedelta(milliseconds=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,10 +17,10 @@ from tests.simulation.ports import LedgerHandle
 from tests.simulation.servers import SimulatedView
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.chain import unseal
+from usageledger.ledger import due_list, partition_book
+from usageledger.ledger.limit_address import Place
+from usageledger.ledger.records import LedgerError
 from usageledger.limits import announcer
-from usageledger.log import deciding
-from usageledger.log.place import Place
-from usageledger.log.records import LedgerError
 from usageledger.processor import catch_up, feed, owner
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextDue
@@ -155,7 +155,7 @@ def knows_nothing_of_what_was_due_when_it_catches_up(patch: pytest.MonkeyPatch) 
 
     async def forgetful(book: Any, *rest: Any) -> Any:
         position = await begin(book, *rest)
-        book.due = deciding.DueList()
+        book.due = due_list.DueList()
         return position
 
     patch.setattr(catch_up, "_begin", forgetful)
@@ -167,14 +167,14 @@ def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -
 
 def settles_no_holds_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
     """Of entries that were appended and not committed, the holds would stay until they run out, beside the charge."""
-    fold = deciding.PartitionBook.fold
+    fold = partition_book.PartitionBook.fold
 
     def forgetful(book: Any, entries: Any) -> None:
         before = dict(book._settled_holds)
         fold(book, entries)
         book._settled_holds = before
 
-    patch.setattr(deciding.PartitionBook, "fold", forgetful)
+    patch.setattr(partition_book.PartitionBook, "fold", forgetful)
 
 
 def looks_identities_up_in_their_window_alone(patch: pytest.MonkeyPatch) -> None:

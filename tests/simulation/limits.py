@@ -15,9 +15,9 @@ from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.oracle import Broken, PartitionOracle
 from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog
+from usageledger.ledger.limit_events import LimitMessage
+from usageledger.ledger.records import Record
 from usageledger.limits.announcer import Announcer, Assignment, LimitsError, PartitionsStopped, Unavailable
-from usageledger.limits.translate import LimitMessage
-from usageledger.log.records import Record
 
 T = TypeVar("T")
 

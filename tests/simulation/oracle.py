@@ -18,10 +18,10 @@ from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head
 from usageledger.domain.identity import IDENTITY_LIFE
 from usageledger.domain.renewal import state_at
-from usageledger.limits.translate import LimitMessage, limit_events
-from usageledger.log.deciding import Changes, asked_for_by
-from usageledger.log.place import NotALimitEvent, Place, read_limit_event
-from usageledger.log.records import Record
+from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_events import LimitMessage, limit_events
+from usageledger.ledger.partition_book import Changes, asked_for_by
+from usageledger.ledger.records import Record
 from usageledger.processor.catch_up import view_change
 
 CREDIT = 1_000_000

@@ -11,8 +11,8 @@ from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.scheduler import Process
 from tests.simulation.servers import SimulatedLog, SimulatedView
 from usageledger.counters.view import Fetched, Position, Snapshot, StoredHead, ViewChange, ViewError
+from usageledger.ledger.records import AppendOutcomeUnknown, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 from usageledger.log.packing import pack
-from usageledger.log.records import AppendOutcomeUnknown, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, StoredHead, ViewChange
+from usageledger.ledger.records import KeyedValue, Record
 from usageledger.log.memory import MemoryLog
-from usageledger.log.records import KeyedValue, Record
 
 
 class Witness(Protocol):

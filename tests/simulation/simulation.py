@@ -34,11 +34,11 @@ from usageledger.counters.view import Position, ViewChange, ViewError
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.identity import window_of
-from usageledger.log import deciding
-from usageledger.log.deciding import milliseconds
-from usageledger.log.decoding import decode_catalog
-from usageledger.log.partitioning import partition_of
-from usageledger.log.records import LedgerError, Record
+from usageledger.ledger import adoption, partition_book
+from usageledger.ledger.decoding import decode_catalog
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.records import LedgerError, Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.processor import catch_up, merge, owner
 from usageledger.processor.feed import Place
 from usageledger.processor.inputs import Source
@@ -90,7 +90,7 @@ def _sizes(random: Random) -> Iterator[None]:
         patch.setattr(catch_up, "LOOK_BACK_RECORDS", random.choice((1, 5, 100)))
         patch.setattr(catch_up, "RECORDS_PER_COMMIT", random.choice((1, 5, 5_000)))
         patch.setattr(catch_up, "ACCOUNTS_KEPT_MAX", random.choice((0, 20_000)))
-        patch.setattr(deciding, "decode_catalog", _decoded_catalog)
+        patch.setattr(adoption, "decode_catalog", _decoded_catalog)
         yield
 
 

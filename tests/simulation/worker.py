@@ -16,7 +16,7 @@ from tests.simulation.oracle import Broken
 from tests.simulation.ports import LedgerHandle, ViewHandle
 from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog, SimulatedView
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.feed import ChunkLost, PartitionFeed, Place
 from usageledger.processor.inputs import InputBuffer

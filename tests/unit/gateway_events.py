@@ -13,7 +13,7 @@ from usageledger.gateway.store import open_store
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, limit_record
 from usageledger.gateway.webhooks.deliveries import DeliveryStore
 from usageledger.gateway.webhooks.endpoints import EndpointStore
-from usageledger.limits.translate import limit_events
+from usageledger.ledger.limit_events import limit_events
 
 NOW_MS = 1_795_000_000_000
 

@@ -16,9 +16,9 @@ from usageledger.domain.catalog_document import catalog_document, load_shipped_c
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.encoding import decode_account
 from usageledger.domain.entry import LedgerEntry
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.memory import MemoryLedgerPartition, MemoryLog
-from usageledger.log.records import Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.owner import PartitionOwner

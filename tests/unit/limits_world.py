@@ -10,10 +10,10 @@ from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.domain.entry import Crossing, EventReference, Figures, LedgerEntry, PeriodReference
 from usageledger.domain.head import Head
+from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_events import LimitMessage
+from usageledger.ledger.records import Record
 from usageledger.limits.announcer import Announcer, Assignment, Unavailable
-from usageledger.limits.translate import LimitMessage
-from usageledger.log.place import Place, read_limit_event
-from usageledger.log.records import Record
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 CREDIT = 1_000_000

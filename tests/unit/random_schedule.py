@@ -16,8 +16,9 @@ from usageledger.counters.view import ViewError
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.encoding import encode
 from usageledger.domain.identity import IDENTITY_LIFE, window_of
-from usageledger.log.deciding import asked_for_by, milliseconds
-from usageledger.log.records import KeyedValue, LedgerError, Record
+from usageledger.ledger.partition_book import asked_for_by
+from usageledger.ledger.records import KeyedValue, LedgerError, Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import Source
 from usageledger.processor.rebuilding import Rebuilt

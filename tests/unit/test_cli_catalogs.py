@@ -12,10 +12,10 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.inspection.lags import Lag, LedgerLags
+from usageledger.ledger.decoding import decode_catalog
+from usageledger.ledger.records import Record
 from usageledger.local.catalogs import Published, catalog_event, publish, wait_until_adopted
 from usageledger.local.errors import StackError
-from usageledger.log.decoding import decode_catalog
-from usageledger.log.records import Record
 from usageledger.producer.publisher import Blame, Done, Publisher, PublishError
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from usageledger.ledger.partitioning import partition_of
 from usageledger.local.lines import NO_EVENT, OutgoingRecord, outgoing_records
-from usageledger.log.partitioning import partition_of
 
 PARTITIONS = 8
 

@@ -15,8 +15,10 @@ from usageledger.domain.catalog_document import catalog_document, load_shipped_c
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import Namespace, identity_of, window_of
-from usageledger.log.deciding import DueList, PartitionBook, Undecidable, milliseconds, read_by, time_of
-from usageledger.log.records import Record
+from usageledger.ledger.due_list import DueList
+from usageledger.ledger.partition_book import PartitionBook, Undecidable, read_by
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds, time_of
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -20,9 +20,9 @@ from usageledger.domain.events import (
     UsageVoided,
 )
 from usageledger.domain.quantity import EVENT_BYTES_MAX, NAME_LENGTH_MAX, check_name
-from usageledger.log.decoding import BRACKETS_MAX, DETAIL_LENGTH_MAX, Malformed, decode_account, decode_catalog, decode_usage
-from usageledger.log.partitioning import partition_of
-from usageledger.log.records import Record
+from usageledger.ledger.decoding import BRACKETS_MAX, DETAIL_LENGTH_MAX, Malformed, decode_account, decode_catalog, decode_usage
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.records import Record
 
 USAGE: dict[str, Any] = {
     "specversion": "1.0",

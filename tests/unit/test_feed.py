@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from usageledger.log.records import LedgerError, Record
+from usageledger.ledger.records import LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.feed import Bounds, Chunk, ChunkLost, PartitionFeed, Place

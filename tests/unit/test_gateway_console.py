@@ -34,8 +34,8 @@ from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.inspection.partition_states import partition_states
+from usageledger.ledger.records import Record
 from usageledger.log.published_catalogs import PublishedCatalogs
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
 START = "2026-11-20T09:00"

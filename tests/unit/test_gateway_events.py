@@ -18,7 +18,7 @@ from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.gate.reckoning import Clock
 from usageledger.gateway.routes.events import EVENTS_MAX
 from usageledger.gateway.tokens import mint_account_token
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 
 ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 

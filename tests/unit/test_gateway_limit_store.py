@@ -13,7 +13,7 @@ import pytest
 from tests.unit.gateway_events import NOW_MS, Announced, Stores
 from usageledger.gateway.streams.limit_store import KEPT_FOR, LimitRecord
 from usageledger.gateway.webhooks.endpoints import Change, Wanted
-from usageledger.log.place import Place
+from usageledger.ledger.limit_address import Place
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 URL = "https://app.example/hook"

@@ -36,7 +36,7 @@ from usageledger.gateway.streams.account_streams import (
     Streams,
 )
 from usageledger.gateway.tokens import mint_account_token, split_key
-from usageledger.log.place import Place
+from usageledger.ledger.limit_address import Place
 from usageledger.log.published_catalogs import PublishedCatalogs
 
 CREDIT = 1_000_000

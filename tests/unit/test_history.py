@@ -19,7 +19,7 @@ from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold
 from usageledger.history.reading import HistoryAbsent, HistoryReader, MalformedCursor
 from usageledger.history.tables import HISTORY_FILE, address_of, empty, open_for_writing, place_of, throw_away
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 
 START = "2026-01-03T09:00"
 

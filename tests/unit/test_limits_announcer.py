@@ -12,9 +12,9 @@ import pytest
 from kafka.cluster import ClusterMetadata
 
 from tests.unit.limits_world import Fate, Ledger, World
+from usageledger.ledger.limit_address import Place
 from usageledger.limits.announcer import LimitsError, PartitionsStopped
 from usageledger.log.assignor import KnownPartitionsAssignor
-from usageledger.log.place import Place
 
 
 def a_ledger(partition: int = 0) -> Ledger:

@@ -13,6 +13,8 @@ from tests.notation import Partition
 from tests.unit.limits_world import Ledger
 from usageledger.contracts.examples import examples
 from usageledger.domain.chain import entry_at
+from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_events import limit_events
 from usageledger.limits.inbox import (
     RETRY_AFTER_S,
     BlockedView,
@@ -24,8 +26,6 @@ from usageledger.limits.inbox import (
     parse_limit_event,
 )
 from usageledger.limits.subscriber import LimitSubscriber
-from usageledger.limits.translate import limit_events
-from usageledger.log.place import NotALimitEvent, Place, read_limit_event
 
 REACHED: dict[str, Any] = examples()["limit.reached"][0]
 CLEARED: dict[str, Any] = examples()["limit.cleared"][0]

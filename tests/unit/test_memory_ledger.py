@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from usageledger.ledger.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, RecordsMissing, Superseded
 from usageledger.log.memory import MemoryLedgerPartition, MemoryLog
 from usageledger.log.packing import BATCH_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, pack
-from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, RecordsMissing, Superseded
 
 CLAIM = KeyedValue(None, b"claim")
 ENTRY = KeyedValue(b"acct", b"entry")

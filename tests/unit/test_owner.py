@@ -15,7 +15,7 @@ from tests.unit.ledger_world import DEADLINE_S, World, a_world
 from usageledger.audit.replay import PartitionReplay
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, ViewChange
-from usageledger.log.records import KeyedValue, LedgerError, Record
+from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
 

@@ -21,10 +21,12 @@ from tests.unit.random_schedule import RandomSchedule
 from tests.unit.test_owner import replayed
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head, encode
-from usageledger.log import deciding, memory
-from usageledger.log.deciding import DueList, milliseconds
-from usageledger.log.decoding import decode_catalog
-from usageledger.log.records import KeyedValue, Record
+from usageledger.ledger import adoption, partition_book
+from usageledger.ledger.decoding import decode_catalog
+from usageledger.ledger.due_list import DueList
+from usageledger.ledger.records import KeyedValue, Record
+from usageledger.ledger.timestamps import milliseconds
+from usageledger.log import memory
 from usageledger.processor import catch_up as catch_up_module
 from usageledger.processor import merge
 from usageledger.processor import owner as owner_module
@@ -75,7 +77,7 @@ class TestRandomSchedules:
         monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", random.choice((1, 2, 7, 1_000)))
         monkeypatch.setattr(catch_up_module, "RECORDS_PER_COMMIT", random.choice((1, 5, 10_000)))
         monkeypatch.setattr(catch_up_module, "ACCOUNTS_KEPT_MAX", random.choice((0, 20_000)))
-        monkeypatch.setattr(deciding, "decode_catalog", cache(decode_catalog))
+        monkeypatch.setattr(adoption, "decode_catalog", cache(decode_catalog))
 
         async def attack() -> None:
             async with a_world(importing=random.random() < 0.8) as world:
@@ -459,7 +461,7 @@ class TestWhatTheCodeChokesOn:
         def choke(*_: Any, **__: Any) -> Any:
             raise ZeroDivisionError("poison")
 
-        monkeypatch.setattr(deciding, "decide_due", choke)
+        monkeypatch.setattr(partition_book, "decide_due", choke)
         async with a_world(importing=True) as world:
             world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
             world.use("2025-02-01T10:00:00Z", quantity="7")
@@ -775,11 +777,11 @@ def watch_tenures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def choke_on(monkeypatch: pytest.MonkeyPatch, function: str, what: str | None) -> None:
     """Let a function of the domain fail on whatever mentions ``what``."""
-    original = getattr(deciding, function)
+    original = getattr(partition_book, function)
 
     def choking(*args: Any, **kwargs: Any) -> Any:
         if what is None or what in repr(args):
             raise ZeroDivisionError("an error in the code")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(deciding, function, choking)
+    monkeypatch.setattr(partition_book, function, choking)

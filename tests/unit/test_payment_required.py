@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from tests.notation import Partition
 from usageledger.gateway import problems
+from usageledger.ledger.limit_address import read_limit_event
+from usageledger.ledger.limit_events import limit_events
 from usageledger.limits.async_subscriber import AsyncLimitSubscriber
 from usageledger.limits.fastapi import (
     MEDIA_TYPE,
@@ -27,8 +29,6 @@ from usageledger.limits.fastapi import (
 )
 from usageledger.limits.inbox import LimitEvent, SubscriberFailed, parse_limit_event
 from usageledger.limits.subscriber import LimitSubscriber
-from usageledger.limits.translate import limit_events
-from usageledger.log.place import read_limit_event
 
 
 class Blocked:

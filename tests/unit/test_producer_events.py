@@ -23,8 +23,8 @@ from usageledger.domain.events import (
     UsageVoided,
 )
 from usageledger.domain.quantity import EVENT_BYTES_MAX
-from usageledger.log.decoding import decode_account, decode_usage
-from usageledger.log.records import Record
+from usageledger.ledger.decoding import decode_account, decode_usage
+from usageledger.ledger.records import Record
 from usageledger.log.topics import Topics
 from usageledger.producer import events
 from usageledger.producer.events import InvalidEvent

@@ -11,9 +11,9 @@ from threading import Barrier
 import pytest
 
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
+from usageledger.ledger.records import Record
 from usageledger.log import published_catalogs
 from usageledger.log.published_catalogs import PublishedCatalogs
-from usageledger.log.records import Record
 
 ASKING = 8
 

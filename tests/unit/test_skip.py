@@ -18,8 +18,8 @@ from usageledger.audit.replay import Difference
 from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.entry import InputAddress, Topic
 from usageledger.domain.head import Head
+from usageledger.ledger.records import KeyedValue
 from usageledger.log.memory import MemoryLedgerPartition
-from usageledger.log.records import KeyedValue
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.skipping import SkipRefused, skip_input

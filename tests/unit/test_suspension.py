@@ -13,9 +13,9 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import balance_at
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry, SuspensionChange
+from usageledger.ledger.limit_address import read_limit_event
+from usageledger.ledger.limit_events import limit_events
 from usageledger.limits.inbox import parse_limit_event
-from usageledger.limits.translate import limit_events
-from usageledger.log.place import read_limit_event
 
 
 def _last(*lines: str) -> LedgerEntry:

@@ -14,9 +14,9 @@ from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook, Undecidable, asked_for_by
-from usageledger.log.decoding import Malformed
-from usageledger.log.records import Record
+from usageledger.ledger.decoding import Malformed
+from usageledger.ledger.partition_book import PartitionBook, Undecidable, asked_for_by
+from usageledger.ledger.records import Record
 
 ReadInput = Callable[[Topic, int], Record | None]
 """Gives the next record of an input at or after an offset; asked in rising order for each topic. None where there is none."""

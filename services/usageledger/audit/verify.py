@@ -16,10 +16,11 @@ from usageledger.counters.view import Snapshot
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.credits import format_credits
 from usageledger.domain.encoding import encode
-from usageledger.limits.translate import LimitMessage, limit_events
-from usageledger.log.deciding import PartitionBook, milliseconds
+from usageledger.ledger.limit_events import LimitMessage, limit_events
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.reading import LogReader, log_reader
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
 Progress = Callable[[int, int], None]

@@ -1,4 +1,4 @@
-"""What the fields of messages may hold. They accept what `log.decoding` accepts, and no float where credits or quantities pass."""
+"""What the fields of messages may hold. They accept what `ledger.decoding` accepts, and no float where credits or quantities pass."""
 
 from __future__ import annotations
 

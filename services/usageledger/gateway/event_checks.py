@@ -14,10 +14,10 @@ from usageledger.domain.identity import CLOCK_AHEAD_MAX, LATENESS_MAX
 from usageledger.domain.quantity import EVENT_BYTES_MAX
 from usageledger.domain.refusal import Refusal
 from usageledger.gateway.event_publisher import Outgoing
-from usageledger.log.deciding import milliseconds
-from usageledger.log.decoding import Malformed, decode_account, decode_usage
-from usageledger.log.partitioning import partition_of
-from usageledger.log.records import Record
+from usageledger.ledger.decoding import Malformed, decode_account, decode_usage
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.topics import Topics
 
 USAGE_TYPE = "usage.recorded"

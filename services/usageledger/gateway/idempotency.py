@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import Header
 
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.timestamps import milliseconds
 
 KEPT_FOR = timedelta(days=1)
 

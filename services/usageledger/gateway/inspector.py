@@ -26,10 +26,10 @@ from usageledger.gateway.problems import Problem
 from usageledger.gateway.shared_answer import Fresh
 from usageledger.inspection.lags import LagReader, LedgerLags
 from usageledger.inspection.partition_states import PartitionState, partition_states
+from usageledger.ledger.records import Record
 from usageledger.log.admin import connect_admin
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogReader, LogUnreadable
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
 ANSWER_WITHIN_S = 5.0

@@ -20,7 +20,7 @@ from usageledger.domain.head import Head
 from usageledger.gateway.gate.reckoning import AccountNow as AccountNow
 from usageledger.gateway.gate.reckoning import CatalogsUpTo, Clock, Question, Reckoning, answered_async, reading, reckoned
 from usageledger.gateway.problems import Problem
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogUnreadable
 

@@ -35,7 +35,7 @@ from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics

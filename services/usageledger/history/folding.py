@@ -22,7 +22,7 @@ from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.evolve import evolve
 from usageledger.history.tables import microseconds, place_of
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 
 CHANGE_NOTHING = frozenset({"refusal", "duplicate", "skip", "catalog_adopted"})
 NO_CHARGES = frozenset({"thresholds_set"})

@@ -24,8 +24,8 @@ from aiokafka.errors import AuthenticationFailedError, KafkaError, SaslAuthentic
 from usageledger.domain.chain import NotAnEntry, entry_at
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
 from usageledger.history.tables import empty, open_for_writing, throw_away
+from usageledger.ledger.records import Record
 from usageledger.log.reading import log_reader
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 from usageledger.runtime.telemetry import Figure, Report
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from usageledger.domain.chain import NotAnEntry, entry_at
-from usageledger.limits.translate import LimitMessage, limit_events
-from usageledger.log.place import NotALimitEvent, Place, read_limit_event
-from usageledger.log.records import Record
+from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_events import LimitMessage, limit_events
+from usageledger.ledger.records import Record
 
 COMMIT_EVERY_S = 0.5
 CHECK_EVERY_S = 30.0

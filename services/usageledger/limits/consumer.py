@@ -12,6 +12,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from usageledger.ledger.limit_events import LimitMessage
+from usageledger.ledger.records import Record
 from usageledger.limits.announcer import (
     Announcer,
     Assignment,
@@ -21,10 +23,8 @@ from usageledger.limits.announcer import (
     Unavailable,
 )
 from usageledger.limits.reporting import report_of
-from usageledger.limits.translate import LimitMessage
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.reading import LogReader, LogUnreadable
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics, limits_group
 from usageledger.runtime.telemetry import Report
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from usageledger.log.place import NotALimitEvent, Place
+from usageledger.ledger.limit_address import NotALimitEvent, Place
 
 Kind = Literal["threshold", "reached", "cleared"]
 

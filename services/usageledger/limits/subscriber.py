@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
 from usageledger.limits.inbox import (
     BlockedView,
     CrossedBy,
@@ -39,7 +40,6 @@ from usageledger.limits.inbox import (
     Upgrade,
 )
 from usageledger.log.assignor import KnownPartitionsAssignor
-from usageledger.log.place import NotALimitEvent, Place, read_limit_event
 from usageledger.log.topics import Topics
 
 with warnings.catch_warnings():

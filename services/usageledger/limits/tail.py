@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from usageledger.log.place import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
 from usageledger.log.topics import Topics
 
 POLL_MS = 200

@@ -15,12 +15,12 @@ from usageledger.domain.encoding import decode_account, decode_head
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.quantity import check_name
+from usageledger.ledger.adoption import adopted_catalogs
+from usageledger.ledger.records import Record
 from usageledger.local.catalogs import NoCatalog
 from usageledger.local.errors import StackError
 from usageledger.local.ledger_view import ledger_partitions
-from usageledger.log.deciding import adopted_catalogs
 from usageledger.log.reading import LogReader, entries_in
-from usageledger.log.records import Record
 from usageledger.log.topics import Topics
 
 

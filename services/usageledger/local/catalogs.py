@@ -15,10 +15,10 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.credits import format_credits
+from usageledger.ledger.adoption import adopted_catalogs
 from usageledger.local.errors import StackError
 from usageledger.local.idleness import LookAtLags
 from usageledger.local.topics import MIB
-from usageledger.log.deciding import adopted_catalogs
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.producer.events import format_time

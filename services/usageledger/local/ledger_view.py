@@ -10,8 +10,8 @@ import msgspec
 
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.credits import format_credits
+from usageledger.ledger.partitioning import partition_of
 from usageledger.local.errors import StackError
-from usageledger.log.partitioning import partition_of
 from usageledger.log.reading import LogReader, entries_in
 from usageledger.log.topics import Topics
 

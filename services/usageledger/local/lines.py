@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from usageledger.domain.events import EVENT_TYPES, UsageRecorded
-from usageledger.log.deciding import milliseconds
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.timestamps import milliseconds
 
 NO_EVENT = "no event"
 """What a line is counted as that has no type which the ledger knows. It is sent as it is, and the ledger refuses it."""

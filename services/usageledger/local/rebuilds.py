@@ -8,10 +8,10 @@ import socket
 
 from usageledger.counters.connection import connect
 from usageledger.counters.redis_view import RedisView
+from usageledger.ledger.records import LedgerError
 from usageledger.local.errors import StackError
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader
-from usageledger.log.records import LedgerError
 from usageledger.log.topics import Topics
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped

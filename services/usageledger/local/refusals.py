@@ -9,8 +9,8 @@ from datetime import datetime
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import EventReference, InputAddress
 from usageledger.domain.refusal import Refusal
+from usageledger.ledger.partitioning import partition_of
 from usageledger.local.lines import Input, OutgoingRecord
-from usageledger.log.partitioning import partition_of
 from usageledger.log.reading import LogReader
 from usageledger.log.topics import Topics
 

@@ -11,12 +11,12 @@ from usageledger.counters.connection import connect
 from usageledger.counters.redis_view import RedisView
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
+from usageledger.ledger.records import LedgerError
 from usageledger.local.errors import StackError
 from usageledger.local.ledger_view import ledger_partitions
 from usageledger.local.topics import is_importing
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader, log_reader
-from usageledger.log.records import LedgerError
 from usageledger.log.topics import Topics
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped

@@ -22,9 +22,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from usageledger.ledger.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 from usageledger.log.packing import pack
 from usageledger.log.producer_end import end_producer
-from usageledger.log.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 
 _UNKNOWN_OFFSET = -1
 _POLL_MS = 500
@@ -46,7 +46,7 @@ class LedgerSettings:
 
 
 class KafkaLedgerPartition:
-    """The Kafka adapter of ``log.records.LedgerPartition``. Belongs to one event loop; ``close()`` it when the partition is given up."""
+    """The Kafka adapter of ``ledger.records.LedgerPartition``. Belongs to one event loop; ``close()`` it when the partition is given up."""
 
     def __init__(self, *, kafka: str, topic: str, partition: int, settings: LedgerSettings | None = None) -> None:
         self._kafka = kafka

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import count
 
+from usageledger.ledger.records import AppendOutcomeUnknown, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 from usageledger.log.packing import pack
-from usageledger.log.records import AppendOutcomeUnknown, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
 
 READ_CHUNK_RECORDS = 1_000
 
@@ -49,7 +49,7 @@ class MemoryLog:
 
 
 class MemoryLedgerPartition:
-    """One worker's handle on a MemoryLog: the in-memory adapter of ``log.records.LedgerPartition``."""
+    """One worker's handle on a MemoryLog: the in-memory adapter of ``ledger.records.LedgerPartition``."""
 
     def __init__(self, log: MemoryLog | None = None, *, group_bytes_max: int = 8 * 1024 * 1024 - 64 * 1024) -> None:
         self.log = log or MemoryLog()

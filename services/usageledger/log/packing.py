@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from usageledger.log.records import GroupTooLarge, KeyedValue
+from usageledger.ledger.records import GroupTooLarge, KeyedValue
 
 BATCH_OVERHEAD_BYTES = 61
 """The header of a record batch, format 2."""

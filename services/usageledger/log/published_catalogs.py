@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
-from usageledger.log.deciding import NONE_ADOPTED, adopted_catalogs
+from usageledger.ledger.adoption import NONE_ADOPTED, adopted_catalogs
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 

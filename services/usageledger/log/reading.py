@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from kafka import KafkaConsumer, TopicPartition
 
 from usageledger.domain.chain import SealedEntry, entry_at
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 
 TIMEOUT_MS = 30_000
 POLL_MS = 200

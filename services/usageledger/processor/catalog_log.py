@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from usageledger.log.records import LedgerError, Record
+from usageledger.ledger.records import LedgerError, Record
 
 
 class CatalogUnread(LedgerError):

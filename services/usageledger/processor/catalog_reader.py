@@ -8,7 +8,7 @@ import logging
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 from usageledger.processor.catalog_log import CatalogLog
 
 POLL_MS = 1_000

@@ -17,8 +17,10 @@ from usageledger.domain.claim import decode_claim, knows_rules_of
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
-from usageledger.log.deciding import Changes, PartitionBook, Undecidable, adopted_catalogs, asked_for_by, milliseconds, read_by, time_of
-from usageledger.log.records import LedgerPartition, Record, Superseded
+from usageledger.ledger.adoption import adopted_catalogs
+from usageledger.ledger.partition_book import Changes, PartitionBook, Undecidable, asked_for_by, read_by
+from usageledger.ledger.records import LedgerPartition, Record, Superseded
+from usageledger.ledger.timestamps import milliseconds, time_of
 from usageledger.processor.catalog_log import CatalogLog
 
 CATALOG_WAIT_S = 30.0

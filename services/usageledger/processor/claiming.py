@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from usageledger.domain.chain import CLAIM_TYPE
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim, knows_rules_of
 from usageledger.domain.head import Head
-from usageledger.log.records import KeyedValue, LedgerPartition, Superseded
+from usageledger.ledger.records import KeyedValue, LedgerPartition, Superseded
 from usageledger.processor.catch_up import LOOK_BACK_RECORDS, PartitionStopped
 
 _CLAIM_TYPE = CLAIM_TYPE.encode()

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from usageledger.log.records import LedgerError, Record
+from usageledger.ledger.records import LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import InputBuffer, Source

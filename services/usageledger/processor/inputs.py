@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
-from usageledger.log.records import Record
+from usageledger.ledger.records import Record
 
 
 class Source(str, Enum):

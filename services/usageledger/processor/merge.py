@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from usageledger.log.deciding import PartitionBook, milliseconds, time_of
-from usageledger.log.records import Record
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import milliseconds, time_of
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import InputBuffer, Source
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from usageledger.log.records import LedgerError
+from usageledger.ledger.records import LedgerError
 from usageledger.processor.feed import Bounds, Place
 
 ANSWER_TIMEOUT_S = 10.0

@@ -1,7 +1,7 @@
 """The owner of one ledger partition: claim, catch up, then look up, decide, append, commit, for as long as the log says that it is ours.
 
 The ledger is the truth and comes first; the view follows. Whatever goes wrong, the owner forgets what it held in memory and claims again.
-`catch_up` says how the view is brought up to the claim, `merge` what is decided next, `log.deciding` what becomes of it.
+`catch_up` says how the view is brought up to the claim, `merge` what is decided next, `ledger.partition_book` what becomes of it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from usageledger.counters.view import PartitionView, Position, ViewChange, ViewE
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.head import Head
-from usageledger.log.deciding import Changes, PartitionBook, Undecidable
-from usageledger.log.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record
+from usageledger.ledger.partition_book import Changes, PartitionBook, Undecidable
+from usageledger.ledger.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
 from usageledger.processor.claiming import claim_partition

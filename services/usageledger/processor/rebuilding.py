@@ -15,8 +15,8 @@ from usageledger.counters.view import PartitionView, Position
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.claim import Claim, claim_of, knows_rules_of
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook
-from usageledger.log.records import LedgerError, LedgerPartition, Record
+from usageledger.ledger.partition_book import PartitionBook
+from usageledger.ledger.records import LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, attempt_to_go_on_with, build_anew, fold_beside, head_of
 from usageledger.processor.claiming import claim_partition, ledger_id_of, rules_gone_by

@@ -17,8 +17,8 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
-from usageledger.log.deciding import PartitionBook, Undecidable
-from usageledger.log.records import KeyedValue, LedgerError, LedgerPartition, Record
+from usageledger.ledger.partition_book import PartitionBook, Undecidable
+from usageledger.ledger.records import KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change
 from usageledger.processor.claiming import claim_partition, rules_gone_by

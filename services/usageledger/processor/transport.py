@@ -25,7 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from mode.threads import ServiceThread, WorkerThread
 
-from usageledger.log.records import LedgerError, Record
+from usageledger.ledger.records import LedgerError, Record
 from usageledger.processor.feed import Chunk, Place
 
 RECORDS_PER_FETCH = 5_000

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
-from usageledger.log.records import LedgerError
+from usageledger.ledger.records import LedgerError
 from usageledger.log.topics import Topics
 from usageledger.processor.feed import Chunk, PartitionFeed, Place
 from usageledger.processor.health import PartitionHealth, WorkerHealth

@@ -52,7 +52,7 @@ from usageledger.gateway.gate.reckoning import (
     quoting,
     releasing,
 )
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.timestamps import milliseconds
 
 T = TypeVar("T")
 

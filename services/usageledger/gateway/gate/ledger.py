@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 from usageledger.counters.keys import PartitionKeys
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.gateway.gate.answers import GateMisconfigured, GateUnavailable
-from usageledger.log.partitioning import partition_of
+from usageledger.ledger.partitioning import partition_of
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogUnreadable
 

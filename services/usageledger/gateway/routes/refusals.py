@@ -18,8 +18,8 @@ from usageledger.gateway.figures import EventShown
 from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import Problem, problems
 from usageledger.history.reading import HistoryAbsent, RefusalListed
-from usageledger.log.partitioning import partition_of
-from usageledger.log.records import Record
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.records import Record
 
 router = APIRouter(tags=["console"])
 

@@ -16,7 +16,7 @@ from usageledger.gateway.dependencies import AccountPath, Needs, Parts, still_le
 from usageledger.gateway.problems import problems
 from usageledger.gateway.streams.account_streams import Client, Streams
 from usageledger.gateway.streams.limit_store import before_all
-from usageledger.log.place import Place
+from usageledger.ledger.limit_address import Place
 
 router = APIRouter(tags=["limit events"])
 

@@ -29,7 +29,7 @@ from usageledger.gateway.webhooks.endpoints import (
     Wanted,
 )
 from usageledger.gateway.webhooks.schedule import State
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.timestamps import milliseconds
 
 router = APIRouter(tags=["webhooks"])
 

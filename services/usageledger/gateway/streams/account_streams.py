@@ -30,7 +30,7 @@ from usageledger.gateway.problems import Problem
 from usageledger.gateway.reading import AccountNow, Accounts
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore
-from usageledger.log.place import Place
+from usageledger.ledger.limit_address import Place
 
 POLL_S = 0.25
 ACCOUNTS_PER_CALL = 500

@@ -20,8 +20,8 @@ from aiokafka.errors import KafkaError
 from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, Position, limit_record
-from usageledger.log.deciding import milliseconds
-from usageledger.log.place import NotALimitEvent
+from usageledger.ledger.limit_address import NotALimitEvent
+from usageledger.ledger.timestamps import milliseconds
 
 POLL_MS = 1_000
 RECORDS_PER_POLL = 2_000

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.deliveries import add_deliveries
-from usageledger.log.place import Place, read_limit_event
+from usageledger.ledger.limit_address import Place, read_limit_event
 
 KEPT_FOR = timedelta(days=35)
 """For how long a stream can resume, counted from when the event was announced."""

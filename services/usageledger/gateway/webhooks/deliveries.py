@@ -15,7 +15,7 @@ from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.endpoints import require_endpoint
 from usageledger.gateway.webhooks.schedule import Attempt, Outcome, State
 from usageledger.gateway.webhooks.signing import TEST_TYPE, body_of, message_id
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.timestamps import milliseconds
 
 DELIVERED_KEPT_FOR = timedelta(days=7)
 DEAD_KEPT_FOR = timedelta(days=35)

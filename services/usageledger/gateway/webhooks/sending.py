@@ -25,7 +25,7 @@ from usageledger.gateway.webhooks.deliveries import Delivery, DeliveryStore
 from usageledger.gateway.webhooks.endpoints import Endpoint, EndpointStore
 from usageledger.gateway.webhooks.schedule import AT_ONCE, Attempt, after_attempt, pace_after
 from usageledger.gateway.webhooks.signing import signed_headers
-from usageledger.log.deciding import milliseconds
+from usageledger.ledger.timestamps import milliseconds
 
 ANSWER_WITHIN_S = 15.0
 """As the specification suggests."""

@@ -19,6 +19,7 @@ from usageledger.counters.connection import connect_blocking
 from usageledger.counters.reading import read_account
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.encoding import decode_account
+from usageledger.ledger.partitioning import partition_of
 from usageledger.local.catalogs import publish_shipped
 from usageledger.local.demo.customer import Studio, Tally
 from usageledger.local.demo.result import DemoResult
@@ -29,7 +30,6 @@ from usageledger.local.gateway_place import gateway_key
 from usageledger.local.idleness import lag_reader, wait_until_idle
 from usageledger.local.servers import Backend
 from usageledger.local.stack import Addresses, Stack
-from usageledger.log.partitioning import partition_of
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 

@@ -17,6 +17,7 @@ from usageledger.counters.view import StoredHead, ViewError
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.inspection.partition_states import partition_states
+from usageledger.ledger.timestamps import time_of
 from usageledger.local.catalogs import published_catalogs
 from usageledger.local.doctor.finding import Area, Examination, Finding
 from usageledger.local.doctor.kafka_checks import FoundTopic, described_topics, topic_findings
@@ -34,7 +35,6 @@ from usageledger.local.errors import StackError
 from usageledger.local.idleness import lag_reader
 from usageledger.local.kafka_probe import admin_client
 from usageledger.local.waiting import is_true_within
-from usageledger.log.deciding import time_of
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 

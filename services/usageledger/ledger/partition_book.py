@@ -5,16 +5,12 @@ A `PartitionBook` holds what is known of a partition's accounts and identities; 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
-
-from msgspec.structs import replace
 
 from usageledger.domain.account import AccountState, due_at
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
-from usageledger.domain.catalog import Catalog
 from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.decide import decide, decide_due
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic, Voids
@@ -22,17 +18,13 @@ from usageledger.domain.events import AnyEvent, UsageRecorded, UsageVoided
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
-from usageledger.domain.refusal import Refusal
-from usageledger.log.decoding import DETAIL_LENGTH_MAX, Malformed, account_named_by, decode_account, decode_catalog, decode_usage
-from usageledger.log.records import Record
+from usageledger.ledger.adoption import adoption_entry, adopted_catalogs
+from usageledger.ledger.decoding import DETAIL_LENGTH_MAX, Malformed, account_named_by, decode_account, decode_usage
+from usageledger.ledger.due_list import DueList
+from usageledger.ledger.records import Record
+from usageledger.ledger.timestamps import time_of
 
-NONE_ADOPTED = AdoptedCatalogs()
-
-_OUTDATED_MAX = 100
 _CHANGE_NOTHING = ("refusal", "duplicate", "skip")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
-_TIMESTAMP_MS_MAX = 32_503_680_000_000 - 1  # the end of the year 2999, beyond which no cycle is reckoned
 
 
 class Undecidable(Exception):
@@ -237,7 +229,7 @@ class PartitionBook:
             input=InputAddress(topic="catalog", partition=0, offset=record.offset),
         )
         catalogs = adopted_catalogs([record], self.catalogs)
-        sealed = self._write([_adoption(entry, record, self.catalogs)])
+        sealed = self._write([adoption_entry(entry, record, self.catalogs)])
         self.catalogs = catalogs
         return sealed
 
@@ -282,73 +274,8 @@ class PartitionBook:
         return due_at(state, free_plan=self.catalogs.in_force(at).free.id)
 
 
-def _adoption(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> LedgerEntry:
-    """The entry for a catalog record: adopted, or a duplicate of an adopted version, or refused."""
-    catalog = decode_catalog(record)
-    if isinstance(catalog, Malformed):
-        return replace(entry, kind="refusal", reason=catalog.refusal.value, detail=catalog.detail)
-    entry = replace(entry, catalog_version=catalog.version)
-    known = catalogs.version(catalog.version)
-    if known is None:
-        return entry
-    if known == catalog:
-        return replace(entry, kind="duplicate")
-    return replace(entry, kind="refusal", reason=Refusal.ID_REUSED.value, detail="a catalog version never changes: publish another one")
 
 
-class DueList:
-    """When accounts are next due, in whole milliseconds as the ledger's time is: a heap in which an account's newest date alone counts."""
-
-    def __init__(self) -> None:
-        self._dates: dict[str, datetime] = {}
-        self._heap: list[tuple[datetime, str]] = []
-        self._changed: dict[str, datetime | None] = {}
-
-    def set(self, account: str, at: datetime | None) -> None:
-        """Note when an account is due (rounded up to the millisecond, so that it is not acted on too early), or that it is not."""
-        date = None if at is None else _EPOCH - ((_EPOCH - at) // _MILLISECOND) * _MILLISECOND
-        if self._dates.get(account) == date:
-            return
-        self._changed[account] = date
-        if date is None:
-            del self._dates[account]
-        else:
-            self._dates[account] = date
-            heapq.heappush(self._heap, (date, account))
-        if len(self._heap) > 2 * len(self._dates) + _OUTDATED_MAX:
-            self._heap = [(date, account) for account, date in self._dates.items()]
-            heapq.heapify(self._heap)
-
-    def all(self) -> dict[str, datetime]:
-        """Every account that is due some time, with when."""
-        return dict(self._dates)
-
-    def take_changed(self) -> dict[str, datetime | None]:
-        """The dates that were set or removed since this was last asked."""
-        changed, self._changed = self._changed, {}
-        return changed
-
-    def until(self, at: datetime, limit: int) -> list[str]:
-        """Up to ``limit`` accounts that are due at or before that time, the soonest first. Its cost is theirs, however many are due."""
-        found: dict[tuple[datetime, str], None] = {}
-        while len(found) < limit and (due := self.next()) is not None and due[0] <= at:
-            found[heapq.heappop(self._heap)] = None
-        for due in found:
-            heapq.heappush(self._heap, due)
-        return [account for _, account in found]
-
-    def get(self, account: str) -> datetime | None:
-        """When that account is due."""
-        return self._dates.get(account)
-
-    def next(self) -> tuple[datetime, str] | None:
-        """The soonest date and its account; accounts due at one moment come in the order of their ids."""
-        while self._heap and self._dates.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0] if self._heap else None
-
-    def __len__(self) -> int:
-        return len(self._dates)
 
 
 def asked_for_by(sealed: SealedEntry) -> object:
@@ -388,23 +315,7 @@ def _voided_by(account: str, voids: Voids) -> bytes:
     return identity_of("usage", account, voids.source, voids.id)
 
 
-def time_of(timestamp_ms: int) -> datetime:
-    """A Kafka timestamp as a time; a negative one (no timestamp) as 1970, one beyond the year 2999 as its end. Any 64 bits are a time."""
-    return _EPOCH + min(max(0, timestamp_ms), _TIMESTAMP_MS_MAX) * _MILLISECOND
 
 
-def milliseconds(at: datetime) -> int:
-    """A time in milliseconds since 1970, rounded down."""
-    return (at - _EPOCH) // _MILLISECOND
 
 
-def adopted_catalogs(records: Iterable[Record], catalogs: AdoptedCatalogs = NONE_ADOPTED) -> AdoptedCatalogs:
-    """``catalogs`` and what these records of the catalog topic add; those that add nothing are passed over, as their entries say."""
-    for record in records:
-        catalog = decode_catalog(record)
-        if isinstance(catalog, Catalog):
-            try:
-                catalogs = catalogs.adopt(catalog)
-            except ValueError:
-                continue
-    return catalogs

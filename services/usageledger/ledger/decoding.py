@@ -32,8 +32,8 @@ from usageledger.domain.events import (
 from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, parse_quantity
 from usageledger.domain.refusal import Refusal
 from usageledger.domain.thresholds import parse_thresholds
-from usageledger.log.partitioning import partition_of
-from usageledger.log.records import Record
+from usageledger.ledger.partitioning import partition_of
+from usageledger.ledger.records import Record
 
 DETAIL_LENGTH_MAX = 300
 # A parser's own limit on nesting depends on the stack it runs on; this one refuses first, everywhere alike.

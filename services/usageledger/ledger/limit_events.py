@@ -9,7 +9,7 @@ import msgspec
 
 from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import Crossing, LedgerEntry
-from usageledger.log.place import Place
+from usageledger.ledger.limit_address import Place
 
 SOURCE = "/usageledger/limits"
 

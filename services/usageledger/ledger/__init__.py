@@ -1,0 +1,1 @@
+"""From records to sealed entries and back. Pure: no I/O, no clock."""

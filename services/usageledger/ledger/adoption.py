@@ -1,0 +1,42 @@
+"""What a record of the catalog topic adds to the catalogs that a partition has adopted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.refusal import Refusal
+from usageledger.ledger.decoding import Malformed, decode_catalog
+from usageledger.ledger.records import Record
+
+NONE_ADOPTED = AdoptedCatalogs()
+
+
+def adoption_entry(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> LedgerEntry:
+    """The entry for a catalog record: adopted, or a duplicate of an adopted version, or refused."""
+    catalog = decode_catalog(record)
+    if isinstance(catalog, Malformed):
+        return replace(entry, kind="refusal", reason=catalog.refusal.value, detail=catalog.detail)
+    entry = replace(entry, catalog_version=catalog.version)
+    known = catalogs.version(catalog.version)
+    if known is None:
+        return entry
+    if known == catalog:
+        return replace(entry, kind="duplicate")
+    return replace(entry, kind="refusal", reason=Refusal.ID_REUSED.value, detail="a catalog version never changes: publish another one")
+
+
+def adopted_catalogs(records: Iterable[Record], catalogs: AdoptedCatalogs = NONE_ADOPTED) -> AdoptedCatalogs:
+    """``catalogs`` and what these records of the catalog topic add; those that add nothing are passed over, as their entries say."""
+    for record in records:
+        catalog = decode_catalog(record)
+        if isinstance(catalog, Catalog):
+            try:
+                catalogs = catalogs.adopt(catalog)
+            except ValueError:
+                continue
+    return catalogs
