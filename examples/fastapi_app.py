@@ -16,8 +16,8 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request, Response
 
 from usageledger import AsyncLimitSubscriber
-from usageledger.limits.fastapi import RequireCredits, answer_payment_required
-from usageledger.limits.inbox import LimitEvent
+from usageledger.sdk.limits.fastapi import RequireCredits, answer_payment_required
+from usageledger.sdk.limits.limit_event import LimitEvent
 
 
 class Limits:

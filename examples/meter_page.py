@@ -16,7 +16,7 @@ from html import escape
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse
 
-from usageledger.gateway.tokens import mint_account_token
+from usageledger.sdk.tokens import mint_account_token
 
 app = FastAPI(title="An app with a usage meter")
 

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import pytest
 
-from usageledger.local.catalogs import publish_shipped
 from usageledger.local.gateway_place import gateway_key
 from usageledger.local.servers import Servers, choose_backend, start_servers
 from usageledger.local.stack import Addresses, Stack
-from usageledger.local.topics import create_topics
+from usageledger.operations.catalogs import publish_shipped
+from usageledger.operations.topics import create_topics
 
 TAKEN = pytest.StashKey[str]()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from usageledger.local.topics import topic_settings
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import topic_settings
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "topics.toml"
 

@@ -6,35 +6,35 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from usageledger.gateway.gate.answers import GateError as GateError
-    from usageledger.gateway.gate.answers import InvalidUse as InvalidUse
-    from usageledger.gateway.gate.answers import NotEnoughCredits as NotEnoughCredits
-    from usageledger.gateway.gate.gates import AsyncUsageGate as AsyncUsageGate
-    from usageledger.gateway.gate.gates import UsageGate as UsageGate
-    from usageledger.limits.async_subscriber import AsyncLimitSubscriber as AsyncLimitSubscriber
-    from usageledger.limits.subscriber import LimitSubscriber as LimitSubscriber
-    from usageledger.producer.account_client import AccountClient as AccountClient
-    from usageledger.producer.account_client import CommandFailed as CommandFailed
-    from usageledger.producer.events import InvalidEvent as InvalidEvent
-    from usageledger.producer.meter import UsageMeter as UsageMeter
-    from usageledger.producer.spool import SpoolError as SpoolError
-    from usageledger.producer.spool import SpoolFull as SpoolFull
+    from usageledger.sdk.gate.answers import GateError as GateError
+    from usageledger.sdk.gate.answers import InvalidUse as InvalidUse
+    from usageledger.sdk.gate.answers import NotEnoughCredits as NotEnoughCredits
+    from usageledger.sdk.gate.gates import AsyncUsageGate as AsyncUsageGate
+    from usageledger.sdk.gate.gates import UsageGate as UsageGate
+    from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber as AsyncLimitSubscriber
+    from usageledger.sdk.limits.subscriber import LimitSubscriber as LimitSubscriber
+    from usageledger.sdk.producer.account_client import AccountClient as AccountClient
+    from usageledger.sdk.producer.account_client import CommandFailed as CommandFailed
+    from usageledger.sdk.producer.events import InvalidEvent as InvalidEvent
+    from usageledger.sdk.producer.meter import UsageMeter as UsageMeter
+    from usageledger.sdk.producer.spool import SpoolError as SpoolError
+    from usageledger.sdk.producer.spool import SpoolFull as SpoolFull
 
 # Loaded when first asked for: the import of this package brings in no Kafka client. The gates need the extra `gate`.
 _MODULES = {
-    "AccountClient": "usageledger.producer.account_client",
-    "AsyncLimitSubscriber": "usageledger.limits.async_subscriber",
-    "AsyncUsageGate": "usageledger.gateway.gate.gates",
-    "CommandFailed": "usageledger.producer.account_client",
-    "GateError": "usageledger.gateway.gate.answers",
-    "InvalidEvent": "usageledger.producer.events",
-    "InvalidUse": "usageledger.gateway.gate.answers",
-    "LimitSubscriber": "usageledger.limits.subscriber",
-    "NotEnoughCredits": "usageledger.gateway.gate.answers",
-    "SpoolError": "usageledger.producer.spool",
-    "SpoolFull": "usageledger.producer.spool",
-    "UsageGate": "usageledger.gateway.gate.gates",
-    "UsageMeter": "usageledger.producer.meter",
+    "AccountClient": "usageledger.sdk.producer.account_client",
+    "AsyncLimitSubscriber": "usageledger.sdk.limits.async_subscriber",
+    "AsyncUsageGate": "usageledger.sdk.gate.gates",
+    "CommandFailed": "usageledger.sdk.producer.account_client",
+    "GateError": "usageledger.sdk.gate.answers",
+    "InvalidEvent": "usageledger.sdk.producer.events",
+    "InvalidUse": "usageledger.sdk.gate.answers",
+    "LimitSubscriber": "usageledger.sdk.limits.subscriber",
+    "NotEnoughCredits": "usageledger.sdk.gate.answers",
+    "SpoolError": "usageledger.sdk.producer.spool",
+    "SpoolFull": "usageledger.sdk.producer.spool",
+    "UsageGate": "usageledger.sdk.gate.gates",
+    "UsageMeter": "usageledger.sdk.producer.meter",
 }
 
 __all__ = [

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from usageledger.producer.events import Event, InvalidEvent
-from usageledger.producer.recording import UsageRecorder, Waiting
-from usageledger.producer.spool import SpoolError, SpoolFull
+from usageledger.sdk.producer.events import Event, InvalidEvent
+from usageledger.sdk.producer.recording import UsageRecorder, Waiting
+from usageledger.sdk.producer.spool import SpoolError, SpoolFull
 
 if TYPE_CHECKING:
-    from usageledger.gateway.gate.in_memory import InMemoryGate as InMemoryGate
+    from usageledger.sdk.gate.in_memory import InMemoryGate as InMemoryGate
 
 __all__ = ["InMemoryGate", "InMemoryMeter", "InvalidEvent", "SpoolError", "SpoolFull", "Waiting"]
 
@@ -65,7 +65,7 @@ class InMemoryMeter(UsageRecorder):
 
 def __getattr__(name: str) -> object:
     if name == "InMemoryGate":
-        from usageledger.gateway.gate.in_memory import InMemoryGate  # it needs the extra `gate`; the meter needs none
+        from usageledger.sdk.gate.in_memory import InMemoryGate  # it needs the extra `gate`; the meter needs none
 
         return InMemoryGate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

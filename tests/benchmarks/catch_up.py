@@ -43,10 +43,10 @@ from usageledger.ledger.records import LedgerPartition, Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.local.progress import Silent
 from usageledger.local.servers import make_kafka, start_all
-from usageledger.local.topics import create_topics
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.memory import MemoryLedgerPartition
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import create_topics
 from usageledger.processor import catch_up as catching_up
 from usageledger.runtime.process import collect_seldom
 

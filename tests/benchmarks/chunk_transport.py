@@ -26,8 +26,8 @@ from kafka import KafkaProducer
 from usageledger.ledger.records import Record
 from usageledger.local.progress import Silent
 from usageledger.local.servers import make_kafka, start_all
-from usageledger.local.topics import create_topics
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import create_topics
 from usageledger.processor.feed import Chunk, Place
 from usageledger.processor.transport import RECORDS_PER_FETCH, ChunkConsumer, ChunkThread, ChunkTransport, LedgerApp, new_app
 

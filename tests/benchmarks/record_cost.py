@@ -20,8 +20,8 @@ from pathlib import Path
 
 from usageledger import UsageMeter
 from usageledger.log.topics import Topics
-from usageledger.producer import events, kafka_publisher
-from usageledger.producer.spool import Durability, Spool
+from usageledger.sdk.producer import events, kafka_publisher
+from usageledger.sdk.producer.spool import Durability, Spool
 
 Round = Callable[[int], None]
 

@@ -14,12 +14,12 @@ from usageledger.local.files import write_atomically
 from usageledger.local.java import find_java
 from usageledger.local.kafka_jars import fetch_jars
 from usageledger.local.kafka_node import HEAP_MAX, LOGGING, KafkaNode, class_path, new_cluster_id
-from usageledger.local.kafka_probe import admin_client, broker_is_ready
 from usageledger.local.kafka_server import run_format
 from usageledger.local.ports import LOOPBACK, accepts_connections, free_port
 from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Silent
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.kafka_probe import admin_client, broker_is_ready
+from usageledger.operations.waiting import is_true_within
 
 HEAP = "512m"
 # Three brokers start on few cores: what is compiled quickly counts for more than what runs fast later.

@@ -18,7 +18,7 @@ from tests.chaos.proxy import Mode
 from tests.chaos.schedule import EXCLUSIVE, Lane, Planned
 from tests.chaos.stage import Actor, Role, Stage
 from tests.chaos.stores import HEALTHY_TIMEOUT_S, Pair, fail_over_losing_writes
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.waiting import is_true_within
 
 ACTOR_TIMEOUT_S = 60.0
 TERMINATE_TIMEOUT_S = 12.0

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from usageledger import LimitSubscriber
-from usageledger.limits.inbox import LimitEvent
 from usageledger.local.files import write_atomically
+from usageledger.sdk.limits.limit_event import LimitEvent
 
 TELL_EVERY_S = 1.0
 READY_TIMEOUT_S = 120.0

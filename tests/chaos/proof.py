@@ -32,7 +32,7 @@ from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import catch_up
-from usageledger.producer.events import usage_voided
+from usageledger.sdk.producer.events import usage_voided
 
 SHOWN_MAX = 5
 AUDIT_FAULTS_MAX = 3

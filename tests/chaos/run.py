@@ -16,9 +16,9 @@ from tests.chaos.proof import Finding, Log, missing_ids, prove, read_log
 from tests.chaos.report import write_report
 from tests.chaos.schedule import KINDS, MEAN_GAP_S, one_of_each, schedule
 from tests.chaos.stage import PREFIX, Stage, StoreKind
-from usageledger.inspection.lags import LedgerLags
-from usageledger.local.idleness import lag_reader, wait_until_idle
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.idleness import lag_reader, wait_until_idle
+from usageledger.operations.lags import LedgerLags
+from usageledger.operations.waiting import is_true_within
 
 RATE = 60.0
 FLOWING_TIMEOUT_S = 240.0

@@ -32,9 +32,9 @@ from usageledger.ledger.records import Record
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Silent
 from usageledger.local.servers import start_all
-from usageledger.local.topics import create_topics
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import create_topics
 
 PARTITIONS = 2
 THREADS = 2

@@ -22,7 +22,7 @@ from typing import Any
 from tests.chaos.accounts import USES, account_now
 from tests.chaos.journal import Journal
 from usageledger import UsageMeter
-from usageledger.producer.spool import SpoolError
+from usageledger.sdk.producer.spool import SpoolError
 
 FULL_DISK_BYTES = 1
 RETRY_S = 0.2

@@ -18,11 +18,11 @@ from typing import Literal
 from tests.chaos.brokers import Brokers
 from tests.chaos.proxy import Proxies
 from tests.chaos.stores import ClusterStore, SentinelStore, Store
-from usageledger.local.catalogs import publish_shipped
 from usageledger.local.processes import ChildProcess
-from usageledger.local.topics import create_topics
-from usageledger.local.waiting import is_true_within
 from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import publish_shipped
+from usageledger.operations.topics import create_topics
+from usageledger.operations.waiting import is_true_within
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 8

@@ -21,7 +21,7 @@ from usageledger.local.files import write_atomically
 from usageledger.local.ports import LOOPBACK, free_port
 from usageledger.local.processes import ChildProcess
 from usageledger.local.redis_server import find_redis, redis_configuration
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.waiting import is_true_within
 
 READY_TIMEOUT_S = 30.0
 HEALTHY_TIMEOUT_S = 60.0

@@ -9,9 +9,9 @@ import pytest
 
 from tests.chaos.brokers import Brokers
 from tests.chaos.proxy import Proxies
-from usageledger.local.topics import create_topics
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import create_topics
 
 PARTITIONS = 3
 

@@ -34,9 +34,9 @@ from usageledger.ledger.limit_events import limit_events
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
-from usageledger.local.topics import topic_settings
 from usageledger.log.topics import Topics
-from usageledger.producer import events as produced
+from usageledger.operations.topics import topic_settings
+from usageledger.sdk.producer import events as produced
 
 INPUTS = [type_ for type_ in MESSAGES if not type_.startswith(("ledger.", "limit.", "catalog."))]
 NOW = datetime(2026, 11, 22, 10, 15, 30, 250_000, tzinfo=UTC)

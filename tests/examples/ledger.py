@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from tests.servers import RunningGateway
+from usageledger.accounts.balances import AccountReader
 from usageledger.counters.connection import connect_blocking
 from usageledger.domain.balance import Balance
-from usageledger.local.accounts import AccountReader
 from usageledger.log.reading import log_reader
 
 DEADLINE_S = 30.0

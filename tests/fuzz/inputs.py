@@ -15,7 +15,7 @@ from usageledger.contracts.examples import examples
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.entry import Topic
 from usageledger.ledger.timestamps import time_of
-from usageledger.producer.events import format_time
+from usageledger.sdk.producer.events import format_time
 
 BEGIN_MS = 1_795_000_000_000
 _DAY_MS = 86_400_000

@@ -20,9 +20,9 @@ from usageledger.cli import app
 from usageledger.domain.entry import LedgerEntry
 from usageledger.ledger import partition_book
 from usageledger.ledger.partitioning import partition_of
-from usageledger.local.catalogs import publish_shipped
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import publish_shipped
 from usageledger.processor.service import run_processor
 
 DEADLINE_S = 60.0

@@ -16,8 +16,8 @@ from tests.integration.operated import Operated, operated
 from usageledger.counters.connection import connect_blocking
 from usageledger.counters.keys import PartitionKeys
 from usageledger.limits.consumer import run_limits
-from usageledger.local.doctor.examine import examine
 from usageledger.log.topics import Topics
+from usageledger.operations.doctor.examine import examine
 
 __all__ = ["operated"]
 

@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from tests.servers import RunningGateway
-from usageledger.gateway.tokens import mint_account_token
 from usageledger.local.gateway_place import gateway_key
 from usageledger.local.ports import free_port
 from usageledger.local.stack import Stack
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.waiting import is_true_within
+from usageledger.sdk.tokens import mint_account_token
 
 
 def test_a_gateway_that_is_killed_is_started_again_and_knows_its_keys(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:

@@ -22,12 +22,12 @@ from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.entry import InputAddress
 from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.problems import Problem
-from usageledger.local.catalogs import catalog_connector, publish, published_catalogs
 from usageledger.local.ports import free_port
-from usageledger.local.waiting import is_true_within
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import catalog_connector, publish, published_catalogs
+from usageledger.operations.waiting import is_true_within
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -20,10 +20,10 @@ from tests.integration.test_limits import messages_of, until
 from tests.servers import NewLedger
 from tests.unit.limits_world import Kind, Ledger
 from usageledger.cli import app
-from usageledger.gateway.tokens import mint_account_token
-from usageledger.local.catalogs import publish_shipped
-from usageledger.local.topics import create_topics
 from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import publish_shipped
+from usageledger.operations.topics import create_topics
+from usageledger.sdk.tokens import mint_account_token
 
 Announce = Callable[..., None]
 

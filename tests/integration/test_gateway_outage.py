@@ -15,11 +15,11 @@ from tests.integration.test_limits import messages_of, until
 from tests.integration.test_limits_outage import broker as broker
 from tests.integration.test_limits_outage import kill
 from tests.unit.limits_world import Ledger
-from usageledger.local.catalogs import publish_shipped
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
-from usageledger.local.topics import create_topics
 from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import publish_shipped
+from usageledger.operations.topics import create_topics
 
 PREFIX = "outage"
 

@@ -28,12 +28,12 @@ from usageledger.history.reading import HistoryAbsent, reach_of
 from usageledger.history.service import HistoryHealth, run_history
 from usageledger.history.tables import HISTORY_FILE, throw_away
 from usageledger.ledger.records import Record
-from usageledger.local.kafka_probe import admin_client
 from usageledger.local.ports import free_port
 from usageledger.local.stack import Stack
-from usageledger.local.topics import create_topics
-from usageledger.local.waiting import is_true_within
 from usageledger.log.topics import Topics
+from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.topics import create_topics
+from usageledger.operations.waiting import is_true_within
 
 DEADLINE_S = 60.0
 START = "2026-01-03T09:00"

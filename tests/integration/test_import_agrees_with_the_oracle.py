@@ -20,9 +20,9 @@ import pytest
 from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
 from tests.oracle.generate import History, generate
 from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle, is_account_event, subject_of
+from usageledger.accounts.balances import AccountReader
 from usageledger.counters.connection import connect_blocking
 from usageledger.ledger.partitioning import partition_of
-from usageledger.local.accounts import AccountReader
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 

@@ -13,11 +13,11 @@ from kafka.errors import KafkaConnectionError
 
 from tests.integration.test_limits import messages_of, until
 from tests.unit.limits_world import Ledger
-from usageledger.limits import subscriber as subscriber_module
-from usageledger.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.limits.subscriber import HandlerFailed, LimitEvent, LimitSubscriber, SubscriberFailed
-from usageledger.limits.tail import TailFailed, tail
 from usageledger.log.topics import Topics
+from usageledger.operations.limit_tail import TailFailed, tail
+from usageledger.sdk.limits import subscriber as subscriber_module
+from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
+from usageledger.sdk.limits.subscriber import HandlerFailed, LimitEvent, LimitSubscriber, SubscriberFailed
 
 Announce = Callable[..., None]
 

@@ -12,11 +12,11 @@ from kafka import KafkaProducer
 
 from tests.integration.test_limits import a_ledger, as_a_reader_sees, limits, places_in, until
 from usageledger.ledger.records import Record
-from usageledger.limits.subscriber import LimitEvent, LimitSubscriber
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
-from usageledger.local.topics import create_topics
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import create_topics
+from usageledger.sdk.limits.subscriber import LimitEvent, LimitSubscriber
 
 PREFIX = "outage"
 

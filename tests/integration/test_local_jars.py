@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from usageledger.local.errors import StackError, StopRequested
+from usageledger.local.errors import StackError
 from usageledger.local.kafka_jars import Jar, JarLock, fetch_jars
 from usageledger.local.progress import Remembering
+from usageledger.operations.errors import StopRequested
 
 CONTENT = {"alpha": b"a" * 50_000, "beta": b"b" * 20_000}
 

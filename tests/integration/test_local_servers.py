@@ -19,8 +19,8 @@ from usageledger.local.errors import StackError
 from usageledger.local.processes import ChildProcess, ends_within, is_alive
 from usageledger.local.progress import Silent
 from usageledger.local.servers import Backend, Servers, make_redis, start_all, start_servers
-from usageledger.local.topics import create_topics
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import create_topics
 
 TOPIC = Topics().usage
 

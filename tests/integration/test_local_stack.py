@@ -21,7 +21,8 @@ from usageledger.local.processes import ends_within
 from usageledger.local.progress import Remembering
 from usageledger.local.servers import Backend
 from usageledger.local.stack import Addresses, Stack, read_status, start_detached, stop_stack
-from usageledger.local.topics import create_topics, is_importing
+from usageledger.operations.errors import OperatorError
+from usageledger.operations.topics import create_topics, is_importing
 from usageledger.runtime.settings import Settings
 
 STEADY = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -185,7 +186,7 @@ def test_a_ledger_in_import_mode_comes_up_again_in_import_mode(tmp_path: Path, k
 
 
 def test_a_live_ledger_cannot_be_brought_up_for_import(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
-    with pytest.raises(StackError, match="cannot go back to import mode"):
+    with pytest.raises(OperatorError, match="cannot go back to import mode"):
         Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, importing=True, services={}).start()
 
 

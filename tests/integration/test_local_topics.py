@@ -14,10 +14,10 @@ from usageledger.domain.head import Head
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
-from usageledger.local.kafka_probe import admin_client
-from usageledger.local.topics import TopicMismatch, create_topics, go_live, is_importing
 from usageledger.log.topics import Topics
-from usageledger.producer.events import encode, usage_recorded
+from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.topics import TopicMismatch, create_topics, go_live, is_importing
+from usageledger.sdk.producer.events import encode, usage_recorded
 
 LONG_AGO_MS = 1_500_000_000_000
 DAY_MS = 86_400_000

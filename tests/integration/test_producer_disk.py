@@ -15,8 +15,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.unit.producer_fakes import FakeKafka
-from usageledger.producer.meter import UsageMeter
-from usageledger.producer.spool import SpoolFull
+from usageledger.sdk.producer.meter import UsageMeter
+from usageledger.sdk.producer.spool import SpoolFull
 
 directory, durability = Path(sys.argv[1]), sys.argv[2]
 kafka = FakeKafka()

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from tests.integration.operated import Operated, choking_on_poison, operated
-from usageledger.inspection.partition_states import PartitionState, partition_states
-from usageledger.local.idleness import lag_reader
+from usageledger.operations.idleness import lag_reader
+from usageledger.operations.partition_states import PartitionState, partition_states
 
 __all__ = ["choking_on_poison", "operated"]
 

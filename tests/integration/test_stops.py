@@ -12,11 +12,11 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import NewPartitions
 
 from tests.integration.operated import Operated, operated
-from usageledger.local.kafka_probe import admin_client
-from usageledger.local.topics import create_topics
-from usageledger.local.waiting import is_true_within
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.topics import create_topics
+from usageledger.operations.waiting import is_true_within
 
 __all__ = ["operated"]
 

@@ -22,10 +22,10 @@ from tests.integration.counters import begin_counters
 from tests.servers import RunningGateway
 from tests.valkey_server import running_cluster, running_valkey
 from usageledger import AccountClient, AsyncUsageGate, UsageGate, UsageMeter
-from usageledger.gateway.gate import ledger
-from usageledger.gateway.gate.answers import CheckAnswer, GateMisconfigured, HoldIdReused, InvalidUse, UnknownUse
 from usageledger.gateway.serving import _listening
 from usageledger.local.ports import LOOPBACK, free_port
+from usageledger.sdk.gate import ledger_facts as ledger
+from usageledger.sdk.gate.answers import CheckAnswer, GateMisconfigured, HoldIdReused, InvalidUse, UnknownUse
 
 PARTITIONS = 2
 WITHIN_S = 30.0

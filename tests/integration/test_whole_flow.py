@@ -18,15 +18,15 @@ import pytest
 from kafka import KafkaProducer
 
 from usageledger import AccountClient, LimitSubscriber, UsageMeter
+from usageledger.accounts.balances import AccountReader
 from usageledger.audit.verify import AuditReport, verify
 from usageledger.counters.connection import connect_blocking
 from usageledger.domain.balance import Balance
 from usageledger.ledger.partitioning import partition_of
-from usageledger.local.accounts import AccountReader
-from usageledger.local.catalogs import publish_shipped
-from usageledger.local.idleness import lag_reader, wait_until_idle
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import publish_shipped
+from usageledger.operations.idleness import lag_reader, wait_until_idle
 
 pytestmark = pytest.mark.timeout(180)
 

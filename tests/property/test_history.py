@@ -14,7 +14,7 @@ from tests.property.test_account_life import PartitionLife
 from usageledger.domain.account import Period
 from usageledger.domain.encoding import encode
 from usageledger.history.tables import microseconds
-from usageledger.local.refusals import refused_inputs
+from usageledger.operations.refusals import refused_inputs
 
 
 class HistoryLife(PartitionLife):

@@ -34,7 +34,7 @@ from usageledger.counters.view import Position, ViewChange, ViewError
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.identity import window_of
-from usageledger.ledger import adoption, partition_book
+from usageledger.ledger import adoption
 from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import LedgerError, Record

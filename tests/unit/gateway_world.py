@@ -14,12 +14,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from kafka.errors import KafkaConnectionError
 
+from usageledger.accounts.reader import Accounts
 from usageledger.counters.connection import AsyncClient
 from usageledger.gateway.access.app_keys import Keys, Scope
 from usageledger.gateway.app import ROUTERS, create_app
 from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.inspector import Connections, Inspector
-from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from usageledger.producer.publisher import Blame, Connect, Done, PublishError
-from usageledger.producer.spool import Files
+from usageledger.sdk.producer.publisher import Blame, Connect, Done, PublishError
+from usageledger.sdk.producer.spool import Files
 
 
 class FakeKafka:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from usageledger.contracts.examples import examples
-from usageledger.limits import async_subscriber
-from usageledger.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.limits.inbox import Handler, HandlerFailed, Handlers, LimitEvent, SubscriberFailed
+from usageledger.sdk.limits import async_subscriber
+from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
+from usageledger.sdk.limits.limit_event import Handler, HandlerFailed, Handlers, LimitEvent, SubscriberFailed
 
 THRESHOLD, REACHED, CLEARED = (examples()[f"limit.{kind}"][0] for kind in ("threshold", "reached", "cleared"))
 DEADLINE_S = 20.0

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import load_shipped_catalog
-from usageledger.inspection.lags import Lag, LedgerLags
 from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.records import Record
-from usageledger.local.catalogs import Published, catalog_event, publish, wait_until_adopted
-from usageledger.local.errors import StackError
-from usageledger.producer.publisher import Blame, Done, Publisher, PublishError
+from usageledger.operations.catalogs import Published, catalog_event, publish, wait_until_adopted
+from usageledger.operations.errors import OperatorError
+from usageledger.operations.lags import Lag, LedgerLags
+from usageledger.sdk.producer.publisher import Blame, Done, Publisher, PublishError
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 SHIPPED = load_shipped_catalog()
@@ -38,12 +38,12 @@ def test_a_version_that_is_there_is_not_published_again() -> None:
 
 
 def test_a_version_never_changes() -> None:
-    with pytest.raises(StackError, match="has been published with other content, and a version never changes"):
+    with pytest.raises(OperatorError, match="has been published with other content, and a version never changes"):
         publish(_Taking, version(SHIPPED.version, NOW), AdoptedCatalogs((SHIPPED,)), NOW)
 
 
 def test_a_catalog_that_nobody_takes_is_an_error() -> None:
-    with pytest.raises(StackError, match=r"no Kafka broker answers \(it sleeps\)"):
+    with pytest.raises(OperatorError, match=r"no Kafka broker answers \(it sleeps\)"):
         publish(_nobody, version("v2", NOW), AdoptedCatalogs((SHIPPED,)), NOW)
 
 

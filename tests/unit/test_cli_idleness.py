@@ -9,9 +9,9 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import NotCoordinatorError
 
-from usageledger.inspection.lags import Lag, LagReader, LedgerLags
-from usageledger.local.idleness import service_lags, wait_until_idle
 from usageledger.log.topics import Topics
+from usageledger.operations.idleness import service_lags, wait_until_idle
+from usageledger.operations.lags import Lag, LagReader, LedgerLags
 
 IDLE = LedgerLags((Lag("usage", 0, 0), Lag("limits", 0, 0)), {("usage", 0): 5})
 IDLE_WITH_MORE = LedgerLags(IDLE.lags, {("usage", 0): 6})

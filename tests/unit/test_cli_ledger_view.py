@@ -13,9 +13,9 @@ from usageledger.domain.entry import Topic
 from usageledger.domain.head import Head
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
-from usageledger.local.ledger_view import newest, readable
-from usageledger.local.refusals import CAN_CHANGE, original_records, refused_inputs, to_send_again
 from usageledger.log.reading import LogReader
+from usageledger.operations.ledger_view import newest, readable
+from usageledger.operations.refusals import CAN_CHANGE, original_records, refused_inputs, to_send_again
 
 JAN_31 = 1_738_317_600_000
 HOUR = 3_600_000

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from usageledger.local.lines import Input, OutgoingRecord
-from usageledger.local.sending import RECORD_BYTES_MAX, Sender, SendingFailed, send_records
-from usageledger.producer.publisher import Blame, Done, PublishError
+from usageledger.operations.lines import Input, OutgoingRecord
+from usageledger.operations.sending import RECORD_BYTES_MAX, Sender, SendingFailed, send_records
+from usageledger.sdk.producer.publisher import Blame, Done, PublishError
 
 
 @dataclass

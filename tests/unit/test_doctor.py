@@ -13,14 +13,20 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.claim import DECIDE_VERSION
 from usageledger.domain.head import Head
-from usageledger.inspection.lags import Lag, LedgerLags
-from usageledger.inspection.partition_states import PartitionState
-from usageledger.local.doctor.finding import Examination, Finding
-from usageledger.local.doctor.kafka_checks import FoundTopic, topic_findings
-from usageledger.local.doctor.ledger_checks import catalog_findings, clock_findings, limits_findings, partition_findings, rules_findings
-from usageledger.local.doctor.redis_checks import cluster_findings, server_findings
-from usageledger.local.topics import topic_settings
 from usageledger.log.topics import Topics
+from usageledger.operations.doctor.finding import Examination, Finding
+from usageledger.operations.doctor.kafka_checks import FoundTopic, topic_findings
+from usageledger.operations.doctor.ledger_checks import (
+    catalog_findings,
+    clock_findings,
+    limits_findings,
+    partition_findings,
+    rules_findings,
+)
+from usageledger.operations.doctor.redis_checks import cluster_findings, server_findings
+from usageledger.operations.lags import Lag, LedgerLags
+from usageledger.operations.partition_states import PartitionState
+from usageledger.operations.topics import topic_settings
 
 TOPICS = Topics("acme")
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -12,7 +12,7 @@ import pytest
 
 from usageledger import AsyncUsageGate, NotEnoughCredits, UsageGate
 from usageledger.domain.checking import Use
-from usageledger.gateway.gate.answers import (
+from usageledger.sdk.gate.answers import (
     GateError,
     GateMisconfigured,
     GateUnavailable,
@@ -22,7 +22,7 @@ from usageledger.gateway.gate.answers import (
     UnknownUse,
     Upgrade,
 )
-from usageledger.gateway.gate.over_http import answer_in, check_question, hold_question, release_question
+from usageledger.sdk.gate.over_http import answer_in, check_question, hold_question, release_question
 from usageledger.testing import InMemoryGate
 
 NOWHERE: dict[str, Any] = {"gateway": "http://gateway.invalid", "key": "ulk_x"}

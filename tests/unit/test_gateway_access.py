@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.unit.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.access.app_keys import SCOPES, NotAuthentic, Scope
 from usageledger.gateway.dependencies import SESSION_COOKIE, Needs
-from usageledger.gateway.tokens import mint_account_token, split_key, token_key
+from usageledger.sdk.tokens import mint_account_token, split_key, token_key
 
 HOUR = timedelta(hours=1)
 

@@ -146,7 +146,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(world: GatewayWorld) -> No
 
 def test_an_account_token_asks_for_few_lists_a_second(world: GatewayWorld) -> None:
     """Three browsers that asked for charges without a pause kept the gateway from its checks."""
-    from usageledger.gateway.tokens import mint_account_token
+    from usageledger.sdk.tokens import mint_account_token
 
     world.gateway.rate_limits = type(world.gateway.rate_limits)(per_account=1_000)
     token = mint_account_token(world.key("read"), "a", now=world.now)
@@ -159,7 +159,7 @@ def test_an_account_token_asks_for_few_lists_a_second(world: GatewayWorld) -> No
 
 
 def test_a_limit_by_account_counts_tokens_of_one_account_together(world: GatewayWorld) -> None:
-    from usageledger.gateway.tokens import mint_account_token
+    from usageledger.sdk.tokens import mint_account_token
 
     world.gateway.rate_limits = type(world.gateway.rate_limits)(per_account=2)
     key = world.key("read")

@@ -10,8 +10,8 @@ import pytest
 
 from tests.unit.gateway_events import NOW_MS, Announced
 from tests.unit.gateway_world import NOW, GatewayWorld
-from usageledger.gateway.tokens import mint_account_token
 from usageledger.gateway.webhooks.endpoints import Wanted
+from usageledger.sdk.tokens import mint_account_token
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from tests.history_files import records_of
 from tests.notation import SHIPPED, Partition
 from tests.unit.gateway_world import NOW, GatewayWorld, UnreachableRedis
+from usageledger.accounts.reader import Accounts
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.owner_reports import OwnerReport
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
@@ -28,15 +29,14 @@ from usageledger.domain.head import Head
 from usageledger.domain.refusal import Refusal
 from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.inspector import CatalogsThere, Connections, Inspector, Look
-from usageledger.gateway.reading import Accounts
 from usageledger.gateway.routes.refusals import Result
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
-from usageledger.inspection.lags import Lag, LedgerLags
-from usageledger.inspection.partition_states import partition_states
 from usageledger.ledger.records import Record
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
+from usageledger.operations.lags import Lag, LedgerLags
+from usageledger.operations.partition_states import partition_states
 
 START = "2026-11-20T09:00"
 KNOWN_RECORD = Record(0, 1_763_629_200_000, b"a", b'{"refused": "as it was"}')

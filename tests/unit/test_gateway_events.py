@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from tests.unit.gateway_world import NOW, GatewayWorld
+from usageledger.accounts.reckoning import Clock
 from usageledger.gateway.bodies import BYTES_MAX
 from usageledger.gateway.event_publisher import Outgoing, Sent
-from usageledger.gateway.gate.reckoning import Clock
 from usageledger.gateway.routes.events import EVENTS_MAX
-from usageledger.gateway.tokens import mint_account_token
 from usageledger.ledger.partitioning import partition_of
+from usageledger.sdk.tokens import mint_account_token
 
 ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 

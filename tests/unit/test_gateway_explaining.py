@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
+from usageledger.audit.explaining import credits_of, explain, names_of
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import Rate
 from usageledger.domain.entry import LedgerEntry
-from usageledger.gateway.explaining import credits_of, explain, names_of
 
 START = "2026-01-03T09:00"
 LATE = "It counts in the period that ended on 3 February 2026, for it was used then."

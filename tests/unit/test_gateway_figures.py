@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.notation import SHIPPED, Partition
+from usageledger.accounts.reader import AccountNow
 from usageledger.domain.balance import untouched_free
 from usageledger.domain.renewal import state_at
 from usageledger.gateway.figures import Block, figures
-from usageledger.gateway.reading import AccountNow
 
 START = "2026-01-03T09:00"
 NOON = datetime(2026, 1, 13, 12, tzinfo=UTC)

@@ -14,14 +14,14 @@ import pytest
 from tests.history_files import records_of
 from tests.notation import SHIPPED, Partition
 from tests.unit.gateway_world import GatewayWorld
+from usageledger.accounts.reader import AccountNow, Accounts
 from usageledger.domain.balance import untouched_free
 from usageledger.domain.encoding import encode
 from usageledger.domain.renewal import state_at
 from usageledger.gateway.app import bare_app
-from usageledger.gateway.reading import AccountNow, Accounts
-from usageledger.gateway.tokens import mint_account_token
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
+from usageledger.sdk.tokens import mint_account_token
 
 START = "2026-01-03T09:00"
 NOON = datetime(2026, 1, 13, 12, tzinfo=UTC)

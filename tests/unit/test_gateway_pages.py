@@ -14,9 +14,9 @@ import pytest
 from tests.unit.gateway_world import NOW, GatewayWorld
 from tests.unit.test_architecture import SERVICES
 from usageledger.gateway.dependencies import SESSION_COOKIE
-from usageledger.gateway.tokens import mint_account_token
+from usageledger.sdk.tokens import mint_account_token
 
-PAGES = SERVICES / "usageledger" / "gateway" / "pages"
+PAGES = SERVICES / "usageledger" / "web"
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from tests.notation import SHIPPED
 from tests.unit.gateway_events import NOW_MS, Announced
 from tests.unit.gateway_world import NOW, GatewayWorld
+from usageledger.accounts.reader import Accounts
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.reading import AccountReading
 from usageledger.counters.view import Position, StoredHead, ViewError
@@ -25,7 +26,6 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.reading import Accounts
 from usageledger.gateway.routes.streams import _resumed, stream_account
 from usageledger.gateway.streams.account_streams import (
     CHECKED_EVERY_POLLS,
@@ -35,9 +35,9 @@ from usageledger.gateway.streams.account_streams import (
     Client,
     Streams,
 )
-from usageledger.gateway.tokens import mint_account_token, split_key
 from usageledger.ledger.limit_address import Place
 from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.sdk.tokens import mint_account_token, split_key
 
 CREDIT = 1_000_000
 DEADLINE_S = 10.0

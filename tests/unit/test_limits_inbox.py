@@ -15,7 +15,7 @@ from usageledger.contracts.examples import examples
 from usageledger.domain.chain import entry_at
 from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
 from usageledger.ledger.limit_events import limit_events
-from usageledger.limits.inbox import (
+from usageledger.sdk.limits.limit_event import (
     RETRY_AFTER_S,
     BlockedView,
     HandlerFailed,
@@ -25,7 +25,7 @@ from usageledger.limits.inbox import (
     _packed,
     parse_limit_event,
 )
-from usageledger.limits.subscriber import LimitSubscriber
+from usageledger.sdk.limits.subscriber import LimitSubscriber
 
 REACHED: dict[str, Any] = examples()["limit.reached"][0]
 CLEARED: dict[str, Any] = examples()["limit.cleared"][0]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from usageledger.local.topics import is_importing, topic_settings
 from usageledger.log.topics import Topics
+from usageledger.operations.topics import is_importing, topic_settings
 
 TOPICS_TOML = Path(__file__).parents[2] / "infra" / "topics.toml"
 
@@ -70,6 +70,6 @@ class BrokerBehindItsCluster:
 def test_a_broker_that_has_not_heard_of_a_new_topic_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """On three brokers `create_topics` ended with KeyError: it asked a broker for the settings of topics made a moment ago by another."""
     broker = BrokerBehindItsCluster()
-    monkeypatch.setattr("usageledger.local.topics.admin_client", lambda bootstrap: nullcontext(broker))
+    monkeypatch.setattr("usageledger.operations.topics.admin_client", lambda bootstrap: nullcontext(broker))
     assert not is_importing("localhost:9092")
     assert broker.asked == 2

@@ -777,11 +777,12 @@ def watch_tenures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def choke_on(monkeypatch: pytest.MonkeyPatch, function: str, what: str | None) -> None:
     """Let a function of the domain fail on whatever mentions ``what``."""
-    original = getattr(partition_book, function)
+    module = adoption if hasattr(adoption, function) else partition_book
+    original = getattr(module, function)
 
     def choking(*args: Any, **kwargs: Any) -> Any:
         if what is None or what in repr(args):
             raise ZeroDivisionError("an error in the code")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(partition_book, function, choking)
+    monkeypatch.setattr(module, function, choking)

@@ -30,24 +30,27 @@ EXTRA_OF = {
     "usageledger.domain.quantity": "",
     "usageledger.domain.thresholds": "",
     "usageledger.contracts": "core",
+    "usageledger.ledger": "core",
+    "usageledger.ledger.limit_address": "",
     "usageledger.log": "core",
     "usageledger.log.topics": "",
     "usageledger.counters": "core",
     "usageledger.runtime": "core",
     "usageledger.runtime.telemetry": "telemetry",
-    "usageledger.producer": "",
+    "usageledger.accounts": "core",
+    "usageledger.accounts.reckoning": "gate",
+    "usageledger.sdk": "",
+    "usageledger.sdk.gate": "gate",
+    "usageledger.sdk.limits.fastapi": "gateway",
     "usageledger.processor": "processor",
     "usageledger.limits": "core",
-    "usageledger.limits.subscriber": "",
-    "usageledger.limits.async_subscriber": "",
-    "usageledger.limits.fastapi": "gateway",
-    "usageledger.gateway": "gateway",
-    "usageledger.gateway.gate": "gate",
-    "usageledger.gateway.tokens": "",
-    "usageledger.audit": "core",
     "usageledger.history": "core",
-    "usageledger.inspection": "core",
+    "usageledger.audit": "core",
     "usageledger.testing": "",
+    "usageledger.fastapi": "gateway",
+    "usageledger.operations": "core",
+    "usageledger.gateway": "gateway",
+    "usageledger.web": "gateway",
     "usageledger.local": "local",
     "usageledger.local.docker_servers": "all",
     "usageledger.cli": "cli",
@@ -70,10 +73,10 @@ NOT_FOR_THE_SDKS = (
 )
 
 SDK_MODULES = (
-    "usageledger.producer",
-    "usageledger.limits.subscriber",
-    "usageledger.limits.async_subscriber",
-    "usageledger.gateway.tokens",
+    "usageledger.sdk.producer",
+    "usageledger.sdk.limits.subscriber",
+    "usageledger.sdk.limits.async_subscriber",
+    "usageledger.sdk.tokens",
     "usageledger.testing",
 )
 
@@ -99,10 +102,10 @@ def test_each_part_imports_only_what_its_extra_brings() -> None:
 
 
 def test_an_import_that_no_extra_brings_is_found(tmp_path: Path) -> None:
-    (tmp_path / PACKAGE / "producer").mkdir(parents=True)
-    (tmp_path / PACKAGE / "producer" / "meter.py").write_text("import kafka\nimport msgspec\n", encoding="utf-8")
+    (tmp_path / PACKAGE / "sdk" / "producer").mkdir(parents=True)
+    (tmp_path / PACKAGE / "sdk" / "producer" / "meter.py").write_text("import kafka\nimport msgspec\n", encoding="utf-8")
     assert [breach for module in modules_below(tmp_path) for breach in _undeclared_imports(module)] == [
-        "usageledger.producer.meter:2 imports msgspec (msgspec), which 'usageledger.producer' asks no extra for"
+        "usageledger.sdk.producer.meter:2 imports msgspec (msgspec), which 'usageledger.sdk' asks no extra for"
     ]
 
 

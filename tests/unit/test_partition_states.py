@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from usageledger.counters.owner_reports import OwnerReport
-from usageledger.inspection.lags import Lag, LedgerLags
-from usageledger.inspection.partition_states import PartitionState, partition_states
+from usageledger.operations.lags import Lag, LedgerLags
+from usageledger.operations.partition_states import PartitionState, partition_states
 
 
 def state(report: OwnerReport | None, *, usage: int = 0, limits: int = 0) -> PartitionState:

@@ -15,8 +15,8 @@ from tests.notation import Partition
 from usageledger.gateway import problems
 from usageledger.ledger.limit_address import read_limit_event
 from usageledger.ledger.limit_events import limit_events
-from usageledger.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.limits.fastapi import (
+from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
+from usageledger.sdk.limits.fastapi import (
     MEDIA_TYPE,
     TITLES,
     TYPE_PREFIX,
@@ -27,8 +27,8 @@ from usageledger.limits.fastapi import (
     answer_payment_required,
     problem_of,
 )
-from usageledger.limits.inbox import LimitEvent, SubscriberFailed, parse_limit_event
-from usageledger.limits.subscriber import LimitSubscriber
+from usageledger.sdk.limits.limit_event import LimitEvent, SubscriberFailed, parse_limit_event
+from usageledger.sdk.limits.subscriber import LimitSubscriber
 
 
 class Blocked:

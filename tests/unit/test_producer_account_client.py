@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.unit.producer_fakes import FakeConnection, FakeKafka, in_child
-from usageledger.producer.account_client import AccountClient, CommandFailed
-from usageledger.producer.events import InvalidEvent
-from usageledger.producer.publisher import Blame, Done
+from usageledger.sdk.producer.account_client import AccountClient, CommandFailed
+from usageledger.sdk.producer.events import InvalidEvent
+from usageledger.sdk.producer.publisher import Blame, Done
 
 NOW = datetime(2026, 11, 22, 10, 15, 31, tzinfo=UTC)
 

@@ -26,8 +26,8 @@ from usageledger.domain.quantity import EVENT_BYTES_MAX
 from usageledger.ledger.decoding import decode_account, decode_usage
 from usageledger.ledger.records import Record
 from usageledger.log.topics import Topics
-from usageledger.producer import events
-from usageledger.producer.events import InvalidEvent
+from usageledger.sdk.producer import events
+from usageledger.sdk.producer.events import InvalidEvent
 
 NOW = datetime(2026, 11, 22, 10, 15, 31, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -9,8 +9,8 @@ import sys
 import pytest
 from kafka import errors
 
-from usageledger.producer import kafka_publisher
-from usageledger.producer.publisher import Blame, PublishError
+from usageledger.sdk.producer import kafka_publisher
+from usageledger.sdk.producer.publisher import Blame, PublishError
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_where_nobody_listens_connecting_ends_in_time_says_so_and_leaves_no_file
     """In a process of its own: kafka-python leaves refused sockets to the garbage collector, and captured logs keep them from it."""
     script = """
 import gc, os, socket
-from usageledger.producer import kafka_publisher
-from usageledger.producer.publisher import PublishError
+from usageledger.sdk.producer import kafka_publisher
+from usageledger.sdk.producer.publisher import PublishError
 
 taken = socket.socket()
 taken.bind(("127.0.0.1", 0))

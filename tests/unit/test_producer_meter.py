@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from tests.unit.producer_fakes import FakeKafka, in_child
-from usageledger.producer.events import InvalidEvent
-from usageledger.producer.meter import UsageMeter
-from usageledger.producer.publisher import Blame, Connect, Publisher, PublishError
-from usageledger.producer.recording import UsageRecorder, Waiting
-from usageledger.producer.sender import SenderSettings
-from usageledger.producer.spool import SpoolError, SpoolFull
+from usageledger.sdk.producer.events import InvalidEvent
+from usageledger.sdk.producer.meter import UsageMeter
+from usageledger.sdk.producer.publisher import Blame, Connect, Publisher, PublishError
+from usageledger.sdk.producer.recording import UsageRecorder, Waiting
+from usageledger.sdk.producer.sender import SenderSettings
+from usageledger.sdk.producer.spool import SpoolError, SpoolFull
 from usageledger.testing import InMemoryMeter
 
 NOW = datetime(2026, 11, 22, 10, 15, 31, tzinfo=UTC)
@@ -472,8 +472,8 @@ def test_what_waits_at_the_end_of_the_process_is_sent_or_left_on_disk(tmp_path: 
 import json, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.unit.producer_fakes import FakeKafka
-from usageledger.producer.meter import UsageMeter
-from usageledger.producer.publisher import Blame, Connect, Publisher, PublishError
+from usageledger.sdk.producer.meter import UsageMeter
+from usageledger.sdk.producer.publisher import Blame, Connect, Publisher, PublishError
 
 class Printing(FakeKafka):
     def __init__(self):

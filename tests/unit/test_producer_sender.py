@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.producer_fakes import Clock, FailingFiles, FakeKafka, leave_as_a_dead_process_does
-from usageledger.producer.outbox import Outbox
-from usageledger.producer.publisher import Blame, Publisher
-from usageledger.producer.sender import Sender, SenderSettings
-from usageledger.producer.spool import Spool
+from usageledger.sdk.producer.outbox import Outbox
+from usageledger.sdk.producer.publisher import Blame, Publisher
+from usageledger.sdk.producer.sender import Sender, SenderSettings
+from usageledger.sdk.producer.spool import Spool
 
 
 class Rig:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.producer_fakes import FailingFiles, in_child, leave_as_a_dead_process_does
-from usageledger.producer.segments import Message
-from usageledger.producer.spool import Spool, SpoolError, SpoolFull
+from usageledger.sdk.producer.segments import Message
+from usageledger.sdk.producer.spool import Spool, SpoolError, SpoolFull
 
 
 def read_all(spool: Spool) -> list[Message]:

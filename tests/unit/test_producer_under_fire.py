@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from tests.unit.producer_fakes import Clock, FailingFiles, FakeKafka, in_child, leave_as_a_dead_process_does
-from usageledger.producer import meter as meter_module
-from usageledger.producer import segments
-from usageledger.producer.meter import UsageMeter
-from usageledger.producer.publisher import Blame, PublishError
-from usageledger.producer.segments import Message
-from usageledger.producer.sender import Sender, SenderSettings
-from usageledger.producer.spool import Spool, SpoolError, SpoolFull
+from usageledger.sdk.producer import meter as meter_module
+from usageledger.sdk.producer import segments
+from usageledger.sdk.producer.meter import UsageMeter
+from usageledger.sdk.producer.publisher import Blame, PublishError
+from usageledger.sdk.producer.segments import Message
+from usageledger.sdk.producer.sender import Sender, SenderSettings
+from usageledger.sdk.producer.spool import Spool, SpoolError, SpoolFull
 
 DEADLINE_S = 20.0
 FULL = OSError(errno.ENOSPC, "no space")
@@ -276,7 +276,7 @@ def test_a_process_that_is_told_to_end_keeps_what_it_recorded(tmp_path: Path) ->
 import os, signal, sys
 from pathlib import Path
 from tests.unit.producer_fakes import FakeKafka
-from usageledger.producer.meter import UsageMeter
+from usageledger.sdk.producer.meter import UsageMeter
 
 kafka = FakeKafka()
 kafka.is_down = True

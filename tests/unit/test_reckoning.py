@@ -11,13 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.notation import SHIPPED, Partition
-from usageledger.counters.holding import PlaceHold
-from usageledger.counters.memory import MemoryView
-from usageledger.counters.view import Position, StoredHead, ViewError
-from usageledger.domain.checking import Use
-from usageledger.domain.encoding import encode
-from usageledger.domain.head import Head
-from usageledger.gateway.gate.reckoning import (
+from usageledger.accounts.reckoning import (
     ATTEMPTS_MAX,
     CatalogsUpTo,
     Clock,
@@ -33,6 +27,12 @@ from usageledger.gateway.gate.reckoning import (
     reading,
     releasing,
 )
+from usageledger.counters.holding import PlaceHold
+from usageledger.counters.memory import MemoryView
+from usageledger.counters.view import Position, StoredHead, ViewError
+from usageledger.domain.checking import Use
+from usageledger.domain.encoding import encode
+from usageledger.domain.head import Head
 
 T = TypeVar("T")
 

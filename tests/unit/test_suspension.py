@@ -15,7 +15,7 @@ from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry, SuspensionChange
 from usageledger.ledger.limit_address import read_limit_event
 from usageledger.ledger.limit_events import limit_events
-from usageledger.limits.inbox import parse_limit_event
+from usageledger.sdk.limits.limit_event import parse_limit_event
 
 
 def _last(*lines: str) -> LedgerEntry:

@@ -16,8 +16,8 @@ from usageledger.cli.options import connection, now
 if TYPE_CHECKING:
     from usageledger.domain.chain import SealedEntry
     from usageledger.domain.entry import Voids
-    from usageledger.producer.events import Event
     from usageledger.runtime.settings import Settings
+    from usageledger.sdk.producer.events import Event
 
 DECISION_TIMEOUT_S = 30.0
 
@@ -30,7 +30,7 @@ def send_event(data: Path | None, build: Build, *, wait: bool, as_json: bool, oc
 
     Raises what `explained` knows; ends with code 1 where the ledger refuses the event.
     """
-    from usageledger.local.topics import is_importing
+    from usageledger.operations.topics import is_importing
 
     settings = connection(data)
     importing = is_importing(settings.kafka, settings.prefix)
@@ -51,12 +51,12 @@ def id_or_new(given: str | None) -> str:
 
 
 def _sent(settings: Settings, event: Event, *, importing: bool, wait: bool) -> SealedEntry | None:
-    from usageledger.local.decisions import mark, record_of, wait_for_decision
-    from usageledger.local.errors import StackError
-    from usageledger.local.idleness import lag_reader
-    from usageledger.local.ledger_view import ledger_partitions
-    from usageledger.local.sending import SendingFailed, kafka_connector, send_records
     from usageledger.log.reading import log_reader
+    from usageledger.operations.decisions import mark, record_of, wait_for_decision
+    from usageledger.operations.errors import OperatorError
+    from usageledger.operations.idleness import lag_reader
+    from usageledger.operations.ledger_view import ledger_partitions
+    from usageledger.operations.sending import SendingFailed, kafka_connector, send_records
 
     with log_reader(settings.kafka) as reader:
         partition_count = len(ledger_partitions(reader, settings.prefix))
@@ -66,7 +66,7 @@ def _sent(settings: Settings, event: Event, *, importing: bool, wait: bool) -> S
             send_records([record], kafka_connector(settings.kafka, settings.prefix))
         except SendingFailed as error:
             again = f"try again with --id {event['id']}: under the same id it takes effect once"
-            raise StackError(
+            raise OperatorError(
                 f"{event['type']} was not acknowledged ({error.why}); it may have been taken all the same, so {again}"
             ) from error
         if not wait:
@@ -74,14 +74,14 @@ def _sent(settings: Settings, event: Event, *, importing: bool, wait: bool) -> S
         with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as lags:
             decision = wait_for_decision(reader, settings.prefix, event, since, lags.look, DECISION_TIMEOUT_S)
     if decision is None:
-        raise StackError(
+        raise OperatorError(
             f"it was sent, but not decided within {DECISION_TIMEOUT_S:.0f} s: does the processor run? `usageledger status` says"
         )
     return decision
 
 
 def _plain(decision: SealedEntry) -> dict[str, Any]:
-    from usageledger.local.ledger_view import readable
+    from usageledger.operations.ledger_view import readable
 
     return readable(decision)
 

@@ -13,7 +13,7 @@ from usageledger.cli.account_events import id_or_new, send_event
 from usageledger.cli.options import DEFAULT_SOURCE, AsJson, Data, Id, Source, TimeOption, Wait, connection, now, parse_time
 
 if TYPE_CHECKING:
-    from usageledger.local.accounts import AccountBalance
+    from usageledger.accounts.balances import AccountBalance
 
 BAR_WIDTH = 40
 
@@ -44,10 +44,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what an account has: plan, period, allotment, grants, what was used and what remains."""
+    from usageledger.accounts.balances import AccountReader
     from usageledger.counters.connection import connect_blocking
-    from usageledger.local.accounts import AccountReader
-    from usageledger.local.topics import is_importing
     from usageledger.log.reading import log_reader
+    from usageledger.operations.topics import is_importing
 
     settings = connection(data)
     importing = is_importing(settings.kafka, settings.prefix)
@@ -78,7 +78,7 @@ def open_(
     as_json: AsJson = False,
 ) -> None:
     """Bring in an account mid-cycle. Only as its first event."""
-    from usageledger.producer.events import account_opened
+    from usageledger.sdk.producer.events import account_opened
 
     fields = {"plan": plan, "anchor": anchor, "time_zone": time_zone, "used": used, "free_used": free_used, "as_of": as_of}
     send_event(
@@ -100,7 +100,7 @@ def subscribe(
     as_json: AsJson = False,
 ) -> None:
     """Begin a paid subscription, with a fresh billing cycle."""
-    from usageledger.producer.events import account_subscribed
+    from usageledger.sdk.producer.events import account_subscribed
 
     fields = {"plan": plan, "time_zone": time_zone, "anchor": anchor}
     send_event(
@@ -120,7 +120,7 @@ def change_plan(
     as_json: AsJson = False,
 ) -> None:
     """Change the plan: an upgrade takes effect at once, a downgrade at the next renewal."""
-    from usageledger.producer.events import account_plan_changed
+    from usageledger.sdk.producer.events import account_plan_changed
 
     send_event(
         data,
@@ -147,7 +147,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel the subscription. The account falls back to what it had left of Free."""
-    from usageledger.producer.events import account_cancelled
+    from usageledger.sdk.producer.events import account_cancelled
 
     send_event(
         data,
@@ -175,7 +175,7 @@ def suspend(
     as_json: AsJson = False,
 ) -> None:
     """Block an account, whatever it has left, until it is resumed. What it has goes on as before."""
-    from usageledger.producer.events import account_suspended
+    from usageledger.sdk.producer.events import account_suspended
 
     fields = {"reason": reason, "note": note}
     send_event(
@@ -196,7 +196,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """End an account's suspension. It is free again if something remains to it."""
-    from usageledger.producer.events import account_resumed
+    from usageledger.sdk.producer.events import account_resumed
 
     fields = {"reason": reason, "note": note}
     send_event(
@@ -220,7 +220,7 @@ def set_thresholds(
     as_json: AsJson = False,
 ) -> None:
     """Set the thresholds at which an account is announced. Nothing is announced by that; the next use that crosses one is."""
-    from usageledger.producer.events import account_thresholds_set
+    from usageledger.sdk.producer.events import account_thresholds_set
 
     if [bool(shares), none, as_plan].count(True) != 1:
         raise typer.BadParameter("name the shares, or --none, or --as-plan: one of the three")
@@ -254,7 +254,7 @@ def grant(
     as_json: AsJson = False,
 ) -> None:
     """Give an account credits, on top of its plan's."""
-    from usageledger.producer.events import credits_granted
+    from usageledger.sdk.producer.events import credits_granted
 
     fields = {"credits": credits, "reason": reason, "expires_at": expires_at}
     send_event(

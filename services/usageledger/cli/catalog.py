@@ -82,11 +82,11 @@ def publish(
 ) -> None:
     """Check a catalog, publish it, and wait until every partition of the ledger decides by it."""
     from usageledger.domain.catalog_lint import lint as findings_in
-    from usageledger.local.catalogs import catalog_connector, published_catalogs, wait_until_adopted
-    from usageledger.local.catalogs import publish as publish_catalog
-    from usageledger.local.errors import StackError
-    from usageledger.local.idleness import lag_reader
     from usageledger.log.reading import log_reader
+    from usageledger.operations.catalogs import catalog_connector, published_catalogs, wait_until_adopted
+    from usageledger.operations.catalogs import publish as publish_catalog
+    from usageledger.operations.errors import OperatorError
+    from usageledger.operations.idleness import lag_reader
 
     catalog = _read(file)
     settings = connection(data)
@@ -99,7 +99,7 @@ def publish(
         behind = wait_until_adopted(lags.look, timeout_s)
     if behind:
         partitions = ", ".join(map(str, behind))
-        raise StackError(
+        raise OperatorError(
             f"{catalog.version} is published, but not adopted within {timeout_s:g} s by partition {partitions}: see `usageledger status`"
         )
     if as_json:
@@ -117,14 +117,14 @@ def quote(
 ) -> None:
     """Say what uses would cost, and on which plans they fit."""
     from usageledger.domain.rating import quote as quoted
-    from usageledger.local.errors import StackError
+    from usageledger.operations.errors import OperatorError
 
     parsed = [_use(use) for use in uses]
     catalog = _in_force(data, shipped)
     try:
         found = quoted(catalog, parsed)
     except ValueError as error:
-        raise StackError(f"{error}. `usageledger catalog show` lists what there is") from error
+        raise OperatorError(f"{error}. `usageledger catalog show` lists what there is") from error
     if as_json:
         terminal.print_json(_plain(catalog, found))
         return
@@ -144,9 +144,10 @@ def quote(
 
 def _in_force(data: Path | None, shipped: bool) -> Catalog:
     """The catalog in force in the ledger; where none is to be found, the one that comes with the package, and that is said."""
+    from usageledger.accounts.errors import NoCatalog
     from usageledger.domain.catalog_document import load_shipped_catalog
-    from usageledger.local.catalogs import NoCatalog, published_catalogs
     from usageledger.log.reading import log_reader
+    from usageledger.operations.catalogs import published_catalogs
     from usageledger.runtime.settings import SettingsError
 
     if shipped:
@@ -161,7 +162,7 @@ def _in_force(data: Path | None, shipped: bool) -> Catalog:
     with log_reader(settings.kafka) as reader:
         published = published_catalogs(reader, settings.prefix)
     if not published:
-        raise NoCatalog("no catalog has been published: do so with `usageledger catalog publish FILE`")
+        raise NoCatalog
     return published.in_force(datetime.now(UTC))
 
 

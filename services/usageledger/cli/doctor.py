@@ -10,7 +10,7 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data
 
 if TYPE_CHECKING:
-    from usageledger.local.doctor.finding import Examination, Finding
+    from usageledger.operations.doctor.finding import Examination, Finding
 
 STATES = {"ok": "ok", "notice": "see below", "finding": "needs somebody"}
 
@@ -25,7 +25,7 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
 
     Each finding comes with why it matters and the command that mends it. Exit code 0 where nothing needs somebody, 1 otherwise.
     """
-    from usageledger.local.doctor.examine import examine
+    from usageledger.operations.doctor.examine import examine
     from usageledger.runtime.settings import Settings
 
     settings = Settings.find(data)

@@ -28,14 +28,15 @@ def explained(error: Exception) -> str | None:
     from kafka.errors import KafkaError
     from redis.exceptions import RedisError
 
+    from usageledger.accounts.errors import AccountError
     from usageledger.counters.view import ViewError
     from usageledger.domain.catalog_check import UnusableCatalog
     from usageledger.domain.chain import NotAnEntry
-    from usageledger.limits.tail import TailFailed
-    from usageledger.local.errors import StackError, StopRequested
     from usageledger.log.reading import LogUnreadable
-    from usageledger.producer.events import InvalidEvent
+    from usageledger.operations.errors import OperatorError, StopRequested
+    from usageledger.operations.limit_tail import TailFailed
     from usageledger.runtime.settings import SettingsError
+    from usageledger.sdk.producer.events import InvalidEvent
 
     if isinstance(error, UnusableCatalog):
         return "the catalog cannot be used:\n" + "\n".join(f"  {defect}" for defect in error.defects)
@@ -50,4 +51,4 @@ def explained(error: Exception) -> str | None:
         return f"the ledger cannot be read: {error}"
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)):
         return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, (StackError, SettingsError, InvalidEvent, TailFailed)) else None
+    return str(error) if isinstance(error, (OperatorError, AccountError, SettingsError, InvalidEvent, TailFailed)) else None

@@ -33,8 +33,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show entries: the newest by the ledger's time, or all of them, one partition after the other. Amounts are credits."""
-    from usageledger.local.ledger_view import ledger_entries, newest, readable
     from usageledger.log.reading import log_reader
+    from usageledger.operations.ledger_view import ledger_entries, newest, readable
 
     count = (0 if as_json else SHOWN) if limit is None else limit
     settings = connection(data)

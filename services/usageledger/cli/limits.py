@@ -27,7 +27,7 @@ def tail(
     as_json: AsJson = False,
 ) -> None:
     """Show limit events as they come, until Ctrl-C. With --json they are printed as the CloudEvents they are."""
-    from usageledger.limits.tail import tail as limit_events
+    from usageledger.operations.limit_tail import tail as limit_events
 
     settings = connection(data)
     for event in limit_events(settings.kafka, settings.prefix, from_beginning, until_idle_s):

@@ -39,8 +39,8 @@ DEFAULT_SOURCE = "cli"
 
 
 def connection(data: Path | None) -> Settings:
-    """Where the ledger is, if its broker can be reached. Raises SettingsError, StackError."""
-    from usageledger.local.reachability import require_listener
+    """Where the ledger is, if its broker can be reached. Raises SettingsError, OperatorError."""
+    from usageledger.operations.reachability import require_listener
     from usageledger.runtime.settings import Settings
 
     settings = Settings.find(data)
@@ -57,6 +57,6 @@ def stack_directory(data: Path | None) -> Path:
 
 def now() -> datetime:
     """The wall clock, in whole milliseconds as Kafka counts."""
-    from usageledger.producer.events import utc_now
+    from usageledger.sdk.producer.events import utc_now
 
     return utc_now()

@@ -38,8 +38,8 @@ def skip(
     Refused for any other input: for one that was decided, for one that the partition has not come to, and for one that this release
     decides without a fault. A processor that runs goes on by itself. The event may be sent again once the code is mended.
     """
-    from usageledger.local.ledger_view import readable
-    from usageledger.local.skips import skip as skipped_input
+    from usageledger.operations.ledger_view import readable
+    from usageledger.operations.skips import skip as skipped_input
 
     address = _address(place, topic)
     settings = connection(data)

@@ -28,10 +28,10 @@ def rebuild(
     The processor may run: it claims the partition again when the views are switched. One that is cut short goes on where it stood when it
     is called again. Holds stay as they are.
     """
-    from usageledger.local.errors import StackError
-    from usageledger.local.ledger_view import ledger_partitions
-    from usageledger.local.rebuilds import rebuild as rebuilt_view
     from usageledger.log.reading import log_reader
+    from usageledger.operations.errors import OperatorError
+    from usageledger.operations.ledger_view import ledger_partitions
+    from usageledger.operations.rebuilds import rebuild as rebuilt_view
 
     if everything == bool(partitions):
         raise typer.BadParameter("say which: --partition P, or --all")
@@ -40,7 +40,7 @@ def rebuild(
         there = ledger_partitions(reader, settings.prefix)
         for partition in there if everything else dict.fromkeys(partitions or ()):
             if partition not in there:
-                raise StackError(f"there is no partition {partition}: the ledger has {len(there)}, numbered from 0")
+                raise OperatorError(f"there is no partition {partition}: the ledger has {len(there)}, numbered from 0")
             began_s = time.monotonic()
             with terminal.counting(f"partition {partition}: ledger records", None) as done:
                 made = rebuilt_view(

@@ -11,7 +11,7 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection
 
 if TYPE_CHECKING:
-    from usageledger.local.refusals import RefusedInput
+    from usageledger.operations.refusals import RefusedInput
 
 app = typer.Typer(no_args_is_help=True, help="What the ledger refused: list it, send it again.")
 
@@ -50,11 +50,11 @@ def resend(
     Without --reason only those that can fare better now: refused as unknown_model, unknown_feature, unknown_plan or unknown_account. What
     has been accepted since is left out.
     """
-    from usageledger.local.ledger_view import ledger_partitions
-    from usageledger.local.refusals import CAN_CHANGE, original_records, to_send_again
-    from usageledger.local.sending import kafka_connector, send_records
-    from usageledger.local.topics import is_importing
     from usageledger.log.reading import log_reader
+    from usageledger.operations.ledger_view import ledger_partitions
+    from usageledger.operations.refusals import CAN_CHANGE, original_records, to_send_again
+    from usageledger.operations.sending import kafka_connector, send_records
+    from usageledger.operations.topics import is_importing
 
     if not (account or reasons or everything):
         raise typer.BadParameter("say which: --account, --reason or --all")
@@ -74,9 +74,9 @@ def resend(
 
 
 def _refused(data: Path | None, account: str | None) -> list[RefusedInput]:
-    from usageledger.local.ledger_view import ledger_entries
-    from usageledger.local.refusals import refused_inputs
     from usageledger.log.reading import log_reader
+    from usageledger.operations.ledger_view import ledger_entries
+    from usageledger.operations.refusals import refused_inputs
 
     settings = connection(data)
     with log_reader(settings.kafka) as reader:

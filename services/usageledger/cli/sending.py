@@ -14,7 +14,7 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection
 
 if TYPE_CHECKING:
-    from usageledger.local.sending import SendReport
+    from usageledger.operations.sending import SendReport
 
 NOT_SENT_SHOWN = 20
 
@@ -35,11 +35,11 @@ def send(
     list`). Into a ledger in import mode each record goes with its event's own time. The order of the file is the order of decisions: put
     usage and account events into one file, sorted by when they became known; a line that is earlier than those before it counts as late.
     """
-    from usageledger.local.ledger_view import ledger_partitions
-    from usageledger.local.lines import outgoing_records
-    from usageledger.local.sending import kafka_connector, send_records
-    from usageledger.local.topics import is_importing
     from usageledger.log.reading import log_reader
+    from usageledger.operations.ledger_view import ledger_partitions
+    from usageledger.operations.lines import outgoing_records
+    from usageledger.operations.sending import kafka_connector, send_records
+    from usageledger.operations.topics import is_importing
 
     settings = connection(data)
     with ExitStack() as stack:
@@ -70,7 +70,7 @@ class _Lines:
 
 
 def _print(report: SendReport, as_json: bool) -> None:
-    from usageledger.local.lines import NO_EVENT
+    from usageledger.operations.lines import NO_EVENT
 
     by_type = dict(sorted(report.sent.items()))
     if as_json:

@@ -13,9 +13,9 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
 
 if TYPE_CHECKING:
-    from usageledger.inspection.lags import LedgerLags
-    from usageledger.inspection.partition_states import PartitionState
     from usageledger.local.stack import Addresses
+    from usageledger.operations.lags import LedgerLags
+    from usageledger.operations.partition_states import PartitionState
 
 TELL_EVERY_S = 5.0
 LAG_TIMEOUT_MS = 5_000
@@ -119,7 +119,7 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
 
 def go_live(data: Data = None) -> None:
     """End import mode, for good: from now on Kafka dates what comes in."""
-    from usageledger.local import topics
+    from usageledger.operations import topics
 
     settings = connection(data)
     has_changed = topics.go_live(settings.kafka, settings.prefix)
@@ -131,7 +131,7 @@ def wait_idle(
     timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after so many seconds.")] = None,
 ) -> None:
     """Wait until every input has been decided and every limit event written. Gives up when nothing moves for two minutes."""
-    from usageledger.local.idleness import STALLED_AFTER_S, lag_reader, wait_until_idle
+    from usageledger.operations.idleness import STALLED_AFTER_S, lag_reader, wait_until_idle
 
     settings = connection(data)
     telling = _Telling()
@@ -176,7 +176,7 @@ def _up_command(
 
 
 def _publish_shipped_catalog(addresses: Addresses) -> None:
-    from usageledger.local.catalogs import publish_shipped
+    from usageledger.operations.catalogs import publish_shipped
 
     publish_shipped(addresses.kafka, addresses.prefix, now())
 
@@ -213,17 +213,17 @@ def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[Parti
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
-    from usageledger.inspection.partition_states import partition_states
-    from usageledger.local.errors import StackError
     from usageledger.local.gateway_place import history_file
-    from usageledger.local.idleness import history_lag, lag_reader, service_lags
+    from usageledger.operations.errors import OperatorError
+    from usageledger.operations.idleness import history_lag, lag_reader, service_lags
+    from usageledger.operations.partition_states import partition_states
 
     try:
         with lag_reader(found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS) as reader:
             lags = reader.look()
             history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
             return service_lags(lags) | {"history": history}, partition_states(lags, reader.owner_reports())
-    except (KafkaError, ViewError, StackError) as error:
+    except (KafkaError, ViewError, OperatorError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be told: {error}")
         return {}, []
 

@@ -28,7 +28,7 @@ def record(
     as_json: AsJson = False,
 ) -> None:
     """Record one use of a feature."""
-    from usageledger.producer.events import usage_recorded
+    from usageledger.sdk.producer.events import usage_recorded
 
     fields = {"feature": feature, "model": model, "quantity": quantity, "dimensions": _pairs(dimensions or [])}
     send_event(
@@ -49,7 +49,7 @@ def void(
     as_json: AsJson = False,
 ) -> None:
     """Take one use back: its credits go to the period they were charged in. A repeat is the same void."""
-    from usageledger.producer.events import usage_voided
+    from usageledger.sdk.producer.events import usage_voided
 
     fields = {"usage_source": usage_source, "usage_id": usage_id, "reason": reason}
     send_event(data, usage_voided, wait=wait, as_json=as_json, occurred_at=time, account=account, source=source, **fields)

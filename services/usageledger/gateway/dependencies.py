@@ -14,6 +14,7 @@ from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import WithJsonSchema
 
+from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
 from usageledger.gateway.access.rate_limits import RateLimits
@@ -21,7 +22,6 @@ from usageledger.gateway.event_publisher import Report, without_kafka
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.reading import Accounts
 from usageledger.gateway.shared_answer import Fresh
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.account_streams import Streams

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from usageledger.accounts.reader import AccountNow
 from usageledger.domain.account import AccountState
 from usageledger.domain.catalog import Catalog, Plan, Rate
 from usageledger.domain.credits import format_credits
@@ -19,7 +20,6 @@ from usageledger.domain.crossings import upgrade_for
 from usageledger.domain.entry import UpgradeOffer
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
-from usageledger.gateway.reading import AccountNow
 
 CreditsText = Annotated[
     str, WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,6})?$", "description": "Credits.", "examples": ["14"]})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from usageledger.accounts.reader import AccountNow
 from usageledger.domain.head import Head
 from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.reading import AccountNow
 from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
 
 

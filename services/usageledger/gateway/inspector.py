@@ -24,13 +24,13 @@ from usageledger.domain.encoding import decode_head
 from usageledger.domain.entry import InputAddress
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.shared_answer import Fresh
-from usageledger.inspection.lags import LagReader, LedgerLags
-from usageledger.inspection.partition_states import PartitionState, partition_states
 from usageledger.ledger.records import Record
 from usageledger.log.admin import connect_admin
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics
+from usageledger.operations.lags import LagReader, LedgerLags
+from usageledger.operations.partition_states import PartitionState, partition_states
 
 ANSWER_WITHIN_S = 5.0
 KAFKA_TIMEOUT_MS = 4_000

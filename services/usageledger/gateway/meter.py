@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from usageledger.accounts.reader import AccountNow
 from usageledger.domain.account import AccountState, Grant, Period, drawn_from_grants
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.credits import format_credits
@@ -20,7 +21,6 @@ from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at, roll
 from usageledger.gateway.figures import Block, CreditsText, Figures, PlanShown, figures, plan_of, plan_shown
 from usageledger.gateway.history_reach import history_as_of
-from usageledger.gateway.reading import AccountNow
 from usageledger.history.reading import AccountHistory, DailyUse, ListedPeriod
 
 FREE_DAYS = 31

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from usageledger.accounts.errors import CatalogsUnavailable, NoCatalog
 from usageledger.counters.view import ViewError
 from usageledger.gateway.idempotency import UsedForSomethingElse
 
@@ -123,6 +124,14 @@ def add_handlers(app: FastAPI) -> None:
         if not error.retriable:
             return problem_response("internal", f"{error}. `usageledger doctor` says what mends it")
         return problem_response("counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"})
+
+    @app.exception_handler(CatalogsUnavailable)
+    async def on_no_log(request: Request, error: CatalogsUnavailable) -> JSONResponse:
+        return problem_response("log_unavailable", str(error))
+
+    @app.exception_handler(NoCatalog)
+    async def on_no_catalog(request: Request, error: NoCatalog) -> JSONResponse:
+        return problem_response("not_ready", str(error))
 
     @app.exception_handler(UsedForSomethingElse)
     async def on_reused(request: Request, error: UsedForSomethingElse) -> JSONResponse:

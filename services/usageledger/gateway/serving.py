@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 from redis.exceptions import RedisError
 
+from usageledger.accounts.reader import Accounts
 from usageledger.counters.connection import AsyncClient, connect
 from usageledger.gateway.access.app_keys import Keys
 from usageledger.gateway.app import create_app
@@ -26,11 +27,9 @@ from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.event_publisher import Reporter
 from usageledger.gateway.idempotency import forget_old
 from usageledger.gateway.inspector import Connections, Inspector
-from usageledger.gateway.reading import Accounts
 from usageledger.gateway.store import open_store, transaction
 from usageledger.gateway.streams.limit_follower import LimitFollower
 from usageledger.gateway.streams.limit_store import LimitRecord
-from usageledger.gateway.tokens import split_key
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
@@ -39,6 +38,7 @@ from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
+from usageledger.sdk.tokens import split_key
 
 STORE_FILE = "gateway.db"
 ANSWER_WITHIN_S = 2.0

@@ -273,7 +273,7 @@ def _chained(position: Position, partition: int, records: Sequence[Record]) -> l
 
 
 def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
-    """As `local.refusals.refused_inputs` has it: whatever the ledger makes of the event later, but another refusal, resolves it."""
+    """As `operations.refusals.refused_inputs` has it: whatever the ledger makes of the event later, but another refusal, resolves it."""
     if entry.input is None:
         return
     identity = None if entry.event is None else (entry.input.topic, entry.account, entry.event.source, entry.event.id)

@@ -18,7 +18,7 @@ from usageledger.domain.events import AnyEvent, UsageRecorded, UsageVoided
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
-from usageledger.ledger.adoption import adoption_entry, adopted_catalogs
+from usageledger.ledger.adoption import adopted_catalogs, adoption_entry
 from usageledger.ledger.decoding import DETAIL_LENGTH_MAX, Malformed, account_named_by, decode_account, decode_usage
 from usageledger.ledger.due_list import DueList
 from usageledger.ledger.records import Record
@@ -274,10 +274,6 @@ class PartitionBook:
         return due_at(state, free_plan=self.catalogs.in_force(at).free.id)
 
 
-
-
-
-
 def asked_for_by(sealed: SealedEntry) -> object:
     """What entries that were decided together have in common. Entries of one input lie side by side in the ledger; and each time that a due
     account was acted on, entries of one account and one moment were written."""
@@ -313,9 +309,3 @@ def read_by(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, 
 
 def _voided_by(account: str, voids: Voids) -> bytes:
     return identity_of("usage", account, voids.source, voids.id)
-
-
-
-
-
-

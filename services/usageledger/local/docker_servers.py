@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 from usageledger.local.kafka_node import LOGGING, KafkaNode
-from usageledger.local.kafka_probe import broker_is_ready
 from usageledger.local.kafka_server import kept_cluster_id
 from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
 from usageledger.local.processes import last_lines
 from usageledger.local.progress import Progress
 from usageledger.local.redis_server import answers_ping, redis_configuration
+from usageledger.operations.kafka_probe import broker_is_ready
 
 KAFKA_IMAGE_VARIABLE, KAFKA_IMAGE = "USAGELEDGER_KAFKA_IMAGE", "apache/kafka:4.4.0"
 REDIS_IMAGE_VARIABLE, REDIS_IMAGE = "USAGELEDGER_REDIS_IMAGE", "valkey/valkey:9"

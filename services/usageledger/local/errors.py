@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-
-class StackError(Exception):
-    """The stack, or a part of it, could not be started, found or stopped. ``str()`` is fit to be shown to a user as it is."""
+from usageledger.operations.errors import OperatorError
 
 
-class StopRequested(Exception):
-    """A start was given up because someone asked the stack to stop."""
+class StackError(OperatorError):
+    """The stack, or a part of it, could not be started, found or stopped."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from usageledger.gateway.gate.over_http import segment
 from usageledger.local.errors import StackError
 from usageledger.local.gateway_place import kept_key
 from usageledger.runtime.settings import ClientSettings, SettingsError, running_stack
+from usageledger.sdk.gate.over_http import segment
 
 ANSWER_WITHIN_S = 30.0
 TESTED_WITHIN_S = 20.0

@@ -7,9 +7,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from usageledger.gateway.tokens import new_key
 from usageledger.history.tables import HISTORY_FILE
 from usageledger.local.ports import LOOPBACK, kept_ports
+from usageledger.sdk.tokens import new_key
 
 DIRECTORY = "gateway"
 KEY_FILE = "key"

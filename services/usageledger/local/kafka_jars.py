@@ -19,9 +19,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from usageledger.local.errors import StackError, StopRequested
+from usageledger.local.errors import StackError
 from usageledger.local.files import cache_directory
 from usageledger.local.progress import Progress, Silent
+from usageledger.operations.errors import StopRequested
 
 THREADS = 8
 ATTEMPTS = 3

@@ -12,10 +12,10 @@ from usageledger.local.files import write_atomically
 from usageledger.local.java import find_java
 from usageledger.local.kafka_jars import fetch_jars, read_lock
 from usageledger.local.kafka_node import LOGGING, KafkaNode, class_path, new_cluster_id
-from usageledger.local.kafka_probe import broker_is_ready
 from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
 from usageledger.local.processes import ChildProcess, last_lines
 from usageledger.local.progress import Progress, Silent
+from usageledger.operations.kafka_probe import broker_is_ready
 
 FORMAT_TIMEOUT_S = 120.0
 READY_TIMEOUT_S = 120.0

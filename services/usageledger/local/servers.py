@@ -13,7 +13,7 @@ from usageledger.local.errors import StackError
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.redis_server import RedisServer
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.waiting import is_true_within
 
 Backend = Literal["packages", "docker"]
 STOP_TIMEOUT_S = 30.0

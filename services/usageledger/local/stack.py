@@ -21,7 +21,7 @@ from typing import IO, Any
 from usageledger.counters.connection import connect_blocking
 from usageledger.counters.reading import as_of, read_heads
 from usageledger.counters.view import ViewError
-from usageledger.local.errors import StackError, StopRequested
+from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
 from usageledger.local.kafka_jars import fetch_jars
@@ -30,9 +30,10 @@ from usageledger.local.processes import ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.servers import Backend, Server, make_kafka, make_redis, start_all
 from usageledger.local.supervisor import Supervisor
-from usageledger.local.topics import PARTITIONS, create_topics, go_live, ledger_mode
 from usageledger.local.units import GivenServer, Service, check_given_kafka, check_given_redis
-from usageledger.local.waiting import is_true_within
+from usageledger.operations.errors import StopRequested
+from usageledger.operations.topics import PARTITIONS, create_topics, go_live, ledger_mode
+from usageledger.operations.waiting import is_true_within
 from usageledger.runtime.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
 
 STATUS_FILE = "status.json"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from usageledger.local.errors import StackError
-from usageledger.local.kafka_probe import admin_client
 from usageledger.local.ports import accepts_connections
 from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Progress
+from usageledger.operations.kafka_probe import admin_client
 
 SETTLED_AFTER_S = 1.0
 

@@ -22,7 +22,7 @@ import jwt
 
 from usageledger.gateway.idempotency import answer_before, note_answer
 from usageledger.gateway.store import transaction
-from usageledger.gateway.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, new_key, signed_account_token, split_key, token_key
+from usageledger.sdk.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, new_key, signed_account_token, split_key, token_key
 
 Scope = Literal["report", "check", "hold", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

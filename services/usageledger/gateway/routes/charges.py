@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from usageledger.audit.explaining import credits_of, explain, names_of
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import LedgerEntry
@@ -16,7 +17,6 @@ from usageledger.domain.renewal import plan_at
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
-from usageledger.gateway.explaining import credits_of, explain, names_of
 from usageledger.gateway.figures import CreditsText, EventShown, RateShown, rate_shown
 from usageledger.gateway.history_reach import history_not_ready, history_reaches
 from usageledger.gateway.problems import Problem, problems

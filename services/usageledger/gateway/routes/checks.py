@@ -10,6 +10,8 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, WithJsonSchema
 from pydantic.config import JsonDict
 
+from usageledger.accounts.reader import Accounts
+from usageledger.accounts.reckoning import Checked, NoRate, Placed, Reckoning, T, checking, finding, holding, quoting, releasing
 from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
 from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.checking import Use
@@ -18,11 +20,9 @@ from usageledger.domain.quantity import QUANTITY_MAX, format_quantity
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
-from usageledger.gateway.gate.answers import id_reused
-from usageledger.gateway.gate.arguments import EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, EXPIRES_IN_MIN, USES_MAX
-from usageledger.gateway.gate.reckoning import Checked, NoRate, Placed, Reckoning, T, checking, finding, holding, quoting, releasing
 from usageledger.gateway.problems import Problem, problems
-from usageledger.gateway.reading import Accounts
+from usageledger.sdk.gate.answers import id_reused
+from usageledger.sdk.gate.arguments import EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, EXPIRES_IN_MIN, USES_MAX
 
 router = APIRouter(tags=["check and hold"])
 

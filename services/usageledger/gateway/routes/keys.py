@@ -24,7 +24,7 @@ from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
 from usageledger.gateway.dependencies import SESSION_COOKIE, AccountPath, Needs, Parts, refuse_or_count
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
-from usageledger.gateway.tokens import LIFETIME_MAX
+from usageledger.sdk.tokens import LIFETIME_MAX
 
 router = APIRouter(tags=["keys"])
 
@@ -186,7 +186,7 @@ async def mint_token(
 ) -> AccountToken:
     """Mint a short-lived token for one account's browser: what `<usage-meter>` asks your backend for.
 
-    `usageledger.gateway.tokens.mint_account_token`, or any JWT library, makes the same from a key, without asking.
+    `usageledger.sdk.tokens.mint_account_token`, or any JWT library, makes the same from a key, without asking.
     """
     if caller.account is not None:
         raise Problem("forbidden", "an account token makes no other one: its end would be no end. Use an app key here")

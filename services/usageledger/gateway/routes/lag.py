@@ -13,7 +13,7 @@ from usageledger.gateway.dependencies import Gateway, Needs, Parts
 from usageledger.gateway.inspector import Look
 from usageledger.gateway.problems import problems
 from usageledger.history.reading import HistoryAbsent
-from usageledger.inspection.partition_states import PartitionState
+from usageledger.operations.partition_states import PartitionState
 
 router = APIRouter(tags=["console"])
 

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from sse_starlette.event import ServerSentEvent
 
+from usageledger.accounts.errors import AccountError
+from usageledger.accounts.reader import AccountNow, Accounts
 from usageledger.counters.reading import AccountReading
 from usageledger.counters.view import ViewError
 from usageledger.domain.account import next_boundary
@@ -27,7 +29,6 @@ from usageledger.domain.head import Head
 from usageledger.gateway.figures import Block, figures
 from usageledger.gateway.metrics import STREAMS, STREAMS_CUT
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.reading import AccountNow, Accounts
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore
 from usageledger.ledger.limit_address import Place
@@ -283,7 +284,7 @@ class Streams:
                     watched.seen_at = self._now()
                     if watched.is_changed(stored, moment):
                         await self._see(account, watched, stored, moment)
-        except (ViewError, Problem) as error:
+        except (ViewError, AccountError) as error:
             logger.warning("the accounts of partition %d cannot be read for their streams: %s", partition, error)
             self._tell_old(accounts)
         except Exception:

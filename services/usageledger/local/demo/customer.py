@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from usageledger.limits.inbox import LimitEvent
-from usageledger.limits.subscriber import LimitSubscriber
 from usageledger.local.demo.workload import SOURCE, Use
-from usageledger.producer.account_client import AccountClient
-from usageledger.producer.meter import UsageMeter
+from usageledger.sdk.limits.limit_event import LimitEvent
+from usageledger.sdk.limits.subscriber import LimitSubscriber
+from usageledger.sdk.producer.account_client import AccountClient
+from usageledger.sdk.producer.meter import UsageMeter
 
 UPGRADES_ONE_IN = 2
 """Every so many accounts that are told that they have run out take the upgrade they are offered."""

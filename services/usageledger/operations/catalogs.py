@@ -1,0 +1,159 @@
+"""The catalog topic: what is published there, and publishing another version."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from usageledger.contracts.catalog_message import CATALOG_PUBLISHED
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog import Catalog
+from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
+from usageledger.domain.credits import format_credits
+from usageledger.ledger.adoption import adopted_catalogs
+from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.topics import Topics
+from usageledger.operations.errors import OperatorError
+from usageledger.operations.idleness import LookAtLags
+from usageledger.operations.topics import MIB
+from usageledger.sdk.producer.events import format_time
+from usageledger.sdk.producer.publisher import Connect, PublishError
+
+CATALOG_SOURCE = "/usageledger/catalog"
+PUBLISH_TIMEOUT_S = 30.0
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a publication. ``is_new`` is False where this version was there already, with the same content."""
+
+    version: str
+    is_new: bool
+    warnings: tuple[str, ...] = ()
+
+
+def catalog_event(catalog: Catalog, at: datetime) -> bytes:
+    """The record value that publishes a catalog: its id is the version, which never has another content."""
+    event = {
+        "specversion": "1.0",
+        "type": CATALOG_PUBLISHED,
+        "id": catalog.version,
+        "source": CATALOG_SOURCE,
+        "time": format_time(at),
+        "datacontenttype": "application/json",
+        "data": catalog_document(catalog),
+    }
+    return msgspec.json.encode(event)
+
+
+def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
+    """All versions of a ledger's catalog topic, in their order. None where none was published."""
+    topic = Topics(prefix).catalog
+    if reader.partition_count(topic) == 0:
+        raise OperatorError(f"there is no topic {topic}: is the prefix {prefix!r} right? `usageledger up` makes a ledger")
+    return adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), reader.end_offset(topic, 0)))
+
+
+def catalog_connector(kafka: str, prefix: str) -> Connect:
+    """Connects to a ledger's catalog topic."""
+    from usageledger.sdk.producer.kafka_publisher import connector_to
+
+    return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)
+
+
+def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
+    """Publish the catalog that comes with the package if the topic is empty; say whether it was."""
+    with log_reader(kafka) as reader:
+        if reader.end_offset(Topics(prefix).catalog, 0) > 0:
+            return False
+    publish(catalog_connector(kafka, prefix), load_shipped_catalog(), AdoptedCatalogs(), now)
+    return True
+
+
+def publish(connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> Published:
+    """Publish a catalog that can be used. Raises OperatorError where its version is there with other content, or Kafka does not take it.
+
+    ``connect`` is a connection to the catalog topic (`catalog_connector`), ``published`` what lies there.
+    """
+    known = published.version(catalog.version)
+    if known is not None and known != catalog:
+        raise OperatorError(
+            f"version {catalog.version!r} has been published with other content, and a version never changes: give this one another version"
+        )
+    if known is not None:
+        return Published(catalog.version, is_new=False)
+    warnings = tuple(_warnings(catalog, published, now))
+    _send(connect, catalog_event(catalog, now))
+    return Published(catalog.version, is_new=True, warnings=warnings)
+
+
+def wait_until_adopted(
+    look: LookAtLags, timeout_s: float, *, on_look: Callable[[int], None] | None = None, sleep: Callable[[float], None] = time.sleep
+) -> list[int]:
+    """Wait until every partition has adopted what is published; return the partitions that have not in time.
+
+    ``on_look`` is told how many have not yet.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        behind = [lag.partition for lag in look().lags if lag.what == "catalog" and lag.records > 0]
+        if on_look is not None:
+            on_look(len(behind))
+        if not behind or time.monotonic() >= deadline_s:
+            return behind
+        sleep(POLL_S)
+
+
+def _warnings(catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> list[str]:
+    if not published:
+        return []
+    warnings = []
+    in_force = published.in_force(now)
+    if catalog.effective_from < in_force.effective_from:
+        warnings.append(
+            f"effective_from {format_time(catalog.effective_from)} lies before that of {in_force.version!r}, which is in force since "
+            f"{format_time(in_force.effective_from)} and stays so: this version rates what occurred before that, and what no other knows"
+        )
+    elif catalog.effective_from < now:
+        warnings.append(
+            f"effective_from {format_time(catalog.effective_from)} is past: usage that occurred since then and is decided from now on "
+            "is rated by this version; what was decided before is not touched"
+        )
+    dropped = [plan for plan in in_force.plans if catalog.plan(plan.id) is None]
+    warnings += [
+        f"plan {plan.id!r} ({format_credits(plan.allotment)} credits) is gone: accounts that have it keep it, nobody can change to it"
+        for plan in dropped
+    ]
+    return warnings
+
+
+def _send(connect: Connect, value: bytes) -> None:
+    try:
+        publisher = connect()
+    except PublishError as error:
+        raise OperatorError(f"no Kafka broker answers ({error}): does it run? `usageledger status` says") from error
+    outcome: list[PublishError | None] = []
+    is_done = threading.Event()
+
+    def done(error: PublishError | None) -> None:
+        outcome.append(error)
+        is_done.set()
+
+    try:
+        publisher.send(CATALOG_SOURCE.encode(), value, done)
+        if not is_done.wait(PUBLISH_TIMEOUT_S):
+            raise OperatorError(
+                f"Kafka did not acknowledge the catalog within {PUBLISH_TIMEOUT_S:.0f} s. Publish it again: a repeat changes nothing"
+            )
+        if outcome[0] is not None:
+            raise outcome[0]
+    except PublishError as error:
+        raise OperatorError(f"Kafka did not take the catalog: {error}") from error
+    finally:
+        publisher.close()

@@ -1,0 +1,183 @@
+"""The examination: everything looked at in order, each thing once, and nothing changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import MsgspecError
+
+from usageledger.counters.connection import Client, connect_blocking
+from usageledger.counters.reading import read_heads
+from usageledger.counters.replies import REDIS_FAILURES
+from usageledger.counters.view import StoredHead, ViewError
+from usageledger.domain.encoding import decode_head
+from usageledger.domain.head import Head
+from usageledger.ledger.timestamps import time_of
+from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.topics import Topics
+from usageledger.operations.catalogs import published_catalogs
+from usageledger.operations.doctor.finding import Area, Examination, Finding
+from usageledger.operations.doctor.kafka_checks import FoundTopic, described_topics, topic_findings
+from usageledger.operations.doctor.ledger_checks import (
+    catalog_findings,
+    clock_findings,
+    is_verified,
+    limits_findings,
+    partition_findings,
+    rules_findings,
+    view_findings,
+)
+from usageledger.operations.doctor.redis_checks import redis_findings
+from usageledger.operations.errors import OperatorError
+from usageledger.operations.idleness import lag_reader
+from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.partition_states import partition_states
+from usageledger.operations.waiting import is_true_within
+
+ANSWER_TIMEOUT_MS = 10_000
+SECOND_LOOK_S = 2.0
+VERIFIED_WITHIN_S = 5.0
+
+
+def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
+    """Look at everything. What cannot be looked at, because what it stands on is away, is a finding too and leaves out the rest."""
+    examination = Examination()
+    topics = Topics(prefix)
+    redis = connect_blocking(redis_url)
+    try:
+        has_topics = _examine_kafka(examination, kafka, topics)
+        has_redis = _examine_redis(examination, redis, redis_url)
+        if has_topics and has_redis:
+            with _told(examination, "view", "usageledger status"), log_reader(kafka) as reader:
+                _examine_ledger(examination, kafka, redis_url, topics, reader, redis)
+    finally:
+        redis.close()
+    return examination
+
+
+def _examine_kafka(examination: Examination, kafka: str, topics: Topics) -> bool:
+    """Whether all topics are there."""
+    there: dict[str, FoundTopic] = {}
+    with (
+        _told(examination, "broker", "usageledger up, or start the broker at that address"),
+        admin_client(kafka, timeout_ms=ANSWER_TIMEOUT_MS) as admin,
+    ):
+        brokers = admin.describe_cluster()["brokers"]
+        fenced = [broker["broker_id"] for broker in brokers if broker.get("is_fenced")]
+        why = "what they hold has a copy less"
+        findings = [
+            Finding(area="broker", what=f"broker {broker} is fenced", why=why, mend="restart that broker and see its log")
+            for broker in fenced
+        ]
+        examination.add("broker", f"{len(brokers)} broker{'' if len(brokers) == 1 else 's'} at {kafka}", findings)
+        there = described_topics(admin, [*topics.partitioned, topics.catalog])
+        found = list(topic_findings(kafka, topics, there, len(brokers)))
+        count = there[topics.ledger].settings.partitions if topics.ledger in there else 0
+        examination.add("topics", f"{len(there)} of 5 topics, {count} partitions", found)
+    return len(there) == 5
+
+
+def _examine_redis(examination: Examination, redis: Client, redis_url: str) -> bool:
+    """Whether it answers."""
+    with _told(examination, "redis", "usageledger up, or start the Redis at that address"):
+        findings = list(redis_findings(redis))
+        examination.add("redis", redis_url.rpartition("@")[2], findings)
+        return True
+    return False
+
+
+def _examine_ledger(examination: Examination, kafka: str, redis_url: str, topics: Topics, reader: LogReader, redis: Client) -> None:
+    count = reader.partition_count(topics.ledger)
+    redis_now = _redis_now(redis)
+    findings = list(clock_findings(datetime.now(UTC), redis_now, _newest(reader, topics.ledger, count)))
+    examination.add("clocks", "this machine's, Redis's, and what Kafka dated last", findings)
+    stored, heads, unreadable = _heads(redis, topics.prefix, count)
+    catalogs, end = published_catalogs(reader, topics.prefix), reader.end_offset(topics.catalog, 0)
+    versions = f"{len(catalogs)} version{'' if len(catalogs) == 1 else 's'} published"
+    examination.add("catalog", versions, list(catalog_findings(catalogs, end, heads)))
+    examination.add("rules", "known to this release", list(rules_findings(heads)))
+    if not unreadable:
+        _examine_progress(examination, kafka, redis_url, topics)
+    stored = _verified(redis, topics.prefix, stored)
+    checked = list(view_findings(reader, topics, stored, unreadable, _redis_now(redis)))
+    examination.add("view", f"{len(heads)} of {count} partitions have one that can be read", checked)
+
+
+def _examine_progress(examination: Examination, kafka: str, redis_url: str, topics: Topics) -> None:
+    with lag_reader(kafka, redis_url, topics.prefix, timeout_ms=ANSWER_TIMEOUT_MS) as lags:
+        before = lags.look()
+        time.sleep(SECOND_LOOK_S)
+        after = lags.look()
+        states = partition_states(after, lags.owner_reports())
+    idle = sum(state.name == "running/idle" for state in states)
+    undecided = after.records("usage", "account", "catalog")
+    findings = list(partition_findings(states, "usageledger up (or `usageledger service processor`)"))
+    examination.add("partitions", f"{len(states)}, of which {idle} have nothing to do; {undecided:,} records to decide", findings)
+    limits = list(limits_findings(before, after, SECOND_LOOK_S))
+    examination.add("limits", f"{after.records('limits'):,} ledger records to announce", limits)
+
+
+def _heads(redis: Client, prefix: str, count: int) -> tuple[dict[int, StoredHead | None], dict[int, Head], list[int]]:
+    """The heads as they are stored, those that can be read, and the partitions of those that cannot."""
+    stored: dict[int, StoredHead | None] = {}
+    heads: dict[int, Head] = {}
+    unreadable = []
+    for partition in range(count):
+        try:
+            stored |= read_heads(redis, prefix, [partition])
+            found = stored[partition]
+            if found is not None:
+                heads[partition] = decode_head(found.value)
+        except (ViewError, MsgspecError) as error:
+            if isinstance(error, ViewError) and error.retriable:
+                raise
+            stored[partition] = None
+            unreadable.append(partition)
+    return stored, heads, unreadable
+
+
+def _verified(redis: Client, prefix: str, stored: dict[int, StoredHead | None]) -> dict[int, StoredHead | None]:
+    """The heads, once they are verified: an owner that has just begun, or whose view was made anew, does so within a second or two."""
+    found = dict(stored)
+
+    def are_verified() -> bool:
+        now = _redis_now(redis)
+        waiting = [partition for partition, head in found.items() if head is not None and not is_verified(head, now)]
+        if waiting:
+            found.update(read_heads(redis, prefix, waiting))
+        return not waiting
+
+    is_true_within(are_verified, VERIFIED_WITHIN_S)
+    return found
+
+
+def _redis_now(redis: Client) -> datetime:
+    """The clock of Redis, or of one of its nodes."""
+    answer: Any = redis.time()  # type: ignore[no-untyped-call, unused-ignore] # a cluster answers by node
+    seconds, microseconds = next(iter(answer.values())) if isinstance(answer, dict) else answer
+    return datetime.fromtimestamp(int(seconds) + int(microseconds) / 1_000_000, UTC)
+
+
+def _newest(reader: LogReader, topic: str, count: int) -> datetime | None:
+    """When Kafka took the newest record of any partition, by its clock."""
+    ends = {partition: reader.end_offset(topic, partition) for partition in range(count)}
+    last = [record for partition, end in ends.items() if end > 0 for record in reader.read(topic, partition, end - 1, end)]
+    return max((time_of(record.timestamp_ms) for record in last), default=None)
+
+
+@contextmanager
+def _told(examination: Examination, area: Area, mend: str) -> Iterator[None]:
+    """Make a finding of what keeps an area from being looked at."""
+    from kafka.errors import KafkaError
+
+    from usageledger.log.reading import LogUnreadable
+
+    try:
+        yield
+    except (KafkaError, OperatorError, ViewError, LogUnreadable, *REDIS_FAILURES) as error:
+        finding = Finding(area=area, what=f"it cannot be looked at: {error}", why="the ledger needs it", mend=mend)
+        examination.add(area, "no answer", [finding])

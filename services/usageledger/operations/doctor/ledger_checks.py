@@ -1,0 +1,154 @@
+"""The ledger itself: clocks, catalog, rules, what its partitions are doing, and whether views and limit events are what the log says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from usageledger.counters.reading import verified_at
+from usageledger.counters.view import StoredHead
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.catalog_lint import lint
+from usageledger.domain.chain import NotAnEntry, entry_at
+from usageledger.domain.claim import DECIDE_VERSION, knows_rules_of
+from usageledger.domain.cycle import rules_version
+from usageledger.domain.head import Head
+from usageledger.log.reading import LogReader
+from usageledger.log.topics import Topics
+from usageledger.operations.doctor.finding import Area, Finding
+from usageledger.operations.lags import LedgerLags
+from usageledger.operations.partition_states import PartitionState
+
+CLOCKS_APART_MAX = timedelta(seconds=2)
+UNVERIFIED_MAX = timedelta(seconds=15)
+LOOK_BACK_RECORDS = 100
+LINT_SHOWN = 3
+
+
+def clock_findings(now: datetime, redis_now: datetime, newest_record: datetime | None) -> Iterator[Finding]:
+    """Clocks that differ. The broker's is known by what it dated last: that cannot lie ahead of now."""
+    why = "holds expire, renewals come and `as of` is told by these clocks"
+    mend = "chronyc makestep (or timedatectl set-ntp true) on the machine that is wrong"
+    if abs(now - redis_now) > CLOCKS_APART_MAX:
+        yield _finding("clocks", f"Redis's clock is {_apart(redis_now - now)} this machine's", why, mend)
+    if newest_record is not None and newest_record - now > CLOCKS_APART_MAX:
+        yield _finding("clocks", f"Kafka has dated a record {_apart(newest_record - now)} this machine's clock", why, mend)
+
+
+def catalog_findings(catalogs: AdoptedCatalogs, end: int, heads: Mapping[int, Head]) -> Iterator[Finding]:
+    """Whether there is a catalog that every partition decides by, and what lint says of the newest."""
+    if not catalogs:
+        yield _finding("catalog", "no catalog is published", "nothing is decided before one is", "usageledger catalog publish")
+        return
+    behind = [partition for partition, head in heads.items() if head.catalog_next < end]
+    if behind:
+        yield _finding(
+            "catalog", f"partitions {_listed(behind)} have not adopted the newest catalog", "they rate by an older one",
+            "usageledger status: see why those partitions do not go on",
+        )  # fmt: skip
+    newest = catalogs.catalogs[-1]
+    found = lint(newest)
+    if found:
+        told = "; ".join(f"{each.where}: {each.message}" for each in found[:LINT_SHOWN])
+        more = f" (and {len(found) - LINT_SHOWN} more)" if len(found) > LINT_SHOWN else ""
+        yield _finding("catalog", f"catalog {newest.version}: {told}{more}", "is it meant so?", "usageledger catalog lint", is_notice=True)
+
+
+def partition_findings(states: Sequence[PartitionState], service: str) -> Iterator[Finding]:
+    """Partitions that do not go on by themselves."""
+    unowned = [state.partition for state in states if state.name == "no_owner"]
+    if unowned:
+        yield _finding("partitions", f"partitions {_listed(unowned)} have no owner", "what comes there waits", service)
+    for state in states:
+        if state.name == "stopped":
+            mend = "usageledger status: its reason says what to do"
+            if "usageledger " in state.detail:
+                mend = f"usageledger {state.detail.rpartition('usageledger ')[2].rstrip('`')}"
+            yield _finding("partitions", f"partition {state.partition} has stopped: {state.detail}", "what comes there waits", mend)
+        elif state.is_stuck:
+            yield _finding(
+                "partitions", f"partition {state.partition} makes no progress: {state.undecided:,} records wait, {state.detail}",
+                "meters and limits stand still", "see the processor's log; it ends a stuck worker after a minute",
+            )  # fmt: skip
+
+
+def limits_findings(before: LedgerLags, after: LedgerLags, seconds: float) -> Iterator[Finding]:
+    """Partitions whose limit events wait and have not moved between two looks."""
+    lag = {each.partition: each.records for each in before.lags if each.what == "limits"}
+    grown = [each for each in after.lags if each.what == "limits" and each.records and each.records >= lag.get(each.partition, 0) > 0]
+    for each in grown:
+        yield _finding(
+            "limits", f"partition {each.partition} has {each.records:,} ledger records to announce, and none was in {seconds:.0f} s",
+            "apps are not told to block or to offer", "usageledger service limits; where it runs, its log says why the partition stopped",
+        )  # fmt: skip
+
+
+def rules_findings(heads: Mapping[int, Head]) -> Iterator[Finding]:
+    """Partitions decided by rules that this release does not know."""
+    newer = [partition for partition, head in heads.items() if not knows_rules_of(head)]
+    if newer:
+        head = heads[newer[0]]
+        yield _finding(
+            "rules", f"partitions {_listed(newer)} are decided by rules {head.decide}, tzdata {head.tzdata}; this release has"
+            f" {DECIDE_VERSION}, tzdata {rules_version()}", "it must not decide or replay them", "pip install --upgrade usageledger",
+        )  # fmt: skip
+
+
+def view_findings(
+    reader: LogReader, topics: Topics, heads: Mapping[int, StoredHead | None], unreadable: Sequence[int], redis_now: datetime
+) -> Iterator[Finding]:
+    """Views that are no fold of the log, or that nobody has verified lately. A whole comparison is `audit verify`'s."""
+    for partition, stored in heads.items():
+        rebuild = f"usageledger rebuild --partition {partition}"
+        if partition in unreadable:
+            yield _finding("view", f"the view of partition {partition} cannot be read", "its accounts cannot be shown or checked", rebuild)
+        elif stored is not None:
+            if not _is_prefix(reader, topics.ledger, partition, stored):
+                yield _finding(
+                    "view", f"the view of partition {partition} is no prefix of its ledger", "its counters are not the log's", rebuild
+                )
+            if not is_verified(stored, redis_now):
+                at = verified_at(stored).isoformat(sep=" ", timespec="seconds")
+                told = f"was last verified at {at}" if stored.verified_at_ms else "has not been verified since it was made"
+                yield _finding(
+                    "view", f"the view of partition {partition} {told}", "counters may be older than they look",
+                    "usageledger up (or `usageledger service processor`): its owner verifies it each second",
+                )  # fmt: skip
+        elif reader.end_offset(topics.ledger, partition) > 0:
+            yield _finding("view", f"partition {partition} has a ledger and no view", "its accounts have no counters", rebuild)
+
+
+def is_verified(stored: StoredHead, redis_now: datetime) -> bool:
+    """Whether an owner has verified this view lately."""
+    return redis_now - verified_at(stored) <= UNVERIFIED_MAX
+
+
+def _is_prefix(reader: LogReader, topic: str, partition: int, stored: StoredHead) -> bool:
+    """Whether the last entry before the view's head is the one that it names."""
+    stop, start = stored.position.next_offset, reader.start_offset(topic, partition)
+    if stop > reader.end_offset(topic, partition):
+        return False
+    count = LOOK_BACK_RECORDS
+    while stop > start:
+        begin = max(start, stop - count)
+        last = None
+        for record in reader.read(topic, partition, begin, stop):
+            with suppress(NotAnEntry):
+                last = entry_at(record.offset, record.value) or last
+        if last is not None:
+            return last.hash == stored.position.hash
+        stop, count = begin, 10 * count
+    return stored.position.hash == ""
+
+
+def _finding(area: Area, what: str, why: str, mend: str, *, is_notice: bool = False) -> Finding:
+    return Finding(area=area, what=what, why=why, mend=mend, is_notice=is_notice)
+
+
+def _apart(difference: timedelta) -> str:
+    return f"{abs(difference).total_seconds():.1f} s {'ahead of' if difference > timedelta() else 'behind'}"
+
+
+def _listed(partitions: Sequence[int]) -> str:
+    return ", ".join(map(str, partitions))

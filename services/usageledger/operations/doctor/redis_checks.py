@@ -1,0 +1,71 @@
+"""Whether the Redis can be trusted, has copies, and has room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import redis
+
+from usageledger.counters.connection import Client
+from usageledger.counters.server_check import ServerUnfit, check_server
+from usageledger.operations.doctor.finding import Finding
+
+MEMORY_SHARE_MAX = 0.8
+
+
+def redis_findings(client: Client) -> Iterator[Finding]:
+    """What is wrong with every server that holds counters. Raises ViewError, redis-py's errors."""
+    try:
+        problems, warnings = [], check_server(client)
+    except ServerUnfit as unfit:
+        problems, warnings = unfit.problems, []
+    for problem in [*problems, *warnings]:
+        what, _, mend = problem.rpartition(": ")
+        yield _finding(what, "it could lose counters, or not hold them at all", f"redis-cli CONFIG: {mend}")
+    for address, about in servers(client).items():
+        yield from server_findings(address, about)
+    if isinstance(client, redis.RedisCluster):
+        yield from cluster_findings({name: str(value) for name, value in dict(client.cluster_info()).items()})
+
+
+def servers(client: Client) -> dict[str, Mapping[str, Any]]:
+    """INFO of each server that holds counters, by its address."""
+    if isinstance(client, redis.RedisCluster):
+        primaries = client.get_primaries()  # type: ignore[no-untyped-call] # redis-py has no type for it
+        return {node.name: dict(client.get_redis_connection(node).info()) for node in primaries}
+    where = client.connection_pool.connection_kwargs
+    return {f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":"): dict(client.info())}
+
+
+def server_findings(address: str, about: Mapping[str, Any]) -> Iterator[Finding]:
+    """What one server's INFO tells."""
+    used, most = int(about.get("used_memory", 0)), int(about.get("maxmemory", 0))
+    if most and used > MEMORY_SHARE_MAX * most:
+        yield _finding(
+            f"{address} uses {100 * used // most} % of its maxmemory", "when it is full, partitions stop until there is room",
+            f"redis-cli -u redis://{address} CONFIG SET maxmemory BYTES",
+        )  # fmt: skip
+    for field in ("aof_last_write_status", "aof_last_bgrewrite_status"):
+        if about.get(field, "ok") != "ok":
+            yield _finding(
+                f"{address} says {field}:{about[field]}", "what it is told does not reach its disk", "df -h: see to its disk, then its log"
+            )
+    if int(about.get("connected_slaves", 0)) == 0:
+        yield _finding(
+            f"{address} has no replica", "while it is down no counter can be read, and its partitions wait",
+            f"redis-cli -h REPLICA REPLICAOF {address.replace(':', ' ')}", is_notice=True,
+        )  # fmt: skip
+
+
+def cluster_findings(state: Mapping[str, str]) -> Iterator[Finding]:
+    """What a cluster says of itself."""
+    if state.get("cluster_state") != "ok" or state.get("cluster_slots_ok") != "16384":
+        yield _finding(
+            f"the cluster is {state.get('cluster_state')}, with {state.get('cluster_slots_ok')} of 16384 slots served",
+            "the partitions in the other slots wait", "redis-cli --cluster fix HOST:PORT",
+        )  # fmt: skip
+
+
+def _finding(what: str, why: str, mend: str, *, is_notice: bool = False) -> Finding:
+    return Finding(area="redis", what=what, why=why, mend=mend, is_notice=is_notice)

@@ -1,0 +1,32 @@
+"""Asking a broker whether it is ready to serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from usageledger.operations.errors import OperatorError
+
+PROBE_TIMEOUT_MS = 5_000
+
+
+def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
+    """kafka-python's admin client, connected; a context manager. Raises OperatorError if no broker answers in time."""
+    from kafka.errors import KafkaError
+
+    from usageledger.log.admin import connect_admin
+
+    try:
+        return connect_admin(bootstrap, timeout_ms=timeout_ms)
+    except KafkaError as error:
+        raise OperatorError(f"no Kafka broker answers at {bootstrap} ({error}): is the address right, and does it run?") from error
+
+
+def broker_is_ready(bootstrap: str) -> bool:
+    """Whether a broker answers and is registered with its controller (before that, topics cannot be made)."""
+    from kafka.errors import KafkaError
+
+    try:
+        with admin_client(bootstrap, timeout_ms=PROBE_TIMEOUT_MS) as admin:
+            return bool(admin.describe_cluster()["brokers"])
+    except (OperatorError, KafkaError):
+        return False

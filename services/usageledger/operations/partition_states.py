@@ -1,0 +1,79 @@
+"""What each partition is doing: one that makes no progress told from one that has nothing to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from usageledger.counters.owner_reports import OwnerReport
+from usageledger.operations.lags import LedgerLags
+
+NO_PROGRESS_S = 10.0
+"""For so long an owner may be at one chunk, or wait for its turn, before it is said to make no progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """One partition. ``lag``: records that wait, by what they wait for; ``report`` is its owner's, None where it has none."""
+
+    partition: int
+    lag: Mapping[str, int]
+    report: OwnerReport | None
+
+    @property
+    def name(self) -> str:
+        """``running/idle``, ``running/behind``, ``catching_up``, ``waiting_for_a_catalog``, ``claiming``, ``stopped`` or ``no_owner``."""
+        if self.report is None:
+            return "no_owner"
+        if self.report.state != "running":
+            return self.report.state
+        return "running/behind" if self.undecided else "running/idle"
+
+    @property
+    def undecided(self) -> int:
+        """How many records wait to be decided."""
+        return sum(records for what, records in self.lag.items() if what != "limits")
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether it will not go on by itself."""
+        return self.name in ("stopped", "no_owner") or self.is_stuck
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it has something to do and has done nothing for a while."""
+        return self.report is not None and self.report.no_progress_s >= NO_PROGRESS_S
+
+    @property
+    def detail(self) -> str:
+        """What there is to say of it, in a few words."""
+        report = self.report
+        if report is None:
+            return "no processor has it"
+        if report.stopped_because:
+            return report.stopped_because
+        if report.catch_up_end is not None and report.state == "catching_up":
+            return f"its view stands at ledger offset {report.caught_up_to or 0:,} of {report.catch_up_end:,}"
+        return f"no progress for {report.no_progress_s:.0f} s" if self.is_stuck else ""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        report = self.report
+        return {
+            "partition": self.partition,
+            "state": self.name,
+            "lag": dict(self.lag),
+            "no_progress_s": 0.0 if report is None else report.no_progress_s,
+            "catch_up": None if report is None or report.catch_up_end is None else [report.caught_up_to or 0, report.catch_up_end],
+            "stopped_because": None if report is None else report.stopped_because,
+            "worker": None if report is None else report.worker,
+        }
+
+
+def partition_states(lags: LedgerLags, reports: Mapping[int, OwnerReport | None]) -> list[PartitionState]:
+    """The partitions of a ledger, in their order."""
+    by_partition: dict[int, dict[str, int]] = {partition: {} for partition in sorted(reports)}
+    for lag in lags.lags:
+        by_partition.setdefault(lag.partition, {})[lag.what] = lag.records
+    return [PartitionState(partition, found, reports.get(partition)) for partition, found in by_partition.items()]

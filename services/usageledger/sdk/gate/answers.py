@@ -1,0 +1,248 @@
+"""What a gate answers, and how it fails. Amounts are credits; times are in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from usageledger.accounts.reckoning import Checked, Placed
+from usageledger.counters.holding import Hold, use_of
+from usageledger.domain.checking import Use
+from usageledger.domain.credits import format_credits
+from usageledger.domain.entry import UpgradeOffer
+from usageledger.domain.rating import Quote
+
+HoldState = Literal["open", "settled", "released", "gone"]
+"""``gone``: there is no such hold any more, or never was one."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class GateError(Exception):
+    """A gate cannot answer what it was asked."""
+
+
+class InvalidUse(GateError, ValueError):
+    """What was asked is not well-formed: a name, a quantity, how long a hold is to last. The message says which and why."""
+
+
+class UnknownUse(InvalidUse):
+    """The catalog has no rate for this feature or model: ``reason`` is ``unknown_feature`` or ``unknown_model``."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class HoldIdReused(GateError):
+    """The id holds something else, or has held it and that was settled: another use needs another id."""
+
+
+class GateMisconfigured(GateError):
+    """Asking again will not help: a key or a password is wrong, the ledger is not there, or a newer release has written it."""
+
+
+class GateUnavailable(GateError):
+    """Nobody answered in time. `check` and `hold` answer ``degraded`` instead of raising this."""
+
+
+class NotEnoughCredits(GateError):
+    """`held` was given no hold. ``answer`` says why, and which upgrade would help."""
+
+    def __init__(self, answer: HoldAnswer) -> None:
+        super().__init__(f"account {answer.account!r} was given no hold: {answer.reason}")
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """The lowest plan under which the use would be allowed."""
+
+    plan: str
+    name: str
+    price_cents: int
+    allotment: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckAnswer:
+    """Whether a use may start. True in a condition if it may.
+
+    ``degraded``: nobody answered in time, and ``allowed`` is what the caller chose for that; no figure is known then.
+    """
+
+    account: str
+    allowed: bool
+    reason: str | None = None
+    """Why not: ``insufficient_credits``, ``suspended``, ``unknown_account`` or ``unavailable``."""
+    suspension: str | None = None
+    """Why the account is suspended, where it is."""
+    cost: Decimal | None = None
+    remaining: Decimal | None = None
+    held: Decimal | None = None
+    """What the account's open holds have reserved."""
+    available: Decimal | None = None
+    """``remaining - held``."""
+    upgrade: Upgrade | None = None
+    resets_at: datetime | None = None
+    """When the period ends; None on Free."""
+    as_of: datetime | None = None
+    """When the figures were last known to be all that was decided; None if that was lately."""
+    degraded: bool = False
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldAnswer:
+    """What became of a request to hold. True in a condition if the use may start.
+
+    ``state``: ``open``; or ``settled``, where the same id has held the same use before and that was charged: to do it again costs nothing
+    more, for its report will be a duplicate. None where no hold was given, and where it is not known (``degraded``).
+    """
+
+    account: str
+    id: str
+    allowed: bool
+    state: HoldState | None = None
+    reason: str | None = None
+    """Why not: ``insufficient_credits``, ``suspended``, ``unknown_account``, ``too_many_open_holds`` or ``unavailable``."""
+    suspension: str | None = None
+    credits: Decimal | None = None
+    """What it reserves, or would."""
+    expires_at: datetime | None = None
+    """When it frees itself, while it is open."""
+    remaining: Decimal | None = None
+    held: Decimal | None = None
+    """What all open holds of the account have reserved, this one among them."""
+    available: Decimal | None = None
+    upgrade: Upgrade | None = None
+    resets_at: datetime | None = None
+    as_of: datetime | None = None
+    degraded: bool = False
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseAnswer:
+    """What a hold is after its release. ``degraded``: nobody answered, so it may still be open, until it frees itself."""
+
+    account: str
+    id: str
+    state: HoldState | None
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotedUse:
+    """A use and what it costs."""
+
+    feature: str
+    model: str | None
+    quantity: Decimal
+    credits: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuoteAnswer:
+    """What some uses cost together. ``fits``: the plans whose allotment covers that, the lowest first."""
+
+    total: Decimal
+    uses: tuple[QuotedUse, ...]
+    fits: tuple[Upgrade, ...]
+    catalog: str
+    """The version of the catalog that says so."""
+
+
+def check_answer(checked: Checked) -> CheckAnswer:
+    """A check, as an app reads it."""
+    now, check = checked.now, checked.check
+    return CheckAnswer(
+        account=now.account,
+        allowed=check.allowed,
+        reason=check.reason,
+        suspension=check.suspended,
+        cost=credits_of(check.cost),
+        remaining=credits_of(check.remaining),
+        held=credits_of(check.held),
+        available=credits_of(check.available),
+        upgrade=upgrade_of(check.upgrade),
+        resets_at=now.state.period.end,
+        as_of=now.verified_at,
+    )
+
+
+def hold_answer(placed: Placed, hold_id: str) -> HoldAnswer:
+    """What became of a request to hold, as an app reads it. Raises HoldIdReused."""
+    now, check, hold = placed.checked.now, placed.checked.check, placed.hold
+    if placed.refusal == "id_holds_something_else":
+        raise HoldIdReused(id_reused(now.account, hold_id, hold))
+    is_open = hold is not None and hold.state == "open"
+    return HoldAnswer(
+        account=now.account,
+        id=hold_id,
+        allowed=placed.refusal is None,
+        state=None if hold is None else hold.state,
+        reason=placed.refusal,
+        suspension=check.suspended,
+        credits=credits_of(check.cost if hold is None else hold.credits),
+        expires_at=_ends(hold) if hold is not None and is_open else None,
+        remaining=credits_of(check.remaining),
+        held=credits_of(check.held),
+        available=credits_of(check.available),
+        upgrade=None if placed.refusal is None else upgrade_of(check.upgrade),
+        resets_at=now.state.period.end,
+        as_of=now.verified_at,
+    )
+
+
+def quote_answer(quoted: tuple[Quote, str]) -> QuoteAnswer:
+    """A quote, as an app reads it."""
+    quote, version = quoted
+    return QuoteAnswer(
+        total=credits_of(quote.total),
+        uses=tuple(
+            QuotedUse(feature=line.feature, model=line.model, quantity=line.quantity, credits=credits_of(line.credits))
+            for line in quote.lines
+        ),
+        fits=tuple(
+            Upgrade(plan=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=credits_of(plan.allotment)) for plan in quote.fits
+        ),
+        catalog=version,
+    )
+
+
+def release_answer(account: str, hold_id: str, hold: Hold | None) -> ReleaseAnswer:
+    """What a hold is after its release, as an app reads it."""
+    return ReleaseAnswer(account=account, id=hold_id, state="gone" if hold is None else hold.state)
+
+
+def id_reused(account: str, hold_id: str, hold: Hold | None) -> str:
+    """What to say of an id that holds something else."""
+    what = "something else" if hold is None else _named(use_of(hold))
+    return f"hold {hold_id!r} of account {account!r} is for {what}: another use needs another id"
+
+
+def credits_of(microcredits: int) -> Decimal:
+    """Micro-credits as credits, exactly."""
+    return Decimal(format_credits(microcredits))
+
+
+def upgrade_of(offer: UpgradeOffer | None) -> Upgrade | None:
+    """An offer, as an app reads it."""
+    if offer is None:
+        return None
+    return Upgrade(plan=offer.plan, name=offer.name, price_cents=offer.price_cents, allotment=credits_of(offer.allotment))
+
+
+def _ends(hold: Hold) -> datetime:
+    return _EPOCH + timedelta(milliseconds=hold.counts_until_ms)
+
+
+def _named(use: Use) -> str:
+    return f"{use.quantity} of {use.feature}" + ("" if use.model is None else f"/{use.model}")

@@ -1,0 +1,170 @@
+"""Asking Redis itself, without a gateway: one call of a script for a check, two for a hold."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from usageledger.accounts.reckoning import (
+    CatalogsUpTo,
+    Clock,
+    NoRate,
+    Question,
+    Reckoning,
+    answered,
+    answered_async,
+    checking,
+    holding,
+    quoting,
+    releasing,
+)
+from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask, ask_async
+from usageledger.counters.connection import Client, connect, connect_blocking
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.replies import REDIS_FAILURES, view_error
+from usageledger.counters.view import ViewError
+from usageledger.domain.checking import Use
+from usageledger.sdk.gate.answers import (
+    CheckAnswer,
+    GateMisconfigured,
+    GateUnavailable,
+    HoldAnswer,
+    QuoteAnswer,
+    ReleaseAnswer,
+    UnknownUse,
+    check_answer,
+    hold_answer,
+    quote_answer,
+    release_answer,
+)
+from usageledger.sdk.gate.ledger_facts import LedgerFacts
+
+T = TypeVar("T")
+
+
+class DirectWay:
+    """See `Way`. May be shared by threads, and by processes that are forked from this one."""
+
+    def __init__(self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float) -> None:
+        self._facts = LedgerFacts(kafka, prefix, timeout_s)
+        self._connect = partial(connect_blocking, redis_url, timeout_s=timeout_s, is_patient=False)
+        self._redis: Client | None = None
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._turns = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+
+    def prepare(self) -> None:
+        self._facts.be_patient()
+        self._reckon("", quoting([], self._clock))
+
+    def check(self, account: str, use: Use) -> CheckAnswer:
+        return check_answer(self._reckon(account, checking(account, use, self._clock)))
+
+    def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
+        return quote_answer(self._reckon("", quoting(uses, self._clock)))
+
+    def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
+        return hold_answer(self._reckon(account, holding(account, hold_id, use, life_s * 1_000, self._clock)), hold_id)
+
+    def release(self, account: str, hold_id: str) -> ReleaseAnswer:
+        return release_answer(account, hold_id, self._reckon(account, releasing(account, hold_id)))
+
+    def close(self) -> None:
+        if self._redis is not None:
+            self._redis.close()
+
+    def _partition(self, account: str) -> PartitionKeys:
+        if self._facts.notice_fork():
+            self._turns = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+        if not self._facts.is_known:
+            self._facts.learn()
+        return self._facts.partition(account)
+
+    def _connected(self) -> Client:
+        """The client. A cluster's asks for the nodes when it is made, which can fail."""
+        if self._redis is None:
+            try:
+                self._redis = self._connect()
+            except REDIS_FAILURES as error:
+                raise _as_gate_error(view_error(error)) from error
+        return self._redis
+
+    def _reckon(self, account: str, reckoning: Reckoning[T]) -> T:
+        partition = self._partition(account)
+        redis = self._connected()
+
+        def answer(question: Question) -> Any:
+            if isinstance(question, CatalogsUpTo):
+                return self._facts.known_catalogs(question.before) or self._facts.catalogs(question.before)
+            if not self._turns.acquire(timeout=self._timeout_s):
+                raise GateUnavailable(f"{CALLS_AT_ONCE_MAX} questions are on their way, and none came back within {self._timeout_s:g} s")
+            try:
+                return ask(redis, partition, question)
+            finally:
+                self._turns.release()
+
+        try:
+            return answered(reckoning, answer)
+        except (ViewError, NoRate) as error:
+            raise _as_gate_error(error) from error
+
+
+class AsyncDirectWay:
+    """See `AsyncWay`. Of one event loop."""
+
+    def __init__(self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float) -> None:
+        self._facts = LedgerFacts(kafka, prefix, timeout_s)
+        self._redis = connect(redis_url, timeout_s=timeout_s)
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
+
+    async def prepare(self) -> None:
+        self._facts.be_patient()
+        await self._reckon("", quoting([], self._clock))
+
+    async def check(self, account: str, use: Use) -> CheckAnswer:
+        return check_answer(await self._reckon(account, checking(account, use, self._clock)))
+
+    async def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
+        return quote_answer(await self._reckon("", quoting(uses, self._clock)))
+
+    async def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
+        return hold_answer(await self._reckon(account, holding(account, hold_id, use, life_s * 1_000, self._clock)), hold_id)
+
+    async def release(self, account: str, hold_id: str) -> ReleaseAnswer:
+        return release_answer(account, hold_id, await self._reckon(account, releasing(account, hold_id)))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _partition(self, account: str) -> PartitionKeys:
+        if not self._facts.is_known:
+            await asyncio.to_thread(self._facts.learn)
+        return self._facts.partition(account)
+
+    async def _reckon(self, account: str, reckoning: Reckoning[T]) -> T:
+        partition = await self._partition(account)
+
+        async def answer(question: Question) -> Any:
+            if isinstance(question, CatalogsUpTo):
+                known = self._facts.known_catalogs(question.before)
+                return known or await asyncio.to_thread(self._facts.catalogs, question.before)
+            async with asyncio.timeout(self._timeout_s), self._turns:
+                return await ask_async(self._redis, partition, question)
+
+        try:
+            return await answered_async(reckoning, answer)
+        except (ViewError, NoRate) as error:
+            raise _as_gate_error(error) from error
+        except TimeoutError:
+            raise GateUnavailable(f"Redis did not answer within {self._timeout_s:g} s") from None
+
+
+def _as_gate_error(error: ViewError | NoRate) -> Exception:
+    if isinstance(error, NoRate):
+        return UnknownUse(str(error), error.reason)
+    return GateUnavailable(str(error)) if error.retriable else GateMisconfigured(f"{error}: `usageledger doctor` says what mends it")

@@ -1,0 +1,1 @@
+"""Limit events for apps: subscribers for threads and for asyncio, and answers under FastAPI."""

@@ -1,0 +1,171 @@
+"""Publishing through kafka-python, around what is wrong with its producer (3.0.x)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from usageledger.sdk.producer.publisher import Blame, ConnectTo, Done, PublishError
+
+with warnings.catch_warnings():
+    # It reads its message schemas by a call that Python 3.11 and 3.12 call deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka import KafkaProducer
+    from kafka import errors as kafka_errors
+
+_CONNECT_TIMEOUT_MS = 10_000
+_METADATA_TIMEOUT_MS = 5_000
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
+
+# What the guarantees stand on. A batch that expires by delivery_timeout_ms after it was sent stops the idempotent producer for ever,
+# without an error. So that time-out never comes: the sender watches the age of what is on its way, and replaces a producer that is stuck.
+_FIXED: dict[str, object] = {"acks": "all", "enable_idempotence": True, "delivery_timeout_ms": 2**40}
+_NOT_TO_BE_SET = frozenset(
+    {*_FIXED, "bootstrap_servers", "retries", "partitioner", "key_serializer", "value_serializer", "transactional_id"}
+)
+_DEFAULTS: dict[str, object] = {
+    "client_id": "usageledger",
+    "linger_ms": 5,
+    "allow_auto_create_topics": False,
+    "bootstrap_timeout_ms": _CONNECT_TIMEOUT_MS,
+    "max_block_ms": _METADATA_TIMEOUT_MS,
+    "request_timeout_ms": 15_000,
+    "reconnect_backoff_max_ms": 2_000,
+    "metrics_enabled": False,
+}
+
+_BLAMES_EVENT = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError, kafka_errors.InvalidRecordError)
+_BLAMES_CONNECTION = (
+    kafka_errors.RetriableError,
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.KafkaConfigurationError,
+    kafka_errors.UnrecognizedBrokerVersion,
+)
+
+
+def kafka_setting(kafka: str | None) -> str:
+    """The brokers' addresses, from the argument or USAGELEDGER_KAFKA. Raises ValueError if neither is there."""
+    kafka = kafka or os.environ.get("USAGELEDGER_KAFKA", "")
+    if not kafka.strip():
+        raise ValueError('kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)')
+    return kafka
+
+
+def prefix_setting(prefix: str | None) -> str:
+    """The prefix of the topics, from the argument or USAGELEDGER_PREFIX. Raises ValueError if no topic can be named so."""
+    prefix = os.environ.get("USAGELEDGER_PREFIX", "") if prefix is None else prefix
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"prefix has letters, digits, dots, hyphens and underscores, unlike {prefix!r}")
+    return prefix
+
+
+def connector_to(kafka: str, options: Mapping[str, object] | None = None) -> ConnectTo:
+    """Make what connects to topics of these brokers. ``options`` (security, compression, …) go to kafka-python.
+
+    Raises ValueError for an option that what the ledger guarantees rests on.
+    """
+    refused = sorted(_NOT_TO_BE_SET & set(options or ()))
+    if refused:
+        raise ValueError(f"kafka_options cannot set {', '.join(refused)}: what the ledger guarantees rests on them")
+    addresses = [address.strip() for address in kafka.split(",")]
+    config = {**_DEFAULTS, **(options or {}), **_FIXED, "bootstrap_servers": addresses}
+    return lambda topic: functools.partial(KafkaPublisher, topic, config)
+
+
+class KafkaPublisher:
+    """A kafka-python producer for one topic: an error that ends the producer for one topic must not end it for another."""
+
+    def __init__(self, topic: str, config: Mapping[str, object]) -> None:
+        self._topic = topic
+        try:
+            self._producer = _Producer(**config)
+        except Exception as error:
+            raise _translated(error) from error
+
+    def send(self, key: bytes | None, value: bytes, done: Done, *, partition: int | None = None, timestamp_ms: int | None = None) -> None:
+        """See `Publisher.send`. Blocks only while the topic's partitions are not known.
+
+        Without ``partition`` the key decides, without ``timestamp_ms`` the clock (where the topic leaves that to the producer at all).
+        """
+        try:
+            future = self._producer.send(self._topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms)
+        except Exception as error:
+            raise _translated(error) from error
+        future.add_callback(functools.partial(_succeeded, done))
+        future.add_errback(functools.partial(_failed, done))
+
+    def close(self) -> None:
+        """See `Publisher.close`."""
+        self._producer.give_up()
+
+
+class _Producer(KafkaProducer):  # type: ignore[misc]
+    """kafka-python's producer, but that it can be closed when it is stuck, and that a forked child leaves its parent's alone.
+
+    Its own ``close`` flushes first, and where the flush fails closes nothing. It also runs when the object is collected and when
+    the process ends, in a forked child as well, where the producer's thread does not exist and its locks may be held for ever.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        self._made_in = os.getpid()
+        self._is_given_up = False
+        clients = []
+
+        def kafka_client(**client_config: Any) -> Any:
+            clients.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**client_config))
+            return clients[-1]
+
+        try:
+            super().__init__(**config, kafka_client=kafka_client)
+        except BaseException:
+            # It would leave its sockets open, at each attempt to reach a broker that is down.
+            for client in clients:
+                client.close()
+            raise
+
+    def give_up(self) -> None:
+        """Close at once. What is on its way fails."""
+        self._is_given_up = True
+        self.close(timeout=0)
+
+    def flush(self, timeout: float | None = None) -> None:
+        if not self._is_given_up:
+            super().flush(timeout=timeout)
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+        """Close, in the process that made it. ``null_logger`` would silence kafka-python for all, so it is not passed on."""
+        if self._made_in == os.getpid():
+            super().close(timeout=timeout)
+
+
+def _succeeded(done: Done, metadata: object) -> None:
+    done(None)
+
+
+def _failed(done: Done, error: Exception) -> None:
+    done(_translated(error))
+
+
+def _translated(error: Exception) -> PublishError:
+    if isinstance(error, _BLAMES_CONNECTION):
+        blame = Blame.CONNECTION
+    elif isinstance(error, _BLAMES_EVENT):
+        blame = Blame.EVENT
+    elif isinstance(error, OSError | kafka_errors.IllegalStateError):
+        blame = Blame.CONNECTION
+    else:
+        blame = Blame.UNCLEAR
+    return PublishError(_text(error), blame)
+
+
+def _text(error: Exception) -> str:
+    name, text = type(error).__name__, str(error)
+    return text if name in text else f"{name}: {text}"

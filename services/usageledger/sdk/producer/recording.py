@@ -1,0 +1,255 @@
+"""How usage is recorded, whatever becomes of the event: the interface that `UsageMeter` and the in-memory meter share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from usageledger.domain.quantity import check_name
+from usageledger.sdk.producer import events
+from usageledger.sdk.producer.events import Event, InvalidEvent, Quantity
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Self = TypeVar("_Self", bound="UsageRecorder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What has been recorded and is not yet acknowledged by Kafka."""
+
+    count: int = 0
+    """Events that wait to be sent or acknowledged."""
+    bytes: int = 0
+    """What they take on disk."""
+    age_s: float = 0.0
+    """How long the oldest of them has waited."""
+    parked: int = 0
+    """Events set aside because the broker refuses them; they stay on disk and are tried again now and then."""
+    last_error: str | None = None
+    """Why sending last failed; None once it works again."""
+
+
+class UsageRecorder(ABC):
+    """Records usage: checks it, makes an event of it, and hands that on. ``source`` names the service, never the process."""
+
+    def __init__(self, *, source: str, clock: Callable[[], datetime] | None = None) -> None:
+        try:
+            self.source = check_name("source", source)
+        except ValueError as error:
+            raise InvalidEvent("source", str(error)) from None
+        self._clock = clock or events.utc_now
+
+    def record(
+        self,
+        *,
+        account: str,
+        feature: str,
+        id: str,
+        model: str | None = None,
+        quantity: Quantity = 1,
+        occurred_at: datetime | None = None,
+        hold_id: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
+    ) -> str:
+        """Record one use of a feature and return its id.
+
+        ``id`` is the generation's own id: recorded again under the same id, from whichever process of this service, it is charged once.
+        ``quantity`` is in the rate's units (generations, seconds, messages, …): a decimal of at most 6 places, never a float.
+        ``occurred_at`` defaults to now. ``dimensions`` (project, worker, …) are kept with the event and do not change its price.
+
+        Raises InvalidEvent, saying which field is wrong and why, SpoolFull when nothing more can be kept, SpoolError when the disk fails.
+        """
+        event = events.usage_recorded(
+            source=self.source,
+            account=account,
+            id=id,
+            feature=feature,
+            model=model,
+            quantity=quantity,
+            occurred_at=occurred_at,
+            hold_id=hold_id,
+            dimensions=dimensions,
+            now=self._clock(),
+        )
+        self._keep(event, events.encode(event))
+        return id
+
+    def check(self, **arguments: Any) -> None:
+        """Raise InvalidEvent if `record` with these arguments would; record nothing."""
+        events.encode(events.usage_recorded(source=self.source, now=self._clock(), **arguments))
+
+    def void(self, *, account: str, id: str, reason: str, source: str | None = None) -> str:
+        """Take back the usage recorded as ``id``, for a generation that failed after all, and return the void's own id.
+
+        ``source`` is the service that recorded the usage (this one by default). The credits go back to the period they were charged in.
+        A repeat is the same void. Raises as `record` does.
+        """
+        event = events.usage_voided(
+            source=self.source, account=account, usage_source=source or self.source, usage_id=id, reason=reason, now=self._clock()
+        )
+        self._keep(event, events.encode(event))
+        return str(event["id"])
+
+    def generation(
+        self,
+        *,
+        account: str,
+        feature: str,
+        id: str,
+        model: str | None = None,
+        quantity: Quantity = 1,
+        hold_id: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
+        record_on_error: bool = False,
+    ) -> Generation:
+        """Record what a ``with`` block produces, when it ends well: set ``quantity`` (or model, dimensions, …) on what it yields.
+
+        What is already wrong is refused before the work begins. A block that raises records nothing, unless ``record_on_error``.
+        """
+        return Generation(self, account, feature, id, model, quantity, hold_id, dimensions, record_on_error)
+
+    def records(
+        self,
+        *,
+        account: str | Callable[..., str],
+        feature: str | Callable[..., str],
+        id: Callable[..., str],
+        model: str | Callable[..., str | None] | None = None,
+        quantity: Quantity | Callable[..., Quantity] = 1,
+        hold_id: Callable[..., str | None] | None = None,
+        dimensions: Mapping[str, str] | Callable[..., Mapping[str, str] | None] | None = None,
+    ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+        """Decorate a function, sync or async, that generates: each call that returns is recorded.
+
+        A callable is given what it names: parameters of the decorated function, and ``result``::
+
+            @meter.records(feature="genai_video", model="veo_3", account=lambda job: job.account, id=lambda result: result.id)
+            def render(job): ...
+
+        A call that raises records nothing. Raises TypeError at once if a callable names what the function does not have.
+        """
+        wanted = {
+            "account": account,
+            "feature": feature,
+            "id": id,
+            "model": model,
+            "quantity": quantity,
+            "hold_id": hold_id,
+            "dimensions": dimensions,
+        }
+        return functools.partial(_recorded_by, self, wanted)
+
+    @abstractmethod
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Wait until all that was recorded before is acknowledged. False if time ran out or an event is parked; nothing is lost by that."""
+
+    @abstractmethod
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Flush, then stop. What could not be sent in time stays on disk for the next process. Returns what the flush did."""
+
+    @abstractmethod
+    def waiting(self) -> Waiting:
+        """What is recorded and not yet acknowledged."""
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def _keep(self, event: Event, value: bytes) -> None:
+        """Take an event that was found right, and its bytes."""
+
+
+class Generation:
+    """One generation under way. What is set on it until the block ends is what gets recorded; ``cancel()`` records nothing."""
+
+    def __init__(
+        self,
+        recorder: UsageRecorder,
+        account: str,
+        feature: str,
+        id: str,
+        model: str | None,
+        quantity: Quantity,
+        hold_id: str | None,
+        dimensions: Mapping[str, str] | None,
+        record_on_error: bool,
+    ) -> None:
+        self.account = account
+        self.feature = feature
+        self.id = id
+        self.model = model
+        self.quantity = quantity
+        self.hold_id = hold_id
+        self.dimensions = dict(dimensions) if isinstance(dimensions, Mapping) else dimensions
+        self.record_on_error = record_on_error
+        self._recorder = recorder
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Record nothing of this generation."""
+        self._cancelled = True
+
+    def __enter__(self) -> Generation:
+        self._recorder.check(**self._arguments())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._cancelled and (error is None or self.record_on_error):
+            self._recorder.record(**self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        names = ("account", "feature", "id", "model", "quantity", "hold_id", "dimensions")
+        return {name: getattr(self, name) for name in names}
+
+
+def _recorded_by(recorder: UsageRecorder, wanted: Mapping[str, object], function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Wrap ``function`` so that what it returns is recorded."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{function.__qualname__} yields, so no one moment is its end: use `with meter.generation(...)` inside it")
+    signature = inspect.signature(function)
+    ways = {field: _way_to(field, value, signature) for field, value in wanted.items()}
+
+    def record(result: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        known = {**call.arguments, "result": result}
+        recorder.record(**{field: way(known) for field, way in ways.items()})
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def recorded_async(*args: _P.args, **kwargs: _P.kwargs) -> object:
+            result = await function(*args, **kwargs)
+            record(result, args, kwargs)
+            return result
+
+        return cast("Callable[_P, _R]", recorded_async)
+
+    @functools.wraps(function)
+    def recorded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        result = function(*args, **kwargs)
+        record(result, args, kwargs)
+        return result
+
+    return recorded
+
+
+def _way_to(field: str, value: object, signature: inspect.Signature) -> Callable[[Mapping[str, object]], Any]:
+    """How to come by a field's value from a call's arguments and its result."""
+    if not callable(value):
+        return lambda known: value
+    names = list(inspect.signature(value).parameters)
+    unknown = [name for name in names if name != "result" and name not in signature.parameters]
+    if unknown:
+        raise TypeError(f"{field} asks for {', '.join(unknown)}: a callable can ask for the function's parameters and for `result`")
+    return lambda known: value(**{name: known[name] for name in names})
