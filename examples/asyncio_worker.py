@@ -1,10 +1,11 @@
-"""An asyncio worker that reserves what a generation may cost, generates, and reports what it came to.
+"""An asyncio worker that reserves what a generation may cost, generates, and reports what it came
+to.
 
-    pip install "usageledger[gate]"
-    USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137 USAGELEDGER_KEY=ulk_… USAGELEDGER_KAFKA=127.0.0.1:9092 python asyncio_worker.py
+    pip install "usageledger[gate]" USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137
+    USAGELEDGER_KEY=ulk_… USAGELEDGER_KAFKA=127.0.0.1:9092 python asyncio_worker.py
 
-However many workers ask at once, no two are given the last credits. A generation that fails, or is cancelled, gives its hold back at once;
-of a worker that dies it frees itself after five minutes.
+However many workers ask at once, no two are given the last credits. A generation that fails, or is
+cancelled, gives its hold back at once; of a worker that dies it frees itself after five minutes.
 """
 
 from __future__ import annotations
@@ -29,22 +30,40 @@ class Job:
     seconds_max: int = 10
 
 
-async def do(job: Job, gate: AsyncUsageGate, meter: UsageMeter, generate: Callable[[Job], Awaitable[Decimal]]) -> str:
+async def do(
+    job: Job, gate: AsyncUsageGate, meter: UsageMeter, generate: Callable[[Job], Awaitable[Decimal]]
+) -> str:
     """Do one job, and say what became of it. ``generate`` returns how many seconds the clip has."""
     five_minutes = timedelta(minutes=5)
     try:
-        async with gate.held(job.account, id=job.id, feature="ai_creator", quantity=job.seconds_max, expires_in=five_minutes) as hold:
+        async with gate.held(
+            job.account,
+            id=job.id,
+            feature="ai_creator",
+            quantity=job.seconds_max,
+            expires_in=five_minutes,
+        ) as hold:
             seconds = await generate(job)
 
             def report() -> None:
                 """Charged once, however often the job is tried; it settles the hold."""
-                meter.record(account=job.account, id=job.id, feature="ai_creator", quantity=seconds, hold_id=hold.id)
+                meter.record(
+                    account=job.account,
+                    id=job.id,
+                    feature="ai_creator",
+                    quantity=seconds,
+                    hold_id=hold.id,
+                )
 
-            await asyncio.to_thread(report)  # it is on disk before this returns, and the loop does not wait for disks
+            await asyncio.to_thread(
+                report
+            )  # it is on disk before this returns, and the loop does not wait for disks
             return f"{job.id}: {seconds} s"
     except NotEnoughCredits as error:
         upgrade = error.answer.upgrade
-        return f"{job.id}: not started ({error.answer.reason})" + (f", {upgrade.name} would do" if upgrade else "")
+        return f"{job.id}: not started ({error.answer.reason})" + (
+            f", {upgrade.name} would do" if upgrade else ""
+        )
 
 
 async def generate(job: Job) -> Decimal:
@@ -54,10 +73,14 @@ async def generate(job: Job) -> Decimal:
 
 
 async def main() -> None:
-    jobs = [Job(f"clip_{number}", "acct_4821", "a lighthouse in the fog at dawn") for number in range(6)]
+    jobs = [
+        Job(f"clip_{number}", "acct_4821", "a lighthouse in the fog at dawn") for number in range(6)
+    ]
     with UsageMeter(source="clips") as meter:
         async with AsyncUsageGate(
-            gateway=os.environ["USAGELEDGER_GATEWAY_URL"], key=os.environ["USAGELEDGER_KEY"], on_unavailable="allow"
+            gateway=os.environ["USAGELEDGER_GATEWAY_URL"],
+            key=os.environ["USAGELEDGER_KEY"],
+            on_unavailable="allow",
         ) as gate:
             for told in await asyncio.gather(*(do(job, gate, meter, generate) for job in jobs)):
                 print(told)

@@ -1,10 +1,12 @@
-"""An editor's backend that stops accounts that are out of credits, and offers the upgrade that helps.
+"""An editor's backend that stops accounts that are out of credits, and offers the upgrade that
+helps.
 
     pip install "usageledger[gateway]"
     USAGELEDGER_KAFKA=127.0.0.1:9092 uvicorn fastapi_app:app
 
-Who is blocked is known here in memory, milliseconds after the ledger knows it, so no request waits for an answer from elsewhere. A blocked
-account's request to render is answered 402 with the upgrade in the body; one that has come to 80 % is told in a header of its answers.
+Who is blocked is known here in memory, milliseconds after the ledger knows it, so no request waits
+for an answer from elsewhere. A blocked account's request to render is answered 402 with the upgrade
+in the body; one that has come to 80 % is told in a header of its answers.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ answer_payment_required(app)
 
 
 @app.post("/render")
-async def render(account: Annotated[str, Depends(RequireCredits(limits, account=signed_in))], response: Response) -> dict[str, str]:
+async def render(
+    account: Annotated[str, Depends(RequireCredits(limits, account=signed_in))], response: Response
+) -> dict[str, str]:
     """Begin a generation, unless the account is blocked."""
     if account in limits.offers:
         response.headers["X-Upgrade"] = limits.offers[account]

@@ -1,11 +1,12 @@
 """A page of an app's own that shows an account its usage meter.
 
-    pip install "usageledger[gateway]"
-    USAGELEDGER_GATEWAY_ALLOWED_ORIGINS=http://127.0.0.1:3000 usageledger up --port 8137
-    USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137 USAGELEDGER_KEY=ulk_… uvicorn meter_page:app --port 3000
+    pip install "usageledger[gateway]" USAGELEDGER_GATEWAY_ALLOWED_ORIGINS=http://127.0.0.1:3000
+    usageledger up --port 8137 USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137 USAGELEDGER_KEY=ulk_…
+    uvicorn meter_page:app --port 3000
 
-The browser never sees the app's key. It asks the app's own backend, which knows who is signed in, for a token: one account, for reading
-only, for a quarter of an hour. The meter asks for the next one by itself.
+The browser never sees the app's key. It asks the app's own backend, which knows who is signed in,
+for a token: one account, for reading only, for a quarter of an hour. The meter asks for the next
+one by itself.
 """
 
 from __future__ import annotations
@@ -39,12 +40,17 @@ PAGE = """<!doctype html>
 def usage_page(request: Request) -> HTMLResponse:
     """The page that shows the meter."""
     gateway, account = os.environ["USAGELEDGER_GATEWAY_URL"], signed_in(request)
-    return HTMLResponse(PAGE.format(gateway=escape(gateway, quote=True), account=escape(account, quote=True)))
+    return HTMLResponse(
+        PAGE.format(gateway=escape(gateway, quote=True), account=escape(account, quote=True))
+    )
 
 
 @app.post("/usage-token")
 def usage_token(request: Request) -> PlainTextResponse:
-    """A token for the account of who is signed in, and no other. Made here, without asking anybody."""
+    """A token for the account of who is signed in, and no other.
+
+    Made here, without asking anybody.
+    """
     token = mint_account_token(os.environ["USAGELEDGER_KEY"], signed_in(request))
     return PlainTextResponse(token, headers={"Cache-Control": "no-store"})
 

@@ -1,4 +1,5 @@
-"""An RQ worker that holds credits for a job before it starts, so that a queue full of jobs cannot overspend an account.
+"""An RQ worker that holds credits for a job before it starts, so that a queue full of jobs cannot
+overspend an account.
 
     pip install "usageledger[gate]" rq
     export USAGELEDGER_KAFKA=… USAGELEDGER_REDIS_URL=…          # as `usageledger up` prints them
@@ -24,7 +25,10 @@ FEATURE, MODEL = "genai_video", "veo_3"
 
 @lru_cache
 def gate() -> UsageGate:
-    """Asks Redis directly, which takes well under a millisecond. If nobody answers, jobs run: what they use is charged all the same."""
+    """Asks Redis directly, which takes well under a millisecond.
+
+    If nobody answers, jobs run: what they use is charged all the same.
+    """
     return UsageGate(
         kafka=os.environ["USAGELEDGER_KAFKA"],
         redis_url=os.environ["USAGELEDGER_REDIS_URL"],
@@ -34,13 +38,18 @@ def gate() -> UsageGate:
 
 
 def render(account: str, id: str, prompt: str = "") -> str:
-    """Generate one video, if the account's credits are enough for it beside all that its other jobs hold.
+    """Generate one video, if the account's credits are enough for it beside all that its other jobs
+    hold.
 
-    Each job has a meter of its own and closes it, which waits for Kafka: RQ runs a job in a fork that ends at once when the job is done,
-    and what it had recorded would stay on the disk until another process finds it.
+    Each job has a meter of its own and closes it, which waits for Kafka: RQ runs a job in a fork
+    that ends at once when the job is done, and what it had recorded would stay on the disk until
+    another process finds it.
     """
     try:
-        with UsageMeter(source="render") as meter, gate().held(account, id=id, feature=FEATURE, model=MODEL) as hold:
+        with (
+            UsageMeter(source="render") as meter,
+            gate().held(account, id=id, feature=FEATURE, model=MODEL) as hold,
+        ):
             video = generate(prompt)
             meter.record(account=account, id=id, feature=FEATURE, model=MODEL, hold_id=hold.id)
             return video

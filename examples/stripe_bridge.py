@@ -1,12 +1,15 @@
-"""Stripe's subscription webhooks become account events: who pays gets the plan's credits, who does not is suspended.
+"""Stripe's subscription webhooks become account events: who pays gets the plan's credits, who does
+not is suspended.
 
     pip install usageledger fastapi uvicorn stripe
     STRIPE_WEBHOOK_SECRET=whsec_… USAGELEDGER_KAFKA=127.0.0.1:9092 uvicorn stripe_bridge:app
 
-In Stripe, a subscription's metadata names the account (``account: acct_4821``), and a price's lookup key is the plan's id (``pro``).
+In Stripe, a subscription's metadata names the account (``account: acct_4821``), and a price's
+lookup key is the plan's id (``pro``).
 
-Stripe sends a webhook again until it is answered with 200, and now and then twice all the same. Each command carries the id of Stripe's
-event, so the ledger takes it once; an answer is given only after Kafka has acknowledged it.
+Stripe sends a webhook again until it is answered with 200, and now and then twice all the same.
+Each command carries the id of Stripe's event, so the ledger takes it once; an answer is given only
+after Kafka has acknowledged it.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ def billing() -> AccountClient:
 
 @app.post("/stripe/webhook")
 async def on_webhook(request: Request) -> dict[str, str]:
-    """One event of Stripe's. 400 for what Stripe has not signed, 503 while Kafka is away: Stripe then sends it again."""
+    """One event of Stripe's. 400 for what Stripe has not signed, 503 while Kafka is away: Stripe
+    then sends it again.
+    """
     body = await request.body()
     signature, secret = request.headers.get("stripe-signature"), os.environ["STRIPE_WEBHOOK_SECRET"]
     try:
@@ -46,11 +51,15 @@ async def on_webhook(request: Request) -> dict[str, str]:
     except CommandFailed as error:
         raise HTTPException(503, str(error)) from error
     except InvalidEvent as error:
-        raise HTTPException(422, f"{error}: look at the subscription's metadata and the price's lookup key") from error
+        raise HTTPException(
+            422, f"{error}: look at the subscription's metadata and the price's lookup key"
+        ) from error
 
 
 def tell(event: dict[str, Any], client: AccountClient) -> str:
-    """Tell the ledger what an event of Stripe's means for an account, and return that in a word; "nothing" for most events."""
+    """Tell the ledger what an event of Stripe's means for an account, and return that in a word;
+    "nothing" for most events.
+    """
     thing, before = event["data"]["object"], event["data"].get("previous_attributes", {})
     same = {"id": event["id"], "occurred_at": datetime.fromtimestamp(event["created"], UTC)}
     match event["type"]:
@@ -58,8 +67,11 @@ def tell(event: dict[str, Any], client: AccountClient) -> str:
             anchor = datetime.fromtimestamp(thing["billing_cycle_anchor"], UTC)
             client.subscribe(account_of(thing), plan_of(thing), anchor=anchor, **same)
             return "subscribed"
-        case "customer.subscription.updated" if "items" in before or before.get("cancel_at_period_end") is True:
-            # To the plan that it has, this takes back a cancellation that waits for the period's end.
+        case "customer.subscription.updated" if (
+            "items" in before or before.get("cancel_at_period_end") is True
+        ):
+            # To the plan that it has, this takes back a cancellation that waits for the period's
+            # end.
             client.change_plan(account_of(thing), plan_of(thing), **same)
             return "plan changed"
         case "customer.subscription.updated" if before.get("cancel_at_period_end") is False:
@@ -79,7 +91,11 @@ def tell(event: dict[str, Any], client: AccountClient) -> str:
 
 def account_of(thing: dict[str, Any]) -> str:
     """The account that a subscription, or an invoice of one, is for."""
-    details = (thing.get("parent") or {}).get("subscription_details") or thing.get("subscription_details") or thing
+    details = (
+        (thing.get("parent") or {}).get("subscription_details")
+        or thing.get("subscription_details")
+        or thing
+    )
     return str((details.get("metadata") or {}).get("account", ""))
 
 

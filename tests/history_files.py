@@ -1,4 +1,6 @@
-"""What tests of the history share: a database in memory, a ledger's records as the log has them, and the content of the tables."""
+"""What tests of the history share: a database in memory, a ledger's records as the log has them,
+and the content of the tables.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,23 @@ def memory_database() -> sqlite3.Connection:
 def records_of(entries: Iterable[SealedEntry]) -> list[Record]:
     """The records that these entries lie in."""
     return [
-        Record(item.entry.offset, milliseconds(item.entry.appended_at), item.entry.account.encode() or None, item.value) for item in entries
+        Record(
+            item.entry.offset,
+            milliseconds(item.entry.appended_at),
+            item.entry.account.encode() or None,
+            item.value,
+        )
+        for item in entries
     ]
 
 
-def folded(records: Sequence[Record], sizes: Sequence[int], partition: int = 0) -> sqlite3.Connection:
-    """A history of these records, folded in batches of these sizes, over and over. Each batch is folded by one who knows nothing of the
-    batches before but what the database says."""
+def folded(
+    records: Sequence[Record], sizes: Sequence[int], partition: int = 0
+) -> sqlite3.Connection:
+    """A history of these records, folded in batches of these sizes, over and over.
+
+    Each batch is folded by one who knows nothing of the batches before but what the database says.
+    """
     database = memory_database()
     begin = turn = 0
     while begin < len(records):
@@ -40,4 +52,7 @@ def folded(records: Sequence[Record], sizes: Sequence[int], partition: int = 0) 
 
 def content(database: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table."""
-    return {table: sorted(database.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in TABLE_NAMES}
+    return {
+        table: sorted(database.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+        for table in TABLE_NAMES
+    }

@@ -1,22 +1,25 @@
 """A notation for ledgers: a test whose docstring is one.
 
-Each line is what comes to a ledger partition, and after ``=>`` the entries that it makes of it; what begins with ``#`` is a remark::
+Each line is what comes to a ledger partition, and after ``=>`` the entries that it makes of it;
+what begins with ``#`` is a remark::
 
     2026-01-31T10:00  subscribe pro           => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
     +1h               use genai_video/veo_3   => usage 32 200+0-32=168
 
-The first word is when Kafka took it: a time in UTC, or how long after the line before. Then comes the event:
+The first word is when Kafka took it: a time in UTC, or how long after the line before. Then comes
+the event:
 
-    use FEATURE[/MODEL] [QUANTITY]        subscribe PLAN       change PLAN        cancel [now]
-    grant CREDITS [until=TIME]            void ID              open PLAN [used=] [free_used=] [as_of=]
+    use FEATURE[/MODEL] [QUANTITY]        subscribe PLAN       change PLAN        cancel [now] grant
+    CREDITS [until=TIME]            void ID              open PLAN [used=] [free_used=] [as_of=]
     suspend REASON                        resume               thresholds SHARE... | none | plan
     wait                                  (nothing comes; the ledger's owner acts on what is due)
 
-with, on any of them, ``id=``, ``source=``, ``account=`` (default ``a``), ``on=`` (when it occurred, where that is not when Kafka took it: a
-time, or a distance from it such as ``-35d``), ``anchor=`` and ``zone=``.
+with, on any of them, ``id=``, ``source=``, ``account=`` (default ``a``), ``on=`` (when it occurred,
+where that is not when Kafka took it: a time, or a distance from it such as ``-35d``), ``anchor=``
+and ``zone=``.
 
-An entry is its kind, what it says, the equation ``allotment+granted-used=remaining`` of the period that it counts in, and what it crosses:
-``!80%``, ``!reached``, ``!cleared``. Amounts are credits.
+An entry is its kind, what it says, the equation ``allotment+granted-used=remaining`` of the period
+that it counts in, and what it crosses: ``!80%``, ``!reached``, ``!cleared``. Amounts are credits.
 """
 
 from __future__ import annotations
@@ -77,17 +80,23 @@ def ledger(test: Callable[[], None]) -> Callable[[], None]:
 
 
 def play(text: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
-    """Give a partition every line and compare the entries that come of it with those that the line states."""
+    """Give a partition every line and compare the entries that come of it with those that the line
+    states.
+    """
     partition = Partition(catalogs)
     for line in _lines(text):
         what, _, stated = line.partition("=>")
         came = [written(sealed.entry) for sealed in partition.take(what)]
-        assert came == [" ".join(entry.split()) for entry in stated.split(";")], f"in the line: {line}"
+        assert came == [" ".join(entry.split()) for entry in stated.split(";")], (
+            f"in the line: {line}"
+        )
     return partition
 
 
 class Partition:
-    """A ledger partition in memory: what is decided by `PartitionBook`, with every identity and account at hand."""
+    """A ledger partition in memory: what is decided by `PartitionBook`, with every identity and
+    account at hand.
+    """
 
     def __init__(self, catalogs: AdoptedCatalogs = SHIPPED) -> None:
         self.book = PartitionBook(0, 1, Head(ledger="ledger"), catalogs)
@@ -138,10 +147,17 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
         "id": said.get("id", event_id),
         "occurred_at": moment(said["on"], now) if "on" in said else now,
     }
-    times: dict[str, Any] = {name: moment(said[name], now) for name in ("anchor", "as_of") if name in said}
+    times: dict[str, Any] = {
+        name: moment(said[name], now) for name in ("anchor", "as_of") if name in said
+    }
     if what == "use":
         feature, _, model = plain[0].partition("/")
-        return UsageRecorded(**header, feature=feature, model=model or None, quantity=Decimal(plain[1] if len(plain) > 1 else 1))
+        return UsageRecorded(
+            **header,
+            feature=feature,
+            model=model or None,
+            quantity=Decimal(plain[1] if len(plain) > 1 else 1),
+        )
     if what == "subscribe":
         return AccountSubscribed(**header, plan=plain[0], time_zone=said.get("zone"), **times)
     if what == "change":
@@ -150,14 +166,20 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
         return AccountCancelled(**header, effective="now" if plain == ["now"] else "period_end")
     if what == "grant":
         until = moment(said["until"], now) if "until" in said else None
-        return CreditsGranted(**header, credits=parse_credits(plain[0]), reason="support", expires_at=until)
+        return CreditsGranted(
+            **header, credits=parse_credits(plain[0]), reason="support", expires_at=until
+        )
     if what in ("suspend", "resume", "thresholds"):
         return _not_about_credits(what, plain, header)
     if what == "void":
         return UsageVoided(**header, usage_source="/test", usage_id=plain[0], reason="failed")
     assert what == "open", f"unknown event: {what}"
-    amounts: dict[str, Any] = {name: parse_credits(said[name]) for name in ("used", "free_used") if name in said}
-    return AccountOpened(**header, plan=plain[0], time_zone=said.get("zone", "UTC"), **amounts, **times)
+    amounts: dict[str, Any] = {
+        name: parse_credits(said[name]) for name in ("used", "free_used") if name in said
+    }
+    return AccountOpened(
+        **header, plan=plain[0], time_zone=said.get("zone", "UTC"), **amounts, **times
+    )
 
 
 def _not_about_credits(what: str, plain: list[str], header: dict[str, Any]) -> AnyEvent:
@@ -173,7 +195,9 @@ def moment(text: str, now: datetime) -> datetime:
     """A time in UTC, or a distance from ``now``: ``2026-01-31T10:00``, ``+35d5m``, ``-1ms``."""
     if text[0] not in "+-":
         return datetime.fromisoformat(text).replace(tzinfo=UTC)
-    distance = sum((int(number) * _UNITS[unit] for number, unit in _PART.findall(text)), timedelta())
+    distance = sum(
+        (int(number) * _UNITS[unit] for number, unit in _PART.findall(text)), timedelta()
+    )
     return now + distance if text[0] == "+" else now - distance
 
 
@@ -197,7 +221,11 @@ def _said_by(entry: LedgerEntry) -> Iterator[str]:
     if entry.kind == "suspension" and entry.suspension is not None:
         yield entry.suspension.reason or ""
     if entry.kind == "thresholds_set":
-        yield "plan" if entry.thresholds is None else ",".join(map(format_quantity, entry.thresholds)) or "none"
+        yield (
+            "plan"
+            if entry.thresholds is None
+            else ",".join(map(format_quantity, entry.thresholds)) or "none"
+        )
     if entry.plan_change is not None:
         following = entry.plan_change.next_plan
         yield entry.plan_change.plan + (f"->{following}" if following else "")
@@ -216,7 +244,10 @@ def _crossed(crossing: Crossing) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines of a ledger; one that begins with ``=>`` or ``;`` goes on from the line before. Prose has no ``=>``."""
+    """The lines of a ledger; one that begins with ``=>`` or ``;`` goes on from the line before.
+
+    Prose has no ``=>``.
+    """
     joined: list[str] = []
     for line in (line.partition("#")[0].strip() for line in text.splitlines()):
         if line.startswith((";", "=>")) and joined:

@@ -1,4 +1,6 @@
-"""Fixtures of real servers, one pair for a whole run: containers where a Docker engine answers and has the images, else from packages."""
+"""Fixtures of real servers, one pair for a whole run: containers where a Docker engine answers and
+has the images, else from packages.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,23 @@ class NewLedger(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "partitions(count): how many partitions the ledger of the `prefix` fixture has (default 2)")
-    config.addinivalue_line("markers", "importing: the ledger of the `prefix` fixture is in import mode")
+    config.addinivalue_line(
+        "markers",
+        "partitions(count): how many partitions the ledger of the `prefix` fixture has (default 2)",
+    )
+    config.addinivalue_line(
+        "markers", "importing: the ledger of the `prefix` fixture is in import mode"
+    )
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Servers]:
-    """A running Kafka and Redis, shared by the session. ``USAGELEDGER_TEST_BACKEND`` (packages, docker) decides, else what is there."""
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Servers]:
+    """A running Kafka and Redis, shared by the session.
+
+    ``USAGELEDGER_TEST_BACKEND`` (packages, docker) decides, else what is there.
+    """
     choice = choose_backend(os.environ.get("USAGELEDGER_TEST_BACKEND"))
     running = start_servers(tmp_path_factory.mktemp("servers"), choice.backend)
     pytestconfig.stash[TAKEN] = f"{running.description} ({choice.reason})"
@@ -69,7 +81,9 @@ def new_ledger(kafka: str) -> NewLedger:
 
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest, new_ledger: Callable[..., str]) -> str:
-    """A fresh ledger's prefix, its topics made: 2 partitions or ``@pytest.mark.partitions(n)``, live or ``@pytest.mark.importing``."""
+    """A fresh ledger's prefix, its topics made: 2 partitions or ``@pytest.mark.partitions(n)``,
+    live or ``@pytest.mark.importing``.
+    """
     marked = request.node.get_closest_marker("partitions")
     importing = request.node.get_closest_marker("importing") is not None
     return new_ledger(partitions=marked.args[0] if marked else 2, importing=importing)
@@ -85,14 +99,21 @@ class RunningGateway:
 
 
 @pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str) -> Iterator[RunningGateway]:
-    """A live ledger of the session, with every service of the stack. Shared: keep to accounts of the test's own."""
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str
+) -> Iterator[RunningGateway]:
+    """A live ledger of the session, with every service of the stack.
+
+    Shared: keep to accounts of the test's own.
+    """
     with running_gateway(tmp_path_factory.mktemp("gateway"), kafka, redis_url) as found:
         yield found
 
 
 @contextmanager
-def running_gateway(directory: Path, kafka: str, redis_url: str, *, importing: bool = False) -> Iterator[RunningGateway]:
+def running_gateway(
+    directory: Path, kafka: str, redis_url: str, *, importing: bool = False
+) -> Iterator[RunningGateway]:
     """A ledger of its own with every service of the stack, on servers that run."""
     stack = Stack(
         directory,
@@ -114,7 +135,9 @@ def _publish(addresses: Addresses) -> None:
     publish_shipped(addresses.kafka, addresses.prefix, datetime.now(UTC))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     taken = config.stash.get(TAKEN, None)
     if taken is not None:
         terminalreporter.write_line(f"integration tests ran against {taken}")

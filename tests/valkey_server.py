@@ -1,4 +1,7 @@
-"""A Redis-protocol server of a test's own: to kill, to fill up, to follow, to make a cluster of. It listens on loopback only."""
+"""A Redis-protocol server of a test's own: to kill, to fill up, to follow, to make a cluster of.
+
+It listens on loopback only.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ START_TIMEOUT_S = 20.0
 
 
 class ValkeyServer:
-    """One server process on a port of its own, with an append-only file in ``directory`` that outlives a restart."""
+    """One server process on a port of its own, with an append-only file in ``directory`` that
+    outlives a restart.
+    """
 
     def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -39,12 +44,32 @@ class ValkeyServer:
         return self._process.pid
 
     def start(self, *arguments: str) -> None:
-        """Start it, and wait until it has loaded its data. ``arguments`` replace those of a server with an append-only file."""
+        """Start it, and wait until it has loaded its data.
+
+        ``arguments`` replace those of a server with an append-only file.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
-        settings = ("--port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.directory), "--save", "")
-        command = [str(find_redis().path), *(arguments or (*settings, "--appendonly", "yes", "--appendfsync", "everysec", *self._options))]
+        settings = (
+            "--port",
+            str(self.port),
+            "--bind",
+            LOOPBACK,
+            "--dir",
+            str(self.directory),
+            "--save",
+            "",
+        )
+        command = [
+            str(find_redis().path),
+            *(
+                arguments
+                or (*settings, "--appendonly", "yes", "--appendfsync", "everysec", *self._options)
+            ),
+        ]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
         self._wait_until_ready()
 
     def kill(self) -> None:
@@ -72,7 +97,9 @@ class ValkeyServer:
 
 
 @contextmanager
-def running_valkey(directory: Path, *options: str, port: int | None = None) -> Iterator[ValkeyServer]:
+def running_valkey(
+    directory: Path, *options: str, port: int | None = None
+) -> Iterator[ValkeyServer]:
     """A server that is ended with the block."""
     server = ValkeyServer(directory, *options, port=port)
     server.start()
@@ -113,4 +140,8 @@ def _running_node(directory: Path) -> Iterator[ValkeyServer]:
 
 def _has_formed(node: redis.Redis) -> bool:
     state = node.cluster("INFO")
-    return bool(state["cluster_state"] == "ok" and state["cluster_slots_ok"] == "16384" and state["cluster_known_nodes"] == "2")
+    return bool(
+        state["cluster_state"] == "ok"
+        and state["cluster_slots_ok"] == "16384"
+        and state["cluster_known_nodes"] == "2"
+    )

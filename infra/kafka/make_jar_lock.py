@@ -1,4 +1,5 @@
-"""Make services/usageledger/local/kafka_jars.lock.json anew: run it with `mvn` on the PATH when the Kafka version is raised.
+"""Make services/usageledger/local/kafka_jars.lock.json anew: run it with `mvn` on the PATH when the
+Kafka version is raised.
 
 Maven is asked once for the true runtime closure; users fetch exactly these files and need no Maven.
 """
@@ -14,7 +15,13 @@ from pathlib import Path
 
 KAFKA = "4.4.0"
 LOG4J = "2.25.3"
-LOCK = Path(__file__).resolve().parents[2] / "services" / "usageledger" / "local" / "kafka_jars.lock.json"
+LOCK = (
+    Path(__file__).resolve().parents[2]
+    / "services"
+    / "usageledger"
+    / "local"
+    / "kafka_jars.lock.json"
+)
 
 POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
@@ -37,10 +44,19 @@ def main() -> int:
 
 
 def copy_runtime_jars(directory: Path) -> Path:
-    """Have Maven copy the runtime closure into a directory laid out as a repository: group/artifact/version/file."""
+    """Have Maven copy the runtime closure into a directory laid out as a repository:
+    group/artifact/version/file.
+    """
     (directory / "pom.xml").write_text(POM, encoding="utf-8")
     jars = directory / "jars"
-    command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-Dmdep.useRepositoryLayout=true"]
+    command = [
+        "mvn",
+        "-q",
+        "-B",
+        "dependency:copy-dependencies",
+        "-DincludeScope=runtime",
+        "-Dmdep.useRepositoryLayout=true",
+    ]
     subprocess.run([*command, f"-DoutputDirectory={jars}"], cwd=directory, check=True, timeout=900)
     return jars
 
@@ -51,7 +67,13 @@ def locked(jar: Path, root: Path) -> dict[str, str | int]:
     if file != f"{artifact}-{version}.jar":
         raise ValueError(f"{file}: a jar with a classifier; the lock knows plain jars only")
     digest = hashlib.sha256(jar.read_bytes()).hexdigest()
-    return {"group": ".".join(group), "artifact": artifact, "version": version, "bytes": jar.stat().st_size, "sha256": digest}
+    return {
+        "group": ".".join(group),
+        "artifact": artifact,
+        "version": version,
+        "bytes": jar.stat().st_size,
+        "sha256": digest,
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Write infra/topics.toml from the package's own topic settings: `python infra/kafka/make_topics_toml.py`. A test says when it is due."""
+"""Write infra/topics.toml from the package's own topic settings:
+`python infra/kafka/make_topics_toml.py`. A test says when it is due.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,25 @@ HEADING = """\
 
 
 def main() -> int:
-    live, importing = topic_settings(Topics(), partitions=64), topic_settings(Topics(), partitions=64, importing=True)
+    live, importing = (
+        topic_settings(Topics(), partitions=64),
+        topic_settings(Topics(), partitions=64, importing=True),
+    )
     parts = [HEADING, "[cluster]\nreplication_factor = 3\nmin_insync_replicas = 2\n"]
     for topic in live:
         settings = "".join(f'"{name}" = "{value}"\n' for name, value in topic.configs.items())
-        parts.append(f'[topics."{topic.name}"]\npartitions = {topic.partitions}\n\n[topics."{topic.name}".configs]\n{settings}')
-    changed = {name: value for name, value in importing[0].configs.items() if live[0].configs.get(name) != value}
-    parts.append("[import.configs]\n" + "".join(f'"{name}" = "{value}"\n' for name, value in changed.items()))
+        parts.append(
+            f'[topics."{topic.name}"]\npartitions = '
+            f'{topic.partitions}\n\n[topics."{topic.name}".configs]\n{settings}'
+        )
+    changed = {
+        name: value
+        for name, value in importing[0].configs.items()
+        if live[0].configs.get(name) != value
+    }
+    parts.append(
+        "[import.configs]\n" + "".join(f'"{name}" = "{value}"\n' for name, value in changed.items())
+    )
     DOCUMENT.write_text("\n".join(parts), encoding="utf-8")
     return 0
 

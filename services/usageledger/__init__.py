@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from usageledger.sdk.producer.spool import SpoolError as SpoolError
     from usageledger.sdk.producer.spool import SpoolFull as SpoolFull
 
-# Loaded when first asked for: the import of this package brings in no Kafka client. The gates need the extra `gate`.
+# Loaded when first asked for: the import of this package brings in no Kafka client. The gates need
+# the extra `gate`.
 _MODULES = {
     "AccountClient": "usageledger.sdk.producer.account_client",
     "AsyncLimitSubscriber": "usageledger.sdk.limits.async_subscriber",
@@ -61,7 +62,9 @@ def __getattr__(name: str) -> object:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] == __name__:
                 raise
-            raise ImportError(f'{name} needs {error.name}: pip install "usageledger[gate]"', name=error.name) from error
+            raise ImportError(
+                f'{name} needs {error.name}: pip install "usageledger[gate]"', name=error.name
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

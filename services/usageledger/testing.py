@@ -1,5 +1,5 @@
-"""For the tests of programs that report usage, or ask before it: a meter with the checks of `UsageMeter` and no Kafka, and a gate with the
-rules of the ledger and no Redis.
+"""For the tests of programs that report usage, or ask before it: a meter with the checks of
+`UsageMeter` and no Kafka, and a gate with the rules of the ledger and no Redis.
 
 ::
 
@@ -30,7 +30,8 @@ __all__ = ["InMemoryGate", "InMemoryMeter", "InvalidEvent", "SpoolError", "Spool
 
 
 class InMemoryMeter(UsageRecorder):
-    """Keeps what is recorded in ``events``: CloudEvents as dicts, voids among them, in the order of the calls.
+    """Keeps what is recorded in ``events``: CloudEvents as dicts, voids among them, in the order of
+    the calls.
 
     ``fail_with``: what the next calls raise instead (a SpoolFull, say), until it is set to None.
     """
@@ -65,7 +66,9 @@ class InMemoryMeter(UsageRecorder):
 
 def __getattr__(name: str) -> object:
     if name == "InMemoryGate":
-        from usageledger.sdk.gate.in_memory import InMemoryGate  # it needs the extra `gate`; the meter needs none
+        from usageledger.sdk.gate.in_memory import (
+            InMemoryGate,
+        )  # it needs the extra `gate`; the meter needs none
 
         return InMemoryGate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,15 @@
-"""What catching up from an empty view costs, µs an entry of this process's CPU and entries a second of one core.
+"""What catching up from an empty view costs, µs an entry of this process's CPU and entries a second
+of one core.
 
     python -m tests.benchmarks.catch_up [--entries 500000] [--rounds 3] [--kafka]
 
-The real `catch_up` over a made-up ledger (see `made_up_ledger`): log and view in memory; then the view in a Valkey of its own; with --kafka
-also the log on a broker of its own. Each view is compared, byte for byte, with what was decided. Of the rounds the best counts: what else
-runs on a machine makes a round slower, never faster. CPU is this process's alone: Valkey and Kafka have theirs. The parts are measured
-where they are called, a chunk at a time; what freeing a chunk's entries costs is in "the rest". ``json.loads`` of the same bytes in the
-same round is there to compare machines by, and hours of one machine.
+The real `catch_up` over a made-up ledger (see `made_up_ledger`): log and view in memory; then the
+view in a Valkey of its own; with --kafka also the log on a broker of its own. Each view is
+compared, byte for byte, with what was decided. Of the rounds the best counts: what else runs on a
+machine makes a round slower, never faster. CPU is this process's alone: Valkey and Kafka have
+theirs. The parts are measured where they are called, a chunk at a time; what freeing a chunk's
+entries costs is in "the rest". ``json.loads`` of the same bytes in the same round is there to
+compare machines by, and hours of one machine.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ Costs = dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--entries", type=int, default=500_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kafka", action="store_true", help="also read from a real broker")
@@ -67,11 +72,15 @@ def main() -> None:
     collect_seldom()  # as a worker's process does
     describe(made)
     with tempfile.TemporaryDirectory() as directory:
-        ways = asyncio.run(measured(made, arguments.rounds, Path(directory), with_kafka=arguments.kafka))
+        ways = asyncio.run(
+            measured(made, arguments.rounds, Path(directory), with_kafka=arguments.kafka)
+        )
     report(ways)
 
 
-async def measured(made: MadeUpLedger, rounds: int, directory: Path, *, with_kafka: bool) -> dict[str, Costs]:
+async def measured(
+    made: MadeUpLedger, rounds: int, directory: Path, *, with_kafka: bool
+) -> dict[str, Costs]:
     in_memory = MemoryLedgerPartition(made.log)
     found = {"in memory": await best_of(rounds, made, in_memory, MemoryView())}
     with running_valkey(directory / "valkey") as server:
@@ -85,7 +94,9 @@ async def measured(made: MadeUpLedger, rounds: int, directory: Path, *, with_kaf
     return found
 
 
-async def best_of(rounds: int, made: MadeUpLedger, ledger: LedgerPartition, view: PartitionView) -> Costs:
+async def best_of(
+    rounds: int, made: MadeUpLedger, ledger: LedgerPartition, view: PartitionView
+) -> Costs:
     """The round that cost least, by part, µs an entry."""
     best: Costs = {}
     for _ in range(rounds):
@@ -100,12 +111,16 @@ async def best_of(rounds: int, made: MadeUpLedger, ledger: LedgerPartition, view
 
 async def one_round(made: MadeUpLedger, ledger: LedgerPartition, view: PartitionView) -> Costs:
     claim = claim_of(0, LEDGER_ID, "benchmark")
-    book = PartitionBook(0, 1, Head(ledger=LEDGER_ID, decide=claim.decide, tzdata=claim.tzdata), AdoptedCatalogs())
+    book = PartitionBook(
+        0, 1, Head(ledger=LEDGER_ID, decide=claim.decide, tzdata=claim.tzdata), AdoptedCatalogs()
+    )
     spent: Counter[str] = Counter()
     with measuring(spent, type(ledger), type(view)):
         cpu, waited = time.process_time_ns(), time.perf_counter_ns()
         async with asyncio.timeout(DEADLINE_S):
-            await catching_up.catch_up(book, ledger=ledger, view=view, catalogs=made.catalogs, claimed_at=made.claims[-1])
+            await catching_up.catch_up(
+                book, ledger=ledger, view=view, catalogs=made.catalogs, claimed_at=made.claims[-1]
+            )
         cpu, waited = time.process_time_ns() - cpu, time.perf_counter_ns() - waited
     spent["the rest"] = cpu - spent.total()
     return {part: spent[part] / 1_000 / made.entries for part in PARTS} | {
@@ -139,7 +154,9 @@ def measuring(spent: Counter[str], ledger: type, view: type) -> Iterator[None]:
 
         return measured
 
-    def timed_reading(read: Callable[..., AsyncIterator[Sequence[Record]]]) -> Callable[..., AsyncIterator[Sequence[Record]]]:
+    def timed_reading(
+        read: Callable[..., AsyncIterator[Sequence[Record]]],
+    ) -> Callable[..., AsyncIterator[Sequence[Record]]]:
         async def measured(*args: Any) -> AsyncIterator[Sequence[Record]]:
             began = time.process_time_ns()
             async for records in read(*args):
@@ -166,8 +183,12 @@ async def compare(made: MadeUpLedger, view: PartitionView) -> None:
     """The view is, to the byte, what was decided."""
     found = await view.snapshot()
     assert found.head is not None and found.head.position.hash == made.book.head.hash
-    assert found.accounts == {account: encode(state) for account, state in made.book.accounts.items() if state is not None}
-    assert found.due_ms == {account: milliseconds(at) for account, at in made.book.due.all().items()}
+    assert found.accounts == {
+        account: encode(state) for account, state in made.book.accounts.items() if state is not None
+    }
+    assert found.due_ms == {
+        account: milliseconds(at) for account, at in made.book.due.all().items()
+    }
 
 
 @contextmanager
@@ -178,7 +199,9 @@ def filled_kafka(made: MadeUpLedger, directory: Path) -> Iterator[KafkaLedgerPar
     try:
         create_topics(broker.address, "bench", partitions=1)
         topic = Topics("bench").ledger
-        producer = KafkaProducer(bootstrap_servers=broker.address, linger_ms=20, batch_size=256 * 1024)
+        producer = KafkaProducer(
+            bootstrap_servers=broker.address, linger_ms=20, batch_size=256 * 1024
+        )
         for record in made.log.records:
             producer.send(topic, key=record.key, value=record.value, partition=0)
         producer.flush(timeout=DEADLINE_S)
@@ -199,8 +222,13 @@ def json_cost_us(records: Sequence[Record]) -> float:
 
 def describe(made: MadeUpLedger) -> None:
     size = sum(len(record.value or b"") for record in made.log.records) // len(made.log.records)
-    kinds = ", ".join(f"{kind} {count / made.entries:.1%}" for kind, count in made.kinds.most_common())
-    machine = f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    kinds = ", ".join(
+        f"{kind} {count / made.entries:.1%}" for kind, count in made.kinds.most_common()
+    )
+    machine = (
+        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
     print(f"{made.entries:,} entries of {ACCOUNTS:,} accounts, {size:,} bytes each ({kinds})")
     print(f"{machine}; µs of this process's CPU an entry, the best round\n")
 
@@ -210,9 +238,18 @@ def report(ways: dict[str, Costs]) -> None:
     for part in (*PARTS, "whole"):
         print(f"{part:20}" + "".join(f"{costs[part]:18.2f}" for costs in ways.values()))
     print(f"{'json.loads':20}" + "".join(f"{costs['json.loads']:18.2f}" for costs in ways.values()))
-    print(f"{'whole / json.loads':20}" + "".join(f"{costs['whole'] / costs['json.loads']:18.2f}" for costs in ways.values()))
-    print(f"{'entries/s a core':20}" + "".join(f"{1e6 / costs['whole']:18,.0f}" for costs in ways.values()))
-    print(f"{'entries/s waited':20}" + "".join(f"{1e6 / costs['waited']:18,.0f}" for costs in ways.values()))
+    print(
+        f"{'whole / json.loads':20}"
+        + "".join(f"{costs['whole'] / costs['json.loads']:18.2f}" for costs in ways.values())
+    )
+    print(
+        f"{'entries/s a core':20}"
+        + "".join(f"{1e6 / costs['whole']:18,.0f}" for costs in ways.values())
+    )
+    print(
+        f"{'entries/s waited':20}"
+        + "".join(f"{1e6 / costs['waited']:18,.0f}" for costs in ways.values())
+    )
 
 
 if __name__ == "__main__":

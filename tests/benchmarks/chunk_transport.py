@@ -1,8 +1,11 @@
-"""What an event costs on its way from the broker into an owner's hands: aiokafka's public `getmany` against its record iterator.
+"""What an event costs on its way from the broker into an owner's hands: aiokafka's public `getmany`
+against its record iterator.
 
-`python -m tests.benchmarks.chunk_transport [EVENTS]` starts a broker of its own, fills one partition, and reads it by turns in each way,
-through the whole Faust app. It prints µs of this process's CPU an event, the median of the turns, and their ratio. On a shared machine
-absolute figures drift by a factor of two; the ratio of one run is what to trust. The iterator way reaches into aiokafka's fetcher.
+`python -m tests.benchmarks.chunk_transport [EVENTS]` starts a broker of its own, fills one
+partition, and reads it by turns in each way, through the whole Faust app. It prints µs of this
+process's CPU an event, the median of the turns, and their ratio. On a shared machine absolute
+figures drift by a factor of two; the ratio of one run is what to trust. The iterator way reaches
+into aiokafka's fetcher.
 """
 
 from __future__ import annotations
@@ -29,7 +32,14 @@ from usageledger.local.servers import make_kafka, start_all
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
 from usageledger.processor.feed import Chunk, Place
-from usageledger.processor.transport import RECORDS_PER_FETCH, ChunkConsumer, ChunkThread, ChunkTransport, LedgerApp, new_app
+from usageledger.processor.transport import (
+    RECORDS_PER_FETCH,
+    ChunkConsumer,
+    ChunkThread,
+    ChunkTransport,
+    LedgerApp,
+    new_app,
+)
 
 EVENT = (
     b'{"specversion":"1.0","type":"usage.recorded","id":"gen_%012d","source":"/render","subject":"acct_%05d",'
@@ -90,7 +100,11 @@ def _taken(result: Any, place: TopicPartition) -> list[Record]:
         if not batch.validate_crc():
             raise CorruptRecordException(f"invalid CRC - {place}")
         if not batch.is_control_batch:
-            records += [Record(found.offset, found.timestamp, found.key, found.value) for found in batch if found.offset >= start]
+            records += [
+                Record(found.offset, found.timestamp, found.key, found.value)
+                for found in batch
+                if found.offset >= start
+            ]
         partition_records.next_fetch_offset = batch.next_offset
     result._update_position()
     if not batches.has_next():
@@ -108,7 +122,9 @@ class IteratorTransport(ChunkTransport):
 
 
 class FromTheStart:
-    """Owners that have nothing to catch up: every place flows from offset 0 as soon as it is assigned."""
+    """Owners that have nothing to catch up: every place flows from offset 0 as soon as it is
+    assigned.
+    """
 
     def __init__(self, app: LedgerApp) -> None:
         self._app = app
@@ -134,8 +150,12 @@ class FromTheStart:
         raise AssertionError(f"{place} has no offset {offset}")
 
 
-async def read_all(kafka: str, topics: Topics, group: str, events: int, transport: type[ChunkTransport]) -> tuple[float, float]:
-    """Read every event once; return the CPU and the wall clock it took, in µs an event, from the first chunk to the last."""
+async def read_all(
+    kafka: str, topics: Topics, group: str, events: int, transport: type[ChunkTransport]
+) -> tuple[float, float]:
+    """Read every event once; return the CPU and the wall clock it took, in µs an event, from the
+    first chunk to the last.
+    """
     seen = 0
     first: tuple[float, float] | None = None
     finished = asyncio.Event()
@@ -156,7 +176,10 @@ async def read_all(kafka: str, topics: Topics, group: str, events: int, transpor
     starting = asyncio.create_task(app.start())
     await asyncio.wait_for(finished.wait(), DEADLINE_S)
     assert first is not None
-    cpu_us, wall_us = ((now - then) / seen * 1e6 for now, then in zip((time.process_time(), time.perf_counter()), first, strict=True))
+    cpu_us, wall_us = (
+        (now - then) / seen * 1e6
+        for now, then in zip((time.process_time(), time.perf_counter()), first, strict=True)
+    )
     await app.stop()
     await starting
     return cpu_us, wall_us
@@ -165,14 +188,22 @@ async def read_all(kafka: str, topics: Topics, group: str, events: int, transpor
 def produce(kafka: str, topic: str, events: int) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=20, batch_size=256 * 1024)
     for number in range(events):
-        producer.send(topic, key=b"acct_%05d" % (number % 5_000), value=EVENT % (number, number % 5_000), partition=0)
+        producer.send(
+            topic,
+            key=b"acct_%05d" % (number % 5_000),
+            value=EVENT % (number, number % 5_000),
+            partition=0,
+        )
     producer.flush(timeout=120)
     producer.close(timeout=10)
 
 
 def main() -> None:
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
-    ways: dict[str, type[ChunkTransport]] = {"getmany": ChunkTransport, "iterator": IteratorTransport}
+    ways: dict[str, type[ChunkTransport]] = {
+        "getmany": ChunkTransport,
+        "iterator": IteratorTransport,
+    }
     figures: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as directory:
         broker = make_kafka(Path(directory), "packages")
@@ -184,16 +215,28 @@ def main() -> None:
             groups = count()
             for _ in range(TURNS):
                 for way, transport in ways.items():
-                    figures[way].append(asyncio.run(read_all(broker.address, topics, f"bench{next(groups)}", events, transport)))
+                    figures[way].append(
+                        asyncio.run(
+                            read_all(
+                                broker.address, topics, f"bench{next(groups)}", events, transport
+                            )
+                        )
+                    )
         finally:
             broker.stop(10)
     medians = {way: statistics.median(cpu for cpu, _ in turns) for way, turns in figures.items()}
     for way, turns in figures.items():
         each = ", ".join(f"{cpu:.2f}" for cpu, _ in turns)
         wall = statistics.median(wall for _, wall in turns)
-        print(f"{way:9} {medians[way]:5.2f} µs of CPU an event (turns: {each}), {1e6 / wall:,.0f} events a second")
+        print(
+            f"{way:9} {medians[way]:5.2f} µs of CPU an event (turns: {each}), {1e6 / wall:,.0f} "
+            "events a second"
+        )
     dearer_us = medians["getmany"] - medians["iterator"]
-    print(f"getmany costs {medians['getmany'] / medians['iterator']:.2f} times the iterator: {dearer_us:+.2f} µs an event")
+    print(
+        f"getmany costs {medians['getmany'] / medians['iterator']:.2f} times the iterator: "
+        f"{dearer_us:+.2f} µs an event"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What deciding costs, µs an event on one core, and as ratios to ``json.loads`` of the same events: machines differ, ratios less so.
+"""What deciding costs, µs an event on one core, and as ratios to ``json.loads`` of the same events:
+machines differ, ratios less so.
 
     python -m tests.benchmarks.decide_cost [--rounds 20]
 
-Usage of 500 accounts in chunks of 1,000 events, as a processor decides them. Each figure is the best of the rounds, of processor time: what
-else runs on the machine makes a round slower, never faster. ``decide`` and ``seal`` are parts of ``whole``, which is `decide_input`
-(identities looked up and remembered, decided, sealed, due dates noted).
+Usage of 500 accounts in chunks of 1,000 events, as a processor decides them. Each figure is the
+best of the rounds, of processor time: what else runs on the machine makes a round slower, never
+faster. ``decide`` and ``seal`` are parts of ``whole``, which is `decide_input` (identities looked
+up and remembered, decided, sealed, due dates noted).
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ STEPS = ("json.loads", "decode", "decide", "seal", "whole")
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     best = measure(parser.parse_args().rounds)
     print(f"{'':12}{'µs an event':>14}{'x json.loads':>14}")
@@ -45,8 +49,12 @@ def measure(rounds: int) -> dict[str, float]:
     rng = random.Random(20261124)
     book = PartitionBook(0, 1, Head(ledger="benchmark"), AdoptedCatalogs((load_shipped_catalog(),)))
     best = dict.fromkeys(STEPS, float("inf"))
-    for number in range(rounds + 1):  # the first warms up: every account is opened, every key hashed
-        for step, cost in _round(book, [_record(rng, number * CHUNK + n) for n in range(CHUNK)]).items():
+    for number in range(
+        rounds + 1
+    ):  # the first warms up: every account is opened, every key hashed
+        for step, cost in _round(
+            book, [_record(rng, number * CHUNK + n) for n in range(CHUNK)]
+        ).items():
             best[step] = cost if number == 0 else min(best[step], cost)
     return best
 
@@ -63,7 +71,15 @@ def _round(book: PartitionBook, records: list[Record]) -> dict[str, float]:
         for item in items:
             assert not isinstance(item.event, (Malformed, NotDecoded))
             state = book.accounts.get(item.event.account)
-            drafts.append(decide(item.event, state=state, identity=None, appended_at=item.appended_at, catalogs=book.catalogs).entries)
+            drafts.append(
+                decide(
+                    item.event,
+                    state=state,
+                    identity=None,
+                    appended_at=item.appended_at,
+                    catalogs=book.catalogs,
+                ).entries
+            )
 
     costs["decide"] = _cost_us(decide_all)
     costs["seal"] = _cost_us(lambda: [seal(entries, book.head, 0) for entries in drafts])

@@ -1,15 +1,19 @@
-"""How long a check takes before a generation: by the SDK from Redis and over HTTP, alone and while usage flows through a whole stack.
+"""How long a check takes before a generation: by the SDK from Redis and over HTTP, alone and while
+usage flows through a whole stack.
 
-    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20] [--threads 4] [--ways direct http sdk-http]
-    python -m tests.benchmarks.gate_check --gateway URL --key KEY       (a gateway that runs already, with whatever load it is under)
+    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20] [--threads 4]
+    [--ways direct http sdk-http] python -m tests.benchmarks.gate_check --gateway URL --key KEY
+    (a gateway that runs already, with whatever load it is under)
 
-``http`` is a bare connection of the standard library for each thread, which measures the gateway; ``sdk-http`` is `UsageGate` over HTTP, of
-whose answer a good part is httpx, here in one process with one lock for all threads.
+``http`` is a bare connection of the standard library for each thread, which measures the gateway;
+``sdk-http`` is `UsageGate` over HTTP, of whose answer a good part is httpx, here in one process
+with one lock for all threads.
 
-Questions come at a fixed rate, whatever became of those before: each has its due time, and what is measured is from there to its answer, so
-a pause counts against every question that fell due in it. How late a thread was to ask is shown beside it: that is this program and its
-machine, not the gate. Usage is reported by a process of its own, for accounts that the checks ask about. On a machine that other work
-shares, compare runs of one minute with each other and with nothing else.
+Questions come at a fixed rate, whatever became of those before: each has its due time, and what is
+measured is from there to its answer, so a pause counts against every question that fell due in it.
+How late a thread was to ask is shown beside it: that is this program and its machine, not the gate.
+Usage is reported by a process of its own, for accounts that the checks ask about. On a machine that
+other work shares, compare runs of one minute with each other and with nothing else.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ BEHIND_MAX_S = 5.0
 
 @dataclass(slots=True)
 class Timings:
-    """Milliseconds of one round's questions: from when each was due to its answer, to when it was asked, and from there to its answer."""
+    """Milliseconds of one round's questions: from when each was due to its answer, to when it was
+    asked, and from there to its answer.
+    """
 
     from_due: list[float] = field(default_factory=list)
     asked_late: list[float] = field(default_factory=list)
@@ -58,14 +64,23 @@ class Timings:
 
 def main() -> None:
     arguments = _arguments()
-    print(f"{arguments.rate:,} checks/s from {arguments.threads} threads for {arguments.seconds:g} s; {os.cpu_count()} cores")
-    print(f"{'ms':<34}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}   asked late p99   from asking p99")
+    print(
+        f"{arguments.rate:,} checks/s from {arguments.threads} threads for {arguments.seconds:g} "
+        f"s; {os.cpu_count()} cores"
+    )
+    print(
+        f"{'ms':<34}{'p50':>8}{'p99':>8}{'p99.9':>8}{'max':>8}   asked late p99   from asking p99"
+    )
     if arguments.gateway:
-        return report("http", measure(partial(BareConnection, arguments.gateway, arguments.key), arguments))
+        return report(
+            "http", measure(partial(BareConnection, arguments.gateway, arguments.key), arguments)
+        )
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         servers = start_servers(Path(directory) / "servers", choose_backend(None).backend)
         stack.callback(servers.stop)
-        gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))
+        gateway = stack.enter_context(
+            running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url)
+        )
         for way in arguments.ways:
             new_asker = stack.enter_context(_askers(gateway, way))
             report(f"{way}, alone", measure(new_asker, arguments))
@@ -90,7 +105,9 @@ class BareConnection:
             raise RuntimeError(f"{response.status}: {said[:200]!r}")
 
 
-def measure(new_asker: Callable[[], UsageGate | BareConnection], arguments: argparse.Namespace) -> Timings:
+def measure(
+    new_asker: Callable[[], UsageGate | BareConnection], arguments: argparse.Namespace
+) -> Timings:
     """One round, after a second to warm up."""
     total, turn = Timings(), threading.Lock()
     begins_s = time.perf_counter() + 0.2
@@ -105,7 +122,9 @@ def measure(new_asker: Callable[[], UsageGate | BareConnection], arguments: argp
             if asked_s > begins_s + arguments.seconds + 1.0 + BEHIND_MAX_S:
                 mine.unasked += 1
                 continue
-            answer = gate.check(f"acct_{(n * arguments.threads + thread) % ACCOUNTS}", "genai_video", "veo_3")
+            answer = gate.check(
+                f"acct_{(n * arguments.threads + thread) % ACCOUNTS}", "genai_video", "veo_3"
+            )
             ended_s = time.perf_counter()
             if due_s < begins_s + 1.0:
                 continue
@@ -127,8 +146,15 @@ def measure(new_asker: Callable[[], UsageGate | BareConnection], arguments: argp
 def report(name: str, timings: Timings) -> None:
     figures = "".join(f"{at(timings.from_due, share):>8.2f}" for share in (0.5, 0.99, 0.999, 1.0))
     lost = f"   {timings.degraded:,} without an answer" if timings.degraded else ""
-    lost += f"   {timings.unasked:,} not asked: this machine does not keep up" if timings.unasked else ""
-    print(f"{name:<34}{figures}{at(timings.asked_late, 0.99):>17.2f}{at(timings.answered, 0.99):>18.2f}{lost}", flush=True)
+    lost += (
+        f"   {timings.unasked:,} not asked: this machine does not keep up"
+        if timings.unasked
+        else ""
+    )
+    print(
+        f"{name:<34}{figures}{at(timings.asked_late, 0.99):>17.2f}{at(timings.answered, 0.99):>18.2f}{lost}",
+        flush=True,
+    )
 
 
 def at(values: list[float], share: float) -> float:
@@ -138,27 +164,39 @@ def at(values: list[float], share: float) -> float:
 
 
 @contextmanager
-def _askers(gateway: RunningGateway, way: str) -> Iterator[Callable[[], UsageGate | BareConnection]]:
+def _askers(
+    gateway: RunningGateway, way: str
+) -> Iterator[Callable[[], UsageGate | BareConnection]]:
     """What each thread asks: one gate for all of them, or a connection of its own."""
     if way == "http":
         yield partial(BareConnection, gateway.url, gateway.key)
         return
     address = gateway.addresses
-    told: dict[str, Any] = {"kafka": address.kafka, "redis_url": address.redis_url, "prefix": address.prefix}
+    told: dict[str, Any] = {
+        "kafka": address.kafka,
+        "redis_url": address.redis_url,
+        "prefix": address.prefix,
+    }
     with UsageGate(
-        **({"gateway": gateway.url, "key": gateway.key} if way == "sdk-http" else told), on_unavailable="deny", timeout_s=10.0
+        **({"gateway": gateway.url, "key": gateway.key} if way == "sdk-http" else told),
+        on_unavailable="deny",
+        timeout_s=10.0,
     ) as gate:
         gate.prepare()
         yield lambda: gate
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="how long a check takes, alone and while usage flows")
+    parser = argparse.ArgumentParser(
+        description="how long a check takes, alone and while usage flows"
+    )
     parser.add_argument("--rate", type=int, default=1_000)
     parser.add_argument("--usage", type=int, default=5_000)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--ways", nargs="+", choices=("direct", "http", "sdk-http"), default=("direct", "http"))
+    parser.add_argument(
+        "--ways", nargs="+", choices=("direct", "http", "sdk-http"), default=("direct", "http")
+    )
     parser.add_argument("--gateway")
     parser.add_argument("--key")
     return parser.parse_args()

@@ -1,9 +1,11 @@
-"""What folding the ledger into ``history.db`` costs, µs an entry on one core, and as a ratio to parsing and checking the same entries.
+"""What folding the ledger into ``history.db`` costs, µs an entry on one core, and as a ratio to
+parsing and checking the same entries.
 
     python -m tests.benchmarks.history_fold [--entries 100000] [--batch 5000]
 
-A made-up partition of 5,000 accounts (see `made_up_ledger`), in batches as a poll brings them, into a file in a temporary directory. Time
-is the processor's and, beside it, the wall clock's, which the disk is part of: what else runs on the machine makes it slower, never faster.
+A made-up partition of 5,000 accounts (see `made_up_ledger`), in batches as a poll brings them, into
+a file in a temporary directory. Time is the processor's and, beside it, the wall clock's, which the
+disk is part of: what else runs on the machine makes it slower, never faster.
 """
 
 from __future__ import annotations
@@ -23,13 +25,19 @@ from usageledger.ledger.records import Record
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=5_000)
     asked = parser.parse_args()
     records = make_ledger(asked.entries).log.records
-    batches = [records[begin : begin + asked.batch] for begin in range(0, len(records), asked.batch)]
-    parsing = _measure(lambda: [entry_at(record.offset, record.value) for batch in batches for record in batch])
+    batches = [
+        records[begin : begin + asked.batch] for begin in range(0, len(records), asked.batch)
+    ]
+    parsing = _measure(
+        lambda: [entry_at(record.offset, record.value) for batch in batches for record in batch]
+    )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / HISTORY_FILE
         folding = _measure(lambda: _fold(path, batches))
@@ -37,9 +45,12 @@ def main() -> None:
     print(f"{'':10}{'µs an entry':>14}{'entries/s':>12}{'x parsing':>12}{'wall µs':>10}")
     for name, (processor_s, wall_s) in (("parsing", parsing), ("folding", folding)):
         cost_us = processor_s * 1e6 / asked.entries
-        print(f"{name:10}{cost_us:14.2f}{1e6 / cost_us:12,.0f}{processor_s / parsing[0]:12.2f}{wall_s * 1e6 / asked.entries:10.2f}")
+        print(
+            f"{name:10}{cost_us:14.2f}{1e6 / cost_us:12,.0f}{processor_s / parsing[0]:12.2f}{wall_s * 1e6 / asked.entries:10.2f}"
+        )
     print(
-        f"{size / asked.entries:.0f} bytes an entry on disk, of {sum(len(r.value or b'') for r in records) / asked.entries:.0f} in the log"
+        f"{size / asked.entries:.0f} bytes an entry on disk, of "
+        f"{sum(len(r.value or b'') for r in records) / asked.entries:.0f} in the log"
     )
 
 

@@ -1,11 +1,12 @@
-"""Who listens for limit events in the benchmarks, each kind as a process of its own: what it hears it prints, with when it heard it.
+"""Who listens for limit events in the benchmarks, each kind as a process of its own: what it hears
+it prints, with when it heard it.
 
-    python -m tests.benchmarks.listeners subscriber KAFKA PREFIX
-    python -m tests.benchmarks.listeners stream URL KEY FIRST_ACCOUNT COUNT       (a client for each of the accounts bench_FIRST…)
-    python -m tests.benchmarks.listeners webhook
+    python -m tests.benchmarks.listeners subscriber KAFKA PREFIX python -m
+    tests.benchmarks.listeners stream URL KEY FIRST_ACCOUNT COUNT       (a client for each of the
+    accounts bench_FIRST…) python -m tests.benchmarks.listeners webhook
 
-It prints ``ready`` (with its URL, if it has one), then a line for each `limit.reached`: the account and seconds since 1970. It ends with
-its standard input.
+It prints ``ready`` (with its URL, if it has one), then a line for each `limit.reached`: the account
+and seconds since 1970. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Listener:
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.listeners", *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout is not None
         self.told = self._process.stdout.readline().split()[1:]
         """What it said when it was ready."""
@@ -116,7 +119,10 @@ def _webhook() -> None:
 
 async def _streams(url: str, key: str, first: int, count: int) -> None:
     has_figures = [asyncio.Event() for _ in range(count)]
-    clients = [asyncio.create_task(_stream(url, key, account_name(first + n), has_figures[n])) for n in range(count)]
+    clients = [
+        asyncio.create_task(_stream(url, key, account_name(first + n), has_figures[n]))
+        for n in range(count)
+    ]
     for one in has_figures:
         await one.wait()
     print("ready", flush=True)
@@ -129,7 +135,10 @@ async def _stream(url: str, key: str, account: str, has_figures: asyncio.Event) 
     """A client by hand: a library's would weigh more than what is measured."""
     place: Any = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    request = f"GET /v1/accounts/{account}/stream HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n\r\n"
+    request = (
+        f"GET /v1/accounts/{account}/stream HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: "
+        f"Bearer {key}\r\n\r\n"
+    )
     writer.write(request.encode())
     while line := await reader.readline():
         if line == b"event: meter\n":

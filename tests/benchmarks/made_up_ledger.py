@@ -1,7 +1,8 @@
-"""A ledger partition made up from a seed and decided by the real `PartitionBook`, as bytes: what a catch-up has to read.
+"""A ledger partition made up from a seed and decided by the real `PartitionBook`, as bytes: what a
+catch-up has to read.
 
-Some thousands of accounts over a hundred days, a few of them using most: uses, repeats, refusals, voids, grants and plan changes in one
-order, and the renewals and expiries that time brings.
+Some thousands of accounts over a hundred days, a few of them using most: uses, repeats, refusals,
+voids, grants and plan changes in one order, and the renewals and expiries that time brings.
 """
 
 from __future__ import annotations
@@ -34,28 +35,54 @@ DAYS = 100
 CLAIMS = 20
 BEGIN_MS = milliseconds(datetime(2026, 1, 1, tzinfo=UTC))
 
-MODELS = [("genai_video", "veo_3"), ("genai_video", "ray_2"), ("genai_image", "imagen_3"), ("chat_message", None), ("chat_action", None)]
+MODELS = [
+    ("genai_video", "veo_3"),
+    ("genai_video", "ray_2"),
+    ("genai_image", "imagen_3"),
+    ("chat_message", None),
+    ("chat_action", None),
+]
 PLANS = ["pro", "max", "scale", "scale_2x", "scale_4x"]
-_WEIGHTS = {"use": 900, "repeat": 40, "unknown": 10, "malformed": 2, "void": 8, "grant": 8, "subscribe": 16, "change": 10, "cancel": 6}
+_WEIGHTS = {
+    "use": 900,
+    "repeat": 40,
+    "unknown": 10,
+    "malformed": 2,
+    "void": 8,
+    "grant": 8,
+    "subscribe": 16,
+    "change": 10,
+    "cancel": 6,
+}
 
 
 @dataclass(slots=True)
 class MadeUpLedger:
-    """The log of one partition, the catalogs it adopted, and the book that decided it: what a view caught up from the log has to be."""
+    """The log of one partition, the catalogs it adopted, and the book that decided it: what a view
+    caught up from the log has to be.
+    """
 
     log: MemoryLog = field(default_factory=MemoryLog)
     catalogs: CatalogLog = field(default_factory=CatalogLog)
-    book: PartitionBook = field(default_factory=lambda: PartitionBook(0, 1, Head(ledger=LEDGER_ID), AdoptedCatalogs()))
+    book: PartitionBook = field(
+        default_factory=lambda: PartitionBook(0, 1, Head(ledger=LEDGER_ID), AdoptedCatalogs())
+    )
     kinds: Counter[str] = field(default_factory=Counter)
     claims: list[int] = field(default_factory=list)
     """Where the claims lie: one at the beginning, one at the end, some between."""
 
     def claim(self) -> None:
-        self.claims.append(self.log.append_as_another(KeyedValue(None, encode_claim(claim_of(0, LEDGER_ID, "made-up")))))
+        self.claims.append(
+            self.log.append_as_another(
+                KeyedValue(None, encode_claim(claim_of(0, LEDGER_ID, "made-up")))
+            )
+        )
         self.book.head = replace(self.book.head, next_offset=self.log.end_offset)
 
     def keep(self, sealed: list[SealedEntry]) -> None:
-        self.log.append_as_another(*(KeyedValue(item.entry.account.encode() or None, item.value) for item in sealed))
+        self.log.append_as_another(
+            *(KeyedValue(item.entry.account.encode() or None, item.value) for item in sealed)
+        )
         self.kinds.update(item.entry.kind for item in sealed)
 
     @property
@@ -112,28 +139,66 @@ def _inputs(rng: random.Random, accounts: int, step_ms: int) -> Iterator[tuple[T
 
 
 def _said(
-    rng: random.Random, what: str, account: str, offsets: dict[Topic, int], used: list[tuple[str, dict[str, Any]]]
+    rng: random.Random,
+    what: str,
+    account: str,
+    offsets: dict[Topic, int],
+    used: list[tuple[str, dict[str, Any]]],
 ) -> tuple[str, str, dict[str, Any], str]:
-    """Account, type, data and id of the next event; a repeat or a void is of the account that it repeats or voids."""
+    """Account, type, data and id of the next event; a repeat or a void is of the account that it
+    repeats or voids.
+    """
     if what in ("repeat", "void") and used:
         account, earlier = rng.choice(used)
         if what == "repeat":
-            return account, "usage.recorded", {name: said for name, said in earlier.items() if name != "id"}, earlier["id"]
-        return account, "usage.voided", {"source": "/render", "id": earlier["id"], "reason": "failed"}, f"void_{offsets['account']:09d}"
+            return (
+                account,
+                "usage.recorded",
+                {name: said for name, said in earlier.items() if name != "id"},
+                earlier["id"],
+            )
+        return (
+            account,
+            "usage.voided",
+            {"source": "/render", "id": earlier["id"], "reason": "failed"},
+            f"void_{offsets['account']:09d}",
+        )
     event_id = f"billing_{offsets['account']:09d}"
     if what == "grant":
-        return account, "credits.granted", {"credits": str(rng.randint(1, 200)), "reason": "support"}, event_id
+        return (
+            account,
+            "credits.granted",
+            {"credits": str(rng.randint(1, 200)), "reason": "support"},
+            event_id,
+        )
     if what in ("subscribe", "change"):
-        return account, "account.subscribed" if what == "subscribe" else "account.plan_changed", {"plan": rng.choice(PLANS)}, event_id
+        return (
+            account,
+            "account.subscribed" if what == "subscribe" else "account.plan_changed",
+            {"plan": rng.choice(PLANS)},
+            event_id,
+        )
     if what == "cancel":
         return account, "account.cancelled", {"effective": "period_end"}, event_id
     feature, model = ("telepathy", None) if what == "unknown" else rng.choice(MODELS)
     dimensions = {"project": f"p_{rng.randrange(100)}", "worker": f"eu-1/{rng.randrange(8)}"}
-    data = {"feature": feature, "model": model, "quantity": str(rng.randint(1, 3)), "hold_id": None, "dimensions": dimensions}
+    data = {
+        "feature": feature,
+        "model": model,
+        "quantity": str(rng.randint(1, 3)),
+        "hold_id": None,
+        "dimensions": dimensions,
+    }
     return account, "usage.recorded", data, f"gen_{offsets['usage']:012d}"
 
 
 def _catalog_record() -> Record:
     document = catalog_document(load_shipped_catalog())
-    event = {"specversion": "1.0", "type": "catalog.published", "id": document["version"], "source": "/catalog", "data": document}
+    event = {
+        "specversion": "1.0",
+        "type": "catalog.published",
+        "id": document["version"],
+        "source": "/catalog",
+        "data": document,
+    }
     return Record(0, BEGIN_MS, None, json.dumps(event).encode())

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.page_paint [--loads 20]
 
-Each load is one of a browser that has nothing of the page yet. Answers about the account are made up: shown is what the page costs.
+Each load is one of a browser that has nothing of the page yet. Answers about the account are made
+up: shown is what the page costs.
 """
 
 from __future__ import annotations
@@ -28,26 +29,40 @@ _LOADED = """() => performance.getEntriesByType("resource").filter((entry) => en
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="when the usage meter's page is first painted, and what it loads")
+    parser = argparse.ArgumentParser(
+        description="when the usage meter's page is first painted, and what it loads"
+    )
     parser.add_argument("--loads", type=int, default=20)
     loads: int = parser.parse_args().loads
     chromium = os.environ.get("USAGELEDGER_CHROMIUM") or shutil.which("chromium")
-    with tempfile.TemporaryDirectory() as directory, on_stage(Path(directory)) as gateway, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        on_stage(Path(directory)) as gateway,
+        sync_playwright() as playwright,
+    ):
         gateway.accounts["acct_4821"] = Shown(made_up.busy())
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
         found = [_load(browser, gateway) for _ in range(loads)]
         browser.close()
     paints = [paint for paint, _ in found]
     for name in paints[0]:
         times = sorted(paint[name] for paint in paints)
-        print(f"{name:<24} median {statistics.median(times):6.0f} ms   slowest of {loads} {times[-1]:6.0f} ms")
+        print(
+            f"{name:<24} median {statistics.median(times):6.0f} ms   slowest of {loads} "
+            f"{times[-1]:6.0f} ms"
+        )
     scripts = found[0][1]
     print(
-        f"script: {sum(plain for _, plain, _ in scripts):,} bytes in {len(scripts)} files, {sum(sent for _, _, sent in scripts):,} as sent"
+        f"script: {sum(plain for _, plain, _ in scripts):,} bytes in {len(scripts)} files, "
+        f"{sum(sent for _, _, sent in scripts):,} as sent"
     )
 
 
-def _load(browser: Browser, gateway: GatewayOnStage) -> tuple[dict[str, float], list[tuple[str, int, int]]]:
+def _load(
+    browser: Browser, gateway: GatewayOnStage
+) -> tuple[dict[str, float], list[tuple[str, int, int]]]:
     context = browser.new_context()
     context.request.post(f"{gateway.url}/session", data={"key": gateway.world.key("read")})
     page = context.new_page()

@@ -1,9 +1,12 @@
-"""What `record` costs a generation worker, as a ratio to a bare kafka-python `send` of the same bytes in the same run.
+"""What `record` costs a generation worker, as a ratio to a bare kafka-python `send` of the same
+bytes in the same run.
 
-    python -m tests.benchmarks.record_cost --kafka 127.0.0.1:9092 [--prefix demo] [--events 20000] [--rounds 5]
+    python -m tests.benchmarks.record_cost --kafka 127.0.0.1:9092 [--prefix demo] [--events 20000]
+    [--rounds 5]
 
-Needs the topics of a ledger (`usageledger up` has them). Wall-clock microseconds in the calling thread, each round in turn, medians; what
-the background does at the same time on the same cores is part of both. Absolute numbers belong to the machine: compare the ratios.
+Needs the topics of a ledger (`usageledger up` has them). Wall-clock microseconds in the calling
+thread, each round in turn, medians; what the background does at the same time on the same cores is
+part of both. Absolute numbers belong to the machine: compare the ratios.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ Round = Callable[[int], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", default="")
     parser.add_argument("--events", type=int, default=20_000)
@@ -35,9 +40,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as directory:
-        found = measured(arguments.kafka, arguments.prefix, Path(directory), arguments.events, arguments.rounds)
+        found = measured(
+            arguments.kafka, arguments.prefix, Path(directory), arguments.events, arguments.rounds
+        )
     bare = found["kafka-python send"]
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {arguments.events} events, median of {arguments.rounds} rounds")
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, {arguments.events} events, "
+        f"median of {arguments.rounds} rounds"
+    )
     for name, each_us in found.items():
         print(f"{name:<38} {each_us:8.1f} µs  {each_us / bare:6.2f} × a bare send")
 
@@ -45,15 +55,27 @@ def main() -> None:
 def measured(kafka: str, prefix: str, directory: Path, count: int, rounds: int) -> dict[str, float]:
     """Microseconds an event of each way, medians over the rounds."""
     publisher = kafka_publisher.connector_to(kafka)(Topics(prefix).usage)()
-    meter = UsageMeter(source="benchmark", kafka=kafka, prefix=prefix, spool_directory=directory / "meter")
-    spools = {durability: Spool(directory / durability, durability=durability) for durability in _DURABILITIES}
+    meter = UsageMeter(
+        source="benchmark", kafka=kafka, prefix=prefix, spool_directory=directory / "meter"
+    )
+    spools = {
+        durability: Spool(directory / durability, durability=durability)
+        for durability in _DURABILITIES
+    }
     value = events.encode(_event("gen"))
 
     def send(number: int) -> None:
         publisher.send(b"acct_1", value, lambda error: None)
 
     def record(number: int) -> None:
-        meter.record(account="acct_1", feature="genai_video", model="veo_3", quantity="1", id=f"{run}_{number}", dimensions=_DIMENSIONS)
+        meter.record(
+            account="acct_1",
+            feature="genai_video",
+            model="veo_3",
+            quantity="1",
+            id=f"{run}_{number}",
+            dimensions=_DIMENSIONS,
+        )
 
     def build(number: int) -> None:
         events.encode(_event(f"{run}_{number}"))
@@ -62,8 +84,14 @@ def measured(kafka: str, prefix: str, directory: Path, count: int, rounds: int) 
         "kafka-python send": (send, count),
         "record": (record, count),
         "of which: check and encode": (build, count),
-        "of which: append to the spool": (lambda number: spools["process"].append(b"acct_1", value), count),
-        'append with durability="power"': (lambda number: spools["power"].append(b"acct_1", value), max(1, count // 100)),
+        "of which: append to the spool": (
+            lambda number: spools["process"].append(b"acct_1", value),
+            count,
+        ),
+        'append with durability="power"': (
+            lambda number: spools["power"].append(b"acct_1", value),
+            max(1, count // 100),
+        ),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

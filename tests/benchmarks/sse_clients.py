@@ -1,9 +1,11 @@
-"""What many clients of account streams cost one gateway, and how long a limit event takes to one of them.
+"""What many clients of account streams cost one gateway, and how long a limit event takes to one of
+them.
 
     python -m tests.benchmarks.sse_clients [--clients 1000] [--crossings 100]
 
-Each client listens to an account of its own, all in one other process. Shown are the gateway's resident memory without clients, with them,
-and after all figures have moved, its processor time while nothing happens, and the time from the event that crosses a limit to the client.
+Each client listens to an account of its own, all in one other process. Shown are the gateway's
+resident memory without clients, with them, and after all figures have moved, its processor time
+while nothing happens, and the time from the event that crosses a limit to the client.
 """
 
 from __future__ import annotations
@@ -32,27 +34,50 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         servers = start_servers(Path(directory) / "servers", choose_backend(None).backend)
         stack.callback(servers.stop)
-        gateway = stack.enter_context(running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url))
-        services = {service["name"]: service for service in read_status(gateway.addresses.data)["services"]}
+        gateway = stack.enter_context(
+            running_gateway(Path(directory) / "stack", servers.kafka, servers.redis_url)
+        )
+        services = {
+            service["name"]: service for service in read_status(gateway.addresses.data)["services"]
+        }
         pid = int(services["gateway"]["pid"])
         print(f"no clients: {resident_mb(pid):.0f} MB")
         began_s = time.monotonic()
-        streams = stack.enter_context(listening("stream", gateway.url, gateway.key, "0", str(arguments.clients)))
-        print(f"{arguments.clients:,} clients, each with its figures after {time.monotonic() - began_s:.1f} s: {resident_mb(pid):.0f} MB")
+        streams = stack.enter_context(
+            listening("stream", gateway.url, gateway.key, "0", str(arguments.clients))
+        )
+        print(
+            f"{arguments.clients:,} clients, each with its figures after "
+            f"{time.monotonic() - began_s:.1f} s: {resident_mb(pid):.0f} MB"
+        )
         began_s, used_s = time.monotonic(), processor_s(pid)
         time.sleep(QUIET_S)
-        print(f"nothing happens: {(processor_s(pid) - used_s) / (time.monotonic() - began_s):.1%} of a core")
+        print(
+            f"nothing happens: {(processor_s(pid) - used_s) / (time.monotonic() - began_s):.1%} of "
+            "a core"
+        )
         accounts = [account_name(number) for number in range(arguments.crossings)]
         sent_s = cross(gateway, accounts, 0.1, Path(directory) / "spool")
         wait_for({"streams": streams}, accounts)
-        took_ms = [(streams.heard_s[account] - sent_s[account]) * 1e3 for account in accounts if account in streams.heard_s]
+        took_ms = [
+            (streams.heard_s[account] - sent_s[account]) * 1e3
+            for account in accounts
+            if account in streams.heard_s
+        ]
         heard = f"{len(took_ms)} of {len(accounts)} crossings heard"
-        print(f"{heard}: p50 {at(took_ms, 0.5):.1f} ms, p99 {at(took_ms, 0.99):.1f} ms; {resident_mb(pid):.0f} MB")
+        print(
+            f"{heard}: p50 {at(took_ms, 0.5):.1f} ms, p99 {at(took_ms, 0.99):.1f} ms; "
+            f"{resident_mb(pid):.0f} MB"
+        )
 
 
 def resident_mb(pid: int) -> float:
     """A process's resident memory."""
-    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines() if line.startswith("VmRSS"))
+    (line,) = (
+        line
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1_024
 
 

@@ -1,7 +1,9 @@
-"""Usage that flows while something else is measured: events at a fixed rate, from a process of its own that costs little.
+"""Usage that flows while something else is measured: events at a fixed rate, from a process of its
+own that costs little.
 
-Workers are elsewhere, so their SDK's work is not this machine's to do: events are made from one template, and batches of a twentieth of a
-second are sent by aiokafka whole, which takes a few microseconds an event. `tests/benchmarks/record_cost.py` measures the SDK.
+Workers are elsewhere, so their SDK's work is not this machine's to do: events are made from one
+template, and batches of a twentieth of a second are sent by aiokafka whole, which takes a few
+microseconds an event. `tests/benchmarks/record_cost.py` measures the SDK.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ ACCOUNTS = 500
 """acct_0, acct_1, …: what they use costs nothing, so none of them crosses a limit."""
 INTERVAL_S = 0.05
 WARM_UP_S = 15.0
-"""The broker's JVM compiles what it runs often, and for some ten seconds after the load begins takes three times what it takes later."""
+"""The broker's JVM compiles what it runs often, and for some ten seconds after the load begins
+takes three times what it takes later.
+"""
 
 _EVENT = (
     '{"specversion":"1.0","type":"usage.recorded","id":"%s-%d","source":"/bench","subject":"acct_%d","time":"%s",'
@@ -36,7 +40,12 @@ _EVENT = (
 def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
     """Report ``rate`` events a second meanwhile. What it came to is printed at the end."""
     told = [gateway.addresses.kafka, gateway.addresses.prefix, str(rate)]
-    process = subprocess.Popen([sys.executable, "-m", __spec__.name, *told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name, *told],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     try:
         process.stdout.readline()  # it has begun
@@ -50,7 +59,9 @@ def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
 async def flow(kafka: str, prefix: str, rate: int) -> None:
     """Send until standard input ends."""
     topic, run = Topics(prefix).usage, f"{time.time():.0f}"
-    async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all", max_batch_size=1_000_000) as producer:
+    async with AIOKafkaProducer(
+        bootstrap_servers=kafka, acks="all", max_batch_size=1_000_000
+    ) as producer:
         partitions = len(await producer.partitions_for(topic))
         homes = [partition_of(f"acct_{number}".encode(), partitions) for number in range(ACCOUNTS)]
         ended = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
@@ -63,10 +74,14 @@ async def flow(kafka: str, prefix: str, rate: int) -> None:
             for number in range(sent, wanted):
                 account = number % ACCOUNTS
                 value = (_EVENT % (run, number, account, at)).encode()
-                batches[homes[account]].append(key=f"acct_{account}".encode(), value=value, timestamp=None)
+                batches[homes[account]].append(
+                    key=f"acct_{account}".encode(), value=value, timestamp=None
+                )
             for partition, batch in batches.items():
                 if batch.record_count():
-                    task = asyncio.ensure_future(await producer.send_batch(batch, topic, partition=partition))
+                    task = asyncio.ensure_future(
+                        await producer.send_batch(batch, topic, partition=partition)
+                    )
                     on_their_way.add(task)
                     task.add_done_callback(on_their_way.discard)
             sent = wanted
@@ -74,7 +89,10 @@ async def flow(kafka: str, prefix: str, rate: int) -> None:
         took_s, waiting = time.perf_counter() - began_s, len(on_their_way)
         await asyncio.gather(*on_their_way)
         spent = f"{time.process_time() / took_s:.0%} of a core"
-        print(f"reported {sent / took_s:,.0f} events/s for {spent}; {waiting} batches were on their way at the end")
+        print(
+            f"reported {sent / took_s:,.0f} events/s for {spent}; {waiting} batches were on their "
+            "way at the end"
+        )
 
 
 if __name__ == "__main__":

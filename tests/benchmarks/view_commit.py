@@ -1,10 +1,13 @@
-"""What one event costs in the view: look-up and commit of a chunk, against a plain pipelined HSET of the same bytes in the same run.
+"""What one event costs in the view: look-up and commit of a chunk, against a plain pipelined HSET
+of the same bytes in the same run.
 
     python -m tests.benchmarks.view_commit [--rounds 20]
 
-A chunk is 5,000 new events of 500 accounts: 500 account states of 300 bytes and 5,000 identities of 16 + 80 bytes. The baseline writes the
-same fields with the same client, one HSET a field in a pipeline; it looks nothing up, compares no head and is not atomic. The rounds
-alternate, so what the machine does besides hits both. Absolute times drift by a factor of two on a shared machine: trust the ratios.
+A chunk is 5,000 new events of 500 accounts: 500 account states of 300 bytes and 5,000 identities of
+16 + 80 bytes. The baseline writes the same fields with the same client, one HSET a field in a
+pipeline; it looks nothing up, compares no head and is not atomic. The rounds alternate, so what the
+machine does besides hits both. Absolute times drift by a factor of two on a shared machine: trust
+the ratios.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ STATE_BYTES, REMEMBERED_BYTES = 300, 80
 
 @dataclass(slots=True)
 class Costs:
-    """Microseconds an event, one figure a round: what the caller waits, its own processor time, the server's processor time."""
+    """Microseconds an event, one figure a round: what the caller waits, its own processor time, the
+    server's processor time.
+    """
 
     waited: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
@@ -44,7 +49,9 @@ class Costs:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description="cost of look-up and commit in a view, per event")
+    arguments = argparse.ArgumentParser(
+        description="cost of look-up and commit in a view, per event"
+    )
     arguments.add_argument("--rounds", type=int, default=20)
     rounds = arguments.parse_args().rounds
     with tempfile.TemporaryDirectory() as directory, running_valkey(Path(directory)) as server:
@@ -60,10 +67,16 @@ async def measure(server: ValkeyServer, rounds: int) -> dict[str, Costs]:
         for n in range(-2, rounds):
             change = chunk(n + 2)
             kept = costs if n >= 0 else {name: Costs() for name in costs}
-            identities = [(window, identity) for window, found in change.identities.items() for identity in found]
+            identities = [
+                (window, identity)
+                for window, found in change.identities.items()
+                for identity in found
+            ]
             with server.client() as observer:
                 await timed(kept["plain HSET"], observer, write_plainly(plain, change))
-                await timed(kept["fetch"], observer, view.fetch(at, list(change.accounts), identities))
+                await timed(
+                    kept["fetch"], observer, view.fetch(at, list(change.accounts), identities)
+                )
                 await timed(kept["commit"], observer, view.commit(at, change))
             at = change.position
             for name in ("waited", "ours", "servers"):
@@ -86,7 +99,11 @@ async def timed(costs: Costs, observer: redis.Redis, work: Awaitable[object]) ->
     servers, ours, waited = server_cpu_s(observer), time.process_time(), time.perf_counter()
     await work
     waited, ours = time.perf_counter() - waited, time.process_time() - ours
-    for into, seconds in ((costs.waited, waited), (costs.ours, ours), (costs.servers, server_cpu_s(observer) - servers)):
+    for into, seconds in (
+        (costs.waited, waited),
+        (costs.ours, ours),
+        (costs.servers, server_cpu_s(observer) - servers),
+    ):
         into.append(seconds * 1e6 / EVENTS)
 
 
@@ -108,13 +125,16 @@ def chunk(n: int) -> ViewChange:
 def report(costs: dict[str, Costs], rounds: int) -> None:
     parser = "hiredis" if importlib.util.find_spec("hiredis") else "pure Python"
     print(
-        f"{EVENTS:,} events of {ACCOUNTS} accounts a chunk, {rounds} rounds; redis-py {redis.__version__}, {parser}; {os.cpu_count()} cores"
+        f"{EVENTS:,} events of {ACCOUNTS} accounts a chunk, {rounds} rounds; redis-py "
+        f"{redis.__version__}, {parser}; {os.cpu_count()} cores"
     )
     print(f"{'µs an event (median)':<22}{'waited':>10}{'our CPU':>10}{'its CPU':>10}")
     for name, cost in costs.items():
         print(f"{name:<22}" + "".join(f"{figure:>10.2f}" for figure in cost.medians()))
     base = costs["plain HSET"].medians()
-    ratios = [ours / theirs for ours, theirs in zip(costs["fetch + commit"].medians(), base, strict=True)]
+    ratios = [
+        ours / theirs for ours, theirs in zip(costs["fetch + commit"].medians(), base, strict=True)
+    ]
     print(f"{'fetch + commit / plain':<22}" + "".join(f"{ratio:>10.2f}" for ratio in ratios))
 
 

@@ -1,4 +1,7 @@
-"""A real browser, and pages of a gateway in it. A page that says something on its console as an error fails its test."""
+"""A real browser, and pages of a gateway in it.
+
+A page that says something on its console as an error fails its test.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ expect.set_options(timeout=WITHIN_MS)
 
 
 class OpenPage(Protocol):
-    """Opens a page at an address of the gateway (none: an empty one), signed in unless told otherwise."""
+    """Opens a page at an address of the gateway (none: an empty one), signed in unless told
+    otherwise.
+    """
 
     def __call__(
         self,
@@ -40,15 +45,21 @@ class OpenPage(Protocol):
     ) -> Page: ...
 
 
-# By module, for a browser that is driven from here keeps an event loop running in this thread, and other suites run theirs.
+# By module, for a browser that is driven from here keeps an event loop running in this thread, and
+# other suites run theirs.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the one that USAGELEDGER_CHROMIUM names."""
     path = os.environ.get("USAGELEDGER_CHROMIUM") or shutil.which("chromium")
     if path is None:
-        pytest.skip("there is no Chromium here: install Debian's `chromium`, or name one in USAGELEDGER_CHROMIUM")
+        pytest.skip(
+            "there is no Chromium here: install Debian's `chromium`, or name one in "
+            "USAGELEDGER_CHROMIUM"
+        )
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-background-networking"])
+        running = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-background-networking"]
+        )
         yield running
         running.close()
 
@@ -78,7 +89,15 @@ def open_page(browser: Browser, stage: GatewayOnStage) -> Iterator[OpenPage]:
             is_signed_in: bool = True,
             may_fail: bool = False,
         ) -> Page:
-            page = new_page(browser, stack, [] if may_fail else complaints, width=width, scheme=scheme, locale=locale, is_calm=is_calm)
+            page = new_page(
+                browser,
+                stack,
+                [] if may_fail else complaints,
+                width=width,
+                scheme=scheme,
+                locale=locale,
+                is_calm=is_calm,
+            )
             if is_signed_in:
                 page.request.post(f"{stage.url}/session", data={"key": key})
             if path:
@@ -99,7 +118,10 @@ def new_page(
     locale: str = "en-GB",
     is_calm: bool = False,
 ) -> Page:
-    """A page of a browser that knows nothing yet; the stack closes it. To ``complaints`` goes what its console says of errors."""
+    """A page of a browser that knows nothing yet; the stack closes it.
+
+    To ``complaints`` goes what its console says of errors.
+    """
     context = browser.new_context(
         viewport={"width": width, "height": 900 if width > 500 else 760},
         color_scheme="dark" if scheme == "dark" else "light",
@@ -125,17 +147,26 @@ def complaints_of_axe(page: Page) -> list[str]:
     """What axe finds against WCAG 2.2 AA, and against what is good practice besides."""
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = Axe().run(page, options={"runOnly": rules}).response["violations"]
-    return [f"{rule['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for rule in found for node in rule["nodes"]]
+    return [
+        f"{rule['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
 
 
 def overflow(page: Page) -> int:
     """By how many pixels something is wider than the window."""
-    wider: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    wider: int = page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
     return wider
 
 
 def until(page: Page, holds: Callable[[], bool]) -> None:
-    """Wait until something holds. Playwright's own waiting evaluates strings, which our pages' policy forbids."""
+    """Wait until something holds.
+
+    Playwright's own waiting evaluates strings, which our pages' policy forbids.
+    """
     for _ in range(WITHIN_MS // 20):
         if holds():
             return

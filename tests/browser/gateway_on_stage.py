@@ -1,4 +1,6 @@
-"""A gateway in a thread for a browser: its real pages, keys, tokens and sessions, and answers about accounts as the test sets them."""
+"""A gateway in a thread for a browser: its real pages, keys, tokens and sessions, and answers about
+accounts as the test sets them.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,11 @@ class Shown:
 
 
 class GatewayOnStage:
-    """Accounts answer as they are set; ``answers`` holds the console's by method and path; ``is_away`` refuses everything about accounts.
+    """Accounts answer as they are set; ``answers`` holds the console's by method and path;
+    ``is_away`` refuses everything about accounts.
 
-    ``ended`` holds tokens that are over; ``resumed``, the events after which streams were asked to go on.
+    ``ended`` holds tokens that are over; ``resumed``, the events after which streams were asked to
+    go on.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -92,7 +96,12 @@ class GatewayOnStage:
         path = request.scope["raw_path"].decode()
         self.asked.append(f"{request.method} {path}")
         parts = path.split("/")
-        if request.method == "GET" and len(parts) == 5 and parts[2] == "accounts" and parts[4] in ("meter", "charges", "periods", "stream"):
+        if (
+            request.method == "GET"
+            and len(parts) == 5
+            and parts[2] == "accounts"
+            and parts[4] in ("meter", "charges", "periods", "stream")
+        ):
             if what := request.headers.get("last-event-id"):
                 self.resumed.append(what)
             return await self._about(unquote(parts[3]), parts[4], request)
@@ -109,7 +118,9 @@ class GatewayOnStage:
     async def _about(self, account: str, what: str, request: Request) -> Response:
         await asyncio.to_thread(self.may_answer.wait)
         if self.is_away:
-            return problem_response("counters_unavailable", "Redis does not answer. Ask again in a moment")
+            return problem_response(
+                "counters_unavailable", "Redis does not answer. Ask again in a moment"
+            )
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         try:
             caller = self.world.keys.caller(token, self.world.now)
@@ -118,29 +129,42 @@ class GatewayOnStage:
         if token in self.ended:
             return problem_response("unauthenticated", "the token has ended: mint another one")
         if caller.account not in (None, account) or account not in self.accounts:
-            return problem_response("forbidden", "an account token works on the paths of its own account alone: use an app key here")
+            return problem_response(
+                "forbidden",
+                "an account token works on the paths of its own account alone: use an app key here",
+            )
         shown = self.accounts[account]
         if what == "stream":
             return EventSourceResponse(self._follow(account), ping=15)
         if what == "meter":
             return JSONResponse(shown.meter)
         items = shown.charges if what == "charges" else shown.periods
-        begin, limit = int(request.query_params.get("cursor", 0)), int(request.query_params.get("limit", 50))
+        begin, limit = (
+            int(request.query_params.get("cursor", 0)),
+            int(request.query_params.get("limit", 50)),
+        )
         end = begin + limit
-        return JSONResponse({"items": items[begin:end], "next_cursor": str(end) if end < len(items) else None})
+        return JSONResponse(
+            {"items": items[begin:end], "next_cursor": str(end) if end < len(items) else None}
+        )
 
     async def _follow(self, account: str) -> AsyncIterator[ServerSentEvent]:
         queue: asyncio.Queue[ServerSentEvent | None] = asyncio.Queue()
         self._streams.setdefault(account, []).append(queue)
         try:
             meter = self.accounts[account].meter
-            yield ServerSentEvent(json.dumps(made_up.live_figures(meter, at=datetime.fromisoformat(meter["at"]))), event="meter")
+            yield ServerSentEvent(
+                json.dumps(made_up.live_figures(meter, at=datetime.fromisoformat(meter["at"]))),
+                event="meter",
+            )
             while (said := await queue.get()) is not None:
                 yield said
         finally:
             self._streams[account].remove(queue)
 
-    def _queue(self, said: ServerSentEvent | None, queues: Sequence[asyncio.Queue[ServerSentEvent | None]]) -> None:
+    def _queue(
+        self, said: ServerSentEvent | None, queues: Sequence[asyncio.Queue[ServerSentEvent | None]]
+    ) -> None:
         assert self._loop is not None
         for queue in list(queues):
             self._loop.call_soon_threadsafe(queue.put_nowait, said)
@@ -152,7 +176,9 @@ def on_stage(directory: Path) -> Iterator[GatewayOnStage]:
     gateway = GatewayOnStage(directory)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(gateway, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            gateway, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         gateway.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -16,13 +16,47 @@ START = datetime(2026, 11, 3, 9, 0, tzinfo=UTC)
 END = datetime(2026, 12, 3, 9, 0, tzinfo=UTC)
 
 SCALE = {"plan": "scale", "name": "Scale", "price_cents": 6999, "allotment": "1400"}
-_DAYS: Sequence[float] = (6, 0, 14, 9, 22, 0, 0, 31, 12, 8, 25, 17, 0, 2, 28, 36, 14, 9, 0, 4, 19, 33, 11)
-_SHARES = {"genai_video": Decimal("0.52"), "ai_edit": Decimal("0.22"), "genai_image": Decimal("0.16"), "chat_message": Decimal("0.1")}
+_DAYS: Sequence[float] = (
+    6,
+    0,
+    14,
+    9,
+    22,
+    0,
+    0,
+    31,
+    12,
+    8,
+    25,
+    17,
+    0,
+    2,
+    28,
+    36,
+    14,
+    9,
+    0,
+    4,
+    19,
+    33,
+    11,
+)
+_SHARES = {
+    "genai_video": Decimal("0.52"),
+    "ai_edit": Decimal("0.22"),
+    "genai_image": Decimal("0.16"),
+    "chat_message": Decimal("0.1"),
+}
 
 
 def busy(daily: Sequence[float] = _DAYS) -> Answer:
-    """On Max, in the middle of a period, with a grant and an open hold, having used so much a day: at a pace that leaves something."""
-    days = [_day(START.date() + timedelta(days=number), Decimal(str(credits))) for number, credits in enumerate(daily)]
+    """On Max, in the middle of a period, with a grant and an open hold, having used so much a day:
+    at a pace that leaves something.
+    """
+    days = [
+        _day(START.date() + timedelta(days=number), Decimal(str(credits)))
+        for number, credits in enumerate(daily)
+    ]
     used = sum((Decimal(day["credits"]) for day in days), Decimal(0))
     return {
         "account": "acct_4821",
@@ -30,7 +64,13 @@ def busy(daily: Sequence[float] = _DAYS) -> Answer:
         "as_of": None,
         "time_zone": "UTC",
         "known": True,
-        "plan": {"id": "max", "name": "Max", "price_cents": 2499, "allotment": "500", "renews": True},
+        "plan": {
+            "id": "max",
+            "name": "Max",
+            "price_cents": 2499,
+            "allotment": "500",
+            "renews": True,
+        },
         "next_plan": None,
         "period": {"number": 4, "start": _text(START), "end": _text(END)},
         "allotment": "500",
@@ -40,7 +80,14 @@ def busy(daily: Sequence[float] = _DAYS) -> Answer:
         "blocked": None,
         "upgrade": SCALE,
         "grants": [
-            {"source": "/support", "id": "g1", "credits": "20", "left": "20", "granted_at": "2026-11-12T15:00:00Z", "expires_at": None}
+            {
+                "source": "/support",
+                "id": "g1",
+                "credits": "20",
+                "left": "20",
+                "granted_at": "2026-11-12T15:00:00Z",
+                "expires_at": None,
+            }
         ],
         "holds": {"open": 1, "credits": "14"},
         "features": _features(days),
@@ -65,10 +112,19 @@ def using(meter: Answer, used: str, *, held: str = "0") -> Answer:
     changed["pace"] = _pace(Decimal(used), Decimal(changed["remaining"]))
     granted_left = str(max(Decimal(0), min(Decimal(20), Decimal(changed["remaining"]))))
     changed["grants"] = [grant | {"left": granted_left} for grant in meter["grants"]]
-    changed["renewal"] = meter["renewal"] | {"lapses": str(max(Decimal(0), Decimal(500) - Decimal(used))), "granted_left": granted_left}
+    changed["renewal"] = meter["renewal"] | {
+        "lapses": str(max(Decimal(0), Decimal(500) - Decimal(used))),
+        "granted_left": granted_left,
+    }
     if Decimal(changed["remaining"]) <= 0:
         since = _text(AT - timedelta(minutes=7))
-        changed["blocked"] = {"reason": "usage", "since": since, "suspension": None, "upgrade": SCALE, "resets_at": _text(END)}
+        changed["blocked"] = {
+            "reason": "usage",
+            "since": since,
+            "suspension": None,
+            "upgrade": SCALE,
+            "resets_at": _text(END),
+        }
     return changed
 
 
@@ -76,7 +132,13 @@ def suspended(meter: Answer) -> Answer:
     """The same account after a payment has failed."""
     since = _text(AT - timedelta(hours=3))
     return meter | {
-        "blocked": {"reason": "suspended", "since": since, "suspension": "payment_failed", "upgrade": None, "resets_at": None},
+        "blocked": {
+            "reason": "suspended",
+            "since": since,
+            "suspension": "payment_failed",
+            "upgrade": None,
+            "resets_at": None,
+        },
     }
 
 
@@ -84,10 +146,19 @@ def on_free() -> Answer:
     """On Free: no period's end, no renewal, no past."""
     credits = (4, 11, 0, 9, 12, 6)
     dates = _dates(AT.date() - timedelta(days=30), AT.date())
-    days = [_day(day, Decimal(credits[number - 25] if number >= 25 else 0)) for number, day in enumerate(dates)]
+    days = [
+        _day(day, Decimal(credits[number - 25] if number >= 25 else 0))
+        for number, day in enumerate(dates)
+    ]
     return busy() | {
         "account": "acct_7",
-        "plan": {"id": "free", "name": "Free", "price_cents": 0, "allotment": "200", "renews": False},
+        "plan": {
+            "id": "free",
+            "name": "Free",
+            "price_cents": 0,
+            "allotment": "200",
+            "renews": False,
+        },
         "period": {"number": 1, "start": "2026-11-20T12:00:00Z", "end": None},
         "allotment": "200",
         "granted": "0",
@@ -96,7 +167,12 @@ def on_free() -> Answer:
         "holds": {"open": 0, "credits": "0"},
         "days": days,
         "features": _features(days),
-        "pace": {"days": "4.9", "credits_per_day": "8.5", "used_up_at": "2026-12-14T00:00:00Z", "at_period_end": None},
+        "pace": {
+            "days": "4.9",
+            "credits_per_day": "8.5",
+            "used_up_at": "2026-12-14T00:00:00Z",
+            "at_period_end": None,
+        },
         "renewal": None,
         "upgrade": {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"},
     }
@@ -122,12 +198,24 @@ def charges(count: int = 30, *, newest: int = 1_042) -> list[Answer]:
     kinds = (
         _usage("genai_video", "GenAI Video", "veo_3", "Veo 3", "1", "generation", "32"),
         _usage("ai_edit", "AI Edit", None, None, "1", "edit", "14"),
-        _usage("chat_message", "Chat-Based Editing (user message)", None, None, "2", "message", "2"),
-        _usage("genai_image", "GenAI Image", "gpt_4o_image", "GPT 4o Image", "4", "generation", "3"),
-        _happened("void", "-14", "14 credits were given back: the use was voided, because the render failed."),
+        _usage(
+            "chat_message", "Chat-Based Editing (user message)", None, None, "2", "message", "2"
+        ),
+        _usage(
+            "genai_image", "GenAI Image", "gpt_4o_image", "GPT 4o Image", "4", "generation", "3"
+        ),
+        _happened(
+            "void",
+            "-14",
+            "14 credits were given back: the use was voided, because the render failed.",
+        ),
         _usage("prompt_to_video", "Prompt to Video", None, None, "2", "second", "8"),
         _happened("grant", "20", "20 credits were granted by support. They do not expire."),
-        _happened("renewal", "0", "A new period began: Max brought 500 credits, and 36 of the last period lapsed."),
+        _happened(
+            "renewal",
+            "0",
+            "A new period began: Max brought 500 credits, and 36 of the last period lapsed.",
+        ),
     )
     found = []
     for number in range(count):
@@ -165,7 +253,18 @@ def periods() -> list[Answer]:
 def live_figures(meter: Answer, *, at: datetime) -> Answer:
     """What the stream says of this meter."""
     kept = (
-        *("as_of", "plan", "period", "allotment", "granted", "used", "held", "remaining", "available", "share_used"),
+        *(
+            "as_of",
+            "plan",
+            "period",
+            "allotment",
+            "granted",
+            "used",
+            "held",
+            "remaining",
+            "available",
+            "share_used",
+        ),
         *("blocked", "upgrade", "holds"),
     )
     by_feature = {feature["id"]: feature["credits"] for feature in meter["features"]}
@@ -185,10 +284,15 @@ def _figures(used: Decimal, *, held: Decimal, whole: Decimal) -> Answer:
 
 
 def _pace(used: Decimal, remaining: Decimal) -> Answer:
-    passed, to_come = (Decimal((moment - since).total_seconds()) / 86_400 for moment, since in ((AT, START), (END, AT)))
+    passed, to_come = (
+        Decimal((moment - since).total_seconds()) / 86_400
+        for moment, since in ((AT, START), (END, AT))
+    )
     a_day = (used / passed).quantize(Decimal("0.01"))
     at_end = (remaining - a_day * to_come).quantize(Decimal("0.01"))
-    used_up = _text(AT + timedelta(days=float(remaining / a_day))) if at_end < 0 < remaining else None
+    used_up = (
+        _text(AT + timedelta(days=float(remaining / a_day))) if at_end < 0 < remaining else None
+    )
     return {
         "days": str(passed.quantize(Decimal("0.01"))),
         "credits_per_day": str(a_day),
@@ -202,14 +306,25 @@ def _dates(first: date, last: date) -> list[date]:
 
 
 def _day(day: date, credits: Decimal) -> Answer:
-    features = {feature: str(credits * share) for feature, share in _SHARES.items()} if credits else {}
+    features = (
+        {feature: str(credits * share) for feature, share in _SHARES.items()} if credits else {}
+    )
     return {"date": day.isoformat(), "credits": str(credits), "features": features}
 
 
 def _features(days: list[Answer]) -> list[Answer]:
-    sums = {feature: sum((Decimal(day["features"].get(feature, 0)) for day in days), Decimal(0)) for feature in _SHARES}
-    videos = [("veo_3", "Veo 3", "0.6", "generation", 3), ("pika_2_2", "Pika 2.2", "0.4", "generation", 4)]
-    images = [("gpt_4o_image", "GPT 4o Image", "0.75", "generation", 12), ("photon", "Photon", "0.25", "generation", 11)]
+    sums = {
+        feature: sum((Decimal(day["features"].get(feature, 0)) for day in days), Decimal(0))
+        for feature in _SHARES
+    }
+    videos = [
+        ("veo_3", "Veo 3", "0.6", "generation", 3),
+        ("pika_2_2", "Pika 2.2", "0.4", "generation", 4),
+    ]
+    images = [
+        ("gpt_4o_image", "GPT 4o Image", "0.75", "generation", 12),
+        ("photon", "Photon", "0.25", "generation", 11),
+    ]
     rows: dict[str, tuple[str, Sequence[_Model]]] = {
         "genai_video": ("GenAI Video", videos),
         "ai_edit": ("AI Edit", [(None, None, "1", "edit", 5)]),
@@ -223,7 +338,14 @@ def _features(days: list[Answer]) -> list[Answer]:
             "credits": str(sums[feature]),
             "uses": sum(model[4] for model in models),
             "models": [
-                {"id": id_, "name": label, "credits": str(sums[feature] * Decimal(part)), "quantity": str(uses), "unit": unit, "uses": uses}
+                {
+                    "id": id_,
+                    "name": label,
+                    "credits": str(sums[feature] * Decimal(part)),
+                    "quantity": str(uses),
+                    "unit": unit,
+                    "uses": uses,
+                }
                 for id_, label, part, unit, uses in models
             ],
         }
@@ -231,7 +353,15 @@ def _features(days: list[Answer]) -> list[Answer]:
     ]
 
 
-def _usage(feature: str, feature_name: str, model: str | None, model_name: str | None, quantity: str, unit: str, rate: str) -> Answer:
+def _usage(
+    feature: str,
+    feature_name: str,
+    model: str | None,
+    model_name: str | None,
+    quantity: str,
+    unit: str,
+    rate: str,
+) -> Answer:
     credits = str(Decimal(quantity) * Decimal(rate))
     plural = "" if quantity == "1" else "s"
     return {
@@ -248,15 +378,32 @@ def _usage(feature: str, feature_name: str, model: str | None, model_name: str |
         "rate": {"credits": rate, "unit": unit, "per": "1", "rounding": "up"},
         "catalog_version": "captions-2026-11",
         "reason": None,
-        "explanation": f"{quantity} {unit}{plural} of {model_name or feature_name} at {rate} credits each: {credits} credits.",
+        "explanation": f"{quantity} {unit}{plural} of {model_name or feature_name} at {rate} "
+        f"credits each: {credits} credits.",
     }
 
 
 def _happened(kind: str, credits: str, explanation: str) -> Answer:
     nothing = dict.fromkeys(
-        ("event", "feature", "feature_name", "model", "model_name", "quantity", "unit", "rate", "catalog_version", "reason")
+        (
+            "event",
+            "feature",
+            "feature_name",
+            "model",
+            "model_name",
+            "quantity",
+            "unit",
+            "rate",
+            "catalog_version",
+            "reason",
+        )
     )
-    return nothing | {"kind": kind, "credits": credits, "is_late": False, "explanation": explanation}
+    return nothing | {
+        "kind": kind,
+        "credits": credits,
+        "is_late": False,
+        "explanation": explanation,
+    }
 
 
 def _text(moment: datetime) -> str:

@@ -1,4 +1,5 @@
-"""Draws `docs/usage-meter.png`, the picture in the README: the meter of a made-up account, from the component as it is.
+"""Draws `docs/usage-meter.png`, the picture in the README: the meter of a made-up account, from the
+component as it is.
 
 Run as ``python -m tests.browser.picture``. Needs Chromium; the font is Inter where it is installed.
 """
@@ -29,14 +30,30 @@ document.querySelector("usage-meter").setAttribute("upgrade-url", "/billing?plan
 
 
 def draw(path: Path) -> None:
-    """Write the picture. Raises SystemExit where there is no Chromium, or the picture has grown too large for a README."""
+    """Write the picture.
+
+    Raises SystemExit where there is no Chromium, or the picture has grown too large for a README.
+    """
     chromium = os.environ.get("USAGELEDGER_CHROMIUM") or shutil.which("chromium")
     if chromium is None:
-        raise SystemExit("there is no Chromium here: install Debian's `chromium`, or name one in USAGELEDGER_CHROMIUM")
-    with tempfile.TemporaryDirectory() as directory, on_stage(Path(directory)) as gateway, sync_playwright() as playwright:
+        raise SystemExit(
+            "there is no Chromium here: install Debian's `chromium`, or name one in "
+            "USAGELEDGER_CHROMIUM"
+        )
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        on_stage(Path(directory)) as gateway,
+        sync_playwright() as playwright,
+    ):
         gateway.accounts[ACCOUNT] = Shown(made_up.busy(DAILY))
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, device_scale_factor=1.5, reduced_motion="reduce")
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        page = browser.new_page(
+            viewport={"width": WIDTH, "height": 900},
+            device_scale_factor=1.5,
+            reduced_motion="reduce",
+        )
         page.request.post(f"{gateway.url}/session", data={"key": gateway.world.key("read")})
         page.goto(f"{gateway.url}/accounts/{ACCOUNT}/meter")
         page.locator("usage-meter .charge time").first.wait_for()
@@ -49,7 +66,10 @@ def draw(path: Path) -> None:
         # It ends after the first two rows.
         chart = meter.get_by_role("region", name="Day by day").first.bounding_box()
         assert chart is not None
-        page.screenshot(path=path, clip={"x": 0, "y": 0, "width": WIDTH, "height": chart["y"] + chart["height"] + MARGIN})
+        page.screenshot(
+            path=path,
+            clip={"x": 0, "y": 0, "width": WIDTH, "height": chart["y"] + chart["height"] + MARGIN},
+        )
         browser.close()
     if path.stat().st_size > BYTES_MAX:
         raise SystemExit(f"{path.name} has {path.stat().st_size:,} bytes: at most {BYTES_MAX:,}")

@@ -1,4 +1,6 @@
-"""The operator's console in a real browser, against a gateway whose answers the test sets; keys and sessions are the gateway's own."""
+"""The operator's console in a real browser, against a gateway whose answers the test sets; keys and
+sessions are the gateway's own.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,28 @@ from playwright.sync_api import expect
 from starlette.requests import Request
 
 from tests.browser import operated
-from tests.browser.conftest import DESKTOP, PHONE, OpenPage, complaints_of_axe, keep, overflow, until
+from tests.browser.conftest import (
+    DESKTOP,
+    PHONE,
+    OpenPage,
+    complaints_of_axe,
+    keep,
+    overflow,
+    until,
+)
 from tests.browser.gateway_on_stage import GatewayOnStage
 from usageledger.gateway.problems import problem_response
 
-VIEWS = ("accounts", "blocked", "refusals", "partitions", "catalogs", "webhooks", "webhooks/wh_0a1b2c3d", "keys")
+VIEWS = (
+    "accounts",
+    "blocked",
+    "refusals",
+    "partitions",
+    "catalogs",
+    "webhooks",
+    "webhooks/wh_0a1b2c3d",
+    "keys",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +42,17 @@ def operated_ledger(stage: GatewayOnStage) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_is_accessible_and_fits(open_page: OpenPage, view: str, width: int, scheme: str) -> None:
+def test_every_view_is_accessible_and_fits(
+    open_page: OpenPage, view: str, width: int, scheme: str
+) -> None:
     page = open_page(f"/console#/{view}", width=width, scheme=scheme, is_calm=True)
     page.locator("tbody tr").first.wait_for()
     assert complaints_of_axe(page) == []
     assert overflow(page) <= 0
-    keep(page, f"console-{view.replace('/', '-')}-{'desktop' if width == DESKTOP else 'phone'}-{scheme}")
+    keep(
+        page,
+        f"console-{view.replace('/', '-')}-{'desktop' if width == DESKTOP else 'phone'}-{scheme}",
+    )
 
 
 def test_every_view_is_reached_by_keyboard_and_has_an_address(open_page: OpenPage) -> None:
@@ -38,17 +62,23 @@ def test_every_view_is_reached_by_keyboard_and_has_an_address(open_page: OpenPag
         page.get_by_role("link", name=name, exact=True).focus()
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
-        expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute("aria-current", "page")
+        expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute(
+            "aria-current", "page"
+        )
         assert page.evaluate("location.hash") == f"#/{name.lower()}"
 
 
-def test_who_is_nobody_or_no_operator_is_asked_for_a_key_with_admin(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_who_is_nobody_or_no_operator_is_asked_for_a_key_with_admin(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("/console", is_signed_in=False)
     expect(page.get_by_role("navigation")).to_be_hidden()
     keep(page, "console-sign-in-desktop-light")
     page.get_by_label("App key").fill(stage.world.key("read"))
     page.get_by_role("button", name="Sign in").click()
-    expect(page.locator("main")).to_contain_text("You are signed in with a key that lacks the scope admin.")
+    expect(page.locator("main")).to_contain_text(
+        "You are signed in with a key that lacks the scope admin."
+    )
     page.get_by_label("App key").fill(stage.world.key("admin"))
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Accounts")
@@ -77,7 +107,10 @@ def test_a_list_goes_on_where_its_cursor_says(open_page: OpenPage, stage: Gatewa
 
     def answer(request: Request) -> object:
         is_first = "cursor" not in request.query_params
-        return {"items": items[:1] if is_first else items[1:], "next_cursor": "one" if is_first else None}
+        return {
+            "items": items[:1] if is_first else items[1:],
+            "next_cursor": "one" if is_first else None,
+        }
 
     stage.answers["GET /v1/accounts"] = answer
     page = open_page("/console")
@@ -93,7 +126,9 @@ def test_an_account_shows_its_meter(open_page: OpenPage) -> None:
     expect(page.locator("usage-meter .figure strong")).to_have_text("206")
 
 
-def test_a_refusal_is_sent_again_alone_or_with_others(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_refusal_is_sent_again_alone_or_with_others(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("/console#/refusals")
     page.get_by_role("button", name="Send again", exact=True).first.click()
     expect(page.get_by_role("status").filter(has_text="3-1042: sent")).to_be_visible()
@@ -101,7 +136,10 @@ def test_a_refusal_is_sent_again_alone_or_with_others(open_page: OpenPage, stage
         box.check()
     page.get_by_role("button", name="Send the chosen again").click()
     expect(page.get_by_role("button", name="Send the chosen again")).to_be_hidden()
-    assert stage.posted == [("/v1/refusals/resend", {"entries": ["3-1042"]}), ("/v1/refusals/resend", {"entries": ["3-1042", "5-77"]})]
+    assert stage.posted == [
+        ("/v1/refusals/resend", {"entries": ["3-1042"]}),
+        ("/v1/refusals/resend", {"entries": ["3-1042", "5-77"]}),
+    ]
 
 
 def test_catalogs_stand_side_by_side_with_what_differs_marked(open_page: OpenPage) -> None:
@@ -122,7 +160,9 @@ def test_a_delivery_is_sent_again(open_page: OpenPage, stage: GatewayOnStage) ->
     assert stage.posted == [("/v1/webhooks/wh_0a1b2c3d/deliveries/d2/resend", None)]
 
 
-def test_a_key_is_made_shown_once_rotated_and_revoked(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_key_is_made_shown_once_rotated_and_revoked(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("/console#/keys")
     page.get_by_label("A key for").fill("render service")
     page.get_by_role("button", name="Make a key").click()
@@ -153,11 +193,17 @@ def test_an_empty_list_says_so(open_page: OpenPage, stage: GatewayOnStage) -> No
     expect(open_page("/console#/blocked").locator(".empty")).to_have_text("Nobody is blocked.")
 
 
-def test_what_went_wrong_is_a_sentence_and_can_be_tried_again(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_what_went_wrong_is_a_sentence_and_can_be_tried_again(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     answers = operated.answers()
-    stage.answers["GET /v1/lag"] = problem_response("log_unavailable", "Kafka does not answer: ask again in a moment")
+    stage.answers["GET /v1/lag"] = problem_response(
+        "log_unavailable", "Kafka does not answer: ask again in a moment"
+    )
     page = open_page("/console#/partitions", may_fail=True)
-    expect(page.get_by_role("alert")).to_contain_text("Kafka does not answer: ask again in a moment.")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Kafka does not answer: ask again in a moment."
+    )
     stage.answers = answers
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("tbody tr")).to_have_count(3)

@@ -1,4 +1,6 @@
-"""The meter and the console in a real browser on the real stack: a ledger in import mode, so that time goes by with what is reported."""
+"""The meter and the console in a real browser on the real stack: a ledger in import mode, so that
+time goes by with what is reported.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Reporter:
     """Reports to the gateway, in the order of time."""
 
     def __init__(self, gateway: RunningGateway) -> None:
-        self._client = httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}, timeout=20)
+        self._client = httpx.Client(
+            base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}, timeout=20
+        )
         self._count = 0
 
     def account(self, type_: str, account: str, at: str, **data: Any) -> None:
@@ -38,7 +42,13 @@ class Reporter:
 
     def use(self, account: str, at: str, *, seconds: int) -> None:
         """An account uses so many seconds of Prompt to Video."""
-        self.send("usage.recorded", "/render", account, at, {"feature": "prompt_to_video", "quantity": str(seconds)})
+        self.send(
+            "usage.recorded",
+            "/render",
+            account,
+            at,
+            {"feature": "prompt_to_video", "quantity": str(seconds)},
+        )
 
     def post(self, path: str, body: object) -> None:
         """Anything else."""
@@ -47,8 +57,17 @@ class Reporter:
     def send(self, type_: str, source: str, account: str, at: str, data: dict[str, Any]) -> None:
         """One event, which Kafka has when this returns."""
         self._count += 1
-        event = {"specversion": "1.0", "type": type_, "id": f"event_{self._count}", "source": source, "subject": account, "time": at}
-        answer = self._client.post("/v1/events", json=event | {"datacontenttype": "application/json", "data": data})
+        event = {
+            "specversion": "1.0",
+            "type": type_,
+            "id": f"event_{self._count}",
+            "source": source,
+            "subject": account,
+            "time": at,
+        }
+        answer = self._client.post(
+            "/v1/events", json=event | {"datacontenttype": "application/json", "data": data}
+        )
         assert answer.status_code == 200, answer.text
 
     def close(self) -> None:
@@ -69,16 +88,26 @@ def lived(tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str) 
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         app_port = free_port()
         environment.setenv("USAGELEDGER_GATEWAY_ALLOWED_ORIGINS", f"http://127.0.0.1:{app_port}")
-        gateway = stack.enter_context(running_gateway(tmp_path_factory.mktemp("lived"), kafka, redis_url, importing=True))
+        gateway = stack.enter_context(
+            running_gateway(tmp_path_factory.mktemp("lived"), kafka, redis_url, importing=True)
+        )
         report = Reporter(gateway)
         for account, plan in ((ACCOUNT, "pro"), (OTHER, "max")):
-            report.account("account.subscribed", account, "2026-01-05T10:00:00Z", plan=plan, time_zone="Europe/Berlin")
+            report.account(
+                "account.subscribed",
+                account,
+                "2026-01-05T10:00:00Z",
+                plan=plan,
+                time_zone="Europe/Berlin",
+            )
         report.use(OTHER, "2026-01-05T10:00:01Z", seconds=5)
         yield Lived(gateway, report, app_port)
         report.close()
 
 
-def test_the_meter_moves_warns_blocks_and_is_freed_by_an_upgrade_and_by_the_renewal(lived: Lived, browser: Browser) -> None:
+def test_the_meter_moves_warns_blocks_and_is_freed_by_an_upgrade_and_by_the_renewal(
+    lived: Lived, browser: Browser
+) -> None:
     complaints: list[str] = []
     with ExitStack() as stack:
         meters = _meters(browser, lived.gateway, stack, complaints)
@@ -98,14 +127,18 @@ def test_the_meter_moves_warns_blocks_and_is_freed_by_an_upgrade_and_by_the_rene
         _expect_notice(meters, "Credits renew on February 5.")
         for meter in meters.values():
             expect(meter.get_by_role("button", name="Upgrade to Max")).to_be_visible()
-            expect(meter.get_by_role("status")).to_have_text("The account is blocked: all credits are used.")
+            expect(meter.get_by_role("status")).to_have_text(
+                "The account is blocked: all credits are used."
+            )
         _expect_history(meters, "200")
         _keep(meters, "blocked")
 
         lived.report.account("account.plan_changed", ACCOUNT, "2026-01-09T13:05:00Z", plan="max")
         _expect_all(meters, "300", "fresh")
         for meter in meters.values():
-            expect(meter.get_by_role("status")).to_have_text("The account is free again: 300 credits are available.")
+            expect(meter.get_by_role("status")).to_have_text(
+                "The account is free again: 300 credits are available."
+            )
             expect(meter.locator(".plan")).to_have_text("Max")
 
         lived.report.use(ACCOUNT, "2026-01-20T09:00:00Z", seconds=38)
@@ -115,8 +148,12 @@ def test_the_meter_moves_warns_blocks_and_is_freed_by_an_upgrade_and_by_the_rene
         lived.report.use(ACCOUNT, "2026-02-06T09:00:00Z", seconds=1)
         _expect_all(meters, "492", "fresh")
         for meter in meters.values():
-            expect(meter.locator(".past .row").first).to_contain_text("504 of 500", timeout=MOVES_WITHIN_MS)
-            expect(meter.locator(".charge").first).to_contain_text("1 second of Prompt to Video at 8 credits a second: 8 credits.")
+            expect(meter.locator(".past .row").first).to_contain_text(
+                "504 of 500", timeout=MOVES_WITHIN_MS
+            )
+            expect(meter.locator(".charge").first).to_contain_text(
+                "1 second of Prompt to Video at 8 credits a second: 8 credits."
+            )
             assert complaints_of_axe(meter.page) == []
         _keep(meters, "renewed")
     assert complaints == []
@@ -141,11 +178,16 @@ def test_an_accounts_token_shows_that_account_and_no_other(lived: Lived, browser
             [token, ACCOUNT],
         )
         another = page.locator("#another")
-        expect(another.locator(".notice")).to_contain_text("An account token works on the paths of its own account alone", ignore_case=True)
+        expect(another.locator(".notice")).to_contain_text(
+            "An account token works on the paths of its own account alone", ignore_case=True
+        )
         shown = another.evaluate("meter => meter.shadowRoot.textContent")
         assert "Prompt to Video" not in shown
         for path in ("meter", "charges", "periods", "stream"):
-            refused = httpx.get(f"{lived.gateway.url}/v1/accounts/{ACCOUNT}/{path}", headers={"Authorization": f"Bearer {token}"})
+            refused = httpx.get(
+                f"{lived.gateway.url}/v1/accounts/{ACCOUNT}/{path}",
+                headers={"Authorization": f"Bearer {token}"},
+            )
             assert refused.status_code == 403, path
         # What the other account's requests were refused with is all that the console says.
         assert all("403" in complaint for complaint in complaints)
@@ -169,18 +211,26 @@ def test_an_app_embeds_the_meter_and_its_upgrade_leads_into_the_app(
         expect(meter.locator(".status")).to_have_text("Live", timeout=MOVES_WITHIN_MS)
         expect(meter.locator(".figure strong")).to_have_text("24", timeout=MOVES_WITHIN_MS)
         lived.report.use(embedded, "2026-02-06T10:01:00Z", seconds=3)
-        expect(meter.locator(".root")).to_have_attribute("data-state", "blocked", timeout=MOVES_WITHIN_MS)
+        expect(meter.locator(".root")).to_have_attribute(
+            "data-state", "blocked", timeout=MOVES_WITHIN_MS
+        )
         expect(meter.locator(".figure strong")).to_have_text("0")
         expect(meter.locator(".charge").first).to_contain_text("3 seconds", timeout=MOVES_WITHIN_MS)
         keep(page, "real-embedded")
-        expect(meter.get_by_role("link", name="Upgrade to")).to_have_attribute("href", re.compile(r"^/upgrade\?plan=\w+$"))
+        expect(meter.get_by_role("link", name="Upgrade to")).to_have_attribute(
+            "href", re.compile(r"^/upgrade\?plan=\w+$")
+        )
     assert complaints == []
 
 
 def test_the_console_shows_the_ledger_as_it_is(lived: Lived, browser: Browser) -> None:
-    lived.report.post("/v1/webhooks", {"url": "http://127.0.0.1:9/hook", "types": ["limit.reached"]})
+    lived.report.post(
+        "/v1/webhooks", {"url": "http://127.0.0.1:9/hook", "types": ["limit.reached"]}
+    )
     event = {"feature": "genai_video", "model": "veo_9", "quantity": "1"}
-    lived.report.account("account.suspended", OTHER, "2026-02-07T10:00:00Z", reason="payment_failed")
+    lived.report.account(
+        "account.suspended", OTHER, "2026-02-07T10:00:00Z", reason="payment_failed"
+    )
     lived.report.send("usage.recorded", "/render", OTHER, "2026-02-07T10:00:01Z", event)
     expected = {
         "accounts": (OTHER, "max"),
@@ -196,20 +246,31 @@ def test_the_console_shows_the_ledger_as_it_is(lived: Lived, browser: Browser) -
         page = _signed_in(browser, lived.gateway, stack, complaints)
         for view, (row, what) in expected.items():
             page.goto(f"{lived.gateway.url}/console#/{view}")
-            found = page.get_by_role("row").filter(has_text=row).filter(has_text=re.compile(re.escape(what), re.IGNORECASE)).first
+            found = (
+                page.get_by_role("row")
+                .filter(has_text=row)
+                .filter(has_text=re.compile(re.escape(what), re.IGNORECASE))
+                .first
+            )
             _reloaded_until_visible(page, found)
             assert page.locator(".problem:not(:empty)").count() == 0
             keep(page, f"real-console-{view}")
         page.goto(f"{lived.gateway.url}/console#/refusals")
         page.get_by_role("button", name="Send again", exact=True).first.click()
-        expect(page.get_by_role("status").filter(has_text="sent")).to_be_visible(timeout=MOVES_WITHIN_MS)
+        expect(page.get_by_role("status").filter(has_text="sent")).to_be_visible(
+            timeout=MOVES_WITHIN_MS
+        )
     assert complaints == []
 
 
-def _meters(browser: Browser, gateway: RunningGateway, stack: ExitStack, complaints: list[str]) -> dict[str, Locator]:
+def _meters(
+    browser: Browser, gateway: RunningGateway, stack: ExitStack, complaints: list[str]
+) -> dict[str, Locator]:
     """The account's meter on a phone and a desktop, in light and in dark, all of them live."""
     found = {}
-    for (device, width), scheme in product((("desktop", DESKTOP), ("phone", PHONE)), ("light", "dark")):
+    for (device, width), scheme in product(
+        (("desktop", DESKTOP), ("phone", PHONE)), ("light", "dark")
+    ):
         page = _signed_in(browser, gateway, stack, complaints, width=width, scheme=scheme)
         page.goto(f"{gateway.url}/accounts/{ACCOUNT}/meter")
         found[f"{device}-{scheme}"] = page.locator("usage-meter")
@@ -219,7 +280,13 @@ def _meters(browser: Browser, gateway: RunningGateway, stack: ExitStack, complai
 
 
 def _signed_in(
-    browser: Browser, gateway: RunningGateway, stack: ExitStack, complaints: list[str], *, width: int = DESKTOP, scheme: str = "light"
+    browser: Browser,
+    gateway: RunningGateway,
+    stack: ExitStack,
+    complaints: list[str],
+    *,
+    width: int = DESKTOP,
+    scheme: str = "light",
 ) -> Page:
     page = new_page(browser, stack, complaints, width=width, scheme=scheme)
     assert page.request.post(f"{gateway.url}/session", data={"key": gateway.key}).status == 204
@@ -230,7 +297,9 @@ def _expect_all(meters: dict[str, Locator], available: str, state: str) -> None:
     """Every meter moves by itself, without a reload."""
     for meter in meters.values():
         expect(meter.locator(".figure strong")).to_have_text(available, timeout=MOVES_WITHIN_MS)
-        expect(meter.locator(".root")).to_have_attribute("data-state", state, timeout=MOVES_WITHIN_MS)
+        expect(meter.locator(".root")).to_have_attribute(
+            "data-state", state, timeout=MOVES_WITHIN_MS
+        )
 
 
 def _expect_notice(meters: dict[str, Locator], text: str) -> None:
@@ -241,7 +310,9 @@ def _expect_notice(meters: dict[str, Locator], text: str) -> None:
 def _expect_history(meters: dict[str, Locator], credits: str) -> None:
     """What comes from the history follows."""
     for meter in meters.values():
-        expect(meter.locator(".features .amount").first).to_have_text(credits, timeout=MOVES_WITHIN_MS)
+        expect(meter.locator(".features .amount").first).to_have_text(
+            credits, timeout=MOVES_WITHIN_MS
+        )
 
 
 def _keep(meters: dict[str, Locator], name: str) -> None:

@@ -13,7 +13,16 @@ from playwright.sync_api import Locator, Page, expect
 from starlette.responses import HTMLResponse
 
 from tests.browser import made_up
-from tests.browser.conftest import DESKTOP, PHONE, SCREENSHOTS, OpenPage, complaints_of_axe, keep, overflow, until
+from tests.browser.conftest import (
+    DESKTOP,
+    PHONE,
+    SCREENSHOTS,
+    OpenPage,
+    complaints_of_axe,
+    keep,
+    overflow,
+    until,
+)
 from tests.browser.gateway_on_stage import GatewayOnStage, Shown, on_stage
 
 PAGE = "/accounts/acct_4821/meter"
@@ -39,8 +48,16 @@ def test_the_meter_shows_what_is_used_reserved_and_available(open_page: OpenPage
     bar = meter.get_by_role("meter", name="Credits used")
     expect(bar).to_have_attribute("aria-valuenow", "300")
     expect(bar).to_have_attribute("aria-valuemax", "520")
-    expect(bar).to_have_attribute("aria-valuetext", "300 of 520 credits used, 14 reserved, 206 available")
-    until(page, lambda: page.evaluate("document.querySelector('usage-meter').shadowRoot.getAnimations().length") == 0)
+    expect(bar).to_have_attribute(
+        "aria-valuetext", "300 of 520 credits used, 14 reserved, 206 available"
+    )
+    until(
+        page,
+        lambda: (
+            page.evaluate("document.querySelector('usage-meter').shadowRoot.getAnimations().length")
+            == 0
+        ),
+    )
     whole = bar.evaluate("bar => bar.clientWidth")
     for part, share in {".used": 300 / 520, ".held": 14 / 520}.items():
         assert abs(bar.locator(part).evaluate("part => part.offsetWidth") - whole * share) <= 3
@@ -49,7 +66,9 @@ def test_the_meter_shows_what_is_used_reserved_and_available(open_page: OpenPage
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 @pytest.mark.parametrize("state", STATES)
-def test_every_state_is_accessible_and_fits(open_page: OpenPage, stage: GatewayOnStage, state: str, width: int, scheme: str) -> None:
+def test_every_state_is_accessible_and_fits(
+    open_page: OpenPage, stage: GatewayOnStage, state: str, width: int, scheme: str
+) -> None:
     stage.accounts["acct_4821"] = STATES[state]()
     page = open_page(PAGE, width=width, scheme=scheme, is_calm=True)
     meter = _ready(page)
@@ -61,14 +80,18 @@ def test_every_state_is_accessible_and_fits(open_page: OpenPage, stage: GatewayO
 
 
 @pytest.mark.parametrize("width", [320, 560, 780])
-def test_nothing_is_cut_off_at_any_width(open_page: OpenPage, stage: GatewayOnStage, width: int) -> None:
+def test_nothing_is_cut_off_at_any_width(
+    open_page: OpenPage, stage: GatewayOnStage, width: int
+) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
     page = open_page(PAGE, width=width)
     _ready(page)
     assert overflow(page) <= 0
 
 
-def test_a_blocked_account_reads_why_and_which_upgrade_at_which_price_clears_it(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_blocked_account_reads_why_and_which_upgrade_at_which_price_clears_it(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
     notice = _ready(open_page(PAGE)).locator(".notice")
     expect(notice).to_contain_text("All credits are used")
@@ -77,14 +100,18 @@ def test_a_blocked_account_reads_why_and_which_upgrade_at_which_price_clears_it(
     expect(notice.get_by_role("button", name="Upgrade to Scale")).to_be_visible()
 
 
-def test_credits_used_beyond_the_allotment_are_said_and_none_are_available(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_credits_used_beyond_the_allotment_are_said_and_none_are_available(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
     meter = _ready(open_page(PAGE))
     expect(meter.locator(".figure strong")).to_have_text("0")
     expect(meter.locator(".figure")).to_contain_text("3 over")
 
 
-def test_a_suspended_account_reads_why_and_is_offered_nothing(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_suspended_account_reads_why_and_is_offered_nothing(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"] = STATES["suspended"]()
     notice = _ready(open_page(PAGE)).locator(".notice")
     expect(notice).to_contain_text("The account is suspended")
@@ -96,15 +123,23 @@ def test_free_has_no_renewal_and_no_past(open_page: OpenPage, stage: GatewayOnSt
     stage.accounts["acct_4821"] = STATES["free"]()
     meter = _ready(open_page(PAGE))
     expect(meter.locator(".period")).to_have_text("Given once, not renewed")
-    expect(meter.get_by_role("region", name="Renewal")).to_contain_text("Free’s 200 credits are given once.")
-    expect(meter.get_by_role("region", name="Past periods")).to_contain_text("No period has ended yet")
+    expect(meter.get_by_role("region", name="Renewal")).to_contain_text(
+        "Free’s 200 credits are given once."
+    )
+    expect(meter.get_by_role("region", name="Past periods")).to_contain_text(
+        "No period has ended yet"
+    )
 
 
 def test_pace_is_told_in_words(open_page: OpenPage, stage: GatewayOnStage) -> None:
-    expect(_ready(open_page(PAGE)).locator(".notice")).to_contain_text("About 111 credits left on December 3 at this pace")
+    expect(_ready(open_page(PAGE)).locator(".notice")).to_contain_text(
+        "About 111 credits left on December 3 at this pace"
+    )
     stage.accounts["acct_4821"].meter["pace"] |= {"used_up_at": "2026-11-29T23:30:00Z"}
     stage.accounts["acct_4821"].meter["time_zone"] = "Asia/Tokyo"
-    expect(_ready(open_page(PAGE)).locator(".notice")).to_contain_text("At this pace used up on November 30")
+    expect(_ready(open_page(PAGE)).locator(".notice")).to_contain_text(
+        "At this pace used up on November 30"
+    )
 
 
 def test_the_meter_moves_with_its_stream(open_page: OpenPage, stage: GatewayOnStage) -> None:
@@ -123,7 +158,9 @@ def test_what_has_changed_is_asked_for_again(open_page: OpenPage, stage: Gateway
     expect(meter.locator(".charge")).to_have_count(9)
 
 
-def test_crossing_a_threshold_a_block_and_its_end_are_announced_and_ticks_are_not(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_crossing_a_threshold_a_block_and_its_end_are_announced_and_ticks_are_not(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     meter = _ready(open_page(PAGE))
     said = meter.get_by_role("status")
     used = meter.locator(".legend .used dd")
@@ -138,14 +175,19 @@ def test_crossing_a_threshold_a_block_and_its_end_are_announced_and_ticks_are_no
     expect(said).to_have_text("The account is free again: 420 credits are available.")
 
 
-def test_who_asks_for_calm_sees_figures_change_at_once(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_who_asks_for_calm_sees_figures_change_at_once(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE, is_calm=True)
     meter = _ready(page)
     page.evaluate(_RECORD_FIGURES)
     stage.move("acct_4821", made_up.using(made_up.busy(), "340"))
     expect(meter.locator(".figure strong")).to_have_text("180")
     assert page.evaluate("seen") == ["180"]
-    assert page.evaluate("document.querySelector('usage-meter').shadowRoot.getAnimations().length") == 0
+    assert (
+        page.evaluate("document.querySelector('usage-meter').shadowRoot.getAnimations().length")
+        == 0
+    )
 
 
 def test_others_see_them_count(open_page: OpenPage, stage: GatewayOnStage) -> None:
@@ -157,7 +199,9 @@ def test_others_see_them_count(open_page: OpenPage, stage: GatewayOnStage) -> No
     assert len(page.evaluate("seen")) > 2
 
 
-def test_an_upgrade_is_dispatched_and_its_link_can_be_held_back(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_an_upgrade_is_dispatched_and_its_link_can_be_held_back(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
     page = open_page(PAGE)
     meter = _ready(page)
@@ -173,13 +217,20 @@ def test_an_upgrade_is_dispatched_and_its_link_can_be_held_back(open_page: OpenP
     page.evaluate("document.getElementById('offer').showModal = () => undefined")
     link = meter.get_by_role("link", name="Upgrade to Scale")
     link.click()
-    assert page.evaluate("taken[0]") == {"account": "acct_4821", "plan": "scale", "name": "Scale", "price_cents": 6999}
+    assert page.evaluate("taken[0]") == {
+        "account": "acct_4821",
+        "plan": "scale",
+        "name": "Scale",
+        "price_cents": 6999,
+    }
     assert page.evaluate("location.hash") == ""
     link.click()
     assert page.evaluate("location.hash") == "#to/scale/of/acct_4821"
 
 
-def test_an_ended_token_is_replaced_and_none_is_ever_in_an_address(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_an_ended_token_is_replaced_and_none_is_ever_in_an_address(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE, may_fail=True)
     meter = _ready(page)
     first = page.evaluate("document.querySelector('usage-meter').token")
@@ -193,7 +244,9 @@ def test_an_ended_token_is_replaced_and_none_is_ever_in_an_address(open_page: Op
     assert not any(secret in asked for secret in (first, second) for asked in stage.asked)
 
 
-def test_a_stream_that_breaks_goes_on_after_the_last_event(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_stream_that_breaks_goes_on_after_the_last_event(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE)
     meter = _ready(page)
     stage.say("acct_4821", "limit.threshold", {"specversion": "1.0"}, id="0-1042-0")
@@ -205,10 +258,14 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event(open_page: OpenPage, 
 
 
 def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
-    """Line ends of all three kinds, a letter of several bytes, an id alone, and what other servers send besides: comments, retry, empty
-    events. The id alone was dropped once, and with it the limit events of a connection that broke before the first of them.
+    """Line ends of all three kinds, a letter of several bytes, an id alone, and what other servers
+    send besides: comments, retry, empty events. The id alone was dropped once, and with it the
+    limit events of a connection that broke before the first of them.
     """
-    sent = ': hello\r\nid: 3-none\r\nretry: 10\r\n\r\nid: 3-1\r\nevent: meter\ndata: {"a":\rdata: "é – €"}\n\n\nevent: empty\n\ndata:x\r\r'
+    sent = (
+        ': hello\r\nid: 3-none\r\nretry: 10\r\n\r\nid: 3-1\r\nevent: meter\ndata: {"a":\rdata: "é '
+        '– €"}\n\n\nevent: empty\n\ndata:x\r\r'
+    )
     read = open_page("/console", is_signed_in=False).evaluate(
         """async (sent) => {
             const { eventsOf } = await import("/usage-meter.js");
@@ -231,10 +288,18 @@ def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
         sent,
     )
     beginning = {"type": "message", "data": "", "id": "3-none"}
-    assert read == [[beginning, {"type": "meter", "data": '{"a":\n"é – €"}', "id": "3-1"}, {"type": "message", "data": "x"}]]
+    assert read == [
+        [
+            beginning,
+            {"type": "meter", "data": '{"a":\n"é – €"}', "id": "3-1"},
+            {"type": "message", "data": "x"},
+        ]
+    ]
 
 
-def test_a_lost_connection_is_said_with_the_age_of_the_figures_and_made_good(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_lost_connection_is_said_with_the_age_of_the_figures_and_made_good(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE, may_fail=True)
     meter = _ready(page)
     stage.is_away = True
@@ -247,7 +312,9 @@ def test_a_lost_connection_is_said_with_the_age_of_the_figures_and_made_good(ope
     expect(meter.locator(".figure strong")).to_have_text("180")
 
 
-def test_a_gateway_that_cannot_answer_yet_is_asked_again(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_gateway_that_cannot_answer_yet_is_asked_again(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.is_away = True
     page = open_page(PAGE, may_fail=True)
     meter = page.locator("usage-meter")
@@ -258,14 +325,19 @@ def test_a_gateway_that_cannot_answer_yet_is_asked_again(open_page: OpenPage, st
 
 
 def test_figures_that_may_be_old_say_as_of_when(open_page: OpenPage, stage: GatewayOnStage) -> None:
-    stage.accounts["acct_4821"].meter |= {"as_of": "2026-11-25T09:42:00Z", "history_as_of": "2026-11-25T09:30:00Z"}
+    stage.accounts["acct_4821"].meter |= {
+        "as_of": "2026-11-25T09:42:00Z",
+        "history_as_of": "2026-11-25T09:30:00Z",
+    }
     page = open_page(PAGE)
     meter = _ready(page)
     expect(meter.locator(".status")).to_have_text(re.compile("As of 9:42"))
     expect(meter.get_by_role("region", name="Day by day")).to_contain_text("Up to Nov 25, 9:30")
 
 
-def test_a_no_of_the_gateway_is_told_in_its_own_words(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_no_of_the_gateway_is_told_in_its_own_words(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("/accounts/acct_of_nobody/meter", may_fail=True)
     notice = page.locator("usage-meter .notice")
     expect(notice).to_contain_text("The meter cannot be shown")
@@ -273,17 +345,26 @@ def test_a_no_of_the_gateway_is_told_in_its_own_words(open_page: OpenPage, stage
     assert complaints_of_axe(page) == []
 
 
-def test_it_speaks_german_and_writes_numbers_and_dates_so(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_it_speaks_german_and_writes_numbers_and_dates_so(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"] = STATES["near"]()
     page = open_page(PAGE, locale="de-DE")
     page.locator("usage-meter").wait_for(state="attached")
-    page.evaluate("document.documentElement.lang = 'de'; document.querySelector('usage-meter').setAttribute('lang', 'de')")
+    page.evaluate(
+        "document.documentElement.lang = 'de'; "
+        "document.querySelector('usage-meter').setAttribute('lang', 'de')"
+    )
     meter = _ready(page)
     expect(meter.locator(".figure strong")).to_have_text("74,5")
     expect(meter.locator(".period")).to_contain_text("erneuert sich in 8 Tagen")
-    expect(meter.locator(".notice")).to_contain_text("Scale bringt 1.400 Credits für 69,99 $ im Monat.")
+    expect(meter.locator(".notice")).to_contain_text(
+        "Scale bringt 1.400 Credits für 69,99 $ im Monat."
+    )
     expect(meter.locator(".marks i")).to_have_attribute("data-name", "80\u00a0%")
-    expect(meter.locator(".charge").first).to_contain_text("1 Generierung zu je 32 Credits: 32 Credits.")
+    expect(meter.locator(".charge").first).to_contain_text(
+        "1 Generierung zu je 32 Credits: 32 Credits."
+    )
     assert _words_in_two_languages(page) == []
     assert complaints_of_axe(page) == []
     keep(page, "meter-near-desktop-light-german")
@@ -305,9 +386,17 @@ def test_names_are_texts_whatever_they_hold(open_page: OpenPage, stage: GatewayO
     hostile = '<img src=x onerror="window.ran=1"><script>window.ran=1</script>{used}'
     meter = made_up.using(made_up.busy(), "523")
     meter["plan"] = meter["plan"] | {"name": hostile}
-    meter["blocked"]["upgrade"] = made_up.SCALE | {"name": hostile, "plan": "javascript:window.ran=1"}
-    meter["features"] = [feature | {"name": hostile, "id": hostile} for feature in meter["features"][:1]]
-    charges = [charge | {"feature_name": hostile, "explanation": hostile, "entry": hostile} for charge in made_up.charges(1)]
+    meter["blocked"]["upgrade"] = made_up.SCALE | {
+        "name": hostile,
+        "plan": "javascript:window.ran=1",
+    }
+    meter["features"] = [
+        feature | {"name": hostile, "id": hostile} for feature in meter["features"][:1]
+    ]
+    charges = [
+        charge | {"feature_name": hostile, "explanation": hostile, "entry": hostile}
+        for charge in made_up.charges(1)
+    ]
     periods = [period | {"plan_name": hostile} for period in made_up.periods()[:1]]
     stage.accounts["<b>&"] = Shown(meter | {"account": "<b>&"}, charges, periods)
     page = open_page("/accounts/%3Cb%3E%26/meter")
@@ -322,7 +411,9 @@ def test_names_are_texts_whatever_they_hold(open_page: OpenPage, stage: GatewayO
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 @pytest.mark.parametrize("state", STATES)
-def test_nothing_jumps_while_it_loads(open_page: OpenPage, stage: GatewayOnStage, state: str, width: int) -> None:
+def test_nothing_jumps_while_it_loads(
+    open_page: OpenPage, stage: GatewayOnStage, state: str, width: int
+) -> None:
     stage.accounts["acct_4821"] = STATES[state]()
     stage.may_answer.clear()
     page = open_page(PAGE, width=width)
@@ -339,10 +430,17 @@ def test_nothing_jumps_while_it_loads(open_page: OpenPage, stage: GatewayOnStage
     waiting = _tops(page)
     stage.may_answer.set()
     _ready(page)
-    page.evaluate("() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
+    page.evaluate(
+        "() => new Promise((resolve) => requestAnimationFrame(() => "
+        "requestAnimationFrame(resolve)))"
+    )
     assert page.evaluate("shift") < SHIFT_MAX
     if width == DESKTOP:
-        moved = {name: (top, _tops(page)[name]) for name, top in waiting.items() if abs(_tops(page)[name] - top) > 1}
+        moved = {
+            name: (top, _tops(page)[name])
+            for name, top in waiting.items()
+            if abs(_tops(page)[name] - top) > 1
+        }
         assert moved == {}
 
 
@@ -359,9 +457,13 @@ def test_it_can_be_walked_through_by_keyboard(open_page: OpenPage, stage: Gatewa
     assert reached[:3] == [
         "Sign out",
         "Upgrade to Scale",
-        "November 25: 11 credits, GenAI Video 5.72, AI Edit 2.42, GenAI Image 1.76, Chat-Based Editing (user message) 1.1",
+        "November 25: 11 credits, GenAI Video 5.72, AI Edit 2.42, GenAI Image 1.76, Chat-Based "
+        "Editing (user message) 1.1",
     ]
-    assert [name for name in reached[3:] if name.startswith(("GenAI", "AI Edit", "Show"))][:2] == ["Show as a table", "GenAI Video156"]
+    assert [name for name in reached[3:] if name.startswith(("GenAI", "AI Edit", "Show"))][:2] == [
+        "Show as a table",
+        "GenAI Video156",
+    ]
     meter.locator(".chart [tabindex='0']").focus()
     page.keyboard.press("ArrowLeft")
     expect(meter.locator(".readout")).to_contain_text("November 24: 33 credits")
@@ -380,14 +482,19 @@ def test_the_days_can_be_read_as_a_table(open_page: OpenPage) -> None:
     expect(rows.nth(1)).to_contain_text("November 25")
 
 
-def test_what_is_open_stays_open_and_what_has_focus_keeps_it_while_the_meter_moves(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_what_is_open_stays_open_and_what_has_focus_keeps_it_while_the_meter_moves(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE)
     meter = _ready(page)
     first = meter.locator(".features details").first
     first.locator("summary").click()
     first.locator("summary").focus()
     moved = made_up.using(made_up.busy(), "340")
-    moved["features"] = [feature | {"credits": str(Decimal(feature["credits"]) + 10)} for feature in moved["features"]]
+    moved["features"] = [
+        feature | {"credits": str(Decimal(feature["credits"]) + 10)}
+        for feature in moved["features"]
+    ]
     stage.move("acct_4821", moved)
     expect(first.locator(".amount")).to_have_text("166")
     expect(first).to_have_attribute("open", "")
@@ -404,7 +511,9 @@ def test_more_charges_are_shown_on_demand_each_with_its_reason(open_page: OpenPa
     assert page.evaluate(_FOCUSED).startswith("Nov 24")
 
 
-def test_a_compact_meter_is_the_bar_alone_and_asks_for_no_more(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_compact_meter_is_the_bar_alone_and_asks_for_no_more(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE)
     _ready(page)
     stage.asked.clear()
@@ -429,12 +538,20 @@ def test_the_theme_that_the_page_asks_for_counts_before_the_systems(open_page: O
 def test_colours_are_the_embedding_pages_to_choose(open_page: OpenPage) -> None:
     page = open_page(PAGE)
     _ready(page)
-    page.evaluate("document.querySelector('usage-meter').style.setProperty('--usage-meter-accent', 'rgb(0, 100, 80)')")
-    ground = "getComputedStyle(document.querySelector('usage-meter').shadowRoot.querySelector('.bar .used')).backgroundColor"
+    page.evaluate(
+        "document.querySelector('usage-meter').style.setProperty('--usage-meter-accent', 'rgb(0, "
+        "100, 80)')"
+    )
+    ground = (
+        "getComputedStyle(document.querySelector('usage-meter').shadowRoot.querySelector('.bar "
+        ".used')).backgroundColor"
+    )
     until(page, lambda: page.evaluate(ground) == "rgb(0, 100, 80)")
 
 
-def test_on_paper_there_are_no_buttons_and_nothing_is_folded_away(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_on_paper_there_are_no_buttons_and_nothing_is_folded_away(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"] = STATES["near"]()
     page = open_page(PAGE, scheme="dark", width=800)
     meter = _ready(page)
@@ -442,37 +559,56 @@ def test_on_paper_there_are_no_buttons_and_nothing_is_folded_away(open_page: Ope
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     expect(meter.get_by_role("button")).to_have_count(0)
     expect(meter.locator(".models").first).to_be_visible()
-    assert page.evaluate("getComputedStyle(document.querySelector('usage-meter')).colorScheme") == "light"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('usage-meter')).colorScheme")
+        == "light"
+    )
     keep(page, "meter-near-print")
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     expect(meter.locator(".models").first).to_be_hidden()
 
 
-def test_the_page_needs_less_than_60_kb_of_script(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_the_page_needs_less_than_60_kb_of_script(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("")
     sizes: dict[str, int] = {}
-    page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}) if answer.url.endswith(".js") else None)
+    page.on(
+        "response",
+        lambda answer: (
+            sizes.update({answer.url: len(answer.body())}) if answer.url.endswith(".js") else None
+        ),
+    )
     page.goto(stage.url + PAGE)
     _ready(page)
     assert any(url.endswith("/usage-meter.js") for url in sizes)
     assert sum(sizes.values()) < SCRIPT_BYTES_MAX, sizes
 
 
-def test_another_sites_page_can_embed_it_under_a_policy_of_its_own(open_page: OpenPage, stage: GatewayOnStage, tmp_path: Path) -> None:
+def test_another_sites_page_can_embed_it_under_a_policy_of_its_own(
+    open_page: OpenPage, stage: GatewayOnStage, tmp_path: Path
+) -> None:
     page = open_page("")
     script = f'<script type="module" src="{stage.url}/usage-meter.js"></script>'
     html = f'<!doctype html><link rel="icon" href="data:,">{script}<usage-meter></usage-meter>'
-    policy = f"default-src 'none'; img-src data:; script-src {stage.url}; connect-src {stage.url}; style-src 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; script-src {stage.url}; connect-src {stage.url}; "
+        "style-src 'none'"
+    )
     with on_stage(tmp_path / "another") as another:
-        another.answers["GET /embedding"] = HTMLResponse(html, headers={"Content-Security-Policy": policy})
+        another.answers["GET /embedding"] = HTMLResponse(
+            html, headers={"Content-Security-Policy": policy}
+        )
         page.goto(f"{another.url}/embedding")
         padding = "getComputedStyle(document.querySelector('usage-meter').shadowRoot?.querySelector('.card') ?? document.body).padding"
         until(page, lambda: page.evaluate(padding) == "24px")
     assert page.evaluate("document.querySelector('usage-meter').src") == stage.url
 
 
-def test_without_its_looks_the_meter_is_plain_but_there(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_without_its_looks_the_meter_is_plain_but_there(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("", may_fail=True)
     page.route("**/usage-meter.css", lambda route: route.fulfill(status=503))
     page.request.post(f"{stage.url}/session", data={"key": stage.world.key("read")})
@@ -481,10 +617,16 @@ def test_without_its_looks_the_meter_is_plain_but_there(open_page: OpenPage, sta
     expect(page.locator("usage-meter .figure")).to_contain_text("206")
 
 
-def test_properties_set_before_the_component_is_there_count(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_properties_set_before_the_component_is_there_count(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page("/console", is_signed_in=False)
     token = stage.world.keys.new_account_token(
-        stage.world.keys.caller(stage.world.key("read"), stage.world.now), "acct_4821", {"read"}, timedelta(minutes=5), stage.world.now
+        stage.world.keys.caller(stage.world.key("read"), stage.world.now),
+        "acct_4821",
+        {"read"},
+        timedelta(minutes=5),
+        stage.world.now,
     )
     page.evaluate(
         """async (token) => {
@@ -501,7 +643,9 @@ def test_properties_set_before_the_component_is_there_count(open_page: OpenPage,
     expect(meter.get_by_role("heading", name="Our credits")).to_be_visible()
 
 
-def test_who_is_not_signed_in_signs_in_and_is_back(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_who_is_not_signed_in_signs_in_and_is_back(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE, is_signed_in=False, may_fail=True)
     page.get_by_label("App key").fill("ulk_0a1b2c3d_wrong")
     page.get_by_role("button", name="Sign in").click()
@@ -520,8 +664,13 @@ _RECORD_FIGURES = """() => {
     const see = () => { if (seen.at(-1) !== figure.textContent) seen.push(figure.textContent); };
     new MutationObserver(see).observe(figure, { childList: true });
 }"""
-_ACTIVE = "let active = document.activeElement; while (active.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;"
-_FOCUSED = f"() => {{ {_ACTIVE} return active.getAttribute('aria-label') ?? active.textContent.trim(); }}"
+_ACTIVE = (
+    "let active = document.activeElement; while (active.shadowRoot?.activeElement) active = "
+    "active.shadowRoot.activeElement;"
+)
+_FOCUSED = (
+    f"() => {{ {_ACTIVE} return active.getAttribute('aria-label') ?? active.textContent.trim(); }}"
+)
 _FOCUS_IS_SEEN = f"""() => {{
     {_ACTIVE}
     const column = active.querySelector(":scope > .column");
@@ -550,6 +699,17 @@ def _tops(page: Page) -> dict[str, float]:
 
 def _words_in_two_languages(page: Page) -> list[str]:
     """English texts that are shown where the language is another."""
-    english = ("Show more", "Used", "Reserved", "Available", "Day by day", "Past periods", "Recent activity", "Renewal")
-    shown: str = page.evaluate("document.querySelector('usage-meter').shadowRoot.querySelector('.root').textContent")
+    english = (
+        "Show more",
+        "Used",
+        "Reserved",
+        "Available",
+        "Day by day",
+        "Past periods",
+        "Recent activity",
+        "Renewal",
+    )
+    shown: str = page.evaluate(
+        "document.querySelector('usage-meter').shadowRoot.querySelector('.root').textContent"
+    )
     return [word for word in english if re.search(rf"(?<!\w){word}(?!\w)", shown)]

@@ -1,4 +1,6 @@
-"""``python -m tests.chaos``: break everything for a while, mend it, and prove from the log alone that nothing was lost or counted twice."""
+"""``python -m tests.chaos``: break everything for a while, mend it, and prove from the log alone
+that nothing was lost or counted twice.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,42 @@ from tests.chaos.stage import StoreKind
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
-    parser.add_argument("--faults", type=int, default=100, help="how many faults are drawn (default 100)")
     parser.add_argument(
-        "--seed", type=int, default=None, help="decides which, in which order and when (default: a new one, which is printed)"
+        "--faults", type=int, default=100, help="how many faults are drawn (default 100)"
     )
-    parser.add_argument("--store", choices=("sentinel", "cluster", "seed"), default="seed", help="which Redis; by default the seed decides")
-    parser.add_argument("--rate", type=float, default=RATE, help=f"usage events a second that the workers report (default {RATE:g})")
     parser.add_argument(
-        "--alone", action=argparse.BooleanOptionalAction, default=None, help="first each kind of fault by itself, and measure"
+        "--seed",
+        type=int,
+        default=None,
+        help="decides which, in which order and when (default: a new one, which is printed)",
     )
-    parser.add_argument("--report", type=Path, default=None, metavar="DIR", help="write an HTML page there")
-    parser.add_argument("--directory", type=Path, default=None, help="where data and logs go; kept when something is wrong, or if given")
+    parser.add_argument(
+        "--store",
+        choices=("sentinel", "cluster", "seed"),
+        default="seed",
+        help="which Redis; by default the seed decides",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=RATE,
+        help=f"usage events a second that the workers report (default {RATE:g})",
+    )
+    parser.add_argument(
+        "--alone",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="first each kind of fault by itself, and measure",
+    )
+    parser.add_argument(
+        "--report", type=Path, default=None, metavar="DIR", help="write an HTML page there"
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=None,
+        help="where data and logs go; kept when something is wrong, or if given",
+    )
     given = parser.parse_args()
     if given.directory is not None and given.directory.exists() and any(given.directory.iterdir()):
         parser.error(f"{given.directory} is not empty")
@@ -31,7 +58,13 @@ def main() -> int:
     store: StoreKind = store_of(seed) if given.store == "seed" else given.store
     alone = given.faults >= 200 if given.alone is None else given.alone
     options = Options(
-        faults=given.faults, seed=seed, store=store, rate=given.rate, alone=alone, report=given.report, directory=given.directory
+        faults=given.faults,
+        seed=seed,
+        store=store,
+        rate=given.rate,
+        alone=alone,
+        report=given.report,
+        directory=given.directory,
     )
     return 0 if run(options).is_proved else 1
 

@@ -1,4 +1,7 @@
-"""Which accounts there are, and what they use. New ones come all the time, or soon all would be blocked and nothing crossed any more."""
+"""Which accounts there are, and what they use.
+
+New ones come all the time, or soon all would be blocked and nothing crossed any more.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ USES = (
 
 
 def account_now(rng: random.Random) -> str:
-    """An account that is being used now: most are of the present generation, some of the one before, a few are older."""
+    """An account that is being used now: most are of the present generation, some of the one
+    before, a few are older.
+    """
     generation = int(time.time()) // GENERATION_S - rng.choice((0, 0, 0, 0, 1, 1, 4))
     return f"acct_{generation}_{rng.randrange(ACCOUNTS_PER_GENERATION)}"
 

@@ -1,4 +1,6 @@
-"""Billing and support: plans, cancellations, grants and voids through `AccountClient`, which is killed and started again."""
+"""Billing and support: plans, cancellations, grants and voids through `AccountClient`, which is
+killed and started again.
+"""
 
 from __future__ import annotations
 
@@ -57,17 +59,30 @@ class Billing:
         if dice < 0.45:
             ends_in_s = self._rng.uniform(8.0, 60.0)
             anchor = anchor_that_ends_in(ends_in_s, now)
-            return "subscribe", told | {"plan": self._rng.choice(PLANS), "anchor": anchor.isoformat()}
+            return "subscribe", told | {
+                "plan": self._rng.choice(PLANS),
+                "anchor": anchor.isoformat(),
+            }
         if dice < 0.60:
             return "change_plan", told | {"plan": self._rng.choice((*PLANS, "free"))}
         if dice < 0.70:
             return "cancel", told | {"effective": self._rng.choice(("period_end", "now"))}
-        expires_at = (now + timedelta(seconds=self._rng.uniform(6.0, 50.0))).isoformat() if self._rng.random() < 0.7 else None
-        return "grant_credits", told | {"credits": self._rng.choice(("5", "40", "250")), "reason": "a promotion", "expires_at": expires_at}
+        expires_at = (
+            (now + timedelta(seconds=self._rng.uniform(6.0, 50.0))).isoformat()
+            if self._rng.random() < 0.7
+            else None
+        )
+        return "grant_credits", told | {
+            "credits": self._rng.choice(("5", "40", "250")),
+            "reason": "a promotion",
+            "expires_at": expires_at,
+        }
 
     def _carry_out(self, number: int, what: str, arguments: dict[str, Any]) -> None:
         given = {
-            name: datetime.fromisoformat(value) if name in ("anchor", "expires_at") and value else value
+            name: datetime.fromisoformat(value)
+            if name in ("anchor", "expires_at") and value
+            else value
             for name, value in arguments.items()
         }
         while not self._is_ending:

@@ -22,15 +22,17 @@ from usageledger.operations.kafka_probe import admin_client, broker_is_ready
 from usageledger.operations.waiting import is_true_within
 
 HEAP = "512m"
-# Three brokers start on few cores: what is compiled quickly counts for more than what runs fast later.
+# Three brokers start on few cores: what is compiled quickly counts for more than what runs fast
+# later.
 JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k")
 READY_TIMEOUT_S = 180.0
 IN_SYNC_TIMEOUT_S = 90.0
 BROKER_LINK = "brokers"
 PREFERRED = 0
 
-# What a cluster needs for events to flow again soon. By default a half-open connection between two brokers holds up acknowledgements for
-# half a minute, and a broker that was killed is missed after nine seconds.
+# What a cluster needs for events to flow again soon. By default a half-open connection between two
+# brokers holds up acknowledgements for half a minute, and a broker that was killed is missed after
+# nine seconds.
 CLUSTER_SETTINGS = {
     "broker.session.timeout.ms": 6_000,
     "replica.lag.time.max.ms": 10_000,
@@ -59,9 +61,21 @@ class Broker:
 
 
 class Brokers:
-    """The cluster. ``parties`` are those who reach it through links; the link of a party to broker n is ``PARTY>kafka-n``."""
+    """The cluster.
 
-    def __init__(self, directory: Path, logs: Path, proxies: Proxies, ports: set[int], parties: Sequence[str], count: int = 3) -> None:
+    ``parties`` are those who reach it through links; the link of a party to broker n is
+    ``PARTY>kafka-n``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        logs: Path,
+        proxies: Proxies,
+        ports: set[int],
+        parties: Sequence[str],
+        count: int = 3,
+    ) -> None:
         self._directory, self._logs = directory, logs
         self._ports = ports
         self._entrances: dict[str, list[int]] = {party: [] for party in parties}
@@ -91,19 +105,29 @@ class Brokers:
 
     def wait_ready(self, broker: Broker) -> None:
         """Wait until a broker answers and is registered."""
-        if not is_true_within(lambda: accepts_connections(broker.port) and broker_is_ready(broker.direct), READY_TIMEOUT_S, every_s=0.3):
+        if not is_true_within(
+            lambda: accepts_connections(broker.port) and broker_is_ready(broker.direct),
+            READY_TIMEOUT_S,
+            every_s=0.3,
+        ):
             said = "\n".join(broker.child.last_lines())
-            raise RuntimeError(f"broker {broker.node_id} did not come up within {READY_TIMEOUT_S:.0f} s: {said}")
+            raise RuntimeError(
+                f"broker {broker.node_id} did not come up within {READY_TIMEOUT_S:.0f} s: {said}"
+            )
 
     def is_in_sync(self, topics: Sequence[str]) -> bool:
-        """Whether every replica of these topics' partitions is in sync: then losing any one broker loses nothing."""
+        """Whether every replica of these topics' partitions is in sync: then losing any one broker
+        loses nothing.
+        """
         try:
             with admin_client(self.direct, timeout_ms=5_000) as admin:
                 described = admin.describe_topics(list(topics))
         except Exception:  # noqa: BLE001 - a cluster in trouble answers in many ways, all of which are a no
             return False
         partitions = [partition for topic in described for partition in topic["partitions"]]
-        return bool(partitions) and all(len(partition["isr_nodes"]) == len(self.brokers) for partition in partitions)
+        return bool(partitions) and all(
+            len(partition["isr_nodes"]) == len(self.brokers) for partition in partitions
+        )
 
     def wait_in_sync(self, topics: Sequence[str], timeout_s: float = IN_SYNC_TIMEOUT_S) -> bool:
         """Wait for that; False if it took too long."""
@@ -122,9 +146,14 @@ class Brokers:
 
         nodes = [broker.node_id for broker in self.brokers]
         with admin_client(self.direct, timeout_ms=20_000) as admin:
-            partitions = {topic["name"]: list(range(len(topic["partitions"]))) for topic in admin.describe_topics(list(topics))}
+            partitions = {
+                topic["name"]: list(range(len(topic["partitions"])))
+                for topic in admin.describe_topics(list(topics))
+            }
             order = {
-                TopicPartition(name, number): [nodes[(number + rotate + step) % len(nodes)] for step in range(len(nodes))]
+                TopicPartition(name, number): [
+                    nodes[(number + rotate + step) % len(nodes)] for step in range(len(nodes))
+                ]
                 for name, numbers in partitions.items()
                 for number in numbers
             }
@@ -137,7 +166,13 @@ class Brokers:
             list(pool.map(_end, self.brokers))
 
     def _made(
-        self, node_id: int, cluster_id: str, controllers: tuple[tuple[int, int], ...], java: str, jars: str, proxies: Proxies
+        self,
+        node_id: int,
+        cluster_id: str,
+        controllers: tuple[tuple[int, int], ...],
+        java: str,
+        jars: str,
+        proxies: Proxies,
     ) -> Broker:
         name = f"kafka-{node_id}"
         directory = self._directory / name
@@ -150,18 +185,33 @@ class Brokers:
             data_directory=str(directory / "data"),
         )
         properties, logging = directory / "server.properties", directory / "log4j2.properties"
-        write_atomically(properties, node.properties() + _lines(self._through_links(name, port, dict(controllers)[node_id], proxies)))
+        write_atomically(
+            properties,
+            node.properties()
+            + _lines(self._through_links(name, port, dict(controllers)[node_id], proxies)),
+        )
         write_atomically(logging, LOGGING)
         console = self._logs / f"{name}-console.log"
         run_format(node.format_command(java, jars, str(properties)), console)
-        command = node.serve_command(java, jars, str(properties), logging=str(logging), log=str(self._logs / f"{name}.log"))
+        command = node.serve_command(
+            java, jars, str(properties), logging=str(logging), log=str(self._logs / f"{name}.log")
+        )
         command[command.index(f"-Xmx{HEAP_MAX}")] = f"-Xmx{HEAP}"
         command[2:2] = JAVA_OPTIONS
         return Broker(node_id, port, ChildProcess(name, command, console))
 
-    def _through_links(self, name: str, port: int, controller_port: int, proxies: Proxies) -> Mapping[str, object]:
-        """Listeners for each party, advertised at the near end of its link. Java takes the last of two lines with one name."""
-        listeners, advertised, protocols = {"CLIENT": port, "CONTROLLER": controller_port}, {"CLIENT": port}, ["CLIENT", "CONTROLLER"]
+    def _through_links(
+        self, name: str, port: int, controller_port: int, proxies: Proxies
+    ) -> Mapping[str, object]:
+        """Listeners for each party, advertised at the near end of its link.
+
+        Java takes the last of two lines with one name.
+        """
+        listeners, advertised, protocols = (
+            {"CLIENT": port, "CONTROLLER": controller_port},
+            {"CLIENT": port},
+            ["CLIENT", "CONTROLLER"],
+        )
         for party in (*self._entrances, BROKER_LINK):
             listener = party.upper().replace("-", "_")
             listeners[listener], advertised[listener] = self._port(), self._port()
@@ -170,9 +220,15 @@ class Brokers:
             if party in self._entrances:
                 self._entrances[party].append(advertised[listener])
         return {
-            "listeners": ",".join(f"{listener}://{LOOPBACK}:{there}" for listener, there in listeners.items()),
-            "advertised.listeners": ",".join(f"{listener}://{LOOPBACK}:{there}" for listener, there in advertised.items()),
-            "listener.security.protocol.map": ",".join(f"{listener}:PLAINTEXT" for listener in protocols),
+            "listeners": ",".join(
+                f"{listener}://{LOOPBACK}:{there}" for listener, there in listeners.items()
+            ),
+            "advertised.listeners": ",".join(
+                f"{listener}://{LOOPBACK}:{there}" for listener, there in advertised.items()
+            ),
+            "listener.security.protocol.map": ",".join(
+                f"{listener}:PLAINTEXT" for listener in protocols
+            ),
             "inter.broker.listener.name": BROKER_LINK.upper(),
             **CLUSTER_SETTINGS,
         }

@@ -51,7 +51,10 @@ class Record:
         with self._turn:
             self.suffered.append(fault)
         problem = f" ({fault.problem})" if fault.problem else ""
-        self.say(f"fault {fault.number:>4}: {fault.kind}: {fault.target}, {fault.ended - fault.began:.1f} s{problem}")
+        self.say(
+            f"fault {fault.number:>4}: {fault.kind}: {fault.target}, "
+            f"{fault.ended - fault.began:.1f} s{problem}"
+        )
 
 
 def do(stage: Stage, planned: Planned, record: Record) -> None:
@@ -71,7 +74,10 @@ class Lanes:
     def __init__(self, stage: Stage, record: Record, lanes: dict[Lane, list[Planned]]) -> None:
         self._stage, self._record = stage, record
         self._is_over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=item, name=item[0], daemon=True) for item in lanes.items()]
+        self._threads = [
+            threading.Thread(target=self._run, args=item, name=item[0], daemon=True)
+            for item in lanes.items()
+        ]
 
     def run(self, timeout_s: float) -> None:
         """Do all faults, or as many as there is time for."""
@@ -92,7 +98,11 @@ class Lanes:
             if lane in EXCLUSIVE:
                 do(self._stage, planned, self._record)
             else:
-                doing.append(threading.Thread(target=do, args=(self._stage, planned, self._record), daemon=True))
+                doing.append(
+                    threading.Thread(
+                        target=do, args=(self._stage, planned, self._record), daemon=True
+                    )
+                )
                 doing[-1].start()
         for thread in doing:
             thread.join(ACTOR_TIMEOUT_S)
@@ -132,7 +142,9 @@ def _end(actor: Actor, planned: Planned) -> None:
     actor.signal(signal.SIGTERM)
     if not is_true_within(lambda: actor.child.pid != pid, TERMINATE_TIMEOUT_S):
         actor.signal(signal.SIGKILL)
-        raise TimeoutError(f"it did not end within {TERMINATE_TIMEOUT_S:.0f} s of SIGTERM and was killed")
+        raise TimeoutError(
+            f"it did not end within {TERMINATE_TIMEOUT_S:.0f} s of SIGTERM and was killed"
+        )
 
 
 def _freeze(actor: Actor, planned: Planned) -> None:
@@ -171,7 +183,9 @@ def _spoil_store_link(mode: Mode) -> Callable[[Stage, Planned], str]:
 def _spoil_broker_link(mode: Mode) -> Callable[[Stage, Planned], str]:
     def done(stage: Stage, planned: Planned) -> str:
         _await_sync(stage)
-        return _spoil(stage, planned, [f"brokers>{_pick(planned, stage.brokers.brokers).child.name}"], mode)
+        return _spoil(
+            stage, planned, [f"brokers>{_pick(planned, stage.brokers.brokers).child.name}"], mode
+        )
 
     return done
 
@@ -189,12 +203,16 @@ def _spoil(stage: Stage, planned: Planned, links: Sequence[str], mode: Mode) -> 
 
 
 def _await_sync(stage: Stage) -> None:
-    """No broker is touched before every partition has all its replicas again: only so does Kafka keep what it acknowledged."""
+    """No broker is touched before every partition has all its replicas again: only so does Kafka
+    keep what it acknowledged.
+    """
     if not stage.brokers.wait_in_sync(stage.replicated_topics):
         raise TimeoutError("the replicas did not come into sync")
 
 
-def _to_broker(act: Callable[[Stage, Broker, Planned], None], *, controller: bool = False) -> Callable[[Stage, Planned], str]:
+def _to_broker(
+    act: Callable[[Stage, Broker, Planned], None], *, controller: bool = False
+) -> Callable[[Stage, Planned], str]:
     def done(stage: Stage, planned: Planned) -> str:
         _await_sync(stage)
         broker = stage.brokers.controller() if controller else _pick(planned, stage.brokers.brokers)

@@ -1,4 +1,6 @@
-"""What a process meant to do, on a disk of its own, before it did it: afterwards it is known what must be in the ledger."""
+"""What a process meant to do, on a disk of its own, before it did it: afterwards it is known what
+must be in the ledger.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from typing import Any
 
 
 class Journal:
-    """Lines of JSON. An intent is synced before it is acted on; that it was carried out is noted behind it.
+    """Lines of JSON.
 
-    A process that is killed between the two finds the intent again and carries it out once more, as a job queue would have it do: under
-    the same id, so that it counts once.
+    An intent is synced before it is acted on; that it was carried out is noted behind it.
+
+    A process that is killed between the two finds the intent again and carries it out once more, as
+    a job queue would have it do: under the same id, so that it counts once.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,6 @@
-"""An app that subscribes to limit events: notes each that it is told of, and now and then whom it holds for blocked."""
+"""An app that subscribes to limit events: notes each that it is told of, and now and then whom it
+holds for blocked.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ READY_TIMEOUT_S = 120.0
 
 
 class Listener:
-    """Each life of the process is a line of its own in ``heard``: within one life of an app without a group no event may come twice."""
+    """Each life of the process is a line of its own in ``heard``: within one life of an app without
+    a group no event may come twice.
+    """
 
     def __init__(self, heard: Path, blocked: Path, group: str | None) -> None:
         heard.parent.mkdir(parents=True, exist_ok=True)
@@ -28,13 +32,20 @@ class Listener:
         self._blocked = blocked
         self._is_ending = threading.Event()
         self._subscriber = LimitSubscriber(group=group, from_beginning=True)
-        for register in (self._subscriber.on_threshold, self._subscriber.on_reached, self._subscriber.on_cleared):
+        for register in (
+            self._subscriber.on_threshold,
+            self._subscriber.on_reached,
+            self._subscriber.on_cleared,
+        ):
             register(self._note)
         self._life = f"{os.getpid()}-{time.time_ns()}"
         signal.signal(signal.SIGTERM, self._end)
 
     def run(self) -> None:
-        """Listen until told to end. A subscriber that has failed ends the process, which is then started again."""
+        """Listen until told to end.
+
+        A subscriber that has failed ends the process, which is then started again.
+        """
         self._subscriber.start()
         try:
             self._subscriber.wait_ready(READY_TIMEOUT_S)
@@ -45,7 +56,12 @@ class Listener:
             self._subscriber.close(5.0)
 
     def _note(self, event: LimitEvent) -> None:
-        self._heard.write(json.dumps({"life": self._life, "id": event.id, "kind": event.kind, "account": event.account}).encode() + b"\n")
+        self._heard.write(
+            json.dumps(
+                {"life": self._life, "id": event.id, "kind": event.kind, "account": event.account}
+            ).encode()
+            + b"\n"
+        )
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._is_ending.set()

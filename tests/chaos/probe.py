@@ -1,7 +1,8 @@
-"""Whether events flow end to end: a canary account in every partition uses something all the time, and is followed through.
+"""Whether events flow end to end: a canary account in every partition uses something all the time,
+and is followed through.
 
-``UsageMeter`` takes the use, and from then on the clock runs: until its entry lies in the ledger (by Kafka's own timestamp of it), and
-until the counters hold it.
+``UsageMeter`` takes the use, and from then on the clock runs: until its entry lies in the ledger
+(by Kafka's own timestamp of it), and until the counters hold it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ FLOWING_WITHIN_S = 3.0
 
 
 class Followed(NamedTuple):
-    """A canary's use: when it was recorded, when its entry came to lie in the ledger, and when the counters held it."""
+    """A canary's use: when it was recorded, when its entry came to lie in the ledger, and when the
+    counters held it.
+    """
 
     partition: int
     sent: float
@@ -43,7 +46,13 @@ class Probe:
     def __init__(self, stage: Stage, spool: Path) -> None:
         self._stage = stage
         self._accounts = [_canary(partition) for partition in range(PARTITIONS)]
-        self._meter = UsageMeter(source=SOURCE, kafka=stage.kafka, prefix=PREFIX, spool_directory=spool, stuck_after_s=20.0)
+        self._meter = UsageMeter(
+            source=SOURCE,
+            kafka=stage.kafka,
+            prefix=PREFIX,
+            spool_directory=spool,
+            stuck_after_s=20.0,
+        )
         self._sent: dict[str, tuple[int, float]] = {}
         self._landed: dict[str, tuple[int, float]] = {}
         self._flow = [0.0] * PARTITIONS
@@ -51,7 +60,10 @@ class Probe:
         self._heads: list[list[tuple[float, int]]] = [[] for _ in range(PARTITIONS)]
         self._is_ending = threading.Event()
         self._stops_sending = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._watch_ledger, self._watch_heads)]
+        self._threads = [
+            threading.Thread(target=work, daemon=True)
+            for work in (self._send, self._watch_ledger, self._watch_heads)
+        ]
 
     def start(self) -> None:
         """Begin."""
@@ -59,11 +71,15 @@ class Probe:
             thread.start()
 
     def lag_s(self) -> float:
-        """How old the newest use is that has come through, in the partition where that is longest ago."""
+        """How old the newest use is that has come through, in the partition where that is longest
+        ago.
+        """
         return time.time() - min(self._flow)
 
     def wait_flowing(self, since: float, timeout_s: float) -> bool:
-        """Wait until, in every partition, what was recorded after ``since`` comes through without delay; False if it took too long."""
+        """Wait until, in every partition, what was recorded after ``since`` comes through without
+        delay; False if it took too long.
+        """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if min(self._flow) > since and self.lag_s() < FLOWING_WITHIN_S:
@@ -90,7 +106,16 @@ class Probe:
         for id, (partition, sent) in list(self._sent.items()):
             landed = self._landed.get(id)
             counted = (
-                None if landed is None else next((at for at, head in self._heads[partition] if head > landed[0] and at >= landed[1]), None)
+                None
+                if landed is None
+                else next(
+                    (
+                        at
+                        for at, head in self._heads[partition]
+                        if head > landed[0] and at >= landed[1]
+                    ),
+                    None,
+                )
             )
             found.append(Followed(partition, sent, None if landed is None else landed[1], counted))
         return found
@@ -107,7 +132,9 @@ class Probe:
     def _watch_ledger(self) -> None:
         positions = dict.fromkeys(range(PARTITIONS), 0)
         while not self._is_ending.is_set():
-            with suppress(Exception):  # whatever ails a consumer while brokers come and go, another goes on where it was
+            with suppress(
+                Exception
+            ):  # whatever ails a consumer while brokers come and go, another goes on where it was
                 self._read_ledger(positions)
             self._is_ending.wait(0.3)
 
@@ -131,7 +158,12 @@ class Probe:
 
     def _take(self, partition: int, record: Any) -> None:
         sealed = entry_at(record.offset, record.value)
-        if sealed is None or sealed.entry.event is None or sealed.entry.event.source != SOURCE or sealed.entry.kind != "usage":
+        if (
+            sealed is None
+            or sealed.entry.event is None
+            or sealed.entry.event.source != SOURCE
+            or sealed.entry.kind != "usage"
+        ):
             return
         id = sealed.entry.event.id
         self._landed.setdefault(id, (record.offset, record.timestamp / 1000))
@@ -157,5 +189,7 @@ class Probe:
 
 
 def _canary(partition: int) -> str:
-    is_at_home: Callable[[str], bool] = lambda account: partition_of(account.encode(), PARTITIONS) == partition  # noqa: E731
+    is_at_home: Callable[[str], bool] = lambda account: (
+        partition_of(account.encode(), PARTITIONS) == partition
+    )  # noqa: E731
     return next(account for number in range(10_000) if is_at_home(account := f"canary_{number}"))

@@ -1,4 +1,6 @@
-"""The proof, once everything is quiet: from the log and the journals alone, nothing lost, nothing doubled, everybody told."""
+"""The proof, once everything is quiet: from the log and the journals alone, nothing lost, nothing
+doubled, everybody told.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,15 @@ class Finding:
 
     def __str__(self) -> str:
         shown = "".join(f"\n      {detail}" for detail in self.wrong[:SHOWN_MAX])
-        more = f"\n      … and {len(self.wrong) - SHOWN_MAX:,} more" if len(self.wrong) > SHOWN_MAX else ""
-        return f"{'ok  ' if not self.wrong else 'FAIL'} {self.title}: {self.looked_at:,} looked at, {len(self.wrong):,} wrong{shown}{more}"
+        more = (
+            f"\n      … and {len(self.wrong) - SHOWN_MAX:,} more"
+            if len(self.wrong) > SHOWN_MAX
+            else ""
+        )
+        return (
+            f"{'ok  ' if not self.wrong else 'FAIL'} {self.title}: {self.looked_at:,} looked at, "
+            f"{len(self.wrong):,} wrong{shown}{more}"
+        )
 
 
 @dataclass(slots=True)
@@ -100,7 +109,9 @@ def read_log(stage: Stage) -> Log:
             log.entry_times.append(times)
             log.limit_records.append(list(_whole(reader, log, topics.limit, partition)))
             for topic in (topics.usage, topics.account):
-                log.input_times += [record.timestamp_ms / 1000 for record in _whole(reader, log, topic, partition)]
+                log.input_times += [
+                    record.timestamp_ms / 1000 for record in _whole(reader, log, topic, partition)
+                ]
     return log
 
 
@@ -139,14 +150,20 @@ def _decisions(log: Log) -> dict[Identity, list[SealedEntry]]:
     for sealed in log.all_entries():
         entry = sealed.entry
         if entry.event is not None and entry.input is not None and entry.input.topic != "catalog":
-            found[entry.input.topic, entry.account, entry.event.source, entry.event.id].append(sealed)
+            found[entry.input.topic, entry.account, entry.event.source, entry.event.id].append(
+                sealed
+            )
     return found
 
 
-def _every_journaled_use(stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
-    """Accepted once where nothing speaks against it, else refused for the reason that was to be expected.
+def _every_journaled_use(
+    stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]
+) -> Finding:
+    """Accepted once where nothing speaks against it, else refused for the reason that was to be
+    expected.
 
-    Short as the periods are here, what waited on a disk through an outage may find that two have ended since: that is a reason too.
+    Short as the periods are here, what waited on a disk through an outage may find that two have
+    ended since: that is a reason too.
     """
     finding = Finding("events that workers journaled are in the ledger, once each")
     expected: dict[Identity, set[str]] = defaultdict(set)
@@ -175,25 +192,43 @@ def _every_journaled_use(stage: Stage, decisions: Mapping[Identity, Sequence[Sea
         elif expectations == {"unknown_model"}:
             finding.check(kinds["usage"] == 0 and "unknown_model" in reasons, what_was_found)
         else:
-            finding.check(kinds["usage"] == 1 or (kinds["usage"] == 0 and reasons == {"period_closed"}), what_was_found)
+            finding.check(
+                kinds["usage"] == 1 or (kinds["usage"] == 0 and reasons == {"period_closed"}),
+                what_was_found,
+            )
     return finding
 
 
-def _every_journaled_command(stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
+def _every_journaled_command(
+    stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]
+) -> Finding:
     finding = Finding("commands that billing journaled are in the ledger, in force once at most")
     for actor in stage.of_role("billing"):
         for line in read_journal(stage.journal_of(actor)):
             told = line["arguments"]
             found = decisions.get(("account", told["account"], "billing", told["id"]), ())
-            in_force = {sealed.entry.input for sealed in found if sealed.entry.kind not in ("refusal", "duplicate")}
-            finding.check(bool(found) and len(in_force) <= 1, f"{line['what']} {told}: {len(found)} entries, in force by {in_force}")
+            in_force = {
+                sealed.entry.input
+                for sealed in found
+                if sealed.entry.kind not in ("refusal", "duplicate")
+            }
+            finding.check(
+                bool(found) and len(in_force) <= 1,
+                f"{line['what']} {told}: {len(found)} entries, in force by {in_force}",
+            )
     return finding
 
 
 def _every_stray_record(stage: Stage, log: Log) -> Finding:
-    finding = Finding("malformed records that Kafka acknowledged are refused in their place, with the reason")
+    finding = Finding(
+        "malformed records that Kafka acknowledged are refused in their place, with the reason"
+    )
     refused: dict[tuple[str, int, int], str | None] = {
-        (sealed.entry.input.topic, sealed.entry.input.partition, sealed.entry.input.offset): sealed.entry.reason
+        (
+            sealed.entry.input.topic,
+            sealed.entry.input.partition,
+            sealed.entry.input.offset,
+        ): sealed.entry.reason
         for sealed in log.all_entries()
         if sealed.entry.kind == "refusal" and sealed.entry.input is not None
     }
@@ -201,7 +236,10 @@ def _every_stray_record(stage: Stage, log: Log) -> Finding:
     for actor in stage.of_role("stranger"):
         for line in read_journal(stage.journal_of(actor)):
             place = (names[line["topic"]], line["partition"], line["offset"])
-            finding.check(refused.get(place) == line["reason"], f"{place}: {refused.get(place)!r}, not {line['reason']!r}")
+            finding.check(
+                refused.get(place) == line["reason"],
+                f"{place}: {refused.get(place)!r}, not {line['reason']!r}",
+            )
     return finding
 
 
@@ -218,19 +256,33 @@ def _every_input_decided_once(stage: Stage, log: Log) -> Finding:
     finding = Finding("input records have one decision each, in their order")
     for partition, entries in enumerate(log.entries):
         for name, topic in (("usage", stage.topics.usage), ("account", stage.topics.account)):
-            decided = [s.entry.input.offset for s in entries if s.entry.input is not None and s.entry.input.topic == name]
+            decided = [
+                s.entry.input.offset
+                for s in entries
+                if s.entry.input is not None and s.entry.input.topic == name
+            ]
             # An input may have several entries, which lie together.
-            once = [offset for n, offset in enumerate(decided) if n == 0 or decided[n - 1] != offset]
+            once = [
+                offset for n, offset in enumerate(decided) if n == 0 or decided[n - 1] != offset
+            ]
             end = log.ends[topic, partition]
             finding.looked_at += end
             if once != list(range(end)):
-                missing, again = sorted(set(range(end)) - set(once)), [o for o, n in Counter(once).items() if n > 1]
-                finding.wrong.append(f"{topic}/{partition}: of {end} records {missing[:9]} have no decision, {again[:9]} several")
+                missing, again = (
+                    sorted(set(range(end)) - set(once)),
+                    [o for o, n in Counter(once).items() if n > 1],
+                )
+                finding.wrong.append(
+                    f"{topic}/{partition}: of {end} records {missing[:9]} have no decision, "
+                    f"{again[:9]} several"
+                )
     return finding
 
 
 def _every_limit_event_once(log: Log) -> Finding:
-    """As a reader sees them, who drops what is not beyond the last place: exactly the crossings of the ledger, in their order."""
+    """As a reader sees them, who drops what is not beyond the last place: exactly the crossings of
+    the ledger, in their order.
+    """
     finding = Finding("crossings are announced once each, by their ids")
     for partition, entries in enumerate(log.entries):
         crossed = [message.value for sealed in entries for message in limit_events(sealed.entry)]
@@ -243,16 +295,22 @@ def _every_limit_event_once(log: Log) -> Finding:
                 last = place
         finding.looked_at += len(crossed)
         if seen != crossed:
-            at = next((n for n, (a, b) in enumerate(zip(seen, crossed, strict=False)) if a != b), min(len(seen), len(crossed)))
+            at = next(
+                (n for n, (a, b) in enumerate(zip(seen, crossed, strict=False)) if a != b),
+                min(len(seen), len(crossed)),
+            )
             finding.wrong.append(
-                f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed, the first difference is event {at}"
+                f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed, the first "
+                f"difference is event {at}"
             )
     return finding
 
 
 def crossed_ids(log: Log) -> set[str]:
     """The ids of all limit events that there must be."""
-    return {message.place.id for sealed in log.all_entries() for message in limit_events(sealed.entry)}
+    return {
+        message.place.id for sealed in log.all_entries() for message in limit_events(sealed.entry)
+    }
 
 
 def blocked_accounts(log: Log) -> set[str]:
@@ -279,7 +337,10 @@ def heard_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def missing_ids(stage: Stage, log: Log) -> dict[str, set[str]]:
-    """By app: the limit events that it has not been told of. The instances of a group are one app."""
+    """By app: the limit events that it has not been told of.
+
+    The instances of a group are one app.
+    """
     heard: dict[str, set[str]] = defaultdict(set)
     for actor in stage.of_role("listener"):
         heard[_app_of(actor.name)] |= {line["id"] for line in heard_lines(stage.heard_by(actor))}
@@ -296,12 +357,18 @@ def _everybody_told(stage: Stage, log: Log) -> list[Finding]:
     for app, missing in missing_ids(stage, log).items():
         told.looked_at += len(crossed)
         told.wrong += [f"{app} was not told of {id}" for id in sorted(missing)]
-    once = Finding("a subscriber without a group is told of each event once in each of its lives, in order")
+    once = Finding(
+        "a subscriber without a group is told of each event once in each of its lives, in order"
+    )
     views = Finding("subscribers hold the right accounts for blocked")
     blocked = blocked_accounts(log)
     for actor in stage.of_role("listener"):
         lines = heard_lines(stage.heard_by(actor))
-        told.wrong += [f"{actor.name} was told of {line['id']}, which nothing crossed" for line in lines if line["id"] not in crossed]
+        told.wrong += [
+            f"{actor.name} was told of {line['id']}, which nothing crossed"
+            for line in lines
+            if line["id"] not in crossed
+        ]
         if actor.name.endswith("3"):
             _check_lives(once, lines)
         try:
@@ -309,7 +376,9 @@ def _everybody_told(stage: Stage, log: Log) -> list[Finding]:
         except (OSError, ValueError) as error:
             views.check(False, f"{actor.name} said nothing: {error}")
         else:
-            views.check(said == blocked, f"{actor.name} differs in {sorted(said ^ blocked)[:SHOWN_MAX]}")
+            views.check(
+                said == blocked, f"{actor.name} differs in {sorted(said ^ blocked)[:SHOWN_MAX]}"
+            )
     return [told, once, views]
 
 
@@ -318,14 +387,20 @@ def _check_lives(finding: Finding, lines: Sequence[dict[str, Any]]) -> None:
     for line in lines:
         partition, offset, index = (int(part) for part in line["id"].split("-"))
         before = last.get((line["life"], partition), (-1, -1))
-        finding.check((offset, index) > before, f"{line['life']} was told of {line['id']} after {partition}-{before[0]}-{before[1]}")
+        finding.check(
+            (offset, index) > before,
+            f"{line['life']} was told of {line['id']} after {partition}-{before[0]}-{before[1]}",
+        )
         last[line["life"], partition] = (offset, index)
 
 
 def _store_is_a_rebuild(stage: Stage, log: Log) -> Finding:
     """Fold the whole ledger into an empty store, and compare every key to the byte."""
     finding = Finding("keys of the store are byte for byte those of a rebuild")
-    with running_valkey(stage.directory / "rebuilt") as scratch, closing(connect_blocking(stage.store.url, timeout_s=10.0)) as live:
+    with (
+        running_valkey(stage.directory / "rebuilt") as scratch,
+        closing(connect_blocking(stage.store.url, timeout_s=10.0)) as live,
+    ):
         heads = read_heads(live, PREFIX, range(PARTITIONS))
         with closing(connect_blocking(scratch.url, timeout_s=10.0)) as rebuilt:
             for partition in range(PARTITIONS):
@@ -333,12 +408,23 @@ def _store_is_a_rebuild(stage: Stage, log: Log) -> Finding:
                 if stored is None:
                     finding.check(False, f"partition {partition} has no head")
                     continue
-                beyond = [sealed.entry.offset for sealed in log.entries[partition] if sealed.entry.offset >= stored.position.next_offset]
-                finding.check(not beyond, f"partition {partition} stands at {stored.position.next_offset}, entries lie at {beyond[:5]}")
+                beyond = [
+                    sealed.entry.offset
+                    for sealed in log.entries[partition]
+                    if sealed.entry.offset >= stored.position.next_offset
+                ]
+                finding.check(
+                    not beyond,
+                    f"partition {partition} stands at {stored.position.next_offset}, entries lie "
+                    f"at {beyond[:5]}",
+                )
                 asyncio.run(_rebuild(stage, scratch.url, partition, stored.position.next_offset))
                 ours, theirs = _keys_of(live, partition), _keys_of(rebuilt, partition)
                 for key in sorted(ours.keys() | theirs.keys()):
-                    finding.check(ours.get(key) == theirs.get(key), f"{key}: {_differing(ours.get(key), theirs.get(key))}")
+                    finding.check(
+                        ours.get(key) == theirs.get(key),
+                        f"{key}: {_differing(ours.get(key), theirs.get(key))}",
+                    )
     return finding
 
 
@@ -356,7 +442,13 @@ async def _rebuild(stage: Stage, url: str, partition: int, stop: int) -> None:
     ledger = KafkaLedgerPartition(kafka=stage.kafka, topic=stage.topics.ledger, partition=partition)
     redis = connect(url)
     try:
-        await catch_up(book, ledger=ledger, view=RedisView(redis, PREFIX, partition), catalogs=catalogs, claimed_at=stop - 1)
+        await catch_up(
+            book,
+            ledger=ledger,
+            view=RedisView(redis, PREFIX, partition),
+            catalogs=catalogs,
+            claimed_at=stop - 1,
+        )
     finally:
         await redis.aclose()
         await ledger.close()
@@ -376,15 +468,25 @@ def _keys_of(client: Client, partition: int) -> dict[str, Any]:
 def _differing(ours: Any, theirs: Any) -> str:
     if ours == theirs or not isinstance(ours, dict) or not isinstance(theirs, dict):
         return f"{str(ours)[:200]} and not {str(theirs)[:200]}"
-    fields = [field for field in ours.keys() | theirs.keys() if ours.get(field) != theirs.get(field)]
-    return f"{len(fields)} fields, such as {fields[0]!r}: {ours.get(fields[0])!r} and not {theirs.get(fields[0])!r}"
+    fields = [
+        field for field in ours.keys() | theirs.keys() if ours.get(field) != theirs.get(field)
+    ]
+    return (
+        f"{len(fields)} fields, such as {fields[0]!r}: {ours.get(fields[0])!r} and not "
+        f"{theirs.get(fields[0])!r}"
+    )
 
 
 def _audit(stage: Stage) -> Finding:
     report = verify(stage.kafka, stage.store.url, PREFIX)
     finding = Finding(
-        f"audit verify ({report.verdict})", looked_at=report.counts.entries, wrong=list(report.differences[:AUDIT_FAULTS_MAX])
+        f"audit verify ({report.verdict})",
+        looked_at=report.counts.entries,
+        wrong=list(report.differences[:AUDIT_FAULTS_MAX]),
     )
     if report.undecided_inputs or report.unwritten_limit_events:
-        finding.wrong.append(f"{report.undecided_inputs} inputs and {report.unwritten_limit_events} limit events still wait")
+        finding.wrong.append(
+            f"{report.undecided_inputs} inputs and {report.unwritten_limit_events} limit events "
+            "still wait"
+        )
     return finding

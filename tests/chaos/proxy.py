@@ -1,11 +1,14 @@
-"""TCP proxies that spoil connections on demand: a process that holds them all, and the handle by which the harness steers it.
+"""TCP proxies that spoil connections on demand: a process that holds them all, and the handle by
+which the harness steers it.
 
-One link stands between one party and one server, so that any two can be parted while all others still see both. Every link is in one of
-four modes, which hold for the connections that there are and for those that come:
+One link stands between one party and one server, so that any two can be parted while all others
+still see both. Every link is in one of four modes, which hold for the connections that there are
+and for those that come:
 
 * ``open``: bytes pass.
 * ``cut``: connections are reset, and so is every new one.
-* ``half_open``: connections stay, new ones are taken, and no byte passes either way. What was sent meanwhile arrives when the link heals.
+* ``half_open``: connections stay, new ones are taken, and no byte passes either way. What was sent
+  meanwhile arrives when the link heals.
 * ``slow``: bytes pass, each chunk after ``delay_s``.
 """
 
@@ -60,7 +63,9 @@ class Link:
             await self._flows.wait()
             if self._mode == "cut":
                 return
-            answers, there = await asyncio.open_connection(LOOPBACK, self._target, limit=CHUNK_BYTES)
+            answers, there = await asyncio.open_connection(
+                LOOPBACK, self._target, limit=CHUNK_BYTES
+            )
             self._writers.add(there)
             await asyncio.gather(self._pass(reader, there), self._pass(answers, writer))
         except OSError:
@@ -87,7 +92,9 @@ async def _hold(links: dict[str, tuple[int, int]]) -> None:
     held = {name: Link(port, target) for name, (port, target) in links.items()}
     servers = [await link.listen() for link in held.values()]
     commands = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
+    )
     print("ready", flush=True)
     while line := await commands.readline():
         command = json.loads(line)
@@ -129,7 +136,9 @@ class Proxies:
         """Spoil a link, or heal it with ``open``."""
         with self._turn:
             assert self._process is not None and self._process.stdin is not None
-            self._process.stdin.write(json.dumps({"link": link, "mode": mode, "delay_s": delay_s}) + "\n")
+            self._process.stdin.write(
+                json.dumps({"link": link, "mode": mode, "delay_s": delay_s}) + "\n"
+            )
             self._process.stdin.flush()
             self._expect("done")
             (self._spoilt.discard if mode == "open" else self._spoilt.add)(link)
@@ -157,7 +166,9 @@ class Proxies:
         reading.start()
         reading.join(ANSWER_TIMEOUT_S)
         if not said or said[0].strip() != answer:
-            raise RuntimeError(f"the proxies said {said or 'nothing'} and not {answer!r}: see {self._log}")
+            raise RuntimeError(
+                f"the proxies said {said or 'nothing'} and not {answer!r}: see {self._log}"
+            )
 
 
 if __name__ == "__main__":

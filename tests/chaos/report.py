@@ -1,4 +1,6 @@
-"""One self-contained page, without scripts: which fault was when, what flowed meanwhile, how soon it flowed again, and the verdict."""
+"""One self-contained page, without scripts: which fault was when, what flowed meanwhile, how soon
+it flowed again, and the verdict.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ def write_report(outcome: Outcome, directory: Path) -> Path:
 def _page(outcome: Outcome) -> str:
     options = outcome.options
     word, kind = ("Proved", "good") if outcome.is_proved else ("Not proved", "bad")
-    store = "Valkey with a replica and three Sentinels" if options.store == "sentinel" else "a Redis Cluster of 3 + 3"
+    store = (
+        "Valkey with a replica and three Sentinels"
+        if options.store == "sentinel"
+        else "a Redis Cluster of 3 + 3"
+    )
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(outcome.began))
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Chaos: {word.lower()}</title><style>{STYLE}</style></head><body><main>
@@ -55,7 +61,9 @@ def _figures(outcome: Outcome) -> str:
     for sealed in outcome.log.all_entries():
         kinds[sealed.entry.kind] += 1
     came_off = sum(not fault.problem for fault in outcome.suffered)
-    lost, doubled = (f"{len(outcome.findings[n].wrong)}" if outcome.findings else "?" for n in (0, 3))
+    lost, doubled = (
+        f"{len(outcome.findings[n].wrong)}" if outcome.findings else "?" for n in (0, 3)
+    )
     shown = {
         "faults survived": f"{came_off:,}",
         "events lost": lost,
@@ -65,21 +73,35 @@ def _figures(outcome: Outcome) -> str:
         "refused": f"{kinds['refusal']:,}",
         "claims": f"{outcome.log.claims:,}",
     }
-    return '<div class="figures">' + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items()) + "</div>"
+    return (
+        '<div class="figures">'
+        + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items())
+        + "</div>"
+    )
 
 
 def _findings(outcome: Outcome) -> str:
     rows = [
-        (finding.title, f"{finding.looked_at:,}", f"{len(finding.wrong):,}", "; ".join(finding.wrong[:2]), not finding.wrong)
+        (
+            finding.title,
+            f"{finding.looked_at:,}",
+            f"{len(finding.wrong):,}",
+            "; ".join(finding.wrong[:2]),
+            not finding.wrong,
+        )
         for finding in outcome.findings
     ]
     rows += [(problem, "", "1", "", False) for problem in outcome.problems]
     body = "".join(
-        f'<tr><td>{escape(title)}<div class="bad">{escape(detail)}</div></td><td class="n">{looked}</td>'
+        f'<tr><td>{escape(title)}<div class="bad">{escape(detail)}</div></td><td '
+        f'class="n">{looked}</td>'
         f'<td class="n {"good" if is_right else "bad"}">{wrong}</td></tr>'
         for title, looked, wrong, detail, is_right in rows
     )
-    return f'<table><tr><th>what</th><th class="n">looked at</th><th class="n">wrong</th></tr>{body}</table>'
+    return (
+        '<table><tr><th>what</th><th class="n">looked at</th><th '
+        f'class="n">wrong</th></tr>{body}</table>'
+    )
 
 
 def _recoveries(outcome: Outcome) -> str:
@@ -89,26 +111,43 @@ def _recoveries(outcome: Outcome) -> str:
     for fault, slowest in outcome.alone:
         by_kind[fault.kind].append((slowest, fault.ended - fault.began))
     rows = sorted(by_kind.items(), key=lambda item: -max(slowest for slowest, _ in item[1]))
-    body = "".join(_recovery(kind, [held for _, held in found], [slowest for slowest, _ in found]) for kind, found in rows)
-    heads = '<th>fault</th><th class="n">lasted</th><th class="n">slowest event, at most</th><th class="n">median</th>'
+    body = "".join(
+        _recovery(kind, [held for _, held in found], [slowest for slowest, _ in found])
+        for kind, found in rows
+    )
+    heads = (
+        '<th>fault</th><th class="n">lasted</th><th class="n">slowest event, at most</th><th '
+        'class="n">median</th>'
+    )
     return f"<table><tr>{heads}</tr>{body}</table>"
 
 
 def _recovery(kind: str, lasted: Sequence[float], slowest: Sequence[float]) -> str:
     figures = (max(lasted), max(slowest), statistics.median(slowest))
-    return f"<tr><td>{escape(kind)}</td>" + "".join(f'<td class="n">{figure:.1f} s</td>' for figure in figures) + "</tr>"
+    return (
+        f"<tr><td>{escape(kind)}</td>"
+        + "".join(f'<td class="n">{figure:.1f} s</td>' for figure in figures)
+        + "</tr>"
+    )
 
 
 def _kinds(outcome: Outcome) -> str:
     counts: dict[str, int] = defaultdict(int)
     for fault in outcome.suffered:
         counts[fault.kind] += not fault.problem
-    body = "".join(f'<tr><td>{escape(kind)}</td><td class="n">{counts[kind]:,}</td></tr>' for kind in KINDS)
+    body = "".join(
+        f'<tr><td>{escape(kind)}</td><td class="n">{counts[kind]:,}</td></tr>' for kind in KINDS
+    )
     return f'<table><tr><th>kind</th><th class="n">times</th></tr>{body}</table>'
 
 
 def _chart(outcome: Outcome) -> str:
-    seconds = max(1, math.ceil(max([outcome.broke_until, *outcome.log.input_times, outcome.began + 1]) - outcome.began))
+    seconds = max(
+        1,
+        math.ceil(
+            max([outcome.broke_until, *outcome.log.input_times, outcome.began + 1]) - outcome.began
+        ),
+    )
 
     def x(at: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * min(max(at - outcome.began, 0.0), seconds) / seconds
@@ -119,12 +158,20 @@ def _chart(outcome: Outcome) -> str:
         for fault in outcome.suffered:
             if KINDS[fault.kind].lane == lane:
                 width = max(1.5, x(fault.ended) - x(fault.began))
-                told = escape(f"{fault.began - outcome.began:.0f} s: {fault.kind}, {fault.target}, {fault.ended - fault.began:.1f} s")
-                rect = f'<rect class="fault" x="{x(fault.began):.1f}" y="{top}" width="{width:.1f}" height="{LANE - 8}" rx="1.5">'
+                told = escape(
+                    f"{fault.began - outcome.began:.0f} s: {fault.kind}, {fault.target}, "
+                    f"{fault.ended - fault.began:.1f} s"
+                )
+                rect = (
+                    f'<rect class="fault" x="{x(fault.began):.1f}" y="{top}" width="{width:.1f}" '
+                    f'height="{LANE - 8}" rx="1.5">'
+                )
                 parts.append(f"{rect}<title>{told}</title></rect>")
         top += LANE
     top += 10
-    entries = _per_second([at for times in outcome.log.entry_times for at in times], outcome.began, seconds)
+    entries = _per_second(
+        [at for times in outcome.log.entry_times for at in times], outcome.began, seconds
+    )
     panels = (
         ("entries a second", entries, "one", True),
         ("inputs that wait", _lag(outcome, seconds), "two", False),
@@ -134,24 +181,44 @@ def _chart(outcome: Outcome) -> str:
         parts.append(_panel(name, values, style, is_area, top, x, outcome.began))
         top += PANEL + GAP
     parts += [
-        f'<text x="{x(outcome.began + seconds * n / TICKS):.1f}" y="{top - 8}" text-anchor="middle">{_clock(seconds * n / TICKS)}</text>'
+        f'<text x="{x(outcome.began + seconds * n / TICKS):.1f}" y="{top - 8}" '
+        f'text-anchor="middle">{_clock(seconds * n / TICKS)}</text>'
         for n in range(TICKS + 1)
     ]
     return (
-        f'<svg viewBox="0 0 {WIDTH} {top + 4}" role="img" aria-label="faults, throughput, lag and delay over time">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {top + 4}" role="img" aria-label="faults, throughput, lag and '
+        f'delay over time">{"".join(parts)}</svg>'
     )
 
 
-def _panel(name: str, values: Sequence[float], style: str, is_area: bool, top: int, x: Callable[[float], float], began: float) -> str:
+def _panel(
+    name: str,
+    values: Sequence[float],
+    style: str,
+    is_area: bool,
+    top: int,
+    x: Callable[[float], float],
+    began: float,
+) -> str:
     highest = max(max(values, default=0.0), 1.0)
-    points = [(x(began + second), top + PANEL - PANEL * value / highest) for second, value in enumerate(values)]
+    points = [
+        (x(began + second), top + PANEL - PANEL * value / highest)
+        for second, value in enumerate(values)
+    ]
     line = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
     area = (
-        f'<polygon class="oneArea" points="{LEFT},{top + PANEL} {line} {points[-1][0]:.1f},{top + PANEL}"/>' if is_area and points else ""
+        f'<polygon class="oneArea" points="{LEFT},{top + PANEL} {line} '
+        f'{points[-1][0]:.1f},{top + PANEL}"/>'
+        if is_area and points
+        else ""
     )
-    rules = "".join(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>' for y in (top, top + PANEL))
+    rules = "".join(
+        f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+        for y in (top, top + PANEL)
+    )
     names = (
-        f'<text class="name" x="0" y="{top + 14}">{name}</text><text x="{LEFT - 6}" y="{top + 30}" text-anchor="end">{highest:,.0f}</text>'
+        f'<text class="name" x="0" y="{top + 14}">{name}</text><text x="{LEFT - 6}" y="{top + 30}" '
+        f'text-anchor="end">{highest:,.0f}</text>'
     )
     return f'{rules}{names}{area}<polyline class="{style}" stroke-width="1.3" points="{line}"/>'
 

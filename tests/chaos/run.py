@@ -43,8 +43,13 @@ class Options:
     @property
     def command(self) -> str:
         """What repeats this run's schedule."""
-        more = ("" if self.rate == RATE else f" --rate {self.rate:g}") + (" --alone" if self.alone else " --no-alone")
-        return f"make chaos FAULTS={self.faults} SEED={self.seed} STORE={self.store} ARGS='{more.strip()}'"
+        more = ("" if self.rate == RATE else f" --rate {self.rate:g}") + (
+            " --alone" if self.alone else " --no-alone"
+        )
+        return (
+            f"make chaos FAULTS={self.faults} SEED={self.seed} STORE={self.store} "
+            f"ARGS='{more.strip()}'"
+        )
 
 
 @dataclass(slots=True)
@@ -67,7 +72,11 @@ class Outcome:
     @property
     def is_proved(self) -> bool:
         """Whether everything was looked at and nothing is wrong."""
-        return bool(self.findings) and not self.problems and not any(finding.wrong for finding in self.findings)
+        return (
+            bool(self.findings)
+            and not self.problems
+            and not any(finding.wrong for finding in self.findings)
+        )
 
 
 def store_of(seed: int) -> StoreKind:
@@ -76,10 +85,17 @@ def store_of(seed: int) -> StoreKind:
 
 
 def run(options: Options) -> Outcome:
-    """Do it all, print what happens, and the verdict at the end. The logs stay when something is wrong."""
+    """Do it all, print what happens, and the verdict at the end.
+
+    The logs stay when something is wrong.
+    """
     directory = options.directory or Path(tempfile.mkdtemp(prefix="usageledger-chaos-"))
     outcome = Outcome(options, began=time.time())
-    print(f"chaos: {options.faults} faults, seed {options.seed}, store: {options.store}; again with: {options.command}", flush=True)
+    print(
+        f"chaos: {options.faults} faults, seed {options.seed}, store: {options.store}; again with: "
+        f"{options.command}",
+        flush=True,
+    )
     stage = Stage(directory, seed=options.seed, store=options.store, rate=options.rate)
     try:
         _break_and_prove(stage, options, outcome)
@@ -114,12 +130,17 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
         if options.alone:
             _one_by_one(stage, options, probe, record, outcome)
         say("faults begin, all lanes at once")
-        Lanes(stage, record, schedule(options.seed, options.faults)).run(60.0 + 6 * MEAN_GAP_S * options.faults)
+        Lanes(stage, record, schedule(options.seed, options.faults)).run(
+            60.0 + 6 * MEAN_GAP_S * options.faults
+        )
         outcome.broke_until = time.time()
         say("mending everything")
         stage.mend()
         if not probe.wait_flowing(time.time(), FLOWING_TIMEOUT_S):
-            outcome.problems.append(f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after everything was mended")
+            outcome.problems.append(
+                f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after everything was "
+                "mended"
+            )
         say("events flow; ending the load")
         _wind_down(stage, probe, outcome)
     finally:
@@ -129,18 +150,28 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
     say("proving")
     outcome.findings = prove(stage, outcome.log)
     if any(use.in_ledger is None for use in outcome.followed):
-        outcome.problems.append(f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did not come through")
+        outcome.problems.append(
+            f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did "
+            "not come through"
+        )
 
 
-def _one_by_one(stage: Stage, options: Options, probe: Probe, record: Record, outcome: Outcome) -> None:
+def _one_by_one(
+    stage: Stage, options: Options, probe: Probe, record: Record, outcome: Outcome
+) -> None:
     """Each kind alone, and then until events flow as before."""
     for planned in one_of_each(options.seed):
         began = time.time()
         do(stage, planned, record)
         if not probe.wait_flowing(time.time(), FLOWING_TIMEOUT_S):
-            outcome.problems.append(f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after: {planned.kind}")
+            outcome.problems.append(
+                f"events did not flow again within {FLOWING_TIMEOUT_S:.0f} s after: {planned.kind}"
+            )
         time.sleep(1.0)
-        slowest = max((_delay(use) for use in probe.followed() if began <= use.sent <= time.time() - 1.0), default=0.0)
+        slowest = max(
+            (_delay(use) for use in probe.followed() if began <= use.sent <= time.time() - 1.0),
+            default=0.0,
+        )
         outcome.alone.append((record.suffered[-1], slowest))
         record.say(f"    alone: the slowest event took {slowest:.1f} s")
 
@@ -150,7 +181,9 @@ def _delay(use: Followed) -> float:
 
 
 def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
-    """End the load, let everything be decided, announced and told; then stop all that writes, and read the log."""
+    """End the load, let everything be decided, announced and told; then stop all that writes, and
+    read the log.
+    """
     owing = stage.of_role("worker", "billing")
     stage.end([*owing, *stage.of_role("stranger")])
     outcome.problems += stage.finish(owing, FINISH_TIMEOUT_S)
@@ -161,9 +194,15 @@ def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
     stage.end(stage.of_role("processor"))
     _wait_idle(stage, outcome, "limits")
     outcome.log = read_log(stage)
-    if not is_true_within(lambda: not any(missing_ids(stage, outcome.log).values()), TOLD_TIMEOUT_S, every_s=0.5):
-        outcome.problems.append(f"subscribers were not told of everything within {TOLD_TIMEOUT_S:.0f} s")
-    time.sleep(2.5)  # twice as long as it takes a subscriber to say once more whom it holds for blocked
+    if not is_true_within(
+        lambda: not any(missing_ids(stage, outcome.log).values()), TOLD_TIMEOUT_S, every_s=0.5
+    ):
+        outcome.problems.append(
+            f"subscribers were not told of everything within {TOLD_TIMEOUT_S:.0f} s"
+        )
+    time.sleep(
+        2.5
+    )  # twice as long as it takes a subscriber to say once more whom it holds for blocked
     stage.end(stage.of_role("limits", "listener"))
 
 
@@ -176,30 +215,50 @@ def _wait_idle(stage: Stage, outcome: Outcome, what: str = "") -> None:
 
         lags = wait_until_idle(look, IDLE_TIMEOUT_S)
     if not lags.is_idle:
-        outcome.problems.append(f"not quiet after {IDLE_TIMEOUT_S:.0f} s: {'; '.join(map(str, lags.waiting[:4]))}")
+        outcome.problems.append(
+            f"not quiet after {IDLE_TIMEOUT_S:.0f} s: {'; '.join(map(str, lags.waiting[:4]))}"
+        )
 
 
 def verdict(outcome: Outcome) -> str:
     """The verdict with its numbers, as it is printed."""
-    lines = ["", *(f"  {finding}" for finding in outcome.findings), *(f"  FAIL {problem}" for problem in outcome.problems)]
+    lines = [
+        "",
+        *(f"  {finding}" for finding in outcome.findings),
+        *(f"  FAIL {problem}" for problem in outcome.problems),
+    ]
     lines += _recoveries(outcome)
     kinds = Counter(sealed.entry.kind for sealed in outcome.log.all_entries())
     delays = sorted(_delay(use) for use in outcome.followed)
     if delays:
         lines.append(
-            f"  canaries: {len(delays):,} uses, recorded to decided: median {statistics.median(delays):.2f} s, "
-            f"99 of 100 within {delays[int(len(delays) * 0.99)]:.1f} s, all within {delays[-1]:.1f} s"
+            f"  canaries: {len(delays):,} uses, recorded to decided: median "
+            f"{statistics.median(delays):.2f} s, "
+            f"99 of 100 within {delays[int(len(delays) * 0.99)]:.1f} s, all within "
+            f"{delays[-1]:.1f} s"
         )
     if outcome.ended:
-        lines.append(f"  ended by themselves and started again: {', '.join(f'{name} {codes}' for name, codes in outcome.ended.items())}")
+        lines.append(
+            "  ended by themselves and started again: "
+            f"{', '.join(f'{name} {codes}' for name, codes in outcome.ended.items())}"
+        )
     failed = sum(bool(fault.problem) for fault in outcome.suffered)
     done = len(outcome.suffered) - failed
-    lost, doubled = (len(outcome.findings[n].wrong) for n in (0, 3)) if outcome.findings else (-1, -1)
-    inputs = sum(end for (topic, _), end in outcome.log.ends.items() if topic.endswith(("usage.events.v1", "account.events.v1")))
+    lost, doubled = (
+        (len(outcome.findings[n].wrong) for n in (0, 3)) if outcome.findings else (-1, -1)
+    )
+    inputs = sum(
+        end
+        for (topic, _), end in outcome.log.ends.items()
+        if topic.endswith(("usage.events.v1", "account.events.v1"))
+    )
     lines.append(
-        f"{'PROVED' if outcome.is_proved else 'NOT PROVED'}: {done:,} faults survived ({failed} did not come off) in "
-        f"{(outcome.broke_until - outcome.broke_from) / 60:.1f} min; {inputs:,} inputs, {kinds['usage']:,} charged, "
-        f"{kinds['duplicate']:,} duplicates, {kinds['refusal']:,} refused; {lost} lost, {doubled} charged twice; "
+        f"{'PROVED' if outcome.is_proved else 'NOT PROVED'}: {done:,} faults survived ({failed} "
+        "did not come off) in "
+        f"{(outcome.broke_until - outcome.broke_from) / 60:.1f} min; {inputs:,} inputs, "
+        f"{kinds['usage']:,} charged, "
+        f"{kinds['duplicate']:,} duplicates, {kinds['refusal']:,} refused; {lost} lost, {doubled} "
+        "charged twice; "
         f"{outcome.log.claims:,} claims; again with: {outcome.options.command}"
     )
     return "\n".join(lines)
@@ -211,5 +270,8 @@ def _recoveries(outcome: Outcome) -> list[str]:
         goal_s = KINDS[fault.kind].within_s
         missed = "" if slowest <= goal_s else f", beyond the {goal_s:.0f} s that are the goal"
         lasted_s = fault.ended - fault.began
-        lines.append(f"  alone: {fault.kind} ({fault.target}, {lasted_s:.1f} s): slowest event {slowest:.1f} s{missed}")
+        lines.append(
+            f"  alone: {fault.kind} ({fault.target}, {lasted_s:.1f} s): slowest event "
+            f"{slowest:.1f} s{missed}"
+        )
     return lines

@@ -1,7 +1,8 @@
 """Which faults come, in which order and after which pauses: decided by the seed alone.
 
-Faults come in lanes that run side by side. Within the lanes of the servers one ends before the next begins, so that never more than one
-broker is away and what Kafka has acknowledged stays safe; in the others they overlap.
+Faults come in lanes that run side by side. Within the lanes of the servers one ends before the next
+begins, so that never more than one broker is away and what Kafka has acknowledged stays safe; in
+the others they overlap.
 """
 
 from __future__ import annotations
@@ -68,12 +69,21 @@ KINDS: dict[str, Kind] = {
     "leaders moved": Kind("kafka", 3),
 }
 
-SHARES: dict[Lane, float] = {"services": 0.25, "apps": 0.36, "network": 0.25, "redis": 0.08, "kafka": 0.06}
+SHARES: dict[Lane, float] = {
+    "services": 0.25,
+    "apps": 0.36,
+    "network": 0.25,
+    "redis": 0.08,
+    "kafka": 0.06,
+}
 EXCLUSIVE: frozenset[Lane] = frozenset({"redis", "kafka"})
 
 
 class Planned(NamedTuple):
-    """One fault of the schedule. ``pick`` in [0, 1) says which of the possible targets, ``aside`` is for whatever else is drawn."""
+    """One fault of the schedule.
+
+    ``pick`` in [0, 1) says which of the possible targets, ``aside`` is for whatever else is drawn.
+    """
 
     number: int
     kind: str
@@ -88,7 +98,10 @@ class Planned(NamedTuple):
 
 
 def schedule(seed: int, faults: int) -> dict[Lane, list[Planned]]:
-    """The faults of each lane, in order; ``after_s`` counts from the one before it in its lane. The same for the same arguments."""
+    """The faults of each lane, in order; ``after_s`` counts from the one before it in its lane.
+
+    The same for the same arguments.
+    """
     rng = random.Random(f"faults/{seed}")
     counts = _shared_out(faults)
     lanes: dict[Lane, list[Planned]] = {}
@@ -113,7 +126,9 @@ def one_of_each(seed: int) -> list[Planned]:
 
 
 def _planned(rng: random.Random, number: int, name: str, after_s: float) -> Planned:
-    return Planned(number, name, after_s, rng.uniform(*KINDS[name].hold_s), rng.random(), rng.random())
+    return Planned(
+        number, name, after_s, rng.uniform(*KINDS[name].hold_s), rng.random(), rng.random()
+    )
 
 
 def _shared_out(faults: int) -> dict[Lane, int]:
@@ -127,10 +142,14 @@ def _shared_out(faults: int) -> dict[Lane, int]:
 
 
 def _drawn(rng: random.Random, lane: Lane, count: int) -> list[str]:
-    """Kinds in turn rather than at pure chance: each comes about as often as its weight says, in a short run too."""
+    """Kinds in turn rather than at pure chance: each comes about as often as its weight says, in a
+    short run too.
+    """
     names: list[str] = []
     while len(names) < count:
-        round_ = [name for name, kind in KINDS.items() if kind.lane == lane for _ in range(kind.weight)]
+        round_ = [
+            name for name, kind in KINDS.items() if kind.lane == lane for _ in range(kind.weight)
+        ]
         rng.shuffle(round_)
         names += round_
     return names[:count]

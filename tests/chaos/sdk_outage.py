@@ -1,9 +1,11 @@
-"""The SDK through an outage of Kafka: frozen, then dead, then back, while the workers that report are killed and started again.
+"""The SDK through an outage of Kafka: frozen, then dead, then back, while the workers that report
+are killed and started again.
 
     python -m tests.chaos.sdk_outage --outage-s 600 --rate 300 --seed 7
 
-On a broker of its own, in a temporary directory. Afterwards, from the logs alone: every event whose `record` returned lies in the topic,
-each is charged once by a real `PartitionBook`, and accepted + refused + duplicates = what lies in the topic. Prints how long `record` took.
+On a broker of its own, in a temporary directory. Afterwards, from the logs alone: every event whose
+`record` returned lies in the topic, each is charged once by a real `PartitionBook`, and accepted +
+refused + duplicates = what lies in the topic. Prints how long `record` took.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ CREDITS_EACH = 32_000_000
 
 @dataclass
 class Outcome:
-    """What came of an outage. ``unlogged`` lie in the topic although no worker lived to say that its `record` had returned."""
+    """What came of an outage.
+
+    ``unlogged`` lie in the topic although no worker lived to say that its `record` had returned.
+    """
 
     recorded: int = 0
     refused_calls: int = 0
@@ -66,19 +71,27 @@ class Outcome:
         """What must not be, in words; empty if all is well."""
         found = {
             f"{len(self.lost)} recorded events are lost, such as {self.lost[:3]}": bool(self.lost),
-            f"{len(self.charged_twice)} events are charged twice, such as {self.charged_twice[:3]}": bool(self.charged_twice),
+            f"{len(self.charged_twice)} events are charged twice, such as {self.charged_twice[:3]}": bool(
+                self.charged_twice
+            ),
             f"{self.wrong_credits} micro-credits too many or too few": self.wrong_credits != 0,
-            f"{self.decided} do not add up to {self.in_topic}": self.decided.total() != self.in_topic,
-            f"{self.unlogged} events that nobody recorded, after {self.kills} kills": self.unlogged > self.kills * THREADS,
+            f"{self.decided} do not add up to {self.in_topic}": self.decided.total()
+            != self.in_topic,
+            f"{self.unlogged} events that nobody recorded, after {self.kills} kills": self.unlogged
+            > self.kills * THREADS,
             f"{self.decided['refusal']} refusals": self.decided["refusal"] > 0,
         }
         return [words for words, holds in found.items() if holds]
 
 
 class Workers:
-    """Processes that report into one spool directory, and a journal each of what they have recorded."""
+    """Processes that report into one spool directory, and a journal each of what they have
+    recorded.
+    """
 
-    def __init__(self, directory: Path, kafka: str, count: int, rate: float, rng: random.Random) -> None:
+    def __init__(
+        self, directory: Path, kafka: str, count: int, rate: float, rng: random.Random
+    ) -> None:
         self.directory = directory
         self.kafka = kafka
         self.rng = rng
@@ -105,13 +118,31 @@ class Workers:
     def journals(self) -> list[list[str]]:
         """The words of each whole line that any worker wrote."""
         texts = (path.read_text() for path in self.directory.glob("*.journal"))
-        return [line.split() for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            line.split()
+            for text in texts
+            for line in text.splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
 
     def _start(self) -> subprocess.Popen[bytes]:
         journal = self.directory / f"{uuid.uuid4().hex[:8]}.journal"
-        paths = os.pathsep.join([str(Path(__file__).parents[2]), *(path for path in sys.path if path)])
-        command = [sys.executable, "-m", "tests.chaos.sdk_outage", "--work", str(journal), str(self.spool), self.kafka, str(self._rate)]
-        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, cwd=Path(__file__).parents[2])
+        paths = os.pathsep.join(
+            [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "tests.chaos.sdk_outage",
+            "--work",
+            str(journal),
+            str(self.spool),
+            self.kafka,
+            str(self._rate),
+        ]
+        return subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": paths}, cwd=Path(__file__).parents[2]
+        )
 
     def _end(self, process: subprocess.Popen[bytes], by: signal.Signals) -> None:
         process.send_signal(by)
@@ -122,7 +153,15 @@ class Workers:
             process.wait(20)
 
 
-def outage(directory: Path, *, outage_s: float, rate: float, workers: int = 2, kill_every_s: float = 10.0, seed: int = 0) -> Outcome:
+def outage(
+    directory: Path,
+    *,
+    outage_s: float,
+    rate: float,
+    workers: int = 2,
+    kill_every_s: float = 10.0,
+    seed: int = 0,
+) -> Outcome:
     """Let Kafka fail for ``outage_s`` under ``rate`` events a second, and report."""
     server = KafkaServer(directory / "kafka", directory / "logs")
     start_all([server], Silent())
@@ -141,7 +180,9 @@ def outage(directory: Path, *, outage_s: float, rate: float, workers: int = 2, k
         server.stop(30)
 
 
-def _fail_and_come_back(server: KafkaServer, load: Workers, outage_s: float, kill_every_s: float) -> Outcome:
+def _fail_and_come_back(
+    server: KafkaServer, load: Workers, outage_s: float, kill_every_s: float
+) -> Outcome:
     """A third of the time the broker answers nothing, the rest of it it is not there."""
     outcome = Outcome()
     time.sleep(SETTLE_S)
@@ -188,7 +229,10 @@ def _drain(outcome: Outcome, load: Workers) -> None:
 def _judge(outcome: Outcome, load: Workers, kafka: str) -> None:
     lines = load.journals()
     recorded = {id for what, id, _ in lines if what == "recorded"}
-    outcome.recorded, outcome.refused_calls = len(recorded), sum(1 for what, _, _ in lines if what == "refused")
+    outcome.recorded, outcome.refused_calls = (
+        len(recorded),
+        sum(1 for what, _, _ in lines if what == "refused"),
+    )
     outcome.record_us = sorted(int(us) for what, _, us in lines if what == "recorded")
     charged: Counter[str] = Counter()
     credits, sent = 0, set()
@@ -210,20 +254,36 @@ def _judge(outcome: Outcome, load: Workers, kafka: str) -> None:
 
 def _records(kafka: str, topic: str) -> dict[int, list[Record]]:
     with log_reader(kafka) as reader:
-        return {partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition))) for partition in range(PARTITIONS)}
+        return {
+            partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
+            for partition in range(PARTITIONS)
+        }
 
 
 def work(journal: Path, spool: Path, kafka: str, rate: float) -> None:
-    """A worker: record at a rate, and write down what was recorded once `record` has returned. Ends when it is told to."""
+    """A worker: record at a rate, and write down what was recorded once `record` has returned.
+
+    Ends when it is told to.
+    """
 
     def end(signum: int, frame: object) -> None:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
     fd = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    meter = UsageMeter(source="render", kafka=kafka, spool_directory=spool, stuck_after_s=STUCK_AFTER_S, exit_timeout_s=2.0)
+    meter = UsageMeter(
+        source="render",
+        kafka=kafka,
+        spool_directory=spool,
+        stuck_after_s=STUCK_AFTER_S,
+        exit_timeout_s=2.0,
+    )
     for thread in range(THREADS):
-        threading.Thread(target=_report, args=(meter, fd, f"{journal.stem}_{thread}", rate / THREADS), daemon=True).start()
+        threading.Thread(
+            target=_report,
+            args=(meter, fd, f"{journal.stem}_{thread}", rate / THREADS),
+            daemon=True,
+        ).start()
     while True:
         time.sleep(1.0)
 
@@ -235,7 +295,9 @@ def _report(meter: UsageMeter, fd: int, name: str, rate: float) -> None:
         id = f"{name}_{rng.randrange(number) if again else number}"
         began = time.perf_counter_ns()
         try:
-            meter.record(account=f"acct_{sum(id.encode()) % 50}", feature="genai_video", model="veo_3", id=id)
+            meter.record(
+                account=f"acct_{sum(id.encode()) % 50}", feature="genai_video", model="veo_3", id=id
+            )
             what = "recorded"
         except Exception as error:
             what = "refused"
@@ -249,7 +311,11 @@ def _report(meter: UsageMeter, fd: int, name: str, rate: float) -> None:
 def report(outcome: Outcome) -> str:
     """The figures, as text."""
     us = outcome.record_us
-    at = {share: us[min(len(us) - 1, int(len(us) * share))] for share in (0.5, 0.99, 0.999)} if us else {}
+    at = (
+        {share: us[min(len(us) - 1, int(len(us) * share))] for share in (0.5, 0.99, 0.999)}
+        if us
+        else {}
+    )
     figures = {
         "recorded": outcome.recorded,
         "refused by a meter that was closing": outcome.refused_calls,
@@ -261,7 +327,10 @@ def report(outcome: Outcome) -> str:
         "recorded by a worker that did not live to say so": outcome.unlogged,
         "most that waited on disk, bytes": outcome.waiting_max,
         "the rest drained in, s": round(outcome.drained_s, 1),
-        "record, µs": {**{f"{share:.1%}": value for share, value in at.items()}, "longest": us[-1] if us else 0},
+        "record, µs": {
+            **{f"{share:.1%}": value for share, value in at.items()},
+            "longest": us[-1] if us else 0,
+        },
     }
     return json.dumps(figures, indent=2, ensure_ascii=False)
 
@@ -271,9 +340,13 @@ def main() -> None:
         journal, spool, kafka, rate = sys.argv[2:]
         work(Path(journal), Path(spool), kafka, float(rate))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--outage-s", type=float, default=600.0)
-    parser.add_argument("--rate", type=float, default=300.0, help="events a second, all workers together")
+    parser.add_argument(
+        "--rate", type=float, default=300.0, help="events a second, all workers together"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill-every-s", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))

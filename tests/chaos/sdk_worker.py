@@ -1,7 +1,9 @@
-"""A generation worker: reports usage through `UsageMeter`, and is killed and started again. Ends in order on SIGTERM.
+"""A generation worker: reports usage through `UsageMeter`, and is killed and started again.
 
-On SIGUSR1 its disk is full, on SIGUSR2 it no longer is: files cannot grow, by a limit that needs no privileges. The journal lies on another
-disk, so the limit is lifted while it is written.
+Ends in order on SIGTERM.
+
+On SIGUSR1 its disk is full, on SIGUSR2 it no longer is: files cannot grow, by a limit that needs no
+privileges. The journal lies on another disk, so the limit is lifted while it is written.
 """
 
 from __future__ import annotations
@@ -76,17 +78,35 @@ class Worker:
             self._contest(self._rng.choice(self._recent))
         elif dice < 0.08 and self._recent:
             used = self._rng.choice(self._recent)
-            self._do("void", "accepted", {"account": used["account"], "id": used["id"], "reason": "the video never arrived"})
+            self._do(
+                "void",
+                "accepted",
+                {"account": used["account"], "id": used["id"], "reason": "the video never arrived"},
+            )
         elif dice < 0.10:
             use = self._use()
-            self._do("void", "accepted", {"account": use["account"], "id": use["id"], "reason": "given up before it was reported"})
+            self._do(
+                "void",
+                "accepted",
+                {
+                    "account": use["account"],
+                    "id": use["id"],
+                    "reason": "given up before it was reported",
+                },
+            )
             self._do("record", "accepted", use)
         elif dice < 0.12:
-            self._do("record", "unknown_model", self._use() | {"feature": "genai_video", "model": "veo_99"})
+            self._do(
+                "record",
+                "unknown_model",
+                self._use() | {"feature": "genai_video", "model": "veo_99"},
+            )
         else:
             used, is_late = self._use(), self._rng.random() < 0.05
             if is_late:
-                used["occurred_at"] = (datetime.now(UTC) - timedelta(days=self._rng.uniform(0, 20))).isoformat()
+                used["occurred_at"] = (
+                    datetime.now(UTC) - timedelta(days=self._rng.uniform(0, 20))
+                ).isoformat()
             self._do("record", "late" if is_late else "accepted", used)
             self._recent = [*self._recent[-REMEMBERED:], used]
 
@@ -94,7 +114,13 @@ class Worker:
         self._count += 1
         use = self._rng.choice(USES)
         id = f"{self._name}-{self._life}-{self._count}"
-        return {"account": account_now(self._rng), "feature": use.feature, "model": use.model, "quantity": use.quantity, "id": id}
+        return {
+            "account": account_now(self._rng),
+            "feature": use.feature,
+            "model": use.model,
+            "quantity": use.quantity,
+            "id": id,
+        }
 
     def _repeat(self, used: dict[str, Any]) -> None:
         self._carry_out(None, "record", used)

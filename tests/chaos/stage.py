@@ -1,4 +1,6 @@
-"""All that a run needs: brokers, store, links, and the processes that are put to the test, each started again whenever it ends."""
+"""All that a run needs: brokers, store, links, and the processes that are put to the test, each
+started again whenever it ends.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,22 @@ ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
 PREFIX = "chaos"
 RESTART_AFTER_S = 0.5
-# A process that cannot start while a server is away is tried less and less often, as a supervisor does.
+# A process that cannot start while a server is away is tried less and less often, as a supervisor
+# does.
 RESTART_AFTER_MAX_S = 4.0
 WATCH_S = 0.1
 APPS = "apps"
 
 StoreKind = Literal["sentinel", "cluster"]
 Role = Literal["processor", "limits", "worker", "billing", "stranger", "listener"]
-COUNTS: dict[Role, int] = {"processor": 3, "limits": 2, "worker": 3, "billing": 1, "stranger": 1, "listener": 3}
+COUNTS: dict[Role, int] = {
+    "processor": 3,
+    "limits": 2,
+    "worker": 3,
+    "billing": 1,
+    "stranger": 1,
+    "listener": 3,
+}
 
 
 @dataclass(slots=True)
@@ -69,14 +79,22 @@ class Stage:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.topics = Topics(PREFIX)
         self.proxies = Proxies(self.logs / "proxies.log")
-        own_parties = [f"{role}-{n + 1}" for role in ("processor", "limits") for n in range(COUNTS[role])]
+        own_parties = [
+            f"{role}-{n + 1}" for role in ("processor", "limits") for n in range(COUNTS[role])
+        ]
         self.parties = [*own_parties, APPS]
         # Nobody listens on most of these yet, so all that are given away have to be known.
         ports: set[int] = set()
         self.brokers = Brokers(directory, self.logs, self.proxies, ports, self.parties)
-        self.store: Store = (SentinelStore if store == "sentinel" else ClusterStore)(directory, self.logs, self.proxies, ports)
+        self.store: Store = (SentinelStore if store == "sentinel" else ClusterStore)(
+            directory, self.logs, self.proxies, ports
+        )
         self._seed, self._rate = seed, rate
-        self.actors = [self._made(role, number + 1) for role, count in COUNTS.items() for number in range(count)]
+        self.actors = [
+            self._made(role, number + 1)
+            for role, count in COUNTS.items()
+            for number in range(count)
+        ]
         self._is_ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
@@ -109,7 +127,9 @@ class Stage:
         return [actor for actor in self.actors if actor.role in roles]
 
     def mend(self) -> None:
-        """Undo whatever faults have left behind: all links open, all servers up, nobody frozen, no disk full."""
+        """Undo whatever faults have left behind: all links open, all servers up, nobody frozen, no
+        disk full.
+        """
         self.proxies.heal_all()
         for actor in self.actors:
             actor.signal(signal.SIGCONT)
@@ -137,13 +157,22 @@ class Stage:
     def finish(self, actors: Sequence[Actor], timeout_s: float) -> list[str]:
         """Have workers carry out what they still owe, once; return what did not come off."""
         finishing = [
-            ChildProcess(actor.name, [*actor.child.command, "--finish"], actor.child.log_path, environment=actor.child.environment)
+            ChildProcess(
+                actor.name,
+                [*actor.child.command, "--finish"],
+                actor.child.log_path,
+                environment=actor.child.environment,
+            )
             for actor in actors
         ]
         for child in finishing:
             child.spawn()
         is_true_within(lambda: all(child.exit_code is not None for child in finishing), timeout_s)
-        failed = [f"{child.name} did not finish: {child.last_lines(3)}" for child in finishing if child.exit_code != 0]
+        failed = [
+            f"{child.name} did not finish: {child.last_lines(3)}"
+            for child in finishing
+            if child.exit_code != 0
+        ]
         for child in finishing:
             child.stop(1.0)
         return failed
@@ -187,7 +216,11 @@ class Stage:
                     since[actor.name] = now
                     self._note_end(actor)
                     has_lasted = now - started[actor.name] > 10.0
-                    delays[actor.name] = RESTART_AFTER_S if has_lasted else min(2 * delays[actor.name], RESTART_AFTER_MAX_S)
+                    delays[actor.name] = (
+                        RESTART_AFTER_S
+                        if has_lasted
+                        else min(2 * delays[actor.name], RESTART_AFTER_MAX_S)
+                    )
                 elif now - since[actor.name] > delays[actor.name]:
                     with suppress(RuntimeError):
                         actor.child.spawn()
@@ -211,7 +244,12 @@ class Stage:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(ROOT),
         }
-        child = ChildProcess(name, [sys.executable, *self._command(role, name)], self.logs / f"{name}.log", environment=environment)
+        child = ChildProcess(
+            name,
+            [sys.executable, *self._command(role, name)],
+            self.logs / f"{name}.log",
+            environment=environment,
+        )
         return Actor(name, role, child)
 
     def _command(self, role: Role, name: str) -> list[str]:
@@ -224,12 +262,47 @@ class Stage:
             case "worker":
                 # One directory for all: what one leaves behind, another adopts.
                 rate = self._rate / COUNTS["worker"]
-                return ["-m", "tests.chaos.sdk_worker", *told, *journal, "--spool", str(files / "spool"), "--rate", str(rate)]
+                return [
+                    "-m",
+                    "tests.chaos.sdk_worker",
+                    *told,
+                    *journal,
+                    "--spool",
+                    str(files / "spool"),
+                    "--rate",
+                    str(rate),
+                ]
             case "billing":
-                return ["-m", "tests.chaos.billing", *told, *journal, "--rate", str(self._rate / 25)]
+                return [
+                    "-m",
+                    "tests.chaos.billing",
+                    *told,
+                    *journal,
+                    "--rate",
+                    str(self._rate / 25),
+                ]
             case "stranger":
-                return ["-m", "tests.chaos.stranger", *told, *journal, "--rate", "1", "--partitions", str(PARTITIONS)]
+                return [
+                    "-m",
+                    "tests.chaos.stranger",
+                    *told,
+                    *journal,
+                    "--rate",
+                    "1",
+                    "--partitions",
+                    str(PARTITIONS),
+                ]
             case "listener":
-                heard = ["--heard", str(files / "heard" / f"{name}.jsonl"), "--blocked", str(files / "heard" / f"{name}.blocked.json")]
+                heard = [
+                    "--heard",
+                    str(files / "heard" / f"{name}.jsonl"),
+                    "--blocked",
+                    str(files / "heard" / f"{name}.blocked.json"),
+                ]
                 # The third has no group: it is told everything, in each of its lives.
-                return ["-m", "tests.chaos.listener", *heard, *([] if name.endswith("3") else ["--group", "editor"])]
+                return [
+                    "-m",
+                    "tests.chaos.listener",
+                    *heard,
+                    *([] if name.endswith("3") else ["--group", "editor"]),
+                ]

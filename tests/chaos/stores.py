@@ -1,6 +1,8 @@
-"""The counter stores that are put to the test: a Valkey with a replica and three Sentinels, and a Redis Cluster of 3 + 3.
+"""The counter stores that are put to the test: a Valkey with a replica and three Sentinels, and a
+Redis Cluster of 3 + 3.
 
-Every node is reached through one link, by clients, replicas and Sentinels alike; ``redis-n`` is its name.
+Every node is reached through one link, by clients, replicas and Sentinels alike; ``redis-n`` is its
+name.
 """
 
 from __future__ import annotations
@@ -34,15 +36,27 @@ CLUSTER_NODE_TIMEOUT_MS = 3_000
 class Node:
     """One server. Its directory outlives a restart."""
 
-    def __init__(self, number: int, directory: Path, logs: Path, proxies: Proxies, ports: set[int], *extra: str) -> None:
+    def __init__(
+        self,
+        number: int,
+        directory: Path,
+        logs: Path,
+        proxies: Proxies,
+        ports: set[int],
+        *extra: str,
+    ) -> None:
         self.name = f"redis-{number}"
         self.directory = directory / self.name
         self.port, self.entrance, self.bus_port = (_port(ports) for _ in range(3))
         proxies.add(self.name, self.entrance, self.port)
         (self.directory / "data").mkdir(parents=True, exist_ok=True)
-        configuration = redis_configuration(port=self.port, data_directory=str(self.directory / "data"))
+        configuration = redis_configuration(
+            port=self.port, data_directory=str(self.directory / "data")
+        )
         lines = [line.format(node=self) for line in extra]
-        write_atomically(self.directory / "redis.conf", configuration + "".join(f"{line}\n" for line in lines))
+        write_atomically(
+            self.directory / "redis.conf", configuration + "".join(f"{line}\n" for line in lines)
+        )
         command = [str(find_redis().path), str(self.directory / "redis.conf")]
         self.child = ChildProcess(self.name, command, logs / f"{self.name}.log")
 
@@ -55,7 +69,13 @@ class Node:
     @contextmanager
     def client(self) -> Iterator[Any]:
         """A connection of the harness's own, past the link."""
-        with redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=2.0, socket_connect_timeout=2.0, protocol=2) as client:
+        with redis.Redis(
+            host=LOOPBACK,
+            port=self.port,
+            socket_timeout=2.0,
+            socket_connect_timeout=2.0,
+            protocol=2,
+        ) as client:
             yield client
 
     def answers(self) -> bool:
@@ -93,7 +113,10 @@ class Node:
         return copy
 
     def take_back_to(self, copy: Path) -> None:
-        """Have the copy for its data, as a machine whose disk has lost its last seconds. It must not run."""
+        """Have the copy for its data, as a machine whose disk has lost its last seconds.
+
+        It must not run.
+        """
         shutil.rmtree(self.directory / "data")
         copy.rename(self.directory / "data")
 
@@ -132,11 +155,19 @@ class SentinelStore:
     """A master and a replica, watched by three Sentinels."""
 
     def __init__(self, directory: Path, logs: Path, proxies: Proxies, ports: set[int]) -> None:
-        announced = ("replica-announce-ip " + LOOPBACK, "replica-announce-port {node.entrance}", "repl-diskless-sync-delay 0")
+        announced = (
+            "replica-announce-ip " + LOOPBACK,
+            "replica-announce-port {node.entrance}",
+            "repl-diskless-sync-delay 0",
+        )
         first = Node(1, directory, logs, proxies, ports, *announced)
-        second = Node(2, directory, logs, proxies, ports, *announced, f"replicaof {LOOPBACK} {first.entrance}")
+        second = Node(
+            2, directory, logs, proxies, ports, *announced, f"replicaof {LOOPBACK} {first.entrance}"
+        )
         self.nodes = [first, second]
-        self._sentinels = [_Sentinel(number, directory, logs, first.entrance, ports) for number in (1, 2, 3)]
+        self._sentinels = [
+            _Sentinel(number, directory, logs, first.entrance, ports) for number in (1, 2, 3)
+        ]
         hosts = ",".join(f"{LOOPBACK}:{sentinel.port}" for sentinel in self._sentinels)
         self.url = f"redis+sentinel://{hosts}/{MASTER_NAME}"
 
@@ -160,8 +191,13 @@ class SentinelStore:
         if any(state is None for state in said):
             return False
         states = [state for state in said if state is not None]
-        agreed = len({state["port"] for state in states}) == 1 and all(state["flags"] == "master" for state in states)
-        is_watched = all(int(state["num-slaves"]) == 1 and int(state["num-other-sentinels"]) == 2 for state in states)
+        agreed = len({state["port"] for state in states}) == 1 and all(
+            state["flags"] == "master" for state in states
+        )
+        is_watched = all(
+            int(state["num-slaves"]) == 1 and int(state["num-other-sentinels"]) == 2
+            for state in states
+        )
         return agreed and is_watched and all(_is_followed(pair) for pair in self.pairs())
 
     def fail_over(self, pair: Pair) -> None:
@@ -185,7 +221,9 @@ class SentinelStore:
 
 
 class _Sentinel:
-    def __init__(self, number: int, directory: Path, logs: Path, master_entrance: int, ports: set[int]) -> None:
+    def __init__(
+        self, number: int, directory: Path, logs: Path, master_entrance: int, ports: set[int]
+    ) -> None:
         self.port = _port(ports)
         home = directory / f"sentinel-{number}"
         home.mkdir(parents=True, exist_ok=True)
@@ -204,7 +242,9 @@ class _Sentinel:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        with redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=2.0, protocol=2, decode_responses=True) as client:
+        with redis.Redis(
+            host=LOOPBACK, port=self.port, socket_timeout=2.0, protocol=2, decode_responses=True
+        ) as client:
             yield client
 
     def master(self) -> dict[str, str] | None:
@@ -213,7 +253,11 @@ class _Sentinel:
                 flat = client.execute_command("SENTINEL", "MASTER", MASTER_NAME)
         except (redis.RedisError, OSError):
             return None
-        return {str(key): str(value) for key, value in flat.items()} if isinstance(flat, dict) else dict(_two_by_two(flat))
+        return (
+            {str(key): str(value) for key, value in flat.items()}
+            if isinstance(flat, dict)
+            else dict(_two_by_two(flat))
+        )
 
 
 class ClusterStore:
@@ -228,14 +272,19 @@ class ClusterStore:
             f"cluster-announce-ip {LOOPBACK}",
             "cluster-announce-port {node.entrance}",
             "cluster-announce-bus-port {node.bus_port}",
-            # One master without a replica must not stop the partitions of the other two; and old data is better than none here.
+            # One master without a replica must not stop the partitions of the other two; and old
+            # data is better than none here.
             "cluster-require-full-coverage no",
             "cluster-replica-validity-factor 0",
             "cluster-allow-replica-migration no",
             "repl-diskless-sync-delay 0",
         )
-        self.nodes = [Node(number, directory, logs, proxies, ports, *settings) for number in range(1, 7)]
-        self.url = "redis+cluster://" + ",".join(f"{LOOPBACK}:{node.entrance}" for node in self.nodes)
+        self.nodes = [
+            Node(number, directory, logs, proxies, ports, *settings) for number in range(1, 7)
+        ]
+        self.url = "redis+cluster://" + ",".join(
+            f"{LOOPBACK}:{node.entrance}" for node in self.nodes
+        )
 
     def start(self) -> None:
         for node in self.nodes:
@@ -249,7 +298,10 @@ class ClusterStore:
         for node in self.nodes[1:]:
             with self.nodes[0].client() as client:
                 client.execute_command("CLUSTER", "MEET", LOOPBACK, node.entrance, node.bus_port)
-        if not is_true_within(lambda: all(len(self._known(node)) == len(self.nodes) for node in self.nodes), HEALTHY_TIMEOUT_S):
+        if not is_true_within(
+            lambda: all(len(self._known(node)) == len(self.nodes) for node in self.nodes),
+            HEALTHY_TIMEOUT_S,
+        ):
             raise RuntimeError("the cluster's nodes did not meet")
         for replica, master in zip(replicas, masters, strict=True):
             self._follow(replica, master)
@@ -258,8 +310,14 @@ class ClusterStore:
 
     def pairs(self) -> list[Pair]:
         known = self._agreed()
-        masters = [node for node in self.nodes if known.get(node.entrance, _Known("", False, "", False)).has_slots]
-        return [Pair(master, self._replica_of(known[master.entrance].id, known)) for master in masters]
+        masters = [
+            node
+            for node in self.nodes
+            if known.get(node.entrance, _Known("", False, "", False)).has_slots
+        ]
+        return [
+            Pair(master, self._replica_of(known[master.entrance].id, known)) for master in masters
+        ]
 
     def is_healthy(self) -> bool:
         if not all(node.answers() for node in self.nodes):
@@ -288,7 +346,9 @@ class ClusterStore:
     def _follow(self, replica: Node, master: Node) -> None:
         def asked() -> bool:
             with suppress(redis.RedisError), master.client() as there, replica.client() as client:
-                client.execute_command("CLUSTER", "REPLICATE", there.execute_command("CLUSTER", "MYID"))
+                client.execute_command(
+                    "CLUSTER", "REPLICATE", there.execute_command("CLUSTER", "MYID")
+                )
                 return True
             return False
 
@@ -300,7 +360,9 @@ class ClusterStore:
         found: list[tuple[int, dict[int, _Known]]] = []
         for node in self.nodes:
             with suppress(redis.RedisError, OSError), node.client() as client:
-                found.append((int(client.cluster("INFO")["cluster_current_epoch"]), self._known(node)))
+                found.append(
+                    (int(client.cluster("INFO")["cluster_current_epoch"]), self._known(node))
+                )
         return max(found, key=lambda one: one[0])[1] if found else {}
 
     def _known(self, node: Node) -> dict[int, _Known]:
@@ -312,7 +374,14 @@ class ClusterStore:
         return dict(_known_of(line.split()) for line in text.decode("ascii").splitlines())
 
     def _replica_of(self, master_id: str, known: dict[int, _Known]) -> Node | None:
-        return next((node for node in self.nodes if known.get(node.entrance, _Known("", False, "", False)).master == master_id), None)
+        return next(
+            (
+                node
+                for node in self.nodes
+                if known.get(node.entrance, _Known("", False, "", False)).master == master_id
+            ),
+            None,
+        )
 
 
 class _Known(NamedTuple):
@@ -326,7 +395,9 @@ def _known_of(words: Sequence[str]) -> tuple[int, _Known]:
     """A line of CLUSTER NODES: id, address, flags, master, ping, pong, epoch, link, slots ..."""
     id, address, flags, master = words[:4]
     entrance = int(address.partition("@")[0].rpartition(":")[2])
-    return entrance, _Known(id, "master" in flags.split(",") and len(words) > 8, master, "fail" in flags)
+    return entrance, _Known(
+        id, "master" in flags.split(",") and len(words) > 8, master, "fail" in flags
+    )
 
 
 def wait_failed_over(store: Store, master: Node) -> bool:
@@ -340,14 +411,17 @@ def wait_failed_over(store: Store, master: Node) -> bool:
 
 
 def fail_over_losing_writes(store: Store, pair: Pair, lose_s: float) -> None:
-    """Have the replica stop hearing of writes, go on writing, kill the master: what it acknowledged meanwhile is gone for good."""
+    """Have the replica stop hearing of writes, go on writing, kill the master: what it acknowledged
+    meanwhile is gone for good.
+    """
     replica = pair.replica
     if replica is None:
         return
     replica.signal(signal.SIGSTOP)
     try:
         with suppress(redis.RedisError, OSError), pair.master.client() as client:
-            # What is already on its way would still reach it: the connection has to go while it cannot make another.
+            # What is already on its way would still reach it: the connection has to go while it
+            # cannot make another.
             client.execute_command("CLIENT", "KILL", "TYPE", "replica")
         time.sleep(lose_s)
         pair.master.kill()
@@ -361,7 +435,11 @@ def _is_followed(pair: Pair) -> bool:
         return False
     replica, master = pair.replica.replication(), pair.master.replication()
     is_linked = replica.get("role") == "slave" and replica.get("master_link_status") == "up"
-    return master.get("role") == "master" and is_linked and replica.get("master_port") == pair.master.entrance
+    return (
+        master.get("role") == "master"
+        and is_linked
+        and replica.get("master_port") == pair.master.entrance
+    )
 
 
 def _port(ports: set[int]) -> int:

@@ -1,4 +1,5 @@
-"""A producer that knows nothing of the SDK: what it sends is malformed, in the wrong partition, too old, or dated tomorrow.
+"""A producer that knows nothing of the SDK: what it sends is malformed, in the wrong partition, too
+old, or dated tomorrow.
 
 What Kafka has acknowledged is noted with its place: the ledger has to say there why it was refused.
 """
@@ -46,7 +47,9 @@ class Stranger:
         signal.signal(signal.SIGTERM, self._end)
 
     def run(self) -> None:
-        """Send until told to end; a producer that has failed is replaced, for it may never send again."""
+        """Send until told to end; a producer that has failed is replaced, for it may never send
+        again.
+        """
         while not self._is_ending:
             try:
                 self._send_on()
@@ -55,13 +58,22 @@ class Stranger:
                 time.sleep(0.5)
 
     def _send_on(self) -> None:
-        producer = KafkaProducer(bootstrap_servers=self._kafka.split(","), acks="all", delivery_timeout_ms=2**40, max_block_ms=5_000)
+        producer = KafkaProducer(
+            bootstrap_servers=self._kafka.split(","),
+            acks="all",
+            delivery_timeout_ms=2**40,
+            max_block_ms=5_000,
+        )
         try:
             while not self._is_ending:
                 time.sleep(self._rng.expovariate(self._rate))
                 topic, key, value, partition, reason = self._something()
-                there = producer.send(topic, key=key, value=value, partition=partition).get(timeout=15)
-                self._journal.intend(topic=topic, partition=there.partition, offset=there.offset, reason=reason)
+                there = producer.send(topic, key=key, value=value, partition=partition).get(
+                    timeout=15
+                )
+                self._journal.intend(
+                    topic=topic, partition=there.partition, offset=there.offset, reason=reason
+                )
         finally:
             producer.flush = lambda timeout=None: None
             producer.close(timeout=0)
@@ -83,13 +95,25 @@ class Stranger:
             case 3:
                 return self._topics.account, key, _json(event), home, "unknown_type"
             case 4:
-                return self._topics.usage, key, _json(event), (home + 1) % self._partitions, "wrong_partition"
+                return (
+                    self._topics.usage,
+                    key,
+                    _json(event),
+                    (home + 1) % self._partitions,
+                    "wrong_partition",
+                )
             case 5:
                 old = (datetime.now(UTC) - timedelta(days=40)).isoformat()
                 return self._topics.usage, key, _json(event | {"time": old}), home, "too_old"
             case 6:
                 ahead = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-                return self._topics.usage, key, _json(event | {"time": ahead}), home, "dated_in_the_future"
+                return (
+                    self._topics.usage,
+                    key,
+                    _json(event | {"time": ahead}),
+                    home,
+                    "dated_in_the_future",
+                )
             case _:
                 event["data"]["quantity"] = "-1"
                 return self._topics.usage, key, _json(event), home, "invalid_event"

@@ -1,4 +1,7 @@
-"""The short form: a dozen faults on the real thing, drawn by this run's seed. ``make chaos`` is the long one."""
+"""The short form: a dozen faults on the real thing, drawn by this run's seed.
+
+``make chaos`` is the long one.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,12 @@ def test_the_seed_decides_the_faults() -> None:
     assert {planned.kind for planned in one_of_each(7)} == set(KINDS)
 
 
-# Brokers, a store with replicas and fifteen processes on two cores: two minutes, more on a busy machine.
+# Brokers, a store with replicas and fifteen processes on two cores: two minutes, more on a busy
+# machine.
 @pytest.mark.timeout(900)
-def test_nothing_is_lost_or_counted_twice_under_a_dozen_faults(rng: random.Random, tmp_path: Path) -> None:
+def test_nothing_is_lost_or_counted_twice_under_a_dozen_faults(
+    rng: random.Random, tmp_path: Path
+) -> None:
     seed = rng.randrange(2**31)
     outcome = run(Options(faults=FAULTS, seed=seed, store=store_of(seed), directory=tmp_path))
     assert outcome.is_proved, verdict(outcome)

@@ -29,11 +29,14 @@ def brokers(tmp_path: Path) -> Iterator[Brokers]:
         proxies.stop()
 
 
-def test_a_reader_is_answered_after_its_partitions_have_moved_to_other_leaders(brokers: Brokers) -> None:
-    """After a broker had been frozen and its partitions led by others, a limits consumer announced nothing for minutes.
+def test_a_reader_is_answered_after_its_partitions_have_moved_to_other_leaders(
+    brokers: Brokers,
+) -> None:
+    """After a broker had been frozen and its partitions led by others, a limits consumer announced
+    nothing for minutes.
 
-    Its reader asked the old leader for a partition's end, was told that it no longer leads, and asked it again until half a minute was up;
-    and so for each partition.
+    Its reader asked the old leader for a partition's end, was told that it no longer leads, and
+    asked it again until half a minute was up; and so for each partition.
     """
     create_topics(brokers.direct, partitions=PARTITIONS, replication_factor=3)
     topic = Topics().ledger
@@ -41,4 +44,6 @@ def test_a_reader_is_answered_after_its_partitions_have_moved_to_other_leaders(b
         for rotate in range(4):
             brokers.move_leaders([topic], rotate)
             assert brokers.wait_in_sync([topic])
-            assert [reader.end_offset(topic, partition) for partition in range(PARTITIONS)] == [0] * PARTITIONS
+            assert [reader.end_offset(topic, partition) for partition in range(PARTITIONS)] == [
+                0
+            ] * PARTITIONS

@@ -1,4 +1,6 @@
-"""One contract for every keeper of holds: what holds in memory holds in a Redis and in a Redis Cluster."""
+"""One contract for every keeper of holds: what holds in memory holds in a Redis and in a Redis
+Cluster.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ import pytest
 from tests.valkey_server import running_cluster
 from usageledger.counters.calling import Call, ask_async
 from usageledger.counters.connection import connect
-from usageledger.counters.holding import FindHold, Held, Hold, PlaceHold, ReleaseHold, content_of, use_of
+from usageledger.counters.holding import (
+    FindHold,
+    Held,
+    Hold,
+    PlaceHold,
+    ReleaseHold,
+    content_of,
+    use_of,
+)
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.reading import ReadAccount
@@ -44,7 +54,13 @@ class Keeper:
         return (await self.ask(ReadAccount(account))).held
 
     async def place(self, id: str = "job", credits: int = 40, **other: Any) -> Held:
-        asked: dict[str, Any] = {"account": "ann", "seen": b"A1", "remaining": 100, "life_ms": MINUTE_MS, "content": USE} | other
+        asked: dict[str, Any] = {
+            "account": "ann",
+            "seen": b"A1",
+            "remaining": 100,
+            "life_ms": MINUTE_MS,
+            "content": USE,
+        } | other
         return await self.ask(PlaceHold(id=id, credits=credits, **asked))
 
     async def until_held(self, credits: int) -> None:
@@ -66,7 +82,10 @@ class Keeper:
         head = await self.view.head()
         before = None if head is None else head.position
         after = Position(0 if before is None else before.next_offset + 1, "hash")
-        await self.view.commit(before, ViewChange(head=b"head", position=after, accounts={"ann": b"A1"}, settled_holds=holds))
+        await self.view.commit(
+            before,
+            ViewChange(head=b"head", position=after, accounts={"ann": b"A1"}, settled_holds=holds),
+        )
 
 
 OpenKeeper = Callable[[], AbstractAsyncContextManager[Keeper]]
@@ -99,7 +118,10 @@ def keeper_at(url: str) -> OpenKeeper:
     @asynccontextmanager
     async def open_it() -> AsyncIterator[Keeper]:
         async with connect(url) as client:
-            yield Keeper(RedisView(client, prefix, 3), lambda call: ask_async(client, PartitionKeys(prefix, 3), call))
+            yield Keeper(
+                RedisView(client, prefix, 3),
+                lambda call: ask_async(client, PartitionKeys(prefix, 3), call),
+            )
 
     return open_it
 
@@ -111,7 +133,9 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=[in_memory, in_redis, in_a_cluster], ids=["memory", "redis", "cluster"])
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Keeper], Coroutine[Any, Any, None]]], None]:
+def run(
+    request: pytest.FixtureRequest,
+) -> Callable[[Callable[[Keeper], Coroutine[Any, Any, None]]], None]:
     """Runs a test with a keeper of which account ``ann`` is known, as ``A1``."""
     open_it: OpenKeeper = request.param(request)
 
@@ -134,7 +158,9 @@ def test_what_is_held_is_summed_up_for_each_account(run: Run) -> None:
         assert (held.outcome, held.sum) == ("held", 40)
         assert held.hold is not None
         assert (held.hold.state, held.hold.credits, held.hold.content) == ("open", 40, USE)
-        assert use_of(held.hold) == Use(feature="genai_video", model="veo_3", quantity=Decimal("1.5"))
+        assert use_of(held.hold) == Use(
+            feature="genai_video", model="veo_3", quantity=Decimal("1.5")
+        )
         assert (await keeper.place("other", 60)).sum == 100
         assert await keeper.find() == held.hold
         assert (await keeper.held(), await keeper.held("bob")) == (100, 0)
@@ -146,9 +172,12 @@ def test_what_is_held_is_summed_up_for_each_account(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("remaining", "credits", "is_held"), [(100, 60, True), (100, 61, False), (40, 1, False), (40, 0, True), (-5, 0, True)]
+    ("remaining", "credits", "is_held"),
+    [(100, 60, True), (100, 61, False), (40, 1, False), (40, 0, True), (-5, 0, True)],
 )
-def test_a_hold_is_given_if_what_remains_covers_it_beside_the_open_ones(run: Run, remaining: int, credits: int, is_held: bool) -> None:
+def test_a_hold_is_given_if_what_remains_covers_it_beside_the_open_ones(
+    run: Run, remaining: int, credits: int, is_held: bool
+) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place("first", 40)
         held = await keeper.place("second", credits, remaining=remaining)
@@ -190,7 +219,9 @@ def test_an_id_is_each_accounts_own(run: Run) -> None:
 
 
 @pytest.mark.parametrize("seen", [b"A0", None, b""])
-def test_who_reckoned_with_another_state_of_the_account_is_told_the_present_one(run: Run, seen: bytes | None) -> None:
+def test_who_reckoned_with_another_state_of_the_account_is_told_the_present_one(
+    run: Run, seen: bytes | None
+) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place("first", 40)
         moved = await keeper.place("second", 1, seen=seen)
@@ -252,7 +283,8 @@ def test_a_hold_is_settled_in_the_commit_of_its_use_or_not_at_all(run: Run) -> N
         await keeper.place()
         with pytest.raises(Exception, match="head"):
             await keeper.view.commit(
-                Position(77, "elsewhere"), ViewChange(head=b"", position=Position(78, ""), settled_holds=[("ann", "job")])
+                Position(77, "elsewhere"),
+                ViewChange(head=b"", position=Position(78, ""), settled_holds=[("ann", "job")]),
             )
         assert await keeper.held() == 40
         await keeper.settle(("ann", "job"))
@@ -262,7 +294,9 @@ def test_a_hold_is_settled_in_the_commit_of_its_use_or_not_at_all(run: Run) -> N
 
 
 def test_a_settled_hold_is_answered_and_reserves_nothing(run: Run) -> None:
-    """A retry of what has been done and charged: it is told so, and its own report will be a duplicate."""
+    """A retry of what has been done and charged: it is told so, and its own report will be a
+    duplicate.
+    """
 
     async def test(keeper: Keeper) -> None:
         await keeper.place()
@@ -360,7 +394,10 @@ def test_holds_are_of_no_view_and_stay_when_one_is_thrown_away_or_replaced(run: 
         await keeper.view.clear()
         assert await keeper.find() == held.hold
         beside = keeper.view.beside()
-        await beside.commit(None, ViewChange(head=b"h", position=Position(5, "anew"), settled_holds=[("ann", "job")]))
+        await beside.commit(
+            None,
+            ViewChange(head=b"h", position=Position(5, "anew"), settled_holds=[("ann", "job")]),
+        )
         assert await keeper.find() == held.hold
         await keeper.view.take_over(Position(5, "anew"))
         assert (await keeper.find(), await keeper.held()) == (held.hold, 40)
@@ -380,7 +417,9 @@ def test_amounts_are_exact_up_to_two_to_the_53rd(run: Run) -> None:
     run(test)
 
 
-@pytest.mark.parametrize("name", ["a b", "ü/日本", "{x}", "}", "-1", "1e3", "0", "with:colon", "open 5 6 x"])
+@pytest.mark.parametrize(
+    "name", ["a b", "ü/日本", "{x}", "}", "-1", "1e3", "0", "with:colon", "open 5 6 x"]
+)
 def test_names_are_bytes_that_nobody_reads(run: Run, name: str) -> None:
     async def test(keeper: Keeper) -> None:
         held = await keeper.place(name, 5, account=name, seen=None)

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from usageledger.ledger.records import GroupTooLarge, KeyedValue, LedgerError, LedgerPartition, Record, RecordsMissing, Superseded
+from usageledger.ledger.records import (
+    GroupTooLarge,
+    KeyedValue,
+    LedgerError,
+    LedgerPartition,
+    Record,
+    RecordsMissing,
+    Superseded,
+)
 from usageledger.log.kafka_ledger import KafkaLedgerPartition, LedgerSettings
 from usageledger.log.memory import MemoryLedgerPartition, MemoryLog
 from usageledger.log.topics import Topics
@@ -29,13 +37,22 @@ def memory_handles(_: pytest.FixtureRequest) -> Iterator[MakeHandle]:
 
 def kafka_handles(request: pytest.FixtureRequest) -> Iterator[MakeHandle]:
     kafka, prefix = request.getfixturevalue("kafka"), request.getfixturevalue("prefix")
-    settings = LedgerSettings(batch_bytes=20_000, group_bytes_max=GROUP_BYTES_MAX, no_progress_timeout_s=2.0, read_chunk_records=300)
-    yield lambda: KafkaLedgerPartition(kafka=kafka, topic=Topics(prefix).ledger, partition=1, settings=settings)
+    settings = LedgerSettings(
+        batch_bytes=20_000,
+        group_bytes_max=GROUP_BYTES_MAX,
+        no_progress_timeout_s=2.0,
+        read_chunk_records=300,
+    )
+    yield lambda: KafkaLedgerPartition(
+        kafka=kafka, topic=Topics(prefix).ledger, partition=1, settings=settings
+    )
 
 
 @pytest.fixture(params=[memory_handles, kafka_handles], ids=["memory", "kafka"])
 def new_handle(request: pytest.FixtureRequest) -> Iterator[MakeHandle]:
-    """Makes handles of several workers on one and the same ledger partition, which nobody has used before."""
+    """Makes handles of several workers on one and the same ledger partition, which nobody has used
+    before.
+    """
     yield from request.param(request)
 
 
@@ -54,7 +71,9 @@ async def workers(new_handle: MakeHandle, count: int) -> AsyncIterator[list[Hand
 
 
 async def all_records(ledger: LedgerPartition, start: int = 0) -> list[Record]:
-    return [record async for chunk in ledger.read(start, await ledger.end_offset()) for record in chunk]
+    return [
+        record async for chunk in ledger.read(start, await ledger.end_offset()) for record in chunk
+    ]
 
 
 async def values(ledger: LedgerPartition, start: int = 0) -> list[bytes | None]:
@@ -90,7 +109,13 @@ def test_keys_values_and_rising_timestamps_come_back(new_handle: MakeHandle) -> 
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
-            await ledger.append(1, [[KeyedValue(b"acct_1", b"\x00\xff"), KeyedValue("kö".encode(), b"{}")], [KeyedValue(None, b"adopted")]])
+            await ledger.append(
+                1,
+                [
+                    [KeyedValue(b"acct_1", b"\x00\xff"), KeyedValue("kö".encode(), b"{}")],
+                    [KeyedValue(None, b"adopted")],
+                ],
+            )
             records = await all_records(ledger)
             assert [(record.offset, record.key, record.value) for record in records] == [
                 (0, None, b"claim"),
@@ -108,7 +133,10 @@ def test_many_groups_lie_in_order_and_without_a_gap(new_handle: MakeHandle) -> N
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
-            groups = [entries(*(f"{group}.{n} {'x' * 300}" for n in range(group % 4))) for group in range(1_000)]
+            groups = [
+                entries(*(f"{group}.{n} {'x' * 300}" for n in range(group % 4)))
+                for group in range(1_000)
+            ]
             await ledger.append(1, groups)
             expected = [entry.value for group in groups for entry in group]
             assert await values(ledger, 1) == expected
@@ -121,14 +149,19 @@ def test_a_read_ends_before_its_stop_and_begins_at_its_start(new_handle: MakeHan
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
             await ledger.append(1, [entries("a", "b", "c", "d")])
-            assert [record.value async for chunk in ledger.read(2, 4) for record in chunk] == [b"b", b"c"]
+            assert [record.value async for chunk in ledger.read(2, 4) for record in chunk] == [
+                b"b",
+                b"c",
+            ]
             assert [chunk async for chunk in ledger.read(3, 3)] == []
             assert [record.value async for chunk in ledger.read(4, 5) for record in chunk] == [b"d"]
 
     run(work())
 
 
-def test_a_read_beyond_the_end_gives_what_is_there_and_then_an_error(new_handle: MakeHandle) -> None:
+def test_a_read_beyond_the_end_gives_what_is_there_and_then_an_error(
+    new_handle: MakeHandle,
+) -> None:
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
@@ -139,8 +172,13 @@ def test_a_read_beyond_the_end_gives_what_is_there_and_then_an_error(new_handle:
     run(work())
 
 
-def test_a_read_from_where_nothing_lies_says_that_records_are_missing(new_handle: MakeHandle) -> None:
-    """A ledger that was truncated or made anew: the view knows of more than the log holds. It must not jump to what is there."""
+def test_a_read_from_where_nothing_lies_says_that_records_are_missing(
+    new_handle: MakeHandle,
+) -> None:
+    """A ledger that was truncated or made anew: the view knows of more than the log holds.
+
+    It must not jump to what is there.
+    """
 
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
@@ -153,7 +191,9 @@ def test_a_read_from_where_nothing_lies_says_that_records_are_missing(new_handle
     run(work())
 
 
-def test_after_anothers_claim_an_append_is_superseded_and_lies_off_its_offset(new_handle: MakeHandle) -> None:
+def test_after_anothers_claim_an_append_is_superseded_and_lies_off_its_offset(
+    new_handle: MakeHandle,
+) -> None:
     async def work() -> None:
         async with workers(new_handle, 2) as (first, second):
             await first.claim(CLAIM)
@@ -166,7 +206,9 @@ def test_after_anothers_claim_an_append_is_superseded_and_lies_off_its_offset(ne
     run(work())
 
 
-def test_a_superseded_worker_takes_nothing_more_before_it_claims_again(new_handle: MakeHandle) -> None:
+def test_a_superseded_worker_takes_nothing_more_before_it_claims_again(
+    new_handle: MakeHandle,
+) -> None:
     async def work() -> None:
         async with workers(new_handle, 2) as (first, second):
             await first.claim(CLAIM)
@@ -192,7 +234,9 @@ def test_nothing_is_appended_before_the_first_claim(new_handle: MakeHandle) -> N
     run(work())
 
 
-def test_an_input_with_more_entries_than_a_batch_takes_is_refused_and_the_claim_stays_good(new_handle: MakeHandle) -> None:
+def test_an_input_with_more_entries_than_a_batch_takes_is_refused_and_the_claim_stays_good(
+    new_handle: MakeHandle,
+) -> None:
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
@@ -214,7 +258,11 @@ def test_an_input_just_within_the_largest_batch_lies_whole(new_handle: MakeHandl
             entry_bytes = (GROUP_BYTES_MAX - 61) // 10 - 36 - 4
             large = [KeyedValue(b"acct", bytes(entry_bytes)) for _ in range(10)]
             await ledger.append(1, [entries("a"), large, entries("b")])
-            assert [len(value or b"") for value in await values(ledger, 1)] == [1, *[entry_bytes] * 10, 1]
+            assert [len(value or b"") for value in await values(ledger, 1)] == [
+                1,
+                *[entry_bytes] * 10,
+                1,
+            ]
 
     run(work())
 
@@ -230,7 +278,9 @@ def test_appends_that_overlap_in_time_keep_their_order(new_handle: MakeHandle) -
 
 
 def test_of_two_workers_racing_the_log_says_which_entries_are_valid(new_handle: MakeHandle) -> None:
-    """Whatever the interleaving, the entries that lie at the offset they name are one owner's at a time, without a gap."""
+    """Whatever the interleaving, the entries that lie at the offset they name are one owner's at a
+    time, without a gap.
+    """
 
     async def work() -> None:
         async def contend(ledger: Handle, name: str) -> None:
@@ -239,7 +289,9 @@ def test_of_two_workers_racing_the_log_says_which_entries_are_valid(new_handle: 
                 try:
                     for _ in range(5):
                         offset += 1
-                        await ledger.append(offset, [[KeyedValue(name.encode(), str(offset).encode())]])
+                        await ledger.append(
+                            offset, [[KeyedValue(name.encode(), str(offset).encode())]]
+                        )
                 except Superseded:
                     continue
 

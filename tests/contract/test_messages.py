@@ -1,4 +1,6 @@
-"""What the code writes is what the schemas say, and what the models accept is what the ledger accepts."""
+"""What the code writes is what the schemas say, and what the models accept is what the ledger
+accepts.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,12 @@ def validate(value: bytes) -> None:
     """Hold a record's value against the schema and the model of its type."""
     message = json.loads(value)
     schema = schema_of(message["type"])
-    jsonschema.validate(message, schema, cls=jsonschema.Draft202012Validator, format_checker=jsonschema.FormatChecker())
+    jsonschema.validate(
+        message,
+        schema,
+        cls=jsonschema.Draft202012Validator,
+        format_checker=jsonschema.FormatChecker(),
+    )
     MESSAGES[message["type"]].model_validate_json(value)
 
 
@@ -63,7 +70,8 @@ def decoded(message: dict[str, Any]) -> AnyEvent | Malformed:
     return decode(record, 0, 1)
 
 
-# What the code writes ---------------------------------------------------------------------------------------------------------
+# What the code writes
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("type_", MESSAGES)
@@ -75,8 +83,14 @@ def test_each_schema_is_a_schema_and_its_examples_keep_it(type_: str) -> None:
 
 
 def test_the_example_limit_events_are_those_that_the_example_entries_announce() -> None:
-    announced = [json.loads(message.value) for sealed in example_entries() for message in limit_events(sealed.entry)]
-    assert announced == [examples()[type_][0] for type_ in ("limit.threshold", "limit.reached", "limit.cleared")]
+    announced = [
+        json.loads(message.value)
+        for sealed in example_entries()
+        for message in limit_events(sealed.entry)
+    ]
+    assert announced == [
+        examples()[type_][0] for type_ in ("limit.threshold", "limit.reached", "limit.cleared")
+    ]
 
 
 @pytest.mark.parametrize("type_", INPUTS)
@@ -86,7 +100,9 @@ def test_the_ledger_accepts_the_example_inputs(type_: str) -> None:
 
 
 def test_the_ledger_accepts_the_example_catalog() -> None:
-    assert isinstance(decode_catalog(Record(0, 0, None, encoded(examples()["catalog.published"][0]))), Catalog)
+    assert isinstance(
+        decode_catalog(Record(0, 0, None, encoded(examples()["catalog.published"][0]))), Catalog
+    )
 
 
 def test_every_field_of_an_entry_and_a_claim_is_in_the_contract() -> None:
@@ -114,7 +130,17 @@ def test_what_the_ledger_writes_keeps_its_schemas() -> None:
     validate(encode_claim(claim_of(0, "5f0c61a2", "worker/1")))
     values = list(_ledger_of_a_story())
     kinds = {json.loads(value)["data"].get("kind") for value in values}
-    assert kinds >= {"catalog_adopted", "account_opened", "usage", "duplicate", "refusal", "plan_change", "grant", "void", "renewal"}
+    assert kinds >= {
+        "catalog_adopted",
+        "account_opened",
+        "usage",
+        "duplicate",
+        "refusal",
+        "plan_change",
+        "grant",
+        "void",
+        "renewal",
+    }
     assert kinds >= {"suspension", "resumption", "thresholds_set"}
     types = {json.loads(value)["type"] for value in values}
     assert types == {"ledger.entry", "limit.threshold", "limit.reached", "limit.cleared"}
@@ -132,10 +158,22 @@ def test_what_the_sdks_write_keeps_its_schemas_and_is_accepted() -> None:
 
 def _built_by_the_sdks() -> Iterator[dict[str, Any]]:
     head: Any = {"source": "/billing", "account": "acct_4821", "id": "event_1", "now": NOW}
-    yield produced.usage_recorded(**head, feature="genai_video", model="veo_3", quantity="1.5", dimensions={"project": "p_77"})
+    yield produced.usage_recorded(
+        **head, feature="genai_video", model="veo_3", quantity="1.5", dimensions={"project": "p_77"}
+    )
     yield produced.usage_recorded(**head, feature="chat_message", hold_id="hold_7")
-    yield produced.usage_voided(source="/s", account="a", usage_source="/render", usage_id="gen", reason="black", now=NOW)
-    yield produced.account_opened(**head, plan="pro", anchor=NOW, time_zone="Europe/Berlin", used="86.5", free_used="200", as_of=NOW)
+    yield produced.usage_voided(
+        source="/s", account="a", usage_source="/render", usage_id="gen", reason="black", now=NOW
+    )
+    yield produced.account_opened(
+        **head,
+        plan="pro",
+        anchor=NOW,
+        time_zone="Europe/Berlin",
+        used="86.5",
+        free_used="200",
+        as_of=NOW,
+    )
     yield produced.account_opened(**head, plan="free")
     yield produced.account_subscribed(**head, plan="pro", time_zone="Asia/Tokyo", anchor=NOW)
     yield produced.account_plan_changed(**head, plan="max")
@@ -146,17 +184,29 @@ def _built_by_the_sdks() -> Iterator[dict[str, Any]]:
     yield produced.account_thresholds_set(**head, thresholds=["0.5", Decimal("0.90")])
     yield produced.account_thresholds_set(**head, thresholds=[])
     yield produced.account_thresholds_set(**head, thresholds=None)
-    yield produced.credits_granted(**head, credits="12.5", reason="goodwill", expires_at=NOW.replace(year=2027))
+    yield produced.credits_granted(
+        **head, credits="12.5", reason="goodwill", expires_at=NOW.replace(year=2027)
+    )
 
 
 def _ledger_of_a_story() -> Iterator[bytes]:
-    """The values of the entries, and of the limit events, of an account that goes through all that can happen to one."""
+    """The values of the entries, and of the limit events, of an account that goes through all that
+    can happen to one.
+    """
     catalogs = adopted_catalogs([Record(0, 0, None, encoded(examples()["catalog.published"][0]))])
     book = PartitionBook(0, 1, Head(ledger="5f0c61a2"), catalogs)
     sealed = book.adopt(Record(1, 0, None, encoded(_another_catalog())))
     for number, (day, type_, id_, data) in enumerate(_STORY):
         at = f"2027-{day}T12:00:00Z"
-        message = {"specversion": "1.0", "type": type_, "id": id_, "source": "/s", "subject": "acct", "time": at, "data": data}
+        message = {
+            "specversion": "1.0",
+            "type": type_,
+            "id": id_,
+            "source": "/s",
+            "subject": "acct",
+            "time": at,
+            "data": data,
+        }
         topic: entry.Topic = "usage" if type_ == "usage.recorded" else "account"
         record = Record(number, milliseconds(datetime.fromisoformat(at)), b"acct", encoded(message))
         (item,) = book.decode(topic, [record])
@@ -179,13 +229,23 @@ _STORY: list[tuple[str, str, str, dict[str, Any]]] = [
     ("01-06", "usage.recorded", "u3", _VIDEO),
     ("01-07", "account.subscribed", "s1", {"plan": "pro", "time_zone": "Europe/Berlin"}),
     ("01-08", "usage.recorded", "u4", {**_VIDEO, "quantity": "3", "hold_id": "h1"}),
-    ("01-09", "credits.granted", "g1", {"credits": "150", "reason": "goodwill", "expires_at": "2027-01-20T00:00:00Z"}),
+    (
+        "01-09",
+        "credits.granted",
+        "g1",
+        {"credits": "150", "reason": "goodwill", "expires_at": "2027-01-20T00:00:00Z"},
+    ),
     ("01-10", "usage.voided", "v1", {"source": "/s", "id": "u4", "reason": "black"}),
     ("01-11", "usage.voided", "v2", {"source": "/s", "id": "u5", "reason": "too early"}),
     ("01-12", "usage.recorded", "u5", _VIDEO),
     ("01-13", "account.plan_changed", "p1", {"plan": "max"}),
     ("01-14", "account.cancelled", "c1", {}),
-    ("01-15", "account.suspended", "x1", {"reason": "payment_failed", "note": "the card has expired"}),
+    (
+        "01-15",
+        "account.suspended",
+        "x1",
+        {"reason": "payment_failed", "note": "the card has expired"},
+    ),
     ("01-16", "account.thresholds_set", "t1", {"thresholds": ["0.5"]}),
     ("01-17", "account.thresholds_set", "t2", {"thresholds": []}),
     ("01-18", "account.thresholds_set", "t3", {"thresholds": None}),
@@ -194,11 +254,15 @@ _STORY: list[tuple[str, str, str, dict[str, Any]]] = [
 ]
 
 
-# AsyncAPI ---------------------------------------------------------------------------------------------------------------------
+# AsyncAPI
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_topics_of_the_asyncapi_document_are_the_topics_that_are_made() -> None:
-    """Names, retention and sizes. The document speaks of a ledger without a prefix that is no longer in import mode."""
+    """Names, retention and sizes.
+
+    The document speaks of a ledger without a prefix that is no longer in import mode.
+    """
     channels = asyncapi_document()["channels"]
     made = {topic.name: topic for topic in topic_settings(Topics())}
     assert {channel["address"] for channel in channels.values()} == made.keys()
@@ -206,29 +270,57 @@ def test_the_topics_of_the_asyncapi_document_are_the_topics_that_are_made() -> N
         stated = channel["bindings"]["kafka"]["topicConfiguration"]
         real = made[channel["address"]].configs
         assert real["cleanup.policy"] in stated["cleanup.policy"]
-        assert [str(stated[name]) for name in ("retention.ms", "retention.bytes", "max.message.bytes")] == [
-            real[name] for name in ("retention.ms", "retention.bytes", "max.message.bytes")
-        ]
+        assert [
+            str(stated[name]) for name in ("retention.ms", "retention.bytes", "max.message.bytes")
+        ] == [real[name] for name in ("retention.ms", "retention.bytes", "max.message.bytes")]
         assert channel["x-message-timestamp-type"] == real["message.timestamp.type"]
 
 
 def test_every_message_is_in_exactly_one_channel() -> None:
     channels = asyncapi_document()["channels"].values()
-    assert sorted(type_ for channel in channels for type_ in channel["messages"]) == sorted(MESSAGES)
-
-
-def test_yaml_text_quotes_what_yaml_would_read_otherwise() -> None:
-    text = yaml_text({"on": 1, "$ref": "#/a", "plain.key": ["no", {"a": None, "b": []}], "empty": {}, "nested": {"deep": [[1], {}]}})
-    assert text == (
-        '"on": 1\n"$ref": "#/a"\nplain.key:\n  - "no"\n  - a: null\n    b: []\nempty: {}\nnested:\n  deep:\n    - - 1\n    - {}\n'
+    assert sorted(type_ for channel in channels for type_ in channel["messages"]) == sorted(
+        MESSAGES
     )
 
 
-# What is accepted -------------------------------------------------------------------------------------------------------------
+def test_yaml_text_quotes_what_yaml_would_read_otherwise() -> None:
+    text = yaml_text(
+        {
+            "on": 1,
+            "$ref": "#/a",
+            "plain.key": ["no", {"a": None, "b": []}],
+            "empty": {},
+            "nested": {"deep": [[1], {}]},
+        }
+    )
+    assert text == (
+        '"on": 1\n"$ref": "#/a"\nplain.key:\n  - "no"\n  - a: null\n    b: []\nempty: '
+        "{}\nnested:\n  deep:\n    - - 1\n    - {}\n"
+    )
+
+
+# What is accepted
+# -------------------------------------------------------------------------------------------------------------
 
 _names: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(
-        ["pro", "acct_1", "/render", "", " ", " a", "a ", "a b", "é", "a\n", "\u00a0a", "a\u2028", "\ufeffa", "a\x7f", "x" * 201]
+        [
+            "pro",
+            "acct_1",
+            "/render",
+            "",
+            " ",
+            " a",
+            "a ",
+            "a b",
+            "é",
+            "a\n",
+            "\u00a0a",
+            "a\u2028",
+            "\ufeffa",
+            "a\x7f",
+            "x" * 201,
+        ]
     ),
     st.text(max_size=8),
 )
@@ -262,9 +354,49 @@ _times: st.SearchStrategy[Any] = st.one_of(
 _amounts: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(
         [
-            *("1", "0", "-1", "1.0", "0.000001", "0.0000001", "1e3", "1_000", " 1", "１", "", "NaN", "Infinity", "+1", "1.", ".5"),
-            *("1000000000", "1000000000.000001", "9007199254.740991", "9007199254.740992", "00000000001"),
-            *(1, 0, -1, 1.0, 0.5, 10**9, 10**9 + 1, 9007199254, 9007199255, 10**25, -(10**25), True, False, None, [], {}),
+            *(
+                "1",
+                "0",
+                "-1",
+                "1.0",
+                "0.000001",
+                "0.0000001",
+                "1e3",
+                "1_000",
+                " 1",
+                "１",
+                "",
+                "NaN",
+                "Infinity",
+                "+1",
+                "1.",
+                ".5",
+            ),
+            *(
+                "1000000000",
+                "1000000000.000001",
+                "9007199254.740991",
+                "9007199254.740992",
+                "00000000001",
+            ),
+            *(
+                1,
+                0,
+                -1,
+                1.0,
+                0.5,
+                10**9,
+                10**9 + 1,
+                9007199254,
+                9007199255,
+                10**25,
+                -(10**25),
+                True,
+                False,
+                None,
+                [],
+                {},
+            ),
         ]
     ),
     st.integers(),
@@ -272,10 +404,34 @@ _amounts: st.SearchStrategy[Any] = st.one_of(
     st.decimals(allow_nan=False, allow_infinity=False).map(str),
 )
 _shares: st.SearchStrategy[Any] = st.sampled_from(
-    [*("0.5", "0.50", "00.8", "0.8", "0.9", "0.999999", "0.9999999", "0", "1", "1.5", "-0.5", ".5", "0.", "NaN", ""), 0.5, 1, None, ["0.5"]]
+    [
+        *(
+            "0.5",
+            "0.50",
+            "00.8",
+            "0.8",
+            "0.9",
+            "0.999999",
+            "0.9999999",
+            "0",
+            "1",
+            "1.5",
+            "-0.5",
+            ".5",
+            "0.",
+            "NaN",
+            "",
+        ),
+        0.5,
+        1,
+        None,
+        ["0.5"],
+    ]
 )
 _MANY_SHARES = [f"0.{n:02d}" for n in range(1, 21)]
-_other: st.SearchStrategy[Any] = st.sampled_from([None, 1, 1.5, True, [], {}, "", "text", {"a": "b"}, {"a": 1}])
+_other: st.SearchStrategy[Any] = st.sampled_from(
+    [None, 1, 1.5, True, [], {}, "", "text", {"a": "b"}, {"a": 1}]
+)
 _values: st.SearchStrategy[Any] = st.one_of(_names, _times, _amounts, _other)
 
 # What is tried in a field of that name, most of the time.
@@ -283,27 +439,48 @@ _FITTING: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("time", "recordedtime", "anchor", "as_of", "expires_at"), _times),
     **dict.fromkeys(("quantity", "credits", "used", "free_used"), _amounts),
     "effective": st.sampled_from(["period_end", "now", "later", "", None]),
-    "thresholds": st.one_of(_other, st.lists(_shares, max_size=3), st.lists(_shares, min_size=19, max_size=22), st.just(_MANY_SHARES)),
+    "thresholds": st.one_of(
+        _other,
+        st.lists(_shares, max_size=3),
+        st.lists(_shares, min_size=19, max_size=22),
+        st.just(_MANY_SHARES),
+    ),
     "specversion": st.sampled_from(["1.0", "1", "0.3", 1.0]),
     "type": st.sampled_from([*INPUTS, "ledger.entry", ""]),
-    "dimensions": st.one_of(_other, st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.none()), max_size=2)),
-    **dict.fromkeys(("id", "source", "subject", "feature", "model", "hold_id", "plan", "time_zone", "reason"), _names),
+    "dimensions": st.one_of(
+        _other,
+        st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.none()), max_size=2),
+    ),
+    **dict.fromkeys(
+        ("id", "source", "subject", "feature", "model", "hold_id", "plan", "time_zone", "reason"),
+        _names,
+    ),
 }
 
 
 @st.composite
 def _events(draw: st.DrawFn) -> dict[str, Any]:
     """A right event of some type in which up to three places are changed or missing."""
-    message: dict[str, Any] = json.loads(json.dumps(draw(st.sampled_from([examples()[type_][0] for type_ in INPUTS]))))
+    message: dict[str, Any] = json.loads(
+        json.dumps(draw(st.sampled_from([examples()[type_][0] for type_ in INPUTS])))
+    )
     for _ in range(draw(st.integers(0, 3))):
         data = message.get("data")
         place = draw(st.sampled_from([message, data])) if isinstance(data, dict) else message
-        name = draw(st.sampled_from(sorted({*place, "recordedtime"} if place is message else {*place, "hold_id", "anchor"})))
+        name = draw(
+            st.sampled_from(
+                sorted(
+                    {*place, "recordedtime"} if place is message else {*place, "hold_id", "anchor"}
+                )
+            )
+        )
         if draw(st.integers(0, 9)) == 0:
             place.pop(name, None)
         else:
             # A copy: what is drawn twice must not come to lie within itself.
-            place[name] = deepcopy(draw(st.one_of(_FITTING.get(name, _values), _FITTING.get(name, _values), _values)))
+            place[name] = deepcopy(
+                draw(st.one_of(_FITTING.get(name, _values), _FITTING.get(name, _values), _values))
+            )
     return message
 
 
@@ -340,8 +517,15 @@ def test_a_model_accepts_an_event_exactly_if_the_ledger_does(message: dict[str, 
 
 
 def _same_meaning(model: Any, event: Any) -> None:
-    """Every field that the two have by one name has one value: credits in micro-credits, times in UTC, quantities in one form."""
-    assert (model.subject, model.source, model.id, model.time) == (event.account, event.source, event.id, event.occurred_at)
+    """Every field that the two have by one name has one value: credits in micro-credits, times in
+    UTC, quantities in one form.
+    """
+    assert (model.subject, model.source, model.id, model.time) == (
+        event.account,
+        event.source,
+        event.id,
+        event.occurred_at,
+    )
     shared = set(type(model.data).model_fields) & set(event.__struct_fields__) - {"source", "id"}
     for name in shared:
         said = getattr(model.data, name)
@@ -351,8 +535,12 @@ def _same_meaning(model: Any, event: Any) -> None:
 
 @given(st.floats(), st.sampled_from(["quantity", "credits", "used", "free_used"]))
 def test_no_float_passes_where_credits_or_quantities_do(number: float, field: str) -> None:
-    """Not as JSON, and not from Python either, where pydantic would turn a whole float into an integer."""
-    type_ = {"quantity": "usage.recorded", "credits": "credits.granted"}.get(field, "account.opened")
+    """Not as JSON, and not from Python either, where pydantic would turn a whole float into an
+    integer.
+    """
+    type_ = {"quantity": "usage.recorded", "credits": "credits.granted"}.get(
+        field, "account.opened"
+    )
     message = examples()[type_][0]
     with pytest.raises(ValidationError):
         MESSAGES[type_].model_validate({**message, "data": {**message["data"], field: number}})

@@ -40,14 +40,18 @@ def test_each_call_has_an_example_that_its_schema_accepts(name: str) -> None:
         assert examples, f"{name}: {what} has no example"
         if "json" in media_type:
             for example in examples:
-                jsonschema.validate(example, {**media["schema"], "components": DOCUMENT["components"]})
+                jsonschema.validate(
+                    example, {**media["schema"], "components": DOCUMENT["components"]}
+                )
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_call_says_in_words_what_it_does_and_which_problems_it_answers_with(name: str) -> None:
     operation = OPERATIONS[name]
     assert operation["description"].strip().endswith((".", "`")), f"{name} is not described"
-    failures = {status: response for status, response in operation["responses"].items() if status[0] in "45"}
+    failures = {
+        status: response for status, response in operation["responses"].items() if status[0] in "45"
+    }
     assert {"401", "403", "429"} <= failures.keys()
     assert all(MEDIA_TYPE in response["content"] for response in failures.values())
     assert operation["security"] == [{"key": []}]
@@ -58,7 +62,8 @@ def test_each_parameter_of_a_path_has_an_example() -> None:
         f"{name}: {parameter['name']}"
         for name, operation in OPERATIONS.items()
         for parameter in operation.get("parameters", ())
-        if parameter["in"] == "path" and not (parameter.get("example") or parameter.get("schema", {}).get("examples"))
+        if parameter["in"] == "path"
+        and not (parameter.get("example") or parameter.get("schema", {}).get("examples"))
     ]
     assert bare == []
 

@@ -1,4 +1,6 @@
-"""One contract for every view of a partition: what holds in memory holds in a Redis and in a Redis Cluster."""
+"""One contract for every view of a partition: what holds in memory holds in a Redis and in a Redis
+Cluster.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,12 @@ def test_an_empty_view_has_no_head_and_finds_nothing(open_view: OpenView) -> Non
         found = await view.fetch(None, ["ann"], [(100, GEN_1)])
         assert (list(found.accounts), list(found.identities)) == ([None], [None])
         snapshot = await view.snapshot()
-        assert (snapshot.head, snapshot.accounts, snapshot.due_ms, snapshot.identities) == (None, {}, {}, {})
+        assert (snapshot.head, snapshot.accounts, snapshot.due_ms, snapshot.identities) == (
+            None,
+            {},
+            {},
+            {},
+        )
 
     run(open_view, test)
 
@@ -117,7 +124,9 @@ def test_what_a_commit_wrote_is_found_by_its_head(open_view: OpenView) -> None:
         head = await view.head()
         assert head is not None
         assert (head.position, head.value) == (FIRST, b"first")
-        found = await view.fetch(FIRST, ["bob", "eve", "ann"], [(100, GEN_1), (101, GEN_2), (101, GEN_3)])
+        found = await view.fetch(
+            FIRST, ["bob", "eve", "ann"], [(100, GEN_1), (101, GEN_2), (101, GEN_3)]
+        )
         assert list(found.accounts) == [b"B1", None, b"A1"]
         assert list(found.identities) == [b"one", b"two", None]
         assert await view.due() == {"ann": 1_800_000_000_000, "bob": 1_900_000_000_000}
@@ -160,8 +169,14 @@ def test_a_later_commit_replaces_what_it_names_and_leaves_the_rest(open_view: Op
     run(open_view, test)
 
 
-@pytest.mark.parametrize("expected", [None, Position(10, "ab"), Position(11, "aa"), SECOND], ids=["none", "hash", "offset", "ahead"])
-def test_a_head_that_is_elsewhere_refuses_everything_and_nothing_changes(open_view: OpenView, expected: Position | None) -> None:
+@pytest.mark.parametrize(
+    "expected",
+    [None, Position(10, "ab"), Position(11, "aa"), SECOND],
+    ids=["none", "hash", "offset", "ahead"],
+)
+def test_a_head_that_is_elsewhere_refuses_everything_and_nothing_changes(
+    open_view: OpenView, expected: Position | None
+) -> None:
     async def test(view: PartitionView) -> None:
         await begin(view)
         before = await everything(view)
@@ -204,8 +219,12 @@ def test_an_empty_view_refuses_who_believes_it_has_a_head(open_view: OpenView) -
     run(open_view, test)
 
 
-def test_a_commit_whose_answer_was_lost_shows_in_the_head_and_is_not_applied_twice(open_view: OpenView) -> None:
-    """The owner saw a time-out; it reads the head, or commits again: either way it learns that its commit was applied."""
+def test_a_commit_whose_answer_was_lost_shows_in_the_head_and_is_not_applied_twice(
+    open_view: OpenView,
+) -> None:
+    """The owner saw a time-out; it reads the head, or commits again: either way it learns that its
+    commit was applied.
+    """
 
     async def test(view: PartitionView) -> None:
         await begin(view)
@@ -219,10 +238,21 @@ def test_a_commit_whose_answer_was_lost_shows_in_the_head_and_is_not_applied_twi
     run(open_view, test)
 
 
-def test_an_identity_is_found_in_its_window_and_from_the_one_after_and_from_no_other(open_view: OpenView) -> None:
+def test_an_identity_is_found_in_its_window_and_from_the_one_after_and_from_no_other(
+    open_view: OpenView,
+) -> None:
     async def test(view: PartitionView) -> None:
         await begin(view)
-        asked = [(99, GEN_1), (100, GEN_1), (101, GEN_1), (102, GEN_1), (100, GEN_2), (101, GEN_2), (102, GEN_2), (103, GEN_2)]
+        asked = [
+            (99, GEN_1),
+            (100, GEN_1),
+            (101, GEN_1),
+            (102, GEN_1),
+            (100, GEN_2),
+            (101, GEN_2),
+            (102, GEN_2),
+            (103, GEN_2),
+        ]
         found = await view.fetch(FIRST, [], asked)
         assert list(found.identities) == [None, b"one", b"one", None, None, b"two", b"two", None]
 
@@ -231,7 +261,9 @@ def test_an_identity_is_found_in_its_window_and_from_the_one_after_and_from_no_o
 
 def test_of_two_windows_that_hold_an_identity_the_newer_one_counts(open_view: OpenView) -> None:
     async def test(view: PartitionView) -> None:
-        change = ViewChange(head=b"h", position=FIRST, identities={100: {GEN_1: b"older"}, 101: {GEN_1: b"newer"}})
+        change = ViewChange(
+            head=b"h", position=FIRST, identities={100: {GEN_1: b"older"}, 101: {GEN_1: b"newer"}}
+        )
         await view.commit(None, change)
         found = await view.fetch(FIRST, [], [(101, GEN_1), (100, GEN_1), (102, GEN_1)])
         assert list(found.identities) == [b"newer", b"older", b"newer"]
@@ -239,18 +271,25 @@ def test_of_two_windows_that_hold_an_identity_the_newer_one_counts(open_view: Op
     run(open_view, test)
 
 
-def test_windows_that_are_no_longer_needed_are_dropped_whole_and_by_number(open_view: OpenView) -> None:
+def test_windows_that_are_no_longer_needed_are_dropped_whole_and_by_number(
+    open_view: OpenView,
+) -> None:
     """99 is older than 100, though not as a text."""
 
     async def test(view: PartitionView) -> None:
         windows = {window: {GEN_1: b"%d" % window} for window in (9, 98, 99, 100, 101)}
         await view.commit(None, ViewChange(head=b"h", position=FIRST, identities=windows))
         change = ViewChange(
-            head=b"h", position=SECOND, identities={99: {GEN_2: b"too old"}, 101: {GEN_2: b"kept"}}, drop_windows_before=100
+            head=b"h",
+            position=SECOND,
+            identities={99: {GEN_2: b"too old"}, 101: {GEN_2: b"kept"}},
+            drop_windows_before=100,
         )
         await view.commit(FIRST, change)
         assert (await view.snapshot()).identities == {100: 1, 101: 2}
-        found = await view.fetch(SECOND, [], [(99, GEN_1), (100, GEN_1), (99, GEN_2), (101, GEN_2), (9, GEN_1)])
+        found = await view.fetch(
+            SECOND, [], [(99, GEN_1), (100, GEN_1), (99, GEN_2), (101, GEN_2), (9, GEN_1)]
+        )
         assert list(found.identities) == [None, b"100", None, b"kept", None]
 
     run(open_view, test)
@@ -262,14 +301,18 @@ def test_dropping_windows_again_and_again_changes_nothing_more(open_view: OpenVi
         at = FIRST
         for n in range(3):
             following = Position(100 + n, "n")
-            await view.commit(at, ViewChange(head=b"h", position=following, drop_windows_before=101))
+            await view.commit(
+                at, ViewChange(head=b"h", position=following, drop_windows_before=101)
+            )
             at = following
             assert (await view.snapshot()).identities == {101: 1}
 
     run(open_view, test)
 
 
-def test_a_head_is_verified_by_a_commit_and_by_verify_and_by_nothing_else(open_view: OpenView) -> None:
+def test_a_head_is_verified_by_a_commit_and_by_verify_and_by_nothing_else(
+    open_view: OpenView,
+) -> None:
     async def test(view: PartitionView) -> None:
         started_ms = time.time_ns() // 1_000_000
         await begin(view)
@@ -289,7 +332,9 @@ def test_a_head_is_verified_by_a_commit_and_by_verify_and_by_nothing_else(open_v
 
 
 def test_a_commit_that_says_of_when_the_view_is_verifies_nothing(open_view: OpenView) -> None:
-    """A view that is read again from the ledger would show last month's figures as today's until it has come to the end."""
+    """A view that is read again from the ledger would show last month's figures as today's until it
+    has come to the end.
+    """
 
     async def test(view: PartitionView) -> None:
         await view.commit(None, ViewChange(head=b"h", position=FIRST, as_of_ms=1_700_000_000_000))
@@ -330,7 +375,12 @@ def test_times_and_offsets_are_exact_up_to_two_to_the_53rd(open_view: OpenView) 
     async def test(view: PartitionView) -> None:
         last = 2**53 - 1
         at = Position(last, "f" * 64)
-        await view.commit(None, ViewChange(head=b"h", position=at, due_ms={"a": last, "b": last - 1, "c": 0, "d": -last}))
+        await view.commit(
+            None,
+            ViewChange(
+                head=b"h", position=at, due_ms={"a": last, "b": last - 1, "c": 0, "d": -last}
+            ),
+        )
         assert position_of(await view.head()) == at
         assert await view.due() == {"a": last, "b": last - 1, "c": 0, "d": -last}
 
@@ -346,18 +396,25 @@ def test_a_chunk_of_any_size_is_committed_and_found_whole(open_view: OpenView, c
         for n, (window, identity) in enumerate(identities):
             by_window[window][identity] = b"seen %d" % n
         due_ms = {account: n for n, account in enumerate(accounts)}
-        change = ViewChange(head=b"h", position=FIRST, accounts=accounts, identities=by_window, due_ms=due_ms)
+        change = ViewChange(
+            head=b"h", position=FIRST, accounts=accounts, identities=by_window, due_ms=due_ms
+        )
         await view.commit(None, change)
         unknown = [(101, b"unknown %08d" % n) for n in range(count)]
         asked = [pair for both in zip(identities, unknown, strict=True) for pair in both]
         found = await view.fetch(FIRST, [*accounts, "nobody"], asked)
         assert list(found.accounts) == [*accounts.values(), None]
-        assert list(found.identities) == [answer for n in range(count) for answer in (b"seen %d" % n, None)]
+        assert list(found.identities) == [
+            answer for n in range(count) for answer in (b"seen %d" % n, None)
+        ]
         assert await view.due() == due_ms
         await view.commit(
             FIRST,
             ViewChange(
-                head=b"h", position=SECOND, due_ms=dict.fromkeys(accounts), settled_holds=[(account, account) for account in accounts]
+                head=b"h",
+                position=SECOND,
+                due_ms=dict.fromkeys(accounts),
+                settled_holds=[(account, account) for account in accounts],
             ),
         )
         assert await view.due() == {}
@@ -366,7 +423,9 @@ def test_a_chunk_of_any_size_is_committed_and_found_whole(open_view: OpenView, c
 
 
 def test_calls_are_carried_out_in_the_order_in_which_they_were_made(open_view: OpenView) -> None:
-    """The next chunk is looked up while this one's commit is on its way: it expects the head that the commit makes."""
+    """The next chunk is looked up while this one's commit is on its way: it expects the head that
+    the commit makes.
+    """
 
     async def test(view: PartitionView) -> None:
         await begin(view)
@@ -375,7 +434,11 @@ def test_calls_are_carried_out_in_the_order_in_which_they_were_made(open_view: O
         for n in range(20):
             following = Position(100 + n, "n")
             accounts = {f"account-{m}": b"%d" % n for m in range(200)}
-            calls.append(asyncio.create_task(view.commit(at, ViewChange(head=b"h", position=following, accounts=accounts))))
+            calls.append(
+                asyncio.create_task(
+                    view.commit(at, ViewChange(head=b"h", position=following, accounts=accounts))
+                )
+            )
             calls.append(asyncio.create_task(view.fetch(following, ["account-7"], [])))
             at = following
         answers = await asyncio.gather(*calls)
@@ -451,15 +514,22 @@ def test_a_view_beside_takes_over_whole_and_leaves_nothing_behind(
         found = await view.fetch(SECOND, ["ann", "bob"], [(100, GEN_1), (101, GEN_2), (102, GEN_3)])
         assert list(found.accounts) == [b"A9", None]
         assert list(found.identities) == [None, b"two, anew", b"three"]
-        await view.commit(SECOND, ViewChange(head=b"on", position=Position(30, "cc"), identities={103: {GEN_1: b"one"}}))
+        await view.commit(
+            SECOND,
+            ViewChange(head=b"on", position=Position(30, "cc"), identities={103: {GEN_1: b"one"}}),
+        )
         assert (await view.snapshot()).identities == {101: 1, 102: 1, 103: 1}
 
     run(open_view, test)
 
 
 @pytest.mark.parametrize("expected", [FIRST, Position(25, "cc")], ids=["offset", "hash"])
-def test_a_view_beside_that_stands_elsewhere_does_not_take_over(open_view: OpenView, expected: Position) -> None:
-    """Two rebuilds at once, or an answer that was lost: the second switch finds nothing to switch to, or something else."""
+def test_a_view_beside_that_stands_elsewhere_does_not_take_over(
+    open_view: OpenView, expected: Position
+) -> None:
+    """Two rebuilds at once, or an answer that was lost: the second switch finds nothing to switch
+    to, or something else.
+    """
 
     async def test(view: PartitionView) -> None:
         await begin(view)

@@ -16,7 +16,9 @@ def test_the_committed_schemas_are_what_the_contracts_say(tmp_path: Path) -> Non
     committed = _texts_below(SCHEMAS)
     assert generated, "nothing was generated"
     assert committed.keys() == generated.keys(), "run `make schemas`"
-    assert [name for name, text in committed.items() if text != generated[name]] == [], "run `make schemas`"
+    assert [name for name, text in committed.items() if text != generated[name]] == [], (
+        "run `make schemas`"
+    )
 
 
 def test_schemas_are_generated_alike_each_time(tmp_path: Path) -> None:
@@ -26,7 +28,12 @@ def test_schemas_are_generated_alike_each_time(tmp_path: Path) -> None:
 
 def _generate(directory: Path) -> dict[str, str]:
     for module in ("usageledger.contracts.schemas", "usageledger.gateway.write_openapi"):
-        done = subprocess.run([sys.executable, "-m", module, str(directory)], capture_output=True, text=True, timeout=50)
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(directory)],
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
         if done.returncode:
             pytest.fail(done.stderr, pytrace=False)
     return _texts_below(directory)

@@ -24,13 +24,17 @@ def balance_of(gateway: RunningGateway, account: str) -> Balance:
     try:
         with log_reader(gateway.addresses.kafka) as reader:
             accounts = AccountReader(reader, redis, gateway.addresses.prefix)
-            return accounts.balance(account, at=None, now=datetime.now(UTC), importing=False).balance
+            return accounts.balance(
+                account, at=None, now=datetime.now(UTC), importing=False
+            ).balance
     finally:
         redis.close()
 
 
 def wait_for(look: Callable[[], T], is_right: Callable[[T], bool]) -> T:
-    """What ``look`` finds once it is right; what it found last, where it does not come to be so in time."""
+    """What ``look`` finds once it is right; what it found last, where it does not come to be so in
+    time.
+    """
     deadline_s = time.monotonic() + DEADLINE_S
     while not is_right(found := look()) and time.monotonic() < deadline_s:
         time.sleep(0.1)

@@ -24,7 +24,9 @@ def app(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[ht
         yield client
 
 
-def test_an_account_is_prompted_then_blocked_then_freed_by_the_upgrade(app: httpx.Client, tmp_path: Path) -> None:
+def test_an_account_is_prompted_then_blocked_then_freed_by_the_upgrade(
+    app: httpx.Client, tmp_path: Path
+) -> None:
     account = f"editor_{uuid.uuid4().hex[:8]}"
 
     def render() -> httpx.Response:
@@ -38,15 +40,24 @@ def test_an_account_is_prompted_then_blocked_then_freed_by_the_upgrade(app: http
         assert (render().status_code, "x-upgrade" in render().headers) == (200, False)
 
         meter.record(account=account, feature="ai_creator", quantity=170, id="clip_1")
-        assert wait_for(render, lambda answer: "x-upgrade" in answer.headers).headers["x-upgrade"] == "Max"
+        assert (
+            wait_for(render, lambda answer: "x-upgrade" in answer.headers).headers["x-upgrade"]
+            == "Max"
+        )
 
         meter.record(account=account, feature="ai_creator", quantity=40, id="clip_2")
         blocked = wait_for(render, lambda answer: answer.status_code == 402)
         assert blocked.headers["content-type"] == "application/problem+json"
-        assert (blocked.json()["code"], blocked.json()["remaining"]) == ("insufficient_credits", "-10")
+        assert (blocked.json()["code"], blocked.json()["remaining"]) == (
+            "insufficient_credits",
+            "-10",
+        )
         assert blocked.json()["upgrade"]["plan"] == "max"
         assert app.get("/settings", headers={"x-account": account}).status_code == 200
 
         billing.change_plan(account, "max")
-        assert wait_for(render, lambda answer: answer.status_code == 200).json()["status"] == "rendering"
+        assert (
+            wait_for(render, lambda answer: answer.status_code == 200).json()["status"]
+            == "rendering"
+        )
         assert "x-upgrade" not in render().headers

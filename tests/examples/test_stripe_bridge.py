@@ -32,18 +32,41 @@ class Stripe:
     def subscription(self, plan: str, **more: object) -> dict[str, Any]:
         """A subscription as Stripe describes it, as far as it matters."""
         items = {"data": [{"price": {"lookup_key": plan}}]}
-        return {"metadata": {"account": self.account}, "items": items, "billing_cycle_anchor": int(time.time()) - 60} | more
+        return {
+            "metadata": {"account": self.account},
+            "items": items,
+            "billing_cycle_anchor": int(time.time()) - 60,
+        } | more
 
     def invoice(self, attempts: int) -> dict[str, Any]:
         """An invoice of it."""
-        return {"parent": {"subscription_details": {"metadata": {"account": self.account}}}, "attempt_count": attempts}
+        return {
+            "parent": {"subscription_details": {"metadata": {"account": self.account}}},
+            "attempt_count": attempts,
+        }
 
-    def send(self, type_: str, thing: dict[str, Any], *, id: str | None = None, before: dict[str, Any] | None = None) -> str:
+    def send(
+        self,
+        type_: str,
+        thing: dict[str, Any],
+        *,
+        id: str | None = None,
+        before: dict[str, Any] | None = None,
+    ) -> str:
         """Send an event; return what the bridge says that it told."""
         data = {"object": thing} | ({} if before is None else {"previous_attributes": before})
-        body = json.dumps({"id": id or f"evt_{uuid.uuid4().hex}", "type": type_, "created": int(time.time()), "data": data})
+        body = json.dumps(
+            {
+                "id": id or f"evt_{uuid.uuid4().hex}",
+                "type": type_,
+                "created": int(time.time()),
+                "data": data,
+            }
+        )
         signature = stripe.WebhookSignature.generate_signature_header(body, SECRET)
-        answer = self._bridge.post("/stripe/webhook", content=body, headers={"stripe-signature": signature})
+        answer = self._bridge.post(
+            "/stripe/webhook", content=body, headers={"stripe-signature": signature}
+        )
         assert answer.status_code == 200, answer.text
         return str(answer.json()["told"])
 
@@ -51,7 +74,9 @@ class Stripe:
         """The account once it is as expected."""
         found = wait_for(
             lambda: balance_of(self._gateway, self.account),
-            lambda balance: all(getattr(balance, name) == value for name, value in expected.items()),
+            lambda balance: all(
+                getattr(balance, name) == value for name, value in expected.items()
+            ),
         )
         assert {name: getattr(found, name) for name in expected} == expected
         return found
@@ -68,15 +93,26 @@ def bridge(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator
     stripe_bridge.billing().close()
 
 
-def test_a_subscriptions_life_at_stripe_is_the_accounts(bridge: httpx.Client, gateway: RunningGateway) -> None:
+def test_a_subscriptions_life_at_stripe_is_the_accounts(
+    bridge: httpx.Client, gateway: RunningGateway
+) -> None:
     sender = Stripe(bridge, gateway)
-    assert sender.send("customer.subscription.created", sender.subscription("pro"), id="evt_1") == "subscribed"
+    assert (
+        sender.send("customer.subscription.created", sender.subscription("pro"), id="evt_1")
+        == "subscribed"
+    )
     sender.wait_for(plan="pro", allotment="200")
     # Stripe now and then sends an event twice.
-    assert sender.send("customer.subscription.created", sender.subscription("pro"), id="evt_1") == "subscribed"
+    assert (
+        sender.send("customer.subscription.created", sender.subscription("pro"), id="evt_1")
+        == "subscribed"
+    )
 
     upgraded = sender.subscription("max")
-    assert sender.send("customer.subscription.updated", upgraded, before={"items": {}}) == "plan changed"
+    assert (
+        sender.send("customer.subscription.updated", upgraded, before={"items": {}})
+        == "plan changed"
+    )
     sender.wait_for(plan="max", allotment="500")
 
     assert sender.send("invoice.payment_failed", sender.invoice(1)) == "suspended"
@@ -84,9 +120,19 @@ def test_a_subscriptions_life_at_stripe_is_the_accounts(bridge: httpx.Client, ga
     assert sender.send("invoice.paid", sender.invoice(2)) == "resumed"
     sender.wait_for(blocked=False, suspended=None)
 
-    assert sender.send("customer.subscription.updated", upgraded, before={"cancel_at_period_end": False}) == "cancelled at the period's end"
+    assert (
+        sender.send(
+            "customer.subscription.updated", upgraded, before={"cancel_at_period_end": False}
+        )
+        == "cancelled at the period's end"
+    )
     sender.wait_for(next_plan="free")
-    assert sender.send("customer.subscription.updated", upgraded, before={"cancel_at_period_end": True}) == "plan changed"
+    assert (
+        sender.send(
+            "customer.subscription.updated", upgraded, before={"cancel_at_period_end": True}
+        )
+        == "plan changed"
+    )
     sender.wait_for(next_plan=None)
     assert sender.send("customer.subscription.deleted", upgraded) == "cancelled"
     sender.wait_for(plan="free")
@@ -94,11 +140,15 @@ def test_a_subscriptions_life_at_stripe_is_the_accounts(bridge: httpx.Client, ga
 
 
 def test_what_stripe_has_not_signed_tells_the_ledger_nothing(bridge: httpx.Client) -> None:
-    answer = bridge.post("/stripe/webhook", content=b"{}", headers={"stripe-signature": "t=1,v1=00"})
+    answer = bridge.post(
+        "/stripe/webhook", content=b"{}", headers={"stripe-signature": "t=1,v1=00"}
+    )
     assert answer.status_code == 400
 
 
-def test_a_subscription_that_names_no_account_is_refused_with_what_to_look_at(bridge: httpx.Client, gateway: RunningGateway) -> None:
+def test_a_subscription_that_names_no_account_is_refused_with_what_to_look_at(
+    bridge: httpx.Client, gateway: RunningGateway
+) -> None:
     body = json.dumps(
         {
             "id": "evt_2",

@@ -1,9 +1,11 @@
-"""Coverage-guided fuzzing of every decoder, with atheris (libFuzzer) and mutations that keep JSON JSON.
+"""Coverage-guided fuzzing of every decoder, with atheris (libFuzzer) and mutations that keep JSON
+JSON.
 
     python -m tests.fuzz --runs 1000000 [--target usage …] [--processes 2]
 
-The runs are shared out among the targets, each in a process of its own, which begins with the committed corpus and the valid messages of
-its kind. What makes a target fail is written to build/fuzz/crash-TARGET-…: put into tests/fuzz/corpus/TARGET/, the suite runs it for good.
+The runs are shared out among the targets, each in a process of its own, which begins with the
+committed corpus and the valid messages of its kind. What makes a target fail is written to
+build/fuzz/crash-TARGET-…: put into tests/fuzz/corpus/TARGET/, the suite runs it for good.
 """
 
 from __future__ import annotations
@@ -57,13 +59,19 @@ def fuzz(target: str, runs: int, seed: int, found: Path) -> None:
         "-timeout=20",
         "-print_final_stats=1",
     ]
-    paths = [f"-artifact_prefix={found}/crash-{target}-", str(directory), *(str(CORPUS / target),) * (CORPUS / target).is_dir()]
+    paths = [
+        f"-artifact_prefix={found}/crash-{target}-",
+        str(directory),
+        *(str(CORPUS / target),) * (CORPUS / target).is_dir(),
+    ]
     atheris.Setup([sys.argv[0], *options, *paths], TARGETS[target], custom_mutator=mutate)
     atheris.Fuzz()
 
 
 def fuzz_all(targets: list[str], runs: int, seed: int, found: Path, processes: int) -> list[str]:
-    """Fuzz every target in a process of its own; print what came of each and return those that failed."""
+    """Fuzz every target in a process of its own; print what came of each and return those that
+    failed.
+    """
     each = max(1, runs // len(targets))
     found.mkdir(parents=True, exist_ok=True)
 
@@ -73,7 +81,9 @@ def fuzz_all(targets: list[str], runs: int, seed: int, found: Path, processes: i
         options = ["--one", target, "--runs", share, "--seed", str(seed), "--found", str(found)]
         command = [sys.executable, "-m", "tests.fuzz", *options]
         with (found / f"{target}.log").open("wb") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=RUN_TIMEOUT_S, check=False).returncode
+            code = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, timeout=RUN_TIMEOUT_S, check=False
+            ).returncode
         return target, code, time.monotonic() - began
 
     failed = []
@@ -82,8 +92,14 @@ def fuzz_all(targets: list[str], runs: int, seed: int, found: Path, processes: i
             text = (found / f"{target}.log").read_text(errors="replace")
             executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", text)
             branches = re.findall(r"cov: (\d+)", text)
-            runs_done, branch_count = executed[1] if executed else "?", branches[-1] if branches else "?"
-            print(f"{target:<12} {runs_done:>8} runs, {branch_count:>5} branches, {wall_s:5.0f} s", flush=True)
+            runs_done, branch_count = (
+                executed[1] if executed else "?",
+                branches[-1] if branches else "?",
+            )
+            print(
+                f"{target:<12} {runs_done:>8} runs, {branch_count:>5} branches, {wall_s:5.0f} s",
+                flush=True,
+            )
             if code != 0:
                 failed.append(target)
                 print(text[-3_000:])
@@ -91,23 +107,36 @@ def fuzz_all(targets: list[str], runs: int, seed: int, found: Path, processes: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--target", action="append", dest="targets")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--found", type=Path, default=Path("build") / "fuzz", help="where what is found goes")
+    parser.add_argument(
+        "--found", type=Path, default=Path("build") / "fuzz", help="where what is found goes"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         fuzz(arguments.one, arguments.runs, arguments.seed, arguments.found)
         return
     if not has_atheris():
-        sys.exit("atheris is not installed here (it has wheels for Linux on x86-64): pip install -r tests/fuzz/requirements.txt")
+        sys.exit(
+            "atheris is not installed here (it has wheels for Linux on x86-64): pip install -r "
+            "tests/fuzz/requirements.txt"
+        )
     from tests.fuzz.targets import TARGETS
 
     print(f"seed {arguments.seed}", flush=True)
-    failed = fuzz_all(arguments.targets or list(TARGETS), arguments.runs, arguments.seed, arguments.found, arguments.processes)
+    failed = fuzz_all(
+        arguments.targets or list(TARGETS),
+        arguments.runs,
+        arguments.seed,
+        arguments.found,
+        arguments.processes,
+    )
     sys.exit(f"failed: {', '.join(failed)} (see {arguments.found})" if failed else 0)
 
 

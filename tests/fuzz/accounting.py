@@ -1,8 +1,10 @@
-"""Whatever is sent, accepted + refused + duplicates = sent, and what the ledger says of it replays to the same bytes.
+"""Whatever is sent, accepted + refused + duplicates = sent, and what the ledger says of it replays
+to the same bytes.
 
     python -m tests.fuzz.accounting --inputs 1000000 [--seed 7]
 
-Each partition of inputs is decided by the real `PartitionBook` and, entry by entry, again by the audit's replay. Prints what came of them.
+Each partition of inputs is decided by the real `PartitionBook` and, entry by entry, again by the
+audit's replay. Prints what came of them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ PARTITION_INPUTS = 20_000
 
 
 def outcomes_of(seed: str, count: int) -> Outcomes:
-    """One partition's. Raises AssertionError, naming the seed and the input, for what must not be."""
+    """One partition's.
+
+    Raises AssertionError, naming the seed and the input, for what must not be.
+    """
     try:
         return FuzzedPartition().run(made_up(random.Random(seed), count))
     except AssertionError as error:
@@ -33,7 +38,9 @@ def run(inputs: int, seed: int, processes: int) -> Outcomes:
     counts = [min(PARTITION_INPUTS, inputs - first) for first in range(0, inputs, PARTITION_INPUTS)]
     every = Outcomes()
     with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(outcomes_of, [f"{seed}/{partition}" for partition in range(len(counts))], counts):
+        for found in pool.map(
+            outcomes_of, [f"{seed}/{partition}" for partition in range(len(counts))], counts
+        ):
             every.include(found)
     return every
 
@@ -42,16 +49,21 @@ def report(found: Outcomes, wall_s: float) -> str:
     """The figures, as text."""
     refused = found.refused.total()
     lines = [
-        f"{found.sent:,} inputs in {wall_s:.0f} s = {found.accepted:,} accepted + {refused:,} refused + {found.duplicates:,} duplicates",
-        f"{found.entries:,} ledger entries, each replayed to the same bytes; catalog records beside them: {dict(found.catalogs)}",
-        "accepted: " + ", ".join(f"{name} {count:,}" for name, count in found.accepted_types.most_common()),
+        f"{found.sent:,} inputs in {wall_s:.0f} s = {found.accepted:,} accepted + {refused:,} "
+        f"refused + {found.duplicates:,} duplicates",
+        f"{found.entries:,} ledger entries, each replayed to the same bytes; catalog records "
+        f"beside them: {dict(found.catalogs)}",
+        "accepted: "
+        + ", ".join(f"{name} {count:,}" for name, count in found.accepted_types.most_common()),
         "refused: " + ", ".join(f"{name} {count:,}" for name, count in found.refused.most_common()),
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

@@ -1,4 +1,6 @@
-"""Made-up inputs without end: valid events of every type at the ledger's time, and what mutation makes of them."""
+"""Made-up inputs without end: valid events of every type at the ledger's time, and what mutation
+makes of them.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,29 @@ BEGIN_MS = 1_795_000_000_000
 _DAY_MS = 86_400_000
 _ACCOUNT_TYPES = (
     *("account.opened", "account.subscribed", "account.plan_changed", "account.cancelled"),
-    *("account.suspended", "account.resumed", "account.thresholds_set", "credits.granted", "usage.voided"),
+    *(
+        "account.suspended",
+        "account.resumed",
+        "account.thresholds_set",
+        "credits.granted",
+        "usage.voided",
+    ),
 )
 _MODELS = (
-    *(("genai_video", "veo_3"), ("genai_video", "veo_2"), ("genai_image", "imagen_3"), ("genai_music", "udio")),
+    *(
+        ("genai_video", "veo_3"),
+        ("genai_video", "veo_2"),
+        ("genai_image", "imagen_3"),
+        ("genai_music", "udio"),
+    ),
     *(("chat_message", None), ("chat_action", None), ("ai_edit", None), ("genai_video", None)),
 )
 
 
 def made_up(rng: random.Random, count: int) -> Iterator[Sent]:
-    """``count`` inputs of the usage and the account topic, after a catalog, and with a mutated one now and then."""
+    """``count`` inputs of the usage and the account topic, after a catalog, and with a mutated one
+    now and then.
+    """
     source = _Source(rng)
     yield Sent("catalog", BEGIN_MS, None, source.catalog)
     for _ in range(count):
@@ -47,12 +62,18 @@ class _Source:
         self._count = 0
         self.now_ms = BEGIN_MS
         document = {**catalog_document(load_shipped_catalog()), "version": "fuzzed"}
-        self.catalog = json.dumps({**self._templates["catalog.published"], "id": "fuzzed", "data": document}).encode()
+        self.catalog = json.dumps(
+            {**self._templates["catalog.published"], "id": "fuzzed", "data": document}
+        ).encode()
 
     def next(self) -> Sent:
         rng = self._rng
         self._count += 1
-        self.now_ms += rng.choice([0, 1, 50, 1_000, 60_000]) if rng.random() < 0.999 else rng.randrange(2 * _DAY_MS)
+        self.now_ms += (
+            rng.choice([0, 1, 50, 1_000, 60_000])
+            if rng.random() < 0.999
+            else rng.randrange(2 * _DAY_MS)
+        )
         topic, value = self._again() if self._recent and rng.random() < 0.15 else self._new()
         if rng.random() < 0.5:
             for _ in range(rng.choice([1, 1, 2, 3])):
@@ -64,13 +85,19 @@ class _Source:
         return Sent(topic, self._timestamp_ms(), key, rng.choice([None, b""]) if empty else value)
 
     def _timestamp_ms(self) -> int:
-        return self.now_ms if self._rng.random() < 0.98 else self._rng.choice([-1, 0, -(2**63), self.now_ms - self._rng.randrange(_DAY_MS)])
+        return (
+            self.now_ms
+            if self._rng.random() < 0.98
+            else self._rng.choice([-1, 0, -(2**63), self.now_ms - self._rng.randrange(_DAY_MS)])
+        )
 
     def _again(self) -> tuple[Topic, bytes]:
         """One of the last again, as it was or with another content under its identity."""
         topic, value = self._rng.choice(self._recent)
         if self._rng.random() < 0.2:
-            value = value.replace(b'"quantity": "1"', b'"quantity": "7"').replace(b'"plan": "pro"', b'"plan": "max"')
+            value = value.replace(b'"quantity": "1"', b'"quantity": "7"').replace(
+                b'"plan": "pro"', b'"plan": "max"'
+            )
         return topic, value
 
     def _new(self) -> tuple[Topic, bytes]:
@@ -78,7 +105,11 @@ class _Source:
         is_usage = rng.random() < 0.7
         type_ = "usage.recorded" if is_usage else rng.choice(_ACCOUNT_TYPES)
         event = copy.deepcopy(self._templates[type_])
-        event |= {"id": f"{type_}_{self._count}", "subject": f"acct_{rng.randrange(300)}", "time": self._time(2)}
+        event |= {
+            "id": f"{type_}_{self._count}",
+            "subject": f"acct_{rng.randrange(300)}",
+            "time": self._time(2),
+        }
         self._vary(type_, event["data"])
         topic: Topic = "usage" if is_usage else "account"
         value = json.dumps(event).encode()
@@ -99,9 +130,20 @@ class _Source:
             if name in data:
                 data[name] = rng.choice([None, self._time(40), self._time(-40)])
         if "time_zone" in data:
-            data["time_zone"] = rng.choice(["UTC", "Europe/Berlin", "Pacific/Apia", rng.choice([v for v in VALUES if isinstance(v, str)])])
+            data["time_zone"] = rng.choice(
+                [
+                    "UTC",
+                    "Europe/Berlin",
+                    "Pacific/Apia",
+                    rng.choice([v for v in VALUES if isinstance(v, str)]),
+                ]
+            )
 
     def _time(self, days: int) -> str:
         """Up to that many days ago, or ahead if they are negative; most often a moment ago."""
-        ago_ms = self._rng.randrange(1_000) if days == 2 and self._rng.random() < 0.8 else self._rng.randrange(abs(days) * _DAY_MS)
+        ago_ms = (
+            self._rng.randrange(1_000)
+            if days == 2 and self._rng.random() < 0.8
+            else self._rng.randrange(abs(days) * _DAY_MS)
+        )
         return format_time(time_of(self.now_ms - (ago_ms if days > 0 else -ago_ms)))

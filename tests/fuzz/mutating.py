@@ -1,4 +1,6 @@
-"""Mutations that keep an input looking like one: of the JSON's parts, of its lines, and now and then of its bytes."""
+"""Mutations that keep an input looking like one: of the JSON's parts, of its lines, and now and
+then of its bytes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,22 @@ VALUES: tuple[Any, ...] = (
         "\u0000",
         "\ud800",
     ),
-    *("a", "A", "é", "e\u0301", "x" * 300, "x" * 70_000, "a\nb", " a", "a ", "acct_1", "gen_1", "/render", "1.0", "2.0"),
+    *(
+        "a",
+        "A",
+        "é",
+        "e\u0301",
+        "x" * 300,
+        "x" * 70_000,
+        "a\nb",
+        " a",
+        "a ",
+        "acct_1",
+        "gen_1",
+        "/render",
+        "1.0",
+        "2.0",
+    ),
     *(
         "free",
         "pro",
@@ -45,9 +62,29 @@ VALUES: tuple[Any, ...] = (
         "refuse",
     ),
     *("UTC", "Europe/Berlin", "Pacific/Apia", "America/Nowhere", "../UTC", "Etc/GMT+12"),
-    *("2026-11-22T10:15:30Z", "2026-11-22T10:15:30", "2026-02-30T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"),
-    *("1969-12-31T23:59:59Z", "2999-12-31T23:59:59.999999Z", "3000-01-01T00:00:00Z", "2026-11-22T10:15:60Z", "2026-11-22"),
-    *("usage.recorded", "usage.voided", "account.opened", "credits.granted", "catalog.published", "ledger.entry", "ledger.claim"),
+    *(
+        "2026-11-22T10:15:30Z",
+        "2026-11-22T10:15:30",
+        "2026-02-30T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+    ),
+    *(
+        "1969-12-31T23:59:59Z",
+        "2999-12-31T23:59:59.999999Z",
+        "3000-01-01T00:00:00Z",
+        "2026-11-22T10:15:60Z",
+        "2026-11-22",
+    ),
+    *(
+        "usage.recorded",
+        "usage.voided",
+        "account.opened",
+        "credits.granted",
+        "catalog.published",
+        "ledger.entry",
+        "ledger.claim",
+    ),
     *([], {}, [[]], [None], {"": None}),
 )
 
@@ -80,7 +117,13 @@ def _structurally(line: bytes, rng: random.Random) -> bytes:
         return _by_bytes(line, rng)
     if rng.random() < 0.02:
         return rng.choice(
-            [b"[" * 2_000, b'{"a":' * 400 + b"1" + b"}" * 400, line + line, b"\xef\xbb\xbf" + line, b'{"data":' + b"[" * 100_000]
+            [
+                b"[" * 2_000,
+                b'{"a":' * 400 + b"1" + b"}" * 400,
+                line + line,
+                b"\xef\xbb\xbf" + line,
+                b'{"data":' + b"[" * 100_000,
+            ]
         )
     containers = [part for part in _parts(document) if part]
     if not containers:
@@ -108,7 +151,9 @@ def _change(part: Any, others: list[Any], rng: random.Random) -> None:
         del part[place]
     elif choice < 0.75:
         other = rng.choice(others)
-        part[place] = json.loads(json.dumps(rng.choice(list(other.values()) if isinstance(other, dict) else other)))
+        part[place] = json.loads(
+            json.dumps(rng.choice(list(other.values()) if isinstance(other, dict) else other))
+        )
     elif choice < 0.9:
         part[place] = _varied(part[place], rng)
     elif isinstance(part, dict):
@@ -121,10 +166,16 @@ def _varied(value: Any, rng: random.Random) -> Any:
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int | float):
-        return rng.choice([value + 1, value - 1, -value, value * 1_000_000, str(value), float(value)])
+        return rng.choice(
+            [value + 1, value - 1, -value, value * 1_000_000, str(value), float(value)]
+        )
     if isinstance(value, str):
         at = rng.randrange(len(value) + 1)
-        return value[:at] + rng.choice(["", "0", ".", "-", " ", "\u0000", "ß", "\U0001f600", value]) + value[at + rng.randrange(2) :]
+        return (
+            value[:at]
+            + rng.choice(["", "0", ".", "-", " ", "\u0000", "ß", "\U0001f600", value])
+            + value[at + rng.randrange(2) :]
+        )
     return [value] if rng.random() < 0.5 else str(value)
 
 

@@ -1,4 +1,6 @@
-"""A partition of made-up inputs: decided by the real `PartitionBook`, and replayed by the audit entry by entry as it is written."""
+"""A partition of made-up inputs: decided by the real `PartitionBook`, and replayed by the audit
+entry by entry as it is written.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _REASONS = {refusal.value for refusal in Refusal}
 
 
 class Sent(NamedTuple):
-    """A record as it lies in one of a partition's input topics (its offset is given by the partition)."""
+    """A record as it lies in one of a partition's input topics (its offset is given by the
+    partition).
+    """
 
     topic: Topic
     timestamp_ms: int
@@ -61,7 +65,11 @@ class FuzzedPartition:
         self.outcomes = Outcomes()
         self._book = PartitionBook(partition, partition_count, Head(ledger=""), AdoptedCatalogs())
         self._replay = PartitionReplay(partition, partition_count, self._read)
-        self._unread: dict[Topic, deque[Record]] = {"usage": deque(), "account": deque(), "catalog": deque()}
+        self._unread: dict[Topic, deque[Record]] = {
+            "usage": deque(),
+            "account": deque(),
+            "catalog": deque(),
+        }
         self._next_offset: dict[Topic, int] = {"usage": 0, "account": 0, "catalog": 0}
 
     @property
@@ -75,7 +83,11 @@ class FuzzedPartition:
             self.outcomes.entries += 1
         found, counts = self.outcomes, self._replay.counts
         assert found.sent == found.accepted + found.refused.total() + found.duplicates
-        assert (counts.inputs, counts.refused_inputs, counts.duplicate_inputs) == (found.sent, found.refused.total(), found.duplicates)
+        assert (counts.inputs, counts.refused_inputs, counts.duplicate_inputs) == (
+            found.sent,
+            found.refused.total(),
+            found.duplicates,
+        )
         assert self._replay.book.head == self._book.head
         assert self._replay.book.accounts == self._book.accounts
         assert self._replay.book.due.all() == self._book.due.all()
@@ -102,7 +114,9 @@ class FuzzedPartition:
         (item,), (again,) = self._book.decode(topic, [record]), self._book.decode(topic, [record])
         assert item == again, "the same bytes are decoded to the same result"
         entries = self._book.decide_input(item)
-        self._count(InputAddress(topic=topic, partition=self._book.partition, offset=record.offset), entries)
+        self._count(
+            InputAddress(topic=topic, partition=self._book.partition, offset=record.offset), entries
+        )
         return [*due, *entries]
 
     def _due(self, at: datetime) -> list[SealedEntry]:

@@ -1,4 +1,6 @@
-"""One property for each decoder: for any bytes it returns or raises what it says it does, and the same each time."""
+"""One property for each decoder: for any bytes it returns or raises what it says it does, and the
+same each time.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,10 @@ def view(blob: bytes) -> None:
 
 def spool(data: bytes) -> None:
     """What was written whole is found, whatever lies before and behind it; nothing is found twice."""
-    before, after = segments.pack(b"key", b"before", "", 1), segments.pack(b"key", b"after", "why", 2)
+    before, after = (
+        segments.pack(b"key", b"before", "", 1),
+        segments.pack(b"key", b"after", "why", 2),
+    )
     found = list(segments.frames(before + data + after))
     assert (found[0].value, found[-1].value) == (b"before", b"after")
     ends = [frame.offset + frame.size for frame in found]
@@ -113,34 +118,59 @@ def spool(data: bytes) -> None:
 
 
 def lines(data: bytes) -> None:
-    """What `usageledger send` makes of a file: one record for each line that is not blank, which the ledger's own decoders judge."""
+    """What `usageledger send` makes of a file: one record for each line that is not blank, which
+    the ledger's own decoders judge.
+    """
     given = data.split(b"\n")
     for importing in (False, True):
         sent = list(outgoing_records(given, partition_count=7, importing=importing))
-        assert [record.line for record in sent] == [number for number, line in enumerate(given, 1) if line.strip()]
+        assert [record.line for record in sent] == [
+            number for number, line in enumerate(given, 1) if line.strip()
+        ]
         for record in sent:
             assert 0 <= record.partition < 7
             assert record.timestamp_ms is None or record.timestamp_ms >= 0
             decode = decode_usage if record.input == "usage" else decode_account_event
-            decode(Record(0, record.timestamp_ms or 0, record.key, record.value), record.partition, 7)
+            decode(
+                Record(0, record.timestamp_ms or 0, record.key, record.value), record.partition, 7
+            )
 
 
 def partition(data: bytes) -> None:
-    """A file of events sent into a ledger: decided, accounted for, and replayed by the audit to the same bytes."""
+    """A file of events sent into a ledger: decided, accounted for, and replayed by the audit to the
+    same bytes.
+    """
     FuzzedPartition().run(_sent(data))
 
 
 def _sent(data: bytes) -> list[Sent]:
     records = outgoing_records(data.split(b"\n")[:50], partition_count=1, importing=True)
-    events = [Sent(record.input, record.timestamp_ms or 0, record.key, record.value) for record in records]
+    events = [
+        Sent(record.input, record.timestamp_ms or 0, record.key, record.value) for record in records
+    ]
     return [Sent("catalog", BEGIN_MS, None, _CATALOG), *events]
 
 
 _scratch = TemporaryDirectory(prefix="fuzz")
-_CATALOG = json.dumps({**examples()["catalog.published"][0], "data": catalog_document(load_shipped_catalog())}).encode()
+_CATALOG = json.dumps(
+    {**examples()["catalog.published"][0], "data": catalog_document(load_shipped_catalog())}
+).encode()
 
 TARGETS: dict[str, Target] = {
-    target.__name__: target for target in (usage, account, catalog, document, entry, claim, limit_event, view, spool, lines, partition)
+    target.__name__: target
+    for target in (
+        usage,
+        account,
+        catalog,
+        document,
+        entry,
+        claim,
+        limit_event,
+        view,
+        spool,
+        lines,
+        partition,
+    )
 }
 
 
@@ -151,7 +181,12 @@ def seeds(target: str) -> list[bytes]:
 
 def _messages(*beginnings: str) -> list[bytes]:
     """The example messages whose type begins so."""
-    return [json.dumps(each).encode() for type_, found in examples().items() for each in found if type_.startswith(beginnings)]
+    return [
+        json.dumps(each).encode()
+        for type_, found in examples().items()
+        for each in found
+        if type_.startswith(beginnings)
+    ]
 
 
 def _story() -> bytes:
@@ -163,7 +198,11 @@ def _values_of_the_view() -> list[bytes]:
     """An account, its identities and a head, as a real partition has them."""
     ledger = FuzzedPartition()
     ledger.run(_sent(_story()))
-    values = [*ledger.book.accounts.values(), *list(ledger.book.identities.values())[:2], ledger.book.head]
+    values = [
+        *ledger.book.accounts.values(),
+        *list(ledger.book.identities.values())[:2],
+        ledger.book.head,
+    ]
     return [encode(value) for value in values if value is not None]
 
 
@@ -172,12 +211,21 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "usage": lambda: _messages("usage.recorded"),
     "account": lambda: _messages(*_ACCOUNT_EVENTS),
     "catalog": lambda: [_CATALOG, *_messages("catalog.")],
-    "document": lambda: [json.dumps(json.loads(each)["data"]).encode() for each in _messages("catalog.")],
+    "document": lambda: [
+        json.dumps(json.loads(each)["data"]).encode() for each in _messages("catalog.")
+    ],
     "entry": lambda: [*(sealed.value for sealed in example_entries()), *_messages("ledger.claim")],
     "claim": lambda: [*_messages("ledger.claim"), encode_claim(claim_of(0, "ledger", "worker"))],
     "limit_event": lambda: _messages("limit."),
     "view": _values_of_the_view,
-    "spool": lambda: [segments.pack(b"acct_1", each, "too large", BEGIN_MS) for each in _messages("usage.recorded")],
-    "lines": lambda: [_story(), *_messages(*_ACCOUNT_EVENTS), b"\r\n\n" + _messages("usage.recorded")[0]],
+    "spool": lambda: [
+        segments.pack(b"acct_1", each, "too large", BEGIN_MS)
+        for each in _messages("usage.recorded")
+    ],
+    "lines": lambda: [
+        _story(),
+        *_messages(*_ACCOUNT_EVENTS),
+        b"\r\n\n" + _messages("usage.recorded")[0],
+    ],
     "partition": lambda: [_story()],
 }

@@ -1,4 +1,6 @@
-"""The short form of the fuzzing: the committed corpus, some seconds of the fuzzer, and twenty thousand inputs of a partition."""
+"""The short form of the fuzzing: the committed corpus, some seconds of the fuzzer, and twenty
+thousand inputs of a partition.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,48 @@ INPUTS = 10_000
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_corpus_holds_the_property_of_its_target(target: str) -> None:
-    for data in [*seeds(target), *(path.read_bytes() for path in sorted((CORPUS / target).iterdir()))]:
+    for data in [
+        *seeds(target),
+        *(path.read_bytes() for path in sorted((CORPUS / target).iterdir())),
+    ]:
         TARGETS[target](data)
 
 
 @pytest.mark.peer_defect("OpenMeter sink")
-def test_accepted_and_refused_and_duplicates_are_what_was_sent_and_the_ledger_of_it_replays(rng: random.Random) -> None:
-    """OpenMeter's sink drops malformed events after it has acknowledged them. Here each has its entry: its reason, and where it lies."""
+def test_accepted_and_refused_and_duplicates_are_what_was_sent_and_the_ledger_of_it_replays(
+    rng: random.Random,
+) -> None:
+    """OpenMeter's sink drops malformed events after it has acknowledged them.
+
+    Here each has its entry: its reason, and where it lies.
+    """
     found = FuzzedPartition().run(made_up(rng, INPUTS))
     assert found.sent == INPUTS
-    assert min(found.accepted, found.refused.total(), found.duplicates) > INPUTS / 100, report(found, 0)
+    assert min(found.accepted, found.refused.total(), found.duplicates) > INPUTS / 100, report(
+        found, 0
+    )
     assert len(found.refused) > 10, report(found, 0)
 
 
-@pytest.mark.skipif(not has_atheris(), reason="atheris has no wheel here, or is not installed: `make fuzz` does that")
-def test_a_short_search_guided_by_coverage_finds_nothing(rng: random.Random, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz", "--runs", str(RUNS), "--seed", str(rng.randrange(2**31)), "--found", str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+@pytest.mark.skipif(
+    not has_atheris(),
+    reason="atheris has no wheel here, or is not installed: `make fuzz` does that",
+)
+def test_a_short_search_guided_by_coverage_finds_nothing(
+    rng: random.Random, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        "--runs",
+        str(RUNS),
+        "--seed",
+        str(rng.randrange(2**31)),
+        "--found",
+        str(tmp_path),
+    ]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr

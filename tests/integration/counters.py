@@ -14,13 +14,17 @@ HASH = "0" * 64
 
 
 def begin_counters(redis_url: str, prefix: str, partitions: int, *, catalogs: int = 1) -> None:
-    """Have a Redis hold the counters of a ledger that has adopted so many catalogs, and in which nothing else has happened."""
+    """Have a Redis hold the counters of a ledger that has adopted so many catalogs, and in which
+    nothing else has happened.
+    """
 
     async def begin() -> None:
         redis = connect(redis_url)
         for partition in range(partitions):
             head = Head(ledger="of this test", next_offset=1, hash=HASH, catalog_next=catalogs)
-            await RedisView(redis, prefix, partition).commit(None, ViewChange(head=encode(head), position=Position(1, HASH)))
+            await RedisView(redis, prefix, partition).commit(
+                None, ViewChange(head=encode(head), position=Position(1, HASH))
+            )
         await redis.aclose()
 
     asyncio.run(begin())

@@ -1,4 +1,6 @@
-"""Stopping the broker's process for a while, as a machine does that swaps, migrates or loses its disk."""
+"""Stopping the broker's process for a while, as a machine does that swaps, migrates or loses its
+disk.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def frozen(pid: int) -> Iterator[None]:
     try:
         # A thread that runs on another core may still answer for a moment.
         deadline = time.monotonic() + 5
-        while any("State:\tT" not in status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")):
+        while any(
+            "State:\tT" not in status.read_text()
+            for status in Path(f"/proc/{pid}/task").glob("*/status")
+        ):
             assert time.monotonic() < deadline, "the process was not stopped in time"
             time.sleep(0.01)
         yield

@@ -1,4 +1,6 @@
-"""A gateway as a process of its own that a test may kill, an endpoint that it delivers to, and a client of its streams."""
+"""A gateway as a process of its own that a test may kill, an endpoint that it delivers to, and a
+client of its streams.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,18 @@ class GatewayProcess:
         self.data = data
         self._port = free_port()
         own = {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
-        of_gateway = {"HOST": LOOPBACK, "PORT": str(self._port), "KEY": KEY, "WEBHOOK_REACH": "loopback"}
-        self._environment = os.environ | {f"USAGELEDGER_{name}": value for name, value in own.items()}
-        self._environment |= {f"USAGELEDGER_GATEWAY_{name}": value for name, value in of_gateway.items()}
+        of_gateway = {
+            "HOST": LOOPBACK,
+            "PORT": str(self._port),
+            "KEY": KEY,
+            "WEBHOOK_REACH": "loopback",
+        }
+        self._environment = os.environ | {
+            f"USAGELEDGER_{name}": value for name, value in own.items()
+        }
+        self._environment |= {
+            f"USAGELEDGER_GATEWAY_{name}": value for name, value in of_gateway.items()
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,7 +81,14 @@ class GatewayProcess:
             self._process.wait(20)
 
     def ask(self, method: str, path: str, body: object = None, **named: Any) -> httpx.Response:
-        return httpx.request(method, f"{self.url}{path}", json=body, headers=AUTHORIZED | named.pop("headers", {}), timeout=30, **named)
+        return httpx.request(
+            method,
+            f"{self.url}{path}",
+            json=body,
+            headers=AUTHORIZED | named.pop("headers", {}),
+            timeout=30,
+            **named,
+        )
 
     def _has_ended(self) -> bool:
         return self._process is not None and self._process.poll() is not None
@@ -102,7 +120,10 @@ class Received:
 
 @dataclass
 class Receiver:
-    """An HTTP endpoint that answers with ``status`` and notes what comes. While ``hangs`` is set it takes requests and answers none."""
+    """An HTTP endpoint that answers with ``status`` and notes what comes.
+
+    While ``hangs`` is set it takes requests and answers none.
+    """
 
     status: int = 204
     hangs: threading.Event = field(default_factory=threading.Event)
@@ -128,7 +149,9 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.received.append(Received({name.lower(): value for name, value in self.headers.items()}, body))
+                receiver.received.append(
+                    Received({name.lower(): value for name, value in self.headers.items()}, body)
+                )
                 if receiver.hangs.is_set():
                     receiver._released.wait(60)
                     self.close_connection = True
@@ -142,7 +165,9 @@ class Receiver:
 
         self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
         self._server.daemon_threads = True
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
         thread.start()
         try:
             yield self
@@ -156,28 +181,48 @@ class Receiver:
 class Stream:
     """A client of an account's stream, in a thread. It ends with the stream or with `close`."""
 
-    def __init__(self, gateway: GatewayProcess, account: str, last_event_id: str | None = None, token: str = KEY) -> None:
+    def __init__(
+        self,
+        gateway: GatewayProcess,
+        account: str,
+        last_event_id: str | None = None,
+        token: str = KEY,
+    ) -> None:
         self.messages: list[dict[str, str]] = []
         self.is_open = threading.Event()
         self.has_ended = threading.Event()
         self.status = 0
         self._connection: socket.socket | None = None
         self._client = httpx.Client(timeout=httpx.Timeout(30))
-        headers = {"Authorization": f"Bearer {token}"} | ({} if last_event_id is None else {"Last-Event-ID": last_event_id})
-        self._thread = threading.Thread(target=self._run, args=(f"{gateway.url}/v1/accounts/{account}/stream", headers), daemon=True)
+        headers = {"Authorization": f"Bearer {token}"} | (
+            {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+        )
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(f"{gateway.url}/v1/accounts/{account}/stream", headers),
+            daemon=True,
+        )
         self._thread.start()
 
     @property
     def ids(self) -> list[str]:
         """Those of the events. A stream begins with one that has none."""
-        return [message["id"] for message in list(self.messages) if "id" in message and "event" in message]
+        return [
+            message["id"]
+            for message in list(self.messages)
+            if "id" in message and "event" in message
+        ]
 
     @property
     def events(self) -> list[str]:
         return [message["event"] for message in list(self.messages) if "event" in message]
 
     def data_of(self, event: str) -> list[Any]:
-        return [json.loads(message["data"]) for message in list(self.messages) if message.get("event") == event]
+        return [
+            json.loads(message["data"])
+            for message in list(self.messages)
+            if message.get("event") == event
+        ]
 
     def opened(self) -> Stream:
         until(self.is_open.is_set, "the stream's beginning")

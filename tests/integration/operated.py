@@ -1,4 +1,6 @@
-"""A processor in the test's own process, where the code can be made to fail, and the command line pointed at its ledger."""
+"""A processor in the test's own process, where the code can be made to fail, and the command line
+pointed at its ledger.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True)
 class Operated:
-    """One ledger and whoever operates it. Calls of the command line run beside the processor, in a thread."""
+    """One ledger and whoever operates it.
+
+    Calls of the command line run beside the processor, in a thread.
+    """
 
     kafka: str
     redis_url: str
@@ -41,7 +46,9 @@ class Operated:
     async def processor(self) -> AsyncIterator[asyncio.Task[None]]:
         """A processor that runs for the block."""
         stop = asyncio.Event()
-        task = asyncio.create_task(run_processor(kafka=self.kafka, redis_url=self.redis_url, prefix=self.prefix, stop=stop))
+        task = asyncio.create_task(
+            run_processor(kafka=self.kafka, redis_url=self.redis_url, prefix=self.prefix, stop=stop)
+        )
         try:
             yield task
         finally:
@@ -50,7 +57,11 @@ class Operated:
 
     async def run(self, *arguments: str) -> Result:
         """The command's result, with this ledger as the one in the environment."""
-        environment = {"USAGELEDGER_KAFKA": self.kafka, "USAGELEDGER_REDIS_URL": self.redis_url, "USAGELEDGER_PREFIX": self.prefix}
+        environment = {
+            "USAGELEDGER_KAFKA": self.kafka,
+            "USAGELEDGER_REDIS_URL": self.redis_url,
+            "USAGELEDGER_PREFIX": self.prefix,
+        }
         return await asyncio.to_thread(CliRunner().invoke, app, list(arguments), env=environment)
 
     async def json(self, *arguments: str) -> Any:
@@ -68,15 +79,30 @@ class Operated:
         try:
             for id_ in ids:
                 data = {"feature": "genai_video", "model": "veo_3", "quantity": "1"}
-                event = {"specversion": "1.0", "type": "usage.recorded", "id": id_, "source": "/test", "subject": account, "time": time_}
-                producer.send(Topics(self.prefix).usage, key=account.encode(), value=json.dumps({**event, "data": data}).encode())
+                event = {
+                    "specversion": "1.0",
+                    "type": "usage.recorded",
+                    "id": id_,
+                    "source": "/test",
+                    "subject": account,
+                    "time": time_,
+                }
+                producer.send(
+                    Topics(self.prefix).usage,
+                    key=account.encode(),
+                    value=json.dumps({**event, "data": data}).encode(),
+                )
             producer.flush(timeout=30)
         finally:
             producer.close(timeout=10)
 
     def account_in(self, partition: int) -> str:
         """An account that lives in that partition."""
-        return next(name for n in range(1_000) if partition_of((name := f"acct-{n}").encode(), self.partitions) == partition)
+        return next(
+            name
+            for n in range(1_000)
+            if partition_of((name := f"acct-{n}").encode(), self.partitions) == partition
+        )
 
     def entries(self) -> list[LedgerEntry]:
         topic = Topics(self.prefix).ledger
@@ -84,7 +110,9 @@ class Operated:
             return [
                 sealed.entry
                 for partition in range(self.partitions)
-                for sealed in entries_in(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
+                for sealed in entries_in(
+                    reader.read(topic, partition, 0, reader.end_offset(topic, partition))
+                )
             ]
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -97,7 +125,16 @@ class Operated:
     async def decided(self, count: int) -> None:
         """Wait until so many usage events have an entry."""
         await self.until(
-            lambda: len({(e.input.partition, e.input.offset) for e in self.entries() if e.input and e.input.topic == "usage"}) == count
+            lambda: (
+                len(
+                    {
+                        (e.input.partition, e.input.offset)
+                        for e in self.entries()
+                        if e.input and e.input.topic == "usage"
+                    }
+                )
+                == count
+            )
         )
 
     async def audit(self) -> AuditReport:

@@ -1,6 +1,8 @@
-"""A stand-in for the owner of a partition: it decides nothing and writes down in the ledger what it was fed, by the log-first rules.
+"""A stand-in for the owner of a partition: it decides nothing and writes down in the ledger what it
+was fed, by the log-first rules.
 
-Run as a program it is a worker process: ``python -m tests.integration.recording_owner KAFKA PREFIX [fail-at-record N]``.
+Run as a program it is a worker process:
+``python -m tests.integration.recording_owner KAFKA PREFIX [fail-at-record N]``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ CHUNK_RECORDS = 400
 
 
 class RecordingOwner:
-    """Appends one entry a chunk: its own offset, the source, the offset after the chunk, and the chunk's values."""
+    """Appends one entry a chunk: its own offset, the source, the offset after the chunk, and the
+    chunk's values.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,12 @@ class RecordingOwner:
             if self._before_append is not None:
                 await self._before_append(self, records)
             values = [(record.value or b"").decode() for record in records]
-            entry = {"at": offset, "source": source.value, "next": records[-1].offset + 1, "values": values}
+            entry = {
+                "at": offset,
+                "source": source.value,
+                "next": records[-1].offset + 1,
+                "values": values,
+            }
             await self._ledger.append(offset, [[KeyedValue(b"acct", json.dumps(entry).encode())]])
             self.inputs.control.committed(source, records[-1].offset + 1)
             return offset + 1
@@ -85,7 +94,9 @@ class RecordingOwner:
         return offset
 
 
-async def valid_entries(ledger: KafkaLedgerPartition, stop: int | None = None) -> list[dict[str, Any]]:
+async def valid_entries(
+    ledger: KafkaLedgerPartition, stop: int | None = None
+) -> list[dict[str, Any]]:
     """The entries that lie at the offset that they name."""
     entries = []
     end = await ledger.end_offset() if stop is None else stop
@@ -98,7 +109,9 @@ async def valid_entries(ledger: KafkaLedgerPartition, stop: int | None = None) -
     return entries
 
 
-def recording_owners(kafka: str, prefix: str, made: list[RecordingOwner] | None = None, **options: Any) -> OwnerFactory:
+def recording_owners(
+    kafka: str, prefix: str, made: list[RecordingOwner] | None = None, **options: Any
+) -> OwnerFactory:
     """Makes recording owners, and lists them in ``made``."""
 
     def make(partition: int, control: InputControl) -> RecordingOwner:
@@ -121,7 +134,12 @@ def main() -> None:
             raise ValueError(f"choked on record {fail_at}")
 
     async def service(stop: asyncio.Event) -> None:
-        await run_worker(kafka=kafka, prefix=prefix, owner_factory=recording_owners(kafka, prefix, before_append=choke), stop=stop)
+        await run_worker(
+            kafka=kafka,
+            prefix=prefix,
+            owner_factory=recording_owners(kafka, prefix, before_append=choke),
+            stop=stop,
+        )
 
     run_process(service)
 

@@ -1,4 +1,6 @@
-"""``doctor`` on a real broker and store: all well while everything runs, and each fault found with what mends it."""
+"""``doctor`` on a real broker and store: all well while everything runs, and each fault found with
+what mends it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ __all__ = ["operated"]
 @contextmanager
 def limits(operated: Operated) -> Iterator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=run_limits, kwargs={"kafka": operated.kafka, "prefix": operated.prefix, "stop": stop})
+    thread = threading.Thread(
+        target=run_limits, kwargs={"kafka": operated.kafka, "prefix": operated.prefix, "stop": stop}
+    )
     thread.start()
     try:
         yield
@@ -42,24 +46,42 @@ async def findings(operated: Operated) -> dict[str, list[dict[str, Any]]]:
     for each in told["findings"]:
         if each["needs_somebody"]:
             found.setdefault(each["area"], []).append(each)
-    assert (result.exit_code, told["is_well"]) == ((1, False) if found else (0, True)), result.output
+    assert (result.exit_code, told["is_well"]) == ((1, False) if found else (0, True)), (
+        result.output
+    )
     return found
 
 
-def test_a_ledger_that_runs_is_well_and_one_that_does_not_is_told_what_to_do(operated: Operated) -> None:
+def test_a_ledger_that_runs_is_well_and_one_that_does_not_is_told_what_to_do(
+    operated: Operated,
+) -> None:
     async def work() -> None:
         with limits(operated):
             async with operated.processor():
                 for partition in range(2):
-                    await asyncio.to_thread(operated.use, operated.account_in(partition), *(f"u{n}" for n in range(10)))
+                    await asyncio.to_thread(
+                        operated.use, operated.account_in(partition), *(f"u{n}" for n in range(10))
+                    )
                 await operated.decided(20)
-                await operated.until(lambda: examine(operated.kafka, operated.redis_url, operated.prefix).is_well)
+                await operated.until(
+                    lambda: examine(operated.kafka, operated.redis_url, operated.prefix).is_well
+                )
                 assert await findings(operated) == {}
                 shown = await operated.run("doctor")
-                assert (shown.exit_code, "partitions" in shown.stdout, "mend" in shown.stdout) == (0, True, True), shown.output
+                assert (shown.exit_code, "partitions" in shown.stdout, "mend" in shown.stdout) == (
+                    0,
+                    True,
+                    True,
+                ), shown.output
                 with KafkaAdminClient(bootstrap_servers=operated.kafka) as admin:
                     change = {"retention.ms": "1000000000"}
-                    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, Topics(operated.prefix).usage, change)])
+                    admin.alter_configs(
+                        [
+                            ConfigResource(
+                                ConfigResourceType.TOPIC, Topics(operated.prefix).usage, change
+                            )
+                        ]
+                    )
                 [retention] = (await findings(operated))["topics"]
                 assert "--add-config retention.ms=-1" in retention["mend"]
         await operated.until(lambda: _unowned(operated))
@@ -70,13 +92,19 @@ def test_a_ledger_that_runs_is_well_and_one_that_does_not_is_told_what_to_do(ope
             redis.hset(PartitionKeys(operated.prefix, 0).head, mapping={"value": "junk"})
         drifted = (await findings(operated))["view"]
         commands = {each["mend"] for each in drifted if "last verified" not in each["what"]}
-        assert commands == {"usageledger rebuild --partition 0", "usageledger rebuild --partition 1"}
+        assert commands == {
+            "usageledger rebuild --partition 0",
+            "usageledger rebuild --partition 1",
+        }
 
     asyncio.run(work())
 
 
 def _unowned(operated: Operated) -> bool:
-    return any("no owner" in each.what for each in examine(operated.kafka, operated.redis_url, operated.prefix).findings)
+    return any(
+        "no owner" in each.what
+        for each in examine(operated.kafka, operated.redis_url, operated.prefix).findings
+    )
 
 
 def test_what_does_not_answer_is_a_finding(operated: Operated) -> None:

@@ -1,4 +1,6 @@
-"""The gateway as the stack runs it: ready when it answers, the same key after a restart, no secret in its log."""
+"""The gateway as the stack runs it: ready when it answers, the same key after a restart, no secret
+in its log.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,49 @@ from usageledger.operations.waiting import is_true_within
 from usageledger.sdk.tokens import mint_account_token
 
 
-def test_a_gateway_that_is_killed_is_started_again_and_knows_its_keys(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
-    stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services=_gateway_alone())
+def test_a_gateway_that_is_killed_is_started_again_and_knows_its_keys(
+    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
+    stack = Stack(
+        tmp_path,
+        kafka=kafka,
+        redis=redis_url,
+        prefix=prefix,
+        partitions=2,
+        services=_gateway_alone(),
+    )
     addresses = stack.start()
     try:
         key = gateway_key(tmp_path)
-        made = _ask(addresses.gateway, "POST", "/v1/keys", key, {"name": "check", "scopes": ["check"]}).json()["key"]
+        made = _ask(
+            addresses.gateway, "POST", "/v1/keys", key, {"name": "check", "scopes": ["check"]}
+        ).json()["key"]
         pid = _status_of(stack)["pid"]
         os.kill(int(str(pid)), signal.SIGKILL)
-        assert is_true_within(lambda: _status_of(stack)["restarts"] == 1 and _status_of(stack)["state"] == "running", 30)
+        assert is_true_within(
+            lambda: _status_of(stack)["restarts"] == 1 and _status_of(stack)["state"] == "running",
+            30,
+        )
         assert _ask(addresses.gateway, "GET", "/v1/keys", key).status_code == 200
         assert _ask(addresses.gateway, "GET", "/v1/keys", made).status_code == 403
     finally:
         stack.stop()
 
 
-def test_the_key_is_kept_from_others_and_is_the_same_after_a_restart(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
+def test_the_key_is_kept_from_others_and_is_the_same_after_a_restart(
+    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
     seen = []
     for port in (free_port(), None):
-        stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, port=port, services=_gateway_alone())
+        stack = Stack(
+            tmp_path,
+            kafka=kafka,
+            redis=redis_url,
+            prefix=prefix,
+            partitions=2,
+            port=port,
+            services=_gateway_alone(),
+        )
         addresses = stack.start()
         try:
             assert port is None or addresses.gateway.endswith(f":{port}")
@@ -56,7 +82,12 @@ def test_no_secret_is_in_the_log_whatever_goes_wrong(gateway: RunningGateway) ->
     token = mint_account_token(gateway.key, "acct_1")
     wrong = f"ulk_0a1b2c3d_{'x' * 43}"
     for credential in (gateway.key, token, wrong):
-        for method, path in (("GET", "/v1/keys"), ("GET", f"/v1/keys?key={credential}"), ("POST", "/v1/keys"), ("GET", f"/{credential}")):
+        for method, path in (
+            ("GET", "/v1/keys"),
+            ("GET", f"/v1/keys?key={credential}"),
+            ("POST", "/v1/keys"),
+            ("GET", f"/{credential}"),
+        ):
             _ask(gateway.url, method, path, credential)
     httpx.post(f"{gateway.url}/session", json={"key": wrong})
     log = (gateway.addresses.data / "logs" / "gateway.log").read_text(encoding="utf-8")
@@ -67,23 +98,38 @@ def test_no_secret_is_in_the_log_whatever_goes_wrong(gateway: RunningGateway) ->
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"USAGELEDGER_PREFIX": "nobody"}, "there is no topic nobody.ledger.entries.v1: `usageledger up` makes a ledger"),
+        (
+            {"USAGELEDGER_PREFIX": "nobody"},
+            "there is no topic nobody.ledger.entries.v1: `usageledger up` makes a ledger",
+        ),
         ({"USAGELEDGER_GATEWAY_KEY": "secret"}, "that is no key"),
     ],
 )
 def test_a_gateway_that_cannot_begin_says_why(
     changes: dict[str, str], said: str, tmp_path: Path, kafka: str, redis_url: str, prefix: str
 ) -> None:
-    environment = _environment(tmp_path, kafka, redis_url, prefix) | {"USAGELEDGER_GATEWAY_PORT": str(free_port())} | changes
-    done = subprocess.run(_command("gateway"), env=environment, capture_output=True, text=True, timeout=60)
+    environment = (
+        _environment(tmp_path, kafka, redis_url, prefix)
+        | {"USAGELEDGER_GATEWAY_PORT": str(free_port())}
+        | changes
+    )
+    done = subprocess.run(
+        _command("gateway"), env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert said in done.stderr
 
 
-def test_a_port_that_is_taken_is_named(gateway: RunningGateway, tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
+def test_a_port_that_is_taken_is_named(
+    gateway: RunningGateway, tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
     port = gateway.url.rpartition(":")[2]
-    environment = _environment(tmp_path, kafka, redis_url, prefix) | {"USAGELEDGER_GATEWAY_PORT": port}
-    done = subprocess.run(_command("gateway"), env=environment, capture_output=True, text=True, timeout=60)
+    environment = _environment(tmp_path, kafka, redis_url, prefix) | {
+        "USAGELEDGER_GATEWAY_PORT": port
+    }
+    done = subprocess.run(
+        _command("gateway"), env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert f"127.0.0.1:{port}" in done.stderr
 
@@ -102,9 +148,17 @@ def _environment(data: Path, kafka: str, redis_url: str, prefix: str) -> dict[st
 
 
 def _status_of(stack: Stack) -> dict[str, object]:
-    found: dict[str, object] = next(service for service in stack.status()["services"] if service["name"] == "gateway")
+    found: dict[str, object] = next(
+        service for service in stack.status()["services"] if service["name"] == "gateway"
+    )
     return found
 
 
 def _ask(url: str, method: str, path: str, credential: str, body: object = None) -> httpx.Response:
-    return httpx.request(method, f"{url}{path}", json=body, headers={"Authorization": f"Bearer {credential}"}, timeout=30)
+    return httpx.request(
+        method,
+        f"{url}{path}",
+        json=body,
+        headers={"Authorization": f"Bearer {credential}"},
+        timeout=30,
+    )

@@ -1,4 +1,6 @@
-"""The operator's API on a real stack: a refusal is found, mended and sent again; accounts are found; who waits for what is told."""
+"""The operator's API on a real stack: a refusal is found, mended and sent again; accounts are
+found; who waits for what is told.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Console:
     """Asks a gateway as an operator does."""
 
     def __init__(self, gateway: RunningGateway) -> None:
-        self._client = httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}, timeout=30)
+        self._client = httpx.Client(
+            base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}, timeout=30
+        )
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         answer = self._client.get(path, params=query)
@@ -52,7 +56,11 @@ class Console:
         return [item["result"] for item in answer.json()["items"]]
 
     def refusals_of(self, account: str | None, **query: Any) -> list[dict[str, Any]]:
-        return [item for item in self.get("/v1/refusals", limit=200, **query)["items"] if item["account"] == account]
+        return [
+            item
+            for item in self.get("/v1/refusals", limit=200, **query)["items"]
+            if item["account"] == account
+        ]
 
     def lag(self) -> dict[str, int]:
         return {service["name"]: service["records"] for service in self.get("/v1/lag")["services"]}
@@ -68,40 +76,68 @@ def console(gateway: RunningGateway) -> Any:
     made.close()
 
 
-def test_a_refused_use_is_seen_mended_sent_again_and_resolved(gateway: RunningGateway, console: Console, tmp_path: Path) -> None:
+def test_a_refused_use_is_seen_mended_sent_again_and_resolved(
+    gateway: RunningGateway, console: Console, tmp_path: Path
+) -> None:
     account, model = f"acct_{uuid.uuid4().hex[:8]}", f"model_{uuid.uuid4().hex[:8]}"
     with usage_meter(gateway, tmp_path) as meter:
         meter.record(account=account, feature="genai_video", model=model, id="gen_1")
         assert meter.flush(DEADLINE_S)
-    within_the_deadline(lambda: len(console.refusals_of(account, reason="unknown_model", resolved=False)) == 1)
+    within_the_deadline(
+        lambda: len(console.refusals_of(account, reason="unknown_model", resolved=False)) == 1
+    )
     (refusal,) = console.refusals_of(account)
-    assert (refusal["event"], refusal["feature"], refusal["model"]) == ({"source": "render", "id": "gen_1"}, "genai_video", model)
+    assert (refusal["event"], refusal["feature"], refusal["model"]) == (
+        {"source": "render", "id": "gen_1"},
+        "genai_video",
+        model,
+    )
 
     version = publish_with(gateway, model)
-    within_the_deadline(lambda: adopters(console, version) == console.get("/v1/catalogs")["partitions"])
+    within_the_deadline(
+        lambda: adopters(console, version) == console.get("/v1/catalogs")["partitions"]
+    )
     assert console.resend(refusal["entry"], "0-999999") == ["sent", "not_found"]
-    within_the_deadline(lambda: console.refusals_of(account, resolved=True) == [refusal | {"is_resolved": True}])
+    within_the_deadline(
+        lambda: console.refusals_of(account, resolved=True) == [refusal | {"is_resolved": True}]
+    )
     assert console.resend(refusal["entry"]) == ["already_resolved"]
-    within_the_deadline(lambda: [item["used"] for item in console.get("/v1/accounts", search=account.upper())["items"]] == ["7"])
+    within_the_deadline(
+        lambda: (
+            [item["used"] for item in console.get("/v1/accounts", search=account.upper())["items"]]
+            == ["7"]
+        )
+    )
 
 
-def test_a_record_without_a_key_is_sent_again_as_it_was(gateway: RunningGateway, console: Console) -> None:
+def test_a_record_without_a_key_is_sent_again_as_it_was(
+    gateway: RunningGateway, console: Console
+) -> None:
     said = f"no event: {uuid.uuid4()}".encode()
     producer = KafkaProducer(bootstrap_servers=gateway.addresses.kafka)
     sent = producer.send(Topics(gateway.addresses.prefix).usage, said, partition=0).get(DEADLINE_S)
     producer.close()
     place = f"usage 0-{sent.offset}"
-    within_the_deadline(lambda: place in [item["place"] for item in console.refusals_of(None, reason="not_json")])
+    within_the_deadline(
+        lambda: place in [item["place"] for item in console.refusals_of(None, reason="not_json")]
+    )
     (refusal,) = (item for item in console.refusals_of(None) if item["place"] == place)
     assert console.resend(refusal["entry"]) == ["sent"]
-    within_the_deadline(lambda: len([item for item in console.refusals_of(None) if item["place"] > place]) == 1)
+    within_the_deadline(
+        lambda: len([item for item in console.refusals_of(None) if item["place"] > place]) == 1
+    )
     again = max(item["place"] for item in console.refusals_of(None))
     with log_reader(gateway.addresses.kafka) as reader:
         offset = int(again.rpartition("-")[2])
-        assert [record.value for record in reader.read(Topics(gateway.addresses.prefix).usage, 0, offset, offset + 1)] == [said]
+        assert [
+            record.value
+            for record in reader.read(Topics(gateway.addresses.prefix).usage, 0, offset, offset + 1)
+        ] == [said]
 
 
-def test_accounts_are_found_page_by_page(gateway: RunningGateway, console: Console, tmp_path: Path) -> None:
+def test_accounts_are_found_page_by_page(
+    gateway: RunningGateway, console: Console, tmp_path: Path
+) -> None:
     mark = uuid.uuid4().hex[:8]
     accounts = [f"team_{mark}/{number}" for number in range(7)]
     with usage_meter(gateway, tmp_path) as meter:
@@ -112,23 +148,39 @@ def test_accounts_are_found_page_by_page(gateway: RunningGateway, console: Conso
     seen: list[str] = []
     page: dict[str, Any] = {"next_cursor": None}
     while not seen or page["next_cursor"] is not None:
-        page = console.get("/v1/accounts", search=mark, limit=3, **({"cursor": page["next_cursor"]} if seen else {}))
+        page = console.get(
+            "/v1/accounts",
+            search=mark,
+            limit=3,
+            **({"cursor": page["next_cursor"]} if seen else {}),
+        )
         seen += [item["account"] for item in page["items"]]
     assert seen == accounts
 
 
 def test_an_idle_ledger_lags_in_nothing(console: Console) -> None:
     within_the_deadline(lambda: console.lag() == {"processor": 0, "limits": 0, "history": 0})
-    within_the_deadline(lambda: {partition["state"] for partition in console.get("/v1/lag")["partitions"]} == {"running/idle"})
+    within_the_deadline(
+        lambda: (
+            {partition["state"] for partition in console.get("/v1/lag")["partitions"]}
+            == {"running/idle"}
+        )
+    )
     assert console.get("/v1/accounts")["history_as_of"] is None
 
 
 def test_where_no_broker_answers_that_is_said_within_the_bound(redis_url: str) -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    inspector = Inspector(partial(Connections, nobody, redis_url, ""), "", PublishedCatalogs(nobody, ""))
+    inspector = Inspector(
+        partial(Connections, nobody, redis_url, ""), "", PublishedCatalogs(nobody, "")
+    )
 
     async def scenario() -> list[str]:
-        asked = (inspector.look, inspector.catalogs, lambda: inspector.records([InputAddress(topic="usage", partition=0, offset=0)]))
+        asked = (
+            inspector.look,
+            inspector.catalogs,
+            lambda: inspector.records([InputAddress(topic="usage", partition=0, offset=0)]),
+        )
         codes = []
         for ask in asked:
             with pytest.raises(Problem) as raised:
@@ -149,28 +201,54 @@ def test_a_record_that_is_no_longer_in_its_topic_is_told_from_one_that_is(
         assert meter.flush(DEADLINE_S)
     with log_reader(kafka) as reader:
         ends = [reader.end_offset(Topics(prefix).usage, partition) for partition in (0, 1)]
-    inspector = Inspector(partial(Connections, kafka, redis_url, prefix), prefix, PublishedCatalogs(kafka, prefix))
-    wanted = [InputAddress(topic="usage", partition=partition, offset=offset) for partition, end in enumerate(ends) for offset in (0, end)]
+    inspector = Inspector(
+        partial(Connections, kafka, redis_url, prefix), prefix, PublishedCatalogs(kafka, prefix)
+    )
+    wanted = [
+        InputAddress(topic="usage", partition=partition, offset=offset)
+        for partition, end in enumerate(ends)
+        for offset in (0, end)
+    ]
     found = asyncio.run(inspector.records(wanted))
     inspector.close()
-    assert [record is not None for record in found] == [end > offset for end in ends for offset in (0, end)]
+    assert [record is not None for record in found] == [
+        end > offset for end in ends for offset in (0, end)
+    ]
     assert any(record is not None for record in found)
 
 
 def usage_meter(gateway: RunningGateway, directory: Path) -> UsageMeter:
-    return UsageMeter(source="render", kafka=gateway.addresses.kafka, prefix=gateway.addresses.prefix, spool_directory=directory / "spool")
+    return UsageMeter(
+        source="render",
+        kafka=gateway.addresses.kafka,
+        prefix=gateway.addresses.prefix,
+        spool_directory=directory / "spool",
+    )
 
 
 def publish_with(gateway: RunningGateway, model: str) -> str:
-    """Publish a catalog that knows this model as well, at 7 credits. It takes effect in years, so that nobody else is rated by it."""
+    """Publish a catalog that knows this model as well, at 7 credits.
+
+    It takes effect in years, so that nobody else is rated by it.
+    """
     kafka, prefix = gateway.addresses.kafka, gateway.addresses.prefix
     shipped = load_shipped_catalog()
-    rate = next(feature for feature in shipped.features if feature.id == "genai_video").models[0].rate
+    rate = (
+        next(feature for feature in shipped.features if feature.id == "genai_video").models[0].rate
+    )
     added = Model(id=model, name=model, rate=replace(rate, credits=7_000_000))
     features: list[Feature] = [
-        replace(feature, models=(*feature.models, added)) if feature.id == "genai_video" else feature for feature in shipped.features
+        replace(feature, models=(*feature.models, added))
+        if feature.id == "genai_video"
+        else feature
+        for feature in shipped.features
     ]
-    later = replace(shipped, version=f"with_{model}", effective_from=datetime(2999, 1, 1, tzinfo=UTC), features=tuple(features))
+    later = replace(
+        shipped,
+        version=f"with_{model}",
+        effective_from=datetime(2999, 1, 1, tzinfo=UTC),
+        features=tuple(features),
+    )
     with log_reader(kafka) as reader:
         published = published_catalogs(reader, prefix)
     publish(catalog_connector(kafka, prefix), later, published, datetime.now(UTC))
@@ -178,7 +256,11 @@ def publish_with(gateway: RunningGateway, model: str) -> str:
 
 
 def adopters(console: Console, version: str) -> int:
-    return sum(item["adopted_by"] for item in console.get("/v1/catalogs")["items"] if item["version"] == version)
+    return sum(
+        item["adopted_by"]
+        for item in console.get("/v1/catalogs")["items"]
+        if item["version"] == version
+    )
 
 
 def within_the_deadline(check: Callable[[], bool]) -> None:

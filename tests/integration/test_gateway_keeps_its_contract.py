@@ -1,4 +1,6 @@
-"""Schemathesis against the running gateway: whatever is sent, what comes back is what the OpenAPI document says."""
+"""Schemathesis against the running gateway: whatever is sent, what comes back is what the OpenAPI
+document says.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,17 @@ from usageledger.gateway.app import bare_app
 
 # A stream has no end to wait for; what it says is tested where it is read.
 STREAMS = "/stream"
-# What is well-formed and yet refused: no schema knows the rate card, what an account has left, what time it is, or whom a gateway reaches.
-REFUSED_BY_THE_LEDGER = {"unknown_feature", "unknown_model", "insufficient_credits", "invalid_event", "url_not_allowed"}
-# Who guesses keys is soon told to wait (429), which this check does not expect; tests/unit/test_gateway_access.py asks every route instead.
+# What is well-formed and yet refused: no schema knows the rate card, what an account has left, what
+# time it is, or whom a gateway reaches.
+REFUSED_BY_THE_LEDGER = {
+    "unknown_feature",
+    "unknown_model",
+    "insufficient_credits",
+    "invalid_event",
+    "url_not_allowed",
+}
+# Who guesses keys is soon told to wait (429), which this check does not expect;
+# tests/unit/test_gateway_access.py asks every route instead.
 GUESSING = [ignored_auth]
 EXAMPLES = int(os.environ.get("USAGELEDGER_SCHEMATHESIS_EXAMPLES", "15"))
 
@@ -36,7 +46,9 @@ def api(gateway: RunningGateway) -> Any:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=" ".join)
-def test_every_answer_is_what_the_document_says(method: str, path: str, api: Any, gateway: RunningGateway) -> None:
+def test_every_answer_is_what_the_document_says(
+    method: str, path: str, api: Any, gateway: RunningGateway
+) -> None:
     requests = api[path][method].as_strategy()
     headers = {"Authorization": f"Bearer {gateway.key}"}
 
@@ -44,7 +56,13 @@ def test_every_answer_is_what_the_document_says(method: str, path: str, api: Any
     @hypothesis.given(case=requests)
     def ask(case: Any) -> None:
         response = case.call(headers=headers, timeout=30)
-        is_refused = response.status_code >= 400 and response.json().get("code") in REFUSED_BY_THE_LEDGER
-        case.validate_response(response, headers=headers, excluded_checks=[*GUESSING, *([positive_data_acceptance] if is_refused else [])])
+        is_refused = (
+            response.status_code >= 400 and response.json().get("code") in REFUSED_BY_THE_LEDGER
+        )
+        case.validate_response(
+            response,
+            headers=headers,
+            excluded_checks=[*GUESSING, *([positive_data_acceptance] if is_refused else [])],
+        )
 
     ask()

@@ -1,4 +1,6 @@
-"""Limit events from a real broker to streams and webhook endpoints, by a gateway that is killed, and endpoints that fail."""
+"""Limit events from a real broker to streams and webhook endpoints, by a gateway that is killed,
+and endpoints that fail.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,12 @@ def announce(kafka: str, prefix: str) -> Iterator[Announce]:
 
     def announce(ledger: Ledger, start: int = 0, stop: int | None = None) -> None:
         sent = [
-            producer.send(Topics(prefix).limit, key=message.key, value=message.value, partition=ledger.partition)
+            producer.send(
+                Topics(prefix).limit,
+                key=message.key,
+                value=message.value,
+                partition=ledger.partition,
+            )
             for message in messages_of(ledger)[start:stop]
         ]
         for one in sent:
@@ -47,7 +54,10 @@ def announce(kafka: str, prefix: str) -> Iterator[Announce]:
 
 @pytest.fixture
 def gateway(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> Iterator[GatewayProcess]:
-    """A gateway that may be killed, not started yet. There is no processor: tests announce what they like."""
+    """A gateway that may be killed, not started yet.
+
+    There is no processor: tests announce what they like.
+    """
     publish_shipped(kafka, prefix, datetime.now(UTC))
     made = GatewayProcess(kafka, redis_url, prefix, tmp_path / "data")
     yield made
@@ -70,7 +80,9 @@ def ids(ledger: Ledger) -> list[str]:
 
 
 @pytest.mark.partitions(1)
-def test_a_stream_goes_on_across_a_killed_gateway_without_loss_or_repeat(gateway: GatewayProcess, announce: Announce) -> None:
+def test_a_stream_goes_on_across_a_killed_gateway_without_loss_or_repeat(
+    gateway: GatewayProcess, announce: Announce
+) -> None:
     ledger = a_ledger(0, "a", *TEN)
     gateway.start()
     first = Stream(gateway, "a").opened()
@@ -92,8 +104,13 @@ def test_a_stream_goes_on_across_a_killed_gateway_without_loss_or_repeat(gateway
         stream.close()
 
 
-def test_a_new_gateway_knows_who_was_blocked_before_it_and_delivers_none_of_the_past(gateway: GatewayProcess, announce: Announce) -> None:
-    past, other = a_ledger(0, "a", "limit.reached"), a_ledger(1, "b", "limit.reached", "limit.cleared", "limit.reached")
+def test_a_new_gateway_knows_who_was_blocked_before_it_and_delivers_none_of_the_past(
+    gateway: GatewayProcess, announce: Announce
+) -> None:
+    past, other = (
+        a_ledger(0, "a", "limit.reached"),
+        a_ledger(1, "b", "limit.reached", "limit.cleared", "limit.reached"),
+    )
     announce(past)
     announce(other, 0, 2)
     gateway.start()
@@ -104,7 +121,10 @@ def test_a_new_gateway_knows_who_was_blocked_before_it_and_delivers_none_of_the_
         gateway.ask("POST", "/v1/webhooks", {"url": receiver.url})
         announce(other, 0, 3)
         until(lambda: receiver.ids == ["1-2-0"], "the event that came after the endpoint was made")
-        assert {item["account"] for item in gateway.ask("GET", "/v1/blocked").json()["items"]} == {"a", "b"}
+        assert {item["account"] for item in gateway.ask("GET", "/v1/blocked").json()["items"]} == {
+            "a",
+            "b",
+        }
 
 
 @pytest.mark.partitions(1)
@@ -117,7 +137,10 @@ def test_a_gateway_killed_between_following_and_delivering_delivers_each_event_u
         receiver.hangs.set()
         made = gateway.ask("POST", "/v1/webhooks", {"url": receiver.url}).json()
         announce(ledger)
-        until(lambda: gateway.ask("GET", f"/v1/webhooks/{made['id']}").json()["pending"] == len(TEN), "deliveries that wait")
+        until(
+            lambda: gateway.ask("GET", f"/v1/webhooks/{made['id']}").json()["pending"] == len(TEN),
+            "deliveries that wait",
+        )
         until(lambda: receiver.received != [], "an attempt that is under way")
         gateway.kill()
         cut_short = list(receiver.received)
@@ -126,7 +149,10 @@ def test_a_gateway_killed_between_following_and_delivering_delivers_each_event_u
         announce(ledger, 3)
         gateway.start()
         until(lambda: len(set(receiver.ids)) == len(TEN), "every event")
-        until(lambda: gateway.ask("GET", f"/v1/webhooks/{made['id']}").json()["pending"] == 0, "nothing that waits")
+        until(
+            lambda: gateway.ask("GET", f"/v1/webhooks/{made['id']}").json()["pending"] == 0,
+            "nothing that waits",
+        )
     assert receiver.ids == ids(ledger)
     by_event = {one.event_id: one.id for one in receiver.received}
     assert all(by_event[one.event_id] == one.id for one in cut_short)
@@ -135,7 +161,9 @@ def test_a_gateway_killed_between_following_and_delivering_delivers_each_event_u
 
 
 @pytest.mark.partitions(1)
-def test_while_a_rotation_overlaps_both_secrets_sign_and_afterwards_the_new_one_alone(gateway: GatewayProcess, announce: Announce) -> None:
+def test_while_a_rotation_overlaps_both_secrets_sign_and_afterwards_the_new_one_alone(
+    gateway: GatewayProcess, announce: Announce
+) -> None:
     ledger = a_ledger(0, "a", *TEN)
     gateway.start()
     with Receiver().running() as receiver:
@@ -156,25 +184,43 @@ def test_while_a_rotation_overlaps_both_secrets_sign_and_afterwards_the_new_one_
 
 
 @pytest.mark.partitions(1)
-def test_endpoints_that_hang_or_fail_never_delay_another(gateway: GatewayProcess, announce: Announce) -> None:
-    """The one hangs on every connection that it may have, the other fails, nobody listens at the third."""
+def test_endpoints_that_hang_or_fail_never_delay_another(
+    gateway: GatewayProcess, announce: Announce
+) -> None:
+    """The one hangs on every connection that it may have, the other fails, nobody listens at the
+    third.
+    """
     ledger = Ledger(0)
     for number in range(60):
         ledger.entry("limit.reached", account=f"acct_{number}")
     gateway.start()
-    with Receiver().running() as hanging, Receiver(status=500).running() as failing, Receiver().running() as fine:
+    with (
+        Receiver().running() as hanging,
+        Receiver(status=500).running() as failing,
+        Receiver().running() as fine,
+    ):
         hanging.hangs.set()
-        endpoints = [gateway.ask("POST", "/v1/webhooks", {"url": url}).json()["id"] for url in (hanging.url, failing.url, fine.url)]
+        endpoints = [
+            gateway.ask("POST", "/v1/webhooks", {"url": url}).json()["id"]
+            for url in (hanging.url, failing.url, fine.url)
+        ]
         gateway.ask("POST", "/v1/webhooks", {"url": "http://127.0.0.1:9/nobody"})
         announce(ledger)
         until(lambda: len(fine.received) == 60, "every event at the endpoint that works")
-        # An attempt at the one that hangs is given up after 15 s: by then the other has had everything.
+        # An attempt at the one that hangs is given up after 15 s: by then the other has had
+        # everything.
         states = {one["id"]: one for one in gateway.ask("GET", "/v1/webhooks").json()["items"]}
         assert states[endpoints[0]]["last_failure"] is None
         assert 0 < len(hanging.received) <= 8
         assert states[endpoints[0]]["pending"] == 60
-        until(lambda: len({one.id for one in failing.received}) == 60, "an attempt of each at the one that fails")
-        until(lambda: gateway.ask("GET", "/v1/webhooks").json()["items"][2]["pending"] == 0, "nothing that waits for the one that works")
+        until(
+            lambda: len({one.id for one in failing.received}) == 60,
+            "an attempt of each at the one that fails",
+        )
+        until(
+            lambda: gateway.ask("GET", "/v1/webhooks").json()["items"][2]["pending"] == 0,
+            "nothing that waits for the one that works",
+        )
 
 
 def test_a_dead_delivery_is_listed_and_sent_again(gateway: GatewayProcess) -> None:
@@ -188,15 +234,25 @@ def test_a_dead_delivery_is_listed_and_sent_again(gateway: GatewayProcess) -> No
         assert (dead["id"], dead["last_status"], dead["attempts"]) == (sent["id"], 500, 1)
         receiver.status = 200
         assert gateway.ask("POST", f"{path}/deliveries/{dead['id']}/resend").status_code == 202
-        until(lambda: gateway.ask("GET", f"{path}/deliveries/{dead['id']}").json()["state"] == "delivered", "the delivery")
+        until(
+            lambda: (
+                gateway.ask("GET", f"{path}/deliveries/{dead['id']}").json()["state"] == "delivered"
+            ),
+            "the delivery",
+        )
         assert [one.id for one in receiver.received] == [dead["id"]] * 2
         receiver.status = 410
         gateway.ask("POST", f"{path}/test")
-        until(lambda: gateway.ask("GET", path).json()["state"] == "disabled", "the endpoint that is gone")
+        until(
+            lambda: gateway.ask("GET", path).json()["state"] == "disabled",
+            "the endpoint that is gone",
+        )
 
 
 @pytest.mark.partitions(1)
-def test_a_stream_ends_with_its_key_and_says_so(gateway: GatewayProcess, redis_url: str, prefix: str) -> None:
+def test_a_stream_ends_with_its_key_and_says_so(
+    gateway: GatewayProcess, redis_url: str, prefix: str
+) -> None:
     begin_counters(redis_url, prefix, 1)
     gateway.start()
     made = gateway.ask("POST", "/v1/keys", {"name": "pages", "scopes": ["read"]}).json()
@@ -221,12 +277,22 @@ def test_a_topic_that_was_made_anew_is_not_followed_and_the_gateway_says_so(
         until(lambda: Topics(prefix).limit not in admin.list_topics(), "the topic's end")
     create_topics(kafka, prefix, partitions=2)
     gateway.start(is_ready=False)
-    until(lambda: "truncated or made anew" in gateway.ask("GET", "/v1/blocked").text, "what is wrong")
-    assert (gateway.ask("GET", "/v1/blocked").status_code, gateway.ask("GET", "/readyz").status_code) == (503, 503)
+    until(
+        lambda: "truncated or made anew" in gateway.ask("GET", "/v1/blocked").text, "what is wrong"
+    )
+    assert (
+        gateway.ask("GET", "/v1/blocked").status_code,
+        gateway.ask("GET", "/readyz").status_code,
+    ) == (503, 503)
 
 
 def test_another_ledgers_log_of_the_same_length_is_noticed(
-    kafka: str, redis_url: str, prefix: str, gateway: GatewayProcess, announce: Announce, new_ledger: NewLedger
+    kafka: str,
+    redis_url: str,
+    prefix: str,
+    gateway: GatewayProcess,
+    announce: Announce,
+    new_ledger: NewLedger,
 ) -> None:
     announce(a_ledger(0, "a", *TEN))
     gateway.start()
@@ -234,7 +300,9 @@ def test_another_ledgers_log_of_the_same_length_is_noticed(
     other = new_ledger(partitions=2)
     producer = KafkaProducer(bootstrap_servers=kafka)
     for message in messages_of(a_ledger(0, "b", "limit.threshold", *TEN))[1:]:
-        producer.send(Topics(other).limit, key=message.key, value=message.value, partition=0).get(timeout=20)
+        producer.send(Topics(other).limit, key=message.key, value=message.value, partition=0).get(
+            timeout=20
+        )
     producer.close(timeout=5)
     publish_shipped(kafka, other, datetime.now(UTC))
     moved = GatewayProcess(kafka, redis_url, other, gateway.data)
@@ -255,19 +323,37 @@ def test_the_command_line_manages_endpoints_and_keys(gateway: GatewayProcess) ->
         return [json.loads(line) for line in result.stdout.splitlines()]
 
     with Receiver(status=500).running() as receiver:
-        (made,) = run("webhooks", "add", receiver.url, "--type", "limit.reached", "--description", "the editor")
+        (made,) = run(
+            "webhooks",
+            "add",
+            receiver.url,
+            "--type",
+            "limit.reached",
+            "--description",
+            "the editor",
+        )
         (listed,) = run("webhooks", "list")
-        assert (listed["id"], listed["types"], listed["description"]) == (made["id"], ["limit.reached"], "the editor")
+        assert (listed["id"], listed["types"], listed["description"]) == (
+            made["id"],
+            ["limit.reached"],
+            "the editor",
+        )
         (failed,) = run("webhooks", "test", made["id"], exit_code=1)
         assert (failed["state"], failed["last_status"]) == ("dead", 500)
-        assert [one["id"] for one in run("webhooks", "deliveries", made["id"], "--state", "dead")] == [failed["id"]]
+        assert [
+            one["id"] for one in run("webhooks", "deliveries", made["id"], "--state", "dead")
+        ] == [failed["id"]]
         receiver.status = 204
-        assert [one["id"] for one in run("webhooks", "resend", made["id"], "--dead")] == [failed["id"]]
+        assert [one["id"] for one in run("webhooks", "resend", made["id"], "--dead")] == [
+            failed["id"]
+        ]
         (delivered,) = run("webhooks", "test", made["id"])
         assert delivered["state"] == "delivered"
         assert run("webhooks", "disable", made["id"])[0]["state"] == "disabled"
         assert run("webhooks", "enable", made["id"])[0]["state"] == "active"
-        assert run("webhooks", "rotate", made["id"], "--overlap", "60")[0]["secret"] != made["secret"]
+        assert (
+            run("webhooks", "rotate", made["id"], "--overlap", "60")[0]["secret"] != made["secret"]
+        )
         assert run("webhooks", "remove", made["id"]) == [{"id": made["id"], "removed": True}]
         assert run("webhooks", "list") == []
         assert run("webhooks", "remove", made["id"], exit_code=1) == []

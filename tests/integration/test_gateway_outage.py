@@ -37,11 +37,15 @@ def gateway(broker: KafkaServer, redis_url: str, tmp_path: Path) -> Iterator[Gat
 def announce(kafka: str, ledger: Ledger, start: int, stop: int) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka)
     for message in messages_of(ledger)[start:stop]:
-        producer.send(Topics(PREFIX).limit, key=message.key, value=message.value, partition=0).get(timeout=30)
+        producer.send(Topics(PREFIX).limit, key=message.key, value=message.value, partition=0).get(
+            timeout=30
+        )
     producer.close(timeout=5)
 
 
-def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_report(broker: KafkaServer, gateway: GatewayProcess) -> None:
+def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_report(
+    broker: KafkaServer, gateway: GatewayProcess
+) -> None:
     ledger = a_ledger(0, "a", *TEN)
     event = {
         "specversion": "1.0",
@@ -59,18 +63,30 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_repo
         until(lambda: len(stream.ids) >= 5, "what was announced before")
         assert gateway.ask("POST", "/v1/events", event).status_code == 200
         kill(broker)
-        # Keys and webhooks need no broker; who is blocked is known for as long as it has not been silent for too long.
-        assert [item["account"] for item in gateway.ask("GET", "/v1/blocked").json()["items"]] == ["a"]
+        # Keys and webhooks need no broker; who is blocked is known for as long as it has not been
+        # silent for too long.
+        assert [item["account"] for item in gateway.ask("GET", "/v1/blocked").json()["items"]] == [
+            "a"
+        ]
         refused = gateway.ask("POST", "/v1/events", event)
         assert (refused.status_code, refused.json()["items"][0]["result"]) == (503, "unavailable")
-        until(lambda: gateway.ask("GET", "/v1/blocked").status_code == 503, "that who is blocked is not known any more")
+        until(
+            lambda: gateway.ask("GET", "/v1/blocked").status_code == 503,
+            "that who is blocked is not known any more",
+        )
         broker.spawn()
         wait_until_ready(broker)
         announce(broker.address, ledger, 3, 10)
         until(lambda: len(stream.ids) >= 10, "what was announced after")
         assert stream.ids == ids(ledger)
-        until(lambda: gateway.ask("GET", "/v1/blocked").status_code == 200, "that who is blocked is known again")
+        until(
+            lambda: gateway.ask("GET", "/v1/blocked").status_code == 200,
+            "that who is blocked is known again",
+        )
         until(lambda: len(receiver.received) >= 10, "every delivery")
         assert receiver.ids == ids(ledger)
-        until(lambda: gateway.ask("POST", "/v1/events", event).status_code == 200, "a report that is taken again")
+        until(
+            lambda: gateway.ask("POST", "/v1/events", event).status_code == 200,
+            "a report that is taken again",
+        )
         stream.close()

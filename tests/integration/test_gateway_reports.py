@@ -1,4 +1,6 @@
-"""Events reported over HTTP to a real broker: each with its own result, counted once however often, and what is said when Kafka is away."""
+"""Events reported over HTTP to a real broker: each with its own result, counted once however often,
+and what is said when Kafka is away.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,24 @@ from usageledger.log.topics import Topics
 def usage(id_: str, account: str, quantity: str = "1") -> dict[str, Any]:
     data = {"feature": "genai_video", "model": "veo_3", "quantity": quantity}
     at = datetime.now(UTC).isoformat()
-    return {"specversion": "1.0", "type": "usage.recorded", "id": id_, "source": "/t", "subject": account, "time": at, "data": data}
+    return {
+        "specversion": "1.0",
+        "type": "usage.recorded",
+        "id": id_,
+        "source": "/t",
+        "subject": account,
+        "time": at,
+        "data": data,
+    }
 
 
 def report(gateway: RunningGateway, events: list[dict[str, Any]]) -> httpx.Response:
-    return httpx.post(f"{gateway.url}/v1/events", json=events, headers={"Authorization": f"Bearer {gateway.key}"}, timeout=30)
+    return httpx.post(
+        f"{gateway.url}/v1/events",
+        json=events,
+        headers={"Authorization": f"Bearer {gateway.key}"},
+        timeout=30,
+    )
 
 
 def entries_of(gateway: RunningGateway, account: str) -> list[LedgerEntry]:
@@ -42,7 +57,9 @@ def entries_of(gateway: RunningGateway, account: str) -> list[LedgerEntry]:
         return [sealed.entry for sealed in found if sealed.entry.account == account]
 
 
-def test_what_is_accepted_lies_where_it_is_said_and_is_charged_once(gateway: RunningGateway) -> None:
+def test_what_is_accepted_lies_where_it_is_said_and_is_charged_once(
+    gateway: RunningGateway,
+) -> None:
     account = f"acct_{uuid.uuid4().hex[:8]}"
     batch = [usage("g1", account), usage("g2", account, "-1"), usage("g3", account)]
     first = report(gateway, batch)
@@ -57,19 +74,26 @@ def test_what_is_accepted_lies_where_it_is_said_and_is_charged_once(gateway: Run
     until(lambda: kinds().count("duplicate") == 2, "the decisions")
     assert kinds() == ["account_opened", "usage", "usage", "duplicate", "duplicate"]
     charged = [entry for entry in entries_of(gateway, account) if entry.kind == "usage"]
-    for entry, item in zip(charged, (first.json()["items"][0], first.json()["items"][2]), strict=True):
+    for entry, item in zip(
+        charged, (first.json()["items"][0], first.json()["items"][2]), strict=True
+    ):
         assert entry.input is not None
         assert (item["partition"], item["offset"]) == (entry.input.partition, entry.input.offset)
 
 
 def test_a_grant_reaches_the_account(gateway: RunningGateway) -> None:
     account = f"acct_{uuid.uuid4().hex[:8]}"
-    event = usage("grant_1", account) | {"type": "credits.granted", "data": {"credits": "20", "reason": "sorry"}}
+    event = usage("grant_1", account) | {
+        "type": "credits.granted",
+        "data": {"credits": "20", "reason": "sorry"},
+    }
     assert report(gateway, [event]).status_code == 200
     until(lambda: "grant" in [entry.kind for entry in entries_of(gateway, account)], "the grant")
 
 
-def test_where_no_broker_answers_nothing_is_said_to_be_taken(kafka: str, redis_url: str, prefix: str) -> None:
+def test_where_no_broker_answers_nothing_is_said_to_be_taken(
+    kafka: str, redis_url: str, prefix: str
+) -> None:
     async def scenario() -> None:
         reporter = Reporter("127.0.0.1:1")
         record = Outgoing(Topics(prefix).usage, 0, b"a", b"{}", None)
@@ -96,7 +120,10 @@ def test_a_broker_that_freezes_is_told_in_time_and_the_event_counts_once_when_it
         assert {item["result"] for item in answer.json()["items"]} == {"unavailable"}
         # A bound that a waiting request has, not a measure of speed.
         assert took_s < 3 * ACKNOWLEDGED_WITHIN_S
-        until(lambda: gateway.ask("POST", "/v1/events", usage("g1", "a")).status_code == 200, "Kafka's return")
+        until(
+            lambda: gateway.ask("POST", "/v1/events", usage("g1", "a")).status_code == 200,
+            "Kafka's return",
+        )
     finally:
         gateway.stop()
 
@@ -108,7 +135,9 @@ def test_a_record_that_a_topic_refuses_fails_alone(kafka: str, prefix: str) -> N
     async def scenario() -> None:
         reporter = Reporter(kafka)
         topic = Topics(prefix).usage
-        taken, refused = await reporter.report([Outgoing(topic, 0, b"a", b"1", None), Outgoing(topic, 0, b"a", b"x" * 2_000_000, None)])
+        taken, refused = await reporter.report(
+            [Outgoing(topic, 0, b"a", b"1", None), Outgoing(topic, 0, b"a", b"x" * 2_000_000, None)]
+        )
         assert taken.offset == 0
         assert refused.offset is None
         (after,) = await reporter.report([Outgoing(topic, 0, b"a", b"2", None)])

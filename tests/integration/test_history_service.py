@@ -1,4 +1,6 @@
-"""The history as a service, on a real Kafka: killed in the middle, its file taken away, the ledger made anew under it."""
+"""The history as a service, on a real Kafka: killed in the middle, its file taken away, the ledger
+made anew under it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ DEADLINE_S = 60.0
 START = "2026-01-03T09:00"
 
 
-def test_killed_in_the_middle_again_and_again_it_has_each_entry_once(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> None:
+def test_killed_in_the_middle_again_and_again_it_has_each_entry_once(
+    kafka: str, redis_url: str, prefix: str, tmp_path: Path
+) -> None:
     records = make_ledger(30_000, accounts=300).log.records
     path = tmp_path / "gateway" / HISTORY_FILE
     appending = threading.Thread(target=append, args=(kafka, prefix, 0, records))
@@ -75,8 +79,12 @@ def test_a_file_that_is_taken_away_is_built_anew(kafka: str, prefix: str, tmp_pa
         assert content_of(path) == before
 
 
-def test_a_ledger_made_anew_has_a_history_of_its_own(kafka: str, prefix: str, tmp_path: Path) -> None:
-    old = records_of(decided(f"{START} subscribe max", *(f"+1m use chat_action {n}" for n in range(1, 20))))
+def test_a_ledger_made_anew_has_a_history_of_its_own(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
+    old = records_of(
+        decided(f"{START} subscribe max", *(f"+1m use chat_action {n}" for n in range(1, 20)))
+    )
     new = records_of(decided(f"{START} subscribe pro", "+1h use ai_edit"))
     append(kafka, prefix, 0, old)
     path = tmp_path / HISTORY_FILE
@@ -89,9 +97,13 @@ def test_a_ledger_made_anew_has_a_history_of_its_own(kafka: str, prefix: str, tm
     assert content_of(path) == content(folded(new, [1]))
 
 
-def test_another_ledger_is_known_though_it_is_the_longer_one(kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_another_ledger_is_known_though_it_is_the_longer_one(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
     old = records_of(decided(f"{START} subscribe max", "+1h use chat_action"))
-    new = records_of(decided(f"{START} subscribe pro", *(f"+1m use chat_action {n}" for n in range(1, 9))))
+    new = records_of(
+        decided(f"{START} subscribe pro", *(f"+1m use chat_action {n}" for n in range(1, 9)))
+    )
     append(kafka, prefix, 0, old)
     path = tmp_path / HISTORY_FILE
     with following(kafka, prefix, path):
@@ -103,14 +115,18 @@ def test_another_ledger_is_known_though_it_is_the_longer_one(kafka: str, prefix:
     assert content_of(path) == content(folded(new, [1]))
 
 
-def test_a_partition_with_bytes_that_are_no_entry_stops_and_the_others_go_on(kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_a_partition_with_bytes_that_are_no_entry_stops_and_the_others_go_on(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
     first = records_of(decided(f"{START} subscribe max"))
     more = records_of(decided(f"{START} subscribe max", "+1h use chat_action"))
     append(kafka, prefix, 0, first)
     append(kafka, prefix, 1, [Record(0, 0, b"a", b"this is no entry")])
     path = tmp_path / HISTORY_FILE
     with following(kafka, prefix, path) as health:
-        assert is_true_within(lambda: list(health[-1].stopped) == [1] if health else False, DEADLINE_S)
+        assert is_true_within(
+            lambda: list(health[-1].stopped) == [1] if health else False, DEADLINE_S
+        )
         append(kafka, prefix, 0, more[len(first) :])
         assert is_true_within(lambda: reached(path, 0) == len(more), DEADLINE_S)
         assert "offset 0" in health[-1].stopped[1]
@@ -128,24 +144,38 @@ def test_a_broker_that_goes_away_is_told_of_and_waited_for(redis_url: str, tmp_p
             assert is_true_within(lambda: reached(path, 0) == 2, DEADLINE_S)
             broker = broker_of(stack)["pid"]
             os.kill(broker, signal.SIGSTOP)
-            assert is_true_within(lambda: "Kafka has not answered" in trouble_of(health), DEADLINE_S)
+            assert is_true_within(
+                lambda: "Kafka has not answered" in trouble_of(health), DEADLINE_S
+            )
             os.kill(broker, signal.SIGCONT)
             assert is_true_within(lambda: not trouble_of(health), DEADLINE_S)
             os.kill(broker, signal.SIGKILL)
-            assert is_true_within(lambda: broker_of(stack)["restarts"] == 1 and broker_of(stack)["state"] == "running", DEADLINE_S)
+            assert is_true_within(
+                lambda: (
+                    broker_of(stack)["restarts"] == 1 and broker_of(stack)["state"] == "running"
+                ),
+                DEADLINE_S,
+            )
             append(kafka, "", 0, records[2:])
             assert is_true_within(lambda: reached(path, 0) == len(records), DEADLINE_S)
     finally:
         stack.stop()
 
 
-def test_the_service_tells_how_it_is_doing(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> None:
+def test_the_service_tells_how_it_is_doing(
+    kafka: str, redis_url: str, prefix: str, tmp_path: Path
+) -> None:
     append(kafka, prefix, 0, records_of(decided(f"{START} subscribe max")))
     port = free_port()
-    with service(kafka, redis_url, prefix, tmp_path, {"USAGELEDGER_TELEMETRY_PORT": str(port)}) as process:
+    with service(
+        kafka, redis_url, prefix, tmp_path, {"USAGELEDGER_TELEMETRY_PORT": str(port)}
+    ) as process:
         address = f"http://127.0.0.1:{port}"
         assert is_true_within(lambda: status_of(f"{address}/readyz") == 200, DEADLINE_S)
-        assert is_true_within(lambda: b"usageledger_history_entries_total 2.0" in body_of(f"{address}/metrics"), DEADLINE_S)
+        assert is_true_within(
+            lambda: b"usageledger_history_entries_total 2.0" in body_of(f"{address}/metrics"),
+            DEADLINE_S,
+        )
         assert json.loads(body_of(f"{address}/healthz")) == {"status": "ok", "service": "history"}
         append(kafka, prefix, 1, [Record(0, 0, None, b"{}")])
         assert is_true_within(lambda: status_of(f"{address}/readyz") == 503, DEADLINE_S)
@@ -153,14 +183,17 @@ def test_the_service_tells_how_it_is_doing(kafka: str, redis_url: str, prefix: s
         assert process.wait(DEADLINE_S) == 0
 
 
-def test_without_a_ledger_the_service_says_what_to_do(kafka: str, redis_url: str, tmp_path: Path) -> None:
+def test_without_a_ledger_the_service_says_what_to_do(
+    kafka: str, redis_url: str, tmp_path: Path
+) -> None:
     with service(kafka, redis_url, "nobody", tmp_path) as process:
         assert process.wait(DEADLINE_S) == 1
         assert process.stderr is not None
         assert "there is no topic nobody.ledger.entries.v1" in process.stderr.read()
 
 
-# How --------------------------------------------------------------------------------------------------------------------------------
+# How
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def decided(*lines: str) -> Sequence[SealedEntry]:
@@ -171,10 +204,14 @@ def decided(*lines: str) -> Sequence[SealedEntry]:
 
 
 def append(kafka: str, prefix: str, partition: int, records: Sequence[Record]) -> None:
-    """Append records to a ledger partition as the processor would: each lies where it names, for nobody else appends."""
+    """Append records to a ledger partition as the processor would: each lies where it names, for
+    nobody else appends.
+    """
     producer = KafkaProducer(bootstrap_servers=kafka, acks="all", linger_ms=20)
     for record in records:
-        producer.send(Topics(prefix).ledger, value=record.value, key=record.key, partition=partition)
+        producer.send(
+            Topics(prefix).ledger, value=record.value, key=record.key, partition=partition
+        )
     producer.flush(DEADLINE_S)
     producer.close()
 
@@ -204,10 +241,16 @@ def content_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 @contextmanager
-def service(kafka: str, redis_url: str, prefix: str, data: Path, more: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def service(
+    kafka: str, redis_url: str, prefix: str, data: Path, more: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """`usageledger service history`, killed at the end if it still runs."""
     own = {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
-    environment = os.environ | {f"USAGELEDGER_{name}": value for name, value in own.items()} | dict(more or {})
+    environment = (
+        os.environ
+        | {f"USAGELEDGER_{name}": value for name, value in own.items()}
+        | dict(more or {})
+    )
     command = [sys.executable, "-m", "usageledger.cli", "service", "history"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
@@ -221,7 +264,9 @@ def service(kafka: str, redis_url: str, prefix: str, data: Path, more: Mapping[s
 
 def broker_of(stack: Stack) -> dict[str, Any]:
     """What the stack says of its Kafka."""
-    found: dict[str, Any] = next(each for each in stack.status()["services"] if each["name"] == "kafka")
+    found: dict[str, Any] = next(
+        each for each in stack.status()["services"] if each["name"] == "kafka"
+    )
     return found
 
 
@@ -238,7 +283,11 @@ def following(kafka: str, prefix: str, path: Path) -> Iterator[list[HistoryHealt
 
     def run() -> None:
         try:
-            loop.run_until_complete(run_history(kafka=kafka, prefix=prefix, path=path, stop=stop, on_health=health.append))
+            loop.run_until_complete(
+                run_history(
+                    kafka=kafka, prefix=prefix, path=path, stop=stop, on_health=health.append
+                )
+            )
         except BaseException as error:  # noqa: BLE001 - the test's own thread raises it
             failures.append(error)
 

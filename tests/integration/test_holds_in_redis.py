@@ -1,4 +1,6 @@
-"""Holds on a real server: many workers at once, what is left of them afterwards, and what somebody has spoilt."""
+"""Holds on a real server: many workers at once, what is left of them afterwards, and what somebody
+has spoilt.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +49,21 @@ def client(server: ValkeyServer) -> Iterator[redis.Redis]:
 
 
 def a_hold(id: str, credits: int = 1, *, remaining: int = 100, life_ms: int = 60_000) -> PlaceHold:
-    return PlaceHold(account="ann", seen=b"A1", remaining=remaining, id=id, credits=credits, life_ms=life_ms, content=b"{}")
+    return PlaceHold(
+        account="ann",
+        seen=b"A1",
+        remaining=remaining,
+        id=id,
+        credits=credits,
+        life_ms=life_ms,
+        content=b"{}",
+    )
 
 
 @pytest.mark.peer_defect("FluxMeter: holds")
-def test_of_200_workers_at_once_exactly_those_are_given_a_hold_for_whom_credits_are_left(server: ValkeyServer) -> None:
+def test_of_200_workers_at_once_exactly_those_are_given_a_hold_for_whom_credits_are_left(
+    server: ValkeyServer,
+) -> None:
     """1,000 holds of one credit for the last 100 credits, from 200 connections: 100 are given."""
     outcomes: Counter[str] = Counter()
     numbers, ready = itertools.count(), threading.Barrier(200)
@@ -72,15 +84,21 @@ def test_of_200_workers_at_once_exactly_those_are_given_a_hold_for_whom_credits_
         assert ask(mine, KEYS, ReadAccount("ann")).held == 100
 
 
-def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(server: ValkeyServer) -> None:
-    """The owner charges and settles while workers hold: remaining less open holds never falls below nothing."""
+def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(
+    server: ValkeyServer,
+) -> None:
+    """The owner charges and settles while workers hold: remaining less open holds never falls below
+    nothing.
+    """
 
     async def test() -> None:
         async with connect(server.url) as connection:
             view = RedisView(connection, KEYS.prefix, KEYS.partition)
             await view.clear()
             remaining, position = 300, Position(0, "")
-            await view.commit(None, ViewChange(head=b"h", position=position, accounts={"ann": b"300"}))
+            await view.commit(
+                None, ViewChange(head=b"h", position=position, accounts={"ann": b"300"})
+            )
             given: asyncio.Queue[str] = asyncio.Queue()
 
             async def hold(worker: int) -> None:
@@ -88,7 +106,14 @@ def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(ser
                     id, seen = f"{worker}-{n}", b"300"
                     for _ in range(1_000):
                         asked = PlaceHold(
-                            account="ann", seen=seen, remaining=int(seen), id=id, credits=1, life_ms=60_000, content=b"{}", open_max=5_000
+                            account="ann",
+                            seen=seen,
+                            remaining=int(seen),
+                            id=id,
+                            credits=1,
+                            life_ms=60_000,
+                            content=b"{}",
+                            open_max=5_000,
                         )
                         held = await ask_async(connection, KEYS, asked)
                         if held.outcome != "account_moved":
@@ -104,7 +129,12 @@ def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(ser
                 settled = [("ann", given.get_nowait()) for _ in range(min(7, given.qsize()))]
                 before, position = position, Position(position.next_offset + 1, "h")
                 charged += len(settled)
-                change = ViewChange(head=b"h", position=position, accounts={"ann": b"%d" % (remaining - charged)}, settled_holds=settled)
+                change = ViewChange(
+                    head=b"h",
+                    position=position,
+                    accounts={"ann": b"%d" % (remaining - charged)},
+                    settled_holds=settled,
+                )
                 await view.commit(before, change)
                 reading = await ask_async(connection, KEYS, ReadAccount("ann"))
                 assert reading.account is not None
@@ -116,15 +146,21 @@ def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(ser
     asyncio.run(asyncio.wait_for(test(), 60))
 
 
-def test_whatever_becomes_of_holds_nothing_of_them_stays_in_memory(server: ValkeyServer, client: redis.Redis) -> None:
-    """Open, settled, released: both keys expire with the last of them, and those that are over are swept away by who holds next."""
+def test_whatever_becomes_of_holds_nothing_of_them_stays_in_memory(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
+    """Open, settled, released: both keys expire with the last of them, and those that are over are
+    swept away by who holds next.
+    """
     for n in range(30):
         ask(client, KEYS, a_hold(f"job-{n}", life_ms=300 if n < 20 else 400))
     for n in range(5):
         ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}"))
     until_ms = client.zscore(KEYS.hold_ends("ann"), "job-29")
     assert until_ms is not None
-    assert {client.pexpiretime(key) for key in (KEYS.holds("ann"), KEYS.hold_ends("ann"))} == {int(until_ms)}
+    assert {client.pexpiretime(key) for key in (KEYS.holds("ann"), KEYS.hold_ends("ann"))} == {
+        int(until_ms)
+    }
     until(lambda: not client.exists(KEYS.holds("ann"), KEYS.hold_ends("ann")))
     assert ask(client, KEYS, ReadAccount("ann")).held == 0
 
@@ -135,7 +171,12 @@ def test_who_holds_next_sweeps_away_what_is_over(server: ValkeyServer, client: r
         ask(client, KEYS, a_hold(f"job-{n}", life_ms=20))
     for n in range(10):
         ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}"))
-    until(lambda: ask(client, KEYS, FindHold(account="ann", id="job-29")) is None and ask(client, KEYS, ReadAccount("ann")).held == 1)
+    until(
+        lambda: (
+            ask(client, KEYS, FindHold(account="ann", id="job-29")) is None
+            and ask(client, KEYS, ReadAccount("ann")).held == 1
+        )
+    )
     assert client.hlen(KEYS.holds("ann")) == 1 + 31
     ask(client, KEYS, a_hold("next"))
     assert sorted(client.hkeys(KEYS.holds("ann"))) == [b"", b"next", b"stays"]
@@ -144,7 +185,9 @@ def test_who_holds_next_sweeps_away_what_is_over(server: ValkeyServer, client: r
 
 
 @pytest.mark.parametrize("spoilt", [KEYS.holds("ann"), KEYS.hold_ends("ann")])
-def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(server: ValkeyServer, client: redis.Redis, spoilt: str) -> None:
+def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(
+    server: ValkeyServer, client: redis.Redis, spoilt: str
+) -> None:
     ask(client, KEYS, a_hold("job"))
     client.delete(spoilt)
     client.set(spoilt, "not ours")
@@ -157,10 +200,14 @@ def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(server: Va
 
 
 def test_who_holds_and_releases_without_end_fills_no_memory(client: redis.Redis) -> None:
-    """What is remembered of released holds was bounded by time alone: a loop of an hour's holds could fill the store."""
+    """What is remembered of released holds was bounded by time alone: a loop of an hour's holds
+    could fill the store.
+    """
     ends_ms = int(client.time()[0]) * 1_000 + 600_000
     released = {f"old-{number:05d}": ends_ms + number for number in range(10_000)}
-    client.hset(KEYS.holds("ann"), mapping={id: f"released 1 {ends} {{}}" for id, ends in released.items()})
+    client.hset(
+        KEYS.holds("ann"), mapping={id: f"released 1 {ends} {{}}" for id, ends in released.items()}
+    )
     client.zadd(KEYS.hold_ends("ann"), {id: ends - 2**52 for id, ends in released.items()})
     for number in range(3):
         assert ask(client, KEYS, a_hold(f"new-{number}", life_ms=3_600_000)).outcome == "held"
@@ -173,7 +220,9 @@ def test_who_holds_and_releases_without_end_fills_no_memory(client: redis.Redis)
     assert not {b"old-00000", b"old-00001", b"old-00002"} & {*kept}
 
 
-def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(server: ValkeyServer, client: redis.Redis) -> None:
+def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
     ask(client, KEYS, a_hold("job"))
     client.config_set("maxmemory", 1)
     try:
@@ -187,7 +236,9 @@ def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(server:
         client.config_set("maxmemory", 0)
 
 
-def test_any_order_of_calls_leaves_the_sum_of_what_is_open(server: ValkeyServer, client: redis.Redis, rng: random.Random) -> None:
+def test_any_order_of_calls_leaves_the_sum_of_what_is_open(
+    server: ValkeyServer, client: redis.Redis, rng: random.Random
+) -> None:
     """The sum is kept, not reckoned each time; whatever comes it is what the open holds add up to."""
 
     async def settle(ids: list[str]) -> None:
@@ -195,7 +246,12 @@ def test_any_order_of_calls_leaves_the_sum_of_what_is_open(server: ValkeyServer,
             view = RedisView(connection, KEYS.prefix, KEYS.partition)
             head = await view.head()
             position = Position(0 if head is None else head.position.next_offset + 1, "h")
-            change = ViewChange(head=b"h", position=position, accounts={"ann": b"A1"}, settled_holds=[("ann", id) for id in ids])
+            change = ViewChange(
+                head=b"h",
+                position=position,
+                accounts={"ann": b"A1"},
+                settled_holds=[("ann", id) for id in ids],
+            )
             await view.commit(None if head is None else head.position, change)
 
     client.delete(KEYS.accounts)
@@ -213,14 +269,20 @@ def test_any_order_of_calls_leaves_the_sum_of_what_is_open(server: ValkeyServer,
         until(lambda: ask(client, KEYS, ReadAccount("ann")).held == sum_of_open(client) <= 100)
 
 
-def test_several_accounts_are_read_as_each_is_read_alone(server: ValkeyServer, client: redis.Redis) -> None:
+def test_several_accounts_are_read_as_each_is_read_alone(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
     client.hset(KEYS.accounts, "bob", "B1")
-    client.hset(KEYS.head, mapping={"token": f"7:{'ab' * 32}", "value": "{}", "verified_at_ms": "1"})
+    client.hset(
+        KEYS.head, mapping={"token": f"7:{'ab' * 32}", "value": "{}", "verified_at_ms": "1"}
+    )
     for hold in (a_hold("h1", 3), a_hold("h2", 4), a_hold("over", 5, life_ms=1)):
         ask(client, KEYS, hold)
     accounts = ["ann", "nobody", "bob", "ann"]
     until(lambda: ask(client, KEYS, ReadAccount("ann")).held == 7)
-    assert ask(client, KEYS, ReadAccounts(accounts)) == [ask(client, KEYS, ReadAccount(account)) for account in accounts]
+    assert ask(client, KEYS, ReadAccounts(accounts)) == [
+        ask(client, KEYS, ReadAccount(account)) for account in accounts
+    ]
 
 
 def sum_of_open(client: redis.Redis) -> int:

@@ -1,4 +1,6 @@
-"""Fourteen months imported by the real commands, as a user would, and every answer held against a naive oracle of the published rules."""
+"""Fourteen months imported by the real commands, as a user would, and every answer held against a
+naive oracle of the published rules.
+"""
 
 from __future__ import annotations
 
@@ -72,14 +74,19 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported]:
         run(data, "down")
 
 
-def test_each_line_is_accepted_refused_or_a_duplicate_as_the_oracle_has_it(imported: Imported) -> None:
+def test_each_line_is_accepted_refused_or_a_duplicate_as_the_oracle_has_it(
+    imported: Imported,
+) -> None:
     decisions = {}
     arrival_at = _arrivals_by_place(imported)
     for line in run(imported.data, "ledger", "show", "--json").splitlines():
         entry = json.loads(line)
         place = entry.get("input")
         if place is not None and place["topic"] != "catalog":
-            decisions[arrival_at[place["topic"], place["partition"], place["offset"]]] = (entry["kind"], entry.get("reason"))
+            decisions[arrival_at[place["topic"], place["partition"], place["offset"]]] = (
+                entry["kind"],
+                entry.get("reason"),
+            )
     found = list(differing_outcomes(imported.oracle, decisions))
     assert not found, "\n".join(found[:10])
 
@@ -93,9 +100,14 @@ def test_every_account_has_at_every_moment_what_the_oracle_says(imported: Import
         with log_reader(imported.ready["kafka"]) as reader:
             accounts = AccountReader(reader, redis, imported.ready["prefix"])
             for name, at in rng.sample(_questions(imported.history), ASKED_IN_ALL):
-                balance = accounts.balance(name, at=at, now=datetime.now(UTC), importing=True).balance
+                balance = accounts.balance(
+                    name, at=at, now=datetime.now(UTC), importing=True
+                ).balance
                 shown = msgspec.to_builtins(balance, builtin_types=(datetime,))
-                found += [f"{name} at {at}: {each}" for each in differing_balance(imported.oracle.show(name, at), shown)]
+                found += [
+                    f"{name} at {at}: {each}"
+                    for each in differing_balance(imported.oracle.show(name, at), shown)
+                ]
     finally:
         redis.close()
     assert not found, "\n".join(found[:10])
@@ -105,8 +117,13 @@ def test_account_show_says_what_the_oracle_says(imported: Imported) -> None:
     rng = random.Random(SEED + 1)
     found = []
     for name, at in rng.sample(_questions(imported.history), ASKED_BY_COMMAND):
-        shown = json.loads(run(imported.data, "account", "show", name, "--at", at.isoformat(), "--json"))
-        found += [f"{name} at {at}: {each}" for each in differing_balance(imported.oracle.show(name, at), shown)]
+        shown = json.loads(
+            run(imported.data, "account", "show", name, "--at", at.isoformat(), "--json")
+        )
+        found += [
+            f"{name} at {at}: {each}"
+            for each in differing_balance(imported.oracle.show(name, at), shown)
+        ]
     assert not found, "\n".join(found[:10])
 
 
@@ -117,7 +134,10 @@ def test_limit_events_come_as_the_oracle_has_them(imported: Imported) -> None:
     found = []
     for name in imported.history.names:
         mine = [event for event in events if event["subject"] == name]
-        found += [f"{name}: {each}" for each in differing_limit_events(list(imported.oracle.limit_events_of(name)), mine)]
+        found += [
+            f"{name}: {each}"
+            for each in differing_limit_events(list(imported.oracle.limit_events_of(name)), mine)
+        ]
     assert not found, "\n".join(found[:10])
     assert len(events) == len(imported.oracle.limit_events)
 
@@ -134,14 +154,20 @@ def _partition(account: str | None, *, partitions: int) -> int:
     return 0 if account is None else partition_of(account.encode(), partitions)
 
 
-def _in_the_order_of_the_file(arrivals: list[Arrival], partition_of: Callable[[str | None], int]) -> list[Arrival]:
-    """Dated so that each partition's decisions come in the order of the lines, as `send` promises it for a history."""
+def _in_the_order_of_the_file(
+    arrivals: list[Arrival], partition_of: Callable[[str | None], int]
+) -> list[Arrival]:
+    """Dated so that each partition's decisions come in the order of the lines, as `send` promises
+    it for a history.
+    """
     last: dict[int, Arrival] = {}
     dated = []
     for arrival in arrivals:
         partition = partition_of(subject_of(arrival.value))
         before = last.get(partition, arrival)
-        earliest_ms = before.timestamp_ms + (is_account_event(arrival.value) and not is_account_event(before.value))
+        earliest_ms = before.timestamp_ms + (
+            is_account_event(arrival.value) and not is_account_event(before.value)
+        )
         last[partition] = Arrival(arrival.value, max(arrival.timestamp_ms, earliest_ms))
         dated.append(last[partition])
     return dated
@@ -160,7 +186,9 @@ def _arrivals_by_place(imported: Imported) -> dict[tuple[str, int, int], int]:
 
 
 def _questions(history: History) -> list[tuple[str, datetime]]:
-    """Accounts and times worth asking about: renewals, expiries and what was done, and the millisecond before each."""
+    """Accounts and times worth asking about: renewals, expiries and what was done, and the
+    millisecond before each.
+    """
     questions = set()
     for name in history.names:
         for moment in history.moments[name]:

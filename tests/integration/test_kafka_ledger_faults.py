@@ -28,7 +28,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def partition(kafka: str, topic: str, settings: LedgerSettings | None = None) -> AsyncIterator[KafkaLedgerPartition]:
+async def partition(
+    kafka: str, topic: str, settings: LedgerSettings | None = None
+) -> AsyncIterator[KafkaLedgerPartition]:
     before = asyncio.all_tasks()
     ledger = KafkaLedgerPartition(kafka=kafka, topic=topic, partition=0, settings=settings)
     try:
@@ -43,7 +45,11 @@ async def partition(kafka: str, topic: str, settings: LedgerSettings | None = No
 
 
 async def values(ledger: KafkaLedgerPartition) -> list[bytes | None]:
-    return [record.value async for chunk in ledger.read(0, await ledger.end_offset()) for record in chunk]
+    return [
+        record.value
+        async for chunk in ledger.read(0, await ledger.end_offset())
+        for record in chunk
+    ]
 
 
 @pytest.fixture
@@ -51,11 +57,22 @@ def narrow_topic(kafka: str, prefix: str) -> str:
     """A topic that takes smaller batches than the ledger's settings say."""
     name = Topics(prefix).ledger + ".narrow"
     with KafkaAdminClient(bootstrap_servers=kafka) as admin:
-        admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1, topic_configs={"max.message.bytes": "50000"})])
+        admin.create_topics(
+            [
+                NewTopic(
+                    name,
+                    num_partitions=1,
+                    replication_factor=1,
+                    topic_configs={"max.message.bytes": "50000"},
+                )
+            ]
+        )
     return name
 
 
-def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown_within_the_deadline(kafka: str, prefix: str, broker_pid: int) -> None:
+def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown_within_the_deadline(
+    kafka: str, prefix: str, broker_pid: int
+) -> None:
     async def work() -> None:
         async with partition(kafka, Topics(prefix).ledger, IMPATIENT) as ledger:
             await ledger.claim(CLAIM)
@@ -71,8 +88,12 @@ def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown_within_the_dea
             claimed_at = await claimed_again(ledger)
             await ledger.append(claimed_at + 1, [[KeyedValue(b"a", b"second")]])
             found = await values(ledger)
-            # Whether what was on its way landed, once or not at all, is what the claim and a catch-up are there to tell.
-            assert [value for value in found if value not in (b"claim", b"unknown")] == [b"first", b"second"]
+            # Whether what was on its way landed, once or not at all, is what the claim and a
+            # catch-up are there to tell.
+            assert [value for value in found if value not in (b"claim", b"unknown")] == [
+                b"first",
+                b"second",
+            ]
             assert found.count(b"unknown") <= 1
             assert found[claimed_at:] == [b"claim", b"second"]
 
@@ -89,12 +110,16 @@ async def claimed_again(ledger: KafkaLedgerPartition) -> int:
             await asyncio.sleep(0.2)
 
 
-def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(kafka: str, prefix: str, broker_pid: int) -> None:
+def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(
+    kafka: str, prefix: str, broker_pid: int
+) -> None:
     async def work() -> None:
         async with partition(kafka, Topics(prefix).ledger) as ledger:
             await ledger.claim(CLAIM)
             with frozen(broker_pid):
-                appending = asyncio.create_task(ledger.append(1, [[KeyedValue(b"a", b"cancelled")]]))
+                appending = asyncio.create_task(
+                    ledger.append(1, [[KeyedValue(b"a", b"cancelled")]])
+                )
                 await asyncio.sleep(0.2)
                 appending.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -108,8 +133,12 @@ def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(k
     run(work())
 
 
-def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_works(kafka: str, narrow_topic: str) -> None:
-    """After one such refusal the same idempotent producer fails every later batch as out of order: it must have been replaced."""
+def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_works(
+    kafka: str, narrow_topic: str
+) -> None:
+    """After one such refusal the same idempotent producer fails every later batch as out of order:
+    it must have been replaced.
+    """
 
     async def work() -> None:
         async with partition(kafka, narrow_topic) as ledger:
@@ -127,7 +156,12 @@ def test_without_a_broker_every_call_ends_in_time_with_a_retriable_error() -> No
     async def work() -> None:
         async with partition("127.0.0.1:9", "ledger", IMPATIENT) as ledger:
             began = time.monotonic()
-            for call in (ledger.claim(CLAIM), ledger.start_offset(), ledger.end_offset(), anext(aiter(ledger.read(0, 1)))):
+            for call in (
+                ledger.claim(CLAIM),
+                ledger.start_offset(),
+                ledger.end_offset(),
+                anext(aiter(ledger.read(0, 1))),
+            ):
                 with pytest.raises(LedgerError) as caught:
                     await call
                 assert caught.value.retriable
@@ -138,8 +172,12 @@ def test_without_a_broker_every_call_ends_in_time_with_a_retriable_error() -> No
 
 def test_a_partition_that_is_not_there_is_an_error_that_names_it(kafka: str, prefix: str) -> None:
     async def work() -> None:
-        ledger = KafkaLedgerPartition(kafka=kafka, topic=Topics(prefix).ledger, partition=9, settings=IMPATIENT)
-        with pytest.raises(LedgerError, match=rf"{Topics(prefix).ledger}/9: there is no such partition"):
+        ledger = KafkaLedgerPartition(
+            kafka=kafka, topic=Topics(prefix).ledger, partition=9, settings=IMPATIENT
+        )
+        with pytest.raises(
+            LedgerError, match=rf"{Topics(prefix).ledger}/9: there is no such partition"
+        ):
             await ledger.claim(CLAIM)
         await ledger.close()
 

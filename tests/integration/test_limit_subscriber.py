@@ -17,7 +17,12 @@ from usageledger.log.topics import Topics
 from usageledger.operations.limit_tail import TailFailed, tail
 from usageledger.sdk.limits import subscriber as subscriber_module
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.sdk.limits.subscriber import HandlerFailed, LimitEvent, LimitSubscriber, SubscriberFailed
+from usageledger.sdk.limits.subscriber import (
+    HandlerFailed,
+    LimitEvent,
+    LimitSubscriber,
+    SubscriberFailed,
+)
 
 Announce = Callable[..., None]
 
@@ -29,7 +34,12 @@ def announce(kafka: str, prefix: str) -> Iterator[Announce]:
 
     def announce(ledger: Ledger, start: int = 0, stop: int | None = None) -> None:
         for message in messages_of(ledger)[start:stop]:
-            producer.send(Topics(prefix).limit, key=message.key, value=message.value, partition=ledger.partition).get(timeout=20)
+            producer.send(
+                Topics(prefix).limit,
+                key=message.key,
+                value=message.value,
+                partition=ledger.partition,
+            ).get(timeout=20)
 
     yield announce
     producer.close(timeout=5)
@@ -59,7 +69,9 @@ class Heard:
         self.blocked.append(self._subscriber.is_blocked(event.account))
 
 
-def test_a_subscriber_knows_who_was_blocked_before_it_started(kafka: str, prefix: str, announce: Announce) -> None:
+def test_a_subscriber_knows_who_was_blocked_before_it_started(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     announce(a_ledger(0, "a"))
     announce(a_ledger(1, "b"), 0, 3)
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix)
@@ -73,7 +85,9 @@ def test_a_subscriber_knows_who_was_blocked_before_it_started(kafka: str, prefix
         subscriber.is_blocked("a")
 
 
-def test_each_event_is_handed_over_once_however_often_it_is_announced(kafka: str, prefix: str, announce: Announce) -> None:
+def test_each_event_is_handed_over_once_however_often_it_is_announced(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 2)
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, from_beginning=True)
@@ -87,7 +101,9 @@ def test_each_event_is_handed_over_once_however_often_it_is_announced(kafka: str
 
 
 def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: Announce) -> None:
-    """Repeats across the restart are recognised too: the group's offsets note the place of the last event that was handled."""
+    """Repeats across the restart are recognised too: the group's offsets note the place of the last
+    event that was handled.
+    """
     ledger = a_ledger()
     announce(ledger, 0, 1)
     first = LimitSubscriber(kafka=kafka, prefix=prefix, group="app")
@@ -107,7 +123,9 @@ def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: An
         assert heard.blocked[-1]
 
 
-def test_a_new_group_hears_what_there_is_if_it_asks_for_it(kafka: str, prefix: str, announce: Announce) -> None:
+def test_a_new_group_hears_what_there_is_if_it_asks_for_it(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     announce(a_ledger())
     for expected in (4, 0):
         subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
@@ -118,12 +136,21 @@ def test_a_new_group_hears_what_there_is_if_it_asks_for_it(kafka: str, prefix: s
 
 
 @pytest.mark.parametrize("group", [None, "app"])
-@pytest.mark.parametrize("call", ["partitions_for_topic", "beginning_offsets", "end_offsets", "poll", "committed", "commit"])
+@pytest.mark.parametrize(
+    "call",
+    ["partitions_for_topic", "beginning_offsets", "end_offsets", "poll", "committed", "commit"],
+)
 def test_a_broker_that_is_away_for_a_moment_ends_no_subscriber_and_nothing_comes_twice(
-    kafka: str, prefix: str, announce: Announce, monkeypatch: pytest.MonkeyPatch, call: str, group: str | None
+    kafka: str,
+    prefix: str,
+    announce: Announce,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    group: str | None,
 ) -> None:
-    """A broker was killed while a subscriber opened its second consumer: the connection's error ended the subscriber, and from then on the
-    app heard nothing."""
+    """A broker was killed while a subscriber opened its second consumer: the connection's error
+    ended the subscriber, and from then on the app heard nothing.
+    """
     fails_at = iter([1, 2, 4, 7])
     calls, fails_next = 0, next(fails_at)
 
@@ -151,9 +178,14 @@ def test_a_broker_that_is_away_for_a_moment_ends_no_subscriber_and_nothing_comes
     assert heard.ids == [place.id for place in ledger.places]
 
 
-def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(kafka: str, prefix: str, announce: Announce) -> None:
+def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     ledgers = [a_ledger(0, "a"), a_ledger(1, "b")]
-    instances = [LimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True) for _ in range(2)]
+    instances = [
+        LimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
+        for _ in range(2)
+    ]
     heard = [Heard(instance) for instance in instances]
     with instances[0], instances[1]:
         for ledger in ledgers:
@@ -161,10 +193,15 @@ def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(k
         ids = {place.id for ledger in ledgers for place in ledger.places}
         until(lambda: {id_ for one in heard for id_ in one.ids} == ids, "all events")
         for instance in instances:
-            until(lambda instance=instance: instance.blocked() == {"a", "b"}, "the view of every instance")  # type: ignore[misc]
+            until(
+                lambda instance=instance: instance.blocked() == {"a", "b"},
+                "the view of every instance",
+            )  # type: ignore[misc]
 
 
-def test_a_handler_that_keeps_failing_ends_the_subscriber_and_its_event_comes_again(kafka: str, prefix: str, announce: Announce) -> None:
+def test_a_handler_that_keeps_failing_ends_the_subscriber_and_its_event_comes_again(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     ledger = a_ledger()
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
     handled: list[str] = []
@@ -201,7 +238,9 @@ def test_a_handler_that_keeps_failing_ends_the_subscriber_and_its_event_comes_ag
     assert heard.ids == ["0-0-1"]
 
 
-def test_run_returns_when_a_handler_closes_the_subscriber(kafka: str, prefix: str, announce: Announce) -> None:
+def test_run_returns_when_a_handler_closes_the_subscriber(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     announce(a_ledger(), 0, 2)
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, from_beginning=True)
     handled: list[str] = []
@@ -219,7 +258,9 @@ def test_run_returns_when_a_handler_closes_the_subscriber(kafka: str, prefix: st
     assert handled == ["0-0-0"]
 
 
-def test_a_subscriber_knows_why_an_account_is_blocked(kafka: str, prefix: str, announce: Announce) -> None:
+def test_a_subscriber_knows_why_an_account_is_blocked(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     announce(a_ledger())
     with LimitSubscriber(kafka=kafka, prefix=prefix) as subscriber:
         why = subscriber.why_blocked("a")
@@ -227,7 +268,9 @@ def test_a_subscriber_knows_why_an_account_is_blocked(kafka: str, prefix: str, a
         assert subscriber.why_blocked("b") is None
 
 
-def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: Announce) -> None:
+def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 1)
 
@@ -257,12 +300,16 @@ def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off
     assert ids == ["0-1-0", "0-2-0"] and blocked[-1]
 
 
-def test_an_asyncio_app_whose_handler_keeps_failing_is_told_and_the_event_comes_again(kafka: str, prefix: str, announce: Announce) -> None:
+def test_an_asyncio_app_whose_handler_keeps_failing_is_told_and_the_event_comes_again(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     announce(a_ledger(), 0, 2)
     handled: list[str] = []
 
     async def fail() -> None:
-        subscriber = AsyncLimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
+        subscriber = AsyncLimitSubscriber(
+            kafka=kafka, prefix=prefix, group="app", from_beginning=True
+        )
         subscriber.on_threshold(lambda event: handled.append(event.id))
 
         @subscriber.on_reached
@@ -295,24 +342,34 @@ def test_an_asyncio_app_whose_handler_keeps_failing_is_told_and_the_event_comes_
     assert handled == ["0-0-0", "0-0-1"]
 
 
-def test_a_record_that_is_no_limit_event_ends_the_subscriber_and_is_named(kafka: str, prefix: str) -> None:
+def test_a_record_that_is_no_limit_event_ends_the_subscriber_and_is_named(
+    kafka: str, prefix: str
+) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka)
     producer.send(Topics(prefix).limit, key=b"a", value=b"not ours", partition=1).get(timeout=20)
     producer.close(timeout=5)
-    with pytest.raises(SubscriberFailed, match="partition 1, offset 0"), LimitSubscriber(kafka=kafka, prefix=prefix):
+    with (
+        pytest.raises(SubscriberFailed, match="partition 1, offset 0"),
+        LimitSubscriber(kafka=kafka, prefix=prefix),
+    ):
         pass
     with pytest.raises(TailFailed, match="partition 1, offset 0"):
         list(tail(kafka, prefix, from_beginning=True, until_idle_s=1.0))
 
 
 def test_a_ledger_that_does_not_exist_is_told(kafka: str) -> None:
-    with pytest.raises(SubscriberFailed, match=r"no topic nobody\.limit\.events\.v1"), LimitSubscriber(kafka=kafka, prefix="nobody"):
+    with (
+        pytest.raises(SubscriberFailed, match=r"no topic nobody\.limit\.events\.v1"),
+        LimitSubscriber(kafka=kafka, prefix="nobody"),
+    ):
         pass
     with pytest.raises(TailFailed, match=r"no topic nobody\.limit\.events\.v1"):
         list(tail(kafka, "nobody", from_beginning=True, until_idle_s=1.0))
 
 
-def test_the_tail_shows_each_event_once_as_it_is(kafka: str, prefix: str, announce: Announce) -> None:
+def test_the_tail_shows_each_event_once_as_it_is(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 2)
     announce(ledger, 0, 4)
@@ -321,12 +378,16 @@ def test_the_tail_shows_each_event_once_as_it_is(kafka: str, prefix: str, announ
     assert shown[1]["type"] == "limit.reached" and shown[1]["data"]["remaining"] == "0"
 
 
-def test_the_tail_from_now_on_waits_for_what_comes(kafka: str, prefix: str, announce: Announce) -> None:
+def test_the_tail_from_now_on_waits_for_what_comes(
+    kafka: str, prefix: str, announce: Announce
+) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 2)
     assert list(tail(kafka, prefix, from_beginning=False, until_idle_s=1.0)) == []
     shown: list[dict[str, Any]] = []
-    following = threading.Thread(target=lambda: shown.extend(tail(kafka, prefix, from_beginning=False, until_idle_s=8.0)))
+    following = threading.Thread(
+        target=lambda: shown.extend(tail(kafka, prefix, from_beginning=False, until_idle_s=8.0))
+    )
     following.start()
     for _ in range(3):
         following.join(timeout=1.0)

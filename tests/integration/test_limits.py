@@ -17,7 +17,12 @@ from usageledger.domain.chain import entry_at
 from usageledger.ledger.limit_address import Place, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.limits import consumer
-from usageledger.limits.announcer import LimitsError, PartitionHealth, PartitionsStopped, Unavailable
+from usageledger.limits.announcer import (
+    LimitsError,
+    PartitionHealth,
+    PartitionsStopped,
+    Unavailable,
+)
 from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, run_limits
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics, limits_group
@@ -38,7 +43,9 @@ def append(kafka: str) -> Iterator[Callable[[str, int, list[bytes]], None]]:
     producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
 
     def append(topic: str, partition: int, values: list[bytes]) -> None:
-        futures = [producer.send(topic, key=b"acct", value=value, partition=partition) for value in values]
+        futures = [
+            producer.send(topic, key=b"acct", value=value, partition=partition) for value in values
+        ]
         producer.flush(timeout=20)
         assert all(future.succeeded() for future in futures)
 
@@ -89,7 +96,9 @@ def values_in(kafka: str, topic: str, partition: int) -> list[bytes]:
 
 def places_in(kafka: str, prefix: str, partition: int) -> list[Place]:
     """The places of the limit events of a partition, repeats included."""
-    return [read_limit_event(value)[1] for value in values_in(kafka, Topics(prefix).limit, partition)]
+    return [
+        read_limit_event(value)[1] for value in values_in(kafka, Topics(prefix).limit, partition)
+    ]
 
 
 def as_a_reader_sees(places: list[Place]) -> list[Place]:
@@ -119,24 +128,41 @@ def a_ledger(partition: int, entries: int) -> Ledger:
 def committed(kafka: str, prefix: str) -> dict[int, int]:
     with KafkaAdminClient(bootstrap_servers=kafka) as admin:
         group = limits_group(prefix)
-        offsets: Any = admin.list_group_offsets({group: [TopicPartition(Topics(prefix).ledger, partition) for partition in range(2)]})
+        offsets: Any = admin.list_group_offsets(
+            {group: [TopicPartition(Topics(prefix).ledger, partition) for partition in range(2)]}
+        )
     return {place.partition: found.offset for place, found in offsets[group].items()}
 
 
-def test_what_entries_cross_is_announced_in_their_partition_and_in_order(kafka: str, prefix: str, append: Any) -> None:
+def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
+    kafka: str, prefix: str, append: Any
+) -> None:
     ledgers = [a_ledger(partition, 400) for partition in range(2)]
     topics = Topics(prefix)
     with limits(kafka, prefix):
         for ledger in ledgers:
             append(topics.ledger, ledger.partition, [record.value for record in ledger.records])
         for ledger in ledgers:
-            until(lambda ledger=ledger: len(places_in(kafka, prefix, ledger.partition)) >= len(ledger.places), "every event")  # type: ignore[misc]
+            until(
+                lambda ledger=ledger: (
+                    len(places_in(kafka, prefix, ledger.partition)) >= len(ledger.places)
+                ),
+                "every event",
+            )  # type: ignore[misc]
         for ledger in ledgers:
             assert places_in(kafka, prefix, ledger.partition) == ledger.places
-        until(lambda: committed(kafka, prefix) == {ledger.partition: len(ledger.records) for ledger in ledgers}, "the group's offsets")
+        until(
+            lambda: (
+                committed(kafka, prefix)
+                == {ledger.partition: len(ledger.records) for ledger in ledgers}
+            ),
+            "the group's offsets",
+        )
 
 
-def test_a_limit_event_follows_its_entry_within_a_fraction_of_a_second(kafka: str, prefix: str, append: Any) -> None:
+def test_a_limit_event_follows_its_entry_within_a_fraction_of_a_second(
+    kafka: str, prefix: str, append: Any
+) -> None:
     """Generous for a busy machine; what is looked for is a time-out that somebody waits for."""
     ledger = Ledger(0)
     ledger.claim()
@@ -152,31 +178,47 @@ def test_a_limit_event_follows_its_entry_within_a_fraction_of_a_second(kafka: st
             append(topics.ledger, 0, [value])
             until(lambda number=number: reader.end_offset(topics.limit, 0) == number, "the event")  # type: ignore[misc]
             took_s.append(time.monotonic() - before)
-    print(f"median {sorted(took_s)[len(took_s) // 2] * 1000:.0f} ms, most {max(took_s) * 1000:.0f} ms")
+    print(
+        f"median {sorted(took_s)[len(took_s) // 2] * 1000:.0f} ms, most {max(took_s) * 1000:.0f} ms"
+    )
     assert sorted(took_s)[len(took_s) // 2] < 1.0, took_s
 
 
-def test_consumers_that_come_and_go_announce_everything(kafka: str, prefix: str, append: Any) -> None:
+def test_consumers_that_come_and_go_announce_everything(
+    kafka: str, prefix: str, append: Any
+) -> None:
     ledgers = [a_ledger(partition, 300) for partition in range(2)]
     topics = Topics(prefix)
     with limits(kafka, prefix):
         for ledger in ledgers:
-            append(topics.ledger, ledger.partition, [record.value for record in ledger.records[:200]])
+            append(
+                topics.ledger, ledger.partition, [record.value for record in ledger.records[:200]]
+            )
         with limits(kafka, prefix) as second:
             until(lambda: len(second.health) > 0, "a partition for the second consumer")
             for ledger in ledgers:
-                append(topics.ledger, ledger.partition, [record.value for record in ledger.records[200:300]])
+                append(
+                    topics.ledger,
+                    ledger.partition,
+                    [record.value for record in ledger.records[200:300]],
+                )
         for ledger in ledgers:
-            append(topics.ledger, ledger.partition, [record.value for record in ledger.records[300:]])
+            append(
+                topics.ledger, ledger.partition, [record.value for record in ledger.records[300:]]
+            )
     with limits(kafka, prefix):
         for ledger in ledgers:
             until(
-                lambda ledger=ledger: as_a_reader_sees(places_in(kafka, prefix, ledger.partition)) == ledger.places,  # type: ignore[misc]
+                lambda ledger=ledger: (
+                    as_a_reader_sees(places_in(kafka, prefix, ledger.partition)) == ledger.places
+                ),  # type: ignore[misc]
                 "every event",
             )
 
 
-def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(kafka: str, prefix: str, append: Any) -> None:
+def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(
+    kafka: str, prefix: str, append: Any
+) -> None:
     broken, whole = Ledger(0), a_ledger(1, 50)
     broken.claim()
     broken.entry("limit.reached")
@@ -185,7 +227,10 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(kaf
     for ledger in (broken, whole):
         append(Topics(prefix).ledger, ledger.partition, [record.value for record in ledger.records])
     with limits(kafka, prefix) as running:
-        until(lambda: running.health.get(0, PartitionHealth("announcing")).state == "stopped", "the stop")
+        until(
+            lambda: running.health.get(0, PartitionHealth("announcing")).state == "stopped",
+            "the stop",
+        )
         until(lambda: places_in(kafka, prefix, 1) == whole.places, "the other partition's events")
         assert places_in(kafka, prefix, 0) == [Place(0, 1, 0, 1)]
         assert not running.has_ended
@@ -193,10 +238,15 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(kaf
     assert "offset 2" in str(running.error)
 
 
-def test_limit_events_that_cannot_be_read_stop_their_partition(kafka: str, prefix: str, append: Any) -> None:
+def test_limit_events_that_cannot_be_read_stop_their_partition(
+    kafka: str, prefix: str, append: Any
+) -> None:
     append(Topics(prefix).limit, 1, [b"not ours"])
     with limits(kafka, prefix) as running:
-        until(lambda: [found.state for found in running.health.values()] == ["announcing", "stopped"], "the stop")
+        until(
+            lambda: [found.state for found in running.health.values()] == ["announcing", "stopped"],
+            "the stop",
+        )
         assert not running.has_ended
     assert isinstance(running.error, PartitionsStopped)
     assert "partition 1, offset 0" in str(running.error)
@@ -213,7 +263,10 @@ def messages_of(ledger: Ledger) -> list[LimitMessage]:
 
 
 def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None:
-    """A part of a batch cannot be there without the rest, so a failure leaves no gap. Kafka gives all records of a batch one time."""
+    """A part of a batch cannot be there without the rest, so a failure leaves no gap.
+
+    Kafka gives all records of a batch one time.
+    """
     messages = {partition: messages_of(a_ledger(partition, 500)) for partition in range(2)}
     with log_reader(kafka) as reader:
         limit_log = KafkaLimitLog(kafka, Topics(prefix), reader)
@@ -223,7 +276,12 @@ def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None
                 for partition, some in messages.items():
                     end = reader.end_offset(Topics(prefix).limit, partition)
                     assert end == append_number * len(some)
-                    times = {record.timestamp_ms for record in reader.read(Topics(prefix).limit, partition, end - len(some), end)}
+                    times = {
+                        record.timestamp_ms
+                        for record in reader.read(
+                            Topics(prefix).limit, partition, end - len(some), end
+                        )
+                    }
                     assert len(times) == 1
         finally:
             limit_log.close()
@@ -246,13 +304,20 @@ def test_an_append_without_an_answer_in_time_is_an_error_and_the_next_one_has_a_
             limit_log.close()
 
 
-def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_joins(kafka: str, prefix: str) -> None:
-    """A subscriber that joined its group before it had heard of the topic's partitions was given none, and heard nothing for ever."""
+def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_joins(
+    kafka: str, prefix: str
+) -> None:
+    """A subscriber that joined its group before it had heard of the topic's partitions was given
+    none, and heard nothing for ever.
+    """
     topics = Topics(prefix)
     with log_reader(kafka) as reader:
         for number in range(20):
             feed = KafkaLedgerFeed(kafka, topics, f"{prefix}.{number}", reader, partition_count=2)
             try:
-                until(lambda feed=feed: not feed.poll(100) and feed.assignment().partitions == {0, 1}, "both partitions")  # type: ignore[misc]
+                until(
+                    lambda feed=feed: not feed.poll(100) and feed.assignment().partitions == {0, 1},
+                    "both partitions",
+                )  # type: ignore[misc]
             finally:
                 feed.close()

@@ -23,11 +23,20 @@ def silent_broker() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_a_limits_consumer_ends_soon_though_its_broker_is_silent(silent_broker: socket.socket) -> None:
-    """Told to end while brokers were cut off, it did not for twelve seconds and was killed: it waited for an answer first."""
+def test_a_limits_consumer_ends_soon_though_its_broker_is_silent(
+    silent_broker: socket.socket,
+) -> None:
+    """Told to end while brokers were cut off, it did not for twelve seconds and was killed: it
+    waited for an answer first.
+    """
     port = silent_broker.getsockname()[1]
-    environment = os.environ | {"USAGELEDGER_KAFKA": f"{LOOPBACK}:{port}", "USAGELEDGER_REDIS_URL": "redis://nowhere"}
-    with subprocess.Popen([sys.executable, "-m", "usageledger.cli", "service", "limits"], env=environment) as consumer:
+    environment = os.environ | {
+        "USAGELEDGER_KAFKA": f"{LOOPBACK}:{port}",
+        "USAGELEDGER_REDIS_URL": "redis://nowhere",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "usageledger.cli", "service", "limits"], env=environment
+    ) as consumer:
         try:
             connection, _ = silent_broker.accept()
             with connection:

@@ -70,12 +70,17 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_crossing(broker: KafkaS
         register(note)
     with limits(kafka, PREFIX) as running, subscriber:
         for number in range(3):
-            append(kafka, ledger.records[number * third : None if number == 2 else (number + 1) * third])
+            append(
+                kafka,
+                ledger.records[number * third : None if number == 2 else (number + 1) * third],
+            )
             if number < 2:
                 # As soon as some of it has been announced, or none: whenever it falls.
                 kill(broker)
                 broker.spawn()
                 wait_until_ready(broker)
-        until(lambda: as_a_reader_sees(places_in(kafka, PREFIX, 0)) == ledger.places, "every crossing")
+        until(
+            lambda: as_a_reader_sees(places_in(kafka, PREFIX, 0)) == ledger.places, "every crossing"
+        )
         until(has_heard_all, "every event at the subscriber")
         assert running.error is None

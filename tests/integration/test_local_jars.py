@@ -45,11 +45,17 @@ def repository(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 @pytest.fixture
 def lock() -> JarLock:
     return JarLock(
-        "9.9.9", tuple(Jar("org.example", name, "1.0", len(data), hashlib.sha256(data).hexdigest()) for name, data in CONTENT.items())
+        "9.9.9",
+        tuple(
+            Jar("org.example", name, "1.0", len(data), hashlib.sha256(data).hexdigest())
+            for name, data in CONTENT.items()
+        ),
     )
 
 
-def test_each_jar_is_fetched_once_and_its_progress_is_told(repository: tuple[str, Path], lock: JarLock, tmp_path: Path) -> None:
+def test_each_jar_is_fetched_once_and_its_progress_is_told(
+    repository: tuple[str, Path], lock: JarLock, tmp_path: Path
+) -> None:
     progress = Remembering()
     paths = fetch_jars(progress, lock=lock, directory=tmp_path / "jars", repository=repository[0])
     assert [path.read_bytes() for path in paths] == list(CONTENT.values())
@@ -57,19 +63,34 @@ def test_each_jar_is_fetched_once_and_its_progress_is_told(repository: tuple[str
     assert progress.fetched_bytes == 70_000
 
     again = Remembering()
-    assert fetch_jars(again, lock=lock, directory=tmp_path / "jars", repository="http://127.0.0.1:9/nobody") == paths
+    assert (
+        fetch_jars(
+            again, lock=lock, directory=tmp_path / "jars", repository="http://127.0.0.1:9/nobody"
+        )
+        == paths
+    )
     assert again.said == []
-    assert sorted(path.name for path in (tmp_path / "jars").iterdir()) == ["alpha-1.0.jar", "beta-1.0.jar"]
+    assert sorted(path.name for path in (tmp_path / "jars").iterdir()) == [
+        "alpha-1.0.jar",
+        "beta-1.0.jar",
+    ]
 
 
-def test_a_jar_that_arrives_changed_is_refused_and_not_kept(repository: tuple[str, Path], lock: JarLock, tmp_path: Path) -> None:
+def test_a_jar_that_arrives_changed_is_refused_and_not_kept(
+    repository: tuple[str, Path], lock: JarLock, tmp_path: Path
+) -> None:
     (repository[1] / "org/example/beta/1.0/beta-1.0.jar").write_bytes(b"something else")
-    with pytest.raises(StackError, match=r"org.example:beta:1.0 arrived with another SHA-256.*USAGELEDGER_MAVEN_REPOSITORY"):
+    with pytest.raises(
+        StackError,
+        match=r"org.example:beta:1.0 arrived with another SHA-256.*USAGELEDGER_MAVEN_REPOSITORY",
+    ):
         fetch_jars(lock=lock, directory=tmp_path / "jars", repository=repository[0])
     assert not (tmp_path / "jars" / "beta-1.0.jar").exists()
 
 
-def test_a_jar_that_was_spoilt_in_the_cache_is_fetched_again(repository: tuple[str, Path], lock: JarLock, tmp_path: Path) -> None:
+def test_a_jar_that_was_spoilt_in_the_cache_is_fetched_again(
+    repository: tuple[str, Path], lock: JarLock, tmp_path: Path
+) -> None:
     paths = fetch_jars(lock=lock, directory=tmp_path / "jars", repository=repository[0])
     paths[0].write_bytes(b"half")
     progress = Remembering()
@@ -78,21 +99,33 @@ def test_a_jar_that_was_spoilt_in_the_cache_is_fetched_again(repository: tuple[s
     assert progress.fetched_bytes == 50_000
 
 
-def test_several_first_runs_at_once_do_not_break_each_other(repository: tuple[str, Path], lock: JarLock, tmp_path: Path) -> None:
+def test_several_first_runs_at_once_do_not_break_each_other(
+    repository: tuple[str, Path], lock: JarLock, tmp_path: Path
+) -> None:
     with ThreadPoolExecutor(6) as pool:
-        fetch = partial(fetch_jars, lock=lock, directory=tmp_path / "jars", repository=repository[0])
+        fetch = partial(
+            fetch_jars, lock=lock, directory=tmp_path / "jars", repository=repository[0]
+        )
         for paths in [future.result(60) for future in [pool.submit(fetch) for _ in range(6)]]:
             assert [path.read_bytes() for path in paths] == list(CONTENT.values())
 
 
-def test_a_repository_without_the_jar_is_told_with_what_to_do(repository: tuple[str, Path], lock: JarLock, tmp_path: Path) -> None:
+def test_a_repository_without_the_jar_is_told_with_what_to_do(
+    repository: tuple[str, Path], lock: JarLock, tmp_path: Path
+) -> None:
     (repository[1] / "org/example/beta/1.0/beta-1.0.jar").unlink()
-    with pytest.raises(StackError, match=r"could not fetch org.example:beta:1.0 in 3 attempts.*Is there a network"):
+    with pytest.raises(
+        StackError, match=r"could not fetch org.example:beta:1.0 in 3 attempts.*Is there a network"
+    ):
         fetch_jars(lock=lock, directory=tmp_path / "jars", repository=repository[0])
 
 
-def test_a_fetch_is_given_up_when_the_stack_is_asked_to_stop(repository: tuple[str, Path], lock: JarLock, tmp_path: Path) -> None:
+def test_a_fetch_is_given_up_when_the_stack_is_asked_to_stop(
+    repository: tuple[str, Path], lock: JarLock, tmp_path: Path
+) -> None:
     stopping = threading.Event()
     stopping.set()
     with pytest.raises(StopRequested):
-        fetch_jars(lock=lock, directory=tmp_path / "jars", repository=repository[0], stopping=stopping)
+        fetch_jars(
+            lock=lock, directory=tmp_path / "jars", repository=repository[0], stopping=stopping
+        )

@@ -89,7 +89,10 @@ def test_the_redis_loses_nothing_that_it_acknowledged_when_it_is_killed(tmp_path
         start_all([server], Silent())
         with redis.Redis.from_url(server.address) as client:
             assert client.get("meter") == b"14"
-            assert client.config_get("maxmemory-policy", "appendonly") == {"maxmemory-policy": "noeviction", "appendonly": "yes"}
+            assert client.config_get("maxmemory-policy", "appendonly") == {
+                "maxmemory-policy": "noeviction",
+                "appendonly": "yes",
+            }
     finally:
         server.stop(10)
 
@@ -114,7 +117,9 @@ child.spawn()
 print(child.pid, flush=True)
 time.sleep(300)
 """
-    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -155,7 +160,10 @@ os.waitpid(child, 0)
 
 
 def test_a_child_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', "
+        "flush=True); time.sleep(300)"
+    )
     child = ChildProcess("stubborn", [sys.executable, "-c", stubborn], tmp_path / "log")
     child.spawn()
     assert within(10, lambda: child.last_lines() == ["deaf"])
@@ -164,7 +172,9 @@ def test_a_child_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> No
 
 
 def test_the_end_of_a_log_is_that_of_the_last_start(tmp_path: Path) -> None:
-    child = ChildProcess("talker", [sys.executable, "-c", "import os; print(os.getpid())"], tmp_path / "log")
+    child = ChildProcess(
+        "talker", [sys.executable, "-c", "import os; print(os.getpid())"], tmp_path / "log"
+    )
     for _ in range(2):
         child.spawn()
         assert within(10, lambda: child.exit_code == 0)

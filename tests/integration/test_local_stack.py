@@ -1,4 +1,6 @@
-"""The stack as a whole, with services that are stand-ins: real servers, real processes, real signals."""
+"""The stack as a whole, with services that are stand-ins: real servers, real processes, real
+signals.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,16 @@ from usageledger.operations.topics import create_topics, is_importing
 from usageledger.runtime.settings import Settings
 
 STEADY = [sys.executable, "-c", "import time; time.sleep(600)"]
-TELLING = [sys.executable, "-c", "import os, time; print(os.environ['USAGELEDGER_KAFKA'], flush=True); time.sleep(600)"]
-CRASHING = [sys.executable, "-c", "import time; time.sleep(0.3); raise SystemExit('out of credits')"]
+TELLING = [
+    sys.executable,
+    "-c",
+    "import os, time; print(os.environ['USAGELEDGER_KAFKA'], flush=True); time.sleep(600)",
+]
+CRASHING = [
+    sys.executable,
+    "-c",
+    "import time; time.sleep(0.3); raise SystemExit('out of credits')",
+]
 
 UP = """
 import sys
@@ -56,20 +66,28 @@ def within(seconds: float, check: Callable[[], bool]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("backend", ["packages", pytest.param("docker", marks=pytest.mark.docker_backend)])
-def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(tmp_path: Path, backend: Backend) -> None:
+@pytest.mark.parametrize(
+    "backend", ["packages", pytest.param("docker", marks=pytest.mark.docker_backend)]
+)
+def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(
+    tmp_path: Path, backend: Backend
+) -> None:
     if backend == "docker" and (reason := why_not_docker()) is not None:
         pytest.skip(reason)
     progress = Remembering()
     prepared: list[Addresses] = []
     services = {"processor": TELLING, "limits": STEADY}
-    stack = Stack(tmp_path, backend=backend, partitions=2, prepare=prepared.append, services=services)
+    stack = Stack(
+        tmp_path, backend=backend, partitions=2, prepare=prepared.append, services=services
+    )
     addresses = stack.start(progress)
     try:
         assert prepared == [addresses]
         assert create_topics(addresses.kafka, partitions=2) == []
         assert Settings.find(tmp_path).kafka == addresses.kafka
-        assert (tmp_path / "logs" / "processor.log").read_text(encoding="utf-8") == f"{addresses.kafka}\n"
+        assert (tmp_path / "logs" / "processor.log").read_text(
+            encoding="utf-8"
+        ) == f"{addresses.kafka}\n"
 
         before = services_of(stack.status())
         assert list(before) == ["kafka", "redis", "processor", "limits"]
@@ -77,21 +95,31 @@ def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(tmp_path: Path,
         killed = [name for name in ("redis", "processor") if before[name]["pid"] is not None]
         for name in killed:
             os.kill(before[name]["pid"], signal.SIGKILL)
-        assert within(30, lambda: all(services_of(stack.status())[name]["restarts"] == 1 for name in killed))
-        assert within(30, lambda: {service["state"] for service in stack.status()["services"]} == {"running"})
+        assert within(
+            30, lambda: all(services_of(stack.status())[name]["restarts"] == 1 for name in killed)
+        )
+        assert within(
+            30, lambda: {service["state"] for service in stack.status()["services"]} == {"running"}
+        )
         after = services_of(stack.status())
         assert after["processor"]["pid"] != before["processor"]["pid"]
         assert after["limits"]["pid"] == before["limits"]["pid"]
-        assert any(warning.startswith("processor was killed by signal 9") for warning in progress.warned)
+        assert any(
+            warning.startswith("processor was killed by signal 9") for warning in progress.warned
+        )
     finally:
         stack.stop()
-    assert all(ends_within(service["pid"], 5) for service in after.values() if service["pid"] is not None)
+    assert all(
+        ends_within(service["pid"], 5) for service in after.values() if service["pid"] is not None
+    )
     status = read_status(tmp_path)
     assert status["state"] == "stopped"
     assert {service["state"] for service in status["services"]} == {"stopped"}
 
 
-def test_a_broker_that_is_killed_is_started_again_at_its_address(tmp_path: Path, redis_url: str) -> None:
+def test_a_broker_that_is_killed_is_started_again_at_its_address(
+    tmp_path: Path, redis_url: str
+) -> None:
     stack = Stack(tmp_path, redis=redis_url, partitions=1, services={})
     addresses = stack.start()
     try:
@@ -103,8 +131,17 @@ def test_a_broker_that_is_killed_is_started_again_at_its_address(tmp_path: Path,
         stack.stop()
 
 
-def test_given_servers_are_used_and_left_running(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
-    stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services={"limits": STEADY})
+def test_given_servers_are_used_and_left_running(
+    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
+    stack = Stack(
+        tmp_path,
+        kafka=kafka,
+        redis=redis_url,
+        prefix=prefix,
+        partitions=2,
+        services={"limits": STEADY},
+    )
     stack.start()
     try:
         status = stack.status()
@@ -123,47 +160,75 @@ def test_a_crashing_service_is_told_with_its_last_words_and_does_not_keep_the_st
 ) -> None:
     progress = Remembering()
     services = {"processor": CRASHING, "limits": STEADY}
-    stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services=services)
+    stack = Stack(
+        tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services=services
+    )
     stack.start(progress)
     try:
         assert within(20, lambda: services_of(stack.status())["processor"]["restarts"] >= 2)
         assert services_of(stack.status())["limits"]["restarts"] == 0
-        assert "processor ended with exit code 1; it is started again in 0.5 s" in progress.warned[0]
+        assert (
+            "processor ended with exit code 1; it is started again in 0.5 s" in progress.warned[0]
+        )
         assert "out of credits" in progress.warned[0]
         assert "it is started again in 1 s" in progress.warned[1]
     finally:
         stack.stop()
 
 
-def test_a_second_stack_in_one_directory_is_refused(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
+def test_a_second_stack_in_one_directory_is_refused(
+    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
     stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services={})
     stack.start()
     try:
-        with pytest.raises(StackError, match=f"a stack runs in .* already \\(process {os.getpid()}\\)"):
+        with pytest.raises(
+            StackError, match=f"a stack runs in .* already \\(process {os.getpid()}\\)"
+        ):
             Stack(tmp_path, services={}).start()
-        with pytest.raises(StackError, match=f"a stack runs in .* already \\(process {os.getpid()}\\)"):
+        with pytest.raises(
+            StackError, match=f"a stack runs in .* already \\(process {os.getpid()}\\)"
+        ):
             start_detached(up_command(tmp_path), tmp_path, fetch=False)
         assert stack.status()["state"] == "running"
     finally:
         stack.stop()
 
 
-def test_a_failure_on_the_way_up_is_raised_and_nothing_is_left_running(tmp_path: Path, kafka: str, prefix: str) -> None:
+def test_a_failure_on_the_way_up_is_raised_and_nothing_is_left_running(
+    tmp_path: Path, kafka: str, prefix: str
+) -> None:
     def refuse(addresses: Addresses) -> None:
         raise StackError("the catalog does not fit")
 
-    stack = Stack(tmp_path, kafka=kafka, prefix=prefix, partitions=2, prepare=refuse, services={"limits": STEADY})
+    stack = Stack(
+        tmp_path,
+        kafka=kafka,
+        prefix=prefix,
+        partitions=2,
+        prepare=refuse,
+        services={"limits": STEADY},
+    )
     with pytest.raises(StackError, match="the catalog does not fit"):
         stack.start()
     assert read_status(tmp_path)["state"] == "stopped"
-    assert [service["state"] for service in read_status(tmp_path)["services"]] == ["stopped", "stopped"]
+    assert [service["state"] for service in read_status(tmp_path)["services"]] == [
+        "stopped",
+        "stopped",
+    ]
 
 
-def test_a_port_for_the_gateway_that_is_taken_is_refused_before_anything_starts(tmp_path: Path, kafka: str, redis_url: str) -> None:
-    """It came up without its gateway, said "ready", and sent who had started it to somebody else's server."""
+def test_a_port_for_the_gateway_that_is_taken_is_refused_before_anything_starts(
+    tmp_path: Path, kafka: str, redis_url: str
+) -> None:
+    """It came up without its gateway, said "ready", and sent who had started it to somebody else's
+    server.
+    """
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StackError, match=f"something listens on port {port} of 127.0.0.1 already"):
+        with pytest.raises(
+            StackError, match=f"something listens on port {port} of 127.0.0.1 already"
+        ):
             Stack(tmp_path, kafka=kafka, redis=redis_url, port=port).start()
     assert not (tmp_path / "logs" / "gateway.log").exists()
 
@@ -174,7 +239,9 @@ def test_an_address_where_nobody_answers_is_refused(tmp_path: Path, kafka: str) 
 
 
 @pytest.mark.importing
-def test_a_ledger_in_import_mode_comes_up_again_in_import_mode(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
+def test_a_ledger_in_import_mode_comes_up_again_in_import_mode(
+    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
     progress = Remembering()
     stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services={})
     stack.start(progress)
@@ -185,9 +252,19 @@ def test_a_ledger_in_import_mode_comes_up_again_in_import_mode(tmp_path: Path, k
         stack.stop()
 
 
-def test_a_live_ledger_cannot_be_brought_up_for_import(tmp_path: Path, kafka: str, redis_url: str, prefix: str) -> None:
+def test_a_live_ledger_cannot_be_brought_up_for_import(
+    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+) -> None:
     with pytest.raises(OperatorError, match="cannot go back to import mode"):
-        Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, importing=True, services={}).start()
+        Stack(
+            tmp_path,
+            kafka=kafka,
+            redis=redis_url,
+            prefix=prefix,
+            partitions=2,
+            importing=True,
+            services={},
+        ).start()
 
 
 def test_a_daemon_comes_up_and_ends_when_told(tmp_path: Path, kafka: str, prefix: str) -> None:
@@ -212,7 +289,9 @@ def test_a_daemon_that_cannot_come_up_says_why(tmp_path: Path) -> None:
         start_detached(up_command(tmp_path, kafka="127.0.0.1:1"), tmp_path, fetch=False)
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed_and_the_directory_can_be_used_again(tmp_path: Path, kafka: str, prefix: str) -> None:
+def test_nothing_outlives_a_supervisor_that_is_killed_and_the_directory_can_be_used_again(
+    tmp_path: Path, kafka: str, prefix: str
+) -> None:
     command = up_command(tmp_path, kafka, prefix=prefix)
     start_detached(command, tmp_path)
     status = read_status(tmp_path)
@@ -230,15 +309,30 @@ def test_nothing_outlives_a_supervisor_that_is_killed_and_the_directory_can_be_u
 def test_a_stack_in_the_foreground_ends_in_order_on_a_signal(
     tmp_path: Path, kafka: str, redis_url: str, prefix: str, number: signal.Signals
 ) -> None:
-    process = subprocess.Popen(up_command(tmp_path, kafka, redis_url, prefix), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        up_command(tmp_path, kafka, redis_url, prefix),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
-        assert within(30, lambda: (tmp_path / "status.json").exists() and read_status(tmp_path)["state"] in ("running", "starting"))
-        assert within(30, lambda: read_status(tmp_path)["state"] == "running" or process.poll() is not None)
+        assert within(
+            30,
+            lambda: (
+                (tmp_path / "status.json").exists()
+                and read_status(tmp_path)["state"] in ("running", "starting")
+            ),
+        )
+        assert within(
+            30, lambda: read_status(tmp_path)["state"] == "running" or process.poll() is not None
+        )
         process.send_signal(number)
         output, _ = process.communicate(timeout=30)
         assert (process.returncode, output) == (0, b"")
     finally:
         process.kill()
         process.wait(10)
-    assert json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))["services"][-1]["state"] == "stopped"
+    assert (
+        json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))["services"][-1]["state"]
+        == "stopped"
+    )
     assert not (tmp_path / "stack.json").exists()

@@ -32,10 +32,14 @@ def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -
     """Append a record under a date of its own and return it as Kafka keeps it."""
     producer = KafkaProducer(bootstrap_servers=kafka)
     try:
-        sent = producer.send(topic, key=b"acct", value=value, timestamp_ms=timestamp_ms).get(timeout=20)
+        sent = producer.send(topic, key=b"acct", value=value, timestamp_ms=timestamp_ms).get(
+            timeout=20
+        )
     finally:
         producer.close(timeout=5)
-    consumer = KafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer = KafkaConsumer(
+        bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False
+    )
     try:
         place = TopicPartition(topic, sent.partition)
         consumer.assign([place])
@@ -46,7 +50,9 @@ def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -
         consumer.close()
 
 
-def test_making_topics_again_makes_nothing_and_complains_of_nothing(kafka: str, prefix: str) -> None:
+def test_making_topics_again_makes_nothing_and_complains_of_nothing(
+    kafka: str, prefix: str
+) -> None:
     assert create_topics(kafka, prefix, partitions=2) == []
 
 
@@ -64,7 +70,9 @@ def test_another_partition_count_is_refused_and_nothing_is_altered(kafka: str, p
     assert create_topics(kafka, prefix, partitions=2) == []
 
 
-def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(kafka: str, prefix: str) -> None:
+def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(
+    kafka: str, prefix: str
+) -> None:
     assert not is_importing(kafka, prefix)
     assert timestamp_of_a_record_sent_as_of(kafka, Topics(prefix).usage, LONG_AGO_MS) > LONG_AGO_MS
     with pytest.raises(TopicMismatch, match="cannot go back to import mode"):
@@ -72,22 +80,38 @@ def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(kafka: s
 
 
 @pytest.mark.peer_defect("OpenMeter #5005")
-def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(kafka: str, prefix: str) -> None:
-    """OpenMeter #5005 stamps records with the events' own times: retention takes late events away after they were accepted."""
+def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(
+    kafka: str, prefix: str
+) -> None:
+    """OpenMeter #5005 stamps records with the events' own times: retention takes late events away
+    after they were accepted.
+    """
     topic, now = Topics(prefix).usage, datetime.now(UTC)
     outcomes = {}
     for days in (34, 36, 4_000):
         occurred_at = now - timedelta(days=days)
         event = usage_recorded(
-            source="/render", account="acct", id=f"gen_{days}", feature="chat_action", occurred_at=occurred_at, now=now, live=False
+            source="/render",
+            account="acct",
+            id=f"gen_{days}",
+            feature="chat_action",
+            occurred_at=occurred_at,
+            now=now,
+            live=False,
         )
         record = record_sent_as_of(kafka, topic, milliseconds(occurred_at), encode(event))
         assert abs(record.timestamp - milliseconds(now)) < DAY_MS, "Kafka dates it"
         book = PartitionBook(record.partition, 2, Head(ledger="x"), SHIPPED)
-        (item,) = book.decode("usage", [Record(record.offset, record.timestamp, record.key, record.value)])
+        (item,) = book.decode(
+            "usage", [Record(record.offset, record.timestamp, record.key, record.value)]
+        )
         entry = book.decide_input(item)[-1].entry
         outcomes[days] = (entry.kind, entry.reason)
-    assert outcomes == {34: ("usage", None), 36: ("refusal", "too_old"), 4_000: ("refusal", "too_old")}
+    assert outcomes == {
+        34: ("usage", None),
+        36: ("refusal", "too_old"),
+        4_000: ("refusal", "too_old"),
+    }
 
 
 @pytest.mark.docker_backend
@@ -96,7 +120,10 @@ def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: s
     topics = Topics(prefix)
     assert is_importing(kafka, prefix)
     assert timestamp_of_a_record_sent_as_of(kafka, topics.usage, LONG_AGO_MS) == LONG_AGO_MS
-    assert timestamp_of_a_record_sent_as_of(kafka, topics.account, 4_000_000_000_000) == 4_000_000_000_000
+    assert (
+        timestamp_of_a_record_sent_as_of(kafka, topics.account, 4_000_000_000_000)
+        == 4_000_000_000_000
+    )
     assert timestamp_of_a_record_sent_as_of(kafka, topics.ledger, LONG_AGO_MS) > LONG_AGO_MS
     with pytest.raises(TopicMismatch, match="it is in import mode"):
         create_topics(kafka, prefix, partitions=2)
@@ -105,11 +132,16 @@ def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: s
     assert not is_importing(kafka, prefix)
     assert timestamp_of_a_record_sent_as_of(kafka, topics.usage, LONG_AGO_MS) > LONG_AGO_MS
     assert not go_live(kafka, prefix)
-    assert (setting(kafka, topics.usage, "retention.ms"), setting(kafka, topics.usage, "cleanup.policy")) == ("-1", "delete")
+    assert (
+        setting(kafka, topics.usage, "retention.ms"),
+        setting(kafka, topics.usage, "cleanup.policy"),
+    ) == ("-1", "delete")
 
 
 def setting(kafka: str, topic: str, name: str) -> str:
     """What the broker says of one of a topic's settings."""
     with admin_client(kafka) as admin:
-        answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
+        answer = admin.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all"
+        )
     return str(answer["topic"][topic][name]["value"])

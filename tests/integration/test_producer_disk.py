@@ -1,4 +1,6 @@
-"""The spool on a disk that is really full: a file system of 256 KiB in a mount namespace of its own."""
+"""The spool on a disk that is really full: a file system of 256 KiB in a mount namespace of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,28 @@ print(len(recorded), refused)
 
 def _can_mount() -> bool:
     unshare = shutil.which("unshare")
-    command = [unshare or "", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
-    return unshare is not None and subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=False).returncode == 0
+    command = [
+        unshare or "",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "mount",
+        "-t",
+        "tmpfs",
+        "none",
+        "/mnt",
+    ]
+    return (
+        unshare is not None
+        and subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=False).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_disk_that_fills_again_and_again_refuses_at_the_call_and_loses_nothing_that_it_took(tmp_path: Path, durability: str) -> None:
+def test_a_disk_that_fills_again_and_again_refuses_at_the_call_and_loses_nothing_that_it_took(
+    tmp_path: Path, durability: str
+) -> None:
     if not _can_mount():
         pytest.skip("no file system can be mounted here without privileges")
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *(path for path in sys.path if path)])
@@ -81,6 +99,11 @@ def test_a_disk_that_fills_again_and_again_refuses_at_the_call_and_loses_nothing
         durability,
     ]
     result = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,4 +1,6 @@
-"""The producer SDK on a real broker: what was recorded arrives, whatever happens to the worker and to the broker."""
+"""The producer SDK on a real broker: what was recorded arrives, whatever happens to the worker and
+to the broker.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,18 @@ PARTITIONS = 2
 def read(kafka: str, topic: str) -> dict[int, list[Record]]:
     """All records of a topic as they lie now, by partition."""
     with log_reader(kafka) as reader:
-        return {partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition))) for partition in range(PARTITIONS)}
+        return {
+            partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
+            for partition in range(PARTITIONS)
+        }
 
 
 def values(kafka: str, topic: str) -> list[dict[str, Any]]:
-    return [json.loads(record.value or b"") for records in read(kafka, topic).values() for record in records]
+    return [
+        json.loads(record.value or b"")
+        for records in read(kafka, topic).values()
+        for record in records
+    ]
 
 
 def ids(kafka: str, prefix: str) -> list[str]:
@@ -72,7 +81,10 @@ def worker(script: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A worker process of its own, which says on its output how far it is."""
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *(path for path in sys.path if path)])
     process = subprocess.Popen(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": paths, **environment}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         yield process
@@ -83,12 +95,20 @@ def worker(script: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def test_events_lie_on_their_accounts_partition_in_order_and_the_ledger_can_read_them(kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_events_lie_on_their_accounts_partition_in_order_and_the_ledger_can_read_them(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
     accounts = [f"acct_{number}" for number in range(20)]
     with UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path) as meter:
         for number in range(25):
             for account in accounts:
-                meter.record(account=account, feature="genai_video", model="veo_3", quantity="1.5", id=f"{account}/{number}")
+                meter.record(
+                    account=account,
+                    feature="genai_video",
+                    model="veo_3",
+                    quantity="1.5",
+                    id=f"{account}/{number}",
+                )
         assert meter.flush(DEADLINE_S)
         assert meter.waiting().count == 0
     seen: dict[str, list[str]] = {account: [] for account in accounts}
@@ -99,11 +119,15 @@ def test_events_lie_on_their_accounts_partition_in_order_and_the_ledger_can_read
             event = decode_usage(record, partition, PARTITIONS)
             assert isinstance(event, UsageRecorded), event
             seen[event.account].append(event.id)
-    assert seen == {account: [f"{account}/{number}" for number in range(25)] for account in accounts}
+    assert seen == {
+        account: [f"{account}/{number}" for number in range(25)] for account in accounts
+    }
     assert list(tmp_path.rglob("*.segment")) == []
 
 
-def test_commands_are_in_the_account_topic_when_they_return(kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_commands_are_in_the_account_topic_when_they_return(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
     with AccountClient(source="billing", kafka=kafka, prefix=prefix) as client:
         client.subscribe("acct_1", "pro", time_zone="Europe/Berlin", id="evt_1")
         [subscribed] = values(kafka, Topics(prefix).account)
@@ -122,14 +146,19 @@ def test_commands_are_in_the_account_topic_when_they_return(kafka: str, prefix: 
 
 def test_a_command_for_a_ledger_that_is_not_there_fails_in_time(kafka: str) -> None:
     began = time.monotonic()
-    with AccountClient(source="billing", kafka=kafka, prefix="nowhere", timeout_s=10.0) as client, pytest.raises(CommandFailed) as caught:
+    with (
+        AccountClient(source="billing", kafka=kafka, prefix="nowhere", timeout_s=10.0) as client,
+        pytest.raises(CommandFailed) as caught,
+    ):
         client.cancel("acct_1")
     assert caught.value.retriable
     assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("killed_after", [1, 300])
-def test_a_worker_killed_while_it_sends_loses_nothing_that_it_recorded(kafka: str, prefix: str, tmp_path: Path, killed_after: int) -> None:
+def test_a_worker_killed_while_it_sends_loses_nothing_that_it_recorded(
+    kafka: str, prefix: str, tmp_path: Path, killed_after: int
+) -> None:
     script = """
 import itertools, os
 from usageledger import UsageMeter
@@ -147,8 +176,12 @@ for number in itertools.count():
     assert set(recorded) <= set(ids(kafka, prefix))
 
 
-def test_events_recorded_while_the_broker_is_down_arrive_when_it_is_back(own_kafka: KafkaServer, tmp_path: Path) -> None:
-    """The broker is killed with events on their way, stays away while more are recorded, and comes back."""
+def test_events_recorded_while_the_broker_is_down_arrive_when_it_is_back(
+    own_kafka: KafkaServer, tmp_path: Path
+) -> None:
+    """The broker is killed with events on their way, stays away while more are recorded, and comes
+    back.
+    """
     kafka = own_kafka.address
     create_topics(kafka, "", partitions=PARTITIONS)
     recorded: list[str] = []
@@ -156,9 +189,13 @@ def test_events_recorded_while_the_broker_is_down_arrive_when_it_is_back(own_kaf
     def record(meter: UsageMeter, count: int) -> None:
         for _ in range(count):
             id = f"gen_{len(recorded)}"
-            recorded.append(meter.record(account=f"acct_{len(recorded) % 5}", feature="genai_image", id=id))
+            recorded.append(
+                meter.record(account=f"acct_{len(recorded) % 5}", feature="genai_image", id=id)
+            )
 
-    with UsageMeter(source="render", kafka=kafka, spool_directory=tmp_path / "spool", stuck_after_s=5.0) as meter:
+    with UsageMeter(
+        source="render", kafka=kafka, spool_directory=tmp_path / "spool", stuck_after_s=5.0
+    ) as meter:
         record(meter, 2_000)
         until(lambda: meter.waiting().count < 2_000, "a first acknowledgement")
         assert own_kafka.pid is not None
@@ -176,28 +213,44 @@ def test_events_recorded_while_the_broker_is_down_arrive_when_it_is_back(own_kaf
     assert set(found) == set(recorded)
 
 
-def test_a_connection_that_is_stuck_is_replaced_without_waiting_for_it(own_kafka: KafkaServer, tmp_path: Path) -> None:
-    """The broker is frozen with events on their way. kafka-python waits; the meter gives its producer up, and sends the same ids again."""
+def test_a_connection_that_is_stuck_is_replaced_without_waiting_for_it(
+    own_kafka: KafkaServer, tmp_path: Path
+) -> None:
+    """The broker is frozen with events on their way. kafka-python waits; the meter gives its
+    producer up, and sends the same ids again.
+    """
     kafka = own_kafka.address
     create_topics(kafka, "", partitions=PARTITIONS)
     assert own_kafka.pid is not None
-    with UsageMeter(source="render", kafka=kafka, spool_directory=tmp_path / "spool", stuck_after_s=1.0) as meter:
+    with UsageMeter(
+        source="render", kafka=kafka, spool_directory=tmp_path / "spool", stuck_after_s=1.0
+    ) as meter:
         meter.record(account="acct_1", feature="genai_image", id="before")
         assert meter.flush(DEADLINE_S)
         os.kill(own_kafka.pid, signal.SIGSTOP)
         try:
             for number in range(100):
                 meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}")
-            until(lambda: "no acknowledgement" in (meter.waiting().last_error or ""), "the replacement")
+            until(
+                lambda: "no acknowledgement" in (meter.waiting().last_error or ""),
+                "the replacement",
+            )
         finally:
             os.kill(own_kafka.pid, signal.SIGCONT)
         assert meter.flush(DEADLINE_S), meter.waiting()
     assert set(ids(kafka, "")) == {"before", *(f"gen_{number}" for number in range(100))}
-    until(lambda: not [thread for thread in threading.enumerate() if "network-thread" in thread.name], "the end of the old producers")
+    until(
+        lambda: not [thread for thread in threading.enumerate() if "network-thread" in thread.name],
+        "the end of the old producers",
+    )
 
 
-def test_what_waits_when_the_process_ends_is_sent_before_it_does(kafka: str, prefix: str, tmp_path: Path) -> None:
-    """kafka-python closes its producers at the end of the process as well: ours must have sent before that."""
+def test_what_waits_when_the_process_ends_is_sent_before_it_does(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
+    """kafka-python closes its producers at the end of the process as well: ours must have sent
+    before that.
+    """
     script = """
 import os
 from usageledger import UsageMeter
@@ -228,10 +281,18 @@ def test_an_event_above_the_brokers_limit_is_parked_alone_and_arrives_when_the_l
 ) -> None:
     set_message_bytes_max(kafka, Topics(prefix).usage, 2_000)
     settings = SenderSettings(unpark_every_s=2.0)
-    with UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path, sender_settings=settings) as meter:
+    with UsageMeter(
+        source="render",
+        kafka=kafka,
+        prefix=prefix,
+        spool_directory=tmp_path,
+        sender_settings=settings,
+    ) as meter:
         for number in range(20):
             dimensions = {"prompt": "x" * 5_000} if number == 7 else None
-            meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}", dimensions=dimensions)
+            meter.record(
+                account="acct_1", feature="genai_image", id=f"gen_{number}", dimensions=dimensions
+            )
         others = [f"gen_{number}" for number in range(20) if number != 7]
         until(lambda: meter.waiting().parked == 1, "the parking of the one that is too large")
         until(lambda: list(dict.fromkeys(ids(kafka, prefix))) == others, "the others, in order")
@@ -240,7 +301,9 @@ def test_an_event_above_the_brokers_limit_is_parked_alone_and_arrives_when_the_l
         until(lambda: meter.waiting().parked + meter.waiting().count == 0, "its acknowledgement")
 
 
-def test_processes_forked_from_one_that_reports_report_on_their_own(kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_processes_forked_from_one_that_reports_report_on_their_own(
+    kafka: str, prefix: str, tmp_path: Path
+) -> None:
     """As gunicorn does with preload: the parent has a connection and a thread when it forks."""
     meter = UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path)
     meter.record(account="acct_1", feature="genai_image", id="before")
@@ -261,4 +324,10 @@ def test_processes_forked_from_one_that_reports_report_on_their_own(kafka: str, 
 
 def set_message_bytes_max(kafka: str, topic: str, bytes_max: int) -> None:
     with KafkaAdminClient(bootstrap_servers=kafka) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(bytes_max)})])
+        admin.alter_configs(
+            [
+                ConfigResource(
+                    ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(bytes_max)}
+                )
+            ]
+        )

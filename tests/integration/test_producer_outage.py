@@ -1,4 +1,6 @@
-"""The SDK through an outage of a real broker; `python -m tests.chaos.sdk_outage` is the same for ten minutes."""
+"""The SDK through an outage of a real broker; `python -m tests.chaos.sdk_outage` is the same for
+ten minutes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from tests.chaos.sdk_outage import outage, report
 def test_an_outage_of_the_broker_with_workers_killed_meanwhile_loses_nothing_and_charges_nothing_twice(
     tmp_path: Path, rng: random.Random
 ) -> None:
-    outcome = outage(tmp_path, outage_s=20.0, rate=200.0, kill_every_s=4.0, seed=rng.randrange(2**32))
+    outcome = outage(
+        tmp_path, outage_s=20.0, rate=200.0, kill_every_s=4.0, seed=rng.randrange(2**32)
+    )
     assert outcome.recorded > 1_000, report(outcome)
     assert not outcome.faults(), report(outcome)

@@ -24,7 +24,9 @@ def test_a_damaged_view_is_rebuilt_while_the_processor_appends(operated: Operate
                 redis.hset(keys.accounts, mapping={"stranger": "of no ledger"})
                 redis.hset(keys.holds("ann"), mapping={"hold": "held"})
                 assert "stranger" in (await operated.audit()).verdict
-                sending = asyncio.create_task(asyncio.to_thread(operated.use, accounts[1], *(f"w{n}" for n in range(500))))
+                sending = asyncio.create_task(
+                    asyncio.to_thread(operated.use, accounts[1], *(f"w{n}" for n in range(500)))
+                )
                 found = await operated.json("rebuild", "--partition", "1")
                 assert (found["partition"], found["begun_at"]) == (1, 0)
                 await sending

@@ -1,4 +1,6 @@
-"""A view in a server that is full, hung, gone, behind, damaged or cut short: it changes whole or not at all, and says what is wrong."""
+"""A view in a server that is full, hung, gone, behind, damaged or cut short: it changes whole or
+not at all, and says what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,20 @@ KEYS = PartitionKeys("test", 7)
 FIRST = Position(10, "aa")
 SECOND = Position(25, "bb")
 GEN_1, GEN_2 = b"1" * 16, b"2" * 16
-FIRST_CHANGE = ViewChange(head=b"first", position=FIRST, accounts={"ann": b"A1"}, identities={100: {GEN_1: b"one"}}, due_ms={"ann": 5})
-SECOND_CHANGE = ViewChange(head=b"second", position=SECOND, accounts={"ann": b"A2"}, identities={100: {GEN_2: b"two"}}, due_ms={"ann": 6})
+FIRST_CHANGE = ViewChange(
+    head=b"first",
+    position=FIRST,
+    accounts={"ann": b"A1"},
+    identities={100: {GEN_1: b"one"}},
+    due_ms={"ann": 5},
+)
+SECOND_CHANGE = ViewChange(
+    head=b"second",
+    position=SECOND,
+    accounts={"ann": b"A2"},
+    identities={100: {GEN_2: b"two"}},
+    due_ms={"ann": 6},
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +72,9 @@ async def a_view(url: str, *, timeout_s: float = 5.0) -> AsyncIterator[RedisView
         yield RedisView(connection, KEYS.prefix, KEYS.partition, timeout_s=timeout_s)
 
 
-def run(url: str, test: Callable[[RedisView], Coroutine[Any, Any, None]], *, timeout_s: float = 5.0) -> None:
+def run(
+    url: str, test: Callable[[RedisView], Coroutine[Any, Any, None]], *, timeout_s: float = 5.0
+) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(60), a_view(url, timeout_s=timeout_s) as view:
             await test(view)
@@ -68,15 +84,24 @@ def run(url: str, test: Callable[[RedisView], Coroutine[Any, Any, None]], *, tim
 
 async def contents(view: RedisView) -> object:
     snapshot = await view.snapshot()
-    return snapshot.head and (snapshot.head.position, snapshot.head.value), snapshot.accounts, snapshot.due_ms, snapshot.identities
+    return (
+        snapshot.head and (snapshot.head.position, snapshot.head.value),
+        snapshot.accounts,
+        snapshot.due_ms,
+        snapshot.identities,
+    )
 
 
 AFTER_FIRST = ((FIRST, b"first"), {"ann": b"A1"}, {"ann": 5}, {100: 1})
 AFTER_SECOND = ((SECOND, b"second"), {"ann": b"A2"}, {"ann": 6}, {100: 2})
 
 
-def test_a_chunk_of_5000_events_is_one_call_to_look_up_and_one_to_commit(server: ValkeyServer, client: redis.Redis) -> None:
-    identities = {100 + w: {b"%d-%014d" % (w, n): b"x" * 60 for n in range(1_666)} for w in range(3)}
+def test_a_chunk_of_5000_events_is_one_call_to_look_up_and_one_to_commit(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
+    identities = {
+        100 + w: {b"%d-%014d" % (w, n): b"x" * 60 for n in range(1_666)} for w in range(3)
+    }
     accounts = {f"account-{n}": b"x" * 300 for n in range(500)}
     asked = [(window, identity) for window, found in identities.items() for identity in found]
 
@@ -85,7 +110,9 @@ def test_a_chunk_of_5000_events_is_one_call_to_look_up_and_one_to_commit(server:
         await view.fetch(FIRST, [], [])
         client.config_resetstat()
         await view.fetch(FIRST, list(accounts), asked)
-        await view.commit(FIRST, ViewChange(head=b"h", position=SECOND, accounts=accounts, identities=identities))
+        await view.commit(
+            FIRST, ViewChange(head=b"h", position=SECOND, accounts=accounts, identities=identities)
+        )
         stats = client.info("commandstats")
         assert stats["cmdstat_evalsha"]["calls"] == 2
         assert "cmdstat_eval" not in stats
@@ -93,10 +120,18 @@ def test_a_chunk_of_5000_events_is_one_call_to_look_up_and_one_to_commit(server:
     run(server.url, test)
 
 
-def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(server: ValkeyServer, client: redis.Redis) -> None:
+def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
     async def test(view: RedisView) -> None:
         await view.commit(None, FIRST_CHANGE)
-        for call in (view.head, lambda: view.fetch(FIRST, ["ann"], []), lambda: view.verify(FIRST), view.due, view.snapshot):
+        for call in (
+            view.head,
+            lambda: view.fetch(FIRST, ["ann"], []),
+            lambda: view.verify(FIRST),
+            view.due,
+            view.snapshot,
+        ):
             client.script_flush()
             await call()
         client.script_flush()
@@ -107,8 +142,12 @@ def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(server: Valk
 
 
 @pytest.mark.peer_defect("FluxMeter: tenants collide")
-def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(server: ValkeyServer, client: redis.Redis) -> None:
-    """The key spaces of a ledger named ``a`` and one named ``a.b``, and of partitions 1 and 11, do not meet."""
+def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
+    """The key spaces of a ledger named ``a`` and one named ``a.b``, and of partitions 1 and 11, do
+    not meet.
+    """
 
     async def test() -> None:
         async with connect(server.url) as connection:
@@ -116,38 +155,67 @@ def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(se
             views = [RedisView(connection, *place) for place in places]
             for n, view in enumerate(views):
                 await view.commit(
-                    None, ViewChange(head=b"%d" % n, position=FIRST, accounts={"ann": b"%d" % n}, identities={n: {GEN_1: b""}})
+                    None,
+                    ViewChange(
+                        head=b"%d" % n,
+                        position=FIRST,
+                        accounts={"ann": b"%d" % n},
+                        identities={n: {GEN_1: b""}},
+                    ),
                 )
             for n, view in enumerate(views):
                 snapshot = await view.snapshot()
                 assert (snapshot.accounts, snapshot.identities) == ({"ann": b"%d" % n}, {n: 1})
             await views[0].clear()
-            assert (await views[0].head(), (await views[1].snapshot()).accounts) == (None, {"ann": b"1"})
+            assert (await views[0].head(), (await views[1].snapshot()).accounts) == (
+                None,
+                {"ann": b"1"},
+            )
         tags = {key.partition("}")[0] for key in keys_of(client)}
         assert tags == {"{ul:11", "{a:1", "{a:11", "{a.b:1", "{a.b:11"}
 
     asyncio.run(test())
 
 
-def test_the_head_lists_each_window_that_there_is_once(server: ValkeyServer, client: redis.Redis) -> None:
+def test_the_head_lists_each_window_that_there_is_once(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
     async def test(view: RedisView) -> None:
         at = None
         for n in range(6):
             following = Position(n + 1, "n")
-            change = ViewChange(head=b"h", position=following, identities={n // 2: {b"%016d" % n: b""}}, drop_windows_before=n // 2 - 1)
+            change = ViewChange(
+                head=b"h",
+                position=following,
+                identities={n // 2: {b"%016d" % n: b""}},
+                drop_windows_before=n // 2 - 1,
+            )
             await view.commit(at, change)
             at = following
         listed = (client.hget(KEYS.head, "windows") or b"").split()
         assert sorted(listed) == [b"1", b"2"]
-        assert sorted(client.keys(f"{KEYS.tag}:identities:*")) == [KEYS.identities(1).encode(), KEYS.identities(2).encode()]
+        assert sorted(client.keys(f"{KEYS.tag}:identities:*")) == [
+            KEYS.identities(1).encode(),
+            KEYS.identities(2).encode(),
+        ]
 
     run(server.url, test)
 
 
 @pytest.mark.parametrize(
-    "spoilt", [KEYS.accounts, KEYS.due, KEYS.holds("ann"), KEYS.hold_ends("ann"), KEYS.identities(100), KEYS.identities(101)]
+    "spoilt",
+    [
+        KEYS.accounts,
+        KEYS.due,
+        KEYS.holds("ann"),
+        KEYS.hold_ends("ann"),
+        KEYS.identities(100),
+        KEYS.identities(101),
+    ],
 )
-def test_a_key_of_another_type_refuses_the_commit_and_nothing_changes(server: ValkeyServer, client: redis.Redis, spoilt: str) -> None:
+def test_a_key_of_another_type_refuses_the_commit_and_nothing_changes(
+    server: ValkeyServer, client: redis.Redis, spoilt: str
+) -> None:
     """Scripts have no rollback: an error in the fourth write would leave the first three."""
 
     async def test(view: RedisView) -> None:
@@ -167,12 +235,16 @@ def test_a_key_of_another_type_refuses_the_commit_and_nothing_changes(server: Va
         with pytest.raises(ViewError, match="WRONGTYPE") as refused:
             await view.commit(FIRST, change)
         assert not refused.value.retriable
-        assert {key: client.dump(key) for key in client.keys("*") if key != spoilt.encode()} == before
+        assert {
+            key: client.dump(key) for key in client.keys("*") if key != spoilt.encode()
+        } == before
 
     run(server.url, test)
 
 
-def test_without_memory_a_commit_is_refused_whole_and_succeeds_once_there_is_some(server: ValkeyServer, client: redis.Redis) -> None:
+def test_without_memory_a_commit_is_refused_whole_and_succeeds_once_there_is_some(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
     async def test(view: RedisView) -> None:
         await view.commit(None, FIRST_CHANGE)
         client.config_set("maxmemory", 1)
@@ -194,7 +266,12 @@ def test_without_memory_a_commit_is_refused_whole_and_succeeds_once_there_is_som
 def test_a_hung_server_costs_the_time_allowed_and_no_more(server: ValkeyServer) -> None:
     async def test(view: RedisView) -> None:
         await view.commit(None, FIRST_CHANGE)
-        calls = (view.head, lambda: view.fetch(FIRST, ["ann"], []), lambda: view.commit(FIRST, SECOND_CHANGE), lambda: view.verify(FIRST))
+        calls = (
+            view.head,
+            lambda: view.fetch(FIRST, ["ann"], []),
+            lambda: view.commit(FIRST, SECOND_CHANGE),
+            lambda: view.verify(FIRST),
+        )
         os.kill(server.pid, signal.SIGSTOP)
         try:
             for call in calls:
@@ -239,11 +316,19 @@ def test_a_wrong_password_is_not_worth_trying_again(tmp_path: Path) -> None:
         run(f"redis://:wrong@{LOOPBACK}:{server.port}/0", test)
 
 
-def test_an_answer_that_is_lost_leaves_a_commit_that_the_head_tells_of(server: ValkeyServer) -> None:
-    """The server applies the commit and its answer never arrives. The owner claims again, reads the head and finds its commit there."""
+def test_an_answer_that_is_lost_leaves_a_commit_that_the_head_tells_of(
+    server: ValkeyServer,
+) -> None:
+    """The server applies the commit and its answer never arrives.
+
+    The owner claims again, reads the head and finds its commit there.
+    """
 
     async def test() -> None:
-        async with a_deaf_proxy(server.port) as (port, be_deaf), a_view(f"redis://{LOOPBACK}:{port}/0", timeout_s=0.5) as owner:
+        async with (
+            a_deaf_proxy(server.port) as (port, be_deaf),
+            a_view(f"redis://{LOOPBACK}:{port}/0", timeout_s=0.5) as owner,
+        ):
             await owner.commit(None, FIRST_CHANGE)
             be_deaf.set()
             with pytest.raises(ViewError) as failed:
@@ -259,7 +344,9 @@ def test_an_answer_that_is_lost_leaves_a_commit_that_the_head_tells_of(server: V
     asyncio.run(asyncio.wait_for(test(), 30))
 
 
-def test_a_replica_is_never_asked_what_only_a_master_knows(server: ValkeyServer, tmp_path: Path) -> None:
+def test_a_replica_is_never_asked_what_only_a_master_knows(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
     async def test(at_master: RedisView, replica: ValkeyServer) -> None:
         await at_master.commit(None, FIRST_CHANGE)
         with replica.client() as client:
@@ -282,8 +369,12 @@ def test_a_replica_is_never_asked_what_only_a_master_knows(server: ValkeyServer,
         run(server.url, lambda view: test(view, replica))
 
 
-def test_whatever_end_of_the_file_is_lost_the_view_is_as_some_commit_left_it(tmp_path: Path) -> None:
-    """A server that lost the end of its append-only file has head, accounts, identities and due list of one and the same moment."""
+def test_whatever_end_of_the_file_is_lost_the_view_is_as_some_commit_left_it(
+    tmp_path: Path,
+) -> None:
+    """A server that lost the end of its append-only file has head, accounts, identities and due
+    list of one and the same moment.
+    """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -313,7 +404,9 @@ def test_whatever_end_of_the_file_is_lost_the_view_is_as_some_commit_left_it(tmp
             dict.fromkeys(range(max(0, n // 5 - 1), n // 5), 10) | {n // 5: 2 * (n % 5 + 1)},
         )
 
-    with running_valkey(tmp_path / "filled", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0") as server:
+    with running_valkey(
+        tmp_path / "filled", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"
+    ) as server:
         run(server.url, fill)
     for attempt in range(10):
         directory = tmp_path / f"cut-{attempt}"
@@ -336,8 +429,14 @@ def change_number(n: int, position: Position) -> ViewChange:
     )
 
 
-def test_a_view_that_lost_its_head_alone_is_not_taken_for_an_empty_one(server: ValkeyServer, client: redis.Redis) -> None:
-    """Somebody deleted the head. What is left would make new events look like duplicates: nothing is built on it, and it can be cleared."""
+def test_a_view_that_lost_its_head_alone_is_not_taken_for_an_empty_one(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
+    """Somebody deleted the head.
+
+    What is left would make new events look like duplicates: nothing is built on it, and it can be
+    cleared.
+    """
 
     async def test(view: RedisView) -> None:
         await view.commit(None, FIRST_CHANGE)
@@ -364,10 +463,15 @@ def test_a_head_that_no_ledger_wrote_is_refused(server: ValkeyServer, client: re
     run(server.url, test)
 
 
-def test_a_view_is_reached_by_the_sentinels_of_its_master(server: ValkeyServer, tmp_path: Path) -> None:
+def test_a_view_is_reached_by_the_sentinels_of_its_master(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
     port = free_port()
     configuration = tmp_path / "sentinel.conf"
-    configuration.write_text(f"port {port}\nbind {LOOPBACK}\nsentinel monitor counters {LOOPBACK} {server.port} 1\n", encoding="utf-8")
+    configuration.write_text(
+        f"port {port}\nbind {LOOPBACK}\nsentinel monitor counters {LOOPBACK} {server.port} 1\n",
+        encoding="utf-8",
+    )
     with running_sentinel(configuration, port):
 
         async def test(view: RedisView) -> None:
@@ -403,7 +507,9 @@ async def is_true(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def a_deaf_proxy(server_port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """A way to the server that passes everything on; while the event is set it keeps the server's answers for itself."""
+    """A way to the server that passes everything on; while the event is set it keeps the server's
+    answers for itself.
+    """
     is_deaf = asyncio.Event()
     links: set[asyncio.Task[None]] = set()
 
@@ -413,15 +519,23 @@ async def a_deaf_proxy(server_port: int) -> AsyncIterator[tuple[int, asyncio.Eve
         links.add(own)
         from_server, to_server = await asyncio.open_connection(LOOPBACK, server_port)
 
-        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+        async def pass_on(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool
+        ) -> None:
             while data := await source.read(65_536):
                 if not (answers and is_deaf.is_set()):
                     sink.write(data)
                     await sink.drain()
 
         try:
-            directions = pass_on(reader, to_server, answers=False), pass_on(from_server, writer, answers=True)
-            await asyncio.wait([asyncio.create_task(direction) for direction in directions], return_when=asyncio.FIRST_COMPLETED)
+            directions = (
+                pass_on(reader, to_server, answers=False),
+                pass_on(from_server, writer, answers=True),
+            )
+            await asyncio.wait(
+                [asyncio.create_task(direction) for direction in directions],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             writer.close()
             to_server.close()

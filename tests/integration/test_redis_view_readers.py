@@ -1,4 +1,7 @@
-"""Readers of a view: the CLI, the gateway, the audit. One call gives head and account of one moment, from a server or a cluster."""
+"""Readers of a view: the CLI, the gateway, the audit.
+
+One call gives head and account of one moment, from a server or a cluster.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ PARTITIONS = 8
 
 @pytest.fixture(scope="module", params=["server", "cluster"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where partitions 0 to 7 of the ledger ``test`` have their views, spread over the nodes if there are several."""
+    """Where partitions 0 to 7 of the ledger ``test`` have their views, spread over the nodes if
+    there are several.
+    """
     directory = tmp_path_factory.mktemp(request.param)
     if request.param == "server":
         with running_valkey(directory) as server:
@@ -36,7 +41,11 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 async def fill(url: str) -> None:
     async with connect(url) as client:
         for partition in range(PARTITIONS):
-            change = ViewChange(head=b"head %d" % partition, position=Position(partition, "aa"), accounts={"ann": b"%d" % partition})
+            change = ViewChange(
+                head=b"head %d" % partition,
+                position=Position(partition, "aa"),
+                accounts={"ann": b"%d" % partition},
+            )
             await RedisView(client, "test", partition).commit(None, change)
 
 
@@ -45,7 +54,11 @@ def test_an_account_is_read_with_the_head_it_belongs_to(url: str) -> None:
         for partition in range(PARTITIONS):
             head, account, *_ = read_account(redis, "test", partition, "ann")
             assert head is not None
-            assert (head.position, head.value, account) == (Position(partition, "aa"), b"head %d" % partition, b"%d" % partition)
+            assert (head.position, head.value, account) == (
+                Position(partition, "aa"),
+                b"head %d" % partition,
+                b"%d" % partition,
+            )
             assert head.verified_at_ms > 1_700_000_000_000
 
 
@@ -66,7 +79,9 @@ def test_heads_of_many_partitions_come_in_one_answer(url: str) -> None:
     }
 
 
-def test_a_reader_whose_server_is_away_is_told_to_try_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_reader_whose_server_is_away_is_told_to_try_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     server = ValkeyServer(tmp_path_factory.mktemp("never started"))
     with closing(connect_blocking(server.url, timeout_s=0.2)) as redis:
         with pytest.raises(ViewError) as failed:
@@ -77,7 +92,9 @@ def test_a_reader_whose_server_is_away_is_told_to_try_again(tmp_path_factory: py
 
 
 def test_a_cluster_is_found_while_one_of_the_nodes_that_are_named_is_away(tmp_path: Path) -> None:
-    """A processor that was started while one node of six was down ended at once, and again: its address named that node alone."""
+    """A processor that was started while one node of six was down ended at once, and again: its
+    address named that node alone.
+    """
 
     async def pings(url: str) -> bool:
         client = connect(url)

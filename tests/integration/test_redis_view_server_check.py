@@ -1,4 +1,6 @@
-"""A server that would lose counters is refused before anything is started, with what to do about it."""
+"""A server that would lose counters is refused before anything is started, with what to do about
+it.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,14 @@ def test_a_server_that_evicts_nothing_and_keeps_its_file_is_taken(server: Valkey
 
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
-    [("maxmemory-policy", "allkeys-lru", "maxmemory-policy noeviction"), ("appendonly", "no", "appendonly yes")],
+    [
+        ("maxmemory-policy", "allkeys-lru", "maxmemory-policy noeviction"),
+        ("appendonly", "no", "appendonly yes"),
+    ],
 )
-def test_a_server_that_would_lose_counters_is_refused_with_what_to_set(server: ValkeyServer, name: str, value: str, advice: str) -> None:
+def test_a_server_that_would_lose_counters_is_refused_with_what_to_set(
+    server: ValkeyServer, name: str, value: str, advice: str
+) -> None:
     with setting(server, name, value), pytest.raises(ServerUnfit) as refused:
         check(server.url)
     [problem] = refused.value.problems
@@ -60,16 +67,28 @@ def test_a_server_that_writes_its_file_when_it_pleases_is_warned_of(server: Valk
     assert "appendfsync everysec" in warning
 
 
-def test_a_server_that_lets_nobody_ask_for_settings_is_judged_by_what_it_tells(server: ValkeyServer) -> None:
+def test_a_server_that_lets_nobody_ask_for_settings_is_judged_by_what_it_tells(
+    server: ValkeyServer,
+) -> None:
     """Managed servers refuse CONFIG."""
     with server.client() as client:
-        client.acl_setuser("guest", enabled=True, nopass=True, categories=["+@all"], commands=["-config"], keys=["*"])
+        client.acl_setuser(
+            "guest",
+            enabled=True,
+            nopass=True,
+            categories=["+@all"],
+            commands=["-config"],
+            keys=["*"],
+        )
     [warning] = check(f"redis://guest:any@{LOOPBACK}:{server.port}/0")
     assert "appendfsync" in warning
 
 
 def test_a_replica_is_refused(server: ValkeyServer, tmp_path: Path) -> None:
-    with running_valkey(tmp_path, "--replicaof", f"{LOOPBACK} {server.port}") as replica, pytest.raises(ServerUnfit, match="replica"):
+    with (
+        running_valkey(tmp_path, "--replicaof", f"{LOOPBACK} {server.port}") as replica,
+        pytest.raises(ServerUnfit, match="replica"),
+    ):
         check(replica.url)
 
 

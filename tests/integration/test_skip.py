@@ -12,7 +12,9 @@ __all__ = ["choking_on_poison", "operated"]
 
 
 @pytest.mark.usefixtures("choking_on_poison")
-def test_a_running_processor_goes_on_by_itself_once_the_input_is_skipped(operated: Operated) -> None:
+def test_a_running_processor_goes_on_by_itself_once_the_input_is_skipped(
+    operated: Operated,
+) -> None:
     async def work() -> None:
         account, other = operated.account_in(1), operated.account_in(0)
         async with operated.processor():
@@ -21,8 +23,15 @@ def test_a_running_processor_goes_on_by_itself_once_the_input_is_skipped(operate
             await operated.decided(2)
             early = await operated.run("processor", "skip", "1@2", "--reason", "not this one")
             assert (early.exit_code, "has not come to usage 1@2" in early.output) == (1, True)
-            skipped = await operated.json("processor", "skip", "1@1", "--topic", "usage", "--reason", "see #812")
-            assert (skipped["kind"], skipped["account"], skipped["credits"], skipped["reason"]) == ("skip", account, "0", "see #812")
+            skipped = await operated.json(
+                "processor", "skip", "1@1", "--topic", "usage", "--reason", "see #812"
+            )
+            assert (skipped["kind"], skipped["account"], skipped["credits"], skipped["reason"]) == (
+                "skip",
+                account,
+                "0",
+                "see #812",
+            )
             await operated.decided(4)
             again = await operated.run("processor", "skip", "1@1", "--reason", "once more")
             assert (again.exit_code, "has been decided" in again.output) == (1, True)

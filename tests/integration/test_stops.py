@@ -1,4 +1,6 @@
-"""What a processor does about topics that are not what its ledger has decided on: those partitions stop and say so, nothing resets."""
+"""What a processor does about topics that are not what its ledger has decided on: those partitions
+stop and say so, nothing resets.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ STOPPED = re.compile(r"partition (\d+) stopped: (.*)")
 
 def stops(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
     """Which partitions stopped, and why, by the log: one line each."""
-    found = [STOPPED.fullmatch(record.getMessage()) for record in caplog.records if record.name.startswith("usageledger")]
+    found = [
+        STOPPED.fullmatch(record.getMessage())
+        for record in caplog.records
+        if record.name.startswith("usageledger")
+    ]
     return {int(match[1]): match[2] for match in found if match}
 
 
@@ -59,12 +65,18 @@ def truncate_ledger(operated: Operated) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (truncate_usage, "usage.events.v1/1 holds offsets 4 to 4, and the ledger has decided up to 2"),
+        (
+            truncate_usage,
+            "usage.events.v1/1 holds offsets 4 to 4, and the ledger has decided up to 2",
+        ),
         (truncate_ledger, "partition 1 of the ledger begins at offset 2: it was truncated"),
     ],
 )
 def test_what_was_truncated_stops_its_partition_and_the_others_go_on(
-    operated: Operated, harm: Callable[[Operated], None], told: str, caplog: pytest.LogCaptureFixture
+    operated: Operated,
+    harm: Callable[[Operated], None],
+    told: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def work() -> None:
         accounts = [operated.account_in(partition) for partition in range(2)]
@@ -88,14 +100,23 @@ def end_of_usage_decided(operated: Operated, partition: int) -> int:
     with log_reader(operated.kafka) as reader:
         entries = entries_in(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
         return max(
-            (sealed.entry.input.offset + 1 for sealed in entries if sealed.entry.input and sealed.entry.input.topic == "usage"), default=0
+            (
+                sealed.entry.input.offset + 1
+                for sealed in entries
+                if sealed.entry.input and sealed.entry.input.topic == "usage"
+            ),
+            default=0,
         )
 
 
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (("usage",), "holds offsets 0 to 0, and the ledger has decided up to 2: the topic was truncated or made anew"),
+        (
+            ("usage",),
+            "holds offsets 0 to 0, and the ledger has decided up to 2: the topic was truncated or "
+            "made anew",
+        ),
         (("ledger",), "belongs to another ledger"),
     ],
     ids=["input", "ledger"],
@@ -117,8 +138,12 @@ def test_a_topic_that_was_made_anew_stops_every_partition_and_none_begins_again(
     asyncio.run(work())
 
 
-def test_topics_with_more_partitions_than_the_ledger_was_made_with_stop_it(operated: Operated, caplog: pytest.LogCaptureFixture) -> None:
-    """Accounts would be looked for in partitions where they never were, and begin again with Free's credits."""
+def test_topics_with_more_partitions_than_the_ledger_was_made_with_stop_it(
+    operated: Operated, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Accounts would be looked for in partitions where they never were, and begin again with Free's
+    credits.
+    """
 
     async def work() -> None:
         async with operated.processor():
@@ -126,10 +151,15 @@ def test_topics_with_more_partitions_than_the_ledger_was_made_with_stop_it(opera
                 await asyncio.to_thread(operated.use, operated.account_in(partition), "u1")
             await operated.decided(2)
         with KafkaAdminClient(bootstrap_servers=operated.kafka) as admin:
-            admin.create_partitions({topic: NewPartitions(4) for topic in Topics(operated.prefix).partitioned})
+            admin.create_partitions(
+                {topic: NewPartitions(4) for topic in Topics(operated.prefix).partitioned}
+            )
         async with operated.processor():
             await operated.until(lambda: sorted(stops(caplog)) == [0, 1, 2, 3])
-        assert all("made with 2 partitions and its topics now have 4" in reason for reason in stops(caplog).values())
+        assert all(
+            "made with 2 partitions and its topics now have 4" in reason
+            for reason in stops(caplog).values()
+        )
 
     asyncio.run(work())
 
@@ -151,7 +181,9 @@ def test_a_catalog_topic_that_was_made_anew_stops_what_had_adopted_it(
     asyncio.run(work())
 
 
-def test_a_catalog_reader_that_fails_ends_the_processor(operated: Operated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_catalog_reader_that_fails_ends_the_processor(
+    operated: Operated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its task had ended, nobody looked, and the worker decided on by the catalogs that it had."""
 
     async def broken(*_: object) -> None:

@@ -1,4 +1,6 @@
-"""`UsageGate` on a real ledger with every service running: directly and over HTTP, waiting and on a loop, it answers alike."""
+"""`UsageGate` on a real ledger with every service running: directly and over HTTP, waiting and on a
+loop, it answers alike.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ from usageledger import AccountClient, AsyncUsageGate, UsageGate, UsageMeter
 from usageledger.gateway.serving import _listening
 from usageledger.local.ports import LOOPBACK, free_port
 from usageledger.sdk.gate import ledger_facts as ledger
-from usageledger.sdk.gate.answers import CheckAnswer, GateMisconfigured, HoldIdReused, InvalidUse, UnknownUse
+from usageledger.sdk.gate.answers import (
+    CheckAnswer,
+    GateMisconfigured,
+    HoldIdReused,
+    InvalidUse,
+    UnknownUse,
+)
 
 PARTITIONS = 2
 WITHIN_S = 30.0
@@ -50,7 +58,11 @@ class OnALoop:
 def told(gateway: RunningGateway, way: str) -> dict[str, Any]:
     if way == "http":
         return {"gateway": gateway.url, "key": gateway.key}
-    return {"kafka": gateway.addresses.kafka, "redis_url": gateway.addresses.redis_url, "prefix": gateway.addresses.prefix}
+    return {
+        "kafka": gateway.addresses.kafka,
+        "redis_url": gateway.addresses.redis_url,
+        "prefix": gateway.addresses.prefix,
+    }
 
 
 @pytest.fixture(scope="module", params=["direct", "http", "direct-async", "http-async"])
@@ -74,17 +86,24 @@ def account() -> str:
 
 
 @pytest.fixture(scope="module")
-def meter(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsageMeter]:
+def meter(
+    gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[UsageMeter]:
     addresses = gateway.addresses
     with UsageMeter(
-        kafka=addresses.kafka, prefix=addresses.prefix, source="/render", spool_directory=tmp_path_factory.mktemp("spool")
+        kafka=addresses.kafka,
+        prefix=addresses.prefix,
+        source="/render",
+        spool_directory=tmp_path_factory.mktemp("spool"),
     ) as meter:
         yield meter
 
 
 @pytest.fixture(scope="module")
 def billing(gateway: RunningGateway) -> Iterator[AccountClient]:
-    with AccountClient(kafka=gateway.addresses.kafka, prefix=gateway.addresses.prefix, source="/billing") as client:
+    with AccountClient(
+        kafka=gateway.addresses.kafka, prefix=gateway.addresses.prefix, source="/billing"
+    ) as client:
         yield client
 
 
@@ -107,16 +126,25 @@ def test_an_account_that_nobody_has_heard_of_has_its_free_credits(gate: Any, acc
         as_of=check.as_of,
     )
     refused = gate.check(account, "chat_action", quantity=201)
-    assert (refused.allowed, refused.reason, refused.upgrade.plan) == (False, "insufficient_credits", "max")
+    assert (refused.allowed, refused.reason, refused.upgrade.plan) == (
+        False,
+        "insufficient_credits",
+        "max",
+    )
 
 
 def test_a_quote_is_by_the_catalog_in_force(gate: Any) -> None:
-    quote = gate.quote([("genai_video", "veo_3", 2), {"feature": "prompt_to_video", "quantity": "30.1"}])
+    quote = gate.quote(
+        [("genai_video", "veo_3", 2), {"feature": "prompt_to_video", "quantity": "30.1"}]
+    )
     assert [(use.feature, use.model, use.quantity, use.credits) for use in quote.uses] == [
         ("genai_video", "veo_3", 2, 64),
         ("prompt_to_video", None, Decimal("30.1"), 248),
     ]
-    assert (quote.total, [plan.plan for plan in quote.fits]) == (312, ["max", "scale", "scale_2x", "scale_4x"])
+    assert (quote.total, [plan.plan for plan in quote.fits]) == (
+        312,
+        ["max", "scale", "scale_2x", "scale_4x"],
+    )
     assert quote.catalog
 
 
@@ -127,7 +155,10 @@ def test_what_the_catalog_does_not_know_has_no_answer(gate: Any, account: str) -
         lambda feature, model: gate.quote([(feature, model, 1)]),
     ]
     for ask in questions:
-        for use, reason in ((("genai_video", "veo_99"), "unknown_model"), (("telepathy", None), "unknown_feature")):
+        for use, reason in (
+            (("genai_video", "veo_99"), "unknown_model"),
+            (("telepathy", None), "unknown_feature"),
+        ):
             with pytest.raises(UnknownUse, match="has no rate for") as refused:
                 ask(*use)
             assert refused.value.reason == reason
@@ -144,16 +175,37 @@ def test_what_is_malformed_is_refused_in_the_same_words(gate: Any, account: str)
 def test_what_is_held_is_not_available_to_others_and_is_given_back(gate: Any, account: str) -> None:
     before = datetime.now(UTC)
     hold = gate.hold(account, "job/1", "genai_video", "veo_3", 5, expires_in=timedelta(minutes=2))
-    assert (hold.allowed, hold.state, hold.credits, hold.held, hold.available) == (True, "open", 160, 160, 40)
+    assert (hold.allowed, hold.state, hold.credits, hold.held, hold.available) == (
+        True,
+        "open",
+        160,
+        160,
+        40,
+    )
     assert abs(hold.expires_at - before - timedelta(minutes=2)) < timedelta(seconds=30)
     assert gate.hold(account, "job/1", "genai_video", "veo_3", "5.0") == hold
     with pytest.raises(HoldIdReused, match="5 of genai_video/veo_3"):
         gate.hold(account, "job/1", "genai_video", "veo_3", 4)
     refused = gate.hold(account, "job/2", "chat_action", quantity=41)
-    assert (refused.allowed, refused.state, refused.reason, refused.credits) == (False, None, "insufficient_credits", 41)
-    assert (refused.held, refused.available, refused.upgrade.plan, refused.expires_at) == (160, 40, "max", None)
+    assert (refused.allowed, refused.state, refused.reason, refused.credits) == (
+        False,
+        None,
+        "insufficient_credits",
+        41,
+    )
+    assert (refused.held, refused.available, refused.upgrade.plan, refused.expires_at) == (
+        160,
+        40,
+        "max",
+        None,
+    )
     check = gate.check(account, "chat_action", quantity=41)
-    assert (check.allowed, check.held, check.available, check.upgrade) == (False, 160, 40, refused.upgrade)
+    assert (check.allowed, check.held, check.available, check.upgrade) == (
+        False,
+        160,
+        40,
+        refused.upgrade,
+    )
     assert gate.check(account, "chat_action", quantity=40).allowed
     for _ in range(2):
         assert gate.release(account, "job/1").state == "released"
@@ -166,18 +218,31 @@ def test_what_is_held_is_not_available_to_others_and_is_given_back(gate: Any, ac
 @pytest.mark.peer_defect("FluxMeter: holds")
 def test_a_hold_whose_worker_has_crashed_frees_itself(gate: Any, account: str) -> None:
     """Nothing is leaked: not a second after its time the credits are there again."""
-    assert gate.hold(account, "crashed", "chat_action", quantity=200, expires_in=timedelta(seconds=1))
+    assert gate.hold(
+        account, "crashed", "chat_action", quantity=200, expires_in=timedelta(seconds=1)
+    )
     assert not gate.hold(account, "next", "chat_action")
     until(lambda: bool(gate.hold(account, "next", "chat_action", quantity=200)))
     assert gate.check(account, "chat_action", quantity=0).held == 200
 
 
 @pytest.mark.peer_defect("FluxMeter: holds")
-def test_a_use_settles_its_hold_in_the_commit_that_charges_it_and_once(gate: Any, account: str, meter: UsageMeter) -> None:
-    """What is available never counts a use twice, nor not at all: it is the hold or the charge, at any moment."""
+def test_a_use_settles_its_hold_in_the_commit_that_charges_it_and_once(
+    gate: Any, account: str, meter: UsageMeter
+) -> None:
+    """What is available never counts a use twice, nor not at all: it is the hold or the charge, at
+    any moment.
+    """
     assert gate.hold(account, "gen-1", "genai_video", "veo_3", 2)
     assert gate.hold(account, "gen-2", "genai_video", "veo_3", 1)
-    meter.record(account=account, feature="genai_video", model="veo_3", id="gen-1", quantity=2, hold_id="gen-1")
+    meter.record(
+        account=account,
+        feature="genai_video",
+        model="veo_3",
+        id="gen-1",
+        quantity=2,
+        hold_id="gen-1",
+    )
     seen = []
 
     def is_settled() -> bool:
@@ -188,7 +253,14 @@ def test_a_use_settles_its_hold_in_the_commit_that_charges_it_and_once(gate: Any
     until(is_settled)
     assert set(seen) <= {(200, 96, 104), (136, 32, 104)}
     for _ in range(3):
-        meter.record(account=account, feature="genai_video", model="veo_3", id="gen-1", quantity=2, hold_id="gen-1")
+        meter.record(
+            account=account,
+            feature="genai_video",
+            model="veo_3",
+            id="gen-1",
+            quantity=2,
+            hold_id="gen-1",
+        )
     meter.record(account=account, feature="chat_action", id="marker")
     until(lambda: gate.check(account, "chat_action").remaining == 135)
     check = gate.check(account, "chat_action")
@@ -198,7 +270,9 @@ def test_a_use_settles_its_hold_in_the_commit_that_charges_it_and_once(gate: Any
     assert gate.release(account, "gen-1").state == "settled"
 
 
-def test_a_duplicate_settles_the_hold_of_the_retry_and_a_refusal_settles_none(gate: Any, account: str, meter: UsageMeter) -> None:
+def test_a_duplicate_settles_the_hold_of_the_retry_and_a_refusal_settles_none(
+    gate: Any, account: str, meter: UsageMeter
+) -> None:
     assert gate.hold(account, "attempt-1", "chat_action", quantity=10)
     assert gate.hold(account, "attempt-2", "chat_action", quantity=10)
     assert gate.hold(account, "refused", "chat_action", quantity=10)
@@ -212,7 +286,9 @@ def test_a_duplicate_settles_the_hold_of_the_retry_and_a_refusal_settles_none(ga
     assert gate.release(account, "attempt-2").state == "settled"
 
 
-def test_an_upgrade_frees_an_account_whose_holds_stay_open(gate: Any, account: str, billing: AccountClient) -> None:
+def test_an_upgrade_frees_an_account_whose_holds_stay_open(
+    gate: Any, account: str, billing: AccountClient
+) -> None:
     assert gate.hold(account, "job", "chat_action", quantity=190)
     refused = gate.hold(account, "more", "chat_action", quantity=50)
     assert (refused.allowed, refused.upgrade.plan) == (False, "max")
@@ -223,12 +299,19 @@ def test_an_upgrade_frees_an_account_whose_holds_stay_open(gate: Any, account: s
     assert hold.resets_at is not None
 
 
-def test_a_suspended_account_starts_nothing(gate: Any, account: str, billing: AccountClient) -> None:
+def test_a_suspended_account_starts_nothing(
+    gate: Any, account: str, billing: AccountClient
+) -> None:
     assert gate.hold(account, "job", "chat_action")
     billing.suspend(account, "payment_failed")
     until(lambda: not gate.check(account, "chat_action"))
     for answer in (gate.check(account, "chat_action"), gate.hold(account, "other", "chat_action")):
-        assert (answer.allowed, answer.reason, answer.suspension, answer.upgrade) == (False, "suspended", "payment_failed", None)
+        assert (answer.allowed, answer.reason, answer.suspension, answer.upgrade) == (
+            False,
+            "suspended",
+            "payment_failed",
+            None,
+        )
     assert gate.hold(account, "job", "chat_action").state == "open"
     billing.resume(account)
     until(lambda: bool(gate.check(account, "chat_action")))
@@ -236,7 +319,9 @@ def test_a_suspended_account_starts_nothing(gate: Any, account: str, billing: Ac
 
 @pytest.mark.parametrize("way", ["direct", "http"])
 @pytest.mark.peer_defect("FluxMeter: holds")
-def test_200_workers_share_the_last_credits_and_no_more(gateway: RunningGateway, account: str, way: str) -> None:
+def test_200_workers_share_the_last_credits_and_no_more(
+    gateway: RunningGateway, account: str, way: str
+) -> None:
     """1,000 holds of two credits for 200 credits: 100 are given."""
     given: Counter[object] = Counter()
     numbers = iter(range(1_000))
@@ -260,7 +345,9 @@ def test_200_workers_share_the_last_credits_and_no_more(gateway: RunningGateway,
 
 
 @pytest.mark.parametrize("way", ["direct", "http"])
-def test_a_gate_that_was_used_is_of_use_to_forked_children_and_their_parent(gateway: RunningGateway, account: str, way: str) -> None:
+def test_a_gate_that_was_used_is_of_use_to_forked_children_and_their_parent(
+    gateway: RunningGateway, account: str, way: str
+) -> None:
     """As job queues do: the parent makes the gate, and each job is run in a child of its own."""
 
     def work(number: int) -> None:
@@ -269,7 +356,10 @@ def test_a_gate_that_was_used_is_of_use_to_forked_children_and_their_parent(gate
 
     with UsageGate(**told(gateway, way), on_unavailable="deny", timeout_s=10.0) as shared:
         assert shared.hold(account, "parent", "chat_action")
-        children = [multiprocessing.get_context("fork").Process(target=work, args=(number,)) for number in range(4)]
+        children = [
+            multiprocessing.get_context("fork").Process(target=work, args=(number,))
+            for number in range(4)
+        ]
         for child in children:
             child.start()
         assert shared.check(account, "chat_action")
@@ -280,31 +370,52 @@ def test_a_gate_that_was_used_is_of_use_to_forked_children_and_their_parent(gate
 
 
 def test_a_key_does_what_its_scopes_say(gateway: RunningGateway, account: str) -> None:
-    with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}) as admin:
+    with httpx.Client(
+        base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}
+    ) as admin:
         made = admin.post("/v1/keys", json={"name": "checks", "scopes": ["check"]}).json()["key"]
     with UsageGate(gateway=gateway.url, key=made, on_unavailable="allow") as gate:
         assert gate.check(account, "chat_action")
         with pytest.raises(GateMisconfigured, match="scope 'hold'"):
             gate.hold(account, "job", "chat_action")
-    with UsageGate(gateway=gateway.url, key="ulk_00000000_" + 40 * "x", on_unavailable="allow") as gate, pytest.raises(GateMisconfigured):
+    with (
+        UsageGate(
+            gateway=gateway.url, key="ulk_00000000_" + 40 * "x", on_unavailable="allow"
+        ) as gate,
+        pytest.raises(GateMisconfigured),
+    ):
         gate.check(account, "chat_action")
 
 
 def test_a_ledger_that_is_not_there_is_a_mistake_and_no_outage(gateway: RunningGateway) -> None:
     wrong = told(gateway, "direct") | {"prefix": "nobodys"}
-    with UsageGate(**wrong, on_unavailable="allow") as gate, pytest.raises(GateMisconfigured, match="nobodys"):
+    with (
+        UsageGate(**wrong, on_unavailable="allow") as gate,
+        pytest.raises(GateMisconfigured, match="nobodys"),
+    ):
         gate.check("a", "chat_action")
 
 
-def test_while_redis_is_away_the_answer_is_the_callers(gateway: RunningGateway, tmp_path: Path) -> None:
+def test_while_redis_is_away_the_answer_is_the_callers(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
     """And when it is there again, it is the ledger's again."""
     with running_valkey(tmp_path) as server:
         begin_counters(server.url, gateway.addresses.prefix, PARTITIONS)
         options: dict[str, Any] = told(gateway, "direct") | {"redis_url": server.url}
-        with UsageGate(**options, on_unavailable="allow") as lenient, UsageGate(**options, on_unavailable="deny") as strict:
-            assert lenient.check("a", "chat_action").remaining == strict.check("a", "chat_action").remaining == 200
+        with (
+            UsageGate(**options, on_unavailable="allow") as lenient,
+            UsageGate(**options, on_unavailable="deny") as strict,
+        ):
+            assert (
+                lenient.check("a", "chat_action").remaining
+                == strict.check("a", "chat_action").remaining
+                == 200
+            )
             server.kill()
-            assert lenient.check("a", "chat_action") == CheckAnswer(account="a", allowed=True, degraded=True)
+            assert lenient.check("a", "chat_action") == CheckAnswer(
+                account="a", allowed=True, degraded=True
+            )
             assert strict.hold("a", "job", "chat_action").reason == "unavailable"
             assert strict.release("a", "job").degraded
             server.start()
@@ -312,33 +423,52 @@ def test_while_redis_is_away_the_answer_is_the_callers(gateway: RunningGateway, 
             assert lenient.check("a", "chat_action").held == 1
 
 
-def test_a_redis_cluster_is_asked_where_each_accounts_partition_lies(gateway: RunningGateway, tmp_path: Path) -> None:
+def test_a_redis_cluster_is_asked_where_each_accounts_partition_lies(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
     with running_cluster(tmp_path) as node:
         begin_counters(node.cluster_url, gateway.addresses.prefix, PARTITIONS)
-        options: dict[str, Any] = told(gateway, "direct") | {"redis_url": node.cluster_url, "on_unavailable": "deny", "timeout_s": 5.0}
+        options: dict[str, Any] = told(gateway, "direct") | {
+            "redis_url": node.cluster_url,
+            "on_unavailable": "deny",
+            "timeout_s": 5.0,
+        }
         accounts = [f"acct_{n}" for n in range(20)]
 
         async def hold_on_a_loop() -> None:
             async with AsyncUsageGate(**options) as gate:
-                assert all([(await gate.hold(account, "job-2", "chat_action")).state == "open" for account in accounts])
+                assert all(
+                    [
+                        (await gate.hold(account, "job-2", "chat_action")).state == "open"
+                        for account in accounts
+                    ]
+                )
 
         with UsageGate(**options) as gate:
-            assert all(gate.hold(account, "job-1", "chat_action").state == "open" for account in accounts)
+            assert all(
+                gate.hold(account, "job-1", "chat_action").state == "open" for account in accounts
+            )
             asyncio.run(hold_on_a_loop())
             assert {gate.check(account, "chat_action").held for account in accounts} == {2}
             assert {gate.release(account, "job-1").state for account in accounts} == {"released"}
 
 
 @pytest.mark.parametrize("way", ["http", "direct"])
-def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "PATIENCE_S", 0.5)
     place = f"{LOOPBACK}:{free_port()}"
     nowhere: dict[str, Any] = (
-        {"gateway": f"http://{place}", "key": "k"} if way == "http" else {"kafka": place, "redis_url": f"redis://{place}/0"}
+        {"gateway": f"http://{place}", "key": "k"}
+        if way == "http"
+        else {"kafka": place, "redis_url": f"redis://{place}/0"}
     )
     with UsageGate(**nowhere, on_unavailable="deny") as gate:
         for _ in range(2):
-            assert gate.check("a", "chat_action") == CheckAnswer(account="a", allowed=False, reason="unavailable", degraded=True)
+            assert gate.check("a", "chat_action") == CheckAnswer(
+                account="a", allowed=False, reason="unavailable", degraded=True
+            )
 
     async def ask() -> CheckAnswer:
         async with AsyncUsageGate(**nowhere, on_unavailable="allow") as gate:
@@ -348,27 +478,64 @@ def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(way: str, monkeypatch:
 
 
 def test_no_answer_of_the_gateway_waits_until_its_head_has_been_acknowledged() -> None:
-    """Each took 44 ms over HTTP: head and body are two writes, and the second waited for the caller's delayed acknowledgement."""
-    with _listening(LOOPBACK, 0) as listening, socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+    """Each took 44 ms over HTTP: head and body are two writes, and the second waited for the
+    caller's delayed acknowledgement.
+    """
+    with (
+        _listening(LOOPBACK, 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_over_http_a_refused_hold_says_what_would_help(gateway: RunningGateway, account: str) -> None:
+def test_over_http_a_refused_hold_says_what_would_help(
+    gateway: RunningGateway, account: str
+) -> None:
     path = f"/v1/accounts/{account.replace('/', '%2F').replace(' ', '%20')}/holds"
-    with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}) as client:
+    with httpx.Client(
+        base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}
+    ) as client:
         given = client.post(path, json={"id": "job", "feature": "chat_action", "quantity": 150})
-        assert (given.status_code, given.json()["state"], given.json()["account"]) == (201, "open", account)
+        assert (given.status_code, given.json()["state"], given.json()["account"]) == (
+            201,
+            "open",
+            account,
+        )
         refused = client.post(path, json={"id": "more", "feature": "chat_action", "quantity": 51})
         body = refused.json()
-        assert (refused.status_code, refused.headers["content-type"]) == (402, "application/problem+json")
-        assert (body["code"], body["credits"], body["available"], body["upgrade"]["plan"]) == ("insufficient_credits", "51", "50", "max")
+        assert (refused.status_code, refused.headers["content-type"]) == (
+            402,
+            "application/problem+json",
+        )
+        assert (body["code"], body["credits"], body["available"], body["upgrade"]["plan"]) == (
+            "insufficient_credits",
+            "51",
+            "50",
+            "max",
+        )
         assert "of which 50 are available" in body["detail"]
         other = client.post(path, json={"id": "job", "feature": "chat_message"})
-        assert (other.status_code, other.json()["code"]) == (409, "id_reused_with_different_content")
-        assert client.get(f"{path}/job").json() == {name: given.json()[name] for name in client.get(f"{path}/job").json()}
+        assert (other.status_code, other.json()["code"]) == (
+            409,
+            "id_reused_with_different_content",
+        )
+        assert client.get(f"{path}/job").json() == {
+            name: given.json()[name] for name in client.get(f"{path}/job").json()
+        }
         assert client.get(f"{path}/more").status_code == 404
-        assert client.post(f"{path}/job/release").json() == {"account": account, "id": "job", "state": "released"}
+        assert client.post(f"{path}/job/release").json() == {
+            "account": account,
+            "id": "job",
+            "state": "released",
+        }
         assert client.get(f"{path}/job").json()["expires_at"] is None
-        for wrong in ({"expires_in": 0}, {"expires_in": 86_401}, {"quantity": 1.5}, {"id": ""}, {"colour": "red"}):
+        for wrong in (
+            {"expires_in": 0},
+            {"expires_in": 86_401},
+            {"quantity": 1.5},
+            {"id": ""},
+            {"colour": "red"},
+        ):
             answer = client.post(path, json={"id": "x", "feature": "chat_action"} | wrong)
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

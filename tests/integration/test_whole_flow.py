@@ -1,4 +1,6 @@
-"""The whole flow as users have it: SDKs, the processor and the limits consumer as processes, on a real Kafka and Redis."""
+"""The whole flow as users have it: SDKs, the processor and the limits consumer as processes, on a
+real Kafka and Redis.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Ledger:
         }
         command = [sys.executable, "-m", "usageledger.cli", "service", name]
         with (self._directory / f"{name}.log").open("ab") as log:
-            self._services[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self._services[name] = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log
+            )
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         self._services[name].send_signal(number)
@@ -77,7 +81,11 @@ class Ledger:
         try:
             with log_reader(self.kafka) as reader:
                 now = datetime.now(UTC)
-                return AccountReader(reader, redis, self.prefix).balance(account, at=None, now=now, importing=False).balance
+                return (
+                    AccountReader(reader, redis, self.prefix)
+                    .balance(account, at=None, now=now, importing=False)
+                    .balance
+                )
         finally:
             redis.close()
 
@@ -90,14 +98,18 @@ class Ledger:
             return [
                 sealed.entry.reason or ""
                 for partition in range(PARTITIONS)
-                for sealed in entries_in(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
+                for sealed in entries_in(
+                    reader.read(topic, partition, 0, reader.end_offset(topic, partition))
+                )
                 if sealed.entry.kind == "refusal"
             ]
 
     @contextmanager
     def meter(self) -> Iterator[UsageMeter]:
         spool = self._directory / "spool"
-        with UsageMeter(source="render", kafka=self.kafka, prefix=self.prefix, spool_directory=spool) as meter:
+        with UsageMeter(
+            source="render", kafka=self.kafka, prefix=self.prefix, spool_directory=spool
+        ) as meter:
             yield meter
             assert meter.flush(60.0)
 
@@ -124,10 +136,18 @@ def until(condition: Callable[[], bool]) -> None:
 def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Ledger) -> None:
     told: list[tuple[str, str | None]] = []
     subscriber = LimitSubscriber(kafka=ledger.kafka, prefix=ledger.prefix)
-    subscriber.on_threshold(lambda event: told.append(("threshold", event.upgrade.plan if event.upgrade else None)))
-    subscriber.on_reached(lambda event: told.append(("reached", event.upgrade.plan if event.upgrade else None)))
+    subscriber.on_threshold(
+        lambda event: told.append(("threshold", event.upgrade.plan if event.upgrade else None))
+    )
+    subscriber.on_reached(
+        lambda event: told.append(("reached", event.upgrade.plan if event.upgrade else None))
+    )
     subscriber.on_cleared(lambda event: told.append(("cleared", None)))
-    with subscriber, ledger.meter() as meter, AccountClient(source="billing", kafka=ledger.kafka, prefix=ledger.prefix) as billing:
+    with (
+        subscriber,
+        ledger.meter() as meter,
+        AccountClient(source="billing", kafka=ledger.kafka, prefix=ledger.prefix) as billing,
+    ):
         billing.subscribe("acct_1", "pro")
         ledger.settle()
         for n in range(7):
@@ -139,15 +159,25 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
     assert told == [("threshold", "max"), ("reached", "max"), ("cleared", None)]
     ledger.settle()
     balance = ledger.balance("acct_1")
-    assert (balance.plan, balance.allotment, balance.used, balance.remaining, balance.blocked) == ("max", "500", "224", "276", False)
+    assert (balance.plan, balance.allotment, balance.used, balance.remaining, balance.blocked) == (
+        "max",
+        "500",
+        "224",
+        "276",
+        False,
+    )
     assert balance.by_feature == {"genai_video": "224"}
     report = ledger.audit()
     assert report.is_clean, report.verdict
     assert (report.counts.inputs, report.limit_events, report.accounts) == (9, 3, 1)
 
 
-def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_and_double_nothing(ledger: Ledger) -> None:
-    """300 events of 20 accounts, each of 2 credits, every tenth sent twice, while everything of ours is killed in turn."""
+def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_and_double_nothing(
+    ledger: Ledger,
+) -> None:
+    """300 events of 20 accounts, each of 2 credits, every tenth sent twice, while everything of
+    ours is killed in turn.
+    """
     blows: dict[int, Callable[[], None]] = {
         60: lambda: ledger.restart("processor"),
         120: lambda: ledger.restart("limits"),
@@ -164,11 +194,17 @@ def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_an
     assert [ledger.balance(f"acct_{n}").used for n in range(20)] == ["30"] * 20
     report = ledger.audit()
     assert report.is_clean, report.verdict
-    assert (report.counts.inputs, report.counts.duplicate_inputs, report.counts.refused_inputs) == (330, 30, 0)
+    assert (report.counts.inputs, report.counts.duplicate_inputs, report.counts.refused_inputs) == (
+        330,
+        30,
+        0,
+    )
 
 
 @pytest.mark.peer_defect("OpenMeter sink")
-def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_goes_on(ledger: Ledger) -> None:
+def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_goes_on(
+    ledger: Ledger,
+) -> None:
     good = {
         "specversion": "1.0", "type": "usage.recorded", "id": "gen_1", "source": "render", "subject": "acct_1",
         "time": datetime.now(UTC).isoformat(), "data": {"feature": "chat_message", "quantity": "1"},
@@ -184,35 +220,70 @@ def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_go
         ("invalid_event", _changed(good, time="2026-11-24T10:00:00")),
         ("invalid_event", _changed(good, data={"feature": "chat_message", "quantity": 1.5})),
         ("invalid_event", _changed(good, data={"feature": "chat_message", "quantity": "-1"})),
-        ("invalid_event", _changed(good, data={"feature": "chat_message", "quantity": "0.1234567"})),
-        ("invalid_event", _changed(good, data={"feature": "chat_message", "quantity": "1" + "0" * 30})),
+        (
+            "invalid_event",
+            _changed(good, data={"feature": "chat_message", "quantity": "0.1234567"}),
+        ),
+        (
+            "invalid_event",
+            _changed(good, data={"feature": "chat_message", "quantity": "1" + "0" * 30}),
+        ),
         ("wrong_key", _changed(good, subject="acct_2")),
         ("dated_in_the_future", _changed(good, time="2999-01-01T00:00:00Z")),
         ("too_old", _changed(good, time="2020-01-01T00:00:00Z")),
         ("unknown_feature", _changed(good, data={"feature": "smell", "quantity": "1"})),
-        ("unknown_model", _changed(good, data={"feature": "genai_video", "model": "veo_9", "quantity": "1"})),
-        ("record_too_large", _changed(good, data={"feature": "chat_message", "quantity": "1", "dimensions": {"x": "y" * 70_000}})),
+        (
+            "unknown_model",
+            _changed(good, data={"feature": "genai_video", "model": "veo_9", "quantity": "1"}),
+        ),
+        (
+            "record_too_large",
+            _changed(
+                good,
+                data={
+                    "feature": "chat_message",
+                    "quantity": "1",
+                    "dimensions": {"x": "y" * 70_000},
+                },
+            ),
+        ),
     ]
     producer = KafkaProducer(bootstrap_servers=ledger.kafka)
     topic = Topics(ledger.prefix).usage
     try:
         for _, value in bad:
             producer.send(topic, value=value, key=b"acct_1")
-        producer.send(topic, value=json.dumps(good).encode(), key=b"acct_1", partition=1 - partition_of(b"acct_1", PARTITIONS))
+        producer.send(
+            topic,
+            value=json.dumps(good).encode(),
+            key=b"acct_1",
+            partition=1 - partition_of(b"acct_1", PARTITIONS),
+        )
         producer.send(topic, value=json.dumps(good).encode(), key=b"acct_1")
         producer.send(topic, value=json.dumps(good).encode(), key=b"acct_1")
-        producer.send(topic, value=_changed(good, data={"feature": "chat_message", "quantity": "2"}), key=b"acct_1")
+        producer.send(
+            topic,
+            value=_changed(good, data={"feature": "chat_message", "quantity": "2"}),
+            key=b"acct_1",
+        )
         producer.flush(30)
     finally:
         producer.close()
     ledger.settle()
-    expected = [reason for reason, _ in bad] + ["wrong_partition", "id_reused_with_different_content"]
+    expected = [reason for reason, _ in bad] + [
+        "wrong_partition",
+        "id_reused_with_different_content",
+    ]
     assert sorted(ledger.reasons()) == sorted(expected)
     assert ledger.balance("acct_1").used == "2"
     report = ledger.audit()
     assert report.is_clean, report.verdict
     counts = report.counts
-    assert (counts.inputs, counts.refused_inputs, counts.duplicate_inputs) == (len(bad) + 4, len(expected), 1)
+    assert (counts.inputs, counts.refused_inputs, counts.duplicate_inputs) == (
+        len(bad) + 4,
+        len(expected),
+        1,
+    )
 
 
 def _changed(event: dict[str, Any], **changes: Any) -> bytes:
@@ -223,7 +294,9 @@ def _empty(ledger: Ledger) -> None:
     """Throw away this ledger's keys, as a FLUSHALL would; other tests' ledgers share the Redis."""
     redis = connect_blocking(ledger.redis_url)
     try:
-        until(lambda: any(redis.scan_iter(match=f"{{{ledger.prefix}:*")))  # the processor may still be on its way back
+        until(
+            lambda: any(redis.scan_iter(match=f"{{{ledger.prefix}:*"))
+        )  # the processor may still be on its way back
         redis.delete(*redis.scan_iter(match=f"{{{ledger.prefix}:*"))
     finally:
         redis.close()

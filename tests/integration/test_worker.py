@@ -19,7 +19,12 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions
 
 from tests.integration.freezing import broker_pid, frozen
-from tests.integration.recording_owner import CHUNK_RECORDS, RecordingOwner, recording_owners, valid_entries
+from tests.integration.recording_owner import (
+    CHUNK_RECORDS,
+    RecordingOwner,
+    recording_owners,
+    valid_entries,
+)
 from usageledger.ledger.records import Record, Superseded
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.topics import Topics
@@ -34,7 +39,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class Stream:
-    """Numbered records sent to the partitions of a ledger's two inputs, and the check that each was recorded once, in order."""
+    """Numbered records sent to the partitions of a ledger's two inputs, and the check that each was
+    recorded once, in order.
+    """
 
     def __init__(self, kafka: str, prefix: str, partitions: int) -> None:
         self.kafka, self.topics, self.partitions = kafka, Topics(prefix), partitions
@@ -48,20 +55,31 @@ class Stream:
             for partition in range(self.partitions):
                 first = self.sent[source, partition]
                 for number in range(first, first + count):
-                    producer.send(topic, value=f"{number} {'x' * size}".encode(), key=b"acct", partition=partition)
+                    producer.send(
+                        topic,
+                        value=f"{number} {'x' * size}".encode(),
+                        key=b"acct",
+                        partition=partition,
+                    )
                 self.sent[source, partition] += count
             producer.flush(timeout=60)
         finally:
             producer.close(timeout=10)
 
     def send_in_a_transaction(self, *, partition: int) -> None:
-        """Send one record to a partition of the usage topic, and commit the transaction that it is sent in."""
-        producer = KafkaProducer(bootstrap_servers=self.kafka, transactional_id=f"{self.topics.prefix}-transactions")
+        """Send one record to a partition of the usage topic, and commit the transaction that it is
+        sent in.
+        """
+        producer = KafkaProducer(
+            bootstrap_servers=self.kafka, transactional_id=f"{self.topics.prefix}-transactions"
+        )
         try:
             producer.init_transactions()
             producer.begin_transaction()
             number = self.sent[Source.USAGE, partition]
-            producer.send(self.topics.usage, value=f"{number} ".encode(), key=b"acct", partition=partition)
+            producer.send(
+                self.topics.usage, value=f"{number} ".encode(), key=b"acct", partition=partition
+            )
             producer.commit_transaction()
             self.sent[Source.USAGE, partition] += 1
         finally:
@@ -71,13 +89,19 @@ class Stream:
         """The numbers that the ledger's valid entries hold, in order, of each input partition."""
         found: dict[tuple[Source, int], list[int]] = {place: [] for place in self.sent}
         for partition in range(self.partitions):
-            ledger = KafkaLedgerPartition(kafka=self.kafka, topic=self.topics.ledger, partition=partition)
+            ledger = KafkaLedgerPartition(
+                kafka=self.kafka, topic=self.topics.ledger, partition=partition
+            )
             for entry in await valid_entries(ledger):
-                found[Source(entry["source"]), partition] += [int(value.split()[0]) for value in entry["values"]]
+                found[Source(entry["source"]), partition] += [
+                    int(value.split()[0]) for value in entry["values"]
+                ]
         return found
 
     async def all_recorded(self, within_s: float = 60) -> None:
-        """Wait until the ledger has as many records as were sent; they must be each one once, in order."""
+        """Wait until the ledger has as many records as were sent; they must be each one once, in
+        order.
+        """
         deadline = time.monotonic() + within_s
         while sum(map(len, (found := await self.recorded()).values())) < sum(self.sent.values()):
             counts = {place: len(numbers) for place, numbers in found.items()}
@@ -91,7 +115,10 @@ class Stream:
         with KafkaAdminClient(bootstrap_servers=self.kafka) as admin:
             listed = admin.list_group_offsets(group_of(self.topics.prefix))
         offsets = listed[group_of(self.topics.prefix)]
-        return {(sources[place.topic], place.partition): found.offset for place, found in offsets.items()}
+        return {
+            (sources[place.topic], place.partition): found.offset
+            for place, found in offsets.items()
+        }
 
 
 @pytest.fixture
@@ -103,7 +130,9 @@ def stream(kafka: str, prefix: str, request: pytest.FixtureRequest) -> Stream:
 class RunningWorker:
     """A worker in this process, its owners and its health, as last told."""
 
-    def __init__(self, task: asyncio.Task[None], stop: asyncio.Event, owners: list[RecordingOwner]) -> None:
+    def __init__(
+        self, task: asyncio.Task[None], stop: asyncio.Event, owners: list[RecordingOwner]
+    ) -> None:
         self.task, self._stop, self.owners = task, stop, owners
         self.health = WorkerHealth(partitions=())
 
@@ -117,18 +146,29 @@ class RunningWorker:
 
 @asynccontextmanager
 async def worker(
-    stream: Stream, owner_factory: OwnerFactory | None = None, *, stuck_s: float = 60, **options: Any
+    stream: Stream,
+    owner_factory: OwnerFactory | None = None,
+    *,
+    stuck_s: float = 60,
+    **options: Any,
 ) -> AsyncIterator[RunningWorker]:
     """A running worker with recording owners, stopped at the end if it has not ended by itself."""
     owners: list[RecordingOwner] = []
     stop = asyncio.Event()
-    factory = owner_factory or recording_owners(stream.kafka, stream.topics.prefix, owners, **options)
+    factory = owner_factory or recording_owners(
+        stream.kafka, stream.topics.prefix, owners, **options
+    )
 
     def told(health: WorkerHealth) -> None:
         running.health = health
 
     work = run_worker(
-        kafka=stream.kafka, prefix=stream.topics.prefix, owner_factory=factory, stop=stop, on_partitions=told, stuck_s=stuck_s
+        kafka=stream.kafka,
+        prefix=stream.topics.prefix,
+        owner_factory=factory,
+        stop=stop,
+        on_partitions=told,
+        stuck_s=stuck_s,
     )
     running = RunningWorker(asyncio.create_task(work), stop, owners)
     try:
@@ -163,7 +203,9 @@ def test_every_record_of_both_inputs_is_fed_once_and_in_order(stream: Stream) ->
     run(work())
 
 
-def test_a_new_worker_goes_on_from_what_the_ledger_says_and_not_from_the_groups_offsets(stream: Stream) -> None:
+def test_a_new_worker_goes_on_from_what_the_ledger_says_and_not_from_the_groups_offsets(
+    stream: Stream,
+) -> None:
     async def work() -> None:
         stream.send(1_000)
         async with worker(stream) as first:
@@ -175,7 +217,9 @@ def test_a_new_worker_goes_on_from_what_the_ledger_says_and_not_from_the_groups_
         stream.send(500)
         async with worker(stream) as second:
             await stream.all_recorded()
-            assert [owner.begun_at for owner in second.owners] == [[{Source.USAGE: 1_000, Source.ACCOUNT: 0}]] * 2
+            assert [owner.begun_at for owner in second.owners] == [
+                [{Source.USAGE: 1_000, Source.ACCOUNT: 0}]
+            ] * 2
 
     run(work())
 
@@ -192,8 +236,12 @@ def test_a_full_buffer_holds_its_partition_back_and_loses_nothing(stream: Stream
     run(work())
 
 
-def test_an_owner_that_seeks_back_while_chunks_are_on_their_way_gets_no_stale_and_no_missing_record(stream: Stream) -> None:
-    """After a lost claim the owner forgets all and begins again at what the ledger says, while fetched chunks are still coming."""
+def test_an_owner_that_seeks_back_while_chunks_are_on_their_way_gets_no_stale_and_no_missing_record(
+    stream: Stream,
+) -> None:
+    """After a lost claim the owner forgets all and begins again at what the ledger says, while
+    fetched chunks are still coming.
+    """
 
     async def claim_again_now_and_then(owner: RecordingOwner, _: list[Record]) -> None:
         if len(owner.begun_at) < 12 and owner.records_seen > 900 * len(owner.begun_at):
@@ -218,7 +266,9 @@ def test_two_workers_share_the_partitions_in_pairs_and_lose_nothing(stream: Stre
                 await until(lambda: len(first.states()) == len(second.states()) == 2)
                 stream.send(2_000)
                 stream.send(500, source=Source.ACCOUNT)
-                await until(lambda: {*first.states().values(), *second.states().values()} == {"running"})
+                await until(
+                    lambda: {*first.states().values(), *second.states().values()} == {"running"}
+                )
                 assert sorted([*first.states(), *second.states()]) == [0, 1, 2, 3]
                 await stream.all_recorded()
                 await second.stop()
@@ -234,9 +284,22 @@ def test_lag_tools_see_what_is_decided_also_where_nothing_more_comes(stream: Str
         stream.send(1_234)
         async with worker(stream) as running:
             await stream.all_recorded()
-            decided = {(Source.USAGE, 0): 1_234, (Source.USAGE, 1): 1_234, (Source.ACCOUNT, 0): 0, (Source.ACCOUNT, 1): 0}
+            decided = {
+                (Source.USAGE, 0): 1_234,
+                (Source.USAGE, 1): 1_234,
+                (Source.ACCOUNT, 0): 0,
+                (Source.ACCOUNT, 1): 0,
+            }
             await until(lambda: stream.group_offsets() == decided)
-            await until(lambda: {(each.usage_lag_records, each.account_lag_records) for each in running.health.partitions} == {(0, 0)})
+            await until(
+                lambda: (
+                    {
+                        (each.usage_lag_records, each.account_lag_records)
+                        for each in running.health.partitions
+                    }
+                    == {(0, 0)}
+                )
+            )
 
     run(work())
 
@@ -260,7 +323,9 @@ def test_a_partition_that_stops_with_a_reason_leaves_the_others_running(stream: 
     run(work())
 
 
-def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so(kafka: str, stream: Stream) -> None:
+def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so(
+    kafka: str, stream: Stream
+) -> None:
     """A topic was made anew under a ledger that has decided more than it holds."""
     told: list[str] = []
 
@@ -275,17 +340,30 @@ def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so
         stream.send(3)
 
         def make(partition: int, control: Any) -> RecordingOwner:
-            return Misplaced(partition, control, ledger=KafkaLedgerPartition(kafka=kafka, topic=stream.topics.ledger, partition=partition))
+            return Misplaced(
+                partition,
+                control,
+                ledger=KafkaLedgerPartition(
+                    kafka=kafka, topic=stream.topics.ledger, partition=partition
+                ),
+            )
 
         async with worker(stream, make) as running:
             await until(lambda: running.states() == {0: "stopped", 1: "stopped"})
-        assert f"{stream.topics.usage}/0 holds offsets 0 to 3, and the ledger has decided up to 7" in " ".join(told)
+        assert (
+            f"{stream.topics.usage}/0 holds offsets 0 to 3, and the ledger has decided up to 7"
+            in " ".join(told)
+        )
 
     run(work())
 
 
-def test_records_that_vanish_before_they_were_read_stop_the_partition_and_not_the_worker(stream: Stream) -> None:
-    """Retention, or a hand, deletes what has not been read yet: the consumer must not jump over the hole."""
+def test_records_that_vanish_before_they_were_read_stop_the_partition_and_not_the_worker(
+    stream: Stream,
+) -> None:
+    """Retention, or a hand, deletes what has not been read yet: the consumer must not jump over the
+    hole.
+    """
     gate = asyncio.Event()
 
     async def wait_for_the_gate(owner: RecordingOwner, _: list[Record]) -> None:
@@ -295,7 +373,9 @@ def test_records_that_vanish_before_they_were_read_stop_the_partition_and_not_th
     async def work() -> None:
         stream.send(20_000, size=500)
         async with worker(stream, records_max=1_000, before_append=wait_for_the_gate) as running:
-            await until(lambda: running.owners and all(owner.records_seen for owner in running.owners))
+            await until(
+                lambda: running.owners and all(owner.records_seen for owner in running.owners)
+            )
             with KafkaAdminClient(bootstrap_servers=stream.kafka) as admin:
                 admin.delete_records({TopicPartition(stream.topics.usage, 0): 19_990})
             gate.set()
@@ -321,7 +401,9 @@ def test_an_owner_that_takes_and_never_commits_ends_the_worker(stream: Stream) -
     run(work())
 
 
-def test_a_worker_outlasts_a_broker_that_is_silent_for_longer_than_a_session(stream: Stream, broker_pid: int) -> None:
+def test_a_worker_outlasts_a_broker_that_is_silent_for_longer_than_a_session(
+    stream: Stream, broker_pid: int
+) -> None:
     async def work() -> None:
         stream.send(1_000)
         async with worker(stream, stuck_s=5) as running:
@@ -358,7 +440,9 @@ def test_an_idle_partition_is_not_stuck(stream: Stream) -> None:
 
 
 def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> None:
-    """A producer with transactions leaves a mark at the topic's end that nobody is given: the worker took it for work that got stuck."""
+    """A producer with transactions leaves a mark at the topic's end that nobody is given: the
+    worker took it for work that got stuck.
+    """
 
     async def work() -> None:
         async with worker(stream, stuck_s=2) as running:
@@ -367,7 +451,9 @@ def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> N
             await asyncio.sleep(5)
             assert not running.task.done()
             inputs = next(owner.inputs for owner in running.owners if owner.partition == 0)
-            assert await inputs.control.end_offset(Source.USAGE) == inputs.position(Source.USAGE) == 1
+            assert (
+                await inputs.control.end_offset(Source.USAGE) == inputs.position(Source.USAGE) == 1
+            )
             assert inputs.is_known_to_be_at_end(Source.USAGE)
             stream.send_in_a_transaction(partition=0)
             await stream.all_recorded()
@@ -375,8 +461,12 @@ def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> N
     run(work())
 
 
-def test_an_owner_whose_cancellation_is_swallowed_is_told_again(stream: Stream, caplog: pytest.LogCaptureFixture) -> None:
-    """An answer of Kafka that came at the very moment of a rebalance took the cancellation with it; the worker then ended as a whole."""
+def test_an_owner_whose_cancellation_is_swallowed_is_told_again(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer of Kafka that came at the very moment of a rebalance took the cancellation with it;
+    the worker then ended as a whole.
+    """
 
     async def deaf_once(_: RecordingOwner, __: list[Record]) -> None:
         with suppress(asyncio.CancelledError):
@@ -386,7 +476,12 @@ def test_an_owner_whose_cancellation_is_swallowed_is_told_again(stream: Stream, 
     async def work() -> None:
         stream.send(10)
         async with worker(stream, before_append=deaf_once) as running:
-            await until(lambda: all(owner.records_seen for owner in running.owners) and len(running.owners) == stream.partitions)
+            await until(
+                lambda: (
+                    all(owner.records_seen for owner in running.owners)
+                    and len(running.owners) == stream.partitions
+                )
+            )
             await running.stop()
         assert "gave up partitions" in caplog.text
         assert "did not stop" not in caplog.text
@@ -413,13 +508,18 @@ def test_inputs_that_do_not_come_in_pairs_end_the_worker(kafka: str, stream: Str
         with KafkaAdminClient(bootstrap_servers=kafka) as admin:
             admin.create_partitions({stream.topics.usage: NewPartitions(total_count=3)})
         async with worker(stream) as running:
-            with pytest.raises(WorkerFailed, match="partitions 2 were assigned of one input topic and not of the other"):
+            with pytest.raises(
+                WorkerFailed,
+                match="partitions 2 were assigned of one input topic and not of the other",
+            ):
                 await asyncio.wait_for(running.task, 40)
 
     run(work())
 
 
-def test_no_topic_is_made_and_no_file_written(kafka: str, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_topic_is_made_and_no_file_written(
+    kafka: str, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def topics() -> set[str]:
         with KafkaAdminClient(bootstrap_servers=kafka) as admin:
             return set(admin.list_topics()) - {"__consumer_offsets"}
@@ -443,11 +543,22 @@ def start(stream: Stream, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(*arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.integration.recording_owner", stream.kafka, stream.topics.prefix, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.integration.recording_owner",
+            stream.kafka,
+            stream.topics.prefix,
+            *arguments,
+        ]
         with (tmp_path / "worker.log").open("ab") as log:
             started.append(
                 subprocess.Popen(
-                    command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+                    command,
+                    cwd=REPOSITORY,
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 )
             )
         return started[-1]
@@ -462,7 +573,9 @@ def start(stream: Stream, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
-def test_a_worker_that_is_killed_again_and_again_loses_and_repeats_nothing(stream: Stream, start: Start) -> None:
+def test_a_worker_that_is_killed_again_and_again_loses_and_repeats_nothing(
+    stream: Stream, start: Start
+) -> None:
     async def work() -> None:
         for _ in range(3):
             process = start()
@@ -478,7 +591,9 @@ def test_a_worker_that_is_killed_again_and_again_loses_and_repeats_nothing(strea
     run(work())
 
 
-def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(stream: Stream, start: Start, tmp_path: Path) -> None:
+def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(
+    stream: Stream, start: Start, tmp_path: Path
+) -> None:
     async def work() -> None:
         stream.send(5_000)
         process = start()
@@ -489,9 +604,17 @@ def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(strea
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert time.monotonic() - asked < 5.5
         recorded = {place: len(numbers) for place, numbers in (await stream.recorded()).items()}
-        # The chunk that it was appending when the signal came may lie in the ledger without its knowing.
-        assert all(0 <= recorded[place] - offset <= CHUNK_RECORDS for place, offset in stream.group_offsets().items())
-        log = [line for line in (tmp_path / "worker.log").read_text().splitlines() if " aiokafka" not in line]
+        # The chunk that it was appending when the signal came may lie in the ledger without its
+        # knowing.
+        assert all(
+            0 <= recorded[place] - offset <= CHUNK_RECORDS
+            for place, offset in stream.group_offsets().items()
+        )
+        log = [
+            line
+            for line in (tmp_path / "worker.log").read_text().splitlines()
+            if " aiokafka" not in line
+        ]
         assert [line.rpartition(" usageledger.processor.")[2] for line in log] == [
             "worker assigned partitions: 0, 1",
             "process stopping",
@@ -507,7 +630,9 @@ def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(strea
     run(work())
 
 
-def test_an_exception_ends_the_process_with_one_telling_line(stream: Stream, start: Start, tmp_path: Path) -> None:
+def test_an_exception_ends_the_process_with_one_telling_line(
+    stream: Stream, start: Start, tmp_path: Path
+) -> None:
     async def work() -> None:
         stream.send(1_000)
         process = start("fail-at-record", "500")

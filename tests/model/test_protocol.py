@@ -1,4 +1,5 @@
-"""The protocol as a model: TLC goes through every state that it can come to, and misses each check that is taken out.
+"""The protocol as a model: TLC goes through every state that it can come to, and misses each check
+that is taken out.
 
 What is modelled, and how it corresponds to the code, is told in README.md beside this file.
 """
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.timeout(10 * LIMIT_S if IS_WIDE else 600)
 
 
 class Run(NamedTuple):
-    """One run of TLC: a configuration file, a check that is taken out, constants that differ from the file's, and what must be violated."""
+    """One run of TLC: a configuration file, a check that is taken out, constants that differ from
+    the file's, and what must be violated.
+    """
 
     configuration: str
     without: str = ""
@@ -33,11 +36,19 @@ class Run(NamedTuple):
     keyword: str = ""
 
     def __str__(self) -> str:
-        return self.configuration if self.violates is None else f"{self.configuration} without {self.without}"
+        return (
+            self.configuration
+            if self.violates is None
+            else f"{self.configuration} without {self.without}"
+        )
 
 
-def missing(without: str, violates: str, configuration: str, keyword: str = "INVARIANT", **constants: str) -> Run:
-    """A run that must fail: ``violates`` is what TLC must say is violated, and all that it is asked about."""
+def missing(
+    without: str, violates: str, configuration: str, keyword: str = "INVARIANT", **constants: str
+) -> Run:
+    """A run that must fail: ``violates`` is what TLC must say is violated, and all that it is asked
+    about.
+    """
     return Run(configuration, without, tuple(constants.items()), violates, keyword)
 
 
@@ -81,7 +92,11 @@ VerdictOf = Callable[[Run], Verdict]
 @pytest.fixture(scope="module")
 def verdict_of(request: pytest.FixtureRequest) -> Iterator[VerdictOf]:
     """The verdict of a run. The runs of all chosen tests are begun at once, two at a time."""
-    mine = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    mine = [
+        item
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path
+    ]
     chosen = [item.callspec.params.get("run") for item in mine if hasattr(item, "callspec")]
     pool = ThreadPoolExecutor(AT_ONCE)
     verdicts: dict[Run, Future[Verdict]] = {}
@@ -127,9 +142,15 @@ def test_each_action_is_taken_in_some_right_model(module: str, verdict_of: Verdi
 
 @pytest.mark.parametrize("module", ["Ledger", "Limits"])
 def test_each_check_that_a_module_names_is_taken_out_by_a_run(module: str) -> None:
-    named = re.search(r"^Checks == \{(.*?)\}", (MODELS / f"{module}.tla").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    named = re.search(
+        r"^Checks == \{(.*?)\}",
+        (MODELS / f"{module}.tla").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
     assert named is not None
-    assert sorted(re.findall(r'"(.*?)"', named.group(1))) == sorted(run.without for run in WRONG if _module_of(run) == module)
+    assert sorted(re.findall(r'"(.*?)"', named.group(1))) == sorted(
+        run.without for run in WRONG if _module_of(run) == module
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,12 +187,17 @@ def _module_of(run: Run) -> str:
 
 
 def _configured(run: Run) -> str:
-    """The configuration file's text with this run's constants, and what it is asked about if it must fail."""
+    """The configuration file's text with this run's constants, and what it is asked about if it
+    must fail.
+    """
     text = (MODELS / f"{run.configuration}.cfg").read_text(encoding="utf-8")
     constants = dict(run.constants)
     if run.violates is not None:
         constants["Without"] = f'{{"{run.without}"}}'
-        text = re.split(r"^(?:INVARIANTS|PROPERTIES)$", text, flags=re.MULTILINE)[0] + f"{run.keyword} {run.violates}\n"
+        text = (
+            re.split(r"^(?:INVARIANTS|PROPERTIES)$", text, flags=re.MULTILINE)[0]
+            + f"{run.keyword} {run.violates}\n"
+        )
     elif IS_WIDE:
         constants["FaultsMax"] = str(int(re.findall(r"FaultsMax = (\d+)", text)[0]) + 1)
     for name, value in constants.items():

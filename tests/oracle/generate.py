@@ -1,4 +1,6 @@
-"""A history made up from a seed: some forty accounts over fourteen months, with everything that is awkward about calendars and billing."""
+"""A history made up from a seed: some forty accounts over fourteen months, with everything that is
+awkward about calendars and billing.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,34 @@ from tests.oracle.rate_card import PLANS, RATES
 BEGIN = datetime(2025, 1, 27, tzinfo=UTC)
 MONTHS = 14
 
-ZONES = ["UTC", "America/New_York", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "America/Santiago"]
+ZONES = [
+    "UTC",
+    "America/New_York",
+    "Europe/Berlin",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "America/Santiago",
+]
 
-# Local times at which a clock in one of the zones is put forward or back on some day of the history, and odd ones.
-ODD_TIMES = ["00:00:00", "00:30:00", "02:00:00", "02:10:00", "02:30:00", "01:45:00", "23:59:59.999", "12:00:00", "05:45:10.250", "03:15:00"]
+# Local times at which a clock in one of the zones is put forward or back on some day of the
+# history, and odd ones.
+ODD_TIMES = [
+    "00:00:00",
+    "00:30:00",
+    "02:00:00",
+    "02:10:00",
+    "02:30:00",
+    "01:45:00",
+    "23:59:59.999",
+    "12:00:00",
+    "05:45:10.250",
+    "03:15:00",
+]
 
-# Anchors whose later renewals fall into a gap or are there twice: 30 March and 26 October 2025 in Berlin, 9 March and 2 November in
-# New York, 6 April and 5 October on Lord Howe Island, 6 April and 7 September in Santiago.
+# Anchors whose later renewals fall into a gap or are there twice: 30 March and 26 October 2025 in
+# Berlin, 9 March and 2 November in New York, 6 April and 5 October on Lord Howe Island, 6 April and
+# 7 September in Santiago.
 CLOCK_CHANGES = [
     ("Europe/Berlin", "2025-01-30T02:30:00"),
     ("Europe/Berlin", "2025-02-26T02:30:00"),
@@ -67,7 +90,10 @@ class _Sent:
 
 @dataclass(frozen=True)
 class History:
-    """Lines in the order of sending. ``names``: the accounts, ``moments``: times that are worth asking about, by account."""
+    """Lines in the order of sending.
+
+    ``names``: the accounts, ``moments``: times that are worth asking about, by account.
+    """
 
     arrivals: list[Arrival]
     names: list[str]
@@ -77,8 +103,19 @@ class History:
         return b"".join(arrival.value + b"\n" for arrival in self.arrivals)
 
 
-def generate(seed: int, *, accounts: int = 40, events: int = 70, dated_by_log: bool = False, end: datetime | None = None) -> History:
-    """A history. Its records have their events' own times, as in an import, or with ``dated_by_log`` the times at which they were sent."""
+def generate(
+    seed: int,
+    *,
+    accounts: int = 40,
+    events: int = 70,
+    dated_by_log: bool = False,
+    end: datetime | None = None,
+) -> History:
+    """A history.
+
+    Its records have their events' own times, as in an import, or with ``dated_by_log`` the times at
+    which they were sent.
+    """
     rng = random.Random(seed)
     names = [f"acct_{seed}_{number:02d}" for number in range(accounts)]
     sent: list[_Sent] = []
@@ -101,7 +138,10 @@ def generate(seed: int, *, accounts: int = 40, events: int = 70, dated_by_log: b
 
 
 class _AccountsHistory:
-    """One account's events. Wanders among plans without looking at what it is allowed: refusals are wanted too."""
+    """One account's events.
+
+    Wanders among plans without looking at what it is allowed: refusals are wanted too.
+    """
 
     def __init__(self, rng: random.Random, name: str, number: int, events: int) -> None:
         self._rng = rng
@@ -125,7 +165,17 @@ class _AccountsHistory:
             zone, local = CLOCK_CHANGES[number]
         else:
             zone = ZONES[number % len(ZONES)]
-            day = self._rng.choice(["2025-01-28", "2025-01-29", "2025-01-30", "2025-01-31", "2025-03-31", "2025-05-30", "2025-08-31"])
+            day = self._rng.choice(
+                [
+                    "2025-01-28",
+                    "2025-01-29",
+                    "2025-01-30",
+                    "2025-01-31",
+                    "2025-03-31",
+                    "2025-05-30",
+                    "2025-08-31",
+                ]
+            )
             local = f"{day}T{self._rng.choice(ODD_TIMES)}"
         return zone, datetime.fromisoformat(local).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
@@ -133,24 +183,59 @@ class _AccountsHistory:
         rng = self._rng
         if number % 8 == 7:
             anchor = start - timedelta(days=rng.choice([3, 40, 100]))
-            data = {"plan": rng.choice(PLANS), "anchor": _text(anchor), "time_zone": zone, "used": str(rng.choice([0, "40.5", 250]))}
-            as_of = rng.choice([{}, {"as_of": _text(start)}, {"as_of": _text(start - timedelta(days=2))}])
-            self._account("account.opened", start, {**data, "free_used": rng.choice(["0", "150", "200"]), **as_of})
+            data = {
+                "plan": rng.choice(PLANS),
+                "anchor": _text(anchor),
+                "time_zone": zone,
+                "used": str(rng.choice([0, "40.5", 250])),
+            }
+            as_of = rng.choice(
+                [{}, {"as_of": _text(start)}, {"as_of": _text(start - timedelta(days=2))}]
+            )
+            self._account(
+                "account.opened",
+                start,
+                {**data, "free_used": rng.choice(["0", "150", "200"]), **as_of},
+            )
             for hours in (1, 30):  # what occurred before it was brought in came with it
-                self._usage(start + timedelta(hours=2), start - timedelta(hours=hours), self._anything())
+                self._usage(
+                    start + timedelta(hours=2), start - timedelta(hours=hours), self._anything()
+                )
             return
         for _ in range(rng.choice([0, 0, 1, 4, 14])):
             self._use(start - timedelta(minutes=rng.randint(1, 3 * 1440)))
         if number % 9 != 8:
-            data = {"plan": rng.choice(PLANS[1:4]), **({} if zone == "UTC" and rng.random() < 0.5 else {"time_zone": zone})}
+            data = {
+                "plan": rng.choice(PLANS[1:4]),
+                **({} if zone == "UTC" and rng.random() < 0.5 else {"time_zone": zone}),
+            }
             self._account("account.subscribed", start, data)
 
     def _moment(self, start: datetime, finish: datetime) -> datetime:
-        """Any time, but often close to a renewal: at it, a little before, a little after, 72 hours after."""
+        """Any time, but often close to a renewal: at it, a little before, a little after, 72 hours
+        after.
+        """
         rng = self._rng
         if rng.random() < 0.45:
             at = boundary(*self._cycle, rng.randint(1, MONTHS - 1))
-            at += rng.choice([0, 0, -1, 1, 1000, -1000, 60_000, -3_600_000, 3_600_000, 72 * 3_600_000 - 1, 72 * 3_600_000]) * MILLISECOND
+            at += (
+                rng.choice(
+                    [
+                        0,
+                        0,
+                        -1,
+                        1,
+                        1000,
+                        -1000,
+                        60_000,
+                        -3_600_000,
+                        3_600_000,
+                        72 * 3_600_000 - 1,
+                        72 * 3_600_000,
+                    ]
+                )
+                * MILLISECOND
+            )
             if start <= at < finish:
                 return at
         return start + rng.randint(0, (finish - start) // MILLISECOND) * MILLISECOND
@@ -182,11 +267,25 @@ class _AccountsHistory:
         return self._of(feature, self._rng.choice(sorted(RATES[feature], key=str)))
 
     def _of(self, feature: str, model: str | None) -> dict[str, Any]:
-        quantity = self._rng.choice(["1", 1, "1", "2", 3, "0", "0.000001", "1.5", "2.000001", "12.250000", 7, "0.5"])
-        return {"feature": feature, **({} if model is None and self._rng.random() < 0.5 else {"model": model}), "quantity": quantity}
+        quantity = self._rng.choice(
+            ["1", 1, "1", "2", 3, "0", "0.000001", "1.5", "2.000001", "12.250000", 7, "0.5"]
+        )
+        return {
+            "feature": feature,
+            **({} if model is None and self._rng.random() < 0.5 else {"model": model}),
+            "quantity": quantity,
+        }
 
     def _change(self, at: datetime) -> None:
-        self._account("account.plan_changed", at, {"plan": self._rng.choice([*PLANS[1:4] * 3, "scale_2x", "scale_4x", "free", "platinum"])})
+        self._account(
+            "account.plan_changed",
+            at,
+            {
+                "plan": self._rng.choice(
+                    [*PLANS[1:4] * 3, "scale_2x", "scale_4x", "free", "platinum"]
+                )
+            },
+        )
 
     def _reversal(self, at: datetime) -> None:
         """A downgrade, a cancellation or an upgrade, and another soon after."""
@@ -199,9 +298,21 @@ class _AccountsHistory:
 
     def _subscribe(self, at: datetime) -> None:
         rng = self._rng
-        data: dict[str, Any] = {"plan": rng.choice([*PLANS[1:], "free"]), "time_zone": rng.choice([*ZONES, "Mars/Olympus"])}
+        data: dict[str, Any] = {
+            "plan": rng.choice([*PLANS[1:], "free"]),
+            "time_zone": rng.choice([*ZONES, "Mars/Olympus"]),
+        }
         if rng.random() < 0.3:
-            data["anchor"] = _text(at + rng.choice([timedelta(days=rng.randint(-70, 70)), timedelta(minutes=4), timedelta(minutes=6)]))
+            data["anchor"] = _text(
+                at
+                + rng.choice(
+                    [
+                        timedelta(days=rng.randint(-70, 70)),
+                        timedelta(minutes=4),
+                        timedelta(minutes=6),
+                    ]
+                )
+            )
         self._account("account.subscribed", at, data)
         if data["time_zone"] in ZONES and self._rng.random() < 0.5:
             self._cycle = (at, data["time_zone"])
@@ -214,7 +325,9 @@ class _AccountsHistory:
 
     def _come_back(self, at: datetime) -> None:
         self._cancel_now(at)
-        back = at + self._rng.choice([timedelta(0), MILLISECOND, timedelta(hours=1), timedelta(days=3), timedelta(days=40)])
+        back = at + self._rng.choice(
+            [timedelta(0), MILLISECOND, timedelta(hours=1), timedelta(days=3), timedelta(days=40)]
+        )
         if self._rng.random() < 0.5:
             self._burst(at + (back - at) / 2)
         self._subscribe(back)
@@ -224,11 +337,25 @@ class _AccountsHistory:
         expires: datetime | None = None
         if rng.random() < 0.7:
             near = self._renewal_near(at)
-            expires = rng.choice([at + timedelta(hours=rng.randint(-2, 900)), near, near + timedelta(hours=rng.randint(-400, 400))])
+            expires = rng.choice(
+                [
+                    at + timedelta(hours=rng.randint(-2, 900)),
+                    near,
+                    near + timedelta(hours=rng.randint(-400, 400)),
+                ]
+            )
             self.moments.append(expires)
         credits = rng.choice(["25", "0.5", 40, "100.25", "150"])
-        given = {} if expires is None and rng.random() < 0.5 else {"expires_at": None if expires is None else _text(expires)}
-        self._account("credits.granted", at, {"credits": credits, "reason": "a render came out black", **given})
+        given = (
+            {}
+            if expires is None and rng.random() < 0.5
+            else {"expires_at": None if expires is None else _text(expires)}
+        )
+        self._account(
+            "credits.granted",
+            at,
+            {"credits": credits, "reason": "a render came out black", **given},
+        )
         if rng.random() < 0.7:
             self._burst(at + timedelta(minutes=rng.randint(0, 2000)))
 
@@ -237,24 +364,36 @@ class _AccountsHistory:
             near = sorted(self._uses, key=lambda use: abs(at - use[0]))[:6]
             used_at, source, id_ = self._rng.choice(near)
             if self._rng.random() < 0.6:
-                at = used_at + timedelta(minutes=self._rng.choice([0, 1, 60, 1440, 4319, 4321, 10_000, 45_000, 51_000]))
-            self._account("usage.voided", at, {"source": source, "id": id_, "reason": "the video never arrived"})
+                at = used_at + timedelta(
+                    minutes=self._rng.choice([0, 1, 60, 1440, 4319, 4321, 10_000, 45_000, 51_000])
+                )
+            self._account(
+                "usage.voided",
+                at,
+                {"source": source, "id": id_, "reason": "the video never arrived"},
+            )
 
     def _void_first(self, at: datetime) -> None:
         self._ids += 1
         id_ = f"gen-{self._ids}"
         self._account("usage.voided", at, {"source": "/render", "id": id_})
-        at += self._rng.choice([timedelta(0), MILLISECOND, timedelta(hours=2), timedelta(days=30), timedelta(days=36)])
+        at += self._rng.choice(
+            [timedelta(0), MILLISECOND, timedelta(hours=2), timedelta(days=30), timedelta(days=36)]
+        )
         event = self._event("usage.recorded", at, self._anything(), source="/render", id_=id_)
         self._send(at, at, event)
 
     def _repeat(self, at: datetime) -> None:
-        """The same event again: soon, or after a month, with another time or worker, or to the byte."""
+        """The same event again: soon, or after a month, with another time or worker, or to the
+        byte.
+        """
         if not self._made:
             return
         made_at, event = self._rng.choice(self._made)
         event = json.loads(json.dumps(event))
-        again_at = made_at + timedelta(minutes=self._rng.choice([0, 1, 300, 40_000, 50_395, 50_405, 50_500, 60_000]))
+        again_at = made_at + timedelta(
+            minutes=self._rng.choice([0, 1, 300, 40_000, 50_395, 50_405, 50_500, 60_000])
+        )
         if event["type"] == "usage.recorded" and self._rng.random() < 0.5:
             event["time"] = _text(again_at)
             event["data"]["dimensions"] = {"worker": "another"}
@@ -273,36 +412,65 @@ class _AccountsHistory:
         if event["type"] == "usage.recorded":
             event["data"]["quantity"] = "99"
         else:
-            event["type"], event["data"] = "credits.granted", {"credits": "3.25", "reason": "reused"}
+            event["type"], event["data"] = (
+                "credits.granted",
+                {"credits": "3.25", "reason": "reused"},
+            )
         self._send(again_at, again_at, event)
 
     def _late(self, at: datetime) -> None:
-        """Reported hours, days or weeks after it happened: around a renewal, into the period before it."""
+        """Reported hours, days or weeks after it happened: around a renewal, into the period before
+        it.
+        """
         hours = self._rng.choice([1, 20, 71, 73, 100, 500, 839, 840, 841, 1200])
         if self._rng.random() < 0.5:
-            after = self._rng.choice([timedelta(hours=hours) for hours in (1, 50, 72, 73)] + [timedelta(hours=72) - MILLISECOND] * 2)
+            after = self._rng.choice(
+                [timedelta(hours=hours) for hours in (1, 50, 72, 73)]
+                + [timedelta(hours=72) - MILLISECOND] * 2
+            )
             at = self._renewal_near(at) + after
             hours = self._rng.choice([2, 60, 74, 80])
-        data = self._anything() if self._rng.random() < 0.5 else {"feature": "prompt_to_video", "quantity": self._rng.choice(["4", "30"])}
-        self._usage(at, at - timedelta(hours=hours) - self._rng.choice([timedelta(0), MILLISECOND]), data)
+        data = (
+            self._anything()
+            if self._rng.random() < 0.5
+            else {"feature": "prompt_to_video", "quantity": self._rng.choice(["4", "30"])}
+        )
+        self._usage(
+            at, at - timedelta(hours=hours) - self._rng.choice([timedelta(0), MILLISECOND]), data
+        )
 
     def _late_account_event(self, at: datetime) -> None:
-        """A subscription, a change, a cancellation or a grant that is reported hours or weeks after it was made."""
-        do = self._rng.choice([self._subscribe, self._change, self._cancel, self._cancel_now, self._grant])
+        """A subscription, a change, a cancellation or a grant that is reported hours or weeks after
+        it was made.
+        """
+        do = self._rng.choice(
+            [self._subscribe, self._change, self._cancel, self._cancel_now, self._grant]
+        )
         before = len(self.sent)
         do(at)
         late = timedelta(hours=self._rng.choice([1, 30, 71, 73, 400, 800]))
-        self.sent[before:] = [_Sent(line.sent_at + late, line.value, line.time) for line in self.sent[before:]]
+        self.sent[before:] = [
+            _Sent(line.sent_at + late, line.value, line.time) for line in self.sent[before:]
+        ]
         self._use(at + late / 2)
 
     def _ahead(self, at: datetime) -> None:
         if self._rng.random() < 0.5:  # by its own clock in the next period already
             at = self._renewal_near(at) - timedelta(seconds=20)
-        ahead = self._rng.choice([timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=5, milliseconds=1), timedelta(days=2)])
+        ahead = self._rng.choice(
+            [
+                timedelta(seconds=30),
+                timedelta(minutes=5),
+                timedelta(minutes=5, milliseconds=1),
+                timedelta(days=2),
+            ]
+        )
         if self._rng.random() < 0.7:
             self._usage(at, at + ahead, self._anything())
         else:
-            event = self._event("credits.granted", at + ahead, {"credits": "10", "reason": "sent early"})
+            event = self._event(
+                "credits.granted", at + ahead, {"credits": "10", "reason": "sent early"}
+            )
             self._send(at, at + ahead, event)
 
     def _unknown(self, at: datetime) -> None:
@@ -317,8 +485,14 @@ class _AccountsHistory:
         self._usage(at, at, data)
 
     def _every_rate(self, start: datetime, finish: datetime) -> None:
-        """Each account has a stretch of the rate card of its own; all of them together have all of it, many times."""
-        rates = [(feature, model) for feature in sorted(RATES) for model in sorted(RATES[feature], key=str)]
+        """Each account has a stretch of the rate card of its own; all of them together have all of
+        it, many times.
+        """
+        rates = [
+            (feature, model)
+            for feature in sorted(RATES)
+            for model in sorted(RATES[feature], key=str)
+        ]
         for feature, model in self._rng.sample(rates, 10):
             at = self._moment(start, finish)
             self._usage(at, at, self._of(feature, model))
@@ -326,7 +500,9 @@ class _AccountsHistory:
     # Sending
 
     def _usage(self, sent_at: datetime, at: datetime, data: dict[str, Any]) -> None:
-        event = self._event("usage.recorded", at, data, source=self._rng.choice(["/render", "/image", "/chat"]))
+        event = self._event(
+            "usage.recorded", at, data, source=self._rng.choice(["/render", "/image", "/chat"])
+        )
         self._uses.append((at, event["source"], event["id"]))
         self._made.append((at, event))
         self._send(sent_at, at, event)
@@ -336,7 +512,14 @@ class _AccountsHistory:
         self._made.append((at, event))
         self._send(at, at, event)
 
-    def _event(self, type_: str, at: datetime, data: dict[str, Any], source: str = "/billing", id_: str | None = None) -> dict[str, Any]:
+    def _event(
+        self,
+        type_: str,
+        at: datetime,
+        data: dict[str, Any],
+        source: str = "/billing",
+        id_: str | None = None,
+    ) -> dict[str, Any]:
         if id_ is None:
             self._ids += 1
             id_ = f"gen-{self._ids}"
@@ -358,7 +541,13 @@ def _malformed(rng: random.Random, names: list[str]) -> list[_Sent]:
     """Lines that are no events; those that name an account and a time come as if they were one."""
     lines = []
     data = {"feature": "ai_edit", "quantity": "1"}
-    good = {"specversion": "1.0", "type": "usage.recorded", "id": "bad", "source": "/render", "data": data}
+    good = {
+        "specversion": "1.0",
+        "type": "usage.recorded",
+        "id": "bad",
+        "source": "/render",
+        "data": data,
+    }
     for _ in range(40):
         at = BEGIN + timedelta(minutes=rng.randint(60_000, 600_000))
         event: dict[str, Any] = {**good, "subject": rng.choice(names), "time": _text(at)}
@@ -383,4 +572,6 @@ def _malformed(rng: random.Random, names: list[str]) -> list[_Sent]:
 
 
 def _text(at: datetime) -> str:
-    return at.isoformat(timespec="microseconds" if at.microsecond % 1000 else "milliseconds").replace("+00:00", "Z")
+    return at.isoformat(
+        timespec="microseconds" if at.microsecond % 1000 else "milliseconds"
+    ).replace("+00:00", "Z")

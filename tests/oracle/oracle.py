@@ -1,9 +1,11 @@
-"""The rules of the ledger once more, naively: every figure is recomputed from the whole history each time it is asked for.
+"""The rules of the ledger once more, naively: every figure is recomputed from the whole history
+each time it is asked for.
 
-Nothing of the product is imported. No balance is kept: an `Account` holds facts alone (what was accepted, and when), and each question is
-answered from all of them: the timeline of periods from the subscriptions, what was used from the charges, what grants covered from both.
-Slow on purpose, and different on purpose, so that it cannot share a mistake with what it checks. Credits are Decimals, short enough to
-be exact.
+Nothing of the product is imported. No balance is kept: an `Account` holds facts alone (what was
+accepted, and when), and each question is answered from all of them: the timeline of periods from
+the subscriptions, what was used from the charges, what grants covered from both. Slow on purpose,
+and different on purpose, so that it cannot share a mistake with what it checks. Credits are
+Decimals, short enough to be exact.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of an arrival: ``accepted``, ``duplicate`` or ``refused``. ``reasons``: all that hold; any of them may be given."""
+    """What becomes of an arrival: ``accepted``, ``duplicate`` or ``refused``. ``reasons``: all that
+    hold; any of them may be given.
+    """
 
     kinds: frozenset[str]
     reasons: frozenset[str] = frozenset()
@@ -79,7 +83,8 @@ class Shown:
     by_feature: dict[str, Decimal]
 
 
-# A moment in the ledger: its time, and the place of the input decided then. What time itself brings comes before the inputs of its moment.
+# A moment in the ledger: its time, and the place of the input decided then. What time itself brings
+# comes before the inputs of its moment.
 Moment = tuple[datetime, int]
 
 
@@ -145,22 +150,41 @@ class Period:
     brought: Decimal = Decimal(0)
 
 
-# Billing cycles --------------------------------------------------------------------------------------------------------------
+# Billing cycles
+# --------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=100_000)
 def boundary(anchor: datetime, zone: str, month: int) -> datetime:
-    """The ``month``-th renewal: by trying out what each local clock says, not by arithmetic on offsets."""
+    """The ``month``-th renewal: by trying out what each local clock says, not by arithmetic on
+    offsets.
+    """
     local = anchor.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     year, month_of_year = divmod(local.year * 12 + local.month - 1 + month, 12)
-    wanted = local.replace(year=year, month=month_of_year + 1, day=min(local.day, _days_in(year, month_of_year + 1)))
-    shown = sorted({_offset_at(wanted.replace(tzinfo=UTC) + timedelta(hours=hours), zone) for hours in range(-30, 31)}, reverse=True)
+    wanted = local.replace(
+        year=year, month=month_of_year + 1, day=min(local.day, _days_in(year, month_of_year + 1))
+    )
+    shown = sorted(
+        {
+            _offset_at(wanted.replace(tzinfo=UTC) + timedelta(hours=hours), zone)
+            for hours in range(-30, 31)
+        },
+        reverse=True,
+    )
     candidates = [(wanted - offset).replace(tzinfo=UTC) for offset in shown]
-    meant = [at for at in sorted(candidates) if at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == wanted]
+    meant = [
+        at
+        for at in sorted(candidates)
+        if at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == wanted
+    ]
     if meant:
         return meant[0]
     gap = max(shown) - min(shown)
-    moved = [at for at in sorted(candidates) if at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == wanted + gap]
+    moved = [
+        at
+        for at in sorted(candidates)
+        if at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == wanted + gap
+    ]
     return moved[0]
 
 
@@ -185,12 +209,16 @@ def next_boundary(anchor: datetime, zone: str, after: datetime) -> datetime:
     return boundary(anchor, zone, month)
 
 
-# One account -----------------------------------------------------------------------------------------------------------------
+# One account
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Account:
-    """Facts, in the order in which they were decided. Every method recomputes its answer from all of them."""
+    """Facts, in the order in which they were decided.
+
+    Every method recomputes its answer from all of them.
+    """
 
     name: str
     first_seen: datetime | None = None
@@ -201,7 +229,10 @@ class Account:
     _periods: dict[tuple[int, Moment], list[Period]] = field(default_factory=dict)
 
     def periods(self, now: Moment) -> list[Period]:
-        """All periods up to a moment of the ledger, the last one running. Answers are kept as long as the facts are the same."""
+        """All periods up to a moment of the ledger, the last one running.
+
+        Answers are kept as long as the facts are the same.
+        """
         key = (len(self.plan_facts), now)
         if key not in self._periods:
             self._periods[key] = self._periods_made(now)
@@ -209,7 +240,16 @@ class Account:
 
     def _periods_made(self, now: Moment) -> list[Period]:
         assert self.first_seen is not None
-        found = [Period(0, self.first_seen, None, ((by_time(self.first_seen), "free"),), by_time(self.first_seen), None)]
+        found = [
+            Period(
+                0,
+                self.first_seen,
+                None,
+                ((by_time(self.first_seen), "free"),),
+                by_time(self.first_seen),
+                None,
+            )
+        ]
         cycle: tuple[datetime, str] | None = None
         for fact in [fact for fact in self.plan_facts if fact.moment <= now]:
             found = self._renewed(found, cycle, fact.moment)
@@ -223,21 +263,39 @@ class Account:
                     found = []
                 else:
                     found[-1] = _closed(running, fact.since, fact.moment)
-                found.append(Period(len(found), fact.since, end, ((fact.moment, fact.plan),), fact.moment, None, brought=fact.used))
+                found.append(
+                    Period(
+                        len(found),
+                        fact.since,
+                        end,
+                        ((fact.moment, fact.plan),),
+                        fact.moment,
+                        None,
+                        brought=fact.used,
+                    )
+                )
             elif fact.kind == "cancelled_now":
                 found[-1] = _closed(running, fact.since, fact.moment)
-                found.append(Period(len(found), fact.since, None, ((fact.moment, "free"),), fact.moment, None))
+                found.append(
+                    Period(
+                        len(found), fact.since, None, ((fact.moment, "free"),), fact.moment, None
+                    )
+                )
             elif fact.kind == "cancelled":
                 found[-1] = replace(running, pending="free")
             elif plan == "free":
                 continue
             elif PLANS.index(fact.plan) >= PLANS.index(plan):
-                found[-1] = replace(running, plans=(*running.plans, (fact.moment, fact.plan)), pending=None)
+                found[-1] = replace(
+                    running, plans=(*running.plans, (fact.moment, fact.plan)), pending=None
+                )
             else:
                 found[-1] = replace(running, pending=fact.plan)
         return self._renewed(found, cycle, now)
 
-    def _renewed(self, found: list[Period], cycle: tuple[datetime, str] | None, now: Moment) -> list[Period]:
+    def _renewed(
+        self, found: list[Period], cycle: tuple[datetime, str] | None, now: Moment
+    ) -> list[Period]:
         while found[-1].end is not None and by_time(found[-1].end) <= now:
             running = found[-1]
             end = running.end
@@ -255,15 +313,22 @@ class Account:
         return [
             charge
             for charge in self.charges
-            if charge.period == period and charge.moment <= now and charge not in voided and not charge.voided_on_arrival
+            if charge.period == period
+            and charge.moment <= now
+            and charge not in voided
+            and not charge.voided_on_arrival
         ]
 
     def used(self, period: Period, now: Moment) -> Decimal:
-        return period.brought + sum((charge.credits for charge in self.charges_of(period.number, now)), Decimal(0))
+        return period.brought + sum(
+            (charge.credits for charge in self.charges_of(period.number, now)), Decimal(0)
+        )
 
     def free_left(self, now: Moment, before: int) -> Decimal:
         """What is left of Free's 200 when the period with this number begins."""
-        left = ALLOTMENTS["free"] - sum((fact.free_used for fact in self.plan_facts if fact.kind == "opened"), Decimal(0))
+        left = ALLOTMENTS["free"] - sum(
+            (fact.free_used for fact in self.plan_facts if fact.kind == "opened"), Decimal(0)
+        )
         for period in self.periods(now)[:before]:
             if period.plans[-1][1] == "free":
                 left -= min(left, self.used(period, now))
@@ -274,7 +339,10 @@ class Account:
         return self.free_left(now, period.number) if plan == "free" else ALLOTMENTS[plan]
 
     def settlements(self, now: Moment) -> list[tuple[Moment, int, Grant, Decimal]]:
-        """What grants have paid for good: when, in which period, which grant, how much. Made when a period ends or a grant expires."""
+        """What grants have paid for good: when, in which period, which grant, how much.
+
+        Made when a period ends or a grant expires.
+        """
         periods = self.periods(now)
         dates = {period.closed for period in periods if period.closed is not None}
         for grant in self.grants:
@@ -283,21 +351,40 @@ class Account:
         settled: list[tuple[Moment, int, Grant, Decimal]] = []
         for date in sorted(dates):
             # What was decided before that date; the period that ran until then.
-            period = [p for p in periods if p.opened < date][-1] if any(p.opened < date for p in periods) else periods[0]
+            period = (
+                [p for p in periods if p.opened < date][-1]
+                if any(p.opened < date for p in periods)
+                else periods[0]
+            )
             before = (date[0], date[1] - 1) if date[1] >= 0 else (date[0], -2)
-            open_use = self.used(period, before) - self.allotment(period, before) - _sum_settled(settled, period.number)
+            open_use = (
+                self.used(period, before)
+                - self.allotment(period, before)
+                - _sum_settled(settled, period.number)
+            )
             for grant in self.usable(before, settled, at=date):
                 left = grant.credits - _sum_of(settled, grant)
                 drawn = max(min(left, open_use), Decimal(0))
                 open_use -= drawn
-                is_over = period.closed == date or (grant.expires_at is not None and by_time(grant.expires_at) <= date)
+                is_over = period.closed == date or (
+                    grant.expires_at is not None and by_time(grant.expires_at) <= date
+                )
                 if drawn > 0 and is_over:
                     settled.append((date, period.number, grant, drawn))
         return settled
 
-    def usable(self, now: Moment, settled: list[tuple[Moment, int, Grant, Decimal]], at: Moment) -> list[Grant]:
-        """Grants that may be drawn on, the soonest to expire first. One that expires at ``at`` is still among them."""
-        known = [grant for grant in self.grants if grant.moment <= now and (grant.expires_at is None or by_time(grant.expires_at) >= at)]
+    def usable(
+        self, now: Moment, settled: list[tuple[Moment, int, Grant, Decimal]], at: Moment
+    ) -> list[Grant]:
+        """Grants that may be drawn on, the soonest to expire first.
+
+        One that expires at ``at`` is still among them.
+        """
+        known = [
+            grant
+            for grant in self.grants
+            if grant.moment <= now and (grant.expires_at is None or by_time(grant.expires_at) >= at)
+        ]
         far = datetime.max.replace(tzinfo=UTC)
         return sorted(known, key=lambda grant: (grant.expires_at or far, grant.moment))
 
@@ -305,14 +392,30 @@ class Account:
         periods = self.periods(now)
         period = periods[-1]
         settled = self.settlements(now)
-        open_grants = [g for g in self.grants if g.moment <= now and (g.expires_at is None or by_time(g.expires_at) > now)]
-        granted = sum((g.credits - _sum_of(settled, g) for g in open_grants), Decimal(0)) + _sum_settled(settled, period.number)
+        open_grants = [
+            g
+            for g in self.grants
+            if g.moment <= now and (g.expires_at is None or by_time(g.expires_at) > now)
+        ]
+        granted = sum(
+            (g.credits - _sum_of(settled, g) for g in open_grants), Decimal(0)
+        ) + _sum_settled(settled, period.number)
         used, allotment = self.used(period, now), self.allotment(period, now)
         by_feature: dict[str, Decimal] = {}
         for charge in self.charges_of(period.number, now):
             by_feature[charge.feature] = by_feature.get(charge.feature, Decimal(0)) + charge.credits
         remaining = allotment + granted - used
-        return Shown(period.plans[-1][1], period.start, period.end, allotment, granted, used, remaining, remaining <= 0, by_feature)
+        return Shown(
+            period.plans[-1][1],
+            period.start,
+            period.end,
+            allotment,
+            granted,
+            used,
+            remaining,
+            remaining <= 0,
+            by_feature,
+        )
 
 
 def _closed(period: Period, end: datetime, closed: Moment) -> Period:
@@ -327,7 +430,8 @@ def _sum_settled(settled: list[tuple[Moment, int, Grant, Decimal]], period: int)
     return sum((drawn for _, number, _, drawn in settled if number == period), Decimal(0))
 
 
-# The whole history -----------------------------------------------------------------------------------------------------------
+# The whole history
+# -----------------------------------------------------------------------------------------------------------
 
 
 class Malformed(Exception):
@@ -353,7 +457,9 @@ class _Known:
 
 
 class Oracle:
-    """Decides a history, line after line in the ledger's order, one partition of the topics after the other."""
+    """Decides a history, line after line in the ledger's order, one partition of the topics after
+    the other.
+    """
 
     def __init__(self, arrivals: list[Arrival], partition_of: Any = lambda account: 0) -> None:
         self.arrivals = arrivals
@@ -372,12 +478,17 @@ class Oracle:
             self._decide_partition(partition, numbers)
 
     def _decide_partition(self, partition: int, numbers: list[int]) -> None:
-        """Two topics, each in the order of sending, merged by their timestamps; account events before usage of the same millisecond."""
+        """Two topics, each in the order of sending, merged by their timestamps; account events
+        before usage of the same millisecond.
+        """
         usage = [n for n in numbers if not is_account_event(self.arrivals[n].value)]
         account = [n for n in numbers if is_account_event(self.arrivals[n].value)]
         clock, mine = EPOCH, set()
         while usage or account:
-            if account and (not usage or self.arrivals[account[0]].timestamp_ms <= self.arrivals[usage[0]].timestamp_ms):
+            if account and (
+                not usage
+                or self.arrivals[account[0]].timestamp_ms <= self.arrivals[usage[0]].timestamp_ms
+            ):
                 number = account.pop(0)
             else:
                 number = usage.pop(0)
@@ -391,8 +502,13 @@ class Oracle:
 
     # What time brings
 
-    def _let_time_pass(self, name: str, now: datetime, *, due_only: bool, told_at: datetime | None = None) -> None:
-        """Announce what renewals and expiries bring. Blocked accounts and expiring grants do not wait for an input of theirs."""
+    def _let_time_pass(
+        self, name: str, now: datetime, *, due_only: bool, told_at: datetime | None = None
+    ) -> None:
+        """Announce what renewals and expiries bring.
+
+        Blocked accounts and expiring grants do not wait for an input of theirs.
+        """
         account = self.accounts[name]
         while True:
             date = self._next_date(account, self._told[name], now, due_only)
@@ -403,14 +519,30 @@ class Oracle:
                 before = account.show((each, -2))
                 after = account.show(by_time(each))
                 renewed = after.start == each and before.start != each
-                if after.remaining <= 0 < before.remaining or before.remaining <= 0 < after.remaining:
-                    self._announce(account, by_time(each), "renewed" if renewed else "grant_expired", None, told_at or date)
+                if (
+                    after.remaining <= 0 < before.remaining
+                    or before.remaining <= 0 < after.remaining
+                ):
+                    self._announce(
+                        account,
+                        by_time(each),
+                        "renewed" if renewed else "grant_expired",
+                        None,
+                        told_at or date,
+                    )
                 self._told[name] = by_time(each)
 
-    def _next_date(self, account: Account, after: Moment, now: datetime, due_only: bool) -> datetime | None:
+    def _next_date(
+        self, account: Account, after: Moment, now: datetime, due_only: bool
+    ) -> datetime | None:
         for date in self._dates(account, after, now):
             is_expiry = any(grant.expires_at == date for grant in account.grants)
-            if not due_only or is_expiry or account.show((date, -2)).blocked or self._falls_to_nothing(account, date):
+            if (
+                not due_only
+                or is_expiry
+                or account.show((date, -2)).blocked
+                or self._falls_to_nothing(account, date)
+            ):
                 return date
         return None
 
@@ -452,7 +584,9 @@ class Oracle:
         fact: Any = None
         if account is None:
             account = Account(name, first_seen=occurred)
-        fact, reason = self._fact(account, event, moment, occurred, is_first=name not in self.accounts)
+        fact, reason = self._fact(
+            account, event, moment, occurred, is_first=name not in self.accounts
+        )
         reasons |= set(reason.split(" or ")) if reason else set()
         if reasons:
             kinds.add("refused")
@@ -489,7 +623,11 @@ class Oracle:
         who = (event["source"], event["id"])
         period = account.periods(moment)[-1].number
         size = after.used + after.remaining
-        is_crossed = isinstance(fact, Charge) and fact.period == period and before.used < THRESHOLD * size <= after.used
+        is_crossed = (
+            isinstance(fact, Charge)
+            and fact.period == period
+            and before.used < THRESHOLD * size <= after.used
+        )
         if is_crossed and (account.name, period, size) not in self._announced:
             self._announced.add((account.name, period, size))
             self._announce(account, moment, reason, who, moment[0], threshold="0.8")
@@ -497,7 +635,13 @@ class Oracle:
             self._announce(account, moment, reason, who, moment[0])
 
     def _fact(
-        self, account: Account, event: dict[str, Any], moment: Moment, occurred: datetime, *, is_first: bool
+        self,
+        account: Account,
+        event: dict[str, Any],
+        moment: Moment,
+        occurred: datetime,
+        *,
+        is_first: bool,
     ) -> tuple[Any, str | None]:
         data, who = event["data"], (event["source"], event["id"])
         if event["type"] == "usage.recorded":
@@ -509,7 +653,13 @@ class Oracle:
         return self._plan_fact(account, event, who, moment, occurred, is_first)
 
     def _plan_fact(
-        self, account: Account, event: dict[str, Any], who: tuple[str, str], moment: Moment, occurred: datetime, is_first: bool
+        self,
+        account: Account,
+        event: dict[str, Any],
+        who: tuple[str, str],
+        moment: Moment,
+        occurred: datetime,
+        is_first: bool,
     ) -> tuple[Any, str | None]:
         data, kind = event["data"], event["type"].removeprefix("account.")
         running = account.periods(moment)[-1]
@@ -517,18 +667,38 @@ class Oracle:
         if data.get("plan", "free") not in PLANS:
             return None, "unknown_plan"
         if kind == "opened":
-            return (self._opened(data, who, moment, occurred), None) if is_first else (None, "account_already_known")
+            return (
+                (self._opened(data, who, moment, occurred), None)
+                if is_first
+                else (None, "account_already_known")
+            )
         if kind == "subscribed":
-            return self._subscribed(running, data, PlanFact(moment, who, "subscribed", data["plan"], since, data["zone"], occurred))
+            return self._subscribed(
+                running,
+                data,
+                PlanFact(moment, who, "subscribed", data["plan"], since, data["zone"], occurred),
+            )
         if kind == "cancelled":
-            fact = PlanFact(moment, who, "cancelled_now" if data["effective"] == "now" else "cancelled", "free", since)
+            fact = PlanFact(
+                moment,
+                who,
+                "cancelled_now" if data["effective"] == "now" else "cancelled",
+                "free",
+                since,
+            )
             return (None, "not_subscribed") if plan == "free" else (fact, None)
         if plan == "free" and data["plan"] != "free":  # a subscription by another name
-            zones = [fact.zone for fact in account.plan_facts if fact.kind in ("subscribed", "opened")]
-            return PlanFact(moment, who, "subscribed", data["plan"], since, (zones or ["UTC"])[-1], occurred), None
+            zones = [
+                fact.zone for fact in account.plan_facts if fact.kind in ("subscribed", "opened")
+            ]
+            return PlanFact(
+                moment, who, "subscribed", data["plan"], since, (zones or ["UTC"])[-1], occurred
+            ), None
         return PlanFact(moment, who, "changed", data["plan"], since), None
 
-    def _subscribed(self, running: Period, data: dict[str, Any], fact: PlanFact) -> tuple[Any, str | None]:
+    def _subscribed(
+        self, running: Period, data: dict[str, Any], fact: PlanFact
+    ) -> tuple[Any, str | None]:
         if data["plan"] == "free":
             return None, "plan_has_no_cycle"
         if data["zone"] not in ZONES:
@@ -541,20 +711,39 @@ class Oracle:
         anchor: datetime = data["anchor"] or fact.anchor or fact.since
         return replace(fact, anchor=now if now < anchor <= now + AHEAD else anchor), None
 
-    def _opened(self, data: dict[str, Any], who: tuple[str, str], moment: Moment, occurred: datetime) -> PlanFact:
+    def _opened(
+        self, data: dict[str, Any], who: tuple[str, str], moment: Moment, occurred: datetime
+    ) -> PlanFact:
         as_of = min(data["as_of"] or occurred, moment[0])
         anchor = data["anchor"] or as_of
         free_used, used = data["free_used"], data["used"]
         if data["plan"] == "free":
-            return PlanFact(moment, who, "opened", "free", as_of, data["zone"], anchor, max(used, free_used), as_of=as_of)
+            return PlanFact(
+                moment,
+                who,
+                "opened",
+                "free",
+                as_of,
+                data["zone"],
+                anchor,
+                max(used, free_used),
+                as_of=as_of,
+            )
         month = -1200
         while boundary(anchor, data["zone"], month + 1) <= as_of:
             month += 1
         since = boundary(anchor, data["zone"], month)
-        return PlanFact(moment, who, "opened", data["plan"], since, data["zone"], anchor, used, free_used, as_of)
+        return PlanFact(
+            moment, who, "opened", data["plan"], since, data["zone"], anchor, used, free_used, as_of
+        )
 
     def _charge(
-        self, account: Account, data: dict[str, Any], who: tuple[str, str], moment: Moment, occurred: datetime
+        self,
+        account: Account,
+        data: dict[str, Any],
+        who: tuple[str, str],
+        moment: Moment,
+        occurred: datetime,
     ) -> tuple[Any, str | None]:
         wrong = []
         rates = RATES.get(data["feature"])
@@ -564,12 +753,17 @@ class Oracle:
             wrong.append("unknown_model")
         period = self._period_of(account, occurred, moment)
         if period is None:
-            brought = any(fact.as_of is not None and occurred < fact.as_of for fact in account.plan_facts)
+            brought = any(
+                fact.as_of is not None and occurred < fact.as_of for fact in account.plan_facts
+            )
             wrong.append("counted_before_opening" if brought else "period_closed")
         if wrong or rates is None or period is None:
             return None, " or ".join(wrong)
         credits = rates[data["model"]] * math.ceil(data["quantity"])
-        overtaken = any(void.usage == who and void.charge is None and moment[0] - void.moment[0] <= REMEMBERED for void in account.voids)
+        overtaken = any(
+            void.usage == who and void.charge is None and moment[0] - void.moment[0] <= REMEMBERED
+            for void in account.voids
+        )
         return Charge(moment, who, period, data["feature"], Decimal(credits), overtaken), None
 
     def _period_of(self, account: Account, occurred: datetime, moment: Moment) -> int | None:
@@ -578,26 +772,40 @@ class Oracle:
             return None
         if occurred >= periods[-1].start or len(periods) == 1:
             return periods[-1].number
-        if (occurred >= periods[-2].start or len(periods) == 2) and moment[0] - periods[-1].start < CLOSES_AFTER:
+        if (occurred >= periods[-2].start or len(periods) == 2) and moment[0] - periods[
+            -1
+        ].start < CLOSES_AFTER:
             return periods[-2].number
         return None
 
-    def _grant(self, data: dict[str, Any], who: tuple[str, str], moment: Moment) -> tuple[Any, str | None]:
+    def _grant(
+        self, data: dict[str, Any], who: tuple[str, str], moment: Moment
+    ) -> tuple[Any, str | None]:
         if data["expires_at"] is not None and data["expires_at"] <= moment[0]:
             return None, "grant_already_expired"
         return Grant(moment, who, data["credits"], data["expires_at"]), None
 
-    def _void(self, account: Account, data: dict[str, Any], who: tuple[str, str], moment: Moment) -> tuple[Any, str | None]:
+    def _void(
+        self, account: Account, data: dict[str, Any], who: tuple[str, str], moment: Moment
+    ) -> tuple[Any, str | None]:
         usage = (data["source"], data["id"])
-        charges = [c for c in account.charges if c.event == usage and moment[0] - c.moment[0] <= REMEMBERED]
-        waiting = [v for v in account.voids if v.usage == usage and v.charge is None and moment[0] - v.moment[0] <= REMEMBERED]
+        charges = [
+            c for c in account.charges if c.event == usage and moment[0] - c.moment[0] <= REMEMBERED
+        ]
+        waiting = [
+            v
+            for v in account.voids
+            if v.usage == usage and v.charge is None and moment[0] - v.moment[0] <= REMEMBERED
+        ]
         if not charges:
             return (None, "already_voided") if waiting else (Void(moment, who, usage, None), None)
         charge, periods = charges[-1], account.periods(moment)
         if charge.voided_on_arrival or any(void.charge == charge for void in account.voids):
             return None, "already_voided"
         is_current = charge.period == periods[-1].number
-        if is_current or (charge.period == periods[-1].number - 1 and moment[0] - periods[-1].start < CLOSES_AFTER):
+        if is_current or (
+            charge.period == periods[-1].number - 1 and moment[0] - periods[-1].start < CLOSES_AFTER
+        ):
             return Void(moment, who, usage, charge), None
         return None, "period_closed"
 
@@ -611,11 +819,26 @@ class Oracle:
         threshold: str | None = None,
     ) -> None:
         after = account.show(moment)
-        # A change that is reported late can open a period that is over by now: the event speaks of that period.
-        ends = [period.end for period in account.periods(moment) if period.opened == moment] if who else []
-        type_ = "limit.threshold" if threshold else "limit.reached" if after.remaining <= 0 else "limit.cleared"
+        # A change that is reported late can open a period that is over by now: the event speaks of
+        # that period.
+        ends = (
+            [period.end for period in account.periods(moment) if period.opened == moment]
+            if who
+            else []
+        )
+        type_ = (
+            "limit.threshold"
+            if threshold
+            else "limit.reached"
+            if after.remaining <= 0
+            else "limit.cleared"
+        )
         upgrade = None if type_ == "limit.cleared" else self._upgrade(after)
-        action = {"limit.threshold": "prompt_upgrade", "limit.reached": "block", "limit.cleared": None}[type_]
+        action = {
+            "limit.threshold": "prompt_upgrade",
+            "limit.reached": "block",
+            "limit.cleared": None,
+        }[type_]
         self.limit_events.append(
             LimitEvent(
                 account.name, type_, reason, at, after.plan, after.used, after.remaining, after.allotment, threshold, who,
@@ -624,7 +847,10 @@ class Oracle:
         )  # fmt: skip
 
     def _upgrade(self, shown: Shown) -> str | None:
-        """The lowest plan above that leaves something. Who is on Free would subscribe: a fresh cycle, of which nothing is used."""
+        """The lowest plan above that leaves something.
+
+        Who is on Free would subscribe: a fresh cycle, of which nothing is used.
+        """
         for plan in PLANS[PLANS.index(shown.plan) + 1 :]:
             if shown.plan == "free" or ALLOTMENTS[plan] + shown.granted - shown.used > 0:
                 return plan
@@ -636,18 +862,26 @@ class Oracle:
         """What ``account show --at`` is to say: by all that the ledger had decided by then."""
         account = self.accounts.get(name)
         if account is None or not self._has_facts(account, at):
-            return Shown("free", None, None, Decimal(200), Decimal(0), Decimal(0), Decimal(200), False, {})
+            return Shown(
+                "free", None, None, Decimal(200), Decimal(0), Decimal(0), Decimal(200), False, {}
+            )
         return account.show(after_all(at))
 
     def _has_facts(self, account: Account, at: datetime) -> bool:
-        facts: Iterable[Any] = (*account.plan_facts, *account.charges, *account.grants, *account.voids)
+        facts: Iterable[Any] = (
+            *account.plan_facts,
+            *account.charges,
+            *account.grants,
+            *account.voids,
+        )
         return any(fact.moment[0] <= at for fact in facts)
 
     def limit_events_of(self, name: str) -> Iterator[LimitEvent]:
         return (event for event in self.limit_events if event.account == name)
 
 
-# Lines -----------------------------------------------------------------------------------------------------------------------
+# Lines
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def parsed(value: bytes) -> dict[str, Any]:
@@ -655,13 +889,22 @@ def parsed(value: bytes) -> dict[str, Any]:
     try:
         event = json.loads(value, parse_float=_no_float)
         data = event["data"]
-        if event["specversion"] != "1.0" or not all(isinstance(event[name], str) and event[name] for name in ("id", "source", "subject")):
+        if event["specversion"] != "1.0" or not all(
+            isinstance(event[name], str) and event[name] for name in ("id", "source", "subject")
+        ):
             raise Malformed("envelope")
         plain = {**event, "time": _time(event["time"]), "data": dict(data)}
         _READERS[event["type"]](data, plain["data"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Malformed(str(error)) from error
-    plain["content"] = repr((event["type"], sorted((k, str(v)) for k, v in plain["data"].items() if k not in ("hold_id", "dimensions"))))
+    plain["content"] = repr(
+        (
+            event["type"],
+            sorted(
+                (k, str(v)) for k, v in plain["data"].items() if k not in ("hold_id", "dimensions")
+            ),
+        )
+    )
     return plain
 
 
@@ -677,7 +920,11 @@ def _time(text: str) -> datetime:
 
 
 def _amount(value: Any) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not re.fullmatch(r"[0-9]+(\.[0-9]{1,6})?", str(value)):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (str, int))
+        or not re.fullmatch(r"[0-9]+(\.[0-9]{1,6})?", str(value))
+    ):
         raise ValueError(f"no amount: {value!r}")
     return Decimal(str(value))
 

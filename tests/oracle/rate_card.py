@@ -1,4 +1,7 @@
-"""Plans and rates, read off the published text itself, line by line. Ids are the lower-case snake forms of its names."""
+"""Plans and rates, read off the published text itself, line by line.
+
+Ids are the lower-case snake forms of its names.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,25 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-_TEXT = (Path(__file__).parents[1] / "data" / "captions-ai-usage-limits.txt").read_text(encoding="utf-8").splitlines()
+_TEXT = (
+    (Path(__file__).parents[1] / "data" / "captions-ai-usage-limits.txt")
+    .read_text(encoding="utf-8")
+    .splitlines()
+)
 
 PLANS: list[str] = ["free", "pro", "max", "scale", "scale_2x", "scale_4x"]
 """In the order of the table."""
 
-_FEATURE_OF_KIND = {"Image": "genai_image", "Video": "genai_video", "Music": "genai_music", "Sound": "genai_sound"}
+_FEATURE_OF_KIND = {
+    "Image": "genai_image",
+    "Video": "genai_video",
+    "Music": "genai_music",
+    "Sound": "genai_sound",
+}
 
 _PLAIN = (
-    r"(Prompt to Video|AI Twin Creation|AI Edit|AI Creator|AI Ads|AI Skits|Actor re-generation|AI Edit Clip Style Change)"
+    r"(Prompt to Video|AI Twin Creation|AI Edit|AI Creator|AI Ads|AI Skits|Actor re-generation|AI "
+    r"Edit Clip Style Change)"
     r"(\d+) credits?(?: per (?:1 )?second)?"
 )
 
@@ -26,7 +39,9 @@ def _id(name: str) -> str:
 def _allotments() -> dict[str, Decimal]:
     found = {}
     for line in _TEXT:
-        match = re.fullmatch(r"(Free|Pro|Max|Scale(?: [24]x)?)\$(?:0|[0-9]+\.99)(\d+)(?: \(do not refresh\))?", line)
+        match = re.fullmatch(
+            r"(Free|Pro|Max|Scale(?: [24]x)?)\$(?:0|[0-9]+\.99)(\d+)(?: \(do not refresh\))?", line
+        )
         if match:
             found[_id(match[1])] = Decimal(match[2])
     return found
@@ -34,7 +49,9 @@ def _allotments() -> dict[str, Decimal]:
 
 def _rates() -> dict[str, dict[str | None, Decimal]]:
     """Credits by feature and model; under None, those of the feature by itself."""
-    found: dict[str, dict[str | None, Decimal]] = {feature: {} for feature in _FEATURE_OF_KIND.values()}
+    found: dict[str, dict[str | None, Decimal]] = {
+        feature: {} for feature in _FEATURE_OF_KIND.values()
+    }
     for line in _TEXT:
         model = re.fullmatch(r"(.+?)(Image|Video|Music|Sound)(\d+) credits?", line)
         if model and not line.startswith("Prompt to Video"):
@@ -44,7 +61,9 @@ def _rates() -> dict[str, dict[str | None, Decimal]]:
         if plain:
             found[_id(plain[1])] = {None: Decimal(plain[2])}
         if match := re.search(r"(\d+) credits? per (?:user message|action taken)", line):
-            found["chat_message" if "message" in line else "chat_action"] = {None: Decimal(match[1])}
+            found["chat_message" if "message" in line else "chat_action"] = {
+                None: Decimal(match[1])
+            }
     return found
 
 

@@ -1,4 +1,6 @@
-"""The same history through the product's pure core: one partition's book, fed as an owner with a backlog feeds it."""
+"""The same history through the product's pure core: one partition's book, fed as an owner with a
+backlog feeds it.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ from usageledger.ledger.timestamps import milliseconds
 
 @dataclass
 class Decided:
-    """What the product made of a history: its entries, what it decided on each arrival, and each account's states."""
+    """What the product made of a history: its entries, what it decided on each arrival, and each
+    account's states.
+    """
 
     entries: list[LedgerEntry] = field(default_factory=list)
     decisions: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     limit_events: list[dict[str, Any]] = field(default_factory=list)
-    states: dict[str, tuple[list[datetime], list[AccountState | None]]] = field(default_factory=dict)
+    states: dict[str, tuple[list[datetime], list[AccountState | None]]] = field(
+        default_factory=dict
+    )
     catalogs: AdoptedCatalogs = field(default_factory=AdoptedCatalogs)
 
     def add(self, sealed: SealedEntry) -> None:
@@ -50,7 +56,9 @@ class Decided:
 
 
 def decided(arrivals: list[Arrival]) -> Decided:
-    """Decide a history: the two topics merged by timestamp, account events first, what is due by a record's time before it."""
+    """Decide a history: the two topics merged by timestamp, account events first, what is due by a
+    record's time before it.
+    """
     book = PartitionBook(0, 1, Head(ledger="oracle"), AdoptedCatalogs())
     result = Decided()
     for sealed in book.adopt(_catalog_record()):
@@ -58,7 +66,11 @@ def decided(arrivals: list[Arrival]) -> Decided:
     result.catalogs = book.catalogs
     usage, account = _topics(arrivals)
     while usage or account:
-        topic: Topic = "account" if account and (not usage or account[0][1].timestamp_ms <= usage[0][1].timestamp_ms) else "usage"
+        topic: Topic = (
+            "account"
+            if account and (not usage or account[0][1].timestamp_ms <= usage[0][1].timestamp_ms)
+            else "usage"
+        )
         number, record = (account if topic == "account" else usage).pop(0)
         item = book.decode(topic, [record])[0]
         while (due := book.due.next()) is not None and due[0] <= item.appended_at:
@@ -84,5 +96,11 @@ def _topics(arrivals: list[Arrival]) -> tuple[list[tuple[int, Record]], list[tup
 def _catalog_record() -> Record:
     catalog = load_shipped_catalog()
     document = catalog_document(catalog)
-    event = {"specversion": "1.0", "type": "catalog.published", "id": document["version"], "source": "/catalog", "data": document}
+    event = {
+        "specversion": "1.0",
+        "type": "catalog.published",
+        "id": document["version"],
+        "source": "/catalog",
+        "data": document,
+    }
     return Record(0, milliseconds(catalog.effective_from), None, json.dumps(event).encode())

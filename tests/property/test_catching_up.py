@@ -1,4 +1,6 @@
-"""Catching up makes the view that deciding made, wherever it begins, however the log comes in and however often it commits."""
+"""Catching up makes the view that deciding made, wherever it begins, however the log comes in and
+however often it commits.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def _made() -> MadeUpLedger:
 def test_a_view_that_was_caught_up_is_to_the_byte_what_was_decided(
     records_per_read: int, records_per_commit: int, accounts_kept: int, claims: set[int]
 ) -> None:
-    """Also in several goes: to each of some claims among the entries, by a worker that went no further."""
+    """Also in several goes: to each of some claims among the entries, by a worker that went no
+    further.
+    """
     made, view = _made(), MemoryView()
     with (
         patch.object(memory, "READ_CHUNK_RECORDS", records_per_read),
@@ -54,34 +58,62 @@ def test_a_view_that_was_caught_up_is_to_the_byte_what_was_decided(
         book = asyncio.run(_caught_up(made, view, made.claims[-1]))
     live = made.book
     assert book.head == replace(live.head, decide=book.head.decide, tzdata=book.head.tzdata)
-    assert view.stored_accounts == {account: encode(state) for account, state in live.accounts.items() if state is not None}
+    assert view.stored_accounts == {
+        account: encode(state) for account, state in live.accounts.items() if state is not None
+    }
     assert view.due_ms == {account: milliseconds(at) for account, at in live.due.all().items()}
     assert book.due.all() == live.due.all()
-    assert [catalog.version for catalog in book.catalogs] == [catalog.version for catalog in live.catalogs]
+    assert [catalog.version for catalog in book.catalogs] == [
+        catalog.version for catalog in live.catalogs
+    ]
     since = window_of(live.head.clock) - 1
-    remembered = {key: encode(known) for key, known in live.identities.items() if known and window_of(known.first_appended_at) >= since}
-    assert {key: blob for window in view.identities.values() for key, blob in window.items()} == remembered
+    remembered = {
+        key: encode(known)
+        for key, known in live.identities.items()
+        if known and window_of(known.first_appended_at) >= since
+    }
+    assert {
+        key: blob for window in view.identities.values() for key, blob in window.items()
+    } == remembered
 
 
 @given(st.lists(st.integers(0, ENTRIES), max_size=5))
 def test_a_run_of_entries_folds_to_what_they_fold_to_one_by_one(cuts: list[int]) -> None:
-    entries = [sealed for record in _made().log.records if (sealed := entry_at(record.offset, record.value)) is not None]
-    whole, single = (PartitionBook(0, 1, Head(ledger=LEDGER_ID), _made().book.catalogs) for _ in range(2))
+    entries = [
+        sealed
+        for record in _made().log.records
+        if (sealed := entry_at(record.offset, record.value)) is not None
+    ]
+    whole, single = (
+        PartitionBook(0, 1, Head(ledger=LEDGER_ID), _made().book.catalogs) for _ in range(2)
+    )
     places = [0, *sorted(cuts), len(entries)]
     for begin, end in pairwise(places):
         whole.fold(entries[begin:end])
     for sealed in entries:
         single.fold([sealed])
-    assert (whole.head, whole.accounts, whole.identities) == (single.head, single.accounts, single.identities)
+    assert (whole.head, whole.accounts, whole.identities) == (
+        single.head,
+        single.accounts,
+        single.identities,
+    )
     assert whole.due.all() == single.due.all()
     ours, theirs = whole.take_changes(), single.take_changes()
-    assert (ours.accounts, ours.identities, ours.settled_holds) == (theirs.accounts, theirs.identities, theirs.settled_holds)
+    assert (ours.accounts, ours.identities, ours.settled_holds) == (
+        theirs.accounts,
+        theirs.identities,
+        theirs.settled_holds,
+    )
 
 
 async def _caught_up(made: MadeUpLedger, view: MemoryView, claimed_at: int) -> PartitionBook:
     """Catch a view up to a claim of the log, as though it were the worker's own."""
     claim = claim_of(0, LEDGER_ID, "worker")
-    book = PartitionBook(0, 1, Head(ledger=LEDGER_ID, decide=claim.decide, tzdata=claim.tzdata), AdoptedCatalogs())
+    book = PartitionBook(
+        0, 1, Head(ledger=LEDGER_ID, decide=claim.decide, tzdata=claim.tzdata), AdoptedCatalogs()
+    )
     ledger = MemoryLedgerPartition(made.log)
-    await catching_up.catch_up(book, ledger=ledger, view=view, catalogs=made.catalogs, claimed_at=claimed_at)
+    await catching_up.catch_up(
+        book, ledger=ledger, view=view, catalogs=made.catalogs, claimed_at=claimed_at
+    )
     return book

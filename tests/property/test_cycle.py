@@ -1,4 +1,6 @@
-"""Periods tile time, whatever the anchor, the zone and the month; and no boundary drifts from the anchor's local day and time."""
+"""Periods tile time, whatever the anchor, the zone and the month; and no boundary drifts from the
+anchor's local day and time.
+"""
 
 from __future__ import annotations
 
@@ -50,25 +52,36 @@ def transitions(time_zone: str, first_year: int, last_year: int) -> list[datetim
 
 
 TRANSITIONS = [(name, at) for name in ZONES for at in transitions(name, 2005, 2030)]
-near_transitions = st.tuples(st.sampled_from(TRANSITIONS), st.timedeltas(timedelta(hours=-25), timedelta(hours=25)), month_counts)
+near_transitions = st.tuples(
+    st.sampled_from(TRANSITIONS),
+    st.timedeltas(timedelta(hours=-25), timedelta(hours=25)),
+    month_counts,
+)
 
 
 def expected_local(anchor: datetime, tz: ZoneInfo, months: int) -> datetime:
-    """The anchor's local day and time, months on, as the calendar on the wall has it: no zone, and perhaps a time that never was."""
+    """The anchor's local day and time, months on, as the calendar on the wall has it: no zone, and
+    perhaps a time that never was.
+    """
     local = anchor.astimezone(tz).replace(tzinfo=None)
     first = local.year * 12 + local.month - 1 + months
     year, month = first // 12, first % 12 + 1
-    return datetime.combine(local.replace(year=year, month=month, day=1).date(), local.time()) + timedelta(
-        days=min(local.day, monthrange(year, month)[1]) - 1
-    )
+    return datetime.combine(
+        local.replace(year=year, month=month, day=1).date(), local.time()
+    ) + timedelta(days=min(local.day, monthrange(year, month)[1]) - 1)
 
 
 def instants_reading(wall: datetime, tz: ZoneInfo) -> list[datetime]:
-    """Every instant at which clocks there read ``wall``: none in a gap, two in an overlap. Tries all offsets that zone has nearby."""
+    """Every instant at which clocks there read ``wall``: none in a gap, two in an overlap.
+
+    Tries all offsets that zone has nearby.
+    """
     nearby = [wall.replace(tzinfo=UTC) + timedelta(hours=hours) for hours in range(-50, 51)]
     offsets = {moment.astimezone(tz).utcoffset() or timedelta(0) for moment in nearby}
     candidates = {wall.replace(tzinfo=UTC) - offset for offset in offsets}
-    return sorted(moment for moment in candidates if moment.astimezone(tz).replace(tzinfo=None) == wall)
+    return sorted(
+        moment for moment in candidates if moment.astimezone(tz).replace(tzinfo=None) == wall
+    )
 
 
 def check_boundary(anchor: datetime, time_zone: str, months: int) -> None:
@@ -80,19 +93,29 @@ def check_boundary(anchor: datetime, time_zone: str, months: int) -> None:
     elif instants := instants_reading(wall, tz):
         assert found == instants[0], "of a local time that is there twice, the first"
     else:
-        # Moved on by the gap: as far after the clocks' change as the time that never was is after the change's own local time.
+        # Moved on by the gap: as far after the clocks' change as the time that never was is after
+        # the change's own local time.
         moved = found.astimezone(tz).replace(tzinfo=None) - wall
         assert timedelta(0) < moved <= timedelta(hours=24)
         before = (found - moved).astimezone(tz).utcoffset()
-        assert before is not None and (found.astimezone(tz).utcoffset() or timedelta(0)) - before == moved
+        assert (
+            before is not None
+            and (found.astimezone(tz).utcoffset() or timedelta(0)) - before == moved
+        )
 
 
 @pytest.mark.peer_defect("Twenty, Autumn, dust")
 @pytest.mark.parametrize("time_zone", ZONES)
 @pytest.mark.parametrize("day", [28, 29, 30, 31])
-def test_for_every_anchor_day_at_a_months_end_60_months_tile_time_without_drift(time_zone: str, day: int) -> None:
-    """Anchors in each month of 2011 that has the day (Apia skipped one that December), at midnight, in a gap's hour, at the day's end."""
-    for month, clock in ((m, c) for m in range(1, 13) for c in ((0, 0, 0, 0), (2, 15, 0, 0), (23, 59, 59, 999_999))):
+def test_for_every_anchor_day_at_a_months_end_60_months_tile_time_without_drift(
+    time_zone: str, day: int
+) -> None:
+    """Anchors in each month of 2011 that has the day (Apia skipped one that December), at midnight,
+    in a gap's hour, at the day's end.
+    """
+    for month, clock in (
+        (m, c) for m in range(1, 13) for c in ((0, 0, 0, 0), (2, 15, 0, 0), (23, 59, 59, 999_999))
+    ):
         if day > monthrange(2011, month)[1]:
             continue
         anchor = datetime(2011, month, day, *clock, tzinfo=zone(time_zone)).astimezone(UTC)
@@ -104,14 +127,22 @@ def test_for_every_anchor_day_at_a_months_end_60_months_tile_time_without_drift(
             assert period_containing(anchor, time_zone, end - MICROSECOND) == (start, end)
             local = start.astimezone(zone(time_zone))
             if local.time() == wall.time():
-                is_skipped = time_zone == "Pacific/Apia" and (local.year, local.month, local.day) == (2011, 12, 31)
-                assert is_skipped or local.day == min(wall.day, monthrange(local.year, local.month)[1]), months
+                is_skipped = time_zone == "Pacific/Apia" and (
+                    local.year,
+                    local.month,
+                    local.day,
+                ) == (2011, 12, 31)
+                assert is_skipped or local.day == min(
+                    wall.day, monthrange(local.year, local.month)[1]
+                ), months
 
 
 @given(moments, zones, month_counts)
 @example(datetime(2011, 11, 30, 20, tzinfo=UTC), "Pacific/Apia", 1)
 @example(datetime(2009, 10, 1, 2, 30, 30, tzinfo=UTC), "America/St_Johns", 1)
-def test_a_boundary_reads_as_the_anchor_does_or_is_the_gap_later(anchor: datetime, time_zone: str, months: int) -> None:
+def test_a_boundary_reads_as_the_anchor_does_or_is_the_gap_later(
+    anchor: datetime, time_zone: str, months: int
+) -> None:
     check_boundary(anchor, time_zone, months)
 
 
@@ -126,7 +157,9 @@ def test_a_boundary_near_a_change_of_the_clocks_follows_the_same_rules(
 
 
 @given(moments, zones, month_counts)
-def test_boundaries_ascend_by_a_months_length(anchor: datetime, time_zone: str, months: int) -> None:
+def test_boundaries_ascend_by_a_months_length(
+    anchor: datetime, time_zone: str, months: int
+) -> None:
     length = boundary(anchor, time_zone, months + 1) - boundary(anchor, time_zone, months)
     assert timedelta(days=26) < length < timedelta(days=33)
 
@@ -142,13 +175,18 @@ def check_tiling(anchor: datetime, time_zone: str, at: datetime) -> None:
 
 
 @given(moments, zones, moments)
-def test_every_time_lies_in_exactly_one_period(anchor: datetime, time_zone: str, at: datetime) -> None:
+def test_every_time_lies_in_exactly_one_period(
+    anchor: datetime, time_zone: str, at: datetime
+) -> None:
     check_tiling(anchor, time_zone, at)
 
 
 @pytest.mark.peer_defect("Twenty, Autumn, dust")
 @given(near_transitions, st.timedeltas(timedelta(hours=-25), timedelta(hours=25)))
-@example((("America/St_Johns", datetime(2009, 11, 1, 2, 31, tzinfo=UTC)), timedelta(seconds=-30), 1), timedelta(minutes=14))
+@example(
+    (("America/St_Johns", datetime(2009, 11, 1, 2, 31, tzinfo=UTC)), timedelta(seconds=-30), 1),
+    timedelta(minutes=14),
+)
 def test_every_time_near_a_change_of_the_clocks_lies_in_exactly_one_period(
     near: tuple[tuple[str, datetime], timedelta, int], later: timedelta
 ) -> None:
@@ -157,7 +195,9 @@ def test_every_time_near_a_change_of_the_clocks_lies_in_exactly_one_period(
 
 
 @given(moments, zones, st.integers(0, 120))
-def test_going_from_boundary_to_boundary_comes_to_the_same_as_going_at_once(anchor: datetime, time_zone: str, months: int) -> None:
+def test_going_from_boundary_to_boundary_comes_to_the_same_as_going_at_once(
+    anchor: datetime, time_zone: str, months: int
+) -> None:
     """A renewal knows the anchor and the last boundary only: it must not drift from month to month."""
     at = anchor
     for _ in range(months):

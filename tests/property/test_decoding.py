@@ -1,4 +1,6 @@
-"""Nothing raises on bad input, whatever the bytes, and the same bytes are decoded to the same result."""
+"""Nothing raises on bad input, whatever the bytes, and the same bytes are decoded to the same
+result.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,34 @@ from usageledger.ledger.decoding import Malformed, decode_account, decode_catalo
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 
-HEADER = {"specversion": "1.0", "id": "g", "source": "/s", "subject": "a", "time": "2026-11-22T10:15:30Z"}
+HEADER = {
+    "specversion": "1.0",
+    "id": "g",
+    "source": "/s",
+    "subject": "a",
+    "time": "2026-11-22T10:15:30Z",
+}
 DATA: dict[str, dict[str, Any]] = {
-    "usage.recorded": {"feature": "genai_video", "model": "veo_3", "quantity": "1", "hold_id": "h", "dimensions": {"worker": "w"}},
-    "account.opened": {"plan": "pro", "anchor": "2026-01-31T10:00:00Z", "time_zone": "UTC", "used": "1", "free_used": 2, "as_of": None},
-    "account.subscribed": {"plan": "pro", "time_zone": "Europe/Berlin", "anchor": "2026-01-31T10:00:00Z"},
+    "usage.recorded": {
+        "feature": "genai_video",
+        "model": "veo_3",
+        "quantity": "1",
+        "hold_id": "h",
+        "dimensions": {"worker": "w"},
+    },
+    "account.opened": {
+        "plan": "pro",
+        "anchor": "2026-01-31T10:00:00Z",
+        "time_zone": "UTC",
+        "used": "1",
+        "free_used": 2,
+        "as_of": None,
+    },
+    "account.subscribed": {
+        "plan": "pro",
+        "time_zone": "Europe/Berlin",
+        "anchor": "2026-01-31T10:00:00Z",
+    },
     "account.plan_changed": {"plan": "max"},
     "account.cancelled": {"effective": "now"},
     "account.suspended": {"reason": "fraud", "note": "a stolen card"},
@@ -38,10 +63,26 @@ scalars = st.one_of(
     st.integers(-(10**30), 10**30),
     st.floats(),
     st.text(max_size=20),
-    st.sampled_from(["", " ", "9" * 400, "-1", "1e9", "0.0000001", "\ud800", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"]),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "9" * 400,
+            "-1",
+            "1e9",
+            "0.0000001",
+            "\ud800",
+            "9999-12-31T23:59:59-23:59",
+            "0001-01-01T00:00:00+23:59",
+        ]
+    ),
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
 )
 timestamps = st.integers(-1, 5_000_000_000_000) | st.integers(-(2**63), 2**63 - 1)
 
@@ -52,7 +93,11 @@ def mutated_events(draw: st.DrawFn) -> bytes:
     type_ = draw(st.sampled_from(sorted(DATA)))
     event: dict[str, Any] = {**HEADER, "type": type_, "data": dict(DATA[type_])}
     for _ in range(draw(st.integers(0, 3))):
-        fields = draw(st.sampled_from([event, event["data"]])) if isinstance(event.get("data"), dict) else event
+        fields = (
+            draw(st.sampled_from([event, event["data"]]))
+            if isinstance(event.get("data"), dict)
+            else event
+        )
         if not fields:
             continue
         name = draw(st.sampled_from(sorted(fields)))
@@ -71,7 +116,11 @@ def _all_decoded(value: bytes, key: bytes | None) -> list[object]:
     return [decode_usage(record, 0, 1), decode_account(record, 0, 1), decode_catalog(record)]
 
 
-@given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")), keys)
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    keys,
+)
 def test_arbitrary_bytes_are_decoded_or_refused(value: bytes, key: bytes | None) -> None:
     for decoded in _all_decoded(value, key):
         assert isinstance(decoded, (Malformed, Event, Catalog))
@@ -79,7 +128,9 @@ def test_arbitrary_bytes_are_decoded_or_refused(value: bytes, key: bytes | None)
 
 @settings(max_examples=400)
 @given(mutated_events(), keys)
-def test_what_was_an_event_is_decoded_or_refused_the_same_way_each_time(value: bytes, key: bytes | None) -> None:
+def test_what_was_an_event_is_decoded_or_refused_the_same_way_each_time(
+    value: bytes, key: bytes | None
+) -> None:
     decoded = _all_decoded(value, key)
     assert decoded == _all_decoded(value, key)
     for result in decoded:
@@ -90,21 +141,31 @@ def test_what_was_an_event_is_decoded_or_refused_the_same_way_each_time(value: b
 
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(mutated_events(), st.just(b"a") | keys, timestamps), max_size=4), st.sampled_from(["usage", "account"]))
-def test_a_partition_decides_whatever_lies_in_it(records: list[tuple[bytes, bytes | None, int]], topic: Any) -> None:
+@given(
+    st.lists(st.tuples(mutated_events(), st.just(b"a") | keys, timestamps), max_size=4),
+    st.sampled_from(["usage", "account"]),
+)
+def test_a_partition_decides_whatever_lies_in_it(
+    records: list[tuple[bytes, bytes | None, int]], topic: Any
+) -> None:
     """Each input has an entry for itself, and the ledger's time never falls."""
     book = PartitionBook(0, 1, Head(ledger="ledger"), SHIPPED)
     for offset, (value, key, timestamp_ms) in enumerate(records):
         before = book.head.clock
         (item,) = book.decode(topic, [Record(offset, timestamp_ms, key, value)])
         entries = [sealed.entry for sealed in book.decide_input(item)]
-        assert entries and all(entry.input is not None and entry.input.offset == offset for entry in entries)
+        assert entries and all(
+            entry.input is not None and entry.input.offset == offset for entry in entries
+        )
         assert before <= book.head.clock == entries[-1].appended_at
 
 
 @given(st.text(max_size=12))
 def test_the_short_cut_through_names_accepts_what_the_rules_accept(name: str) -> None:
-    whole = not any(ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF for character in name)
+    whole = not any(
+        ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF
+        for character in name
+    )
     accepted = whole and name != "" and not name[0].isspace() and not name[-1].isspace()
     try:
         assert check_name("id", name) == name and accepted

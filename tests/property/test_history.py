@@ -1,4 +1,6 @@
-"""The history is a fold like the counters: whatever came, and in whatever batches it was folded, the two agree."""
+"""The history is a fold like the counters: whatever came, and in whatever batches it was folded,
+the two agree.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class HistoryLife(PartitionLife):
         found = content(database)
         assert content(folded(records, self.sizes)) == found, "other batches make the same rows"
         states = self._states()
-        assert {str(row[0]): row[1] for row in found["accounts"]} == {name: encode(state) for name, state in states.items()}
+        assert {str(row[0]): row[1] for row in found["accounts"]} == {
+            name: encode(state) for name, state in states.items()
+        }
         periods = {(str(row[0]), int(str(row[1]))): row for row in found["periods"]}
         for account, state in states.items():
             shown = [(state.period, state.granted)]
@@ -41,11 +45,16 @@ class HistoryLife(PartitionLife):
             for period, granted in shown:
                 assert periods[account, period.number][2:9] == _row(period, granted)
         self._daily_use_sums_to_the_periods(found["daily_use"], periods)
-        refused = {(item.partition, item.offset): item.is_resolved for item in refused_inputs(self.live.entries)}
+        refused = {
+            (item.partition, item.offset): item.is_resolved
+            for item in refused_inputs(self.live.entries)
+        }
         assert {(0, int(str(row[0]))): bool(row[-1]) for row in found["refusals"]} == refused
 
     def _daily_use_sums_to_the_periods(
-        self, daily_use: list[tuple[object, ...]], periods: dict[tuple[str, int], tuple[object, ...]]
+        self,
+        daily_use: list[tuple[object, ...]],
+        periods: dict[tuple[str, int], tuple[object, ...]],
     ) -> None:
         by_feature: dict[tuple[str, int], dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for account, number, _, feature, _, uses, units, millionths, credits in daily_use:
@@ -62,7 +71,15 @@ class HistoryLife(PartitionLife):
 def _row(period: Period, granted: int) -> tuple[object, ...]:
     end = None if period.end is None else microseconds(period.end)
     by_feature = json.dumps(period.by_feature, separators=(",", ":"))
-    return (microseconds(period.start), end, period.plan, period.allotment, granted, period.used, by_feature)
+    return (
+        microseconds(period.start),
+        end,
+        period.plan,
+        period.allotment,
+        granted,
+        period.used,
+        by_feature,
+    )
 
 
 HistoryLife.TestCase.settings = settings(stateful_step_count=40, max_examples=40)

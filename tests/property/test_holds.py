@@ -1,4 +1,6 @@
-"""Whatever is held, released, settled or left to run out, in whatever order: the sum is what is open, and never more than remained."""
+"""Whatever is held, released, settled or left to run out, in whatever order: the sum is what is
+open, and never more than remained.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ _steps = st.builds(
 
 
 @given(st.lists(_steps, max_size=40), st.integers(-10, 120))
-def test_the_sum_is_what_is_open_and_never_more_than_remained(steps: list[Step], remaining: int) -> None:
+def test_the_sum_is_what_is_open_and_never_more_than_remained(
+    steps: list[Step], remaining: int
+) -> None:
     now_ms = [1_000_000]
     view = MemoryView(now_ms=lambda: now_ms[0])
     open_ = Model()
@@ -41,7 +45,14 @@ def test_the_sum_is_what_is_open_and_never_more_than_remained(steps: list[Step],
         before = view.ask(ReadAccount("ann")).held
         if step.what == "hold":
             asked = PlaceHold(
-                account="ann", seen=None, remaining=remaining, id=step.id, credits=step.amount, life_ms=50, content=step.content, open_max=3
+                account="ann",
+                seen=None,
+                remaining=remaining,
+                id=step.id,
+                credits=step.amount,
+                life_ms=50,
+                content=step.content,
+                open_max=3,
             )
             held = view.ask(asked)
             if open_.place(step, now_ms[0], remaining):
@@ -99,4 +110,7 @@ class Model:
 async def settle(view: MemoryView, id: str) -> None:
     head = await view.head()
     position = Position(0 if head is None else head.position.next_offset + 1, "h")
-    await view.commit(None if head is None else head.position, ViewChange(head=b"h", position=position, settled_holds=[("ann", id)]))
+    await view.commit(
+        None if head is None else head.position,
+        ViewChange(head=b"h", position=position, settled_holds=[("ann", id)]),
+    )

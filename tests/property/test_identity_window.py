@@ -1,4 +1,6 @@
-"""An exact duplicate, however late and whatever the worker's clock, is never charged twice, though the view forgets."""
+"""An exact duplicate, however late and whatever the worker's clock, is never charged twice, though
+the view forgets.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ LIFE_MS = IDENTITY_LIFE // MS
 
 starts = st.integers(0, 80 * 24 * 3600 * 1000)
 boundaries = st.integers(-2, 2).map(lambda near: LIFE_MS + near)
-delays = st.lists(st.one_of(boundaries, st.integers(0, 2 * LIFE_MS), st.integers(0, 60_000)), min_size=1, max_size=8)
+delays = st.lists(
+    st.one_of(boundaries, st.integers(0, 2 * LIFE_MS), st.integers(0, 60_000)),
+    min_size=1,
+    max_size=8,
+)
 skews = st.one_of(
     st.sampled_from([-300_001, -300_000, -299_999, 0, 299_999, 300_000, 300_001]),
     st.integers(-36 * 24 * 3600 * 1000, 400_000),
@@ -28,7 +34,9 @@ skews = st.one_of(
 
 
 class ForgetfulView:
-    """A partition whose identities are kept in windows, of which the two newest are: as the Redis view keeps them."""
+    """A partition whose identities are kept in windows, of which the two newest are: as the Redis
+    view keeps them.
+    """
 
     def __init__(self) -> None:
         self.book = PartitionBook(0, 1, Head(ledger="ledger"), SHIPPED)
@@ -42,23 +50,36 @@ class ForgetfulView:
         self.offset += 1
         for window, identity in self.book.used_by([item])[1]:
             kept = (self.windows.get(number, {}).get(identity) for number in (window, window - 1))
-            self.book.identities[identity] = next((record for record in kept if record is not None), None)
+            self.book.identities[identity] = next(
+                (record for record in kept if record is not None), None
+            )
         entry = self.book.decide_input(item)[-1].entry
         for identity, record in self.book.take_changes().identities.items():
             self.windows.setdefault(window_of(record.first_appended_at), {})[identity] = record
-        for window in [number for number in self.windows if number < window_of(self.book.head.clock) - 1]:
+        for window in [
+            number for number in self.windows if number < window_of(self.book.head.clock) - 1
+        ]:
             del self.windows[window]
         return entry.kind
 
 
 def _use(occurred_at: datetime, quantity: int = 1) -> UsageRecorded:
-    return UsageRecorded(account="a", source="/s", id="g", occurred_at=occurred_at, feature="chat_action", quantity=Decimal(quantity))
+    return UsageRecorded(
+        account="a",
+        source="/s",
+        id="g",
+        occurred_at=occurred_at,
+        feature="chat_action",
+        quantity=Decimal(quantity),
+    )
 
 
 @given(start=starts, skew=skews, delays=delays)
 @example(start=0, skew=300_000, delays=[0, LIFE_MS])
 @example(start=0, skew=300_000, delays=[0, LIFE_MS + 1])
-def test_an_exact_duplicate_is_never_charged_twice(start: int, skew: int, delays: list[int]) -> None:
+def test_an_exact_duplicate_is_never_charged_twice(
+    start: int, skew: int, delays: list[int]
+) -> None:
     """``skew`` is how far the worker's clock was ahead of Kafka's when the event first came."""
     view = ForgetfulView()
     first = START + start * MS
@@ -69,8 +90,15 @@ def test_an_exact_duplicate_is_never_charged_twice(start: int, skew: int, delays
     assert (0 if state is None else state.period.used) == kinds.count("usage") * 1_000_000
 
 
-@given(start=starts, times=st.lists(st.tuples(st.integers(0, LIFE_MS), st.integers(-3_600_000, 300_000)), min_size=1, max_size=8))
-def test_a_retry_dated_otherwise_is_charged_once_while_the_identity_counts(start: int, times: list[tuple[int, int]]) -> None:
+@given(
+    start=starts,
+    times=st.lists(
+        st.tuples(st.integers(0, LIFE_MS), st.integers(-3_600_000, 300_000)), min_size=1, max_size=8
+    ),
+)
+def test_a_retry_dated_otherwise_is_charged_once_while_the_identity_counts(
+    start: int, times: list[tuple[int, int]]
+) -> None:
     view = ForgetfulView()
     delays = sorted(times)
     first = START + start * MS + delays[0][0] * MS

@@ -19,24 +19,50 @@ from usageledger.domain.events import AccountSubscribed, UsageRecorded
 from usageledger.domain.rating import rate_usage
 
 TENTH = Rate(credits=100_000, unit="token")
-starts = st.integers(0, 4 * 365 * 24 * 3600 * 1000).map(lambda ms: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms))
-zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "America/St_Johns", "Australia/Lord_Howe", "Pacific/Apia"])
+starts = st.integers(0, 4 * 365 * 24 * 3600 * 1000).map(
+    lambda ms: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+)
+zones = st.sampled_from(
+    [
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        "America/St_Johns",
+        "Australia/Lord_Howe",
+        "Pacific/Apia",
+    ]
+)
 
 
 def _use(number: int, at: datetime, quantity: Decimal) -> UsageRecorded:
-    return UsageRecorded(account="a", source="/s", id=str(number), occurred_at=at, feature="chat_action", quantity=quantity)
+    return UsageRecorded(
+        account="a",
+        source="/s",
+        id=str(number),
+        occurred_at=at,
+        feature="chat_action",
+        quantity=quantity,
+    )
 
 
 @pytest.mark.peer_defect("FluxMeter: float balances")
 def test_a_million_uses_of_a_tenth_of_a_credit_are_a_hundred_thousand_credits() -> None:
-    assert sum(rate_usage(TENTH, quantity) for quantity in [Decimal(1)] * 1_000_000) == 100_000 * 1_000_000
+    assert (
+        sum(rate_usage(TENTH, quantity) for quantity in [Decimal(1)] * 1_000_000)
+        == 100_000 * 1_000_000
+    )
 
 
 @pytest.mark.peer_defect("FluxMeter: float balances")
 def test_what_an_account_used_is_the_exact_sum_of_its_uses() -> None:
-    """10,000 uses of a tenth of a credit through the ledger: 1,000 credits, where doubles would say 1000.0000000001588."""
+    """10,000 uses of a tenth of a credit through the ledger: 1,000 credits, where doubles would say
+    1000.0000000001588.
+    """
     (catalog,) = SHIPPED
-    features = tuple(replace(feature, rate=TENTH) if feature.id == "chat_action" else feature for feature in catalog.features)
+    features = tuple(
+        replace(feature, rate=TENTH) if feature.id == "chat_action" else feature
+        for feature in catalog.features
+    )
     partition = Partition(AdoptedCatalogs((replace(catalog, features=features),)))
     for number in range(10_000):
         partition.decide(_use(number, partition.now, Decimal(1)))
@@ -54,16 +80,24 @@ def test_what_remains_is_what_there_was_less_every_charge(quantities: list[Decim
 
 @settings(max_examples=50)
 @given(start=starts, zone=zones, gaps=st.lists(st.integers(0, 100), min_size=1, max_size=30))
-def test_an_accounts_periods_tile_its_time_at_the_boundaries_of_its_cycle(start: datetime, zone: str, gaps: list[int]) -> None:
+def test_an_accounts_periods_tile_its_time_at_the_boundaries_of_its_cycle(
+    start: datetime, zone: str, gaps: list[int]
+) -> None:
     partition = Partition()
     header = {"account": "a", "source": "/crm", "id": "s", "occurred_at": start}
     partition.decide(AccountSubscribed(**header, plan="pro", time_zone=zone), at=start)  # type: ignore[arg-type]
     for number, days in enumerate(gaps):
         partition.now += timedelta(days=days)
         partition.decide(_use(number, partition.now, Decimal(1)))
-    opened = [s.entry.plan_change.opens for s in partition.entries if s.entry.plan_change is not None and s.entry.plan_change.opens]
+    opened = [
+        s.entry.plan_change.opens
+        for s in partition.entries
+        if s.entry.plan_change is not None and s.entry.plan_change.opens
+    ]
     periods = opened[1:]  # after the Free that the subscription ended at once
     assert [period.number for period in periods] == list(range(1, len(periods) + 1))
-    assert [period.start for period in periods] == [boundary(start, zone, months) for months in range(len(periods))]
+    assert [period.start for period in periods] == [
+        boundary(start, zone, months) for months in range(len(periods))
+    ]
     assert all(ended.end == following.start for ended, following in pairwise(periods))
     assert periods[-1].holds(partition.now)

@@ -1,4 +1,6 @@
-"""Whole histories, decided by the product's core and by a naive oracle that recomputes everything from the texts: they say the same."""
+"""Whole histories, decided by the product's core and by a naive oracle that recomputes everything
+from the texts: they say the same.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,29 @@ from tests.oracle.through_the_core import Decided, decided
 
 
 def differences(history: History, oracle: Oracle, product: Decided) -> list[str]:
-    """What the two say differently of inputs, of balances at each moment that matters and just before it, and of limit events."""
+    """What the two say differently of inputs, of balances at each moment that matters and just
+    before it, and of limit events.
+    """
     found = list(differing_outcomes(oracle, product.decisions))
     for name in history.names:
         for at in _moments(history.moments[name]):
             shown = msgspec.to_builtins(product.show(name, at), builtin_types=(datetime,))
-            found += [f"{name} at {at}: {difference}" for difference in differing_balance(oracle.show(name, at), shown)]
+            found += [
+                f"{name} at {at}: {difference}"
+                for difference in differing_balance(oracle.show(name, at), shown)
+            ]
         events: list[Any] = [event for event in product.limit_events if event["subject"] == name]
-        found += [f"{name}: {difference}" for difference in differing_limit_events(list(oracle.limit_events_of(name)), events)]
+        found += [
+            f"{name}: {difference}"
+            for difference in differing_limit_events(list(oracle.limit_events_of(name)), events)
+        ]
     return found
 
 
 @pytest.mark.parametrize("dated_by_log", [False, True], ids=["import", "live"])
-def test_the_ledger_decides_a_history_of_fourteen_months_as_the_oracle_does(rng: random.Random, dated_by_log: bool) -> None:
+def test_the_ledger_decides_a_history_of_fourteen_months_as_the_oracle_does(
+    rng: random.Random, dated_by_log: bool
+) -> None:
     seed = rng.randrange(1_000_000)
     print(f"history of seed {seed}, dated by the log: {dated_by_log}")
     history = generate(seed, accounts=24, events=40, dated_by_log=dated_by_log)
@@ -39,7 +51,9 @@ def test_the_ledger_decides_a_history_of_fourteen_months_as_the_oracle_does(rng:
 
 
 def test_a_history_has_everything_that_is_awkward() -> None:
-    """So that agreement means something: every reason, every rate, every kind of limit event is met."""
+    """So that agreement means something: every reason, every rate, every kind of limit event is
+    met.
+    """
     made = [decided(generate(seed, dated_by_log=True).arrivals) for seed in (1, 2, 3)]
     entries = [entry for product in made for entry in product.entries]
     assert {entry.reason for entry in entries if entry.kind == "refusal"} >= {
@@ -66,13 +80,26 @@ def test_a_history_has_everything_that_is_awkward() -> None:
         (feature, model) for feature, models in RATES.items() for model in models
     }
     kinds = Counter(entry.kind for entry in entries)
-    assert min(kinds[kind] for kind in ("duplicate", "void", "grant", "grant_expired", "renewal", "plan_change")) >= 20
+    assert (
+        min(
+            kinds[kind]
+            for kind in ("duplicate", "void", "grant", "grant_expired", "renewal", "plan_change")
+        )
+        >= 20
+    )
     assert any(entry.voids is not None and entry.voids.awaits_usage for entry in entries)
     assert any(entry.is_void_on_arrival for entry in entries)
     assert any(entry.kind == "void" and entry.is_late for entry in entries)
     assert any(entry.kind == "usage" and entry.is_late for entry in entries)
-    assert any(entry.grant is not None and 0 < entry.grant.settled < entry.grant.credits for entry in entries)
-    assert {(event["type"], event["data"]["reason"]) for product in made for event in product.limit_events} >= {
+    assert any(
+        entry.grant is not None and 0 < entry.grant.settled < entry.grant.credits
+        for entry in entries
+    )
+    assert {
+        (event["type"], event["data"]["reason"])
+        for product in made
+        for event in product.limit_events
+    } >= {
         ("limit.threshold", "usage"),
         ("limit.reached", "usage"),
         ("limit.reached", "grant_expired"),
@@ -88,7 +115,11 @@ def test_a_history_has_everything_that_is_awkward() -> None:
 def test_the_oracle_notices_one_use_that_was_counted_otherwise() -> None:
     history = generate(5, accounts=4, events=20)
     altered = list(history.arrivals)
-    videos = (item for item in enumerate(altered) if b'"prompt_to_video"' in item[1].value and b'"12.5"' in item[1].value)
+    videos = (
+        item
+        for item in enumerate(altered)
+        if b'"prompt_to_video"' in item[1].value and b'"12.5"' in item[1].value
+    )
     place, use = next(videos)
     altered[place] = Arrival(use.value.replace(b'"12.5"', b'"12.0"'), use.timestamp_ms)
     assert differences(history, Oracle(history.arrivals), decided(altered))

@@ -1,4 +1,6 @@
-"""No sequence of plan changes yields more credits than were paid for, and none less: a farmer against a billing system of its own."""
+"""No sequence of plan changes yields more credits than were paid for, and none less: a farmer
+against a billing system of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.notation import SHIPPED, Partition
 from usageledger.domain.account import AccountState
-from usageledger.domain.events import AccountCancelled, AccountSubscribed, AnyEvent, EffectiveWhen, PlanChanged, UsageRecorded
+from usageledger.domain.events import (
+    AccountCancelled,
+    AccountSubscribed,
+    AnyEvent,
+    EffectiveWhen,
+    PlanChanged,
+    UsageRecorded,
+)
 from usageledger.domain.renewal import state_at
 
 CREDIT = 1_000_000
@@ -24,7 +33,9 @@ FREE_ONCE = 200
 
 
 class Billing:
-    """What the account pays for, reckoned apart from the ledger: for each cycle, once, the highest plan that it had in it. Credits."""
+    """What the account pays for, reckoned apart from the ledger: for each cycle, once, the highest
+    plan that it had in it. Credits.
+    """
 
     def __init__(self) -> None:
         self.plan = "free"
@@ -41,7 +52,9 @@ class Billing:
 
     @property
     def left(self) -> int:
-        """What is left of what runs: unspent credits lapse with their cycle, Free's stay for another time."""
+        """What is left of what runs: unspent credits lapse with their cycle, Free's stay for
+        another time.
+        """
         return self.free_left if self.plan == "free" else self.paid_now - self.spent_of_cycle
 
     def spend(self, credits: int) -> None:
@@ -83,11 +96,15 @@ class Billing:
         if plan == "free":
             self.free_since = at
         else:
-            self.ends = next(end for k in range(1_000) if (end := _months_after(self.anchor, k)) > at)
+            self.ends = next(
+                end for k in range(1_000) if (end := _months_after(self.anchor, k)) > at
+            )
 
 
 class Farmer(RuleBasedStateMachine):
-    """Changes plans as it likes, dated a little late or ahead, and spends whatever remains and never more."""
+    """Changes plans as it likes, dated a little late or ahead, and spends whatever remains and
+    never more.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +118,9 @@ class Farmer(RuleBasedStateMachine):
         self.spend(timedelta(0), all_but=200)  # it is on Free from its first event
 
     waits = st.one_of(
-        st.timedeltas(timedelta(0), timedelta(minutes=10)), st.timedeltas(timedelta(0), timedelta(days=20)), st.just(timedelta(days=31))
+        st.timedeltas(timedelta(0), timedelta(minutes=10)),
+        st.timedeltas(timedelta(0), timedelta(days=20)),
+        st.just(timedelta(days=31)),
     )
     skews = st.one_of(
         st.just(timedelta(0)),
@@ -148,12 +167,20 @@ class Farmer(RuleBasedStateMachine):
         if state is not None:
             assert (state.plan, state.next_plan) == (self.billing.plan, self.billing.next_plan)
             if state.plan != "free":
-                assert (state.period.allotment, state.period.end) == (self.billing.paid_now * CREDIT, self.billing.ends)
+                assert (state.period.allotment, state.period.end) == (
+                    self.billing.paid_now * CREDIT,
+                    self.billing.ends,
+                )
 
     def _header(self, wait: timedelta, skew: timedelta) -> dict[str, Any]:
         self.ledger.now += timedelta(milliseconds=wait // timedelta(milliseconds=1))
         self.billing.advance(self.ledger.now)
-        return {"account": "a", "source": "/crm", "id": str(len(self.ledger.entries)), "occurred_at": self.ledger.now + skew}
+        return {
+            "account": "a",
+            "source": "/crm",
+            "id": str(len(self.ledger.entries)),
+            "occurred_at": self.ledger.now + skew,
+        }
 
     def _tell(self, event: AnyEvent) -> None:
         self.ledger.decide(event)
@@ -169,7 +196,9 @@ class Farmer(RuleBasedStateMachine):
 
 def _months_after(anchor: datetime, months: int) -> datetime:
     year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
-    return anchor.replace(year=year, month=month + 1, day=min(anchor.day, monthrange(year, month + 1)[1]))
+    return anchor.replace(
+        year=year, month=month + 1, day=min(anchor.day, monthrange(year, month + 1)[1])
+    )
 
 
 Farmer.TestCase.settings = settings(stateful_step_count=40)

@@ -17,8 +17,16 @@ from usageledger.domain.rating import rate_usage
 quantities = st.decimals(min_value=0, max_value=QUANTITY_MAX, places=6)
 pers = st.decimals(min_value=Decimal("0.000001"), max_value=QUANTITY_MAX, places=6)
 credits_of_a_rate = st.integers(0, MICROCREDITS_MAX)
-rates = st.builds(Rate, credits=credits_of_a_rate, unit=st.just("second"), per=pers, rounding=st.sampled_from(["up", "exact"]))
-exact_rates = st.builds(Rate, credits=credits_of_a_rate, unit=st.just("second"), per=pers, rounding=st.just("exact"))
+rates = st.builds(
+    Rate,
+    credits=credits_of_a_rate,
+    unit=st.just("second"),
+    per=pers,
+    rounding=st.sampled_from(["up", "exact"]),
+)
+exact_rates = st.builds(
+    Rate, credits=credits_of_a_rate, unit=st.just("second"), per=pers, rounding=st.just("exact")
+)
 
 
 @given(rates, quantities)
@@ -47,7 +55,9 @@ def test_whole_multiples_cost_whole_rates_under_either_rounding(rate: Rate, mult
 
 
 @given(exact_rates, st.lists(quantities, min_size=1, max_size=20))
-def test_parts_of_a_use_cost_at_most_one_microcredit_each_more_than_the_whole(rate: Rate, parts: list[Decimal]) -> None:
+def test_parts_of_a_use_cost_at_most_one_microcredit_each_more_than_the_whole(
+    rate: Rate, parts: list[Decimal]
+) -> None:
     whole = rate_usage(rate, sum(parts, Decimal(0)))
     assert whole <= sum(rate_usage(rate, part) for part in parts) < whole + len(parts)
 

@@ -1,4 +1,6 @@
-"""Runs many seeds over all cores: ``python -m tests.simulation --seeds 100 --steps 10000``, or ``--seed N`` for one of them again."""
+"""Runs many seeds over all cores: ``python -m tests.simulation --seeds 100 --steps 10000``, or
+``--seed N`` for one of them again.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,26 @@ from tests.simulation.simulation import Outcome, simulate
 
 
 def main() -> int:
-    """Print each failing seed with the command that runs it again, and at the end what all of them came to."""
+    """Print each failing seed with the command that runs it again, and at the end what all of them
+    came to.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
-    parser.add_argument("--steps", type=int, default=10_000, help="each goes on for at least so many steps, and then to rest")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=10_000,
+        help="each goes on for at least so many steps, and then to rest",
+    )
     parser.add_argument("--seed", type=int, default=None, help="this one alone")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     given = parser.parse_args()
-    seeds = range(given.first, given.first + given.seeds) if given.seed is None else range(given.seed, given.seed + 1)
+    seeds = (
+        range(given.first, given.first + given.seeds)
+        if given.seed is None
+        else range(given.seed, given.seed + 1)
+    )
     began = time.monotonic()
     outcomes = []
     for outcome in simulated(seeds, given.steps, given.cores):

@@ -1,6 +1,8 @@
-"""Ways to break the code under simulation: each takes out one thing that the exactness rests on, and some invariant must then break.
+"""Ways to break the code under simulation: each takes out one thing that the exactness rests on,
+and some invariant must then break.
 
-A check that cannot fail proves nothing, and a schedule that never comes to where a thing matters proves nothing about it.
+A check that cannot fail proves nothing, and a schedule that never comes to where a thing matters
+proves nothing about it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from usageledger.processor.merge import Merge, NextDue
 
 
 class Breakage(NamedTuple):
-    """``breaks``: the invariants of which one is to be named; ``first_seed``: where to begin to look."""
+    """``breaks``: the invariants of which one is to be named; ``first_seed``: where to begin to
+    look.
+    """
 
     apply: Callable[[pytest.MonkeyPatch], None]
     breaks: frozenset[str]
@@ -79,7 +83,10 @@ def commits_before_it_appends(patch: pytest.MonkeyPatch) -> None:
             async with tenure._view_calls:
                 await tenure._view.commit(tenure._position, chunk.change)
                 tenure._position = chunk.change.position
-            await tenure._ledger.append(chunk.expected_offset, [[owner._keyed(entry) for entry in group] for group in chunk.groups])
+            await tenure._ledger.append(
+                chunk.expected_offset,
+                [[owner._keyed(entry) for entry in group] for group in chunk.groups],
+            )
             tenure._forget(chunk)
             for source, next_offset in chunk.decided.items():
                 tenure._inputs.control.committed(source, next_offset)
@@ -166,7 +173,9 @@ def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -
 
 
 def settles_no_holds_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
-    """Of entries that were appended and not committed, the holds would stay until they run out, beside the charge."""
+    """Of entries that were appended and not committed, the holds would stay until they run out,
+    beside the charge.
+    """
     fold = partition_book.PartitionBook.fold
 
     def forgetful(book: Any, entries: Any) -> None:
@@ -178,7 +187,11 @@ def settles_no_holds_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def looks_identities_up_in_their_window_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MemoryView, "_find", lambda view, window, identity: view.identities.get(window, {}).get(identity))
+    patch.setattr(
+        MemoryView,
+        "_find",
+        lambda view, window, identity: view.identities.get(window, {}).get(identity),
+    )
 
 
 def overlooks_gaps_in_what_it_is_fed(patch: pytest.MonkeyPatch) -> None:
@@ -221,7 +234,9 @@ def announces_from_committed_offsets(patch: pytest.MonkeyPatch) -> None:
 
     def committing(self: Any, timeout_ms: int) -> Any:
         polled = poll(self, timeout_ms)
-        self.group.committed.update({partition: records[-1].offset + 1 for partition, records in polled.items()})
+        self.group.committed.update(
+            {partition: records[-1].offset + 1 for partition, records in polled.items()}
+        )
         return polled
 
     def resumed(self: Any, partition: int) -> Any:
@@ -249,7 +264,9 @@ def announces_an_entry_again_from_its_first_crossing(patch: pytest.MonkeyPatch) 
     """And goes on behind it, whatever of it was announced."""
     init = announcer.PartitionProgress.__init__
 
-    def behind(self: Any, partition: int, announced: Place | None, announced_before: int = 0) -> None:
+    def behind(
+        self: Any, partition: int, announced: Place | None, announced_before: int = 0
+    ) -> None:
         init(self, partition, announced, announced_before)
         if announced is not None:
             self.next_offset = announced.offset + 1
@@ -277,7 +294,9 @@ BREAKAGES = {
     breakage.apply.__name__: breakage
     for breakage in (
         Breakage(appends_without_looking_where_they_lie, frozenset({PREFIX, FOLD}), first_seed=4),
-        Breakage(entries_are_valid_wherever_they_lie, frozenset({STOPS, PREFIX, FOLD}), first_seed=4),
+        Breakage(
+            entries_are_valid_wherever_they_lie, frozenset({STOPS, PREFIX, FOLD}), first_seed=4
+        ),
         Breakage(looks_up_without_the_head, frozenset({FOLD, AUDIT, ONCE}), first_seed=2),
         Breakage(commits_without_comparing_the_head, frozenset({PREFIX, FOLD}), first_seed=5),
         Breakage(commits_before_it_appends, frozenset({PREFIX})),
@@ -287,7 +306,9 @@ BREAKAGES = {
         Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
         Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE}), first_seed=6),
         Breakage(never_acts_on_what_is_due_without_an_input, frozenset({SETTLES})),
-        Breakage(knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT, SETTLES})),
+        Breakage(
+            knows_nothing_of_what_was_due_when_it_catches_up, frozenset({FOLD, AUDIT, SETTLES})
+        ),
         Breakage(leaves_the_view_between_two_entries_of_an_input, frozenset({PREFIX})),
         Breakage(settles_no_holds_when_it_catches_up, frozenset({FOLD})),
         Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD})),
@@ -296,12 +317,22 @@ BREAKAGES = {
         Breakage(takes_chunks_of_an_earlier_seek, frozenset({AUDIT}), first_seed=5),
         Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES}), first_seed=3),
         Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED, SETTLES}), first_seed=8),
-        Breakage(goes_on_announcing_after_a_failed_append, frozenset({ANNOUNCED, STOPS, SETTLES}), first_seed=37),
-        Breakage(announces_an_entry_again_from_its_first_crossing, frozenset({ANNOUNCED, SETTLES}), first_seed=28),
+        Breakage(
+            goes_on_announcing_after_a_failed_append,
+            frozenset({ANNOUNCED, STOPS, SETTLES}),
+            first_seed=37,
+        ),
+        Breakage(
+            announces_an_entry_again_from_its_first_crossing,
+            frozenset({ANNOUNCED, SETTLES}),
+            first_seed=28,
+        ),
         Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=77),
         Breakage(
             announces_what_no_reader_sees,
-            frozenset({"a limit event is what its entry says, and comes after it", ANNOUNCED, STOPS}),
+            frozenset(
+                {"a limit event is what its entry says, and comes after it", ANNOUNCED, STOPS}
+            ),
             first_seed=19,
         ),
     )

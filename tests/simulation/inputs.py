@@ -1,4 +1,6 @@
-"""The input topics, and the consumer that feeds a worker's owners from them: chunks that come late, twice, in another order, or never."""
+"""The input topics, and the consumer that feeds a worker's owners from them: chunks that come late,
+twice, in another order, or never.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,13 @@ class Consumer:
     """A worker's `ChunkSource` and `Offsets`."""
 
     def __init__(
-        self, network: Network, kafka: Server, process: Process, topics: Mapping[Place, InputTopic], random: Random, faults: FeedFaults
+        self,
+        network: Network,
+        kafka: Server,
+        process: Process,
+        topics: Mapping[Place, InputTopic],
+        random: Random,
+        faults: FeedFaults,
     ) -> None:
         self._network = network
         self._kafka = kafka
@@ -112,7 +120,9 @@ class Consumer:
     def decided(self, place: Place, next_offset: int) -> None: ...
 
     async def bounds(self, places: Sequence[Place]) -> Sequence[Bounds]:
-        return await self._asked(lambda: [Bounds(0, self._topics[place].end_offset) for place in places])
+        return await self._asked(
+            lambda: [Bounds(0, self._topics[place].end_offset) for place in places]
+        )
 
     async def end_offset(self, place: Place) -> int:
         return await self._asked(lambda: self._topics[place].end_offset)
@@ -121,7 +131,11 @@ class Consumer:
         """Fetch for as long as the worker runs. Raises ChunkLost where the worker must end."""
         while True:
             self.woken.clear()
-            came = [await self._fetch(place, flow) for place, flow in list(self._flows.items()) if place not in self._held]
+            came = [
+                await self._fetch(place, flow)
+                for place, flow in list(self._flows.items())
+                if place not in self._held
+            ]
             if not any(came):
                 try:
                     async with asyncio.timeout(POLL_S):
@@ -143,7 +157,9 @@ class Consumer:
         if records:
             flow.next_offset = records[-1].offset + 1
             flow.serial += 1
-            self._deliver(Chunk(place, flow.epoch, flow.serial, self._some_lost(place, records)), flow)
+            self._deliver(
+                Chunk(place, flow.epoch, flow.serial, self._some_lost(place, records)), flow
+            )
         return bool(records)
 
     def _read(self, place: Place, offset: int, limit: int) -> tuple[int, list[Record]]:
@@ -159,7 +175,10 @@ class Consumer:
             self._count["feed: chunk repeated"] += 1
             self._take(chunk)
             self._take(chunk)
-        elif withheld is None and fate < faults.chunk_lost + faults.chunk_repeated + faults.chunks_swapped:
+        elif (
+            withheld is None
+            and fate < faults.chunk_lost + faults.chunk_repeated + faults.chunks_swapped
+        ):
             self._count["feed: chunks swapped"] += 1
             flow.withheld = chunk
         else:
@@ -172,9 +191,15 @@ class Consumer:
         feed.take(chunk, inputs, lambda: None)
 
     def _some_lost(self, place: Place, records: list[Record]) -> list[Record]:
-        """Leave one out, never the same twice: what is missing again when it is read anew is missing in the topic."""
+        """Leave one out, never the same twice: what is missing again when it is read anew is
+        missing in the topic.
+        """
         lost = self._random.randrange(len(records))
-        if self._random.random() >= self._faults.records_lost or len(records) < 2 or (place, records[lost].offset) in self._lost_at:
+        if (
+            self._random.random() >= self._faults.records_lost
+            or len(records) < 2
+            or (place, records[lost].offset) in self._lost_at
+        ):
             return records
         self._lost_at.add((place, records[lost].offset))
         self._count["feed: record lost"] += 1

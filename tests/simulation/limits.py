@@ -1,4 +1,6 @@
-"""A limits consumer as a process: the announcer blocks in its calls, so it runs in a greenlet that others run between."""
+"""A limits consumer as a process: the announcer blocks in its calls, so it runs in a greenlet that
+others run between.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
-from usageledger.limits.announcer import Announcer, Assignment, LimitsError, PartitionsStopped, Unavailable
+from usageledger.limits.announcer import (
+    Announcer,
+    Assignment,
+    LimitsError,
+    PartitionsStopped,
+    Unavailable,
+)
 
 T = TypeVar("T")
 
@@ -29,7 +37,9 @@ PAUSE_S = 0.02
 class LimitTopic:
     """One partition of the limit events."""
 
-    def __init__(self, oracle: Callable[[], PartitionOracle], note: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, oracle: Callable[[], PartitionOracle], note: Callable[[str, bytes], None]
+    ) -> None:
         self.records: list[Record] = []
         self._oracle = oracle
         self._note = note
@@ -44,7 +54,10 @@ class LimitTopic:
 
 @dataclass(slots=True)
 class LimitsGroup:
-    """What the consumers' group knows: offsets that lag tools read. ``skips``: how often a position is reset to beyond a record."""
+    """What the consumers' group knows: offsets that lag tools read.
+
+    ``skips``: how often a position is reset to beyond a record.
+    """
 
     committed: dict[int, int] = field(default_factory=dict)
     skips: float = 0.0
@@ -75,7 +88,9 @@ class LimitsConsumer:
         self._waiting = 0
         self._hub: Any = None
         self._greenlet = greenlet(self._run)
-        self.announcer = Announcer(_Feed(self, ledgers, group, random), _LimitLog(self, limits, random), loop.time)
+        self.announcer = Announcer(
+            _Feed(self, ledgers, group, random), _LimitLog(self, limits, random), loop.time
+        )
         loop.call_soon(self._resume, 0, context=self._context)
 
     def kill(self) -> None:
@@ -147,7 +162,13 @@ class LimitsConsumer:
 class _Feed:
     """See `LedgerFeed`."""
 
-    def __init__(self, consumer: LimitsConsumer, ledgers: Mapping[int, SimulatedLog], group: LimitsGroup, random: Random) -> None:
+    def __init__(
+        self,
+        consumer: LimitsConsumer,
+        ledgers: Mapping[int, SimulatedLog],
+        group: LimitsGroup,
+        random: Random,
+    ) -> None:
         self._consumer = consumer
         self._ledgers = ledgers
         self._random = random
@@ -173,7 +194,10 @@ class _Feed:
             self._consumer.waited(self._random.random() * timeout_ms / 1000)
         for partition, records in polled.items():
             self._positions[partition] = records[-1].offset + 1
-            if self._random.random() < self.group.skips and (partition, records[0].offset) not in self._skipped:
+            if (
+                self._random.random() < self.group.skips
+                and (partition, records[0].offset) not in self._skipped
+            ):
                 self._skipped.add((partition, records[0].offset))
                 self._consumer.count("limits: record skipped")
                 polled[partition] = records[1:]
@@ -181,13 +205,19 @@ class _Feed:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         log = self._ledgers[partition]
-        return self._consumer.asked(self._consumer.link(), lambda: (log.start_offset, log.end_offset), ASK_TIMEOUT_S)
+        return self._consumer.asked(
+            self._consumer.link(), lambda: (log.start_offset, log.end_offset), ASK_TIMEOUT_S
+        )
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        self._consumer.asked(self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S)
+        self._consumer.asked(
+            self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S
+        )
 
     def committed(self, partition: int) -> int:
-        return self._consumer.asked(self._consumer.link(), lambda: self.group.committed.get(partition, 0), ASK_TIMEOUT_S)
+        return self._consumer.asked(
+            self._consumer.link(), lambda: self.group.committed.get(partition, 0), ASK_TIMEOUT_S
+        )
 
     def _read(self) -> dict[int, list[Record]]:
         limit = self._random.choice((1, 3, 50))
@@ -203,7 +233,9 @@ class _Feed:
 class _LimitLog:
     """See `LimitLog`."""
 
-    def __init__(self, consumer: LimitsConsumer, limits: Mapping[int, LimitTopic], random: Random) -> None:
+    def __init__(
+        self, consumer: LimitsConsumer, limits: Mapping[int, LimitTopic], random: Random
+    ) -> None:
         self._consumer = consumer
         self._limits = limits
         self._random = random
@@ -211,7 +243,9 @@ class _LimitLog:
 
     def last(self, partition: int) -> Record | None:
         records = self._limits[partition].records
-        return self._consumer.asked(self._consumer.limits_link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S)
+        return self._consumer.asked(
+            self._consumer.limits_link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S
+        )
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}
@@ -221,7 +255,9 @@ class _LimitLog:
                 values = [message.value for message in some[start : start + size]]
                 link = self._link = self._link or self._consumer.limits_link(is_strict=True)
                 try:
-                    self._consumer.asked(link, partial(self._limits[partition].take, values), APPEND_TIMEOUT_S)
+                    self._consumer.asked(
+                        link, partial(self._limits[partition].take, values), APPEND_TIMEOUT_S
+                    )
                 except Unavailable as error:
                     self._link = None
                     failures[partition] = error

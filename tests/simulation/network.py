@@ -1,6 +1,8 @@
-"""What lies between a process and Kafka or the store: requests and answers that come late, get lost, or fail, by chance.
+"""What lies between a process and Kafka or the store: requests and answers that come late, get
+lost, or fail, by chance.
 
-A link keeps the order of its requests, as a connection does; what was sent arrives whatever becomes of its sender.
+A link keeps the order of its requests, as a connection does; what was sent arrives whatever becomes
+of its sender.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ class Disconnected(Exception):
 
 @dataclass(slots=True)
 class Weather:
-    """How likely it is that a request meets each misfortune. ``slow_s``: how long the slow ones may take."""
+    """How likely it is that a request meets each misfortune.
+
+    ``slow_s``: how long the slow ones may take.
+    """
 
     request_lost: float = 0.0
     request_failed: float = 0.0
@@ -48,7 +53,11 @@ class Server:
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """One connection. What is lost on it takes what follows with it where ``is_strict`` (Kafka's idempotent producers)."""
+    """One connection.
+
+    What is lost on it takes what follows with it where ``is_strict`` (Kafka's idempotent
+    producers).
+    """
 
     server: Server
     process: Process
@@ -63,7 +72,9 @@ class Network:
     def __init__(self, loop: SimulatedLoop, random: Random, faults: Counter[str]) -> None:
         self.faults = faults
         self.answered: tuple[type[Exception], ...] = ()
-        """What a server may answer instead of a result; any other exception is a failure of the simulation."""
+        """What a server may answer instead of a result; any other exception is a failure of the
+        simulation.
+        """
         self._loop = loop
         self._random = random
         self._outside = loop.context_of(loop.outside)
@@ -73,7 +84,9 @@ class Network:
         """What is on its way never arrives."""
         self._cuts += 1
 
-    def send(self, link: Link, work: Callable[[], T], *, may_be_slow: bool = True) -> asyncio.Future[T]:
+    def send(
+        self, link: Link, work: Callable[[], T], *, may_be_slow: bool = True
+    ) -> asyncio.Future[T]:
         """Ask a server to do ``work``. The future may never be done."""
         if not link.process.is_alive:
             raise asyncio.CancelledError
@@ -84,10 +97,14 @@ class Network:
             self.faults[f"{link.server.name}: slow request"] += 1
             delay = random.random() * weather.slow_s
         link.free_at = max(link.free_at, self._loop.time() + delay)
-        self._loop.call_at(link.free_at, self._arrive, self._cuts, link, work, future, context=self._outside)
+        self._loop.call_at(
+            link.free_at, self._arrive, self._cuts, link, work, future, context=self._outside
+        )
         return future
 
-    def _arrive(self, cuts: int, link: Link, work: Callable[[], T], future: asyncio.Future[T]) -> None:
+    def _arrive(
+        self, cuts: int, link: Link, work: Callable[[], T], future: asyncio.Future[T]
+    ) -> None:
         server, chance = link.server, self._random.random
         if cuts != self._cuts:
             return
@@ -125,15 +142,29 @@ class Network:
             late = weather.slow_answer and chance() < weather.slow_answer
             if late:
                 self.faults[f"{server.name}: slow answer"] += 1
-            self._answer(future, future.set_result, result, delay_s=chance() * weather.slow_s if late else 0.0)
+            self._answer(
+                future,
+                future.set_result,
+                result,
+                delay_s=chance() * weather.slow_s if late else 0.0,
+            )
 
     def _fail(self, link: Link, future: asyncio.Future[T]) -> None:
         self._answer(future, future.set_exception, Disconnected(f"{link.server.name} is not there"))
 
-    def _answer(self, future: asyncio.Future[T], settle: Callable[..., None], value: object, *, delay_s: float = 0.0) -> None:
+    def _answer(
+        self,
+        future: asyncio.Future[T],
+        settle: Callable[..., None],
+        value: object,
+        *,
+        delay_s: float = 0.0,
+    ) -> None:
         def arrive() -> None:
             if not future.done():
                 settle(value)
                 future.exception()  # one that nobody waits for any more is nobody's
 
-        self._loop.call_later(delay_s + self._random.random() * 0.004, arrive, context=self._outside)
+        self._loop.call_later(
+            delay_s + self._random.random() * 0.004, arrive, context=self._outside
+        )

@@ -1,4 +1,6 @@
-"""What must hold of one partition at every moment, told incrementally: each record of the ledger is looked at once, as it is appended."""
+"""What must hold of one partition at every moment, told incrementally: each record of the ledger is
+looked at once, as it is appended.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Broken(Exception):
 
 
 class Group(NamedTuple):
-    """The entries of one input, or of one account that was due: what they change in a view, and the head after them."""
+    """The entries of one input, or of one account that was due: what they change in a view, and the
+    head after them.
+    """
 
     first: int
     head: Head
@@ -46,9 +50,17 @@ class Group(NamedTuple):
 
 
 class PartitionOracle:
-    """Sees each record that is appended to a partition of the ledger and of the limit events, and each commit of its view."""
+    """Sees each record that is appended to a partition of the ledger and of the limit events, and
+    each commit of its view.
+    """
 
-    def __init__(self, partition: int, partition_count: int, read_input: ReadInput, undecided_before: Callable[[datetime], bool]) -> None:
+    def __init__(
+        self,
+        partition: int,
+        partition_count: int,
+        read_input: ReadInput,
+        undecided_before: Callable[[datetime], bool],
+    ) -> None:
         self.partition = partition
         self.replay = PartitionReplay(partition, partition_count, read_input)
         self.limits = LimitsReader()
@@ -65,12 +77,20 @@ class PartitionOracle:
         return self.replay.book.head.hash
 
     def ends_that_nobody_knows(self) -> list[int]:
-        """The offsets behind whole groups and beyond what was announced: where a log may end that has lost its last batches."""
+        """The offsets behind whole groups and beyond what was announced: where a log may end that
+        has lost its last batches.
+        """
         seen = self.limits.seen
-        return [group.head.next_offset for group in self._groups if seen is None or group.head.next_offset > seen.offset]
+        return [
+            group.head.next_offset
+            for group in self._groups
+            if seen is None or group.head.next_offset > seen.offset
+        ]
 
     def ledger_appended(self, records: Sequence[Record]) -> None:
-        """Decide again what was appended; fold it; see that nothing is charged twice or had for nothing."""
+        """Decide again what was appended; fold it; see that nothing is charged twice or had for
+        nothing.
+        """
         claims, entries, asked_for = len(self.replay.claims), 0, None
         try:
             for sealed in self.replay.verified(records):
@@ -82,40 +102,66 @@ class PartitionOracle:
                 if entry.account and entry.kind not in ("refusal", "duplicate"):
                     self._lives.setdefault(entry.account, _Life()).take(entry)
                 if entry.input is None and self._undecided_before(entry.appended_at):
-                    raise Broken("what is due comes after what was appended before it", f"{entry.kind} of {entry.account}")
+                    raise Broken(
+                        "what is due comes after what was appended before it",
+                        f"{entry.kind} of {entry.account}",
+                    )
         except Difference as difference:
             raise Broken("the audit decides the same", str(difference)) from difference
         self.ignored += len(records) - entries - (len(self.replay.claims) - claims)
         if entries:
             self._check_fold()
 
-    def view_commits(self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange) -> None:
-        """A commit moves the view, with what is due in it, from the fold up to one place in the valid ledger to that up to a later one."""
+    def view_commits(
+        self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
+    ) -> None:
+        """A commit moves the view, with what is due in it, from the fold up to one place in the
+        valid ledger to that up to a later one.
+        """
         start = 0 if stood_at is None else self._groups_up_to.get(stood_at.hash)
         stop = self._groups_up_to.get(change.position.hash)
         if start is None or stop is None or stop < start:
-            raise Broken("the view is a prefix of the ledger", f"it moves from {stood_at} to {change.position}")
+            raise Broken(
+                "the view is a prefix of the ledger",
+                f"it moves from {stood_at} to {change.position}",
+            )
         begins = self._groups[stop - 1].head.next_offset if stop else 0
         ends = self._groups[stop].first if stop < len(self._groups) else inf
         if not begins <= change.position.next_offset <= ends:
-            raise Broken("the view is a prefix of the ledger", f"{change.position} lies not between {begins} and {ends}")
+            raise Broken(
+                "the view is a prefix of the ledger",
+                f"{change.position} lies not between {begins} and {ends}",
+            )
         head = decode_head(change.head)
         expected = self._fold_between(start, stop, head)
-        pairs = {name: (getattr(change, name), getattr(expected, name)) for name in ("accounts", "identities", "drop_windows_before")}
+        pairs = {
+            name: (getattr(change, name), getattr(expected, name))
+            for name in ("accounts", "identities", "drop_windows_before")
+        }
         pairs["settled_holds"] = set(change.settled_holds), set(expected.settled_holds)
         pairs["head"] = head, decode_head(expected.head)
-        # A fold notes a date after each entry, a decision after the last one of an input: what is there already may be written again.
+        # A fold notes a date after each entry, a decision after the last one of an input: what is
+        # there already may be written again.
         pairs["due_ms"] = _due_after(due_ms, change), _due_after(due_ms, expected)
         for name, (there, wanted) in pairs.items():
             if there != wanted:
-                raise Broken("the view is the fold up to its head", f"{name} of {change.position}: {_differing(there, wanted)}")
+                raise Broken(
+                    "the view is the fold up to its head",
+                    f"{name} of {change.position}: {_differing(there, wanted)}",
+                )
 
     def check_nobody_is_blocked_after_the_period(self, now: datetime) -> None:
         """At rest, on a live ledger: an account that is blocked in the ledger is blocked now."""
         book = self.replay.book
         for account, state in book.accounts.items():
-            if state is not None and state.is_blocked and not state_at(state, account, now, book.catalogs).is_blocked:
-                raise Broken("nobody stays blocked after the period has ended", f"{account} at {now}")
+            if (
+                state is not None
+                and state.is_blocked
+                and not state_at(state, account, now, book.catalogs).is_blocked
+            ):
+                raise Broken(
+                    "nobody stays blocked after the period has ended", f"{account} at {now}"
+                )
 
     def _begin_group(self, entry: LedgerEntry) -> None:
         """The replay decides a group whole before it yields the first of its entries."""
@@ -132,13 +178,21 @@ class PartitionOracle:
             changes.settled_holds.update(group.changes.settled_holds)
         head = self._groups[stop - 1].head if stop else Head(ledger="")
         ledger = self.replay.claims[0].ledger
-        rules = {"ledger": ledger, "next_offset": committed.next_offset, "decide": committed.decide, "tzdata": committed.tzdata}
+        rules = {
+            "ledger": ledger,
+            "next_offset": committed.next_offset,
+            "decide": committed.decide,
+            "tzdata": committed.tzdata,
+        }
         return view_change(replace(head, **rules), changes)
 
     def _check_fold(self) -> None:
         for account in self._groups[-1].changes.accounts:
             if self._lives[account].state != self.replay.book.accounts[account]:
-                raise Broken("the fold of the ledger is the state", f"{account} behind offset {self._groups[-1].first}")
+                raise Broken(
+                    "the fold of the ledger is the state",
+                    f"{account} behind offset {self._groups[-1].first}",
+                )
 
 
 class _Life:
@@ -161,7 +215,9 @@ class _Life:
         self.state = evolve(self.state, entry)
         after = entry.after
         if after is not None and after.remaining != after.allotment + after.granted - after.used:
-            raise Broken("remaining = allotment + granted - used", f"{entry.kind} at {entry.offset}")
+            raise Broken(
+                "remaining = allotment + granted - used", f"{entry.kind} at {entry.offset}"
+            )
 
     def _check_identity(self, entry: LedgerEntry) -> None:
         event = entry.event
@@ -170,7 +226,10 @@ class _Life:
         identity = (entry.input.topic, event.source, event.id)
         before = self._counted_at.get(identity)
         if before is not None and entry.appended_at - before <= IDENTITY_LIFE:
-            raise Broken("no identity counts twice", f"{event.id} of {entry.account} at offset {entry.offset}")
+            raise Broken(
+                "no identity counts twice",
+                f"{event.id} of {entry.account} at offset {entry.offset}",
+            )
         self._counted_at[identity] = entry.appended_at
 
     def _check_credits(self, entry: LedgerEntry) -> None:
@@ -178,12 +237,17 @@ class _Life:
             self._credits_of[entry.offset] = entry.credits
         voided = None if entry.voids is None else entry.voids.entry_offset
         if voided is not None and self._credits_of.pop(voided, None) != -entry.credits:
-            raise Broken("a use is voided once, for what it cost", f"{entry.account} at offset {entry.offset}")
+            raise Broken(
+                "a use is voided once, for what it cost",
+                f"{entry.account} at offset {entry.offset}",
+            )
         if entry.period is not None:
             self._used[entry.period.number] = self._used.get(entry.period.number, 0) + entry.credits
 
     def _check_paid(self, entry: LedgerEntry, change: PlanChange) -> None:
-        """A cycle begins when the last one has ended, or from Free; it brings what its plan has; Free's credits come once."""
+        """A cycle begins when the last one has ended, or from Free; it brings what its plan has;
+        Free's credits come once.
+        """
         opens = change.opens
         if change.allotment is not None and change.allotment != ALLOTMENTS[change.plan] * CREDIT:
             self._unpaid(entry)
@@ -198,17 +262,25 @@ class _Life:
             if opens.allotment != ALLOTMENTS[change.plan] * CREDIT or not (is_due or ended.is_free):
                 self._unpaid(entry)
         if opens.is_free:
-            taken = sum(min(allotment, max(0, self._used[number])) for number, allotment in self._free_periods.items())
+            taken = sum(
+                min(allotment, max(0, self._used[number]))
+                for number, allotment in self._free_periods.items()
+            )
             if opens.allotment > self._free_had - taken:
                 self._unpaid(entry)
             self._free_periods[opens.number] = opens.allotment
 
     def _unpaid(self, entry: LedgerEntry) -> None:
-        raise Broken("nobody has more credits than were paid for", f"{entry.kind} of {entry.account} at offset {entry.offset}")
+        raise Broken(
+            "nobody has more credits than were paid for",
+            f"{entry.kind} of {entry.account} at offset {entry.offset}",
+        )
 
 
 class LimitsReader:
-    """What an app sees that reads one partition of the limit events and drops what is not beyond the last that it has seen."""
+    """What an app sees that reads one partition of the limit events and drops what is not beyond
+    the last that it has seen.
+    """
 
     def __init__(self) -> None:
         self.expected: list[LimitMessage] = []
@@ -238,7 +310,9 @@ class LimitsReader:
             return
         if index != self.announced:
             due = self.expected[self.announced].place.id
-            raise Broken("each crossing is announced once, in order", f"{place.id} comes where {due} was due")
+            raise Broken(
+                "each crossing is announced once, in order", f"{place.id} comes where {due} was due"
+            )
         self.announced, self.seen = index + 1, place
         if event["type"] != "limit.threshold":
             is_blocked = event["type"] == "limit.reached"
@@ -254,5 +328,12 @@ def _due_after(due_ms: Mapping[str, int], change: ViewChange) -> Mapping[str, in
 def _differing(there: object, wanted: object) -> str:
     if not (isinstance(there, Mapping) and isinstance(wanted, Mapping)):
         return f"{there} is not {wanted}"
-    keys = [key for key in sorted({*there, *wanted}, key=str) if there.get(key, "-") != wanted.get(key, "-")]
-    return "; ".join(f"{key!r} is {there.get(key, 'not there')!r}, not {wanted.get(key, 'there')!r}" for key in keys[:3])
+    keys = [
+        key
+        for key in sorted({*there, *wanted}, key=str)
+        if there.get(key, "-") != wanted.get(key, "-")
+    ]
+    return "; ".join(
+        f"{key!r} is {there.get(key, 'not there')!r}, not {wanted.get(key, 'there')!r}"
+        for key in keys[:3]
+    )

@@ -11,7 +11,14 @@ from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.scheduler import Process
 from tests.simulation.servers import SimulatedLog, SimulatedView
 from usageledger.counters.view import Fetched, Position, Snapshot, StoredHead, ViewChange, ViewError
-from usageledger.ledger.records import AppendOutcomeUnknown, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
+from usageledger.ledger.records import (
+    AppendOutcomeUnknown,
+    KeyedValue,
+    LedgerError,
+    Record,
+    RecordsMissing,
+    Superseded,
+)
 from usageledger.log.packing import pack
 
 T = TypeVar("T")
@@ -24,9 +31,22 @@ GROUP_BYTES_MAX = 8 * 1024 * 1024 - 64 * 1024
 
 
 class LedgerHandle:
-    """One owner's `LedgerPartition`. A failure ends its link, as it ends the Kafka adapter's producer; what is on its way still arrives."""
+    """One owner's `LedgerPartition`.
 
-    def __init__(self, network: Network, kafka: Server, process: Process, log: SimulatedLog, *, batch_bytes: int, chunk: int) -> None:
+    A failure ends its link, as it ends the Kafka adapter's producer; what is on its way still
+    arrives.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        kafka: Server,
+        process: Process,
+        log: SimulatedLog,
+        *,
+        batch_bytes: int,
+        chunk: int,
+    ) -> None:
         self._network = network
         self._kafka = kafka
         self._process = process
@@ -36,7 +56,9 @@ class LedgerHandle:
         self._link: Link | None = None
         self._appending = asyncio.Lock()
         self.borrowed_claim: int | None = None
-        """What the next claim returns instead of claiming: two workers then go on from one claim, as copies of a running machine do."""
+        """What the next claim returns instead of claiming: two workers then go on from one claim,
+        as copies of a running machine do.
+        """
         self.claimed_at: int | None = None
 
     async def claim(self, claim: KeyedValue) -> int:
@@ -60,7 +82,9 @@ class LedgerHandle:
             self.check_places(expected_offset, batches, offsets)
             self._link = link
 
-    def check_places(self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]) -> None:
+    def check_places(
+        self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]
+    ) -> None:
         """Raise Superseded if a batch does not lie where it was to lie."""
         for batch, offset in zip(batches, offsets, strict=True):
             if offset != expected_offset:
@@ -87,10 +111,14 @@ class LedgerHandle:
             raise LedgerError(f"no record came at offset {start} of {stop}")
         return self._log.records[start : min(stop, start + self._chunk)]
 
-    async def _sent(self, link: Link, batches: Sequence[Sequence[KeyedValue]], timeout_s: float) -> list[int]:
+    async def _sent(
+        self, link: Link, batches: Sequence[Sequence[KeyedValue]], timeout_s: float
+    ) -> list[int]:
         try:
             async with asyncio.timeout(timeout_s):
-                sent = [self._network.send(link, partial(self._log.take, batch)) for batch in batches]
+                sent = [
+                    self._network.send(link, partial(self._log.take, batch)) for batch in batches
+                ]
                 return [await answer for answer in sent]
         except (TimeoutError, Disconnected) as error:
             raise AppendOutcomeUnknown(f"no answer: {error!r}") from error
@@ -106,7 +134,9 @@ class LedgerHandle:
 class ViewHandle:
     """One owner's `PartitionView`: one connection, and another one after each failure."""
 
-    def __init__(self, network: Network, store: Server, process: Process, view: Callable[[], SimulatedView]) -> None:
+    def __init__(
+        self, network: Network, store: Server, process: Process, view: Callable[[], SimulatedView]
+    ) -> None:
         self._network = network
         self._store = store
         self._process = process
@@ -116,7 +146,12 @@ class ViewHandle:
     async def head(self) -> StoredHead | None:
         return await self._asked(lambda: self._view().head())
 
-    async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
+    async def fetch(
+        self,
+        expected: Position | None,
+        accounts: Sequence[str],
+        identities: Sequence[tuple[int, bytes]],
+    ) -> Fetched:
         return await self._asked(lambda: self._view().fetch(expected, accounts, identities))
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:

@@ -1,7 +1,9 @@
-"""An event loop that is a whole cluster: processes that can be frozen or killed, one virtual clock, and a seed that says who is next.
+"""An event loop that is a whole cluster: processes that can be frozen or killed, one virtual clock,
+and a seed that says who is next.
 
-Each process runs what is ready in asyncio's own order; which process runs next is drawn. Time moves on a little with each resumption, and
-jumps when nobody has anything to do, so waits cost nothing and a run depends on its seed alone.
+Each process runs what is ready in asyncio's own order; which process runs next is drawn. Time moves
+on a little with each resumption, and jumps when nobody has anything to do, so waits cost nothing
+and a run depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ class Process:
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """Nothing outside the simulation may be waited for: no sockets, no threads. Without a ``random`` there is one process and no chance."""
+    """Nothing outside the simulation may be waited for: no sockets, no threads.
+
+    Without a ``random`` there is one process and no chance.
+    """
 
     def __init__(self, random: Random | None = None) -> None:
         super().__init__()
@@ -73,7 +78,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if process in self._processes:
             self._processes.remove(process)
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:  # type: ignore[override]
         context = copy_context() if context is None else context
         handle = asyncio.Handle(callback, args, self, context)
         context.get(self._place, self.outside).ready.append(handle)
@@ -81,14 +88,28 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:  # type: ignore[override]
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:  # type: ignore[override]
         context = copy_context() if context is None else context
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._timer_count += 1
-        heapq.heappush(self._timers, (when, self._timer_count, handle, context.get(self._place, self.outside)))
+        heapq.heappush(
+            self._timers, (when, self._timer_count, handle, context.get(self._place, self.outside))
+        )
         return handle
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:  # type: ignore[override]
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:  # type: ignore[override]
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -104,7 +125,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """One resumption: the next callback of one process."""
         self._wake()
         now = self._now_s
-        runnable = [process for process in self._processes if process.ready and process.frozen_until <= now]
+        runnable = [
+            process for process in self._processes if process.ready and process.frozen_until <= now
+        ]
         if not runnable:
             self._jump()
             return
@@ -129,7 +152,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _jump(self) -> None:
         while self._timers and self._timers[0][2].cancelled():
             heapq.heappop(self._timers)
-        thaw = min((process.frozen_until for process in self._processes if process.ready), default=inf)
+        thaw = min(
+            (process.frozen_until for process in self._processes if process.ready), default=inf
+        )
         at = min(thaw, self._timers[0][0] if self._timers else inf)
         if at == inf:
             raise RuntimeError(_DEADLOCK)

@@ -1,4 +1,6 @@
-"""What Kafka and the store hold: logs that tell a witness of each record, and views that can fall back to any earlier moment."""
+"""What Kafka and the store hold: logs that tell a witness of each record, and views that can fall
+back to any earlier moment.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class Witness(Protocol):
 
     def ledger_appended(self, records: Sequence[Record]) -> None: ...
 
-    def view_commits(self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange) -> None: ...
+    def view_commits(
+        self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
+    ) -> None: ...
 
 
 class SimulatedLog(MemoryLog):
@@ -53,11 +57,19 @@ class SimulatedView(MemoryView):
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
         self._check_head(expected)
         self._witness.view_commits(self.stands_at, self.due_ms, change)
-        head, accounts = self.stored_head, {account: self.stored_accounts.get(account) for account in change.accounts}
+        head, accounts = (
+            self.stored_head,
+            {account: self.stored_accounts.get(account) for account in change.accounts},
+        )
         due = {account: self.due_ms.get(account) for account in change.due_ms}
-        windows, touched = dict(self.identities), {window: dict(self.identities.get(window, {})) for window in change.identities}
+        windows, touched = (
+            dict(self.identities),
+            {window: dict(self.identities.get(window, {})) for window in change.identities},
+        )
         await super().commit(expected, change)
-        dropped = {window: found for window, found in windows.items() if window not in self.identities}
+        dropped = {
+            window: found for window, found in windows.items() if window not in self.identities
+        }
         self._undo.append(lambda: self._take_back(head, accounts, due, {**dropped, **touched}))
 
     async def clear(self) -> None:
@@ -116,4 +128,9 @@ class SimulatedView(MemoryView):
         due: dict[str, int],
         identities: dict[int, dict[bytes, bytes]],
     ) -> None:
-        self.stored_head, self.stored_accounts, self.due_ms, self.identities = head, accounts, due, identities
+        self.stored_head, self.stored_accounts, self.due_ms, self.identities = (
+            head,
+            accounts,
+            due,
+            identities,
+        )

@@ -1,6 +1,8 @@
-"""One simulated ledger: its accounts, its workers and limits consumers, the servers they need, and everything that befalls them.
+"""One simulated ledger: its accounts, its workers and limits consumers, the servers they need, and
+everything that befalls them.
 
-All of it follows from one seed. Storms, in which whatever can go wrong does, alternate with calms, in which everything must settle.
+All of it follows from one seed. Storms, in which whatever can go wrong does, alternate with calms,
+in which everything must settle.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ from usageledger.processor.inputs import Source
 
 BEGIN = datetime(2025, 1, 28, 10, tzinfo=UTC)
 SETTLE_S = 180.0
-"""With no faults any more everything settles within this: the minute after which a worker takes itself for stuck, time-outs that still run,
-a last back-off, and the work itself."""
+"""With no faults any more everything settles within this: the minute after which a worker takes
+itself for stuck, time-outs that still run, a last back-off, and the work itself.
+"""
 
 STORM_ACTIONS = (60, 250)
 
@@ -66,8 +69,11 @@ class Outcome:
 
 
 def simulate(seed: int, steps: int) -> Outcome:
-    """Run one seed for at least so many steps. A step is one resumption of a process's event loop: a callback, or a task up to its next
-    await, an arriving request or answer, or an action of the schedule."""
+    """Run one seed for at least so many steps.
+
+    A step is one resumption of a process's event loop: a callback, or a task up to its next await,
+    an arriving request or answer, or an action of the schedule.
+    """
     outcome = Outcome(seed)
     gc.collect()
     gc.disable()  # what a collection finalizes, and when, would be chance
@@ -83,7 +89,9 @@ def simulate(seed: int, steps: int) -> Outcome:
 
 @contextmanager
 def _sizes(random: Random) -> Iterator[None]:
-    """Chunks so small that everything happens between two of them; decoding a catalog is done once for each."""
+    """Chunks so small that everything happens between two of them; decoding a catalog is done once
+    for each.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 10, 2_000)))
         patch.setattr(owner, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
@@ -106,10 +114,15 @@ class _PartitionWitness:
 
     def ledger_appended(self, records: Sequence[Record]) -> None:
         for record in records:
-            self._simulation.note(f"ledger {self._partition} {record.offset} {record.timestamp_ms}", record.value or b"")
+            self._simulation.note(
+                f"ledger {self._partition} {record.offset} {record.timestamp_ms}",
+                record.value or b"",
+            )
         self._simulation.oracles[self._partition].ledger_appended(records)
 
-    def view_commits(self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange) -> None:
+    def view_commits(
+        self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
+    ) -> None:
         self._simulation.note(f"view {self._partition} {change.position}")
         self._simulation.oracles[self._partition].view_commits(stood_at, due_ms, change)
 
@@ -138,12 +151,22 @@ class Simulation:
         self._clocks_are_good = random.random() < 0.5
         self._imported_at = BEGIN
         partitions = range(self.partition_count)
-        self.topics = {Place(topic, p): InputTopic() for p in partitions for topic in (TOPICS.usage, TOPICS.account)}
+        self.topics = {
+            Place(topic, p): InputTopic()
+            for p in partitions
+            for topic in (TOPICS.usage, TOPICS.account)
+        }
         self.catalogs: list[Record] = []
         self.oracles = {p: self._oracle(p) for p in partitions}
-        self.ledgers = {p: SimulatedLog(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
-        self.views = {p: SimulatedView(self._broker_ms, _PartitionWitness(self, p)) for p in partitions}
-        self.limits = {p: LimitTopic(partial(self.oracles.__getitem__, p), self.note) for p in partitions}
+        self.ledgers = {
+            p: SimulatedLog(self._broker_ms, _PartitionWitness(self, p)) for p in partitions
+        }
+        self.views = {
+            p: SimulatedView(self._broker_ms, _PartitionWitness(self, p)) for p in partitions
+        }
+        self.limits = {
+            p: LimitTopic(partial(self.oracles.__getitem__, p), self.note) for p in partitions
+        }
         self.limits_group = LimitsGroup()
         self.feed_faults = FeedFaults()
         self.cluster = Cluster(
@@ -163,7 +186,9 @@ class Simulation:
         self.workers: list[Worker] = []
         self.consumers: list[LimitsConsumer] = []
         self.accounts = [f"account-{n}" for n in range(random.choice((2, 5, 9)))] + ["a"]
-        self.work = Work(random, self.accounts, self.event_time, self.let_pass, self.send, self.send_astray)
+        self.work = Work(
+            random, self.accounts, self.event_time, self.let_pass, self.send, self.send_astray
+        )
         self._names = 0
 
     # The clocks
@@ -186,20 +211,32 @@ class Simulation:
 
     def send(self, source: Source, key: bytes | None, value: bytes | None, at: datetime) -> None:
         """Append an input where its key belongs."""
-        partition = partition_of(key, self.partition_count) if key else self.random.randrange(self.partition_count)
+        partition = (
+            partition_of(key, self.partition_count)
+            if key
+            else self.random.randrange(self.partition_count)
+        )
         self._append(source, partition, key, value, at)
 
-    def send_astray(self, source: Source, key: bytes | None, value: bytes | None, at: datetime) -> None:
+    def send_astray(
+        self, source: Source, key: bytes | None, value: bytes | None, at: datetime
+    ) -> None:
         """Append an input to any partition."""
         self._append(source, self.random.randrange(self.partition_count), key, value, at)
 
-    def _append(self, source: Source, partition: int, key: bytes | None, value: bytes | None, at: datetime) -> None:
-        topic = self.topics[Place(TOPICS.usage if source is Source.USAGE else TOPICS.account, partition)]
+    def _append(
+        self, source: Source, partition: int, key: bytes | None, value: bytes | None, at: datetime
+    ) -> None:
+        topic = self.topics[
+            Place(TOPICS.usage if source is Source.USAGE else TOPICS.account, partition)
+        ]
         offset = topic.end_offset
         if self.has_transactions and self.random.random() < 0.1:
             offset += self.random.choice((1, 2))
             self.faults["feed: offsets left out by a transaction"] += 1
-        topic.records.append(Record(offset, milliseconds(at) if self.is_importing else self._broker_ms(), key, value))
+        topic.records.append(
+            Record(offset, milliseconds(at) if self.is_importing else self._broker_ms(), key, value)
+        )
         self._imported_at += timedelta(seconds=self.random.choice((0, 0.001, 1, 30)))
         for worker in self.workers:
             worker.wake()
@@ -213,11 +250,16 @@ class Simulation:
         return self.topics[Place(TOPICS.usage if topic == "usage" else TOPICS.account, partition)]
 
     def _undecided(self, partition: int, at: datetime) -> bool:
-        """Whether an input of before that time lies there and waits, and none of after it that can have brought what was due."""
+        """Whether an input of before that time lies there and waits, and none of after it that can
+        have brought what was due.
+        """
         if self.live_since > -1e9 or not (self.is_importing or self._clocks_are_good):
             return False
         head = self.oracles[partition].replay.book.head
-        waiting = [self._topic(partition, source.value).at_or_after(head.next_of(source.value)) for source in Source]
+        waiting = [
+            self._topic(partition, source.value).at_or_after(head.next_of(source.value))
+            for source in Source
+        ]
         times = [record.timestamp_ms for record in waiting if record is not None]
         return bool(times) and max(times) < milliseconds(at)
 
@@ -266,7 +308,9 @@ class Simulation:
             task.cancel()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "call_exception_handler", lambda _: None)
-            loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+            loop.run_until_complete(
+                asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True)
+            )
         loop.close()
 
     async def _live(self) -> None:
@@ -343,17 +387,25 @@ class Simulation:
             server.weather = Weather(*(bad * random.choice((0, 0, 1)) for _ in range(6)))
             server.weather.slow_s = random.choice((0.1, 3.0, 25.0))
         bad = random.choice((0.0, 0.05, 0.2))
-        self._set_feed_faults([bad * random.choice((0, 0, 0, 1)) for _ in range(3)], bad, random.choice((0.0, 0.0, 0.3, 4.0)))
+        self._set_feed_faults(
+            [bad * random.choice((0, 0, 0, 1)) for _ in range(3)],
+            bad,
+            random.choice((0.0, 0.0, 0.3, 4.0)),
+        )
         self.limits_group.skips = random.choice((0.0, 0.1))
         if self.has_transactions:
             self.feed_faults.records_lost = 0.0
 
-    def _set_feed_faults(self, chunks: Sequence[float], records_lost: float, fetch_s: float) -> None:
+    def _set_feed_faults(
+        self, chunks: Sequence[float], records_lost: float, fetch_s: float
+    ) -> None:
         for wanted, rate in zip(fields(FeedFaults), [*chunks, records_lost, fetch_s], strict=True):
             setattr(self.feed_faults, wanted.name, rate)
 
     async def _calm(self) -> None:
-        """Every fault ends, one worker and one consumer remain: everything settles, and still does after that when a view falls back."""
+        """Every fault ends, one worker and one consumer remain: everything settles, and still does
+        after that when a view falls back.
+        """
         self._end_faults()
         self._leave_one_worker()
         self._leave_one_consumer()
@@ -373,7 +425,11 @@ class Simulation:
 
     async def _let_something_fall_due(self) -> None:
         """By the wall clock alone, while nothing flows."""
-        due = [date[0] for oracle in self.oracles.values() if (date := oracle.replay.book.due.next()) is not None]
+        due = [
+            date[0]
+            for oracle in self.oracles.values()
+            if (date := oracle.replay.book.due.next()) is not None
+        ]
         if due and not self.is_importing:
             self.let_pass(max(timedelta(0), min(due) - timedelta(seconds=1) - self.now()))
             await asyncio.sleep(5)
@@ -388,11 +444,16 @@ class Simulation:
         self._broker_skew = timedelta(0)
         for worker in self.workers:
             worker.clock_skew = timedelta(0)
-        for process in (*(worker.process for worker in self.workers), *(consumer.process for consumer in self.consumers)):
+        for process in (
+            *(worker.process for worker in self.workers),
+            *(consumer.process for consumer in self.consumers),
+        ):
             process.frozen_until = min(process.frozen_until, now)
 
     def _leave_one_worker(self) -> None:
-        """It owns every partition: which of several goes on is for a group to say, and would not be settled without one."""
+        """It owns every partition: which of several goes on is for a group to say, and would not be
+        settled without one.
+        """
         self._forget_the_dead()
         able = [worker for worker in self.workers if len(worker.partitions) == self.partition_count]
         left = self.random.choice(able) if able and self.random.random() < 0.7 else None
@@ -402,7 +463,11 @@ class Simulation:
         self.workers = [left] if left is not None else [self._worker(range(self.partition_count))]
 
     def _leave_one_consumer(self) -> None:
-        left = self.random.choice(self.consumers) if self.consumers and self.random.random() < 0.7 else None
+        left = (
+            self.random.choice(self.consumers)
+            if self.consumers and self.random.random() < 0.7
+            else None
+        )
         for consumer in self.consumers:
             if consumer is not left:
                 consumer.kill()
@@ -430,8 +495,14 @@ class Simulation:
         for partition, oracle in self.oracles.items():
             head = oracle.replay.book.head
             for source in Source:
-                if self._topic(partition, source.value).at_or_after(head.next_of(source.value)) is not None:
-                    return f"partition {partition} has {source.value} to decide at {head.next_of(source.value)}"
+                if (
+                    self._topic(partition, source.value).at_or_after(head.next_of(source.value))
+                    is not None
+                ):
+                    return (
+                        f"partition {partition} has {source.value} to decide at "
+                        f"{head.next_of(source.value)}"
+                    )
             if head.catalog_next < len(self.catalogs):
                 return f"partition {partition} has a catalog to adopt"
             stands_at = self.views[partition].stands_at
@@ -440,19 +511,28 @@ class Simulation:
             if oracle.limits.announced < len(oracle.limits.expected):
                 return f"partition {partition} has limits to announce"
             due = oracle.replay.book.due.next()
-            if due is not None and not self.is_importing and due[0] < self.now() - timedelta(seconds=3):
+            if (
+                due is not None
+                and not self.is_importing
+                and due[0] < self.now() - timedelta(seconds=3)
+            ):
                 return f"{due[1]} is due since {due[0]}"
         return None
 
     async def _check_the_end(self) -> None:
-        """A view made anew is the live one; an audit of the whole log agrees; each input has been decided once."""
+        """A view made anew is the live one; an audit of the whole log agrees; each input has been
+        decided once.
+        """
         for partition, view in self.views.items():
             if not await self._is_made_anew(view):
                 raise Broken("a view made anew is the live one", f"partition {partition}")
             self._audit(partition)
 
     async def _is_made_anew(self, view: SimulatedView) -> bool:
-        """Whether a worker that finds no view makes the same one. Something may fall due meanwhile: then another has to be made."""
+        """Whether a worker that finds no view makes the same one.
+
+        Something may fall due meanwhile: then another has to be made.
+        """
         while True:
             live = _contents(view)
             self.workers[0].kill()
@@ -475,7 +555,11 @@ class Simulation:
             if entry.input is not None and entry.input.topic != "catalog":
                 outcome = entry.kind if entry.kind in ("refusal", "duplicate") else "accepted"
                 outcomes.setdefault((entry.input.topic, entry.input.offset), set()).add(outcome)
-        sent = {(source.value, record.offset) for source in Source for record in self._topic(partition, source.value).records}
+        sent = {
+            (source.value, record.offset)
+            for source in Source
+            for record in self._topic(partition, source.value).records
+        }
         if set(outcomes) != sent or any(len(found) != 1 for found in outcomes.values()):
             raise Broken("accepted + refused + duplicates = sent", f"partition {partition}")
 
@@ -500,7 +584,11 @@ class Simulation:
 
     def use_around_what_is_due(self) -> None:
         """Uses right before and after the moment at which something is due."""
-        due = [date[0] for oracle in self.oracles.values() if (date := oracle.replay.book.due.next()) is not None]
+        due = [
+            date[0]
+            for oracle in self.oracles.values()
+            if (date := oracle.replay.book.due.next()) is not None
+        ]
         for _ in range(3):
             self.work.use()
         if due:
@@ -527,7 +615,9 @@ class Simulation:
     def go_live(self) -> None:
         if self.is_importing:
             self.is_importing, self.live_since = False, self.loop.time()
-            self._clock_ahead += max(timedelta(0), self._imported_at + timedelta(hours=1) - self.now())
+            self._clock_ahead += max(
+                timedelta(0), self._imported_at + timedelta(hours=1) - self.now()
+            )
             self.faults["import ended"] += 1
 
     def start_worker(self) -> None:
@@ -554,7 +644,10 @@ class Simulation:
 
     def freeze_worker(self) -> None:
         if self.workers:
-            self._freeze(self.random.choice(self.workers).process.name, self.random.choice(self.workers).process)
+            self._freeze(
+                self.random.choice(self.workers).process.name,
+                self.random.choice(self.workers).process,
+            )
 
     def freeze_consumer(self) -> None:
         if self.consumers:
@@ -581,7 +674,11 @@ class Simulation:
         depth = self.random.choice((1, 1, 1, 2, 3, 5, 20, 10_000))
         for view in self.random.choice((views, [self.random.choice(views)])):
             if view.moments:
-                view.fall_back(min(depth, self.random.randrange(1, view.moments + 1)) if depth == 10_000 else depth)
+                view.fall_back(
+                    min(depth, self.random.randrange(1, view.moments + 1))
+                    if depth == 10_000
+                    else depth
+                )
                 self.faults["store: fell back"] += 1
 
     def lose_view(self) -> None:
@@ -589,7 +686,8 @@ class Simulation:
         self.faults["store: emptied"] += 1
 
     def lose_entries(self) -> None:
-        """An unclean election while nobody is at work: the ledger's last batches are gone, and claims take their place.
+        """An unclean election while nobody is at work: the ledger's last batches are gone, and
+        claims take their place.
 
         Kafka promises nothing then, so what was announced is spared: no reader could take it back.
         """
@@ -600,11 +698,15 @@ class Simulation:
         self.workers, self.consumers = [], []
         self.network.cut()
         for partition, log in self.ledgers.items():
-            end = self.random.choice(self.oracles[partition].ends_that_nobody_knows()[-8:] or [log.end_offset])
+            end = self.random.choice(
+                self.oracles[partition].ends_that_nobody_knows()[-8:] or [log.end_offset]
+            )
             if end < log.end_offset:
                 self.faults["kafka: entries lost"] += 1
                 log.truncate_from(end)
-                self.limits_group.committed[partition] = min(end, self.limits_group.committed.get(partition, 0))
+                self.limits_group.committed[partition] = min(
+                    end, self.limits_group.committed.get(partition, 0)
+                )
                 self.views[partition].forget_moments()
                 announced = self.limits[partition].records
                 self.oracles[partition] = oracle = self._oracle(partition)
@@ -627,10 +729,14 @@ class Simulation:
             self.faults["limits: killed"] += 1
 
     def rebalance_consumers(self) -> None:
-        """A consumer is given other partitions; another one may still believe that they are its own."""
+        """A consumer is given other partitions; another one may still believe that they are its
+        own.
+        """
         if self.consumers:
             consumer = self.random.choice(self.consumers)
-            consumer.partitions = frozenset(p for p in range(self.partition_count) if self.random.random() < 0.7)
+            consumer.partitions = frozenset(
+                p for p in range(self.partition_count) if self.random.random() < 0.7
+            )
             consumer.generation += 1
             self.faults["limits: rebalanced"] += 1
 
@@ -643,32 +749,71 @@ class Simulation:
         self._names += 1
         name = f"limits-{self._names}"
         servers = (self.kafka, self.limits_log)
-        return LimitsConsumer(self.loop, self.network, servers, name, self.ledgers, self.limits, self.limits_group, self.random)
+        return LimitsConsumer(
+            self.loop,
+            self.network,
+            servers,
+            name,
+            self.ledgers,
+            self.limits,
+            self.limits_group,
+            self.random,
+        )
 
     def _oracle(self, partition: int) -> PartitionOracle:
-        return PartitionOracle(partition, self.partition_count, partial(self._read, partition), partial(self._undecided, partition))
+        return PartitionOracle(
+            partition,
+            self.partition_count,
+            partial(self._read, partition),
+            partial(self._undecided, partition),
+        )
 
     def _forget_the_dead(self) -> None:
         self.workers = [worker for worker in self.workers if worker.is_alive]
 
 
 def _contents(view: SimulatedView) -> Mapping[str, Any]:
-    """What look-ups find. Of an id that came again after it had expired, that is what is remembered last."""
+    """What look-ups find.
+
+    Of an id that came again after it had expired, that is what is remembered last.
+    """
     assert view.stored_head is not None
     since = window_of(decode_head(view.stored_head.value).clock) - 1
-    found = {identity: value for w in sorted(view.identities) if w >= since for identity, value in view.identities[w].items()}
-    return {"accounts": view.stored_accounts, "due": view.due_ms, "identities": found, "hash": view.stored_head.position.hash}
+    found = {
+        identity: value
+        for w in sorted(view.identities)
+        if w >= since
+        for identity, value in view.identities[w].items()
+    }
+    return {
+        "accounts": view.stored_accounts,
+        "due": view.due_ms,
+        "identities": found,
+        "hash": view.stored_head.position.hash,
+    }
 
 
 @cache
 def _document(version: str, *, knows_more: bool) -> bytes:
     """The shipped plans, and a rate card that is short; a later version knows another model."""
     shipped: dict[str, Any] = catalog_document(load_shipped_catalog())
-    features = [feature for feature in shipped["features"] if feature["id"] in ("genai_video", "prompt_to_video", "chat_message")]
+    features = [
+        feature
+        for feature in shipped["features"]
+        if feature["id"] in ("genai_video", "prompt_to_video", "chat_message")
+    ]
     if knows_more:
         features = json.loads(json.dumps(features))
         models = next(feature["models"] for feature in features if feature["id"] == "genai_video")
-        models.append({"id": "veo_4", "name": "Veo 4", "rate": {"credits": "40", "unit": "generation"}})
+        models.append(
+            {"id": "veo_4", "name": "Veo 4", "rate": {"credits": "40", "unit": "generation"}}
+        )
     document = {**shipped, "version": version, "features": features, "thresholds": ["0.5", "0.8"]}
-    event = {"specversion": "1.0", "type": "catalog.published", "id": version, "source": "/catalog", "data": document}
+    event = {
+        "specversion": "1.0",
+        "type": "catalog.published",
+        "id": version,
+        "source": "/catalog",
+        "data": document,
+    }
     return json.dumps(event).encode()

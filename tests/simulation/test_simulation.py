@@ -23,7 +23,10 @@ _seen: Counter[str] = Counter()
 
 @pytest.mark.parametrize("seed", [*KNOWN_SEEDS, *FIRST_SEEDS])
 def test_whatever_happens_the_invariants_hold_at_every_step(seed: int) -> None:
-    """Fails with the invariant that broke. The same again, at any length: ``make simulate SEED=… STEPS=…``."""
+    """Fails with the invariant that broke.
+
+    The same again, at any length: ``make simulate SEED=… STEPS=…``.
+    """
     print(f"seed {seed}")
     outcome = simulate(seed, STEPS)
     assert outcome.failure is None, outcome.failure
@@ -33,8 +36,14 @@ def test_whatever_happens_the_invariants_hold_at_every_step(seed: int) -> None:
 
 
 def test_a_seed_is_all_that_a_simulation_depends_on() -> None:
-    """Two processes whose hashes differ come to the same history, record by record and commit by commit."""
-    assert _digest(seed=3, hash_seed="1") == _digest(seed=3, hash_seed="2") != _digest(seed=4, hash_seed="1")
+    """Two processes whose hashes differ come to the same history, record by record and commit by
+    commit.
+    """
+    assert (
+        _digest(seed=3, hash_seed="1")
+        == _digest(seed=3, hash_seed="2")
+        != _digest(seed=4, hash_seed="1")
+    )
 
 
 def test_another_run_in_the_same_process_is_the_same() -> None:
@@ -43,6 +52,23 @@ def test_another_run_in_the_same_process_is_the_same() -> None:
 
 
 def _digest(*, seed: int, hash_seed: str) -> str:
-    command = [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--steps", "3000", "--cores", "1"]
-    ran = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, timeout=60, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.simulation",
+        "--seed",
+        str(seed),
+        "--steps",
+        "3000",
+        "--cores",
+        "1",
+    ]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     return next(line for line in ran.stdout.splitlines() if line.startswith("digest "))

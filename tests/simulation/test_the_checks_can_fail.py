@@ -12,8 +12,12 @@ SEEDS_MAX = 60
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_what_breaks_the_code_breaks_an_invariant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first seed is one that was known to come to where it matters; any other change of the code moves that to another."""
+def test_what_breaks_the_code_breaks_an_invariant(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first seed is one that was known to come to where it matters; any other change of the
+    code moves that to another.
+    """
     breakage = BREAKAGES[name]
     breakage.apply(monkeypatch)
     for seed in (breakage.first_seed, *range(1, SEEDS_MAX)):

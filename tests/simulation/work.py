@@ -1,4 +1,6 @@
-"""What accounts do, at random: use, repeat, void, subscribe, change, cancel, receive grants, are suspended; and what none would send."""
+"""What accounts do, at random: use, repeat, void, subscribe, change, cancel, receive grants, are
+suspended; and what none would send.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from typing import Any
 
 from usageledger.processor.inputs import Source
 
-ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Pacific/Apia", "Asia/Kathmandu", "Australia/Lord_Howe")
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Pacific/Apia",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+)
 PLANS = ("pro", "pro", "max", "scale", "free", "nonsense")
 JUNK: tuple[tuple[bytes | None, bytes | None], ...] = (
     (b"a", b"junk"),
@@ -19,8 +28,14 @@ JUNK: tuple[tuple[bytes | None, bytes | None], ...] = (
     (b"\xff", b"[]"),
     (b"a", None),
     (b"", b"\x00\xff"),
-    (b"a", b'{"specversion":"1.0","type":"usage.recorded","id":"1","source":"/render","subject":"a","time":"yesterday","data":{}}'),
-    (b"a", b'{"specversion":"1.0","type":"usage.exploded","id":"1","source":"/render","subject":"a","time":"2025-01-01T00:00:00Z"}'),
+    (
+        b"a",
+        b'{"specversion":"1.0","type":"usage.recorded","id":"1","source":"/render","subject":"a","time":"yesterday","data":{}}',
+    ),
+    (
+        b"a",
+        b'{"specversion":"1.0","type":"usage.exploded","id":"1","source":"/render","subject":"a","time":"2025-01-01T00:00:00Z"}',
+    ),
     (b"a", b"[" * 600),
 )
 
@@ -59,22 +74,43 @@ class Work:
         """As much as takes an account to its limit."""
         account = self._account()
         for _ in range(self._random.randrange(2, 6)):
-            self._use(account, self._now(), {"feature": "prompt_to_video", "quantity": self._random.choice(("5", "10", "12.5", "30"))})
+            self._use(
+                account,
+                self._now(),
+                {
+                    "feature": "prompt_to_video",
+                    "quantity": self._random.choice(("5", "10", "12.5", "30")),
+                },
+            )
 
     def use_late(self) -> None:
-        self._use(self._account(), self._now() - timedelta(hours=self._random.choice((1, 30, 71, 73, 200, 839, 841))))
+        self._use(
+            self._account(),
+            self._now() - timedelta(hours=self._random.choice((1, 30, 71, 73, 200, 839, 841))),
+        )
 
     def use_by_a_fast_clock(self) -> None:
-        self._use(self._account(), self._now() + timedelta(seconds=self._random.choice((20, 299, 301, 90_000))))
+        self._use(
+            self._account(),
+            self._now() + timedelta(seconds=self._random.choice((20, 299, 301, 90_000))),
+        )
 
     def use_again(self) -> None:
         """A retry: soon or long after, with the same time or another."""
         if self._used:
             account, event_id, at, data = self._random.choice(self._used[-60:])
-            self._send("usage.recorded", account, event_id, self._random.choice((at, at, self._now())), data)
+            self._send(
+                "usage.recorded",
+                account,
+                event_id,
+                self._random.choice((at, at, self._now())),
+                data,
+            )
 
     def use_over_months(self) -> None:
-        """A retry, and the same id again when it no longer counts: in what is imported, both can lie in one chunk."""
+        """A retry, and the same id again when it no longer counts: in what is imported, both can
+        lie in one chunk.
+        """
         if self._used:
             account, event_id, at, data = self._used[-1]
             self._send("usage.recorded", account, event_id, at, data)
@@ -109,29 +145,49 @@ class Work:
         if self._random.random() < 0.7:
             data["time_zone"] = self._random.choice(ZONES)
         if self._random.random() < 0.2:
-            data["anchor"] = _text(self._now() - timedelta(days=self._random.choice((1, 10, 29, 45))))
+            data["anchor"] = _text(
+                self._now() - timedelta(days=self._random.choice((1, 10, 29, 45)))
+            )
         self._tell("account.subscribed", account, data)
 
     def change_plan(self) -> None:
         self._tell("account.plan_changed", self._account(), {"plan": self._random.choice(PLANS)})
 
     def cancel(self) -> None:
-        self._tell("account.cancelled", self._account(), {"effective": self._random.choice(("now", "period_end"))})
+        self._tell(
+            "account.cancelled",
+            self._account(),
+            {"effective": self._random.choice(("now", "period_end"))},
+        )
 
     def open(self) -> None:
-        data = {"plan": self._random.choice(PLANS), "used": self._random.choice(("0", "150", "210")), "free_used": "50"}
+        data = {
+            "plan": self._random.choice(PLANS),
+            "used": self._random.choice(("0", "150", "210")),
+            "free_used": "50",
+        }
         anchor = self._now() - timedelta(days=self._random.choice((3, 20, 45)))
         account = self._random.choice((self._account(), f"brought-{self._new_id()}"))
-        self._tell("account.opened", account, {**data, "anchor": _text(anchor), "time_zone": self._random.choice(ZONES)})
+        self._tell(
+            "account.opened",
+            account,
+            {**data, "anchor": _text(anchor), "time_zone": self._random.choice(ZONES)},
+        )
 
     def grant(self) -> None:
         data = {"credits": self._random.choice(("10", "25", "0.5")), "reason": "sorry"}
         if self._random.random() < 0.7:
-            data["expires_at"] = _text(self._now() + timedelta(days=self._random.choice((-1, 0.001, 0.5, 3, 20, 50))))
+            data["expires_at"] = _text(
+                self._now() + timedelta(days=self._random.choice((-1, 0.001, 0.5, 3, 20, 50)))
+            )
         self._tell("credits.granted", self._account(), data)
 
     def suspend(self) -> None:
-        self._tell("account.suspended", self._account(), {"reason": self._random.choice(("payment_failed", "fraud"))})
+        self._tell(
+            "account.suspended",
+            self._account(),
+            {"reason": self._random.choice(("payment_failed", "fraud"))},
+        )
 
     def resume(self) -> None:
         self._tell("account.resumed", self._account(), {})
@@ -141,17 +197,23 @@ class Work:
         self._tell("account.thresholds_set", self._account(), {"thresholds": thresholds})
 
     def send_junk(self) -> None:
-        self._send_record(self._random.choice(list(Source)), *self._random.choice(JUNK), self._now())
+        self._send_record(
+            self._random.choice(list(Source)), *self._random.choice(JUNK), self._now()
+        )
 
     def send_without_a_time(self) -> None:
         """In an import a record can have any timestamp."""
         at = self._random.choice((_EPOCH, self._now() - timedelta(days=3)))
-        record = self._record("usage.recorded", self._account(), self._new_id(), self._now(), self._something())
+        record = self._record(
+            "usage.recorded", self._account(), self._new_id(), self._now(), self._something()
+        )
         self._send_record(Source.USAGE, *record, at)
 
     def send_astray(self) -> None:
         """Where another partitioner would put it."""
-        record = self._record("usage.recorded", self._account(), self._new_id(), self._now(), self._something())
+        record = self._record(
+            "usage.recorded", self._account(), self._new_id(), self._now(), self._something()
+        )
         self._send_astray(Source.USAGE, *record, self._now())
 
     def _use(self, account: str, at: datetime, data: dict[str, Any] | None = None) -> None:
@@ -160,10 +222,16 @@ class Work:
         self._send("usage.recorded", account, event_id, at, data)
 
     def _something(self) -> dict[str, Any]:
-        model = self._random.choice(("veo_3", "veo_3", "veo_2", "veo_4"))  # the last one a later catalog knows
+        model = self._random.choice(
+            ("veo_3", "veo_3", "veo_2", "veo_4")
+        )  # the last one a later catalog knows
         if self._random.random() < 0.2:
             return {"feature": "chat_message", "quantity": self._random.choice(("1", "2.5", "0"))}
-        return {"feature": "genai_video", "model": model, "quantity": self._random.choice(("1", "1", "2"))}
+        return {
+            "feature": "genai_video",
+            "model": model,
+            "quantity": self._random.choice(("1", "1", "2")),
+        }
 
     def _tell(self, type_: str, account: str, data: dict[str, Any]) -> None:
         event_id, at = self._new_id(), self._now()
@@ -172,18 +240,32 @@ class Work:
         self._told.append((type_, account, event_id, at, data))
         self._send(type_, account, event_id, at, data)
 
-    def _send(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> None:
+    def _send(
+        self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]
+    ) -> None:
         source = Source.USAGE if type_ == "usage.recorded" else Source.ACCOUNT
         appended = self._now()
         if self._random.random() < 0.1:  # in what is imported dates may jump about
             appended -= timedelta(days=self._random.choice((0.1, 3)))
         self._send_record(source, *self._record(type_, account, event_id, at, data), appended)
 
-    def _record(self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]) -> tuple[bytes, bytes]:
+    def _record(
+        self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]
+    ) -> tuple[bytes, bytes]:
         source = "/render" if type_ == "usage.recorded" else "/billing"
-        if source == "/render" and event_id[-1] in "02468":  # a retry names the hold that the first attempt was given
+        if (
+            source == "/render" and event_id[-1] in "02468"
+        ):  # a retry names the hold that the first attempt was given
             data = {**data, "hold_id": f"hold-{event_id}"}
-        event = {"specversion": "1.0", "type": type_, "id": event_id, "source": source, "subject": account, "time": _text(at), "data": data}
+        event = {
+            "specversion": "1.0",
+            "type": type_,
+            "id": event_id,
+            "source": source,
+            "subject": account,
+            "time": _text(at),
+            "data": data,
+        }
         return account.encode(), json.dumps(event).encode()
 
     def _account(self) -> str:

@@ -1,4 +1,6 @@
-"""A processor's worker as a process: it owns partitions, is fed from the input topics and reads the catalog topic, until it is killed."""
+"""A processor's worker as a process: it owns partitions, is fed from the input topics and reads the
+catalog topic, until it is killed.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Cluster:
 class Worker:
     """Owners of some partitions, with handles of their own on everything."""
 
-    def __init__(self, cluster: Cluster, name: str, partitions: Sequence[int], random: Random) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, partitions: Sequence[int], random: Random
+    ) -> None:
         self.name = name
         self.process = Process(name)
         self.partitions = frozenset(partitions)
@@ -61,12 +65,21 @@ class Worker:
         self._catalogs = CatalogLog()
         self._random = random
         self._epochs = count(1)
-        self._consumer = Consumer(cluster.network, cluster.kafka, self.process, cluster.topics, random, cluster.feed_faults)
+        self._consumer = Consumer(
+            cluster.network,
+            cluster.kafka,
+            self.process,
+            cluster.topics,
+            random,
+            cluster.feed_faults,
+        )
         self._learns_s = random.random() * 2
         for partition in partitions:
             self._add_owner(partition)
         self.task = cluster.loop.start_in(self.process, self._run())
-        self.task.add_done_callback(self._ended, context=cluster.loop.context_of(cluster.loop.outside))
+        self.task.add_done_callback(
+            self._ended, context=cluster.loop.context_of(cluster.loop.outside)
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -91,17 +104,31 @@ class Worker:
     def _add_owner(self, partition: int) -> None:
         cluster, random = self._cluster, self._random
         clock = cluster.loop.time
-        feed = PartitionFeed(partition, TOPICS, self._consumer, self._consumer, next_epoch=lambda: next(self._epochs), clock=clock)
+        feed = PartitionFeed(
+            partition,
+            TOPICS,
+            self._consumer,
+            self._consumer,
+            next_epoch=lambda: next(self._epochs),
+            clock=clock,
+        )
         self._feeds[partition] = feed
         inputs = InputBuffer(feed, records_max=random.choice((4, 50, 20_000)))
         self._consumer.add(feed, inputs)
-        sizes = {"batch_bytes": random.choice((2_000, 512 * 1024)), "chunk": random.choice((1, 2, 7, 1_000))}
-        self.handles[partition] = LedgerHandle(cluster.network, cluster.kafka, self.process, cluster.ledgers[partition], **sizes)
+        sizes = {
+            "batch_bytes": random.choice((2_000, 512 * 1024)),
+            "chunk": random.choice((1, 2, 7, 1_000)),
+        }
+        self.handles[partition] = LedgerHandle(
+            cluster.network, cluster.kafka, self.process, cluster.ledgers[partition], **sizes
+        )
         self.owners[partition] = PartitionOwner(
             partition=partition,
             partition_count=len(cluster.ledgers),
             ledger=self.handles[partition],
-            view=ViewHandle(cluster.network, cluster.store, self.process, lambda: cluster.views[partition]),
+            view=ViewHandle(
+                cluster.network, cluster.store, self.process, lambda: cluster.views[partition]
+            ),
             inputs=inputs,
             catalogs=self._catalogs,
             worker=self.name,
@@ -111,8 +138,13 @@ class Worker:
         )
 
     async def _run(self) -> None:
-        works: list[Coroutine[Any, Any, None]] = [self._own(owner) for owner in self.owners.values()]
-        tasks = [asyncio.create_task(work) for work in (self._consumer.run(), self._read_catalogs(), self._watch(), *works)]
+        works: list[Coroutine[Any, Any, None]] = [
+            self._own(owner) for owner in self.owners.values()
+        ]
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._consumer.run(), self._read_catalogs(), self._watch(), *works)
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -131,11 +163,16 @@ class Worker:
         raise Broken("no partition stops", str(owner.stopped_because))
 
     async def _watch(self) -> None:
-        """As a worker's process does: what has something to do and does nothing for a minute is ended, and started again."""
+        """As a worker's process does: what has something to do and does nothing for a minute is
+        ended, and started again.
+        """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             for partition, owner in self.owners.items():
-                if owner.state == "running" and self._feeds[partition].stuck_s(owner.inputs) > STUCK_S:
+                if (
+                    owner.state == "running"
+                    and self._feeds[partition].stuck_s(owner.inputs) > STUCK_S
+                ):
                     raise WorkerFailed("a partition has input and makes no progress")
 
     async def _read_catalogs(self) -> None:
@@ -143,8 +180,14 @@ class Worker:
         while True:
             try:
                 async with asyncio.timeout(ASK_TIMEOUT_S):
-                    records = await cluster.network.send(link, lambda: cluster.catalogs[self._catalogs.next_offset :])
-                    end = 0 if records else await cluster.network.send(link, lambda: len(cluster.catalogs))
+                    records = await cluster.network.send(
+                        link, lambda: cluster.catalogs[self._catalogs.next_offset :]
+                    )
+                    end = (
+                        0
+                        if records
+                        else await cluster.network.send(link, lambda: len(cluster.catalogs))
+                    )
             except (TimeoutError, Disconnected):
                 link = Link(cluster.catalog_server, self.process)
             else:

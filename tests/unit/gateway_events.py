@@ -30,19 +30,26 @@ class Stores:
 
 
 class Announced:
-    """The limit events of one partition, as the topic has them. Each record lies at the next offset."""
+    """The limit events of one partition, as the topic has them.
+
+    Each record lies at the next offset.
+    """
 
     def __init__(self, partition: int = 0) -> None:
         self.partition = partition
         self._ledger = Ledger(partition)
         self._next_offset = 0
 
-    def crossing(self, *kinds: Kind, account: str = "acct", announced_ms: int = NOW_MS) -> list[LimitRecord]:
+    def crossing(
+        self, *kinds: Kind, account: str = "acct", announced_ms: int = NOW_MS
+    ) -> list[LimitRecord]:
         """The records of an entry that crosses these limits."""
         record = self._ledger.entry(*kinds, account=account)
         sealed = entry_at(record.offset, record.value)
         assert sealed is not None
-        return self.again([limit_record(0, announced_ms, message.value) for message in limit_events(sealed.entry)])
+        return self.again(
+            [limit_record(0, announced_ms, message.value) for message in limit_events(sealed.entry)]
+        )
 
     def again(self, records: Sequence[LimitRecord]) -> list[LimitRecord]:
         """The same events, announced once more."""

@@ -1,4 +1,6 @@
-"""A gateway without Kafka and Redis: its app, its keys in a file of the test, and a clock that is moved."""
+"""A gateway without Kafka and Redis: its app, its keys in a file of the test, and a clock that is
+moved.
+"""
 
 from __future__ import annotations
 
@@ -78,14 +80,32 @@ class GatewayWorld:
         self.now += by
 
     def routes(self) -> list[APIRoute]:
-        """The routes of the API, whatever router they come from. An app does not list what it has included, so the routers are asked."""
+        """The routes of the API, whatever router they come from.
+
+        An app does not list what it has included, so the routers are asked.
+        """
         every = [route for router in ROUTERS for route in router.routes]
-        return [route for route in every if isinstance(route, APIRoute) and route.path.startswith("/v1/")]
+        return [
+            route
+            for route in every
+            if isinstance(route, APIRoute) and route.path.startswith("/v1/")
+        ]
 
     async def status_of_stream(self, path: str, credential: str | None) -> int:
-        """How a request for a stream is answered, whose client is gone at once. httpx would wait for the stream's end."""
-        headers = [] if credential is None else [(b"authorization", f"Bearer {credential}".encode())]
-        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+        """How a request for a stream is answered, whose client is gone at once. httpx would wait
+        for the stream's end.
+        """
+        headers = (
+            [] if credential is None else [(b"authorization", f"Bearer {credential}".encode())]
+        )
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+        }
         statuses: list[int] = []
 
         async def receive() -> dict[str, object]:
@@ -99,7 +119,13 @@ class GatewayWorld:
         return statuses[0]
 
     async def ask(
-        self, method: str, path: str, *, credential: str | None = None, body: object = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        credential: str | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """One request and its answer."""
         sent = dict(headers or {})

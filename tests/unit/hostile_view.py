@@ -1,4 +1,6 @@
-"""A view in memory that fails as a server does: before or after it has done what was asked, and by falling back to what it was."""
+"""A view in memory that fails as a server does: before or after it has done what was asked, and by
+falling back to what it was.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ T = TypeVar("T")
 
 
 class HostileView(MemoryView):
-    """``moved_to`` and ``past`` keep what each commit made of it; ``before`` is called once, before the next call of that name."""
+    """``moved_to`` and ``past`` keep what each commit made of it; ``before`` is called once, before
+    the next call of that name.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +26,9 @@ class HostileView(MemoryView):
         self._failing: dict[str, bool] = {}
 
     def fail_next(self, call: str, *, applied: bool) -> None:
-        """The next call of that name is not answered; ``applied`` says whether it is carried out all the same."""
+        """The next call of that name is not answered; ``applied`` says whether it is carried out
+        all the same.
+        """
         self._failing[call] = applied
 
     def mend(self) -> None:
@@ -33,7 +39,12 @@ class HostileView(MemoryView):
     async def head(self) -> StoredHead | None:
         return await self._attempt("head", super().head)
 
-    async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
+    async def fetch(
+        self,
+        expected: Position | None,
+        accounts: Sequence[str],
+        identities: Sequence[tuple[int, bytes]],
+    ) -> Fetched:
         fetch = super().fetch
         return await self._attempt("fetch", lambda: fetch(expected, accounts, identities))
 

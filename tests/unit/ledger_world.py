@@ -1,4 +1,6 @@
-"""One ledger partition in memory, with its inputs, its view and workers that can be killed: what tests of the owner stand on."""
+"""One ledger partition in memory, with its inputs, its view and workers that can be killed: what
+tests of the owner stand on.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ DEADLINE_S = 10.0
 
 
 class ListedInputs:
-    """An `InputControl` over two lists of records: feeds what is there from where it was told to begin."""
+    """An `InputControl` over two lists of records: feeds what is there from where it was told to
+    begin.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -36,7 +40,9 @@ class ListedInputs:
         self.fed: dict[Source, int] = {}
         self.acknowledged: dict[Source, int] = {}
         self.loses_next: set[int] = set()
-        """Offsets of usage that are left out the next time they would be fed, as a feeder with a fault would."""
+        """Offsets of usage that are left out the next time they would be fed, as a feeder with a
+        fault would.
+        """
 
     async def seek(self, positions: dict[Source, int]) -> None:
         self.fed = dict(positions)
@@ -67,7 +73,9 @@ class ListedInputs:
 
 
 class Hesitant:
-    """A port that lets others run before and after each call, as one behind a network does: a worker can be killed at either moment."""
+    """A port that lets others run before and after each call, as one behind a network does: a
+    worker can be killed at either moment.
+    """
 
     def __init__(self, port: Any) -> None:
         self._port = port
@@ -128,27 +136,66 @@ class World:
 
     def publish_catalog(self, **changes: Any) -> None:
         document = {**catalog_document(load_shipped_catalog()), **changes}
-        event = {"specversion": "1.0", "type": "catalog.published", "id": document["version"], "source": "/catalog", "data": document}
+        event = {
+            "specversion": "1.0",
+            "type": "catalog.published",
+            "id": document["version"],
+            "source": "/catalog",
+            "data": document,
+        }
         offset = sum(1 for _ in self.catalogs.before(2**31))
-        self.catalogs.put([Record(offset, milliseconds(self.now), None, json.dumps(event).encode())])
+        self.catalogs.put(
+            [Record(offset, milliseconds(self.now), None, json.dumps(event).encode())]
+        )
 
     def send(
-        self, type_: str, time: str, account: str = "a", *, event_id: str | None = None, appended: str | None = None, **data: Any
+        self,
+        type_: str,
+        time: str,
+        account: str = "a",
+        *,
+        event_id: str | None = None,
+        appended: str | None = None,
+        **data: Any,
     ) -> None:
         """Append an event at ``appended`` (its own time unless given)."""
         source = Source.USAGE if type_ == "usage.recorded" else Source.ACCOUNT
         offset = len(self.inputs[source])
         event_id = event_id or f"{source.value}-{offset}"
-        event = {"specversion": "1.0", "type": type_, "id": event_id, "source": "/test", "subject": account, "time": time, "data": data}
+        event = {
+            "specversion": "1.0",
+            "type": type_,
+            "id": event_id,
+            "source": "/test",
+            "subject": account,
+            "time": time,
+            "data": data,
+        }
         at = milliseconds(datetime.fromisoformat(appended or time))
         self.inputs[source].append(Record(offset, at, account.encode(), json.dumps(event).encode()))
         for worker in self._workers:
             if worker.control.fed:
                 worker.control.feed()
 
-    def use(self, time: str, account: str = "a", *, quantity: str = "1", model: str = "veo_3", **rest: Any) -> None:
+    def use(
+        self,
+        time: str,
+        account: str = "a",
+        *,
+        quantity: str = "1",
+        model: str = "veo_3",
+        **rest: Any,
+    ) -> None:
         """Append a use of a video model, 32 credits a generation."""
-        self.send("usage.recorded", time, account, feature="genai_video", model=model, quantity=quantity, **rest)
+        self.send(
+            "usage.recorded",
+            time,
+            account,
+            feature="genai_video",
+            model=model,
+            quantity=quantity,
+            **rest,
+        )
 
     def start_worker(self) -> Worker:
         worker = Worker(self, next(self._names))
@@ -167,19 +214,37 @@ class World:
 
     async def settled(self) -> None:
         """Wait until every input has an entry and the view stands at the ledger's last one."""
-        await self.until(lambda: self.decided_inputs() == self.sent_inputs() and self.view_hash() == self.last_hash())
+        await self.until(
+            lambda: (
+                self.decided_inputs() == self.sent_inputs() and self.view_hash() == self.last_hash()
+            )
+        )
 
     def entries(self) -> list[LedgerEntry]:
         return [sealed.entry for sealed in self.sealed()]
 
     def sealed(self) -> list[SealedEntry]:
-        return [entry for record in self.ledger.records if (entry := entry_at(record.offset, record.value)) is not None]
+        return [
+            entry
+            for record in self.ledger.records
+            if (entry := entry_at(record.offset, record.value)) is not None
+        ]
 
     def sent_inputs(self) -> list[tuple[str, int]]:
-        return sorted((source.value, record.offset) for source, records in self.inputs.items() for record in records)
+        return sorted(
+            (source.value, record.offset)
+            for source, records in self.inputs.items()
+            for record in records
+        )
 
     def decided_inputs(self) -> list[tuple[str, int]]:
-        return sorted({(e.input.topic, e.input.offset) for e in self.entries() if e.input is not None and e.input.topic != "catalog"})
+        return sorted(
+            {
+                (e.input.topic, e.input.offset)
+                for e in self.entries()
+                if e.input is not None and e.input.topic != "catalog"
+            }
+        )
 
     def view_hash(self) -> str:
         head = self.view.stored_head
@@ -194,7 +259,9 @@ class World:
         return decode_account(self.view.stored_accounts[account]).period.used // 1_000_000
 
 
-def rebuild_of(world: World, on_progress: Callable[[int, int], None] = lambda done, of: None) -> ViewRebuild:
+def rebuild_of(
+    world: World, on_progress: Callable[[int, int], None] = lambda done, of: None
+) -> ViewRebuild:
     """What ``rebuild --partition 0`` does, on the world's ledger and view."""
 
     async def read_catalogs() -> None: ...

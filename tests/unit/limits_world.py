@@ -1,4 +1,6 @@
-"""A ledger, its limit events, and a Kafka that goes wrong on request, for the tests of the limits consumer and of its readers."""
+"""A ledger, its limit events, and a Kafka that goes wrong on request, for the tests of the limits
+consumer and of its readers.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ Kind = Literal["limit.threshold", "limit.reached", "limit.cleared"]
 
 def crossing(kind: Kind, *, remaining: int = 0) -> Crossing:
     """A crossing on Pro, with figures that fit ``remaining`` (credits)."""
-    figures = Figures(allotment=200 * CREDIT, granted=0, used=(200 - remaining) * CREDIT, remaining=remaining * CREDIT)
+    figures = Figures(
+        allotment=200 * CREDIT,
+        granted=0,
+        used=(200 - remaining) * CREDIT,
+        remaining=remaining * CREDIT,
+    )
     return Crossing(
         type=kind,
         reason="usage",
@@ -50,7 +57,9 @@ class Ledger:
 
     def claim(self) -> None:
         """A worker claims the partition."""
-        self._head = Head(ledger="5f0c61a2", next_offset=len(self.records) + 1, hash=self._head.hash)
+        self._head = Head(
+            ledger="5f0c61a2", next_offset=len(self.records) + 1, hash=self._head.hash
+        )
         self._put(encode_claim(claim_of(self.partition, "5f0c61a2", "worker")))
 
     def entry(self, *kinds: Kind, account: str = "acct") -> Record:
@@ -59,17 +68,31 @@ class Ledger:
             kind="usage",
             appended_at=START + timedelta(seconds=len(self.records)),
             account=account,
-            event=EventReference(source="/render", id=f"gen_{len(self.records)}", occurred_at=START, content="c"),
+            event=EventReference(
+                source="/render", id=f"gen_{len(self.records)}", occurred_at=START, content="c"
+            ),
             crossings=tuple(crossing(kind) for kind in kinds),
         )
         (sealed,), self._head = seal([draft], self._head, self.partition)
-        self.places += [Place(self.partition, sealed.entry.offset, index, len(kinds)) for index in range(len(kinds))]
+        self.places += [
+            Place(self.partition, sealed.entry.offset, index, len(kinds))
+            for index in range(len(kinds))
+        ]
         return self._put(sealed.value)
 
     def ignored_entry(self, *kinds: Kind) -> None:
         """What a predecessor appends after another's claim: it lies further on than it names."""
-        draft = LedgerEntry(kind="usage", appended_at=START, account="acct", crossings=tuple(crossing(kind) for kind in kinds))
-        (sealed,), _ = seal([draft], Head(ledger="5f0c61a2", next_offset=max(0, len(self.records) - 1)), self.partition)
+        draft = LedgerEntry(
+            kind="usage",
+            appended_at=START,
+            account="acct",
+            crossings=tuple(crossing(kind) for kind in kinds),
+        )
+        (sealed,), _ = seal(
+            [draft],
+            Head(ledger="5f0c61a2", next_offset=max(0, len(self.records) - 1)),
+            self.partition,
+        )
         self._put(sealed.value)
         self.claim()
 
@@ -84,7 +107,10 @@ class Ledger:
 
 
 class World:
-    """Ledger partitions and what has been announced of them. ``faults`` is asked before each call on either topic; it may raise."""
+    """Ledger partitions and what has been announced of them.
+
+    ``faults`` is asked before each call on either topic; it may raise.
+    """
 
     def __init__(self, *ledgers: Ledger) -> None:
         self.ledgers = {ledger.partition: ledger for ledger in ledgers}
@@ -93,7 +119,9 @@ class World:
         self.now_s = 0.0
         self.first_offset = 0
 
-    def announcer(self, **faults: Callable[[str], None]) -> tuple[Announcer, MemoryFeed, MemoryLimitLog]:
+    def announcer(
+        self, **faults: Callable[[str], None]
+    ) -> tuple[Announcer, MemoryFeed, MemoryLimitLog]:
         """A consumer of all partitions."""
         feed, limit_log = MemoryFeed(self, **faults), MemoryLimitLog(self, **faults)
         return Announcer(feed, limit_log, lambda: self.now_s), feed, limit_log
@@ -105,7 +133,9 @@ class World:
             self.now_s += 1.0
 
     def seen_by_a_reader(self, partition: int = 0) -> list[Place]:
-        """What a reader makes of the limit events: it drops what is not beyond the last one that it has seen."""
+        """What a reader makes of the limit events: it drops what is not beyond the last one that it
+        has seen.
+        """
         seen: list[Place] = []
         for value in self.limit_events[partition]:
             _, place = read_limit_event(value)
@@ -121,7 +151,12 @@ def no_faults(_call: str) -> None:
 class MemoryFeed:
     """A `LedgerFeed` of a world."""
 
-    def __init__(self, world: World, before: Callable[[str], None] = no_faults, after: Callable[[str], None] = no_faults) -> None:
+    def __init__(
+        self,
+        world: World,
+        before: Callable[[str], None] = no_faults,
+        after: Callable[[str], None] = no_faults,
+    ) -> None:
         self._world = world
         self._before, self._after = before, after
         self.positions: dict[int, int] = {}
@@ -146,7 +181,9 @@ class MemoryFeed:
         for partition, position in self.positions.items():
             if partition in self.paused or partition not in self.partitions:
                 continue
-            records = self._world.ledgers[partition].records[position : position + self.records_per_poll]
+            records = self._world.ledgers[partition].records[
+                position : position + self.records_per_poll
+            ]
             self.positions[partition] += len(records)
             if records:
                 polled[partition] = records
@@ -167,9 +204,17 @@ class MemoryFeed:
 
 
 class MemoryLimitLog:
-    """A `LimitLog` of a world. What a fault leaves on its way lands when `late_batches_arrive` is called."""
+    """A `LimitLog` of a world.
 
-    def __init__(self, world: World, before: Callable[[str], None] = no_faults, after: Callable[[str], None] = no_faults) -> None:
+    What a fault leaves on its way lands when `late_batches_arrive` is called.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        before: Callable[[str], None] = no_faults,
+        after: Callable[[str], None] = no_faults,
+    ) -> None:
         self._world = world
         self._before, self._after = before, after
         self.batch_size = 2

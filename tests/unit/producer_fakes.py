@@ -1,4 +1,6 @@
-"""A Kafka that fails as told, for the producer's tests: at the seam where kafka-python is otherwise."""
+"""A Kafka that fails as told, for the producer's tests: at the seam where kafka-python is
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from usageledger.sdk.producer.spool import Files
 
 
 class FakeKafka:
-    """The log, and what goes wrong on the way to it. ``log`` holds (topic, key, value) as the broker would."""
+    """The log, and what goes wrong on the way to it.
+
+    ``log`` holds (topic, key, value) as the broker would.
+    """
 
     def __init__(self) -> None:
         self.log: list[tuple[str, bytes, bytes]] = []
@@ -24,11 +29,16 @@ class FakeKafka:
         self.connections: list[FakeConnection] = []
         self.is_down = False
         self.answers = True
-        """False: a connection takes events and neither stores nor answers, as a stuck producer does."""
+        """False: a connection takes events and neither stores nor answers, as a stuck producer
+        does.
+        """
         self.loses_answers = 0
         """How many events are stored and then reported as failed."""
         self.refuses: Callable[[bytes], bool] = lambda value: False
-        """Which events the broker never takes. All that is on its way fails with one, as kafka-python has it."""
+        """Which events the broker never takes.
+
+        All that is on its way fails with one, as kafka-python has it.
+        """
         self.refuses_with = Blame.EVENT
 
     def connect_to(self, topic: str) -> Connect:
@@ -49,7 +59,11 @@ class FakeKafka:
 
 
 class FakeConnection:
-    """One connection. What is sent is stored at once, and answered when `deliver` is called (or at once, if the Kafka answers)."""
+    """One connection.
+
+    What is sent is stored at once, and answered when `deliver` is called (or at once, if the Kafka
+    answers).
+    """
 
     def __init__(self, kafka: FakeKafka, topic: str) -> None:
         self.kafka = kafka
@@ -115,7 +129,9 @@ class FailingFiles(Files):
 
 
 def leave_as_a_dead_process_does(directory: Path) -> None:
-    """Copy a spool directory's parts away from under their locks and back: what is left when the process that wrote them was killed."""
+    """Copy a spool directory's parts away from under their locks and back: what is left when the
+    process that wrote them was killed.
+    """
     for part in list(directory.iterdir()):
         (part / "lock").rename(part / "old")
         (part / "lock").touch()
@@ -123,7 +139,10 @@ def leave_as_a_dead_process_does(directory: Path) -> None:
 
 
 def in_child(work: Callable[[], object], deadline_s: float = 20.0) -> int:
-    """Run ``work`` in a forked child and return its exit code: 0, or 1 if it raised. A child that hangs is killed, and -9 returned."""
+    """Run ``work`` in a forked child and return its exit code: 0, or 1 if it raised.
+
+    A child that hangs is killed, and -9 returned.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1

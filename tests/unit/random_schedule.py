@@ -1,4 +1,6 @@
-"""A partition's life at random: inputs over months, and workers, logs and views that fail at any moment. All of it from a seed."""
+"""A partition's life at random: inputs over months, and workers, logs and views that fail at any
+moment. All of it from a seed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ STEPS = 90
 
 
 class RandomSchedule:
-    """Sends, breaks and mends at random for a while; then lets one worker finish. ``check`` says what must then hold."""
+    """Sends, breaks and mends at random for a while; then lets one worker finish.
+
+    ``check`` says what must then hold.
+    """
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -105,7 +110,9 @@ class RandomSchedule:
             self._send_use(account, event_id, occurred_at)
 
     def use_over_months(self) -> None:
-        """A retry, and the same id again when it has expired: in an import that is behind, both lie in one chunk."""
+        """A retry, and the same id again when it has expired: in an import that is behind, both lie
+        in one chunk.
+        """
         if self._used:
             account, event_id, occurred_at = self._used[-1]
             self._send_use(account, event_id, occurred_at)
@@ -129,7 +136,13 @@ class RandomSchedule:
         data: dict[str, Any]
         type_, data = self.random.choice(
             (
-                ("account.subscribed", {"plan": plan, "time_zone": self.random.choice(("UTC", "Europe/Berlin", "Pacific/Apia"))}),
+                (
+                    "account.subscribed",
+                    {
+                        "plan": plan,
+                        "time_zone": self.random.choice(("UTC", "Europe/Berlin", "Pacific/Apia")),
+                    },
+                ),
                 ("account.subscribed", {"plan": plan}),
                 ("account.plan_changed", {"plan": plan}),
                 ("account.cancelled", {"effective": self.random.choice(("now", "period_end"))}),
@@ -142,10 +155,19 @@ class RandomSchedule:
 
     def send_junk(self) -> None:
         source = self.random.choice(list(Source))
-        key, value = self.random.choice(((b"a", b"junk"), (None, None), (b"a", b"{}"), (b"\xff", b"[]"), (b"a", None)))
+        key, value = self.random.choice(
+            ((b"a", b"junk"), (None, None), (b"a", b"{}"), (b"\xff", b"[]"), (b"a", None))
+        )
         records = self.world.inputs[source]
         at_ms = self.random.choice((milliseconds(self.at), milliseconds(self.at), -1))
-        records.append(Record(len(records), at_ms if self.world.is_importing else milliseconds(self.at), key, value))
+        records.append(
+            Record(
+                len(records),
+                at_ms if self.world.is_importing else milliseconds(self.at),
+                key,
+                value,
+            )
+        )
         self._feed()
 
     def let_time_pass(self) -> None:
@@ -169,14 +191,20 @@ class RandomSchedule:
     def claim_and_vanish(self) -> None:
         """A worker that claims and does nothing more: all that supersedes the others is its claim."""
         if self.world.ledger.records:
-            self.world.ledger.append_as_another(KeyedValue(None, self.world.ledger.records[0].value or b""))
+            self.world.ledger.append_as_another(
+                KeyedValue(None, self.world.ledger.records[0].value or b"")
+            )
 
     def lose_answer(self) -> None:
         if self.workers:
-            self.random.choice(self.workers).ledger.lose_next_answer(appended=self.random.random() < 0.5)
+            self.random.choice(self.workers).ledger.lose_next_answer(
+                appended=self.random.random() < 0.5
+            )
 
     def fail_view(self) -> None:
-        call = self.random.choice(("head", "fetch", "commit", "commit", "verify", "due", "take_over"))
+        call = self.random.choice(
+            ("head", "fetch", "commit", "commit", "verify", "due", "take_over")
+        )
         self.view.fail_next(call, applied=self.random.random() < 0.5)
 
     def fall_back(self) -> None:
@@ -194,7 +222,9 @@ class RandomSchedule:
         return self.view.clear()
 
     def rebuild_view(self) -> None:
-        """An operator's rebuild beside whoever is at work; it goes on with what one that was cut short has left, or does not."""
+        """An operator's rebuild beside whoever is at work; it goes on with what one that was cut
+        short has left, or does not.
+        """
         work = rebuild_of(self.world).run(anew=self.random.random() < 0.2)
         self._rebuilds.append(asyncio.ensure_future(work))
 
@@ -204,18 +234,29 @@ class RandomSchedule:
             rebuild.cancel()
         ended = await asyncio.gather(*rebuilds, return_exceptions=True)
         for error in ended:
-            if isinstance(error, Exception) and not isinstance(error, (LedgerError, ViewError, PartitionStopped)):
+            if isinstance(error, Exception) and not isinstance(
+                error, (LedgerError, ViewError, PartitionStopped)
+            ):
                 raise error
 
     async def lose_entries(self) -> None:
-        """An unclean election while nobody is at work: the log's last batches are gone, and whatever claims come next take their place."""
+        """An unclean election while nobody is at work: the log's last batches are gone, and
+        whatever claims come next take their place.
+        """
         await self.cut_rebuild_short()
         while self.workers:
             await self.workers.pop().kill()
         log = self.world.ledger
         self._keep_ends()
         end = max(1, log.end_offset - self.random.randrange(1, 6))
-        split = next((group for group in self._groups() if group[0].entry.offset < end <= group[-1].entry.offset), None)
+        split = next(
+            (
+                group
+                for group in self._groups()
+                if group[0].entry.offset < end <= group[-1].entry.offset
+            ),
+            None,
+        )
         log.truncate_from(end if split is None else split[0].entry.offset)
 
     def publish_catalog(self) -> None:
@@ -226,12 +267,26 @@ class RandomSchedule:
 
     def _send_use(self, account: str, event_id: str, occurred_at: datetime) -> None:
         quantity = "3" if self.random.random() < 0.05 else "1"
-        model = self.random.choice(("veo_3", "veo_3", "veo_3", "veo_2", "unheard_of")) if quantity == "1" else "veo_3"
+        model = (
+            self.random.choice(("veo_3", "veo_3", "veo_3", "veo_2", "unheard_of"))
+            if quantity == "1"
+            else "veo_3"
+        )
         # What is sent again is the same as before, but for the few with another quantity.
         model = model if event_id not in {used for _, used, _ in self._used[:-1]} else "veo_3"
-        self._send("usage.recorded", account, occurred_at, event_id=event_id, feature="genai_video", model=model, quantity=quantity)
+        self._send(
+            "usage.recorded",
+            account,
+            occurred_at,
+            event_id=event_id,
+            feature="genai_video",
+            model=model,
+            quantity=quantity,
+        )
 
-    def _send(self, type_: str, account: str, occurred_at: datetime | None = None, **data: Any) -> None:
+    def _send(
+        self, type_: str, account: str, occurred_at: datetime | None = None, **data: Any
+    ) -> None:
         if type_ == "usage.voided":
             data = {"source": "/test", **data}
         appended = self.at
@@ -239,7 +294,13 @@ class RandomSchedule:
             appended -= timedelta(days=self.random.choice((0.1, 3)))
         self.at += timedelta(seconds=self.random.choice((0, 0.001, 30)))
         self.world.now = self.at
-        self.world.send(type_, (occurred_at or self.at).isoformat(), account, appended=appended.isoformat(), **data)
+        self.world.send(
+            type_,
+            (occurred_at or self.at).isoformat(),
+            account,
+            appended=appended.isoformat(),
+            **data,
+        )
 
     def _feed(self) -> None:
         for worker in self.workers:
@@ -247,11 +308,17 @@ class RandomSchedule:
                 worker.control.feed()
 
     async def check(self, replay: PartitionReplay) -> None:
-        """What must hold at rest. ``replay`` has come through: every entry follows from the inputs, in order, without one left out."""
+        """What must hold at rest.
+
+        ``replay`` has come through: every entry follows from the inputs, in order, without one left
+        out.
+        """
         assert replay.counts.inputs == len(self.world.sent_inputs()), "each input is decided once"
         self._check_identities()
         self._keep_ends()
-        assert {position.hash for position in self.view.moved_to} <= self._ends, "a view stands behind all entries of an input"
+        assert {position.hash for position in self.view.moved_to} <= self._ends, (
+            "a view stands behind all entries of an input"
+        )
         live = self.view.snapshot_for_rollback()
         self._check_view(replay)
         await self.world.stop()
@@ -261,7 +328,9 @@ class RandomSchedule:
         rebuilt = self.world.view.snapshot_for_rollback()
         assert rebuilt.accounts == live.accounts, "a rebuilt view is the live one"
         assert rebuilt.due_ms == live.due_ms, "a rebuilt view is the live one"
-        assert _found(rebuilt.remembered) == _found(live.remembered), "a rebuilt view is the live one"
+        assert _found(rebuilt.remembered) == _found(live.remembered), (
+            "a rebuilt view is the live one"
+        )
 
     def _groups(self) -> list[list[SealedEntry]]:
         return [list(group) for _, group in groupby(self.world.sealed(), key=asked_for_by)]
@@ -277,19 +346,31 @@ class RandomSchedule:
             if entry.kind == "usage":
                 assert entry.event is not None
                 before = charged.get((entry.account, entry.event.id))
-                assert before is None or entry.appended_at - before > IDENTITY_LIFE, f"{entry.event.id} was charged twice"
+                assert before is None or entry.appended_at - before > IDENTITY_LIFE, (
+                    f"{entry.event.id} was charged twice"
+                )
                 charged[entry.account, entry.event.id] = entry.appended_at
 
     def _check_view(self, replay: PartitionReplay) -> None:
         book, view = replay.book, self.view
-        assert view.stored_accounts == {account: encode(state) for account, state in book.accounts.items() if state is not None}
+        assert view.stored_accounts == {
+            account: encode(state) for account, state in book.accounts.items() if state is not None
+        }
         assert view.due_ms == {account: milliseconds(at) for account, at in book.due.all().items()}
         since = window_of(book.head.clock) - 1
-        remembered = {identity: record for identity, record in book.identities.items() if record is not None}
-        kept = {identity: encode(record) for identity, record in remembered.items() if window_of(record.first_appended_at) >= since}
+        remembered = {
+            identity: record for identity, record in book.identities.items() if record is not None
+        }
+        kept = {
+            identity: encode(record)
+            for identity, record in remembered.items()
+            if window_of(record.first_appended_at) >= since
+        }
         assert _found(view.identities) == kept
 
 
 def _found(windows: Mapping[int, Mapping[bytes, bytes]]) -> dict[bytes, bytes]:
     """What a look-up finds: of an id that has come again after it expired, what is remembered last."""
-    return {identity: found for window in sorted(windows) for identity, found in windows[window].items()}
+    return {
+        identity: found for window in sorted(windows) for identity, found in windows[window].items()
+    }

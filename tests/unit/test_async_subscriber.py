@@ -1,4 +1,7 @@
-"""AsyncLimitSubscriber hands events to an event loop as LimitSubscriber hands them to a thread. What reads Kafka is a fake here."""
+"""AsyncLimitSubscriber hands events to an event loop as LimitSubscriber hands them to a thread.
+
+What reads Kafka is a fake here.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,24 @@ import pytest
 from usageledger.contracts.examples import examples
 from usageledger.sdk.limits import async_subscriber
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.sdk.limits.limit_event import Handler, HandlerFailed, Handlers, LimitEvent, SubscriberFailed
+from usageledger.sdk.limits.limit_event import (
+    Handler,
+    HandlerFailed,
+    Handlers,
+    LimitEvent,
+    SubscriberFailed,
+)
 
-THRESHOLD, REACHED, CLEARED = (examples()[f"limit.{kind}"][0] for kind in ("threshold", "reached", "cleared"))
+THRESHOLD, REACHED, CLEARED = (
+    examples()[f"limit.{kind}"][0] for kind in ("threshold", "reached", "cleared")
+)
 DEADLINE_S = 20.0
 
 
 class FakeSubscriber:
-    """A `LimitSubscriber` that is given events instead of reading them, and calls handlers by the same rules."""
+    """A `LimitSubscriber` that is given events instead of reading them, and calls handlers by the
+    same rules.
+    """
 
     def __init__(self, **_settings: object) -> None:
         self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -95,7 +108,13 @@ def test_a_coroutine_is_awaited_before_the_next_event_is_handed_over(made: Made)
                 fake.events.put(event)
 
     run(main)
-    assert told == ["threshold begins", "threshold ends", "reached", "threshold begins", "threshold ends"]
+    assert told == [
+        "threshold begins",
+        "threshold ends",
+        "reached",
+        "threshold begins",
+        "threshold ends",
+    ]
     assert fake.handled == ["limit.threshold", "limit.reached", "limit.threshold"]
 
 
@@ -120,7 +139,12 @@ def test_a_decorated_handler_is_still_the_apps_function(made: Made) -> None:
     def handler(_event: LimitEvent) -> None: ...
 
     subscriber, _ = made
-    assert subscriber.on_threshold(handler) is subscriber.on_reached(handler) is subscriber.on_cleared(handler) is handler
+    assert (
+        subscriber.on_threshold(handler)
+        is subscriber.on_reached(handler)
+        is subscriber.on_cleared(handler)
+        is handler
+    )
 
 
 def test_a_handler_that_fails_is_called_again_and_then_succeeds(made: Made) -> None:
@@ -141,7 +165,9 @@ def test_a_handler_that_fails_is_called_again_and_then_succeeds(made: Made) -> N
     assert attempts == ["3-1042-1"] * 3 and fake.handled == ["limit.reached"]
 
 
-def test_a_handler_that_keeps_failing_ends_the_subscriber_with_its_name_and_its_error(made: Made) -> None:
+def test_a_handler_that_keeps_failing_ends_the_subscriber_with_its_name_and_its_error(
+    made: Made,
+) -> None:
     subscriber, fake = made
 
     @subscriber.on_reached
@@ -150,7 +176,9 @@ def test_a_handler_that_keeps_failing_ends_the_subscriber_with_its_name_and_its_
 
     async def main() -> None:
         fake.events.put(REACHED)
-        with pytest.raises(HandlerFailed, match="stop_session failed 3 times with limit event 3-1042-1") as raised:
+        with pytest.raises(
+            HandlerFailed, match="stop_session failed 3 times with limit event 3-1042-1"
+        ) as raised:
             await subscriber.run()
         assert isinstance(raised.value.__cause__, OSError)
         with pytest.raises(SubscriberFailed, match="has ended"):
@@ -160,7 +188,9 @@ def test_a_handler_that_keeps_failing_ends_the_subscriber_with_its_name_and_its_
     assert fake.handled == []
 
 
-@pytest.mark.parametrize(("error", "raised"), [(None, SubscriberFailed), (ZeroDivisionError(), ZeroDivisionError)])
+@pytest.mark.parametrize(
+    ("error", "raised"), [(None, SubscriberFailed), (ZeroDivisionError(), ZeroDivisionError)]
+)
 def test_a_subscriber_that_has_failed_says_so_at_the_end_of_the_block_unless_something_else_went_wrong(
     made: Made, error: Exception | None, raised: type[Exception]
 ) -> None:

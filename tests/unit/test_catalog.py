@@ -1,4 +1,6 @@
-"""The shipped catalog says what the published table says, line by line; and the version that rates a use is the one DESIGN names."""
+"""The shipped catalog says what the published table says, line by line; and the version that rates
+a use is the one DESIGN names.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,27 @@ from usageledger.domain.catalog_document import catalog_document, load_shipped_c
 from usageledger.domain.credits import MICROCREDITS_MAX, parse_credits
 from usageledger.domain.quantity import check_name
 
-PUBLISHED = (Path(__file__).parent.parent / "data" / "captions-ai-usage-limits.txt").read_text(encoding="utf-8").splitlines()
+PUBLISHED = (
+    (Path(__file__).parent.parent / "data" / "captions-ai-usage-limits.txt")
+    .read_text(encoding="utf-8")
+    .splitlines()
+)
 SHIPPED = load_shipped_catalog()
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
-PLAN_LINE = re.compile(r"(?P<name>.+?)\$(?P<price>0|\d+\.\d\d)(?P<credits>\d+)(?P<once> \(do not refresh\))?")
+PLAN_LINE = re.compile(
+    r"(?P<name>.+?)\$(?P<price>0|\d+\.\d\d)(?P<credits>\d+)(?P<once> \(do not refresh\))?"
+)
 RATE_LINE = re.compile(r"(?P<name>\D.*?)(?P<credits>\d+) credits?(?: per (?:1 )?(?P<unit>second))?")
 RANGE_LINE = re.compile(r"(?P<name>.+?)(?P<lowest>\d+) - (?P<highest>\d+) credits")
-CHAT_LINE = re.compile(r"(?P<name>Chat-Based Editing)?(?P<credits>\d) credits? per (?P<unit>user message|action taken)")
-MODEL_LINE = re.compile(r"(?P<name>.+?)(?: \((?P<note>\d+ seconds)\))?(?P<feature>Image|Video|Music|Sound)(?P<credits>\d+) credits?")
+CHAT_LINE = re.compile(
+    r"(?P<name>Chat-Based Editing)?(?P<credits>\d) credits? per (?P<unit>user message|action taken)"
+)
+MODEL_LINE = re.compile(
+    r"(?P<name>.+?)(?: \((?P<note>\d+ "
+    r"seconds)\))?(?P<feature>Image|Video|Music|Sound)(?P<credits>\d+) credits?"
+)
 
 
 def lines_between(heading: str, next_heading: str) -> list[str]:
@@ -41,11 +54,18 @@ def snake(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("-", ""))
 
 
-PLAN_LINES = lines_between("Captions PlanPlan PriceCredits", next(line for line in PUBLISHED if line.startswith("The number of videos")))
+PLAN_LINES = lines_between(
+    "Captions PlanPlan PriceCredits",
+    next(line for line in PUBLISHED if line.startswith("The number of videos")),
+)
 PROJECT_LINES = lines_between("Project Creation Costs", "Project Add-Ons")
 ADD_ON_LINES = lines_between("Project Add-Ons", "Model-Specific costsFeatureCredits")
 MODEL_LINES = lines_between("Model-Specific costsFeatureCredits", "Frequently Asked Questions")
-RULE_LINES = [line for line in PUBLISHED if line.endswith((".", "requests")) and not line.startswith("The table below")]
+RULE_LINES = [
+    line
+    for line in PUBLISHED
+    if line.endswith((".", "requests")) and not line.startswith("The table below")
+]
 
 
 def a_catalog(version: str, effective_from: datetime = JANUARY, *features: Feature) -> Catalog:
@@ -59,13 +79,19 @@ def a_feature(feature_id: str, credits: int | None = None, **models: int) -> Fea
         name=feature_id,
         section="",
         rate=None if credits is None else Rate(credits=credits, unit="generation"),
-        models=tuple(Model(id=model, name=model, rate=Rate(credits=rate, unit="generation")) for model, rate in models.items()),
+        models=tuple(
+            Model(id=model, name=model, rate=Rate(credits=rate, unit="generation"))
+            for model, rate in models.items()
+        ),
     )
 
 
 class TestThePublishedTable:
     def test_it_has_the_lines_that_these_tests_go_through(self) -> None:
-        assert [len(lines) for lines in (PLAN_LINES, PROJECT_LINES, ADD_ON_LINES, MODEL_LINES, RULE_LINES)] == [6, 6, 8, 23, 8]
+        assert [
+            len(lines)
+            for lines in (PLAN_LINES, PROJECT_LINES, ADD_ON_LINES, MODEL_LINES, RULE_LINES)
+        ] == [6, 6, 8, 23, 8]
 
     @pytest.mark.parametrize(("level", "line"), list(enumerate(PLAN_LINES)))
     def test_a_plan_is_at_its_level_with_its_price_and_credits(self, level: int, line: str) -> None:
@@ -86,29 +112,45 @@ class TestThePublishedTable:
         feature = SHIPPED.feature(snake(said["name"]))
         assert feature is not None and feature.rate is not None
         assert (feature.name, feature.models, feature.stated_range) == (said["name"], (), None)
-        assert feature.section == ("Project Creation Costs" if line in PROJECT_LINES else "Project Add-Ons")
+        assert feature.section == (
+            "Project Creation Costs" if line in PROJECT_LINES else "Project Add-Ons"
+        )
         assert feature.rate.credits == parse_credits(said["credits"])
         assert (feature.rate.per, feature.rate.rounding) == (Decimal(1), "up")
         assert said["unit"] in (None, feature.rate.unit)
         assert (feature.rate.unit == "second") == (said["unit"] == "second")
 
     @pytest.mark.parametrize("line", ADD_ON_LINES[2:5])
-    def test_a_line_with_a_range_is_a_feature_that_keeps_it_as_stated_and_has_no_default_rate(self, line: str) -> None:
+    def test_a_line_with_a_range_is_a_feature_that_keeps_it_as_stated_and_has_no_default_rate(
+        self, line: str
+    ) -> None:
         said = RANGE_LINE.fullmatch(line)
         assert said
         feature = SHIPPED.feature(snake(said["name"]))
         assert feature is not None
-        assert (feature.name, feature.section, feature.rate) == (said["name"], "Project Add-Ons", None)
-        assert feature.stated_range == (parse_credits(said["lowest"]), parse_credits(said["highest"]))
+        assert (feature.name, feature.section, feature.rate) == (
+            said["name"],
+            "Project Add-Ons",
+            None,
+        )
+        assert feature.stated_range == (
+            parse_credits(said["lowest"]),
+            parse_credits(said["highest"]),
+        )
 
-    @pytest.mark.parametrize(("feature_id", "line"), list(zip(("chat_message", "chat_action"), ADD_ON_LINES[5:7], strict=True)))
+    @pytest.mark.parametrize(
+        ("feature_id", "line"),
+        list(zip(("chat_message", "chat_action"), ADD_ON_LINES[5:7], strict=True)),
+    )
     def test_chat_costs_by_the_message_and_by_the_action(self, feature_id: str, line: str) -> None:
         said = CHAT_LINE.fullmatch(line)
         assert said
         feature = SHIPPED.feature(feature_id)
         assert feature is not None
         assert feature.name == f"Chat-Based Editing ({said['unit']})"
-        assert feature.rate == Rate(credits=parse_credits(said["credits"]), unit=feature_id.removeprefix("chat_"))
+        assert feature.rate == Rate(
+            credits=parse_credits(said["credits"]), unit=feature_id.removeprefix("chat_")
+        )
         assert feature.rate.unit in said["unit"].split()
 
     @pytest.mark.parametrize("line", MODEL_LINES)
@@ -122,7 +164,9 @@ class TestThePublishedTable:
         assert SHIPPED.rate(feature.id, snake(said["name"])) == rate
 
     @pytest.mark.parametrize("line", RULE_LINES)
-    def test_a_rule_beside_the_tables_is_noted_with_where_it_is_implemented(self, line: str) -> None:
+    def test_a_rule_beside_the_tables_is_noted_with_where_it_is_implemented(
+        self, line: str
+    ) -> None:
         (note,) = (note for note in SHIPPED.notes if note.startswith(line))
         assert "[in the ledger: " in note
 
@@ -134,7 +178,8 @@ class TestThePublishedTable:
 
     def test_the_catalog_has_nothing_that_the_table_does_not_have(self) -> None:
         assert len(SHIPPED.plans) == len(PLAN_LINES)
-        # GenAI Sound has models but no line of its own; the line about a chat's generations is a rule, not a rate.
+        # GenAI Sound has models but no line of its own; the line about a chat's generations is a
+        # rule, not a rate.
         assert len(SHIPPED.features) == len(PROJECT_LINES) + len(ADD_ON_LINES) - 1 + 1
         assert sum(len(feature.models) for feature in SHIPPED.features) == len(MODEL_LINES)
         assert len(SHIPPED.notes) == len(RULE_LINES)
@@ -142,17 +187,22 @@ class TestThePublishedTable:
     def test_its_ids_are_the_ones_that_workers_and_billing_use(self) -> None:
         assert " ".join(plan.id for plan in SHIPPED.plans) == "free pro max scale scale_2x scale_4x"
         assert " ".join(feature.id for feature in SHIPPED.features) == (
-            "prompt_to_video ai_twin_creation ai_edit ai_creator ai_ads ai_skits actor_regeneration ai_edit_clip_style_change "
+            "prompt_to_video ai_twin_creation ai_edit ai_creator ai_ads ai_skits "
+            "actor_regeneration ai_edit_clip_style_change "
             "genai_image genai_video genai_music chat_message chat_action genai_sound"
         )
         assert " ".join(model.id for feature in SHIPPED.features for model in feature.models) == (
             "imagen_3 gpt_4o_image recraft_v3 photon flux_1_1 dalle_3 stable_diffusion_3_5_large "
-            "ray_2_flash pika_2_2 veo_2 pika kling_1_6 minimax ray_2 veo_3 veo_3_audio veo_3_fast veo_3_audio_fast "
+            "ray_2_flash pika_2_2 veo_2 pika kling_1_6 minimax ray_2 veo_3 veo_3_audio veo_3_fast "
+            "veo_3_audio_fast "
             "soundraw udio sound_effects stable_audio_open mmaudio"
         )
 
     def test_it_is_in_force_from_before_any_use_and_announces_four_fifths(self) -> None:
-        assert (SHIPPED.version, SHIPPED.effective_from) == ("captions-2026-11", datetime(2025, 1, 1, tzinfo=UTC))
+        assert (SHIPPED.version, SHIPPED.effective_from) == (
+            "captions-2026-11",
+            datetime(2025, 1, 1, tzinfo=UTC),
+        )
         assert SHIPPED.thresholds == (Decimal("0.8"),)
 
 
@@ -195,7 +245,9 @@ class TestLookUps:
             ("", "", "unknown_feature"),
         ],
     )
-    def test_a_use_without_a_rate_is_refused_for_what_is_unknown(self, feature: str, model: str | None, reason: str) -> None:
+    def test_a_use_without_a_rate_is_refused_for_what_is_unknown(
+        self, feature: str, model: str | None, reason: str
+    ) -> None:
         assert SHIPPED.rate(feature, model) == UnknownRate(reason)  # type: ignore[arg-type]
         assert AdoptedCatalogs((SHIPPED,)).rate_for(feature, model, JANUARY) == UnknownRate(reason)  # type: ignore[arg-type]
 
@@ -232,32 +284,58 @@ class TestAdoption:
     def test_any_order_of_adoption_agrees_with_the_rule_said_plainly(self) -> None:
         days = [JANUARY + timedelta(days=day) for day in range(4)]
         moments = [day + step for day in days for step in (-MICROSECOND, timedelta(0), MICROSECOND)]
-        catalogs = [a_catalog(str(n), day, a_feature("f", n, **{f"m{n}": n})) for n, day in enumerate([days[0], days[1], days[1], days[2]])]
+        catalogs = [
+            a_catalog(str(n), day, a_feature("f", n, **{f"m{n}": n}))
+            for n, day in enumerate([days[0], days[1], days[1], days[2]])
+        ]
         for order, at in product(permutations(catalogs), moments):
-            by_effect = sorted(enumerate(order), key=lambda placed: (placed[1].effective_from, placed[0]))
-            effective = [catalog for _, catalog in by_effect if catalog.effective_from <= at] or [catalogs[0]]
+            by_effect = sorted(
+                enumerate(order), key=lambda placed: (placed[1].effective_from, placed[0])
+            )
+            effective = [catalog for _, catalog in by_effect if catalog.effective_from <= at] or [
+                catalogs[0]
+            ]
             adopted = AdoptedCatalogs(order)
             assert adopted.in_force(at) is effective[-1]
             for n, catalog in enumerate(catalogs):
                 is_known = order.index(catalog) >= order.index(effective[-1])
                 found = adopted.rate_for("f", f"m{n}", at)
-                assert found == (RatedBy(catalog, Rate(credits=n, unit="generation")) if is_known else UnknownRate("unknown_model"))
+                assert found == (
+                    RatedBy(catalog, Rate(credits=n, unit="generation"))
+                    if is_known
+                    else UnknownRate("unknown_model")
+                )
 
-    def test_a_model_that_the_version_in_force_does_not_know_is_rated_by_the_first_adopted_later_that_does(self) -> None:
+    def test_a_model_that_the_version_in_force_does_not_know_is_rated_by_the_first_adopted_later_that_does(
+        self,
+    ) -> None:
         one = a_catalog("1", JANUARY, a_feature("video", old=1))
         two = a_catalog("2", JANUARY + timedelta(days=1), a_feature("video", old=2, new=20))
-        three = a_catalog("3", JANUARY + timedelta(days=2), a_feature("video", new=30), a_feature("smell", 5))
+        three = a_catalog(
+            "3", JANUARY + timedelta(days=2), a_feature("video", new=30), a_feature("smell", 5)
+        )
         refused = AdoptedCatalogs((one,))
         assert refused.rate_for("video", "new", JANUARY) == UnknownRate("unknown_model")
         assert refused.rate_for("smell", None, JANUARY) == UnknownRate("unknown_feature")
         adopted = refused.adopt(two).adopt(three)
-        assert adopted.rate_for("video", "new", JANUARY) == RatedBy(two, Rate(credits=20, unit="generation"))
+        assert adopted.rate_for("video", "new", JANUARY) == RatedBy(
+            two, Rate(credits=20, unit="generation")
+        )
         in_other_order = refused.adopt(three).adopt(two)
-        assert in_other_order.rate_for("video", "new", JANUARY) == RatedBy(three, Rate(credits=30, unit="generation"))
-        assert adopted.rate_for("video", "old", JANUARY) == RatedBy(one, Rate(credits=1, unit="generation"))
-        assert adopted.rate_for("smell", None, JANUARY) == RatedBy(three, Rate(credits=5, unit="generation"))
-        # The rate of a version adopted earlier is never taken: what a version drops is gone from then on.
-        assert adopted.rate_for("video", "old", three.effective_from) == UnknownRate("unknown_model")
+        assert in_other_order.rate_for("video", "new", JANUARY) == RatedBy(
+            three, Rate(credits=30, unit="generation")
+        )
+        assert adopted.rate_for("video", "old", JANUARY) == RatedBy(
+            one, Rate(credits=1, unit="generation")
+        )
+        assert adopted.rate_for("smell", None, JANUARY) == RatedBy(
+            three, Rate(credits=5, unit="generation")
+        )
+        # The rate of a version adopted earlier is never taken: what a version drops is gone from
+        # then on.
+        assert adopted.rate_for("video", "old", three.effective_from) == UnknownRate(
+            "unknown_model"
+        )
 
     def test_adopting_a_version_again_changes_nothing(self) -> None:
         adopted = AdoptedCatalogs().adopt(SHIPPED)
@@ -279,7 +357,10 @@ class TestAdoption:
         assert before.rate_for("f", None, JANUARY) == UnknownRate("unknown_feature")
 
     def test_nothing_is_in_force_where_nothing_is_adopted(self) -> None:
-        for ask in (lambda: AdoptedCatalogs().in_force(JANUARY), lambda: AdoptedCatalogs().rate_for("f", None, JANUARY)):
+        for ask in (
+            lambda: AdoptedCatalogs().in_force(JANUARY),
+            lambda: AdoptedCatalogs().rate_for("f", None, JANUARY),
+        ):
             with pytest.raises(ValueError, match="no catalog has been adopted"):
                 ask()
 
@@ -313,16 +394,24 @@ class TestTheDocument:
         catalog = read_catalog(SMALLEST)
         assert catalog.effective_from == JANUARY
         assert catalog.free.allotment == 200_000_000
-        assert catalog.rate("words", None) == Rate(credits=3_000_000, unit="token", per=Decimal(1_000_000), rounding="exact")
+        assert catalog.rate("words", None) == Rate(
+            credits=3_000_000, unit="token", per=Decimal(1_000_000), rounding="exact"
+        )
 
-    @pytest.mark.parametrize("catalog", [SHIPPED, read_catalog(SMALLEST)], ids=lambda catalog: catalog.version)
+    @pytest.mark.parametrize(
+        "catalog", [SHIPPED, read_catalog(SMALLEST)], ids=lambda catalog: catalog.version
+    )
     def test_written_and_read_again_it_is_the_same_by_either_reader(self, catalog: Catalog) -> None:
         document = catalog_document(catalog)
         text = json.dumps(document)
-        assert read_catalog(document) == read_catalog(text) == read_catalog(text.encode()) == catalog
+        assert (
+            read_catalog(document) == read_catalog(text) == read_catalog(text.encode()) == catalog
+        )
         message = CatalogPublished.from_catalog(catalog)
         assert message.to_catalog() == catalog
-        assert CatalogPublished.model_validate_json(message.model_dump_json()).to_catalog() == catalog
+        assert (
+            CatalogPublished.model_validate_json(message.model_dump_json()).to_catalog() == catalog
+        )
 
     def test_equal_amounts_are_written_alike(self) -> None:
         """A share or a `per` ends up in ledger entries, whose bytes are compared."""
@@ -376,7 +465,9 @@ class TestTheDocument:
             ("colour", "red", "colour"),
         ],
     )
-    def test_what_cannot_be_used_is_refused_at_its_place_by_both_readers(self, path: str, value: object, place: str) -> None:
+    def test_what_cannot_be_used_is_refused_at_its_place_by_both_readers(
+        self, path: str, value: object, place: str
+    ) -> None:
         document = smallest_with(path, value)
         for read in (read_catalog, CatalogPublished.model_validate_json):
             with pytest.raises(ValueError) as refused:
@@ -428,7 +519,9 @@ class TestTheDocument:
         document = json.loads(json.dumps(catalog_document(SHIPPED)))
         document["plans"][1].update(renews=False, price_cents=0)
         with pytest.raises(
-            UnusableCatalog, match="exactly one plan does not renew, the free one that every account begins with; found free, pro"
+            UnusableCatalog,
+            match="exactly one plan does not renew, the free one that every account begins with; "
+            "found free, pro",
         ):
             read_catalog(document)
 
@@ -441,7 +534,12 @@ class TestTheDocument:
                 a_catalog(
                     "1",
                     JANUARY,
-                    Feature(id="f", name="F", section="", rate=Rate(credits=1, unit="s", rounding="down")),  # type: ignore[arg-type]
+                    Feature(
+                        id="f",
+                        name="F",
+                        section="",
+                        rate=Rate(credits=1, unit="s", rounding="down"),
+                    ),  # type: ignore[arg-type]
                 )
             )
         check_catalog(a_catalog("1"))

@@ -1,4 +1,6 @@
-"""The lint finds what does not fit in a catalog, and nothing in one where all fits but the top of its plans."""
+"""The lint finds what does not fit in a catalog, and nothing in one where all fits but the top of
+its plans.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,18 @@ CREDIT = 1_000_000
 
 
 def plan(plan_id: str, price_cents: int, credits: int) -> Plan:
-    return Plan(id=plan_id, name=plan_id.title(), price_cents=price_cents, allotment=credits * CREDIT, renews=plan_id != "free")
+    return Plan(
+        id=plan_id,
+        name=plan_id.title(),
+        price_cents=price_cents,
+        allotment=credits * CREDIT,
+        renews=plan_id != "free",
+    )
 
 
-def feature(*model_credits: int, default: int | None = None, stated: tuple[int, int] | None = None) -> Feature:
+def feature(
+    *model_credits: int, default: int | None = None, stated: tuple[int, int] | None = None
+) -> Feature:
     return Feature(
         id="images",
         name="Images",
@@ -68,7 +78,9 @@ def test_what_does_not_fit_in_the_published_table_is_said_and_refused_by_nothing
 
 def test_a_finding_says_in_a_sentence_what_it_found() -> None:
     messages = {finding.where: finding.message for finding in lint(load_shipped_catalog())}
-    assert messages["features.genai_video.models.veo_3"] == ("Veo 3 costs 32 credits, outside the 1 to 20 credits that GenAI Video states")
+    assert messages["features.genai_video.models.veo_3"] == (
+        "Veo 3 costs 32 credits, outside the 1 to 20 credits that GenAI Video states"
+    )
 
 
 def test_where_all_fits_only_the_top_of_the_plans_is_found() -> None:
@@ -76,13 +88,25 @@ def test_where_all_fits_only_the_top_of_the_plans_is_found() -> None:
 
 
 def test_a_model_one_credit_outside_its_range_is_found() -> None:
-    assert with_feature(feature(1, 3, 4, stated=(1, 3))) == [TOP, ("model_outside_stated_range", "features.images.models.m2")]
-    assert with_feature(feature(1, 2, 3, stated=(2, 3))) == [TOP, ("model_outside_stated_range", "features.images.models.m0")]
+    assert with_feature(feature(1, 3, 4, stated=(1, 3))) == [
+        TOP,
+        ("model_outside_stated_range", "features.images.models.m2"),
+    ]
+    assert with_feature(feature(1, 2, 3, stated=(2, 3))) == [
+        TOP,
+        ("model_outside_stated_range", "features.images.models.m0"),
+    ]
 
 
 def test_a_bound_that_nothing_reaches_is_found() -> None:
-    assert with_feature(feature(1, 2, stated=(1, 3))) == [TOP, ("stated_bound_not_reached", "features.images.stated_range")]
-    assert with_feature(feature(2, stated=(1, 3))) == [TOP, *[("stated_bound_not_reached", "features.images.stated_range")] * 2]
+    assert with_feature(feature(1, 2, stated=(1, 3))) == [
+        TOP,
+        ("stated_bound_not_reached", "features.images.stated_range"),
+    ]
+    assert with_feature(feature(2, stated=(1, 3))) == [
+        TOP,
+        *[("stated_bound_not_reached", "features.images.stated_range")] * 2,
+    ]
     assert with_feature(feature(1, default=3, stated=(1, 3))) == [TOP]
 
 

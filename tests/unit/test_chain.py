@@ -19,7 +19,12 @@ from usageledger.domain.head import Head, advance
 
 def _entries() -> list[SealedEntry]:
     partition = Partition()
-    for line in ["2026-01-31T10:00 use genai_video/veo_3 id=g", "+1s use chat_action 170 account=ü", "+1s use nothing", "+1s void g"]:
+    for line in [
+        "2026-01-31T10:00 use genai_video/veo_3 id=g",
+        "+1s use chat_action 170 account=ü",
+        "+1s use nothing",
+        "+1s void g",
+    ]:
         partition.take(line)
     return partition.entries
 
@@ -31,12 +36,17 @@ def test_what_was_sealed_is_read_back() -> None:
 
 def test_each_entry_names_the_hash_of_the_one_before() -> None:
     entries = _entries()
-    assert [sealed.entry.previous_hash for sealed in entries] == ["", *(sealed.hash for sealed in entries[:-1])]
+    assert [sealed.entry.previous_hash for sealed in entries] == [
+        "",
+        *(sealed.hash for sealed in entries[:-1]),
+    ]
     assert [sealed.entry.offset for sealed in entries] == list(range(len(entries)))
 
 
 def test_any_changed_byte_is_found() -> None:
-    """By the entry itself, or where it no longer is one, by the next, which names a hash that no entry before it has."""
+    """By the entry itself, or where it no longer is one, by the next, which names a hash that no
+    entry before it has.
+    """
     sealed = _entries()[1]
     for place in range(len(sealed.value)):
         for flip in (0x01, 0x20):
@@ -48,7 +58,16 @@ def test_any_changed_byte_is_found() -> None:
 
 def test_missing_and_added_bytes_are_found() -> None:
     value = _entries()[0].value
-    for changed in (value[:-1], value[1:], value + b" ", value.replace(b'"account"', b' "account"', 1), b"", b"{}", b"null", value + value):
+    for changed in (
+        value[:-1],
+        value[1:],
+        value + b" ",
+        value.replace(b'"account"', b' "account"', 1),
+        b"",
+        b"{}",
+        b"null",
+        value + value,
+    ):
         with pytest.raises(NotAnEntry):
             unseal(changed)
 
@@ -62,7 +81,11 @@ def test_an_entry_renamed_a_claim_is_missed_by_the_next() -> None:
 
 def test_an_envelope_that_says_otherwise_than_its_entry_is_found() -> None:
     value = _entries()[0].value
-    for said, instead in [(b'"subject":"a"', b'"subject":"b"'), (b'"id":"0-0"', b'"id":"0-1"'), (b"ledger/0", b"ledger/1")]:
+    for said, instead in [
+        (b'"subject":"a"', b'"subject":"b"'),
+        (b'"id":"0-0"', b'"id":"0-1"'),
+        (b"ledger/0", b"ledger/1"),
+    ]:
         assert said in value
         with pytest.raises(NotAnEntry):
             unseal(value.replace(said, instead, 1))
@@ -84,14 +107,23 @@ def test_claims_and_tombstones_are_no_entries() -> None:
 def test_a_sealed_entry_is_a_cloudevent_with_its_hash_last() -> None:
     sealed = _entries()[1]
     event = json.loads(sealed.value)
-    assert (event["specversion"], event["type"], event["id"], event["source"]) == ("1.0", "ledger.entry", "0-1", "/usageledger/ledger/0")
+    assert (event["specversion"], event["type"], event["id"], event["source"]) == (
+        "1.0",
+        "ledger.entry",
+        "0-1",
+        "/usageledger/ledger/0",
+    )
     assert event["subject"] == event["data"]["account"]
     assert event["time"] == event["data"]["appended_at"]
     assert list(event["data"])[-1] == "hash" and event["data"]["hash"] == sealed.hash
 
 
 def test_an_entry_of_no_account_has_no_subject() -> None:
-    (sealed,), _ = seal([LedgerEntry(kind="refusal", appended_at=Partition().now, reason="not_json")], Head(ledger="x"), 3)
+    (sealed,), _ = seal(
+        [LedgerEntry(kind="refusal", appended_at=Partition().now, reason="not_json")],
+        Head(ledger="x"),
+        3,
+    )
     assert "subject" not in json.loads(sealed.value)
     assert unseal(sealed.value) == sealed
 
@@ -113,17 +145,24 @@ def test_sealing_leaves_the_input_that_a_draft_names() -> None:
     assert sealed.entry == replace(entry, previous_hash="")
 
 
-@pytest.mark.parametrize("value", [b'{"type":"\xff","data":{}}', b'{"type":"ledger.entry","data":' + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "value", [b'{"type":"\xff","data":{}}', b'{"type":"ledger.entry","data":' + b"[" * 100_000]
+)
 def test_bytes_that_are_neither_text_nor_shallow_are_named_as_no_entry(value: bytes) -> None:
-    """Incident: a stranger's bytes in a ledger partition raised past what readers look for. The worker fell over, again and again, where
-    its partition should have stopped and named the place."""
+    """Incident: a stranger's bytes in a ledger partition raised past what readers look for.
+
+    The worker fell over, again and again, where its partition should have stopped and named the
+    place.
+    """
     with pytest.raises(NotAnEntry):
         unseal(value)
     assert decode_claim(value) is None
 
 
 @pytest.mark.parametrize("decode", [decode_account, decode_identity, decode_head])
-def test_what_is_no_value_of_the_view_is_one_error_whatever_its_bytes(decode: Callable[[bytes], object]) -> None:
+def test_what_is_no_value_of_the_view_is_one_error_whatever_its_bytes(
+    decode: Callable[[bytes], object],
+) -> None:
     for blob in (b"", b"{}", b"\xff", b'{"plan":"\xff"}', b'{"x":' + b"[" * 100_000):
         with pytest.raises(msgspec.MsgspecError):
             decode(blob)

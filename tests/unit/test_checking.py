@@ -17,14 +17,23 @@ from usageledger.domain.credits import parse_credits
 ACTION = "chat_action"  # one credit each
 
 
-def check(partition: Partition, quantity: str = "1", *, feature: str = ACTION, model: str | None = None, held: str = "0") -> Check:
+def check(
+    partition: Partition,
+    quantity: str = "1",
+    *,
+    feature: str = ACTION,
+    model: str | None = None,
+    held: str = "0",
+) -> Check:
     """Whether account ``a`` may start a use now, beside holds of so many credits."""
     checked = unchecked(partition, feature, model, quantity, held=held)
     assert isinstance(checked, Check)
     return checked
 
 
-def unchecked(partition: Partition, feature: str, model: str | None, quantity: str = "1", *, held: str = "0") -> Check | UnknownRate:
+def unchecked(
+    partition: Partition, feature: str, model: str | None, quantity: str = "1", *, held: str = "0"
+) -> Check | UnknownRate:
     return check_use(
         Use(feature=feature, model=model, quantity=Decimal(quantity)),
         account="a",
@@ -57,13 +66,18 @@ def given(*lines: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
         ("100", "99.000001", "1", False),
     ],
 )
-def test_a_use_may_start_if_what_is_neither_used_nor_held_covers_it(used: str, held: str, quantity: str, allowed: bool) -> None:
+def test_a_use_may_start_if_what_is_neither_used_nor_held_covers_it(
+    used: str, held: str, quantity: str, allowed: bool
+) -> None:
     partition = given(f"2026-01-31T10:00 use chat_action {used}")
     checked = check(partition, quantity, held=held)
     assert checked.allowed is allowed
     assert checked.reason == (None if allowed else "insufficient_credits")
     assert checked.available == 200_000_000 - parse_credits(used) - parse_credits(held)
-    assert (checked.remaining, checked.held) == (200_000_000 - parse_credits(used), parse_credits(held))
+    assert (checked.remaining, checked.held) == (
+        200_000_000 - parse_credits(used),
+        parse_credits(held),
+    )
 
 
 def test_a_use_that_costs_nothing_may_start_whatever_is_left() -> None:
@@ -78,9 +92,16 @@ def test_an_account_the_ledger_does_not_know_has_an_untouched_free() -> None:
 
 
 def test_an_account_the_ledger_does_not_know_is_refused_where_the_catalog_says_so() -> None:
-    strict = AdoptedCatalogs(tuple(replace(catalog, unknown_accounts="refuse") for catalog in SHIPPED))
+    strict = AdoptedCatalogs(
+        tuple(replace(catalog, unknown_accounts="refuse") for catalog in SHIPPED)
+    )
     checked = check(given(catalogs=strict))
-    assert (checked.allowed, checked.reason, checked.upgrade, checked.remaining) == (False, "unknown_account", None, 0)
+    assert (checked.allowed, checked.reason, checked.upgrade, checked.remaining) == (
+        False,
+        "unknown_account",
+        None,
+        0,
+    )
     assert check(given("2026-01-31T10:00 subscribe pro", catalogs=strict)).allowed
 
 
@@ -88,15 +109,23 @@ def test_while_an_account_is_suspended_nothing_may_start_and_no_upgrade_helps() 
     partition = given("2026-01-31T10:00 use chat_action 199", "+1s suspend payment_failed")
     for quantity in ("0", "1", "2"):
         checked = check(partition, quantity)
-        assert (checked.allowed, checked.reason, checked.suspended, checked.upgrade) == (False, "suspended", "payment_failed", None)
+        assert (checked.allowed, checked.reason, checked.suspended, checked.upgrade) == (
+            False,
+            "suspended",
+            "payment_failed",
+            None,
+        )
     partition.take("+1s resume")
     assert check(partition).allowed
 
 
 @pytest.mark.parametrize(
-    ("feature", "model", "reason"), [("nothing_like_it", None, "unknown_feature"), ("genai_video", "veo_99", "unknown_model")]
+    ("feature", "model", "reason"),
+    [("nothing_like_it", None, "unknown_feature"), ("genai_video", "veo_99", "unknown_model")],
 )
-def test_a_use_without_a_rate_is_neither_allowed_nor_not(feature: str, model: str | None, reason: str) -> None:
+def test_a_use_without_a_rate_is_neither_allowed_nor_not(
+    feature: str, model: str | None, reason: str
+) -> None:
     assert unchecked(given(), feature, model) == UnknownRate(reason)  # type: ignore[arg-type] # the reasons are parameters
 
 
@@ -122,7 +151,12 @@ def test_a_renewal_that_has_come_is_seen_though_nothing_has_been_decided_since()
         (["use chat_action 200"], "0", "200", "pro"),
         (["use chat_action 200"], "0", "201", "max"),
         (["use chat_action 200"], "1", "200", "max"),  # the holds stay open under the new plan
-        (["subscribe pro", "use chat_action 200"], "0", "300", "max"),  # 500 less the 200 that were used
+        (
+            ["subscribe pro", "use chat_action 200"],
+            "0",
+            "300",
+            "max",
+        ),  # 500 less the 200 that were used
         (["subscribe pro", "use chat_action 200"], "0", "301", "scale"),
         (["subscribe pro", "use chat_action 200"], "1", "300", "scale"),
         (["subscribe pro", "grant 10", "use chat_action 210"], "0", "300", "max"),

@@ -30,15 +30,23 @@ def test_a_published_catalog_is_read_back_as_it_was() -> None:
     value = catalog_event(SHIPPED, NOW)
     assert decode_catalog(Record(0, 0, b"k", value)) == SHIPPED
     event = json.loads(value)
-    assert (event["id"], event["source"], event["time"]) == (SHIPPED.version, "/usageledger/catalog", "2026-11-24T00:00:00Z")
+    assert (event["id"], event["source"], event["time"]) == (
+        SHIPPED.version,
+        "/usageledger/catalog",
+        "2026-11-24T00:00:00Z",
+    )
 
 
 def test_a_version_that_is_there_is_not_published_again() -> None:
-    assert publish(_Taking, SHIPPED, AdoptedCatalogs((SHIPPED,)), NOW) == Published(SHIPPED.version, is_new=False)
+    assert publish(_Taking, SHIPPED, AdoptedCatalogs((SHIPPED,)), NOW) == Published(
+        SHIPPED.version, is_new=False
+    )
 
 
 def test_a_version_never_changes() -> None:
-    with pytest.raises(OperatorError, match="has been published with other content, and a version never changes"):
+    with pytest.raises(
+        OperatorError, match="has been published with other content, and a version never changes"
+    ):
         publish(_Taking, version(SHIPPED.version, NOW), AdoptedCatalogs((SHIPPED,)), NOW)
 
 
@@ -50,7 +58,10 @@ def test_a_catalog_that_nobody_takes_is_an_error() -> None:
 def test_adoption_is_waited_for_until_the_last_partition() -> None:
     looks = iter([_behind(3, 2), _behind(0, 1), _behind(0, 0)])
     told: list[int] = []
-    assert wait_until_adopted(lambda: next(looks), 10, on_look=told.append, sleep=lambda seconds: None) == []
+    assert (
+        wait_until_adopted(lambda: next(looks), 10, on_look=told.append, sleep=lambda seconds: None)
+        == []
+    )
     assert told == [2, 1, 0]
 
 
@@ -66,14 +77,20 @@ def test_partitions_that_do_not_adopt_in_time_are_named() -> None:
         (NOW + timedelta(days=1), None),
     ],
 )
-def test_a_date_that_may_surprise_is_warned_of(effective_from: datetime, warning: str | None) -> None:
+def test_a_date_that_may_surprise_is_warned_of(
+    effective_from: datetime, warning: str | None
+) -> None:
     found = publish(_Taking, version("v2", effective_from), AdoptedCatalogs((SHIPPED,)), NOW)
     assert found.is_new
-    assert [warning in each for each in found.warnings] == [True] if warning else found.warnings == ()
+    assert (
+        [warning in each for each in found.warnings] == [True] if warning else found.warnings == ()
+    )
 
 
 def test_a_plan_that_goes_is_warned_of() -> None:
-    without = replace(SHIPPED, version="v2", effective_from=NOW + timedelta(days=1), plans=SHIPPED.plans[:-1])
+    without = replace(
+        SHIPPED, version="v2", effective_from=NOW + timedelta(days=1), plans=SHIPPED.plans[:-1]
+    )
     (warning,) = publish(_Taking, without, AdoptedCatalogs((SHIPPED,)), NOW).warnings
     assert warning.startswith("plan 'scale_4x' (5600 credits) is gone")
 
@@ -92,4 +109,6 @@ def _nobody() -> Publisher:
 
 
 def _behind(*records: int) -> LedgerLags:
-    return LedgerLags(tuple(Lag("catalog", partition, count) for partition, count in enumerate(records)), {})
+    return LedgerLags(
+        tuple(Lag("catalog", partition, count) for partition, count in enumerate(records)), {}
+    )

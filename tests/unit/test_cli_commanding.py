@@ -10,25 +10,49 @@ from usageledger.cli.account_events import refusal_text
 
 
 def event(**data: Any) -> dict[str, object]:
-    return {"type": "account.subscribed", "source": "cli", "id": "a", "subject": "acct_1", "data": data}
+    return {
+        "type": "account.subscribed",
+        "source": "cli",
+        "id": "a",
+        "subject": "acct_1",
+        "data": data,
+    }
 
 
 @pytest.mark.parametrize(
     ("reason", "data", "says"),
     [
-        ("unknown_plan", {"plan": "gold"}, "no catalog has a plan 'gold': `usageledger catalog show` lists them"),
+        (
+            "unknown_plan",
+            {"plan": "gold"},
+            "no catalog has a plan 'gold': `usageledger catalog show` lists them",
+        ),
         (
             "unknown_feature",
             {"feature": "hologram", "model": None},
             "no catalog has a feature 'hologram': `usageledger catalog show` lists them",
         ),
-        ("unknown_model", {"feature": "genai_video", "model": None}, "'genai_video' is charged by model, and none was named: --model"),
-        ("unknown_model", {"feature": "genai_video", "model": "v9"}, "no catalog has a rate for model 'v9' of 'genai_video'"),
-        ("unknown_model", {"feature": "{plan}", "model": "{0}"}, "no catalog has a rate for model '{0}' of '{plan}'"),
+        (
+            "unknown_model",
+            {"feature": "genai_video", "model": None},
+            "'genai_video' is charged by model, and none was named: --model",
+        ),
+        (
+            "unknown_model",
+            {"feature": "genai_video", "model": "v9"},
+            "no catalog has a rate for model 'v9' of 'genai_video'",
+        ),
+        (
+            "unknown_model",
+            {"feature": "{plan}", "model": "{0}"},
+            "no catalog has a rate for model '{0}' of '{plan}'",
+        ),
         ("already_subscribed", {"plan": "pro"}, "`usageledger account change-plan` changes it"),
     ],
 )
-def test_a_refusal_names_what_was_asked_for_and_what_to_do(reason: str, data: dict[str, Any], says: str) -> None:
+def test_a_refusal_names_what_was_asked_for_and_what_to_do(
+    reason: str, data: dict[str, Any], says: str
+) -> None:
     """It gave the reason's code alone: nobody could tell which plan billing had asked for."""
     assert says in refusal_text(reason, event(**data))
 

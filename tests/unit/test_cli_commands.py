@@ -20,20 +20,45 @@ from usageledger.domain.catalog_document import catalog_document, load_shipped_c
 
 COMMANDS = [
     *("up", "down", "status", "send", "go-live", "wait-idle", "demo"),
-    *("account show", "account open", "account subscribe", "account change-plan", "account cancel", "account grant"),
+    *(
+        "account show",
+        "account open",
+        "account subscribe",
+        "account change-plan",
+        "account cancel",
+        "account grant",
+    ),
     *("account suspend", "account resume", "account set-thresholds"),
-    *("usage record", "usage void", "ledger show", "limits tail", "refusals list", "refusals resend"),
+    *(
+        "usage record",
+        "usage void",
+        "ledger show",
+        "limits tail",
+        "refusals list",
+        "refusals resend",
+    ),
     *("catalog show", "catalog lint", "catalog publish", "catalog quote", "audit verify"),
-    *("webhooks add", "webhooks list", "webhooks rotate", "webhooks disable", "webhooks enable", "webhooks remove"),
+    *(
+        "webhooks add",
+        "webhooks list",
+        "webhooks rotate",
+        "webhooks disable",
+        "webhooks enable",
+        "webhooks remove",
+    ),
     *("webhooks deliveries", "webhooks resend", "webhooks test"),
     *("keys create", "keys list", "keys rotate", "keys revoke"),
 ]
-PRINTING_DATA = [command for command in COMMANDS if command not in ("down", "go-live", "wait-idle", "demo")]
+PRINTING_DATA = [
+    command for command in COMMANDS if command not in ("down", "go-live", "wait-idle", "demo")
+]
 
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """`service` lets the whole process log to the standard error that it has, which here is the runner's and soon closed."""
+    """`service` lets the whole process log to the standard error that it has, which here is the
+    runner's and soon closed.
+    """
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     logging.root.handlers[:] = handlers
@@ -98,7 +123,9 @@ def test_the_help_lists_what_there_is() -> None:
 def test_without_a_stack_the_one_line_on_stderr_says_how_to_get_one(arguments: str) -> None:
     result = run(*arguments.split())
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("usageledger: no running stack in .usageledger: start one with `usageledger up`")
+    assert result.stderr.startswith(
+        "usageledger: no running stack in .usageledger: start one with `usageledger up`"
+    )
     assert result.stderr.count("\n") == 1
 
 
@@ -116,7 +143,11 @@ def test_there_is_nothing_to_end_where_nothing_runs() -> None:
 
 
 def test_the_status_of_a_directory_without_a_stack_is_stopped(nowhere: Path) -> None:
-    assert printed("status", "--json") == {"state": "stopped", "data": str(nowhere / ".usageledger"), "services": []}
+    assert printed("status", "--json") == {
+        "state": "stopped",
+        "data": str(nowhere / ".usageledger"),
+        "services": [],
+    }
 
 
 def test_an_error_that_nobody_expected_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,14 +184,26 @@ def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_quote_adds_up_and_names_the_plans_that_hold_it() -> None:
-    quote = printed("catalog", "quote", "--json", "genai_video/veo_3=2", "prompt_to_video=12.5", "chat_message")
+    quote = printed(
+        "catalog", "quote", "--json", "genai_video/veo_3=2", "prompt_to_video=12.5", "chat_message"
+    )
     assert quote["credits"] == "170"
-    assert [(line["feature"], line["model"], line["quantity"], line["credits"]) for line in quote["lines"]] == [
+    assert [
+        (line["feature"], line["model"], line["quantity"], line["credits"])
+        for line in quote["lines"]
+    ] == [
         ("genai_video", "veo_3", "2", "64"),
         ("prompt_to_video", None, "12.5", "104"),
         ("chat_message", None, "1", "2"),
     ]
-    assert [plan["plan"] for plan in quote["fits"]] == ["free", "pro", "max", "scale", "scale_2x", "scale_4x"]
+    assert [plan["plan"] for plan in quote["fits"]] == [
+        "free",
+        "pro",
+        "max",
+        "scale",
+        "scale_2x",
+        "scale_4x",
+    ]
 
 
 def test_a_quote_beyond_every_plan_says_so() -> None:
@@ -170,8 +213,16 @@ def test_a_quote_beyond_every_plan_says_so() -> None:
 @pytest.mark.parametrize(
     ("use", "code", "says"),
     [
-        ("genai_vidoe", 1, "unknown_feature: catalog 'captions-2026-11' has no rate for feature 'genai_vidoe'"),
-        ("genai_video/veo_9", 1, "unknown_model: catalog 'captions-2026-11' has no rate for model 'veo_9'"),
+        (
+            "genai_vidoe",
+            1,
+            "unknown_feature: catalog 'captions-2026-11' has no rate for feature 'genai_vidoe'",
+        ),
+        (
+            "genai_video/veo_9",
+            1,
+            "unknown_model: catalog 'captions-2026-11' has no rate for model 'veo_9'",
+        ),
         ("genai_video/veo_3=1.1234567", 2, "at most 6 places"),
         ("genai_video/veo_3=-1", 2, "is a decimal from 0"),
     ],
@@ -197,7 +248,10 @@ def test_the_table_lists_every_plan_and_every_rate() -> None:
     shown = run("catalog", "show", "--shipped").stdout
     catalog = load_shipped_catalog()
     assert all(plan.name in shown for plan in catalog.plans)
-    assert all((feature if model is None else f"{feature}/{model}") in shown for feature, model in catalog.rates)
+    assert all(
+        (feature if model is None else f"{feature}/{model}") in shown
+        for feature, model in catalog.rates
+    )
 
 
 def test_the_catalog_is_shown_with_what_each_plan_announces() -> None:
@@ -209,7 +263,9 @@ def test_the_catalog_is_shown_with_what_each_plan_announces() -> None:
 def test_lint_finds_what_does_not_fit_in_the_shipped_catalog() -> None:
     result = run("catalog", "lint", "--shipped", "--json")
     found = [json.loads(line) for line in result.stdout.splitlines()]
-    assert ("features.genai_video.models.veo_3_audio", "model_outside_stated_range") in [(each["where"], each["code"]) for each in found]
+    assert ("features.genai_video.models.veo_3_audio", "model_outside_stated_range") in [
+        (each["where"], each["code"]) for each in found
+    ]
 
 
 def test_a_catalog_that_cannot_be_used_is_refused_with_every_defect(nowhere: Path) -> None:
@@ -225,20 +281,31 @@ def test_a_catalog_that_cannot_be_used_is_refused_with_every_defect(nowhere: Pat
 
 def test_a_file_that_is_not_there_is_named() -> None:
     result = run("catalog", "lint", "nothing.json")
-    assert (result.exit_code, result.stderr) == (1, "usageledger: nothing.json: No such file or directory\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "usageledger: nothing.json: No such file or directory\n",
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["refusals", "resend"], "say which: --account, --reason or --all"),
-        (["refusals", "list", "--reason", "bad_luck"], "'bad_luck' is no reason; there are wrong_partition"),
-        (["usage", "record", "a", "genai_video", "--dimension", "p77"], "a dimension is NAME=VALUE, not 'p77'"),
+        (
+            ["refusals", "list", "--reason", "bad_luck"],
+            "'bad_luck' is no reason; there are wrong_partition",
+        ),
+        (
+            ["usage", "record", "a", "genai_video", "--dimension", "p77"],
+            "a dimension is NAME=VALUE, not 'p77'",
+        ),
         (["account", "show", "a", "--at", "soon"], "'soon' is no time"),
         (["up", "--backend", "cloud"], "'packages', 'docker'"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused_before_anything_is_done(arguments: list[str], says: str) -> None:
+def test_an_option_that_makes_no_sense_is_refused_before_anything_is_done(
+    arguments: list[str], says: str
+) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.replace("│", " ").split())

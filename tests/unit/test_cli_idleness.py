@@ -34,9 +34,18 @@ class Clock:
         self.now_s += seconds
 
 
-def waited(looks: Iterator[LedgerLags], timeout_s: float | None = None, stalled_after_s: float = 60.0) -> tuple[LedgerLags, float, int]:
+def waited(
+    looks: Iterator[LedgerLags], timeout_s: float | None = None, stalled_after_s: float = 60.0
+) -> tuple[LedgerLags, float, int]:
     clock, seen = Clock(), list[LedgerLags]()
-    last = wait_until_idle(lambda: next(looks), timeout_s, seen.append, stalled_after_s=stalled_after_s, clock=clock, sleep=clock.sleep)
+    last = wait_until_idle(
+        lambda: next(looks),
+        timeout_s,
+        seen.append,
+        stalled_after_s=stalled_after_s,
+        clock=clock,
+        sleep=clock.sleep,
+    )
     return last, clock.now_s, len(seen)
 
 
@@ -54,7 +63,9 @@ def test_a_wait_ends_when_its_time_is_up_and_says_what_lags() -> None:
     last, waited_s, _ = waited(iter(busy(1_000 - n) for n in range(1_000)), timeout_s=3)
     assert not last.is_idle
     assert 3 <= waited_s < 4
-    assert [str(lag) for lag in last.waiting] == [f"usage: partition 0 has {last.records('usage')} records still to decide"]
+    assert [str(lag) for lag in last.waiting] == [
+        f"usage: partition 0 has {last.records('usage')} records still to decide"
+    ]
 
 
 def test_a_wait_without_a_limit_ends_when_nothing_moves() -> None:
@@ -64,7 +75,9 @@ def test_a_wait_without_a_limit_ends_when_nothing_moves() -> None:
 
 
 def test_a_wait_goes_on_while_something_moves() -> None:
-    last, waited_s, _ = waited(iter([*(busy(500 - n) for n in range(500)), IDLE, IDLE]), stalled_after_s=1)
+    last, waited_s, _ = waited(
+        iter([*(busy(500 - n) for n in range(500)), IDLE, IDLE]), stalled_after_s=1
+    )
     assert last.is_idle
     assert waited_s > 50
 
@@ -84,12 +97,16 @@ def test_the_longest_queue_is_named_first() -> None:
 
 
 def test_the_processor_answers_for_its_inputs_and_the_servers_for_nothing() -> None:
-    lags = LedgerLags((Lag("usage", 0, 1), Lag("account", 0, 2), Lag("catalog", 0, 4), Lag("limits", 0, 8)), {})
+    lags = LedgerLags(
+        (Lag("usage", 0, 1), Lag("account", 0, 2), Lag("catalog", 0, 4), Lag("limits", 0, 8)), {}
+    )
     assert service_lags(lags) == {"kafka": None, "redis": None, "processor": 7, "limits": 8}
 
 
 class Admin:
-    """Asks the broker that led the group when it first asked, for good, as kafka-python's client does."""
+    """Asks the broker that led the group when it first asked, for good, as kafka-python's client
+    does.
+    """
 
     def __init__(self, leads: bool) -> None:
         self._leads = leads
@@ -105,7 +122,9 @@ class Admin:
 
 
 def test_another_broker_is_asked_once_the_groups_coordinator_has_moved() -> None:
-    """After a broker had been frozen nothing was known to be announced any more, though all was: `wait-idle` never came to its end."""
+    """After a broker had been frozen nothing was known to be announced any more, though all was:
+    `wait-idle` never came to its end.
+    """
     admins = [Admin(leads=False), Admin(leads=True)]
     connected = iter(admins)
     reader: Any = SimpleNamespace(partition_count=lambda _topic: 1)

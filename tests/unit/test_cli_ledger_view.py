@@ -15,17 +15,26 @@ from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.log.reading import LogReader
 from usageledger.operations.ledger_view import newest, readable
-from usageledger.operations.refusals import CAN_CHANGE, original_records, refused_inputs, to_send_again
+from usageledger.operations.refusals import (
+    CAN_CHANGE,
+    original_records,
+    refused_inputs,
+    to_send_again,
+)
 
 JAN_31 = 1_738_317_600_000
 HOUR = 3_600_000
 
 
 class Ledger:
-    """One partition of a ledger, decided as it is written to: an hour between one input and the next."""
+    """One partition of a ledger, decided as it is written to: an hour between one input and the
+    next.
+    """
 
     def __init__(self) -> None:
-        self.book = PartitionBook(0, 1, Head(ledger="l"), AdoptedCatalogs((load_shipped_catalog(),)))
+        self.book = PartitionBook(
+            0, 1, Head(ledger="l"), AdoptedCatalogs((load_shipped_catalog(),))
+        )
         self.inputs: dict[Topic, list[Record]] = {"usage": [], "account": []}
         self.entries: list[SealedEntry] = []
         self.now_ms = JAN_31
@@ -41,14 +50,28 @@ class Ledger:
         return decided
 
     def use(self, id: str, **data: Any) -> list[SealedEntry]:
-        return self.take("usage", self.event("usage.recorded", id, {"feature": "genai_video", "model": "veo_3", "quantity": "1"} | data))
+        return self.take(
+            "usage",
+            self.event(
+                "usage.recorded",
+                id,
+                {"feature": "genai_video", "model": "veo_3", "quantity": "1"} | data,
+            ),
+        )
 
     def tell(self, kind: str, id: str, **data: Any) -> list[SealedEntry]:
         return self.take("account", self.event(kind, id, data))
 
     def event(self, kind: str, id: str, data: dict[str, Any]) -> bytes:
         time = f"2025-01-31T{10 + (self.now_ms - JAN_31) // HOUR:02d}:00:00Z"
-        header = {"specversion": "1.0", "type": kind, "id": id, "source": "/s", "subject": "acct_1", "time": time}
+        header = {
+            "specversion": "1.0",
+            "type": kind,
+            "id": id,
+            "source": "/s",
+            "subject": "acct_1",
+            "time": time,
+        }
         return json.dumps(header | {"data": data}).encode()
 
 
@@ -66,15 +89,34 @@ class Topic0(LogReader):
 def test_every_amount_of_an_entry_is_shown_in_credits() -> None:
     ledger = Ledger()
     ledger.tell("account.subscribed", "s1", plan="pro")
-    ledger.tell("credits.granted", "g1", credits="12.5", reason="sorry", expires_at="2025-02-10T00:00:00Z")
+    ledger.tell(
+        "credits.granted", "g1", credits="12.5", reason="sorry", expires_at="2025-02-10T00:00:00Z"
+    )
     (used,) = ledger.use("u1", quantity="6")
     shown = readable(used)
     assert shown["credits"] == "192"
     assert shown["rate"]["credits"] == "32"
-    assert shown["before"] == {"allotment": "200", "granted": "12.5", "used": "0", "remaining": "212.5"}
-    assert shown["after"] == {"allotment": "200", "granted": "12.5", "used": "192", "remaining": "20.5"}
-    assert (shown["crossings"][0]["figures"]["used"], shown["crossings"][0]["upgrade"]["allotment"]) == ("192", "500")
-    assert (shown["hash"], shown["offset"], shown["input"]["offset"]) == (used.hash, used.entry.offset, 0)
+    assert shown["before"] == {
+        "allotment": "200",
+        "granted": "12.5",
+        "used": "0",
+        "remaining": "212.5",
+    }
+    assert shown["after"] == {
+        "allotment": "200",
+        "granted": "12.5",
+        "used": "192",
+        "remaining": "20.5",
+    }
+    assert (
+        shown["crossings"][0]["figures"]["used"],
+        shown["crossings"][0]["upgrade"]["allotment"],
+    ) == ("192", "500")
+    assert (shown["hash"], shown["offset"], shown["input"]["offset"]) == (
+        used.hash,
+        used.entry.offset,
+        0,
+    )
     json.dumps(shown)
 
 
@@ -109,8 +151,19 @@ def test_a_refused_input_is_shown_with_its_place_and_reason() -> None:
     ledger.take("usage", b"not json", key=None)
     ledger.use("u2", model="veo_9")
     not_json, unknown = refused_inputs(ledger.entries)
-    assert (not_json.reason, not_json.account, not_json.place, not_json.entry, not_json.event) == ("not_json", "", "usage 0-1", "0-2", None)
-    assert (unknown.reason, unknown.account, unknown.place, unknown.model) == ("unknown_model", "acct_1", "usage 0-2", "veo_9")
+    assert (not_json.reason, not_json.account, not_json.place, not_json.entry, not_json.event) == (
+        "not_json",
+        "",
+        "usage 0-1",
+        "0-2",
+        None,
+    )
+    assert (unknown.reason, unknown.account, unknown.place, unknown.model) == (
+        "unknown_model",
+        "acct_1",
+        "usage 0-2",
+        "veo_9",
+    )
 
 
 def test_a_refused_event_that_is_accepted_later_is_resolved() -> None:
@@ -130,7 +183,10 @@ def test_only_what_can_fare_better_is_sent_again_and_each_event_once() -> None:
     ledger.use("u2")
     ledger.tell("account.subscribed", "s1", plan="platinum")
     chosen = to_send_again(refused_inputs(ledger.entries), CAN_CHANGE)
-    assert [(refusal.input.topic, refusal.input.offset) for refusal in chosen] == [("usage", 0), ("account", 0)]
+    assert [(refusal.input.topic, refusal.input.offset) for refusal in chosen] == [
+        ("usage", 0),
+        ("account", 0),
+    ]
 
 
 def test_a_reason_that_is_asked_for_is_sent_again_whatever_it_is() -> None:
@@ -139,12 +195,18 @@ def test_a_reason_that_is_asked_for_is_sent_again_whatever_it_is() -> None:
     assert len(to_send_again(refused_inputs(ledger.entries), ["not_json"])) == 1
 
 
-def test_a_refused_record_is_sent_again_unchanged_and_under_its_own_time_while_history_is_imported() -> None:
+def test_a_refused_record_is_sent_again_unchanged_and_under_its_own_time_while_history_is_imported() -> (
+    None
+):
     ledger = Ledger()
     ledger.use("u0")
     ledger.use("u1", model="veo_9")
     chosen = to_send_again(refused_inputs(ledger.entries), CAN_CHANGE)
     (imported,) = original_records(Topic0(ledger), "", chosen, partition_count=1, importing=True)
     (live,) = original_records(Topic0(ledger), "", chosen, partition_count=1, importing=False)
-    assert (imported.input, imported.key, imported.value) == ("usage", b"acct_1", ledger.inputs["usage"][1].value)
+    assert (imported.input, imported.key, imported.value) == (
+        "usage",
+        b"acct_1",
+        ledger.inputs["usage"][1].value,
+    )
     assert (imported.timestamp_ms, live.timestamp_ms) == (JAN_31 + HOUR, None)

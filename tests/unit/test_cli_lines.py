@@ -27,7 +27,11 @@ def line(**changes: Any) -> bytes:
 
 
 def records(*lines: bytes, importing: bool = False) -> list[OutgoingRecord]:
-    return list(outgoing_records([each + b"\n" for each in lines], partition_count=PARTITIONS, importing=importing))
+    return list(
+        outgoing_records(
+            [each + b"\n" for each in lines], partition_count=PARTITIONS, importing=importing
+        )
+    )
 
 
 def times(lines: Iterable[bytes]) -> list[int | None]:
@@ -36,7 +40,12 @@ def times(lines: Iterable[bytes]) -> list[int | None]:
 
 def test_a_usage_event_goes_to_the_usage_topic_under_its_account() -> None:
     (record,) = records(line())
-    assert (record.input, record.type, record.key, record.value) == ("usage", "usage.recorded", b"acct_1", line())
+    assert (record.input, record.type, record.key, record.value) == (
+        "usage",
+        "usage.recorded",
+        b"acct_1",
+        line(),
+    )
     assert record.partition == partition_of(b"acct_1", PARTITIONS)
 
 
@@ -44,7 +53,13 @@ def test_a_usage_event_goes_to_the_usage_topic_under_its_account() -> None:
     "kind",
     [
         *("account.opened", "account.subscribed", "account.plan_changed", "account.cancelled"),
-        *("account.suspended", "account.resumed", "account.thresholds_set", "credits.granted", "usage.voided"),
+        *(
+            "account.suspended",
+            "account.resumed",
+            "account.thresholds_set",
+            "credits.granted",
+            "usage.voided",
+        ),
     ],
 )
 def test_an_account_event_goes_to_the_account_topic(kind: str) -> None:
@@ -71,14 +86,18 @@ def test_an_account_event_goes_to_the_account_topic(kind: str) -> None:
         (line(type=["usage.recorded"]), b"acct_1"),
     ],
 )
-def test_a_line_that_is_no_event_is_sent_as_it_is_so_that_the_ledger_refuses_it(value: bytes, key: bytes | None) -> None:
+def test_a_line_that_is_no_event_is_sent_as_it_is_so_that_the_ledger_refuses_it(
+    value: bytes, key: bytes | None
+) -> None:
     (record,) = records(value)
     assert (record.input, record.key, record.value) == ("usage", key, value)
     assert record.partition == (0 if key is None else partition_of(key, PARTITIONS))
 
 
 def test_what_is_not_an_event_is_counted_as_such_whatever_it_calls_itself() -> None:
-    assert [record.type for record in records(line(type="x" * 1_000), line(type=3), b"{}")] == [NO_EVENT] * 3
+    assert [record.type for record in records(line(type="x" * 1_000), line(type=3), b"{}")] == [
+        NO_EVENT
+    ] * 3
 
 
 def test_blank_lines_are_passed_over_and_counted_as_lines() -> None:
@@ -86,7 +105,12 @@ def test_blank_lines_are_passed_over_and_counted_as_lines() -> None:
 
 
 def test_the_end_of_a_line_is_not_part_of_the_record() -> None:
-    assert [record.value for record in outgoing_records([line() + b"\r\n", line()], partition_count=1, importing=False)] == [line(), line()]
+    assert [
+        record.value
+        for record in outgoing_records(
+            [line() + b"\r\n", line()], partition_count=1, importing=False
+        )
+    ] == [line(), line()]
 
 
 def test_kafka_dates_the_records_of_a_live_ledger() -> None:
@@ -94,30 +118,60 @@ def test_kafka_dates_the_records_of_a_live_ledger() -> None:
 
 
 def test_in_import_mode_a_record_has_its_events_own_time() -> None:
-    assert times([line(time="2024-12-31T23:59:59Z"), line(time="2025-02-01T10:00:00Z"), line(time="2025-02-01T11:00:00.250999+01:00")]) == [
+    assert times(
+        [
+            line(time="2024-12-31T23:59:59Z"),
+            line(time="2025-02-01T10:00:00Z"),
+            line(time="2025-02-01T11:00:00.250999+01:00"),
+        ]
+    ) == [
         1_735_689_599_000,
         1_738_404_000_000,
         1_738_404_000_250,
     ]
 
 
-def test_in_import_mode_what_a_file_has_late_is_dated_with_the_time_that_it_has_come_to_in_that_partition() -> None:
-    """The processor had seen the late usage in time, or had not: the same file, imported twice, came to two balances."""
-    other = next(f"acct_{n}" for n in range(100) if partition_of(f"acct_{n}".encode(), PARTITIONS) != partition_of(b"acct_1", PARTITIONS))
+def test_in_import_mode_what_a_file_has_late_is_dated_with_the_time_that_it_has_come_to_in_that_partition() -> (
+    None
+):
+    """The processor had seen the late usage in time, or had not: the same file, imported twice,
+    came to two balances.
+    """
+    other = next(
+        f"acct_{n}"
+        for n in range(100)
+        if partition_of(f"acct_{n}".encode(), PARTITIONS) != partition_of(b"acct_1", PARTITIONS)
+    )
     opened = line(type="account.opened", time="2025-02-01T10:00:00Z")
-    late, others_own = line(time="2025-01-30T10:00:00Z"), line(subject=other, time="2025-01-30T10:00:00Z")
-    assert times([opened, late, others_own]) == [1_738_404_000_000, 1_738_404_000_000, 1_738_231_200_000]
+    late, others_own = (
+        line(time="2025-01-30T10:00:00Z"),
+        line(subject=other, time="2025-01-30T10:00:00Z"),
+    )
+    assert times([opened, late, others_own]) == [
+        1_738_404_000_000,
+        1_738_404_000_000,
+        1_738_231_200_000,
+    ]
 
 
 def test_in_import_mode_an_account_event_that_follows_usage_in_the_file_is_dated_after_it() -> None:
     """Of one millisecond account events are merged before usage."""
     subscribed = line(type="account.subscribed")
-    assert times([subscribed, line(), subscribed, line(), line()]) == [1_738_404_000_000 + n for n in (0, 0, 1, 1, 1)]
+    assert times([subscribed, line(), subscribed, line(), line()]) == [
+        1_738_404_000_000 + n for n in (0, 0, 1, 1, 1)
+    ]
 
 
-@pytest.mark.parametrize("time", ["2025-02-01T10:00:00", "yesterday", "", None, 5, {"a": 1}, "2025-02-30T10:00:00Z"])
-def test_in_import_mode_a_line_without_a_time_that_can_be_read_has_that_of_the_line_before(time: object) -> None:
-    assert times([line(time="2025-02-01T10:00:00Z"), line(time=time), b"not json"]) == [1_738_404_000_000] * 3
+@pytest.mark.parametrize(
+    "time", ["2025-02-01T10:00:00", "yesterday", "", None, 5, {"a": 1}, "2025-02-30T10:00:00Z"]
+)
+def test_in_import_mode_a_line_without_a_time_that_can_be_read_has_that_of_the_line_before(
+    time: object,
+) -> None:
+    assert (
+        times([line(time="2025-02-01T10:00:00Z"), line(time=time), b"not json"])
+        == [1_738_404_000_000] * 3
+    )
 
 
 def test_in_import_mode_what_lies_before_1970_is_dated_1970() -> None:

@@ -16,11 +16,16 @@ def test_one_address_of_several_is_enough() -> None:
 
 
 def test_an_address_where_nobody_listens_is_told_with_the_reason() -> None:
-    with pytest.raises(OperatorError, match=r"no Kafka broker answers at 127\.0\.0\.1:1 \(.*refused\): is the address right"):
+    with pytest.raises(
+        OperatorError,
+        match=r"no Kafka broker answers at 127\.0\.0\.1:1 \(.*refused\): is the address right",
+    ):
         require_listener("127.0.0.1:1")
 
 
-@pytest.mark.parametrize("address", ["kafka", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:99999", "", ":::"])
+@pytest.mark.parametrize(
+    "address", ["kafka", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:99999", "", ":::"]
+)
 def test_what_is_no_address_is_told_as_well(address: str) -> None:
     with pytest.raises(OperatorError, match="no Kafka broker answers at"):
         require_listener(address)

@@ -16,7 +16,9 @@ from usageledger.sdk.producer.publisher import Blame, Done, PublishError
 
 @dataclass
 class Broker:
-    """Takes records when it is told to, as Kafka does after a while: ``lies`` is what it has taken, in its order."""
+    """Takes records when it is told to, as Kafka does after a while: ``lies`` is what it has taken,
+    in its order.
+    """
 
     at_once: bool = False
     fails_with: PublishError | None = None
@@ -43,7 +45,15 @@ class Connection:
     broker: Broker
     input: Input
 
-    def send(self, key: bytes | None, value: bytes, done: Done, *, partition: int | None, timestamp_ms: int | None) -> None:
+    def send(
+        self,
+        key: bytes | None,
+        value: bytes,
+        done: Done,
+        *,
+        partition: int | None,
+        timestamp_ms: int | None,
+    ) -> None:
         if self.broker.fails_with is not None:
             raise self.broker.fails_with
         assert partition is not None
@@ -57,8 +67,12 @@ class Connection:
         self.broker.closed += 1
 
 
-def record(line: int, input: Input = "usage", partition: int = 0, value: bytes | None = None) -> OutgoingRecord:
-    return OutgoingRecord(line, input, f"{input}.type", b"a", partition, value or str(line).encode(), line * 1_000)
+def record(
+    line: int, input: Input = "usage", partition: int = 0, value: bytes | None = None
+) -> OutgoingRecord:
+    return OutgoingRecord(
+        line, input, f"{input}.type", b"a", partition, value or str(line).encode(), line * 1_000
+    )
 
 
 def waiting_in(broker: Broker) -> list[bytes]:
@@ -82,21 +96,36 @@ def test_a_record_waits_until_all_before_it_in_the_other_topic_are_acknowledged(
         for each in (record(1), record(2), record(3, "account"), record(4, "account"), record(5)):
             sender.send(each)
         assert waiting_in(broker) == [b"1", b"2"]
-        acknowledging = threading.Thread(target=_take_until, args=(broker, lambda: len(broker.lies) == 5))
+        acknowledging = threading.Thread(
+            target=_take_until, args=(broker, lambda: len(broker.lies) == 5)
+        )
         acknowledging.start()
         sender.flush()
         acknowledging.join()
-    assert broker.lies == [("usage", 0, b"1"), ("usage", 0, b"2"), ("account", 0, b"3"), ("account", 0, b"4"), ("usage", 0, b"5")]
+    assert broker.lies == [
+        ("usage", 0, b"1"),
+        ("usage", 0, b"2"),
+        ("account", 0, b"3"),
+        ("account", 0, b"4"),
+        ("usage", 0, b"5"),
+    ]
 
 
 def test_partitions_do_not_wait_for_each_other() -> None:
     broker = Broker()
     with Sender(broker.connect) as sender:
-        for each in (record(1, "usage", 0), record(2, "account", 1), record(3, "account", 0), record(4, "account", 1)):
+        for each in (
+            record(1, "usage", 0),
+            record(2, "account", 1),
+            record(3, "account", 0),
+            record(4, "account", 1),
+        ):
             sender.send(each)
         assert waiting_in(broker) == [b"1", b"2", b"4"]
         broker.take()
-        acknowledging = threading.Thread(target=_take_until, args=(broker, lambda: len(broker.lies) == 4))
+        acknowledging = threading.Thread(
+            target=_take_until, args=(broker, lambda: len(broker.lies) == 4)
+        )
         acknowledging.start()
         sender.flush()
         acknowledging.join()
@@ -111,10 +140,15 @@ def test_each_record_takes_its_time_along_and_the_connections_are_closed() -> No
 def test_a_line_that_kafka_does_not_take_is_told_and_the_others_go_on() -> None:
     broker = Broker(at_once=True)
     largest = record(2, value=b"x" * (RECORD_BYTES_MAX - 1))
-    report = send_records([record(1), largest, record(3, value=b"x" * RECORD_BYTES_MAX), record(4)], broker.connect)
+    report = send_records(
+        [record(1), largest, record(3, value=b"x" * RECORD_BYTES_MAX), record(4)], broker.connect
+    )
     assert [value[:1] for _, _, value in broker.lies] == [b"1", b"x", b"4"]
     assert [line.line for line in report.not_sent] == [3]
-    assert report.not_sent[0].why.startswith("1,048,480 bytes with its key") and report.sent.total() == 3
+    assert (
+        report.not_sent[0].why.startswith("1,048,480 bytes with its key")
+        and report.sent.total() == 3
+    )
 
 
 def test_a_record_that_is_not_acknowledged_is_named_by_its_line() -> None:
@@ -124,7 +158,8 @@ def test_a_record_that_is_not_acknowledged_is_named_by_its_line() -> None:
         sender.send(record(7))
         broker.pending[1][3](PublishError("NotEnoughReplicas", Blame.CONNECTION))
         with pytest.raises(
-            SendingFailed, match=r"line 7 was not acknowledged by Kafka \(NotEnoughReplicas\). Send the file again"
+            SendingFailed,
+            match=r"line 7 was not acknowledged by Kafka \(NotEnoughReplicas\). Send the file again",
         ) as caught:
             sender.flush()
     assert caught.value.why == "NotEnoughReplicas"

@@ -1,4 +1,6 @@
-"""Key names, addresses, what a server's settings and failures mean, and how old a reading is: all without a server."""
+"""Key names, addresses, what a server's settings and failures mean, and how old a reading is: all
+without a server.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,14 @@ GOOD = ServerSettings(
 
 def test_keys_of_a_partition_share_one_hash_tag() -> None:
     keys = PartitionKeys("acme", 12)
-    assert [keys.head, keys.accounts, keys.due, keys.holds("a}b"), keys.beside.hold_ends("ann"), keys.identities(566)] == [
+    assert [
+        keys.head,
+        keys.accounts,
+        keys.due,
+        keys.holds("a}b"),
+        keys.beside.hold_ends("ann"),
+        keys.identities(566),
+    ] == [
         "{acme:12}:head",
         "{acme:12}:accounts",
         "{acme:12}:due",
@@ -76,7 +85,9 @@ def test_a_position_comes_back_from_its_token(position: Position | None) -> None
         ({"has_append_only_file": False}, "appendonly yes"),
     ],
 )
-def test_each_setting_that_loses_counters_is_a_problem_by_itself(changed: dict[str, object], advice: str) -> None:
+def test_each_setting_that_loses_counters_is_a_problem_by_itself(
+    changed: dict[str, object], advice: str
+) -> None:
     [problem] = problems_of(replace(GOOD, **changed))  # type: ignore[arg-type] # the fields vary
     assert advice in problem
     assert problem.startswith("redis-1:6379 ")
@@ -87,7 +98,9 @@ def test_later_versions_are_taken(version: str) -> None:
     assert problems_of(replace(GOOD, version=version)) == []
 
 
-@pytest.mark.parametrize(("appendfsync", "count"), [("everysec", 0), ("always", 0), ("no", 1), (None, 1)])
+@pytest.mark.parametrize(
+    ("appendfsync", "count"), [("everysec", 0), ("always", 0), ("no", 1), (None, 1)]
+)
 def test_a_file_that_may_lag_is_warned_of(appendfsync: str | None, count: int) -> None:
     assert len(warnings_of(replace(GOOD, appendfsync=appendfsync))) == count
 
@@ -134,7 +147,9 @@ def test_a_head_that_was_verified_lately_needs_no_as_of() -> None:
         ("rediss+cluster://:secret@a,b:6380,c", redis.asyncio.RedisCluster, None),
     ],
 )
-def test_an_address_tells_what_kind_of_server_it_names(url: str, kind: type, blocking_kind: type | None) -> None:
+def test_an_address_tells_what_kind_of_server_it_names(
+    url: str, kind: type, blocking_kind: type | None
+) -> None:
     async def connected() -> type:
         client = connect(url)
         try:
@@ -150,7 +165,14 @@ def test_an_address_tells_what_kind_of_server_it_names(url: str, kind: type, blo
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6379", "http://localhost", "redis+other://a", "redis+sentinel://a:26379", "redis+sentinel:///x"]
+    "url",
+    [
+        "localhost:6379",
+        "http://localhost",
+        "redis+other://a",
+        "redis+sentinel://a:26379",
+        "redis+sentinel:///x",
+    ],
 )
 def test_an_address_that_cannot_be_read_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"redis\+sentinel://"):
@@ -162,7 +184,15 @@ def test_an_address_that_cannot_be_read_is_refused(url: str) -> None:
 def test_a_view_in_memory_falls_back_whole() -> None:
     async def test() -> None:
         view = MemoryView()
-        await view.commit(None, ViewChange(head=b"1", position=Position(1, "a"), accounts={"ann": b"1"}, identities={1: {b"x": b""}}))
+        await view.commit(
+            None,
+            ViewChange(
+                head=b"1",
+                position=Position(1, "a"),
+                accounts={"ann": b"1"},
+                identities={1: {b"x": b""}},
+            ),
+        )
         hold = view.holds["ann", "hold"] = Hold("open", 5, 2**52, b"for")
         earlier, seen = view.snapshot_for_rollback(), await view.snapshot()
         change = ViewChange(
@@ -185,7 +215,9 @@ def test_a_view_in_memory_falls_back_whole() -> None:
 
 
 def test_a_view_takes_the_place_of_whatever_lies_there() -> None:
-    """A head that something had overwritten by a string stopped its partition, and a rebuild failed at its very end, however often."""
+    """A head that something had overwritten by a string stopped its partition, and a rebuild failed
+    at its very end, however often.
+    """
     keys = PartitionKeys("ul", 0)
     asked: list[tuple[Any, ...]] = []
 
@@ -195,7 +227,9 @@ def test_a_view_takes_the_place_of_whatever_lies_there() -> None:
                 asked.append(words)
                 return [1]
             if words[0] == keys.head:
-                raise exceptions.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+                raise exceptions.ResponseError(
+                    "WRONGTYPE Operation against a key holding the wrong kind of value"
+                )
             return [b"5:h", b"value", b"1", b"566"]
 
         async def scan_iter(self, **_: Any) -> AsyncIterator[bytes]:
@@ -208,7 +242,9 @@ def test_a_view_takes_the_place_of_whatever_lies_there() -> None:
 
 
 def test_a_connection_that_is_closed_while_it_is_made_is_tried_again() -> None:
-    """In a failover of a Redis Cluster redis-py raised AttributeError: it passed for an error of ours, and the whole worker ended."""
+    """In a failover of a Redis Cluster redis-py raised AttributeError: it passed for an error of
+    ours, and the whole worker ended.
+    """
 
     class ClosedMeanwhile:
         async def execute_command(self, *_args: object) -> object:

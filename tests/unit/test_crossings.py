@@ -60,11 +60,11 @@ def test_a_mark_is_announced_once_for_each_size_of_what_a_period_has() -> None:
 def test_a_mark_passed_by_growth_or_shrinking_of_the_whole_is_not_crossed() -> None:
     """Only a use crosses it.
 
-    2026-01-31T10:00  subscribe pro                        => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    +1s               grant 100 until=2026-02-05T00:00     => grant 200+100-0=300
-    +1s               use chat_action 170                  => usage 170 200+100-170=130
-    2026-02-05T00:00  wait                                 => grant_expired 200+0-170=30
-    +1s               use chat_action 1                    => usage 1 200+0-171=29
+    2026-01-31T10:00  subscribe pro                        => account_opened free 200+0-0=200 ;
+    plan_change pro 200+0-0=200 +1s               grant 100 until=2026-02-05T00:00     => grant
+    200+100-0=300 +1s               use chat_action 170                  => usage 170
+    200+100-170=130 2026-02-05T00:00  wait                                 => grant_expired
+    200+0-170=30 +1s               use chat_action 1                    => usage 1 200+0-171=29
     """
 
 
@@ -94,7 +94,9 @@ def _catalogs(**changes: Any) -> AdoptedCatalogs:
     return AdoptedCatalogs((replace(catalog, **changes),))
 
 
-def test_an_entry_that_crosses_several_marks_announces_the_lowest_first_and_the_limit_last() -> None:
+def test_an_entry_that_crosses_several_marks_announces_the_lowest_first_and_the_limit_last() -> (
+    None
+):
     several = _catalogs(thresholds=(Decimal("0.5"), Decimal("0.8"), Decimal("0.9")))
     play(
         """
@@ -125,15 +127,26 @@ def _crossing(*lines: str) -> Crossing:
 def test_a_reached_limit_says_what_an_app_needs_to_act() -> None:
     crossing = _crossing("2026-01-31T10:00 subscribe pro", "+1d use chat_action 200")
     assert (crossing.type, crossing.reason, crossing.action) == ("limit.reached", "usage", "block")
-    assert (crossing.plan, crossing.figures.used, crossing.figures.remaining) == ("pro", 200_000_000, 0)
+    assert (crossing.plan, crossing.figures.used, crossing.figures.remaining) == (
+        "pro",
+        200_000_000,
+        0,
+    )
     assert crossing.period.end == datetime(2026, 2, 28, 10, tzinfo=UTC)
     assert crossing.upgrade is not None
-    assert (crossing.upgrade.plan, crossing.upgrade.name, crossing.upgrade.price_cents) == ("max", "Max", 2499)
+    assert (crossing.upgrade.plan, crossing.upgrade.name, crossing.upgrade.price_cents) == (
+        "max",
+        "Max",
+        2499,
+    )
 
 
 def test_a_threshold_prompts_an_upgrade_and_a_cleared_limit_asks_for_nothing() -> None:
     threshold = _crossing("2026-01-31T10:00 subscribe pro", "+1d use chat_action 160")
-    assert (threshold.action, threshold.upgrade and threshold.upgrade.plan) == ("prompt_upgrade", "max")
+    assert (threshold.action, threshold.upgrade and threshold.upgrade.plan) == (
+        "prompt_upgrade",
+        "max",
+    )
     cleared = _crossing("2026-01-31T10:00 subscribe pro", "+1d use chat_action 200", "+1d grant 1")
     assert (cleared.action, cleared.upgrade) == (None, None)
 
@@ -148,10 +161,15 @@ def test_a_threshold_prompts_an_upgrade_and_a_cleared_limit_asks_for_nothing() -
         (["subscribe scale_2x", "+1d use chat_action 5599"], "scale_4x"),
         (["subscribe scale_2x", "+1d use chat_action 5600"], None),
         (["subscribe scale_4x", "+1d use chat_action 5600"], None),
-        (["use chat_action 9999"], "pro"),  # from Free a fresh cycle begins: what was used there stays there
+        (
+            ["use chat_action 9999"],
+            "pro",
+        ),  # from Free a fresh cycle begins: what was used there stays there
     ],
 )
-def test_the_offer_is_the_lowest_plan_that_clears_the_block(lines: list[str], offer: str | None) -> None:
+def test_the_offer_is_the_lowest_plan_that_clears_the_block(
+    lines: list[str], offer: str | None
+) -> None:
     crossing = _crossing(f"2026-01-31T10:00 {lines[0]}", *lines[1:])
     assert (crossing.upgrade and crossing.upgrade.plan) == offer
 
@@ -163,7 +181,10 @@ def test_the_offer_is_the_lowest_plan_that_clears_the_block(lines: list[str], of
         (["use chat_action 200", "+1d grant 1"], "granted"),
         (["use chat_action 200 id=g", "+1d void g"], "voided"),
         (["subscribe pro", "+1d use chat_action 200", "2026-02-28T10:00 wait"], "renewed"),
-        (["grant 1 until=2026-02-05T00:00", "+1d use chat_action 200", "2026-02-05T00:00 wait"], "grant_expired"),
+        (
+            ["grant 1 until=2026-02-05T00:00", "+1d use chat_action 200", "2026-02-05T00:00 wait"],
+            "grant_expired",
+        ),
         (["use chat_action 200"], "usage"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Where periods begin and end: one line a boundary, in the account's local time as a person would write it."""
+"""Where periods begin and end: one line a boundary, in the account's local time as a person would
+write it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from usageledger.domain.cycle import boundary, boundary_after, period_containing, rules_version, zone
+from usageledger.domain.cycle import (
+    boundary,
+    boundary_after,
+    period_containing,
+    rules_version,
+    zone,
+)
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -74,41 +82,70 @@ def test_a_period_begins_at_its_boundary_and_the_one_before_ends_there(line: str
 
 
 def test_an_anchor_at_the_second_of_two_equal_local_times_stays_where_it_is() -> None:
-    """A subscription made at the second 01:30 begins then, not an hour before it was made; a year on, the first 01:30 counts."""
+    """A subscription made at the second 01:30 begins then, not an hour before it was made; a year
+    on, the first 01:30 counts.
+    """
     second = datetime(2026, 11, 1, 6, 30, tzinfo=UTC)
     first = second - timedelta(hours=1)
     assert boundary(second, "America/New_York", 0) == second
     assert period_containing(second, "America/New_York", second)[0] == second
-    assert period_containing(second, "America/New_York", first) == (datetime(2026, 10, 1, 5, 30, tzinfo=UTC), second)
+    assert period_containing(second, "America/New_York", first) == (
+        datetime(2026, 10, 1, 5, 30, tzinfo=UTC),
+        second,
+    )
     assert boundary(second, "America/New_York", 12) == datetime(2027, 11, 1, 5, 30, tzinfo=UTC)
 
 
-def test_a_time_that_reads_as_last_month_but_lies_after_this_months_boundary_is_in_the_new_period() -> None:
-    """St John's put its clocks back at 00:01 on 1 November 2009: for an hour it was October again, after November had begun."""
+def test_a_time_that_reads_as_last_month_but_lies_after_this_months_boundary_is_in_the_new_period() -> (
+    None
+):
+    """St John's put its clocks back at 00:01 on 1 November 2009: for an hour it was October again,
+    after November had begun.
+    """
     anchor = datetime(2009, 10, 1, 2, 30, 30, tzinfo=UTC)
     october_again = datetime(2009, 11, 1, 2, 45, tzinfo=UTC)
     assert october_again.astimezone(zone("America/St_Johns")).month == 10
     start, end = period_containing(anchor, "America/St_Johns", october_again)
-    assert (start, end) == (datetime(2009, 11, 1, 2, 30, 30, tzinfo=UTC), datetime(2009, 12, 1, 3, 30, 30, tzinfo=UTC))
+    assert (start, end) == (
+        datetime(2009, 11, 1, 2, 30, 30, tzinfo=UTC),
+        datetime(2009, 12, 1, 3, 30, 30, tzinfo=UTC),
+    )
 
 
 def test_times_in_any_zone_are_the_same_instants() -> None:
     anchor = datetime(2026, 1, 31, 10, tzinfo=UTC)
     elsewhere = anchor.astimezone(zone("Pacific/Kiritimati"))
     assert boundary(elsewhere, "UTC", 1) == boundary(anchor, "UTC", 1)
-    assert period_containing(elsewhere, "UTC", elsewhere) == period_containing(anchor, "UTC", anchor)
+    assert period_containing(elsewhere, "UTC", elsewhere) == period_containing(
+        anchor, "UTC", anchor
+    )
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
     aware = datetime(2026, 1, 31, tzinfo=UTC)
     naive = aware.replace(tzinfo=None)
-    for ask in (lambda: boundary(naive, "UTC", 0), lambda: boundary(naive, "UTC", 1), lambda: period_containing(aware, "UTC", naive)):
+    for ask in (
+        lambda: boundary(naive, "UTC", 0),
+        lambda: boundary(naive, "UTC", 1),
+        lambda: period_containing(aware, "UTC", naive),
+    ):
         with pytest.raises(ValueError, match="a time has a zone"):
             ask()
 
 
 @pytest.mark.parametrize(
-    "name", ["Mars/Olympus", "", "europe/berlin", "../zones", "/etc/localtime", "Europe", "Europe/Berlin\n", "EST5EDT4", "zones"]
+    "name",
+    [
+        "Mars/Olympus",
+        "",
+        "europe/berlin",
+        "../zones",
+        "/etc/localtime",
+        "Europe",
+        "Europe/Berlin\n",
+        "EST5EDT4",
+        "zones",
+    ],
 )
 def test_an_unknown_time_zone_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError) as refused:
@@ -146,13 +183,18 @@ def test_the_release_of_the_rules_is_named() -> None:
     assert rules_version()[4:].isalpha()
 
 
-@pytest.mark.parametrize(("year", "months"), [(9999, 1), (1, -1), (2026, 12 * 9_000), (2026, -12 * 9_000)])
+@pytest.mark.parametrize(
+    ("year", "months"), [(9999, 1), (1, -1), (2026, 12 * 9_000), (2026, -12 * 9_000)]
+)
 def test_a_boundary_beyond_the_years_that_can_be_written_is_refused(year: int, months: int) -> None:
     with pytest.raises(ValueError, match="beyond the years 1 to 9999"):
         boundary(datetime(year, 12 if months > 0 else 1, 15, tzinfo=UTC), "UTC", months)
 
 
-@pytest.mark.parametrize(("moment", "time_zone"), [("9999-12-31T23:59Z", "Asia/Tokyo"), ("0001-01-01T00:00Z", "America/New_York")])
+@pytest.mark.parametrize(
+    ("moment", "time_zone"),
+    [("9999-12-31T23:59Z", "Asia/Tokyo"), ("0001-01-01T00:00Z", "America/New_York")],
+)
 def test_a_time_beyond_the_years_of_its_zone_is_refused(moment: str, time_zone: str) -> None:
     with pytest.raises(ValueError, match="beyond the years 1 to 9999"):
         period_containing(datetime.fromisoformat(moment), time_zone, datetime.fromisoformat(moment))

@@ -1,4 +1,6 @@
-"""Which rule refuses an event, at the last moment on either side of it, and which of two that are broken."""
+"""Which rule refuses an event, at the last moment on either side of it, and which of two that are
+broken.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_an_event_from_35_days_ago_is_taken_and_one_from_longer_ago_is_too_old()
 
 
 @ledger
-def test_a_time_five_minutes_ahead_is_taken_as_when_kafka_took_it_and_one_further_ahead_is_refused() -> None:
+def test_a_time_five_minutes_ahead_is_taken_as_when_kafka_took_it_and_one_further_ahead_is_refused() -> (
+    None
+):
     """
     2026-03-01T00:00  use chat_action on=+5m      => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
     +1s               use chat_action on=+5m1us   => refused dated_in_the_future
@@ -153,11 +157,17 @@ def test_what_is_refused_may_be_sent_again_under_its_id() -> None:
         (["use chat_action id=g", "+1s use genai_video/sora id=g on=-36d"], "too_old"),
         (["use chat_action id=g", "+1s use genai_video/sora id=g on=+1h"], "dated_in_the_future"),
         # Identity before what the account and the catalog say.
-        (["use chat_action id=g", "+1s use genai_video/sora id=g"], "id_reused_with_different_content"),
+        (
+            ["use chat_action id=g", "+1s use genai_video/sora id=g"],
+            "id_reused_with_different_content",
+        ),
         (["grant 1 id=g", "+1s subscribe gold id=g"], "id_reused_with_different_content"),
         # The period before the rate, the feature before the model.
         (["open pro", "+1s use telepathy on=-1d"], "counted_before_opening"),
-        (["subscribe pro", "2026-03-10T00:00 use chat_action", "+1s use telepathy on=-20d"], "period_closed"),
+        (
+            ["subscribe pro", "2026-03-10T00:00 use chat_action", "+1s use telepathy on=-20d"],
+            "period_closed",
+        ),
         (["use telepathy/veo_3 1000000000"], "unknown_feature"),
         (["use genai_video/sora 1000000000"], "unknown_model"),
         # Of a grant, its end before its size.
@@ -195,7 +205,9 @@ def test_the_reasons_stand_in_the_order_in_which_they_are_looked_at() -> None:
 def _with_a_use_of(microcredits: int) -> AdoptedCatalogs:
     (catalog,) = SHIPPED
     rate = Rate(credits=microcredits, unit="use")
-    feature = Feature(id="dear", name="Dear", section="x", rate=rate, models=(Model(id="m", name="M", rate=rate),))
+    feature = Feature(
+        id="dear", name="Dear", section="x", rate=rate, models=(Model(id="m", name="M", rate=rate),)
+    )
     return AdoptedCatalogs((replace(catalog, features=(feature,)),))
 
 
@@ -208,7 +220,10 @@ def test_a_period_counts_as_much_use_as_a_double_holds_and_no_more() -> None:
         """,
         _with_a_use_of(MICROCREDITS_MAX // 10**6 * 10**6),
     )
-    play("2026-03-01T00:00 use dear 2 => refused quantity_out_of_range", _with_a_use_of(MICROCREDITS_MAX // 2 + 1))
+    play(
+        "2026-03-01T00:00 use dear 2 => refused quantity_out_of_range",
+        _with_a_use_of(MICROCREDITS_MAX // 2 + 1),
+    )
 
 
 def test_where_the_catalog_says_so_an_account_never_opened_is_refused_until_it_subscribes() -> None:
@@ -235,10 +250,17 @@ def test_where_the_catalog_says_so_an_account_never_opened_is_refused_until_it_s
 def test_an_event_is_rated_by_the_catalog_in_force_when_it_occurred() -> None:
     (first,) = SHIPPED
     dearer = tuple(
-        replace(feature, rate=replace(feature.rate, credits=5_000_000)) if feature.id == "chat_action" and feature.rate else feature
+        replace(feature, rate=replace(feature.rate, credits=5_000_000))
+        if feature.id == "chat_action" and feature.rate
+        else feature
         for feature in first.features
     )
-    later = replace(first, version="later", effective_from=first.effective_from.replace(year=2026, month=3), features=dearer)
+    later = replace(
+        first,
+        version="later",
+        effective_from=first.effective_from.replace(year=2026, month=3),
+        features=dearer,
+    )
     play(
         """
         2026-02-28T23:59:59.999  use chat_action                          => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
@@ -252,26 +274,51 @@ def test_an_event_is_rated_by_the_catalog_in_force_when_it_occurred() -> None:
 
 def test_a_refused_model_sent_again_gets_the_rate_of_the_first_catalog_that_knows_it() -> None:
     (first,) = SHIPPED
-    known = replace(first.features[0], id="telepathy", rate=Rate(credits=7_000_000, unit="thought"), models=())
-    later = replace(first, version="later", effective_from=first.effective_from.replace(year=2027), features=(*first.features, known))
+    known = replace(
+        first.features[0], id="telepathy", rate=Rate(credits=7_000_000, unit="thought"), models=()
+    )
+    later = replace(
+        first,
+        version="later",
+        effective_from=first.effective_from.replace(year=2027),
+        features=(*first.features, known),
+    )
     partition = Partition(SHIPPED)
-    assert [written(sealed.entry) for sealed in partition.take("2026-03-01T00:00 use telepathy id=g")] == ["refused unknown_feature"]
+    assert [
+        written(sealed.entry) for sealed in partition.take("2026-03-01T00:00 use telepathy id=g")
+    ] == ["refused unknown_feature"]
     partition.book.catalogs = AdoptedCatalogs((first, later))
     entry = partition.take("+1d use telepathy id=g on=-1d")[-1].entry
-    assert (written(entry), entry.catalog_version, entry.rate) == ("usage 7 200+0-7=193", "later", known.rate)
+    assert (written(entry), entry.catalog_version, entry.rate) == (
+        "usage 7 200+0-7=193",
+        "later",
+        known.rate,
+    )
 
 
 def test_an_entry_says_what_was_used_by_which_rate_of_which_catalog() -> None:
-    entry = Partition().take("2026-03-01T00:00 use genai_video/veo_3 2 id=g source=/render")[-1].entry
+    entry = (
+        Partition().take("2026-03-01T00:00 use genai_video/veo_3 2 id=g source=/render")[-1].entry
+    )
     assert entry.event is not None and entry.rate is not None and entry.period is not None
     assert (entry.event.source, entry.event.id, entry.period.number) == ("/render", "g", 0)
-    assert (entry.feature, entry.model, entry.quantity, entry.rate.credits) == ("genai_video", "veo_3", Decimal(2), 32_000_000)
+    assert (entry.feature, entry.model, entry.quantity, entry.rate.credits) == (
+        "genai_video",
+        "veo_3",
+        Decimal(2),
+        32_000_000,
+    )
     assert entry.catalog_version == "captions-2026-11"
     assert entry.credits == 64_000_000
 
 
 def test_a_refusal_says_what_was_refused_and_costs_nothing() -> None:
     entry = Partition().take("2026-03-01T00:00 use genai_video/sora 2 id=g")[-1].entry
-    assert (entry.feature, entry.model, entry.quantity, entry.credits) == ("genai_video", "sora", Decimal(2), 0)
+    assert (entry.feature, entry.model, entry.quantity, entry.credits) == (
+        "genai_video",
+        "sora",
+        Decimal(2),
+        0,
+    )
     assert entry.event is not None and entry.event.id == "g"
     assert (entry.before, entry.after, entry.crossings) == (None, None, ())

@@ -44,12 +44,21 @@ def _record(offset: int, at: datetime | int, account: str = "a", **fields: Any) 
 
 def test_the_ledgers_time_never_falls() -> None:
     book = _book()
-    records = [_record(0, AT), _record(1, AT - timedelta(hours=1)), _record(2, AT + timedelta(hours=1)), _record(3, -1)]
+    records = [
+        _record(0, AT),
+        _record(1, AT - timedelta(hours=1)),
+        _record(2, AT + timedelta(hours=1)),
+        _record(3, -1),
+    ]
     times = [item.appended_at for item in book.decode("usage", records)]
     assert times == [AT, AT, AT + timedelta(hours=1), AT + timedelta(hours=1)]
     for item in book.decode("usage", records):
         book.decide_input(item)
-    assert book.decode("usage", [_record(4, AT)])[0].appended_at == AT + timedelta(hours=1) == book.head.clock
+    assert (
+        book.decode("usage", [_record(4, AT)])[0].appended_at
+        == AT + timedelta(hours=1)
+        == book.head.clock
+    )
 
 
 @pytest.mark.parametrize("timestamp_ms", [-(2**63), -1, 0, 2**53, 2**63 - 1])
@@ -63,7 +72,11 @@ def test_a_record_that_is_no_event_is_refused_at_its_place() -> None:
     (sealed,) = book.decide_input(item)
     entry = sealed.entry
     assert (entry.kind, entry.reason, entry.account) == ("refusal", "not_json", "a")
-    assert entry.input is not None and (entry.input.topic, entry.input.partition, entry.input.offset) == ("usage", 0, 41)
+    assert entry.input is not None and (
+        entry.input.topic,
+        entry.input.partition,
+        entry.input.offset,
+    ) == ("usage", 0, 41)
     assert book.head.usage_next == 42
     assert book.take_changes().accounts == {}
 
@@ -73,17 +86,28 @@ def test_every_entry_of_an_input_names_it() -> None:
     partition.take("2026-01-31T10:00 subscribe pro")
     entries = [sealed.entry for sealed in partition.take("2026-05-01T00:00 use chat_action")]
     assert len(entries) == 4
-    assert {(e.input.topic, e.input.offset) for e in entries if e.input is not None} == {("usage", 0)}
+    assert {(e.input.topic, e.input.offset) for e in entries if e.input is not None} == {
+        ("usage", 0)
+    }
 
 
 def test_what_has_to_be_provided_is_each_account_and_identity_once() -> None:
     book = _book()
     void: dict[str, Any] = {"type": "usage.voided", "data": {"source": "/render", "id": "gen_0"}}
-    usage = book.decode("usage", [_record(0, AT), _record(0, AT), Record(1, 0, b"b", b"junk"), _record(2, AT, "c")])
+    usage = book.decode(
+        "usage", [_record(0, AT), _record(0, AT), Record(1, 0, b"b", b"junk"), _record(2, AT, "c")]
+    )
     accounts, identities = book.used_by([*usage, *book.decode("account", [_record(3, AT, **void)])])
     assert accounts == ["a", "c"]
-    expected: list[tuple[Namespace, str, str]] = [("usage", "a", "gen_0"), ("usage", "c", "gen_2"), ("account", "a", "gen_3")]
-    assert identities == [(window_of(AT), identity_of(namespace, account, "/render", name)) for namespace, account, name in expected]
+    expected: list[tuple[Namespace, str, str]] = [
+        ("usage", "a", "gen_0"),
+        ("usage", "c", "gen_2"),
+        ("account", "a", "gen_3"),
+    ]
+    assert identities == [
+        (window_of(AT), identity_of(namespace, account, "/render", name))
+        for namespace, account, name in expected
+    ]
 
 
 def test_changes_are_told_once() -> None:
@@ -98,9 +122,16 @@ def test_changes_are_told_once() -> None:
 
 
 def test_a_use_settles_the_hold_that_it_names_and_so_does_its_duplicate_but_no_refusal() -> None:
-    """A retry elsewhere has a hold of its own; a refused event may be sent again, and then its hold is still to be settled."""
+    """A retry elsewhere has a hold of its own; a refused event may be sent again, and then its hold
+    is still to be settled.
+    """
     book = _book()
-    sent = [("u1", "h1", "veo_3"), ("u1", "h2", "veo_3"), ("u2", "h3", "nothing_like_it"), ("u3", None, "veo_3")]
+    sent = [
+        ("u1", "h1", "veo_3"),
+        ("u1", "h2", "veo_3"),
+        ("u2", "h3", "nothing_like_it"),
+        ("u3", None, "veo_3"),
+    ]
     for offset, (id_, hold, model) in enumerate(sent):
         data = {"feature": "genai_video", "model": model, "quantity": "1", "hold_id": hold}
         (item,) = book.decode("usage", [_record(offset, AT, id=id_, data=data)])
@@ -116,19 +147,25 @@ def test_a_voids_change_is_its_own_identity_and_that_of_the_usage() -> None:
     partition.book.take_changes()
     (sealed,) = partition.take("+1s void g id=v")
     voided = identity_of("usage", "a", "/test", "g")
-    assert set(partition.book.take_changes().identities) == {identity_of("account", "a", "/test", "v"), voided}
+    assert set(partition.book.take_changes().identities) == {
+        identity_of("account", "a", "/test", "v"),
+        voided,
+    }
     assert read_by([sealed]) == (["a"], [(window_of(partition.now), voided)])
 
 
 def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
     told = Partition()
     for line in ["2026-01-31T10:00 subscribe pro", "+1d use chat_action 200 id=g", "+1s void g", "+1s void h", "+1s use chat_action 250",
-                 "+1s grant 10 until=2026-04-01T00:00", "2026-03-10T00:00 wait", "+1s use genai_video/veo_3 id=h"]:  # fmt: skip
+                 "+1s grant 10 until=2026-04-01T00:00", "2026-03-10T00:00 wait", "+1s use "
+                                                                                 "genai_video/veo_3 id=h"]:  # fmt: skip
         told.take(line)
     folded = _book()
     folded.fold(told.entries)
     assert folded.head == told.book.head
-    assert {name: encode(state) for name, state in folded.accounts.items() if state} == {"a": encode(told.state())}
+    assert {name: encode(state) for name, state in folded.accounts.items() if state} == {
+        "a": encode(told.state())
+    }
     assert folded.identities == told.book.identities
     assert folded.due.all() == told.book.due.all()
 
@@ -137,14 +174,22 @@ def test_an_entry_that_the_code_cannot_fold_is_named() -> None:
     partition = Partition()
     partition.take("2026-03-01T00:00 use chat_action")
     opened, used = partition.entries
-    late = used._replace(entry=replace(used.entry, is_late=True))  # and the account has no previous period
+    late = used._replace(
+        entry=replace(used.entry, is_late=True)
+    )  # and the account has no previous period
     with pytest.raises(Undecidable, match="ledger entry 0-1"):
         _book().fold([opened, late])
 
 
 def _published(version: str, offset: int = 0, **changes: Any) -> Record:
     document = {**catalog_document(load_shipped_catalog()), "version": version, **changes}
-    event = {"specversion": "1.0", "type": "catalog.published", "id": version, "source": "/catalog", "data": document}
+    event = {
+        "specversion": "1.0",
+        "type": "catalog.published",
+        "id": version,
+        "source": "/catalog",
+        "data": document,
+    }
     return Record(offset, 0, None, json.dumps(event).encode())
 
 
@@ -215,7 +260,11 @@ def test_a_due_entry_is_dated_with_its_due_time_and_no_input_asked_for_it() -> N
     partition.take("2026-01-31T10:00 subscribe pro")
     partition.take("+1s use chat_action 200")
     (sealed,) = partition.book.decide_due("a", datetime(2026, 2, 28, 10, tzinfo=UTC))
-    assert (sealed.entry.kind, sealed.entry.appended_at, sealed.entry.input) == ("renewal", datetime(2026, 2, 28, 10, tzinfo=UTC), None)
+    assert (sealed.entry.kind, sealed.entry.appended_at, sealed.entry.input) == (
+        "renewal",
+        datetime(2026, 2, 28, 10, tzinfo=UTC),
+        None,
+    )
     assert partition.book.due.next() is None
 
 

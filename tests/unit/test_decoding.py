@@ -20,7 +20,14 @@ from usageledger.domain.events import (
     UsageVoided,
 )
 from usageledger.domain.quantity import EVENT_BYTES_MAX, NAME_LENGTH_MAX, check_name
-from usageledger.ledger.decoding import BRACKETS_MAX, DETAIL_LENGTH_MAX, Malformed, decode_account, decode_catalog, decode_usage
+from usageledger.ledger.decoding import (
+    BRACKETS_MAX,
+    DETAIL_LENGTH_MAX,
+    Malformed,
+    decode_account,
+    decode_catalog,
+    decode_usage,
+)
 from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import Record
 
@@ -58,7 +65,12 @@ def _refused(decoded: object) -> str:
 
 def test_a_usage_event_says_all_that_it_says() -> None:
     event = decode_usage(
-        _usage({"hold_id": "h1", "dimensions": {"worker": "eu-1/7"}, "quantity": 2}, recordedtime="2026-11-22T11:15:31+01:00"), 0, 1
+        _usage(
+            {"hold_id": "h1", "dimensions": {"worker": "eu-1/7"}, "quantity": 2},
+            recordedtime="2026-11-22T11:15:31+01:00",
+        ),
+        0,
+        1,
     )
     assert event == UsageRecorded(
         account="acct_1",
@@ -215,7 +227,11 @@ def test_account_events_say_all_that_they_say() -> None:
     }
     anchor = datetime(2026, 1, 31, 10, tzinfo=UTC)
     stated = {"plan": "pro", "time_zone": "Asia/Tokyo", "anchor": "2026-01-31T19:00:00+09:00"}
-    opened = decode_account(_data("account.opened", **stated, used="1.5", free_used=2, as_of="2026-02-01T00:00:00Z"), 0, 1)
+    opened = decode_account(
+        _data("account.opened", **stated, used="1.5", free_used=2, as_of="2026-02-01T00:00:00Z"),
+        0,
+        1,
+    )
     assert opened == AccountOpened(
         **header,
         plan="pro",
@@ -233,8 +249,12 @@ def test_account_events_say_all_that_they_say() -> None:
     assert decode_account(_data("account.resumed"), 0, 1) == AccountResumed(**header)
     own = decode_account(_data("account.thresholds_set", thresholds=["0.50", "0.9"]), 0, 1)
     assert own == ThresholdsSet(**header, thresholds=(Decimal("0.5"), Decimal("0.9")))
-    assert decode_account(_data("account.thresholds_set", thresholds=None), 0, 1) == ThresholdsSet(**header, thresholds=None)
-    granted = decode_account(_data("credits.granted", credits="0.5", reason="sorry", expires_at=None), 0, 1)
+    assert decode_account(_data("account.thresholds_set", thresholds=None), 0, 1) == ThresholdsSet(
+        **header, thresholds=None
+    )
+    granted = decode_account(
+        _data("credits.granted", credits="0.5", reason="sorry", expires_at=None), 0, 1
+    )
     assert granted == CreditsGranted(**header, credits=500_000, reason="sorry")
     voided = decode_account(_data("usage.voided", source="/s", id="i", reason="failed"), 0, 1)
     assert voided == UsageVoided(**header, usage_source="/s", usage_id="i", reason="failed")
@@ -249,32 +269,72 @@ def test_a_key_that_does_not_hash_to_its_partition_is_refused_before_anything_el
         assert isinstance(malformed, Malformed) and malformed.account == "acct_1"
 
 
-@pytest.mark.parametrize(("key", "account"), [(None, ""), (b"", ""), (b"\xff", ""), (b"a\n", ""), (b" a", ""), ("ä".encode(), "ä")])
-def test_a_refusal_names_the_account_of_its_key_where_that_is_a_name(key: bytes | None, account: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "account"),
+    [(None, ""), (b"", ""), (b"\xff", ""), (b"a\n", ""), (b" a", ""), ("ä".encode(), "ä")],
+)
+def test_a_refusal_names_the_account_of_its_key_where_that_is_a_name(
+    key: bytes | None, account: str
+) -> None:
     malformed = decode_usage(_record(b"not json", key), 0, 1)
     assert isinstance(malformed, Malformed) and malformed.account == account
 
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(None, "empty_record"), (b"x", "not_json"), (b"[]", "not_a_cloudevent"), (json.dumps(USAGE).encode(), "unknown_type")],
+    [
+        (None, "empty_record"),
+        (b"x", "not_json"),
+        (b"[]", "not_a_cloudevent"),
+        (json.dumps(USAGE).encode(), "unknown_type"),
+    ],
 )
 def test_a_bad_catalog_record_is_refused_with_its_reason(value: bytes | None, reason: str) -> None:
     assert _refused(decode_catalog(Record(0, 0, None, value))) == reason
 
 
 def test_a_catalog_that_cannot_be_used_is_refused() -> None:
-    event = {**_without(USAGE, "subject", "time"), "type": "catalog.published", "data": {"version": "x"}}
+    event = {
+        **_without(USAGE, "subject", "time"),
+        "type": "catalog.published",
+        "data": {"version": "x"},
+    }
     assert _refused(decode_catalog(_record(event))) == "invalid_event"
 
 
-@pytest.mark.parametrize("name", ["a", "ä", "a b", "x" * NAME_LENGTH_MAX, "日本", "a\u00a0b", "a\u200bb", "\U0001f600", "\u200b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "ä",
+        "a b",
+        "x" * NAME_LENGTH_MAX,
+        "日本",
+        "a\u00a0b",
+        "a\u200bb",
+        "\U0001f600",
+        "\u200b",
+    ],
+)
 def test_a_name_may_be_any_text_without_control_characters(name: str) -> None:
     assert check_name("id", name) == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "a ", " a", "a\n", "a\x00b", "a\x7fb", "\u00a0a", "a\u2003", "x" * (NAME_LENGTH_MAX + 1), "a\ud800b"]
+    "name",
+    [
+        "",
+        " ",
+        "a ",
+        " a",
+        "a\n",
+        "a\x00b",
+        "a\x7fb",
+        "\u00a0a",
+        "a\u2003",
+        "x" * (NAME_LENGTH_MAX + 1),
+        "a\ud800b",
+    ],
 )
 def test_a_name_has_no_control_characters_and_no_space_at_its_ends(name: str) -> None:
     with pytest.raises(ValueError, match="id "):

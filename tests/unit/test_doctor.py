@@ -36,14 +36,19 @@ KNOWN = Head(ledger="l", catalog_next=1, decide=DECIDE_VERSION, tzdata="2020.1")
 
 def found_topics() -> dict[str, FoundTopic]:
     return {
-        wanted.name: FoundTopic(settings=replace(wanted, configs={**wanted.configs, **HEALTHY}), replicas=3)
+        wanted.name: FoundTopic(
+            settings=replace(wanted, configs={**wanted.configs, **HEALTHY}), replicas=3
+        )
         for wanted in topic_settings(TOPICS, partitions=4)
     }
 
 
 def with_config(there: dict[str, FoundTopic], topic: str, **configs: str) -> None:
     settings = there[topic].settings
-    changed = {**settings.configs, **{name.replace("_", "."): value for name, value in configs.items()}}
+    changed = {
+        **settings.configs,
+        **{name.replace("_", "."): value for name, value in configs.items()},
+    }
     there[topic] = replace(there[topic], settings=replace(settings, configs=changed))
 
 
@@ -58,17 +63,49 @@ def test_topics_as_they_should_be_have_no_findings() -> None:
 @pytest.mark.parametrize(
     ("topic", "configs", "what", "mend"),
     [
-        ("ledger", {"cleanup_policy": "compact"}, "cleanup.policy=compact", "--add-config cleanup.policy=delete"),
-        ("usage", {"retention_ms": "604800000"}, "retention.ms=604800000", "--add-config retention.ms=-1"),
+        (
+            "ledger",
+            {"cleanup_policy": "compact"},
+            "cleanup.policy=compact",
+            "--add-config cleanup.policy=delete",
+        ),
+        (
+            "usage",
+            {"retention_ms": "604800000"},
+            "retention.ms=604800000",
+            "--add-config retention.ms=-1",
+        ),
         ("limit", {"retention_bytes": "5"}, "retention.bytes=5", "--add-config retention.bytes=-1"),
-        ("ledger", {"message_timestamp_type": "CreateTime"}, "timestamp.type=CreateTime", "message.timestamp.type=LogAppendTime"),
-        ("ledger", {"max_message_bytes": "1048588"}, "max.message.bytes=1048588", "max.message.bytes=8388608"),
-        ("account", {"unclean_leader_election_enable": "true"}, "unclean leader", "unclean.leader.election.enable=false"),
+        (
+            "ledger",
+            {"message_timestamp_type": "CreateTime"},
+            "timestamp.type=CreateTime",
+            "message.timestamp.type=LogAppendTime",
+        ),
+        (
+            "ledger",
+            {"max_message_bytes": "1048588"},
+            "max.message.bytes=1048588",
+            "max.message.bytes=8388608",
+        ),
+        (
+            "account",
+            {"unclean_leader_election_enable": "true"},
+            "unclean leader",
+            "unclean.leader.election.enable=false",
+        ),
         ("catalog", {"min_insync_replicas": "1"}, "min.insync.replicas=1", "min.insync.replicas=2"),
-        ("usage", {"message_timestamp_type": "CreateTime"}, "go-live was cut short", "usageledger go-live"),
+        (
+            "usage",
+            {"message_timestamp_type": "CreateTime"},
+            "go-live was cut short",
+            "usageledger go-live",
+        ),
     ],
 )
-def test_each_setting_that_is_wrong_is_found_with_what_mends_it(topic: str, configs: dict[str, str], what: str, mend: str) -> None:
+def test_each_setting_that_is_wrong_is_found_with_what_mends_it(
+    topic: str, configs: dict[str, str], what: str, mend: str
+) -> None:
     there = found_topics()
     with_config(there, getattr(TOPICS, topic), **configs)
     [(found, command)] = told(topic_findings("k:1", TOPICS, there, 3))
@@ -80,7 +117,9 @@ def test_topics_that_miss_copies_leaders_partitions_or_are_not_there_are_found()
     there = found_topics()
     there[TOPICS.usage] = replace(there[TOPICS.usage], replicas=1)
     there[TOPICS.account] = replace(there[TOPICS.account], lagging=[2], leaderless=[3])
-    there[TOPICS.limit] = replace(there[TOPICS.limit], settings=replace(there[TOPICS.limit].settings, partitions=5))
+    there[TOPICS.limit] = replace(
+        there[TOPICS.limit], settings=replace(there[TOPICS.limit].settings, partitions=5)
+    )
     del there[TOPICS.catalog]
     found = " | ".join(what for what, _ in told(topic_findings("k:1", TOPICS, there, 3)))
     for what in (
@@ -100,11 +139,19 @@ def test_one_broker_is_not_asked_for_copies() -> None:
 
 
 def test_a_redis_that_is_full_cannot_write_or_has_no_replica_is_found() -> None:
-    about = {"used_memory": 90, "maxmemory": 100, "aof_last_write_status": "err", "connected_slaves": 0}
+    about = {
+        "used_memory": 90,
+        "maxmemory": 100,
+        "aof_last_write_status": "err",
+        "connected_slaves": 0,
+    }
     found = list(server_findings("h:1", about))
     assert [finding.is_notice for finding in found] == [False, False, True]
     assert "90 %" in found[0].what
-    assert list(server_findings("h:1", {"used_memory": 80, "maxmemory": 100, "connected_slaves": 1})) == []
+    assert (
+        list(server_findings("h:1", {"used_memory": 80, "maxmemory": 100, "connected_slaves": 1}))
+        == []
+    )
 
 
 def test_a_cluster_that_does_not_serve_every_slot_is_found() -> None:
@@ -113,7 +160,9 @@ def test_a_cluster_that_does_not_serve_every_slot_is_found() -> None:
     assert "10923 of 16384" in what
 
 
-@pytest.mark.parametrize(("apart_s", "is_found"), [(-2.0, False), (2.0, False), (2.001, True), (-2.001, True)])
+@pytest.mark.parametrize(
+    ("apart_s", "is_found"), [(-2.0, False), (2.0, False), (2.001, True), (-2.001, True)]
+)
 def test_redis_and_this_machine_have_one_time(apart_s: float, is_found: bool) -> None:
     assert bool(list(clock_findings(NOW, NOW + timedelta(seconds=apart_s), None))) == is_found
 
@@ -128,7 +177,10 @@ def test_a_catalog_that_is_not_there_or_not_adopted_is_found_and_lint_is_a_notic
     assert "no catalog" in next(catalog_findings(AdoptedCatalogs(), 0, {})).what
     published = AdoptedCatalogs((load_shipped_catalog(),))
     behind = list(catalog_findings(published, 1, {0: KNOWN, 1: Head(ledger="l")}))
-    assert (behind[0].what, behind[0].is_notice) == ("partitions 1 have not adopted the newest catalog", False)
+    assert (behind[0].what, behind[0].is_notice) == (
+        "partitions 1 have not adopted the newest catalog",
+        False,
+    )
     assert [finding.is_notice for finding in catalog_findings(published, 1, {0: KNOWN})] == [True]
 
 
@@ -140,12 +192,17 @@ def test_rules_that_this_release_does_not_know_are_found() -> None:
 
 
 def test_partitions_that_do_not_go_on_are_found_with_the_command_that_their_stop_names() -> None:
-    reason = "the code fails on usage 1-5: …; or leave it out: usageledger processor skip 1@5 --topic usage --reason TEXT"
+    reason = (
+        "the code fails on usage 1-5: …; or leave it out: usageledger processor skip 1@5 --topic "
+        "usage --reason TEXT"
+    )
     states = [
         PartitionState(0, {"usage": 9}, OwnerReport(worker="w", state="running")),
         PartitionState(1, {}, OwnerReport(worker="w", state="stopped", stopped_because=reason)),
         PartitionState(2, {}, None),
-        PartitionState(3, {"usage": 9}, OwnerReport(worker="w", state="running", no_progress_s=30.0)),
+        PartitionState(
+            3, {"usage": 9}, OwnerReport(worker="w", state="running", no_progress_s=30.0)
+        ),
     ]
     found = told(partition_findings(states, "usageledger up"))
     assert [what.split(":")[0] for what, _ in found] == [
@@ -154,7 +211,10 @@ def test_partitions_that_do_not_go_on_are_found_with_the_command_that_their_stop
     assert found[1][1] == "usageledger processor skip 1@5 --topic usage --reason TEXT"
 
 
-@pytest.mark.parametrize(("before", "after", "is_found"), [(5, 5, True), (5, 6, True), (5, 4, False), (0, 5, False), (5, 0, False)])
+@pytest.mark.parametrize(
+    ("before", "after", "is_found"),
+    [(5, 5, True), (5, 6, True), (5, 4, False), (0, 5, False), (5, 0, False)],
+)
 def test_limit_events_that_do_not_move_are_found(before: int, after: int, is_found: bool) -> None:
     first, second = (LedgerLags((Lag("limits", 0, records),), {}) for records in (before, after))
     assert bool(list(limits_findings(first, second, 2.0))) == is_found
@@ -162,7 +222,9 @@ def test_limit_events_that_do_not_move_are_found(before: int, after: int, is_fou
 
 def test_notices_alone_leave_a_ledger_well() -> None:
     examination = Examination()
-    examination.add("redis", "h:1", [Finding(area="redis", what="w", why="y", mend="m", is_notice=True)])
+    examination.add(
+        "redis", "h:1", [Finding(area="redis", what="w", why="y", mend="m", is_notice=True)]
+    )
     assert (examination.is_well, examination.worst("redis")) == (True, "notice")
     examination.add("clocks", "", [Finding(area="clocks", what="w", why="y", mend="m")])
     assert (examination.is_well, examination.worst("clocks")) == (False, "finding")

@@ -1,4 +1,6 @@
-"""What a worker feeds an owner: chunks in order, none from before a seek, acknowledged once they are committed."""
+"""What a worker feeds an owner: chunks in order, none from before a seek, acknowledged once they
+are committed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ USAGE, ACCOUNT = Place(TOPICS.usage, 3), Place(TOPICS.account, 3)
 
 
 class FakeSource:
-    """A consumer that remembers what it was asked. ``ends`` is what the broker knows, ``heard`` what fetches have told."""
+    """A consumer that remembers what it was asked.
+
+    ``ends`` is what the broker knows, ``heard`` what fetches have told.
+    """
 
     def __init__(self) -> None:
         self.starts = {USAGE: 0, ACCOUNT: 0}
@@ -63,7 +68,14 @@ class Fed:
         self.source = FakeSource()
         self.now_s = 0.0
         epochs = count(1)
-        self.feed = PartitionFeed(3, TOPICS, self.source, self.source, next_epoch=lambda: next(epochs), clock=lambda: self.now_s)
+        self.feed = PartitionFeed(
+            3,
+            TOPICS,
+            self.source,
+            self.source,
+            next_epoch=lambda: next(epochs),
+            clock=lambda: self.now_s,
+        )
         self.inputs = InputBuffer(self.feed, records_max=records_max)
         self.acked: list[tuple[str, int]] = []
 
@@ -72,7 +84,9 @@ class Fed:
 
     def take(self, place: Place, serial: int, offsets: range, *, epoch: int = 1) -> None:
         records = [Record(offset, offset, b"acct", b"{}") for offset in offsets]
-        self.feed.take(Chunk(place, epoch, serial, records), self.inputs, self.acker(place, offsets[-1]))
+        self.feed.take(
+            Chunk(place, epoch, serial, records), self.inputs, self.acker(place, offsets[-1])
+        )
 
     def acker(self, place: Place, last: int) -> Callable[[], object]:
         return lambda: self.acked.append((place.topic, last))
@@ -149,8 +163,9 @@ def test_chunks_from_before_a_seek_are_dropped_on_whichever_side_of_it_they_lie(
 
 
 def test_a_chunk_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
-    """Redis was emptied while 800 records a second came in: the owner went back to record 2206, and while it asked what the topic
-    holds, a fetch from before came with record 2322. It was taken for what follows, and the 116 between were never decided.
+    """Redis was emptied while 800 records a second came in: the owner went back to record 2206, and
+    while it asked what the topic holds, a fetch from before came with record 2322. It was taken for
+    what follows, and the 116 between were never decided.
     """
 
     async def work() -> None:
@@ -171,7 +186,9 @@ def test_a_chunk_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
     run(work())
 
 
-def test_a_chunk_is_acknowledged_when_all_of_it_is_committed_and_the_group_learns_the_exact_offset() -> None:
+def test_a_chunk_is_acknowledged_when_all_of_it_is_committed_and_the_group_learns_the_exact_offset() -> (
+    None
+):
     async def work() -> None:
         fed = Fed()
         await fed.seek(0, 0)

@@ -1,4 +1,6 @@
-"""`UsageGate` without a ledger: what it refuses to ask, what it answers when nobody does, what the gateway's answers mean to it."""
+"""`UsageGate` without a ledger: what it refuses to ask, what it answers when nobody does, what the
+gateway's answers mean to it.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,23 @@ from usageledger.sdk.gate.answers import (
     UnknownUse,
     Upgrade,
 )
-from usageledger.sdk.gate.over_http import answer_in, check_question, hold_question, release_question
+from usageledger.sdk.gate.over_http import (
+    answer_in,
+    check_question,
+    hold_question,
+    release_question,
+)
 from usageledger.testing import InMemoryGate
 
 NOWHERE: dict[str, Any] = {"gateway": "http://gateway.invalid", "key": "ulk_x"}
 USE = Use(feature="genai_video", model="veo_3", quantity=Decimal("1.5"))
-STANDING = {"remaining": "10", "held": "4", "available": "6", "resets_at": "2026-12-01T00:00:00Z", "as_of": None}
+STANDING = {
+    "remaining": "10",
+    "held": "4",
+    "available": "6",
+    "resets_at": "2026-12-01T00:00:00Z",
+    "as_of": None,
+}
 MAX = {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"}
 
 
@@ -73,8 +86,15 @@ BAD_USES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "named"), BAD_USES)
-def test_what_cannot_be_asked_is_refused_before_anybody_is_asked(wrong: dict[str, Any], named: str) -> None:
-    asked: dict[str, Any] = {"account": "a", "feature": "genai_video", "model": "veo_3", "quantity": 1} | wrong
+def test_what_cannot_be_asked_is_refused_before_anybody_is_asked(
+    wrong: dict[str, Any], named: str
+) -> None:
+    asked: dict[str, Any] = {
+        "account": "a",
+        "feature": "genai_video",
+        "model": "veo_3",
+        "quantity": 1,
+    } | wrong
     gate = InMemoryGate()
     gate.is_available = False
     for ask in (gate.check, lambda **use: gate.hold(id="job", **use)):
@@ -85,7 +105,14 @@ def test_what_cannot_be_asked_is_refused_before_anybody_is_asked(wrong: dict[str
 
 
 @pytest.mark.parametrize(
-    "expires_in", [timedelta(0), timedelta(milliseconds=999), timedelta(hours=24, microseconds=1), 900, timedelta(days=-1)]
+    "expires_in",
+    [
+        timedelta(0),
+        timedelta(milliseconds=999),
+        timedelta(hours=24, microseconds=1),
+        900,
+        timedelta(days=-1),
+    ],
 )
 def test_a_hold_lasts_a_second_to_a_day(expires_in: Any) -> None:
     with pytest.raises(InvalidUse, match="1 second to 24 hours"):
@@ -103,14 +130,19 @@ def test_a_hold_lasts_a_quarter_of_an_hour_unless_it_is_told_and_no_less_than_it
     assert said_by(check, "held", "available") == (0, 200)
 
 
-@pytest.mark.parametrize("uses", [[], [("chat_action", None, 1)] * 101, [{"model": "veo_3"}], [{"feature": "f", "amount": 1}]])
+@pytest.mark.parametrize(
+    "uses",
+    [[], [("chat_action", None, 1)] * 101, [{"model": "veo_3"}], [{"feature": "f", "amount": 1}]],
+)
 def test_a_quote_names_its_uses(uses: Any) -> None:
     with pytest.raises(InvalidUse):
         InMemoryGate().quote(uses)
 
 
 def test_a_quote_says_what_uses_cost_and_where_they_fit() -> None:
-    quote = InMemoryGate().quote([("genai_video", "veo_3", 2), {"feature": "prompt_to_video", "quantity": "30.1"}])
+    quote = InMemoryGate().quote(
+        [("genai_video", "veo_3", 2), {"feature": "prompt_to_video", "quantity": "30.1"}]
+    )
     assert [use.credits for use in quote.uses] == [64, 248]
     assert quote.total == 312
     assert quote.fits[0].plan == "max"
@@ -124,14 +156,26 @@ def test_a_check_says_what_is_left_and_which_upgrade_would_do() -> None:
     gate.open("a", plan="pro", used="190")
     refused = gate.check("a", "chat_action", quantity=11)
     assert not refused
-    assert said_by(refused, "reason", "cost", "remaining", "available") == ("insufficient_credits", 11, 10, 10)
-    assert refused.upgrade == Upgrade(plan="max", name="Max", price_cents=2499, allotment=Decimal(500))
+    assert said_by(refused, "reason", "cost", "remaining", "available") == (
+        "insufficient_credits",
+        11,
+        10,
+        10,
+    )
+    assert refused.upgrade == Upgrade(
+        plan="max", name="Max", price_cents=2499, allotment=Decimal(500)
+    )
     allowed = gate.check("a", "chat_action", quantity=10)
     assert allowed
     assert allowed.upgrade is None
     gate.suspend("a", "fraud")
     suspended = gate.check("a", "chat_action", quantity=0)
-    assert said_by(suspended, "allowed", "reason", "suspension", "upgrade") == (False, "suspended", "fraud", None)
+    assert said_by(suspended, "allowed", "reason", "suspension", "upgrade") == (
+        False,
+        "suspended",
+        "fraud",
+        None,
+    )
 
 
 def test_a_suspended_account_is_given_no_hold_and_keeps_the_one_it_has() -> None:
@@ -141,7 +185,11 @@ def test_a_suspended_account_is_given_no_hold_and_keeps_the_one_it_has() -> None
     gate.suspend("a")
     again, other = gate.hold("a", "job", "chat_action"), gate.hold("a", "other", "chat_action")
     assert said_by(again, "allowed", "state") == (True, "open")
-    assert said_by(other, "allowed", "reason", "suspension") == (False, "suspended", "payment_failed")
+    assert said_by(other, "allowed", "reason", "suspension") == (
+        False,
+        "suspended",
+        "payment_failed",
+    )
     with pytest.raises(HoldIdReused, match="1 of chat_action"):
         gate.hold("a", "job", "chat_message")
 
@@ -152,7 +200,10 @@ def test_what_is_held_is_settled_by_its_use_and_released_by_a_failure() -> None:
         assert said_by(hold, "credits", "state", "held", "available") == (64, "open", 64, 136)
         gate.use("a", "genai_video", "veo_3", 1, hold_id=hold.id)
     assert gate.check("a", "chat_action").available == 168
-    with pytest.raises(ZeroDivisionError), gate.held("a", id="job-2", feature="genai_video", model="veo_3"):
+    with (
+        pytest.raises(ZeroDivisionError),
+        gate.held("a", id="job-2", feature="genai_video", model="veo_3"),
+    ):
         raise ZeroDivisionError
     check = gate.check("a", "chat_action")
     assert said_by(check, "held", "available") == (0, 168)
@@ -166,7 +217,10 @@ def test_what_is_held_is_settled_by_its_use_and_released_by_a_failure() -> None:
 def test_who_is_given_no_hold_runs_no_body() -> None:
     gate = InMemoryGate()
     gate.open("a", used="190")
-    with pytest.raises(NotEnoughCredits) as refused, gate.held("a", id="job", feature="chat_action", quantity=11):
+    with (
+        pytest.raises(NotEnoughCredits) as refused,
+        gate.held("a", id="job", feature="chat_action", quantity=11),
+    ):
         pytest.fail("the body ran")
     assert refused.value.answer.upgrade is not None
     assert refused.value.answer.upgrade.plan == "pro"
@@ -192,11 +246,17 @@ def test_the_same_gate_serves_a_loop() -> None:
 
 
 @pytest.mark.parametrize("on_unavailable", ["allow", "deny"])
-def test_when_nobody_answers_the_answer_is_the_callers_and_says_so(on_unavailable: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_when_nobody_answers_the_answer_is_the_callers_and_says_so(
+    on_unavailable: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     allowed = on_unavailable == "allow"
     gate = InMemoryGate(on_unavailable=on_unavailable)
     gate.is_available = False
-    check, hold, release = gate.check("a", "chat_action"), gate.hold("a", "job", "chat_action"), gate.release("a", "job")
+    check, hold, release = (
+        gate.check("a", "chat_action"),
+        gate.hold("a", "job", "chat_action"),
+        gate.release("a", "job"),
+    )
     for answer in (check, hold):
         assert (answer.allowed, bool(answer), answer.degraded) == (allowed, allowed, True)
         assert answer.reason == (None if allowed else "unavailable")
@@ -216,17 +276,34 @@ def response(status: int, said: Any) -> httpx.Response:
 def test_what_a_gate_sends_names_the_account_in_the_path_and_the_use_in_the_body() -> None:
     assert check_question("team/7 ü", USE).path == "/v1/accounts/team%2F7%20%C3%BC/check"
     assert check_question("..", USE).path == "/v1/accounts/%2E%2E/check"
-    assert check_question("a", USE).body == {"feature": "genai_video", "model": "veo_3", "quantity": "1.5"}
+    assert check_question("a", USE).body == {
+        "feature": "genai_video",
+        "model": "veo_3",
+        "quantity": "1.5",
+    }
     hold = hold_question("a", "job", USE, 90)
     assert said_by(hold, "path", "body") == (
         "/v1/accounts/a/holds",
-        {"id": "job", "feature": "genai_video", "model": "veo_3", "quantity": "1.5", "expires_in": 90},
+        {
+            "id": "job",
+            "feature": "genai_video",
+            "model": "veo_3",
+            "quantity": "1.5",
+            "expires_in": 90,
+        },
     )
     assert release_question("a", "j/1").path == "/v1/accounts/a/holds/j%2F1/release"
 
 
 def test_a_refused_hold_is_an_answer() -> None:
-    said = {"code": "insufficient_credits", "detail": "…", "credits": "7", "suspension": None, "upgrade": MAX, **STANDING}
+    said = {
+        "code": "insufficient_credits",
+        "detail": "…",
+        "credits": "7",
+        "suspension": None,
+        "upgrade": MAX,
+        **STANDING,
+    }
     assert answer_in(response(402, said), hold_question("a", "job", USE, 90)) == HoldAnswer(
         account="a",
         id="job",
@@ -262,7 +339,9 @@ def test_a_refused_hold_is_an_answer() -> None:
         (422, {"code": "unknown_feature", "detail": "d"}, UnknownUse),
     ],
 )
-def test_what_is_no_answer_is_raised_as_what_it_means(status: int, said: Any, raised: type[GateError]) -> None:
+def test_what_is_no_answer_is_raised_as_what_it_means(
+    status: int, said: Any, raised: type[GateError]
+) -> None:
     with pytest.raises(raised) as failed:
         answer_in(response(status, said), hold_question("a", "job", USE, 90))
     assert type(failed.value) is raised

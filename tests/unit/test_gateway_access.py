@@ -95,7 +95,9 @@ def test_a_key_made_elsewhere_works_and_its_next_secret_too(world: GatewayWorld)
     assert len(world.keys.listed(0, 10)) == 1
 
 
-def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starting(world: GatewayWorld) -> None:
+def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starting(
+    world: GatewayWorld,
+) -> None:
     """Its id was inserted once more, and the gateway failed at every start."""
     key = f"ulk_0a1b2c3d_{'x' * 43}"
     assert world.keys.ensure(key, "from the start", NOW)
@@ -107,7 +109,9 @@ def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starti
 
 
 def test_a_configured_secret_that_was_rotated_away_never_works_again(world: GatewayWorld) -> None:
-    """A second rotation forgot the first secret, and a restart with the old setting brought it back as an admin: it may have leaked."""
+    """A second rotation forgot the first secret, and a restart with the old setting brought it back
+    as an admin: it may have leaked.
+    """
     key = f"ulk_0a1b2c3d_{'x' * 43}"
     world.keys.ensure(key, "from the start", NOW)
     world.keys.rotate("0a1b2c3d", HOUR, NOW)
@@ -123,11 +127,19 @@ def test_a_configured_secret_that_was_rotated_away_never_works_again(world: Gate
 
 
 def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorld) -> None:
-    """The answer that was lost had the secret, which nobody has any more: whoever asks again is told to rotate the key."""
+    """The answer that was lost had the secret, which nobody has any more: whoever asks again is
+    told to rotate the key.
+    """
     admin, asked = world.key("admin"), {"name": "render", "scopes": ["check", "hold"]}
 
     async def ask(body: object) -> httpx.Response:
-        return await world.ask("POST", "/v1/keys", credential=admin, body=body, headers={"Idempotency-Key": "request-1"})
+        return await world.ask(
+            "POST",
+            "/v1/keys",
+            credential=admin,
+            body=body,
+            headers={"Idempotency-Key": "request-1"},
+        )
 
     async def scenario() -> None:
         made = await ask(asked)
@@ -136,7 +148,10 @@ def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorl
         assert again.json()["id"] == made.json()["id"]
         assert made.json()["key"] not in again.text
         other = await ask(asked | {"name": "another"})
-        assert (other.status_code, other.json()["code"]) == (409, "id_reused_with_different_content")
+        assert (other.status_code, other.json()["code"]) == (
+            409,
+            "id_reused_with_different_content",
+        )
         assert len(world.keys.listed(0, 10)) == 2
         world.pass_time(timedelta(days=1, seconds=1))
         assert (await ask(asked)).status_code == 201
@@ -144,15 +159,21 @@ def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorl
     asyncio.run(scenario())
 
 
-def test_a_token_names_one_account_and_never_gets_a_scope_that_its_key_lacks(world: GatewayWorld) -> None:
-    token = mint_account_token(world.key("read"), "acct_1", scopes=["read", "hold", "admin"], now=NOW)
+def test_a_token_names_one_account_and_never_gets_a_scope_that_its_key_lacks(
+    world: GatewayWorld,
+) -> None:
+    token = mint_account_token(
+        world.key("read"), "acct_1", scopes=["read", "hold", "admin"], now=NOW
+    )
     caller = world.keys.caller(token, NOW)
     assert caller.account == "acct_1"
     assert caller.scopes == {"read"}
 
 
 def test_an_admins_token_is_no_admin(world: GatewayWorld) -> None:
-    caller = world.keys.caller(mint_account_token(world.key("admin"), "acct_1", scopes=["read", "admin"], now=NOW), NOW)
+    caller = world.keys.caller(
+        mint_account_token(world.key("admin"), "acct_1", scopes=["read", "admin"], now=NOW), NOW
+    )
     assert caller.scopes == {"read"}
 
 
@@ -167,18 +188,36 @@ def test_an_admins_token_is_no_admin(world: GatewayWorld) -> None:
         ({"exp": NOW - timedelta(minutes=1)}, "over"),
     ],
 )
-def test_a_token_that_is_not_as_it_should_be_is_refused(world: GatewayWorld, claims: dict[str, object], why: str) -> None:
+def test_a_token_that_is_not_as_it_should_be_is_refused(
+    world: GatewayWorld, claims: dict[str, object], why: str
+) -> None:
     key = world.key("read")
     key_id, secret = split_key(key)
-    said = {"aud": "usageledger", "sub": "acct_1", "scope": "read", "iat": NOW, "exp": NOW + HOUR} | claims
-    token = jwt.encode({name: value for name, value in said.items() if value is not None}, token_key(secret), "HS256", {"kid": key_id})
+    said = {
+        "aud": "usageledger",
+        "sub": "acct_1",
+        "scope": "read",
+        "iat": NOW,
+        "exp": NOW + HOUR,
+    } | claims
+    token = jwt.encode(
+        {name: value for name, value in said.items() if value is not None},
+        token_key(secret),
+        "HS256",
+        {"kid": key_id},
+    )
     with pytest.raises(NotAuthentic):
         world.keys.caller(token, NOW)
 
 
 def test_a_token_without_a_signature_is_refused(world: GatewayWorld) -> None:
     key_id, _ = split_key(world.key("read"))
-    token = jwt.encode({"aud": "usageledger", "sub": "a", "iat": NOW, "exp": NOW + HOUR}, None, "none", {"kid": key_id})
+    token = jwt.encode(
+        {"aud": "usageledger", "sub": "a", "iat": NOW, "exp": NOW + HOUR},
+        None,
+        "none",
+        {"kid": key_id},
+    )
     with pytest.raises(NotAuthentic):
         world.keys.caller(token, NOW)
 
@@ -188,7 +227,13 @@ def test_any_jwt_library_mints_the_same_token() -> None:
     key_id, secret = split_key(key)
     token = mint_account_token(key, "acct_1", now=NOW)
     assert jwt.get_unverified_header(token)["kid"] == key_id
-    assert jwt.decode(token, token_key(secret), ["HS256"], {"verify_exp": False, "verify_iat": False}, audience="usageledger") == {
+    assert jwt.decode(
+        token,
+        token_key(secret),
+        ["HS256"],
+        {"verify_exp": False, "verify_iat": False},
+        audience="usageledger",
+    ) == {
         "aud": "usageledger",
         "sub": "acct_1",
         "scope": "read",
@@ -198,7 +243,13 @@ def test_any_jwt_library_mints_the_same_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"account": ""}, {"expires_in": timedelta(hours=1, seconds=1)}, {"expires_in": timedelta(0)}, {"key": "ulk_1"}]
+    "bad",
+    [
+        {"account": ""},
+        {"expires_in": timedelta(hours=1, seconds=1)},
+        {"expires_in": timedelta(0)},
+        {"key": "ulk_1"},
+    ],
 )
 def test_a_token_is_not_minted_from_what_makes_no_sense(bad: dict[str, object]) -> None:
     asked = {"key": f"ulk_0a1b2c3d_{'x' * 43}", "account": "acct_1"} | bad
@@ -207,35 +258,62 @@ def test_a_token_is_not_minted_from_what_makes_no_sense(bad: dict[str, object]) 
 
 
 def test_the_operations_that_are_asked_are_those_of_the_document(world: GatewayWorld) -> None:
-    """FastAPI 0.165 lists no route of an included router: every test over all operations went on passing, and asked none."""
-    asked = {(method.lower(), re.sub(r":\w+", "", route.path)) for route in world.routes() for method in route.methods or ()}
-    documented = {(method, path) for path, methods in world.app.openapi()["paths"].items() for method in methods}
+    """FastAPI 0.165 lists no route of an included router: every test over all operations went on
+    passing, and asked none.
+    """
+    asked = {
+        (method.lower(), re.sub(r":\w+", "", route.path))
+        for route in world.routes()
+        for method in route.methods or ()
+    }
+    documented = {
+        (method, path)
+        for path, methods in world.app.openapi()["paths"].items()
+        for method in methods
+    }
     assert asked == documented
     assert len(asked) > 20
 
 
 def test_every_operation_of_the_api_asks_who_is_there(world: GatewayWorld) -> None:
-    open_to_all = [f"{route.methods} {route.path}" for route in world.routes() if _needs(route.dependant) is None]
+    open_to_all = [
+        f"{route.methods} {route.path}"
+        for route in world.routes()
+        if _needs(route.dependant) is None
+    ]
     assert open_to_all == []
 
 
 def test_each_segment_of_a_path_that_names_something_is_decoded_as_one(world: GatewayWorld) -> None:
-    """A plain ``{account}`` would be handed on as it was sent, with its %2F, and an account token of another name would pass for it."""
+    """A plain ``{account}`` would be handed on as it was sent, with its %2F, and an account token
+    of another name would pass for it.
+    """
     plain = [route.path for route in world.routes() if re.search(r"\{\w+\}", route.path)]
     assert plain == []
 
 
 @settings(max_examples=10)
-@given(owner=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20), data=st.data())
+@given(
+    owner=st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20
+    ),
+    data=st.data(),
+)
 def test_no_operation_lets_an_accounts_token_reach_another_account(
     tmp_path_factory: pytest.TempPathFactory, owner: str, data: st.DataObject
 ) -> None:
-    other = data.draw(st.sampled_from([owner + "/x", "x" + owner, owner[:-1] or "y", f"{owner}/..", owner.swapcase() + " "]))
+    other = data.draw(
+        st.sampled_from(
+            [owner + "/x", "x" + owner, owner[:-1] or "y", f"{owner}/..", owner.swapcase() + " "]
+        )
+    )
     world = GatewayWorld(tmp_path_factory.mktemp("gateway"))
     try:
         token = mint_account_token(world.key("admin"), owner, scopes=SCOPES, now=NOW)
         statuses = asyncio.run(_ask_everything(world, token, other))
-        assert {operation: status for operation, status in statuses.items() if status not in (403, 404)} == {}
+        assert {
+            operation: status for operation, status in statuses.items() if status not in (403, 404)
+        } == {}
     finally:
         world.store.close()
 
@@ -249,7 +327,9 @@ def test_a_key_does_what_its_scopes_say_and_nothing_else(world: GatewayWorld, sc
         assert needed is not None
         for method in sorted(route.methods or ()):
             is_refused = statuses[f"{method} {route.path}"] == 403
-            assert is_refused == (scope not in ("admin", needed.scope)), f"{method} {route.path} with {scope}"
+            assert is_refused == (scope not in ("admin", needed.scope)), (
+                f"{method} {route.path} with {scope}"
+            )
 
 
 def test_without_a_key_nothing_is_said_but_how_to_get_one(world: GatewayWorld) -> None:
@@ -261,7 +341,9 @@ def test_without_a_key_nothing_is_said_but_how_to_get_one(world: GatewayWorld) -
 
 def test_a_key_in_a_url_is_no_key(world: GatewayWorld) -> None:
     key = world.key("admin")
-    assert asyncio.run(world.ask("GET", f"/v1/keys?key={key}&access_token={key}")).status_code == 401
+    assert (
+        asyncio.run(world.ask("GET", f"/v1/keys?key={key}&access_token={key}")).status_code == 401
+    )
 
 
 def test_a_session_reads_and_changes_only_from_our_own_pages(world: GatewayWorld) -> None:
@@ -275,8 +357,14 @@ def test_a_session_reads_and_changes_only_from_our_own_pages(world: GatewayWorld
         session = {"Cookie": cookie.partition(";")[0]}
         assert (await world.ask("GET", "/v1/keys", headers=session)).status_code == 200
         asked = {"name": "n", "scopes": ["read"]}
-        for origin, status in (({}, 401), ({"Origin": "https://evil.example"}, 401), ({"Origin": "http://gateway"}, 201)):
-            assert (await world.ask("POST", "/v1/keys", body=asked, headers=session | origin)).status_code == status
+        for origin, status in (
+            ({}, 401),
+            ({"Origin": "https://evil.example"}, 401),
+            ({"Origin": "http://gateway"}, 201),
+        ):
+            assert (
+                await world.ask("POST", "/v1/keys", body=asked, headers=session | origin)
+            ).status_code == status
         world.pass_time(timedelta(hours=12, seconds=6))
         assert (await world.ask("GET", "/v1/keys", headers=session)).status_code == 401
 
@@ -287,11 +375,18 @@ def test_a_session_is_no_key(world: GatewayWorld) -> None:
     session = world.keys.new_session(world.key("admin"), NOW)
     with pytest.raises(NotAuthentic):
         world.keys.caller(session, NOW)
-    assert SESSION_COOKIE in asyncio.run(world.ask("POST", "/session", body={"key": world.key("read")})).headers["set-cookie"]
+    assert (
+        SESSION_COOKIE
+        in asyncio.run(world.ask("POST", "/session", body={"key": world.key("read")})).headers[
+            "set-cookie"
+        ]
+    )
 
 
 def test_who_reads_the_database_can_forge_no_session(world: GatewayWorld) -> None:
-    """Sessions were signed with what the file keeps of a secret: a copy of it was enough to be an admin."""
+    """Sessions were signed with what the file keeps of a secret: a copy of it was enough to be an
+    admin.
+    """
     key_id, _ = split_key(world.key("admin"))
     claims = {"aud": "usageledger-session", "sub": key_id, "iat": NOW, "exp": NOW + HOUR}
     for kept in next(world.store.execute("SELECT digest, token_key FROM key_secrets")):
@@ -311,22 +406,33 @@ def test_a_session_ends_with_the_secret_that_it_was_begun_with(world: GatewayWor
 
 def test_who_guesses_keys_is_told_to_wait(world: GatewayWorld) -> None:
     async def scenario() -> list[int]:
-        return [(await world.ask("GET", "/v1/keys", credential=f"ulk_0a1b2c3d_{n:043}")).status_code for n in range(62)]
+        return [
+            (await world.ask("GET", "/v1/keys", credential=f"ulk_0a1b2c3d_{n:043}")).status_code
+            for n in range(62)
+        ]
 
     statuses = asyncio.run(scenario())
     assert statuses[:60] == [401] * 60
     assert statuses[61] == 429
 
 
-def test_who_has_a_key_does_not_wait_for_who_guesses_behind_the_same_address(world: GatewayWorld) -> None:
-    """Many share the address of a reverse proxy. An ended token is no guess either: pages have one each quarter of an hour."""
+def test_who_has_a_key_does_not_wait_for_who_guesses_behind_the_same_address(
+    world: GatewayWorld,
+) -> None:
+    """Many share the address of a reverse proxy.
+
+    An ended token is no guess either: pages have one each quarter of an hour.
+    """
     key = world.key("admin")
     ended = mint_account_token(key, "a", now=NOW - timedelta(hours=2))
 
     async def scenario() -> list[int]:
         for n in range(70):
             await world.ask("GET", "/v1/keys", credential=f"ulk_0a1b2c3d_{n:043}")
-        return [(await world.ask("GET", "/v1/keys", credential=credential)).status_code for credential in (key, ended)]
+        return [
+            (await world.ask("GET", "/v1/keys", credential=credential)).status_code
+            for credential in (key, ended)
+        ]
 
     assert asyncio.run(scenario()) == [200, 401]
 
@@ -338,7 +444,13 @@ def test_keys_are_listed_page_by_page(world: GatewayWorld) -> None:
     async def scenario() -> list[str]:
         seen, cursor = [], None
         while True:
-            page = (await world.ask("GET", f"/v1/keys?limit=2{'' if cursor is None else f'&cursor={cursor}'}", credential=key)).json()
+            page = (
+                await world.ask(
+                    "GET",
+                    f"/v1/keys?limit=2{'' if cursor is None else f'&cursor={cursor}'}",
+                    credential=key,
+                )
+            ).json()
             assert len(page["items"]) <= 2
             seen += [item["id"] for item in page["items"]]
             cursor = page["next_cursor"]
@@ -350,7 +462,10 @@ def test_keys_are_listed_page_by_page(world: GatewayWorld) -> None:
 
 def test_who_guesses_at_the_sign_in_is_told_to_wait_as_well(world: GatewayWorld) -> None:
     async def scenario() -> list[int]:
-        return [(await world.ask("POST", "/session", body={"key": f"ulk_0a1b2c3d_{n:043}"})).status_code for n in range(62)]
+        return [
+            (await world.ask("POST", "/session", body={"key": f"ulk_0a1b2c3d_{n:043}"})).status_code
+            for n in range(62)
+        ]
 
     statuses = asyncio.run(scenario())
     assert (statuses[0], statuses[61]) == (401, 429)
@@ -358,7 +473,11 @@ def test_who_guesses_at_the_sign_in_is_told_to_wait_as_well(world: GatewayWorld)
 
 def test_another_sites_page_may_ask_only_if_it_is_named(world: GatewayWorld) -> None:
     async def allowed(origin: str) -> str | None:
-        asked = {"Origin": origin, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "authorization",
+        }
         answer = await world.ask("OPTIONS", "/v1/keys", headers=asked)
         found: str | None = answer.headers.get("access-control-allow-origin")
         return found
@@ -377,7 +496,9 @@ async def _ask_everything(world: GatewayWorld, credential: str, account: str) ->
             if path.endswith("/stream"):
                 statuses[f"{method} {route.path}"] = await world.status_of_stream(path, credential)
                 continue
-            answer = await world.ask(method, path, credential=credential, body=None if method == "GET" else {})
+            answer = await world.ask(
+                method, path, credential=credential, body=None if method == "GET" else {}
+            )
             statuses[f"{method} {route.path}"] = answer.status_code
     return statuses
 

@@ -26,7 +26,9 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
 
     @made.app.get("/v1/accounts/{account:segment}/name")
-    async def name(account: AccountPath, caller: Annotated[Caller, Depends(Needs("read"))]) -> dict[str, str]:
+    async def name(
+        account: AccountPath, caller: Annotated[Caller, Depends(Needs("read"))]
+    ) -> dict[str, str]:
         return {"account": account}
 
     @made.app.get("/v1/fails/{how:segment}")
@@ -42,15 +44,25 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made.store.close()
 
 
-@pytest.mark.parametrize("account", ["acct_1", "team/7", "50%", "a b", "Zoë", "../keys", "a?b#c", "{account}", "%2F"])
+@pytest.mark.parametrize(
+    "account", ["acct_1", "team/7", "50%", "a b", "Zoë", "../keys", "a?b#c", "{account}", "%2F"]
+)
 def test_an_account_may_be_called_anything(world: GatewayWorld, account: str) -> None:
-    answer = asyncio.run(world.ask("GET", f"/v1/accounts/{quote(account, safe='')}/name", credential=world.key("read")))
+    answer = asyncio.run(
+        world.ask(
+            "GET", f"/v1/accounts/{quote(account, safe='')}/name", credential=world.key("read")
+        )
+    )
     assert (answer.status_code, answer.json()) == (200, {"account": account})
 
 
 @pytest.mark.parametrize("account", [" a", "a ", "\n", "x" * 1_000, "\x7f"])
 def test_what_cannot_name_an_account_is_said_to_be_so(world: GatewayWorld, account: str) -> None:
-    answer = asyncio.run(world.ask("GET", f"/v1/accounts/{quote(account, safe='')}/name", credential=world.key("read")))
+    answer = asyncio.run(
+        world.ask(
+            "GET", f"/v1/accounts/{quote(account, safe='')}/name", credential=world.key("read")
+        )
+    )
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "path/account"
 
@@ -64,14 +76,18 @@ def test_what_cannot_name_an_account_is_said_to_be_so(world: GatewayWorld, accou
         ("bug", "internal", {}),
     ],
 )
-def test_a_failure_is_a_problem_with_its_name_and_what_to_do(world: GatewayWorld, how: str, code: str, more: dict[str, str]) -> None:
+def test_a_failure_is_a_problem_with_its_name_and_what_to_do(
+    world: GatewayWorld, how: str, code: str, more: dict[str, str]
+) -> None:
     answer = asyncio.run(world.ask("GET", f"/v1/fails/{how}"))
     status, title = PROBLEMS[code]
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     found = answer.json()
     assert found.pop("detail")
-    assert found == {"type": TYPE_PREFIX + code, "title": title, "status": status, "code": code} | more
+    assert (
+        found == {"type": TYPE_PREFIX + code, "title": title, "status": status, "code": code} | more
+    )
     assert "secret detail" not in answer.text
 
 
@@ -90,7 +106,9 @@ def test_each_kind_of_problem_has_a_page(world: GatewayWorld) -> None:
     assert asyncio.run(world.ask("GET", f"{TYPE_PREFIX}other")).status_code == 404
 
 
-def test_ready_is_who_misses_nothing_and_why_not_is_for_the_log(world: GatewayWorld, caplog: pytest.LogCaptureFixture) -> None:
+def test_ready_is_who_misses_nothing_and_why_not_is_for_the_log(
+    world: GatewayWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     """A stranger was told the addresses of Redis and of Kafka."""
 
     async def fine() -> None:
@@ -103,11 +121,13 @@ def test_ready_is_who_misses_nothing_and_why_not_is_for_the_log(world: GatewayWo
     assert asyncio.run(world.ask("GET", "/readyz")).status_code == 200
     world.gateway.readiness["kafka"] = gone
     answers = [asyncio.run(world.ask("GET", "/readyz")) for _ in range(3)]
-    assert [(answer.status_code, answer.json()["missing"]) for answer in answers] == [(503, ["kafka"])] * 3
+    assert [(answer.status_code, answer.json()["missing"]) for answer in answers] == [
+        (503, ["kafka"])
+    ] * 3
     assert not any("10.0.0.7" in answer.text for answer in answers)
-    assert [record.getMessage() for record in caplog.records if "10.0.0.7" in record.getMessage()] == [
-        "not ready, kafka: Error 111 connecting to 10.0.0.7:6379"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if "10.0.0.7" in record.getMessage()
+    ] == ["not ready, kafka: Error 111 connecting to 10.0.0.7:6379"]
     assert asyncio.run(world.ask("GET", "/healthz")).status_code == 200
 
 
@@ -118,13 +138,24 @@ def test_metrics_name_routes_and_no_accounts(world: GatewayWorld) -> None:
     assert "acct_secret" not in text
 
 
-def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(world: GatewayWorld) -> None:
-    """Anybody may ask, and each had everything counted anew in the one thread in which keys and limit events wait to be written."""
+def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(
+    world: GatewayWorld,
+) -> None:
+    """Anybody may ask, and each had everything counted anew in the one thread in which keys and
+    limit events wait to be written.
+    """
     asked: list[str] = []
-    world.store.set_trace_callback(lambda statement: asked.append(statement) if "FROM webhook_deliveries" in statement else None)
+    world.store.set_trace_callback(
+        lambda statement: (
+            asked.append(statement) if "FROM webhook_deliveries" in statement else None
+        )
+    )
 
     async def scenario() -> list[int]:
-        return [answer.status_code for answer in await asyncio.gather(*(world.ask("GET", "/metrics") for _ in range(20)))]
+        return [
+            answer.status_code
+            for answer in await asyncio.gather(*(world.ask("GET", "/metrics") for _ in range(20)))
+        ]
 
     assert asyncio.run(scenario()) == [200] * 20
     # One a second, if the machine is that slow.
@@ -153,7 +184,10 @@ def test_an_account_token_asks_for_few_lists_a_second(world: GatewayWorld) -> No
 
     async def statuses() -> list[int]:
         # Over the border of two windows at most: twice as many.
-        return [(await world.ask("GET", "/v1/accounts/a/charges", credential=token)).status_code for _ in range(60)]
+        return [
+            (await world.ask("GET", "/v1/accounts/a/charges", credential=token)).status_code
+            for _ in range(60)
+        ]
 
     assert 429 in asyncio.run(statuses())[25:]
 
@@ -163,18 +197,31 @@ def test_a_limit_by_account_counts_tokens_of_one_account_together(world: Gateway
 
     world.gateway.rate_limits = type(world.gateway.rate_limits)(per_account=2)
     key = world.key("read")
-    tokens = [mint_account_token(key, "a", now=world.now, expires_in=timedelta(minutes=n)) for n in range(1, 8)]
+    tokens = [
+        mint_account_token(key, "a", now=world.now, expires_in=timedelta(minutes=n))
+        for n in range(1, 8)
+    ]
 
     async def statuses() -> list[int]:
-        return [(await world.ask("GET", "/v1/accounts/a/name", credential=token)).status_code for token in tokens]
+        return [
+            (await world.ask("GET", "/v1/accounts/a/name", credential=token)).status_code
+            for token in tokens
+        ]
 
     assert 429 in asyncio.run(statuses())
 
 
-@pytest.mark.parametrize("path", ["/session", "/v1/quote", "/v1/accounts/a/check", "/v1/events", "/v1/keys", "/v1/webhooks"])
+@pytest.mark.parametrize(
+    "path",
+    ["/session", "/v1/quote", "/v1/accounts/a/check", "/v1/events", "/v1/keys", "/v1/webhooks"],
+)
 @pytest.mark.parametrize("says_its_length", [True, False])
-def test_no_more_is_taken_of_a_request_than_it_may_have_whoever_sends_it(world: GatewayWorld, path: str, says_its_length: bool) -> None:
-    """Routes read their body before they know who asks: 200 MiB from somebody without a key were all held in memory."""
+def test_no_more_is_taken_of_a_request_than_it_may_have_whoever_sends_it(
+    world: GatewayWorld, path: str, says_its_length: bool
+) -> None:
+    """Routes read their body before they know who asks: 200 MiB from somebody without a key were
+    all held in memory.
+    """
     key, taken, chunk = world.key("admin"), [0], 64 * 1024
 
     async def body() -> AsyncIterator[bytes]:
@@ -191,5 +238,9 @@ def test_no_more_is_taken_of_a_request_than_it_may_have_whoever_sends_it(world: 
             return await client.post(path, content=body(), headers=headers)
 
     answer = asyncio.run(scenario())
-    assert (answer.status_code, answer.json()["code"], answer.headers["content-type"]) == (413, "too_large", "application/problem+json")
+    assert (answer.status_code, answer.json()["code"], answer.headers["content-type"]) == (
+        413,
+        "too_large",
+        "application/problem+json",
+    )
     assert taken[0] <= (0 if says_its_length else BYTES_MAX + chunk)

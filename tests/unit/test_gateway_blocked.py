@@ -34,14 +34,23 @@ def test_who_is_blocked_comes_by_name_and_by_pages(world: GatewayWorld) -> None:
         first = (await world.ask("GET", "/v1/blocked?limit=3", credential=key)).json()
         assert [item["account"] for item in first["items"]] == ["a", "b", "d"]
         assert first["from"] == {"last_event_ids": {"0": "0-2-0", "1": "1-2-0"}}
-        second = (await world.ask("GET", f"/v1/blocked?limit=3&cursor={first['next_cursor']}", credential=key)).json()
-        assert ([item["account"] for item in second["items"]], second["next_cursor"]) == (["ä/x"], None)
+        second = (
+            await world.ask(
+                "GET", f"/v1/blocked?limit=3&cursor={first['next_cursor']}", credential=key
+            )
+        ).json()
+        assert ([item["account"] for item in second["items"]], second["next_cursor"]) == (
+            ["ä/x"],
+            None,
+        )
 
     asyncio.run(scenario())
 
 
 def test_a_blocked_account_is_shown_as_its_limit_event_has_it(world: GatewayWorld) -> None:
-    world.gateway.limits.take({0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS)
+    world.gateway.limits.take(
+        {0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS
+    )
     answer = asyncio.run(world.ask("GET", "/v1/blocked", credential=world.key("read"))).json()
     assert answer["items"] == [
         {
@@ -57,15 +66,21 @@ def test_a_blocked_account_is_shown_as_its_limit_event_has_it(world: GatewayWorl
     ]
 
 
-def test_as_long_as_it_is_not_known_who_is_blocked_nobody_is_said_not_to_be(world: GatewayWorld) -> None:
+def test_as_long_as_it_is_not_known_who_is_blocked_nobody_is_said_not_to_be(
+    world: GatewayWorld,
+) -> None:
     world.gateway.limits_trouble = lambda: "limit events have not been read yet"
     answer = asyncio.run(world.ask("GET", "/v1/blocked", credential=world.key("read")))
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
 
 
-def test_metrics_tell_how_many_are_blocked_and_what_waits_for_endpoints(world: GatewayWorld) -> None:
+def test_metrics_tell_how_many_are_blocked_and_what_waits_for_endpoints(
+    world: GatewayWorld,
+) -> None:
     world.gateway.webhook_endpoints.create(Wanted("https://app.example/"), NOW, caller="k")
-    world.gateway.limits.take({0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS)
+    world.gateway.limits.take(
+        {0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS
+    )
     told = asyncio.run(world.ask("GET", "/metrics")).text.splitlines()
     assert "usageledger_accounts_blocked 1.0" in told
     assert 'usageledger_webhook_deliveries{state="pending"} 2.0' in told

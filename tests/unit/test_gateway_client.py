@@ -1,4 +1,6 @@
-"""The commands' way to a gateway: which one is asked, and what is told when it does not do what was asked."""
+"""The commands' way to a gateway: which one is asked, and what is told when it does not do what was
+asked.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_the_variables_name_a_gateway_elsewhere(monkeypatch: pytest.MonkeyPatch)
         assert found.url == URL
 
 
-def test_a_directory_that_is_named_counts_more_than_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_directory_that_is_named_counts_more_than_the_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("USAGELEDGER_GATEWAY_URL", URL)
     monkeypatch.setenv("USAGELEDGER_KEY", "ulk_1")
     with pytest.raises(SettingsError, match="no running stack in"):
@@ -44,8 +48,15 @@ def test_a_directory_that_is_named_counts_more_than_the_variables(monkeypatch: p
 
 
 def test_what_a_gateway_says_is_told_in_its_words() -> None:
-    problem = {"title": "There is no such thing", "detail": "there is no webhook endpoint 'x'", "code": "not_found"}
-    with client(lambda request: httpx.Response(404, json=problem)) as gateway, pytest.raises(GatewayFailed) as failed:
+    problem = {
+        "title": "There is no such thing",
+        "detail": "there is no webhook endpoint 'x'",
+        "code": "not_found",
+    }
+    with (
+        client(lambda request: httpx.Response(404, json=problem)) as gateway,
+        pytest.raises(GatewayFailed) as failed,
+    ):
         gateway.remove_webhook("x")
     assert str(failed.value) == "There is no such thing: there is no webhook endpoint 'x'"
 
@@ -97,8 +108,15 @@ def test_a_gateway_that_does_not_answer_is_named() -> None:
 def test_lists_are_read_to_their_end() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         cursor = int(request.url.params.get("cursor", "5"))
-        page = {"items": [{"id": f"msg_{cursor}"}], "next_cursor": str(cursor - 1) if cursor > 3 else None}
+        page = {
+            "items": [{"id": f"msg_{cursor}"}],
+            "next_cursor": str(cursor - 1) if cursor > 3 else None,
+        }
         return httpx.Response(200, content=json.dumps(page))
 
     with client(answer) as gateway:
-        assert [found["id"] for found in gateway.deliveries("wh_1", "dead")] == ["msg_5", "msg_4", "msg_3"]
+        assert [found["id"] for found in gateway.deliveries("wh_1", "dead")] == [
+            "msg_5",
+            "msg_4",
+            "msg_3",
+        ]

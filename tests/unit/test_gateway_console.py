@@ -1,4 +1,6 @@
-"""The operator's API: accounts, refusals, lags, catalogs; over a ledger decided in memory and its history in a file."""
+"""The operator's API: accounts, refusals, lags, catalogs; over a ledger decided in memory and its
+history in a file.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,10 @@ class ToldInspector(Inspector):
 
 
 class ConsoleWorld:
-    """A gateway over a partition in memory. ``fold`` folds what has been decided; ``sent`` is what went to Kafka."""
+    """A gateway over a partition in memory.
+
+    ``fold`` folds what has been decided; ``sent`` is what went to Kafka.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.gateway = GatewayWorld(directory)
@@ -109,15 +114,23 @@ class ConsoleWorld:
         database.close()
 
     def refused(self, *lines: str) -> list[str]:
-        """Take these, fold them, and return the refusals' addresses; their records lie in the topic."""
+        """Take these, fold them, and return the refusals' addresses; their records lie in the
+        topic.
+        """
         before = len(self.partition.entries)
         self.take(*lines)
         self.fold()
-        entries = [sealed.entry for sealed in self.partition.entries[before:] if sealed.entry.kind == "refusal"]
+        entries = [
+            sealed.entry
+            for sealed in self.partition.entries[before:]
+            if sealed.entry.kind == "refusal"
+        ]
         for entry in entries:
             assert entry.input is not None and entry.event is not None
             key = entry.account.encode()
-            self.inspector.lying[entry.input] = KNOWN_RECORD._replace(offset=entry.input.offset, key=key, value=entry.event.id.encode())
+            self.inspector.lying[entry.input] = KNOWN_RECORD._replace(
+                offset=entry.input.offset, key=key, value=entry.event.id.encode()
+            )
         return [f"{entry.partition}-{entry.offset}" for entry in entries]
 
     def get(self, path: str, *, status: int = 200) -> dict[str, Any]:
@@ -131,8 +144,15 @@ class ConsoleWorld:
         self.gateway.store.close()
 
     async def _report(self, records: Sequence[Outgoing]) -> list[Sent]:
-        taken = [Sent(None, "Kafka did not take it") if record.value in self.unavailable else Sent(7) for record in records]
-        self.sent += [record for record, outcome in zip(records, taken, strict=True) if outcome.offset is not None]
+        taken = [
+            Sent(None, "Kafka did not take it") if record.value in self.unavailable else Sent(7)
+            for record in records
+        ]
+        self.sent += [
+            record
+            for record, outcome in zip(records, taken, strict=True)
+            if outcome.offset is not None
+        ]
         return taken
 
     def _answer(self, method: str, path: str, body: object, status: int) -> dict[str, Any]:
@@ -153,11 +173,17 @@ def names(page: dict[str, Any]) -> list[str]:
     return [item["account"] for item in page["items"]]
 
 
-# Accounts ----------------------------------------------------------------------------------------------------------------------------
+# Accounts
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_an_account_is_found_by_any_part_of_its_name_whatever_the_case(world: ConsoleWorld) -> None:
-    world.take(*(f"{START} use ai_edit account={name}" for name in ("Acme/Video", "acme-audio", "team_7", "50%_off")))
+    world.take(
+        *(
+            f"{START} use ai_edit account={name}"
+            for name in ("Acme/Video", "acme-audio", "team_7", "50%_off")
+        )
+    )
     world.fold()
     for search, found in {
         "ACME": ["Acme/Video", "acme-audio"],
@@ -167,10 +193,14 @@ def test_an_account_is_found_by_any_part_of_its_name_whatever_the_case(world: Co
         "nobody": [],
         "": ["50%25_off", "Acme/Video", "acme-audio", "team_7"],
     }.items():
-        assert names(world.get(f"/v1/accounts?search={search}")) == [name.replace("%25", "%") for name in found]
+        assert names(world.get(f"/v1/accounts?search={search}")) == [
+            name.replace("%25", "%") for name in found
+        ]
 
 
-def test_pages_of_accounts_miss_none_and_repeat_none_whatever_comes_in_meanwhile(world: ConsoleWorld) -> None:
+def test_pages_of_accounts_miss_none_and_repeat_none_whatever_comes_in_meanwhile(
+    world: ConsoleWorld,
+) -> None:
     world.take(*(f"{START} use ai_edit account=acct_{number}" for number in range(0, 10, 2)))
     world.fold()
     seen, cursor = [], ""
@@ -195,15 +225,35 @@ def test_an_accounts_figures_are_rolled_to_now(world: ConsoleWorld) -> None:
     )
     world.fold()
     renewed, running, spent = world.get("/v1/accounts")["items"]
-    assert (renewed["used"], renewed["remaining"], renewed["last_used_at"]) == ("0", "200", "2026-10-20T10:00:00Z")
-    assert (running["used"], running["remaining"], running["plan"], running["plan_name"]) == ("14", "186", "pro", "Pro")
-    assert (spent["plan"], spent["remaining"], spent["blocked"], running["blocked"]) == ("free", "-24", True, False)
+    assert (renewed["used"], renewed["remaining"], renewed["last_used_at"]) == (
+        "0",
+        "200",
+        "2026-10-20T10:00:00Z",
+    )
+    assert (running["used"], running["remaining"], running["plan"], running["plan_name"]) == (
+        "14",
+        "186",
+        "pro",
+        "Pro",
+    )
+    assert (spent["plan"], spent["remaining"], spent["blocked"], running["blocked"]) == (
+        "free",
+        "-24",
+        True,
+        False,
+    )
 
 
-def test_counters_that_are_behind_the_history_and_know_no_such_plan_leave_an_account_as_it_was(world: ConsoleWorld) -> None:
-    """Counters that are built anew adopt their catalogs as they come by them; the history has every account long before."""
+def test_counters_that_are_behind_the_history_and_know_no_such_plan_leave_an_account_as_it_was(
+    world: ConsoleWorld,
+) -> None:
+    """Counters that are built anew adopt their catalogs as they come by them; the history has every
+    account long before.
+    """
     shipped = load_shipped_catalog()
-    older = replace(shipped, version="older", plans=tuple(plan for plan in shipped.plans if plan.id != "max"))
+    older = replace(
+        shipped, version="older", plans=tuple(plan for plan in shipped.plans if plan.id != "max")
+    )
 
     async def catalogs(head: Head) -> AdoptedCatalogs:
         return AdoptedCatalogs((older,))
@@ -227,7 +277,11 @@ def test_lists_say_up_to_when_they_are_complete(world: ConsoleWorld) -> None:
 def test_where_nothing_is_folded_yet_a_list_is_complete_up_to_nothing(world: ConsoleWorld) -> None:
     world.fold()
     world.take(f"{START} use ai_edit")
-    assert world.get("/v1/accounts") == {"items": [], "next_cursor": None, "history_as_of": "1970-01-01T00:00:00Z"}
+    assert world.get("/v1/accounts") == {
+        "items": [],
+        "next_cursor": None,
+        "history_as_of": "1970-01-01T00:00:00Z",
+    }
 
 
 def test_without_a_history_the_lists_say_that_they_are_not_ready(world: ConsoleWorld) -> None:
@@ -237,9 +291,17 @@ def test_without_a_history_the_lists_say_that_they_are_not_ready(world: ConsoleW
 
 
 @pytest.mark.parametrize(
-    ("path", "cursor"), [("/v1/accounts", "!"), ("/v1/accounts", "abc"), ("/v1/refusals", "!"), ("/v1/refusals", "616363745f34383231")]
+    ("path", "cursor"),
+    [
+        ("/v1/accounts", "!"),
+        ("/v1/accounts", "abc"),
+        ("/v1/refusals", "!"),
+        ("/v1/refusals", "616363745f34383231"),
+    ],
 )
-def test_what_is_no_cursor_of_the_list_is_refused_as_a_field_that_is_wrong(world: ConsoleWorld, path: str, cursor: str) -> None:
+def test_what_is_no_cursor_of_the_list_is_refused_as_a_field_that_is_wrong(
+    world: ConsoleWorld, path: str, cursor: str
+) -> None:
     world.fold()
     problem = world.get(f"{path}?cursor={cursor}", status=422)
     assert (problem["code"], problem["errors"][0]["pointer"]) == ("invalid_request", "query/cursor")
@@ -253,14 +315,25 @@ def test_any_string_of_its_pattern_is_a_cursor(world: ConsoleWorld) -> None:
     assert len(world.get(f"/v1/refusals?cursor={'9' * 18}.999999-999999999999")["items"]) == 1
 
 
-# Refusals ----------------------------------------------------------------------------------------------------------------------------
+# Refusals
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_listed_with_its_place_and_its_reason_the_newest_first(world: ConsoleWorld) -> None:
-    entries = world.refused(f"{START} use genai_video/veo_9 id=gen_1", "+1h subscribe platinum id=s_1", "+1h use holograms id=gen_2")
+def test_a_refusal_is_listed_with_its_place_and_its_reason_the_newest_first(
+    world: ConsoleWorld,
+) -> None:
+    entries = world.refused(
+        f"{START} use genai_video/veo_9 id=gen_1",
+        "+1h subscribe platinum id=s_1",
+        "+1h use holograms id=gen_2",
+    )
     items = world.get("/v1/refusals")["items"]
     assert [item["entry"] for item in items] == entries[::-1]
-    assert [item["reason"] for item in items] == ["unknown_feature", "unknown_plan", "unknown_model"]
+    assert [item["reason"] for item in items] == [
+        "unknown_feature",
+        "unknown_plan",
+        "unknown_model",
+    ]
     assert items[2] | {"detail": ""} == {
         "entry": entries[0],
         "account": "a",
@@ -276,7 +349,9 @@ def test_a_refusal_is_listed_with_its_place_and_its_reason_the_newest_first(worl
     assert items[1]["place"] == "account 0-0"
 
 
-def test_refusals_are_chosen_by_reason_and_by_whether_they_are_resolved(world: ConsoleWorld) -> None:
+def test_refusals_are_chosen_by_reason_and_by_whether_they_are_resolved(
+    world: ConsoleWorld,
+) -> None:
     mended, still_open, _ = world.refused(
         f"{START} use genai_video/veo_9 id=gen_1",
         "+1h use genai_video/veo_9 id=gen_2",
@@ -290,7 +365,9 @@ def test_refusals_are_chosen_by_reason_and_by_whether_they_are_resolved(world: C
         "resolved=true": [mended],
         "reason=period_closed": [],
     }.items():
-        assert [item["entry"] for item in world.get(f"/v1/refusals?{query}")["items"]] == found, query
+        assert [item["entry"] for item in world.get(f"/v1/refusals?{query}")["items"]] == found, (
+            query
+        )
 
 
 def test_pages_of_refusals_go_on_where_the_last_one_ended(world: ConsoleWorld) -> None:
@@ -304,37 +381,53 @@ def test_pages_of_refusals_go_on_where_the_last_one_ended(world: ConsoleWorld) -
     assert (seen, page["next_cursor"] is None) == (entries[::-1], True)
 
 
-def test_an_unknown_reason_is_refused_and_not_taken_for_one_that_nobody_had(world: ConsoleWorld) -> None:
+def test_an_unknown_reason_is_refused_and_not_taken_for_one_that_nobody_had(
+    world: ConsoleWorld,
+) -> None:
     world.fold()
     assert world.get("/v1/refusals?reason=out_of_luck", status=422)["code"] == "invalid_request"
 
 
 def test_the_console_offers_every_reason_that_there_is() -> None:
-    page = resources.files("usageledger").joinpath("web/console-refusals.js").read_text(encoding="utf-8")
+    page = (
+        resources.files("usageledger")
+        .joinpath("web/console-refusals.js")
+        .read_text(encoding="utf-8")
+    )
     reasons = page.partition("const REASONS = [")[2].partition("]")[0]
     assert sorted(re.findall(r'"(\w+)"', reasons)) == sorted(reason.value for reason in Refusal)
     results = page.partition("const RESULTS = {")[2].partition("}")[0]
     assert sorted(re.findall(r"(\w+):", results)) == sorted(get_args(Result))
 
 
-# Sending again -----------------------------------------------------------------------------------------------------------------------
+# Sending again
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_refused_record_is_sent_again_unchanged(world: ConsoleWorld) -> None:
-    usage, account = world.refused(f"{START} use genai_video/veo_9 id=gen_1", "+1h subscribe platinum id=s_1")
+    usage, account = world.refused(
+        f"{START} use genai_video/veo_9 id=gen_1", "+1h subscribe platinum id=s_1"
+    )
     assert world.resend([usage, account])["items"] == [
         {"entry": usage, "result": "sent", "detail": None},
         {"entry": account, "result": "sent", "detail": None},
     ]
     topics = Topics()
-    assert world.sent == [Outgoing(topics.usage, 0, b"a", b"gen_1", None), Outgoing(topics.account, 0, b"a", b"s_1", None)]
+    assert world.sent == [
+        Outgoing(topics.usage, 0, b"a", b"gen_1", None),
+        Outgoing(topics.account, 0, b"a", b"s_1", None),
+    ]
 
 
-def test_a_record_goes_to_the_partition_that_its_key_belongs_to_and_one_without_a_key_to_the_first(world: ConsoleWorld) -> None:
+def test_a_record_goes_to_the_partition_that_its_key_belongs_to_and_one_without_a_key_to_the_first(
+    world: ConsoleWorld,
+) -> None:
     keyed, without = world.refused(f"{START} use genai_video/veo_9", "+1h use genai_video/veo_9")
     world.gateway.gateway.accounts.partition_count = 8
     for address, record in list(world.inspector.lying.items()):
-        world.inspector.lying[address] = record._replace(key=b"acct_1" if record.offset == 0 else None)
+        world.inspector.lying[address] = record._replace(
+            key=b"acct_1" if record.offset == 0 else None
+        )
     world.resend([keyed, without])
     assert [(record.key, record.partition) for record in world.sent] == [
         (b"acct_1", world.gateway.gateway.accounts.partition("acct_1")),
@@ -352,7 +445,10 @@ def test_into_an_import_a_record_goes_under_its_own_time(world: ConsoleWorld) ->
 
 def test_what_is_not_to_be_sent_is_told_and_the_rest_is_sent(world: ConsoleWorld) -> None:
     mended, gone, good = world.refused(
-        f"{START} use genai_video/veo_9 id=1", "+1h use genai_video/veo_9 id=2", "+1h use genai_video/veo_9 id=3", "+1h use ai_edit id=1"
+        f"{START} use genai_video/veo_9 id=1",
+        "+1h use genai_video/veo_9 id=2",
+        "+1h use genai_video/veo_9 id=3",
+        "+1h use ai_edit id=1",
     )
     del world.inspector.lying[InputAddress(topic="usage", partition=0, offset=1)]
     told = world.resend([mended, gone, "0-999", "5-77", good, good])["items"]
@@ -376,7 +472,9 @@ def test_a_refused_catalog_is_listed_and_never_sent_again(world: ConsoleWorld) -
     assert world.sent == []
 
 
-def test_where_kafka_takes_none_the_answer_is_a_problem_and_nothing_is_said_to_be_sent(world: ConsoleWorld) -> None:
+def test_where_kafka_takes_none_the_answer_is_a_problem_and_nothing_is_said_to_be_sent(
+    world: ConsoleWorld,
+) -> None:
     (entry,) = world.refused(f"{START} use genai_video/veo_9 id=1")
     world.unavailable = {b"1"}
     problem = world.resend([entry, "5-77"], status=503)
@@ -385,18 +483,26 @@ def test_where_kafka_takes_none_the_answer_is_a_problem_and_nothing_is_said_to_b
 
 
 def test_where_kafka_takes_some_each_has_its_own_result(world: ConsoleWorld) -> None:
-    first, second = world.refused(f"{START} use genai_video/veo_9 id=1", "+1h use genai_video/veo_9 id=2")
+    first, second = world.refused(
+        f"{START} use genai_video/veo_9 id=1", "+1h use genai_video/veo_9 id=2"
+    )
     world.unavailable = {b"1"}
-    assert [item["result"] for item in world.resend([first, second])["items"]] == ["unavailable", "sent"]
+    assert [item["result"] for item in world.resend([first, second])["items"]] == [
+        "unavailable",
+        "sent",
+    ]
 
 
 @pytest.mark.parametrize("entries", [[], ["0-1"] * 101, ["0"], ["0-1;"], [7]])
-def test_an_address_that_is_none_or_too_many_of_them_are_refused(world: ConsoleWorld, entries: list[Any]) -> None:
+def test_an_address_that_is_none_or_too_many_of_them_are_refused(
+    world: ConsoleWorld, entries: list[Any]
+) -> None:
     world.fold()
     assert world.resend(entries, status=422)["code"] == "invalid_request"
 
 
-# Lags and catalogs -------------------------------------------------------------------------------------------------------------------
+# Lags and catalogs
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_each_service_is_said_to_be_behind_by_what_it_has_not_handled(world: ConsoleWorld) -> None:
@@ -404,7 +510,13 @@ def test_each_service_is_said_to_be_behind_by_what_it_has_not_handled(world: Con
     world.fold()
     folded = len(world.partition.entries)
     lags = LedgerLags(
-        (Lag("usage", 0, 5), Lag("account", 0, 2), Lag("catalog", 0, 1), Lag("limits", 0, 9), Lag("usage", 1, 0)),
+        (
+            Lag("usage", 0, 5),
+            Lag("account", 0, 2),
+            Lag("catalog", 0, 1),
+            Lag("limits", 0, 9),
+            Lag("usage", 1, 0),
+        ),
         {(Topics().ledger, 0): folded + 3, (Topics().ledger, 1): 4, (Topics().usage, 0): 1_000},
     )
     stopped = OwnerReport(worker="host/1", state="stopped", stopped_because="it was truncated")
@@ -442,23 +554,38 @@ def test_without_a_history_the_whole_ledger_waits_to_be_folded(world: ConsoleWor
     assert world.get("/v1/lag")["services"][2] == {"name": "history", "records": 12}
 
 
-def test_every_catalog_is_shown_with_who_has_adopted_it_and_which_is_in_force(world: ConsoleWorld) -> None:
+def test_every_catalog_is_shown_with_who_has_adopted_it_and_which_is_in_force(
+    world: ConsoleWorld,
+) -> None:
     shipped = load_shipped_catalog()
-    later = replace(shipped, version="2027-01", effective_from=datetime(2027, 1, 1, tzinfo=UTC), thresholds=())
+    later = replace(
+        shipped, version="2027-01", effective_from=datetime(2027, 1, 1, tzinfo=UTC), thresholds=()
+    )
     both = AdoptedCatalogs((shipped, later))
     world.inspector.there = CatalogsThere(both, {0: both, 1: SHIPPED, 2: AdoptedCatalogs()})
     told = world.get("/v1/catalogs")
     first, second = told["items"]
     assert told["partitions"] == 3
-    assert [(each["version"], each["adopted_by"], each["is_in_force"]) for each in told["items"]] == [
+    assert [
+        (each["version"], each["adopted_by"], each["is_in_force"]) for each in told["items"]
+    ] == [
         (shipped.version, 2, True),
         ("2027-01", 1, False),
     ]
-    assert first["plans"][1] == {"id": "pro", "name": "Pro", "price_cents": 999, "allotment": "200", "renews": True, "thresholds": None}
+    assert first["plans"][1] == {
+        "id": "pro",
+        "name": "Pro",
+        "price_cents": 999,
+        "allotment": "200",
+        "renews": True,
+        "thresholds": None,
+    }
     video = next(feature for feature in first["features"] if feature["id"] == "genai_video")
-    assert {"id": "veo_3", "name": "Veo 3", "rate": {"credits": "32", "unit": "generation", "per": "1", "rounding": "up"}} in video[
-        "models"
-    ]
+    assert {
+        "id": "veo_3",
+        "name": "Veo 3",
+        "rate": {"credits": "32", "unit": "generation", "per": "1", "rounding": "up"},
+    } in video["models"]
     assert (first["thresholds"], second["thresholds"]) == (["0.8"], [])
 
 
@@ -473,7 +600,8 @@ def test_where_nothing_is_published_there_is_nothing_in_force(world: ConsoleWorl
     assert world.get("/v1/catalogs") == {"items": [], "partitions": 1}
 
 
-# Asking Kafka ------------------------------------------------------------------------------------------------------------------------
+# Asking Kafka
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 class MadeUpLags:
@@ -517,7 +645,9 @@ def test_who_asks_at_the_same_time_is_answered_by_one_look() -> None:
     assert lags.looks == 1
 
 
-def test_a_connection_that_has_failed_is_replaced_with_the_next_question(world: ConsoleWorld) -> None:
+def test_a_connection_that_has_failed_is_replaced_with_the_next_question(
+    world: ConsoleWorld,
+) -> None:
     lags = MadeUpLags(failures=1)
     made: list[MadeUpConnections] = []
 
@@ -541,7 +671,9 @@ def test_a_broker_that_says_nothing_holds_up_no_answer(world: ConsoleWorld) -> N
         answered.wait(30)
         return MadeUpConnections(MadeUpLags())
 
-    world.gateway.gateway.inspector = inspector = Inspector(connect, "", PublishedCatalogs("", ""), answer_within_s=0.05)
+    world.gateway.gateway.inspector = inspector = Inspector(
+        connect, "", PublishedCatalogs("", ""), answer_within_s=0.05
+    )
     for path in ("/v1/lag", "/v1/catalogs", "/v1/lag"):
         assert world.get(path, status=503)["code"] == "log_unavailable"
     answered.set()

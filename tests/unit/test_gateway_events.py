@@ -1,4 +1,6 @@
-"""Reporting over HTTP: what is accepted, what is not and why, and what is said when Kafka does not answer."""
+"""Reporting over HTTP: what is accepted, what is not and why, and what is said when Kafka does not
+answer.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,14 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
 
 def usage(id_: str = "gen_1", account: str = "acct_1", **changes: Any) -> dict[str, Any]:
     data = {"feature": "genai_video", "model": "veo_3", "quantity": "1"}
-    event = {"specversion": "1.0", "type": "usage.recorded", "id": id_, "source": "/render", "subject": account, "time": NOW.isoformat()}
+    event = {
+        "specversion": "1.0",
+        "type": "usage.recorded",
+        "id": id_,
+        "source": "/render",
+        "subject": account,
+        "time": NOW.isoformat(),
+    }
     return {**event, "data": data} | changes
 
 
@@ -59,7 +68,12 @@ def grant(account: str = "acct_1") -> dict[str, Any]:
 
 
 def report(
-    world: GatewayWorld, body: object, kafka: Kafka | None = None, *, key: str | None = None, kind: str = "application/json"
+    world: GatewayWorld,
+    body: object,
+    kafka: Kafka | None = None,
+    *,
+    key: str | None = None,
+    kind: str = "application/json",
 ) -> httpx.Response:
     if kafka is not None:
         world.gateway.report = kafka.report
@@ -75,26 +89,58 @@ def report(
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("kind", ["application/json", ONE, "Application/CloudEvents+JSON; charset=utf-8"])
-def test_an_event_goes_to_its_accounts_partition_as_it_was_sent(world: GatewayWorld, kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["application/json", ONE, "Application/CloudEvents+JSON; charset=utf-8"]
+)
+def test_an_event_goes_to_its_accounts_partition_as_it_was_sent(
+    world: GatewayWorld, kind: str
+) -> None:
     kafka, body = Kafka(), json.dumps(usage(), indent=1).encode()
     answer = report(world, body, kafka, kind=kind)
     partition = partition_of(b"acct_1", 8)
     assert answer.status_code == 200
     named = {"id": "gen_1", "source": "/render", "subject": "acct_1"}
-    assert answer.json() == {"items": [named | {"result": "accepted", "topic": "usage.events.v1", "partition": partition, "offset": 0}]}
+    assert answer.json() == {
+        "items": [
+            named
+            | {
+                "result": "accepted",
+                "topic": "usage.events.v1",
+                "partition": partition,
+                "offset": 0,
+            }
+        ]
+    }
     assert kafka.records == [Outgoing("usage.events.v1", partition, b"acct_1", body, None)]
 
 
 @pytest.mark.parametrize("kind", ["application/json", BATCH])
 def test_each_event_of_a_batch_has_its_own_result(world: GatewayWorld, kind: str) -> None:
-    batch = [usage("ok"), usage("bad", data={"feature": "genai_video", "quantity": "-1"}), usage("away", "acct_2"), grant(), 7]
+    batch = [
+        usage("ok"),
+        usage("bad", data={"feature": "genai_video", "quantity": "-1"}),
+        usage("away", "acct_2"),
+        grant(),
+        7,
+    ]
     kafka = Kafka("acct_2")
     answer = report(world, batch, kafka, kind=kind)
     assert answer.status_code == 207
     items = answer.json()["items"]
-    assert [item["result"] for item in items] == ["accepted", "invalid", "unavailable", "invalid", "invalid"]
-    assert [item.get("code") for item in items] == [None, "invalid_event", None, "forbidden", "not_a_cloudevent"]
+    assert [item["result"] for item in items] == [
+        "accepted",
+        "invalid",
+        "unavailable",
+        "invalid",
+        "invalid",
+    ]
+    assert [item.get("code") for item in items] == [
+        None,
+        "invalid_event",
+        None,
+        "forbidden",
+        "not_a_cloudevent",
+    ]
     assert items[1]["pointer"] == "data/quantity"
     assert "its identity (account, source and id) counts once" in items[2]["detail"]
     assert [record.key for record in kafka.records] == [b"acct_1"]
@@ -103,7 +149,11 @@ def test_each_event_of_a_batch_has_its_own_result(world: GatewayWorld, kind: str
 def test_what_billing_tells_of_accounts_needs_admin(world: GatewayWorld) -> None:
     kafka = Kafka()
     refused = report(world, grant(), kafka)
-    assert (refused.status_code, refused.json()["code"], refused.json()["items"][0]["result"]) == (403, "forbidden", "invalid")
+    assert (refused.status_code, refused.json()["code"], refused.json()["items"][0]["result"]) == (
+        403,
+        "forbidden",
+        "invalid",
+    )
     assert report(world, grant(), kafka, key=world.key("admin")).status_code == 200
     assert [record.topic for record in kafka.records] == ["account.events.v1"]
 
@@ -119,16 +169,28 @@ def test_an_accounts_token_reports_nothing(world: GatewayWorld) -> None:
     ("event", "code", "pointer"),
     [
         ({**usage(), "subject": None}, "invalid_event", "subject"),
-        ({name: value for name, value in usage().items() if name != "time"}, "invalid_event", "time"),
+        (
+            {name: value for name, value in usage().items() if name != "time"},
+            "invalid_event",
+            "time",
+        ),
         (usage(type="usage.forgotten"), "unknown_type", "type"),
         (usage(type="ledger.entry"), "unknown_type", "type"),
         (usage(type=7), "unknown_type", "type"),
         (usage(specversion="0.3"), "invalid_event", "specversion"),
         (usage(data={"feature": "genai_video", "quantity": 1.5}), "invalid_event", "data/quantity"),
         (usage(data={"feature": " x", "quantity": "1"}), "invalid_event", "data/feature"),
-        (usage(time=(NOW + timedelta(minutes=5, seconds=1)).isoformat()), "dated_in_the_future", "time"),
+        (
+            usage(time=(NOW + timedelta(minutes=5, seconds=1)).isoformat()),
+            "dated_in_the_future",
+            "time",
+        ),
         (usage(time=(NOW - timedelta(days=35, seconds=1)).isoformat()), "too_old", "time"),
-        (usage(data={"feature": "f", "quantity": "1", "dimensions": {"x": "y" * 70_000}}), "record_too_large", None),
+        (
+            usage(data={"feature": "f", "quantity": "1", "dimensions": {"x": "y" * 70_000}}),
+            "record_too_large",
+            None,
+        ),
         ([], None, None),
         ("text", "not_a_cloudevent", None),
     ],
@@ -161,14 +223,27 @@ def test_history_is_taken_under_its_own_date(world: GatewayWorld) -> None:
 
 def test_when_kafka_takes_none_nothing_is_said_to_be_accepted(world: GatewayWorld) -> None:
     answer = report(world, [usage("a"), usage("b"), usage("c", data={})], Kafka("acct_1"))
-    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "log_unavailable", "1")
-    assert [item["result"] for item in answer.json()["items"]] == ["unavailable", "unavailable", "invalid"]
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (
+        503,
+        "log_unavailable",
+        "1",
+    )
+    assert [item["result"] for item in answer.json()["items"]] == [
+        "unavailable",
+        "unavailable",
+        "invalid",
+    ]
 
 
-def test_a_batch_of_which_nothing_can_be_taken_is_a_problem_that_names_the_first(world: GatewayWorld) -> None:
+def test_a_batch_of_which_nothing_can_be_taken_is_a_problem_that_names_the_first(
+    world: GatewayWorld,
+) -> None:
     answer = report(world, [usage(data={}), usage(type="x")], Kafka())
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_event")
-    assert "none of the 2 events" in answer.json()["detail"] and "data/feature" in answer.json()["detail"]
+    assert (
+        "none of the 2 events" in answer.json()["detail"]
+        and "data/feature" in answer.json()["detail"]
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[{]", b"\xff", b"[1,", b'{"a":\xff}'])
@@ -179,8 +254,18 @@ def test_a_body_that_is_no_json_is_told_as_such(world: GatewayWorld, body: bytes
 
 def test_a_request_has_so_many_events_and_bytes_and_no_more(world: GatewayWorld) -> None:
     key = world.key("report")
-    assert report(world, [usage(f"g{number}") for number in range(EVENTS_MAX)], Kafka(), key=key).status_code == 200
-    assert report(world, [usage(f"g{number}") for number in range(EVENTS_MAX + 1)], Kafka(), key=key).status_code == 413
+    assert (
+        report(
+            world, [usage(f"g{number}") for number in range(EVENTS_MAX)], Kafka(), key=key
+        ).status_code
+        == 200
+    )
+    assert (
+        report(
+            world, [usage(f"g{number}") for number in range(EVENTS_MAX + 1)], Kafka(), key=key
+        ).status_code
+        == 413
+    )
     assert report(world, b"[" + b" " * BYTES_MAX, Kafka(), key=key).status_code == 413
 
 

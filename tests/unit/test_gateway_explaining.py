@@ -29,11 +29,18 @@ def last(*lines: str) -> LedgerEntry:
 @pytest.mark.parametrize(
     ("lines", "explanation"),
     [
-        ((f"{START} use genai_video/veo_3 2",), "2 generations of Veo 3 at 32 credits a generation: 64 credits."),
-        ((f"{START} use chat_action",), "1 action of Chat-Based Editing (action taken) at 1 credit an action: 1 credit."),
+        (
+            (f"{START} use genai_video/veo_3 2",),
+            "2 generations of Veo 3 at 32 credits a generation: 64 credits.",
+        ),
+        (
+            (f"{START} use chat_action",),
+            "1 action of Chat-Based Editing (action taken) at 1 credit an action: 1 credit.",
+        ),
         (
             (f"{START} use prompt_to_video 2.1",),
-            "2.1 seconds of Prompt to Video at 8 credits a second, each begun second in full: 24 credits.",
+            "2.1 seconds of Prompt to Video at 8 credits a second, each begun second in full: 24 "
+            "credits.",
         ),
         (
             (f"{START} subscribe pro", "2026-02-03T10:00 use chat_action 1 on=2026-02-03T08:00"),
@@ -41,30 +48,51 @@ def last(*lines: str) -> LedgerEntry:
         ),
         (
             (f"{START} void g", "+1h use chat_action 2 id=g"),
-            "2 actions of Chat-Based Editing (action taken) at 1 credit an action. It costs nothing, for it was voided before it came.",
+            "2 actions of Chat-Based Editing (action taken) at 1 credit an action. It costs "
+            "nothing, for it was voided before it came.",
         ),
-        ((f"{START} use chat_action 14 id=g", "+1h void g"), "The use g was voided (failed): 14 credits given back."),
-        ((f"{START} void g",), "The use g was voided (failed) before it came: it will cost nothing."),
+        (
+            (f"{START} use chat_action 14 id=g", "+1h void g"),
+            "The use g was voided (failed): 14 credits given back.",
+        ),
+        (
+            (f"{START} void g",),
+            "The use g was voided (failed) before it came: it will cost nothing.",
+        ),
         (
             (f"{START} subscribe pro", "+1h use chat_action 3 id=g", "2026-02-03T10:00 void g"),
             f"The use g was voided (failed): 3 credits given back. {LATE}",
         ),
-        ((f"{START} grant 50",), "50 credits granted (support), to be used beside the allotment until they are used."),
+        (
+            (f"{START} grant 50",),
+            "50 credits granted (support), to be used beside the allotment until they are used.",
+        ),
         (
             (f"{START} grant 1 until=2026-03-01T00:00",),
             "1 credit granted (support), to be used beside the allotment until 1 March 2026.",
         ),
-        ((f"{START} subscribe max",), "A new period began on Max, with an allotment of 500 credits."),
+        (
+            (f"{START} subscribe max",),
+            "A new period began on Max, with an allotment of 500 credits.",
+        ),
         (
             (f"{START} subscribe pro", "+1h change max"),
-            "The plan is Max now, with an allotment of 500 credits. What was used in the period stays.",
+            "The plan is Max now, with an allotment of 500 credits. What was used in the period "
+            "stays.",
         ),
-        ((f"{START} subscribe max", "+1h change pro"), "The plan stays Max until the next renewal, and is Pro from then on."),
+        (
+            (f"{START} subscribe max", "+1h change pro"),
+            "The plan stays Max until the next renewal, and is Pro from then on.",
+        ),
         (
             (f"{START} subscribe max", "+1h change pro", "+1h change max"),
             "The plan stays Max: the change that waited for the next renewal was taken back.",
         ),
-        ((f"{START} suspend fraud",), "The account was suspended (fraud): it is blocked until it is resumed, whatever it has left."),
+        (
+            (f"{START} suspend fraud",),
+            "The account was suspended (fraud): it is blocked until it is resumed, whatever it has "
+            "left.",
+        ),
         ((f"{START} suspend fraud", "+1h resume"), "The account is suspended no longer."),
     ],
 )
@@ -75,35 +103,61 @@ def test_the_last_entry_is_explained(lines: tuple[str, ...], explanation: str) -
 @pytest.mark.parametrize(
     ("lines", "kind", "explanation"),
     [
-        ((f"{START} use chat_action",), "account_opened", "The account began on Free, with an allotment of 200 credits."),
+        (
+            (f"{START} use chat_action",),
+            "account_opened",
+            "The account began on Free, with an allotment of 200 credits.",
+        ),
         (
             (f"{START} open max used=120",),
             "account_opened",
-            "The account began on Max, with an allotment of 500 credits. 120 credits of it had been used elsewhere.",
+            "The account began on Max, with an allotment of 500 credits. 120 credits of it had "
+            "been used elsewhere.",
         ),
         (
-            (f"{START} subscribe pro", "+1h use chat_action 150", "2026-02-04T00:00 use chat_action"),
+            (
+                f"{START} subscribe pro",
+                "+1h use chat_action 150",
+                "2026-02-04T00:00 use chat_action",
+            ),
             "renewal",
-            "A new period began on Pro, with an allotment of 200 credits. The 50 credits that were left of the one before lapsed.",
+            "A new period began on Pro, with an allotment of 200 credits. The 50 credits that were "
+            "left of the one before lapsed.",
         ),
         (
-            (f"{START} subscribe pro", "+1h use chat_action 200", "2026-02-04T00:00 use chat_action"),
+            (
+                f"{START} subscribe pro",
+                "+1h use chat_action 200",
+                "2026-02-04T00:00 use chat_action",
+            ),
             "renewal",
             "A new period began on Pro, with an allotment of 200 credits.",
         ),
         (
-            (f"{START} subscribe pro", "+1h grant 50 until=+3d", "+1h use chat_action 230", "+4d use chat_action"),
+            (
+                f"{START} subscribe pro",
+                "+1h grant 50 until=+3d",
+                "+1h use chat_action 230",
+                "+4d use chat_action",
+            ),
             "grant_expired",
             "A grant of 50 credits expired: the 20 credits that were left of it lapsed.",
         ),
         (
-            (f"{START} subscribe pro", "+1h grant 50 until=+3d", "+1h use chat_action 250", "+4d use chat_action"),
+            (
+                f"{START} subscribe pro",
+                "+1h grant 50 until=+3d",
+                "+1h use chat_action 250",
+                "+4d use chat_action",
+            ),
             "grant_expired",
             "A grant of 50 credits expired: all of it had been used.",
         ),
     ],
 )
-def test_what_comes_with_an_event_is_explained_too(lines: tuple[str, ...], kind: str, explanation: str) -> None:
+def test_what_comes_with_an_event_is_explained_too(
+    lines: tuple[str, ...], kind: str, explanation: str
+) -> None:
     (found,) = (entry for entry in entries(*lines) if entry.kind == kind)
     assert explain(found, SHIPPED) == explanation
 
@@ -119,18 +173,28 @@ def test_what_comes_with_an_event_is_explained_too(lines: tuple[str, ...], kind:
         (
             Rate(credits=7_000_000, unit="second", per=Decimal(10)),
             "12",
-            "12 seconds of Veo 3 at 7 credits for each 10 seconds, each begun 10 seconds in full: 14 credits.",
+            "12 seconds of Veo 3 at 7 credits for each 10 seconds, each begun 10 seconds in full: "
+            "14 credits.",
         ),
         (
             Rate(credits=10_000_000, unit="hour", rounding="exact"),
             "1.4",
             "1.4 hours of Veo 3 at 10 credits an hour, in proportion: 14 credits.",
         ),
-        (Rate(credits=0, unit="generation"), "1", "1 generation of Veo 3 at 0 credits a generation: 14 credits."),
+        (
+            Rate(credits=0, unit="generation"),
+            "1",
+            "1 generation of Veo 3 at 0 credits a generation: 14 credits.",
+        ),
     ],
 )
 def test_a_rate_is_said_as_it_was_reckoned(rate: Rate, quantity: str, explanation: str) -> None:
-    entry = replace(last(f"{START} use genai_video/veo_3"), rate=rate, quantity=Decimal(quantity), credits=14_000_000)
+    entry = replace(
+        last(f"{START} use genai_video/veo_3"),
+        rate=rate,
+        quantity=Decimal(quantity),
+        credits=14_000_000,
+    )
     assert explain(entry, SHIPPED) == explanation
 
 
@@ -140,9 +204,15 @@ def test_names_are_those_of_the_catalog_that_rated_the_use() -> None:
     assert names_of(replace(entry, feature="gone", model="old"), SHIPPED) == ("gone", "old")
     assert names_of(replace(entry, feature=None), SHIPPED) == (None, None)
     (catalog,) = SHIPPED
-    renamed = replace(catalog, version="next", features=tuple(replace(each, name="?") for each in catalog.features))
+    renamed = replace(
+        catalog,
+        version="next",
+        features=tuple(replace(each, name="?") for each in catalog.features),
+    )
     assert names_of(entry, AdoptedCatalogs((catalog, renamed))) == ("GenAI Video", "Veo 3")
-    assert names_of(entry, AdoptedCatalogs((renamed,))) == ("?", "Veo 3"), "a catalog that is not known here leaves the one in force"
+    assert names_of(entry, AdoptedCatalogs((renamed,))) == ("?", "Veo 3"), (
+        "a catalog that is not known here leaves the one in force"
+    )
 
 
 def test_the_amount_of_an_entry_is_never_negative() -> None:

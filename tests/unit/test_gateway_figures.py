@@ -33,13 +33,21 @@ def test_figures_are_the_equation_of_the_period_as_decimal_strings() -> None:
     assert shown.blocked is None
 
 
-@pytest.mark.parametrize(("used", "share"), [(0, "0.0000"), (1, "0.0050"), (199, "0.9950"), (200, "1.0000"), (250, "1.2500")])
+@pytest.mark.parametrize(
+    ("used", "share"),
+    [(0, "0.0000"), (1, "0.0050"), (199, "0.9950"), (200, "1.0000"), (250, "1.2500")],
+)
 def test_the_share_used_is_of_all_there_is_and_may_exceed_it(used: int, share: str) -> None:
-    assert figures(account(f"{START} subscribe pro", f"+1h use chat_action {used}")).share_used == share
+    assert (
+        figures(account(f"{START} subscribe pro", f"+1h use chat_action {used}")).share_used
+        == share
+    )
 
 
 def test_the_share_used_is_rounded_down_so_that_no_limit_shows_before_it_is_reached() -> None:
-    shown = figures(account(f"{START} subscribe scale_4x", "+1h grant 100000", "+1h use chat_action 105599"))
+    shown = figures(
+        account(f"{START} subscribe scale_4x", "+1h grant 100000", "+1h use chat_action 105599")
+    )
     assert (shown.remaining, shown.share_used) == ("1", "0.9999")
 
 
@@ -49,7 +57,10 @@ def test_a_blocked_account_is_shown_with_what_would_free_it() -> None:
     shown = figures(now, Block(since, "usage")).blocked
     assert shown is not None
     assert (shown.reason, shown.since, shown.suspension) == ("usage", since, None)
-    assert shown.upgrade is not None and (shown.upgrade.plan, shown.upgrade.allotment) == ("max", "500")
+    assert shown.upgrade is not None and (shown.upgrade.plan, shown.upgrade.allotment) == (
+        "max",
+        "500",
+    )
     assert shown.resets_at == datetime(2026, 2, 3, 9, tzinfo=UTC)
     assert figures(now).blocked is not None, "the counters alone say that an account is blocked"
 
@@ -62,7 +73,12 @@ def test_figures_are_those_after_a_renewal_that_is_due() -> None:
 
 def test_an_account_that_the_ledger_does_not_know_is_on_an_untouched_free() -> None:
     shown = figures(AccountNow("new", untouched_free(NOON, SHIPPED), False, NOON, None, SHIPPED, 0))
-    assert (shown.plan.id, shown.allotment, shown.used, shown.period.end) == ("free", "200", "0", None)
+    assert (shown.plan.id, shown.allotment, shown.used, shown.period.end) == (
+        "free",
+        "200",
+        "0",
+        None,
+    )
 
 
 def test_the_top_plan_has_no_upgrade_to_offer() -> None:
@@ -70,6 +86,10 @@ def test_the_top_plan_has_no_upgrade_to_offer() -> None:
 
 
 def test_what_open_holds_have_reserved_is_not_available() -> None:
-    shown = figures(account(f"{START} subscribe pro", "+1h use chat_action 20")._replace(held=32_500_000, open_holds=2))
+    shown = figures(
+        account(f"{START} subscribe pro", "+1h use chat_action 20")._replace(
+            held=32_500_000, open_holds=2
+        )
+    )
     assert (shown.remaining, shown.held, shown.available) == ("180", "32.5", "147.5")
     assert (shown.holds.open, shown.holds.credits) == (2, "32.5")

@@ -30,7 +30,10 @@ class Stored(NamedTuple):
 
 
 class Topic:
-    """A partition in memory, and its consumer. Each time that it is asked and has nothing, a second passes."""
+    """A partition in memory, and its consumer.
+
+    Each time that it is asked and has nothing, a second passes.
+    """
 
     def __init__(self) -> None:
         self.records: list[LimitRecord] = []
@@ -43,7 +46,9 @@ class Topic:
     def seek(self, place: TopicPartition, offset: int) -> None:
         self._next_offset = offset
 
-    async def beginning_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def beginning_offsets(
+        self, places: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         self._answer()
         return dict.fromkeys(places, 0)
 
@@ -51,13 +56,19 @@ class Topic:
         self._answer()
         return dict.fromkeys(places, len(self.records))
 
-    async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Stored]]:
+    async def getmany(
+        self, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[Stored]]:
         self.asked.set()
         await asyncio.sleep(0)
         found = [] if self.is_away else self.records[self._next_offset : self._next_offset + 1]
         self._next_offset += len(found)
         self.now_s += 0 if found else timeout_ms / 1_000
-        return {TOPIC: [Stored(record.offset, record.announced_ms, record.value) for record in found]} if found else {}
+        return (
+            {TOPIC: [Stored(record.offset, record.announced_ms, record.value) for record in found]}
+            if found
+            else {}
+        )
 
     def _answer(self) -> None:
         self.asked.set()
@@ -70,7 +81,10 @@ class Topic:
 
 
 class Following:
-    """A follower of a topic in memory. ``heard`` is what it has handed on, each with what `untold` said then."""
+    """A follower of a topic in memory.
+
+    ``heard`` is what it has handed on, each with what `untold` said then.
+    """
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.topic = Topic()
@@ -78,9 +92,13 @@ class Following:
         self.thread = StoreThread()
         self.heard: list[tuple[str, bool]] = []
         self.has_stopped = False
-        self.follower = LimitFollower("nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear, self._stop)
+        self.follower = LimitFollower(
+            "nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear, self._stop
+        )
         monkeypatch.setattr(self.follower, "_consumer", self._consumer)
-        monkeypatch.setattr("usageledger.gateway.streams.limit_follower._now_s", lambda: self.topic.now_s)
+        monkeypatch.setattr(
+            "usageledger.gateway.streams.limit_follower._now_s", lambda: self.topic.now_s
+        )
         monkeypatch.setattr("usageledger.gateway.streams.limit_follower.CONNECT_AGAIN_AFTER_S", 0.0)
 
     @asynccontextmanager
@@ -109,11 +127,13 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follo
 
 
 def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Following) -> None:
-    """A gateway on a new data directory told its streams all limit events since the beginning as if they happened now, and cut off
-    whoever did not take a hundred of them in time.
+    """A gateway on a new data directory told its streams all limit events since the beginning as if
+    they happened now, and cut off whoever did not take a hundred of them in time.
     """
     announced, follower = Announced(), following.follower
-    following.topic.records = announced.crossing("limit.reached") + announced.crossing("limit.cleared")
+    following.topic.records = announced.crossing("limit.reached") + announced.crossing(
+        "limit.cleared"
+    )
 
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
@@ -128,8 +148,10 @@ def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Followin
 
 
 def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: Following) -> None:
-    """After ten seconds without a broker aiokafka let a cancellation of its own out. The follower's task was then cancelled, which its
-    group takes for an end that was asked for: the gateway went on, and nobody heard of a limit any more.
+    """After ten seconds without a broker aiokafka let a cancellation of its own out.
+
+    The follower's task was then cancelled, which its group takes for an end that was asked for: the
+    gateway went on, and nobody heard of a limit any more.
     """
     announced, follower = Announced(), following.follower
     following.topic.fails_with = asyncio.CancelledError()
@@ -146,8 +168,10 @@ def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: F
 
 
 def test_who_listens_is_told_when_following_stops(following: Following) -> None:
-    """A record that is no limit event stopped the follower. Streams were taken as before, and those that were open stayed so, without
-    a word of who was blocked.
+    """A record that is no limit event stopped the follower.
+
+    Streams were taken as before, and those that were open stayed so, without a word of who was
+    blocked.
     """
     announced, follower = Announced(), following.follower
     following.topic.records = announced.crossing("limit.reached")
@@ -155,7 +179,9 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
         await following.until(lambda: follower.untold() is None)
-        following.topic.records += [record._replace(value=b"garbage") for record in announced.crossing("limit.cleared")]
+        following.topic.records += [
+            record._replace(value=b"garbage") for record in announced.crossing("limit.cleared")
+        ]
         async with asyncio.timeout(DEADLINE_S):
             await running
 
@@ -165,7 +191,9 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
 
 
 def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following) -> None:
-    """Once it had caught up, a gateway whose Kafka was gone said who was blocked, and that it was ready, for as long as it ran."""
+    """Once it had caught up, a gateway whose Kafka was gone said who was blocked, and that it was
+    ready, for as long as it ran.
+    """
     announced, follower = Announced(), following.follower
     following.topic.records = announced.crossing("limit.reached")
 
@@ -176,7 +204,9 @@ def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following)
         gone_at_s = following.topic.now_s
         await following.until(lambda: follower.trouble() is not None)
         assert following.topic.now_s - gone_at_s <= QUIET_S + SILENT_MAX_S
-        following.topic.records += announced.crossing("limit.cleared") + announced.crossing("limit.reached")
+        following.topic.records += announced.crossing("limit.cleared") + announced.crossing(
+            "limit.reached"
+        )
         following.topic.is_away = False
         await following.until(lambda: follower.trouble() is None)
         assert [event for event, _ in following.heard] == ["0-0-0", "0-1-0", "0-2-0"]

@@ -1,4 +1,6 @@
-"""The usage meter over HTTP, its charges and its past periods: from a ledger decided in memory, folded into a history in a file."""
+"""The usage meter over HTTP, its charges and its past periods: from a ledger decided in memory,
+folded into a history in a file.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,29 @@ class DecidedAccounts:
     async def read(self, account: str) -> AccountNow:
         state = self.decided.book.accounts.get(account)
         known = state is not None
-        shown = untouched_free(self.at, SHIPPED) if state is None else state_at(state, account, self.at, SHIPPED)
+        shown = (
+            untouched_free(self.at, SHIPPED)
+            if state is None
+            else state_at(state, account, self.at, SHIPPED)
+        )
         stored = None if state is None else encode(state)
-        return AccountNow(account, shown, known, self.at, None, SHIPPED, self.decided.book.head.next_offset, stored=stored)
+        return AccountNow(
+            account,
+            shown,
+            known,
+            self.at,
+            None,
+            SHIPPED,
+            self.decided.book.head.next_offset,
+            stored=stored,
+        )
 
 
 class MeterWorld:
-    """A gateway over a partition in memory. ``fold`` folds what has been decided, ``take`` decides more."""
+    """A gateway over a partition in memory.
+
+    ``fold`` folds what has been decided, ``take`` decides more.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.gateway = GatewayWorld(directory)
@@ -95,18 +113,43 @@ def test_the_meter_shows_use_by_feature_model_and_day(world: MeterWorld) -> None
     )
     world.fold()
     meter = world.get("/v1/accounts/a/meter")
-    assert (meter["used"], meter["remaining"], meter["share_used"], meter["known"]) == ("79", "441", "0.1519", True)
-    assert [(each["id"], each["name"], each["credits"], each["uses"]) for each in meter["features"]] == [
+    assert (meter["used"], meter["remaining"], meter["share_used"], meter["known"]) == (
+        "79",
+        "441",
+        "0.1519",
+        True,
+    )
+    assert [
+        (each["id"], each["name"], each["credits"], each["uses"]) for each in meter["features"]
+    ] == [
         ("genai_video", "GenAI Video", "65", 2),
         ("ai_edit", "AI Edit", "14", 1),
     ]
     assert meter["features"][0]["models"] == [
-        {"id": "veo_3", "name": "Veo 3", "credits": "64", "quantity": "2", "unit": "generation", "uses": 1},
-        {"id": "ray_2_flash", "name": "Ray 2 Flash", "credits": "1", "quantity": "1", "unit": "generation", "uses": 1},
+        {
+            "id": "veo_3",
+            "name": "Veo 3",
+            "credits": "64",
+            "quantity": "2",
+            "unit": "generation",
+            "uses": 1,
+        },
+        {
+            "id": "ray_2_flash",
+            "name": "Ray 2 Flash",
+            "credits": "1",
+            "quantity": "1",
+            "unit": "generation",
+            "uses": 1,
+        },
     ]
     assert meter["features"][1]["models"][0]["name"] is None
     assert [day["date"] for day in meter["days"]] == [f"2026-01-{day:02}" for day in range(3, 14)]
-    assert meter["days"][0] == {"date": "2026-01-03", "credits": "65", "features": {"genai_video": "65"}}
+    assert meter["days"][0] == {
+        "date": "2026-01-03",
+        "credits": "65",
+        "features": {"genai_video": "65"},
+    }
     assert meter["days"][1] == {"date": "2026-01-04", "credits": "0", "features": {}}
     assert meter["grants"][0] | {"granted_at": ""} == {
         "source": "/test",
@@ -133,7 +176,11 @@ def test_figures_that_the_history_does_not_have_yet_are_said_to_be_old(world: Me
     world.fold()
     world.take("+1h use ai_edit")
     meter = world.get("/v1/accounts/a/meter")
-    assert (meter["used"], meter["features"][0]["credits"], meter["history_as_of"]) == ("28", "14", "2026-01-03T10:00:00Z")
+    assert (meter["used"], meter["features"][0]["credits"], meter["history_as_of"]) == (
+        "28",
+        "14",
+        "2026-01-03T10:00:00Z",
+    )
     assert world.get("/v1/accounts/a/charges")["history_as_of"] == "2026-01-03T10:00:00Z"
     world.fold()
     meter = world.get("/v1/accounts/a/meter")
@@ -147,20 +194,34 @@ def test_what_other_accounts_do_makes_no_figure_old(world: MeterWorld) -> None:
     assert world.get("/v1/accounts/a/meter")["history_as_of"] is None
 
 
-def test_without_a_history_the_figures_are_there_and_lists_say_what_to_do(world: MeterWorld) -> None:
+def test_without_a_history_the_figures_are_there_and_lists_say_what_to_do(
+    world: MeterWorld,
+) -> None:
     world.take(f"{START} subscribe max", "+1h use ai_edit")
     meter = world.get("/v1/accounts/a/meter")
-    assert (meter["used"], meter["features"], meter["history_as_of"]) == ("14", [], "2026-01-03T09:00:00Z")
+    assert (meter["used"], meter["features"], meter["history_as_of"]) == (
+        "14",
+        [],
+        "2026-01-03T09:00:00Z",
+    )
     for path in ("charges", "periods"):
         problem = world.get(f"/v1/accounts/a/{path}", status=503)
-        assert (problem["code"], "usageledger service history" in problem["detail"]) == ("not_ready", True)
+        assert (problem["code"], "usageledger service history" in problem["detail"]) == (
+            "not_ready",
+            True,
+        )
 
 
 def test_an_account_that_nobody_knows_has_a_meter_and_no_charges(world: MeterWorld) -> None:
     world.take(f"{START} subscribe max")
     world.fold()
     meter = world.get("/v1/accounts/new/meter")
-    assert (meter["known"], meter["plan"]["id"], meter["remaining"], meter["history_as_of"]) == (False, "free", "200", None)
+    assert (meter["known"], meter["plan"]["id"], meter["remaining"], meter["history_as_of"]) == (
+        False,
+        "free",
+        "200",
+        None,
+    )
     assert (meter["pace"], meter["renewal"], len(meter["days"])) == (None, None, 1)
     assert world.get("/v1/accounts/new/charges")["items"] == []
     assert world.get("/v1/accounts/new/periods")["items"] == []
@@ -174,12 +235,19 @@ def test_a_blocked_account_says_since_when_why_and_what_clears_it(world: MeterWo
         "reason": "usage",
         "since": "2026-01-03T10:00:00Z",
         "suspension": None,
-        "upgrade": {"plan": "max", "name": "Max", "price_cents": meter["upgrade"]["price_cents"], "allotment": "500"},
+        "upgrade": {
+            "plan": "max",
+            "name": "Max",
+            "price_cents": meter["upgrade"]["price_cents"],
+            "allotment": "500",
+        },
         "resets_at": "2026-02-03T09:00:00Z",
     }
 
 
-def test_since_when_an_account_is_blocked_is_not_said_by_a_history_that_is_old(world: MeterWorld) -> None:
+def test_since_when_an_account_is_blocked_is_not_said_by_a_history_that_is_old(
+    world: MeterWorld,
+) -> None:
     """It may be blocked for the second time, and the history know the first one only."""
     world.take(f"{START} subscribe pro", "+1h use chat_action 200")
     world.fold()
@@ -189,15 +257,23 @@ def test_since_when_an_account_is_blocked_is_not_said_by_a_history_that_is_old(w
 
 
 def test_free_shows_the_last_31_days(world: MeterWorld) -> None:
-    world.take("2026-01-03T09:00 use chat_action", "+60d use chat_action 5", at=NOON + timedelta(days=60))
+    world.take(
+        "2026-01-03T09:00 use chat_action", "+60d use chat_action 5", at=NOON + timedelta(days=60)
+    )
     world.fold()
     meter = world.get("/v1/accounts/a/meter")
-    assert [meter["days"][0]["date"], meter["days"][-1]["date"], len(meter["days"])] == ["2026-02-12", "2026-03-14", 31]
+    assert [meter["days"][0]["date"], meter["days"][-1]["date"], len(meter["days"])] == [
+        "2026-02-12",
+        "2026-03-14",
+        31,
+    ]
     assert meter["features"][0]["credits"] == "6"
 
 
 def test_past_periods_are_there_though_no_entry_has_ended_them(world: MeterWorld) -> None:
-    world.take(f"{START} subscribe pro", "+1h use chat_action 120", "2026-02-05T09:00 use chat_action 7")
+    world.take(
+        f"{START} subscribe pro", "+1h use chat_action 120", "2026-02-05T09:00 use chat_action 7"
+    )
     world.take(at=datetime(2026, 5, 4, tzinfo=UTC))
     world.fold()
     page = world.get("/v1/accounts/a/periods?limit=3")
@@ -215,7 +291,12 @@ def test_past_periods_are_there_though_no_entry_has_ended_them(world: MeterWorld
 
 
 def test_charges_come_with_their_explanations_the_newest_first(world: MeterWorld) -> None:
-    world.take(f"{START} subscribe max", "+1h use genai_video/veo_3 2 id=gen_1", "+1h use telepathy", "+1h void gen_1")
+    world.take(
+        f"{START} subscribe max",
+        "+1h use genai_video/veo_3 2 id=gen_1",
+        "+1h use telepathy",
+        "+1h void gen_1",
+    )
     world.fold()
     page = world.get("/v1/accounts/a/charges")
     assert [(each["kind"], each["credits"], each["remaining_after"]) for each in page["items"]] == [
@@ -234,7 +315,17 @@ def test_charges_come_with_their_explanations_the_newest_first(world: MeterWorld
     assert [each["kind"] for each in rest["items"]] == ["usage", "plan_change"]
 
 
-@pytest.mark.parametrize("query", ["cursor=x", "limit=0", "limit=201", "period=-1", "period=99999999999999999999", "cursor=" + "9" * 50])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "cursor=x",
+        "limit=0",
+        "limit=201",
+        "period=-1",
+        "period=99999999999999999999",
+        "cursor=" + "9" * 50,
+    ],
+)
 def test_a_query_that_makes_no_sense_is_refused(query: str, world: MeterWorld) -> None:
     world.take(f"{START} subscribe max")
     world.fold()
@@ -268,6 +359,18 @@ def test_whatever_is_answered_is_what_the_document_says(world: MeterWorld) -> No
     document = bare_app().openapi()
     for what, schema in (("meter", "Meter"), ("charges", "ChargePage"), ("periods", "PeriodPage")):
         answer = world.get(f"/v1/accounts/a/{what}")
-        jsonschema.validate(answer, {"$ref": f"#/components/schemas/{schema}", "components": document["components"]})
+        jsonschema.validate(
+            answer, {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+        )
     kinds = {each["kind"] for each in world.get("/v1/accounts/a/charges")["items"]}
-    assert kinds == {"usage", "void", "grant", "grant_expired", "renewal", "plan_change", "account_opened", "suspension", "resumption"}
+    assert kinds == {
+        "usage",
+        "void",
+        "grant",
+        "grant_expired",
+        "renewal",
+        "plan_change",
+        "account_opened",
+        "suspension",
+        "resumption",
+    }

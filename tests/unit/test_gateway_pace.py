@@ -30,7 +30,11 @@ def test_a_pace_is_the_periods_use_over_what_has_passed_of_it() -> None:
     state = account(f"{START} subscribe max", "+1h use chat_action 100")
     pace = pace_of(state, BEGAN + timedelta(days=20))
     assert pace is not None
-    assert (pace.days, pace.microcredits_per_day, pace.used_up_at) == (Decimal(20), 5 * CREDIT, None)
+    assert (pace.days, pace.microcredits_per_day, pace.used_up_at) == (
+        Decimal(20),
+        5 * CREDIT,
+        None,
+    )
     assert pace.at_period_end == 500 * CREDIT - 155 * CREDIT
 
 
@@ -46,16 +50,28 @@ def test_what_is_used_up_before_the_period_ends_has_a_date() -> None:
     ("lines", "after"),
     [
         ((f"{START} subscribe max",), timedelta(days=5)),
-        ((f"{START} subscribe max", "+1m use chat_action"), timedelta(hours=1) - timedelta(microseconds=1)),
+        (
+            (f"{START} subscribe max", "+1m use chat_action"),
+            timedelta(hours=1) - timedelta(microseconds=1),
+        ),
     ],
 )
-def test_without_use_and_in_the_first_hour_there_is_no_pace(lines: tuple[str, ...], after: timedelta) -> None:
+def test_without_use_and_in_the_first_hour_there_is_no_pace(
+    lines: tuple[str, ...], after: timedelta
+) -> None:
     assert pace_of(account(*lines), BEGAN + after) is None
-    assert pace_of(account(f"{START} subscribe max", "+1m use chat_action"), BEGAN + timedelta(hours=1)) is not None
+    assert (
+        pace_of(
+            account(f"{START} subscribe max", "+1m use chat_action"), BEGAN + timedelta(hours=1)
+        )
+        is not None
+    )
 
 
 def test_where_nothing_remains_there_is_no_date_to_come() -> None:
-    pace = pace_of(account(f"{START} subscribe pro", "+1h use chat_action 200"), BEGAN + timedelta(days=1))
+    pace = pace_of(
+        account(f"{START} subscribe pro", "+1h use chat_action 200"), BEGAN + timedelta(days=1)
+    )
     assert pace is not None and pace.used_up_at is None
 
 
@@ -72,8 +88,14 @@ def test_what_lasts_longer_than_a_forecast_reaches_is_not_used_up() -> None:
     assert pace is not None and pace.used_up_at is None
 
 
-@given(used=st.integers(1, 2**53 - 1), allotment=st.integers(0, 2**53 - 1), passed=st.timedeltas(timedelta(hours=1), timedelta(days=30)))
-def test_a_forecast_promises_no_more_than_there_is(used: int, allotment: int, passed: timedelta) -> None:
+@given(
+    used=st.integers(1, 2**53 - 1),
+    allotment=st.integers(0, 2**53 - 1),
+    passed=st.timedeltas(timedelta(hours=1), timedelta(days=30)),
+)
+def test_a_forecast_promises_no_more_than_there_is(
+    used: int, allotment: int, passed: timedelta
+) -> None:
     end = BEGAN + timedelta(days=31)
     period = Period(number=1, start=BEGAN, end=end, plan="max", allotment=allotment, used=used)
     state = AccountState(plan="max", period=period, free_left=0, time_zone="UTC", anchor=BEGAN)
@@ -91,15 +113,23 @@ def test_a_forecast_promises_no_more_than_there_is(used: int, allotment: int, pa
 
 
 def test_a_renewal_says_what_lapses_and_what_stays() -> None:
-    state = account(f"{START} subscribe max", "+1h grant 20", "+1h grant 7 until=+3d", "+1h use chat_action 120")
+    state = account(
+        f"{START} subscribe max", "+1h grant 20", "+1h grant 7 until=+3d", "+1h use chat_action 120"
+    )
     renewal = renewal_of(state, "a", SHIPPED)
     assert renewal is not None
-    assert (renewal.at, renewal.plan, renewal.allotment) == (datetime(2026, 2, 3, 9, tzinfo=UTC), "max", 500 * CREDIT)
+    assert (renewal.at, renewal.plan, renewal.allotment) == (
+        datetime(2026, 2, 3, 9, tzinfo=UTC),
+        "max",
+        500 * CREDIT,
+    )
     assert (renewal.lapses, renewal.granted_left) == (380 * CREDIT, 20 * CREDIT)
 
 
 def test_a_renewal_draws_from_grants_what_the_allotment_did_not_cover() -> None:
-    renewal = renewal_of(account(f"{START} subscribe pro", "+1h grant 20", "+1h use chat_action 205"), "a", SHIPPED)
+    renewal = renewal_of(
+        account(f"{START} subscribe pro", "+1h grant 20", "+1h use chat_action 205"), "a", SHIPPED
+    )
     assert renewal is not None
     assert (renewal.lapses, renewal.granted_left) == (0, 15 * CREDIT)
 
@@ -107,7 +137,11 @@ def test_a_renewal_draws_from_grants_what_the_allotment_did_not_cover() -> None:
 def test_a_renewal_brings_the_plan_that_waits_and_the_rest_of_free() -> None:
     lower = renewal_of(account(f"{START} subscribe max", "+1h change pro"), "a", SHIPPED)
     assert lower is not None and (lower.plan, lower.allotment) == ("pro", 200 * CREDIT)
-    cancelled = renewal_of(account("2026-01-01T00:00 use chat_action 50", f"{START} subscribe max", "+1h cancel"), "a", SHIPPED)
+    cancelled = renewal_of(
+        account("2026-01-01T00:00 use chat_action 50", f"{START} subscribe max", "+1h cancel"),
+        "a",
+        SHIPPED,
+    )
     assert cancelled is not None and (cancelled.plan, cancelled.allotment) == ("free", 150 * CREDIT)
 
 

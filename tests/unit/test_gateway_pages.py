@@ -1,4 +1,7 @@
-"""The pages' files: how they are served, and what a page may load. And the tokens that they ask for."""
+"""The pages' files: how they are served, and what a page may load.
+
+And the tokens that they ask for.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,32 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made.store.close()
 
 
-@pytest.mark.parametrize("path", ["/console", "/accounts/acct_1/meter", "/accounts/team%2F7/meter", "/usage-meter.js", "/pages/pages.css"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/console",
+        "/accounts/acct_1/meter",
+        "/accounts/team%2F7/meter",
+        "/usage-meter.js",
+        "/pages/pages.css",
+    ],
+)
 def test_a_page_loads_runs_and_asks_nothing_but_our_own(world: GatewayWorld, path: str) -> None:
     answer = asyncio.run(world.ask("GET", path))
     assert answer.status_code == 200
-    policy = dict(directive.split(" ", 1) for directive in answer.headers["content-security-policy"].split("; "))
+    policy = dict(
+        directive.split(" ", 1)
+        for directive in answer.headers["content-security-policy"].split("; ")
+    )
     assert policy.pop("default-src") == "'none'"
     assert policy.pop("img-src") == "'self' data:"
     assert {policy.pop(name) for name in ("frame-ancestors", "base-uri")} == {"'none'"}
     assert set(policy) == {"script-src", "style-src", "connect-src", "form-action"}
     assert set(policy.values()) == {"'self'"}
-    assert (answer.headers["x-content-type-options"], answer.headers["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert (answer.headers["x-content-type-options"], answer.headers["referrer-policy"]) == (
+        "nosniff",
+        "no-referrer",
+    )
 
 
 def test_who_opens_the_gateways_address_is_led_to_the_console(world: GatewayWorld) -> None:
@@ -52,36 +70,59 @@ def test_who_opens_the_gateways_address_is_led_to_the_console(world: GatewayWorl
         ("/console", "text/html; charset=utf-8"),
     ],
 )
-def test_a_file_is_asked_for_each_time_and_sent_only_if_it_has_changed(world: GatewayWorld, path: str, media_type: str) -> None:
+def test_a_file_is_asked_for_each_time_and_sent_only_if_it_has_changed(
+    world: GatewayWorld, path: str, media_type: str
+) -> None:
     first = asyncio.run(world.ask("GET", path))
-    assert (first.headers["content-type"], first.headers["cache-control"]) == (media_type, "no-cache")
+    assert (first.headers["content-type"], first.headers["cache-control"]) == (
+        media_type,
+        "no-cache",
+    )
     again = asyncio.run(world.ask("GET", path, headers={"If-None-Match": first.headers["etag"]}))
     assert (again.status_code, again.content) == (304, b"")
-    assert asyncio.run(world.ask("GET", path, headers={"If-None-Match": '"another"'})).content == first.content
+    assert (
+        asyncio.run(world.ask("GET", path, headers={"If-None-Match": '"another"'})).content
+        == first.content
+    )
 
 
 def test_a_file_goes_out_as_it_is_or_compressed_as_the_browser_likes(world: GatewayWorld) -> None:
-    plain = asyncio.run(world.ask("GET", "/usage-meter.js", headers={"Accept-Encoding": "identity"}))
+    plain = asyncio.run(
+        world.ask("GET", "/usage-meter.js", headers={"Accept-Encoding": "identity"})
+    )
     packed = asyncio.run(world.ask("GET", "/usage-meter.js", headers={"Accept-Encoding": "gzip"}))
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
     assert plain.content == packed.content == (PAGES / "usage-meter.js").read_bytes()
-    assert int(packed.headers["content-length"]) == len(gzip.compress(plain.content, mtime=0)) < int(plain.headers["content-length"]) / 2
+    assert (
+        int(packed.headers["content-length"])
+        == len(gzip.compress(plain.content, mtime=0))
+        < int(plain.headers["content-length"]) / 2
+    )
 
 
 def test_other_sites_may_load_the_component_and_none_of_our_pages(world: GatewayWorld) -> None:
     def allowed(path: str) -> str | None:
-        found: str | None = asyncio.run(world.ask("GET", path, headers={"Origin": "https://evil.example"})).headers.get(
-            "access-control-allow-origin"
-        )
+        found: str | None = asyncio.run(
+            world.ask("GET", path, headers={"Origin": "https://evil.example"})
+        ).headers.get("access-control-allow-origin")
         return found
 
     assert {allowed(f"/usage-meter.{rest}") for rest in ("js", "css", "de.js")} == {"*"}
-    assert {allowed(path) for path in ("/console", "/pages/console.js", "/accounts/a/meter")} == {None}
+    assert {allowed(path) for path in ("/console", "/pages/console.js", "/accounts/a/meter")} == {
+        None
+    }
 
 
 @pytest.mark.parametrize(
-    "path", ["/pages/..%2Fkeys.py", "/pages/%2Fetc%2Fpasswd", "/pages/nothing.js", "/usage-meter.py", "/usage-meter.xx.js"]
+    "path",
+    [
+        "/pages/..%2Fkeys.py",
+        "/pages/%2Fetc%2Fpasswd",
+        "/pages/nothing.js",
+        "/usage-meter.py",
+        "/usage-meter.xx.js",
+    ],
 )
 def test_what_is_no_page_is_not_served(world: GatewayWorld, path: str) -> None:
     assert asyncio.run(world.ask("GET", path)).json()["code"] == "not_found"
@@ -91,10 +132,14 @@ def test_no_script_reads_markup_and_no_page_holds_script_or_style() -> None:
     """What comes from outside becomes text nodes; the policy forbids what stands inside a page."""
     scripts = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.js")}
     assert {
-        name for name, text in scripts.items() if re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
+        name
+        for name, text in scripts.items()
+        if re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
     } == set()
     for path in PAGES.glob("*.html"):
-        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", path.read_text(encoding="utf-8")), path.name
+        assert not re.search(
+            r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", path.read_text(encoding="utf-8")
+        ), path.name
 
 
 def test_every_language_has_every_text() -> None:
@@ -105,23 +150,43 @@ def test_every_language_has_every_text() -> None:
     assert len(english) > 80
     assert {name for name in german if not name.startswith("explain_")} == english
     # The gateway explains in English itself; another language explains every kind that is listed.
-    kinds = {name.removeprefix("kind_") for name in english if name.startswith("kind_")} | {"usage", "usage_per"}
+    kinds = {name.removeprefix("kind_") for name in english if name.startswith("kind_")} | {
+        "usage",
+        "usage_per",
+    }
     assert {name.removeprefix("explain_") for name in german - english} == kinds
 
 
-def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(world: GatewayWorld) -> None:
+def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(
+    world: GatewayWorld,
+) -> None:
     async def scenario() -> None:
         key = world.key("read")
-        minted = await world.ask("POST", "/v1/accounts/team%2F7/tokens", credential=key, body={"expires_in": 60})
+        minted = await world.ask(
+            "POST", "/v1/accounts/team%2F7/tokens", credential=key, body={"expires_in": 60}
+        )
         assert minted.status_code == 201
-        assert minted.json()["expires_at"] == (NOW + timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert minted.json()["expires_at"] == (NOW + timedelta(minutes=1)).strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        )
         caller = world.keys.caller(minted.json()["token"], NOW)
         assert (caller.account, set(caller.scopes)) == ("team/7", {"read"})
-        more = await world.ask("POST", "/v1/accounts/a/tokens", credential=key, body={"scopes": ["read", "hold"]})
+        more = await world.ask(
+            "POST", "/v1/accounts/a/tokens", credential=key, body={"scopes": ["read", "hold"]}
+        )
         assert (more.status_code, more.json()["scope"]) == (403, "hold")
-        nonsense: tuple[dict[str, object], ...] = ({"scopes": ["admin"]}, {"scopes": []}, {"expires_in": 3_601}, {"expires_in": 0})
+        nonsense: tuple[dict[str, object], ...] = (
+            {"scopes": ["admin"]},
+            {"scopes": []},
+            {"expires_in": 3_601},
+            {"expires_in": 0},
+        )
         for bad in nonsense:
-            assert (await world.ask("POST", "/v1/accounts/a/tokens", credential=world.key("admin"), body=bad)).status_code == 422
+            assert (
+                await world.ask(
+                    "POST", "/v1/accounts/a/tokens", credential=world.key("admin"), body=bad
+                )
+            ).status_code == 422
 
     asyncio.run(scenario())
 
@@ -129,10 +194,14 @@ def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(worl
 def test_a_minted_token_ends_with_its_time_and_with_its_key(world: GatewayWorld) -> None:
     async def scenario() -> None:
         key = world.key("admin")
-        minted = await world.ask("POST", "/v1/accounts/a/tokens", credential=key, body={"expires_in": 60})
+        minted = await world.ask(
+            "POST", "/v1/accounts/a/tokens", credential=key, body={"expires_in": 60}
+        )
         token = minted.json()["token"]
         world.pass_time(timedelta(seconds=66))
-        assert (await world.ask("POST", "/v1/accounts/a/tokens", credential=token, body={})).status_code == 401
+        assert (
+            await world.ask("POST", "/v1/accounts/a/tokens", credential=token, body={})
+        ).status_code == 401
 
     asyncio.run(scenario())
 
@@ -149,7 +218,9 @@ def test_a_rotated_keys_tokens_are_made_with_its_newest_secret(world: GatewayWor
         old = world.key("read")
         world.pass_time(timedelta(seconds=1))
         world.keys.rotate(old.split("_")[1], timedelta(minutes=1), world.now)
-        minted = await world.ask("POST", "/v1/accounts/a/tokens", credential=old, body={"expires_in": 600})
+        minted = await world.ask(
+            "POST", "/v1/accounts/a/tokens", credential=old, body={"expires_in": 600}
+        )
         world.pass_time(timedelta(minutes=2))
         assert world.keys.caller(minted.json()["token"], world.now).account == "a"
 
@@ -161,9 +232,15 @@ def test_the_pages_learn_who_is_signed_in_without_an_error(world: GatewayWorld) 
         assert (await world.ask("GET", "/session")).json() == {"is_signed_in": False, "scopes": []}
         signed_in = await world.ask("POST", "/session", body={"key": world.key("read", "check")})
         cookie = {"Cookie": signed_in.headers["set-cookie"].partition(";")[0]}
-        assert (await world.ask("GET", "/session", headers=cookie)).json() == {"is_signed_in": True, "scopes": ["check", "read"]}
+        assert (await world.ask("GET", "/session", headers=cookie)).json() == {
+            "is_signed_in": True,
+            "scopes": ["check", "read"],
+        }
         wrong = {"Cookie": f"{SESSION_COOKIE}=made-up"}
-        assert (await world.ask("GET", "/session", headers=wrong)).json() == {"is_signed_in": False, "scopes": []}
+        assert (await world.ask("GET", "/session", headers=wrong)).json() == {
+            "is_signed_in": False,
+            "scopes": [],
+        }
 
     asyncio.run(scenario())
 

@@ -1,4 +1,6 @@
-"""Account streams: what a client is sent, when, and what becomes of one that is slow or no longer let in."""
+"""Account streams: what a client is sent, when, and what becomes of one that is slow or no longer
+let in.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,14 @@ class Counters(Accounts):
 
     def __init__(self, world: GatewayWorld) -> None:
         catalogs = PublishedCatalogs("127.0.0.1:1", "")
-        super().__init__(cast(AsyncClient, None), catalogs, prefix="", partition_count=1, is_importing=lambda: False, now=lambda: world.now)
+        super().__init__(
+            cast(AsyncClient, None),
+            catalogs,
+            prefix="",
+            partition_count=1,
+            is_importing=lambda: False,
+            now=lambda: world.now,
+        )
         self._world = world
         self.states: dict[str, AccountState] = {}
         self.held = 0
@@ -61,8 +70,17 @@ class Counters(Accounts):
 
     def use(self, account: str, credits: int) -> None:
         """The account has used so many credits of Pro's 200."""
-        period = Period(number=0, start=NOW - timedelta(days=10), end=END, plan="pro", allotment=200 * CREDIT, used=credits * CREDIT)
-        self.states[account] = AccountState(plan="pro", period=period, free_left=0, time_zone="UTC", anchor=NOW - timedelta(days=10))
+        period = Period(
+            number=0,
+            start=NOW - timedelta(days=10),
+            end=END,
+            plan="pro",
+            allotment=200 * CREDIT,
+            used=credits * CREDIT,
+        )
+        self.states[account] = AccountState(
+            plan="pro", period=period, free_left=0, time_zone="UTC", anchor=NOW - timedelta(days=10)
+        )
 
     def partition(self, account: str) -> int:
         return int(account.partition("@")[2] or 0)
@@ -72,9 +90,18 @@ class Counters(Accounts):
             await asyncio.Event().wait()
         if self.is_away:
             raise ViewError("redis: gone")
-        head = StoredHead(Position(1, "h"), encode(Head(ledger="l", next_offset=1, clock=NOW)), self.verified_at_ms)
-        blobs = [None if account not in self.states else encode(self.states[account]) for account in accounts]
-        return [AccountReading(head, blob, self.held * CREDIT, int(self.held > 0)) for blob in blobs]
+        head = StoredHead(
+            Position(1, "h"),
+            encode(Head(ledger="l", next_offset=1, clock=NOW)),
+            self.verified_at_ms,
+        )
+        blobs = [
+            None if account not in self.states else encode(self.states[account])
+            for account in accounts
+        ]
+        return [
+            AccountReading(head, blob, self.held * CREDIT, int(self.held > 0)) for blob in blobs
+        ]
 
     async def _catalogs_up_to(self, before: int) -> AdoptedCatalogs:
         self.reads += 1
@@ -104,7 +131,9 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
     counters = Counters(made)
     made.gateway.accounts = counters
-    made.gateway.streams = Streams(counters, made.gateway.limits, made.gateway.store_thread, lambda: made.now)
+    made.gateway.streams = Streams(
+        counters, made.gateway.limits, made.gateway.store_thread, lambda: made.now
+    )
     yield made
     made.gateway.store_thread.close()
     made.store.close()
@@ -130,22 +159,33 @@ def test_figures_are_sent_at_once_and_then_only_when_they_change(world: GatewayW
         await streams.look(["acct"])
         for listening in (first, second):
             kind, told = await listening.next()
-            assert (kind, told["used"], told["remaining"], told["as_of"]) == ("meter", "40", "160", None)
+            assert (kind, told["used"], told["remaining"], told["as_of"]) == (
+                "meter",
+                "40",
+                "160",
+                None,
+            )
         await streams.look(["acct"])
         assert counters.reads == 1
         third = Listening(streams)
         assert (await third.next())[1]["used"] == "40"
         counters.use("acct", 41)
         await streams.look(["acct"])
-        assert {(await listening.next())[1]["used"] for listening in (first, second, third)} == {"41"}
+        assert {(await listening.next())[1]["used"] for listening in (first, second, third)} == {
+            "41"
+        }
         assert counters.reads == 2
 
     asyncio.run(scenario())
 
 
-def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five pages were opened a second, each of an account that nobody watched. Each began the wait for the next poll anew, so that no meter
-    moved, and streams whose token had ended went on.
+def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five pages were opened a second, each of an account that nobody watched.
+
+    Each began the wait for the next poll anew, so that no meter moved, and streams whose token had
+    ended went on.
     """
     counters, streams = of(world)
     monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
@@ -167,9 +207,11 @@ def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(world: 
     asyncio.run(scenario())
 
 
-def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(world: GatewayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partitions were looked at one after another: with one node of Redis dead, the meters of all others stood still for its timeout, in
-    every poll, for each of its partitions.
+def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions were looked at one after another: with one node of Redis dead, the meters of all
+    others stood still for its timeout, in every poll, for each of its partitions.
     """
     counters, streams = of(world)
     monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
@@ -198,7 +240,12 @@ def test_a_hold_moves_the_figures(world: GatewayWorld) -> None:
         counters.held = 14
         await streams.look(["acct"])
         _, told = await listening.next()
-        assert (told["held"], told["holds"], told["remaining"], told["available"]) == ("14", {"open": 1, "credits": "14"}, "160", "146")
+        assert (told["held"], told["holds"], told["remaining"], told["available"]) == (
+            "14",
+            {"open": 1, "credits": "14"},
+            "160",
+            "146",
+        )
 
     asyncio.run(scenario())
 
@@ -219,7 +266,9 @@ def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: Gate
     asyncio.run(scenario())
 
 
-def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_where_it_was(world: GatewayWorld) -> None:
+def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_where_it_was(
+    world: GatewayWorld,
+) -> None:
     _, streams = of(world)
     topic = Announced()
 
@@ -230,19 +279,24 @@ def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_wh
             assert (await quick.next())[0].startswith("0-")
         assert await slow.has_ended()
         again = Listening(streams, after=Place(0, 41, 0, 1))
-        assert [(await again.next())[0] for _ in range(WAITING_MAX - 41)] == [f"0-{number}-0" for number in range(42, WAITING_MAX + 1)]
+        assert [(await again.next())[0] for _ in range(WAITING_MAX - 41)] == [
+            f"0-{number}-0" for number in range(42, WAITING_MAX + 1)
+        ]
 
     asyncio.run(scenario())
 
 
-def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_twice(world: GatewayWorld) -> None:
+def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_twice(
+    world: GatewayWorld,
+) -> None:
     _, streams = of(world)
     topic = Announced()
     take(world, 0, topic.crossing("limit.threshold", "limit.reached"))
 
     async def scenario() -> None:
         listening = Listening(streams, after=Place(0, 0, 0, 2))
-        # The client is there, and nothing has been read for it yet: this is among what was missed, and it is told of it as well.
+        # The client is there, and nothing has been read for it yet: this is among what was missed,
+        # and it is told of it as well.
         take(world, 0, topic.crossing("limit.cleared"))
         assert [(await listening.next())[0] for _ in range(2)] == ["0-0-1", "0-1-0"]
         take(world, 0, topic.crossing("limit.reached"))
@@ -252,9 +306,11 @@ def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_tw
 
 
 @pytest.mark.parametrize("has_past", [False, True])
-def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(world: GatewayWorld, has_past: bool) -> None:
-    """A meter's connection broke before the account's first limit event, and it came again without an id: it never heard that the account
-    had been blocked meanwhile.
+def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(
+    world: GatewayWorld, has_past: bool
+) -> None:
+    """A meter's connection broke before the account's first limit event, and it came again without
+    an id: it never heard that the account had been blocked meanwhile.
     """
     topic = Announced()
     caller = world.keys.caller(world.key("read"), NOW)
@@ -263,7 +319,13 @@ def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(world
 
     async def scenario() -> None:
         async def opened(last_event_id: str | None) -> AsyncIterator[bytes]:
-            response = await stream_account("acct", Request({"type": "http", "headers": []}), world.gateway, caller, last_event_id)
+            response = await stream_account(
+                "acct",
+                Request({"type": "http", "headers": []}),
+                world.gateway,
+                caller,
+                last_event_id,
+            )
             return cast(AsyncIterator[bytes], response.body_iterator)
 
         first = (await anext(await opened(None))).decode()
@@ -298,7 +360,12 @@ def test_only_the_accounts_own_events_are_sent(world: GatewayWorld) -> None:
 
     async def scenario() -> None:
         listening = Listening(streams, "a")
-        take(world, 0, topic.crossing("limit.reached", account="b") + topic.crossing("limit.reached", account="a"))
+        take(
+            world,
+            0,
+            topic.crossing("limit.reached", account="b")
+            + topic.crossing("limit.reached", account="a"),
+        )
         event = world.gateway.limits.block_of("a")
         assert event is not None
         assert await listening.next() == ("0-1-0", json.loads(event))
@@ -322,7 +389,11 @@ def test_a_renewal_moves_the_figures_when_its_time_comes(world: GatewayWorld) ->
         counters.verified_at_ms = _ms(world.now)
         await streams.look(["acct"])
         _, told = await listening.next()
-        assert (told["used"], told["remaining"], told["period"]["start"]) == ("0", "200", "2026-12-15T10:00:00Z")
+        assert (told["used"], told["remaining"], told["period"]["start"]) == (
+            "0",
+            "200",
+            "2026-12-15T10:00:00Z",
+        )
         assert counters.reads == 2
 
     asyncio.run(scenario())
@@ -354,7 +425,10 @@ def test_a_new_gateway_knows_since_when_an_account_is_blocked(world: GatewayWorl
         listening = Listening(streams)
         await streams.look(["acct"])
         told = (await listening.next())[1]
-        assert (told["blocked"]["since"], told["blocked"]["reason"]) == ("2026-11-01T00:00:00Z", "usage")
+        assert (told["blocked"]["since"], told["blocked"]["reason"]) == (
+            "2026-11-01T00:00:00Z",
+            "usage",
+        )
 
     asyncio.run(scenario())
 
@@ -422,7 +496,12 @@ def test_a_key_that_is_revoked_ends_what_it_had_begun(world: GatewayWorld) -> No
     world.keys.revoke(split_key(key)[0], world.now)
     assert not works()
     session = world.keys.new_session(world.key("read"), world.now)
-    of_session = still_let_in(Request({"type": "http", "headers": [(b"cookie", f"usageledger_session={session}".encode())]}), world.gateway)
+    of_session = still_let_in(
+        Request(
+            {"type": "http", "headers": [(b"cookie", f"usageledger_session={session}".encode())]}
+        ),
+        world.gateway,
+    )
     assert of_session()
     world.pass_time(timedelta(hours=13))
     assert not of_session()
@@ -442,7 +521,9 @@ def test_an_account_has_so_many_streams_and_no_more(world: GatewayWorld) -> None
 
 
 def test_nobody_listens_while_the_past_is_read(world: GatewayWorld) -> None:
-    """A gateway on a new data directory sent its streams all limit events since the beginning, as if they happened now."""
+    """A gateway on a new data directory sent its streams all limit events since the beginning, as
+    if they happened now.
+    """
     _, streams = of(world)
     streams.untold = lambda: "the past is still being read"
     with pytest.raises(Problem) as refused:
@@ -452,10 +533,16 @@ def test_nobody_listens_while_the_past_is_read(world: GatewayWorld) -> None:
     streams.open("acct", lambda: True)
 
 
-def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(world: GatewayWorld) -> None:
-    """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty accounts could take all."""
+def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
+    world: GatewayWorld,
+) -> None:
+    """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty
+    accounts could take all.
+    """
     _, streams = of(world)
-    clients = [streams.open("acct", lambda: True, has_token=True) for _ in range(STREAMS_BY_TOKEN_MAX)]
+    clients = [
+        streams.open("acct", lambda: True, has_token=True) for _ in range(STREAMS_BY_TOKEN_MAX)
+    ]
     with pytest.raises(Problem) as refused:
         streams.open("acct", lambda: True, has_token=True)
     assert refused.value.code == "too_many_streams"
@@ -482,7 +569,9 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(wor
         ("٠-1-0", None),
     ],
 )
-def test_a_stream_resumes_after_an_id_of_its_partition_and_from_now_on_otherwise(said: str | None, place: Place | None) -> None:
+def test_a_stream_resumes_after_an_id_of_its_partition_and_from_now_on_otherwise(
+    said: str | None, place: Place | None
+) -> None:
     found, remark = _resumed(said, 0)
     assert found == place
     assert ("from now on" in remark) == (place is None)

@@ -1,4 +1,6 @@
-"""Grants: an allotment is used before them, the soonest to expire before the others, and what they gave is settled with the period."""
+"""Grants: an allotment is used before them, the soonest to expire before the others, and what they
+gave is settled with the period.
+"""
 
 from __future__ import annotations
 
@@ -43,16 +45,18 @@ def test_a_grant_frees_a_blocked_account_and_what_was_used_beyond_is_drawn_from_
 
 @ledger
 def test_the_soonest_to_expire_is_drawn_first_and_one_that_never_does_last() -> None:
-    """Of 60 used beyond the allotment, 50 come from the grant that expires first and 10 from the next; the third stays whole.
+    """Of 60 used beyond the allotment, 50 come from the grant that expires first and 10 from the
+    next; the third stays whole.
 
-    2026-01-31T10:00  subscribe pro                        => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    +1m               grant 1000                           => grant 200+1000-0=1200
-    +1m               grant 100 until=2026-06-01T00:00     => grant 200+1100-0=1300
-    +1m               grant 50 until=2026-05-01T00:00      => grant 200+1150-0=1350
-    +1m               use chat_action 260                  => usage 260 200+1150-260=1090
-    2026-02-28T10:00  use chat_action                      => renewal pro 200+1090-0=1290 ; usage 1 200+1090-1=1289
-    2026-05-02T00:00  wait                                 => renewal pro 200+1090-0=1290 ; renewal pro 200+1090-0=1290
-    2026-06-01T00:00  wait                                 => renewal pro 200+1090-0=1290 ; grant_expired 200+1000-0=1200
+    2026-01-31T10:00  subscribe pro                        => account_opened free 200+0-0=200 ;
+    plan_change pro 200+0-0=200 +1m               grant 1000                           => grant
+    200+1000-0=1200 +1m               grant 100 until=2026-06-01T00:00     => grant 200+1100-0=1300
+    +1m               grant 50 until=2026-05-01T00:00      => grant 200+1150-0=1350 +1m
+    use chat_action 260                  => usage 260 200+1150-260=1090 2026-02-28T10:00  use
+    chat_action                      => renewal pro 200+1090-0=1290 ; usage 1 200+1090-1=1289
+    2026-05-02T00:00  wait                                 => renewal pro 200+1090-0=1290 ; renewal
+    pro 200+1090-0=1290 2026-06-01T00:00  wait                                 => renewal pro
+    200+1090-0=1290 ; grant_expired 200+1000-0=1200
     """
 
 
@@ -105,11 +109,11 @@ def test_an_upgrade_gives_drawn_grants_back() -> None:
 def test_a_grant_that_expires_as_the_period_ends_lapses_with_it() -> None:
     """What it gave is settled with the period that drew it; the next one never had the rest.
 
-    2026-01-31T10:00  subscribe pro                     => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    +1d               grant 100 until=2026-02-28T10:00  => grant 200+100-0=300
-    +1d               use chat_action 230               => usage 230 200+100-230=70
-    2026-02-28T10:00  wait                              => renewal pro 200+0-0=200
-    +1s               use chat_action 5 on=-2s          => usage 5 late 200+30-235=-5
+    2026-01-31T10:00  subscribe pro                     => account_opened free 200+0-0=200 ;
+    plan_change pro 200+0-0=200 +1d               grant 100 until=2026-02-28T10:00  => grant
+    200+100-0=300 +1d               use chat_action 230               => usage 230 200+100-230=70
+    2026-02-28T10:00  wait                              => renewal pro 200+0-0=200 +1s
+    use chat_action 5 on=-2s          => usage 5 late 200+30-235=-5
     """
 
 
@@ -172,13 +176,15 @@ def test_a_grant_whose_end_has_come_is_refused() -> None:
 def test_a_grants_id_used_again_when_it_no_longer_counts_is_another_grant() -> None:
     """Once each of the two was settled by what both drew, and both went when one expired.
 
-    2026-01-31T10:00  subscribe pro                                     => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    +1d               grant 100 id=promo until=2026-06-01T00:00         => grant 200+100-0=300
-    2026-03-31T10:00  grant 100 id=promo until=2026-06-20T00:00         => renewal pro 200+100-0=300 ; renewal pro 200+100-0=300
+    2026-01-31T10:00  subscribe pro                                     => account_opened free
+    200+0-0=200 ; plan_change pro 200+0-0=200 +1d               grant 100 id=promo
+    until=2026-06-01T00:00         => grant 200+100-0=300 2026-03-31T10:00  grant 100 id=promo
+    until=2026-06-20T00:00         => renewal pro 200+100-0=300 ; renewal pro 200+100-0=300
                                                                            ; grant 200+200-0=400
     +1d               use chat_action 250                               => usage 250 200+200-250=150
-    2026-04-30T10:00  use chat_action                                   => renewal pro 200+150-0=350 ; usage 1 200+150-1=349
-    2026-06-01T00:00  wait                                              => renewal pro 200+150-0=350 ; grant_expired 200+100-0=300
+    2026-04-30T10:00  use chat_action                                   => renewal pro 200+150-0=350
+    ; usage 1 200+150-1=349 2026-06-01T00:00  wait                                              =>
+    renewal pro 200+150-0=350 ; grant_expired 200+100-0=300
     """
 
 
@@ -205,6 +211,11 @@ def test_no_more_is_granted_than_the_ledger_counts() -> None:
 @pytest.mark.parametrize("spent", ["100", "300"])
 def test_the_state_keeps_no_grant_that_is_used_up(spent: str) -> None:
     partition = Partition()
-    for line in ["2026-01-31T10:00 subscribe pro", "+1d grant 100", f"+1d use chat_action {spent}", "2026-02-28T10:00 use chat_action"]:
+    for line in [
+        "2026-01-31T10:00 subscribe pro",
+        "+1d grant 100",
+        f"+1d use chat_action {spent}",
+        "2026-02-28T10:00 use chat_action",
+    ]:
         partition.take(line)
     assert len(partition.state().grants) == (1 if spent == "100" else 0)

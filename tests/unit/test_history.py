@@ -1,4 +1,6 @@
-"""The history's fold: what each kind of entry leaves in its tables, and what it does with a log that is not what it was."""
+"""The history's fold: what each kind of entry leaves in its tables, and what it does with a log
+that is not what it was.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold
 from usageledger.history.reading import HistoryAbsent, HistoryReader, MalformedCursor
-from usageledger.history.tables import HISTORY_FILE, address_of, empty, open_for_writing, place_of, throw_away
+from usageledger.history.tables import (
+    HISTORY_FILE,
+    address_of,
+    empty,
+    open_for_writing,
+    place_of,
+    throw_away,
+)
 from usageledger.ledger.records import Record
 
 START = "2026-01-03T09:00"
@@ -37,7 +46,8 @@ def history_of(*lines: str) -> sqlite3.Connection:
 
 def daily_use(database: sqlite3.Connection) -> list[tuple[object, ...]]:
     return database.execute(
-        "SELECT date, feature, model, uses, units, millionths, credits FROM daily_use ORDER BY period, date, feature, model"
+        "SELECT date, feature, model, uses, units, millionths, credits FROM daily_use ORDER BY "
+        "period, date, feature, model"
     ).fetchall()
 
 
@@ -55,7 +65,12 @@ def test_uses_are_counted_by_day_feature_and_model() -> None:
 
 
 def test_a_void_takes_a_use_out_of_the_day_it_was_counted_in() -> None:
-    database = history_of(f"{START} subscribe max", "+1h use genai_video/veo_3 id=g", "+2d use genai_video/veo_3", "+1h void g")
+    database = history_of(
+        f"{START} subscribe max",
+        "+1h use genai_video/veo_3 id=g",
+        "+2d use genai_video/veo_3",
+        "+1h void g",
+    )
     assert daily_use(database) == [
         ("2026-01-03", "genai_video", "veo_3", 0, 0, 0, 0),
         ("2026-01-05", "genai_video", "veo_3", 1, 1, 0, 32_000_000),
@@ -63,7 +78,12 @@ def test_a_void_takes_a_use_out_of_the_day_it_was_counted_in() -> None:
 
 
 def test_a_use_that_was_voided_before_it_came_is_counted_in_no_day() -> None:
-    assert daily_use(history_of(f"{START} subscribe max", "+1h void g", "+1h use genai_video/veo_3 id=g")) == []
+    assert (
+        daily_use(
+            history_of(f"{START} subscribe max", "+1h void g", "+1h use genai_video/veo_3 id=g")
+        )
+        == []
+    )
 
 
 def test_a_day_is_one_of_the_accounts_time_zone() -> None:
@@ -81,15 +101,29 @@ def test_a_void_finds_the_day_of_its_use_though_the_time_zone_changed() -> None:
 
 
 def test_a_late_use_counts_in_its_own_period_and_on_its_own_day() -> None:
-    database = history_of(f"{START} subscribe pro", "2026-02-03T10:00 use chat_action 5", "+1h use chat_action 7 on=2026-02-03T08:00")
-    rows = database.execute("SELECT period, date, credits FROM daily_use ORDER BY period").fetchall()
+    database = history_of(
+        f"{START} subscribe pro",
+        "2026-02-03T10:00 use chat_action 5",
+        "+1h use chat_action 7 on=2026-02-03T08:00",
+    )
+    rows = database.execute(
+        "SELECT period, date, credits FROM daily_use ORDER BY period"
+    ).fetchall()
     assert rows == [(1, "2026-02-03", 7_000_000), (2, "2026-02-03", 5_000_000)]
-    assert database.execute("SELECT number, used FROM periods ORDER BY number").fetchall() == [(0, 0), (1, 7_000_000), (2, 5_000_000)]
+    assert database.execute("SELECT number, used FROM periods ORDER BY number").fetchall() == [
+        (0, 0),
+        (1, 7_000_000),
+        (2, 5_000_000),
+    ]
 
 
 def test_no_quantity_is_too_large_to_be_summed() -> None:
-    lines = [f"+1m use genai_sound/stable_audio_open {10**9}" for _ in range(30)] + ["+1m use genai_sound/stable_audio_open 0.000001"]
-    ((_, _, _, uses, units, millionths, credits),) = daily_use(history_of(f"{START} subscribe max", *lines))
+    lines = [f"+1m use genai_sound/stable_audio_open {10**9}" for _ in range(30)] + [
+        "+1m use genai_sound/stable_audio_open 0.000001"
+    ]
+    ((_, _, _, uses, units, millionths, credits),) = daily_use(
+        history_of(f"{START} subscribe max", *lines)
+    )
     assert (uses, units, millionths, credits) == (31, 30 * 10**9, 1, 0)
 
 
@@ -103,17 +137,32 @@ def test_an_account_says_since_when_and_why_it_is_blocked() -> None:
 
 
 def test_a_refusal_is_resolved_by_what_comes_after_it_in_one_batch_or_in_two() -> None:
-    partition = ledger(f"{START} subscribe max", "+1h use telepathy id=g", "+1h use telepathy id=h", "+1h use chat_action id=g")
+    partition = ledger(
+        f"{START} subscribe max",
+        "+1h use telepathy id=g",
+        "+1h use telepathy id=h",
+        "+1h use chat_action id=g",
+    )
     records = records_of(partition.entries)
     for sizes in ([100], [1], [2]):
-        found = folded(records, sizes).execute("SELECT id, reason, is_resolved FROM refusals ORDER BY place").fetchall()
+        found = (
+            folded(records, sizes)
+            .execute("SELECT id, reason, is_resolved FROM refusals ORDER BY place")
+            .fetchall()
+        )
         assert found == [("g", "unknown_feature", 1), ("h", "unknown_feature", 0)]
 
 
 def test_a_refusal_is_not_resolved_by_what_came_before_it() -> None:
-    partition = ledger(f"{START} subscribe max", "+1h use chat_action id=g", "+1h use chat_action 2 id=g")
+    partition = ledger(
+        f"{START} subscribe max", "+1h use chat_action id=g", "+1h use chat_action 2 id=g"
+    )
     for sizes in ([100], [1]):
-        found = folded(records_of(partition.entries), sizes).execute("SELECT reason, is_resolved FROM refusals").fetchall()
+        found = (
+            folded(records_of(partition.entries), sizes)
+            .execute("SELECT reason, is_resolved FROM refusals")
+            .fetchall()
+        )
         assert found == [("id_reused_with_different_content", 0)]
 
 
@@ -166,8 +215,12 @@ def test_an_entry_that_cannot_be_folded_leaves_nothing_of_its_batch() -> None:
     assert content(database) == before
 
 
-def _late_without_a_previous_period(partition: Partition, records: Sequence[Record]) -> list[Record]:
-    draft = replace(partition.entries[-1].entry, account="b", plan_change=partition.entries[0].entry.plan_change)
+def _late_without_a_previous_period(
+    partition: Partition, records: Sequence[Record]
+) -> list[Record]:
+    draft = replace(
+        partition.entries[-1].entry, account="b", plan_change=partition.entries[0].entry.plan_change
+    )
     late = replace(partition.entries[-1].entry, account="b", is_late=True)
     sealed, _ = seal([draft, late], partition.book.head, 0)
     return records_of(sealed)
@@ -179,7 +232,8 @@ def test_a_place_is_a_partition_and_an_offset() -> None:
         assert place_of(partition, offset) < 2**63
 
 
-# The file ---------------------------------------------------------------------------------------------------------------------------
+# The file
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def written(path: Path, *lines: str) -> Partition:
@@ -238,7 +292,9 @@ def test_a_reader_sees_the_new_file_where_the_old_one_was_deleted(tmp_path: Path
 
 def test_a_list_goes_on_where_it_stopped_though_more_has_come(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    partition = ledger(f"{START} subscribe max", *(f"+1m use chat_action id=g{n}" for n in range(5)))
+    partition = ledger(
+        f"{START} subscribe max", *(f"+1m use chat_action id=g{n}" for n in range(5))
+    )
     database = open_for_writing(path)
     fold = HistoryFold(database)
     fold.take(0, records_of(partition.entries))
@@ -265,19 +321,36 @@ def test_the_charges_of_a_period_are_those_that_count_in_it(tmp_path: Path) -> N
     reader = HistoryReader(path)
     for period, ids in ((1, ["late", "first"]), (2, ["second"]), (3, ["third"]), (9, [])):
         page = asyncio.run(reader.charges("a", period=period, cursor=None, limit=50))
-        assert [entry.event.id for entry in page.items if entry.kind == "usage" and entry.event is not None] == ids
+        assert [
+            entry.event.id
+            for entry in page.items
+            if entry.kind == "usage" and entry.event is not None
+        ] == ids
     reader.close()
 
 
 def test_accounts_are_found_by_any_part_of_their_names(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    written(path, *(f"+1m use chat_action account={name}" for name in ("acct_1", "ACCT_2", "other%", "acct_3")))
+    written(
+        path,
+        *(
+            f"+1m use chat_action account={name}"
+            for name in ("acct_1", "ACCT_2", "other%", "acct_3")
+        ),
+    )
     reader = HistoryReader(path)
     first = asyncio.run(reader.accounts(search="Acct", cursor=None, limit=2))
     rest = asyncio.run(reader.accounts(search="Acct", cursor=first.next_cursor, limit=2))
-    assert [found.account for found in (*first.items, *rest.items)] == ["ACCT_2", "acct_1", "acct_3"]
+    assert [found.account for found in (*first.items, *rest.items)] == [
+        "ACCT_2",
+        "acct_1",
+        "acct_3",
+    ]
     assert first.items[0].last_used_at == datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
-    assert [found.account for found in asyncio.run(reader.accounts(search="%", cursor=None, limit=9)).items] == ["other%"]
+    assert [
+        found.account
+        for found in asyncio.run(reader.accounts(search="%", cursor=None, limit=9)).items
+    ] == ["other%"]
     reader.close()
 
 
@@ -306,12 +379,16 @@ def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: P
     assert listed() == ["m", "g3", "g2", "g1", "g0"]
     assert listed(reason="unknown_model") == ["m"]
     assert listed(is_resolved=True) == ["g0"]
-    entry = asyncio.run(reader.refusals(reason=None, is_resolved=None, cursor=None, limit=1)).items[0]
+    entry = asyncio.run(reader.refusals(reason=None, is_resolved=None, cursor=None, limit=1)).items[
+        0
+    ]
     assert asyncio.run(reader.refusals_at([entry.entry, "0-0"])) == {entry.entry: entry}
     reader.close()
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "1", "-1-1", "1-1x", "9999999-1", "1-9999999999999", "١-١", "1.1"])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "1", "-1-1", "1-1x", "9999999-1", "1-9999999999999", "١-١", "1.1"]
+)
 def test_a_cursor_that_no_list_has_given_is_refused(cursor: str, tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
     written(path, f"{START} subscribe max")

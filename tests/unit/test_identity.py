@@ -7,19 +7,26 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.notation import Partition, event_of, ledger, moment
-from usageledger.domain.identity import IDENTITY_LIFE, WINDOW, IdentityRecord, identity_of, window_of
+from usageledger.domain.identity import (
+    IDENTITY_LIFE,
+    WINDOW,
+    IdentityRecord,
+    identity_of,
+    window_of,
+)
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 @ledger
 def test_an_exact_duplicate_is_one_until_it_is_too_old() -> None:
-    """The event's clock ran five minutes ahead, so it is too old five minutes after its identity's 35 days.
+    """The event's clock ran five minutes ahead, so it is too old five minutes after its identity's
+    35 days.
 
-    2026-03-01T00:00  use chat_action id=g on=2026-03-01T00:05  => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
-    +35d              use chat_action id=g on=2026-03-01T00:05  => duplicate
-    +5m               use chat_action id=g on=2026-03-01T00:05  => duplicate
-    +1ms              use chat_action id=g on=2026-03-01T00:05  => refused too_old
+    2026-03-01T00:00  use chat_action id=g on=2026-03-01T00:05  => account_opened free 200+0-0=200 ;
+    usage 1 200+0-1=199 +35d              use chat_action id=g on=2026-03-01T00:05  => duplicate +5m
+    use chat_action id=g on=2026-03-01T00:05  => duplicate +1ms              use chat_action id=g
+    on=2026-03-01T00:05  => refused too_old
     """
 
 
@@ -46,10 +53,16 @@ def test_a_duplicate_does_not_make_an_identity_count_longer() -> None:
 
 @pytest.mark.peer_defect("FluxMeter: identity forgotten")
 def test_a_log_that_is_played_again_after_40_days_changes_nothing() -> None:
-    """FluxMeter remembers an identity for ten minutes to an hour, so that a log sent again is charged again."""
+    """FluxMeter remembers an identity for ten minutes to an hour, so that a log sent again is
+    charged again.
+    """
     partition = Partition()
     story = [
-        *("2026-03-01T00:00 subscribe pro id=sub", "+1h use genai_video/veo_3 id=g", "+1h use chat_action 170 id=h"),
+        *(
+            "2026-03-01T00:00 subscribe pro id=sub",
+            "+1h use genai_video/veo_3 id=g",
+            "+1h use chat_action 170 id=h",
+        ),
         *("+1h grant 5 id=sorry", "+1h void g id=back", "+1h change max id=up"),
     ]
     events = []
@@ -61,7 +74,11 @@ def test_a_log_that_is_played_again_after_40_days_changes_nothing() -> None:
     state = partition.state()
     for event in events:
         (sealed,) = partition.decide(event, event.occurred_at + timedelta(days=40))
-        assert (sealed.entry.kind, sealed.entry.reason, sealed.entry.credits) == ("refusal", "too_old", 0)
+        assert (sealed.entry.kind, sealed.entry.reason, sealed.entry.credits) == (
+            "refusal",
+            "too_old",
+            0,
+        )
     assert partition.state() == state
 
 
@@ -88,6 +105,12 @@ def test_two_windows_hold_every_identity_that_counts() -> None:
 @pytest.mark.peer_defect("FluxMeter: tenants collide")
 def test_parts_of_identities_do_not_run_together() -> None:
     parts = ["a", "b", "ab", "a/b", 'a"', 'a","b', "a\\", "", "ä"]
-    identities = {identity_of(n, a, s, i) for n in ("usage", "account") for a in parts for s in parts for i in parts}
+    identities = {
+        identity_of(n, a, s, i)
+        for n in ("usage", "account")
+        for a in parts
+        for s in parts
+        for i in parts
+    }
     assert len(identities) == 2 * len(parts) ** 3
     assert {len(identity) for identity in identities} == {16}

@@ -1,4 +1,6 @@
-"""Each crossing is announced, in order and without a gap, with one id, whatever happens to those who announce."""
+"""Each crossing is announced, in order and without a gap, with one id, whatever happens to those
+who announce.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from usageledger.log.assignor import KnownPartitionsAssignor
 
 
 def a_ledger(partition: int = 0) -> Ledger:
-    """Claims, entries without and with one to three crossings, and entries that do not exist for a reader."""
+    """Claims, entries without and with one to three crossings, and entries that do not exist for a
+    reader.
+    """
     ledger = Ledger(partition)
     ledger.claim()
     ledger.entry()
@@ -102,7 +106,9 @@ def test_killed_at_any_step_each_crossing_is_still_announced(moment: str) -> Non
             break
         world.run(world.announcer()[0])
         for partition in (0, 1):
-            assert world.seen_by_a_reader(partition) == world.ledgers[partition].places, f"killed {moment} call {call}"
+            assert world.seen_by_a_reader(partition) == world.ledgers[partition].places, (
+                f"killed {moment} call {call}"
+            )
             assert the_same_bytes_under_each_id(world.limit_events[partition])
         call += 1
     assert call > 15
@@ -139,7 +145,9 @@ def test_an_append_without_an_answer_is_looked_up_in_the_log(fate: Fate) -> None
 
 @pytest.mark.peer_defect("FluxMeter, Autumn, Blnk")
 def test_overlapping_consumers_leave_only_repeats(rng: random.Random) -> None:
-    """A rebalance, a frozen process that wakes up, requests that arrive late: whoever appends, begins after something that is there."""
+    """A rebalance, a frozen process that wakes up, requests that arrive late: whoever appends,
+    begins after something that is there.
+    """
     fates: list[Fate] = ["no", "no", "no", "refused", "answer_lost", "late"]
     for round_ in range(150):
         world = World(a_ledger())
@@ -164,7 +172,9 @@ def test_overlapping_consumers_leave_only_repeats(rng: random.Random) -> None:
 
 
 def test_a_partition_that_was_away_is_looked_up_again() -> None:
-    """Between two polls a partition went to another consumer and came back: what was in memory counts for nothing."""
+    """Between two polls a partition went to another consumer and came back: what was in memory
+    counts for nothing.
+    """
     world = World(a_ledger())
     announcer, feed, _ = world.announcer()
     announcer.step()
@@ -215,30 +225,54 @@ def test_when_every_partition_has_stopped_the_process_ends() -> None:
         (b"junk", "not a limit event"),
         (b"", "not a limit event"),
         (b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0}}}', "crossings"),
-        (b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1.5,"index":0,"crossings":1}}}', "offset is a whole number"),
-        (b'{"id":"0-2-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}', "0-2-0"),
-        (b'{"id":"0-1-1","data":{"entry":{"partition":0,"offset":1,"index":1,"crossings":1}}}', "crossing 1 of 1"),
-        (b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}', "data.account"),
+        (
+            b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1.5,"index":0,"crossings":1}}}',
+            "offset is a whole number",
+        ),
+        (
+            b'{"id":"0-2-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}',
+            "0-2-0",
+        ),
+        (
+            b'{"id":"0-1-1","data":{"entry":{"partition":0,"offset":1,"index":1,"crossings":1}}}',
+            "crossing 1 of 1",
+        ),
+        (
+            b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}',
+            "data.account",
+        ),
         (
             b'{"id":"7-1-0","type":"limit.reached","data":{"account":"a","entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}',
             "partition 7",
         ),
     ],
 )
-def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(value: bytes, named: str) -> None:
-    """It ended the process, which was started again and ended again: one record that somebody wrote by hand silenced every account."""
+def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(
+    value: bytes, named: str
+) -> None:
+    """It ended the process, which was started again and ended again: one record that somebody wrote
+    by hand silenced every account.
+    """
     world = World(a_ledger(), a_ledger(1))
     world.limit_events[0].append(value)
     announcer, _, _ = world.announcer()
     world.run(announcer)
     assert world.seen_by_a_reader(1) == world.ledgers[1].places
     stopped = announcer.health()[0]
-    assert (stopped.state, named in stopped.detail, "partition 0, offset 0" in stopped.detail) == ("stopped", True, True)
+    assert (stopped.state, named in stopped.detail, "partition 0, offset 0" in stopped.detail) == (
+        "stopped",
+        True,
+        True,
+    )
     assert world.limit_events[0] == [value]
 
 
-def test_limit_events_that_were_made_anew_stop_their_partition_instead_of_being_announced_again() -> None:
-    """Somebody deletes limit.events and makes it again: apps would be told of every limit of the past as if it were reached now."""
+def test_limit_events_that_were_made_anew_stop_their_partition_instead_of_being_announced_again() -> (
+    None
+):
+    """Somebody deletes limit.events and makes it again: apps would be told of every limit of the
+    past as if it were reached now.
+    """
     world = World(a_ledger(), a_ledger(1))
     world.run(world.announcer()[0])
     assert world.committed[0] == len(world.ledgers[0].records)
@@ -285,7 +319,9 @@ def _put_another_ledger_there(world: World) -> None:
         (_put_another_ledger_there, "of another ledger"),
     ],
 )
-def test_a_ledger_that_does_not_fit_its_limit_events_stops_and_resets_nothing(harm: Callable[[World], None], named: str) -> None:
+def test_a_ledger_that_does_not_fit_its_limit_events_stops_and_resets_nothing(
+    harm: Callable[[World], None], named: str
+) -> None:
     world = World(a_ledger())
     world.run(world.announcer()[0])
     before = list(world.limit_events[0])
@@ -315,8 +351,10 @@ def test_a_position_that_was_reset_skips_nothing() -> None:
 
 
 def test_what_comes_with_a_rebalance_is_of_no_use_and_no_reason_to_stop() -> None:
-    """Consumers joined one after another: twice a poll brought a rebalance, and records from the group's offset on, far beyond the last
-    limit event, where reading was to go on. The same record was missing twice, the partition was stopped, and with it the process."""
+    """Consumers joined one after another: twice a poll brought a rebalance, and records from the
+    group's offset on, far beyond the last limit event, where reading was to go on. The same record
+    was missing twice, the partition was stopped, and with it the process.
+    """
     ledger = Ledger()
     ledger.entry("limit.reached")
     for _ in range(20):
@@ -349,12 +387,21 @@ def test_the_group_offset_follows_what_is_acknowledged_and_never_runs_ahead() ->
         world.now_s += 10.0
         announced_to = world.committed.get(0, 0)
         announced = {place.offset for place in world.seen_by_a_reader()}
-        assert all(place.offset in announced for place in world.ledgers[0].places if place.offset < announced_to)
+        assert all(
+            place.offset in announced
+            for place in world.ledgers[0].places
+            if place.offset < announced_to
+        )
 
 
 def test_a_group_shares_out_partitions_of_which_its_leader_has_not_heard_yet() -> None:
     assignor = KnownPartitionsAssignor({"ledger": 3})
     metadata = assignor.metadata(["ledger"])
-    members = [SimpleNamespace(member_id=name, group_instance_id=None, metadata=metadata) for name in ("a", "b")]
+    members = [
+        SimpleNamespace(member_id=name, group_instance_id=None, metadata=metadata)
+        for name in ("a", "b")
+    ]
     assigned = assignor.assign(ClusterMetadata(), members)
-    assert {name: [place.partition for place in share.partitions()] for name, share in assigned.items()} == {"a": [0, 1], "b": [2]}
+    assert {
+        name: [place.partition for place in share.partitions()] for name, share in assigned.items()
+    } == {"a": [0, 1], "b": [2]}

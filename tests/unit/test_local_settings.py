@@ -22,7 +22,12 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def describe(data: Path, **changes: Any) -> None:
     data.mkdir(exist_ok=True)
-    stack = {"state": "running", "kafka": "127.0.0.1:1", "redis": "redis://127.0.0.1:2/0", "prefix": "acme"} | changes
+    stack = {
+        "state": "running",
+        "kafka": "127.0.0.1:1",
+        "redis": "redis://127.0.0.1:2/0",
+        "prefix": "acme",
+    } | changes
     (data / "stack.json").write_text(json.dumps(stack), encoding="utf-8")
 
 
@@ -38,24 +43,36 @@ def running(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_running_stack_is_found_in_its_directory(running: Path) -> None:
     for found in (Settings.find(running), Settings.find()):
-        assert (found.kafka, found.redis_url, found.prefix) == ("127.0.0.1:1", "redis://127.0.0.1:2/0", "acme")
+        assert (found.kafka, found.redis_url, found.prefix) == (
+            "127.0.0.1:1",
+            "redis://127.0.0.1:2/0",
+            "acme",
+        )
 
 
-def test_variables_come_before_a_stack_that_nobody_named(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_come_before_a_stack_that_nobody_named(
+    running: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("USAGELEDGER_KAFKA", "broker:9092")
     monkeypatch.setenv("USAGELEDGER_REDIS_URL", "redis://cache:6379/0")
     assert Settings.find().kafka == "broker:9092"
     assert Settings.find(running).kafka == "127.0.0.1:1"
 
 
-def test_half_of_the_variables_are_refused_naming_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_the_variables_are_refused_naming_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("USAGELEDGER_KAFKA", "broker:9092")
-    with pytest.raises(SettingsError, match="USAGELEDGER_KAFKA is set but USAGELEDGER_REDIS_URL is not"):
+    with pytest.raises(
+        SettingsError, match="USAGELEDGER_KAFKA is set but USAGELEDGER_REDIS_URL is not"
+    ):
         Settings.find()
 
 
 def test_without_a_stack_the_error_says_how_to_start_one(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no running stack in .*elsewhere: start one with `usageledger up`"):
+    with pytest.raises(
+        SettingsError, match=r"no running stack in .*elsewhere: start one with `usageledger up`"
+    ):
         Settings.find(tmp_path / "elsewhere")
 
 
@@ -72,7 +89,9 @@ def test_a_stack_that_is_not_up_yet_is_named_as_such(running: Path) -> None:
         Settings.find(running)
 
 
-def test_the_variable_for_the_directory_is_heeded(running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_for_the_directory_is_heeded(
+    running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moved = tmp_path / "moved"
     monkeypatch.setenv("USAGELEDGER_DATA", str(moved))
     with pytest.raises(SettingsError, match="moved"):

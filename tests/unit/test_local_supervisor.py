@@ -61,7 +61,10 @@ class Bench:
         self.progress = Remembering()
         self.status_path = directory / "status.json"
         self.supervisor = Supervisor(
-            self.status_path, self.progress, clock=lambda: self.time_s, now=lambda: datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+            self.status_path,
+            self.progress,
+            clock=lambda: self.time_s,
+            now=lambda: datetime(2026, 11, 22, 10, 0, tzinfo=UTC),
         )
         self.unit = FakeUnit()
 
@@ -100,7 +103,11 @@ def test_a_unit_runs_once_it_is_ready(bench: Bench) -> None:
     assert not bench.supervisor.has_settled()
     bench.unit.ready = True
     bench.supervisor.step()
-    assert (bench.written()["state"], bench.written()["pid"], bench.written()["restarts"]) == ("running", 1001, 0)
+    assert (bench.written()["state"], bench.written()["pid"], bench.written()["restarts"]) == (
+        "running",
+        1001,
+        0,
+    )
     assert bench.supervisor.has_settled()
 
 
@@ -132,7 +139,9 @@ def test_the_pause_before_each_restart_doubles_up_to_half_a_minute(bench: Bench)
     assert bench.written()["restarts"] == 8
 
 
-def test_a_minute_of_health_makes_the_pause_short_again_and_a_moment_less_does_not(bench: Bench) -> None:
+def test_a_minute_of_health_makes_the_pause_short_again_and_a_moment_less_does_not(
+    bench: Bench,
+) -> None:
     bench.supervisor.start(bench.unit)
     bench.supervisor.step()
     bench.crash()

@@ -15,7 +15,9 @@ from usageledger.operations.topics import is_importing, topic_settings
 TOPICS_TOML = Path(__file__).parents[2] / "infra" / "topics.toml"
 
 
-def test_the_four_topics_keyed_by_account_have_equal_partition_counts_and_the_catalog_has_one() -> None:
+def test_the_four_topics_keyed_by_account_have_equal_partition_counts_and_the_catalog_has_one() -> (
+    None
+):
     topics = Topics("acme")
     counts = {topic.name: topic.partitions for topic in topic_settings(topics, partitions=5)}
     assert counts == dict.fromkeys(topics.partitioned, 5) | {topics.catalog: 1}
@@ -25,7 +27,11 @@ def test_the_four_topics_keyed_by_account_have_equal_partition_counts_and_the_ca
 def test_no_topic_ever_drops_a_record() -> None:
     for importing in (False, True):
         for topic in topic_settings(Topics(), importing=importing):
-            assert (topic.configs["cleanup.policy"], topic.configs["retention.ms"], topic.configs["retention.bytes"]) == (
+            assert (
+                topic.configs["cleanup.policy"],
+                topic.configs["retention.ms"],
+                topic.configs["retention.bytes"],
+            ) == (
                 "delete",
                 "-1",
                 "-1",
@@ -33,22 +39,35 @@ def test_no_topic_ever_drops_a_record() -> None:
 
 
 def test_kafka_dates_every_record_of_a_live_ledger() -> None:
-    assert {topic.configs["message.timestamp.type"] for topic in topic_settings(Topics())} == {"LogAppendTime"}
+    assert {topic.configs["message.timestamp.type"] for topic in topic_settings(Topics())} == {
+        "LogAppendTime"
+    }
 
 
 def test_an_import_keeps_the_dates_of_the_two_inputs_alone() -> None:
     topics = Topics()
-    dated = {t.name for t in topic_settings(topics, importing=True) if t.configs["message.timestamp.type"] == "CreateTime"}
+    dated = {
+        t.name
+        for t in topic_settings(topics, importing=True)
+        if t.configs["message.timestamp.type"] == "CreateTime"
+    }
     assert dated == {topics.usage, topics.account}
 
 
 def test_the_document_for_operators_says_what_the_package_does() -> None:
     document = tomllib.loads(TOPICS_TOML.read_text(encoding="utf-8"))
     live = topic_settings(Topics(), partitions=64)
-    assert document["topics"] == {topic.name: {"partitions": topic.partitions, "configs": dict(topic.configs)} for topic in live}
+    assert document["topics"] == {
+        topic.name: {"partitions": topic.partitions, "configs": dict(topic.configs)}
+        for topic in live
+    }
     importing = topic_settings(Topics(), partitions=64, importing=True)
     for before, after in zip(live, importing, strict=True):
-        changed = {name: value for name, value in after.configs.items() if before.configs.get(name) != value}
+        changed = {
+            name: value
+            for name, value in after.configs.items()
+            if before.configs.get(name) != value
+        }
         assert changed in ({}, document["import"]["configs"])
 
 
@@ -67,9 +86,15 @@ class BrokerBehindItsCluster:
         return {"topic": {resource.name: settings for resource in resources}}
 
 
-def test_a_broker_that_has_not_heard_of_a_new_topic_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On three brokers `create_topics` ended with KeyError: it asked a broker for the settings of topics made a moment ago by another."""
+def test_a_broker_that_has_not_heard_of_a_new_topic_yet_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On three brokers `create_topics` ended with KeyError: it asked a broker for the settings of
+    topics made a moment ago by another.
+    """
     broker = BrokerBehindItsCluster()
-    monkeypatch.setattr("usageledger.operations.topics.admin_client", lambda bootstrap: nullcontext(broker))
+    monkeypatch.setattr(
+        "usageledger.operations.topics.admin_client", lambda bootstrap: nullcontext(broker)
+    )
     assert not is_importing("localhost:9092")
     assert broker.asked == 2

@@ -12,9 +12,11 @@ from usageledger.log.reading import LogReader, LogUnreadable
 
 
 class ForgetfulConsumer:
-    """Knows the leaders of one topic, the one that it reads, and asks for another topic's only if it knows nothing of what is asked for.
+    """Knows the leaders of one topic, the one that it reads, and asks for another topic's only if
+    it knows nothing of what is asked for.
 
-    That is kafka-python 3.0.12: a partition whose leader is not known is left out of the answer when another's is known, and then missed.
+    That is kafka-python 3.0.12: a partition whose leader is not known is left out of the answer
+    when another's is known, and then missed.
     """
 
     def __init__(self, reads: str, leaderless: Sequence[TopicPartition] = ()) -> None:
@@ -22,7 +24,11 @@ class ForgetfulConsumer:
         self._leaderless = leaderless
 
     def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        answered = [there for there in partitions if there.topic == self._knows and there not in self._leaderless]
+        answered = [
+            there
+            for there in partitions
+            if there.topic == self._knows and there not in self._leaderless
+        ]
         if not answered:
             self._knows = partitions[0].topic
             return self.end_offsets(partitions)
@@ -37,7 +43,9 @@ def reader_of(consumer: Any) -> LogReader:
 
 
 def test_who_has_read_one_topic_knows_the_ends_of_all() -> None:
-    """Once a refused record had been read to be sent again, the gateway could not say how far anybody was behind."""
+    """Once a refused record had been read to be sent again, the gateway could not say how far
+    anybody was behind.
+    """
     ends = reader_of(ForgetfulConsumer("usage")).end_offsets(["usage", "account"], 2)
     assert ends == {("usage", 0): 7, ("usage", 1): 7, ("account", 0): 7, ("account", 1): 7}
 

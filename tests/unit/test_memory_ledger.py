@@ -1,4 +1,6 @@
-"""The faults that the in-memory ledger partition can be told to have, and how groups are packed into batches."""
+"""The faults that the in-memory ledger partition can be told to have, and how groups are packed
+into batches.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ import asyncio
 
 import pytest
 
-from usageledger.ledger.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, RecordsMissing, Superseded
+from usageledger.ledger.records import (
+    AppendOutcomeUnknown,
+    GroupTooLarge,
+    KeyedValue,
+    LedgerError,
+    RecordsMissing,
+    Superseded,
+)
 from usageledger.log.memory import MemoryLedgerPartition, MemoryLog
 from usageledger.log.packing import BATCH_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, pack
 
@@ -68,7 +77,9 @@ def test_timestamps_never_fall_whatever_the_clock_says() -> None:
 
 
 def batch_sizes(*group_sizes: int, batch_records: int) -> list[int]:
-    """The lengths of the batches that groups of so many one-byte records make, where a batch has room for ``batch_records``."""
+    """The lengths of the batches that groups of so many one-byte records make, where a batch has
+    room for ``batch_records``.
+    """
     groups = [[KeyedValue(None, b"x")] * size for size in group_sizes]
     room = batch_records * (RECORD_OVERHEAD_BYTES + 1) + BATCH_OVERHEAD_BYTES
     return [len(batch) for batch in pack(groups, batch_bytes=room, group_bytes_max=10 * room)]

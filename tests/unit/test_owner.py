@@ -1,4 +1,6 @@
-"""The owner of a partition, on an in-memory log and view: what is sent is counted once, whatever happens to the workers and the store."""
+"""The owner of a partition, on an in-memory log and view: what is sent is counted once, whatever
+happens to the workers and the store.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,11 @@ async def test_nothing_is_decided_before_a_catalog_is_adopted() -> None:
         assert world.entries() == []
         world.publish_catalog()
         await world.settled()
-        assert [entry.kind for entry in world.entries()] == ["catalog_adopted", "account_opened", "usage"]
+        assert [entry.kind for entry in world.entries()] == [
+            "catalog_adopted",
+            "account_opened",
+            "usage",
+        ]
     finally:
         await world.stop()
 
@@ -95,9 +101,14 @@ async def test_a_model_published_later_is_rated_when_its_event_is_sent_again() -
         await world.settled()
         document = {"id": "genai_video", "name": "GenAI Video", "section": "new"}
         rate = {"credits": "50", "unit": "generation"}
-        world.publish_catalog(version="next", features=[{**document, "models": [{"id": "veo_9", "name": "Veo 9", "rate": rate}]}])
+        world.publish_catalog(
+            version="next",
+            features=[{**document, "models": [{"id": "veo_9", "name": "Veo 9", "rate": rate}]}],
+        )
         await world.until(lambda: world.entries()[-1].catalog_version == "next")
-        world.use("2026-01-01T10:00:00Z", appended="2026-01-02T10:00:00Z", model="veo_9", event_id="gen_1")
+        world.use(
+            "2026-01-01T10:00:00Z", appended="2026-01-02T10:00:00Z", model="veo_9", event_id="gen_1"
+        )
         await world.settled()
         assert (world.entries()[-1].kind, world.used()) == ("usage", 50)
         replayed(world)
@@ -119,7 +130,9 @@ async def test_an_append_whose_answer_is_lost_is_counted_once(appended: bool) ->
 @pytest.mark.peer_defect("OpenMeter #5118")
 @run_async
 async def test_a_worker_killed_at_any_moment_leaves_everything_to_the_next() -> None:
-    """Kill after each number of steps of the event loop: before the claim, between append and commit, after it."""
+    """Kill after each number of steps of the event loop: before the claim, between append and
+    commit, after it.
+    """
     for steps in range(60):
         async with a_world() as world:
             for n in range(6):
@@ -137,7 +150,9 @@ async def test_a_worker_killed_at_any_moment_leaves_everything_to_the_next() -> 
 @pytest.mark.peer_defect("OpenMeter #5118")
 @run_async
 async def test_a_crash_between_any_two_steps_and_a_retry_of_the_event_count_it_once() -> None:
-    """OpenMeter #5118 claims an identity before it writes, and never lets it go: a failed write and a retry count nothing."""
+    """OpenMeter #5118 claims an identity before it writes, and never lets it go: a failed write and
+    a retry count nothing.
+    """
     for steps in range(0, 60, 2):
         async with a_world() as world:
             world.use("2026-01-01T10:00:00Z", event_id="gen_1")
@@ -171,8 +186,11 @@ async def test_what_a_superseded_worker_appends_exists_for_nobody() -> None:
 
 
 @run_async
-async def test_two_workers_that_both_believe_count_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    # On a busy machine a claim and its catch-up take longer than the others' back-off, and then neither would ever get to append.
+async def test_two_workers_that_both_believe_count_everything_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On a busy machine a claim and its catch-up take longer than the others' back-off, and then
+    # neither would ever get to append.
     monkeypatch.setattr(owner_module, "BACK_OFF_S", (0.001, 0.5))
     async with a_world() as world:
         world.start_worker(), world.start_worker()
@@ -185,7 +203,9 @@ async def test_two_workers_that_both_believe_count_everything_once(monkeypatch: 
 
 
 @run_async
-async def test_a_view_that_falls_back_while_nothing_flows_is_caught_up_without_waiting_for_an_event() -> None:
+async def test_a_view_that_falls_back_while_nothing_flows_is_caught_up_without_waiting_for_an_event() -> (
+    None
+):
     async with a_world() as world:
         world.start_worker()
         world.use("2026-01-01T10:00:00Z")
@@ -226,8 +246,12 @@ async def test_an_emptied_view_is_rebuilt_from_the_ledger() -> None:
 
 
 @run_async
-async def test_a_view_that_is_read_again_is_of_its_last_entrys_time_until_it_has_come_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that was emptied showed accounts as they had been long ago, and readers took them for up to date."""
+async def test_a_view_that_is_read_again_is_of_its_last_entrys_time_until_it_has_come_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A Redis that was emptied showed accounts as they had been long ago, and readers took them for
+    up to date.
+    """
     async with a_world() as world:
         await _a_use_whose_view_is_lost(world)
         changes: list[ViewChange] = []
@@ -281,7 +305,9 @@ async def test_another_ledgers_view_stops_the_partition_and_is_left_as_it_is() -
 
 @run_async
 async def test_a_record_that_the_feeder_lost_is_read_anew_and_decided() -> None:
-    """Records were skipped after Redis was emptied under load: a chunk from before a seek passed for one from after it."""
+    """Records were skipped after Redis was emptied under load: a chunk from before a seek passed
+    for one from after it.
+    """
     async with a_world() as world:
         worker = world.start_worker()
         world.use("2026-01-01T10:00:00Z")
@@ -328,9 +354,20 @@ async def test_an_import_is_decided_in_the_order_of_its_dates_across_both_topics
         world.start_worker()
         await world.settled()
         kinds = [entry.kind for entry in world.entries()]
-        expected = ["catalog_adopted", "account_opened", "usage", "plan_change", "usage", "plan_change", "renewal", "usage"]
+        expected = [
+            "catalog_adopted",
+            "account_opened",
+            "usage",
+            "plan_change",
+            "usage",
+            "plan_change",
+            "renewal",
+            "usage",
+        ]
         assert kinds == expected
-        assert [entry.appended_at for entry in world.entries()] == sorted(entry.appended_at for entry in world.entries())
+        assert [entry.appended_at for entry in world.entries()] == sorted(
+            entry.appended_at for entry in world.entries()
+        )
         replayed(world)
 
 
@@ -343,14 +380,20 @@ async def test_a_blocked_account_is_freed_by_its_renewal_before_any_later_event_
         world.start_worker()
         await world.settled()
         last = world.entries()[-3:]
-        assert [(entry.kind, entry.account) for entry in last] == [("renewal", "a"), ("account_opened", "b"), ("usage", "b")]
+        assert [(entry.kind, entry.account) for entry in last] == [
+            ("renewal", "a"),
+            ("account_opened", "b"),
+            ("usage", "b"),
+        ]
         assert last[0].appended_at == datetime(2025, 2, 28, 10, tzinfo=UTC)
         assert [crossing.type for crossing in last[0].crossings] == ["limit.cleared"]
         replayed(world)
 
 
 @run_async
-async def test_a_live_ledger_frees_a_blocked_account_by_the_wall_clock_after_a_seconds_grace() -> None:
+async def test_a_live_ledger_frees_a_blocked_account_by_the_wall_clock_after_a_seconds_grace() -> (
+    None
+):
     async with a_world() as world:
         world.now = datetime(2026, 2, 1, tzinfo=UTC)
         world.send("account.subscribed", "2026-02-01T00:00:00Z", plan="pro")
@@ -377,8 +420,15 @@ async def test_an_input_of_a_years_dates_renews_each_period_of_a_blocked_account
         world.use("2026-01-01T10:00:00Z", account="b")
         world.start_worker()
         await world.settled()
-        crossings = [crossing.type for entry in world.entries() for crossing in entry.crossings if crossing.threshold is None]
-        assert crossings == ["limit.reached", "limit.cleared"] * 11 or crossings[::2] == ["limit.reached"] * len(crossings[::2])
+        crossings = [
+            crossing.type
+            for entry in world.entries()
+            for crossing in entry.crossings
+            if crossing.threshold is None
+        ]
+        assert crossings == ["limit.reached", "limit.cleared"] * 11 or crossings[::2] == [
+            "limit.reached"
+        ] * len(crossings[::2])
         renewals = [entry.appended_at.day for entry in world.entries() if entry.kind == "renewal"]
         assert renewals == [28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
         replayed(world)
@@ -386,9 +436,11 @@ async def test_an_input_of_a_years_dates_renews_each_period_of_a_blocked_account
 
 @run_async
 async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
-    """Under load on three brokers a partition stayed half a minute behind for good, though it had nothing else to do.
+    """Under load on three brokers a partition stayed half a minute behind for good, though it had
+    nothing else to do.
 
-    Account events and usage alternated, so each was a chunk of its own, and each chunk went all the way to the log and back.
+    Account events and usage alternated, so each was a chunk of its own, and each chunk went all the
+    way to the log and back.
     """
     async with a_world() as world:
         worker = world.start_worker()
@@ -398,7 +450,13 @@ async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
         began_at = world.ledger.end_offset
         for second in range(1, 41):
             world.use(f"2026-01-01T10:00:{second:02d}.000Z", f"account-{second % 3}", model="pika")
-            world.send("credits.granted", f"2026-01-01T10:00:{second:02d}.500Z", f"account-{second % 5}", credits="1", reason="a gift")
+            world.send(
+                "credits.granted",
+                f"2026-01-01T10:00:{second:02d}.500Z",
+                f"account-{second % 5}",
+                credits="1",
+                reason="a gift",
+            )
         await world.until(lambda: not any(worker.inputs.buffered(source) for source in Source))
         decided_from = {worker.owner.inputs.position(source) for source in Source}
         worker.ledger.thaw()
@@ -410,7 +468,9 @@ async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
 
 @run_async
 async def test_an_owner_whose_cancellation_was_swallowed_does_not_claim_again() -> None:
-    """A worker that gave up a partition ended as a whole: the owner had been cancelled just as the broker answered, and claimed again."""
+    """A worker that gave up a partition ended as a whole: the owner had been cancelled just as the
+    broker answered, and claimed again.
+    """
     async with a_world() as world:
         worker = world.start_worker()
         is_asked = asyncio.Event()
@@ -433,7 +493,8 @@ async def test_an_owner_whose_cancellation_was_swallowed_does_not_claim_again() 
 
 @run_async
 async def test_nothing_at_hand_is_decided_before_a_catalog_is_adopted() -> None:
-    """A new ledger whose first catalogs were all refused stopped: their chunks waited for a slow log, and a use was taken into the last.
+    """A new ledger whose first catalogs were all refused stopped: their chunks waited for a slow
+    log, and a use was taken into the last.
 
     The code fails on a use where there is no catalog at all, and the operator was told to skip it.
     """
@@ -449,20 +510,29 @@ async def test_nothing_at_hand_is_decided_before_a_catalog_is_adopted() -> None:
         worker.ledger.thaw()
         world.publish_catalog()
         await world.settled()
-        assert [entry.kind for entry in world.entries()] == [*["refusal"] * 6, "catalog_adopted", "account_opened", "usage"]
+        assert [entry.kind for entry in world.entries()] == [
+            *["refusal"] * 6,
+            "catalog_adopted",
+            "account_opened",
+            "usage",
+        ]
     finally:
         await world.stop()
 
 
 @run_async
 async def test_a_tenure_ends_also_where_a_cancellation_in_it_was_swallowed() -> None:
-    """A record was missing from the input while the log was slow, and the broker's answer came with the cancellation, which was lost.
+    """A record was missing from the input while the log was slow, and the broker's answer came with
+    the cancellation, which was lost.
 
-    The part that had appended waited for the next chunk, the owner for its end: for good, and as if it were running.
+    The part that had appended waited for the next chunk, the owner for its end: for good, and as if
+    it were running.
     """
     async with a_world() as world:
         worker = world.start_worker()
-        await world.until(lambda: worker.owner.state == "running" and world.view_hash() == world.last_hash() != "")
+        await world.until(
+            lambda: worker.owner.state == "running" and world.view_hash() == world.last_hash() != ""
+        )
         is_asked = asyncio.Event()
         append = worker.ledger.append
 

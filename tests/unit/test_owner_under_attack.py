@@ -1,4 +1,7 @@
-"""What is tried against the owner of a partition. Each test tells the incident that it is after; time is virtual, so waits cost nothing."""
+"""What is tried against the owner of a partition.
+
+Each test tells the incident that it is after; time is virtual, so waits cost nothing.
+"""
 
 from __future__ import annotations
 
@@ -95,9 +98,14 @@ class TestRandomSchedules:
 
 class TestIdentities:
     @attacked
-    async def test_a_duplicate_is_found_though_the_same_id_comes_again_months_later_in_the_same_chunk(self) -> None:
-        """An import chunk spans months. The id was looked up in the windows of its last use in the chunk alone, so a duplicate that lay in
-        the windows of its first use was charged twice."""
+    async def test_a_duplicate_is_found_though_the_same_id_comes_again_months_later_in_the_same_chunk(
+        self,
+    ) -> None:
+        """An import chunk spans months.
+
+        The id was looked up in the windows of its last use in the chunk alone, so a duplicate that
+        lay in the windows of its first use was charged twice.
+        """
         async with a_world(importing=True) as world:
             world.use("2025-01-10T10:00:00Z", event_id="gen_1")
             world.start_worker()
@@ -111,8 +119,12 @@ class TestIdentities:
             replayed(world)
 
     @attacked
-    async def test_a_rebuilt_view_remembers_a_voided_use_whose_id_came_again_months_later(self) -> None:
-        """The same in catching up: the void found no usage, and what the rebuilt view remembered was not what the live one did."""
+    async def test_a_rebuilt_view_remembers_a_voided_use_whose_id_came_again_months_later(
+        self,
+    ) -> None:
+        """The same in catching up: the void found no usage, and what the rebuilt view remembered
+        was not what the live one did.
+        """
         async with a_world(importing=True) as world:
             world.use("2025-05-10T10:00:00Z", event_id="gen_1")
             world.start_worker()
@@ -133,17 +145,27 @@ class TestIdentities:
             assert (await rebuilt(world)).identities == live
 
     @attacked
-    async def test_an_id_counts_again_when_it_has_expired_and_then_in_both_its_windows(self) -> None:
+    async def test_an_id_counts_again_when_it_has_expired_and_then_in_both_its_windows(
+        self,
+    ) -> None:
         async with a_world(importing=True) as world:
             world.start_worker()
-            for day, kind in (("01-03", "usage"), ("02-07", "duplicate"), ("02-08", "usage"), ("03-14", "duplicate"), ("03-16", "usage")):
+            for day, kind in (
+                ("01-03", "usage"),
+                ("02-07", "duplicate"),
+                ("02-08", "usage"),
+                ("03-14", "duplicate"),
+                ("03-16", "usage"),
+            ):
                 world.use(f"2025-{day}T10:00:00Z", event_id="gen_1")
                 await world.settled()
                 assert world.entries()[-1].kind == kind, day
             replayed(world)
 
     @attacked
-    async def test_a_void_that_awaits_its_usage_is_remembered_over_a_window_and_a_kill(self) -> None:
+    async def test_a_void_that_awaits_its_usage_is_remembered_over_a_window_and_a_kill(
+        self,
+    ) -> None:
         async with a_world(importing=True) as world:
             world.send("usage.voided", "2025-01-10T10:00:00Z", source="/test", id="gen_1")
             world.start_worker()
@@ -159,9 +181,14 @@ class TestIdentities:
 
 class TestTheLog:
     @attacked
-    async def test_a_log_that_lost_entries_and_grew_again_by_claims_is_told_from_the_one_the_view_has_folded(self) -> None:
-        """After an unclean election claims took the lost entries' offsets. The view was not beyond the log's end, so it was believed: the
-        lost uses stayed counted, and the next entry chained to one that nobody has."""
+    async def test_a_log_that_lost_entries_and_grew_again_by_claims_is_told_from_the_one_the_view_has_folded(
+        self,
+    ) -> None:
+        """After an unclean election claims took the lost entries' offsets.
+
+        The view was not beyond the log's end, so it was believed: the lost uses stayed counted, and
+        the next entry chained to one that nobody has.
+        """
         async with a_world() as world:
             for n in range(3):
                 world.use(f"2026-01-01T10:00:0{n}Z")
@@ -187,7 +214,11 @@ class TestTheLog:
         async with a_world() as world:
             for _ in range(30):
                 worker = world.start_worker()
-                await world.until(lambda worker=worker: world.view.stored_head is not None and worker.owner.state == "running")
+                await world.until(
+                    lambda worker=worker: (
+                        world.view.stored_head is not None and worker.owner.state == "running"
+                    )
+                )
                 await worker.kill()
             world.start_worker()
             world.use("2026-01-01T10:00:00Z")
@@ -197,7 +228,9 @@ class TestTheLog:
             replayed(world)
 
     @attacked
-    async def test_a_view_that_was_decided_by_newer_rules_stops_a_worker_that_does_not_know_them(self) -> None:
+    async def test_a_view_that_was_decided_by_newer_rules_stops_a_worker_that_does_not_know_them(
+        self,
+    ) -> None:
         """The claim that named them lies before the view's head, where nobody reads any more."""
         async with a_world() as world:
             world.use("2026-01-01T10:00:00Z")
@@ -207,15 +240,22 @@ class TestTheLog:
             stored = world.view.stored_head
             assert stored is not None
             head = decode_head(stored.value)
-            newer = type(head)(**{name: getattr(head, name) for name in head.__struct_fields__} | {"tzdata": "2099z"})
+            newer = type(head)(
+                **{name: getattr(head, name) for name in head.__struct_fields__}
+                | {"tzdata": "2099z"}
+            )
             world.view.stored_head = stored._replace(value=encode(newer))
             again = world.start_worker()
             await world.until(lambda: again.owner.state == "stopped")
             assert "newer rules" in (again.owner.stopped_because or "")
 
     @attacked
-    async def test_what_is_appended_behind_the_claim_of_a_worker_that_vanished_reaches_no_view(self) -> None:
-        """Nobody moved the view, so it would have taken the commit: that the entries lie off their offsets is all there is to see."""
+    async def test_what_is_appended_behind_the_claim_of_a_worker_that_vanished_reaches_no_view(
+        self,
+    ) -> None:
+        """Nobody moved the view, so it would have taken the commit: that the entries lie off their
+        offsets is all there is to see.
+        """
         async with a_world() as world:
             view = world.view = HostileView()
             world.start_worker()
@@ -225,7 +265,10 @@ class TestTheLog:
             world.use("2026-01-01T10:00:01Z")
             await world.settled()
             assert world.used() == 64
-            assert {position.hash for position in view.moved_to} <= {"", *(sealed.hash for sealed in world.sealed())}
+            assert {position.hash for position in view.moved_to} <= {
+                "",
+                *(sealed.hash for sealed in world.sealed()),
+            }
             replayed(world)
 
     @attacked
@@ -246,7 +289,9 @@ class TestTheLog:
 
     @attacked
     @pytest.mark.parametrize("appended", [True, False])
-    async def test_a_first_claim_whose_answer_is_lost_begins_one_ledger(self, appended: bool) -> None:
+    async def test_a_first_claim_whose_answer_is_lost_begins_one_ledger(
+        self, appended: bool
+    ) -> None:
         async with a_world() as world:
             worker = world.start_worker()
             worker.ledger.lose_next_answer(appended=appended)
@@ -256,26 +301,40 @@ class TestTheLog:
             replayed(world)
 
     @attacked
-    async def test_catching_up_never_leaves_the_view_between_two_entries_of_one_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A chunk of the log ends anywhere. An audit at that moment would find a view that no input leads to."""
+    async def test_catching_up_never_leaves_the_view_between_two_entries_of_one_input(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A chunk of the log ends anywhere.
+
+        An audit at that moment would find a view that no input leads to.
+        """
         async with a_world() as world:
             for n in range(8):
-                world.use(f"2026-01-01T10:00:0{n}Z", account=f"account-{n}")  # account_opened and usage
+                world.use(
+                    f"2026-01-01T10:00:0{n}Z", account=f"account-{n}"
+                )  # account_opened and usage
             world.start_worker()
             await world.settled()
             await world.stop()
-            last_of_group = {sealed.hash for sealed in world.sealed() if sealed.entry.kind != "account_opened"}
+            last_of_group = {
+                sealed.hash for sealed in world.sealed() if sealed.entry.kind != "account_opened"
+            }
             for records in range(1, 6):
                 monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", records)
                 monkeypatch.setattr(catch_up_module, "RECORDS_PER_COMMIT", records)
                 view = await rebuilt(world)
-                assert {position.hash for position in view.moved_to if position.hash} <= last_of_group, records
+                assert {
+                    position.hash for position in view.moved_to if position.hash
+                } <= last_of_group, records
                 assert len(view.moved_to) > 2, "it was committed on the way"
             replayed(world)
 
     @attacked
     async def test_an_append_that_is_cancelled_from_within_is_a_failed_append(self) -> None:
-        """A producer that is closed cancels the futures of its batches. Nobody had told the owner to end, and it ended without a word."""
+        """A producer that is closed cancels the futures of its batches.
+
+        Nobody had told the owner to end, and it ended without a word.
+        """
         async with a_world() as world:
             worker = world.start_worker()
             await world.until(lambda: worker.owner.state == "running")
@@ -296,9 +355,13 @@ class TestTheLog:
 
 class TestTheCatalogTopic:
     @attacked
-    async def test_a_catalog_topic_that_cannot_be_read_for_a_minute_stops_no_partition(self) -> None:
-        """Its broker was down for longer than half a minute while a worker took over: the partition stopped until an operator came, though
-        nothing was wrong that the broker's return did not mend."""
+    async def test_a_catalog_topic_that_cannot_be_read_for_a_minute_stops_no_partition(
+        self,
+    ) -> None:
+        """Its broker was down for longer than half a minute while a worker took over: the partition
+        stopped until an operator came, though nothing was wrong that the broker's return did not
+        mend.
+        """
         async with a_world() as world:
             first = world.start_worker()
             world.use("2026-01-01T10:00:00Z")
@@ -314,8 +377,13 @@ class TestTheCatalogTopic:
             replayed(world)
 
     @attacked
-    async def test_a_catalog_topic_that_ends_before_what_was_adopted_stops_the_partition(self) -> None:
-        """Truncated or made anew. An answer to a question that was asked before says nothing: the version may have come since."""
+    async def test_a_catalog_topic_that_ends_before_what_was_adopted_stops_the_partition(
+        self,
+    ) -> None:
+        """Truncated or made anew.
+
+        An answer to a question that was asked before says nothing: the version may have come since.
+        """
         async with a_world() as world:
             first = world.start_worker()
             world.use("2026-01-01T10:00:00Z")
@@ -330,7 +398,9 @@ class TestTheCatalogTopic:
             assert worker.owner.stopped_because is None
             world.catalogs.told_end(0)
             await world.until(lambda: worker.owner.stopped_because is not None)
-            assert "the catalog topic does not hold what lies before offset 1" in (worker.owner.stopped_because or "")
+            assert "the catalog topic does not hold what lies before offset 1" in (
+                worker.owner.stopped_because or ""
+            )
 
 
 class TestTheView:
@@ -349,8 +419,12 @@ class TestTheView:
             replayed(world)
 
     @attacked
-    async def test_a_due_list_read_from_a_view_that_fell_back_meanwhile_is_not_believed(self) -> None:
-        """The due list is read after the last commit, and nothing said from where: renewals of the lost second were not known."""
+    async def test_a_due_list_read_from_a_view_that_fell_back_meanwhile_is_not_believed(
+        self,
+    ) -> None:
+        """The due list is read after the last commit, and nothing said from where: renewals of the
+        lost second were not known.
+        """
         async with a_world() as world:
             world.now = datetime(2026, 2, 1, tzinfo=UTC)
             worker = world.start_worker()
@@ -375,7 +449,9 @@ class TestTheView:
 
     @attacked
     @pytest.mark.parametrize("part", ["head", "account", "identity"])
-    async def test_a_view_that_cannot_be_read_stops_the_partition_and_says_so(self, part: str) -> None:
+    async def test_a_view_that_cannot_be_read_stops_the_partition_and_says_so(
+        self, part: str
+    ) -> None:
         async with a_world() as world:
             world.use("2026-01-01T10:00:00Z", event_id="gen_1")
             worker = world.start_worker()
@@ -395,26 +471,41 @@ class TestTheView:
             assert "view" in (worker.owner.stopped_because or "")
 
     @attacked
-    async def test_nothing_is_kept_in_memory_once_it_is_committed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_nothing_is_kept_in_memory_once_it_is_committed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         tenures = watch_tenures(monkeypatch)
         async with a_world() as world:
             world.start_worker()
             for n in range(200):
-                world.use(f"2026-01-01T10:{n // 60:02d}:{n % 60:02d}Z", account=f"account-{n % 40}", event_id=f"gen_{n % 150}")
+                world.use(
+                    f"2026-01-01T10:{n // 60:02d}:{n % 60:02d}Z",
+                    account=f"account-{n % 40}",
+                    event_id=f"gen_{n % 150}",
+                )
                 if n % 20 == 0:
                     await asyncio.sleep(0)
             await world.settled()
             await asyncio.sleep(5)
             (tenure,) = tenures
-            assert (tenure._book.accounts, tenure._book.identities, tenure._last_use) == ({}, {}, {})
+            assert (tenure._book.accounts, tenure._book.identities, tenure._last_use) == (
+                {},
+                {},
+                {},
+            )
 
 
 class TestWhatTheCodeChokesOn:
-    """DESIGN: that partition stops and says so, the others go on. An exception would end the whole process, again and again."""
+    """DESIGN: that partition stops and says so, the others go on.
+
+    An exception would end the whole process, again and again.
+    """
 
     @attacked
     @pytest.mark.parametrize("where", ["decode_usage", "decide"])
-    async def test_the_partition_stops_right_before_the_input_and_names_it(self, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_partition_stops_right_before_the_input_and_names_it(
+        self, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         choke_on(monkeypatch, where, "poison")
         async with a_world() as world:
             for n in range(5):
@@ -432,7 +523,9 @@ class TestWhatTheCodeChokesOn:
             replayed(world)
 
     @attacked
-    async def test_once_the_code_is_mended_the_partition_goes_on_from_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_once_the_code_is_mended_the_partition_goes_on_from_there(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         choke_on(monkeypatch, "decide", "poison")
         async with a_world() as world:
             for n in range(5):
@@ -446,7 +539,9 @@ class TestWhatTheCodeChokesOn:
             replayed(world)
 
     @attacked
-    async def test_a_catalog_that_chokes_stops_the_partition(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_catalog_that_chokes_stops_the_partition(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         choke_on(monkeypatch, "decode_catalog", "poison")
         async with a_world() as world:
             worker = world.start_worker()
@@ -457,7 +552,9 @@ class TestWhatTheCodeChokesOn:
             assert "catalog 0-1" in (worker.owner.stopped_because or "")
 
     @attacked
-    async def test_an_account_that_chokes_when_it_is_due_stops_the_partition(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_account_that_chokes_when_it_is_due_stops_the_partition(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def choke(*_: Any, **__: Any) -> Any:
             raise ZeroDivisionError("poison")
 
@@ -473,7 +570,9 @@ class TestWhatTheCodeChokesOn:
             assert world.view_hash() == world.last_hash()
 
     @attacked
-    async def test_an_entry_of_the_log_that_cannot_be_folded_stops_the_partition(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_entry_of_the_log_that_cannot_be_folded_stops_the_partition(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         async with a_world() as world:
             world.use("2026-01-01T10:00:00Z")
             worker = world.start_worker()
@@ -486,7 +585,9 @@ class TestWhatTheCodeChokesOn:
             assert "ledger entry 0-" in (worker.owner.stopped_because or "")
 
     @attacked
-    async def test_entries_that_no_batch_takes_stop_the_partition_and_name_their_input(self) -> None:
+    async def test_entries_that_no_batch_takes_stop_the_partition_and_name_their_input(
+        self,
+    ) -> None:
         async with a_world() as world:
             worker = world.start_worker()
             await world.until(lambda: world.entries() != [])
@@ -500,12 +601,16 @@ class TestTheOrder:
     @attacked
     @pytest.mark.parametrize("timestamp_ms", [-1, 0, 2**62, 40_000_000_000_000])
     async def test_any_timestamp_is_decided(self, timestamp_ms: int) -> None:
-        """One beyond the year 2999, with an account that is due later still: nothing could be taken, and the owner fell over."""
+        """One beyond the year 2999, with an account that is due later still: nothing could be
+        taken, and the owner fell over.
+        """
         async with a_world(importing=True) as world:
             world.send("account.subscribed", "2999-12-30T10:00:00Z", plan="pro")
             world.use("2999-12-30T11:00:00Z", quantity="7")
             world.use("2999-12-30T12:00:00Z", account="b")
-            world.inputs[Source.USAGE].append(world.inputs[Source.USAGE][-1]._replace(offset=2, timestamp_ms=timestamp_ms))
+            world.inputs[Source.USAGE].append(
+                world.inputs[Source.USAGE][-1]._replace(offset=2, timestamp_ms=timestamp_ms)
+            )
             world.start_worker()
             await world.settled()
             replayed(world)
@@ -515,7 +620,12 @@ class TestTheOrder:
         async with a_world(importing=True) as world:
             for day in (20, 3, 17, 17, 1, 28):
                 world.use(f"2025-01-{day:02d}T10:00:00Z", quantity="4")
-                world.send("credits.granted", f"2025-01-{29 - day:02d}T10:00:00Z", credits="5", expires_at="2025-02-01T00:00:00Z")
+                world.send(
+                    "credits.granted",
+                    f"2025-01-{29 - day:02d}T10:00:00Z",
+                    credits="5",
+                    expires_at="2025-02-01T00:00:00Z",
+                )
             world.use("2025-02-02T10:00:00Z")
             world.start_worker()
             await world.settled()
@@ -543,7 +653,9 @@ class TestTheOrder:
             await world.until(lambda: worker.control.acknowledged == {Source.USAGE: 8})
 
     @attacked
-    async def test_a_live_ledger_waits_a_second_for_an_input_that_has_more_and_no_longer(self) -> None:
+    async def test_a_live_ledger_waits_a_second_for_an_input_that_has_more_and_no_longer(
+        self,
+    ) -> None:
         async with a_world() as world:
             worker = world.start_worker()
             await world.until(lambda: worker.owner.state == "running")
@@ -555,7 +667,9 @@ class TestTheOrder:
 
     @attacked
     async def test_an_owner_that_claims_again_waits_again(self) -> None:
-        """The patience of the tenure before was still counted, so an account event that was on its way came after the use."""
+        """The patience of the tenure before was still counted, so an account event that was on its
+        way came after the use.
+        """
         async with a_world() as world:
             view = world.view = HostileView()
             worker = world.start_worker()
@@ -571,7 +685,9 @@ class TestTheOrder:
             assert kinds(world)[-1] == "usage"
 
     @attacked
-    async def test_a_flood_of_usage_does_not_keep_a_catalog_from_being_adopted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_flood_of_usage_does_not_keep_a_catalog_from_being_adopted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(merge, "RECORDS_PER_CHUNK", 10)
         async with a_world() as world:
             for n in range(2_000):
@@ -582,16 +698,23 @@ class TestTheOrder:
             assert 0 < len(world.entries()) < 1_000
             world.publish_catalog(version="next")
             await world.settled()
-            place = next(n for n, entry in enumerate(world.entries()) if entry.catalog_version == "next")
+            place = next(
+                n for n, entry in enumerate(world.entries()) if entry.catalog_version == "next"
+            )
             assert place < 1_000
             replayed(world)
 
 
 class TestWhatIsDue:
     @attacked
-    async def test_an_account_that_is_no_longer_due_by_what_is_caught_up_is_not_acted_on_again(self) -> None:
-        """Killed between a renewal's append and its commit. Who caught up did not know that the account had been due, so the view kept
-        the date, and on it the ledger wrote what no state called for: every audit after that found a difference."""
+    async def test_an_account_that_is_no_longer_due_by_what_is_caught_up_is_not_acted_on_again(
+        self,
+    ) -> None:
+        """Killed between a renewal's append and its commit.
+
+        Who caught up did not know that the account had been due, so the view kept the date, and on
+        it the ledger wrote what no state called for: every audit after that found a difference.
+        """
         async with a_world(importing=True) as world:
             world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
             world.use("2025-02-01T10:00:00Z", quantity="7")
@@ -613,8 +736,10 @@ class TestWhatIsDue:
 
     @attacked
     async def test_what_is_due_waits_for_a_record_that_the_feeder_lost(self) -> None:
-        """The record after it was at hand and said that the date had come; that one was missing between showed only when it was decided
-        itself. So a renewal was written before a use of the days before, which was then refused: its period was closed."""
+        """The record after it was at hand and said that the date had come; that one was missing
+        between showed only when it was decided itself. So a renewal was written before a use of the
+        days before, which was then refused: its period was closed.
+        """
         async with a_world(importing=True) as world:
             world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
             world.use("2025-02-01T10:00:00Z", quantity="7")
@@ -635,11 +760,15 @@ class TestWhatIsDue:
             replayed(world)
 
     @attacked
-    async def test_more_accounts_due_at_one_moment_than_a_chunk_takes_are_all_acted_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_more_accounts_due_at_one_moment_than_a_chunk_takes_are_all_acted_on(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("usageledger.processor.owner.DUE_PER_CHUNK", 3)
         async with a_world(importing=True) as world:
             for n in range(20):
-                world.send("account.subscribed", "2025-01-31T10:00:00Z", account=f"account-{n}", plan="pro")
+                world.send(
+                    "account.subscribed", "2025-01-31T10:00:00Z", account=f"account-{n}", plan="pro"
+                )
                 world.use("2025-02-01T10:00:00Z", account=f"account-{n}", quantity="7")
             worker = world.start_worker()
             await world.settled()
@@ -653,12 +782,18 @@ class TestWhatIsDue:
 
     @attacked
     async def test_a_clock_that_jumps_by_decades_writes_its_renewals_in_chunks(self) -> None:
-        """500 accounts that are blocked for 20 years are 120,000 renewals: in one chunk they took longer than an append may."""
+        """500 accounts that are blocked for 20 years are 120,000 renewals: in one chunk they took
+        longer than an append may.
+        """
         async with a_world(importing=True) as world:
             for n in range(6):
-                world.send("account.subscribed", "2000-01-31T10:00:00Z", account=f"account-{n}", plan="pro")
+                world.send(
+                    "account.subscribed", "2000-01-31T10:00:00Z", account=f"account-{n}", plan="pro"
+                )
                 grant = {"credits": "1", "expires_at": "2400-01-01T00:00:00Z"}
-                world.send("credits.granted", "2000-02-01T10:00:00Z", account=f"account-{n}", **grant)
+                world.send(
+                    "credits.granted", "2000-02-01T10:00:00Z", account=f"account-{n}", **grant
+                )
             world.use("2020-01-01T10:00:00Z", account="z")
             worker = world.start_worker()
             appended = watch_appends(worker)
@@ -710,7 +845,9 @@ class TestWhatIsDue:
             assert world.entries()[-1].appended_at == datetime(2025, 2, 28, 10, tzinfo=UTC)
             replayed(world)
 
-    def test_fifty_thousand_accounts_due_at_one_moment_are_found_without_looking_at_all_of_them(self) -> None:
+    def test_fifty_thousand_accounts_due_at_one_moment_are_found_without_looking_at_all_of_them(
+        self,
+    ) -> None:
         at = datetime(2026, 1, 1, tzinfo=UTC)
         due = DueList()
         for n in range(50_000):

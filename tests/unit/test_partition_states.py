@@ -10,7 +10,9 @@ from usageledger.operations.partition_states import PartitionState, partition_st
 
 
 def state(report: OwnerReport | None, *, usage: int = 0, limits: int = 0) -> PartitionState:
-    (found,) = partition_states(LedgerLags((Lag("usage", 0, usage), Lag("limits", 0, limits)), {}), {0: report})
+    (found,) = partition_states(
+        LedgerLags((Lag("usage", 0, usage), Lag("limits", 0, limits)), {}), {0: report}
+    )
     return found
 
 
@@ -24,7 +26,12 @@ def report(state: str = "running", **rest: object) -> OwnerReport:
         (state(report()), "running/idle", False, ""),
         (state(report(), limits=5), "running/idle", False, ""),
         (state(report(), usage=7), "running/behind", False, ""),
-        (state(report(no_progress_s=42.0), usage=7), "running/behind", True, "no progress for 42 s"),
+        (
+            state(report(no_progress_s=42.0), usage=7),
+            "running/behind",
+            True,
+            "no progress for 42 s",
+        ),
         (state(report("waiting_for_a_catalog"), usage=7), "waiting_for_a_catalog", False, ""),
         (
             state(report("catching_up", caught_up_to=5, catch_up_end=2000)),
@@ -32,7 +39,12 @@ def report(state: str = "running", **rest: object) -> OwnerReport:
             False,
             "its view stands at ledger offset 5 of 2,000",
         ),
-        (state(report("stopped", stopped_because="it was truncated"), usage=7), "stopped", True, "it was truncated"),
+        (
+            state(report("stopped", stopped_because="it was truncated"), usage=7),
+            "stopped",
+            True,
+            "it was truncated",
+        ),
         (state(None, usage=7), "no_owner", True, "no processor has it"),
         (state(None), "no_owner", True, "no processor has it"),
     ],

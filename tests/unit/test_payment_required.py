@@ -1,4 +1,6 @@
-"""A request of an account that is blocked is answered 402, with what frees it; any other request passes."""
+"""A request of an account that is blocked is answered 402, with what frees it; any other request
+passes.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,12 @@ def limit_event(*lines: str) -> LimitEvent:
 
 OUT_ON_PRO = limit_event("2026-01-31T10:00 subscribe pro", "+1d use chat_action 203.5")
 OUT_ON_FREE = limit_event("2026-01-31T10:00 use chat_action 200 account=free")
-OUT_ON_TOP = limit_event("2026-01-31T10:00 subscribe scale_4x account=top", "+1d use chat_action 5600 account=top")
-SUSPENDED = limit_event("2026-01-31T10:00 subscribe pro account=s", "+1d suspend payment_failed account=s")
+OUT_ON_TOP = limit_event(
+    "2026-01-31T10:00 subscribe scale_4x account=top", "+1d use chat_action 5600 account=top"
+)
+SUSPENDED = limit_event(
+    "2026-01-31T10:00 subscribe pro account=s", "+1d suspend payment_failed account=s"
+)
 SUBSCRIBER = Blocked(OUT_ON_PRO, OUT_ON_FREE, OUT_ON_TOP, SUSPENDED)
 
 
@@ -69,7 +75,9 @@ async def found_by_asking(request: Request) -> str | None:
     return named_in_the_query(request)
 
 
-def with_the_dependency(account: AccountOf = named_in_the_query, subscriber: Any = SUBSCRIBER) -> FastAPI:
+def with_the_dependency(
+    account: AccountOf = named_in_the_query, subscriber: Any = SUBSCRIBER
+) -> FastAPI:
     app = FastAPI()
     answer_payment_required(app)
     require_credits = RequireCredits(subscriber, account)
@@ -81,7 +89,9 @@ def with_the_dependency(account: AccountOf = named_in_the_query, subscriber: Any
     return app
 
 
-def with_the_middleware(account: AccountOf = named_in_the_query, subscriber: Any = SUBSCRIBER, **settings: Any) -> FastAPI:
+def with_the_middleware(
+    account: AccountOf = named_in_the_query, subscriber: Any = SUBSCRIBER, **settings: Any
+) -> FastAPI:
     app = FastAPI()
     app.add_middleware(BlockWithoutCredits, subscriber=subscriber, account=account, **settings)
 
@@ -94,7 +104,9 @@ def with_the_middleware(account: AccountOf = named_in_the_query, subscriber: Any
 
 def ask(app: FastAPI, path: str = "/render", **query: str) -> httpx.Response:
     async def asked() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://app"
+        ) as client:
             return await client.post(path, params=query)
 
     return asyncio.run(asked())
@@ -102,15 +114,22 @@ def ask(app: FastAPI, path: str = "/render", **query: str) -> httpx.Response:
 
 @pytest.mark.parametrize("account", [named_in_the_query, found_by_asking])
 @pytest.mark.parametrize("app_with", [with_the_dependency, with_the_middleware])
-def test_a_blocked_account_is_answered_402_with_the_upgrade_and_any_other_passes(app_with: Any, account: AccountOf) -> None:
+def test_a_blocked_account_is_answered_402_with_the_upgrade_and_any_other_passes(
+    app_with: Any, account: AccountOf
+) -> None:
     app = app_with(account)
     answer = ask(app, account="a")
-    assert (answer.status_code, answer.headers["content-type"], answer.headers["cache-control"]) == (402, MEDIA_TYPE, "no-store")
+    assert (
+        answer.status_code,
+        answer.headers["content-type"],
+        answer.headers["cache-control"],
+    ) == (402, MEDIA_TYPE, "no-store")
     assert answer.json() == {
         "type": "/problems/insufficient_credits",
         "title": "The account has not enough credits",
         "status": 402,
-        "detail": "The account has used up its credits: upgrade to Max for $24.99, or wait until 2026-02-28 10:00 UTC, "
+        "detail": "The account has used up its credits: upgrade to Max for $24.99, or wait until "
+        "2026-02-28 10:00 UTC, "
         "when its credits are renewed.",
         "code": "insufficient_credits",
         "account": "a",
@@ -130,11 +149,22 @@ def test_a_blocked_account_is_answered_402_with_the_upgrade_and_any_other_passes
     ("event", "detail", "upgrade"),
     [
         (OUT_ON_FREE, "The account has used up its credits: upgrade to Pro for $9.99.", "pro"),
-        (OUT_ON_TOP, "The account has used up its credits: wait until 2026-02-28 10:00 UTC, when its credits are renewed.", None),
-        (SUSPENDED, "The account is suspended (payment_failed): it can be used again once that is settled.", None),
+        (
+            OUT_ON_TOP,
+            "The account has used up its credits: wait until 2026-02-28 10:00 UTC, when its "
+            "credits are renewed.",
+            None,
+        ),
+        (
+            SUSPENDED,
+            "The account is suspended (payment_failed): it can be used again once that is settled.",
+            None,
+        ),
     ],
 )
-def test_the_detail_says_what_frees_the_account(event: LimitEvent, detail: str, upgrade: str | None) -> None:
+def test_the_detail_says_what_frees_the_account(
+    event: LimitEvent, detail: str, upgrade: str | None
+) -> None:
     problem = problem_of(event)
     assert problem["detail"] == detail
     assert (problem["upgrade"] and problem["upgrade"]["plan"]) == upgrade
@@ -142,7 +172,11 @@ def test_the_detail_says_what_frees_the_account(event: LimitEvent, detail: str, 
 
 def test_a_suspended_account_is_told_why() -> None:
     problem = ask(with_the_middleware(), account="s").json()
-    assert (problem["code"], problem["reason"], problem["suspension"]) == ("suspended", "suspended", "payment_failed")
+    assert (problem["code"], problem["reason"], problem["suspension"]) == (
+        "suspended",
+        "suspended",
+        "payment_failed",
+    )
     assert (problem["remaining"], problem["upgrade"]) == ("200", None)
 
 
@@ -154,21 +188,36 @@ def test_the_problems_have_the_gateways_names() -> None:
 
 def test_without_the_handler_the_problem_is_the_detail_of_an_http_error() -> None:
     app = FastAPI()
-    app.post("/", dependencies=[Depends(RequireCredits(SUBSCRIBER, named_in_the_query))])(lambda: "passed")
+    app.post("/", dependencies=[Depends(RequireCredits(SUBSCRIBER, named_in_the_query))])(
+        lambda: "passed"
+    )
     answer = ask(app, "/", account="free")
     assert (answer.status_code, answer.json()) == (402, {"detail": problem_of(OUT_ON_FREE)})
 
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/render", 402), ("/render/", 402), ("/render/video", 402), ("/renderer", 200), ("/meter", 200), ("/", 200), ("/images/7", 402)],
+    [
+        ("/render", 402),
+        ("/render/", 402),
+        ("/render/video", 402),
+        ("/renderer", 200),
+        ("/meter", 200),
+        ("/", 200),
+        ("/images/7", 402),
+    ],
 )
 def test_the_middleware_looks_at_the_paths_that_it_is_given(path: str, status: int) -> None:
-    assert ask(with_the_middleware(paths=("/render", "/images/")), path, account="a").status_code == status
+    assert (
+        ask(with_the_middleware(paths=("/render", "/images/")), path, account="a").status_code
+        == status
+    )
 
 
 @pytest.mark.parametrize("subscriber_of", [LimitSubscriber, AsyncLimitSubscriber])
-def test_either_subscriber_is_asked_and_while_it_does_not_know_nobody_passes(subscriber_of: Callable[..., KnowsWhoIsBlocked]) -> None:
+def test_either_subscriber_is_asked_and_while_it_does_not_know_nobody_passes(
+    subscriber_of: Callable[..., KnowsWhoIsBlocked],
+) -> None:
     app = with_the_middleware(subscriber=subscriber_of(kafka="localhost:9"))
     with pytest.raises(RuntimeError, match="wait_ready"):
         ask(app, account="a")
@@ -197,7 +246,11 @@ def test_a_subscriber_that_has_ended_lets_nobody_pass_unseen(app_with: Any) -> N
 @pytest.mark.parametrize(
     ("account", "extensions", "first_message"),
     [
-        ("a", {"websocket.http.response": {}}, {"type": "websocket.http.response.start", "status": 402}),
+        (
+            "a",
+            {"websocket.http.response": {}},
+            {"type": "websocket.http.response.start", "status": 402},
+        ),
         ("a", {}, {"type": "websocket.close", "code": 1008}),
         ("a", None, {"type": "websocket.close", "code": 1008}),
         ("other", {}, {"type": "websocket.accept"}),
@@ -205,9 +258,14 @@ def test_a_subscriber_that_has_ended_lets_nobody_pass_unseen(app_with: Any) -> N
 )
 @pytest.mark.parametrize("account_of", [named_in_the_query, found_by_asking])
 def test_a_blocked_account_opens_no_websocket(
-    account: str, extensions: dict[str, Any] | None, first_message: dict[str, Any], account_of: AccountOf
+    account: str,
+    extensions: dict[str, Any] | None,
+    first_message: dict[str, Any],
+    account_of: AccountOf,
 ) -> None:
-    """The middleware looked at http alone: an app that generates over a websocket went on for whoever was blocked."""
+    """The middleware looked at http alone: an app that generates over a websocket went on for
+    whoever was blocked.
+    """
     sent: list[dict[str, Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -219,8 +277,15 @@ def test_a_blocked_account_opens_no_websocket(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {"type": "websocket", "path": "/render", "query_string": f"account={account}".encode(), "headers": []}
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "path": "/render",
+        "query_string": f"account={account}".encode(),
+        "headers": [],
+    }
     if extensions is not None:
         scope["extensions"] = extensions
-    asyncio.run(BlockWithoutCredits(app, subscriber=SUBSCRIBER, account=account_of)(scope, receive, send))
+    asyncio.run(
+        BlockWithoutCredits(app, subscriber=SUBSCRIBER, account=account_of)(scope, receive, send)
+    )
     assert sent[0].items() >= first_message.items()

@@ -1,4 +1,7 @@
-"""What becomes of a plan: opening, subscribing, changing, cancelling. Each test is the ledger in its docstring."""
+"""What becomes of a plan: opening, subscribing, changing, cancelling.
+
+Each test is the ledger in its docstring.
+"""
 
 from __future__ import annotations
 
@@ -160,8 +163,12 @@ def test_free_can_be_changed_to_but_neither_subscribed_to_nor_cancelled() -> Non
 
 @pytest.mark.parametrize("ahead", ["+1us", "+1ms", "+3m", "+5m"])
 @pytest.mark.parametrize("event", ["subscribe pro", "change pro"])
-def test_a_subscription_dated_ahead_begins_when_kafka_took_it_and_lasts_a_whole_cycle(event: str, ahead: str) -> None:
-    """Its cycle once began at the date ahead: the next boundary came within minutes, and with it a second allotment."""
+def test_a_subscription_dated_ahead_begins_when_kafka_took_it_and_lasts_a_whole_cycle(
+    event: str, ahead: str
+) -> None:
+    """Its cycle once began at the date ahead: the next boundary came within minutes, and with it a
+    second allotment.
+    """
     play(f"""
     2026-01-31T10:00  {event} on={ahead}  => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
     +10m              use chat_action     => usage 1 200+0-1=199
@@ -181,10 +188,11 @@ def test_an_anchor_stated_ahead_by_no_more_than_a_clock_may_be_is_when_kafka_too
 def test_a_stated_anchor_gives_the_cycle_its_day() -> None:
     """The first period ends at the first boundary, with the whole allotment.
 
-    2026-01-31T10:00  subscribe pro anchor=2025-11-15T08:00  => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    2026-02-15T07:59  use chat_action                        => usage 1 200+0-1=199
-    2026-02-15T08:00  use chat_action                        => renewal pro 200+0-0=200 ; usage 1 200+0-1=199
-    2026-03-15T08:00  use chat_action                        => renewal pro 200+0-0=200 ; usage 1 200+0-1=199
+    2026-01-31T10:00  subscribe pro anchor=2025-11-15T08:00  => account_opened free 200+0-0=200 ;
+    plan_change pro 200+0-0=200 2026-02-15T07:59  use chat_action                        => usage 1
+    200+0-1=199 2026-02-15T08:00  use chat_action                        => renewal pro 200+0-0=200
+    ; usage 1 200+0-1=199 2026-03-15T08:00  use chat_action                        => renewal pro
+    200+0-0=200 ; usage 1 200+0-1=199
     """
 
 
@@ -192,9 +200,10 @@ def test_a_stated_anchor_gives_the_cycle_its_day() -> None:
 def test_a_cycle_keeps_the_local_time_of_day_of_its_zone() -> None:
     """Berlin's clocks go forward on 29 March 2026: 12:00 there is 11:00 UTC before, 10:00 after.
 
-    2026-03-15T11:00  subscribe pro zone=Europe/Berlin  => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    2026-04-15T09:59  use chat_action                   => usage 1 200+0-1=199
-    2026-04-15T10:00  use chat_action                   => renewal pro 200+0-0=200 ; usage 1 200+0-1=199
+    2026-03-15T11:00  subscribe pro zone=Europe/Berlin  => account_opened free 200+0-0=200 ;
+    plan_change pro 200+0-0=200 2026-04-15T09:59  use chat_action                   => usage 1
+    200+0-1=199 2026-04-15T10:00  use chat_action                   => renewal pro 200+0-0=200 ;
+    usage 1 200+0-1=199
     """
 
 
@@ -224,10 +233,11 @@ def test_an_account_can_be_brought_in_mid_cycle_with_what_it_used() -> None:
 
     2026-02-10T00:00  open pro used=150 free_used=120 anchor=2025-12-31T10:00 as_of=2026-02-09T12:00
         => account_opened pro 200+0-150=50
-    +1s               use chat_action on=2026-02-09T11:59:59.999999  => refused counted_before_opening
-    +1s               use chat_action on=2026-02-09T12:00            => usage 1 200+0-151=49
-    +1s               cancel                                         => plan_change pro->free 200+0-151=49
-    2026-02-28T10:00  use chat_action                                => renewal free 80+0-0=80 ; usage 1 80+0-1=79
+    +1s               use chat_action on=2026-02-09T11:59:59.999999  => refused
+    counted_before_opening +1s               use chat_action on=2026-02-09T12:00            => usage
+    1 200+0-151=49 +1s               cancel                                         => plan_change
+    pro->free 200+0-151=49 2026-02-28T10:00  use chat_action                                =>
+    renewal free 80+0-0=80 ; usage 1 80+0-1=79
     """
 
 

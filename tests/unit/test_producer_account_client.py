@@ -1,4 +1,6 @@
-"""A command of `AccountClient` returns when Kafka has it, or raises and can be repeated under the same id."""
+"""A command of `AccountClient` returns when Kafka has it, or raises and can be repeated under the
+same id.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,31 @@ NOW = datetime(2026, 11, 22, 10, 15, 31, tzinfo=UTC)
 
 
 def client_of(kafka: FakeKafka, **settings: Any) -> AccountClient:
-    return AccountClient(**{"source": "billing", "connect_to": kafka.connect_to, "clock": lambda: NOW, "prefix": "acme", **settings})
+    return AccountClient(
+        **{
+            "source": "billing",
+            "connect_to": kafka.connect_to,
+            "clock": lambda: NOW,
+            "prefix": "acme",
+            **settings,
+        }
+    )
 
 
 @pytest.mark.parametrize(
     ("command", "type_", "data"),
     [
         (
-            lambda client: client.open_account("a", "pro", anchor=NOW, time_zone="UTC", used="14", free_used="200", as_of=NOW, id="e"),
+            lambda client: client.open_account(
+                "a",
+                "pro",
+                anchor=NOW,
+                time_zone="UTC",
+                used="14",
+                free_used="200",
+                as_of=NOW,
+                id="e",
+            ),
             "account.opened",
             {
                 "plan": "pro",
@@ -40,26 +59,61 @@ def client_of(kafka: FakeKafka, **settings: Any) -> AccountClient:
             "account.subscribed",
             {"plan": "pro", "time_zone": "Asia/Tokyo"},
         ),
-        (lambda client: client.change_plan("a", "max", id="e"), "account.plan_changed", {"plan": "max"}),
-        (lambda client: client.cancel("a", id="e"), "account.cancelled", {"effective": "period_end"}),
-        (lambda client: client.cancel("a", "now", id="e"), "account.cancelled", {"effective": "now"}),
+        (
+            lambda client: client.change_plan("a", "max", id="e"),
+            "account.plan_changed",
+            {"plan": "max"},
+        ),
+        (
+            lambda client: client.cancel("a", id="e"),
+            "account.cancelled",
+            {"effective": "period_end"},
+        ),
+        (
+            lambda client: client.cancel("a", "now", id="e"),
+            "account.cancelled",
+            {"effective": "now"},
+        ),
         (
             lambda client: client.suspend("a", "payment_failed", note="third attempt", id="e"),
             "account.suspended",
             {"reason": "payment_failed", "note": "third attempt"},
         ),
-        (lambda client: client.resume("a", reason="paid", id="e"), "account.resumed", {"reason": "paid"}),
-        (lambda client: client.set_thresholds("a", ["0.5", "0.90"], id="e"), "account.thresholds_set", {"thresholds": ["0.5", "0.9"]}),
-        (lambda client: client.set_thresholds("a", None, id="e"), "account.thresholds_set", {"thresholds": None}),
-        (lambda client: client.grant_credits("a", "50", "sorry", id="e"), "credits.granted", {"credits": "50", "reason": "sorry"}),
+        (
+            lambda client: client.resume("a", reason="paid", id="e"),
+            "account.resumed",
+            {"reason": "paid"},
+        ),
+        (
+            lambda client: client.set_thresholds("a", ["0.5", "0.90"], id="e"),
+            "account.thresholds_set",
+            {"thresholds": ["0.5", "0.9"]},
+        ),
+        (
+            lambda client: client.set_thresholds("a", None, id="e"),
+            "account.thresholds_set",
+            {"thresholds": None},
+        ),
+        (
+            lambda client: client.grant_credits("a", "50", "sorry", id="e"),
+            "credits.granted",
+            {"credits": "50", "reason": "sorry"},
+        ),
     ],
 )
-def test_a_command_is_in_kafka_when_it_returns(command: Callable[[AccountClient], str], type_: str, data: dict[str, object]) -> None:
+def test_a_command_is_in_kafka_when_it_returns(
+    command: Callable[[AccountClient], str], type_: str, data: dict[str, object]
+) -> None:
     kafka = FakeKafka()
     with client_of(kafka) as client:
         assert command(client) == "e"
         [event] = kafka.events()
-        assert (event["type"], event["id"], event["source"], event["subject"]) == (type_, "e", "billing", "a")
+        assert (event["type"], event["id"], event["source"], event["subject"]) == (
+            type_,
+            "e",
+            "billing",
+            "a",
+        )
         assert event["data"] == data
     assert [(topic, key) for topic, key, _ in kafka.log] == [("acme.account.events.v1", b"a")]
     assert kafka.connections[0].is_closed
@@ -70,7 +124,11 @@ def test_a_void_is_known_by_the_usage_it_takes_back() -> None:
     client = client_of(kafka)
     first = client.void_usage("a", "render", "gen_1", "black frames")
     assert client.void_usage("a", "render", "gen_1", "black frames") == first
-    assert kafka.events()[0]["data"] == {"source": "render", "id": "gen_1", "reason": "black frames"}
+    assert kafka.events()[0]["data"] == {
+        "source": "render",
+        "id": "gen_1",
+        "reason": "black frames",
+    }
 
 
 def test_commands_without_an_id_get_one_each() -> None:
@@ -123,7 +181,9 @@ def test_a_command_that_the_broker_will_never_take_is_not_retriable() -> None:
     kafka = FakeKafka()
     kafka.refuses = lambda value: True
     kafka.refuses_with = Blame.EVENT
-    client = client_of(kafka, timeout_s=5.0, connect_to=lambda topic: lambda: AnsweringConnection(kafka, topic))
+    client = client_of(
+        kafka, timeout_s=5.0, connect_to=lambda topic: lambda: AnsweringConnection(kafka, topic)
+    )
     with pytest.raises(CommandFailed) as caught:
         client.cancel("a")
     assert not caught.value.retriable

@@ -34,7 +34,13 @@ SECOND = timedelta(seconds=1)
 
 
 def usage(**changes: Any) -> events.Event:
-    given: dict[str, Any] = {"source": "/render", "account": "acct_4821", "id": "gen_01J9", "feature": "genai_video", "now": NOW}
+    given: dict[str, Any] = {
+        "source": "/render",
+        "account": "acct_4821",
+        "id": "gen_01J9",
+        "feature": "genai_video",
+        "now": NOW,
+    }
     return events.usage_recorded(**{**given, **changes})
 
 
@@ -110,7 +116,9 @@ def test_times_are_written_in_utc_to_the_microsecond() -> None:
         ("dimensions", {"project": "\ud800"}),
     ],
 )
-def test_what_the_ledger_would_refuse_is_refused_at_the_call_naming_the_field(field: str, value: object) -> None:
+def test_what_the_ledger_would_refuse_is_refused_at_the_call_naming_the_field(
+    field: str, value: object
+) -> None:
     with pytest.raises(InvalidEvent, match=field) as caught:
         usage(**{field: value})
     assert caught.value.field == field
@@ -122,7 +130,9 @@ def test_the_ends_of_the_window_are_inside_it(occurred_at: datetime) -> None:
 
 
 def test_history_for_a_ledger_in_import_mode_may_have_any_time() -> None:
-    assert usage(occurred_at=NOW - timedelta(days=400), live=False)["time"] == "2025-10-18T10:15:31Z"
+    assert (
+        usage(occurred_at=NOW - timedelta(days=400), live=False)["time"] == "2025-10-18T10:15:31Z"
+    )
 
 
 def test_an_event_has_at_most_the_bytes_that_a_record_may_have() -> None:
@@ -133,7 +143,9 @@ def test_an_event_has_at_most_the_bytes_that_a_record_may_have() -> None:
 
 
 def test_a_reason_may_be_an_exceptions_text() -> None:
-    event = events.credits_granted(source="s", account="a", id="i", credits="1", reason="Traceback:\n\tKeyError", now=NOW)
+    event = events.credits_granted(
+        source="s", account="a", id="i", credits="1", reason="Traceback:\n\tKeyError", now=NOW
+    )
     assert json.loads(events.encode(event))["data"]["reason"] == "Traceback:\n\tKeyError"
     with pytest.raises(InvalidEvent, match="reason must be shorter"):
         events.encode({**event, "data": {"reason": "x" * EVENT_BYTES_MAX}})
@@ -151,7 +163,9 @@ def test_the_ledger_reads_what_the_sdk_writes_as_it_was_meant() -> None:
     def header(id: str) -> dict[str, Any]:
         return {"account": "a", "source": "billing", "id": id, "occurred_at": NOW}
 
-    assert decoded(usage(model="veo_3", quantity="0.5", occurred_at=moment, hold_id="h", dimensions={"p": "q"})) == UsageRecorded(
+    assert decoded(
+        usage(model="veo_3", quantity="0.5", occurred_at=moment, hold_id="h", dimensions={"p": "q"})
+    ) == UsageRecorded(
         account="acct_4821",
         source="/render",
         id="gen_01J9",
@@ -163,24 +177,55 @@ def test_the_ledger_reads_what_the_sdk_writes_as_it_was_meant() -> None:
         hold_id="h",
         dimensions={"p": "q"},
     )
-    opened = events.account_opened(**head, id="1", plan="pro", anchor=moment, time_zone="Asia/Tokyo", used="1.5", free_used=2, as_of=moment)
+    opened = events.account_opened(
+        **head,
+        id="1",
+        plan="pro",
+        anchor=moment,
+        time_zone="Asia/Tokyo",
+        used="1.5",
+        free_used=2,
+        as_of=moment,
+    )
     assert decoded(opened) == AccountOpened(
-        **header("1"), plan="pro", anchor=moment, time_zone="Asia/Tokyo", used=1_500_000, free_used=2_000_000, as_of=moment
+        **header("1"),
+        plan="pro",
+        anchor=moment,
+        time_zone="Asia/Tokyo",
+        used=1_500_000,
+        free_used=2_000_000,
+        as_of=moment,
     )
     subscribed = events.account_subscribed(**head, id="2", plan="max")
-    assert decoded(subscribed) == AccountSubscribed(**header("2"), plan="max", time_zone="UTC", anchor=None)
-    assert decoded(events.account_plan_changed(**head, id="3", plan="max")) == PlanChanged(**header("3"), plan="max")
-    assert decoded(events.account_cancelled(**head, id="4", effective="now")) == AccountCancelled(**header("4"), effective="now")
+    assert decoded(subscribed) == AccountSubscribed(
+        **header("2"), plan="max", time_zone="UTC", anchor=None
+    )
+    assert decoded(events.account_plan_changed(**head, id="3", plan="max")) == PlanChanged(
+        **header("3"), plan="max"
+    )
+    assert decoded(events.account_cancelled(**head, id="4", effective="now")) == AccountCancelled(
+        **header("4"), effective="now"
+    )
     suspended = events.account_suspended(**head, id="6", reason="fraud", note="a stolen card")
-    assert decoded(suspended) == AccountSuspended(**header("6"), reason="fraud", note="a stolen card")
+    assert decoded(suspended) == AccountSuspended(
+        **header("6"), reason="fraud", note="a stolen card"
+    )
     assert decoded(events.account_resumed(**head, id="7")) == AccountResumed(**header("7"))
     own = events.account_thresholds_set(**head, id="8", thresholds=["0.50", Decimal("0.9")])
     assert decoded(own) == ThresholdsSet(**header("8"), thresholds=(Decimal("0.5"), Decimal("0.9")))
-    assert decoded(events.account_thresholds_set(**head, id="9", thresholds=None)) == ThresholdsSet(**header("9"), thresholds=None)
-    granted = events.credits_granted(**head, id="5", credits="50", reason="r", expires_at=NOW + SECOND)
-    assert decoded(granted) == CreditsGranted(**header("5"), credits=50_000_000, reason="r", expires_at=NOW + SECOND)
+    assert decoded(events.account_thresholds_set(**head, id="9", thresholds=None)) == ThresholdsSet(
+        **header("9"), thresholds=None
+    )
+    granted = events.credits_granted(
+        **head, id="5", credits="50", reason="r", expires_at=NOW + SECOND
+    )
+    assert decoded(granted) == CreditsGranted(
+        **header("5"), credits=50_000_000, reason="r", expires_at=NOW + SECOND
+    )
     voided = events.usage_voided(**head, usage_source="render", usage_id="gen_1", reason="r")
-    assert decoded(voided) == UsageVoided(**header(str(voided["id"])), usage_source="render", usage_id="gen_1", reason="r")
+    assert decoded(voided) == UsageVoided(
+        **header(str(voided["id"])), usage_source="render", usage_id="gen_1", reason="r"
+    )
 
 
 def test_a_void_of_the_same_usage_is_the_same_event() -> None:
@@ -197,7 +242,12 @@ def test_a_void_of_the_same_usage_is_the_same_event() -> None:
     first = void()
     assert first["data"] == {"source": "/render", "id": "gen_1", "reason": "black frames"}
     assert first["id"] == void(now=NOW + SECOND)["id"]
-    others = [void(account="b"), void(usage_source="/image"), void(usage_id="gen_2"), void(account='a", "b')]
+    others = [
+        void(account="b"),
+        void(usage_source="/image"),
+        void(usage_id="gen_2"),
+        void(account='a", "b'),
+    ]
     assert len({str(each["id"]) for each in [first, *others]}) == 5
     assert events.topic_of(first, Topics()) == "account.events.v1"
 
@@ -210,7 +260,14 @@ Build = Callable[..., events.Event]
     [
         (
             events.account_opened,
-            {"plan": "pro", "anchor": NOW, "time_zone": "Europe/Berlin", "used": "12.50", "free_used": 200, "as_of": NOW},
+            {
+                "plan": "pro",
+                "anchor": NOW,
+                "time_zone": "Europe/Berlin",
+                "used": "12.50",
+                "free_used": 200,
+                "as_of": NOW,
+            },
             "account.opened",
             {
                 "plan": "pro",
@@ -223,17 +280,57 @@ Build = Callable[..., events.Event]
         ),
         (events.account_opened, {"plan": "free"}, "account.opened", {"plan": "free"}),
         (events.account_subscribed, {"plan": "max"}, "account.subscribed", {"plan": "max"}),
-        (events.account_plan_changed, {"plan": "scale_2x"}, "account.plan_changed", {"plan": "scale_2x"}),
+        (
+            events.account_plan_changed,
+            {"plan": "scale_2x"},
+            "account.plan_changed",
+            {"plan": "scale_2x"},
+        ),
         (events.account_cancelled, {}, "account.cancelled", {"effective": "period_end"}),
         (events.account_cancelled, {"effective": "now"}, "account.cancelled", {"effective": "now"}),
-        (events.account_suspended, {"reason": "payment_failed"}, "account.suspended", {"reason": "payment_failed"}),
-        (events.account_suspended, {"reason": "fraud", "note": "sure"}, "account.suspended", {"reason": "fraud", "note": "sure"}),
+        (
+            events.account_suspended,
+            {"reason": "payment_failed"},
+            "account.suspended",
+            {"reason": "payment_failed"},
+        ),
+        (
+            events.account_suspended,
+            {"reason": "fraud", "note": "sure"},
+            "account.suspended",
+            {"reason": "fraud", "note": "sure"},
+        ),
         (events.account_resumed, {}, "account.resumed", {}),
-        (events.account_resumed, {"reason": "paid", "note": "at last"}, "account.resumed", {"reason": "paid", "note": "at last"}),
-        (events.account_thresholds_set, {"thresholds": ["0.5", "0.90"]}, "account.thresholds_set", {"thresholds": ["0.5", "0.9"]}),
-        (events.account_thresholds_set, {"thresholds": []}, "account.thresholds_set", {"thresholds": []}),
-        (events.account_thresholds_set, {"thresholds": None}, "account.thresholds_set", {"thresholds": None}),
-        (events.credits_granted, {"credits": "50", "reason": "sorry"}, "credits.granted", {"credits": "50", "reason": "sorry"}),
+        (
+            events.account_resumed,
+            {"reason": "paid", "note": "at last"},
+            "account.resumed",
+            {"reason": "paid", "note": "at last"},
+        ),
+        (
+            events.account_thresholds_set,
+            {"thresholds": ["0.5", "0.90"]},
+            "account.thresholds_set",
+            {"thresholds": ["0.5", "0.9"]},
+        ),
+        (
+            events.account_thresholds_set,
+            {"thresholds": []},
+            "account.thresholds_set",
+            {"thresholds": []},
+        ),
+        (
+            events.account_thresholds_set,
+            {"thresholds": None},
+            "account.thresholds_set",
+            {"thresholds": None},
+        ),
+        (
+            events.credits_granted,
+            {"credits": "50", "reason": "sorry"},
+            "credits.granted",
+            {"credits": "50", "reason": "sorry"},
+        ),
         (
             events.credits_granted,
             {"credits": "0.000001", "reason": "a test", "expires_at": NOW + SECOND},
@@ -284,12 +381,22 @@ def test_an_account_event_carries_what_was_given_and_leaves_out_what_was_not(
         (events.credits_granted, {"credits": 1.5, "reason": "r"}, "credits"),
         (events.credits_granted, {"credits": "5", "reason": " "}, "reason"),
         (events.credits_granted, {"credits": "5", "reason": "\ud800"}, "reason"),
-        (events.account_subscribed, {"plan": "pro", "anchor": datetime(1969, 12, 31, tzinfo=UTC)}, "anchor"),
-        (events.account_subscribed, {"plan": "pro", "anchor": datetime(3000, 1, 1, tzinfo=UTC)}, "anchor"),
+        (
+            events.account_subscribed,
+            {"plan": "pro", "anchor": datetime(1969, 12, 31, tzinfo=UTC)},
+            "anchor",
+        ),
+        (
+            events.account_subscribed,
+            {"plan": "pro", "anchor": datetime(3000, 1, 1, tzinfo=UTC)},
+            "anchor",
+        ),
         (events.credits_granted, {"credits": "5", "reason": "r", "expires_at": NOW}, "expires_at"),
     ],
 )
-def test_a_wrong_account_event_is_refused_naming_the_field(build: Build, given: dict[str, Any], field: str) -> None:
+def test_a_wrong_account_event_is_refused_naming_the_field(
+    build: Build, given: dict[str, Any], field: str
+) -> None:
     with pytest.raises(InvalidEvent, match=field) as caught:
         build(source="billing", account="acct_1", id="evt_1", now=NOW, **given)
     assert caught.value.field == field

@@ -41,7 +41,9 @@ def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
 
 
 def test_where_nobody_listens_connecting_ends_in_time_says_so_and_leaves_no_file_open() -> None:
-    """In a process of its own: kafka-python leaves refused sockets to the garbage collector, and captured logs keep them from it."""
+    """In a process of its own: kafka-python leaves refused sockets to the garbage collector, and
+    captured logs keep them from it.
+    """
     script = """
 import gc, os, socket
 from usageledger.sdk.producer import kafka_publisher
@@ -60,5 +62,12 @@ gc.collect()
 print(len(os.listdir("/proc/self/fd")) - before)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ran = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert ran.stdout.split() == ["connection", "connection", "connection", "0"]

@@ -1,4 +1,6 @@
-"""What a program that reports usage can rely on: of `UsageMeter`, and of the in-memory meter that stands for it in tests."""
+"""What a program that reports usage can rely on: of `UsageMeter`, and of the in-memory meter that
+stands for it in tests.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,13 @@ class Case:
 
 
 def file_meter(kafka: FakeKafka, directory: Path, **settings: Any) -> UsageMeter:
-    given = {"source": "render", "clock": lambda: NOW, "spool_directory": directory, "connect_to": kafka.connect_to, "exit_timeout_s": 0.0}
+    given = {
+        "source": "render",
+        "clock": lambda: NOW,
+        "spool_directory": directory,
+        "connect_to": kafka.connect_to,
+        "exit_timeout_s": 0.0,
+    }
     return UsageMeter(**{**given, **settings})
 
 
@@ -105,17 +113,32 @@ def test_a_void_names_the_usage_and_is_the_same_when_repeated(case: Case) -> Non
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("account", ""), ("feature", None), ("quantity", 0.5), ("occurred_at", NOW - timedelta(days=36)), ("dimensions", {"a": "x" * 70_000})],
+    [
+        ("account", ""),
+        ("feature", None),
+        ("quantity", 0.5),
+        ("occurred_at", NOW - timedelta(days=36)),
+        ("dimensions", {"a": "x" * 70_000}),
+    ],
 )
-def test_what_is_wrong_is_refused_at_the_call_and_not_recorded(case: Case, field: str, value: Any) -> None:
-    given: dict[str, Any] = {"account": "acct_1", "feature": "genai_image", "id": "gen_1", field: value}
+def test_what_is_wrong_is_refused_at_the_call_and_not_recorded(
+    case: Case, field: str, value: Any
+) -> None:
+    given: dict[str, Any] = {
+        "account": "acct_1",
+        "feature": "genai_image",
+        "id": "gen_1",
+        field: value,
+    }
     with pytest.raises(InvalidEvent, match=field):
         case.meter.record(**given)
     assert case.events() == []
 
 
 def test_a_generation_is_recorded_when_its_block_ends_well(case: Case) -> None:
-    with case.meter.generation(account="acct_1", feature="genai_video", model="veo_3", id="gen_1") as generation:
+    with case.meter.generation(
+        account="acct_1", feature="genai_video", model="veo_3", id="gen_1"
+    ) as generation:
         generation.quantity = "3.5"
         generation.dimensions = {"worker": "eu-1/7"}
         assert case.events() == []
@@ -128,7 +151,9 @@ def test_a_generation_that_fails_is_not_recorded_unless_told(case: Case) -> None
     for told in (False, True):
         with (
             pytest.raises(RuntimeError, match="out of memory"),
-            case.meter.generation(account="acct_1", feature="genai_video", id=f"gen_{told}", record_on_error=told),
+            case.meter.generation(
+                account="acct_1", feature="genai_video", id=f"gen_{told}", record_on_error=told
+            ),
         ):
             raise RuntimeError("out of memory")
     assert [event["id"] for event in case.events()] == ["gen_True"]
@@ -140,9 +165,14 @@ def test_a_generation_that_was_cancelled_is_not_recorded(case: Case) -> None:
     assert case.events() == []
 
 
-def test_a_generation_that_could_not_be_recorded_is_refused_before_the_work_is_done(case: Case) -> None:
+def test_a_generation_that_could_not_be_recorded_is_refused_before_the_work_is_done(
+    case: Case,
+) -> None:
     worked = False
-    with pytest.raises(InvalidEvent, match="account"), case.meter.generation(account="", feature="genai_video", id="gen_1"):
+    with (
+        pytest.raises(InvalidEvent, match="account"),
+        case.meter.generation(account="", feature="genai_video", id="gen_1"),
+    ):
         worked = True
     assert not worked
 
@@ -181,7 +211,9 @@ def test_a_decorated_function_records_what_it_returned(case: Case) -> None:
 
 
 def test_a_decorated_coroutine_records_when_it_is_done(case: Case) -> None:
-    @case.meter.records(account=lambda owner: owner, feature="genai_music", id=lambda result: result.id)
+    @case.meter.records(
+        account=lambda owner: owner, feature="genai_music", id=lambda result: result.id
+    )
     async def compose(owner: str) -> Clip:
         await asyncio.sleep(0)
         return Clip("clip_1", "1")
@@ -213,9 +245,13 @@ def test_a_decorator_that_cannot_work_is_refused_when_it_is_written(case: Case) 
         yield owner
 
     with pytest.raises(TypeError, match="account asks for user"):
-        case.meter.records(account=lambda user: user, feature="genai_music", id=lambda result: result)(compose)
+        case.meter.records(
+            account=lambda user: user, feature="genai_music", id=lambda result: result
+        )(compose)
     with pytest.raises(TypeError, match="yields"):
-        case.meter.records(account="acct_1", feature="genai_music", id=lambda result: result)(stream)
+        case.meter.records(account="acct_1", feature="genai_music", id=lambda result: result)(
+            stream
+        )
 
 
 def test_a_closed_meter_refuses(case: Case) -> None:
@@ -297,7 +333,9 @@ def test_a_refused_event_makes_flush_say_so_and_not_wait(tmp_path: Path) -> None
 
 
 class _AtOnce:
-    """A connection that refuses at the call, as kafka-python does with a record above its own limit."""
+    """A connection that refuses at the call, as kafka-python does with a record above its own
+    limit.
+    """
 
     def __init__(self, kafka: FakeKafka, topic: str) -> None:
         self._connection = kafka.connect_to(topic)()
@@ -312,7 +350,9 @@ class _AtOnce:
         self._connection.close()
 
 
-def test_a_meter_closed_while_it_connects_does_not_wait_for_that_and_gives_up_its_spool_afterwards(tmp_path: Path) -> None:
+def test_a_meter_closed_while_it_connects_does_not_wait_for_that_and_gives_up_its_spool_afterwards(
+    tmp_path: Path,
+) -> None:
     kafka = FakeKafka()
     connecting, go_on = threading.Event(), threading.Event()
 
@@ -329,7 +369,9 @@ def test_a_meter_closed_while_it_connects_does_not_wait_for_that_and_gives_up_it
     assert connecting.wait(DEADLINE_S)
     assert not meter.close(timeout_s=0.0)
     go_on.set()
-    with file_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01)):
+    with file_meter(
+        kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01)
+    ):
         assert kafka.stored.wait(DEADLINE_S)
     assert [event["id"] for event in kafka.events()] == ["gen_1"]
 
@@ -345,7 +387,9 @@ def test_a_full_spool_refuses_at_the_call(tmp_path: Path) -> None:
     meter.close(timeout_s=0.0)
 
 
-def test_many_threads_record_through_one_meter_and_each_accounts_order_is_kept(tmp_path: Path) -> None:
+def test_many_threads_record_through_one_meter_and_each_accounts_order_is_kept(
+    tmp_path: Path,
+) -> None:
     kafka = FakeKafka()
     meter = file_meter(kafka, tmp_path, sender_settings=SenderSettings(in_flight_max=7))
 
@@ -393,7 +437,9 @@ def test_a_forked_child_records_into_a_spool_and_a_connection_of_its_own(tmp_pat
     meter.close(DEADLINE_S)
 
 
-def test_children_forked_while_threads_record_do_not_hang_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_children_forked_while_threads_record_do_not_hang_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
     kafka = FakeKafka()
     meter = file_meter(kafka, tmp_path)
     stop = threading.Event()
@@ -401,7 +447,9 @@ def test_children_forked_while_threads_record_do_not_hang_and_nothing_is_lost(tm
 
     def record() -> None:
         while not stop.is_set():
-            recorded.append(meter.record(account="acct_1", feature="genai_image", id=f"parent_{len(recorded)}"))
+            recorded.append(
+                meter.record(account="acct_1", feature="genai_image", id=f"parent_{len(recorded)}")
+            )
 
     def work() -> None:
         kafka.log.clear()
@@ -420,10 +468,15 @@ def test_children_forked_while_threads_record_do_not_hang_and_nothing_is_lost(tm
     assert [event["id"] for event in kafka.events()] == recorded
 
 
-def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_others(tmp_path: Path) -> None:
-    """Kafka was down as a server was told to end. While its meter tried to send the rest, another thread forked a worker, which lived on.
+def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_others(
+    tmp_path: Path,
+) -> None:
+    """Kafka was down as a server was told to end.
 
-    It had a copy of the lock that says whose the events on disk are: with Kafka back and the next server up they waited for its end.
+    While its meter tried to send the rest, another thread forked a worker, which lived on.
+
+    It had a copy of the lock that says whose the events on disk are: with Kafka back and the next
+    server up they waited for its end.
     """
     kafka = FakeKafka()
     kafka.is_down = True
@@ -453,7 +506,9 @@ def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_oth
 
 def test_what_a_killed_child_left_is_sent_by_a_process_that_lives(tmp_path: Path) -> None:
     kafka = FakeKafka()
-    meter = file_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01))
+    meter = file_meter(
+        kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01)
+    )
 
     def work() -> None:
         kafka.is_down = True
@@ -490,9 +545,14 @@ if sys.argv[1] != "later":
 """
 
     def run(kafka_is: str, exit_timeout_s: float) -> str:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
         command = [sys.executable, "-c", script, kafka_is, str(exit_timeout_s)]
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True, timeout=60
+        ).stdout
 
     assert run("up", 20.0) == "gen_up\n"
     assert run("down", 0.0) == ""
@@ -517,7 +577,9 @@ def test_a_wrong_setting_is_told_at_the_start(
         UsageMeter(source="render", spool_directory=tmp_path, **settings)
 
 
-def test_settings_come_from_the_environment_and_each_kafka_has_a_spool_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_environment_and_each_kafka_has_a_spool_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.delenv("USAGELEDGER_SPOOL", raising=False)
     monkeypatch.setenv("USAGELEDGER_PREFIX", "acme")
@@ -525,7 +587,10 @@ def test_settings_come_from_the_environment_and_each_kafka_has_a_spool_of_its_ow
         monkeypatch.setenv("USAGELEDGER_KAFKA", address)
         with UsageMeter(source="render", exit_timeout_s=0.0) as meter:
             meter.close(0.0)
-    found = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "usageledger" / "spool").glob("*/*.usage.*"))
+    found = sorted(
+        str(path.relative_to(tmp_path))
+        for path in (tmp_path / "usageledger" / "spool").glob("*/*.usage.*")
+    )
     assert found == [f"usageledger/spool/127.0.0.1_{port}/acme.usage.events.v1" for port in (1, 2)]
 
 

@@ -1,4 +1,6 @@
-"""Whatever Kafka does, the sender brings each message there at least once, under the same id, and tells what it cannot bring."""
+"""Whatever Kafka does, the sender brings each message there at least once, under the same id, and
+tells what it cannot bring.
+"""
 
 from __future__ import annotations
 
@@ -202,7 +204,9 @@ def test_attempts_to_connect_are_spaced(rig: Rig) -> None:
 def test_one_message_that_the_broker_refuses_is_parked_and_the_others_pass(
     rig: Rig, blame: Blame, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """kafka-python fails all that is on its way with the error of one: the others must not be parked for it."""
+    """kafka-python fails all that is on its way with the error of one: the others must not be
+    parked for it.
+    """
     rig.kafka.refuses = lambda value: value == b"bad"
     rig.kafka.refuses_with = blame
     rig.kafka.answers = False
@@ -223,7 +227,9 @@ def test_one_message_that_the_broker_refuses_is_parked_and_the_others_pass(
     assert "refuses an event of 'acct_1'" in told[0].getMessage()
 
 
-def test_what_is_parked_is_tried_again_alone_and_arrives_when_the_reason_is_mended(tmp_path: Path) -> None:
+def test_what_is_parked_is_tried_again_alone_and_arrives_when_the_reason_is_mended(
+    tmp_path: Path,
+) -> None:
     rig = Rig(tmp_path, unpark_every_s=300)
     rig.kafka.refuses = lambda value: value == b"bad"
     rig.append(b"bad")
@@ -312,8 +318,12 @@ def test_the_oldest_that_waits_is_known_wherever_it_is(rig: Rig) -> None:
 
 @pytest.mark.peer_defect("OpenMeter #5118")
 @pytest.mark.parametrize("crash_after", ["append", "send", "store", "answer", "settle"])
-def test_a_crash_after_any_step_is_made_good_by_the_next_process(tmp_path: Path, crash_after: str) -> None:
-    """OpenMeter #5118, at the producer: an identity is never used up before its event is in the log."""
+def test_a_crash_after_any_step_is_made_good_by_the_next_process(
+    tmp_path: Path, crash_after: str
+) -> None:
+    """OpenMeter #5118, at the producer: an identity is never used up before its event is in the
+    log.
+    """
     rig = Rig(tmp_path)
     rig.kafka.answers = False
     rig.append(b"one", b"two")
@@ -338,9 +348,12 @@ def test_a_crash_after_any_step_is_made_good_by_the_next_process(tmp_path: Path,
     later.spool.close()
 
 
-def test_a_flush_does_not_count_as_sent_what_is_tried_again_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that the broker refuses was given out once more just as a flush looked whether any was parked: none was, all was well, and
-    the worker deleted what it would have recorded again."""
+def test_a_flush_does_not_count_as_sent_what_is_tried_again_as_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that the broker refuses was given out once more just as a flush looked whether any
+    was parked: none was, all was well, and the worker deleted what it would have recorded again.
+    """
     kafka = FakeKafka()
     kafka.answers = False
     spool = Spool(tmp_path)

@@ -1,4 +1,6 @@
-"""The spool keeps every message it took until it is settled, whatever ends the process or fills the disk."""
+"""The spool keeps every message it took until it is settled, whatever ends the process or fills the
+disk.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def test_a_killed_process_loses_nothing_that_was_appended(tmp_path: Path) -> Non
     spool.close()
 
 
-def test_a_message_cut_off_by_the_end_of_its_process_was_never_recorded_and_harms_no_other(tmp_path: Path) -> None:
+def test_a_message_cut_off_by_the_end_of_its_process_was_never_recorded_and_harms_no_other(
+    tmp_path: Path,
+) -> None:
     dead = Spool(tmp_path)
     for value in (b"first", b"second", b"cut off"):
         dead.append(b"key", value)
@@ -137,7 +141,9 @@ def test_a_file_that_the_disk_spoiled_is_kept_for_a_person_and_what_is_legible_i
     dead.after_fork_in_child()
 
 
-def test_damage_under_a_live_process_is_told_and_does_not_stop_what_comes_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_under_a_live_process_is_told_and_does_not_stop_what_comes_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spool = Spool(tmp_path)
     for value in (b"first", b"spoiled", b"third"):
         spool.append(b"key", value)
@@ -157,7 +163,9 @@ def test_damage_under_a_live_process_is_told_and_does_not_stop_what_comes_later(
 
 
 @pytest.mark.parametrize(("count_max", "bytes_max"), [(3, 1 << 20), (1_000, 100)])
-def test_a_full_spool_refuses_loudly_and_has_room_again_once_kafka_took_something(tmp_path: Path, count_max: int, bytes_max: int) -> None:
+def test_a_full_spool_refuses_loudly_and_has_room_again_once_kafka_took_something(
+    tmp_path: Path, count_max: int, bytes_max: int
+) -> None:
     spool = Spool(tmp_path, count_max=count_max, bytes_max=bytes_max)
     for _ in range(3):
         spool.append(b"key", b"event")
@@ -248,7 +256,9 @@ def test_what_was_parked_survives_its_process_with_the_reason(tmp_path: Path) ->
     dead.append(b"key", b"bad")
     dead.park(read_all(dead)[0], "too large for the broker")
     leave_as_a_dead_process_does(tmp_path)
-    assert any(b"too large for the broker" in path.read_bytes() for path in tmp_path.rglob("*.parked"))
+    assert any(
+        b"too large for the broker" in path.read_bytes() for path in tmp_path.rglob("*.parked")
+    )
     spool = Spool(tmp_path)
     assert spool.adopt() == 1
     assert values(read_all(spool)) == [b"bad"]
@@ -257,7 +267,9 @@ def test_what_was_parked_survives_its_process_with_the_reason(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("steps", range(5))
-def test_a_crash_between_any_two_steps_loses_no_message_and_repeats_it_at_most(tmp_path: Path, steps: int) -> None:
+def test_a_crash_between_any_two_steps_loses_no_message_and_repeats_it_at_most(
+    tmp_path: Path, steps: int
+) -> None:
     """append, read, append, park, settle: the child is killed after each of them in turn."""
 
     def live_and_die() -> None:
@@ -303,7 +315,9 @@ def test_a_closed_spool_takes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_keeps_no_hold_on_its_parents_messages(tmp_path: Path) -> None:
-    """The parent is killed while its child lives on: the child's copy of the lock must not keep the messages from adoption."""
+    """The parent is killed while its child lives on: the child's copy of the lock must not keep the
+    messages from adoption.
+    """
     ready, ready_child = os.pipe()
     end_child, end = os.pipe()
 

@@ -1,4 +1,6 @@
-"""What `record` returned for is kept and sent, what it raised for is not there: whatever disk, clock and process do."""
+"""What `record` returned for is kept and sent, what it raised for is not there: whatever disk,
+clock and process do.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.producer_fakes import Clock, FailingFiles, FakeKafka, in_child, leave_as_a_dead_process_does
+from tests.unit.producer_fakes import (
+    Clock,
+    FailingFiles,
+    FakeKafka,
+    in_child,
+    leave_as_a_dead_process_does,
+)
 from usageledger.sdk.producer import meter as meter_module
 from usageledger.sdk.producer import segments
 from usageledger.sdk.producer.meter import UsageMeter
@@ -37,15 +45,25 @@ def read_all(spool: Spool) -> list[Message]:
 
 def a_meter(kafka: FakeKafka, directory: Path, **settings: Any) -> UsageMeter:
     return UsageMeter(
-        **{"source": "render", "spool_directory": directory, "connect_to": kafka.connect_to, "exit_timeout_s": 0.0, **settings}
+        **{
+            "source": "render",
+            "spool_directory": directory,
+            "connect_to": kafka.connect_to,
+            "exit_timeout_s": 0.0,
+            **settings,
+        }
     )
 
 
 # The disk.
 
 
-def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(tmp_path: Path, rng: random.Random) -> None:
-    """Appends, reads, settles, parks and crashes in random order, on a disk that is now and then full, short, broken, or unable to sync."""
+def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    """Appends, reads, settles, parks and crashes in random order, on a disk that is now and then
+    full, short, broken, or unable to sync.
+    """
     files = FailingFiles()
     spool = Spool(tmp_path, segment_bytes=300, durability="power", files=files)
     given_up: list[Spool] = []
@@ -58,7 +76,10 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(t
         files.error = rng.choice([FULL, BROKEN]) if rng.random() < 0.1 else None
         files.sync_error = rng.choice([FULL, BROKEN]) if rng.random() < 0.1 else None
         files.takes_bytes = rng.randrange(30) if rng.random() < 0.05 else None
-        action = rng.choices(["append", "read", "settle", "park", "unpark", "roll", "crash"], [40, 20, 25, 4, 2, 4, 1])[0]
+        action = rng.choices(
+            ["append", "read", "settle", "park", "unpark", "roll", "crash"],
+            [40, 20, 25, 4, 2, 4, 1],
+        )[0]
         value = b"event %d" % number
         if action == "append":
             try:
@@ -105,9 +126,13 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(t
 
 
 @pytest.mark.parametrize("fault", [FULL, BROKEN])
-def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush_would_wait_for(tmp_path: Path, fault: OSError) -> None:
-    """Incident: a file was made, the sync of its directory failed, and the empty file stayed on the list of what is to be sent. From then
-    on each flush, and the end of the process, waited out its whole time although everything was acknowledged."""
+def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush_would_wait_for(
+    tmp_path: Path, fault: OSError
+) -> None:
+    """Incident: a file was made, the sync of its directory failed, and the empty file stayed on the
+    list of what is to be sent. From then on each flush, and the end of the process, waited out its
+    whole time although everything was acknowledged.
+    """
     files = FailingFiles()
     spool = Spool(tmp_path, durability="power", files=files)
     for _ in range(3):
@@ -124,7 +149,9 @@ def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush
     spool.close()
 
 
-def test_a_disk_that_fills_at_the_change_of_files_refuses_there_and_goes_on_when_it_has_room(tmp_path: Path) -> None:
+def test_a_disk_that_fills_at_the_change_of_files_refuses_there_and_goes_on_when_it_has_room(
+    tmp_path: Path,
+) -> None:
     files = FailingFiles()
     spool = Spool(tmp_path, segment_bytes=60, files=files)
     spool.append(b"key", b"before")
@@ -142,8 +169,13 @@ def test_a_disk_that_fills_at_the_change_of_files_refuses_there_and_goes_on_when
     spool.close()
 
 
-def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What is acknowledged needs no room to be noted. Where even that fails the event goes once more after a crash. Told once a file."""
+def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is acknowledged needs no room to be noted.
+
+    Where even that fails the event goes once more after a crash. Told once a file.
+    """
     files, kafka = FailingFiles(), FakeKafka()
     spool = Spool(tmp_path, files=files)
     sender = Sender(spool, kafka.connect_to("t"), clock=Clock())
@@ -161,8 +193,11 @@ def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(tmp_pa
 def test_a_file_that_cannot_be_removed_costs_nothing_but_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Incident: the file system became read-only after an error of the disk. Each file that was done with raised, out of the sender's
-    round: the connection was replaced and the sender waited ten seconds, file after file."""
+    """Incident: the file system became read-only after an error of the disk.
+
+    Each file that was done with raised, out of the sender's round: the connection was replaced and
+    the sender waited ten seconds, file after file.
+    """
     kafka = FakeKafka()
     spool = Spool(tmp_path, segment_bytes=1)
     sender = Sender(spool, kafka.connect_to("t"), clock=Clock())
@@ -183,9 +218,13 @@ def test_a_file_that_cannot_be_removed_costs_nothing_but_a_warning(
 
 
 @pytest.mark.parametrize("byte", range(16))
-def test_one_spoiled_event_costs_no_other_whichever_of_its_bytes_it_is(tmp_path: Path, byte: int) -> None:
-    """Incident: a spoiled length made the rest of the file look like an append that was cut off. It was removed without a word, with every
-    event behind it."""
+def test_one_spoiled_event_costs_no_other_whichever_of_its_bytes_it_is(
+    tmp_path: Path, byte: int
+) -> None:
+    """Incident: a spoiled length made the rest of the file look like an append that was cut off.
+
+    It was removed without a word, with every event behind it.
+    """
     dead = Spool(tmp_path)
     for number in range(9):
         dead.append(b"key", b"event %d" % number)
@@ -197,7 +236,9 @@ def test_one_spoiled_event_costs_no_other_whichever_of_its_bytes_it_is(tmp_path:
     leave_as_a_dead_process_does(tmp_path)
     spool = Spool(tmp_path)
     spool.adopt()
-    assert [message.value for message in read_all(spool)] == [b"event %d" % number for number in range(9) if number != 4]
+    assert [message.value for message in read_all(spool)] == [
+        b"event %d" % number for number in range(9) if number != 4
+    ]
     assert (tmp_path / "damaged").exists()
     spool.close()
     dead.after_fork_in_child()
@@ -206,7 +247,9 @@ def test_one_spoiled_event_costs_no_other_whichever_of_its_bytes_it_is(tmp_path:
 def test_a_place_that_cannot_be_read_does_not_hold_up_what_lies_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Incident: a bad sector raised out of the sender's round, each time at the same place: nothing was sent any more."""
+    """Incident: a bad sector raised out of the sender's round, each time at the same place: nothing
+    was sent any more.
+    """
     kafka = FakeKafka()
     spool = Spool(tmp_path, segment_bytes=1)
     sender = Sender(spool, kafka.connect_to("t"), clock=Clock())
@@ -231,10 +274,19 @@ def test_a_place_that_cannot_be_read_does_not_hold_up_what_lies_behind_it(
     sender.stop(0)
 
 
-def test_any_bytes_at_all_can_lie_in_a_file_and_what_is_legible_is_found(rng: random.Random) -> None:
+def test_any_bytes_at_all_can_lie_in_a_file_and_what_is_legible_is_found(
+    rng: random.Random,
+) -> None:
     for _ in range(300):
-        frames = [segments.pack(b"key", rng.randbytes(rng.randrange(40)), "", number) for number in range(rng.randrange(1, 6))]
-        parts = [piece for frame in frames for piece in (bytes(rng.randrange(256) for _ in range(rng.randrange(8))), frame)]
+        frames = [
+            segments.pack(b"key", rng.randbytes(rng.randrange(40)), "", number)
+            for number in range(rng.randrange(1, 6))
+        ]
+        parts = [
+            piece
+            for frame in frames
+            for piece in (bytes(rng.randrange(256) for _ in range(rng.randrange(8))), frame)
+        ]
         found = list(segments.frames(b"".join(parts)))
         assert [frame.written_ms for frame in found] == list(range(len(frames)))
 
@@ -242,9 +294,14 @@ def test_any_bytes_at_all_can_lie_in_a_file_and_what_is_legible_is_found(rng: ra
 # The process.
 
 
-def test_a_signal_handler_that_interrupts_record_is_refused_and_does_not_hang(tmp_path: Path) -> None:
-    """Incident: on SIGTERM a worker closed its meter in the handler. Where the signal had come in the middle of `record`, in the same
-    thread, the handler waited for ever for a lock that its own thread held."""
+def test_a_signal_handler_that_interrupts_record_is_refused_and_does_not_hang(
+    tmp_path: Path,
+) -> None:
+    """Incident: on SIGTERM a worker closed its meter in the handler.
+
+    Where the signal had come in the middle of `record`, in the same thread, the handler waited for
+    ever for a lock that its own thread held.
+    """
 
     class Interrupted(FailingFiles):
         def sync(self, fd: int) -> None:
@@ -271,7 +328,9 @@ def test_a_signal_handler_that_interrupts_record_is_refused_and_does_not_hang(tm
 
 
 def test_a_process_that_is_told_to_end_keeps_what_it_recorded(tmp_path: Path) -> None:
-    """SIGTERM in the middle of recording, with no handler, with one that raises SystemExit, and with one that closes the meter."""
+    """SIGTERM in the middle of recording, with no handler, with one that raises SystemExit, and
+    with one that closes the meter.
+    """
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -299,7 +358,10 @@ while True:
         directory = tmp_path / way
         command = [sys.executable, "-c", script, str(directory), way]
         with subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         ) as process:
             assert process.stdout is not None
             recorded = [process.stdout.readline() for _ in range(200)]
@@ -315,8 +377,10 @@ while True:
 
 
 def test_voids_that_a_killed_process_left_are_sent_by_one_that_only_records(tmp_path: Path) -> None:
-    """Incident: a parent that only records looked after no voids. What a killed worker of its had voided waited on disk until some process
-    was started anew."""
+    """Incident: a parent that only records looked after no voids.
+
+    What a killed worker of its had voided waited on disk until some process was started anew.
+    """
     kafka = FakeKafka()
     meter = a_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01))
 
@@ -332,8 +396,9 @@ def test_voids_that_a_killed_process_left_are_sent_by_one_that_only_records(tmp_
 
 
 def test_two_threads_that_fork_at_once_leave_record_free(tmp_path: Path) -> None:
-    """Incident: what one fork held was noted where another fork, in another thread, noted what it held. The first then let go of nothing,
-    and `record` waited for ever."""
+    """Incident: what one fork held was noted where another fork, in another thread, noted what it
+    held. The first then let go of nothing, and `record` waited for ever.
+    """
     meter = a_meter(FakeKafka(), tmp_path)
     forks = meter_module._forks
 
@@ -350,14 +415,20 @@ def test_two_threads_that_fork_at_once_leave_record_free(tmp_path: Path) -> None
         assert not other.is_alive()
     finally:
         forks._after_in_parent()
-    recording = threading.Thread(target=meter.record, kwargs={"account": "acct_1", "feature": "genai_image", "id": "gen_1"}, daemon=True)
+    recording = threading.Thread(
+        target=meter.record,
+        kwargs={"account": "acct_1", "feature": "genai_image", "id": "gen_1"},
+        daemon=True,
+    )
     recording.start()
     recording.join(DEADLINE_S)
     assert not recording.is_alive()
     assert meter.close(DEADLINE_S)
 
 
-def test_a_pool_of_forked_workers_loses_nothing_though_its_workers_end_without_their_clean_up(tmp_path: Path) -> None:
+def test_a_pool_of_forked_workers_loses_nothing_though_its_workers_end_without_their_clean_up(
+    tmp_path: Path,
+) -> None:
     """multiprocessing ends its children by os._exit: nothing registered with atexit runs there."""
     kafka = FakeKafka()
     meter = a_meter(kafka, tmp_path)
@@ -372,11 +443,17 @@ def test_a_pool_of_forked_workers_loses_nothing_though_its_workers_end_without_t
     assert meter.close(DEADLINE_S)
     with a_meter(kafka, tmp_path) as later:
         assert later.flush(DEADLINE_S)
-    assert sorted(event["id"] for event in kafka.events()) == sorted(f"{name}_{number}" for name in range(6) for number in range(20))
+    assert sorted(event["id"] for event in kafka.events()) == sorted(
+        f"{name}_{number}" for name in range(6) for number in range(20)
+    )
 
 
-def test_the_first_record_of_a_forked_child_does_not_wait_for_what_others_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Incident: a child's first `record` read all that was left in the directory, up to a gigabyte, before it returned."""
+def test_the_first_record_of_a_forked_child_does_not_wait_for_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Incident: a child's first `record` read all that was left in the directory, up to a gigabyte,
+    before it returned.
+    """
     dead = Spool(tmp_path / "usage.events.v1")
     dead.append(b"acct_1", b'{"id":"left"}')
     leave_as_a_dead_process_does(tmp_path / "usage.events.v1")
@@ -401,27 +478,37 @@ def test_the_first_record_of_a_forked_child_does_not_wait_for_what_others_left(t
     dead.after_fork_in_child()
 
 
-def test_two_meters_of_one_process_share_a_directory_and_send_each_event_once(tmp_path: Path) -> None:
+def test_two_meters_of_one_process_share_a_directory_and_send_each_event_once(
+    tmp_path: Path,
+) -> None:
     kafka = FakeKafka()
     settings = SenderSettings(adopt_every_s=0.0, idle_s=0.001)
     meters = [a_meter(kafka, tmp_path, sender_settings=settings) for _ in range(3)]
     for number in range(60):
         meters[number % 3].record(account="acct_1", feature="genai_image", id=f"gen_{number}")
     assert all(meter.close(DEADLINE_S) for meter in meters)
-    assert sorted(event["id"] for event in kafka.events()) == sorted(f"gen_{number}" for number in range(60))
+    assert sorted(event["id"] for event in kafka.events()) == sorted(
+        f"gen_{number}" for number in range(60)
+    )
     assert list(tmp_path.rglob("*.segment")) == []
 
 
-def test_a_storm_of_threads_into_a_spool_that_fills_and_empties_loses_nothing(tmp_path: Path) -> None:
+def test_a_storm_of_threads_into_a_spool_that_fills_and_empties_loses_nothing(
+    tmp_path: Path,
+) -> None:
     kafka = FakeKafka()
-    meter = a_meter(kafka, tmp_path, spool_count_max=50, sender_settings=SenderSettings(in_flight_max=10))
+    meter = a_meter(
+        kafka, tmp_path, spool_count_max=50, sender_settings=SenderSettings(in_flight_max=10)
+    )
     recorded: list[list[str]] = [[] for _ in range(16)]
 
     def work(thread: int) -> None:
         for number in range(60):
             id = f"{thread}_{number}"
             try:
-                recorded[thread].append(meter.record(account=f"acct_{thread}", feature="genai_image", id=id))
+                recorded[thread].append(
+                    meter.record(account=f"acct_{thread}", feature="genai_image", id=id)
+                )
             except SpoolFull:
                 continue
 
@@ -432,22 +519,38 @@ def test_a_storm_of_threads_into_a_spool_that_fills_and_empties_loses_nothing(tm
         thread.join(DEADLINE_S)
     assert meter.close(DEADLINE_S)
     for number, ids in enumerate(recorded):
-        assert [event["id"] for event in kafka.events() if event["subject"] == f"acct_{number}"] == ids
+        assert [
+            event["id"] for event in kafka.events() if event["subject"] == f"acct_{number}"
+        ] == ids
 
 
 # The clock.
 
 
-def test_a_clock_that_is_stepped_moves_the_events_times_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day forward, then two back, while events wait: each is sent, in the order recorded, with the time that the clock said."""
+def test_a_clock_that_is_stepped_moves_the_events_times_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day forward, then two back, while events wait: each is sent, in the order recorded, with
+    the time that the clock said.
+    """
     kafka = FakeKafka()
     kafka.is_down = True
     now = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
-    step, *_ = steps = [timedelta(0), timedelta(days=1), timedelta(days=-1), timedelta(days=-400), timedelta(days=400)]
+    step, *_ = steps = [
+        timedelta(0),
+        timedelta(days=1),
+        timedelta(days=-1),
+        timedelta(days=-400),
+        timedelta(days=400),
+    ]
     wall = time.time
-    with a_meter(kafka, tmp_path, clock=lambda: now + step, sender_settings=SenderSettings(idle_s=0.01)) as meter:
+    with a_meter(
+        kafka, tmp_path, clock=lambda: now + step, sender_settings=SenderSettings(idle_s=0.01)
+    ) as meter:
         for number, step in enumerate(steps):
-            monkeypatch.setattr(time, "time_ns", lambda step=step: int((wall() + step.total_seconds()) * 1e9))
+            monkeypatch.setattr(
+                time, "time_ns", lambda step=step: int((wall() + step.total_seconds()) * 1e9)
+            )
             meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}")
             assert meter.waiting().age_s >= 0
         monkeypatch.undo()
@@ -455,14 +558,20 @@ def test_a_clock_that_is_stepped_moves_the_events_times_and_nothing_else(tmp_pat
         assert meter.flush(DEADLINE_S)
     events = kafka.events()
     assert [event["id"] for event in events] == [f"gen_{number}" for number in range(5)]
-    assert [event["time"] for event in events] == [(now + step).strftime("%Y-%m-%dT%H:%M:%SZ") for step in steps]
+    assert [event["time"] for event in events] == [
+        (now + step).strftime("%Y-%m-%dT%H:%M:%SZ") for step in steps
+    ]
     assert [event["recordedtime"] for event in events] == [event["time"] for event in events]
 
 
-def test_the_parts_of_a_process_whose_clock_was_set_back_are_adopted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_of_a_process_whose_clock_was_set_back_are_adopted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given_up = []
     for days in (0, 30, -30):
-        monkeypatch.setattr(time, "time_ns", lambda days=days: 1_800_000_000_000_000_000 + days * 86_400_000_000_000)
+        monkeypatch.setattr(
+            time, "time_ns", lambda days=days: 1_800_000_000_000_000_000 + days * 86_400_000_000_000
+        )
         dead = Spool(tmp_path)
         dead.append(b"key", b"%d" % days)
         given_up.append(dead)
@@ -479,9 +588,13 @@ def test_the_parts_of_a_process_whose_clock_was_set_back_are_adopted_too(tmp_pat
 # The connection.
 
 
-def test_a_failure_that_a_late_acknowledgement_has_overtaken_changes_nothing(tmp_path: Path) -> None:
-    """Incident: a message was refused by the new connection just as the stuck one's acknowledgement of it came in. It was looked for among
-    what is to be sent again, where it no longer was: an unexpected error, and ten seconds' pause."""
+def test_a_failure_that_a_late_acknowledgement_has_overtaken_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    """Incident: a message was refused by the new connection just as the stuck one's acknowledgement
+    of it came in. It was looked for among what is to be sent again, where it no longer was: an
+    unexpected error, and ten seconds' pause.
+    """
     kafka, clock = FakeKafka(), Clock()
     kafka.answers = False
     spool = Spool(tmp_path)

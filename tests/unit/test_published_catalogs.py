@@ -24,7 +24,13 @@ class Topic:
     def __init__(self) -> None:
         self.reads = 0
         document = catalog_document(load_shipped_catalog())
-        event = {"specversion": "1.0", "type": "catalog.published", "id": document["version"], "source": "/catalog", "data": document}
+        event = {
+            "specversion": "1.0",
+            "type": "catalog.published",
+            "id": document["version"],
+            "source": "/catalog",
+            "data": document,
+        }
         self._value = json.dumps(event).encode()
 
     def start_offset(self, topic: str, partition: int) -> int:
@@ -36,7 +42,9 @@ class Topic:
 
 
 def test_catalogs_are_read_once_however_many_ask_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty checks that came before the first one had its catalogs read the topic six times, as many as there were threads."""
+    """Sixty checks that came before the first one had its catalogs read the topic six times, as
+    many as there were threads.
+    """
     topic = Topic()
 
     @contextmanager
@@ -51,7 +59,9 @@ def test_catalogs_are_read_once_however_many_ask_for_them(monkeypatch: pytest.Mo
         return len(catalogs.before(1))
 
     with ThreadPoolExecutor(ASKING) as pool:
-        assert [answer.result() for answer in [pool.submit(ask) for _ in range(ASKING)]] == [1] * ASKING
+        assert [answer.result() for answer in [pool.submit(ask) for _ in range(ASKING)]] == [
+            1
+        ] * ASKING
     assert topic.reads == 1
     assert len(catalogs.before(0)) == 0
     assert topic.reads == 1

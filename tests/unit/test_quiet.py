@@ -10,7 +10,9 @@ from usageledger.processor.log_noise import OnceInAWhile, quiet
 
 
 def complaint(number: int, *, logger: str = "library.connection") -> logging.LogRecord:
-    return logging.LogRecord(logger, logging.ERROR, __file__, 1, "no connection, try %d", (number,), None)
+    return logging.LogRecord(
+        logger, logging.ERROR, __file__, 1, "no connection, try %d", (number,), None
+    )
 
 
 def test_the_same_complaint_is_seen_again_only_after_a_while() -> None:
@@ -24,7 +26,9 @@ def test_the_same_complaint_is_seen_again_only_after_a_while() -> None:
     assert once.filter(complaint(3))
 
 
-def test_a_library_is_quiet_for_the_time_being_and_as_before_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_library_is_quiet_for_the_time_being_and_as_before_afterwards(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     child = logging.getLogger("a_noisy_library.connection")
     with quiet(["a_noisy_library"]):
         child.info("starting")

@@ -52,8 +52,15 @@ CHARGES = """
 
 
 def a_rate(written: str) -> Rate:
-    credits, _, *per, unit, rounding = (written if written.endswith("exact") else f"{written} up").split()
-    return Rate(credits=parse_credits(credits), unit=unit, per=Decimal(*per or "1"), rounding="exact" if rounding == "exact" else "up")
+    credits, _, *per, unit, rounding = (
+        written if written.endswith("exact") else f"{written} up"
+    ).split()
+    return Rate(
+        credits=parse_credits(credits),
+        unit=unit,
+        per=Decimal(*per or "1"),
+        rounding="exact" if rounding == "exact" else "up",
+    )
 
 
 @pytest.mark.parametrize("line", CHARGES.strip().splitlines())
@@ -80,7 +87,12 @@ def test_the_largest_use_is_rated_exactly() -> None:
 
 @pytest.mark.parametrize("rounding", ["up", "exact"])
 def test_a_callers_decimal_context_changes_no_charge(rounding: str) -> None:
-    rate = Rate(credits=1_234_567, unit="second", per=Decimal("7"), rounding="exact" if rounding == "exact" else "up")
+    rate = Rate(
+        credits=1_234_567,
+        unit="second",
+        per=Decimal("7"),
+        rounding="exact" if rounding == "exact" else "up",
+    )
     usual = rate_usage(rate, Decimal("123456.789"))
     with localcontext() as context:
         context.prec = 2
@@ -91,7 +103,11 @@ class TestAQuote:
     def test_it_rates_each_use_and_sums_them(self) -> None:
         quoted = quote(
             SHIPPED,
-            [("prompt_to_video", None, Decimal("10.2")), ("genai_video", "veo_3", Decimal(2)), ("chat_message", None, Decimal(3))],
+            [
+                ("prompt_to_video", None, Decimal("10.2")),
+                ("genai_video", "veo_3", Decimal(2)),
+                ("chat_message", None, Decimal(3)),
+            ],
         )
         assert [format_credits(line.credits) for line in quoted.lines] == ["88", "64", "6"]
         assert format_credits(quoted.total) == "158"
@@ -112,7 +128,9 @@ class TestAQuote:
             (5601, None),
         ],
     )
-    def test_uses_fit_on_the_plans_whose_allotment_covers_them(self, actions: int, lowest: str | None) -> None:
+    def test_uses_fit_on_the_plans_whose_allotment_covers_them(
+        self, actions: int, lowest: str | None
+    ) -> None:
         quoted = quote(SHIPPED, [("chat_action", None, Decimal(actions))])
         assert (quoted.lowest.id if quoted.lowest else None) == lowest
         assert quoted.fits == (() if lowest is None else SHIPPED.plans[SHIPPED.level(lowest) :])
@@ -128,6 +146,8 @@ class TestAQuote:
             ("genai_smell", None, "unknown_feature: .* 'genai_smell'"),
         ],
     )
-    def test_an_unknown_use_is_refused_by_name(self, feature: str, model: str | None, says: str) -> None:
+    def test_an_unknown_use_is_refused_by_name(
+        self, feature: str, model: str | None, says: str
+    ) -> None:
         with pytest.raises(ValueError, match=says):
             quote(SHIPPED, [(feature, model, Decimal(1))])

@@ -1,4 +1,6 @@
-"""A view that is rebuilt beside the old one: nobody sees a half, nothing is counted twice, whoever is at work meanwhile."""
+"""A view that is rebuilt beside the old one: nobody sees a half, nothing is counted twice, whoever
+is at work meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ async def test_one_that_was_cut_short_begins_again_when_told_to() -> None:
 
 @attacked
 @pytest.mark.parametrize("left", ["another ledger's", "of what the log has lost", "unreadable"])
-async def test_an_attempt_that_does_not_fit_is_begun_again_and_that_is_said(left: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_attempt_that_does_not_fit_is_begun_again_and_that_is_said(
+    left: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with a_world() as world:
         worker = await decided(world, 10)
         await worker.kill()
@@ -131,7 +135,9 @@ async def test_an_attempt_that_does_not_fit_is_begun_again_and_that_is_said(left
         beside = world.view.beside()
         beside.stored_accounts["stranger"] = b"of no ledger"
         if left == "another ledger's":
-            value = head.value.replace(decode_head(head.value).ledger.encode(), b"ledger-of-another")
+            value = head.value.replace(
+                decode_head(head.value).ledger.encode(), b"ledger-of-another"
+            )
             beside.stored_head = head._replace(value=value)
         elif left == "unreadable":
             beside.stored_head = head._replace(value=b"junk")
@@ -144,8 +150,12 @@ async def test_an_attempt_that_does_not_fit_is_begun_again_and_that_is_said(left
 
 
 @attacked
-async def test_what_is_appended_while_the_ledger_is_read_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Left to the claim, a long rebuild would leave a long rest, for which the partition would decide nothing."""
+async def test_what_is_appended_while_the_ledger_is_read_is_read_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Left to the claim, a long rebuild would leave a long rest, for which the partition would
+    decide nothing.
+    """
     monkeypatch.setattr(rebuilding, "NEARLY_RECORDS", 3)
     async with a_world() as world:
         await decided(world, 20)
@@ -164,10 +174,13 @@ async def test_what_is_appended_while_the_ledger_is_read_is_read_too(monkeypatch
 
 @attacked
 @pytest.mark.parametrize("head", ["as it was", "damaged", "gone"])
-async def test_an_operators_claim_does_not_raise_the_rules_that_the_workers_go_by(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_operators_claim_does_not_raise_the_rules_that_the_workers_go_by(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An operator's machine had a newer release: its claim stopped every worker of the older one.
 
-    Once more where the view's head said nothing of the rules, for which a rebuild is the remedy: then the log's last claim says them.
+    Once more where the view's head said nothing of the rules, for which a rebuild is the remedy:
+    then the log's last claim says them.
     """
     async with a_world() as world:
         await decided(world, 5)
@@ -193,8 +206,12 @@ async def test_an_empty_ledger_has_nothing_to_rebuild_from() -> None:
 
 
 @attacked
-async def test_a_view_that_counted_what_the_log_has_lost_is_seen_until_the_new_one_is_complete() -> None:
-    """It was thrown away first: until the last entry was folded, accounts had counters from somewhere in their past, or none."""
+async def test_a_view_that_counted_what_the_log_has_lost_is_seen_until_the_new_one_is_complete() -> (
+    None
+):
+    """It was thrown away first: until the last entry was folded, accounts had counters from
+    somewhere in their past, or none.
+    """
     async with a_world() as world:
         worker = await decided(world, 40)
         await worker.kill()
@@ -216,7 +233,9 @@ async def test_another_ledgers_view_is_left_alone() -> None:
         await worker.kill()
         head = world.view.stored_head
         assert head is not None
-        other = head._replace(value=head.value.replace(decode_head(head.value).ledger.encode(), b"ledger-of-another"))
+        other = head._replace(
+            value=head.value.replace(decode_head(head.value).ledger.encode(), b"ledger-of-another")
+        )
         world.view.stored_head = other
         end = world.ledger.end_offset
         with pytest.raises(PartitionStopped, match="another ledger"):

@@ -1,4 +1,6 @@
-"""What is asked for an answer about an account, in which order, and what is made of it, whoever asks."""
+"""What is asked for an answer about an account, in which order, and what is made of it, whoever
+asks.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ ACTION = Use(feature="chat_action")
 
 
 class Counters:
-    """A view in memory, in which account ``a`` stands as a ledger of the notation has left it, and what was asked of it."""
+    """A view in memory, in which account ``a`` stands as a ledger of the notation has left it, and
+    what was asked of it.
+    """
 
     def __init__(self, *lines: str) -> None:
         self.view = MemoryView(now_ms=lambda: int(NOW.timestamp() * 1_000))
@@ -61,7 +65,9 @@ class Counters:
 
     def _stand(self, clock: datetime) -> None:
         head = Head(ledger="ledger", next_offset=7, clock=clock, catalog_next=3)
-        self.view.stored_head = StoredHead(Position(7, "hash"), encode(head), int(NOW.timestamp() * 1_000))
+        self.view.stored_head = StoredHead(
+            Position(7, "hash"), encode(head), int(NOW.timestamp() * 1_000)
+        )
 
     def answer(self, question: Question) -> Any:
         self.asked.append(question)
@@ -78,12 +84,22 @@ class Counters:
 def test_an_account_is_read_by_the_catalogs_that_its_partition_has_adopted() -> None:
     counters = Counters("2026-11-20T10:00 subscribe pro", "+1s use chat_action 20")
     now = counters.told(reading("a", CLOCK))
-    assert [question.before for question in counters.asked if isinstance(question, CatalogsUpTo)] == [3]
-    assert (now.is_known, now.state.remaining, now.at, now.ledger_next, now.verified_at) == (True, 180_000_000, NOW, 7, None)
+    assert [
+        question.before for question in counters.asked if isinstance(question, CatalogsUpTo)
+    ] == [3]
+    assert (now.is_known, now.state.remaining, now.at, now.ledger_next, now.verified_at) == (
+        True,
+        180_000_000,
+        NOW,
+        7,
+        None,
+    )
 
 
 def test_counters_that_are_not_there_make_no_account_an_untouched_free() -> None:
-    """A Redis that was emptied has no heads until a processor reads the ledger again: a suspended account could hold 200 meanwhile."""
+    """A Redis that was emptied has no heads until a processor reads the ledger again: a suspended
+    account could hold 200 meanwhile.
+    """
     counters = Counters()
     counters.view.stored_head = None
     with pytest.raises(ViewError, match="not there") as refused:
@@ -98,7 +114,9 @@ def test_now_is_never_before_the_ledgers_time() -> None:
 
 
 def test_while_history_is_imported_now_is_the_ledgers_time() -> None:
-    """Else a subscription of last year would have been renewed a dozen times, and what its month had used would be gone."""
+    """Else a subscription of last year would have been renewed a dozen times, and what its month
+    had used would be gone.
+    """
     counters = Counters("2025-03-01T10:00 subscribe pro", "+1d use chat_action 200")
     assert counters.told(checking("a", ACTION, CLOCK)).check.allowed
     importing = Clock(lambda: NOW, lambda: True)
@@ -133,7 +151,11 @@ def test_counters_that_cannot_be_read_are_no_outage(spoilt: str) -> None:
     ],
 )
 def test_what_has_no_rate_is_named(use: Use, told: str) -> None:
-    for reckoning in (checking("a", use, CLOCK), holding("a", "job", use, 1_000, CLOCK), quoting([ACTION, use], CLOCK)):
+    for reckoning in (
+        checking("a", use, CLOCK),
+        holding("a", "job", use, 1_000, CLOCK),
+        quoting([ACTION, use], CLOCK),
+    ):
         counters = Counters()
         with pytest.raises(NoRate, match=told):
             counters.told(reckoning)
@@ -141,20 +163,29 @@ def test_what_has_no_rate_is_named(use: Use, told: str) -> None:
 
 
 def test_a_hold_is_reckoned_anew_on_what_the_account_has_become_meanwhile() -> None:
-    """A use is charged between the look at the account and the hold: what is left then is what counts."""
+    """A use is charged between the look at the account and the hold: what is left then is what
+    counts.
+    """
     counters = Counters("2026-11-20T10:00 use chat_action 100")
     charges = iter([lambda: counters.become("2026-11-20T10:00 use chat_action 195")])
     counters.before_placing = lambda: next(charges, lambda: None)()
-    refused = counters.told(holding("a", "job", Use(feature="chat_action", quantity=Decimal(10)), 1_000, CLOCK))
+    refused = counters.told(
+        holding("a", "job", Use(feature="chat_action", quantity=Decimal(10)), 1_000, CLOCK)
+    )
     assert (refused.refusal, refused.hold) == ("insufficient_credits", None)
-    assert (refused.checked.check.remaining, refused.checked.now.state.period.used) == (5_000_000, 195_000_000)
+    assert (refused.checked.check.remaining, refused.checked.now.state.period.used) == (
+        5_000_000,
+        195_000_000,
+    )
     assert refused.checked.check.upgrade is not None
 
 
 def test_an_account_that_never_stands_still_is_asked_about_again_later() -> None:
     counters = Counters("2026-11-20T10:00 use chat_action 1")
     uses = iter(range(2, 1_000))
-    counters.before_placing = lambda: counters.become(f"2026-11-20T10:00 use chat_action {next(uses)}")
+    counters.before_placing = lambda: counters.become(
+        f"2026-11-20T10:00 use chat_action {next(uses)}"
+    )
     with pytest.raises(ViewError, match="moved on") as failed:
         counters.told(holding("a", "job", ACTION, 1_000, CLOCK))
     assert failed.value.retriable
@@ -185,15 +216,25 @@ def test_a_hold_is_found_released_and_found_released() -> None:
     found = counters.told(finding("a", "job"))
     assert found is not None
     assert found.state == "open"
-    assert counters.told(releasing("a", "job")) == counters.told(finding("a", "job")) == found._replace(state="released")
+    assert (
+        counters.told(releasing("a", "job"))
+        == counters.told(finding("a", "job"))
+        == found._replace(state="released")
+    )
 
 
 def test_a_loop_asks_the_same() -> None:
-    waiting, looping = Counters("2026-11-20T10:00 use chat_action"), Counters("2026-11-20T10:00 use chat_action")
+    waiting, looping = (
+        Counters("2026-11-20T10:00 use chat_action"),
+        Counters("2026-11-20T10:00 use chat_action"),
+    )
 
     async def answer(question: Question) -> Any:
         return looping.answer(question)
 
-    answers = waiting.told(checking("a", ACTION, CLOCK)), asyncio.run(answered_async(checking("a", ACTION, CLOCK), answer))
+    answers = (
+        waiting.told(checking("a", ACTION, CLOCK)),
+        asyncio.run(answered_async(checking("a", ACTION, CLOCK), answer)),
+    )
     assert answers[0] == answers[1]
     assert waiting.asked == looping.asked

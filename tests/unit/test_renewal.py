@@ -1,4 +1,6 @@
-"""What time alone brings: renewals, expiries, and which accounts the ledger's owner does not wait with."""
+"""What time alone brings: renewals, expiries, and which accounts the ledger's owner does not wait
+with.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,15 @@ def _after(*lines: str) -> Partition:
         (["use chat_action 199", "+1s subscribe pro", "+1s cancel"], None),
         (["use chat_action 200", "+1s subscribe pro", "+1s cancel"], "2026-02-28T10:00:01"),
         (["use chat_action 200", "+1s subscribe pro", "+1s cancel", "+1s change pro"], None),
-        (["use chat_action 199", "+1s subscribe pro", "+1s cancel", "+1s use chat_action on=-3s"], "2026-02-28T10:00:01"),
+        (
+            [
+                "use chat_action 199",
+                "+1s subscribe pro",
+                "+1s cancel",
+                "+1s use chat_action on=-3s",
+            ],
+            "2026-02-28T10:00:01",
+        ),
         (["subscribe pro", "+1s use chat_action 200", "+1s change max"], None),
     ],
 )
@@ -92,7 +102,10 @@ def test_an_account_is_due_where_an_app_has_to_be_told(lines: list[str], due: st
     assert partition.book.due.get("a") == expected
 
 
-@pytest.mark.parametrize(("at", "plan", "used"), [("2026-02-28T09:59:59.999999", "max", 7), ("2026-02-28T10:00", "pro", 0)])
+@pytest.mark.parametrize(
+    ("at", "plan", "used"),
+    [("2026-02-28T09:59:59.999999", "max", 7), ("2026-02-28T10:00", "pro", 0)],
+)
 def test_a_reader_rolls_the_state_over_in_its_own_hands(at: str, plan: str, used: int) -> None:
     partition = _after("2026-01-31T10:00 subscribe max", "+1d change pro", "+1d use chat_action 7")
     stored = partition.state()
@@ -102,11 +115,18 @@ def test_a_reader_rolls_the_state_over_in_its_own_hands(at: str, plan: str, used
 
 
 def test_a_readers_state_is_the_one_that_the_next_entry_finds() -> None:
-    partition = _after("2026-01-31T10:00 subscribe pro", "+1d grant 50 until=2026-03-15T00:00", "+1d use chat_action 230")
+    partition = _after(
+        "2026-01-31T10:00 subscribe pro",
+        "+1d grant 50 until=2026-03-15T00:00",
+        "+1d use chat_action 230",
+    )
     shown = state_at(partition.state(), "a", datetime(2026, 4, 10, tzinfo=UTC), SHIPPED)
     partition.take("2026-04-10T00:00 use chat_action 0")
     assert partition.state().period.number == shown.period.number
-    assert (partition.state().remaining, partition.state().grants) == (shown.remaining, shown.grants)
+    assert (partition.state().remaining, partition.state().grants) == (
+        shown.remaining,
+        shown.grants,
+    )
 
 
 def test_a_renewal_names_account_and_period() -> None:

@@ -1,4 +1,6 @@
-"""An operator's skip: the one input on which the code fails is left out, by an entry of its own, and nothing else ever is."""
+"""An operator's skip: the one input on which the code fails is left out, by an entry of its own,
+and nothing else ever is.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,12 @@ async def test_a_skipped_input_has_an_entry_that_charges_nothing_and_the_partiti
         worker = await stopped_at_poison(world)
         assert "processor skip 0@3 --topic usage" in worker.owner.stopped_because
         skipped = (await skip(world, 3, reason="see #812")).entry
-        assert (skipped.kind, skipped.account, skipped.credits, skipped.reason) == ("skip", "a", 0, "see #812")
+        assert (skipped.kind, skipped.account, skipped.credits, skipped.reason) == (
+            "skip",
+            "a",
+            0,
+            "see #812",
+        )
         assert "ZeroDivisionError" in (skipped.detail or "")
         await worker.kill()
         world.start_worker()
@@ -97,8 +104,12 @@ async def test_the_owner_that_stopped_can_be_run_again(monkeypatch: pytest.Monke
 
 @attacked
 @pytest.mark.parametrize("steps", range(0, 60, 3))
-async def test_an_owner_that_claims_while_an_operator_skips_is_given_way_to(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A skip that was refused had claimed; the stopped owner saw that and claimed in the middle of the next skip, which failed."""
+async def test_an_owner_that_claims_while_an_operator_skips_is_given_way_to(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A skip that was refused had claimed; the stopped owner saw that and claimed in the middle of
+    the next skip, which failed.
+    """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         await stopped_at_poison(world)
@@ -118,7 +129,9 @@ async def test_an_owner_that_claims_while_an_operator_skips_is_given_way_to(step
 @attacked
 @pytest.mark.parametrize("call", ["head", "fetch", "due", "commit"])
 @pytest.mark.parametrize("applied", [True, False])
-async def test_a_store_that_does_not_answer_once_is_asked_again(call: str, applied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_does_not_answer_once_is_asked_again(
+    call: str, applied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         world.view = view = HostileView()
@@ -132,9 +145,12 @@ async def test_a_store_that_does_not_answer_once_is_asked_again(call: str, appli
 
 @attacked
 @pytest.mark.parametrize("appended", [True, False])
-async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(appended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broker took the skip and its answer was lost; the next attempt found the input decided, and the operator read that nothing was
-    skipped."""
+async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(
+    appended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker took the skip and its answer was lost; the next attempt found the input decided,
+    and the operator read that nothing was skipped.
+    """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         await stopped_at_poison(world)
@@ -156,8 +172,12 @@ async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(appended: bool, m
 
 
 @attacked
-async def test_an_input_behind_a_transactions_mark_can_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The owner stopped at it and named the command; the command answered that the partition had not come to it, for ever."""
+async def test_an_input_behind_a_transactions_mark_can_be_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The owner stopped at it and named the command; the command answered that the partition had
+    not come to it, for ever.
+    """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         for offset in (0, 2, 4):
@@ -174,7 +194,9 @@ async def test_an_input_behind_a_transactions_mark_can_be_skipped(monkeypatch: p
 
 
 @attacked
-async def test_a_rebuilt_view_knows_nothing_of_a_skipped_input_and_the_event_may_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rebuilt_view_knows_nothing_of_a_skipped_input_and_the_event_may_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         await stopped_at_poison(world)
@@ -193,9 +215,12 @@ async def test_a_rebuilt_view_knows_nothing_of_a_skipped_input_and_the_event_may
 
 @attacked
 @pytest.mark.parametrize(
-    ("offset", "topic", "why"), [(2, "usage", "decided"), (4, "usage", "not come to"), (0, "account", "nothing|decides usage")]
+    ("offset", "topic", "why"),
+    [(2, "usage", "decided"), (4, "usage", "not come to"), (0, "account", "nothing|decides usage")],
 )
-async def test_no_other_input_is_skipped(offset: int, topic: Topic, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_other_input_is_skipped(
+    offset: int, topic: Topic, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         await stopped_at_poison(world)
@@ -218,7 +243,9 @@ async def test_what_decides_well_is_never_skipped() -> None:
 
 
 @attacked
-async def test_what_comes_first_in_the_other_input_is_decided_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_comes_first_in_the_other_input_is_decided_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Skipped out of turn, the input would stand in the ledger before one that precedes it."""
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
@@ -242,7 +269,9 @@ async def test_a_newer_catalog_is_adopted_first(monkeypatch: pytest.MonkeyPatch)
 
 
 @attacked
-async def test_a_catalog_is_not_skipped_and_a_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_catalog_is_not_skipped_and_a_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         await stopped_at_poison(world)
@@ -260,8 +289,12 @@ async def test_an_empty_ledger_has_nothing_to_skip() -> None:
 
 
 @attacked
-async def test_what_a_superseded_owner_has_on_its_way_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator's claim supersedes as any other: an owner that wakes up appends off its offset, and says so to itself."""
+async def test_what_a_superseded_owner_has_on_its_way_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The operator's claim supersedes as any other: an owner that wakes up appends off its offset,
+    and says so to itself.
+    """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         frozen = world.start_worker()
@@ -274,23 +307,35 @@ async def test_what_a_superseded_owner_has_on_its_way_does_not_count(monkeypatch
         await skip(world, 1)
         frozen.ledger.thaw()
         await world.settled()
-        assert [entry.kind for entry in world.entries()] == ["catalog_adopted", "account_opened", "usage", "skip"]
+        assert [entry.kind for entry in world.entries()] == [
+            "catalog_adopted",
+            "account_opened",
+            "usage",
+            "skip",
+        ]
         replayed(world)
         assert world.inputs[Source.USAGE][1].offset == 1
         assert datetime(2026, 1, 1, 10, 0, 1, tzinfo=UTC) == world.entries()[-1].appended_at
 
 
 @attacked
-async def test_an_audit_finds_a_skip_that_charges_or_stands_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_audit_finds_a_skip_that_charges_or_stands_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         await stopped_at_poison(world)
         entry = (await skip(world, 3)).entry
         assert entry.input is not None
         elsewhere = replace(entry.input, offset=4)
-        for forged, told in ((replace(entry, credits=-5_000_000), "credits"), (replace(entry, input=elsewhere), "offset 3")):
+        for forged, told in (
+            (replace(entry, credits=-5_000_000), "credits"),
+            (replace(entry, input=elsewhere), "offset 3"),
+        ):
             head = Head(ledger="", next_offset=entry.offset, hash=entry.previous_hash)
             (sealed,), _ = seal([forged], head, 0)
-            world.ledger.records[entry.offset] = world.ledger.records[entry.offset]._replace(value=sealed.value)
+            world.ledger.records[entry.offset] = world.ledger.records[entry.offset]._replace(
+                value=sealed.value
+            )
             with pytest.raises(Difference, match=told):
                 replayed(world)

@@ -1,4 +1,6 @@
-"""Suspending blocks an account whatever it has left, resuming frees it if something remains; what it has goes on meanwhile."""
+"""Suspending blocks an account whatever it has left, resuming frees it if something remains; what
+it has goes on meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def test_suspending_blocks_an_account_that_has_credits_and_resuming_frees_it() -
 
 
 @ledger
-def test_suspending_an_account_without_credits_announces_nothing_and_neither_does_resuming_it() -> None:
+def test_suspending_an_account_without_credits_announces_nothing_and_neither_does_resuming_it() -> (
+    None
+):
     """
     2026-01-31T10:00  use chat_action 200  => account_opened free 200+0-0=200 ; usage 200 200+0-200=0 !80% !reached
     +1d               suspend fraud        => suspension fraud 200+0-200=0
@@ -56,7 +60,9 @@ def test_what_runs_out_while_suspended_is_not_announced_a_second_time() -> None:
 
 
 @ledger
-def test_neither_a_renewal_nor_a_grant_nor_an_upgrade_nor_a_void_frees_a_suspended_account() -> None:
+def test_neither_a_renewal_nor_a_grant_nor_an_upgrade_nor_a_void_frees_a_suspended_account() -> (
+    None
+):
     """
     2026-01-31T10:00  subscribe pro             => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
     +1s               use chat_action 200 id=g  => usage 200 200+0-200=0 !80% !reached
@@ -82,7 +88,9 @@ def test_a_suspension_outlasts_renewals_plan_changes_and_cancellations() -> None
 
 
 @ledger
-def test_a_renewal_that_falls_back_to_an_empty_free_is_not_announced_of_a_suspended_account() -> None:
+def test_a_renewal_that_falls_back_to_an_empty_free_is_not_announced_of_a_suspended_account() -> (
+    None
+):
     """
     2026-01-31T10:00  use chat_action 200  => account_opened free 200+0-0=200 ; usage 200 200+0-200=0 !80% !reached
     +1s               subscribe pro        => plan_change pro 200+0-0=200 !cleared
@@ -111,9 +119,9 @@ def test_an_account_is_suspended_once_and_resumed_once() -> None:
 def test_an_account_not_yet_known_can_be_suspended() -> None:
     """It is opened on Free first, as by a grant.
 
-    2026-01-31T10:00  suspend fraud    => account_opened free 200+0-0=200 ; suspension fraud 200+0-0=200 !reached
-    +1s               use chat_action  => usage 1 200+0-1=199
-    2026-01-31T11:00  resume account=b => refused not_suspended
+    2026-01-31T10:00  suspend fraud    => account_opened free 200+0-0=200 ; suspension fraud
+    200+0-0=200 !reached +1s               use chat_action  => usage 1 200+0-1=199 2026-01-31T11:00
+    resume account=b => refused not_suspended
     """
 
 
@@ -126,28 +134,46 @@ def test_where_unknown_accounts_are_refused_none_is_opened_by_a_suspension() -> 
 
 
 def test_a_suspension_says_why_and_changes_no_figure() -> None:
-    entry = _last("2026-01-31T10:00 subscribe pro", "+1d use chat_action 30", "+1d suspend payment_failed")
-    assert entry.kind == "suspension" and entry.suspension == SuspensionChange(reason="payment_failed")
+    entry = _last(
+        "2026-01-31T10:00 subscribe pro", "+1d use chat_action 30", "+1d suspend payment_failed"
+    )
+    assert entry.kind == "suspension" and entry.suspension == SuspensionChange(
+        reason="payment_failed"
+    )
     assert entry.credits == 0 and entry.before == entry.after is not None
     (crossing,) = entry.crossings
-    assert (crossing.type, crossing.reason, crossing.action, crossing.upgrade) == ("limit.reached", "suspended", "block", None)
+    assert (crossing.type, crossing.reason, crossing.action, crossing.upgrade) == (
+        "limit.reached",
+        "suspended",
+        "block",
+        None,
+    )
     assert crossing.suspended == "payment_failed"
 
 
 def test_a_limit_event_of_a_suspended_account_names_the_suspension_and_offers_no_upgrade() -> None:
-    entry = _last("2026-01-31T10:00 subscribe pro", "+1d suspend payment_failed", "+1d use chat_action 160")
+    entry = _last(
+        "2026-01-31T10:00 subscribe pro", "+1d suspend payment_failed", "+1d use chat_action 160"
+    )
     (message,) = limit_events(entry)
     raw, _ = read_limit_event(message.value)
     assert raw["data"]["suspension"] == {"reason": "payment_failed"}
     event = parse_limit_event(raw)
-    assert (event.kind, event.action, event.upgrade, event.suspension_reason) == ("threshold", None, None, "payment_failed")
+    assert (event.kind, event.action, event.upgrade, event.suspension_reason) == (
+        "threshold",
+        None,
+        None,
+        "payment_failed",
+    )
 
 
 def test_a_limit_event_of_an_account_that_is_not_suspended_says_so() -> None:
     for lines in (["+1d suspend fraud", "+1d resume"], ["+1d use chat_action 200"]):
         message = limit_events(_last("2026-01-31T10:00 subscribe pro", *lines))[-1]
         raw, _ = read_limit_event(message.value)
-        assert raw["data"]["suspension"] is None and parse_limit_event(raw).suspension_reason is None
+        assert (
+            raw["data"]["suspension"] is None and parse_limit_event(raw).suspension_reason is None
+        )
 
 
 def test_a_limit_event_from_before_there_were_suspensions_is_read() -> None:
@@ -157,10 +183,18 @@ def test_a_limit_event_from_before_there_were_suspensions_is_read() -> None:
     assert parse_limit_event(raw).suspension_reason is None
 
 
-@pytest.mark.parametrize(("use", "due"), [(100, None), (200, datetime(2026, 2, 28, 10, tzinfo=UTC))])
-def test_a_suspended_account_is_due_only_where_credits_block_it_too(use: int, due: datetime | None) -> None:
+@pytest.mark.parametrize(
+    ("use", "due"), [(100, None), (200, datetime(2026, 2, 28, 10, tzinfo=UTC))]
+)
+def test_a_suspended_account_is_due_only_where_credits_block_it_too(
+    use: int, due: datetime | None
+) -> None:
     partition = Partition()
-    for line in ["2026-01-31T10:00 subscribe pro", f"+1s use chat_action {use}", "+1s suspend fraud"]:
+    for line in [
+        "2026-01-31T10:00 subscribe pro",
+        f"+1s use chat_action {use}",
+        "+1s suspend fraud",
+    ]:
         partition.take(line)
     assert partition.state().is_blocked
     assert due_at(partition.state(), free_plan="free") == partition.book.due.get("a") == due
@@ -170,7 +204,11 @@ def test_a_balance_says_why_its_account_is_blocked() -> None:
     partition = Partition()
     partition.take("2026-01-31T10:00 suspend payment_failed")
     balance = balance_at("a", partition.state(), partition.now, SHIPPED)
-    assert (balance.blocked, balance.suspended, balance.remaining) == (True, "payment_failed", "200")
+    assert (balance.blocked, balance.suspended, balance.remaining) == (
+        True,
+        "payment_failed",
+        "200",
+    )
     partition.take("+1s resume")
     balance = balance_at("a", partition.state(), partition.now, SHIPPED)
     assert (balance.blocked, balance.suspended) == (False, None)

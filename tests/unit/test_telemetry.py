@@ -22,8 +22,16 @@ def told(service: str, report: Report) -> dict[str, float]:
     answer = telemetry.answer("/metrics")
     assert answer.status == 200
     families = text_string_to_metric_families(answer.body.decode())
-    samples = (sample for family in families for sample in family.samples if sample.name.startswith("usageledger_"))
-    return {sample.name + "".join(f"/{value}" for value in sample.labels.values()): sample.value for sample in samples}
+    samples = (
+        sample
+        for family in families
+        for sample in family.samples
+        if sample.name.startswith("usageledger_")
+    )
+    return {
+        sample.name + "".join(f"/{value}" for value in sample.labels.values()): sample.value
+        for sample in samples
+    }
 
 
 def unready(report: Report) -> list[str]:
@@ -46,7 +54,10 @@ def test_a_service_is_alive_from_the_start_and_ready_once_it_has_said_so() -> No
 
 def test_figures_are_named_after_their_service() -> None:
     report = Report(
-        figures=(Figure("done", "d", {"": 5}, is_total=True), Figure("lag", "l", {"usage": 3, "account": 0}, label="input")),
+        figures=(
+            Figure("done", "d", {"": 5}, is_total=True),
+            Figure("lag", "l", {"usage": 3, "account": 0}, label="input"),
+        ),
     )
     assert told("processor", report) == {
         "usageledger_processor_done_total": 5,
@@ -56,22 +67,41 @@ def test_figures_are_named_after_their_service() -> None:
 
 
 def partition(number: int = 0, **changes: object) -> PartitionHealth:
-    fields = {"partition": number, "state": "running", "stopped_because": None, "usage_lag_records": 0, "account_lag_records": 0}
+    fields = {
+        "partition": number,
+        "state": "running",
+        "stopped_because": None,
+        "usage_lag_records": 0,
+        "account_lag_records": 0,
+    }
     return PartitionHealth(**(fields | changes))  # type: ignore[arg-type] # its fields, by name
 
 
 def test_a_processor_is_ready_when_it_has_partitions_and_none_has_stopped() -> None:
     assert unready(WorkerHealth(partitions=()).report()) == ["no partition is assigned to it"]
-    assert unready(WorkerHealth(partitions=(partition(), partition(1, state="catching_up"))).report()) == []
+    assert (
+        unready(WorkerHealth(partitions=(partition(), partition(1, state="catching_up"))).report())
+        == []
+    )
     stopped = partition(1, state="stopped", stopped_because="it was truncated")
-    assert unready(WorkerHealth(partitions=(partition(), stopped)).report()) == ["partition 1 stopped: it was truncated"]
+    assert unready(WorkerHealth(partitions=(partition(), stopped)).report()) == [
+        "partition 1 stopped: it was truncated"
+    ]
 
 
 def test_a_processor_tells_of_lags_offsets_and_catching_up() -> None:
     health = WorkerHealth(
         partitions=(
-            partition(0, usage_lag_records=7, account_lag_records=None, decided={"usage": 40, "account": 2}, ledger_end=43),
-            partition(1, state="catching_up", usage_lag_records=1, catch_up=(10, 25), no_progress_s=1.5),
+            partition(
+                0,
+                usage_lag_records=7,
+                account_lag_records=None,
+                decided={"usage": 40, "account": 2},
+                ledger_end=43,
+            ),
+            partition(
+                1, state="catching_up", usage_lag_records=1, catch_up=(10, 25), no_progress_s=1.5
+            ),
         )
     )
     assert told("processor", health.report()) == {
@@ -88,7 +118,10 @@ def test_a_processor_tells_of_lags_offsets_and_catching_up() -> None:
 
 
 def test_a_limits_consumer_is_ready_when_all_its_partitions_announce() -> None:
-    announcing, stopped = announcer.PartitionHealth("announcing", 12), announcer.PartitionHealth("stopped", detail="a gap")
+    announcing, stopped = (
+        announcer.PartitionHealth("announcing", 12),
+        announcer.PartitionHealth("stopped", detail="a gap"),
+    )
     assert unready(report_of({}, {}, 0)) == ["no partition is assigned to it"]
     assert unready(report_of({0: announcing}, {0: 12}, 0)) == []
     assert unready(report_of({0: announcing, 1: stopped}, {}, 0)) == ["partition 1: stopped: a gap"]
@@ -103,11 +136,18 @@ def test_a_limits_consumer_is_ready_when_all_its_partitions_announce() -> None:
 
 def test_a_history_is_ready_while_it_can_read_and_no_partition_has_stopped() -> None:
     assert unready(HistoryHealth(partition_count=2, lag_records=5).report()) == []
-    assert unready(HistoryHealth(partition_count=2, stopped={1: "a gap"}, trouble="no Kafka").report()) == [
+    assert unready(
+        HistoryHealth(partition_count=2, stopped={1: "a gap"}, trouble="no Kafka").report()
+    ) == [
         "partition 1 stopped: a gap",
         "no Kafka",
     ]
-    assert told("history", HistoryHealth(partition_count=2, folded_count=9, lag_records=5, stopped={1: "a gap"}).report()) == {
+    assert told(
+        "history",
+        HistoryHealth(
+            partition_count=2, folded_count=9, lag_records=5, stopped={1: "a gap"}
+        ).report(),
+    ) == {
         "usageledger_history_entries_total": 9,
         "usageledger_history_lag_records": 5,
         "usageledger_history_partitions/folding": 1,
@@ -115,7 +155,9 @@ def test_a_history_is_ready_while_it_can_read_and_no_partition_has_stopped() -> 
     }
 
 
-def test_a_service_works_on_though_nothing_can_listen_for_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_works_on_though_nothing_can_listen_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def taken(*_: object) -> SimpleNamespace:
         raise OSError(98, "Address already in use")
 

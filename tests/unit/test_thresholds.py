@@ -24,7 +24,10 @@ from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
 def _with_plan_thresholds(**thresholds: tuple[str, ...]) -> Catalog:
     (catalog,) = SHIPPED
     plans = tuple(
-        replace(plan, thresholds=tuple(map(Decimal, thresholds[plan.id]))) if plan.id in thresholds else plan for plan in catalog.plans
+        replace(plan, thresholds=tuple(map(Decimal, thresholds[plan.id])))
+        if plan.id in thresholds
+        else plan
+        for plan in catalog.plans
     )
     return replace(catalog, plans=plans)
 
@@ -72,7 +75,9 @@ def test_an_accounts_own_thresholds_take_the_place_of_its_plans() -> None:
 
 
 @ledger
-def test_setting_thresholds_announces_nothing_and_a_mark_already_passed_is_not_announced_later() -> None:
+def test_setting_thresholds_announces_nothing_and_a_mark_already_passed_is_not_announced_later() -> (
+    None
+):
     """
     2026-01-31T10:00  use chat_action 120  => account_opened free 200+0-0=200 ; usage 120 200+0-120=80
     +1s               thresholds 0.5 0.7   => thresholds_set 0.5,0.7 200+0-120=80
@@ -112,16 +117,24 @@ def test_an_accounts_thresholds_are_told_like_any_account_event() -> None:
 
 def test_a_plan_that_the_catalog_has_dropped_has_the_catalogs_thresholds() -> None:
     first = _with_plan_thresholds(pro=("0.5",))
-    later = replace(first, version="later", plans=tuple(plan for plan in first.plans if plan.id != "pro"))
+    later = replace(
+        first, version="later", plans=tuple(plan for plan in first.plans if plan.id != "pro")
+    )
     partition = Partition(AdoptedCatalogs((first,)))
     partition.take("2026-01-31T10:00 subscribe pro")
     partition.book.catalogs = AdoptedCatalogs((first, later))
-    assert [written(sealed.entry) for sealed in partition.take("+1s use chat_action 160")] == ["usage 160 200+0-160=40 !80%"]
+    assert [written(sealed.entry) for sealed in partition.take("+1s use chat_action 160")] == [
+        "usage 160 200+0-160=40 !80%"
+    ]
 
 
 def test_the_fold_keeps_an_accounts_thresholds_to_the_byte() -> None:
     partition = Partition()
-    for line, shares in [("thresholds 0.50 0.9", ["0.5", "0.9"]), ("thresholds none", []), ("thresholds plan", None)]:
+    for line, shares in [
+        ("thresholds 0.50 0.9", ["0.5", "0.9"]),
+        ("thresholds none", []),
+        ("thresholds plan", None),
+    ]:
         partition.take(f"+1s {line}")
         blob = encode(partition.state())
         assert json.loads(blob).get("thresholds") == shares
@@ -158,8 +171,15 @@ def test_thresholds_that_cannot_be_are_named(shares: list[Any], wrong: str) -> N
 
 
 def test_thresholds_at_the_edge_are_taken() -> None:
-    assert parse_thresholds(["0.000001", Decimal("0.50"), "0.999999"]) == (Decimal("0.000001"), Decimal("0.5"), Decimal("0.999999"))
-    assert len(parse_thresholds([f"0.{n:02d}" for n in range(1, THRESHOLDS_MAX + 1)])) == THRESHOLDS_MAX
+    assert parse_thresholds(["0.000001", Decimal("0.50"), "0.999999"]) == (
+        Decimal("0.000001"),
+        Decimal("0.5"),
+        Decimal("0.999999"),
+    )
+    assert (
+        len(parse_thresholds([f"0.{n:02d}" for n in range(1, THRESHOLDS_MAX + 1)]))
+        == THRESHOLDS_MAX
+    )
     assert parse_thresholds([]) == ()
 
 
@@ -173,21 +193,32 @@ def test_plan_thresholds_are_written_and_read_again_by_either_reader() -> None:
     catalog = _with_plan_thresholds(pro=("0.5", "0.9"), max=())
     document = catalog_document(catalog)
     assert read_catalog(document) == catalog == CatalogPublished.from_catalog(catalog).to_catalog()
-    assert [plan.thresholds for plan in read_catalog(document).plans[:3]] == [None, (Decimal("0.5"), Decimal("0.9")), ()]
+    assert [plan.thresholds for plan in read_catalog(document).plans[:3]] == [
+        None,
+        (Decimal("0.5"), Decimal("0.9")),
+        (),
+    ]
 
 
-@pytest.mark.parametrize("thresholds", [[0.8], ["0"], ["1"], ["0.9", "0.8"], ["0.8", "0.80"], ["0.0000001"], "0.8"])
+@pytest.mark.parametrize(
+    "thresholds", [[0.8], ["0"], ["1"], ["0.9", "0.8"], ["0.8", "0.80"], ["0.0000001"], "0.8"]
+)
 def test_plan_thresholds_that_cannot_be_used_are_refused_at_their_place(thresholds: object) -> None:
     (catalog,) = SHIPPED
     document: Any = catalog_document(catalog)
     document["plans"][1]["thresholds"] = thresholds
-    with pytest.raises(UnusableCatalog, match=r"plans(\.pro|\[1\])\.thresholds|plans\[\.\.\.\]\.thresholds"):
+    with pytest.raises(
+        UnusableCatalog, match=r"plans(\.pro|\[1\])\.thresholds|plans\[\.\.\.\]\.thresholds"
+    ):
         read_catalog(document)
     with pytest.raises(ValueError, match="thresholds"):
         CatalogPublished.model_validate(document)
 
 
 def test_the_lint_says_so_where_a_plan_announces_nothing_before_its_limit() -> None:
-    found = [(finding.code, finding.where) for finding in lint(_with_plan_thresholds(pro=(), max=("0.5",)))]
+    found = [
+        (finding.code, finding.where)
+        for finding in lint(_with_plan_thresholds(pro=(), max=("0.5",)))
+    ]
     assert ("no_thresholds", "plans.pro.thresholds") in found
     assert [where for code, where in found if code == "no_thresholds"] == ["plans.pro.thresholds"]

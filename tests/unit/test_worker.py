@@ -27,12 +27,20 @@ class _LedgerEnds:
 
 
 def waiting(world: Any, end: int | None) -> asyncio.Task[None]:
-    worker = _Worker(Topics(""), lambda *_: pytest.fail("nothing is assigned"), _LedgerEnds(world), lambda _: None, 60.0)  # type: ignore[arg-type]
+    worker = _Worker(
+        Topics(""),
+        lambda *_: pytest.fail("nothing is assigned"),
+        _LedgerEnds(world),
+        lambda _: None,
+        60.0,
+    )  # type: ignore[arg-type]
     return asyncio.ensure_future(worker._until_another_claims(0, end))
 
 
 def hold_the_switch(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
-    """Have a rebuild set the first event when it is about to put the new view in the old one's place, and wait for the second."""
+    """Have a rebuild set the first event when it is about to put the new view in the old one's
+    place, and wait for the second.
+    """
     is_about_to, may_go_on = asyncio.Event(), asyncio.Event()
     take_over = MemoryView.take_over
 
@@ -46,10 +54,14 @@ def hold_the_switch(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asy
 
 
 @run_async
-async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rebuild of a damaged view had claimed, and was about to put the new view in its place, when the owner met the damage and stopped.
+async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rebuild of a damaged view had claimed, and was about to put the new view in its place, when
+    the owner met the damage and stopped.
 
-    It looked at the ledger after that claim, and so for another one: the view was whole again, and the partition stood still.
+    It looked at the ledger after that claim, and so for another one: the view was whole again, and
+    the partition stood still.
     """
     monkeypatch.setattr(worker_module, "STOPPED_LOOK_S", 0.001)
     async with a_world() as world:
@@ -71,7 +83,9 @@ async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(mo
 
 
 @run_async
-async def test_what_an_owner_has_claimed_and_appended_itself_does_not_wake_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_an_owner_has_claimed_and_appended_itself_does_not_wake_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(worker_module, "STOPPED_LOOK_S", 0.001)
     async with a_world() as world:
         worker = world.start_worker()
@@ -87,10 +101,14 @@ async def test_what_an_owner_has_claimed_and_appended_itself_does_not_wake_it(mo
 
 
 @run_async
-async def test_an_owner_that_claims_between_a_rebuilds_claim_and_its_switch_is_woken_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An owner that had stopped at a damaged view saw the claim of its rebuild at once, claimed, met the damage once more and stopped.
+async def test_an_owner_that_claims_between_a_rebuilds_claim_and_its_switch_is_woken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An owner that had stopped at a damaged view saw the claim of its rebuild at once, claimed,
+    met the damage once more and stopped.
 
-    Then the new view took the old one's place, and nobody told it: what was to free the partition left it as it was.
+    Then the new view took the old one's place, and nobody told it: what was to free the partition
+    left it as it was.
     """
     monkeypatch.setattr(worker_module, "STOPPED_LOOK_S", 0.001)
     async with a_world() as world:
@@ -127,7 +145,9 @@ async def test_a_rebuild_claims_once_where_nobody_else_has() -> None:
 
 @run_async
 async def test_an_owner_that_stops_before_it_has_claimed_is_not_woken_by_what_was_there() -> None:
-    """It would claim in vain, be woken at once by its own last tenure's end, and again, without a pause."""
+    """It would claim in vain, be woken at once by its own last tenure's end, and again, without a
+    pause.
+    """
     async with a_world() as world:
         worker = world.start_worker()
         world.use("2026-01-01T10:00:00Z")

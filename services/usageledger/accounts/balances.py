@@ -1,4 +1,6 @@
-"""What an account has, or had, or will have: from the counters, or from the ledger where the time asked for lies behind them."""
+"""What an account has, or had, or will have: from the counters, or from the ledger where the time
+asked for lies behind them.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,13 @@ from usageledger.log.topics import Topics
 
 @dataclass(frozen=True, slots=True)
 class AccountBalance:
-    """A balance at a moment. ``verified_at``: when the counters were last known to be all that was decided, None if that was lately.
+    """A balance at a moment.
 
-    ``held``: what its open holds have reserved, in credits. They are of this moment: None where another was asked for.
+    ``verified_at``: when the counters were last known to be all that was decided, None if that was
+    lately.
+
+    ``held``: what its open holds have reserved, in credits. They are of this moment: None where
+    another was asked for.
     """
 
     balance: Balance
@@ -55,12 +61,16 @@ class AccountReader:
         count = self._reader.partition_count(self._topics.ledger)
         if count == 0:
             raise NoLedger(
-                f"there is no topic {self._topics.ledger}: is the prefix {self._prefix!r} right? `usageledger up` makes a ledger"
+                f"there is no topic {self._topics.ledger}: is the prefix {self._prefix!r} right? "
+                "`usageledger up` makes a ledger"
             )
         return partition_of(account.encode(), count)
 
-    def balance(self, account: str, *, at: datetime | None, now: datetime, importing: bool) -> AccountBalance:
-        """The balance at a time; by default now, or by the ledger's own clock while history is imported.
+    def balance(
+        self, account: str, *, at: datetime | None, now: datetime, importing: bool
+    ) -> AccountBalance:
+        """The balance at a time; by default now, or by the ledger's own clock while history is
+        imported.
 
         Raises AccountError, ViewError, LogUnreadable.
         """
@@ -72,19 +82,32 @@ class AccountReader:
             head = decode_head(reading.head.value)
             state = None if reading.account is None else decode_account(reading.account)
             verified_at = as_of(reading.head, now)
-        holds = (None, None) if at is not None else (format_credits(reading.held), reading.open_holds)
+        holds = (
+            (None, None) if at is not None else (format_credits(reading.held), reading.open_holds)
+        )
         if at is None:
             at = head.clock if importing and reading.head is not None else max(now, head.clock)
         if at < head.clock:
             state, catalogs = self._as_it_was(account, partition, at)
         else:
             catalogs = self._catalogs(head.catalog_next)
-        return AccountBalance(balance_at(account, state, at, catalogs or self._published()), at, verified_at, *holds)
+        return AccountBalance(
+            balance_at(account, state, at, catalogs or self._published()), at, verified_at, *holds
+        )
 
-    def _as_it_was(self, account: str, partition: int, at: datetime) -> tuple[AccountState | None, AdoptedCatalogs]:
-        """The fold of what the ledger had decided by that time, and the catalogs that it had adopted."""
+    def _as_it_was(
+        self, account: str, partition: int, at: datetime
+    ) -> tuple[AccountState | None, AdoptedCatalogs]:
+        """The fold of what the ledger had decided by that time, and the catalogs that it had
+        adopted.
+        """
         end = self._reader.end_offset(self._topics.ledger, partition)
-        records = self._reader.read(self._topics.ledger, partition, self._reader.start_offset(self._topics.ledger, partition), end)
+        records = self._reader.read(
+            self._topics.ledger,
+            partition,
+            self._reader.start_offset(self._topics.ledger, partition),
+            end,
+        )
         state, head = None, Head(ledger="")
         key = account.encode()
         for sealed in entries_in(record for record in records if _concerns(record, key)):
@@ -101,7 +124,9 @@ class AccountReader:
         topic = self._topics.catalog
         if before == 0:
             return AdoptedCatalogs()
-        return adopted_catalogs(self._reader.read(topic, 0, self._reader.start_offset(topic, 0), before))
+        return adopted_catalogs(
+            self._reader.read(topic, 0, self._reader.start_offset(topic, 0), before)
+        )
 
     def _published(self) -> AdoptedCatalogs:
         """All catalogs of the topic: by these an account starts that the ledger has not met yet."""

@@ -19,7 +19,9 @@ class NoCatalog(AccountError):
     """No catalog has been published, so nothing can be rated."""
 
     def __init__(self) -> None:
-        super().__init__("no catalog has been published: do so with `usageledger catalog publish FILE`")
+        super().__init__(
+            "no catalog has been published: do so with `usageledger catalog publish FILE`"
+        )
 
 
 class CatalogsUnavailable(AccountError):

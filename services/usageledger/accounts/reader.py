@@ -1,4 +1,7 @@
-"""One account as it is now: from the counters, rolled over in the reader's hands. What every answer about an account begins with."""
+"""One account as it is now: from the counters, rolled over in the reader's hands.
+
+What every answer about an account begins with.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from kafka.errors import KafkaError
 
 from usageledger.accounts.errors import CatalogsUnavailable, NoCatalog
 from usageledger.accounts.reckoning import AccountNow as AccountNow
-from usageledger.accounts.reckoning import CatalogsUpTo, Clock, Question, Reckoning, answered_async, reading, reckoned
+from usageledger.accounts.reckoning import (
+    CatalogsUpTo,
+    Clock,
+    Question,
+    Reckoning,
+    answered_async,
+    reading,
+    reckoned,
+)
 from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask_async
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
@@ -28,7 +39,10 @@ T = TypeVar("T")
 
 
 class Accounts:
-    """Reads accounts of one ledger. ``is_importing`` says whether now is the ledger's own time, as while history is brought in."""
+    """Reads accounts of one ledger.
+
+    ``is_importing`` says whether now is the ledger's own time, as while history is brought in.
+    """
 
     def __init__(
         self,
@@ -56,7 +70,10 @@ class Accounts:
         return await self.reckon(account, reading(account, self.clock))
 
     async def reckon(self, account: str, reckoning: Reckoning[T]) -> T:
-        """Carry out a reckoning about an account. Raises ViewError, AccountError, and what the reckoning raises."""
+        """Carry out a reckoning about an account.
+
+        Raises ViewError, AccountError, and what the reckoning raises.
+        """
         keys = PartitionKeys(self._prefix, self.partition(account))
 
         async def ask(question: Question) -> Any:
@@ -68,26 +85,41 @@ class Accounts:
         return await answered_async(reckoning, ask)
 
     async def heads(self) -> dict[int, Head]:
-        """The head of every partition's counters; one that has none yet stands at the beginning. Raises ViewError."""
+        """The head of every partition's counters; one that has none yet stands at the beginning.
+
+        Raises ViewError.
+        """
         async with self._turns:
             stored = await read_heads_async(self._redis, self._prefix, range(self.partition_count))
-        return {partition: Head(ledger="") if head is None else decode_head(head.value) for partition, head in stored.items()}
+        return {
+            partition: Head(ledger="") if head is None else decode_head(head.value)
+            for partition, head in stored.items()
+        }
 
     async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
-        """Several accounts of one partition as they are stored, of one moment: who compares them need not read them. Raises ViewError."""
+        """Several accounts of one partition as they are stored, of one moment: who compares them
+        need not read them. Raises ViewError.
+        """
         async with self._turns:
-            return await ask_async(self._redis, PartitionKeys(self._prefix, partition), ReadAccounts(accounts))
+            return await ask_async(
+                self._redis, PartitionKeys(self._prefix, partition), ReadAccounts(accounts)
+            )
 
     async def now_of(self, account: str, found: AccountReading) -> AccountNow:
         """The account now, of what is stored. Raises ViewError, AccountError."""
         return await self.reckon(account, reckoned(account, found, self.clock))
 
     def verified_at(self, stored: StoredHead | None) -> datetime | None:
-        """When the counters under a head were last known to be all that was decided, None if that was lately."""
+        """When the counters under a head were last known to be all that was decided, None if that
+        was lately.
+        """
         return None if stored is None else as_of(stored, self.clock.now())
 
     async def catalogs(self, head: Head) -> AdoptedCatalogs:
-        """Those that a partition has adopted; before it has adopted any, those that are published. Raises AccountError."""
+        """Those that a partition has adopted; before it has adopted any, those that are published.
+
+        Raises AccountError.
+        """
         return await self._catalogs_up_to(head.catalog_next)
 
     async def _catalogs_up_to(self, before: int) -> AdoptedCatalogs:
@@ -97,7 +129,9 @@ class Accounts:
         try:
             found = await asyncio.to_thread(self._catalogs.up_to, before)
         except (KafkaError, LogUnreadable, OSError) as error:
-            raise CatalogsUnavailable(f"the catalogs cannot be read ({error}): ask again in a moment") from error
+            raise CatalogsUnavailable(
+                f"the catalogs cannot be read ({error}): ask again in a moment"
+            ) from error
         if not found:
             raise NoCatalog
         return found

@@ -1,7 +1,9 @@
-"""What is asked for each answer about an account, in which order, and what is made of it. How it is asked is for others to say.
+"""What is asked for each answer about an account, in which order, and what is made of it.
 
-Each reckoning is a generator: it yields questions and is sent their answers. So one reckoning serves clients that wait and clients that do
-not, in the gateway, in an app and in a test's memory.
+How it is asked is for others to say.
+
+Each reckoning is a generator: it yields questions and is sent their answers. So one reckoning
+serves clients that wait and clients that do not, in the gateway, in an app and in a test's memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from usageledger.counters.calling import Call
-from usageledger.counters.holding import FindHold, Held, Hold, Outcome, PlaceHold, ReleaseHold, content_of
+from usageledger.counters.holding import (
+    FindHold,
+    Held,
+    Hold,
+    Outcome,
+    PlaceHold,
+    ReleaseHold,
+    content_of,
+)
 from usageledger.counters.reading import AccountReading, ReadAccount, as_of
 from usageledger.counters.view import ViewError
 from usageledger.domain.account import AccountState
@@ -30,13 +40,18 @@ from usageledger.domain.renewal import state_at
 T = TypeVar("T")
 
 ATTEMPTS_MAX = 20
-"""How often a hold is reckoned anew because the account's usage has moved on meanwhile. A busy account moves some twenty times a second."""
+"""How often a hold is reckoned anew because the account's usage has moved on meanwhile.
+
+A busy account moves some twenty times a second.
+"""
 
 _ANY_ACCOUNT = "-"
 
 
 class CatalogsUpTo(NamedTuple):
-    """The catalogs below an offset of their topic; those that are published, where that is 0: no partition has adopted any."""
+    """The catalogs below an offset of their topic; those that are published, where that is 0: no
+    partition has adopted any.
+    """
 
     before: int
 
@@ -52,15 +67,19 @@ class Clock(NamedTuple):
     is_importing: Callable[[], bool] = lambda: False
 
     def at(self, head: Head) -> datetime:
-        """What is now for the accounts of a partition. The ledger's time is never ahead of it; a head of no ledger has none."""
+        """What is now for the accounts of a partition.
+
+        The ledger's time is never ahead of it; a head of no ledger has none.
+        """
         return head.clock if head.ledger and self.is_importing() else max(self.now(), head.clock)
 
 
 class AccountNow(NamedTuple):
     """An account at a moment.
 
-    ``state`` is rolled to ``at``; of an account that the ledger does not know it is an untouched Free. ``verified_at``: when the counters
-    were last known to be all that was decided, None if that was lately. ``ledger_next``: the offset behind the last entry that is in them.
+    ``state`` is rolled to ``at``; of an account that the ledger does not know it is an untouched
+    Free. ``verified_at``: when the counters were last known to be all that was decided, None if
+    that was lately. ``ledger_next``: the offset behind the last entry that is in them.
     """
 
     account: str
@@ -91,7 +110,10 @@ class Checked(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """What became of a request to hold. ``refusal`` says why there is no ``hold``; ``checked`` is the account beside all open holds."""
+    """What became of a request to hold.
+
+    ``refusal`` says why there is no ``hold``; ``checked`` is the account beside all open holds.
+    """
 
     checked: Checked
     hold: Hold | None = None
@@ -99,10 +121,17 @@ class Placed(NamedTuple):
 
 
 class NoRate(Exception):
-    """The catalog has no rate for a use, so it is neither allowed nor not. ``reason``: ``unknown_feature`` or ``unknown_model``."""
+    """The catalog has no rate for a use, so it is neither allowed nor not.
+
+    ``reason``: ``unknown_feature`` or ``unknown_model``.
+    """
 
     def __init__(self, use: Use, reason: str, catalog_version: str) -> None:
-        named = f"feature {use.feature!r}" if reason == "unknown_feature" else f"model {use.model!r} of feature {use.feature!r}"
+        named = (
+            f"feature {use.feature!r}"
+            if reason == "unknown_feature"
+            else f"model {use.model!r} of feature {use.feature!r}"
+        )
         if reason == "unknown_model" and use.model is None:
             named = f"feature {use.feature!r} with no model named"
         super().__init__(f"catalog {catalog_version!r} has no rate for {named}")
@@ -111,17 +140,25 @@ class NoRate(Exception):
 
 
 def reading(account: str, clock: Clock) -> Reckoning[AccountNow]:
-    """The account now. Raises ViewError for counters that are not there, or that this release cannot read."""
+    """The account now.
+
+    Raises ViewError for counters that are not there, or that this release cannot read.
+    """
     found: AccountReading = yield ReadAccount(account)
     return (yield from reckoned(account, found, clock))
 
 
 def reckoned(account: str, found: AccountReading, clock: Clock) -> Reckoning[AccountNow]:
-    """The account now, of what was read of it. Raises ViewError for counters that are not there, or that this release cannot read."""
+    """The account now, of what was read of it.
+
+    Raises ViewError for counters that are not there, or that this release cannot read.
+    """
     if found.head is None:
-        # An account that is suspended would be an untouched Free, until it is read again from the ledger.
+        # An account that is suspended would be an untouched Free, until it is read again from the
+        # ledger.
         raise ViewError(
-            "the counters of this partition are not there: no processor has written them yet, or they were lost and are read again"
+            "the counters of this partition are not there: no processor has written them yet, or "
+            "they were lost and are read again"
         )
     try:
         head = decode_head(found.head.value)
@@ -130,9 +167,21 @@ def reckoned(account: str, found: AccountReading, clock: Clock) -> Reckoning[Acc
         at = clock.at(head)
         state = _rolled(account, found.account, at, catalogs)
     except msgspec.MsgspecError as error:
-        raise ViewError(f"the counters hold what this release cannot read ({error}): upgrade it", retriable=False) from error
+        raise ViewError(
+            f"the counters hold what this release cannot read ({error}): upgrade it",
+            retriable=False,
+        ) from error
     standing = (found.held, found.open_holds, found.account)
-    return AccountNow(account, state, found.account is not None, at, as_of(found.head, now), catalogs, head.next_offset, *standing)
+    return AccountNow(
+        account,
+        state,
+        found.account is not None,
+        at,
+        as_of(found.head, now),
+        catalogs,
+        head.next_offset,
+        *standing,
+    )
 
 
 def checking(account: str, use: Use, clock: Clock) -> Reckoning[Checked]:
@@ -142,11 +191,17 @@ def checking(account: str, use: Use, clock: Clock) -> Reckoning[Checked]:
 
 
 def holding(account: str, hold_id: str, use: Use, life_ms: int, clock: Clock) -> Reckoning[Placed]:
-    """Reserve what a use costs, if it may start. The same hold again is answered as it is. Raises NoRate, ViewError."""
+    """Reserve what a use costs, if it may start.
+
+    The same hold again is answered as it is. Raises NoRate, ViewError.
+    """
     now = yield from reading(account, clock)
     for _ in range(ATTEMPTS_MAX):
         checked = _checked(now, use, now.held)
-        if checked.check.reason not in (None, "insufficient_credits") or checked.check.cost > MICROCREDITS_MAX:
+        if (
+            checked.check.reason not in (None, "insufficient_credits")
+            or checked.check.cost > MICROCREDITS_MAX
+        ):
             return (yield from _refusing(checked, hold_id))
         asked = PlaceHold(
             account=account,
@@ -160,13 +215,20 @@ def holding(account: str, hold_id: str, use: Use, life_ms: int, clock: Clock) ->
         held: Held = yield asked
         if held.outcome != "account_moved":
             # What the hold itself has reserved does not stand against it.
-            return Placed(_checked(now, use, held.sum), held.hold, None if held.outcome == "held" else held.outcome)
+            return Placed(
+                _checked(now, use, held.sum),
+                held.hold,
+                None if held.outcome == "held" else held.outcome,
+            )
         now = now.moved_to(held.account, held.sum)
     raise ViewError("the account moved on each time that its hold was reckoned")
 
 
 def releasing(account: str, hold_id: str) -> Reckoning[Hold | None]:
-    """Free an open hold. The answer is what it then is; None where there is none, or it has run out. Raises ViewError."""
+    """Free an open hold.
+
+    The answer is what it then is; None where there is none, or it has run out. Raises ViewError.
+    """
     found: Hold | None = yield ReleaseHold(account=account, id=hold_id)
     return found
 
@@ -178,8 +240,12 @@ def finding(account: str, hold_id: str) -> Reckoning[Hold | None]:
 
 
 def quoting(uses: Sequence[Use], clock: Clock) -> Reckoning[tuple[Quote, str]]:
-    """What uses would cost together, and the catalog version that says so. Raises NoRate, ViewError."""
-    # Any partition's head tells which catalogs are adopted; a use is rated by them wherever its account lives.
+    """What uses would cost together, and the catalog version that says so.
+
+    Raises NoRate, ViewError.
+    """
+    # Any partition's head tells which catalogs are adopted; a use is rated by them wherever its
+    # account lives.
     now = yield from reading(_ANY_ACCOUNT, clock)
     catalog = now.catalogs.in_force(now.at)
     for use in uses:
@@ -222,11 +288,19 @@ def _refusing(checked: Checked, hold_id: str) -> Reckoning[Placed]:
 
 def _checked(now: AccountNow, use: Use, held: int) -> Checked:
     state = now.state if now.is_known else None
-    check = check_use(use, account=now.account, state=state, held=held, at=now.at, catalogs=now.catalogs)
+    check = check_use(
+        use, account=now.account, state=state, held=held, at=now.at, catalogs=now.catalogs
+    )
     if isinstance(check, UnknownRate):
         raise NoRate(use, check.reason, now.catalogs.in_force(now.at).version)
     return Checked(now, use, check)
 
 
-def _rolled(account: str, stored: bytes | None, at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
-    return untouched_free(at, catalogs) if stored is None else state_at(decode_account(stored), account, at, catalogs)
+def _rolled(
+    account: str, stored: bytes | None, at: datetime, catalogs: AdoptedCatalogs
+) -> AccountState:
+    return (
+        untouched_free(at, catalogs)
+        if stored is None
+        else state_at(decode_account(stored), account, at, catalogs)
+    )

@@ -1,4 +1,6 @@
-"""A ledger entry in plain words: why it came to this many credits, in one or two sentences of English."""
+"""A ledger entry in plain words: why it came to this many credits, in one or two sentences of
+English.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,18 @@ from usageledger.domain.renewal import plan_at
 
 
 def explain(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    """What an entry did to its account, and why. ``catalogs``: those adopted, for the names of plans, features and models."""
+    """What an entry did to its account, and why.
+
+    ``catalogs``: those adopted, for the names of plans, features and models.
+    """
     explained = _EXPLAINED.get(entry.kind)
     return "" if explained is None else explained(entry, catalogs)
 
 
 def names_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> tuple[str | None, str | None]:
-    """What the feature and the model of an entry are called, by the catalog that rated it; their ids where no catalog says."""
+    """What the feature and the model of an entry are called, by the catalog that rated it; their
+    ids where no catalog says.
+    """
     if entry.feature is None:
         return None, None
     catalog = _catalog_of(entry, catalogs)
@@ -33,8 +40,9 @@ def names_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> tuple[str | None,
 
 
 def credits_of(entry: LedgerEntry) -> int:
-    """How many micro-credits an entry is about, never negative: what a use charged, a void gave back, was granted, or lapsed with a
-    grant; 0 for all others."""
+    """How many micro-credits an entry is about, never negative: what a use charged, a void gave
+    back, was granted, or lapsed with a grant; 0 for all others.
+    """
     if entry.kind == "grant" and entry.grant is not None:
         return entry.grant.credits
     if entry.kind == "grant_expired":
@@ -49,7 +57,11 @@ def _usage(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     used = f"{_counted(quantity, rate.unit)} of {model or feature} at {_rate(rate)}"
     if entry.is_void_on_arrival:
         return f"{used}. It costs nothing, for it was voided before it came."
-    late = "" if not entry.is_late or entry.period is None or entry.period.end is None else f" {_counted_late(entry.period.end)}"
+    late = (
+        ""
+        if not entry.is_late or entry.period is None or entry.period.end is None
+        else f" {_counted_late(entry.period.end)}"
+    )
     return f"{used}{_rounded(rate, quantity)}: {_credits(entry.credits)}.{late}"
 
 
@@ -59,7 +71,11 @@ def _void(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     why = f" ({voids.reason})" if voids.reason else ""
     if voids.awaits_usage:
         return f"The use {voids.id} was voided{why} before it came: it will cost nothing."
-    late = "" if not entry.is_late or entry.period is None or entry.period.end is None else f" {_counted_late(entry.period.end)}"
+    late = (
+        ""
+        if not entry.is_late or entry.period is None or entry.period.end is None
+        else f" {_counted_late(entry.period.end)}"
+    )
     return f"The use {voids.id} was voided{why}: {_credits(-entry.credits)} given back.{late}"
 
 
@@ -67,21 +83,33 @@ def _grant(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     grant = entry.grant
     assert grant is not None, "a grant says what is granted"
     why = f" ({grant.reason})" if grant.reason else ""
-    until = "until they are used" if grant.expires_at is None else f"until {_date(grant.expires_at)}"
+    until = (
+        "until they are used" if grant.expires_at is None else f"until {_date(grant.expires_at)}"
+    )
     return f"{_credits(grant.credits)} granted{why}, to be used beside the allotment {until}."
 
 
 def _grant_expired(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     assert entry.grant is not None, "what expires is a grant"
     lapsed = _lapsed_with_its_grant(entry)
-    left = "all of it had been used" if lapsed == 0 else f"the {_credits(lapsed)} that were left of it lapsed"
+    left = (
+        "all of it had been used"
+        if lapsed == 0
+        else f"the {_credits(lapsed)} that were left of it lapsed"
+    )
     return f"A grant of {_credits(entry.grant.credits)} expired: {left}."
 
 
 def _renewal(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     lapsed = 0 if entry.before is None else max(0, entry.before.allotment - entry.before.used)
-    began = f"A new period began on {_plan(entry, catalogs)}, with an allotment of {_allotment(entry)}."
-    return f"{began} The {_credits(lapsed)} that were left of the one before lapsed." if lapsed else began
+    began = (
+        f"A new period began on {_plan(entry, catalogs)}, with an allotment of {_allotment(entry)}."
+    )
+    return (
+        f"{began} The {_credits(lapsed)} that were left of the one before lapsed."
+        if lapsed
+        else began
+    )
 
 
 def _plan_change(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
@@ -91,20 +119,32 @@ def _plan_change(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     if change.opens is not None:
         return f"A new period began on {plan}, with an allotment of {_allotment(entry)}."
     if change.next_plan is not None:
-        return f"The plan stays {plan} until the next renewal, and is {_plan_name(change.next_plan, entry, catalogs)} from then on."
+        return (
+            f"The plan stays {plan} until the next renewal, and is "
+            f"{_plan_name(change.next_plan, entry, catalogs)} from then on."
+        )
     if change.allotment is not None:
-        return f"The plan is {plan} now, with an allotment of {_allotment(entry)}. What was used in the period stays."
+        return (
+            f"The plan is {plan} now, with an allotment of {_allotment(entry)}. What was used in "
+            "the period stays."
+        )
     return f"The plan stays {plan}: the change that waited for the next renewal was taken back."
 
 
 def _account_opened(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     used = 0 if entry.after is None else entry.after.used
     brought = f" {_credits(used)} of it had been used elsewhere." if used else ""
-    return f"The account began on {_plan(entry, catalogs)}, with an allotment of {_allotment(entry)}.{brought}"
+    return (
+        f"The account began on {_plan(entry, catalogs)}, with an allotment of "
+        f"{_allotment(entry)}.{brought}"
+    )
 
 
 def _suspension(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    return f"The account was suspended{_why(entry)}: it is blocked until it is resumed, whatever it has left."
+    return (
+        f"The account was suspended{_why(entry)}: it is blocked until it is resumed, whatever it "
+        "has left."
+    )
 
 
 def _resumption(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
@@ -157,7 +197,11 @@ def _each(rate: Rate) -> str:
 
 
 def _counted(quantity: Decimal, unit: str) -> str:
-    return f"{format_quantity(quantity)} {unit}" if quantity == 1 else f"{format_quantity(quantity)} {unit}s"
+    return (
+        f"{format_quantity(quantity)} {unit}"
+        if quantity == 1
+        else f"{format_quantity(quantity)} {unit}s"
+    )
 
 
 def _credits(microcredits: int) -> str:

@@ -1,4 +1,6 @@
-"""``audit verify``: reads every input in the ledger's order, decides again, and compares the ledger, the limit events and the view."""
+"""``audit verify``: reads every input in the ledger's order, decides again, and compares the
+ledger, the limit events and the view.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +45,19 @@ class AuditReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything that has been decided follows from the inputs. What is still on its way is no difference."""
+        """Whether everything that has been decided follows from the inputs.
+
+        What is still on its way is no difference.
+        """
         return not self.differences
 
     @property
     def verdict(self) -> str:
         """One line that says it all."""
         if self.differences:
-            return f"DIFFERENT: {self.differences[0]}" + (f" (and {len(self.differences) - 1} more)" if len(self.differences) > 1 else "")
+            return f"DIFFERENT: {self.differences[0]}" + (
+                f" (and {len(self.differences) - 1} more)" if len(self.differences) > 1 else ""
+            )
         skipped = f" + {self.counts.skipped_inputs:,} skipped" if self.counts.skipped_inputs else ""
         waiting = [
             f"{count:,} {what}"
@@ -61,25 +68,39 @@ class AuditReport:
             if count
         ]
         return (
-            f"CLEAN: {self.counts.inputs:,} inputs = {self.counts.accepted_inputs:,} accepted + {self.counts.refused_inputs:,} refused"
+            f"CLEAN: {self.counts.inputs:,} inputs = {self.counts.accepted_inputs:,} accepted + "
+            f"{self.counts.refused_inputs:,} refused"
             f" + {self.counts.duplicate_inputs:,} duplicates{skipped};"
-            f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and {self.accounts:,} accounts in Redis"
+            f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and "
+            f"{self.accounts:,} accounts in Redis"
             f" come out the same, {Decimal(format_credits(self.counts.credits)):,} credits in all"
             + (f" ({', '.join(waiting)})" if waiting else "")
         )
 
 
-def verify(kafka: str, redis_url: str, prefix: str = "", progress: Progress | None = None) -> AuditReport:
-    """Audit a whole ledger, partition by partition, while it runs or not. Raises LogUnreadable or ViewError where it cannot be read."""
+def verify(
+    kafka: str, redis_url: str, prefix: str = "", progress: Progress | None = None
+) -> AuditReport:
+    """Audit a whole ledger, partition by partition, while it runs or not.
+
+    Raises LogUnreadable or ViewError where it cannot be read.
+    """
     topics = Topics(prefix)
     report = AuditReport()
     with ExitStack() as stack:
-        readers = {topic: stack.enter_context(log_reader(kafka)) for topic in (*topics.partitioned, topics.catalog)}
+        readers = {
+            topic: stack.enter_context(log_reader(kafka))
+            for topic in (*topics.partitioned, topics.catalog)
+        }
         ledger = readers[topics.ledger]
         report.partitions = ledger.partition_count(topics.ledger)
         if report.partitions == 0:
-            report.differences.append(f"there is no topic {topics.ledger}: is the prefix {prefix!r} right?")
-        total = sum(ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions))
+            report.differences.append(
+                f"there is no topic {topics.ledger}: is the prefix {prefix!r} right?"
+            )
+        total = sum(
+            ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions)
+        )
         meter = _Meter(progress, total)
         for partition in range(report.partitions):
             _verify_partition(partition, report, topics, readers, redis_url, meter)
@@ -87,9 +108,15 @@ def verify(kafka: str, redis_url: str, prefix: str = "", progress: Progress | No
 
 
 def _verify_partition(
-    partition: int, report: AuditReport, topics: Topics, readers: dict[str, LogReader], redis_url: str, meter: _Meter
+    partition: int,
+    report: AuditReport,
+    topics: Topics,
+    readers: dict[str, LogReader],
+    redis_url: str,
+    meter: _Meter,
 ) -> None:
-    # Read first what is derived, then what it is derived from: whatever moves meanwhile, each limit event and each view has its entries.
+    # Read first what is derived, then what it is derived from: whatever moves meanwhile, each limit
+    # event and each view has its entries.
     written = _limit_events(readers[topics.limit], topics.limit, partition)
     snapshot = asyncio.run(_snapshot(redis_url, topics.prefix, partition))
     ledger = readers[topics.ledger]
@@ -99,7 +126,9 @@ def _verify_partition(
         "account": _Cursor(readers[topics.account], topics.account, partition),
         "catalog": _Cursor(readers[topics.catalog], topics.catalog, 0),
     }
-    replay = PartitionReplay(partition, report.partitions, lambda topic, offset: cursors[topic].at_or_after(offset))
+    replay = PartitionReplay(
+        partition, report.partitions, lambda topic, offset: cursors[topic].at_or_after(offset)
+    )
     view = _ViewCheck(snapshot, partition)
     limits = _LimitCheck(written, partition)
     try:
@@ -114,12 +143,17 @@ def _verify_partition(
     report.limit_events += limits.compared
     report.unwritten_limit_events += limits.awaited
     report.accounts += view.accounts_compared
-    for topic, next_offset in (("usage", replay.book.head.usage_next), ("account", replay.book.head.account_next)):
+    for topic, next_offset in (
+        ("usage", replay.book.head.usage_next),
+        ("account", replay.book.head.account_next),
+    ):
         report.undecided_inputs += max(0, cursors[topic].end - next_offset)
 
 
 class _ViewCheck:
-    """Compares a partition's view with the replay, at the moment in the ledger at which the view stands."""
+    """Compares a partition's view with the replay, at the moment in the ledger at which the view
+    stands.
+    """
 
     def __init__(self, snapshot: Snapshot, partition: int) -> None:
         self._snapshot = snapshot
@@ -129,22 +163,31 @@ class _ViewCheck:
         self.accounts_compared = 0
 
     def compare_after(self, sealed: SealedEntry, book: PartitionBook) -> None:
-        """Compare if this entry is the last that the view has folded. The book has been moved past all entries of its input."""
+        """Compare if this entry is the last that the view has folded.
+
+        The book has been moved past all entries of its input.
+        """
         self._last_hash = sealed.hash
         stored = self._snapshot.head
         if stored is None or stored.position.hash != sealed.hash:
             return
-        expected = {account: encode(state) for account, state in book.accounts.items() if state is not None}
+        expected = {
+            account: encode(state) for account, state in book.accounts.items() if state is not None
+        }
         for account in sorted(expected.keys() | self._snapshot.accounts.keys()):
             found, wanted = self._snapshot.accounts.get(account), expected.get(account)
             if found != wanted:
                 raise Difference(
-                    f"Redis, partition {self._partition}, account {account!r}: it holds {found!r}, the ledger makes it {wanted!r}"
+                    f"Redis, partition {self._partition}, account {account!r}: it holds {found!r}, "
+                    f"the ledger makes it {wanted!r}"
                 )
         due_ms = {account: milliseconds(at) for account, at in book.due.all().items()}
         if due_ms != dict(self._snapshot.due_ms):
             account = next(iter(dict(due_ms.items() ^ self._snapshot.due_ms.items())))
-            raise Difference(f"Redis, partition {self._partition}: when account {account!r} is due is not what the ledger makes it")
+            raise Difference(
+                f"Redis, partition {self._partition}: when account {account!r} is due is not what "
+                "the ledger makes it"
+            )
         self.accounts_compared = len(expected)
         self._snapshot = Snapshot(head=stored, accounts={}, due_ms={}, identities={})
         self._was_compared = True
@@ -155,15 +198,21 @@ class _ViewCheck:
         if self._was_compared or (stored is None and not self._last_hash):
             return
         if stored is None:
-            raise Difference(f"Redis has no view of partition {self._partition}, though the ledger has entries: is a processor running?")
+            raise Difference(
+                f"Redis has no view of partition {self._partition}, though the ledger has entries: "
+                "is a processor running?"
+            )
         if stored.position.hash or self._snapshot.accounts:
             raise Difference(
-                f"Redis, partition {self._partition}: its head {tuple(stored.position)} is not in the ledger, which ends at {end}"
+                f"Redis, partition {self._partition}: its head {tuple(stored.position)} is not in "
+                f"the ledger, which ends at {end}"
             )
 
 
 class _LimitCheck:
-    """Compares the limit events of a partition, repeats dropped as every subscriber does, with what the entries cross."""
+    """Compares the limit events of a partition, repeats dropped as every subscriber does, with what
+    the entries cross.
+    """
 
     def __init__(self, written: list[bytes], partition: int) -> None:
         self._written = iter(written)
@@ -172,13 +221,18 @@ class _LimitCheck:
         self.awaited = 0
 
     def compare(self, expected: Iterable[LimitMessage]) -> None:
-        """The events of the next entry must be the next that were written; those that are not there yet are awaited."""
+        """The events of the next entry must be the next that were written; those that are not there
+        yet are awaited.
+        """
         for message in expected:
             written = None if self.awaited else next(self._written, None)
             if written is None:
                 self.awaited += 1
             elif written != message.value:
-                raise Difference(f"limit event {message.place.id}: {written!r} was written, the ledger makes it {message.value!r}")
+                raise Difference(
+                    f"limit event {message.place.id}: {written!r} was written, the ledger makes it "
+                    f"{message.value!r}"
+                )
             else:
                 self.compared += 1
 
@@ -186,11 +240,16 @@ class _LimitCheck:
         """Raise Difference if an event was written that no entry crosses."""
         written = next(self._written, None)
         if written is not None:
-            raise Difference(f"partition {self._partition} of the limit events: no entry of the ledger crosses {written!r}")
+            raise Difference(
+                f"partition {self._partition} of the limit events: no entry of the ledger crosses "
+                f"{written!r}"
+            )
 
 
 def _limit_events(reader: LogReader, topic: str, partition: int) -> list[bytes]:
-    """The events of a partition in order, each once: a repeat is not beyond the last address before it."""
+    """The events of a partition in order, each once: a repeat is not beyond the last address before
+    it.
+    """
     events: list[bytes] = []
     last = (-1, -1)
     for record in reader.read(topic, partition, 0, reader.end_offset(topic, partition)):
@@ -222,7 +281,9 @@ class _Cursor:
 
     def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
         self.end = reader.end_offset(topic, partition)
-        self._records = reader.read(topic, partition, reader.start_offset(topic, partition), self.end)
+        self._records = reader.read(
+            topic, partition, reader.start_offset(topic, partition), self.end
+        )
         self._next: Record | None = None
 
     def at_or_after(self, offset: int) -> Record | None:

@@ -1,4 +1,7 @@
-"""``usageledger …``: the command line. Thin: what is more than asking and showing lies in ``local`` and below."""
+"""``usageledger …``: the command line.
+
+Thin: what is more than asking and showing lies in ``local`` and below.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
-    help="An event-sourced ledger of AI-generation credits: Kafka in, counters and limit events out, every credit replayable.",
+    help="An event-sourced ledger of AI-generation credits: Kafka in, counters and limit events "
+    "out, every credit replayable.",
 )
 for part in (stack, sending, demo, rebuild, doctor, services):
     part.add_to(app)
@@ -61,7 +65,12 @@ def _version(is_asked: bool) -> None:
 
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", help="Say which release this is.", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Say which release this is.", callback=_version, is_eager=True
+        ),
+    ] = False,
 ) -> None:
     """What stands before every command."""
 

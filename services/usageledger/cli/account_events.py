@@ -25,8 +25,17 @@ Build = Callable[..., "Event"]
 """Makes an event; given ``now`` and ``live`` beside its fields. Raises InvalidEvent."""
 
 
-def send_event(data: Path | None, build: Build, *, wait: bool, as_json: bool, occurred_at: datetime | None, **fields: Any) -> None:
-    """Make an event, send it, wait until Kafka has it, and with ``wait`` until it is decided; print its id and what became of it.
+def send_event(
+    data: Path | None,
+    build: Build,
+    *,
+    wait: bool,
+    as_json: bool,
+    occurred_at: datetime | None,
+    **fields: Any,
+) -> None:
+    """Make an event, send it, wait until Kafka has it, and with ``wait`` until it is decided; print
+    its id and what became of it.
 
     Raises what `explained` knows; ends with code 1 where the ledger refuses the event.
     """
@@ -36,7 +45,9 @@ def send_event(data: Path | None, build: Build, *, wait: bool, as_json: bool, oc
     importing = is_importing(settings.kafka, settings.prefix)
     event = build(occurred_at=occurred_at, now=now(), live=not importing, **fields)
     decision = _sent(settings, event, importing=importing, wait=wait)
-    told = {name: event[name] for name in ("type", "source", "id", "time")} | {"account": event["subject"]}
+    told = {name: event[name] for name in ("type", "source", "id", "time")} | {
+        "account": event["subject"]
+    }
     if as_json:
         terminal.print_json(told if decision is None else told | {"decision": _plain(decision)})
     else:
@@ -67,15 +78,19 @@ def _sent(settings: Settings, event: Event, *, importing: bool, wait: bool) -> S
         except SendingFailed as error:
             again = f"try again with --id {event['id']}: under the same id it takes effect once"
             raise OperatorError(
-                f"{event['type']} was not acknowledged ({error.why}); it may have been taken all the same, so {again}"
+                f"{event['type']} was not acknowledged ({error.why}); it may have been taken all "
+                f"the same, so {again}"
             ) from error
         if not wait:
             return None
         with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as lags:
-            decision = wait_for_decision(reader, settings.prefix, event, since, lags.look, DECISION_TIMEOUT_S)
+            decision = wait_for_decision(
+                reader, settings.prefix, event, since, lags.look, DECISION_TIMEOUT_S
+            )
     if decision is None:
         raise OperatorError(
-            f"it was sent, but not decided within {DECISION_TIMEOUT_S:.0f} s: does the processor run? `usageledger status` says"
+            f"it was sent, but not decided within {DECISION_TIMEOUT_S:.0f} s: does the processor "
+            "run? `usageledger status` says"
         )
     return decision
 
@@ -92,45 +107,67 @@ def _tell(decision: SealedEntry, event: Event, as_json: bool) -> None:
     entry = decision.entry
     if entry.kind == "refusal":
         why = entry.detail or refusal_text(str(entry.reason), event)
-        typer.echo(f"usageledger: the ledger refused it ({entry.reason}){f': {why}' if why else ''}", err=True)
+        typer.echo(
+            f"usageledger: the ledger refused it ({entry.reason}){f': {why}' if why else ''}",
+            err=True,
+        )
         raise typer.Exit(1)
     if entry.voids is not None and entry.voids.awaits_usage:
         _warn_of_unknown_use(entry.voids)
     if not as_json:
-        after = "" if entry.after is None else f", {format_credits(entry.after.remaining)} credits remain"
+        after = (
+            ""
+            if entry.after is None
+            else f", {format_credits(entry.after.remaining)} credits remain"
+        )
         terminal.say(
-            f"decided: {entry.kind}, {format_credits(entry.credits)} credits{after} (ledger entry {entry.partition}-{entry.offset})"
+            f"decided: {entry.kind}, {format_credits(entry.credits)} credits{after} (ledger entry "
+            f"{entry.partition}-{entry.offset})"
         )
 
 
 def refusal_text(reason: str, event: Event) -> str:
     """A refusal of what a command has sent, in words: what was asked for, and what to do."""
     data: Any = event["data"]
-    plan, feature, model, time_zone = (data.get(name) for name in ("plan", "feature", "model", "time_zone"))
+    plan, feature, model, time_zone = (
+        data.get(name) for name in ("plan", "feature", "model", "time_zone")
+    )
     texts = {
         "unknown_plan": f"no catalog has a plan {plan!r}: `usageledger catalog show` lists them",
-        "plan_has_no_cycle": f"plan {plan!r} has no billing cycle, so nothing is subscribed to: `account cancel` ends a subscription",
-        "unknown_feature": f"no catalog has a feature {feature!r}: `usageledger catalog show` lists them",
-        "unknown_model": f"no catalog has a rate for model {model!r} of {feature!r}: `usageledger catalog show` lists them"
+        "plan_has_no_cycle": f"plan {plan!r} has no billing cycle, so nothing is subscribed to: "
+        "`account cancel` ends a subscription",
+        "unknown_feature": f"no catalog has a feature {feature!r}: `usageledger catalog show` "
+        "lists them",
+        "unknown_model": f"no catalog has a rate for model {model!r} of {feature!r}: `usageledger "
+        "catalog show` lists them"
         if model
-        else f"{feature!r} is charged by model, and none was named: --model says which, `usageledger catalog show` lists them",
+        else f"{feature!r} is charged by model, and none was named: --model says which, "
+        "`usageledger catalog show` lists them",
         "unknown_time_zone": f"there is no time zone {time_zone!r}: name one as Europe/Berlin",
-        "already_subscribed": "the account has a plan already: `usageledger account change-plan` changes it",
-        "not_subscribed": "the account has no subscription: `usageledger account subscribe` begins one",
+        "already_subscribed": "the account has a plan already: `usageledger account change-plan` "
+        "changes it",
+        "not_subscribed": "the account has no subscription: `usageledger account subscribe` begins "
+        "one",
         "already_suspended": "the account is suspended already",
         "not_suspended": "the account is not suspended",
-        "account_already_known": "the account is known already: it can be opened only before anything else is known of it",
-        "unknown_account": "nothing is known of the account, and this catalog refuses such: open it, or subscribe it to a plan, first",
+        "account_already_known": "the account is known already: it can be opened only before "
+        "anything else is known of it",
+        "unknown_account": "nothing is known of the account, and this catalog refuses such: open "
+        "it, or subscribe it to a plan, first",
         "already_voided": "that use was voided already",
-        "period_closed": "the period is closed: what is later than 72 hours after its end changes it no more",
-        "id_reused_with_different_content": "another event has come under this id: leave --id out for a new one",
+        "period_closed": "the period is closed: what is later than 72 hours after its end changes "
+        "it no more",
+        "id_reused_with_different_content": "another event has come under this id: leave --id out "
+        "for a new one",
     }
     return texts.get(reason, "")
 
 
 def _warn_of_unknown_use(voids: Voids) -> None:
     typer.echo(
-        f"usageledger: no use {voids.id!r} of source {voids.source!r} is known: nothing was given back, and should it still come, "
-        "it will cost nothing. `usageledger ledger show --account …` has the ids and sources of what was charged",
+        f"usageledger: no use {voids.id!r} of source {voids.source!r} is known: nothing was given "
+        "back, and should it still come, "
+        "it will cost nothing. `usageledger ledger show --account …` has the ids and sources of "
+        "what was charged",
         err=True,
     )

@@ -22,9 +22,11 @@ def audit() -> None:
 
 @app.command(epilog="Example: usageledger audit verify")
 def verify(data: Data = None, as_json: AsJson = False) -> None:
-    """Decide every input again, in the ledger's order, and compare every entry, the limit events and Redis.
+    """Decide every input again, in the ledger's order, and compare every entry, the limit events
+    and Redis.
 
-    One line of verdict. Where something differs, the first place of each partition is told, and the exit code is 1.
+    One line of verdict. Where something differs, the first place of each partition is told, and the
+    exit code is 1.
     """
     from usageledger.audit.verify import verify as audited
 

@@ -16,23 +16,36 @@ if TYPE_CHECKING:
     from usageledger.domain.catalog import Catalog, Rate
     from usageledger.domain.rating import Quote
 
-app = typer.Typer(no_args_is_help=True, help="Plans and rates: show, check, publish them; ask what uses would cost.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Plans and rates: show, check, publish them; ask what uses would cost.",
+)
 
 ADOPTION_TIMEOUT_S = 60.0
 
-Shipped = Annotated[bool, typer.Option("--shipped", help="The catalog that comes with this version, whatever a ledger has.")]
+Shipped = Annotated[
+    bool,
+    typer.Option(
+        "--shipped", help="The catalog that comes with this version, whatever a ledger has."
+    ),
+]
 
 
 @app.command(epilog="Example: usageledger catalog show")
 def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -> None:
-    """Show the plans and rates in force now. Where no ledger runs: those that come with this version."""
+    """Show the plans and rates in force now.
+
+    Where no ledger runs: those that come with this version.
+    """
     from usageledger.domain.catalog_document import catalog_document
 
     catalog = _in_force(data, shipped)
     if as_json:
         terminal.print_json(catalog_document(catalog))
         return
-    terminal.say(f"catalog {catalog.version}, effective from {terminal.moment(catalog.effective_from)}\n")
+    terminal.say(
+        f"catalog {catalog.version}, effective from {terminal.moment(catalog.effective_from)}\n"
+    )
     plans = [
         (
             plan.id,
@@ -44,21 +57,34 @@ def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -
         )
         for plan in catalog.plans
     ]
-    terminal.print_table(("plan", "name", "price", "credits", "", "announced at"), plans, right=("price", "credits"))
+    terminal.print_table(
+        ("plan", "name", "price", "credits", "", "announced at"), plans, right=("price", "credits")
+    )
     terminal.say("")
-    terminal.print_table(("feature/model", "name", "credits", "for each", "section"), _rate_rows(catalog), right=("credits",))
+    terminal.print_table(
+        ("feature/model", "name", "credits", "for each", "section"),
+        _rate_rows(catalog),
+        right=("credits",),
+    )
 
 
 @app.command(epilog="Example: usageledger catalog lint my_catalog.json")
 def lint(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A catalog that is not published yet (default: the one in force).")
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="A catalog that is not published yet (default: the one in force).",
+        ),
     ] = None,
     data: Data = None,
     shipped: Shipped = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find what does not fit together in a catalog that can be used, and say so. Exit code 0: a finding forbids nothing."""
+    """Find what does not fit together in a catalog that can be used, and say so.
+
+    Exit code 0: a finding forbids nothing.
+    """
     from usageledger.domain.catalog_lint import lint as findings_in
 
     catalog = _in_force(data, shipped) if file is None else _read(file)
@@ -67,15 +93,29 @@ def lint(
         for finding in findings:
             terminal.print_json(finding)
         return
-    terminal.print_table(("where", "what", "why"), [(finding.where, finding.code, finding.message) for finding in findings])
-    terminal.say(f"{len(findings)} finding{'' if len(findings) == 1 else 's'} in catalog {catalog.version}")
+    terminal.print_table(
+        ("where", "what", "why"),
+        [(finding.where, finding.code, finding.message) for finding in findings],
+    )
+    terminal.say(
+        f"{len(findings)} finding{'' if len(findings) == 1 else 's'} in catalog {catalog.version}"
+    )
 
 
 @app.command(epilog="Example: usageledger catalog publish my_catalog.json")
 def publish(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A catalog, in the shape of `catalog show --json`.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A catalog, in the shape of `catalog show --json`."),
+    ],
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0, help="How long to wait until every partition has adopted it.")
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="S",
+            min=0,
+            help="How long to wait until every partition has adopted it.",
+        ),
     ] = ADOPTION_TIMEOUT_S,
     data: Data = None,
     as_json: AsJson = False,
@@ -83,7 +123,11 @@ def publish(
     """Check a catalog, publish it, and wait until every partition of the ledger decides by it."""
     from usageledger.domain.catalog_lint import lint as findings_in
     from usageledger.log.reading import log_reader
-    from usageledger.operations.catalogs import catalog_connector, published_catalogs, wait_until_adopted
+    from usageledger.operations.catalogs import (
+        catalog_connector,
+        published_catalogs,
+        wait_until_adopted,
+    )
     from usageledger.operations.catalogs import publish as publish_catalog
     from usageledger.operations.errors import OperatorError
     from usageledger.operations.idleness import lag_reader
@@ -92,25 +136,47 @@ def publish(
     settings = connection(data)
     with log_reader(settings.kafka) as reader:
         published = published_catalogs(reader, settings.prefix)
-    done = publish_catalog(catalog_connector(settings.kafka, settings.prefix), catalog, published, now())
-    for warning in (*done.warnings, *(f"{finding.where}: {finding.message}" for finding in findings_in(catalog) if done.is_new)):
+    done = publish_catalog(
+        catalog_connector(settings.kafka, settings.prefix), catalog, published, now()
+    )
+    for warning in (
+        *done.warnings,
+        *(f"{finding.where}: {finding.message}" for finding in findings_in(catalog) if done.is_new),
+    ):
         terminal.warn(warning)
     with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as lags:
         behind = wait_until_adopted(lags.look, timeout_s)
     if behind:
         partitions = ", ".join(map(str, behind))
         raise OperatorError(
-            f"{catalog.version} is published, but not adopted within {timeout_s:g} s by partition {partitions}: see `usageledger status`"
+            f"{catalog.version} is published, but not adopted within {timeout_s:g} s by partition "
+            f"{partitions}: see `usageledger status`"
         )
     if as_json:
-        terminal.print_json({"version": catalog.version, "is_new": done.is_new, "adopted": True, "warnings": list(done.warnings)})
+        terminal.print_json(
+            {
+                "version": catalog.version,
+                "is_new": done.is_new,
+                "adopted": True,
+                "warnings": list(done.warnings),
+            }
+        )
     else:
-        terminal.say(f"{catalog.version} {'is published and' if done.is_new else 'had been published, and is'} adopted by every partition")
+        terminal.say(
+            f"{catalog.version} "
+            f"{'is published and' if done.is_new else 'had been published, and is'} adopted by "
+            "every partition"
+        )
 
 
 @app.command(epilog="Example: usageledger catalog quote genai_video/veo_3=2 prompt_to_video=12.5")
 def quote(
-    uses: Annotated[list[str], typer.Argument(metavar="FEATURE[/MODEL][=QUANTITY]...", help="Uses; the quantity is 1 if not named.")],
+    uses: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FEATURE[/MODEL][=QUANTITY]...", help="Uses; the quantity is 1 if not named."
+        ),
+    ],
     data: Data = None,
     shipped: Shipped = False,
     as_json: AsJson = False,
@@ -137,13 +203,23 @@ def quote(
         )
         for line in found.lines
     ]
-    terminal.print_table(("use", "quantity", "rate", "credits"), rows, right=("quantity", "credits"))
-    fits = ", ".join(f"{plan.name} ({_credits(plan.allotment)}{'' if plan.renews else ' once'})" for plan in found.fits)
-    terminal.say(f"total {_credits(found.total)} credits by catalog {catalog.version}; fits on: {fits or 'no plan'}")
+    terminal.print_table(
+        ("use", "quantity", "rate", "credits"), rows, right=("quantity", "credits")
+    )
+    fits = ", ".join(
+        f"{plan.name} ({_credits(plan.allotment)}{'' if plan.renews else ' once'})"
+        for plan in found.fits
+    )
+    terminal.say(
+        f"total {_credits(found.total)} credits by catalog {catalog.version}; fits on: "
+        f"{fits or 'no plan'}"
+    )
 
 
 def _in_force(data: Path | None, shipped: bool) -> Catalog:
-    """The catalog in force in the ledger; where none is to be found, the one that comes with the package, and that is said."""
+    """The catalog in force in the ledger; where none is to be found, the one that comes with the
+    package, and that is said.
+    """
     from usageledger.accounts.errors import NoCatalog
     from usageledger.domain.catalog_document import load_shipped_catalog
     from usageledger.log.reading import log_reader
@@ -187,22 +263,54 @@ def _rate_rows(catalog: Catalog) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for feature in catalog.features:
         if feature.rate is not None:
-            rows.append((feature.id, feature.name, _credits(feature.rate.credits), _unit(feature.rate), feature.section))
+            rows.append(
+                (
+                    feature.id,
+                    feature.name,
+                    _credits(feature.rate.credits),
+                    _unit(feature.rate),
+                    feature.section,
+                )
+            )
         for model in feature.models:
-            rows.append((f"{feature.id}/{model.id}", model.name, _credits(model.rate.credits), _unit(model.rate), feature.section))
+            rows.append(
+                (
+                    f"{feature.id}/{model.id}",
+                    model.name,
+                    _credits(model.rate.credits),
+                    _unit(model.rate),
+                    feature.section,
+                )
+            )
     return rows
 
 
 def _plain(catalog: Catalog, found: Quote) -> dict[str, Any]:
     lines = [
-        {"feature": line.feature, "model": line.model, "quantity": _quantity(line.quantity), "credits": _credits(line.credits)}
+        {
+            "feature": line.feature,
+            "model": line.model,
+            "quantity": _quantity(line.quantity),
+            "credits": _credits(line.credits),
+        }
         for line in found.lines
     ]
     fits = [
-        {"plan": plan.id, "name": plan.name, "price_cents": plan.price_cents, "credits": _credits(plan.allotment), "renews": plan.renews}
+        {
+            "plan": plan.id,
+            "name": plan.name,
+            "price_cents": plan.price_cents,
+            "credits": _credits(plan.allotment),
+            "renews": plan.renews,
+        }
         for plan in found.fits
     ]
-    return {"catalog_version": catalog.version, "credits": _credits(found.total), "lines": lines, "fits": fits}
+    return {
+        "catalog_version": catalog.version,
+        "credits": _credits(found.total),
+        "lines": lines,
+        "fits": fits,
+    }
 
 
 def _name(feature: str, model: str | None) -> str:

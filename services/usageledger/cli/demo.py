@@ -16,15 +16,34 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    disaster: Annotated[bool, typer.Option("--disaster", help="Kill the processor and empty Redis on the way.")] = False,
-    speed: Annotated[float, typer.Option("--speed", min=1.0, max=2_000.0, help="Seconds of the trace that go by in one.")] = 140.0,
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Keep the stack's data here (default: nowhere).")] = None,
-    backend: Annotated[Literal["packages", "docker"], typer.Option("--backend", help="Where the servers come from.")] = "packages",
+    disaster: Annotated[
+        bool, typer.Option("--disaster", help="Kill the processor and empty Redis on the way.")
+    ] = False,
+    speed: Annotated[
+        float,
+        typer.Option(
+            "--speed", min=1.0, max=2_000.0, help="Seconds of the trace that go by in one."
+        ),
+    ] = 140.0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Keep the stack's data here (default: nowhere)."
+        ),
+    ] = None,
+    backend: Annotated[
+        Literal["packages", "docker"],
+        typer.Option("--backend", help="Where the servers come from."),
+    ] = "packages",
 ) -> None:
-    """Play an hour of a real service's requests through the whole flow in under a minute, then audit it."""
+    """Play an hour of a real service's requests through the whole flow in under a minute, then
+    audit it.
+    """
     from usageledger.local.demo.run import run_demo
     from usageledger.local.demo.screen import Screen
 
-    result = run_demo(Screen(terminal.results()), data=data, backend=backend, speed=speed, disaster=disaster)
+    result = run_demo(
+        Screen(terminal.results()), data=data, backend=backend, speed=speed, disaster=disaster
+    )
     if not result.is_right:
         raise typer.Exit(1)

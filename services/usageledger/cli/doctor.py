@@ -21,9 +21,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
-    """Look at the brokers, topics, Redis, clocks, catalog, partitions, views and limit events of a ledger, and change nothing.
+    """Look at the brokers, topics, Redis, clocks, catalog, partitions, views and limit events of a
+    ledger, and change nothing.
 
-    Each finding comes with why it matters and the command that mends it. Exit code 0 where nothing needs somebody, 1 otherwise.
+    Each finding comes with why it matters and the command that mends it. Exit code 0 where nothing
+    needs somebody, 1 otherwise.
     """
     from usageledger.operations.doctor.examine import examine
     from usageledger.runtime.settings import Settings
@@ -31,8 +33,17 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
     settings = Settings.find(data)
     examination = examine(settings.kafka, settings.redis_url, settings.prefix)
     if as_json:
-        areas = {area: {"state": examination.worst(area), "found": found} for area, found in examination.looked_at.items()}
-        terminal.print_json({"is_well": examination.is_well, "areas": areas, "findings": [_plain(each) for each in examination.findings]})
+        areas = {
+            area: {"state": examination.worst(area), "found": found}
+            for area, found in examination.looked_at.items()
+        }
+        terminal.print_json(
+            {
+                "is_well": examination.is_well,
+                "areas": areas,
+                "findings": [_plain(each) for each in examination.findings],
+            }
+        )
     else:
         _print(examination)
     if not examination.is_well:
@@ -40,10 +51,15 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
 
 
 def _print(examination: Examination) -> None:
-    rows = [(area, STATES[examination.worst(area)], found) for area, found in examination.looked_at.items()]
+    rows = [
+        (area, STATES[examination.worst(area)], found)
+        for area, found in examination.looked_at.items()
+    ]
     terminal.print_table(("area", "state", "found"), rows)
     for finding in examination.findings:
-        terminal.say(f"\n{finding.area}{' (good to know)' if finding.is_notice else ''}: {finding.what}")
+        terminal.say(
+            f"\n{finding.area}{' (good to know)' if finding.is_notice else ''}: {finding.what}"
+        )
         terminal.say(f"  why   {finding.why}")
         terminal.say(f"  mend  {finding.mend}")
     if not examination.findings:

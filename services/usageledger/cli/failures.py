@@ -1,4 +1,7 @@
-"""Expected errors end a command with one line that says what to do. A traceback is for what nobody expected."""
+"""Expected errors end a command with one line that says what to do.
+
+A traceback is for what nobody expected.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +42,27 @@ def explained(error: Exception) -> str | None:
     from usageledger.sdk.producer.events import InvalidEvent
 
     if isinstance(error, UnusableCatalog):
-        return "the catalog cannot be used:\n" + "\n".join(f"  {defect}" for defect in error.defects)
+        return "the catalog cannot be used:\n" + "\n".join(
+            f"  {defect}" for defect in error.defects
+        )
     if isinstance(error, StopRequested):
         return "stopped while starting"
     if isinstance(error, KafkaError):
         what = f"Kafka did not do what was asked ({type(error).__name__}: {error})"
         return f"{what}: is it running, and at that address? See `usageledger status`"
     if isinstance(error, (ViewError, RedisError)):
-        return f"the counters cannot be read ({error}): is Redis running, and at that address? See `usageledger status`"
+        return (
+            f"the counters cannot be read ({error}): is Redis running, and at that address? See "
+            "`usageledger status`"
+        )
     if isinstance(error, (LogUnreadable, NotAnEntry)):
         return f"the ledger cannot be read: {error}"
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)):
+    if isinstance(
+        error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+    ):
         return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, (OperatorError, AccountError, SettingsError, InvalidEvent, TailFailed)) else None
+    return (
+        str(error)
+        if isinstance(error, (OperatorError, AccountError, SettingsError, InvalidEvent, TailFailed))
+        else None
+    )

@@ -10,7 +10,10 @@ import typer
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data
 
-app = typer.Typer(no_args_is_help=True, help="App keys of the gateway, with scopes; account tokens are minted with them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="App keys of the gateway, with scopes; account tokens are minted with them.",
+)
 
 OVERLAP_S = 86_400
 
@@ -25,7 +28,13 @@ class Scope(str, Enum):
     admin = "admin"
 
 
-KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, as `keys list` shows it: of ulk_d58caaec_… it is d58caaec.")]
+KeyId = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY_ID",
+        help="The key's id, as `keys list` shows it: of ulk_d58caaec_… it is d58caaec.",
+    ),
+]
 
 
 @app.command(epilog='Example: usageledger keys create "render service" --scope check --scope hold')
@@ -33,7 +42,9 @@ def create(
     name: Annotated[str, typer.Argument(help="Who uses it.")],
     scopes: Annotated[
         list[Scope],
-        typer.Option("--scope", help="What it may do; several times for several. admin may everything."),
+        typer.Option(
+            "--scope", help="What it may do; several times for several. admin may everything."
+        ),
     ],
     data: Data = None,
     as_json: AsJson = False,
@@ -63,11 +74,17 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: usageledger keys rotate 0a1b2c3d --overlap 3600")
 def rotate(
     key_id: KeyId,
-    overlap_s: Annotated[int, typer.Option("--overlap", metavar="S", min=0, help="For how long the old secret works on.")] = OVERLAP_S,
+    overlap_s: Annotated[
+        int,
+        typer.Option("--overlap", metavar="S", min=0, help="For how long the old secret works on."),
+    ] = OVERLAP_S,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key a new secret, which is shown this once. The old one works on until the overlap has passed."""
+    """Give a key a new secret, which is shown this once.
+
+    The old one works on until the overlap has passed.
+    """
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -98,5 +115,11 @@ def _print_key(made: dict[str, Any], as_json: bool) -> None:
 
 def _row(key: dict[str, Any]) -> tuple[str, ...]:
     working = len(key["secrets"])
-    state = "revoked" if key["revoked_at"] is not None else "works" if working == 1 else f"works, {working} secrets"
+    state = (
+        "revoked"
+        if key["revoked_at"] is not None
+        else "works"
+        if working == 1
+        else f"works, {working} secrets"
+    )
     return (key["id"], key["name"], ", ".join(key["scopes"]), key["created_at"], state)

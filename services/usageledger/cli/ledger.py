@@ -27,12 +27,20 @@ def ledger() -> None:
 def show(
     account: Annotated[str | None, typer.Option("--account", help="Of this account alone.")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help=f"The newest so many; 0 for all (default: {SHOWN}, with --json all).")
+        int | None,
+        typer.Option(
+            "--limit",
+            min=0,
+            help=f"The newest so many; 0 for all (default: {SHOWN}, with --json all).",
+        ),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show entries: the newest by the ledger's time, or all of them, one partition after the other. Amounts are credits."""
+    """Show entries: the newest by the ledger's time, or all of them, one partition after the other.
+
+    Amounts are credits.
+    """
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_view import ledger_entries, newest, readable
 
@@ -46,7 +54,9 @@ def show(
             return
         shown = newest(entries, count) if count else list(entries)
     columns = ("entry", "time", "account", "kind", "what", "credits", "remaining")
-    terminal.print_table(columns, [_row(sealed) for sealed in shown], right=("credits", "remaining"))
+    terminal.print_table(
+        columns, [_row(sealed) for sealed in shown], right=("credits", "remaining")
+    )
     if count and len(shown) == count:
         terminal.note(f"the newest {count}; --limit 0 shows all")
 
@@ -76,14 +86,22 @@ def _what(entry: LedgerEntry) -> str:
     if entry.kind == "usage" and entry.quantity is not None:
         model = f"/{entry.model}" if entry.model else ""
         late = " (late)" if entry.is_late else ""
-        return f"{entry.feature}{model} × {format_quantity(entry.quantity)}{late}{' (voided before)' if entry.is_void_on_arrival else ''}"
+        return (
+            f"{entry.feature}{model} × "
+            f"{format_quantity(entry.quantity)}{late}{' (voided before)' if entry.is_void_on_arrival else ''}"
+        )
     if entry.kind == "refusal":
         return f"{entry.reason}{f': {entry.detail}' if entry.detail else ''}"
     if entry.plan_change is not None:
         change = entry.plan_change
-        return f"{change.plan}" + (f", {change.next_plan} from the next renewal" if change.next_plan else "")
+        return f"{change.plan}" + (
+            f", {change.next_plan} from the next renewal" if change.next_plan else ""
+        )
     if entry.grant is not None:
-        return f"{format_credits(entry.grant.credits)} credits{f': {entry.grant.reason}' if entry.grant.reason else ''}"
+        return (
+            f"{format_credits(entry.grant.credits)} "
+            f"credits{f': {entry.grant.reason}' if entry.grant.reason else ''}"
+        )
     if entry.voids is not None:
         return f"{entry.voids.source} {entry.voids.id}: {entry.voids.reason}"
     if entry.kind == "duplicate" and entry.event is not None:

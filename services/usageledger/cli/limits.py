@@ -19,14 +19,26 @@ def limits() -> None:
 
 @app.command(epilog="Example: usageledger limits tail --from-beginning --until-idle 2 --json")
 def tail(
-    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that were ever written, then those to come.")] = False,
+    from_beginning: Annotated[
+        bool,
+        typer.Option("--from-beginning", help="All that were ever written, then those to come."),
+    ] = False,
     until_idle_s: Annotated[
-        float | None, typer.Option("--until-idle", metavar="S", min=0, help="End when none has come for so many seconds (default: never).")
+        float | None,
+        typer.Option(
+            "--until-idle",
+            metavar="S",
+            min=0,
+            help="End when none has come for so many seconds (default: never).",
+        ),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show limit events as they come, until Ctrl-C. With --json they are printed as the CloudEvents they are."""
+    """Show limit events as they come, until Ctrl-C.
+
+    With --json they are printed as the CloudEvents they are.
+    """
     from usageledger.operations.limit_tail import tail as limit_events
 
     settings = connection(data)
@@ -42,8 +54,16 @@ def _line(event: dict[str, Any]) -> str:
     told = event["data"]
     share = f" {told['threshold']}" if told["threshold"] else ""
     upgrade = told["upgrade"]
-    offer = "" if upgrade is None else f", next: {upgrade['name']} ({upgrade['allotment']} credits, ${upgrade['price_cents'] / 100:.2f})"
+    offer = (
+        ""
+        if upgrade is None
+        else f", next: {upgrade['name']} ({upgrade['allotment']} credits, "
+        f"${upgrade['price_cents'] / 100:.2f})"
+    )
     suspension = told.get("suspension")
     why = told["reason"] if suspension is None else f"{told['reason']}: {suspension['reason']}"
     what = f"{event['type']}{share} ({why})"
-    return f"{event['time']}  {told['account']}  {what}: {told['used']} used, {told['remaining']} remain on {told['plan']}{offer}"
+    return (
+        f"{event['time']}  {told['account']}  {what}: {told['used']} used, {told['remaining']} "
+        f"remain on {told['plan']}{offer}"
+    )

@@ -14,25 +14,52 @@ if TYPE_CHECKING:
 
 
 def parse_time(text: str) -> datetime:
-    """A time as people write it: ISO 8601, in UTC where no zone is named. Raises typer.BadParameter."""
+    """A time as people write it: ISO 8601, in UTC where no zone is named. Raises
+    typer.BadParameter.
+    """
     try:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is no time: write 2026-11-24, 2026-11-24T10:15 or 2026-11-24T10:15:30+01:00") from None
+        raise typer.BadParameter(
+            f"{text!r} is no time: write 2026-11-24, 2026-11-24T10:15 or 2026-11-24T10:15:30+01:00"
+        ) from None
 
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="The running stack's directory. Without it: USAGELEDGER_… variables, else .usageledger."),
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="The running stack's directory. Without it: USAGELEDGER_… variables, else "
+        ".usageledger.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout; a list is one object a line.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="JSON on stdout; a list is one object a line.")
+]
 TimeOption = Annotated[
     datetime | None,
-    typer.Option("--time", metavar="TIME", parser=parse_time, help="When it happened (default: now); UTC if no zone is named."),
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        parser=parse_time,
+        help="When it happened (default: now); UTC if no zone is named.",
+    ),
 ]
-Source = Annotated[str, typer.Option("--source", help="The service that tells the ledger so: part of the event's identity.")]
-Id = Annotated[str | None, typer.Option("--id", help="The event's id (default: a new one). Sent again under it, the event counts once.")]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--source", help="The service that tells the ledger so: part of the event's identity."
+    ),
+]
+Id = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        help="The event's id (default: a new one). Sent again under it, the event counts once.",
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the ledger's decision and show it.")]
 
 DEFAULT_SOURCE = "cli"

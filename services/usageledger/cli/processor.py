@@ -23,20 +23,33 @@ def processor() -> None:
     """What to do about a partition that has stopped."""
 
 
-@app.command(epilog='Example: usageledger processor skip 3@1841 --topic usage --reason "its model name breaks release 1.2, see #812"')
+@app.command(
+    epilog='Example: usageledger processor skip 3@1841 --topic usage --reason "its model name '
+    'breaks release 1.2, see #812"'
+)
 def skip(
     place: Annotated[
-        str, typer.Argument(metavar="PARTITION@OFFSET", help="The input that the partition has stopped at, as its log names it.")
+        str,
+        typer.Argument(
+            metavar="PARTITION@OFFSET",
+            help="The input that the partition has stopped at, as its log names it.",
+        ),
     ],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the ledger: whoever audits it reads this.")],
-    topic: Annotated[Literal["usage", "account"], typer.Option("--topic", help="Which input it lies in.")] = "usage",
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for the ledger: whoever audits it reads this.")
+    ],
+    topic: Annotated[
+        Literal["usage", "account"], typer.Option("--topic", help="Which input it lies in.")
+    ] = "usage",
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave out the one input on which the code fails, for good: the ledger says so in an entry of its own, and charges nothing for it.
+    """Leave out the one input on which the code fails, for good: the ledger says so in an entry of
+    its own, and charges nothing for it.
 
-    Refused for any other input: for one that was decided, for one that the partition has not come to, and for one that this release
-    decides without a fault. A processor that runs goes on by itself. The event may be sent again once the code is mended.
+    Refused for any other input: for one that was decided, for one that the partition has not come
+    to, and for one that this release decides without a fault. A processor that runs goes on by
+    itself. The event may be sent again once the code is mended.
     """
     from usageledger.operations.ledger_view import readable
     from usageledger.operations.skips import skip as skipped_input
@@ -50,7 +63,8 @@ def skip(
     entry = skipped.entry
     about = f" of account {entry.account}" if entry.account else ""
     terminal.say(
-        f"skipped {topic} {place}{about}: ledger entry {entry.partition}-{entry.offset}; a running processor goes on within seconds"
+        f"skipped {topic} {place}{about}: ledger entry {entry.partition}-{entry.offset}; a running "
+        "processor goes on within seconds"
     )
     terminal.note(f"the code fails on it with {entry.detail}")
 

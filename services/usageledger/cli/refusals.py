@@ -16,20 +16,36 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="What the ledger refused: list it, send it again.")
 
 AccountOption = Annotated[str | None, typer.Option("--account", help="Of this account alone.")]
-Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Refused for this reason; may be repeated.")]
+Reasons = Annotated[
+    list[str] | None, typer.Option("--reason", help="Refused for this reason; may be repeated.")
+]
 
 
 @app.command("list", epilog="Example: usageledger refusals list --reason unknown_model")
-def list_(account: AccountOption = None, reasons: Reasons = None, data: Data = None, as_json: AsJson = False) -> None:
+def list_(
+    account: AccountOption = None,
+    reasons: Reasons = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
     """List refused inputs with their place, reason and detail."""
     _check(reasons)
-    refused = [refusal for refusal in _refused(data, account) if not reasons or refusal.reason in reasons]
+    refused = [
+        refusal for refusal in _refused(data, account) if not reasons or refusal.reason in reasons
+    ]
     if as_json:
         for refusal in refused:
             terminal.print_json(_plain(refusal))
         return
     rows = [
-        (refusal.entry, terminal.moment(refusal.appended_at), refusal.account or "–", refusal.reason, refusal.place, _detail(refusal))
+        (
+            refusal.entry,
+            terminal.moment(refusal.appended_at),
+            refusal.account or "–",
+            refusal.reason,
+            refusal.place,
+            _detail(refusal),
+        )
         for refusal in refused
     ]
     terminal.print_table(("entry", "time", "account", "reason", "input", "detail"), rows)
@@ -41,14 +57,17 @@ def list_(account: AccountOption = None, reasons: Reasons = None, data: Data = N
 def resend(
     account: AccountOption = None,
     reasons: Reasons = None,
-    everything: Annotated[bool, typer.Option("--all", help="Of every account and every reason that can change.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of every account and every reason that can change.")
+    ] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send refused inputs again, unchanged: after the catalog has learned what they use, or the account was opened.
+    """Send refused inputs again, unchanged: after the catalog has learned what they use, or the
+    account was opened.
 
-    Without --reason only those that can fare better now: refused as unknown_model, unknown_feature, unknown_plan or unknown_account. What
-    has been accepted since is left out.
+    Without --reason only those that can fare better now: refused as unknown_model, unknown_feature,
+    unknown_plan or unknown_account. What has been accepted since is left out.
     """
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_view import ledger_partitions
@@ -64,7 +83,9 @@ def resend(
     importing = is_importing(settings.kafka, settings.prefix)
     with log_reader(settings.kafka) as reader:
         partition_count = len(ledger_partitions(reader, settings.prefix))
-        records = original_records(reader, settings.prefix, chosen, partition_count=partition_count, importing=importing)
+        records = original_records(
+            reader, settings.prefix, chosen, partition_count=partition_count, importing=importing
+        )
         report = send_records(records, kafka_connector(settings.kafka, settings.prefix))
     if as_json:
         terminal.print_json({"sent": report.sent.total(), "by_reason": dict(report.sent)})
@@ -103,7 +124,9 @@ def _plain(refusal: RefusedInput) -> dict[str, Any]:
         "feature": refusal.feature,
         "model": refusal.model,
         "entry": {"partition": refusal.partition, "offset": refusal.offset},
-        "event": None if event is None else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
+        "event": None
+        if event is None
+        else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
         "accepted_since": refusal.is_resolved,
     }
 
@@ -111,5 +134,9 @@ def _plain(refusal: RefusedInput) -> dict[str, Any]:
 def _detail(refusal: RefusedInput) -> str:
     about = "" if refusal.event is None else f"{refusal.event.source} {refusal.event.id}"
     use = "/".join(name for name in (refusal.feature, refusal.model) if name)
-    parts = [part for part in (about, use, refusal.detail, "accepted since" if refusal.is_resolved else "") if part]
+    parts = [
+        part
+        for part in (about, use, refusal.detail, "accepted since" if refusal.is_resolved else "")
+        if part
+    ]
     return " · ".join(parts)

@@ -25,15 +25,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def send(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="One CloudEvent a line; - is stdin.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="One CloudEvent a line; - is stdin.")
+    ],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Send usage and account events, in order, and wait until Kafka has them.
 
-    Whatever a line holds is sent: what is no good event is refused by the ledger, with its reason and its place (`usageledger refusals
-    list`). Into a ledger in import mode each record goes with its event's own time. The order of the file is the order of decisions: put
-    usage and account events into one file, sorted by when they became known; a line that is earlier than those before it counts as late.
+    Whatever a line holds is sent: what is no good event is refused by the ledger, with its reason
+    and its place (`usageledger refusals list`). Into a ledger in import mode each record goes with
+    its event's own time. The order of the file is the order of decisions: put usage and account
+    events into one file, sorted by when they became known; a line that is earlier than those before
+    it counts as late.
     """
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_view import ledger_partitions
@@ -43,14 +47,20 @@ def send(
 
     settings = connection(data)
     with ExitStack() as stack:
-        lines = _Lines(stack.enter_context(Path(file).open("rb")) if file != "-" else sys.stdin.buffer)
+        lines = _Lines(
+            stack.enter_context(Path(file).open("rb")) if file != "-" else sys.stdin.buffer
+        )
         importing = is_importing(settings.kafka, settings.prefix)
         with log_reader(settings.kafka) as reader:
             partition_count = len(ledger_partitions(reader, settings.prefix))
         total = Path(file).stat().st_size if file != "-" else None
         done = stack.enter_context(terminal.counting("sending", total, is_bytes=True))
         records = outgoing_records(lines, partition_count=partition_count, importing=importing)
-        report = send_records(records, kafka_connector(settings.kafka, settings.prefix), lambda record: done(lines.bytes_read, total))
+        report = send_records(
+            records,
+            kafka_connector(settings.kafka, settings.prefix),
+            lambda record: done(lines.bytes_read, total),
+        )
     _print(report, as_json)
     if report.not_sent:
         raise typer.Exit(1)
@@ -81,9 +91,15 @@ def _print(report: SendReport, as_json: bool) -> None:
     strange = report.sent[NO_EVENT]
     if strange:
         known = f"{counts}, " if counts else ""
-        counts = f"{known}{strange:,} that {'is' if strange == 1 else 'are'} no event the ledger knows and will be refused by it"
+        counts = (
+            f"{known}{strange:,} that {'is' if strange == 1 else 'are'} no event the ledger knows "
+            "and will be refused by it"
+        )
     terminal.say(f"sent {report.sent.total():,}{': ' if counts else ''}{counts}")
     for line in report.not_sent[:NOT_SENT_SHOWN]:
         typer.echo(f"usageledger: line {line.line} was not sent: {line.why}", err=True)
     if len(report.not_sent) > NOT_SENT_SHOWN:
-        typer.echo(f"usageledger: and {len(report.not_sent) - NOT_SENT_SHOWN:,} more lines were not sent", err=True)
+        typer.echo(
+            f"usageledger: and {len(report.not_sent) - NOT_SENT_SHOWN:,} more lines were not sent",
+            err=True,
+        )

@@ -34,39 +34,83 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Where everything is kept (default: .usageledger).")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Where everything is kept (default: .usageledger)."
+        ),
+    ] = None,
     kafka: Annotated[
         str | None,
-        typer.Option("--kafka", metavar="HOST:PORT", envvar="USAGELEDGER_KAFKA", help="Use this broker, instead of one of our own."),
+        typer.Option(
+            "--kafka",
+            metavar="HOST:PORT",
+            envvar="USAGELEDGER_KAFKA",
+            help="Use this broker, instead of one of our own.",
+        ),
     ] = None,
     redis: Annotated[
         str | None,
-        typer.Option("--redis", metavar="URL", envvar="USAGELEDGER_REDIS_URL", help="Use this Redis, instead of one of our own."),
+        typer.Option(
+            "--redis",
+            metavar="URL",
+            envvar="USAGELEDGER_REDIS_URL",
+            help="Use this Redis, instead of one of our own.",
+        ),
     ] = None,
     backend: Annotated[
         Literal["packages", "docker"],
-        typer.Option("--backend", help="Where our own servers come from: Python and Maven packages, or containers."),
+        typer.Option(
+            "--backend",
+            help="Where our own servers come from: Python and Maven packages, or containers.",
+        ),
     ] = "packages",
     importing: Annotated[
-        bool, typer.Option("--import", help="Make the ledger in import mode: history goes in under its own dates, until `go-live`.")
+        bool,
+        typer.Option(
+            "--import",
+            help="Make the ledger in import mode: history goes in under its own dates, until "
+            "`go-live`.",
+        ),
     ] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when everything is up, and leave it running until `down`.")] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Return when everything is up, and leave it running until `down`."
+        ),
+    ] = False,
     prefix: Annotated[
-        str, typer.Option("--prefix", envvar="USAGELEDGER_PREFIX", help="The ledger's name, where several share one Kafka and one Redis.")
+        str,
+        typer.Option(
+            "--prefix",
+            envvar="USAGELEDGER_PREFIX",
+            help="The ledger's name, where several share one Kafka and one Redis.",
+        ),
     ] = "",
     port: Annotated[
-        int | None, typer.Option("--port", metavar="N", min=1, max=65_535, help="Where the gateway listens (default: a port that is free).")
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=1,
+            max=65_535,
+            help="Where the gateway listens (default: a port that is free).",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start Kafka, Redis and the services on this machine (processor, limits, history, gateway), and keep them running until Ctrl-C."""
+    """Start Kafka, Redis and the services on this machine (processor, limits, history, gateway),
+    and keep them running until Ctrl-C.
+    """
     from usageledger.local.stack import Stack, start_detached
 
     directory = stack_directory(data).resolve()
     progress = terminal.TerminalProgress()
     if detach:
         command = _up_command(directory, kafka, redis, backend, importing, prefix, port)
-        addresses = start_detached(command, directory, progress, fetch=backend == "packages" and kafka is None)
+        addresses = start_detached(
+            command, directory, progress, fetch=backend == "packages" and kafka is None
+        )
         _print_ready(addresses, as_json, "`usageledger down` ends it")
         return
     stack = Stack(
@@ -93,9 +137,11 @@ def down(data: Data = None) -> None:
 
 
 def status(data: Data = None, as_json: AsJson = False) -> None:
-    """Show the stack's servers and services, how far behind they are, and what each partition of the ledger is doing.
+    """Show the stack's servers and services, how far behind they are, and what each partition of
+    the ledger is doing.
 
-    A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming, stopped (with its reason) or no_owner.
+    A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming,
+    stopped (with its reason) or no_owner.
     """
     from usageledger.local.stack import read_status
 
@@ -108,7 +154,11 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(found)
         return
-    where = f"kafka {found['kafka']} · redis {found['redis']} · " if "kafka" in found and "redis" in found else ""
+    where = (
+        f"kafka {found['kafka']} · redis {found['redis']} · "
+        if "kafka" in found and "redis" in found
+        else ""
+    )
     terminal.say(f"{found['state']} · {where}data {found['data']}")
     columns = ("name", "state", "pid", "restarts", "lag", "what")
     rows = [_status_row(service) for service in found["services"]]
@@ -123,14 +173,24 @@ def go_live(data: Data = None) -> None:
 
     settings = connection(data)
     has_changed = topics.go_live(settings.kafka, settings.prefix)
-    terminal.say("the ledger is live: Kafka dates what comes in" if has_changed else "the ledger was live already")
+    terminal.say(
+        "the ledger is live: Kafka dates what comes in"
+        if has_changed
+        else "the ledger was live already"
+    )
 
 
 def wait_idle(
     data: Data = None,
-    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after so many seconds.")] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", min=0, help="Give up after so many seconds."),
+    ] = None,
 ) -> None:
-    """Wait until every input has been decided and every limit event written. Gives up when nothing moves for two minutes."""
+    """Wait until every input has been decided and every limit event written.
+
+    Gives up when nothing moves for two minutes.
+    """
     from usageledger.operations.idleness import STALLED_AFTER_S, lag_reader, wait_until_idle
 
     settings = connection(data)
@@ -147,7 +207,10 @@ def wait_idle(
         if timeout_s is not None and waited_s >= timeout_s
         else f"nothing moved for {STALLED_AFTER_S:.0f} s"
     )
-    for line in (f"usageledger: {why}; see `usageledger status`", *(f"  {lag}" for lag in lags.waiting)):
+    for line in (
+        f"usageledger: {why}; see `usageledger status`",
+        *(f"  {lag}" for lag in lags.waiting),
+    ):
         typer.echo(line, err=True)
     raise typer.Exit(1)
 
@@ -163,15 +226,39 @@ class _Telling:
             return
         self._tell_at_s = time.monotonic() + TELL_EVERY_S
         inputs, limits = lags.records("usage", "account", "catalog"), lags.records("limits")
-        terminal.note(f"waiting for {inputs:,} inputs to be decided, {limits:,} ledger records to be announced")
+        terminal.note(
+            f"waiting for {inputs:,} inputs to be decided, {limits:,} ledger records to be "
+            "announced"
+        )
 
 
 def _up_command(
-    directory: Path, kafka: str | None, redis: str | None, backend: str, importing: bool, prefix: str, port: int | None
+    directory: Path,
+    kafka: str | None,
+    redis: str | None,
+    backend: str,
+    importing: bool,
+    prefix: str,
+    port: int | None,
 ) -> list[str]:
-    options = [("--kafka", kafka), ("--redis", redis), ("--prefix", prefix), ("--port", str(port or ""))]
+    options = [
+        ("--kafka", kafka),
+        ("--redis", redis),
+        ("--prefix", prefix),
+        ("--port", str(port or "")),
+    ]
     given = [word for option, value in options if value for word in (option, value)]
-    command = [sys.executable, "-m", "usageledger.cli", "up", "--data", str(directory), "--backend", backend, *given]
+    command = [
+        sys.executable,
+        "-m",
+        "usageledger.cli",
+        "up",
+        "--data",
+        str(directory),
+        "--backend",
+        backend,
+        *given,
+    ]
     return [*command, "--import"] if importing else command
 
 
@@ -202,12 +289,16 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     for name, description in took.items():
         terminal.say(f"took {description} for {name}")
     terminal.say(f"gateway {addresses.gateway} · key {key}")
-    terminal.say(f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} ({ending})")
+    terminal.say(
+        f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} "
+        f"({ending})"
+    )
 
 
 def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[PartitionState]]:
-    """The lag of each service and the state of each partition, as far as they can be told: a broken broker must not keep the status from
-    being shown."""
+    """The lag of each service and the state of each partition, as far as they can be told: a broken
+    broker must not keep the status from being shown.
+    """
     if found["state"] != "running":
         return {}, []
     from kafka.errors import KafkaError
@@ -219,10 +310,14 @@ def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[Parti
     from usageledger.operations.partition_states import partition_states
 
     try:
-        with lag_reader(found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS) as reader:
+        with lag_reader(
+            found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS
+        ) as reader:
             lags = reader.look()
             history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
-            return service_lags(lags) | {"history": history}, partition_states(lags, reader.owner_reports())
+            return service_lags(lags) | {"history": history}, partition_states(
+                lags, reader.owner_reports()
+            )
     except (KafkaError, ViewError, OperatorError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be told: {error}")
         return {}, []
@@ -235,8 +330,12 @@ def _print_partitions(partitions: list[PartitionState]) -> None:
     if partitions:
         terminal.say(f"partitions: {len(partitions)}, of which {idle} have nothing to do")
     if busy:
-        rows = [(str(each.partition), each.name, f"{each.undecided:,}", each.detail) for each in busy]
-        terminal.print_table(("partition", "state", "lag", "what"), rows, right=("partition", "lag"))
+        rows = [
+            (str(each.partition), each.name, f"{each.undecided:,}", each.detail) for each in busy
+        ]
+        terminal.print_table(
+            ("partition", "state", "lag", "what"), rows, right=("partition", "lag")
+        )
 
 
 def _status_row(service: dict[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""What the commands print: results to stdout, for people or as JSON; what happens meanwhile to stderr."""
+"""What the commands print: results to stdout, for people or as JSON; what happens meanwhile to
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 WIDTH_WITHOUT_TERMINAL = 180
@@ -24,7 +34,9 @@ def results() -> Console:
 
 def notices() -> Console:
     """Where progress and warnings go."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    return Console(
+        stderr=True, width=None if sys.stderr.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False
+    )
 
 
 def print_json(value: Any) -> None:
@@ -49,7 +61,13 @@ def warn(text: str) -> None:
     notices().print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str | None = None) -> None:
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    title: str | None = None,
+) -> None:
     """A table for people. ``right``: the columns that are aligned to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -61,12 +79,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
 
 def moment(at: datetime | None, otherwise: str = "–") -> str:
     """A time for people: UTC, to the second."""
-    return otherwise if at is None else f"{at.replace(tzinfo=None).isoformat(sep=' ', timespec='seconds')}Z"
+    return (
+        otherwise
+        if at is None
+        else f"{at.replace(tzinfo=None).isoformat(sep=' ', timespec='seconds')}Z"
+    )
 
 
 @contextmanager
-def counting(what: str, total: int | None, *, is_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on a terminal, nothing elsewhere. Yields what to call with how much is done, of how much."""
+def counting(
+    what: str, total: int | None, *, is_bytes: bool = False
+) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on a terminal, nothing elsewhere.
+
+    Yields what to call with how much is done, of how much.
+    """
     counts = (DownloadColumn(), TransferSpeedColumn()) if is_bytes else (MofNCompleteColumn(),)
     console = notices()
     with Progress(
@@ -104,7 +131,12 @@ class TerminalProgress:
             self.say(f"fetching {what}, {total_bytes / 1_000_000:.0f} MB")
             yield lambda count: None
             return
-        columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (
+            TextColumn("fetching {task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+        )
         with Progress(*columns, console=self._console, transient=True) as progress:
             task = progress.add_task(what, total=total_bytes)
             yield lambda count: progress.advance(task, count)

@@ -10,7 +10,10 @@ import typer
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data
 
-app = typer.Typer(no_args_is_help=True, help="Webhooks: where limit events are delivered to, and what became of them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Webhooks: where limit events are delivered to, and what became of them.",
+)
 
 OVERLAP_S = 86_400
 
@@ -23,18 +26,36 @@ class LimitType(str, Enum):
     cleared = "limit.cleared"
 
 
-EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, as `webhooks list` shows it.")]
-Overlap = Annotated[int, typer.Option("--overlap", metavar="S", min=0, help="For how long the old secret signs as well (default: a day).")]
+EndpointId = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, as `webhooks list` shows it.")
+]
+Overlap = Annotated[
+    int,
+    typer.Option(
+        "--overlap",
+        metavar="S",
+        min=0,
+        help="For how long the old secret signs as well (default: a day).",
+    ),
+]
 
 
-@app.command(epilog="Example: usageledger webhooks add https://app.example/hooks/usage --type limit.reached --type limit.cleared")
+@app.command(
+    epilog="Example: usageledger webhooks add https://app.example/hooks/usage --type limit.reached "
+    "--type limit.cleared"
+)
 def add(
     url: Annotated[str, typer.Argument(help="Where to deliver.")],
     types: Annotated[
         list[LimitType] | None,
-        typer.Option("--type", help="Which limit events; several times for several (default: all)."),
+        typer.Option(
+            "--type", help="Which limit events; several times for several (default: all)."
+        ),
     ] = None,
-    accounts: Annotated[list[str] | None, typer.Option("--account", help="Of which account; several times for several.")] = None,
+    accounts: Annotated[
+        list[str] | None,
+        typer.Option("--account", help="Of which account; several times for several."),
+    ] = None,
     description: Annotated[str, typer.Option("--description", help="For people.")] = "",
     data: Data = None,
     as_json: AsJson = False,
@@ -43,7 +64,9 @@ def add(
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
-        made = gateway.add_webhook(url, [type_.value for type_ in types or ()], accounts or (), description)
+        made = gateway.add_webhook(
+            url, [type_.value for type_ in types or ()], accounts or (), description
+        )
     _print_secret(made, as_json)
 
 
@@ -59,12 +82,19 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
             terminal.print_json(endpoint)
         return
     columns = ("id", "url", "gets", "state", "waiting", "dead", "last failure")
-    terminal.print_table(columns, [_endpoint_row(endpoint) for endpoint in found], right=("waiting", "dead"))
+    terminal.print_table(
+        columns, [_endpoint_row(endpoint) for endpoint in found], right=("waiting", "dead")
+    )
 
 
 @app.command(epilog="Example: usageledger webhooks rotate wh_1f6d0c2b9a3e4d57 --overlap 3600")
-def rotate(endpoint: EndpointId, overlap_s: Overlap = OVERLAP_S, data: Data = None, as_json: AsJson = False) -> None:
-    """Give an endpoint a new secret, which is shown this once. Until the overlap has passed deliveries are signed with both."""
+def rotate(
+    endpoint: EndpointId, overlap_s: Overlap = OVERLAP_S, data: Data = None, as_json: AsJson = False
+) -> None:
+    """Give an endpoint a new secret, which is shown this once.
+
+    Until the overlap has passed deliveries are signed with both.
+    """
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -100,7 +130,10 @@ def remove(endpoint: EndpointId, data: Data = None, as_json: AsJson = False) -> 
 @app.command(epilog="Example: usageledger webhooks deliveries wh_1f6d0c2b9a3e4d57 --state dead")
 def deliveries(
     endpoint: EndpointId,
-    state: Annotated[Literal["pending", "delivered", "dead"] | None, typer.Option("--state", help="Only those in this state.")] = None,
+    state: Annotated[
+        Literal["pending", "delivered", "dead"] | None,
+        typer.Option("--state", help="Only those in this state."),
+    ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,19 +146,35 @@ def deliveries(
             for delivery in found:
                 terminal.print_json(delivery)
             return
-        columns = ("id", "event", "type", "account", "state", "attempts", "last error", "next attempt")
-        terminal.print_table(columns, [_delivery_row(delivery) for delivery in found], right=("attempts",))
+        columns = (
+            "id",
+            "event",
+            "type",
+            "account",
+            "state",
+            "attempts",
+            "last error",
+            "next attempt",
+        )
+        terminal.print_table(
+            columns, [_delivery_row(delivery) for delivery in found], right=("attempts",)
+        )
 
 
 @app.command(epilog="Example: usageledger webhooks resend wh_1f6d0c2b9a3e4d57 --dead")
 def resend(
     endpoint: EndpointId,
-    delivery: Annotated[list[str] | None, typer.Argument(metavar="[DELIVERY]...", help="Deliveries' ids.")] = None,
+    delivery: Annotated[
+        list[str] | None, typer.Argument(metavar="[DELIVERY]...", help="Deliveries' ids.")
+    ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="All that are dead.")] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have deliveries sent again at once, and from then on by the whole schedule. They keep their ids, so a receiver drops repeats."""
+    """Have deliveries sent again at once, and from then on by the whole schedule.
+
+    They keep their ids, so a receiver drops repeats.
+    """
     from usageledger.local.gateway_client import GatewayClient
 
     if bool(delivery) == dead:
@@ -142,7 +191,10 @@ def resend(
 
 @app.command("test", epilog="Example: usageledger webhooks test wh_1f6d0c2b9a3e4d57")
 def send_test(endpoint: EndpointId, data: Data = None, as_json: AsJson = False) -> None:
-    """Send an endpoint a test event and show what it answers. Exit code 1 if it does not take it."""
+    """Send an endpoint a test event and show what it answers.
+
+    Exit code 1 if it does not take it.
+    """
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -173,7 +225,10 @@ def _print_secret(made: dict[str, Any], as_json: bool) -> None:
         terminal.print_json(made)
         return
     terminal.say(f"{made['id']}\n{made['secret']}")
-    terminal.note("The secret verifies signatures, by any library for Standard Webhooks. It is shown this once.")
+    terminal.note(
+        "The secret verifies signatures, by any library for Standard Webhooks. It is shown this "
+        "once."
+    )
 
 
 def _endpoint_row(endpoint: dict[str, Any]) -> tuple[str, ...]:
@@ -182,9 +237,26 @@ def _endpoint_row(endpoint: dict[str, Any]) -> tuple[str, ...]:
     if endpoint["accounts"]:
         gets += f" of {len(endpoint['accounts'])} accounts"
     told = "" if failure is None else f"{failure['at']}: {failure['detail']}"
-    return (endpoint["id"], endpoint["url"], gets, endpoint["state"], str(endpoint["pending"]), str(endpoint["dead"]), told)
+    return (
+        endpoint["id"],
+        endpoint["url"],
+        gets,
+        endpoint["state"],
+        str(endpoint["pending"]),
+        str(endpoint["dead"]),
+        told,
+    )
 
 
 def _delivery_row(delivery: dict[str, Any]) -> tuple[str, ...]:
-    shown = ("id", "event_id", "type", "account", "state", "attempts", "last_error", "next_attempt_at")
+    shown = (
+        "id",
+        "event_id",
+        "type",
+        "account",
+        "state",
+        "attempts",
+        "last_error",
+        "next_attempt_at",
+    )
     return tuple("" if delivery[name] is None else str(delivery[name]) for name in shown)

@@ -28,7 +28,10 @@ class _Topic:
     partitions: int | None = None
 
 
-_ACCOUNT_KEY = "The account id in UTF-8: the CloudEvent's subject. Kafka's default partitioner (murmur2) finds the partition by it."
+_ACCOUNT_KEY = (
+    "The account id in UTF-8: the CloudEvent's subject. Kafka's default partitioner (murmur2) "
+    "finds the partition by it."
+)
 
 _TOPICS = (
     _Topic(
@@ -47,7 +50,8 @@ _TOPICS = (
         address="account.events.v1",
         title="Account events",
         written_by="billing, CRM, support",
-        description="What becomes of accounts, their plans, thresholds and grants, whether they are suspended, and which usage is void.",
+        description="What becomes of accounts, their plans, thresholds and grants, whether they "
+        "are suspended, and which usage is void.",
         messages=(
             "account.opened",
             "account.subscribed",
@@ -81,8 +85,10 @@ _TOPICS = (
         title="Ledger entries",
         written_by="processor",
         description=(
-            "The truth: what became of every input, in order, and which worker owns the partition. An entry is valid if it lies at "
-            "the offset that it names; what lies elsewhere does not exist. Entries are chained by their hashes."
+            "The truth: what became of every input, in order, and which worker owns the partition. "
+            "An entry is valid if it lies at "
+            "the offset that it names; what lies elsewhere does not exist. Entries are chained by "
+            "their hashes."
         ),
         messages=("ledger.claim", "ledger.entry"),
         key="The account id in UTF-8; none for a claim and for an entry of no account.",
@@ -95,8 +101,10 @@ _TOPICS = (
         title="Limit events",
         written_by="limits",
         description=(
-            "What apps react to. Partition i announces what entries in partition i of the ledger cross, in their order. An event whose "
-            "`data.entry` is not beyond the last one seen of its partition is a repeat, and has the same id."
+            "What apps react to. Partition i announces what entries in partition i of the ledger "
+            "cross, in their order. An event whose "
+            "`data.entry` is not beyond the last one seen of its partition is a repeat, and has "
+            "the same id."
         ),
         messages=("limit.threshold", "limit.reached", "limit.cleared"),
         key=_ACCOUNT_KEY,
@@ -114,9 +122,12 @@ def asyncapi_document() -> dict[str, Any]:
             "title": "usageledger",
             "version": "1",
             "description": (
-                "An event-sourced ledger of AI-generation credits. Every message is a CloudEvent 1.0 in JSON, structured mode. The topics "
-                "usage, account, ledger and limit have the same number of partitions and the same key, so that partition i of one belongs "
-                "with partition i of the others. A ledger with a prefix has it before each topic's name, with a dot."
+                "An event-sourced ledger of AI-generation credits. Every message is a CloudEvent "
+                "1.0 in JSON, structured mode. The topics "
+                "usage, account, ledger and limit have the same number of partitions and the same "
+                "key, so that partition i of one belongs "
+                "with partition i of the others. A ledger with a prefix has it before each topic's "
+                "name, with a dot."
             ),
             "license": {"name": "Apache-2.0"},
         },
@@ -158,7 +169,9 @@ def _operation(topic: _Topic) -> dict[str, Any]:
     return {
         "action": topic.action,
         "channel": {"$ref": f"#/channels/{topic.name}"},
-        "messages": [{"$ref": f"#/channels/{topic.name}/messages/{type_}"} for type_ in topic.messages],
+        "messages": [
+            {"$ref": f"#/channels/{topic.name}/messages/{type_}"} for type_ in topic.messages
+        ],
     }
 
 
@@ -170,7 +183,10 @@ def _message(type_: str) -> dict[str, Any]:
         "summary": (MESSAGES[type_].__doc__ or "").partition("\n")[0],
         "contentType": "application/cloudevents+json",
         "payload": {"$ref": f"./{type_}.json"},
-        "examples": [{"name": f"{type_}_{number}", "payload": example} for number, example in enumerate(examples()[type_], start=1)],
+        "examples": [
+            {"name": f"{type_}_{number}", "payload": example}
+            for number, example in enumerate(examples()[type_], start=1)
+        ],
     }
     if topic.key is not None and type_ != "ledger.claim":
         key = {"type": "string", "description": topic.key}

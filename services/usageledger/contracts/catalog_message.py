@@ -1,6 +1,8 @@
-"""The data of ``catalog.published``: a catalog in the shape that people edit (see ``domain.catalog_document``).
+"""The data of ``catalog.published``: a catalog in the shape that people edit (see
+``domain.catalog_document``).
 
-These models give the message its JSON Schema and name every misshapen place; what makes a catalog usable the domain alone says.
+These models give the message its JSON Schema and name every misshapen place; what makes a catalog
+usable the domain alone says.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def _written_share(value: object) -> object:
 
 def _written_time(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError(f"a time is a string such as '2026-11-01T00:00:00Z', not {type(value).__name__}")
+        raise ValueError(
+            f"a time is a string such as '2026-11-01T00:00:00Z', not {type(value).__name__}"
+        )
     return value
 
 
@@ -62,12 +66,22 @@ def _decimal_schema(description: str) -> WithJsonSchema:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX)]
-Credits = Annotated[str | int, BeforeValidator(_written_credits), _decimal_schema("Credits, a decimal with at most 6 places.")]
-Quantity = Annotated[str | int, BeforeValidator(_written_quantity), _decimal_schema("A decimal above 0 with at most 6 places.")]
+Credits = Annotated[
+    str | int,
+    BeforeValidator(_written_credits),
+    _decimal_schema("Credits, a decimal with at most 6 places."),
+]
+Quantity = Annotated[
+    str | int,
+    BeforeValidator(_written_quantity),
+    _decimal_schema("A decimal above 0 with at most 6 places."),
+]
 Share = Annotated[
     str,
     BeforeValidator(_written_share),
-    WithJsonSchema({"type": "string", "pattern": SHARE_PATTERN, "description": "A decimal between 0 and 1."}),
+    WithJsonSchema(
+        {"type": "string", "pattern": SHARE_PATTERN, "description": "A decimal between 0 and 1."}
+    ),
 ]
 Time = Annotated[AwareDatetime, BeforeValidator(_written_time)]
 
@@ -80,11 +94,14 @@ class RatePublished(_Part):
     """What a use costs: ``credits`` for each ``per`` units."""
 
     credits: Credits
-    unit: Name = Field(description="What is counted: generation, second, message, action, token, ...")
+    unit: Name = Field(
+        description="What is counted: generation, second, message, action, token, ..."
+    )
     per: Quantity = 1
     rounding: Literal["up", "exact"] = Field(
         default="up",
-        description="up: whole multiples of `per` are charged, rounded up; exact: in proportion, rounded up to the micro-credit.",
+        description="up: whole multiples of `per` are charged, rounded up; exact: in proportion, "
+        "rounded up to the micro-credit.",
     )
     note: str | None = None
 
@@ -103,13 +120,20 @@ class FeaturePublished(_Part):
     id: Name
     name: Name
     section: str
-    rate: RatePublished | None = Field(default=None, description="For uses that name no model; without it they are refused.")
-    stated_range: tuple[Credits, Credits] | None = Field(default=None, description="Lowest and highest rate that the line announces.")
+    rate: RatePublished | None = Field(
+        default=None, description="For uses that name no model; without it they are refused."
+    )
+    stated_range: tuple[Credits, Credits] | None = Field(
+        default=None, description="Lowest and highest rate that the line announces."
+    )
     models: tuple[ModelPublished, ...] = ()
 
 
 class PlanPublished(_Part):
-    """A plan. Its ``credits`` come each billing cycle, or once in an account's life if it does not renew."""
+    """A plan.
+
+    Its ``credits`` come each billing cycle, or once in an account's life if it does not renew.
+    """
 
     id: Name
     name: Name
@@ -126,13 +150,18 @@ class CatalogPublished(_Part):
 
     version: Name
     effective_from: Time
-    plans: tuple[PlanPublished, ...] = Field(description="In the order of plan levels, lowest first; exactly one does not renew.")
+    plans: tuple[PlanPublished, ...] = Field(
+        description="In the order of plan levels, lowest first; exactly one does not renew."
+    )
     features: tuple[FeaturePublished, ...]
     thresholds: tuple[Share, ...] = Field(
-        default=(), description="Shares whose crossing is announced, ascending, on plans without their own."
+        default=(),
+        description="Shares whose crossing is announced, ascending, on plans without their own.",
     )
     unknown_accounts: Literal["free", "refuse"] = Field(
-        default="free", description="What becomes of usage of an account never opened or subscribed: it is on Free, or it is refused."
+        default="free",
+        description="What becomes of usage of an account never opened or subscribed: it is on "
+        "Free, or it is refused.",
     )
     notes: tuple[str, ...] = ()
 
@@ -149,5 +178,8 @@ class CatalogPublished(_Part):
 
     @classmethod
     def from_catalog(cls, catalog: Catalog) -> CatalogPublished:
-        """The message that publishes ``catalog``. Raises pydantic's ValidationError (a ValueError) where it cannot be used."""
+        """The message that publishes ``catalog``.
+
+        Raises pydantic's ValidationError (a ValueError) where it cannot be used.
+        """
         return cls.model_validate(catalog_document(catalog))

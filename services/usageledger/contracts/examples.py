@@ -1,4 +1,7 @@
-"""An example of each message, as its record holds it. They make one story: an account on Pro comes to its limit and upgrades."""
+"""An example of each message, as its record holds it.
+
+They make one story: an account on Pro comes to its limit and upgrades.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,17 @@ _ACCOUNT = "acct_4821"
 _PARTITION = 3
 _RENDERED = datetime(2026, 11, 22, 10, 15, 30, 250_000, tzinfo=UTC)
 _UPGRADED = datetime(2026, 11, 22, 10, 18, 2, tzinfo=UTC)
-_PERIOD = PeriodReference(number=4, start=datetime(2026, 11, 3, 9, tzinfo=UTC), end=datetime(2026, 12, 3, 9, tzinfo=UTC))
+_PERIOD = PeriodReference(
+    number=4, start=datetime(2026, 11, 3, 9, tzinfo=UTC), end=datetime(2026, 12, 3, 9, tzinfo=UTC)
+)
 _CREDIT = 1_000_000
 
 
 def examples() -> dict[str, list[dict[str, Any]]]:
-    """Examples of every message by its type. The limit events are those that the example entries announce; a test compares them."""
+    """Examples of every message by its type.
+
+    The limit events are those that the example entries announce; a test compares them.
+    """
     entries = [json.loads(sealed.value) for sealed in example_entries()]
     return {
         **_inputs(),
@@ -43,11 +51,17 @@ def examples() -> dict[str, list[dict[str, Any]]]:
 
 def example_entries() -> list[Any]:
     """Two sealed entries: the use that comes to the limit, and the upgrade that clears it."""
-    sealed, _ = seal([_use(), _upgrade()], Head(ledger=_CLAIM.ledger, next_offset=1042, hash="5e" * 32), _PARTITION)
+    sealed, _ = seal(
+        [_use(), _upgrade()],
+        Head(ledger=_CLAIM.ledger, next_offset=1042, hash="5e" * 32),
+        _PARTITION,
+    )
     return sealed
 
 
-_CLAIM = Claim(partition=_PARTITION, ledger="5f0c61a2", worker="eu-1/processor/2", decide=1, tzdata="2026f")
+_CLAIM = Claim(
+    partition=_PARTITION, ledger="5f0c61a2", worker="eu-1/processor/2", decide=1, tzdata="2026f"
+)
 
 
 def _event(type_: str, source: str, id_: str, time: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +85,9 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
         "hold_id": None,
         "dimensions": {"project": "p_77", "worker": "eu-1/7"},
     }
-    usage = _event("usage.recorded", "/render", "gen_01J9ZK", "2026-11-22T10:15:30.250Z", usage_data)
+    usage = _event(
+        "usage.recorded", "/render", "gen_01J9ZK", "2026-11-22T10:15:30.250Z", usage_data
+    )
     opened = {
         "plan": "pro",
         "anchor": "2026-07-03T09:00:00Z",
@@ -82,12 +98,36 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
     }
     return {
         "usage.recorded": [{**usage, "recordedtime": "2026-11-22T10:15:31Z"}],
-        "account.opened": [_event("account.opened", "/billing", "move_4821", "2026-11-01T00:00:00Z", opened)],
-        "account.subscribed": [
-            _event("account.subscribed", "/billing", "sub_77", "2026-07-03T09:00:00Z", {"plan": "pro", "time_zone": "Europe/Berlin"})
+        "account.opened": [
+            _event("account.opened", "/billing", "move_4821", "2026-11-01T00:00:00Z", opened)
         ],
-        "account.plan_changed": [_event("account.plan_changed", "/billing", "chg_78", "2026-11-22T10:18:02Z", {"plan": "max"})],
-        "account.cancelled": [_event("account.cancelled", "/billing", "end_79", "2026-12-01T12:00:00Z", {"effective": "period_end"})],
+        "account.subscribed": [
+            _event(
+                "account.subscribed",
+                "/billing",
+                "sub_77",
+                "2026-07-03T09:00:00Z",
+                {"plan": "pro", "time_zone": "Europe/Berlin"},
+            )
+        ],
+        "account.plan_changed": [
+            _event(
+                "account.plan_changed",
+                "/billing",
+                "chg_78",
+                "2026-11-22T10:18:02Z",
+                {"plan": "max"},
+            )
+        ],
+        "account.cancelled": [
+            _event(
+                "account.cancelled",
+                "/billing",
+                "end_79",
+                "2026-12-01T12:00:00Z",
+                {"effective": "period_end"},
+            )
+        ],
         **_suspension_and_thresholds(),
         "credits.granted": [
             _event(
@@ -95,7 +135,11 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
                 "/support",
                 "case_1204",
                 "2026-11-20T08:00:00Z",
-                {"credits": "25", "reason": "a render that came out black", "expires_at": "2027-01-01T00:00:00Z"},
+                {
+                    "credits": "25",
+                    "reason": "a render that came out black",
+                    "expires_at": "2027-01-01T00:00:00Z",
+                },
             )
         ],
         "usage.voided": [
@@ -132,9 +176,23 @@ def _suspension_and_thresholds() -> dict[str, list[dict[str, Any]]]:
                 {"reason": "payment_failed", "note": "the card has expired; third attempt"},
             )
         ],
-        "account.resumed": [_event("account.resumed", "/billing", "in_1188_paid", "2026-12-04T08:11:00Z", {"reason": "paid"})],
+        "account.resumed": [
+            _event(
+                "account.resumed",
+                "/billing",
+                "in_1188_paid",
+                "2026-12-04T08:11:00Z",
+                {"reason": "paid"},
+            )
+        ],
         "account.thresholds_set": [
-            _event("account.thresholds_set", "/crm", "marks_4821", "2026-11-10T09:00:00Z", {"thresholds": ["0.5", "0.9"]})
+            _event(
+                "account.thresholds_set",
+                "/crm",
+                "marks_4821",
+                "2026-11-10T09:00:00Z",
+                {"thresholds": ["0.5", "0.9"]},
+            )
         ],
     }
 
@@ -152,7 +210,9 @@ _CATALOG: dict[str, Any] = {
             "id": "genai_video",
             "name": "GenAI video",
             "section": "Add-ons",
-            "models": [{"id": "veo_3", "name": "Veo 3", "rate": {"credits": "100", "unit": "generation"}}],
+            "models": [
+                {"id": "veo_3", "name": "Veo 3", "rate": {"credits": "100", "unit": "generation"}}
+            ],
         },
         {
             "id": "chat_message",
@@ -174,7 +234,9 @@ def _use() -> LedgerEntry:
         appended_at=_RENDERED.replace(microsecond=900_000),
         account=_ACCOUNT,
         input=InputAddress(topic="usage", partition=_PARTITION, offset=88_120),
-        event=EventReference(source="/render", id="gen_01J9ZK", occurred_at=_RENDERED, content="9b" * 16),
+        event=EventReference(
+            source="/render", id="gen_01J9ZK", occurred_at=_RENDERED, content="9b" * 16
+        ),
         period=_PERIOD,
         feature="genai_video",
         model="veo_3",
@@ -195,26 +257,46 @@ def _use() -> LedgerEntry:
                 action="prompt_upgrade",
                 upgrade=offer,
             ),
-            Crossing(type="limit.reached", reason="usage", plan="pro", period=_PERIOD, figures=after, action="block", upgrade=offer),
+            Crossing(
+                type="limit.reached",
+                reason="usage",
+                plan="pro",
+                period=_PERIOD,
+                figures=after,
+                action="block",
+                upgrade=offer,
+            ),
         ),
     )
 
 
 def _upgrade() -> LedgerEntry:
-    before = Figures(allotment=200 * _CREDIT, granted=0, used=220 * _CREDIT, remaining=-20 * _CREDIT)
+    before = Figures(
+        allotment=200 * _CREDIT, granted=0, used=220 * _CREDIT, remaining=-20 * _CREDIT
+    )
     after = Figures(allotment=500 * _CREDIT, granted=0, used=220 * _CREDIT, remaining=280 * _CREDIT)
     return LedgerEntry(
         kind="plan_change",
         appended_at=_UPGRADED.replace(microsecond=400_000),
         account=_ACCOUNT,
         input=InputAddress(topic="account", partition=_PARTITION, offset=310),
-        event=EventReference(source="/billing", id="chg_78", occurred_at=_UPGRADED, content="c4" * 16),
+        event=EventReference(
+            source="/billing", id="chg_78", occurred_at=_UPGRADED, content="c4" * 16
+        ),
         period=_PERIOD,
         catalog_version="2026-11",
         before=before,
         after=after,
         plan_change=PlanChange(plan="max", allotment=500 * _CREDIT),
-        crossings=(Crossing(type="limit.cleared", reason="plan_changed", plan="max", period=_PERIOD, figures=after),),
+        crossings=(
+            Crossing(
+                type="limit.cleared",
+                reason="plan_changed",
+                plan="max",
+                period=_PERIOD,
+                figures=after,
+            ),
+        ),
     )
 
 
@@ -231,7 +313,11 @@ def _limit_events() -> dict[str, list[dict[str, Any]]]:
         "upgrade": {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"},
         "suspension": None,
         "resets_at": "2026-12-03T09:00:00Z",
-        "crossed_by": {"source": "/render", "id": "gen_01J9ZK", "occurred_at": "2026-11-22T10:15:30.250000Z"},
+        "crossed_by": {
+            "source": "/render",
+            "id": "gen_01J9ZK",
+            "occurred_at": "2026-11-22T10:15:30.250000Z",
+        },
     }
     cleared = {
         **use,
@@ -254,6 +340,14 @@ def _limit_events() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _limit_event(type_: str, time: str, data: dict[str, Any], offset: int, index: int, crossings: int) -> dict[str, Any]:
+def _limit_event(
+    type_: str, time: str, data: dict[str, Any], offset: int, index: int, crossings: int
+) -> dict[str, Any]:
     entry = {"partition": _PARTITION, "offset": offset, "index": index, "crossings": crossings}
-    return _event(type_, "/usageledger/limits", f"{_PARTITION}-{offset}-{index}", time, {**data, "entry": entry})
+    return _event(
+        type_,
+        "/usageledger/limits",
+        f"{_PARTITION}-{offset}-{index}",
+        time,
+        {**data, "entry": entry},
+    )

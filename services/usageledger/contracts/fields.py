@@ -1,4 +1,7 @@
-"""What the fields of messages may hold. They accept what `ledger.decoding` accepts, and no float where credits or quantities pass."""
+"""What the fields of messages may hold.
+
+They accept what `ledger.decoding` accepts, and no float where credits or quantities pass.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StrictInt,
+    WithJsonSchema,
+)
 from pydantic.json_schema import JsonSchemaValue
 
 from usageledger.domain.credits import format_credits, parse_credits
@@ -15,7 +25,9 @@ from usageledger.domain.quantity import NAME_LENGTH_MAX, check_name, format_quan
 from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
 
 # \u0085 is white space for Python and not for JSON Schema, whose patterns are those of JavaScript.
-_NAME_PATTERN = r"^[^\s\u0000-\u001f\u007f\u0085]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f\u0085])?$"
+_NAME_PATTERN = (
+    r"^[^\s\u0000-\u001f\u007f\u0085]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f\u0085])?$"
+)
 _UNSIGNED = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
 SHARE_PATTERN = r"^0{1,10}\.[0-9]{1,6}$"
 _SIGNED = r"^-?[0-9]+(\.[0-9]{1,6})?$"
@@ -35,7 +47,9 @@ def _zoned(value: object) -> object:
     if not isinstance(value, str):
         if isinstance(value, datetime):
             return value
-        raise ValueError(f"a time is a string such as '2026-11-22T10:15:30Z', not {type(value).__name__}")
+        raise ValueError(
+            f"a time is a string such as '2026-11-22T10:15:30Z', not {type(value).__name__}"
+        )
     try:
         return msgspec.convert(value, type=_ZONED_TIME)
     except msgspec.ValidationError as error:
@@ -45,7 +59,9 @@ def _zoned(value: object) -> object:
 def _utc(value: object) -> object:
     read = _zoned(value)
     try:
-        return read.astimezone(UTC) if isinstance(read, datetime) and read.tzinfo is not None else read
+        return (
+            read.astimezone(UTC) if isinstance(read, datetime) and read.tzinfo is not None else read
+        )
     except OverflowError:
         raise ValueError(f"{value!r} lies outside the years 1 to 9999 in UTC") from None
 
@@ -95,10 +111,16 @@ def _decimal(description: str, examples: list[Any]) -> WithJsonSchema:
 _TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time"})
 _as_credits = PlainSerializer(format_credits, return_type=str)
 
-NAME_SCHEMA: JsonSchemaValue = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX, "pattern": _NAME_PATTERN}
+NAME_SCHEMA: JsonSchemaValue = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": NAME_LENGTH_MAX,
+    "pattern": _NAME_PATTERN,
+}
 
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(NAME_SCHEMA)]
-"""An account, a source, an event, a feature, a model: no control characters, no spaces at the ends."""
+"""An account, a source, an event, a feature, a model: no control characters, no spaces at the ends.
+"""
 
 Time = Annotated[AwareDatetime, BeforeValidator(_utc), _TIME_SCHEMA]
 """RFC 3339 with a zone; UTC once it is read."""
@@ -113,14 +135,19 @@ Quantity = Annotated[
     Decimal,
     BeforeValidator(_quantity),
     PlainSerializer(format_quantity, return_type=str),
-    _decimal("In the rate's units: a decimal from 0 to 1000000000 with at most 6 places. Never a float.", ["1", "0.5", 12]),
+    _decimal(
+        "In the rate's units: a decimal from 0 to 1000000000 with at most 6 places. Never a float.",
+        ["1", "0.5", 12],
+    ),
 ]
 
 CreditsFromZero = Annotated[
     int,
     BeforeValidator(_credits_from_zero),
     _as_credits,
-    _decimal("Credits, a decimal of at least 0 with at most 6 places. Never a float.", ["14", "0.5", 12]),
+    _decimal(
+        "Credits, a decimal of at least 0 with at most 6 places. Never a float.", ["14", "0.5", 12]
+    ),
 ]
 CreditsAboveZero = Annotated[
     int,
@@ -132,14 +159,22 @@ CreditsAboveZero = Annotated[
 Thresholds = Annotated[
     tuple[Decimal, ...] | None,
     BeforeValidator(_thresholds),
-    PlainSerializer(lambda shares: None if shares is None else [format_quantity(share) for share in shares]),
+    PlainSerializer(
+        lambda shares: None if shares is None else [format_quantity(share) for share in shares]
+    ),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "array", "items": {"type": "string", "pattern": SHARE_PATTERN}, "maxItems": THRESHOLDS_MAX, "uniqueItems": True},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": SHARE_PATTERN},
+                    "maxItems": THRESHOLDS_MAX,
+                    "uniqueItems": True,
+                },
                 {"type": "null"},
             ],
-            "description": "Shares of what a period has, each between 0 and 1, ascending. Null: its plan's, or the catalog's.",
+            "description": "Shares of what a period has, each between 0 and 1, ascending. Null: "
+            "its plan's, or the catalog's.",
             "examples": [["0.5", "0.9"], [], None],
         }
     ),
@@ -150,7 +185,14 @@ Credits = Annotated[
     int,
     BeforeValidator(_credits),
     _as_credits,
-    WithJsonSchema({"type": "string", "pattern": _SIGNED, "description": "Credits, a decimal with at most 6 places.", "examples": ["14"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _SIGNED,
+            "description": "Credits, a decimal with at most 6 places.",
+            "examples": ["14"],
+        }
+    ),
 ]
 """What apps and people read. Micro-credits once it is read."""
 

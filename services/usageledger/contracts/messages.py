@@ -1,6 +1,8 @@
-"""Every message on the wire: CloudEvents 1.0, JSON, structured mode. `contracts.schemas` writes their JSON Schemas from these models.
+"""Every message on the wire: CloudEvents 1.0, JSON, structured mode. `contracts.schemas` writes
+their JSON Schemas from these models.
 
-Readers pass over fields that they do not know, so a field can be added; none is taken away or given another meaning under its type.
+Readers pass over fields that they do not know, so a field can be added; none is taken away or given
+another meaning under its type.
 """
 
 from __future__ import annotations
@@ -47,25 +49,38 @@ class CloudEvent(Part):
 
 
 class InputEvent(CloudEvent):
-    """What usage and account events have. Account (``subject``) + source + id is an event's identity; its record's key is the account."""
+    """What usage and account events have.
 
-    source: Name = Field(description="The service that reports it, never a process of it: part of the identity.")
+    Account (``subject``) + source + id is an event's identity; its record's key is the account.
+    """
+
+    source: Name = Field(
+        description="The service that reports it, never a process of it: part of the identity."
+    )
     subject: Name = Field(description="The account.")
     time: Time = Field(description="When it occurred.")
-    recordedtime: TimeAsWritten | None = Field(default=None, description="When the worker or service made the event.")
+    recordedtime: TimeAsWritten | None = Field(
+        default=None, description="When the worker or service made the event."
+    )
 
 
-# usage.events ---------------------------------------------------------------------------------------------------------------
+# usage.events
+# ---------------------------------------------------------------------------------------------------------------
 
 
 class UsageData(Part):
-    """One reported use. Feature, model and quantity are its content: the same identity with other content is refused."""
+    """One reported use.
+
+    Feature, model and quantity are its content: the same identity with other content is refused.
+    """
 
     feature: Name
     model: Name | None = None
     quantity: Quantity
     hold_id: Name | None = Field(default=None, description="The hold that this use settles.")
-    dimensions: dict[str, str] | None = Field(default=None, description="For reports; they change no charge.")
+    dimensions: dict[str, str] | None = Field(
+        default=None, description="For reports; they change no charge."
+    )
 
 
 class UsageRecorded(InputEvent):
@@ -75,7 +90,8 @@ class UsageRecorded(InputEvent):
     data: UsageData
 
 
-# account.events -------------------------------------------------------------------------------------------------------------
+# account.events
+# -------------------------------------------------------------------------------------------------------------
 
 
 class OpenedData(Part):
@@ -84,9 +100,16 @@ class OpenedData(Part):
     plan: Name
     anchor: CycleTime | None = Field(default=None, description="When its billing cycle began.")
     time_zone: str | None = Field(default=None, description="An IANA name; UTC if absent.")
-    used: CreditsFromZero | None = Field(default=None, description="Credits used in the current period.")
-    free_used: CreditsFromZero | None = Field(default=None, description="Credits used of Free's once-in-a-life allotment.")
-    as_of: CycleTime | None = Field(default=None, description="What occurred before this is in `used`; the event's time if absent.")
+    used: CreditsFromZero | None = Field(
+        default=None, description="Credits used in the current period."
+    )
+    free_used: CreditsFromZero | None = Field(
+        default=None, description="Credits used of Free's once-in-a-life allotment."
+    )
+    as_of: CycleTime | None = Field(
+        default=None,
+        description="What occurred before this is in `used`; the event's time if absent.",
+    )
 
 
 class AccountOpened(InputEvent):
@@ -101,7 +124,9 @@ class SubscribedData(Part):
 
     plan: Name
     time_zone: str | None = Field(default=None, description="An IANA name; UTC if absent.")
-    anchor: CycleTime | None = Field(default=None, description="When the billing cycle begins; the event's time if absent.")
+    anchor: CycleTime | None = Field(
+        default=None, description="When the billing cycle begins; the event's time if absent."
+    )
 
 
 class AccountSubscribed(InputEvent):
@@ -140,7 +165,10 @@ class AccountCancelled(InputEvent):
 class SuspendedData(Part):
     """Why the account is suspended."""
 
-    reason: Name = Field(description="A word or a few, such as `payment_failed` or `fraud`: limit events carry it to apps.")
+    reason: Name = Field(
+        description="A word or a few, such as `payment_failed` or `fraud`: limit events carry it "
+        "to apps."
+    )
     note: str | None = Field(default=None, description="For the ledger alone.")
 
 
@@ -172,7 +200,10 @@ class ThresholdsSetData(Part):
 
 
 class ThresholdsSet(InputEvent):
-    """The account has thresholds of its own, or its plan's again. Nothing is announced by that; the next crossing is."""
+    """The account has thresholds of its own, or its plan's again.
+
+    Nothing is announced by that; the next crossing is.
+    """
 
     type: Literal["account.thresholds_set"]
     data: ThresholdsSetData
@@ -183,7 +214,9 @@ class GrantedData(Part):
 
     credits: CreditsAboveZero
     reason: str = ""
-    expires_at: CycleTime | None = Field(default=None, description="Usable before this; until used if absent.")
+    expires_at: CycleTime | None = Field(
+        default=None, description="Usable before this; until used if absent."
+    )
 
 
 class CreditsGranted(InputEvent):
@@ -208,7 +241,8 @@ class UsageVoided(InputEvent):
     data: VoidedData
 
 
-# catalog --------------------------------------------------------------------------------------------------------------------
+# catalog
+# --------------------------------------------------------------------------------------------------------------------
 
 
 class CatalogPublishedMessage(CloudEvent):
@@ -218,7 +252,8 @@ class CatalogPublishedMessage(CloudEvent):
     data: CatalogPublished
 
 
-# ledger.entries -------------------------------------------------------------------------------------------------------------
+# ledger.entries
+# -------------------------------------------------------------------------------------------------------------
 
 
 class ClaimData(Part):
@@ -229,11 +264,17 @@ class ClaimData(Part):
     worker: str
     decide: StrictInt = Field(ge=1, description="The version of the rules.")
     tzdata: str = Field(description="The version of the time zone data.")
-    partitions: StrictInt = Field(default=0, ge=0, description="How many partitions the ledger has, which never changes; 0 if not said.")
+    partitions: StrictInt = Field(
+        default=0,
+        ge=0,
+        description="How many partitions the ledger has, which never changes; 0 if not said.",
+    )
 
 
 class LedgerClaim(CloudEvent):
-    """A worker claims a ledger partition: what others append afterwards lies further on than it names, so it does not exist."""
+    """A worker claims a ledger partition: what others append afterwards lies further on than it
+    names, so it does not exist.
+    """
 
     type: Literal["ledger.claim"]
     data: ClaimData
@@ -290,8 +331,12 @@ class VoidsData(Part):
     id: str
     reason: str
     feature: str | None = None
-    entry_offset: Offset | None = Field(default=None, description="Where the entry lies that charged it.")
-    awaits_usage: StrictBool = Field(default=False, description="The usage has not arrived, and will cost nothing when it does.")
+    entry_offset: Offset | None = Field(
+        default=None, description="Where the entry lies that charged it."
+    )
+    awaits_usage: StrictBool = Field(
+        default=False, description="The usage has not arrived, and will cost nothing when it does."
+    )
 
 
 class GrantChangeData(Part):
@@ -302,7 +347,9 @@ class GrantChangeData(Part):
     credits: Microcredits = 0
     reason: str | None = None
     expires_at: Time | None = None
-    settled: Microcredits = Field(default=0, description="Micro-credits that the period had drawn from it for good.")
+    settled: Microcredits = Field(
+        default=0, description="Micro-credits that the period had drawn from it for good."
+    )
 
 
 class PeriodData(Part):
@@ -325,11 +372,15 @@ class PlanChangeData(Part):
     """What becomes of the plan."""
 
     plan: str
-    next_plan: str | None = Field(default=None, description="The plan that the next renewal brings.")
+    next_plan: str | None = Field(
+        default=None, description="The plan that the next renewal brings."
+    )
     allotment: Microcredits | None = None
     opens: PeriodData | None = None
     settled: tuple[tuple[str, str, Microcredits], ...] = Field(
-        default=(), description="What the ended period drew for good: source and id of the grant, micro-credits."
+        default=(),
+        description="What the ended period drew for good: source and id of the grant, "
+        "micro-credits.",
     )
     time_zone: str | None = None
     anchor: Time | None = None
@@ -354,7 +405,9 @@ class UpgradeOfferData(Part):
 
 
 _CrossingType = Literal["limit.threshold", "limit.reached", "limit.cleared"]
-_Reason = Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"]
+_Reason = Literal[
+    "usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"
+]
 _Action = Literal["block", "prompt_upgrade"]
 
 
@@ -369,7 +422,9 @@ class CrossingData(Part):
     threshold: str | None = None
     action: _Action | None = None
     upgrade: UpgradeOfferData | None = None
-    suspended: str | None = Field(default=None, description="Why the account is suspended, where it is.")
+    suspended: str | None = Field(
+        default=None, description="Why the account is suspended, where it is."
+    )
 
 
 class EntryData(Part):
@@ -391,9 +446,14 @@ class EntryData(Part):
         "catalog_adopted",
         "skip",
     ]
-    appended_at: Time = Field(description="The ledger's time: when Kafka took the input; it never falls within a partition.")
+    appended_at: Time = Field(
+        description="The ledger's time: when Kafka took the input; it never falls within a "
+        "partition."
+    )
     partition: Partition
-    offset: Offset = Field(description="A record that lies at another offset than it names is no entry.")
+    offset: Offset = Field(
+        description="A record that lies at another offset than it names is no entry."
+    )
     account: str = ""
     input: InputAddressData | None = None
     event: EventReferenceData | None = None
@@ -404,7 +464,9 @@ class EntryData(Part):
     quantity: Quantity | None = None
     rate: RateData | None = None
     catalog_version: str | None = None
-    credits: Microcredits = Field(default=0, description="Micro-credits charged; negative where they are given back.")
+    credits: Microcredits = Field(
+        default=0, description="Micro-credits charged; negative where they are given back."
+    )
     is_void_on_arrival: StrictBool = False
     hold_id: str | None = None
     before: FiguresData | None = None
@@ -414,27 +476,37 @@ class EntryData(Part):
     plan_change: PlanChangeData | None = None
     suspension: SuspensionChangeData | None = None
     thresholds: Thresholds = Field(
-        default=None, description="Of a `thresholds_set`: the account's own; absent where it has its plan's again."
+        default=None,
+        description="Of a `thresholds_set`: the account's own; absent where it has its plan's "
+        "again.",
     )
-    reason: str | None = Field(default=None, description="The rule for which an input was refused, or why it was skipped.")
+    reason: str | None = Field(
+        default=None, description="The rule for which an input was refused, or why it was skipped."
+    )
     detail: str | None = None
     crossings: tuple[CrossingData, ...] = ()
     previous_hash: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = Field(
-        default="", description="The hash of the partition's entry before this one; absent in the first."
+        default="",
+        description="The hash of the partition's entry before this one; absent in the first.",
     )
-    hash: Sha256 = Field(description="SHA-256 of this object's bytes without this field, which is the last.")
+    hash: Sha256 = Field(
+        description="SHA-256 of this object's bytes without this field, which is the last."
+    )
 
 
 class LedgerEntry(CloudEvent):
     """An entry of the ledger: what became of an input, or what time brought."""
 
     type: Literal["ledger.entry"]
-    subject: Name | None = Field(default=None, description="The account; absent where the entry is of none.")
+    subject: Name | None = Field(
+        default=None, description="The account; absent where the entry is of none."
+    )
     time: Time
     data: EntryData
 
 
-# limit.events ---------------------------------------------------------------------------------------------------------------
+# limit.events
+# ---------------------------------------------------------------------------------------------------------------
 
 
 class PeriodTimes(Part):
@@ -462,7 +534,10 @@ class CrossedBy(Part):
 
 
 class EntryAddress(Part):
-    """Which entry of the ledger, and which of its crossings. What is not beyond the last one seen of a partition is a repeat."""
+    """Which entry of the ledger, and which of its crossings.
+
+    What is not beyond the last one seen of a partition is a repeat.
+    """
 
     partition: Partition
     offset: Offset
@@ -486,18 +561,28 @@ class LimitData(Part):
     remaining: Credits
     allotment: Credits
     granted: Credits
-    threshold: str | None = Field(description="The share of `used + remaining` that was crossed, such as '0.8'; null for the limit itself.")
+    threshold: str | None = Field(
+        description="The share of `used + remaining` that was crossed, such as '0.8'; null for the "
+        "limit itself."
+    )
     reason: _Reason
     action: _Action | None
-    upgrade: UpgradeData | None = Field(description="Null where no plan would free the account, as while it is suspended.")
-    suspension: SuspensionData | None = Field(default=None, description="Null unless the account is suspended.")
+    upgrade: UpgradeData | None = Field(
+        description="Null where no plan would free the account, as while it is suspended."
+    )
+    suspension: SuspensionData | None = Field(
+        default=None, description="Null unless the account is suspended."
+    )
     resets_at: Time | None = Field(description="When the period ends; null on Free.")
     crossed_by: CrossedBy | None
     entry: EntryAddress
 
 
 class LimitEvent(CloudEvent):
-    """What the three limit events have. The id is the entry's address, the time is when the entry's input was appended."""
+    """What the three limit events have.
+
+    The id is the entry's address, the time is when the entry's input was appended.
+    """
 
     subject: Name = Field(description="The account.")
     time: Time

@@ -20,9 +20,17 @@ ASYNCAPI = "asyncapi.yaml"
 
 
 def schema_of(type_: str) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the message with this CloudEvents type. Raises KeyError for a type that does not exist."""
+    """The JSON Schema (draft 2020-12) of the message with this CloudEvents type.
+
+    Raises KeyError for a type that does not exist.
+    """
     schema = MESSAGES[type_].model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": type_, "examples": examples()[type_]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": type_,
+        "examples": examples()[type_],
+    }
 
 
 def generated_files() -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""YAML for people to read, from plain values: block mappings and lists, every scalar as JSON writes it (which YAML reads alike)."""
+"""YAML for people to read, from plain values: block mappings and lists, every scalar as JSON writes
+it (which YAML reads alike).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-# Keys that YAML reads as themselves; others are quoted. `on`, `yes` and their like are booleans to older readers.
-_PLAIN_KEY = re.compile(r"(?!(?:[yYnN]|[Yy]es|[Nn]o|[Oo]n|[Oo]ff|[Tt]rue|[Ff]alse|null)$)[A-Za-z_][A-Za-z0-9_./-]*")
+# Keys that YAML reads as themselves; others are quoted. `on`, `yes` and their like are booleans to
+# older readers.
+_PLAIN_KEY = re.compile(
+    r"(?!(?:[yYnN]|[Yy]es|[Nn]o|[Oo]n|[Oo]ff|[Tt]rue|[Ff]alse|null)$)[A-Za-z_][A-Za-z0-9_./-]*"
+)
 
 
 def yaml_text(value: Mapping[str, object]) -> str:
-    """Write a mapping as a YAML document. Keys keep their order. Raises TypeError for what JSON cannot hold."""
+    """Write a mapping as a YAML document.
+
+    Keys keep their order. Raises TypeError for what JSON cannot hold.
+    """
     return "".join(f"{line}\n" for line in _lines(value))
 
 

@@ -1,5 +1,8 @@
-"""Calls of one script each that readers and whoever holds credits make. What is asked and what the answer means is said once, for clients
-that wait and for those that do not."""
+"""Calls of one script each that readers and whoever holds credits make.
+
+What is asked and what the answer means is said once, for clients that wait and for those that do
+not.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ from usageledger.counters.replies import REDIS_FAILURES, view_error
 T_co = TypeVar("T_co", covariant=True)
 
 CALLS_AT_ONCE_MAX = 64
-"""How many calls one client is to carry at a time. A pool of redis-py has 100 connections, and refuses who comes then instead of letting
-them wait: 200 workers that asked at once were told that there is no Redis."""
+"""How many calls one client is to carry at a time.
+
+A pool of redis-py has 100 connections, and refuses who comes then instead of letting them wait: 200
+workers that asked at once were told that there is no Redis.
+"""
 
 
 class Call(Protocol[T_co]):

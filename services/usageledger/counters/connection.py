@@ -1,10 +1,12 @@
 """How to reach a Redis: one server, one found by its Sentinels, or a Redis Cluster.
 
-==================================  =====================================================================
-``redis://host:6379/0``             one server; ``rediss://`` with TLS (options as redis-py's URLs take them)
+==================================
+===================================================================== ``redis://host:6379/0``
+one server; ``rediss://`` with TLS (options as redis-py's URLs take them)
 ``redis+sentinel://a:26379,b/name`` the master that these Sentinels know as ``name``
-``redis+cluster://a:6379,b:6379``   a Redis Cluster, by some of its nodes, one of which must be up; ``rediss+cluster://`` with TLS
-==================================  =====================================================================
+``redis+cluster://a:6379,b:6379``   a Redis Cluster, by some of its nodes, one of which must be up;
+``rediss+cluster://`` with TLS ==================================
+=====================================================================
 """
 
 from __future__ import annotations
@@ -33,10 +35,13 @@ _CLUSTER_RETRIES = 3
 
 
 def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
-    """A client for who writes. It connects with its first call. Raises ValueError for an address that it cannot read.
+    """A client for who writes.
 
-    It repeats nothing on one server: whether to repeat a commit is for the owner to say, who reads the head first. A cluster's client must
-    repeat a call to find a slot that has moved; a commit that was applied and is repeated says HeadMoved.
+    It connects with its first call. Raises ValueError for an address that it cannot read.
+
+    It repeats nothing on one server: whether to repeat a commit is for the owner to say, who reads
+    the head first. A cluster's client must repeat a call to find a slot that has moved; a commit
+    that was applied and is repeated says HeadMoved.
     """
     options = _options(timeout_s)
     scheme, plain_url = _split(url)
@@ -44,19 +49,28 @@ def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
         retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _CLUSTER_RETRIES)
         first_url, others = _nodes(plain_url)
         more = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in others]
-        return redis.asyncio.RedisCluster.from_url(first_url, retry=retry, startup_nodes=more, **options)
+        return redis.asyncio.RedisCluster.from_url(
+            first_url, retry=retry, startup_nodes=more, **options
+        )
     once = AsyncRetry(NoBackoff(), 0)
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
-        watch = redis.asyncio.sentinel.Sentinel(sentinels, sentinel_kwargs=options, retry=once, **options, **credentials)  # type: ignore[no-untyped-call] # redis-py has no types here
-        master: redis.asyncio.Redis = watch.master_for(name, connection_pool_class=_AsyncSentinelPool)
+        watch = redis.asyncio.sentinel.Sentinel(
+            sentinels, sentinel_kwargs=options, retry=once, **options, **credentials
+        )  # type: ignore[no-untyped-call] # redis-py has no types here
+        master: redis.asyncio.Redis = watch.master_for(
+            name, connection_pool_class=_AsyncSentinelPool
+        )
         return master
     return redis.asyncio.Redis.from_url(plain_url, retry=once, **options)
 
 
 def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = True) -> Client:
-    """A synchronous client for who reads: where it is patient, it tries again for a moment. Raises ValueError for an address that it cannot
-    read, and what redis-py raises for a cluster of which no node answers."""
+    """A synchronous client for who reads: where it is patient, it tries again for a moment.
+
+    Raises ValueError for an address that it cannot read, and what redis-py raises for a cluster of
+    which no node answers.
+    """
     scheme, plain_url = _split(url)
     patient = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), _READ_RETRIES)
     # A cluster's client finds a slot that has moved by trying again.
@@ -68,7 +82,9 @@ def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = Tru
         return redis.RedisCluster.from_url(first_url, startup_nodes=more, **options)
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
-        watch = redis.sentinel.Sentinel(sentinels, sentinel_kwargs=options, **options, **credentials)  # type: ignore[no-untyped-call] # nor here
+        watch = redis.sentinel.Sentinel(
+            sentinels, sentinel_kwargs=options, **options, **credentials
+        )  # type: ignore[no-untyped-call] # nor here
         master: redis.Redis = watch.master_for(name, connection_pool_class=_SentinelPool)  # type: ignore[no-untyped-call] # nor here
         return master
     return redis.Redis.from_url(plain_url, **options)
@@ -93,29 +109,42 @@ class _SentinelPool(redis.sentinel.SentinelConnectionPool):
 
 
 def _options(timeout_s: float) -> dict[str, Any]:
-    # The second version of the protocol has all that the scripts answer, and every server and proxy speaks it.
-    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "socket_keepalive": True, "protocol": 2}
+    # The second version of the protocol has all that the scripts answer, and every server and proxy
+    # speaks it.
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "protocol": 2,
+    }
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The kind of server an address names ("", "cluster", "sentinel"), and the address as redis-py takes it."""
+    """The kind of server an address names ("", "cluster", "sentinel"), and the address as redis-py
+    takes it.
+    """
     scheme, separator, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if not separator or base not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
         raise ValueError(
-            "a Redis is named as redis://HOST:PORT/0, redis+sentinel://HOST,HOST/NAME/0 or redis+cluster://HOST:PORT,HOST:PORT"
+            "a Redis is named as redis://HOST:PORT/0, redis+sentinel://HOST,HOST/NAME/0 or "
+            "redis+cluster://HOST:PORT,HOST:PORT"
         )
     return kind, f"{base}://{rest}"
 
 
 def _nodes(url: str) -> tuple[str, list[tuple[str, int]]]:
-    """The address of a cluster's first node as redis-py takes it, and the other nodes: who starts while one is away asks another."""
+    """The address of a cluster's first node as redis-py takes it, and the other nodes: who starts
+    while one is away asks another.
+    """
     scheme, _, rest = url.partition("://")
     netloc, slash, path = rest.partition("/")
     credentials, at, hosts = netloc.rpartition("@")
     first, *others = hosts.split(",")
     places = [host.partition(":") for host in others]
-    return f"{scheme}://{credentials}{at}{first}{slash}{path}", [(host, int(port or DEFAULT_PORT)) for host, _, port in places]
+    return f"{scheme}://{credentials}{at}{first}{slash}{path}", [
+        (host, int(port or DEFAULT_PORT)) for host, _, port in places
+    ]
 
 
 def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -124,9 +153,24 @@ def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     addresses = parts.netloc.rpartition("@")[2].split(",")
     name, _, database = parts.path.strip("/").partition("/")
     if not name or not all(addresses):
-        raise ValueError("Sentinels are named as redis+sentinel://HOST:26379,HOST:26379/NAME/0, NAME being what they call the master")
+        raise ValueError(
+            "Sentinels are named as redis+sentinel://HOST:26379,HOST:26379/NAME/0, NAME being what "
+            "they call the master"
+        )
     hosts = [address.partition(":") for address in addresses]
-    credentials: dict[str, Any] = {"db": int(database or 0), "ssl": parts.scheme.startswith("rediss")}
-    # `username` and `password` of a netloc with several hosts: urlsplit reads them from before the last @.
-    credentials |= {key: value for key, value in (("username", parts.username), ("password", parts.password)) if value}
-    return [(host, int(port or DEFAULT_SENTINEL_PORT)) for host, _, port in hosts], name, credentials
+    credentials: dict[str, Any] = {
+        "db": int(database or 0),
+        "ssl": parts.scheme.startswith("rediss"),
+    }
+    # `username` and `password` of a netloc with several hosts: urlsplit reads them from before the
+    # last @.
+    credentials |= {
+        key: value
+        for key, value in (("username", parts.username), ("password", parts.password))
+        if value
+    }
+    return (
+        [(host, int(port or DEFAULT_SENTINEL_PORT)) for host, _, port in hosts],
+        name,
+        credentials,
+    )

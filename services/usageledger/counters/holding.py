@@ -1,7 +1,10 @@
-"""Holds: credits reserved before a generation. They live in Redis alone, in the slot of their account's partition, and free themselves.
+"""Holds: credits reserved before a generation.
 
-The ledger does not know them; a usage event that names one settles it in the commit of its entry. A failover may forget the last second of
-them: that can let a generation start that should have waited, it never loses a charge.
+They live in Redis alone, in the slot of their account's partition, and free themselves.
+
+The ledger does not know them; a usage event that names one settles it in the commit of its entry. A
+failover may forget the last second of them: that can let a generation start that should have
+waited, it never loses a charge.
 """
 
 from __future__ import annotations
@@ -22,22 +25,38 @@ OPEN_MAX = 1_000
 """How many holds of one account may be open at once. It bounds what the store does in one call."""
 
 KEPT_MS = 15 * 60 * 1_000
-"""For how long it is known of a hold that it was settled or released, where it would have counted for longer. The scripts know it too.
+"""For how long it is known of a hold that it was settled or released, where it would have counted
+for longer. The scripts know it too.
 
-Of 10,000 at most that is known: who holds and releases without end fills no memory (`release.lua`)."""
+Of 10,000 at most that is known: who holds and releases without end fills no memory (`release.lua`).
+"""
 
 HoldState = Literal["open", "settled", "released"]
-Outcome = Literal["account_moved", "held", "insufficient_credits", "id_holds_something_else", "too_many_open_holds"]
+Outcome = Literal[
+    "account_moved",
+    "held",
+    "insufficient_credits",
+    "id_holds_something_else",
+    "too_many_open_holds",
+]
 
 # As hold.lua numbers them.
-_OUTCOMES: tuple[Outcome, ...] = ("account_moved", "held", "insufficient_credits", "id_holds_something_else", "too_many_open_holds")
+_OUTCOMES: tuple[Outcome, ...] = (
+    "account_moved",
+    "held",
+    "insufficient_credits",
+    "id_holds_something_else",
+    "too_many_open_holds",
+)
 
 _json = msgspec.json.Encoder()
 _content = msgspec.json.Decoder(tuple[str, str | None, str])
 
 
 class Hold(NamedTuple):
-    """A hold as it is kept: what it reserved, in micro-credits, until when it counts (ms since 1970), and for what: see `content_of`."""
+    """A hold as it is kept: what it reserved, in micro-credits, until when it counts (ms since
+    1970), and for what: see `content_of`.
+    """
 
     state: HoldState
     credits: int
@@ -46,9 +65,11 @@ class Hold(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What became of a request to hold: ``sum`` is of the account's open holds after it. ``hold``: the one that the id names.
+    """What became of a request to hold: ``sum`` is of the account's open holds after it. ``hold``:
+    the one that the id names.
 
-    ``account``: the state that is stored by now, where it is not the one that the caller reckoned with.
+    ``account``: the state that is stored by now, where it is not the one that the caller reckoned
+    with.
     """
 
     outcome: Outcome
@@ -59,9 +80,12 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceHold:
-    """Reserve ``credits`` for an account, of which ``remaining`` are left by the state ``seen``. The same hold again reserves nothing more.
+    """Reserve ``credits`` for an account, of which ``remaining`` are left by the state ``seen``.
 
-    A hold that has run out or was released can be placed anew under its id; one that was settled cannot, for as long as that is known.
+    The same hold again reserves nothing more.
+
+    A hold that has run out or was released can be placed anew under its id; one that was settled
+    cannot, for as long as that is known.
     """
 
     script: ClassVar[str] = "hold"
@@ -75,10 +99,21 @@ class PlaceHold:
     open_max: int = OPEN_MAX
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
-        return [partition.accounts, partition.holds(self.account), partition.hold_ends(self.account)]
+        return [
+            partition.accounts,
+            partition.holds(self.account),
+            partition.hold_ends(self.account),
+        ]
 
     def words(self) -> Sequence[Word]:
-        reserved = (self.remaining, self.id, self.credits, self.life_ms, self.open_max, self.content)
+        reserved = (
+            self.remaining,
+            self.id,
+            self.credits,
+            self.life_ms,
+            self.open_max,
+            self.content,
+        )
         return [self.account, self.seen or b"", *reserved]
 
     def answer(self, reply: Any) -> Held:
@@ -90,7 +125,10 @@ class PlaceHold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseHold:
-    """Free an open hold. The answer is what it then is; None where there is none, or it has run out."""
+    """Free an open hold.
+
+    The answer is what it then is; None where there is none, or it has run out.
+    """
 
     script: ClassVar[str] = "release"
     account: str

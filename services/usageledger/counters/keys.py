@@ -1,4 +1,7 @@
-"""The names of one partition's keys. All carry one hash tag, so they lie in one slot of a Redis Cluster and fall back together."""
+"""The names of one partition's keys.
+
+All carry one hash tag, so they lie in one slot of a Redis Cluster and fall back together.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
-    """The keys of one partition of one ledger. ``prefix`` lets several ledgers share one Redis; an empty one is ``ul``.
+    """The keys of one partition of one ledger.
+
+    ``prefix`` lets several ledgers share one Redis; an empty one is ``ul``.
 
     Raises ValueError for a prefix that could end the hash tag early or run into another ledger's.
     """
@@ -24,7 +29,10 @@ class PartitionKeys:
 
     def __post_init__(self) -> None:
         if self.prefix and not _PREFIX.fullmatch(self.prefix):
-            raise ValueError(f"a prefix has up to 100 letters, digits, dots, dashes and underscores, unlike {self.prefix!r}")
+            raise ValueError(
+                "a prefix has up to 100 letters, digits, dots, dashes and underscores, unlike "
+                f"{self.prefix!r}"
+            )
         if self.partition < 0:
             raise ValueError(f"partitions are counted from 0, unlike {self.partition}")
 
@@ -44,7 +52,9 @@ class PartitionKeys:
 
     @property
     def head(self) -> str:
-        """Hash: ``token`` ("next_offset:hash"), ``value``, ``verified_at_ms``, ``windows`` (the identity windows there are, "566 567")."""
+        """Hash: ``token`` ("next_offset:hash"), ``value``, ``verified_at_ms``, ``windows`` (the
+        identity windows there are, "566 567").
+        """
         return f"{self.root}:head"
 
     @property
@@ -58,11 +68,16 @@ class PartitionKeys:
         return f"{self.root}:due"
 
     def holds(self, account: str) -> str:
-        """Hash: hold id → the account's hold; its field "" sums up the open ones. Of no view: the ledger does not know them."""
+        """Hash: hold id → the account's hold; its field "" sums up the open ones.
+
+        Of no view: the ledger does not know them.
+        """
         return f"{self.tag}:holds:{account}"
 
     def hold_ends(self, account: str) -> str:
-        """Sorted set: hold id → until when the account's hold counts (ms since 1970; of one that is over, less 2**52)."""
+        """Sorted set: hold id → until when the account's hold counts (ms since 1970; of one that is
+        over, less 2**52).
+        """
         return f"{self.tag}:hold_ends:{account}"
 
     @property
@@ -71,5 +86,8 @@ class PartitionKeys:
         return f"{self.tag}:owner"
 
     def identities(self, window: int) -> str:
-        """Hash: 16 bytes of identity → what is remembered of it. One key a window, so that a window is dropped at once."""
+        """Hash: 16 bytes of identity → what is remembered of it.
+
+        One key a window, so that a window is dropped at once.
+        """
         return f"{self.root}:identities:{window}"

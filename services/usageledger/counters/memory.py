@@ -1,4 +1,7 @@
-"""A partition's view in memory, for tests of ours and of whoever builds on us. It can fall back, as a Redis does that fails over."""
+"""A partition's view in memory, for tests of ours and of whoever builds on us.
+
+It can fall back, as a Redis does that fails over.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ class MemorySnapshot(Snapshot):
 
 @dataclass(slots=True)
 class MemoryView:
-    """See ``counters.view.PartitionView``. The fields are open: a test may look, and may spoil them."""
+    """See ``counters.view.PartitionView``.
+
+    The fields are open: a test may look, and may spoil them.
+    """
 
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     stored_head: StoredHead | None = None
@@ -40,7 +46,12 @@ class MemoryView:
     async def head(self) -> StoredHead | None:
         return self.stored_head
 
-    async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
+    async def fetch(
+        self,
+        expected: Position | None,
+        accounts: Sequence[str],
+        identities: Sequence[tuple[int, bytes]],
+    ) -> Fetched:
         self._check_head(expected)
         if expected is None:
             return Fetched([None] * len(accounts), [None] * len(identities))
@@ -60,8 +71,16 @@ class MemoryView:
             if found:
                 self.identities.setdefault(window, {}).update(found)
         if change.drop_windows_before is not None:
-            self.identities = {window: found for window, found in self.identities.items() if window >= change.drop_windows_before}
-        self.stored_head = StoredHead(change.position, change.head, self.now_ms() if change.as_of_ms is None else change.as_of_ms)
+            self.identities = {
+                window: found
+                for window, found in self.identities.items()
+                if window >= change.drop_windows_before
+            }
+        self.stored_head = StoredHead(
+            change.position,
+            change.head,
+            self.now_ms() if change.as_of_ms is None else change.as_of_ms,
+        )
 
     async def verify(self, expected: Position) -> None:
         self._check_head(expected)
@@ -124,7 +143,9 @@ class MemoryView:
         if isinstance(call, ReadAccount):
             is_open = [hold.state == "open" for hold in self._counting_of(call.account)]
             state = self.stored_accounts.get(call.account)
-            return cast(_T, AccountReading(self.stored_head, state, self._held(call.account), sum(is_open)))
+            return cast(
+                _T, AccountReading(self.stored_head, state, self._held(call.account), sum(is_open))
+            )
         if isinstance(call, PlaceHold):
             return cast(_T, self._place(call))
         if isinstance(call, ReleaseHold):
@@ -137,7 +158,9 @@ class MemoryView:
         place, held = (call.account, call.id), self._held(call.account)
         found = self._counting(place)
         if found is not None and found.state != "released":
-            return Held("held" if found.content == call.content else "id_holds_something_else", held, found)
+            return Held(
+                "held" if found.content == call.content else "id_holds_something_else", held, found
+            )
         stored = self.stored_accounts.get(call.account)
         if stored != call.seen:
             return Held("account_moved", held, account=stored)
@@ -146,7 +169,9 @@ class MemoryView:
         if sum(hold.state == "open" for hold in self._counting_of(call.account)) >= call.open_max:
             return Held("too_many_open_holds", held)
         hold = Hold("open", call.credits, self.now_ms() + call.life_ms, call.content)
-        self.holds = {place: kept for place, kept in self.holds.items() if self._counting(place) is not None}
+        self.holds = {
+            place: kept for place, kept in self.holds.items() if self._counting(place) is not None
+        }
         self.holds[place] = hold
         return Held("held", held + call.credits, hold)
 

@@ -1,6 +1,8 @@
-"""What the owners of partitions say of themselves, for `status` and `doctor`: kept beside each view, for as long as its owner lives.
+"""What the owners of partitions say of themselves, for `status` and `doctor`: kept beside each
+view, for as long as its owner lives.
 
-It is no part of the view and nothing is decided by it. An owner that is gone says nothing any more, so its report expires.
+It is no part of the view and nothing is decided by it. An owner that is gone says nothing any more,
+so its report expires.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ LIFE_MS = 6_000
 
 
 class OwnerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``state`` is the owner's; ``no_progress_s``: for how long there has been something to do and nothing was done.
+    """``state`` is the owner's; ``no_progress_s``: for how long there has been something to do and
+    nothing was done.
 
     A view that is being caught up stands at ledger offset ``caught_up_to`` of ``catch_up_end``.
     """
@@ -35,7 +38,9 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(OwnerReport)
 
 
-async def write_reports(redis: AsyncClient, prefix: str, reports: Mapping[int, OwnerReport]) -> None:
+async def write_reports(
+    redis: AsyncClient, prefix: str, reports: Mapping[int, OwnerReport]
+) -> None:
     """Write the reports of a worker's partitions. Raises ViewError."""
     pipeline = redis.pipeline(transaction=False)
     for partition, report in reports.items():
@@ -46,8 +51,12 @@ async def write_reports(redis: AsyncClient, prefix: str, reports: Mapping[int, O
         raise view_error(error) from error
 
 
-def read_reports(redis: Client, prefix: str, partitions: Iterable[int]) -> dict[int, OwnerReport | None]:
-    """The reports of partitions; None where no owner has reported lately, or one of another release. Raises ViewError."""
+def read_reports(
+    redis: Client, prefix: str, partitions: Iterable[int]
+) -> dict[int, OwnerReport | None]:
+    """The reports of partitions; None where no owner has reported lately, or one of another
+    release. Raises ViewError.
+    """
     wanted = list(partitions)
     pipeline = redis.pipeline(transaction=False)
     for partition in wanted:

@@ -1,6 +1,7 @@
 """What readers take from a view: the CLI, the gateway, the audit. They never move it.
 
-A stored account is as of the last entry that touched it: who shows it calls ``at(now)`` on its state first.
+A stored account is as of the last entry that touched it: who shows it calls ``at(now)`` on its
+state first.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from usageledger.counters.scripts import Word
 from usageledger.counters.view import StoredHead
 
 VERIFIED_LATELY = timedelta(seconds=5)
-"""An owner verifies its head about once a second. Older than this, it is away, or the store has lost it."""
+"""An owner verifies its head about once a second.
+
+Older than this, it is away, or the store has lost it.
+"""
 
 _HEAD_FIELDS = ["token", "value", "verified_at_ms"]
 
 
 class AccountReading(NamedTuple):
-    """A view's head and one account's encoded state, of one moment; None where the view has nothing. ``held``: see `ReadAccount`."""
+    """A view's head and one account's encoded state, of one moment; None where the view has
+    nothing. ``held``: see `ReadAccount`.
+    """
 
     head: StoredHead | None
     account: bytes | None
@@ -34,13 +40,20 @@ class AccountReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadAccount:
-    """Read the head, one account, what its open holds have reserved at that moment (micro-credits), and how many they are."""
+    """Read the head, one account, what its open holds have reserved at that moment (micro-credits),
+    and how many they are.
+    """
 
     script: ClassVar[str] = "read_account"
     account: str
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
-        return [partition.head, partition.accounts, partition.holds(self.account), partition.hold_ends(self.account)]
+        return [
+            partition.head,
+            partition.accounts,
+            partition.holds(self.account),
+            partition.hold_ends(self.account),
+        ]
 
     def words(self) -> Sequence[Word]:
         return [self.account]
@@ -52,13 +65,19 @@ class ReadAccount:
 
 @dataclass(frozen=True, slots=True)
 class ReadAccounts:
-    """Read the head and several accounts of its partition at one moment, each as `ReadAccount` does."""
+    """Read the head and several accounts of its partition at one moment, each as `ReadAccount`
+    does.
+    """
 
     script: ClassVar[str] = "read_accounts"
     accounts: Sequence[str]
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
-        of_holds = (key for account in self.accounts for key in (partition.holds(account), partition.hold_ends(account)))
+        of_holds = (
+            key
+            for account in self.accounts
+            for key in (partition.holds(account), partition.hold_ends(account))
+        )
         return [partition.head, partition.accounts, *of_holds]
 
     def words(self) -> Sequence[Word]:
@@ -75,8 +94,12 @@ def read_account(redis: Client, prefix: str, partition: int, account: str) -> Ac
     return ask(redis, PartitionKeys(prefix, partition), ReadAccount(account))
 
 
-def read_heads(redis: Client, prefix: str, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
-    """Read the heads of several partitions in one round trip (to each node); no moment is common to all of them. Raises ViewError."""
+def read_heads(
+    redis: Client, prefix: str, partitions: Iterable[int]
+) -> dict[int, StoredHead | None]:
+    """Read the heads of several partitions in one round trip (to each node); no moment is common to
+    all of them. Raises ViewError.
+    """
     wanted = list(partitions)
     pipeline = redis.pipeline(transaction=False)
     for partition in wanted:
@@ -88,7 +111,9 @@ def read_heads(redis: Client, prefix: str, partitions: Iterable[int]) -> dict[in
     return {partition: head_of(*reply) for partition, reply in zip(wanted, replies, strict=True)}
 
 
-async def read_heads_async(redis: AsyncClient, prefix: str, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
+async def read_heads_async(
+    redis: AsyncClient, prefix: str, partitions: Iterable[int]
+) -> dict[int, StoredHead | None]:
     """As ``read_heads``, with an asynchronous client."""
     wanted = list(partitions)
     pipeline = redis.pipeline(transaction=False)
@@ -102,14 +127,20 @@ async def read_heads_async(redis: AsyncClient, prefix: str, partitions: Iterable
 
 
 def as_of(head: StoredHead, now: datetime) -> datetime | None:
-    """When the counters under this head were last known to be all that was decided; None if that was lately, so that nothing need be said.
+    """When the counters under this head were last known to be all that was decided; None if that
+    was lately, so that nothing need be said.
 
-    ``now`` is compared with the store's clock: where the two differ by more than VERIFIED_LATELY, more is said than need be, or less.
+    ``now`` is compared with the store's clock: where the two differ by more than VERIFIED_LATELY,
+    more is said than need be, or less.
     """
     at = verified_at(head)
     return None if now - at <= VERIFIED_LATELY else at
 
 
 def verified_at(head: StoredHead) -> datetime:
-    """When the counters under this head were last known to be all that was decided, by the store's clock."""
-    return datetime.fromtimestamp(head.verified_at_ms // 1_000, UTC) + timedelta(milliseconds=head.verified_at_ms % 1_000)
+    """When the counters under this head were last known to be all that was decided, by the store's
+    clock.
+    """
+    return datetime.fromtimestamp(head.verified_at_ms // 1_000, UTC) + timedelta(
+        milliseconds=head.verified_at_ms % 1_000
+    )

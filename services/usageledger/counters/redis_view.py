@@ -1,7 +1,9 @@
-"""A partition's view in Redis: one hash tag, so one slot, one node, one append-only file; it falls back as a whole or not at all.
+"""A partition's view in Redis: one hash tag, so one slot, one node, one append-only file; it falls
+back as a whole or not at all.
 
-Each call is one script. A script's writes reach the append-only file and the replicas as one unit, hence whatever a failover loses, what is
-left is the view as it was after some earlier commit, and the head says after which.
+Each call is one script. A script's writes reach the append-only file and the replicas as one unit,
+hence whatever a failover loses, what is left is the view as it was after some earlier commit, and
+the head says after which.
 """
 
 from __future__ import annotations
@@ -18,12 +20,28 @@ from redis.exceptions import ResponseError
 from usageledger.counters import scripts
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
-from usageledger.counters.replies import REDIS_FAILURES, head_of, pairs, position_of, token_of, view_error
-from usageledger.counters.view import Fetched, HeadMoved, Position, Snapshot, StoredHead, ViewChange, ViewError
+from usageledger.counters.replies import (
+    REDIS_FAILURES,
+    head_of,
+    pairs,
+    position_of,
+    token_of,
+    view_error,
+)
+from usageledger.counters.view import (
+    Fetched,
+    HeadMoved,
+    Position,
+    Snapshot,
+    StoredHead,
+    ViewChange,
+    ViewError,
+)
 
 DEFAULT_TIMEOUT_S = 5.0
 
-# A view's set of windows changes about once a month: whoever meets that moment twice meets something else.
+# A view's set of windows changes about once a month: whoever meets that moment twice meets
+# something else.
 _WINDOW_ATTEMPTS_MAX = 3
 _MS_MAX = 2**53
 
@@ -31,9 +49,19 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisView:
-    """See ``counters.view.PartitionView``. It keeps nothing in memory; many views may share one client."""
+    """See ``counters.view.PartitionView``.
 
-    def __init__(self, redis: AsyncClient, prefix: str, partition: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    It keeps nothing in memory; many views may share one client.
+    """
+
+    def __init__(
+        self,
+        redis: AsyncClient,
+        prefix: str,
+        partition: int,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
         self._redis = redis
         self._keys = PartitionKeys(prefix, partition)
         self._timeout_s = timeout_s
@@ -46,13 +74,21 @@ class RedisView:
             token, value, verified_at_ms, _ = await self._run("head", [self._keys.head])
         return head_of(token, value, verified_at_ms)
 
-    async def fetch(self, expected: Position | None, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]) -> Fetched:
+    async def fetch(
+        self,
+        expected: Position | None,
+        accounts: Sequence[str],
+        identities: Sequence[tuple[int, bytes]],
+    ) -> Fetched:
         places = _places_by_window(identities)
         order = [place for window in places for place in places[window]]
         keys = [self._keys.head, self._keys.accounts]
         for window in places:
             keys += (self._keys.identities(window), self._keys.identities(window - 1))
-        asked = [[account.encode() for account in accounts], *([identities[place][1] for place in group] for group in places.values())]
+        asked = [
+            [account.encode() for account in accounts],
+            *([identities[place][1] for place in group] for group in places.values()),
+        ]
         words: list[scripts.Word] = [token_of(expected), *_packed(asked)]
         async with self._bounded():
             reply = await self._run("fetch", keys, words)
@@ -69,11 +105,14 @@ class RedisView:
         async with self._bounded():
             reply = await self._commit(expected, change, dropped=())
             if reply[0] == 2:
-                reply = await self._commit(expected, change, dropped=[int(window) for window in reply[1]])
+                reply = await self._commit(
+                    expected, change, dropped=[int(window) for window in reply[1]]
+                )
         _check_head(reply)
         if reply[0] == 3:
             raise ViewError(
-                f"the view has no head and yet {reply[1].decode()}: it is damaged: usageledger rebuild --partition {self._keys.partition}",
+                f"the view has no head and yet {reply[1].decode()}: it is damaged: usageledger "
+                f"rebuild --partition {self._keys.partition}",
                 retriable=False,
             )
         if reply[0] != 1:
@@ -109,7 +148,9 @@ class RedisView:
 
     def beside(self) -> RedisView:
         if self._beside is None:
-            self._beside = RedisView(self._redis, self._keys.prefix, self._keys.partition, timeout_s=self._timeout_s)
+            self._beside = RedisView(
+                self._redis, self._keys.prefix, self._keys.partition, timeout_s=self._timeout_s
+            )
             self._beside._keys = self._keys.beside
         return self._beside
 
@@ -126,12 +167,20 @@ class RedisView:
         listed, windows = await self._windows(keys)
         listed_beside, windows_beside = await self._windows(others)
         own = [keys.identities(window) for window in windows] or await self._stray_windows()
-        moved = [name for window in windows_beside for name in (others.identities(window), keys.identities(window))]
+        moved = [
+            name
+            for window in windows_beside
+            for name in (others.identities(window), keys.identities(window))
+        ]
         fixed = [keys.head, keys.accounts, keys.due, others.head, others.accounts, others.due]
-        return await self._run("take_over", [*fixed, *own, *moved], [token_of(beside), listed, listed_beside, len(own)])
+        return await self._run(
+            "take_over", [*fixed, *own, *moved], [token_of(beside), listed, listed_beside, len(own)]
+        )
 
     async def _windows(self, keys: PartitionKeys) -> tuple[bytes, list[int]]:
-        """The field that names a view's windows, and their numbers; none where the head is no hash, for then it was never a view's."""
+        """The field that names a view's windows, and their numbers; none where the head is no hash,
+        for then it was never a view's.
+        """
         try:
             listed = (await self._run("head", [keys.head]))[3] or b""
         except ResponseError as error:
@@ -140,9 +189,15 @@ class RedisView:
             listed = b""
         return listed, [int(window) for window in listed.split()]
 
-    async def _commit(self, expected: Position | None, change: ViewChange, *, dropped: Sequence[int]) -> Any:
+    async def _commit(
+        self, expected: Position | None, change: ViewChange, *, dropped: Sequence[int]
+    ) -> Any:
         before = change.drop_windows_before
-        written = {w: found for w, found in change.identities.items() if found and (before is None or w >= before)}
+        written = {
+            w: found
+            for w, found in change.identities.items()
+            if found and (before is None or w >= before)
+        }
         due = {account: ms for account, ms in change.due_ms.items() if ms is not None}
         no_longer_due = [account for account, ms in change.due_ms.items() if ms is None]
         if any(abs(ms) >= _MS_MAX for ms in due.values()):
@@ -154,7 +209,11 @@ class RedisView:
         for account in settled:
             keys += (self._keys.holds(account), self._keys.hold_ends(account))
         lists = [
-            [word for account, state in change.accounts.items() for word in (account.encode(), state)],
+            [
+                word
+                for account, state in change.accounts.items()
+                for word in (account.encode(), state)
+            ],
             [word for account, ms in due.items() for word in (b"%d" % ms, account.encode())],
             [account.encode() for account in no_longer_due],
             [b"%d" % window for window in (*written, *dropped)],
@@ -162,11 +221,23 @@ class RedisView:
             *([] for _ in dropped),
             *([hold.encode() for hold in ids] for ids in settled.values()),
         ]
-        words = [token_of(expected), token_of(change.position), change.head, "" if before is None else before, *_packed(lists)]
-        return await self._run("commit", keys, [*words, "" if change.as_of_ms is None else change.as_of_ms])
+        words = [
+            token_of(expected),
+            token_of(change.position),
+            change.head,
+            "" if before is None else before,
+            *_packed(lists),
+        ]
+        return await self._run(
+            "commit", keys, [*words, "" if change.as_of_ms is None else change.as_of_ms]
+        )
 
-    async def _run_knowing_windows(self, name: str, fixed: Sequence[str], *, look_for_strays: bool = False) -> tuple[list[int], Any]:
-        """Run a script that takes the keys of all windows, which only the head knows: read it, then run, again if they changed between."""
+    async def _run_knowing_windows(
+        self, name: str, fixed: Sequence[str], *, look_for_strays: bool = False
+    ) -> tuple[list[int], Any]:
+        """Run a script that takes the keys of all windows, which only the head knows: read it, then
+        run, again if they changed between.
+        """
         for _ in range(_WINDOW_ATTEMPTS_MAX):
             token, _, _, listed = await self._run("head", [self._keys.head])
             windows = [int(window) for window in (listed or b"").split()]
@@ -179,9 +250,17 @@ class RedisView:
         raise ViewError(f"the view's windows kept changing; {name} gave up")
 
     async def _stray_windows(self) -> list[str]:
-        """Windows that no head lists any more. A search through the whole server, for a view that somebody has damaged."""
+        """Windows that no head lists any more.
+
+        A search through the whole server, for a view that somebody has damaged.
+        """
         # The tag has braces and no glob characters: its letters stand for themselves.
-        return [key.decode() async for key in self._redis.scan_iter(match=f"{self._keys.root}:identities:*", count=1_000)]
+        return [
+            key.decode()
+            async for key in self._redis.scan_iter(
+                match=f"{self._keys.root}:identities:*", count=1_000
+            )
+        ]
 
     async def _run(self, name: str, keys: Sequence[str], words: Sequence[scripts.Word] = ()) -> Any:
         return await scripts.run(self._redis, name, keys, words)
@@ -219,11 +298,15 @@ def _ids_by_account(holds: Sequence[tuple[str, str]]) -> dict[str, dict[str, Non
 
 
 def _packed(lists: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
-    """Lists of words as two arguments: their lengths, and all of them joined. The scripts take them apart again.
+    """Lists of words as two arguments: their lengths, and all of them joined.
+
+    The scripts take them apart again.
 
     MessagePack alone would do if the one that servers have could read binary strings.
     """
-    return _encode([[len(word) for word in words] for words in lists]), b"".join(chain.from_iterable(lists))
+    return _encode([[len(word) for word in words] for words in lists]), b"".join(
+        chain.from_iterable(lists)
+    )
 
 
 def _due_of(flat: Sequence[bytes]) -> dict[str, int]:

@@ -12,7 +12,8 @@ from usageledger.counters.view import Position, StoredHead, ViewError
 REDIS_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 """All that a client of redis-py raises when a call fails."""
 
-# Failures of a server that can do later what it refuses now: it is away, loads, fails over, moves slots, or has no memory.
+# Failures of a server that can do later what it refuses now: it is away, loads, fails over, moves
+# slots, or has no memory.
 _PASSING = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -24,7 +25,8 @@ _PASSING = (
     OSError,
 )
 _LASTING = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-# The same, as answers that redis-py has no class for: a script runs too long, the disk is full, too few replicas are connected.
+# The same, as answers that redis-py has no class for: a script runs too long, the disk is full, too
+# few replicas are connected.
 _PASSING_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 
@@ -41,13 +43,19 @@ def position_of(token: bytes | None) -> Position | None:
     return Position(int(offset), hash_)
 
 
-def head_of(token: bytes | None, value: bytes | None, verified_at_ms: bytes | None) -> StoredHead | None:
+def head_of(
+    token: bytes | None, value: bytes | None, verified_at_ms: bytes | None
+) -> StoredHead | None:
     """The head from its fields. Raises ViewError for a hash that no commit can have written."""
     if token is None and value is None and verified_at_ms is None:
         return None
     position = position_of(token)
     if position is None or value is None or verified_at_ms is None:
-        raise ViewError("the view's head lacks fields: it was not written by a ledger, or has been tampered with", retriable=False)
+        raise ViewError(
+            "the view's head lacks fields: it was not written by a ledger, or has been tampered "
+            "with",
+            retriable=False,
+        )
     return StoredHead(position, value, int(verified_at_ms))
 
 
@@ -59,4 +67,7 @@ def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 def view_error(error: Exception) -> ViewError:
     """What a failure of the client means to who asked: try again later, or change something first."""
     is_passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
-    return ViewError(f"redis: {error or type(error).__name__}", retriable=is_passing and not isinstance(error, _LASTING))
+    return ViewError(
+        f"redis: {error or type(error).__name__}",
+        retriable=is_passing and not isinstance(error, _LASTING),
+    )

@@ -1,4 +1,6 @@
-"""Whether a Redis can be trusted with counters: it may not evict, and must keep an append-only file. Asked before anything is started."""
+"""Whether a Redis can be trusted with counters: it may not evict, and must keep an append-only
+file. Asked before anything is started.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,16 @@ from usageledger.counters.connection import Client
 from usageledger.counters.replies import REDIS_FAILURES, view_error
 
 VERSION_MIN = (7, 0)
-"""The first that refuses a script whole, instead of halfway, when memory runs out (Valkey answers 7.2 or later)."""
+"""The first that refuses a script whole, instead of halfway, when memory runs out (Valkey answers
+7.2 or later).
+"""
 
 
 class ServerUnfit(Exception):
-    """The server is not set up for the ledger. ``problems`` says what is wrong and what to do, a sentence each."""
+    """The server is not set up for the ledger.
+
+    ``problems`` says what is wrong and what to do, a sentence each.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(" ".join(problems))
@@ -25,7 +32,10 @@ class ServerUnfit(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What one server says of itself. ``appendfsync`` is None where the server does not tell (many managed ones do not)."""
+    """What one server says of itself.
+
+    ``appendfsync`` is None where the server does not tell (many managed ones do not).
+    """
 
     address: str
     version: str
@@ -36,7 +46,10 @@ class ServerSettings:
 
 
 def check_server(redis: Client) -> list[str]:
-    """Ask every server that may hold counters; return warnings. Raises ServerUnfit, or ViewError when one does not answer."""
+    """Ask every server that may hold counters; return warnings.
+
+    Raises ServerUnfit, or ViewError when one does not answer.
+    """
     try:
         settings = _ask_all(redis)
     except REDIS_FAILURES as error:
@@ -51,16 +64,25 @@ def problems_of(server: ServerSettings) -> list[str]:
     """What forbids to keep counters there."""
     problems = []
     if _version_of(server.version) < VERSION_MIN:
-        problems.append(f"{server.address} is version {server.version}: use Redis 7.0 or later, or Valkey.")
+        problems.append(
+            f"{server.address} is version {server.version}: use Redis 7.0 or later, or Valkey."
+        )
     if not server.is_master:
-        problems.append(f"{server.address} is a replica: give the address of its master (or redis+sentinel:// or redis+cluster://).")
+        problems.append(
+            f"{server.address} is a replica: give the address of its master (or redis+sentinel:// "
+            "or redis+cluster://)."
+        )
     if server.maxmemory_policy != "noeviction":
         problems.append(
-            f"{server.address} evicts keys when memory is short (maxmemory-policy {server.maxmemory_policy}), which would lose charges: "
+            f"{server.address} evicts keys when memory is short (maxmemory-policy "
+            f"{server.maxmemory_policy}), which would lose charges: "
             "set maxmemory-policy noeviction."
         )
     if not server.has_append_only_file:
-        problems.append(f"{server.address} keeps no append-only file: set appendonly yes and appendfsync everysec.")
+        problems.append(
+            f"{server.address} keeps no append-only file: set appendonly yes and appendfsync "
+            "everysec."
+        )
     return problems
 
 
@@ -68,11 +90,14 @@ def warnings_of(server: ServerSettings) -> list[str]:
     """What an operator should know of."""
     if server.appendfsync == "no":
         return [
-            f"{server.address} leaves it to the system when to write its file (appendfsync no): a crash can lose minutes, which are then "
+            f"{server.address} leaves it to the system when to write its file (appendfsync no): a "
+            "crash can lose minutes, which are then "
             "replayed: set appendfsync everysec."
         ]
     if server.appendfsync is None:
-        return [f"{server.address} does not tell its appendfsync: see that it is everysec or always."]
+        return [
+            f"{server.address} does not tell its appendfsync: see that it is everysec or always."
+        ]
     return []
 
 

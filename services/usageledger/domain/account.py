@@ -1,4 +1,7 @@
-"""The state of an account: a fold of its ledger entries and of nothing else. All amounts are micro-credits, all intervals half-open."""
+"""The state of an account: a fold of its ledger entries and of nothing else.
+
+All amounts are micro-credits, all intervals half-open.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import msgspec
 
 
 class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One instance of the billing cycle: ``[start, end)``; Free's has no end. An account's periods are numbered from 0."""
+    """One instance of the billing cycle: ``[start, end)``; Free's has no end. An account's periods
+    are numbered from 0.
+    """
 
     number: int
     start: datetime
@@ -20,7 +25,9 @@ class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     used: int = 0
     by_feature: dict[str, int] = {}
     settled: int = 0
-    """What was drawn for good from grants that have expired in it, and, once it is over, from all grants."""
+    """What was drawn for good from grants that have expired in it, and, once it is over, from all
+    grants.
+    """
     announced: tuple[tuple[str, int], ...] = ()
     """Thresholds announced in it: (share, the ``used + remaining`` it was a share of)."""
     is_free: bool = False
@@ -34,7 +41,10 @@ class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """An immutable, dated addition of credits, named by the event that brought it. ``left`` is what no ended period has drawn."""
+    """An immutable, dated addition of credits, named by the event that brought it.
+
+    ``left`` is what no ended period has drawn.
+    """
 
     source: str
     id: str
@@ -50,7 +60,9 @@ class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
     plan: str
     period: Period
     free_left: int
-    """What is left of Free's once-in-a-life credits, as of the last time that the account was on Free."""
+    """What is left of Free's once-in-a-life credits, as of the last time that the account was on
+    Free.
+    """
     time_zone: str
     previous: Period | None = None
     next_plan: str | None = None
@@ -68,7 +80,9 @@ class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
     @property
     def granted(self) -> int:
         """What grants add to the current period's allotment."""
-        return self.period.settled + (sum(grant.left for grant in self.grants) if self.grants else 0)
+        return self.period.settled + (
+            sum(grant.left for grant in self.grants) if self.grants else 0
+        )
 
     @property
     def remaining(self) -> int:
@@ -82,7 +96,9 @@ class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
 
 
 def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
-    """What the current period draws from each grant, the soonest to expire first: the allotment is used up before any grant."""
+    """What the current period draws from each grant, the soonest to expire first: the allotment is
+    used up before any grant.
+    """
     beyond = max(0, state.period.used - state.period.allotment - state.period.settled)
     drawn: list[tuple[Grant, int]] = []
     for grant in state.grants:
@@ -94,20 +110,31 @@ def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
 
 def by_expiry(grants: Iterable[Grant]) -> list[Grant]:
     """The soonest to expire first; those that never do, last; among equals, the older first."""
-    return sorted(grants, key=lambda grant: (grant.expires_at is None, grant.expires_at or grant.granted_at, grant.granted_at))
+    return sorted(
+        grants,
+        key=lambda grant: (
+            grant.expires_at is None,
+            grant.expires_at or grant.granted_at,
+            grant.granted_at,
+        ),
+    )
 
 
 def next_boundary(state: AccountState) -> datetime | None:
-    """When the account next changes by itself: its period ends or a grant expires; None where neither will."""
+    """When the account next changes by itself: its period ends or a grant expires; None where
+    neither will.
+    """
     end, expiry = state.period.end, _next_expiry(state)
     return end if expiry is None or (end is not None and end <= expiry) else expiry
 
 
 def due_at(state: AccountState, *, free_plan: str) -> datetime | None:
-    """When the ledger's owner must act on the account without waiting for an input: where an app has to be told.
+    """When the ledger's owner must act on the account without waiting for an input: where an app
+    has to be told.
 
-    That is the next boundary of an account to which nothing remains, that has a grant which expires, or that falls back to a Free with
-    nothing left. Time alone does not free one that is suspended.
+    That is the next boundary of an account to which nothing remains, that has a grant which
+    expires, or that falls back to a Free with nothing left. Time alone does not free one that is
+    suspended.
     """
     falls_to_nothing = state.next_plan == free_plan and state.free_left <= 0
     is_due = state.remaining <= 0 or falls_to_nothing or _next_expiry(state) is not None

@@ -20,7 +20,10 @@ class RatedBy(msgspec.Struct, frozen=True):
 
 
 class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
-    """The catalogs that a ledger partition has adopted, in that order. Decisions see these and no others."""
+    """The catalogs that a ledger partition has adopted, in that order.
+
+    Decisions see these and no others.
+    """
 
     catalogs: tuple[Catalog, ...] = ()
 
@@ -40,26 +43,34 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
         return self._versions.get(version)
 
     def adopt(self, catalog: Catalog) -> AdoptedCatalogs:
-        """These and ``catalog``. One that is adopted already changes nothing; ValueError where its version has other content."""
+        """These and ``catalog``.
+
+        One that is adopted already changes nothing; ValueError where its version has other content.
+        """
         known = self.version(catalog.version)
         if known is None:
             return AdoptedCatalogs((*self.catalogs, catalog))
         if known != catalog:
-            raise ValueError(f"catalog version {catalog.version!r} is adopted already, with other content: a version never changes")
+            raise ValueError(
+                f"catalog version {catalog.version!r} is adopted already, with other content: a "
+                "version never changes"
+            )
         return self
 
     def in_force(self, at: datetime) -> Catalog:
-        """The version with the greatest ``effective_from <= at``, the later adopted on a tie; before all of them, the earliest.
+        """The version with the greatest ``effective_from <= at``, the later adopted on a tie;
+        before all of them, the earliest.
 
         Raises ValueError when none is adopted.
         """
         return self._by_effect[self._place_in_force(at)]
 
     def rate_for(self, feature: str, model: str | None, at: datetime) -> RatedBy | UnknownRate:
-        """The rate of a use by the version in force at ``at``; where that one does not know it, by the first later one that does.
+        """The rate of a use by the version in force at ``at``; where that one does not know it, by
+        the first later one that does.
 
-        Later is by adoption: that is how an event refused for an unknown model, sent again, gets its rate.
-        Raises ValueError when none is adopted.
+        Later is by adoption: that is how an event refused for an unknown model, sent again, gets
+        its rate. Raises ValueError when none is adopted.
         """
         place = self._place_in_force(at)
         rated = self._rates[place].get((feature, model))
@@ -77,7 +88,9 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def _rates(self) -> list[dict[tuple[str, str | None], RatedBy]]:
-        """For each place in ``_by_effect``, every rate that a use finds when that version is in force: the hot path, so made once."""
+        """For each place in ``_by_effect``, every rate that a use finds when that version is in
+        force: the hot path, so made once.
+        """
         found: list[dict[tuple[str, str | None], RatedBy]] = []
         for place in range(len(self._by_effect)):
             rates: dict[tuple[str, str | None], RatedBy] = {}

@@ -1,4 +1,7 @@
-"""What an account has: a projection of its state at a moment, for apps and people. Never a fact of its own."""
+"""What an account has: a projection of its state at a moment, for apps and people.
+
+Never a fact of its own.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,20 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     by_feature: dict[str, str]
 
 
-def balance_at(account: str, state: AccountState | None, at: datetime, catalogs: AdoptedCatalogs) -> Balance:
+def balance_at(
+    account: str, state: AccountState | None, at: datetime, catalogs: AdoptedCatalogs
+) -> Balance:
     """The balance at a moment: the state is rolled over in the reader's hands.
 
     An account that the ledger does not know is on an untouched Free.
     """
     if state is None:
-        return _balance(account, untouched_free(at, catalogs), catalogs.in_force(at), is_known=False)
-    return _balance(account, state_at(state, account, at, catalogs), catalogs.in_force(at), is_known=True)
+        return _balance(
+            account, untouched_free(at, catalogs), catalogs.in_force(at), is_known=False
+        )
+    return _balance(
+        account, state_at(state, account, at, catalogs), catalogs.in_force(at), is_known=True
+    )
 
 
 def untouched_free(at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
@@ -75,5 +84,8 @@ def _balance(account: str, state: AccountState, catalog: Catalog, *, is_known: b
         blocked=state.is_blocked,
         suspended=state.suspended,
         thresholds=tuple(format_quantity(share) for share in thresholds_of(state, catalog)),
-        by_feature={feature: format_credits(credits) for feature, credits in sorted(period.by_feature.items())},
+        by_feature={
+            feature: format_credits(credits)
+            for feature, credits in sorted(period.by_feature.items())
+        },
     )

@@ -16,7 +16,10 @@ PRICE_CENTS_MAX = 2**53 - 1
 
 
 class UnusableCatalog(ValueError):
-    """A catalog by which nothing can be decided. ``defects`` are sentences that begin with the place."""
+    """A catalog by which nothing can be decided.
+
+    ``defects`` are sentences that begin with the place.
+    """
 
     def __init__(self, defects: Sequence[str]) -> None:
         super().__init__("the catalog cannot be used: " + "; ".join(defects))
@@ -45,7 +48,10 @@ def _defects(catalog: Catalog) -> Iterator[str]:
     free = [plan.id for plan in catalog.plans if not plan.renews]
     if len(free) != 1:
         found = ", ".join(free) or "none"
-        yield f"plans: exactly one plan does not renew, the free one that every account begins with; found {found}"
+        yield (
+            "plans: exactly one plan does not renew, the free one that every account begins with; "
+            f"found {found}"
+        )
     yield from _repeated("features", catalog.features)
     for feature in catalog.features:
         yield from _feature_defects(f"features.{feature.id}", feature)
@@ -58,7 +64,10 @@ def _plan_defects(where: str, plan: Plan) -> Iterator[str]:
     yield from _out_of_range(f"{where}.price_cents", plan.price_cents, PRICE_CENTS_MAX)
     yield from _out_of_range(f"{where}.credits", plan.allotment, MICROCREDITS_MAX)
     if not plan.renews and plan.price_cents != 0:
-        yield f"{where}: a plan that does not renew costs nothing, there is no rule for one that is paid once"
+        yield (
+            f"{where}: a plan that does not renew costs nothing, there is no rule for one that is "
+            "paid once"
+        )
     yield from _threshold_defects(f"{where}.thresholds", plan.thresholds or ())
 
 
@@ -120,4 +129,7 @@ def _not_a_quantity(where: str, value: Decimal) -> Iterator[str]:
 
 def _out_of_range(where: str, amount: int, highest: int) -> Iterator[str]:
     if not 0 <= amount <= highest:
-        yield f"{where}: {'is negative' if amount < 0 else 'is beyond what the ledger counts (2**53 micro-credits)'}"
+        yield (
+            f"{where}: "
+            f"{'is negative' if amount < 0 else 'is beyond what the ledger counts (2**53 micro-credits)'}"
+        )

@@ -1,6 +1,8 @@
-"""A catalog as people edit it and as ``catalog.published`` carries it: one JSON shape, credits in decimal strings or whole numbers.
+"""A catalog as people edit it and as ``catalog.published`` carries it: one JSON shape, credits in
+decimal strings or whole numbers.
 
-``catalogs/captions_2026_11.json`` is an example of all of it. Unknown keys are refused: a misspelt ``rounding`` would charge wrongly.
+``catalogs/captions_2026_11.json`` is an example of all of it. Unknown keys are refused: a misspelt
+``rounding`` would charge wrongly.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import format_quantity, parse_quantity
 
 Amount = str | int
-"""Decimal credits or a decimal quantity; never a JSON number with a point, which readers hold as a double."""
+"""Decimal credits or a decimal quantity; never a JSON number with a point, which readers hold as a
+double.
+"""
 
 _Read = TypeVar("_Read")
 
 
-class RateDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class RateDocument(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """``credits`` for each ``per`` units."""
 
     credits: Amount
@@ -42,7 +48,9 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rate: RateDocument
 
 
-class FeatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class FeatureDocument(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A line of the rate card."""
 
     id: str
@@ -53,8 +61,11 @@ class FeatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     models: tuple[ModelDocument, ...] = ()
 
 
-# omit_defaults: a catalog whose plans have no thresholds of their own is written as it was before there were any.
-class PlanDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+# omit_defaults: a catalog whose plans have no thresholds of their own is written as it was before
+# there were any.
+class PlanDocument(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A plan; ``credits`` is its allotment."""
 
     id: str
@@ -80,7 +91,8 @@ class CatalogDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 def read_catalog(document: bytes | str | Mapping[str, object]) -> Catalog:
     """Read a catalog that can be used, from JSON or from what JSON was decoded to.
 
-    Raises UnusableCatalog (a ValueError): for a wrong shape naming the first place, otherwise naming every defect and its place.
+    Raises UnusableCatalog (a ValueError): for a wrong shape naming the first place, otherwise
+    naming every defect and its place.
     """
     try:
         if isinstance(document, (bytes, str)):
@@ -95,7 +107,10 @@ def read_catalog(document: bytes | str | Mapping[str, object]) -> Catalog:
 
 
 def catalog_document(catalog: Catalog) -> dict[str, object]:
-    """Write a catalog in the shape that ``read_catalog`` reads, as plain JSON values. The one canonical form of equal catalogs."""
+    """Write a catalog in the shape that ``read_catalog`` reads, as plain JSON values.
+
+    The one canonical form of equal catalogs.
+    """
     document = CatalogDocument(
         version=catalog.version,
         effective_from=catalog.effective_from,
@@ -131,27 +146,44 @@ def _feature_document(feature: Feature) -> FeatureDocument:
         name=feature.name,
         section=feature.section,
         rate=None if feature.rate is None else _rate_document(feature.rate),
-        stated_range=None if bounds is None else (format_credits(bounds[0]), format_credits(bounds[1])),
-        models=tuple(ModelDocument(id=model.id, name=model.name, rate=_rate_document(model.rate)) for model in feature.models),
+        stated_range=None
+        if bounds is None
+        else (format_credits(bounds[0]), format_credits(bounds[1])),
+        models=tuple(
+            ModelDocument(id=model.id, name=model.name, rate=_rate_document(model.rate))
+            for model in feature.models
+        ),
     )
 
 
 def _rate_document(rate: Rate) -> RateDocument:
     per: Amount = 1 if rate.per == 1 else format_quantity(rate.per)
-    return RateDocument(credits=format_credits(rate.credits), unit=rate.unit, per=per, rounding=rate.rounding, note=rate.note)
+    return RateDocument(
+        credits=format_credits(rate.credits),
+        unit=rate.unit,
+        per=per,
+        rounding=rate.rounding,
+        note=rate.note,
+    )
 
 
 class _Reading:
-    """Turns a document's amounts into values, and notes each that cannot be read, so that its author sees all of them at once."""
+    """Turns a document's amounts into values, and notes each that cannot be read, so that its
+    author sees all of them at once.
+    """
 
     def __init__(self) -> None:
         self._defects: list[str] = []
 
     def catalog(self, shape: CatalogDocument) -> Catalog:
         plans = tuple(self._plan(f"plans.{plan.id}", plan) for plan in shape.plans)
-        features = tuple(self._feature(f"features.{feature.id}", feature) for feature in shape.features)
+        features = tuple(
+            self._feature(f"features.{feature.id}", feature) for feature in shape.features
+        )
         thresholds = self._shares("thresholds", shape.thresholds)
-        effective_from = self._value("effective_from", _utc, shape.effective_from, shape.effective_from)
+        effective_from = self._value(
+            "effective_from", _utc, shape.effective_from, shape.effective_from
+        )
         if self._defects:
             refuse(self._defects)
         return Catalog(
@@ -166,9 +198,18 @@ class _Reading:
 
     def _plan(self, where: str, plan: PlanDocument) -> Plan:
         allotment = self._credits(f"{where}.credits", plan.credits)
-        thresholds = None if plan.thresholds is None else self._shares(f"{where}.thresholds", plan.thresholds)
+        thresholds = (
+            None
+            if plan.thresholds is None
+            else self._shares(f"{where}.thresholds", plan.thresholds)
+        )
         return Plan(
-            id=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=allotment, renews=plan.renews, thresholds=thresholds
+            id=plan.id,
+            name=plan.name,
+            price_cents=plan.price_cents,
+            allotment=allotment,
+            renews=plan.renews,
+            thresholds=thresholds,
         )
 
     def _shares(self, where: str, shares: tuple[str, ...]) -> tuple[Decimal, ...]:
@@ -186,7 +227,11 @@ class _Reading:
             rate=None if feature.rate is None else self._rate(f"{where}.rate", feature.rate),
             stated_range=stated_range,
             models=tuple(
-                Model(id=model.id, name=model.name, rate=self._rate(f"{where}.models.{model.id}.rate", model.rate))
+                Model(
+                    id=model.id,
+                    name=model.name,
+                    rate=self._rate(f"{where}.models.{model.id}.rate", model.rate),
+                )
                 for model in feature.models
             ),
         )
@@ -203,7 +248,9 @@ class _Reading:
     def _credits(self, where: str, amount: Amount) -> int:
         return self._value(where, parse_credits, amount, 0)
 
-    def _value(self, where: str, read: Callable[..., _Read], written: object, otherwise: _Read) -> _Read:
+    def _value(
+        self, where: str, read: Callable[..., _Read], written: object, otherwise: _Read
+    ) -> _Read:
         try:
             return read(written)
         except ValueError as error:
@@ -224,5 +271,9 @@ def _utc(moment: datetime) -> datetime:
 
 
 def load_shipped_catalog() -> Catalog:
-    """The catalog that comes with the package: the rate card published for Captions, as of November 2026."""
-    return read_catalog(resources.files(__package__).joinpath("catalogs/captions_2026_11.json").read_bytes())
+    """The catalog that comes with the package: the rate card published for Captions, as of November
+    2026.
+    """
+    return read_catalog(
+        resources.files(__package__).joinpath("catalogs/captions_2026_11.json").read_bytes()
+    )

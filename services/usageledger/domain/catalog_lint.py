@@ -1,4 +1,7 @@
-"""What does not fit together in a catalog that can be used all the same. It says so and refuses nothing: the published table has some."""
+"""What does not fit together in a catalog that can be used all the same.
+
+It says so and refuses nothing: the published table has some.
+"""
 
 from __future__ import annotations
 
@@ -21,31 +24,62 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def lint(catalog: Catalog) -> list[Finding]:
     """Everything found, plans first, in the catalog's own order."""
-    return [*_plan_findings(catalog), *(finding for feature in catalog.features for finding in _feature_findings(feature))]
+    return [
+        *_plan_findings(catalog),
+        *(finding for feature in catalog.features for finding in _feature_findings(feature)),
+    ]
 
 
 def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
     for lower, higher in pairwise(catalog.plans):
         where = f"plans.{higher.id}"
         if higher.price_cents < lower.price_cents:
-            yield _finding("price_below_lower_plan", where, f"{higher.name} costs less than {lower.name}, the level below it")
+            yield _finding(
+                "price_below_lower_plan",
+                where,
+                f"{higher.name} costs less than {lower.name}, the level below it",
+            )
         if higher.allotment < lower.allotment:
-            yield _finding("allotment_below_lower_plan", where, f"{higher.name} brings fewer credits than {lower.name}, the level below it")
+            yield _finding(
+                "allotment_below_lower_plan",
+                where,
+                f"{higher.name} brings fewer credits than {lower.name}, the level below it",
+            )
         elif higher.allotment == lower.allotment:
-            yield _finding("allotment_as_lower_plan", where, f"{higher.name} brings as many credits as {lower.name}, the level below it")
+            yield _finding(
+                "allotment_as_lower_plan",
+                where,
+                f"{higher.name} brings as many credits as {lower.name}, the level below it",
+            )
     for plan in catalog.plans:
         if plan.thresholds == ():
-            yield _finding("no_thresholds", f"plans.{plan.id}.thresholds", f"{plan.name} announces nothing before the limit itself")
+            yield _finding(
+                "no_thresholds",
+                f"plans.{plan.id}.thresholds",
+                f"{plan.name} announces nothing before the limit itself",
+            )
         if catalog.next_plan(plan.id) is None:
-            yield _finding("no_next_plan", f"plans.{plan.id}", f"{plan.name} is the highest level: there is no upgrade to offer")
+            yield _finding(
+                "no_next_plan",
+                f"plans.{plan.id}",
+                f"{plan.name} is the highest level: there is no upgrade to offer",
+            )
 
 
 def _feature_findings(feature: Feature) -> Iterator[Finding]:
     where = f"features.{feature.id}"
     if feature.rate is None and not feature.models:
-        yield _finding("feature_without_rate", where, f"{feature.name} has neither a rate nor models: every use of it is refused")
+        yield _finding(
+            "feature_without_rate",
+            where,
+            f"{feature.name} has neither a rate nor models: every use of it is refused",
+        )
     if feature.rate is None and feature.models and feature.stated_range is None:
-        yield _finding("models_without_line", where, f"{feature.name} has models, but no line of its own states what it costs")
+        yield _finding(
+            "models_without_line",
+            where,
+            f"{feature.name} has models, but no line of its own states what it costs",
+        )
     for place, name, rate in _rates(feature):
         if rate.credits == 0:
             yield _finding("zero_rate", f"{where}{place}", f"{name} costs nothing")
@@ -55,7 +89,10 @@ def _feature_findings(feature: Feature) -> Iterator[Finding]:
 
 def _range_findings(feature: Feature, stated_range: tuple[int, int]) -> Iterator[Finding]:
     lowest, highest = stated_range
-    stated = f"the {format_credits(lowest)} to {format_credits(highest)} credits that {feature.name} states"
+    stated = (
+        f"the {format_credits(lowest)} to {format_credits(highest)} credits that {feature.name} "
+        "states"
+    )
     for place, name, rate in _rates(feature):
         if not lowest <= rate.credits <= highest:
             message = f"{name} costs {format_credits(rate.credits)} credits, outside {stated}"

@@ -1,7 +1,9 @@
-"""Sealing: a draft entry gets its address, the hash of the one before it and its own, and becomes the bytes that the log holds.
+"""Sealing: a draft entry gets its address, the hash of the one before it and its own, and becomes
+the bytes that the log holds.
 
-The value is a CloudEvent whose ``data`` is the entry; its last field, ``hash``, is the SHA-256 of the data's bytes without that field.
-``previous_hash`` is among those bytes, so the hashes chain a partition's entries from the first to the last.
+The value is a CloudEvent whose ``data`` is the entry; its last field, ``hash``, is the SHA-256 of
+the data's bytes without that field. ``previous_hash`` is among those bytes, so the hashes chain a
+partition's entries from the first to the last.
 """
 
 from __future__ import annotations
@@ -41,15 +43,28 @@ class _Envelope(msgspec.Struct):
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 UNREADABLE = (ValueError, RecursionError)
-"""What decoding raises for bytes that are not what they should be: msgspec's own errors, and those of text and of nesting beside them."""
+"""What decoding raises for bytes that are not what they should be: msgspec's own errors, and those
+of text and of nesting beside them.
+"""
 
 
-def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None) -> tuple[list[SealedEntry], Head]:
-    """Seal drafts one after another behind ``head``; return them and the head after them. ``decided`` is the input that they decide on."""
+def seal(
+    drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None
+) -> tuple[list[SealedEntry], Head]:
+    """Seal drafts one after another behind ``head``; return them and the head after them.
+
+    ``decided`` is the input that they decide on.
+    """
     sealed: list[SealedEntry] = []
     for draft in drafts:
         address = decided or draft.input
-        entry = replace(draft, partition=partition, offset=head.next_offset, input=address, previous_hash=head.hash)
+        entry = replace(
+            draft,
+            partition=partition,
+            offset=head.next_offset,
+            input=address,
+            previous_hash=head.hash,
+        )
         unhashed = _encoder.encode(entry)
         hash_ = hashlib.sha256(unhashed).hexdigest()
         value = b"%s%s%s}" % (_before_data_of(entry), unhashed[:-1], _hash_field(hash_))
@@ -59,11 +74,15 @@ def seal(drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: Inp
 
 
 class NotAnEntry(ValueError):
-    """A record's value is neither a claim nor an entry, or its bytes do not have the hash it states."""
+    """A record's value is neither a claim nor an entry, or its bytes do not have the hash it
+    states.
+    """
 
 
 def unseal(value: bytes) -> SealedEntry | None:
-    """Read a record's value back: None for a claim. Raises NotAnEntry for bytes that `seal` did not write."""
+    """Read a record's value back: None for a claim. Raises NotAnEntry for bytes that `seal` did not
+    write.
+    """
     try:
         return _unsealed(value)
     except NotAnEntry:
@@ -73,16 +92,21 @@ def unseal(value: bytes) -> SealedEntry | None:
 
 
 def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
-    """The reader's rule: an entry is valid if it lies at the offset that it names. None for claims and for what lies elsewhere.
+    """The reader's rule: an entry is valid if it lies at the offset that it names.
 
-    What a predecessor appends after another worker's claim lies further on than it names, so for every reader it does not exist.
+    None for claims and for what lies elsewhere.
+
+    What a predecessor appends after another worker's claim lies further on than it names, so for
+    every reader it does not exist.
     """
     sealed = unseal(value) if value is not None else None
     return sealed if sealed is not None and sealed.entry.offset == offset else None
 
 
 def _unsealed(value: bytes) -> SealedEntry:
-    begin = value.find(_BEFORE_DATA) + len(_BEFORE_DATA)  # no string holds these bytes, for it would escape their quotes
+    begin = value.find(_BEFORE_DATA) + len(
+        _BEFORE_DATA
+    )  # no string holds these bytes, for it would escape their quotes
     data = value[begin:-1]
     hash_ = hashlib.sha256(data[:-_HASH_FIELD_BYTES] + b"}").hexdigest()
     if not data.endswith(_hash_field(hash_)):
@@ -109,13 +133,18 @@ def _hash_field(hash_: str) -> bytes:
 
 
 def _before_data_of(entry: LedgerEntry) -> bytes:
-    subject = b',"subject":%s' % _encoder.encode(entry.account) if entry.account else b""  # one that is there is not empty
+    subject = (
+        b',"subject":%s' % _encoder.encode(entry.account) if entry.account else b""
+    )  # one that is there is not empty
     time = _encoder.encode(entry.appended_at)
-    return b'{"specversion":"1.0","type":"ledger.entry","source":"/usageledger/ledger/%d","id":"%d-%d"%s,"time":%s,%s' % (
-        entry.partition,
-        entry.partition,
-        entry.offset,
-        subject,
-        time,
-        _BEFORE_DATA,
+    return (
+        b'{"specversion":"1.0","type":"ledger.entry","source":"/usageledger/ledger/%d","id":"%d-%d"%s,"time":%s,%s'
+        % (
+            entry.partition,
+            entry.partition,
+            entry.offset,
+            subject,
+            time,
+            _BEFORE_DATA,
+        )
     )

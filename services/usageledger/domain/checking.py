@@ -1,6 +1,8 @@
-"""May this use start? What an app asks before it spends: a projection of an account's state and open holds. Amounts are micro-credits.
+"""May this use start? What an app asks before it spends: a projection of an account's state and
+open holds. Amounts are micro-credits.
 
-It promises nothing of what `decide` makes of the use, which is never refused for want of credits: stopping the account is the app's part.
+It promises nothing of what `decide` makes of the use, which is never refused for want of credits:
+stopping the account is the app's part.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a use may start, and what it would cost. ``held`` is what the account's open holds have reserved."""
+    """Whether a use may start, and what it would cost.
+
+    ``held`` is what the account's open holds have reserved.
+    """
 
     cost: int
     remaining: int
@@ -43,7 +48,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     suspended: str | None = None
     """Why the account is suspended, where it is: then nothing may start, whatever it costs."""
     upgrade: UpgradeOffer | None = None
-    """The lowest plan under which it could, beside the open holds; None where it may, and where no plan would do."""
+    """The lowest plan under which it could, beside the open holds; None where it may, and where no
+    plan would do.
+    """
 
     @property
     def allowed(self) -> bool:
@@ -57,13 +64,22 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_use(
-    use: Use, *, account: str, state: AccountState | None, held: int, at: datetime, catalogs: AdoptedCatalogs
+    use: Use,
+    *,
+    account: str,
+    state: AccountState | None,
+    held: int,
+    at: datetime,
+    catalogs: AdoptedCatalogs,
 ) -> Check | UnknownRate:
-    """Whether a use at that time may start. ``state`` is the account's as stored; ``at`` never lies before the ledger's clock.
+    """Whether a use at that time may start.
 
-    It is rated as an event that occurs then would be. A use that costs nothing may start whatever is left, and one that takes the last
-    credits may; while the account is suspended, none may. An account that the ledger does not know is on an untouched Free, or refused
-    where the catalog says so.
+    ``state`` is the account's as stored; ``at`` never lies before the ledger's clock.
+
+    It is rated as an event that occurs then would be. A use that costs nothing may start whatever
+    is left, and one that takes the last credits may; while the account is suspended, none may. An
+    account that the ledger does not know is on an untouched Free, or refused where the catalog says
+    so.
     """
     rated = catalogs.rate_for(use.feature, use.model, at)
     if isinstance(rated, UnknownRate):
@@ -72,10 +88,16 @@ def check_use(
     catalog = catalogs.in_force(at)
     if state is None and catalog.unknown_accounts == "refuse":
         return Check(cost=cost, remaining=0, held=held, reason="unknown_account")
-    rolled = untouched_free(at, catalogs) if state is None else state_at(state, account, at, catalogs)
+    rolled = (
+        untouched_free(at, catalogs) if state is None else state_at(state, account, at, catalogs)
+    )
     check = Check(cost=cost, remaining=rolled.remaining, held=held, suspended=rolled.suspended)
     if rolled.suspended is not None:
         return msgspec.structs.replace(check, reason="suspended")
     if cost == 0 or cost <= check.available:
         return check
-    return msgspec.structs.replace(check, reason="insufficient_credits", upgrade=upgrade_for(rolled, catalog, needed=held + cost))
+    return msgspec.structs.replace(
+        check,
+        reason="insufficient_credits",
+        upgrade=upgrade_for(rolled, catalog, needed=held + cost),
+    )

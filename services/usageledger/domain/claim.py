@@ -1,4 +1,7 @@
-"""A claim: a worker's record that it now appends to a ledger partition. It names the ledger and the rules that the worker decides by."""
+"""A claim: a worker's record that it now appends to a ledger partition.
+
+It names the ledger and the rules that the worker decides by.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
 
 DECIDE_VERSION = 1
-"""Raised with every change of what `decide` or `evolve` make of the same input. The older rules stay in the code: old history verifies."""
+"""Raised with every change of what `decide` or `evolve` make of the same input.
+
+The older rules stay in the code: old history verifies.
+"""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +27,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     decide: int
     tzdata: str
     partitions: int = 0
-    """How many partitions the ledger has: an account's place hangs on it, so it never changes. 0 in claims that do not say."""
+    """How many partitions the ledger has: an account's place hangs on it, so it never changes. 0 in
+    claims that do not say.
+    """
 
 
 class _Envelope(msgspec.Struct):
@@ -31,11 +39,21 @@ class _Envelope(msgspec.Struct):
 
 def claim_of(partition: int, ledger: str, worker: str, partitions: int = 0) -> Claim:
     """The claim of a worker that runs this code."""
-    return Claim(partition=partition, ledger=ledger, worker=worker, decide=DECIDE_VERSION, tzdata=rules_version(), partitions=partitions)
+    return Claim(
+        partition=partition,
+        ledger=ledger,
+        worker=worker,
+        decide=DECIDE_VERSION,
+        tzdata=rules_version(),
+        partitions=partitions,
+    )
 
 
 def encode_claim(claim: Claim) -> bytes:
-    """The record value: a CloudEvent. Its id repeats with its worker's next claim: a claim's address tells it apart."""
+    """The record value: a CloudEvent.
+
+    Its id repeats with its worker's next claim: a claim's address tells it apart.
+    """
     return msgspec.json.encode(
         {
             "specversion": "1.0",
@@ -52,11 +70,15 @@ def decode_claim(value: bytes | None) -> Claim | None:
     """Read a claim back; None for anything else."""
     try:
         envelope = msgspec.json.decode(value or b"", type=_Envelope)
-        return msgspec.json.decode(envelope.data, type=Claim) if envelope.type == CLAIM_TYPE else None
+        return (
+            msgspec.json.decode(envelope.data, type=Claim) if envelope.type == CLAIM_TYPE else None
+        )
     except UNREADABLE:
         return None
 
 
 def knows_rules_of(decided: Claim | Head) -> bool:
-    """Whether this code can decide a ledger that was last claimed, or a view that was last moved, so. A newer release of either says no."""
+    """Whether this code can decide a ledger that was last claimed, or a view that was last moved,
+    so. A newer release of either says no.
+    """
     return decided.decide <= DECIDE_VERSION and decided.tzdata <= rules_version()

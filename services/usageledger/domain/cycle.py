@@ -1,10 +1,13 @@
-"""The billing cycle: periods that begin each month on the subscription's local day and time of day, and tile time exactly.
+"""The billing cycle: periods that begin each month on the subscription's local day and time of day,
+and tile time exactly.
 
-Boundary k is the anchor's local day and time of day k months on, reckoned from the anchor itself each time, so that a short month
-shortens its own period and no later one: 31 Jan, 28 Feb, 31 Mar. A local time that does not exist moves on by the gap, one that is there
-twice is the first. Boundary 0 is the anchor itself, whichever of the two it was: a subscription never begins before it was made.
+Boundary k is the anchor's local day and time of day k months on, reckoned from the anchor itself
+each time, so that a short month shortens its own period and no later one: 31 Jan, 28 Feb, 31 Mar. A
+local time that does not exist moves on by the gap, one that is there twice is the first. Boundary 0
+is the anchor itself, whichever of the two it was: a subscription never begins before it was made.
 
-Source: "Credits renew monthly based on subscription date" in the published rules; the rest is stated in DESIGN and tested as said here.
+Source: "Credits renew monthly based on subscription date" in the published rules; the rest is
+stated in DESIGN and tested as said here.
 """
 
 from __future__ import annotations
@@ -17,41 +20,54 @@ from zoneinfo import ZoneInfo
 
 
 def rules_version() -> str:
-    """The IANA release that boundaries are reckoned by, such as ``2026f``. Another release can move boundaries, so a claim names it."""
+    """The IANA release that boundaries are reckoned by, such as ``2026f``.
+
+    Another release can move boundaries, so a claim names it.
+    """
     return str(import_module("tzdata").IANA_VERSION)
 
 
 @cache
 def zone(name: str) -> ZoneInfo:
-    """The zone of that name from the ``tzdata`` package, never from the system's files: every machine reckons alike.
+    """The zone of that name from the ``tzdata`` package, never from the system's files: every
+    machine reckons alike.
 
     Raises ValueError for a name that package does not have.
     """
     if name not in _zone_names():
-        raise ValueError(f"time zone {name!r} is not in the IANA database (release {rules_version()}); one there is 'Europe/Berlin'")
+        raise ValueError(
+            f"time zone {name!r} is not in the IANA database (release {rules_version()}); one "
+            "there is 'Europe/Berlin'"
+        )
     with resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).open("rb") as file:
         return ZoneInfo.from_file(file, key=name)
 
 
 def boundary(anchor: datetime, time_zone: str, months: int) -> datetime:
-    """The boundary ``months`` after the anchor (before it where negative), in UTC. Strictly increasing in ``months``.
+    """The boundary ``months`` after the anchor (before it where negative), in UTC.
 
-    Raises ValueError for an anchor without zone, an unknown zone, or a boundary beyond the years 1 to 9999.
+    Strictly increasing in ``months``.
+
+    Raises ValueError for an anchor without zone, an unknown zone, or a boundary beyond the years 1
+    to 9999.
     """
     if months == 0:
         return _utc(anchor)
     local = _local(anchor, time_zone)
     year, month = divmod(local.year * 12 + local.month - 1 + months, 12)
     if not 1 <= year <= 9999:
-        raise ValueError(f"{months} months after {anchor.isoformat()} is beyond the years 1 to 9999")
+        raise ValueError(
+            f"{months} months after {anchor.isoformat()} is beyond the years 1 to 9999"
+        )
     day = min(local.day, monthrange(year, month + 1)[1])
-    # fold=0 does both: of a time that is there twice it takes the first; one in a gap it reads by the offset before, which moves it on by
-    # the gap.
+    # fold=0 does both: of a time that is there twice it takes the first; one in a gap it reads by
+    # the offset before, which moves it on by the gap.
     return _utc(local.replace(year=year, month=month + 1, day=day, fold=0))
 
 
 def period_containing(anchor: datetime, time_zone: str, at: datetime) -> tuple[datetime, datetime]:
-    """The half-open period ``[start, end)`` that holds ``at``, in UTC: two neighbouring boundaries, also before the anchor.
+    """The half-open period ``[start, end)`` that holds ``at``, in UTC: two neighbouring boundaries,
+    also before the anchor.
 
     Raises ValueError as ``boundary`` does, and for a time without zone.
     """
@@ -60,15 +76,19 @@ def period_containing(anchor: datetime, time_zone: str, at: datetime) -> tuple[d
 
 
 def boundary_after(anchor: datetime, time_zone: str, at: datetime) -> datetime:
-    """The first boundary strictly after ``at``, in UTC. Raises ValueError as ``period_containing`` does."""
+    """The first boundary strictly after ``at``, in UTC.
+
+    Raises ValueError as ``period_containing`` does.
+    """
     return boundary(anchor, time_zone, _months_until(anchor, time_zone, at) + 1)
 
 
 def _months_until(anchor: datetime, time_zone: str, at: datetime) -> int:
     """The greatest k whose boundary is not after ``at``."""
     started, reached = _local(anchor, time_zone), _local(at, time_zone)
-    # The boundary in the month of `at` or the one before, nearly always. But clocks that go back over a month's end can put a time of the
-    # old month after a boundary of the new one (St John's, 1 November 2009), so begin one further on.
+    # The boundary in the month of `at` or the one before, nearly always. But clocks that go back
+    # over a month's end can put a time of the old month after a boundary of the new one (St John's,
+    # 1 November 2009), so begin one further on.
     months = (reached.year - started.year) * 12 + reached.month - started.month + 1
     while boundary(anchor, time_zone, months) > at:
         months -= 1
@@ -79,7 +99,9 @@ def _local(moment: datetime, time_zone: str) -> datetime:
     try:
         return _utc(moment).astimezone(zone(time_zone))
     except OverflowError:
-        raise ValueError(f"{moment.isoformat()} is beyond the years 1 to 9999 in {time_zone}") from None
+        raise ValueError(
+            f"{moment.isoformat()} is beyond the years 1 to 9999 in {time_zone}"
+        ) from None
 
 
 def _utc(moment: datetime) -> datetime:
@@ -93,4 +115,6 @@ def _utc(moment: datetime) -> datetime:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    return frozenset(resources.files("tzdata").joinpath("zones").read_text(encoding="utf-8").split())
+    return frozenset(
+        resources.files("tzdata").joinpath("zones").read_text(encoding="utf-8").split()
+    )

@@ -1,8 +1,10 @@
-"""``decide``: what becomes of an event. Pure: state, event, time and catalogs are arguments; what comes back are ledger entries.
+"""``decide``: what becomes of an event.
 
-An event is refused first, in the order of `Refusal`; after that it must succeed. A refusal is an entry too, and so is a duplicate;
-neither changes an account. Otherwise the account is first rolled forward to the ledger's time, so that renewals and expiries precede
-the event in the ledger.
+Pure: state, event, time and catalogs are arguments; what comes back are ledger entries.
+
+An event is refused first, in the order of `Refusal`; after that it must succeed. A refusal is an
+entry too, and so is a duplicate; neither changes an account. Otherwise the account is first rolled
+forward to the ledger's time, so that renewals and expiries precede the event in the ledger.
 """
 
 from __future__ import annotations
@@ -16,8 +18,21 @@ from usageledger.domain.account import AccountState, Period
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import UnknownRate
 from usageledger.domain.credits import MICROCREDITS_MAX
-from usageledger.domain.crossings import crossings_between, figures_of, figures_of_ended, reference_to
-from usageledger.domain.entry import EventReference, Figures, GrantChange, LedgerEntry, PlanChange, SuspensionChange, Voids
+from usageledger.domain.crossings import (
+    crossings_between,
+    figures_of,
+    figures_of_ended,
+    reference_to,
+)
+from usageledger.domain.entry import (
+    EventReference,
+    Figures,
+    GrantChange,
+    LedgerEntry,
+    PlanChange,
+    SuspensionChange,
+    Voids,
+)
 from usageledger.domain.events import (
     AccountCancelled,
     AccountEvent,
@@ -51,7 +66,9 @@ GRACE = timedelta(hours=72)
 
 
 class Decision(NamedTuple):
-    """Draft entries in order (see `domain.chain` for their sealing), and the account's state after them."""
+    """Draft entries in order (see `domain.chain` for their sealing), and the account's state after
+    them.
+    """
 
     entries: tuple[LedgerEntry, ...]
     state: AccountState | None
@@ -68,10 +85,15 @@ def decide(
 ) -> Decision:
     """Decide one event at the ledger's time ``appended_at``.
 
-    ``identity`` is what is remembered of the event itself, ``voided`` of the usage that a void names. Never fails: what breaks a rule is
-    refused, and the account is then as it was.
+    ``identity`` is what is remembered of the event itself, ``voided`` of the usage that a void
+    names. Never fails: what breaks a rule is refused, and the account is then as it was.
     """
-    reference = EventReference(source=event.source, id=event.id, occurred_at=event.occurred_at, content=content_digest(event))
+    reference = EventReference(
+        source=event.source,
+        id=event.id,
+        occurred_at=event.occurred_at,
+        content=content_digest(event),
+    )
     refusal = _refused_by_time(event, appended_at)
     if refusal is not None:
         return _refused(refusal, event, reference, state, appended_at)
@@ -87,11 +109,19 @@ def decide(
             refused = _decide_usage(event, reference, book, is_voided=known is not None)
         else:
             refused = _decide_account_event(event, reference, book, voided)
-    return _refused(refused, event, reference, state, appended_at) if refused is not None else Decision(tuple(book.entries), book.state)
+    return (
+        _refused(refused, event, reference, state, appended_at)
+        if refused is not None
+        else Decision(tuple(book.entries), book.state)
+    )
 
 
-def decide_due(account: str, state: AccountState, *, appended_at: datetime, catalogs: AdoptedCatalogs) -> Decision:
-    """What time alone brings an account by ``appended_at``: entries of their own, which no input asked for."""
+def decide_due(
+    account: str, state: AccountState, *, appended_at: datetime, catalogs: AdoptedCatalogs
+) -> Decision:
+    """What time alone brings an account by ``appended_at``: entries of their own, which no input
+    asked for.
+    """
     book = _Book(account, state, appended_at, catalogs)
     book.roll()
     return Decision(tuple(book.entries), book.state)
@@ -100,7 +130,13 @@ def decide_due(account: str, state: AccountState, *, appended_at: datetime, cata
 class _Book:
     """The entries of one decision as they come about, and the state after the last of them."""
 
-    def __init__(self, account: str, state: AccountState | None, appended_at: datetime, catalogs: AdoptedCatalogs) -> None:
+    def __init__(
+        self,
+        account: str,
+        state: AccountState | None,
+        appended_at: datetime,
+        catalogs: AdoptedCatalogs,
+    ) -> None:
         self.account = account
         self.appended_at = appended_at
         self.catalogs = catalogs
@@ -113,8 +149,15 @@ class _Book:
         return self.state
 
     def refuses_unknown(self, event: AnyEvent) -> Refusal | None:
-        is_refused = self.state is None and self.catalogs.in_force(self.appended_at).unknown_accounts == "refuse"
-        return Refusal.UNKNOWN_ACCOUNT if is_refused and not isinstance(event, (AccountOpened, AccountSubscribed)) else None
+        is_refused = (
+            self.state is None
+            and self.catalogs.in_force(self.appended_at).unknown_accounts == "refuse"
+        )
+        return (
+            Refusal.UNKNOWN_ACCOUNT
+            if is_refused and not isinstance(event, (AccountOpened, AccountSubscribed))
+            else None
+        )
 
     def open_and_roll(self, event: AnyEvent) -> Refusal | None:
         if isinstance(event, AccountOpened):
@@ -140,7 +183,9 @@ class _Book:
 
     def _take(self, entry: LedgerEntry, after: AccountState | None) -> None:
         before = self.state
-        if after is None or (after is before and entry.kind == "void"):  # a void that awaits its usage
+        if after is None or (
+            after is before and entry.kind == "void"
+        ):  # a void that awaits its usage
             self.entries.append(entry)
             return
         catalog = self.catalogs.in_force(self.appended_at)
@@ -162,7 +207,11 @@ class _Book:
 
 def _figures(state: AccountState, is_late: bool) -> Figures:
     """The figures of the period that an entry counts in."""
-    return figures_of_ended(state.previous) if is_late and state.previous is not None else figures_of(state)
+    return (
+        figures_of_ended(state.previous)
+        if is_late and state.previous is not None
+        else figures_of(state)
+    )
 
 
 def _refused_by_time(event: AnyEvent, appended_at: datetime) -> Refusal | None:
@@ -171,19 +220,45 @@ def _refused_by_time(event: AnyEvent, appended_at: datetime) -> Refusal | None:
     return Refusal.TOO_OLD if appended_at - event.occurred_at > LATENESS_MAX else None
 
 
-def _refused(refusal: Refusal, event: AnyEvent, reference: EventReference, state: AccountState | None, appended_at: datetime) -> Decision:
-    entry = LedgerEntry(kind="refusal", appended_at=appended_at, account=event.account, event=reference, reason=refusal.value)
+def _refused(
+    refusal: Refusal,
+    event: AnyEvent,
+    reference: EventReference,
+    state: AccountState | None,
+    appended_at: datetime,
+) -> Decision:
+    entry = LedgerEntry(
+        kind="refusal",
+        appended_at=appended_at,
+        account=event.account,
+        event=reference,
+        reason=refusal.value,
+    )
     if isinstance(event, UsageRecorded):
-        entry = replace(entry, feature=event.feature, model=event.model, quantity=event.quantity, hold_id=event.hold_id)
+        entry = replace(
+            entry,
+            feature=event.feature,
+            model=event.model,
+            quantity=event.quantity,
+            hold_id=event.hold_id,
+        )
     return Decision((entry,), state)
 
 
 def _duplicate(event: AnyEvent, reference: EventReference, appended_at: datetime) -> LedgerEntry:
     hold_id = event.hold_id if isinstance(event, UsageRecorded) else None
-    return LedgerEntry(kind="duplicate", appended_at=appended_at, account=event.account, event=reference, hold_id=hold_id)
+    return LedgerEntry(
+        kind="duplicate",
+        appended_at=appended_at,
+        account=event.account,
+        event=reference,
+        hold_id=hold_id,
+    )
 
 
-def _decide_usage(event: UsageRecorded, reference: EventReference, book: _Book, *, is_voided: bool) -> Refusal | None:
+def _decide_usage(
+    event: UsageRecorded, reference: EventReference, book: _Book, *, is_voided: bool
+) -> Refusal | None:
     occurred_at = min(event.occurred_at, book.appended_at)
     period = _period_of(occurred_at, book.known, book.appended_at)
     if isinstance(period, Refusal):
@@ -213,7 +288,9 @@ def _decide_usage(event: UsageRecorded, reference: EventReference, book: _Book, 
     return None
 
 
-def _period_of(occurred_at: datetime, state: AccountState, appended_at: datetime) -> Period | Refusal:
+def _period_of(
+    occurred_at: datetime, state: AccountState, appended_at: datetime
+) -> Period | Refusal:
     """The current period, or the previous one within its grace."""
     if state.counted_from is not None and occurred_at < state.counted_from:
         return Refusal.COUNTED_BEFORE_OPENING
@@ -229,7 +306,9 @@ def _is_open(previous: Period, appended_at: datetime) -> bool:
     return previous.end is not None and appended_at - previous.end < GRACE
 
 
-def _decide_account_event(event: AccountEvent, reference: EventReference, book: _Book, voided: IdentityRecord | None) -> Refusal | None:
+def _decide_account_event(
+    event: AccountEvent, reference: EventReference, book: _Book, voided: IdentityRecord | None
+) -> Refusal | None:
     if isinstance(event, CreditsGranted):
         return _decide_grant(event, reference, book)
     if isinstance(event, UsageVoided):
@@ -248,7 +327,9 @@ def _decide_account_event(event: AccountEvent, reference: EventReference, book: 
     return None
 
 
-def _plan_change(event: AccountOpened | AccountSubscribed | PlanChanged | AccountCancelled, book: _Book) -> PlanChange | Refusal:
+def _plan_change(
+    event: AccountOpened | AccountSubscribed | PlanChanged | AccountCancelled, book: _Book
+) -> PlanChange | Refusal:
     if isinstance(event, AccountOpened):
         return decide_opened(event, book.appended_at, book.catalogs)
     if isinstance(event, AccountSubscribed):
@@ -263,23 +344,37 @@ def _decide_grant(event: CreditsGranted, reference: EventReference, book: _Book)
         return Refusal.GRANT_ALREADY_EXPIRED
     if book.known.period.allotment + book.known.granted + event.credits > MICROCREDITS_MAX:
         return Refusal.QUANTITY_OUT_OF_RANGE
-    grant = GrantChange(source=event.source, id=event.id, credits=event.credits, reason=event.reason, expires_at=event.expires_at)
+    grant = GrantChange(
+        source=event.source,
+        id=event.id,
+        credits=event.credits,
+        reason=event.reason,
+        expires_at=event.expires_at,
+    )
     book.write(book.draft("grant", event=reference, grant=grant))
     return None
 
 
-def _decide_suspension(event: AccountSuspended | AccountResumed, reference: EventReference, book: _Book) -> Refusal | None:
+def _decide_suspension(
+    event: AccountSuspended | AccountResumed, reference: EventReference, book: _Book
+) -> Refusal | None:
     is_suspended = book.known.suspended is not None
     suspends = isinstance(event, AccountSuspended)
     if suspends == is_suspended:
         return Refusal.ALREADY_SUSPENDED if suspends else Refusal.NOT_SUSPENDED
     said = SuspensionChange(reason=event.reason, note=event.note)
-    book.write(book.draft("suspension" if suspends else "resumption", event=reference, suspension=said))
+    book.write(
+        book.draft("suspension" if suspends else "resumption", event=reference, suspension=said)
+    )
     return None
 
 
-def _decide_void(event: UsageVoided, reference: EventReference, book: _Book, voided: IdentityRecord | None) -> Refusal | None:
-    """Give the credits back to the period they were charged in; remember a void that overtakes its usage."""
+def _decide_void(
+    event: UsageVoided, reference: EventReference, book: _Book, voided: IdentityRecord | None
+) -> Refusal | None:
+    """Give the credits back to the period they were charged in; remember a void that overtakes its
+    usage.
+    """
     voids = Voids(source=event.usage_source, id=event.usage_id, reason=event.reason)
     usage = voided if voided is not None and voided.counts_at(book.appended_at) else None
     if usage is None:
@@ -303,9 +398,13 @@ def _decide_void(event: UsageVoided, reference: EventReference, book: _Book, voi
     return None
 
 
-def _charged_period(usage: IdentityRecord, state: AccountState, appended_at: datetime) -> Period | None:
+def _charged_period(
+    usage: IdentityRecord, state: AccountState, appended_at: datetime
+) -> Period | None:
     if usage.period == state.period.number:
         return state.period
     previous = state.previous
-    is_in_previous = previous is not None and usage.period == previous.number and _is_open(previous, appended_at)
+    is_in_previous = (
+        previous is not None and usage.period == previous.number and _is_open(previous, appended_at)
+    )
     return previous if is_in_previous else None

@@ -1,4 +1,6 @@
-"""How accounts, identities and heads are written in the view: JSON, the same bytes for the same value."""
+"""How accounts, identities and heads are written in the view: JSON, the same bytes for the same
+value.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def decode_account(blob: bytes) -> AccountState:
 
 
 def decode_identity(blob: bytes) -> IdentityRecord:
-    """Read what is remembered of an identity back. Raises msgspec.MsgspecError for bytes that are none."""
+    """Read what is remembered of an identity back.
+
+    Raises msgspec.MsgspecError for bytes that are none.
+    """
     return _decoded(_identity, blob)
 
 

@@ -1,4 +1,7 @@
-"""A ledger entry: one immutable line of the log, with everything that explains it. Amounts are micro-credits."""
+"""A ledger entry: one immutable line of the log, with everything that explains it.
+
+Amounts are micro-credits.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,13 @@ Kind = Literal[
 Topic = Literal["usage", "account", "catalog"]
 
 
-# gc=False here and in the state: what cannot change cannot lie in a cycle, and millions of them are a lot to search for one.
+# gc=False here and in the state: what cannot change cannot lie in a cycle, and millions of them are
+# a lot to search for one.
 class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Where the record lies that an entry decides on. The partition is the ledger's own, or 0 of the catalog."""
+    """Where the record lies that an entry decides on.
+
+    The partition is the ledger's own, or 0 of the catalog.
+    """
 
     topic: Topic
     partition: int
@@ -40,7 +47,10 @@ class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class EventReference(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """The identity of the event behind an entry; derived for what the ledger does by itself. ``content`` digests what the event says."""
+    """The identity of the event behind an entry; derived for what the ledger does by itself.
+
+    ``content`` digests what the event says.
+    """
 
     source: str
     id: str
@@ -66,7 +76,10 @@ class Figures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Voids(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """The usage that a void cancels. ``awaits_usage``: it has not arrived yet and will cost nothing when it does."""
+    """The usage that a void cancels.
+
+    ``awaits_usage``: it has not arrived yet and will cost nothing when it does.
+    """
 
     source: str
     id: str
@@ -77,7 +90,9 @@ class Voids(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
 
 
 class GrantChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A grant given, or one that expired; ``settled`` is what the period had drawn from it for good."""
+    """A grant given, or one that expired; ``settled`` is what the period had drawn from it for
+    good.
+    """
 
     source: str
     id: str
@@ -88,9 +103,13 @@ class GrantChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
 
 
 class PlanChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What becomes of the plan. ``opens`` is the period that begins (ending the current one), ``settled`` what that one drew from grants.
+    """What becomes of the plan.
 
-    Without ``opens``: the plan is another one from now on (``plan``, with ``allotment``), or from the next renewal (``next_plan``).
+    ``opens`` is the period that begins (ending the current one), ``settled`` what that one drew
+    from grants.
+
+    Without ``opens``: the plan is another one from now on (``plan``, with ``allotment``), or from
+    the next renewal (``next_plan``).
     """
 
     plan: str
@@ -121,10 +140,21 @@ class UpgradeOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A limit that the entry crosses: all that a limit event says, so that the limits consumer needs no state of its own."""
+    """A limit that the entry crosses: all that a limit event says, so that the limits consumer
+    needs no state of its own.
+    """
 
     type: Literal["limit.threshold", "limit.reached", "limit.cleared"]
-    reason: Literal["usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"]
+    reason: Literal[
+        "usage",
+        "renewed",
+        "plan_changed",
+        "granted",
+        "grant_expired",
+        "voided",
+        "suspended",
+        "resumed",
+    ]
     plan: str
     period: PeriodReference
     figures: Figures
@@ -136,7 +166,10 @@ class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One line. ``partition`` and ``offset`` are its address: a record that lies elsewhere than at the offset it names is no entry.
+    """One line.
+
+    ``partition`` and ``offset`` are its address: a record that lies elsewhere than at the offset it
+    names is no entry.
 
     ``decide`` returns drafts, with offset -1 and no previous hash; `domain.chain` seals them.
     """

@@ -1,4 +1,7 @@
-"""What the ledger is told: usage events and account events, decoded and well-formed. `decide` says what becomes of them."""
+"""What the ledger is told: usage events and account events, decoded and well-formed.
+
+`decide` says what becomes of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ EffectiveWhen = Literal["period_end", "now"]
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What every event has. Account + source + id is its identity; ``occurred_at`` is the CloudEvents ``time``."""
+    """What every event has.
+
+    Account + source + id is its identity; ``occurred_at`` is the CloudEvents ``time``.
+    """
 
     account: str
     source: str
@@ -35,7 +41,10 @@ class UsageRecorded(Event, frozen=True, kw_only=True):
 
 
 class AccountOpened(Event, frozen=True, kw_only=True):
-    """An account brought in mid-cycle without its history: what it had used by ``as_of``. Micro-credits."""
+    """An account brought in mid-cycle without its history: what it had used by ``as_of``.
+
+    Micro-credits.
+    """
 
     plan: str
     anchor: datetime | None = None
@@ -131,10 +140,14 @@ _json = msgspec.json.Encoder(decimal_format="string")
 
 
 def content_digest(event: AnyEvent) -> str:
-    """A digest (32 hex digits) of what an event says, apart from who says it, when and from which worker: a repeat has the same."""
+    """A digest (32 hex digits) of what an event says, apart from who says it, when and from which
+    worker: a repeat has the same.
+    """
     if type(event) is UsageRecorded:
         content: list[object] = [event.feature, event.model, format_quantity(event.quantity)]
     else:
         said = msgspec.to_builtins(event, str_keys=True)
-        content = [said[name] for name in event.__struct_fields__ if name not in Event.__struct_fields__]
+        content = [
+            said[name] for name in event.__struct_fields__ if name not in Event.__struct_fields__
+        ]
     return hashlib.sha256(_json.encode([EVENT_TYPES[type(event)], *content])).hexdigest()[:32]

@@ -9,7 +9,11 @@ from usageledger.domain.entry import GrantChange, LedgerEntry, PlanChange
 
 
 def evolve(state: AccountState | None, entry: LedgerEntry) -> AccountState | None:
-    """Apply one entry. ``None`` is an account that the ledger does not know; duplicates and refusals leave every account as it was."""
+    """Apply one entry.
+
+    ``None`` is an account that the ledger does not know; duplicates and refusals leave every
+    account as it was.
+    """
     if entry.plan_change is not None:
         return _changed_plan(state, entry.plan_change)
     if state is None:
@@ -37,19 +41,38 @@ def _told(state: AccountState, entry: LedgerEntry) -> AccountState:
 def _charged(state: AccountState, entry: LedgerEntry) -> AccountState:
     feature = entry.feature or (entry.voids and entry.voids.feature) or ""
     if not entry.is_late:
-        return replace(state, period=_with_use(state.period, feature, entry.credits, _announced_by(entry) if entry.crossings else ()))
+        return replace(
+            state,
+            period=_with_use(
+                state.period,
+                feature,
+                entry.credits,
+                _announced_by(entry) if entry.crossings else (),
+            ),
+        )
     assert state.previous is not None, "a late entry counts in the previous period"
     previous = _with_use(state.previous, feature, entry.credits, ())
     return replace(state, previous=previous, free_left=_free_left(previous, state.free_left))
 
 
 def _announced_by(entry: LedgerEntry) -> tuple[tuple[str, int], ...]:
-    return tuple((c.threshold, c.figures.used + c.figures.remaining) for c in entry.crossings if c.threshold is not None)
+    return tuple(
+        (c.threshold, c.figures.used + c.figures.remaining)
+        for c in entry.crossings
+        if c.threshold is not None
+    )
 
 
-def _with_use(period: Period, feature: str, credits: int, announced: tuple[tuple[str, int], ...]) -> Period:
+def _with_use(
+    period: Period, feature: str, credits: int, announced: tuple[tuple[str, int], ...]
+) -> Period:
     by_feature = {**period.by_feature, feature: period.by_feature.get(feature, 0) + credits}
-    return replace(period, used=period.used + credits, by_feature=by_feature, announced=period.announced + announced)
+    return replace(
+        period,
+        used=period.used + credits,
+        by_feature=by_feature,
+        announced=period.announced + announced,
+    )
 
 
 def _free_left(period: Period, otherwise: int) -> int:
@@ -73,7 +96,9 @@ def _changed_plan(state: AccountState | None, change: PlanChange) -> AccountStat
 
 
 def _opened(change: PlanChange) -> AccountState:
-    assert change.opens is not None and change.free_left is not None, "an account's first entry opens it"
+    assert change.opens is not None and change.free_left is not None, (
+        "an account's first entry opens it"
+    )
     return AccountState(
         plan=change.plan,
         period=change.opens,
@@ -85,9 +110,11 @@ def _opened(change: PlanChange) -> AccountState:
 
 
 def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
-    """What is left of the allotment lapses, and so does what was used beyond it; what was drawn from grants is settled.
+    """What is left of the allotment lapses, and so does what was used beyond it; what was drawn
+    from grants is settled.
 
-    A grant that expires as the period ends has given it what it drew, and gives the next one nothing.
+    A grant that expires as the period ends has given it what it drew, and gives the next one
+    nothing.
     """
     ended = state.period
     drawn = sum(amount for _, _, amount in change.settled)
@@ -104,12 +131,20 @@ def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountS
     )
 
 
-def _less_drawn(grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]) -> list[Grant]:
-    """What is left of each. Both are in the order of drawing, for names alone do not tell them apart: an id that no longer counts can come
-    again and name a second grant."""
+def _less_drawn(
+    grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]
+) -> list[Grant]:
+    """What is left of each.
+
+    Both are in the order of drawing, for names alone do not tell them apart: an id that no longer
+    counts can come again and name a second grant.
+    """
     owed = list(settled)
     return [
-        replace(grant, left=grant.left - owed.pop(0)[2]) if owed and owed[0][:2] == (grant.source, grant.id) else grant for grant in grants
+        replace(grant, left=grant.left - owed.pop(0)[2])
+        if owed and owed[0][:2] == (grant.source, grant.id)
+        else grant
+        for grant in grants
     ]
 
 
@@ -127,6 +162,14 @@ def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> Ac
 
 def _expired(state: AccountState, change: GrantChange) -> AccountState:
     named = (change.source, change.id, change.expires_at)
-    place = next(n for n, grant in enumerate(state.grants) if (grant.source, grant.id, grant.expires_at) == named)
+    place = next(
+        n
+        for n, grant in enumerate(state.grants)
+        if (grant.source, grant.id, grant.expires_at) == named
+    )
     grants = state.grants[:place] + state.grants[place + 1 :]
-    return replace(state, grants=grants, period=replace(state.period, settled=state.period.settled + change.settled))
+    return replace(
+        state,
+        grants=grants,
+        period=replace(state.period, settled=state.period.settled + change.settled),
+    )

@@ -1,4 +1,7 @@
-"""The head of a ledger partition: where its fold stands. A fold of entries, like everything in the view."""
+"""The head of a ledger partition: where its fold stands.
+
+A fold of entries, like everything in the view.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """``ledger`` is the id that the partition's first claim gave it; the offsets are of what comes next."""
+    """``ledger`` is the id that the partition's first claim gave it; the offsets are of what comes
+    next.
+    """
 
     ledger: str
     next_offset: int = 0
@@ -29,10 +34,16 @@ class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     def next_of(self, topic: Topic) -> int:
         """The offset of the input's record that comes next."""
-        return {"usage": self.usage_next, "account": self.account_next, "catalog": self.catalog_next}[topic]
+        return {
+            "usage": self.usage_next,
+            "account": self.account_next,
+            "catalog": self.catalog_next,
+        }[topic]
 
 
 def advance(head: Head, entry: LedgerEntry, hash_: str) -> Head:
     """The head after one valid entry."""
     decided = {} if entry.input is None else {f"{entry.input.topic}_next": entry.input.offset + 1}
-    return replace(head, next_offset=entry.offset + 1, hash=hash_, clock=entry.appended_at, **decided)
+    return replace(
+        head, next_offset=entry.offset + 1, hash=hash_, clock=entry.appended_at, **decided
+    )

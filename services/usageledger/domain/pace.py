@@ -1,6 +1,9 @@
-"""How fast an account uses what it has, what that comes to, and what its next renewal brings. Pure, and without a float.
+"""How fast an account uses what it has, what that comes to, and what its next renewal brings.
 
-A forecast promises no more than there is: the rate is rounded up and what is left is rounded down, both to hundredths of a credit.
+Pure, and without a float.
+
+A forecast promises no more than there is: the rate is rounded up and what is left is rounded down,
+both to hundredths of a credit.
 """
 
 from __future__ import annotations
@@ -25,10 +28,13 @@ _HUNDREDTH_CREDIT = 10_000
 
 
 class Pace(NamedTuple):
-    """Over ``days`` of the period, ``microcredits_per_day`` were used. ``used_up_at``: when nothing will remain at this pace.
+    """Over ``days`` of the period, ``microcredits_per_day`` were used.
 
-    That is None where something is left when the period ends, and where nothing remains now. ``at_period_end``: what will remain then, in
-    micro-credits, negative where it will not be enough; None on Free, which has no end.
+    ``used_up_at``: when nothing will remain at this pace.
+
+    That is None where something is left when the period ends, and where nothing remains now.
+    ``at_period_end``: what will remain then, in micro-credits, negative where it will not be
+    enough; None on Free, which has no end.
     """
 
     days: Decimal
@@ -40,7 +46,8 @@ class Pace(NamedTuple):
 class Renewal(NamedTuple):
     """What the end of the period brings if nothing more is used until then, in micro-credits.
 
-    ``lapses``: what of the allotment will not have been used. ``granted_left``: what grants have left after it.
+    ``lapses``: what of the allotment will not have been used. ``granted_left``: what grants have
+    left after it.
     """
 
     at: datetime
@@ -51,7 +58,10 @@ class Renewal(NamedTuple):
 
 
 def pace_of(state: AccountState, at: datetime) -> Pace | None:
-    """The pace of the current period, over all of it that has passed. None without use, and at its very beginning."""
+    """The pace of the current period, over all of it that has passed.
+
+    None without use, and at its very beginning.
+    """
     period = state.period
     elapsed = at - period.start
     if period.used <= 0 or elapsed < ELAPSED_MIN:
@@ -71,7 +81,10 @@ def pace_of(state: AccountState, at: datetime) -> Pace | None:
 
 
 def renewal_of(state: AccountState, account: str, catalogs: AdoptedCatalogs) -> Renewal | None:
-    """What the account's next renewal brings, by the catalogs adopted so far. None on Free, which does not renew."""
+    """What the account's next renewal brings, by the catalogs adopted so far.
+
+    None on Free, which does not renew.
+    """
     end = state.period.end
     if end is None:
         return None

@@ -1,4 +1,7 @@
-"""What becomes of a plan: opening, subscribing, changing, cancelling. No sequence of these yields credits that were not paid for."""
+"""What becomes of a plan: opening, subscribing, changing, cancelling.
+
+No sequence of these yields credits that were not paid for.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,40 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.cycle import period_containing, zone
 from usageledger.domain.entry import PlanChange
-from usageledger.domain.events import AccountCancelled, AccountOpened, AccountSubscribed, PlanChanged
+from usageledger.domain.events import (
+    AccountCancelled,
+    AccountOpened,
+    AccountSubscribed,
+    PlanChanged,
+)
 from usageledger.domain.identity import CLOCK_AHEAD_MAX
 from usageledger.domain.refusal import Refusal
 from usageledger.domain.renewal import free_left_after, opening, settled
 
 
 def free_from_the_first_event(at: datetime, catalog: Catalog) -> PlanChange:
-    """An account not yet known is on Free, and its first period takes whatever occurred earlier too."""
+    """An account not yet known is on Free, and its first period takes whatever occurred earlier
+    too.
+    """
     free = catalog.free
-    period = Period(number=0, start=at, end=None, plan=free.id, allotment=free.allotment, is_free=True, is_first=True)
+    period = Period(
+        number=0,
+        start=at,
+        end=None,
+        plan=free.id,
+        allotment=free.allotment,
+        is_free=True,
+        is_first=True,
+    )
     return PlanChange(plan=free.id, opens=period, free_left=free.allotment)
 
 
-def decide_opened(event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
-    """Bring in an account mid-cycle: what it used by ``as_of`` counts in the period that ``as_of`` lies in."""
+def decide_opened(
+    event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs
+) -> PlanChange | Refusal:
+    """Bring in an account mid-cycle: what it used by ``as_of`` counts in the period that ``as_of``
+    lies in.
+    """
     catalog = catalogs.in_force(at)
     plan = catalog.plan(event.plan)
     if plan is None:
@@ -36,15 +58,36 @@ def decide_opened(event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs)
     if plan.renews:
         anchor = anchor or as_of
         start, end = period_containing(anchor, event.time_zone, as_of)
-        period = Period(number=0, start=start, end=end, plan=plan.id, allotment=plan.allotment, used=event.used)
+        period = Period(
+            number=0, start=start, end=end, plan=plan.id, allotment=plan.allotment, used=event.used
+        )
     else:
         used = max(event.used, event.free_used)
-        period = Period(number=0, start=as_of, end=None, plan=plan.id, allotment=plan.allotment, used=used, is_free=True)
-    return PlanChange(plan=plan.id, opens=period, free_left=free_left, time_zone=event.time_zone, anchor=anchor, counted_from=as_of)
+        period = Period(
+            number=0,
+            start=as_of,
+            end=None,
+            plan=plan.id,
+            allotment=plan.allotment,
+            used=used,
+            is_free=True,
+        )
+    return PlanChange(
+        plan=plan.id,
+        opens=period,
+        free_left=free_left,
+        time_zone=event.time_zone,
+        anchor=anchor,
+        counted_from=as_of,
+    )
 
 
-def decide_subscribed(event: AccountSubscribed, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
-    """Start a fresh cycle from Free; take back a cancellation that has not taken effect, without a fresh cycle."""
+def decide_subscribed(
+    event: AccountSubscribed, state: AccountState, at: datetime, catalogs: AdoptedCatalogs
+) -> PlanChange | Refusal:
+    """Start a fresh cycle from Free; take back a cancellation that has not taken effect, without a
+    fresh cycle.
+    """
     catalog = catalogs.in_force(at)
     plan = catalog.plan(event.plan)
     if plan is None:
@@ -56,14 +99,20 @@ def decide_subscribed(event: AccountSubscribed, state: AccountState, at: datetim
         return Refusal.UNKNOWN_TIME_ZONE
     if state.period.is_free:
         anchor = _anchor(event.anchor or event.occurred_at, at)
-        return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), time_zone, anchor)
+        return _fresh_cycle(
+            plan, state, _not_before(state, event.occurred_at, at), time_zone, anchor
+        )
     if state.next_plan != catalog.free.id:
         return Refusal.ALREADY_SUBSCRIBED
     return _moved_to(plan, state, catalog)
 
 
-def decide_plan_changed(event: PlanChanged, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
-    """Lift the allotment at once for a higher plan; wait for the renewal for a lower one; from Free, begin a cycle."""
+def decide_plan_changed(
+    event: PlanChanged, state: AccountState, at: datetime, catalogs: AdoptedCatalogs
+) -> PlanChange | Refusal:
+    """Lift the allotment at once for a higher plan; wait for the renewal for a lower one; from
+    Free, begin a cycle.
+    """
     catalog = catalogs.in_force(at)
     plan = catalog.plan(event.plan)
     if plan is None:
@@ -72,10 +121,18 @@ def decide_plan_changed(event: PlanChanged, state: AccountState, at: datetime, c
         return _moved_to(plan, state, catalog)
     if not plan.renews:
         return PlanChange(plan=state.plan)
-    return _fresh_cycle(plan, state, _not_before(state, event.occurred_at, at), state.time_zone, _anchor(event.occurred_at, at))
+    return _fresh_cycle(
+        plan,
+        state,
+        _not_before(state, event.occurred_at, at),
+        state.time_zone,
+        _anchor(event.occurred_at, at),
+    )
 
 
-def decide_cancelled(event: AccountCancelled, state: AccountState, at: datetime, catalogs: AdoptedCatalogs) -> PlanChange | Refusal:
+def decide_cancelled(
+    event: AccountCancelled, state: AccountState, at: datetime, catalogs: AdoptedCatalogs
+) -> PlanChange | Refusal:
     """Fall back to what was left of Free: with the period's end, or at once."""
     if state.period.is_free:
         return Refusal.NOT_SUBSCRIBED
@@ -87,13 +144,20 @@ def decide_cancelled(event: AccountCancelled, state: AccountState, at: datetime,
     return PlanChange(plan=free.id, opens=opens, settled=settled(state))
 
 
-def _fresh_cycle(plan: Plan, state: AccountState, start: datetime, time_zone: str, anchor: datetime) -> PlanChange:
+def _fresh_cycle(
+    plan: Plan, state: AccountState, start: datetime, time_zone: str, anchor: datetime
+) -> PlanChange:
     opens = opening(state, plan, start, time_zone, anchor, 0)
-    return PlanChange(plan=plan.id, opens=opens, settled=settled(state), time_zone=time_zone, anchor=anchor)
+    return PlanChange(
+        plan=plan.id, opens=opens, settled=settled(state), time_zone=time_zone, anchor=anchor
+    )
 
 
 def _moved_to(plan: Plan, state: AccountState, catalog: Catalog) -> PlanChange:
-    """The cycle and what was used stay. Going back to the plan one has takes back whatever waits for the renewal."""
+    """The cycle and what was used stay.
+
+    Going back to the plan one has takes back whatever waits for the renewal.
+    """
     if plan.id == state.plan:
         return PlanChange(plan=state.plan)
     if _level(catalog, plan.id) < _level(catalog, state.plan):
@@ -107,12 +171,16 @@ def _level(catalog: Catalog, plan_id: str) -> int:
 
 
 def _not_before(state: AccountState, occurred_at: datetime, at: datetime) -> datetime:
-    """A change takes effect when it occurred, but never before the current period began or after the ledger's time."""
+    """A change takes effect when it occurred, but never before the current period began or after
+    the ledger's time.
+    """
     return max(state.period.start, min(occurred_at, at))
 
 
 def _anchor(stated: datetime, at: datetime) -> datetime:
-    """An anchor as little ahead of the ledger's time as a clock may be is that time: the next boundary is a month away, not minutes."""
+    """An anchor as little ahead of the ledger's time as a clock may be is that time: the next
+    boundary is a month away, not minutes.
+    """
     return at if at < stated <= at + CLOCK_AHEAD_MAX else stated
 
 

@@ -1,4 +1,7 @@
-"""What a usage event may say of how much was used, and which names it may carry. Needs the standard library alone: the SDKs use it."""
+"""What a usage event may say of how much was used, and which names it may carry.
+
+Needs the standard library alone: the SDKs use it.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,34 @@ NAME_LENGTH_MAX = 200
 EVENT_BYTES_MAX = 65_536
 
 _QUANTITY = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
-# No control characters, no spaces at the ends: names are printed in logs and on pages and compared byte by byte.
+# No control characters, no spaces at the ends: names are printed in logs and on pages and compared
+# byte by byte.
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 
 
 def parse_quantity(value: object) -> Decimal:
-    """Read a quantity: a decimal >= 0 with at most 6 places, as a string, an integer or a Decimal; never a float.
+    """Read a quantity: a decimal >= 0 with at most 6 places, as a string, an integer or a Decimal;
+    never a float.
 
-    Raises ValueError saying what is wrong with it. The result is normal: ``"1"``, ``"1.0"`` and ``1`` are one quantity.
+    Raises ValueError saying what is wrong with it. The result is normal: ``"1"``, ``"1.0"`` and
+    ``1`` are one quantity.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
-        raise ValueError(f"quantity is a decimal string or an integer, not {type(value).__name__} ({value!r})")
-    text = value if isinstance(value, str) else "huge" if _is_huge(value) else format(value, "f" if isinstance(value, Decimal) else "d")
+        raise ValueError(
+            f"quantity is a decimal string or an integer, not {type(value).__name__} ({value!r})"
+        )
+    text = (
+        value
+        if isinstance(value, str)
+        else "huge"
+        if _is_huge(value)
+        else format(value, "f" if isinstance(value, Decimal) else "d")
+    )
     if not _QUANTITY.fullmatch(text):
-        raise ValueError(f"quantity is a decimal from 0 to {QUANTITY_MAX} with at most 6 places, not {_shortened(value)}")
+        raise ValueError(
+            f"quantity is a decimal from 0 to {QUANTITY_MAX} with at most 6 places, not "
+            f"{_shortened(value)}"
+        )
     quantity = Decimal(text)
     if quantity > QUANTITY_MAX:
         raise ValueError(f"quantity is at most {QUANTITY_MAX}, not {_shortened(value)}")
@@ -37,7 +54,9 @@ def format_quantity(quantity: Decimal) -> str:
 
 
 def check_name(field: str, value: object) -> str:
-    """Return ``value`` if it can name an account, a source, an event, a feature or a model; else raise ValueError naming the field."""
+    """Return ``value`` if it can name an account, a source, an event, a feature or a model; else
+    raise ValueError naming the field.
+    """
     if not isinstance(value, str):
         raise ValueError(f"{field} is a string, not {type(value).__name__}")
     if value.isprintable() and 1 <= len(value) <= NAME_LENGTH_MAX and value[0] != " " != value[-1]:
@@ -45,7 +64,9 @@ def check_name(field: str, value: object) -> str:
     if not 1 <= len(value) <= NAME_LENGTH_MAX:
         raise ValueError(f"{field} has 1 to {NAME_LENGTH_MAX} characters, not {len(value)}")
     if not _NAME.fullmatch(value):
-        raise ValueError(f"{field} has no control characters and no spaces at its ends, unlike {value!r}")
+        raise ValueError(
+            f"{field} has no control characters and no spaces at its ends, unlike {value!r}"
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,7 @@
-"""Why an input is refused. The order is the precedence: an input that breaks several rules is refused for the first."""
+"""Why an input is refused.
+
+The order is the precedence: an input that breaks several rules is refused for the first.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from enum import Enum
 
 
 class Refusal(str, Enum):
-    """The rules an input can break, in the order in which they are looked at. The value is what the ledger entry says."""
+    """The rules an input can break, in the order in which they are looked at.
+
+    The value is what the ledger entry says.
+    """
 
     WRONG_PARTITION = "wrong_partition"
     """The record's key does not hash (Kafka's murmur2) to the partition it lies in."""
@@ -31,7 +37,8 @@ class Refusal(str, Enum):
     ID_REUSED = "id_reused_with_different_content"
 
     UNKNOWN_ACCOUNT = "unknown_account"
-    """The catalog has unknown accounts refused, and this one has never been opened or subscribed."""
+    """The catalog has unknown accounts refused, and this one has never been opened or subscribed.
+    """
     COUNTED_BEFORE_OPENING = "counted_before_opening"
     """It occurred before the account was brought in: what was used by then came with it."""
     ALREADY_VOIDED = "already_voided"
@@ -50,7 +57,9 @@ class Refusal(str, Enum):
     """Free cannot be subscribed to: cancel instead."""
     UNKNOWN_TIME_ZONE = "unknown_time_zone"
     ALREADY_SUBSCRIBED = "already_subscribed"
-    """A running subscription changes by ``account.plan_changed``; subscribing again would bring credits that were not paid for."""
+    """A running subscription changes by ``account.plan_changed``; subscribing again would bring
+    credits that were not paid for.
+    """
     NOT_SUBSCRIBED = "not_subscribed"
 
     ALREADY_SUSPENDED = "already_suspended"

@@ -1,4 +1,6 @@
-"""Rolling an account forward: the entries that time alone brings, its renewals and the expiries of its grants."""
+"""Rolling an account forward: the entries that time alone brings, its renewals and the expiries of
+its grants.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,33 @@ LEDGER_SOURCE = "/usageledger"
 """The source of what the ledger does by itself."""
 
 
-def roll(state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs) -> Iterator[tuple[LedgerEntry, AccountState]]:
-    """Yield a draft entry for each period that ends and each grant that expires at or before ``until``, in order, and the state after it.
+def roll(
+    state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs
+) -> Iterator[tuple[LedgerEntry, AccountState]]:
+    """Yield a draft entry for each period that ends and each grant that expires at or before
+    ``until``, in order, and the state after it.
 
-    Where both fall on one moment the period's end is both: it settles what it drew from the grant, and the rest of the grant lapses.
+    Where both fall on one moment the period's end is both: it settles what it drew from the grant,
+    and the rest of the grant lapses.
     """
     boundary = next_boundary(state)
     while boundary is not None and boundary <= until:
-        entry = _ends_period(state, account, until, catalogs) if boundary == state.period.end else _expires(state, account, boundary, until)
+        entry = (
+            _ends_period(state, account, until, catalogs)
+            if boundary == state.period.end
+            else _expires(state, account, boundary, until)
+        )
         state = cast(AccountState, evolve(state, entry))
         yield entry, state
         boundary = next_boundary(state)
 
 
-def state_at(state: AccountState, account: str, at: datetime, catalogs: AdoptedCatalogs) -> AccountState:
-    """The state as it is at that time: what readers show, for a stored state may not have been rolled yet."""
+def state_at(
+    state: AccountState, account: str, at: datetime, catalogs: AdoptedCatalogs
+) -> AccountState:
+    """The state as it is at that time: what readers show, for a stored state may not have been
+    rolled yet.
+    """
     rolled = state
     for _, rolled in roll(state, account, at, catalogs):  # noqa: B007  # the last one is wanted
         pass
@@ -39,7 +53,9 @@ def state_at(state: AccountState, account: str, at: datetime, catalogs: AdoptedC
 
 
 def plan_at(catalogs: AdoptedCatalogs, plan_id: str, at: datetime) -> Plan | None:
-    """The plan as the version in force at that time has it; where that one has dropped it, as the last adopted version that has it."""
+    """The plan as the version in force at that time has it; where that one has dropped it, as the
+    last adopted version that has it.
+    """
     plan = catalogs.in_force(at).plan(plan_id)
     if plan is not None:
         return plan
@@ -47,26 +63,45 @@ def plan_at(catalogs: AdoptedCatalogs, plan_id: str, at: datetime) -> Plan | Non
     return next((plan for plan in reversed(known) if plan is not None), None)
 
 
-def opening(state: AccountState | None, plan: Plan, start: datetime, time_zone: str, anchor: datetime | None, free_left: int) -> Period:
-    """The period of ``plan`` that begins at ``start``: Free's without an end, any other up to the next boundary of its cycle."""
+def opening(
+    state: AccountState | None,
+    plan: Plan,
+    start: datetime,
+    time_zone: str,
+    anchor: datetime | None,
+    free_left: int,
+) -> Period:
+    """The period of ``plan`` that begins at ``start``: Free's without an end, any other up to the
+    next boundary of its cycle.
+    """
     number = 0 if state is None else state.period.number + 1
     if not plan.renews:
-        return Period(number=number, start=start, end=None, plan=plan.id, allotment=free_left, is_free=True)
+        return Period(
+            number=number, start=start, end=None, plan=plan.id, allotment=free_left, is_free=True
+        )
     end = boundary_after(anchor or start, time_zone, start)
     return Period(number=number, start=start, end=end, plan=plan.id, allotment=plan.allotment)
 
 
 def settled(state: AccountState) -> tuple[tuple[str, str, int], ...]:
     """What the current period draws from grants if it ends now, as ``(source, id, micro-credits)``."""
-    return tuple((grant.source, grant.id, amount) for grant, amount in drawn_from_grants(state) if amount > 0)
+    return tuple(
+        (grant.source, grant.id, amount) for grant, amount in drawn_from_grants(state) if amount > 0
+    )
 
 
 def free_left_after(state: AccountState) -> int:
     """What is left of Free's credits if the current period ends now."""
-    return max(0, state.period.allotment - state.period.used) if state.period.is_free else state.free_left
+    return (
+        max(0, state.period.allotment - state.period.used)
+        if state.period.is_free
+        else state.free_left
+    )
 
 
-def _ends_period(state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs) -> LedgerEntry:
+def _ends_period(
+    state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs
+) -> LedgerEntry:
     end = cast(datetime, state.period.end)
     plan = plan_at(catalogs, state.next_plan or state.plan, end)
     assert plan is not None, "a plan was adopted before any account could have it"
@@ -75,17 +110,27 @@ def _ends_period(state: AccountState, account: str, until: datetime, catalogs: A
         kind="renewal",
         appended_at=until,
         account=account,
-        event=EventReference(source=LEDGER_SOURCE, id=f"renewal/{account}/{opens.number}", occurred_at=end),
+        event=EventReference(
+            source=LEDGER_SOURCE, id=f"renewal/{account}/{opens.number}", occurred_at=end
+        ),
         plan_change=PlanChange(plan=plan.id, opens=opens, settled=settled(state)),
     )
 
 
 def _expires(state: AccountState, account: str, at: datetime, until: datetime) -> LedgerEntry:
-    grant, drawn = next((grant, drawn) for grant, drawn in drawn_from_grants(state) if grant.expires_at == at)
+    grant, drawn = next(
+        (grant, drawn) for grant, drawn in drawn_from_grants(state) if grant.expires_at == at
+    )
     return LedgerEntry(
         kind="grant_expired",
         appended_at=until,
         account=account,
-        event=EventReference(source=LEDGER_SOURCE, id=f"grant_expired/{account}/{grant.source}/{grant.id}", occurred_at=at),
-        grant=GrantChange(source=grant.source, id=grant.id, credits=grant.credits, expires_at=at, settled=drawn),
+        event=EventReference(
+            source=LEDGER_SOURCE,
+            id=f"grant_expired/{account}/{grant.source}/{grant.id}",
+            occurred_at=at,
+        ),
+        grant=GrantChange(
+            source=grant.source, id=grant.id, credits=grant.credits, expires_at=at, settled=drawn
+        ),
     )

@@ -1,4 +1,7 @@
-"""Thresholds: shares of what a period has, whose crossing is announced. Needs the standard library alone: the SDKs use it."""
+"""Thresholds: shares of what a period has, whose crossing is announced.
+
+Needs the standard library alone: the SDKs use it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,21 @@ from itertools import pairwise
 from usageledger.domain.quantity import format_quantity, parse_quantity
 
 THRESHOLDS_MAX = 20
-"""How many an account may have of its own: they are kept with its state, which is read with every use."""
+"""How many an account may have of its own: they are kept with its state, which is read with every
+use.
+"""
 
 
 def parse_thresholds(written: Sequence[object]) -> tuple[Decimal, ...]:
     """Read an account's own thresholds: decimal strings (or Decimals) between 0 and 1, ascending.
 
-    Raises ValueError saying all that is wrong with them. The results are normal: ``"0.8"`` and ``"0.80"`` are one share.
+    Raises ValueError saying all that is wrong with them. The results are normal: ``"0.8"`` and
+    ``"0.80"`` are one share.
     """
     if len(written) > THRESHOLDS_MAX:
-        raise ValueError(f"thresholds: an account has at most {THRESHOLDS_MAX} of its own, not {len(written)}")
+        raise ValueError(
+            f"thresholds: an account has at most {THRESHOLDS_MAX} of its own, not {len(written)}"
+        )
     shares = tuple(_share(share) for share in written)
     defects = list(threshold_defects(shares))
     if defects:
@@ -27,10 +35,16 @@ def parse_thresholds(written: Sequence[object]) -> tuple[Decimal, ...]:
 
 
 def threshold_defects(shares: Sequence[Decimal]) -> Iterator[str]:
-    """What is wrong with thresholds, whoever sets them. Six places at most, as quantities have: what they are a share of stays exact."""
+    """What is wrong with thresholds, whoever sets them.
+
+    Six places at most, as quantities have: what they are a share of stays exact.
+    """
     for share in shares:
         if not 0 < share < 1:
-            yield f"a share lies between 0 and 1, unlike {share} (the limit itself is always announced)"
+            yield (
+                f"a share lies between 0 and 1, unlike {share} (the limit itself is always "
+                "announced)"
+            )
             continue
         try:
             parse_quantity(share)
@@ -42,8 +56,13 @@ def threshold_defects(shares: Sequence[Decimal]) -> Iterator[str]:
 
 def _share(written: object) -> Decimal:
     if not isinstance(written, (str, Decimal)):
-        raise ValueError(f"thresholds: a share is a decimal string such as '0.8', not {type(written).__name__}")
+        raise ValueError(
+            f"thresholds: a share is a decimal string such as '0.8', not {type(written).__name__}"
+        )
     try:
         return Decimal(format_quantity(parse_quantity(written)))
     except ValueError:
-        raise ValueError(f"thresholds: a share is a decimal with at most 6 places, such as '0.8', unlike {str(written)[:40]!r}") from None
+        raise ValueError(
+            "thresholds: a share is a decimal with at most 6 places, such as '0.8', unlike "
+            f"{str(written)[:40]!r}"
+        ) from None

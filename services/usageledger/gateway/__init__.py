@@ -1,1 +1,3 @@
-"""The gateway: HTTP for who asks before a generation, reports without Kafka, listens for limits, or shows the usage meter."""
+"""The gateway: HTTP for who asks before a generation, reports without Kafka, listens for limits, or
+shows the usage meter.
+"""

@@ -55,7 +55,10 @@ show its usage meter. Credits are decimal strings, times are RFC 3339 in UTC, er
 
 
 def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> FastAPI:
-    """The app that serves this gateway. ``allowed_origins``: whose pages may ask, besides our own; they send tokens, never cookies."""
+    """The app that serves this gateway.
+
+    ``allowed_origins``: whose pages may ask, besides our own; they send tokens, never cookies.
+    """
     app = bare_app()
     app.state.gateway = gateway
     app.add_middleware(BodiesWithinBounds)

@@ -1,4 +1,7 @@
-"""How large a request's body may be. Routes read theirs before they know who asks, so a stranger's counts too."""
+"""How large a request's body may be.
+
+Routes read theirs before they know who asks, so a stranger's counts too.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ _TOO_LARGE = f"a request has at most {BYTES_MAX} bytes: send what it holds in se
 
 
 class BodiesWithinBounds:
-    """ASGI middleware: a body that says that it is too large is not read at all, and one that says nothing only as far as it may be."""
+    """ASGI middleware: a body that says that it is too large is not read at all, and one that says
+    nothing only as far as it may be.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -41,12 +41,15 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="key",
-    description="An app key (`ulk_…`), or an account token minted with one: `Authorization: Bearer …`. Never in a URL.",
+    description="An app key (`ulk_…`), or an account token minted with one: `Authorization: Bearer "
+    "…`. Never in a URL.",
 )
 
 
 class Counted(NamedTuple):
-    """What ``gateway.db`` has: deliveries that wait, those that are dead, accounts that are blocked."""
+    """What ``gateway.db`` has: deliveries that wait, those that are dead, accounts that are
+    blocked.
+    """
 
     pending: int
     dead: int
@@ -55,10 +58,14 @@ class Counted(NamedTuple):
 
 @dataclass(slots=True)
 class Gateway:
-    """The parts that routes use. ``readiness``: by name, what says why it is not ready, or nothing; ``missing``: what did so last.
+    """The parts that routes use.
 
-    ``report`` puts events on Kafka, ``limits_trouble`` says why limit events are not known to be up to date, ``webhooks_changed`` tells who
-    delivers that there is something to do: by default there is neither Kafka nor anybody who delivers.
+    ``readiness``: by name, what says why it is not ready, or nothing; ``missing``: what did so
+    last.
+
+    ``report`` puts events on Kafka, ``limits_trouble`` says why limit events are not known to be up
+    to date, ``webhooks_changed`` tells who delivers that there is something to do: by default there
+    is neither Kafka nor anybody who delivers.
     """
 
     store: sqlite3.Connection
@@ -92,7 +99,11 @@ class Gateway:
 
     def _count(self) -> Counted:
         counts = self.webhook_deliveries.counts().values()
-        return Counted(sum(count.pending for count in counts), sum(count.dead for count in counts), self.limits.count())
+        return Counted(
+            sum(count.pending for count in counts),
+            sum(count.dead for count in counts),
+            self.limits.count(),
+        )
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -102,34 +113,56 @@ def gateway_of(request: Request) -> Gateway:
 
 
 async def _parts(request: Request) -> Gateway:
-    """A coroutine, for FastAPI calls a plain function in another thread, which costs more than all else that is asked here."""
+    """A coroutine, for FastAPI calls a plain function in another thread, which costs more than all
+    else that is asked here.
+    """
     return gateway_of(request)
 
 
 Parts = Annotated[Gateway, Depends(_parts)]
-AccountPath = Annotated[Name, WithJsonSchema({**NAME_SCHEMA, "examples": ["acct_4821"]}), Path(description="The account.")]
+AccountPath = Annotated[
+    Name,
+    WithJsonSchema({**NAME_SCHEMA, "examples": ["acct_4821"]}),
+    Path(description="The account."),
+]
 
 
 class Needs:
-    """Dependency: a caller with a scope. An account token passes where the path names its account, and nowhere else.
+    """Dependency: a caller with a scope.
 
-    So whatever route is added, an account token reads no other account by it: the rule stands here and not in the routes.
+    An account token passes where the path names its account, and nowhere else.
+
+    So whatever route is added, an account token reads no other account by it: the rule stands here
+    and not in the routes.
     """
 
     def __init__(self, scope: Scope) -> None:
         self.scope: Scope = scope
 
-    async def __call__(self, request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> Caller:
+    async def __call__(
+        self,
+        request: Request,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
+    ) -> Caller:
         gateway = gateway_of(request)
         caller = self._identified(request, gateway, bearer)
         gateway.rate_limits.count(caller)
         if caller.account is not None and request.path_params.get("account") != caller.account:
-            raise Problem("forbidden", "an account token works on the paths of its own account alone: use an app key here")
+            raise Problem(
+                "forbidden",
+                "an account token works on the paths of its own account alone: use an app key here",
+            )
         if not caller.may(self.scope):
-            raise Problem("forbidden", f"this needs the scope {self.scope!r}: use a key that has it", scope=self.scope)
+            raise Problem(
+                "forbidden",
+                f"this needs the scope {self.scope!r}: use a key that has it",
+                scope=self.scope,
+            )
         return caller
 
-    def _identified(self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None) -> Caller:
+    def _identified(
+        self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None
+    ) -> Caller:
         session = request.cookies.get(SESSION_COOKIE)
         try:
             if bearer is not None:
@@ -139,11 +172,16 @@ class Needs:
         except NotAuthentic as error:
             refuse_or_count(gateway, request, error)
             raise _unauthenticated(str(error)) from None
-        raise _unauthenticated("send a key or an account token as `Authorization: Bearer …`; `usageledger keys create` makes keys")
+        raise _unauthenticated(
+            "send a key or an account token as `Authorization: Bearer …`; `usageledger keys "
+            "create` makes keys"
+        )
 
 
 def refuse_or_count(gateway: Gateway, request: Request, error: NotAuthentic) -> None:
-    """Count what may have been a guess; who has guessed too often is told to wait. A key that works never waits for others' guesses.
+    """Count what may have been a guess; who has guessed too often is told to wait.
+
+    A key that works never waits for others' guesses.
 
     Raises Problem.
     """
@@ -153,7 +191,9 @@ def refuse_or_count(gateway: Gateway, request: Request, error: NotAuthentic) -> 
 
 
 def still_let_in(request: Request, gateway: Gateway) -> Callable[[], bool]:
-    """For a request that goes on after it was let in: says whether its key, token or session still works."""
+    """For a request that goes on after it was let in: says whether its key, token or session still
+    works.
+    """
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     session = request.cookies.get(SESSION_COOKIE, "")
     known = gateway.keys.caller if scheme.lower() == "bearer" else gateway.keys.caller_of_session
@@ -174,7 +214,9 @@ def _unauthenticated(detail: str) -> Problem:
 
 
 def _is_from_our_pages(method: str, headers: Mapping[str, str]) -> bool:
-    """A session's cookie changes things only where our own pages ask for it; another site's form could send it too."""
+    """A session's cookie changes things only where our own pages ask for it; another site's form
+    could send it too.
+    """
     if method in _SAFE_METHODS:
         return True
     return urlsplit(headers.get("origin", "")).netloc == headers.get("host")

@@ -1,4 +1,6 @@
-"""Is this an event that the ledger takes? As far as that can be known before it is decided, and naming the field that is wrong."""
+"""Is this an event that the ledger takes? As far as that can be known before it is decided, and
+naming the field that is wrong.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.topics import Topics
 
 USAGE_TYPE = "usage.recorded"
-INPUTS: Mapping[str, type[InputEvent]] = {type_: model for type_, model in MESSAGES.items() if issubclass(model, InputEvent)}
+INPUTS: Mapping[str, type[InputEvent]] = {
+    type_: model for type_, model in MESSAGES.items() if issubclass(model, InputEvent)
+}
 """The events that can be reported, by type."""
 
 _anything = msgspec.json.Decoder()
@@ -52,7 +56,10 @@ class Checked(NamedTuple):
 
 
 class Reporting(NamedTuple):
-    """What an event is looked at with. ``is_importing``: it may be of any time, and its record is dated with that."""
+    """What an event is looked at with.
+
+    ``is_importing``: it may be of any time, and its record is dated with that.
+    """
 
     topics: Topics
     partition_count: int
@@ -64,37 +71,67 @@ class Reporting(NamedTuple):
 def check_event(value: bytes, reporting: Reporting) -> Checked | Rejected:
     """Look at one event, JSON as it was sent. It goes on as these bytes."""
     if len(value) > EVENT_BYTES_MAX:
-        return Rejected(Identity(), Refusal.RECORD_TOO_LARGE.value, f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
+        return Rejected(
+            Identity(),
+            Refusal.RECORD_TOO_LARGE.value,
+            f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}",
+        )
     told = _anything.decode(value)
     if not isinstance(told, dict):
-        return Rejected(Identity(), Refusal.NOT_A_CLOUDEVENT.value, "an event is a JSON object, a CloudEvent in structured mode")
+        return Rejected(
+            Identity(),
+            Refusal.NOT_A_CLOUDEVENT.value,
+            "an event is a JSON object, a CloudEvent in structured mode",
+        )
     identity = Identity(*(_text(told.get(name)) for name in Identity._fields))
     type_ = told.get("type")
     model = INPUTS.get(type_) if isinstance(type_, str) else None
     if model is None:
-        return Rejected(identity, Refusal.UNKNOWN_TYPE.value, f"type is one of {', '.join(INPUTS)}", "type")
+        return Rejected(
+            identity, Refusal.UNKNOWN_TYPE.value, f"type is one of {', '.join(INPUTS)}", "type"
+        )
     if type_ != USAGE_TYPE and not reporting.is_admin:
-        return Rejected(identity, "forbidden", f"{type_} needs a key with the scope 'admin'", "type")
+        return Rejected(
+            identity, "forbidden", f"{type_} needs a key with the scope 'admin'", "type"
+        )
     try:
         event = model.model_validate_json(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        return Rejected(identity, Refusal.INVALID_EVENT.value, _words(first), "/".join(str(part) for part in first["loc"]))
-    return _late_or_early(event, identity, reporting) or _as_record(event, identity, value, reporting)
+        return Rejected(
+            identity,
+            Refusal.INVALID_EVENT.value,
+            _words(first),
+            "/".join(str(part) for part in first["loc"]),
+        )
+    return _late_or_early(event, identity, reporting) or _as_record(
+        event, identity, value, reporting
+    )
 
 
 def _late_or_early(event: InputEvent, identity: Identity, reporting: Reporting) -> Rejected | None:
     if reporting.is_importing:
         return None
     if event.time > reporting.now + CLOCK_AHEAD_MAX:
-        return Rejected(identity, Refusal.DATED_IN_THE_FUTURE.value, "time is at most 5 minutes ahead of now", "time")
+        return Rejected(
+            identity,
+            Refusal.DATED_IN_THE_FUTURE.value,
+            "time is at most 5 minutes ahead of now",
+            "time",
+        )
     if event.time < reporting.now - LATENESS_MAX:
-        return Rejected(identity, Refusal.TOO_OLD.value, "time is at most 35 days before now", "time")
+        return Rejected(
+            identity, Refusal.TOO_OLD.value, "time is at most 35 days before now", "time"
+        )
     return None
 
 
-def _as_record(event: InputEvent, identity: Identity, value: bytes, reporting: Reporting) -> Checked | Rejected:
-    """The record, if the ledger's own decoder reads it: whatever the two differ in, nothing is accepted that is refused later."""
+def _as_record(
+    event: InputEvent, identity: Identity, value: bytes, reporting: Reporting
+) -> Checked | Rejected:
+    """The record, if the ledger's own decoder reads it: whatever the two differ in, nothing is
+    accepted that is refused later.
+    """
     key = event.subject.encode()
     partition = partition_of(key, reporting.partition_count)
     is_usage = isinstance(event, INPUTS[USAGE_TYPE])

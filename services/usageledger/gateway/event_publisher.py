@@ -1,4 +1,6 @@
-"""Puts events that were reported over HTTP, or are sent again, on Kafka, and says of each whether Kafka has it."""
+"""Puts events that were reported over HTTP, or are sent again, on Kafka, and says of each whether
+Kafka has it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError, KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    BrokerResponseError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
 from usageledger.log.producer_end import end_producer
 
@@ -57,7 +64,10 @@ class Reporter:
         self._endings: set[asyncio.Task[None]] = set()
 
     async def report(self, records: Sequence[Outgoing]) -> list[Sent]:
-        """Send these, and wait for Kafka's word within ACKNOWLEDGED_WITHIN_S. One that has none may have been taken all the same."""
+        """Send these, and wait for Kafka's word within ACKNOWLEDGED_WITHIN_S.
+
+        One that has none may have been taken all the same.
+        """
         futures: list[Any] = []
         producer = None
         try:
@@ -67,7 +77,11 @@ class Reporter:
                     futures.append(await _send(producer, record))
                 await asyncio.wait(futures)
         except (TimeoutError, KafkaError, OSError) as error:
-            trouble = f"Kafka did not answer within {ACKNOWLEDGED_WITHIN_S:.0f} s" if isinstance(error, TimeoutError) else _told(error)
+            trouble = (
+                f"Kafka did not answer within {ACKNOWLEDGED_WITHIN_S:.0f} s"
+                if isinstance(error, TimeoutError)
+                else _told(error)
+            )
         else:
             trouble = ""
         sent = [_outcome(future, trouble) for future in futures]
@@ -104,7 +118,10 @@ class Reporter:
             return self._producer
 
     def _discard(self, producer: Any) -> None:
-        """What has failed may hold what nobody waits for any more. Others that wait for it are told that they do not know."""
+        """What has failed may hold what nobody waits for any more.
+
+        Others that wait for it are told that they do not know.
+        """
         if producer is self._producer:
             self._producer = None
             self._end_later(producer)
@@ -116,15 +133,23 @@ class Reporter:
 
 
 async def _send(producer: Any, record: Outgoing) -> Any:
-    """The future of a record. One that the producer does not take has failed, and the others go on."""
+    """The future of a record.
+
+    One that the producer does not take has failed, and the others go on.
+    """
     try:
         future = await producer.send(
-            record.topic, value=record.value, key=record.key, partition=record.partition, timestamp_ms=record.timestamp_ms
+            record.topic,
+            value=record.value,
+            key=record.key,
+            partition=record.partition,
+            timestamp_ms=record.timestamp_ms,
         )
     except KafkaError as error:
         future = asyncio.get_running_loop().create_future()
         future.set_exception(error)
-    # When nobody waits for it any more, what becomes of it is nobody's, and asyncio need not complain.
+    # When nobody waits for it any more, what becomes of it is nobody's, and asyncio need not
+    # complain.
     future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return future
 
@@ -137,7 +162,11 @@ def _outcome(future: Any, trouble: str) -> Sent:
 
 
 def _ends_producer(future: Any) -> bool:
-    return not future.done() or future.cancelled() or not isinstance(future.exception(), (*_OF_ONE_RECORD, type(None)))
+    return (
+        not future.done()
+        or future.cancelled()
+        or not isinstance(future.exception(), (*_OF_ONE_RECORD, type(None)))
+    )
 
 
 def _told(error: BaseException) -> str:

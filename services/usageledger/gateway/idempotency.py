@@ -1,6 +1,8 @@
-"""Requests that make something anew each time, and that may be sent again when their answer was lost: known by an ``Idempotency-Key``.
+"""Requests that make something anew each time, and that may be sent again when their answer was
+lost: known by an ``Idempotency-Key``.
 
-A key is its caller's own and counts for a day. The same request under it makes nothing more; another request under it is refused.
+A key is its caller's own and counts for a day. The same request under it makes nothing more;
+another request under it is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ KEPT_FOR = timedelta(days=1)
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", max_length=200, description="Sent again with it within a day, the request makes nothing new."),
+    Header(
+        alias="Idempotency-Key",
+        max_length=200,
+        description="Sent again with it within a day, the request makes nothing new.",
+    ),
 ]
 
 
@@ -27,13 +33,19 @@ class UsedForSomethingElse(Exception):
     """The key came before, with another request."""
 
 
-def answer_before(store: sqlite3.Connection, caller: str, key: str, request: object, now: datetime) -> Any | None:
-    """What the same request under this key was answered, None if it is new. In the transaction that carries it out.
+def answer_before(
+    store: sqlite3.Connection, caller: str, key: str, request: object, now: datetime
+) -> Any | None:
+    """What the same request under this key was answered, None if it is new.
+
+    In the transaction that carries it out.
 
     Raises UsedForSomethingElse.
     """
     forget_old(store, now)
-    row = store.execute("SELECT digest, answer FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)).fetchone()
+    row = store.execute(
+        "SELECT digest, answer FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)
+    ).fetchone()
     if row is None:
         return None
     if row[0] != _digest(request):
@@ -41,7 +53,9 @@ def answer_before(store: sqlite3.Connection, caller: str, key: str, request: obj
     return json.loads(row[1])
 
 
-def note_answer(store: sqlite3.Connection, caller: str, key: str, request: object, answer: object, now: datetime) -> None:
+def note_answer(
+    store: sqlite3.Connection, caller: str, key: str, request: object, answer: object, now: datetime
+) -> None:
     """Note what a request under this key was answered. In the same transaction."""
     values = (caller, key, _digest(request), json.dumps(answer), milliseconds(now))
     store.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
@@ -49,7 +63,9 @@ def note_answer(store: sqlite3.Connection, caller: str, key: str, request: objec
 
 def forget_old(store: sqlite3.Connection, now: datetime) -> None:
     """Forget the keys that are too old to be a retry's."""
-    store.execute("DELETE FROM idempotency_keys WHERE created_ms < ?", (milliseconds(now - KEPT_FOR),))
+    store.execute(
+        "DELETE FROM idempotency_keys WHERE created_ms < ?", (milliseconds(now - KEPT_FOR),)
+    )
 
 
 def _digest(request: object) -> bytes:

@@ -1,7 +1,8 @@
-"""What the console asks Kafka itself: how far everybody is behind, which catalogs there are, a refused record where it lies.
+"""What the console asks Kafka itself: how far everybody is behind, which catalogs there are, a
+refused record where it lies.
 
-kafka-python's clients block, so they have a thread of their own, and one question is answered at a time, within a bound. What many may ask
-at once is answered by the same look for a second.
+kafka-python's clients block, so they have a thread of their own, and one question is answered at a
+time, within a bound. What many may ask at once is answered by the same look for a second.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Look(NamedTuple):
 
 
 class CatalogsThere(NamedTuple):
-    """The catalogs that lie in the topic, and those that each partition has adopted; None while the counters cannot be asked."""
+    """The catalogs that lie in the topic, and those that each partition has adopted; None while the
+    counters cannot be asked.
+    """
 
     published: AdoptedCatalogs
     adopted: Mapping[int, AdoptedCatalogs] | None
@@ -56,11 +59,17 @@ class CatalogsThere(NamedTuple):
 class Inspector:
     """Looks into one ledger's Kafka.
 
-    Every method raises Problem `log_unavailable` where no answer comes in time; ``look`` raises ViewError too.
+    Every method raises Problem `log_unavailable` where no answer comes in time; ``look`` raises
+    ViewError too.
     """
 
     def __init__(
-        self, connect: Callable[[], Connections], prefix: str, catalogs: PublishedCatalogs, *, answer_within_s: float = ANSWER_WITHIN_S
+        self,
+        connect: Callable[[], Connections],
+        prefix: str,
+        catalogs: PublishedCatalogs,
+        *,
+        answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         self._connect = connect
         self._answer_within_s = answer_within_s
@@ -83,17 +92,26 @@ class Inspector:
             return await self._catalogs.get()
 
     async def records(self, addresses: Sequence[InputAddress]) -> list[Record | None]:
-        """The records of the two input topics at these addresses; None for one that is no longer there."""
+        """The records of the two input topics at these addresses; None for one that is no longer
+        there.
+        """
         async with _within(self._answer_within_s):
-            return await self._ask(lambda connections: _records(connections.reader, self._topics, addresses))
+            return await self._ask(
+                lambda connections: _records(connections.reader, self._topics, addresses)
+            )
 
     def close(self) -> None:
-        """Let go of the connections. A question that is still being answered ends by its own bound."""
+        """Let go of the connections.
+
+        A question that is still being answered ends by its own bound.
+        """
         self._thread.submit(self._disconnect)
         self._thread.shutdown(wait=False)
 
     async def _ask(self, question: Callable[[Connections], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._answer, question
+        )
 
     def _answer(self, question: Callable[[Connections], _T]) -> _T:
         if self._connections is None:
@@ -119,8 +137,14 @@ class Inspector:
             heads = read_heads(connections.redis, self._prefix, partitions)
         except ViewError:
             return CatalogsThere(published, None)
-        adopted_before = {partition: 0 if head is None else decode_head(head.value).catalog_next for partition, head in heads.items()}
-        return CatalogsThere(published, {partition: self._published.before(end) for partition, end in adopted_before.items()})
+        adopted_before = {
+            partition: 0 if head is None else decode_head(head.value).catalog_next
+            for partition, head in heads.items()
+        }
+        return CatalogsThere(
+            published,
+            {partition: self._published.before(end) for partition, end in adopted_before.items()},
+        )
 
 
 class Connections:
@@ -132,7 +156,12 @@ class Connections:
             stack.callback(self.redis.close)
             self.reader = LogReader(kafka, timeout_ms=KAFKA_TIMEOUT_MS)
             stack.callback(self.reader.close)
-            self.lags = LagReader(self.reader, self.redis, partial(connect_admin, kafka, timeout_ms=KAFKA_TIMEOUT_MS), prefix)
+            self.lags = LagReader(
+                self.reader,
+                self.redis,
+                partial(connect_admin, kafka, timeout_ms=KAFKA_TIMEOUT_MS),
+                prefix,
+            )
             stack.callback(self.lags.close)
             self._stack = stack.pop_all()
 
@@ -147,8 +176,16 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except (KafkaError, LogUnreadable, OSError) as error:  # a TimeoutError is an OSError
-        told = f"no answer within {seconds:.0f} s" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
-        raise Problem("log_unavailable", f"Kafka cannot be asked ({told}): try again in a moment", headers={"Retry-After": "1"}) from error
+        told = (
+            f"no answer within {seconds:.0f} s"
+            if isinstance(error, TimeoutError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise Problem(
+            "log_unavailable",
+            f"Kafka cannot be asked ({told}): try again in a moment",
+            headers={"Retry-After": "1"},
+        ) from error
 
 
 def _look(connections: Connections) -> Look:
@@ -157,14 +194,20 @@ def _look(connections: Connections) -> Look:
     return Look(datetime.now(UTC), lags, partition_states(lags, reports))
 
 
-def _records(reader: LogReader, topics: Topics, addresses: Sequence[InputAddress]) -> list[Record | None]:
+def _records(
+    reader: LogReader, topics: Topics, addresses: Sequence[InputAddress]
+) -> list[Record | None]:
     names = {"usage": topics.usage, "account": topics.account}
     offsets: dict[tuple[str, int], range] = {}
     found: list[Record | None] = []
     for address in addresses:
         topic, partition, offset = names[address.topic], address.partition, address.offset
         if (topic, partition) not in offsets:
-            offsets[topic, partition] = range(reader.start_offset(topic, partition), reader.end_offset(topic, partition))
+            offsets[topic, partition] = range(
+                reader.start_offset(topic, partition), reader.end_offset(topic, partition)
+            )
         is_there = offset in offsets[topic, partition]
-        found.append(next(reader.read(topic, partition, offset, offset + 1), None) if is_there else None)
+        found.append(
+            next(reader.read(topic, partition, offset, offset + 1), None) if is_there else None
+        )
     return found

@@ -19,7 +19,15 @@ from usageledger.domain.cycle import zone
 from usageledger.domain.pace import pace_of, renewal_of
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at, roll
-from usageledger.gateway.figures import Block, CreditsText, Figures, PlanShown, figures, plan_of, plan_shown
+from usageledger.gateway.figures import (
+    Block,
+    CreditsText,
+    Figures,
+    PlanShown,
+    figures,
+    plan_of,
+    plan_shown,
+)
 from usageledger.gateway.history_reach import history_as_of
 from usageledger.history.reading import AccountHistory, DailyUse, ListedPeriod
 
@@ -71,12 +79,19 @@ class DayShown(BaseModel):
 
 
 class PaceShown(BaseModel):
-    """How fast the period's credits are used, over all of it that has passed, and what that comes to."""
+    """How fast the period's credits are used, over all of it that has passed, and what that comes
+    to.
+    """
 
     days: str = Field(description="So many days of the period have passed.", examples=["22.04"])
     credits_per_day: CreditsText = Field(description="Rounded up to a hundredth.")
-    used_up_at: datetime | None = Field(description="Null where something is left at the period's end, and where nothing remains now.")
-    at_period_end: CreditsText | None = Field(description="What will remain then, rounded down; negative if not enough; null on Free.")
+    used_up_at: datetime | None = Field(
+        description="Null where something is left at the period's end, and where nothing remains "
+        "now."
+    )
+    at_period_end: CreditsText | None = Field(
+        description="What will remain then, rounded down; negative if not enough; null on Free."
+    )
 
 
 class RenewalShown(BaseModel):
@@ -90,7 +105,13 @@ class RenewalShown(BaseModel):
     granted_left: CreditsText = Field(description="What grants have left after it.")
 
 
-_PLAN_EXAMPLE = {"id": "max", "name": "Max", "price_cents": 7000, "allotment": "500", "renews": True}
+_PLAN_EXAMPLE = {
+    "id": "max",
+    "name": "Max",
+    "price_cents": 7000,
+    "allotment": "500",
+    "renews": True,
+}
 _METER_EXAMPLE: dict[str, Any] = {
     "account": "acct_4821",
     "at": "2026-11-25T10:00:00Z",
@@ -110,7 +131,16 @@ _METER_EXAMPLE: dict[str, Any] = {
     "thresholds": ["0.8"],
     "blocked": None,
     "upgrade": {"plan": "scale", "name": "Scale", "price_cents": 15000, "allotment": "1400"},
-    "grants": [{"source": "/support", "id": "g1", "credits": "20", "left": "20", "granted_at": "2026-11-05T12:00:00Z", "expires_at": None}],
+    "grants": [
+        {
+            "source": "/support",
+            "id": "g1",
+            "credits": "20",
+            "left": "20",
+            "granted_at": "2026-11-05T12:00:00Z",
+            "expires_at": None,
+        }
+    ],
     "holds": {"open": 1, "credits": "14"},
     "by_feature": {"ai_edit": "23.5", "genai_video": "100"},
     "features": [
@@ -119,11 +149,31 @@ _METER_EXAMPLE: dict[str, Any] = {
             "name": "GenAI Video",
             "credits": "100",
             "uses": 9,
-            "models": [{"id": "veo_3", "name": "Veo 3", "credits": "100", "quantity": "12", "unit": "generation", "uses": 9}],
+            "models": [
+                {
+                    "id": "veo_3",
+                    "name": "Veo 3",
+                    "credits": "100",
+                    "quantity": "12",
+                    "unit": "generation",
+                    "uses": 9,
+                }
+            ],
         }
     ],
-    "days": [{"date": "2026-11-03", "credits": "12.5", "features": {"ai_edit": "2.5", "genai_video": "10"}}],
-    "pace": {"days": "22.04", "credits_per_day": "5.61", "used_up_at": None, "at_period_end": "351.69"},
+    "days": [
+        {
+            "date": "2026-11-03",
+            "credits": "12.5",
+            "features": {"ai_edit": "2.5", "genai_video": "10"},
+        }
+    ],
+    "pace": {
+        "days": "22.04",
+        "credits_per_day": "5.61",
+        "used_up_at": None,
+        "at_period_end": "351.69",
+    },
     "renewal": {
         "at": "2026-12-03T09:00:00Z",
         "plan": "max",
@@ -137,21 +187,32 @@ _METER_EXAMPLE: dict[str, Any] = {
 
 
 class Meter(Figures):
-    """The usage meter: figures from the counters; features, models and days from the history, which says how far it reaches."""
+    """The usage meter: figures from the counters; features, models and days from the history, which
+    says how far it reaches.
+    """
 
     model_config = ConfigDict(title="Meter", json_schema_extra={"examples": [_METER_EXAMPLE]})
 
-    known: bool = Field(description="Whether the ledger has met the account; one that it has not is on an untouched Free.")
+    known: bool = Field(
+        description="Whether the ledger has met the account; one that it has not is on an "
+        "untouched Free."
+    )
     time_zone: str
-    next_plan: PlanShown | None = Field(description="The plan that the next renewal brings, where it is another one.")
-    thresholds: list[str] = Field(description="The shares of use at which a `limit.threshold` is announced.", examples=[["0.8"]])
+    next_plan: PlanShown | None = Field(
+        description="The plan that the next renewal brings, where it is another one."
+    )
+    thresholds: list[str] = Field(
+        description="The shares of use at which a `limit.threshold` is announced.",
+        examples=[["0.8"]],
+    )
     grants: list[GrantShown]
     features: list[FeatureUse]
     days: list[DayShown] = Field(description="Every day of the period so far; on Free the last 31.")
     pace: PaceShown | None = Field(description="Null without use, and in the period's first hour.")
     renewal: RenewalShown | None = Field(description="Null on Free.")
     history_as_of: datetime | None = Field(
-        description="Where features, models and days are not up to date yet: until when they are complete. Null where they are."
+        description="Where features, models and days are not up to date yet: until when they are "
+        "complete. Null where they are."
     )
 
 
@@ -204,7 +265,11 @@ def meter_of(now: AccountNow, history: AccountHistory) -> Meter:
 
 def block_of(history: AccountHistory) -> Block | None:
     """When and why the account was blocked, by a history that is up to date."""
-    return None if history.blocked_since is None else Block(history.blocked_since, history.blocked_reason or "usage")
+    return (
+        None
+        if history.blocked_since is None
+        else Block(history.blocked_since, history.blocked_reason or "usage")
+    )
 
 
 def features_of(daily_use: Iterable[DailyUse], catalog: Catalog) -> list[FeatureUse]:
@@ -213,11 +278,15 @@ def features_of(daily_use: Iterable[DailyUse], catalog: Catalog) -> list[Feature
     for use in daily_use:
         by_feature[use.feature][use.model].append(use)
     found = [_feature_use(feature, models, catalog) for feature, models in by_feature.items()]
-    return [shown for _, shown in sorted(found, key=lambda each: (-each[0], each[1].id)) if shown.uses]
+    return [
+        shown for _, shown in sorted(found, key=lambda each: (-each[0], each[1].id)) if shown.uses
+    ]
 
 
 def days_of(state: AccountState, at: datetime, daily_use: Iterable[DailyUse]) -> list[DayShown]:
-    """Every day of the period up to ``at``, in the account's time zone, and those before it that its use lies on."""
+    """Every day of the period up to ``at``, in the account's time zone, and those before it that
+    its use lies on.
+    """
     by_day: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for use in daily_use:
         by_day[use.date][use.feature] += use.credits
@@ -225,15 +294,22 @@ def days_of(state: AccountState, at: datetime, daily_use: Iterable[DailyUse]) ->
     first, last = state.period.start.astimezone(here).date(), at.astimezone(here).date()
     if by_day:
         last = max(last, date.fromisoformat(max(by_day)))
-        first = max(first - timedelta(days=LATENESS_DAYS), min(first, date.fromisoformat(min(by_day))))
+        first = max(
+            first - timedelta(days=LATENESS_DAYS), min(first, date.fromisoformat(min(by_day)))
+        )
     if state.period.end is None:
         first = max(first, last - timedelta(days=FREE_DAYS - 1))
-    return [_day(first + timedelta(days=number), by_day) for number in range((last - first).days + 1)]
+    return [
+        _day(first + timedelta(days=number), by_day) for number in range((last - first).days + 1)
+    ]
 
 
-def ended_periods(now: AccountNow, known: AccountState | None, stored: Sequence[ListedPeriod], before: int) -> list[ListedPeriod]:
-    """The periods with numbers below ``before`` that are over, the newest first: those of the history, and those that time has ended since
-    the account's last entry, which no entry says yet."""
+def ended_periods(
+    now: AccountNow, known: AccountState | None, stored: Sequence[ListedPeriod], before: int
+) -> list[ListedPeriod]:
+    """The periods with numbers below ``before`` that are over, the newest first: those of the
+    history, and those that time has ended since the account's last entry, which no entry says yet.
+    """
     rolled: dict[int, ListedPeriod] = {}
     if known is not None:
         for _, state in roll(known, now.account, now.at, now.catalogs):
@@ -243,7 +319,9 @@ def ended_periods(now: AccountNow, known: AccountState | None, stored: Sequence[
     return [by_number[number] for number in sorted(by_number, reverse=True) if number < before]
 
 
-def _feature_use(feature: str, models: Mapping[str | None, Sequence[DailyUse]], catalog: Catalog) -> tuple[int, FeatureUse]:
+def _feature_use(
+    feature: str, models: Mapping[str | None, Sequence[DailyUse]], catalog: Catalog
+) -> tuple[int, FeatureUse]:
     known = catalog.feature(feature)
     names = {} if known is None else {model.id: model.name for model in known.models}
     shown: list[tuple[int, ModelUse]] = []
@@ -260,15 +338,29 @@ def _feature_use(feature: str, models: Mapping[str | None, Sequence[DailyUse]], 
         )
         shown.append((credits, found))
     total = sum(credits for credits, _ in shown)
-    used = [found for _, found in sorted(shown, key=lambda each: (-each[0], each[1].id or "")) if found.uses]
+    used = [
+        found
+        for _, found in sorted(shown, key=lambda each: (-each[0], each[1].id or ""))
+        if found.uses
+    ]
     name = feature if known is None else known.name
-    return total, FeatureUse(id=feature, name=name, credits=format_credits(total), uses=sum(found.uses for found in used), models=used)
+    return total, FeatureUse(
+        id=feature,
+        name=name,
+        credits=format_credits(total),
+        uses=sum(found.uses for found in used),
+        models=used,
+    )
 
 
 def _day(day: date, by_day: Mapping[str, Mapping[str, int]]) -> DayShown:
     used = by_day.get(day.isoformat(), {})
-    features = {feature: format_credits(credits) for feature, credits in sorted(used.items()) if credits}
-    return DayShown(date=day.isoformat(), credits=format_credits(sum(used.values())), features=features)
+    features = {
+        feature: format_credits(credits) for feature, credits in sorted(used.items()) if credits
+    }
+    return DayShown(
+        date=day.isoformat(), credits=format_credits(sum(used.values())), features=features
+    )
 
 
 def _grant(grant: Grant, drawn: int) -> GrantShown:
@@ -320,5 +412,8 @@ def _listed(now: AccountNow, listed: ListedPeriod) -> PeriodListed:
         allotment=format_credits(period.allotment),
         granted=format_credits(listed.granted),
         used=format_credits(period.used),
-        by_feature={feature: format_credits(credits) for feature, credits in sorted(period.by_feature.items())},
+        by_feature={
+            feature: format_credits(credits)
+            for feature, credits in sorted(period.by_feature.items())
+        },
     )

@@ -7,28 +7,55 @@ import time
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-REQUESTS = Counter("usageledger_http_requests", "Requests answered, by route, method and status", ["route", "method", "status"])
+REQUESTS = Counter(
+    "usageledger_http_requests",
+    "Requests answered, by route, method and status",
+    ["route", "method", "status"],
+)
 SECONDS = Histogram(
     "usageledger_http_request_seconds",
     "How long answers took to begin, by route",
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
-REPORTED = Counter("usageledger_events_reported", "Events reported over HTTP, by what became of them", ["result"])
-FOLLOWED = Counter("usageledger_limit_events_followed", "Limit events taken from Kafka, repeats not counted", ["type"])
-FOLLOWED_TO = Gauge("usageledger_limit_events_next_offset", "The offset of limit.events that is read next", ["partition"])
+REPORTED = Counter(
+    "usageledger_events_reported", "Events reported over HTTP, by what became of them", ["result"]
+)
+FOLLOWED = Counter(
+    "usageledger_limit_events_followed",
+    "Limit events taken from Kafka, repeats not counted",
+    ["type"],
+)
+FOLLOWED_TO = Gauge(
+    "usageledger_limit_events_next_offset",
+    "The offset of limit.events that is read next",
+    ["partition"],
+)
 STREAMS = Gauge("usageledger_streams_open", "Clients of account streams")
 STREAMS_CUT = Counter("usageledger_streams_cut", "Streams that the gateway ended, by why", ["why"])
 BLOCKED = Gauge("usageledger_accounts_blocked", "Accounts that are blocked, by the limit events")
-WEBHOOK_DELIVERIES = Gauge("usageledger_webhook_deliveries", "Webhook deliveries that wait, and those that are dead", ["state"])
-WEBHOOK_ATTEMPTS = Counter("usageledger_webhook_attempts", "Attempts to deliver a webhook, by what came of them", ["result"])
+WEBHOOK_DELIVERIES = Gauge(
+    "usageledger_webhook_deliveries",
+    "Webhook deliveries that wait, and those that are dead",
+    ["state"],
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "usageledger_webhook_attempts",
+    "Attempts to deliver a webhook, by what came of them",
+    ["result"],
+)
 WEBHOOK_SECONDS = Histogram(
-    "usageledger_webhook_seconds", "How long webhook endpoints took to answer", buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
+    "usageledger_webhook_seconds",
+    "How long webhook endpoints took to answer",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
 )
 
 
 class CountedRequests:
-    """ASGI middleware. Routes are named by their pattern: accounts are too many, and not for everybody to see."""
+    """ASGI middleware.
+
+    Routes are named by their pattern: accounts are too many, and not for everybody to see.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,6 @@
-"""The OpenAPI document of the gateway: FastAPI's, with problem details in the place of its own validation errors."""
+"""The OpenAPI document of the gateway: FastAPI's, with problem details in the place of its own
+validation errors.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def described(app: FastAPI) -> dict[str, Any]:
     for name, examples in _examples_of_models().items():
         if name in schemas:
             schemas[name]["examples"] = examples
-    document["components"]["schemas"] = dict(sorted((schemas | problem.pop("$defs", {}) | {"ProblemDetails": problem}).items()))
+    document["components"]["schemas"] = dict(
+        sorted((schemas | problem.pop("$defs", {}) | {"ProblemDetails": problem}).items())
+    )
     return document
 
 
@@ -42,6 +46,10 @@ def _examples_of_models() -> dict[str, Any]:
         model = waiting.pop()
         waiting += model.__subclasses__()
         stated = model.model_config.get("json_schema_extra")
-        if model.__module__.startswith(__package__) and isinstance(stated, dict) and "examples" in stated:
+        if (
+            model.__module__.startswith(__package__)
+            and isinstance(stated, dict)
+            and "examples" in stated
+        ):
             found[model.__name__] = stated["examples"]
     return found

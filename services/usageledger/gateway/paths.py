@@ -1,4 +1,6 @@
-"""Paths whose segments may hold any name: an account may be called ``team/7``, and then stands in a path as ``team%2F7``."""
+"""Paths whose segments may hold any name: an account may be called ``team/7``, and then stands in a
+path as ``team%2F7``.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,25 @@ class SegmentConvertor(Convertor[str]):
 
 
 class PathsAsSent:
-    """ASGI middleware: routes are found by the path as it was sent. Servers decode it first, and then ``%2F`` would part two segments."""
+    """ASGI middleware: routes are found by the path as it was sent.
+
+    Servers decode it first, and then ``%2F`` would part two segments.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope.get("raw_path"):
-            scope = {**scope, "path": scope["raw_path"].partition(b"?")[0].decode("ascii", "replace")}
+            scope = {
+                **scope,
+                "path": scope["raw_path"].partition(b"?")[0].decode("ascii", "replace"),
+            }
         await self._app(scope, receive, send)
 
 
 def register() -> None:
-    """Make ``:segment`` known to Starlette, which has to be before a route names it; more than once does no harm."""
+    """Make ``:segment`` known to Starlette, which has to be before a route names it; more than once
+    does no harm.
+    """
     register_url_convertor("segment", SegmentConvertor())

@@ -1,4 +1,6 @@
-"""Errors as RFC 9457 problem details: what is wrong, under a name that programs can rely on, and a sentence that says what to do."""
+"""Errors as RFC 9457 problem details: what is wrong, under a name that programs can rely on, and a
+sentence that says what to do.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from usageledger.gateway.idempotency import UsedForSomethingElse
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
 
-# Every code that the gateway answers with: its status, and its title, which is the same each time (RFC 9457, 3.1.4).
+# Every code that the gateway answers with: its status, and its title, which is the same each time
+# (RFC 9457, 3.1.4).
 PROBLEMS: Mapping[str, tuple[int, str]] = {
     "malformed_request": (400, "The request cannot be read"),
     "unauthenticated": (401, "A key or a token is needed"),
@@ -52,7 +55,9 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 class InvalidField(BaseModel):
     """One field that is missing or wrong."""
 
-    pointer: str = Field(description="Where it is, such as 'body/quantity'.", examples=["body/quantity"])
+    pointer: str = Field(
+        description="Where it is, such as 'body/quantity'.", examples=["body/quantity"]
+    )
     detail: str = Field(examples=["a decimal from 0 to 1000000000 with at most 6 places"])
 
 
@@ -67,7 +72,8 @@ class ProblemDetails(BaseModel):
                     "type": "/problems/unknown_model",
                     "title": "The catalog does not know the model",
                     "status": 422,
-                    "detail": "catalog '2026-11' has no rate for model 'veo_9' of feature 'genai_video': see GET /v1/catalogs",
+                    "detail": "catalog '2026-11' has no rate for model 'veo_9' of feature "
+                    "'genai_video': see GET /v1/catalogs",
                     "code": "unknown_model",
                 }
             ]
@@ -79,13 +85,20 @@ class ProblemDetails(BaseModel):
     status: int
     detail: str = Field(description="What is wrong this time, and what to do.")
     code: str = Field(description="The problem's name, for programs.")
-    errors: list[InvalidField] | None = Field(default=None, description="With `invalid_request`: every field that is wrong.")
+    errors: list[InvalidField] | None = Field(
+        default=None, description="With `invalid_request`: every field that is wrong."
+    )
 
 
 class Problem(Exception):
-    """Raised where a request cannot be answered. ``more``: further members of the answer, ``headers``: of the response."""
+    """Raised where a request cannot be answered.
 
-    def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+    ``more``: further members of the answer, ``headers``: of the response.
+    """
+
+    def __init__(
+        self, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
@@ -94,21 +107,43 @@ class Problem(Exception):
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """What a route declares as ``responses``: the problems that it can answer with, beside those of every route."""
+    """What a route declares as ``responses``: the problems that it can answer with, beside those of
+    every route.
+    """
     by_status: dict[int | str, list[str]] = {}
-    for code in (*codes, "unauthenticated", "forbidden", "too_large", "invalid_request", "rate_limited", "counters_unavailable"):
+    for code in (
+        *codes,
+        "unauthenticated",
+        "forbidden",
+        "too_large",
+        "invalid_request",
+        "rate_limited",
+        "counters_unavailable",
+    ):
         by_status.setdefault(PROBLEMS[code][0], []).append(code)
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     return {
-        status: {"description": " · ".join(f"`{code}`: {PROBLEMS[code][1]}" for code in named), "content": {MEDIA_TYPE: {"schema": schema}}}
+        status: {
+            "description": " · ".join(f"`{code}`: {PROBLEMS[code][1]}" for code in named),
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
         for status, named in by_status.items()
     }
 
 
-def problem_response(code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> JSONResponse:
+def problem_response(
+    code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
     """A problem as a response."""
     status, title = PROBLEMS[code]
-    content = {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail, "code": code, **more}
+    content = {
+        "type": TYPE_PREFIX + code,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **more,
+    }
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
@@ -117,13 +152,17 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> JSONResponse:
-        return problem_response(problem.code, problem.detail, headers=problem.headers, **problem.more)
+        return problem_response(
+            problem.code, problem.detail, headers=problem.headers, **problem.more
+        )
 
     @app.exception_handler(ViewError)
     async def on_view_error(request: Request, error: ViewError) -> JSONResponse:
         if not error.retriable:
             return problem_response("internal", f"{error}. `usageledger doctor` says what mends it")
-        return problem_response("counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"})
+        return problem_response(
+            "counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"}
+        )
 
     @app.exception_handler(CatalogsUnavailable)
     async def on_no_log(request: Request, error: CatalogsUnavailable) -> JSONResponse:
@@ -135,13 +174,19 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(UsedForSomethingElse)
     async def on_reused(request: Request, error: UsedForSomethingElse) -> JSONResponse:
-        return problem_response("id_reused_with_different_content", "this Idempotency-Key came with another request: take a new one")
+        return problem_response(
+            "id_reused_with_different_content",
+            "this Idempotency-Key came with another request: take a new one",
+        )
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         fields = _invalid_fields(error.errors())
         if any(found.get("type") == "json_invalid" for found in error.errors()):
-            return problem_response("malformed_request", "the body is no JSON: send one JSON object, as Content-Type: application/json")
+            return problem_response(
+                "malformed_request",
+                "the body is no JSON: send one JSON object, as Content-Type: application/json",
+            )
         told = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields[:3])
         return problem_response("invalid_request", told, errors=fields)
 
@@ -149,17 +194,27 @@ def add_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 413:
             return problem_response("too_large", error.detail)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
-        detail = f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists what there is"
+        code = {404: "not_found", 405: "method_not_allowed"}.get(
+            error.status_code, "malformed_request"
+        )
+        detail = (
+            f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists what "
+            "there is"
+        )
         return problem_response(code, detail, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def on_error(request: Request, error: Exception) -> JSONResponse:
-        return problem_response("internal", "the gateway failed, and has logged why; the same request may work later")
+        return problem_response(
+            "internal", "the gateway failed, and has logged why; the same request may work later"
+        )
 
 
 def _invalid_fields(errors: Sequence[Any]) -> list[dict[str, str]]:
     return [
-        {"pointer": "/".join(str(part) for part in found["loc"]), "detail": str(found["msg"]).removeprefix("Value error, ")}
+        {
+            "pointer": "/".join(str(part) for part in found["loc"]),
+            "detail": str(found["msg"]).removeprefix("Value error, "),
+        }
         for found in errors
     ]

@@ -1,4 +1,6 @@
-"""The gateway as a service: its parts on the real Kafka and Redis, under uvicorn, until it is told to stop."""
+"""The gateway as a service: its parts on the real Kafka and Redis, under uvicorn, until it is told
+to stop.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ class LedgerMissing(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    """Where the ledger is, where to listen, and what may ask. ``key``: an app key with every scope that is to work from the start."""
+    """Where the ledger is, where to listen, and what may ask.
+
+    ``key``: an app key with every scope that is to work from the start.
+    """
 
     kafka: str
     redis_url: str
@@ -71,16 +76,27 @@ class GatewayOptions:
 
 
 async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
-    """Serve until ``stop`` is set. Raises LedgerMissing, KafkaError, ViewError, OSError where it cannot begin."""
+    """Serve until ``stop`` is set.
+
+    Raises LedgerMissing, KafkaError, ViewError, OSError where it cannot begin.
+    """
     with _listening(options.host, options.port) as listener:
         async with open_gateway(options) as gateway:
             app = create_app(gateway, allowed_origins=options.allowed_origins)
             config = uvicorn.Config(
-                app, access_log=False, log_config=None, lifespan="off", server_header=False, timeout_graceful_shutdown=FINISH_WITHIN_S
+                app,
+                access_log=False,
+                log_config=None,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=FINISH_WITHIN_S,
             )
             server = _Server(config)
             logger.info("answering at http://%s:%d", options.host, options.port)
-            ended, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())
+            ended, stopping = (
+                asyncio.create_task(server.serve([listener])),
+                asyncio.create_task(stop.wait()),
+            )
             await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
             gateway.streams.end_all()
             server.should_exit = True
@@ -90,14 +106,18 @@ async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
-        # Connections have it from here. asyncio sets it only on sockets that name their protocol, which this one does not; without it an
-        # answer's body waits 40 ms for the caller to acknowledge its head.
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+        # Connections have it from here. asyncio sets it only on sockets that name their protocol,
+        # which this one does not; without it an answer's body waits 40 ms for the caller to
+        # acknowledge its head.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OSError as error:
         raise OSError(
-            f"nothing can listen at {host}:{port} ({error.strerror}): name another with --port or USAGELEDGER_GATEWAY_PORT"
+            f"nothing can listen at {host}:{port} ({error.strerror}): name another with --port or "
+            "USAGELEDGER_GATEWAY_PORT"
         ) from None
 
 
@@ -107,7 +127,9 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
     catalogs = PublishedCatalogs(options.kafka, options.prefix)
     partition_count = await asyncio.to_thread(catalogs.partition_count)
     if partition_count == 0:
-        raise LedgerMissing(f"there is no topic {Topics(options.prefix).ledger}: `usageledger up` makes a ledger")
+        raise LedgerMissing(
+            f"there is no topic {Topics(options.prefix).ledger}: `usageledger up` makes a ledger"
+        )
     import_mode = ImportMode(options.kafka, Topics(options.prefix))
     await import_mode.ask()
     allow_many_connections()
@@ -119,10 +141,20 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         keys = Keys(store, turn)
         if options.key is not None:
             _let_in(keys, options.key)
-        accounts = Accounts(redis, catalogs, prefix=options.prefix, partition_count=partition_count, is_importing=import_mode.is_on)
+        accounts = Accounts(
+            redis,
+            catalogs,
+            prefix=options.prefix,
+            partition_count=partition_count,
+            is_importing=import_mode.is_on,
+        )
         history = HistoryReader(options.data / HISTORY_FILE)
         stack.callback(history.close)
-        inspector = Inspector(partial(Connections, options.kafka, options.redis_url, options.prefix), options.prefix, catalogs)
+        inspector = Inspector(
+            partial(Connections, options.kafka, options.redis_url, options.prefix),
+            options.prefix,
+            catalogs,
+        )
         stack.callback(inspector.close)
         reporter = Reporter(options.kafka)
         stack.push_async_callback(reporter.close)
@@ -140,21 +172,39 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         stack.callback(gateway.store_thread.close)
         gateway.readiness["redis"] = lambda: _redis_answers(redis)
         follower, sender = _announcing(gateway, options)
-        beside = (import_mode.watch(), gateway.streams.run(), follower.run(), sender.run(), _prune_now_and_then(gateway))
+        beside = (
+            import_mode.watch(),
+            gateway.streams.run(),
+            follower.run(),
+            sender.run(),
+            _prune_now_and_then(gateway),
+        )
         await stack.enter_async_context(_running(*beside))
         yield gateway
 
 
 def _let_in(keys: Keys, key: str) -> None:
-    """See to it that the configured key works. One that was ended keeps the gateway from nothing: there are others."""
+    """See to it that the configured key works.
+
+    One that was ended keeps the gateway from nothing: there are others.
+    """
     if not keys.ensure(key, "from the start", datetime.now(UTC)):
         key_id, _ = split_key(key)
-        logger.warning("the configured key %s does not work: it was revoked, or its secret was rotated away. Configure another one", key_id)
+        logger.warning(
+            "the configured key %s does not work: it was revoked, or its secret was rotated away. "
+            "Configure another one",
+            key_id,
+        )
 
 
 def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollower, WebhookSender]:
     """Who follows limit events and who delivers them."""
-    sender = WebhookSender(gateway.webhook_endpoints, gateway.webhook_deliveries, gateway.store_thread, options.webhook_reach)
+    sender = WebhookSender(
+        gateway.webhook_endpoints,
+        gateway.webhook_deliveries,
+        gateway.store_thread,
+        options.webhook_reach,
+    )
 
     def hand_on(events: Sequence[LimitRecord]) -> None:
         gateway.streams.hand_over(events)
@@ -162,7 +212,15 @@ def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollowe
 
     topic, partitions = gateway.topics.limit, gateway.accounts.partition_count
     # Who went on listening would hear nothing and take it for calm.
-    follower = LimitFollower(options.kafka, topic, partitions, gateway.limits, gateway.store_thread, hand_on, gateway.streams.end_all)
+    follower = LimitFollower(
+        options.kafka,
+        topic,
+        partitions,
+        gateway.limits,
+        gateway.store_thread,
+        hand_on,
+        gateway.streams.end_all,
+    )
     gateway.limits_trouble = follower.trouble
     gateway.streams.untold = follower.untold
     gateway.webhooks_changed = sender.wake_all
@@ -176,8 +234,10 @@ def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollowe
 
 @asynccontextmanager
 async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """What runs beside the requests, ended with the context. If a part fails, so does the whole: a gateway that goes on without one tells
-    its listeners nothing, and they would not know.
+    """What runs beside the requests, ended with the context.
+
+    If a part fails, so does the whole: a gateway that goes on without one tells its listeners
+    nothing, and they would not know.
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_to_its_end(coroutine)) for coroutine in coroutines]
@@ -189,13 +249,17 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
 
 
 async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
-    """A group takes a task that was cancelled for one that was told to end; by whom, it does not ask."""
+    """A group takes a task that was cancelled for one that was told to end; by whom, it does not
+    ask.
+    """
     try:
         await coroutine
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and not task.cancelling():
-            raise RuntimeError("a part of the gateway was cancelled, and nobody had told it to end") from error
+            raise RuntimeError(
+                "a part of the gateway was cancelled, and nobody had told it to end"
+            ) from error
         raise
 
 
@@ -220,7 +284,9 @@ def _forget_requests(gateway: Gateway, now: datetime) -> None:
 
 
 def allow_many_connections() -> None:
-    """A stream is a connection, and a process is given a thousand or so to begin with: take as many as it may have."""
+    """A stream is a connection, and a process is given a thousand or so to begin with: take as many
+    as it may have.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

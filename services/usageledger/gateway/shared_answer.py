@@ -1,4 +1,6 @@
-"""An answer that many may ask for at once, and that costs something: looked for once, and shared for a moment."""
+"""An answer that many may ask for at once, and that costs something: looked for once, and shared
+for a moment.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _T = TypeVar("_T")
 
 
 class Fresh(Generic[_T]):
-    """An answer that counts for a second: who asks meanwhile, or while it is being asked for, is given the same."""
+    """An answer that counts for a second: who asks meanwhile, or while it is being asked for, is
+    given the same.
+    """
 
     def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
         self._ask = ask

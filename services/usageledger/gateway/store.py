@@ -1,6 +1,8 @@
-"""``gateway.db``: what only the gateway knows, and what no log can bring back: app keys, webhook endpoints and their deliveries.
+"""``gateway.db``: what only the gateway knows, and what no log can bring back: app keys, webhook
+endpoints and their deliveries.
 
-Beside them, how far limit events were followed: they and the deliveries that they make are written in one transaction.
+Beside them, how far limit events were followed: they and the deliveries that they make are written
+in one transaction.
 
 SQLite, in a file that nobody else on the machine can read. One gateway process writes it.
 """
@@ -22,7 +24,8 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 5.0
 
-# Each brings the database from the version before it to the next. One that has been released is never changed.
+# Each brings the database from the version before it to the next. One that has been released is
+# never changed.
 _MIGRATIONS = (
     """
     CREATE TABLE keys (
@@ -72,13 +75,17 @@ _MIGRATIONS = (
 
 
 def open_store(path: Path) -> sqlite3.Connection:
-    """Open ``gateway.db``, making it or bringing it up to date. Raises sqlite3.Error, and StoreTooNew for a later release's.
+    """Open ``gateway.db``, making it or bringing it up to date.
+
+    Raises sqlite3.Error, and StoreTooNew for a later release's.
 
     The connection may be used by any thread, one at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    store = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    store = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
     store.execute("PRAGMA journal_mode = WAL")
     store.execute("PRAGMA synchronous = FULL")
     store.execute("PRAGMA foreign_keys = ON")
@@ -87,11 +94,13 @@ def open_store(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(store: sqlite3.Connection, turn: threading.Lock, *, waits_for_disk: bool = True) -> Iterator[sqlite3.Connection]:
+def transaction(
+    store: sqlite3.Connection, turn: threading.Lock, *, waits_for_disk: bool = True
+) -> Iterator[sqlite3.Connection]:
     """All that is written inside, or nothing of it. Blocking: an event loop calls it in a thread.
 
-    Without ``waits_for_disk`` a power cut (not a crash of the process) can take the last transactions back, the later ones first: for what
-    Kafka still has, or what may be done twice.
+    Without ``waits_for_disk`` a power cut (not a crash of the process) can take the last
+    transactions back, the later ones first: for what Kafka still has, or what may be done twice.
     """
     with turn:
         store.execute(f"PRAGMA synchronous = {'FULL' if waits_for_disk else 'NORMAL'}")
@@ -108,14 +117,19 @@ def transaction(store: sqlite3.Connection, turn: threading.Lock, *, waits_for_di
 
 
 class StoreThread:
-    """The thread in which an event loop has ``gateway.db`` read and written. One of its own: nothing else that waits can hold it up."""
+    """The thread in which an event loop has ``gateway.db`` read and written.
+
+    One of its own: nothing else that waits can hold it up.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "gateway-store")
 
     async def run(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call it there, and return or raise what it does."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(call, *arguments, **named))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, partial(call, *arguments, **named)
+        )
 
     def close(self) -> None:
         """Let the thread end, after what it is at. What was still to come is dropped."""
@@ -129,6 +143,9 @@ class StoreTooNew(Exception):
 def _bring_up_to_date(store: sqlite3.Connection) -> None:
     (version,) = store.execute("PRAGMA user_version").fetchone()
     if version > len(_MIGRATIONS):
-        raise StoreTooNew(f"gateway.db has version {version}, and this release knows {len(_MIGRATIONS)}: use the release that wrote it")
+        raise StoreTooNew(
+            f"gateway.db has version {version}, and this release knows {len(_MIGRATIONS)}: use the "
+            "release that wrote it"
+        )
     for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
         store.executescript(f"BEGIN; {migration} PRAGMA user_version = {number}; COMMIT;")

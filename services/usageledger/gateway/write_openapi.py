@@ -18,7 +18,9 @@ def write(directory: Path) -> Path:
     """Write the file and return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / OPENAPI
-    path.write_text(json.dumps(bare_app().openapi(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(bare_app().openapi(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return path
 
 

@@ -1,7 +1,8 @@
-"""Folding a ledger partition's records into ``history.db``: some at a time, each time in one transaction with how far that goes.
+"""Folding a ledger partition's records into ``history.db``: some at a time, each time in one
+transaction with how far that goes.
 
-An account's state is folded by `evolve`, as everywhere. What is kept beside it follows from the entries alone: the same entries make the
-same rows, in whatever batches they come.
+An account's state is folded by `evolve`, as everywhere. What is kept beside it follows from the
+entries alone: the same entries make the same rows, in whatever batches they come.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _entries = msgspec.json.Decoder(LedgerEntry)
 
 
 class Position(NamedTuple):
-    """How far a partition is folded: everything before ``next_offset``, of which the last valid entry lies at ``entry_offset``."""
+    """How far a partition is folded: everything before ``next_offset``, of which the last valid
+    entry lies at ``entry_offset``.
+    """
 
     next_offset: int = 0
     entry_offset: int = -1
@@ -44,7 +47,10 @@ class Position(NamedTuple):
 
 
 class FoldFailed(Exception):
-    """A partition's records are not what the fold can go on with. The message says why, and nothing of them was folded."""
+    """A partition's records are not what the fold can go on with.
+
+    The message says why, and nothing of them was folded.
+    """
 
 
 class AnotherLedger(FoldFailed):
@@ -102,7 +108,9 @@ class HistoryFold:
         self._known: dict[str, _Account] = {}
         self._positions = {
             partition: Position(*rest)
-            for partition, *rest in database.execute("SELECT partition, next_offset, entry_offset, entry_hash FROM positions")
+            for partition, *rest in database.execute(
+                "SELECT partition, next_offset, entry_offset, entry_hash FROM positions"
+            )
         }
 
     def position(self, partition: int) -> Position:
@@ -110,7 +118,8 @@ class HistoryFold:
         return self._positions.get(partition, Position())
 
     def take(self, partition: int, records: Sequence[Record]) -> int:
-        """Fold records that begin at the partition's position; return how many valid entries there were.
+        """Fold records that begin at the partition's position; return how many valid entries there
+        were.
 
         Raises FoldFailed, and then nothing of them is folded; sqlite3.Error.
         """
@@ -123,15 +132,21 @@ class HistoryFold:
         except sqlite3.Error:
             raise
         except Exception as error:
-            raise FoldFailed(f"the entry at offset {item.entry.offset} cannot be folded: {type(error).__name__}: {error}") from error
+            raise FoldFailed(
+                f"the entry at offset {item.entry.offset} cannot be folded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         last = sealed[-1] if sealed else None
-        moved = Position(records[-1].offset + 1, *((last.entry.offset, last.hash) if last else position[1:]))
+        moved = Position(
+            records[-1].offset + 1, *((last.entry.offset, last.hash) if last else position[1:])
+        )
         self._write(batch, moved, None if last is None else last.entry.appended_at)
         self._positions[partition] = moved
         self._keep(batch.accounts)
         return len(sealed)
 
-    # What an entry changes --------------------------------------------------------------------------------------------------------
+    # What an entry changes
+    # --------------------------------------------------------------------------------------------------------
 
     def _apply(self, batch: _Batch, entry: LedgerEntry) -> None:
         _note_refusal(batch, entry)
@@ -163,7 +178,11 @@ class HistoryFold:
             if not entry.is_void_on_arrival:
                 _add(batch, entry, date, sign=1)
             return date
-        if entry.kind == "void" and entry.voids is not None and entry.voids.entry_offset is not None:
+        if (
+            entry.kind == "void"
+            and entry.voids is not None
+            and entry.voids.entry_offset is not None
+        ):
             usage, date = self._charged(batch, entry.voids.entry_offset)
             _add(batch, usage, date, sign=-1)
         return None
@@ -175,7 +194,9 @@ class HistoryFold:
         if row is not None:
             date, entry = row[2], row[3]
         else:
-            date, entry = self._database.execute("SELECT date, entry FROM charges WHERE place = ?", (place,)).fetchone()
+            date, entry = self._database.execute(
+                "SELECT date, entry FROM charges WHERE place = ?", (place,)
+            ).fetchone()
         assert date is not None, "a void names the entry of a use"
         return _entries.decode(entry), date
 
@@ -183,9 +204,13 @@ class HistoryFold:
         """The account before this batch."""
         known = self._known.get(account)
         if known is not None:
-            return _Account(known.state, known.blocked_since_us, known.blocked_reason, known.last_used_at_us)
+            return _Account(
+                known.state, known.blocked_since_us, known.blocked_reason, known.last_used_at_us
+            )
         row = self._database.execute(
-            "SELECT state, blocked_since_us, blocked_reason, last_used_at_us FROM accounts WHERE account = ?", (account,)
+            "SELECT state, blocked_since_us, blocked_reason, last_used_at_us FROM accounts WHERE "
+            "account = ?",
+            (account,),
         ).fetchone()
         return None if row is None else _Account(decode_account(row[0]), *row[1:])
 
@@ -194,29 +219,50 @@ class HistoryFold:
             self._known.clear()
         self._known.update(accounts)
 
-    # Writing ----------------------------------------------------------------------------------------------------------------------
+    # Writing
+    # ----------------------------------------------------------------------------------------------------------------------
 
     def _write(self, batch: _Batch, position: Position, clock: datetime | None) -> None:
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
-            database.executemany("INSERT INTO charges VALUES (?, ?, ?, ?, ?)", ((place, *row) for place, row in batch.charges.items()))
-            database.executemany(_ADD_DAILY_USE, ((*use, *sums) for use, sums in batch.daily_use.items()))
-            database.executemany(_WRITE_PERIOD, (_period_row(account, noted) for (account, _), noted in batch.periods.items()))
-            database.executemany(_WRITE_ACCOUNT, (_account_row(name, account) for name, account in batch.accounts.items()))
+            database.executemany(
+                "INSERT INTO charges VALUES (?, ?, ?, ?, ?)",
+                ((place, *row) for place, row in batch.charges.items()),
+            )
+            database.executemany(
+                _ADD_DAILY_USE, ((*use, *sums) for use, sums in batch.daily_use.items())
+            )
+            database.executemany(
+                _WRITE_PERIOD,
+                (_period_row(account, noted) for (account, _), noted in batch.periods.items()),
+            )
+            database.executemany(
+                _WRITE_ACCOUNT,
+                (_account_row(name, account) for name, account in batch.accounts.items()),
+            )
             self._write_refusals(batch)
-            database.execute(_MOVE, (batch.partition, *position, None if clock is None else microseconds(clock)))
+            database.execute(
+                _MOVE, (batch.partition, *position, None if clock is None else microseconds(clock))
+            )
             database.execute("COMMIT")
         except BaseException:
             database.execute("ROLLBACK")
             raise
 
     def _write_refusals(self, batch: _Batch) -> None:
-        """Refusals that lay there before are resolved by what was accepted here, and those of this batch by what came after them."""
-        (has_unresolved,) = self._database.execute("SELECT EXISTS (SELECT 1 FROM refusals WHERE is_resolved = 0)").fetchone()
+        """Refusals that lay there before are resolved by what was accepted here, and those of this
+        batch by what came after them.
+        """
+        (has_unresolved,) = self._database.execute(
+            "SELECT EXISTS (SELECT 1 FROM refusals WHERE is_resolved = 0)"
+        ).fetchone()
         if has_unresolved:
             self._database.executemany(_RESOLVE, batch.accepted)
-        rows = (_refusal_row(place, entry, place in batch.resolved) for place, entry in batch.refusals.items())
+        rows = (
+            _refusal_row(place, entry, place in batch.resolved)
+            for place, entry in batch.refusals.items()
+        )
         self._database.executemany(f"INSERT INTO refusals VALUES ({', '.join('?' * 13)})", rows)
 
 
@@ -236,7 +282,10 @@ ON CONFLICT DO UPDATE SET state = excluded.state, plan = excluded.plan, used = e
   is_blocked = excluded.is_blocked, blocked_since_us = excluded.blocked_since_us, blocked_reason = excluded.blocked_reason,
   last_used_at_us = excluded.last_used_at_us
 """
-_RESOLVE = "UPDATE refusals SET is_resolved = 1 WHERE is_resolved = 0 AND topic = ? AND account = ? AND source = ? AND id = ?"
+_RESOLVE = (
+    "UPDATE refusals SET is_resolved = 1 WHERE is_resolved = 0 AND topic = ? AND account = ? AND "
+    "source = ? AND id = ?"
+)
 _MOVE = """
 INSERT INTO positions VALUES (?, ?, ?, ?, coalesce(?, 0))
 ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, entry_offset = excluded.entry_offset, entry_hash = excluded.entry_hash,
@@ -246,11 +295,18 @@ ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, entry_offset = exc
 
 def local_date(at: datetime, time_zone: str) -> str:
     """The day that a time lies in, in that zone: ``2026-11-25``."""
-    return at.date().isoformat() if time_zone == "UTC" else at.astimezone(zone(time_zone)).date().isoformat()
+    return (
+        at.date().isoformat()
+        if time_zone == "UTC"
+        else at.astimezone(zone(time_zone)).date().isoformat()
+    )
 
 
 def _chained(position: Position, partition: int, records: Sequence[Record]) -> list[SealedEntry]:
-    """The valid entries among records that begin at the position. Each follows the one before by its hash."""
+    """The valid entries among records that begin at the position.
+
+    Each follows the one before by its hash.
+    """
     expected, hash_ = position.next_offset, position.entry_hash
     found: list[SealedEntry] = []
     for record in records:
@@ -264,19 +320,30 @@ def _chained(position: Position, partition: int, records: Sequence[Record]) -> l
         if sealed is None:
             continue
         if sealed.entry.partition != partition:
-            raise FoldFailed(f"offset {record.offset} holds an entry of partition {sealed.entry.partition}")
+            raise FoldFailed(
+                f"offset {record.offset} holds an entry of partition {sealed.entry.partition}"
+            )
         if sealed.entry.previous_hash != hash_:
-            raise AnotherLedger(f"the entry at offset {record.offset} does not follow the one that was folded before it")
+            raise AnotherLedger(
+                f"the entry at offset {record.offset} does not follow the one that was folded "
+                "before it"
+            )
         hash_ = sealed.hash
         found.append(sealed)
     return found
 
 
 def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
-    """As `operations.refusals.refused_inputs` has it: whatever the ledger makes of the event later, but another refusal, resolves it."""
+    """As `operations.refusals.refused_inputs` has it: whatever the ledger makes of the event later,
+    but another refusal, resolves it.
+    """
     if entry.input is None:
         return
-    identity = None if entry.event is None else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
+    identity = (
+        None
+        if entry.event is None
+        else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
+    )
     if entry.kind == "refusal":
         place = place_of(batch.partition, entry.offset)
         batch.refusals[place] = entry
@@ -290,13 +357,18 @@ def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
 def _note_limits(account: _Account, entry: LedgerEntry) -> None:
     for crossing in entry.crossings:
         if crossing.type == "limit.reached":
-            account.blocked_since_us, account.blocked_reason = microseconds(entry.appended_at), crossing.reason
+            account.blocked_since_us, account.blocked_reason = (
+                microseconds(entry.appended_at),
+                crossing.reason,
+            )
         elif crossing.type == "limit.cleared":
             account.blocked_since_us, account.blocked_reason = None, None
 
 
 def _note_periods(batch: _Batch, entry: LedgerEntry, state: AccountState) -> None:
-    """The periods that an entry can have changed: the current one, and the previous one if it ended just now or had a late use."""
+    """The periods that an entry can have changed: the current one, and the previous one if it ended
+    just now or had a late use.
+    """
     opens = entry.plan_change is not None and entry.plan_change.opens is not None
     place = place_of(batch.partition, entry.offset)
     _note_period(batch, entry.account, state.period, state.granted, place)
@@ -306,11 +378,15 @@ def _note_periods(batch: _Batch, entry: LedgerEntry, state: AccountState) -> Non
 
 def _note_period(batch: _Batch, account: str, period: Period, granted: int, place: int) -> None:
     noted = batch.periods.get((account, period.number))
-    batch.periods[account, period.number] = _Noted(period, granted, place if noted is None else noted.place)
+    batch.periods[account, period.number] = _Noted(
+        period, granted, place if noted is None else noted.place
+    )
 
 
 def _add(batch: _Batch, usage: LedgerEntry, date: str, *, sign: int) -> None:
-    assert usage.period is not None and usage.quantity is not None, "a use has a period and a quantity"
+    assert usage.period is not None and usage.quantity is not None, (
+        "a use has a period and a quantity"
+    )
     use = _Use(usage.account, usage.period.number, date, usage.feature or "", usage.model or "")
     units = int(usage.quantity)
     millionths = 0 if usage.quantity == units else int((usage.quantity - units) * _MILLIONTHS)

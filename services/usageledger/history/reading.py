@@ -1,7 +1,9 @@
-"""What the gateway's answers take from ``history.db``: pages of an account's charges and periods, its use by day, accounts, refusals.
+"""What the gateway's answers take from ``history.db``: pages of an account's charges and periods,
+its use by day, accounts, refusals.
 
-Every answer is of one moment and says how far the history reached then. Lists go from the newest on, and a cursor is the place after which
-they go on, so that what comes in meanwhile shifts nothing.
+Every answer is of one moment and says how far the history reached then. Lists go from the newest
+on, and a cursor is the place after which they go on, so that what comes in meanwhile shifts
+nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _by_feature = msgspec.json.Decoder(dict[str, int])
 
 
 class HistoryAbsent(Exception):
-    """There is no history that could be read: its service has not begun yet, or is another release's."""
+    """There is no history that could be read: its service has not begun yet, or is another
+    release's.
+    """
 
 
 class MalformedCursor(ValueError):
@@ -45,7 +49,9 @@ class MalformedCursor(ValueError):
 
 
 class Reach(NamedTuple):
-    """How far a partition's history goes: every record before ``next_offset``, the last of them appended at ``clock`` (None: nothing)."""
+    """How far a partition's history goes: every record before ``next_offset``, the last of them
+    appended at ``clock`` (None: nothing).
+    """
 
     next_offset: int
     clock: datetime | None
@@ -65,8 +71,9 @@ class DailyUse(NamedTuple):
 class AccountHistory(NamedTuple):
     """What the history knows of an account and of one of its periods.
 
-    ``stored`` is the account's state, in the bytes that the counters have for the same. ``blocked_since`` and ``blocked_reason`` are of its
-    last `limit.reached`, None once it was cleared.
+    ``stored`` is the account's state, in the bytes that the counters have for the same.
+    ``blocked_since`` and ``blocked_reason`` are of its last `limit.reached`, None once it was
+    cleared.
     """
 
     reach: Reach
@@ -91,7 +98,10 @@ class AccountListed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalListed:
-    """One input that the ledger refused. ``is_resolved``: the same event has been accepted since."""
+    """One input that the ledger refused.
+
+    ``is_resolved``: the same event has been accepted since.
+    """
 
     partition: int
     offset: int
@@ -126,7 +136,10 @@ class ListedPeriod(NamedTuple):
 
 
 class HistoryReader:
-    """Reads one file, in threads beside the event loop. Every method raises HistoryAbsent; those with a cursor, MalformedCursor."""
+    """Reads one file, in threads beside the event loop.
+
+    Every method raises HistoryAbsent; those with a cursor, MalformedCursor.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -140,8 +153,12 @@ class HistoryReader:
         """How far each partition's history goes; those of which nothing is folded are left out."""
         return await self._ask(_reaches)
 
-    async def charges(self, account: str, *, period: int | None, cursor: str | None, limit: int) -> Page[LedgerEntry]:
-        """The entries that changed an account, or those that count in one of its periods, the newest first."""
+    async def charges(
+        self, account: str, *, period: int | None, cursor: str | None, limit: int
+    ) -> Page[LedgerEntry]:
+        """The entries that changed an account, or those that count in one of its periods, the
+        newest first.
+        """
         return await self._ask(lambda database: _charges(database, account, period, cursor, limit))
 
     async def periods(self, account: str, *, before: int, limit: int) -> list[ListedPeriod]:
@@ -152,7 +169,9 @@ class HistoryReader:
         """Accounts whose names hold ``search``, whatever the case, in the order of their names."""
         return await self._ask(lambda database: _accounts(database, search, cursor, limit))
 
-    async def refusals(self, *, reason: str | None, is_resolved: bool | None, cursor: str | None, limit: int) -> Page[RefusalListed]:
+    async def refusals(
+        self, *, reason: str | None, is_resolved: bool | None, cursor: str | None, limit: int
+    ) -> Page[RefusalListed]:
         """Refused inputs, the newest first."""
         filters = {"reason": reason, "is_resolved": is_resolved}
         return await self._ask(lambda database: _refusals(database, filters, cursor, limit))
@@ -187,7 +206,9 @@ class HistoryReader:
         while found is None and not self._idle.empty():
             with suppress(queue.Empty):
                 found = self._idle.get_nowait()
-            if found is not None and found.inode != inode:  # the file was deleted, and is built anew
+            if (
+                found is not None and found.inode != inode
+            ):  # the file was deleted, and is built anew
                 found.database.close()
                 found = None
         found = found or _Connection(_connect(self._path), inode)
@@ -205,11 +226,16 @@ class HistoryReader:
         try:
             return self._path.stat().st_ino
         except OSError as error:
-            raise HistoryAbsent(f"there is no {self._path.name} yet: `usageledger service history` builds it") from error
+            raise HistoryAbsent(
+                f"there is no {self._path.name} yet: `usageledger service history` builds it"
+            ) from error
 
 
 def reach_of(path: Path) -> dict[int, int]:
-    """Up to which offset each partition is folded, for who looks from another process. Raises HistoryAbsent."""
+    """Up to which offset each partition is folded, for who looks from another process.
+
+    Raises HistoryAbsent.
+    """
     if not path.exists():
         raise HistoryAbsent(f"there is no {path.name} yet")
     try:
@@ -225,15 +251,25 @@ class _Connection(NamedTuple):
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing. Not read-only to SQLite, which may have to make the index of the write-ahead log."""
+    """A connection that changes nothing.
+
+    Not read-only to SQLite, which may have to make the index of the write-ahead log.
+    """
     database = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
     )
     try:
         database.execute("PRAGMA query_only = ON")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
-            raise HistoryAbsent(f"{path.name} has version {version}, and this release reads {VERSION}: its service builds it anew")
+            raise HistoryAbsent(
+                f"{path.name} has version {version}, and this release reads {VERSION}: its service "
+                "builds it anew"
+            )
     except BaseException:
         database.close()
         raise
@@ -241,24 +277,34 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _reach(database: sqlite3.Connection, partition: int) -> Reach:
-    row = database.execute("SELECT next_offset, clock_us FROM positions WHERE partition = ?", (partition,)).fetchone()
+    row = database.execute(
+        "SELECT next_offset, clock_us FROM positions WHERE partition = ?", (partition,)
+    ).fetchone()
     return Reach(0, None) if row is None else _reach_in(*row)
 
 
 def _reaches(database: sqlite3.Connection) -> dict[int, Reach]:
     rows = database.execute("SELECT partition, next_offset, clock_us FROM positions").fetchall()
-    return {partition: _reach_in(next_offset, clock_us) for partition, next_offset, clock_us in rows}
+    return {
+        partition: _reach_in(next_offset, clock_us) for partition, next_offset, clock_us in rows
+    }
 
 
 def _reach_in(next_offset: int, clock_us: int) -> Reach:
     return Reach(next_offset, moment_of(clock_us) if clock_us else None)
 
 
-def _account(database: sqlite3.Connection, account: str, partition: int, period: int) -> AccountHistory:
-    row = database.execute("SELECT state, blocked_since_us, blocked_reason FROM accounts WHERE account = ?", (account,)).fetchone()
+def _account(
+    database: sqlite3.Connection, account: str, partition: int, period: int
+) -> AccountHistory:
+    row = database.execute(
+        "SELECT state, blocked_since_us, blocked_reason FROM accounts WHERE account = ?", (account,)
+    ).fetchone()
     stored, since_us, reason = row or (None, None, None)
     use = database.execute(
-        "SELECT date, feature, model, uses, units, millionths, credits FROM daily_use WHERE account = ? AND period = ?", (account, period)
+        "SELECT date, feature, model, uses, units, millionths, credits FROM daily_use WHERE "
+        "account = ? AND period = ?",
+        (account, period),
     )
     return AccountHistory(
         reach=_reach(database, partition),
@@ -269,34 +315,46 @@ def _account(database: sqlite3.Connection, account: str, partition: int, period:
     )
 
 
-def _daily_use(date: str, feature: str, model: str, uses: int, units: int, millionths: int, credits: int) -> DailyUse:
+def _daily_use(
+    date: str, feature: str, model: str, uses: int, units: int, millionths: int, credits: int
+) -> DailyUse:
     return DailyUse(date, feature, model or None, uses, units + millionths * _MILLIONTH, credits)
 
 
-def _charges(database: sqlite3.Connection, account: str, period: int | None, cursor: str | None, limit: int) -> Page[LedgerEntry]:
+def _charges(
+    database: sqlite3.Connection, account: str, period: int | None, cursor: str | None, limit: int
+) -> Page[LedgerEntry]:
     first, last = (0, 2**62) if period is None else _places_of_period(database, account, period)
     if cursor is not None:
         last = min(last, _place(cursor))
     rows = database.execute(
-        "SELECT place, entry FROM charges WHERE account = ? AND place >= ? AND place < ? AND (? IS NULL OR period = ?)"
+        "SELECT place, entry FROM charges WHERE account = ? AND place >= ? AND place < ? AND (? IS "
+        "NULL OR period = ?)"
         " ORDER BY place DESC LIMIT ?",
         (account, first, last, period, period, limit + 1),
     ).fetchall()
     items = [_entries.decode(entry) for _, entry in rows[:limit]]
-    return Page(items, "{}-{}".format(*address_of(rows[limit - 1][0])) if len(rows) > limit else None)
+    return Page(
+        items, "{}-{}".format(*address_of(rows[limit - 1][0])) if len(rows) > limit else None
+    )
 
 
 def _places_of_period(database: sqlite3.Connection, account: str, period: int) -> tuple[int, int]:
-    """Where a period's entries can lie: late ones and voids come while the next period runs, none comes once that one is over."""
+    """Where a period's entries can lie: late ones and voids come while the next period runs, none
+    comes once that one is over.
+    """
     opened = dict(
         database.execute(
-            "SELECT number, opened_place FROM periods WHERE account = ? AND number IN (?, ?)", (account, period, period + 2)
+            "SELECT number, opened_place FROM periods WHERE account = ? AND number IN (?, ?)",
+            (account, period, period + 2),
         ).fetchall()
     )
     return opened.get(period, 2**62), opened.get(period + 2, 2**62)
 
 
-def _periods(database: sqlite3.Connection, account: str, before: int, limit: int) -> list[ListedPeriod]:
+def _periods(
+    database: sqlite3.Connection, account: str, before: int, limit: int
+) -> list[ListedPeriod]:
     rows = database.execute(
         "SELECT number, start_us, end_us, plan, allotment, granted, used, by_feature FROM periods"
         " WHERE account = ? AND number < ? ORDER BY number DESC LIMIT ?",
@@ -306,7 +364,14 @@ def _periods(database: sqlite3.Connection, account: str, before: int, limit: int
 
 
 def _period(
-    number: int, start_us: int, end_us: int | None, plan: str, allotment: int, granted: int, used: int, by_feature: str
+    number: int,
+    start_us: int,
+    end_us: int | None,
+    plan: str,
+    allotment: int,
+    granted: int,
+    used: int,
+    by_feature: str,
 ) -> ListedPeriod:
     end = None if end_us is None else moment_of(end_us)
     period = Period(
@@ -321,39 +386,68 @@ def _period(
     return ListedPeriod(period, granted)
 
 
-def _accounts(database: sqlite3.Connection, search: str, cursor: str | None, limit: int) -> Page[AccountListed]:
+def _accounts(
+    database: sqlite3.Connection, search: str, cursor: str | None, limit: int
+) -> Page[AccountListed]:
     # Names are found in the index alone; states are read of those that are shown.
     rows = database.execute(
         "SELECT account, state, last_used_at_us FROM accounts WHERE account IN ("
-        "SELECT account FROM accounts WHERE account > ? AND instr(lower(account), lower(?)) > 0 ORDER BY account LIMIT ?"
+        "SELECT account FROM accounts WHERE account > ? AND instr(lower(account), lower(?)) > 0 "
+        "ORDER BY account LIMIT ?"
         ") ORDER BY account",
         (cursor or "", search, limit + 1),
     ).fetchall()
     items = [
-        AccountListed(name, decode_account(state), None if used_us is None else moment_of(used_us)) for name, state, used_us in rows[:limit]
+        AccountListed(name, decode_account(state), None if used_us is None else moment_of(used_us))
+        for name, state, used_us in rows[:limit]
     ]
     return Page(items, items[-1].account if len(rows) > limit else None)
 
 
-def _refusals(database: sqlite3.Connection, filters: Mapping[str, object], cursor: str | None, limit: int) -> Page[RefusalListed]:
+def _refusals(
+    database: sqlite3.Connection, filters: Mapping[str, object], cursor: str | None, limit: int
+) -> Page[RefusalListed]:
     wanted = {name: value for name, value in filters.items() if value is not None}
     terms = "".join(f" AND {name} = ?" for name in wanted)
     after = (2**62, 2**62) if cursor is None else _after_refusal(cursor)
     rows = database.execute(
-        f"SELECT * FROM refusals WHERE (appended_at_us, place) < (?, ?){terms} ORDER BY appended_at_us DESC, place DESC LIMIT ?",
+        f"SELECT * FROM refusals WHERE (appended_at_us, place) < (?, ?){terms} ORDER BY "
+        "appended_at_us DESC, place DESC LIMIT ?",
         (*after, *wanted.values(), limit + 1),
     ).fetchall()
     items = [_refusal(row) for row in rows[:limit]]
-    return Page(items, f"{microseconds(items[-1].appended_at)}.{items[-1].entry}" if len(rows) > limit else None)
+    return Page(
+        items,
+        f"{microseconds(items[-1].appended_at)}.{items[-1].entry}" if len(rows) > limit else None,
+    )
 
 
 def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[str, RefusalListed]:
-    rows = [database.execute("SELECT * FROM refusals WHERE place = ?", (_place(entry),)).fetchone() for entry in entries]
-    return {entry: _refusal(row) for entry, row in zip(entries, rows, strict=True) if row is not None}
+    rows = [
+        database.execute("SELECT * FROM refusals WHERE place = ?", (_place(entry),)).fetchone()
+        for entry in entries
+    ]
+    return {
+        entry: _refusal(row) for entry, row in zip(entries, rows, strict=True) if row is not None
+    }
 
 
 def _refusal(row: Sequence[Any]) -> RefusalListed:
-    place, appended_at_us, account, reason, detail, topic, input_partition, input_offset, source, id_, feature, model, is_resolved = row
+    (
+        place,
+        appended_at_us,
+        account,
+        reason,
+        detail,
+        topic,
+        input_partition,
+        input_offset,
+        source,
+        id_,
+        feature,
+        model,
+        is_resolved,
+    ) = row
     partition, offset = address_of(place)
     return RefusalListed(
         partition=partition,
@@ -373,12 +467,18 @@ def _refusal(row: Sequence[Any]) -> RefusalListed:
 def _place(cursor: str) -> int:
     found = _ADDRESS.fullmatch(cursor)
     if found is None:
-        raise MalformedCursor(f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or none")
+        raise MalformedCursor(
+            f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or "
+            "none"
+        )
     return place_of(int(found[1]), int(found[2]))
 
 
 def _after_refusal(cursor: str) -> tuple[int, int]:
     found = _REFUSAL_CURSOR.fullmatch(cursor)
     if found is None:
-        raise MalformedCursor(f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or none")
+        raise MalformedCursor(
+            f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or "
+            "none"
+        )
     return int(found[1]), place_of(int(found[2]), int(found[3]))

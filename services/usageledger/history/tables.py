@@ -1,8 +1,9 @@
 """``history.db``: its tables, and how it is opened for the one who writes it.
 
-Amounts are micro-credits, times microseconds since 1970 in UTC, and a place is an entry's address as one number that rises within a
-partition. ``positions`` says how far each partition is folded; it changes in the transaction that changes the rest, so that an entry is in
-the file once, whoever was killed when.
+Amounts are micro-credits, times microseconds since 1970 in UTC, and a place is an entry's address
+as one number that rises within a partition. ``positions`` says how far each partition is folded; it
+changes in the transaction that changes the rest, so that an entry is in the file once, whoever was
+killed when.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ logger = logging.getLogger(__name__)
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open ``history.db``, making it if it is not there; one that cannot be used is thrown away first. Raises sqlite3.Error, OSError."""
+    """Open ``history.db``, making it if it is not there; one that cannot be used is thrown away
+    first. Raises sqlite3.Error, OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _opened(path)
@@ -111,13 +114,16 @@ def _opened(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode = WAL")
-        # A power cut can take the last transactions, positions and all: what they held is folded again.
+        # A power cut can take the last transactions, positions and all: what they held is folded
+        # again.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
         database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            database.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+            database.executescript(
+                f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
+            )
         elif version != VERSION:
             raise UnusableFile(f"{path} has version {version}, and this release writes {VERSION}")
     except BaseException:

@@ -27,11 +27,20 @@ def adoption_entry(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs
         return entry
     if known == catalog:
         return replace(entry, kind="duplicate")
-    return replace(entry, kind="refusal", reason=Refusal.ID_REUSED.value, detail="a catalog version never changes: publish another one")
+    return replace(
+        entry,
+        kind="refusal",
+        reason=Refusal.ID_REUSED.value,
+        detail="a catalog version never changes: publish another one",
+    )
 
 
-def adopted_catalogs(records: Iterable[Record], catalogs: AdoptedCatalogs = NONE_ADOPTED) -> AdoptedCatalogs:
-    """``catalogs`` and what these records of the catalog topic add; those that add nothing are passed over, as their entries say."""
+def adopted_catalogs(
+    records: Iterable[Record], catalogs: AdoptedCatalogs = NONE_ADOPTED
+) -> AdoptedCatalogs:
+    """``catalogs`` and what these records of the catalog topic add; those that add nothing are
+    passed over, as their entries say.
+    """
     for record in records:
         catalog = decode_catalog(record)
         if isinstance(catalog, Catalog):

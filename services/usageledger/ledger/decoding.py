@@ -1,7 +1,9 @@
-"""From a record's bytes to an event, or to the reason why it is none. Deterministic: an audit decodes the same bytes to the same result.
+"""From a record's bytes to an event, or to the reason why it is none.
 
-Nothing raises on bad input, whatever the bytes. The accepted shapes are those of `contracts.messages`: a contract test holds the two
-together.
+Deterministic: an audit decodes the same bytes to the same result.
+
+Nothing raises on bad input, whatever the bytes. The accepted shapes are those of
+`contracts.messages`: a contract test holds the two together.
 """
 
 from __future__ import annotations
@@ -36,12 +38,15 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import Record
 
 DETAIL_LENGTH_MAX = 300
-# A parser's own limit on nesting depends on the stack it runs on; this one refuses first, everywhere alike.
+# A parser's own limit on nesting depends on the stack it runs on; this one refuses first,
+# everywhere alike.
 BRACKETS_MAX = 500
 
 
 class Malformed(NamedTuple):
-    """A record that is no event: the rule it breaks, in words what is wrong, and the account its key names ("" if it names none)."""
+    """A record that is no event: the rule it breaks, in words what is wrong, and the account its
+    key names ("" if it names none).
+    """
 
     refusal: Refusal
     detail: str
@@ -148,7 +153,9 @@ def decode_usage(record: Record, partition: int, partition_count: int) -> UsageR
     return _decoded(record, partition, partition_count, _usage, {"usage.recorded"})
 
 
-def decode_account(record: Record, partition: int, partition_count: int) -> AccountEvent | Malformed:
+def decode_account(
+    record: Record, partition: int, partition_count: int
+) -> AccountEvent | Malformed:
     """Decode a record of ``account.events``."""
     return _decoded(record, partition, partition_count, _account_event, _ACCOUNT_EVENTS.keys())
 
@@ -174,23 +181,39 @@ _AnEvent = TypeVar("_AnEvent", bound=Event)
 
 
 def _decoded(
-    record: Record, partition: int, partition_count: int, decode: Callable[[bytes], _AnEvent], types: Container[str]
+    record: Record,
+    partition: int,
+    partition_count: int,
+    decode: Callable[[bytes], _AnEvent],
+    types: Container[str],
 ) -> _AnEvent | Malformed:
     key, value = record.key, record.value
     if key is not None and (belongs_in := partition_of(key, partition_count)) != partition:
-        return _malformed(key, Refusal.WRONG_PARTITION, f"a key that belongs in partition {belongs_in} of {partition_count}")
+        return _malformed(
+            key,
+            Refusal.WRONG_PARTITION,
+            f"a key that belongs in partition {belongs_in} of {partition_count}",
+        )
     if not value:
         return _malformed(key, Refusal.EMPTY_RECORD, "the record has no value")
     if len(value) > EVENT_BYTES_MAX:
-        return _malformed(key, Refusal.RECORD_TOO_LARGE, f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
+        return _malformed(
+            key,
+            Refusal.RECORD_TOO_LARGE,
+            f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}",
+        )
     if value.count(b"[") + value.count(b"{") > BRACKETS_MAX:
-        return _malformed(key, Refusal.NOT_JSON, f"over {BRACKETS_MAX} brackets: nested too deeply to be an event")
+        return _malformed(
+            key, Refusal.NOT_JSON, f"over {BRACKETS_MAX} brackets: nested too deeply to be an event"
+        )
     try:
         event = decode(value)
     except (ValueError, OverflowError, RecursionError) as error:  # msgspec's errors are ValueErrors
         return _malformed(key, *_what_is_wrong(value, error, types))
     if key != event.account.encode():
-        return _malformed(key, Refusal.WRONG_KEY, f"the record's key is not the event's subject {event.account!r}")
+        return _malformed(
+            key, Refusal.WRONG_KEY, f"the record's key is not the event's subject {event.account!r}"
+        )
     return event
 
 
@@ -265,11 +288,15 @@ def _subscribed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSubscribed:
 
 
 def _plan_changed(raw: msgspec.Raw, header: dict[str, Any]) -> PlanChanged:
-    return PlanChanged(**header, plan=check_name("data.plan", msgspec.json.decode(raw, type=_PlanChangedData).plan))
+    return PlanChanged(
+        **header, plan=check_name("data.plan", msgspec.json.decode(raw, type=_PlanChangedData).plan)
+    )
 
 
 def _cancelled(raw: msgspec.Raw, header: dict[str, Any]) -> AccountCancelled:
-    return AccountCancelled(**header, effective=msgspec.json.decode(raw, type=_CancelledData).effective)
+    return AccountCancelled(
+        **header, effective=msgspec.json.decode(raw, type=_CancelledData).effective
+    )
 
 
 def _suspended(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSuspended:
@@ -279,12 +306,18 @@ def _suspended(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSuspended:
 
 def _resumed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountResumed:
     data = msgspec.json.decode(raw, type=_ResumedData)
-    return AccountResumed(**header, reason=None if data.reason is None else check_name("data.reason", data.reason), note=data.note)
+    return AccountResumed(
+        **header,
+        reason=None if data.reason is None else check_name("data.reason", data.reason),
+        note=data.note,
+    )
 
 
 def _thresholds_set(raw: msgspec.Raw, header: dict[str, Any]) -> ThresholdsSet:
     written = msgspec.json.decode(raw, type=_ThresholdsSetData).thresholds
-    return ThresholdsSet(**header, thresholds=None if written is None else parse_thresholds(written))
+    return ThresholdsSet(
+        **header, thresholds=None if written is None else parse_thresholds(written)
+    )
 
 
 def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
@@ -292,13 +325,21 @@ def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
     credits = parse_credits(data.credits)
     if credits <= 0:
         raise _Wrong(f"data.credits is more than 0, not {data.credits}")
-    return CreditsGranted(**header, credits=credits, reason=data.reason, expires_at=_utc("data.expires_at", data.expires_at))
+    return CreditsGranted(
+        **header,
+        credits=credits,
+        reason=data.reason,
+        expires_at=_utc("data.expires_at", data.expires_at),
+    )
 
 
 def _voided(raw: msgspec.Raw, header: dict[str, Any]) -> UsageVoided:
     data = msgspec.json.decode(raw, type=_VoidedData)
     return UsageVoided(
-        **header, usage_source=check_name("data.source", data.source), usage_id=check_name("data.id", data.id), reason=data.reason
+        **header,
+        usage_source=check_name("data.source", data.source),
+        usage_id=check_name("data.id", data.id),
+        reason=data.reason,
     )
 
 
@@ -343,4 +384,7 @@ def _what_is_wrong(value: bytes, error: Exception, types: Container[str]) -> tup
         return Refusal.NOT_A_CLOUDEVENT, f"{not_a_cloudevent}"
     if envelope.type not in types:
         return Refusal.UNKNOWN_TYPE, f"type {envelope.type!r} does not belong on this topic"
-    return Refusal.INVALID_EVENT, f"event {envelope.id[:100]!r} of {envelope.source[:60]!r}: {error}"
+    return (
+        Refusal.INVALID_EVENT,
+        f"event {envelope.id[:100]!r} of {envelope.source[:60]!r}: {error}",
+    )

@@ -11,7 +11,9 @@ _OUTDATED_MAX = 100
 
 
 class DueList:
-    """When accounts are next due, in whole milliseconds as the ledger's time is: a heap in which an account's newest date alone counts."""
+    """When accounts are next due, in whole milliseconds as the ledger's time is: a heap in which an
+    account's newest date alone counts.
+    """
 
     def __init__(self) -> None:
         self._dates: dict[str, datetime] = {}
@@ -19,7 +21,9 @@ class DueList:
         self._changed: dict[str, datetime | None] = {}
 
     def set(self, account: str, at: datetime | None) -> None:
-        """Note when an account is due (rounded up to the millisecond, so that it is not acted on too early), or that it is not."""
+        """Note when an account is due (rounded up to the millisecond, so that it is not acted on
+        too early), or that it is not.
+        """
         date = None if at is None else whole_milliseconds_up(at)
         if self._dates.get(account) == date:
             return
@@ -43,7 +47,10 @@ class DueList:
         return changed
 
     def until(self, at: datetime, limit: int) -> list[str]:
-        """Up to ``limit`` accounts that are due at or before that time, the soonest first. Its cost is theirs, however many are due."""
+        """Up to ``limit`` accounts that are due at or before that time, the soonest first.
+
+        Its cost is theirs, however many are due.
+        """
         found: dict[tuple[datetime, str], None] = {}
         while len(found) < limit and (due := self.next()) is not None and due[0] <= at:
             found[heapq.heappop(self._heap)] = None
@@ -56,7 +63,9 @@ class DueList:
         return self._dates.get(account)
 
     def next(self) -> tuple[datetime, str] | None:
-        """The soonest date and its account; accounts due at one moment come in the order of their ids."""
+        """The soonest date and its account; accounts due at one moment come in the order of their
+        ids.
+        """
         while self._heap and self._dates.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None

@@ -1,6 +1,9 @@
-"""The place of a limit event: the ledger entry it announces, and which of that entry's crossings. Needs the standard library alone.
+"""The place of a limit event: the ledger entry it announces, and which of that entry's crossings.
 
-Places of one partition grow with its ledger, so a reader that has seen one knows that whatever is not beyond it is a repeat.
+Needs the standard library alone.
+
+Places of one partition grow with its ledger, so a reader that has seen one knows that whatever is
+not beyond it is a repeat.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """``offset`` is that of the entry in its partition of the ledger; ``index`` counts its ``crossings`` from 0."""
+    """``offset`` is that of the entry in its partition of the ledger; ``index`` counts its
+    ``crossings`` from 0.
+    """
 
     partition: int
     offset: int
@@ -25,7 +30,10 @@ class Place:
         return f"{self.partition}-{self.offset}-{self.index}"
 
     def is_beyond(self, other: Place | None) -> bool:
-        """Whether this comes after ``other`` (of the same partition) in the ledger. Everything comes after None."""
+        """Whether this comes after ``other`` (of the same partition) in the ledger.
+
+        Everything comes after None.
+        """
         return other is None or (self.offset, self.index) > (other.offset, other.index)
 
 
@@ -37,7 +45,10 @@ class NotALimitEvent(ValueError):
 
 
 def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], Place]:
-    """Read the value of a record of ``limit.events``: the CloudEvent, and its place. Raises NotALimitEvent."""
+    """Read the value of a record of ``limit.events``: the CloudEvent, and its place.
+
+    Raises NotALimitEvent.
+    """
     try:
         event = json.loads(value or b"")
         entry = event["data"]["entry"]
@@ -45,7 +56,9 @@ def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], Place]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotALimitEvent(f"not a limit event ({type(error).__name__}: {error})") from None
     if event.get("id") != place.id:
-        raise NotALimitEvent(f"the id {event.get('id')!r} is not that of the entry it names ({place.id})")
+        raise NotALimitEvent(
+            f"the id {event.get('id')!r} is not that of the entry it names ({place.id})"
+        )
     if not 0 <= place.index < place.crossings:
         raise NotALimitEvent(f"it names crossing {place.index} of {place.crossings}")
     if not (isinstance(event.get("type"), str) and isinstance(event["data"].get("account"), str)):

@@ -26,7 +26,10 @@ _encoder = msgspec.json.Encoder()
 
 
 def limit_events(entry: LedgerEntry) -> list[LimitMessage]:
-    """What a valid, sealed entry announces: an event for each of its crossings, in their order. Most entries announce nothing."""
+    """What a valid, sealed entry announces: an event for each of its crossings, in their order.
+
+    Most entries announce nothing.
+    """
     return [
         _message(entry, crossing, Place(entry.partition, entry.offset, index, len(entry.crossings)))
         for index, crossing in enumerate(entry.crossings)
@@ -63,7 +66,9 @@ def _data(entry: LedgerEntry, crossing: Crossing, place: Place) -> dict[str, obj
         "upgrade": _upgrade(crossing),
         "suspension": None if crossing.suspended is None else {"reason": crossing.suspended},
         "resets_at": crossing.period.end,
-        "crossed_by": None if event is None else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
+        "crossed_by": None
+        if event is None
+        else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
         "entry": asdict(place),
     }
 

@@ -1,6 +1,9 @@
-"""From a ledger partition's inputs to its entries. Live processing, recovery and audit all decide here, so they cannot differ.
+"""From a ledger partition's inputs to its entries.
 
-A `PartitionBook` holds what is known of a partition's accounts and identities; who uses it provides what is missing before it decides.
+Live processing, recovery and audit all decide here, so they cannot differ.
+
+A `PartitionBook` holds what is known of a partition's accounts and identities; who uses it provides
+what is missing before it decides.
 """
 
 from __future__ import annotations
@@ -19,7 +22,13 @@ from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
 from usageledger.ledger.adoption import adopted_catalogs, adoption_entry
-from usageledger.ledger.decoding import DETAIL_LENGTH_MAX, Malformed, account_named_by, decode_account, decode_usage
+from usageledger.ledger.decoding import (
+    DETAIL_LENGTH_MAX,
+    Malformed,
+    account_named_by,
+    decode_account,
+    decode_usage,
+)
 from usageledger.ledger.due_list import DueList
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import time_of
@@ -28,7 +37,8 @@ _CHANGE_NOTHING = ("refusal", "duplicate", "skip")
 
 
 class Undecidable(Exception):
-    """The code fails on an input that it should accept or refuse: an error of ours, which the input brings out. The book is as it was.
+    """The code fails on an input that it should accept or refuse: an error of ours, which the input
+    brings out. The book is as it was.
 
     ``input`` is None where it is not an input but an account that is due.
     """
@@ -40,13 +50,18 @@ class Undecidable(Exception):
 
 
 class NotDecoded(NamedTuple):
-    """What the decoder failed with. Not the record's fault, as `Malformed` is, so it is no refusal."""
+    """What the decoder failed with.
+
+    Not the record's fault, as `Malformed` is, so it is no refusal.
+    """
 
     error: Exception
 
 
 class DecodedInput(NamedTuple):
-    """A record and what its bytes say; ``appended_at`` is the ledger's time if it is decided next, in order."""
+    """A record and what its bytes say; ``appended_at`` is the ledger's time if it is decided next,
+    in order.
+    """
 
     topic: Topic
     offset: int
@@ -55,7 +70,9 @@ class DecodedInput(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Accounts, identities and due dates that decisions have changed, and the holds (account, id) that uses have settled."""
+    """Accounts, identities and due dates that decisions have changed, and the holds (account, id)
+    that uses have settled.
+    """
 
     accounts: dict[str, AccountState]
     identities: dict[bytes, IdentityRecord]
@@ -64,9 +81,13 @@ class Changes(NamedTuple):
 
 
 class PartitionBook:
-    """One partition's decisions in progress: its head, and the accounts and identities that have been provided or decided."""
+    """One partition's decisions in progress: its head, and the accounts and identities that have
+    been provided or decided.
+    """
 
-    def __init__(self, partition: int, partition_count: int, head: Head, catalogs: AdoptedCatalogs) -> None:
+    def __init__(
+        self, partition: int, partition_count: int, head: Head, catalogs: AdoptedCatalogs
+    ) -> None:
         self.partition = partition
         self.partition_count = partition_count
         self.head = head
@@ -81,8 +102,16 @@ class PartitionBook:
     def take_changes(self) -> Changes:
         """What was decided or folded since this was last asked: what a commit has to write."""
         changes = Changes(
-            {account: state for account in self._changed_accounts if (state := self.accounts[account]) is not None},
-            {identity: record for identity in self._changed_identities if (record := self.identities[identity]) is not None},
+            {
+                account: state
+                for account in self._changed_accounts
+                if (state := self.accounts[account]) is not None
+            },
+            {
+                identity: record
+                for identity in self._changed_identities
+                if (record := self.identities[identity]) is not None
+            },
             self.due.take_changed(),
             self._settled_holds,
         )
@@ -105,7 +134,8 @@ class PartitionBook:
         return decoded
 
     def used_by(self, inputs: Iterable[DecodedInput]) -> tuple[list[str], list[tuple[int, bytes]]]:
-        """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be decided.
+        """The accounts, and the (newest window, identity) pairs, that have to be provided before
+        these can be decided.
 
         Inputs can span months, and then one identity is asked about in several windows.
         """
@@ -126,7 +156,9 @@ class PartitionBook:
             return self._decided_input(item)
         except Exception as error:
             place = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
-            raise Undecidable(f"{item.topic} {self.partition}-{item.offset}", error, place) from error
+            raise Undecidable(
+                f"{item.topic} {self.partition}-{item.offset}", error, place
+            ) from error
 
     def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
         """Write what time brings an account that is due at ``at``. Raises Undecidable."""
@@ -136,7 +168,9 @@ class PartitionBook:
             raise Undecidable(f"account {account!r}, due at {at.isoformat()}", error) from error
 
     def adopt(self, record: Record) -> list[SealedEntry]:
-        """Decide a record of the catalog topic: from now on decisions see that version. It is dated with the ledger's time, which stays.
+        """Decide a record of the catalog topic: from now on decisions see that version.
+
+        It is dated with the ledger's time, which stays.
 
         Raises Undecidable.
         """
@@ -147,9 +181,11 @@ class PartitionBook:
             raise Undecidable(f"catalog 0-{record.offset}", error, place) from error
 
     def skip(self, topic: Topic, record: Record, *, reason: str, detail: str) -> list[SealedEntry]:
-        """Leave an input undecided for good, as an operator has said: it charges nothing, takes no identity and changes no account.
+        """Leave an input undecided for good, as an operator has said: it charges nothing, takes no
+        identity and changes no account.
 
-        Nothing of the event is asked, for it is what the code fails on: the account is the one that the record's key names.
+        Nothing of the event is asked, for it is what the code fails on: the account is the one that
+        the record's key names.
         """
         entry = LedgerEntry(
             kind="skip",
@@ -162,9 +198,12 @@ class PartitionBook:
         return self._write([entry])
 
     def fold(self, entries: Iterable[SealedEntry]) -> None:
-        """Apply entries that lie in the log, in order. What they read must have been provided: see `read_by`.
+        """Apply entries that lie in the log, in order.
 
-        ``catalogs`` are those that all of them were decided by. Raises Undecidable, and then the book is of no more use.
+        What they read must have been provided: see `read_by`.
+
+        ``catalogs`` are those that all of them were decided by. Raises Undecidable, and then the
+        book is of no more use.
         """
         last_of_account: dict[str, LedgerEntry] = {}
         last_of_input: dict[Topic | None, SealedEntry] = {}
@@ -216,7 +255,9 @@ class PartitionBook:
         if state is None:
             self.due.set(account, None)
             return []
-        decision = decide_due(account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs)
+        decision = decide_due(
+            account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs
+        )
         sealed = self._write(decision.entries, None, decision.state)
         if not sealed:
             self.due.set(account, self._due_at(state, self.head.clock))
@@ -234,11 +275,22 @@ class PartitionBook:
         return sealed
 
     def _write(
-        self, drafts: Sequence[LedgerEntry], address: InputAddress | None = None, state: AccountState | None = None
+        self,
+        drafts: Sequence[LedgerEntry],
+        address: InputAddress | None = None,
+        state: AccountState | None = None,
     ) -> list[SealedEntry]:
-        """Seal drafts. ``state`` is the account's after the last of them: the fold of them, as `decide` has made it already."""
+        """Seal drafts.
+
+        ``state`` is the account's after the last of them: the fold of them, as `decide` has made it
+        already.
+        """
         sealed, head = seal(drafts, self.head, self.partition, address)
-        changing = [item.entry for item in sealed if item.entry.account and item.entry.kind not in _CHANGE_NOTHING]
+        changing = [
+            item.entry
+            for item in sealed
+            if item.entry.account and item.entry.kind not in _CHANGE_NOTHING
+        ]
         identities = [change for entry in changing for change in self._identities_after(entry)]
         # Whatever can fail has not: what is decided of an input is kept whole, or nothing of it is.
         if changing:
@@ -250,7 +302,11 @@ class PartitionBook:
         return sealed
 
     def _identities_after(self, entry: LedgerEntry) -> list[tuple[bytes, IdentityRecord]]:
-        voided = None if entry.voids is None else self.identities.get(_voided_by(entry.account, entry.voids))
+        voided = (
+            None
+            if entry.voids is None
+            else self.identities.get(_voided_by(entry.account, entry.voids))
+        )
         return identity_changes(entry, voided)
 
     def _remember(self, identities: Sequence[tuple[bytes, IdentityRecord]]) -> None:
@@ -259,7 +315,9 @@ class PartitionBook:
             self._changed_identities[identity] = None
 
     def _note_hold(self, entry: LedgerEntry) -> None:
-        """A use settles the hold that it names, and so does a duplicate: a retry may have a hold of its own. A refusal does not."""
+        """A use settles the hold that it names, and so does a duplicate: a retry may have a hold of
+        its own. A refusal does not.
+        """
         if entry.hold_id is not None and entry.kind != "refusal":
             self._settled_holds[entry.account, entry.hold_id] = None
 
@@ -275,8 +333,11 @@ class PartitionBook:
 
 
 def asked_for_by(sealed: SealedEntry) -> object:
-    """What entries that were decided together have in common. Entries of one input lie side by side in the ledger; and each time that a due
-    account was acted on, entries of one account and one moment were written."""
+    """What entries that were decided together have in common.
+
+    Entries of one input lie side by side in the ledger; and each time that a due account was acted
+    on, entries of one account and one moment were written.
+    """
     entry = sealed.entry
     return entry.input if entry.input is not None else (entry.account, entry.appended_at)
 
@@ -292,9 +353,11 @@ def identities_of(event: AnyEvent) -> list[bytes]:
 
 
 def read_by(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, bytes]]]:
-    """The accounts, and the (newest window, identity) pairs, that have to be provided before these can be folded.
+    """The accounts, and the (newest window, identity) pairs, that have to be provided before these
+    can be folded.
 
-    Of identities that is the usage that a void names; an event's own is written whatever was known of it.
+    Of identities that is the usage that a void names; an event's own is written whatever was known
+    of it.
     """
     accounts: dict[str, None] = {}
     identities: dict[tuple[int, bytes], None] = {}

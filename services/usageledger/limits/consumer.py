@@ -1,4 +1,6 @@
-"""The limits consumer on Kafka: reads ``ledger.entries`` as a consumer group, appends to the same partition of ``limit.events``."""
+"""The limits consumer on Kafka: reads ``ledger.entries`` as a consumer group, appends to the same
+partition of ``limit.events``.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,12 @@ BATCH_BYTES = 1024 * 1024
 APPEND_BYTES_MAX = BATCH_BYTES * 3 // 4
 _RECORD_OVERHEAD_BYTES = 64
 
-_RETRIABLE = (kafka_errors.RetriableError, kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError, OSError)
+_RETRIABLE = (
+    kafka_errors.RetriableError,
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.KafkaConnectionError,
+    OSError,
+)
 # The group has moved on: the next step sees another generation.
 _NOT_OURS_NOW = (
     kafka_errors.CommitFailedError,
@@ -53,13 +60,18 @@ REPORT_EVERY_S = 1.0
 
 
 def run_limits(
-    *, kafka: str, prefix: str, stop: threading.Event, on_health: OnHealth | None = None, on_report: OnReport | None = None
+    *,
+    kafka: str,
+    prefix: str,
+    stop: threading.Event,
+    on_health: OnHealth | None = None,
+    on_report: OnReport | None = None,
 ) -> None:
     """Announce limits until ``stop`` is set.
 
-    ``on_health`` is told of every change of a partition's state, ``on_report`` how the whole is doing, about once a second.
-    Raises LimitsError when the process had better end: every partition has stopped, or (at the end) some have; raises kafka-python's
-    errors where it is not let in.
+    ``on_health`` is told of every change of a partition's state, ``on_report`` how the whole is
+    doing, about once a second. Raises LimitsError when the process had better end: every partition
+    has stopped, or (at the end) some have; raises kafka-python's errors where it is not let in.
     """
     topics = Topics(prefix)
     reader = LogReader(kafka)
@@ -78,7 +90,11 @@ def run_limits(
 
 
 def _run(
-    announcer: Announcer, feed: KafkaLedgerFeed, stop: threading.Event, on_health: OnHealth | None, on_report: OnReport | None
+    announcer: Announcer,
+    feed: KafkaLedgerFeed,
+    stop: threading.Event,
+    on_health: OnHealth | None,
+    on_report: OnReport | None,
 ) -> None:
     told: dict[int, str] = {}
     report_at_s = 0.0
@@ -106,9 +122,15 @@ def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
 
 
 class KafkaLedgerFeed:
-    """See `LedgerFeed`. The group shares the partitions out; where to read, the limit events say, never the group's offsets."""
+    """See `LedgerFeed`.
 
-    def __init__(self, kafka: str, topics: Topics, group: str, reader: LogReader, partition_count: int) -> None:
+    The group shares the partitions out; where to read, the limit events say, never the group's
+    offsets.
+    """
+
+    def __init__(
+        self, kafka: str, topics: Topics, group: str, reader: LogReader, partition_count: int
+    ) -> None:
         self._topic = topics.ledger
         self._reader = reader
         self._consumer = KafkaConsumer(
@@ -116,9 +138,12 @@ class KafkaLedgerFeed:
             bootstrap_servers=kafka.split(","),
             client_id="usageledger-limits",
             group_id=group,
-            partition_assignment_strategy=[KnownPartitionsAssignor({topics.ledger: partition_count})],
+            partition_assignment_strategy=[
+                KnownPartitionsAssignor({topics.ledger: partition_count})
+            ],
             enable_auto_commit=False,
-            # Every partition is sought before anything of it is used; a position that was reset shows as a gap.
+            # Every partition is sought before anything of it is used; a position that was reset
+            # shows as a gap.
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
             max_poll_records=RECORDS_PER_POLL,
@@ -128,7 +153,8 @@ class KafkaLedgerFeed:
             fetch_max_wait_ms=250,
             metrics_enabled=False,
         )
-        # A consumer that joins before it knows the topic's partitions causes another rebalance when it does.
+        # A consumer that joins before it knows the topic's partitions causes another rebalance when
+        # it does.
         self._consumer.partitions_for_topic(topics.ledger)
 
     def assignment(self) -> Assignment:
@@ -149,22 +175,33 @@ class KafkaLedgerFeed:
         with _translating():
             polled = self._consumer.poll(timeout_ms=timeout_ms)
         return {
-            place.partition: [Record(record.offset, record.timestamp, record.key, record.value) for record in records]
+            place.partition: [
+                Record(record.offset, record.timestamp, record.key, record.value)
+                for record in records
+            ]
             for place, records in polled.items()
         }
 
     def bounds(self, partition: int) -> tuple[int, int]:
         with _translating():
-            return self._reader.start_offset(self._topic, partition), self._reader.end_offset(self._topic, partition)
+            return self._reader.start_offset(self._topic, partition), self._reader.end_offset(
+                self._topic, partition
+            )
 
     def known_ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """Where partitions ended when they were last read from. Asks nobody."""
         with _still_ours():
-            ends = {partition: self._consumer.highwater(self._place(partition)) for partition in partitions}
+            ends = {
+                partition: self._consumer.highwater(self._place(partition))
+                for partition in partitions
+            }
         return {partition: end for partition, end in ends.items() if end is not None}
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        offsets = {self._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in next_offsets.items()}
+        offsets = {
+            self._place(partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in next_offsets.items()
+        }
         try:
             with _translating():
                 self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
@@ -173,7 +210,9 @@ class KafkaLedgerFeed:
 
     def committed(self, partition: int) -> int:
         with _translating(), _still_ours():
-            return self._consumer.committed(self._place(partition), timeout_ms=COMMIT_TIMEOUT_MS) or 0
+            return (
+                self._consumer.committed(self._place(partition), timeout_ms=COMMIT_TIMEOUT_MS) or 0
+            )
 
     def close(self) -> None:
         """Leave the group."""
@@ -194,15 +233,23 @@ class KafkaLimitLog:
 
     def last(self, partition: int) -> Record | None:
         with _translating():
-            start, end = self._reader.start_offset(self._topic, partition), self._reader.end_offset(self._topic, partition)
+            start, end = (
+                self._reader.start_offset(self._topic, partition),
+                self._reader.end_offset(self._topic, partition),
+            )
             if end == 0:
                 return None
             if start == end:
-                raise PartitionUnusable(f"{self._topic}/{partition} has lost its {end} records: nothing says where to go on")
+                raise PartitionUnusable(
+                    f"{self._topic}/{partition} has lost its {end} records: nothing says where to "
+                    "go on"
+                )
             try:
                 return list(self._reader.read(self._topic, partition, end - 1, end))[-1]
             except (LogUnreadable, IndexError) as error:
-                raise Unavailable(f"the last record of {self._topic}/{partition} did not come: {error}") from error
+                raise Unavailable(
+                    f"the last record of {self._topic}/{partition} did not come: {error}"
+                ) from error
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}
@@ -210,7 +257,11 @@ class KafkaLimitLog:
         while rest:
             chunk = {partition: _first_batch(some) for partition, some in rest.items()}
             failures |= self._append_batches(chunk)
-            rest = {partition: some[len(chunk[partition]) :] for partition, some in rest.items() if partition not in failures}
+            rest = {
+                partition: some[len(chunk[partition]) :]
+                for partition, some in rest.items()
+                if partition not in failures
+            }
             rest = {partition: some for partition, some in rest.items() if some}
         return failures
 
@@ -218,14 +269,22 @@ class KafkaLimitLog:
         """Let go of the producer. Nothing is on its way between two appends."""
         self._give_up()
 
-    def _append_batches(self, batches: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
-        """One batch a partition: a batch is whole or not there, and nothing of a partition is sent while another one is on its way."""
+    def _append_batches(
+        self, batches: Mapping[int, Sequence[LimitMessage]]
+    ) -> dict[int, Exception]:
+        """One batch a partition: a batch is whole or not there, and nothing of a partition is sent
+        while another one is on its way.
+        """
         sent: dict[int, list[Any]] = {partition: [] for partition in batches}
         try:
             producer = self._producer = self._producer or _producer(self._kafka)
             for partition, messages in batches.items():
                 for message in messages:
-                    sent[partition].append(producer.send(self._topic, value=message.value, key=message.key, partition=partition))
+                    sent[partition].append(
+                        producer.send(
+                            self._topic, value=message.value, key=message.key, partition=partition
+                        )
+                    )
             producer.flush(timeout=APPEND_TIMEOUT_S)
         except _RETRIABLE as error:
             unfinished: Exception = error
@@ -237,14 +296,16 @@ class KafkaLimitLog:
             if (failure := _failure(futures, len(batches[partition]), unfinished)) is not None
         }
         if failures:
-            # A kafka-python producer that has failed may never send again, and one that has not may still have something on its way.
+            # A kafka-python producer that has failed may never send again, and one that has not may
+            # still have something on its way.
             self._give_up()
         return failures
 
     def _give_up(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            # Its close() flushes first, and closes nothing if that fails. What it still holds must not be sent after what comes next.
+            # Its close() flushes first, and closes nothing if that fails. What it still holds must
+            # not be sent after what comes next.
             producer.flush = lambda timeout=None: None
             producer.close(timeout=0)
 
@@ -255,7 +316,8 @@ def _producer(kafka: str) -> Any:
         client_id="usageledger-limits",
         acks="all",
         enable_idempotence=True,
-        # An idempotent producer stops for ever when a batch expires by this time-out; APPEND_TIMEOUT_S is the one that counts.
+        # An idempotent producer stops for ever when a batch expires by this time-out;
+        # APPEND_TIMEOUT_S is the one that counts.
         delivery_timeout_ms=2**40,
         # Nothing is sent before flush(), so that what is appended together is one batch.
         linger_ms=3_600_000,
@@ -281,20 +343,28 @@ def _first_batch(messages: Sequence[LimitMessage]) -> Sequence[LimitMessage]:
 
 def _failure(futures: Sequence[Any], expected: int, unfinished: Exception) -> Exception | None:
     """What became of a partition's batch: None if it lies there, an error otherwise."""
-    errors = [None if future.succeeded() else future.exception if future.failed() else unfinished for future in futures]
+    errors = [
+        None if future.succeeded() else future.exception if future.failed() else unfinished
+        for future in futures
+    ]
     errors += [unfinished] * (expected - len(futures))
     first_failed = next((index for index, error in enumerate(errors) if error is not None), None)
     if first_failed is None:
         return None
     error = errors[first_failed]
     if any(later is None for later in errors[first_failed:]):
-        return PartitionUnusable(f"a limit event was refused ({error}) but one after it was taken: limit.events has a gap")
+        return PartitionUnusable(
+            f"a limit event was refused ({error}) but one after it was taken: limit.events has a "
+            "gap"
+        )
     return Unavailable(f"{type(error).__name__}: {error}")
 
 
 @contextmanager
 def _translating() -> Iterator[None]:
-    """Errors that pass become Unavailable; others (no permission, a wrong configuration) end the process."""
+    """Errors that pass become Unavailable; others (no permission, a wrong configuration) end the
+    process.
+    """
     try:
         yield
     except _RETRIABLE as error:

@@ -1,1 +1,3 @@
-"""The one-machine stack: a real broker, a real Redis, the topics and the services, all on the loopback interface."""
+"""The one-machine stack: a real broker, a real Redis, the topics and the services, all on the
+loopback interface.
+"""

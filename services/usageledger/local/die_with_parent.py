@@ -1,9 +1,11 @@
-"""Run a command that cannot outlive its parent: ``python die_with_parent.py PARENT_PID PIPE_FD COMMAND...``.
+"""Run a command that cannot outlive its parent:
+``python die_with_parent.py PARENT_PID PIPE_FD COMMAND...``.
 
 Needs the standard library alone.
 
-The command keeps this process's id. On Linux the kernel kills it with its parent; elsewhere a small fork holds the reading end of a
-pipe whose writing end the parent holds, and kills the command when the pipe ends.
+The command keeps this process's id. On Linux the kernel kills it with its parent; elsewhere a small
+fork holds the reading end of a pipe whose writing end the parent holds, and kills the command when
+the pipe ends.
 """
 
 from __future__ import annotations

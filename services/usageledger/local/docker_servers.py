@@ -1,8 +1,9 @@
 """Kafka and Redis in containers, by way of testcontainers, with their data in a directory of ours.
 
-The containers run what we tell them: the same command lines and configurations as the packages' servers. So the official images do
-(Kafka's jars in /opt/kafka/libs and ``java`` on the PATH; ``valkey-server`` or ``redis-server`` on the PATH), and so does any other that
-has these things there.
+The containers run what we tell them: the same command lines and configurations as the packages'
+servers. So the official images do (Kafka's jars in /opt/kafka/libs and ``java`` on the PATH;
+``valkey-server`` or ``redis-server`` on the PATH), and so does any other that has these things
+there.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class _Recipe(Protocol):
     image: str
 
     def write(self, directory: Path) -> int:
-        """Write the configuration into ``directory/settings`` and return the port that the server serves."""
+        """Write the configuration into ``directory/settings`` and return the port that the server
+        serves.
+        """
         ...
 
     def script(self) -> str:
@@ -69,7 +72,9 @@ class _Recipe(Protocol):
 
 
 class ContainerServer:
-    """A server in a container of its own, made anew at each start; data, settings and port stay in the directory."""
+    """A server in a container of its own, made anew at each start; data, settings and port stay in
+    the directory.
+    """
 
     ready_timeout_s = 120.0
 
@@ -101,9 +106,14 @@ class ContainerServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id on this machine while the container runs. Elsewhere than on Linux it runs in a virtual machine: None."""
+        """The process id on this machine while the container runs.
+
+        Elsewhere than on Linux it runs in a virtual machine: None.
+        """
         state = self._state()
-        return int(state["Pid"]) or None if state.get("Running") and sys.platform == "linux" else None
+        return (
+            int(state["Pid"]) or None if state.get("Running") and sys.platform == "linux" else None
+        )
 
     @property
     def exit_code(self) -> int | None:
@@ -129,10 +139,16 @@ class ContainerServer:
         self._looked_s = 0.0
 
     def is_ready(self) -> bool:
-        return self.exit_code is None and accepts_connections(self._port) and self._recipe.serves(self._port)
+        return (
+            self.exit_code is None
+            and accepts_connections(self._port)
+            and self._recipe.serves(self._port)
+        )
 
     def stop(self, timeout_s: float) -> None:
-        """End the server in order (the engine kills it when ``timeout_s`` have passed) and remove the container. The data stays."""
+        """End the server in order (the engine kills it when ``timeout_s`` have passed) and remove
+        the container. The data stays.
+        """
         if self._container is not None:
             wrapped = self._container.get_wrapped_container()
             if wrapped is not None:
@@ -141,7 +157,9 @@ class ContainerServer:
         self._discard()
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of the server's log, or of what the container itself said if the server never wrote one."""
+        """The end of the server's log, or of what the container itself said if the server never
+        wrote one.
+        """
         lines = last_lines(self.log_path, count)
         wrapped = self._container.get_wrapped_container() if self._container is not None else None
         if lines or wrapped is None:
@@ -157,9 +175,18 @@ class ContainerServer:
         # testcontainers' own way of publishing a port opens it to the whole network.
         ports: dict[str, Any] = {f"{self._port}/tcp": (LOOPBACK, self._port)}
         container.ports.update(ports)
-        container.with_volume_mapping(self._directory / "data", DATA, "rw").with_volume_mapping(self._logs, LOGS, "rw")
-        container.with_volume_mapping(self._directory / "settings", SETTINGS, "ro").with_command(["-c", self._recipe.script()])
-        container.with_kwargs(entrypoint=["/bin/sh"], user=user, labels={DIRECTORY_LABEL: str(self._directory)}, working_dir="/")
+        container.with_volume_mapping(self._directory / "data", DATA, "rw").with_volume_mapping(
+            self._logs, LOGS, "rw"
+        )
+        container.with_volume_mapping(self._directory / "settings", SETTINGS, "ro").with_command(
+            ["-c", self._recipe.script()]
+        )
+        container.with_kwargs(
+            entrypoint=["/bin/sh"],
+            user=user,
+            labels={DIRECTORY_LABEL: str(self._directory)},
+            working_dir="/",
+        )
         with _without_ryuk(), _errors_told(f"start {self._recipe.image}"):
             try:
                 return container.start()
@@ -229,9 +256,16 @@ class KafkaRecipe:
         properties = f"{SETTINGS}/server.properties"
         form = self._node.format_command("java", "/opt/kafka/libs/*", properties)
         serve = self._node.serve_command(
-            "java", "/opt/kafka/libs/*", properties, logging=f"{SETTINGS}/log4j2.properties", log=f"{LOGS}/kafka.log"
+            "java",
+            "/opt/kafka/libs/*",
+            properties,
+            logging=f"{SETTINGS}/log4j2.properties",
+            log=f"{LOGS}/kafka.log",
         )
-        return f"test -e {DATA}/log/meta.properties || {shlex.join(form)} || exit 1\nexec {shlex.join(serve)}"
+        return (
+            f"test -e {DATA}/log/meta.properties || {shlex.join(form)} || exit 1\nexec "
+            f"{shlex.join(serve)}"
+        )
 
     def serves(self, port: int) -> bool:
         return broker_is_ready(self.address(port))
@@ -250,12 +284,16 @@ class RedisRecipe:
 
     def write(self, directory: Path) -> int:
         port = kept_ports(directory / "ports.json", ("client",))["client"]
-        configuration = redis_configuration(port=port, data_directory=DATA, bind_host=ANYWHERE, log_file=f"{LOGS}/redis.log")
+        configuration = redis_configuration(
+            port=port, data_directory=DATA, bind_host=ANYWHERE, log_file=f"{LOGS}/redis.log"
+        )
         write_atomically(directory / "settings" / "redis.conf", configuration)
         return port
 
     def script(self) -> str:
-        return f'exec "$(command -v valkey-server || command -v redis-server)" {SETTINGS}/redis.conf'
+        return (
+            f'exec "$(command -v valkey-server || command -v redis-server)" {SETTINGS}/redis.conf'
+        )
 
     def serves(self, port: int) -> bool:
         return answers_ping(self.address(port))
@@ -268,7 +306,9 @@ def why_not_docker() -> str | None:
     """None if a Docker engine answers and has both images; else what is missing, in a few words."""
     try:
         with _docker() as client:
-            missing = [image for image in (kafka_image(), redis_image()) if not _has_image(client, image)]
+            missing = [
+                image for image in (kafka_image(), redis_image()) if not _has_image(client, image)
+            ]
     except StackError as error:
         return str(error)
     return f"the Docker engine has no image {' and no image '.join(missing)}" if missing else None
@@ -285,18 +325,26 @@ def remove_container(container_id: str) -> None:
 
 @contextmanager
 def _docker() -> Iterator[Any]:
-    """The Docker SDK's client, connected as testcontainers connects. Raises StackError if no engine answers."""
+    """The Docker SDK's client, connected as testcontainers connects.
+
+    Raises StackError if no engine answers.
+    """
     try:
         import docker.errors
         import requests
         from testcontainers.core.docker_client import DockerClient, get_docker_host
     except ImportError as error:
-        raise StackError("containers need the docker extra: pip install 'usageledger[docker]'") from error
+        raise StackError(
+            "containers need the docker extra: pip install 'usageledger[docker]'"
+        ) from error
     _refuse_engine(get_docker_host() or ENGINE)
     try:
         client = DockerClient(timeout=30).client
     except (docker.errors.DockerException, OSError) as error:
-        raise StackError(f"no Docker engine answers ({error}). Start one, name it with DOCKER_HOST, or use --backend packages.") from error
+        raise StackError(
+            f"no Docker engine answers ({error}). Start one, name it with DOCKER_HOST, or use "
+            "--backend packages."
+        ) from error
     try:
         client.ping()
         yield client
@@ -307,7 +355,9 @@ def _docker() -> Iterator[Any]:
 
 
 def _refuse_engine(address: str) -> None:
-    """Raises StackError if nobody listens at the engine's socket, or if the engine is on another machine, whose loopback is not ours."""
+    """Raises StackError if nobody listens at the engine's socket, or if the engine is on another
+    machine, whose loopback is not ours.
+    """
     parts = urlsplit(address)
     if parts.scheme == "unix":
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -315,11 +365,15 @@ def _refuse_engine(address: str) -> None:
                 connection.connect(parts.path)
             except OSError as error:
                 raise StackError(
-                    f"no Docker engine answers at {address} ({error.strerror}): start one, name it with DOCKER_HOST, "
+                    f"no Docker engine answers at {address} ({error.strerror}): start one, name it "
+                    "with DOCKER_HOST, "
                     "or use --backend packages"
                 ) from error
     elif parts.scheme != "npipe" and parts.hostname not in ("localhost", LOOPBACK):
-        raise StackError(f"the Docker engine at {address} is on another machine: the stack needs one here, or --backend packages")
+        raise StackError(
+            f"the Docker engine at {address} is on another machine: the stack needs one here, or "
+            "--backend packages"
+        )
 
 
 @contextmanager
@@ -336,7 +390,9 @@ def _errors_told(what: str) -> Iterator[None]:
 
 @contextmanager
 def _without_ryuk() -> Iterator[None]:
-    """testcontainers' own reaper is one more image to fetch, and ends containers of this process alone: ours does without."""
+    """testcontainers' own reaper is one more image to fetch, and ends containers of this process
+    alone: ours does without.
+    """
     from testcontainers.core.config import testcontainers_config
 
     before = testcontainers_config.ryuk_disabled
@@ -367,13 +423,20 @@ def _pull_if_missing(client: Any, image: str, progress: Progress | None) -> None
         return
     if progress is not None:
         progress.say(f"pulling {image}")
-    with _errors_told(f"get the image {image} (name another with {KAFKA_IMAGE_VARIABLE} or {REDIS_IMAGE_VARIABLE})"):
+    with _errors_told(
+        f"get the image {image} (name another with {KAFKA_IMAGE_VARIABLE} or "
+        f"{REDIS_IMAGE_VARIABLE})"
+    ):
         client.images.pull(image)
 
 
 def _remove_labelled(client: Any, directory: str) -> None:
-    """Two servers must never write to one directory: what a run that was killed left behind goes first."""
-    for container in client.containers.list(all=True, filters={"label": f"{DIRECTORY_LABEL}={directory}"}):
+    """Two servers must never write to one directory: what a run that was killed left behind goes
+    first.
+    """
+    for container in client.containers.list(
+        all=True, filters={"label": f"{DIRECTORY_LABEL}={directory}"}
+    ):
         try:
             container.remove(force=True, v=True)
         except _not_found():
@@ -381,7 +444,9 @@ def _remove_labelled(client: Any, directory: str) -> None:
 
 
 def _container_user(client: Any) -> str:
-    """Whoever may write our directories: us, or in a rootless engine the container's root, which is us outside."""
+    """Whoever may write our directories: us, or in a rootless engine the container's root, which is
+    us outside.
+    """
     rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or ())
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 

@@ -21,7 +21,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def cache_directory() -> Path:
-    """Where fetched files are kept for this user: ``USAGELEDGER_CACHE``, else ``usageledger`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Where fetched files are kept for this user: ``USAGELEDGER_CACHE``, else ``usageledger`` in
+    ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
     if chosen := os.environ.get("USAGELEDGER_CACHE"):
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "usageledger"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
+        / "usageledger"
+    )

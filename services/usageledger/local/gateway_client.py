@@ -1,4 +1,6 @@
-"""Asking a gateway over HTTP, for the commands that manage keys and webhooks: the stack's on this machine, or one elsewhere."""
+"""Asking a gateway over HTTP, for the commands that manage keys and webhooks: the stack's on this
+machine, or one elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ PAGE = 200
 
 
 class GatewayFailed(StackError):
-    """A gateway did not do what was asked. The message is its own: what is wrong, and what to do."""
+    """A gateway did not do what was asked.
+
+    The message is its own: what is wrong, and what to do.
+    """
 
 
 class GatewayClient:
@@ -32,24 +37,31 @@ class GatewayClient:
     def __init__(self, url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
         headers = {"Authorization": f"Bearer {key}"}
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_WITHIN_S, transport=transport)
+        self._client = httpx.Client(
+            base_url=url, headers=headers, timeout=ANSWER_WITHIN_S, transport=transport
+        )
 
     @classmethod
     def find(cls, data: Path | None = None) -> GatewayClient:
-        """The gateway of a stack that runs in ``data`` if one is named, else the variables', else that of the stack in ``.usageledger``.
+        """The gateway of a stack that runs in ``data`` if one is named, else the variables', else
+        that of the stack in ``.usageledger``.
 
         Raises SettingsError.
         """
         settings = ClientSettings()
         if data is None and settings.gateway_url is not None:
             if settings.key is None:
-                raise SettingsError("USAGELEDGER_GATEWAY_URL is set but USAGELEDGER_KEY is not: commands send it to that gateway")
+                raise SettingsError(
+                    "USAGELEDGER_GATEWAY_URL is set but USAGELEDGER_KEY is not: commands send it "
+                    "to that gateway"
+                )
             return cls(settings.gateway_url, settings.key.get_secret_value())
         directory = data or settings.data
         stack, key = running_stack(directory), kept_key(directory)
         if stack is None or not stack.get("gateway") or key is None:
             raise SettingsError(
-                f"no running stack in {directory}: start one with `usageledger up`, name its directory with --data, "
+                f"no running stack in {directory}: start one with `usageledger up`, name its "
+                "directory with --data, "
                 "or set USAGELEDGER_GATEWAY_URL and USAGELEDGER_KEY"
             )
         return cls(stack["gateway"], key)
@@ -70,8 +82,13 @@ class GatewayClient:
         """End a key and its tokens."""
         self._asked("POST", f"/v1/keys/{segment(key_id)}/revoke")
 
-    def add_webhook(self, url: str, types: Sequence[str], accounts: Sequence[str], description: str) -> dict[str, Any]:
-        """Make an endpoint; the answer has its secret, this once. A connection that breaks leaves one endpoint and not two."""
+    def add_webhook(
+        self, url: str, types: Sequence[str], accounts: Sequence[str], description: str
+    ) -> dict[str, Any]:
+        """Make an endpoint; the answer has its secret, this once.
+
+        A connection that breaks leaves one endpoint and not two.
+        """
         body: dict[str, Any] = {"url": url, "accounts": list(accounts), "description": description}
         body |= {"types": list(types)} if types else {}
         headers = {"Idempotency-Key": str(uuid.uuid4())}
@@ -98,19 +115,29 @@ class GatewayClient:
 
     def deliveries(self, endpoint_id: str, state: str | None = None) -> Iterator[dict[str, Any]]:
         """An endpoint's deliveries, the newest first, page by page."""
-        yield from self._listed(f"{_endpoint(endpoint_id)}/deliveries", {} if state is None else {"state": state})
+        yield from self._listed(
+            f"{_endpoint(endpoint_id)}/deliveries", {} if state is None else {"state": state}
+        )
 
     def resend(self, endpoint_id: str, delivery_id: str) -> dict[str, Any]:
         """Have a delivery sent again."""
-        return self._asked("POST", f"{_endpoint(endpoint_id)}/deliveries/{segment(delivery_id)}/resend")
+        return self._asked(
+            "POST", f"{_endpoint(endpoint_id)}/deliveries/{segment(delivery_id)}/resend"
+        )
 
     def test_webhook(self, endpoint_id: str) -> dict[str, Any]:
-        """Send an endpoint a test, and wait for what comes of it. Raises GatewayFailed where nothing does in time."""
+        """Send an endpoint a test, and wait for what comes of it.
+
+        Raises GatewayFailed where nothing does in time.
+        """
         sent = self._asked("POST", f"{_endpoint(endpoint_id)}/test")
         deadline_s = time.monotonic() + TESTED_WITHIN_S
         while sent["state"] == "pending":
             if time.monotonic() > deadline_s:
-                raise GatewayFailed(f"the test was not delivered within {TESTED_WITHIN_S:.0f} s, and is tried no more than once")
+                raise GatewayFailed(
+                    f"the test was not delivered within {TESTED_WITHIN_S:.0f} s, and is tried no "
+                    "more than once"
+                )
             time.sleep(LOOK_AGAIN_AFTER_S)
             sent = self._asked("GET", f"{_endpoint(endpoint_id)}/deliveries/{segment(sent['id'])}")
         return sent
@@ -122,10 +149,17 @@ class GatewayClient:
     def __enter__(self) -> GatewayClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
-    def _listed(self, path: str, params: Mapping[str, str | int] | None = None) -> Iterator[dict[str, Any]]:
+    def _listed(
+        self, path: str, params: Mapping[str, str | int] | None = None
+    ) -> Iterator[dict[str, Any]]:
         asked: dict[str, str | int] = {"limit": PAGE, **(params or {})}
         while True:
             page = self._asked("GET", path, params=asked)
@@ -146,7 +180,10 @@ class GatewayClient:
         try:
             response = self._client.request(method, path, json=body, params=params, headers=headers)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            told = f"the gateway at {self.url} does not answer ({error}): does it run? See `usageledger status`"
+            told = (
+                f"the gateway at {self.url} does not answer ({error}): does it run? See "
+                "`usageledger status`"
+            )
             raise _ConnectionFailed(told) from error
         if response.is_success:
             return dict(response.json()) if response.content else {}
@@ -163,7 +200,10 @@ def _told(response: httpx.Response) -> str:
         problem = response.json()
         return f"{problem['title']}: {problem['detail']}"
     except (ValueError, KeyError, TypeError):
-        return f"{response.request.url} answered {response.status_code}: is that a usageledger gateway?"
+        return (
+            f"{response.request.url} answered {response.status_code}: is that a usageledger "
+            "gateway?"
+        )
 
 
 def _endpoint(endpoint_id: str) -> str:

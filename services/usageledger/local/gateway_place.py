@@ -27,13 +27,18 @@ def gateway_address(port: int) -> str:
 
 
 def gateway_key(data: Path) -> str:
-    """The key with every scope of the gateway in this directory, made if there is none. Nobody else on the machine can read its file."""
+    """The key with every scope of the gateway in this directory, made if there is none.
+
+    Nobody else on the machine can read its file.
+    """
     path = data / DIRECTORY / KEY_FILE
     if (key := kept_key(data)) is not None:
         return key
     path.parent.mkdir(parents=True, exist_ok=True)
     key = new_key()
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii"
+    ) as file:
         file.write(key + "\n")
     return key
 

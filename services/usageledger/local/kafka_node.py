@@ -1,4 +1,6 @@
-"""One KRaft node's files and command lines, wherever it runs: as a child process, in a container, or as one of several on a machine."""
+"""One KRaft node's files and command lines, wherever it runs: as a child process, in a container,
+or as one of several on a machine.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from dataclasses import dataclass
 from usageledger.local.ports import LOOPBACK
 
 HEAP_MAX = "1g"
-# The second compiler takes most of a core for ten seconds after a load begins, and what it compiles does not matter on one machine: with it
-# one limit event in a hundred took 350 ms, without it 120 (`tests/benchmarks/crossing_latency.py`, 5,000 events/s on two cores).
+# The second compiler takes most of a core for ten seconds after a load begins, and what it compiles
+# does not matter on one machine: with it one limit event in a hundred took 350 ms, without it 120
+# (`tests/benchmarks/crossing_latency.py`, 5,000 events/s on two cores).
 JIT_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 
 LOGGING = """\
@@ -34,7 +37,10 @@ rootLogger.appenderRef.file.ref = file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaNode:
-    """A broker that is a controller as well. ``controllers`` are the voters of the whole cluster: (node id, controller port)."""
+    """A broker that is a controller as well.
+
+    ``controllers`` are the voters of the whole cluster: (node id, controller port).
+    """
 
     node_id: int
     cluster_id: str
@@ -44,13 +50,17 @@ class KafkaNode:
     bind_host: str = LOOPBACK
 
     def properties(self) -> str:
-        """The server's properties file. Clients are always told the loopback address, also by a node in a container."""
+        """The server's properties file.
+
+        Clients are always told the loopback address, also by a node in a container.
+        """
         voters = ",".join(f"{node}@{LOOPBACK}:{port}" for node, port in self.controllers)
         replicas = min(3, len(self.controllers))
         lines = {
             "process.roles": "broker,controller",
             "node.id": self.node_id,
-            # Voters by configuration, not by the metadata log: the controller's port may change between two starts.
+            # Voters by configuration, not by the metadata log: the controller's port may change
+            # between two starts.
             "controller.quorum.voters": voters,
             "listeners": f"CLIENT://{self.bind_host}:{self.client_port},CONTROLLER://{LOOPBACK}:{dict(self.controllers)[self.node_id]}",
             "advertised.listeners": f"CLIENT://{LOOPBACK}:{self.client_port}",
@@ -77,20 +87,28 @@ class KafkaNode:
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         }
         if len(self.controllers) == 1:
-            # After a kill the controller refuses the same broker until its old session is over: 9 s by default. In a cluster that
-            # patience is worth having; a broker that shares its process with the only controller is never out of its sight.
+            # After a kill the controller refuses the same broker until its old session is over: 9 s
+            # by default. In a cluster that patience is worth having; a broker that shares its
+            # process with the only controller is never out of its sight.
             lines |= {"broker.session.timeout.ms": 3_000, "broker.heartbeat.interval.ms": 500}
         return "".join(f"{name}={value}\n" for name, value in lines.items())
 
     def format_command(self, java: str, class_path: str, properties: str) -> list[str]:
-        """What formats the data directory, once; a directory that is formatted already is left as it is."""
+        """What formats the data directory, once; a directory that is formatted already is left as
+        it is.
+        """
         return [
             java, "-Xmx256m", "-cp", class_path, "kafka.tools.StorageTool",
             "format", "--cluster-id", self.cluster_id, "--config", properties, "--ignore-formatted",
         ]  # fmt: skip
 
-    def serve_command(self, java: str, class_path: str, properties: str, *, logging: str, log: str) -> list[str]:
-        """What runs the node; it ends in order on SIGTERM. ``logging`` names a file with the text LOGGING, ``log`` the file to write."""
+    def serve_command(
+        self, java: str, class_path: str, properties: str, *, logging: str, log: str
+    ) -> list[str]:
+        """What runs the node; it ends in order on SIGTERM.
+
+        ``logging`` names a file with the text LOGGING, ``log`` the file to write.
+        """
         return [
             java, f"-Xmx{HEAP_MAX}", *JIT_OPTIONS, "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={logging}",
             f"-Dusageledger.log={log}", "-cp", class_path, "kafka.Kafka", properties,
@@ -98,7 +116,9 @@ class KafkaNode:
 
 
 def new_cluster_id() -> str:
-    """A random cluster id in Kafka's form: 22 characters of URL-safe base64, not beginning with a dash (it is given on a command line)."""
+    """A random cluster id in Kafka's form: 22 characters of URL-safe base64, not beginning with a
+    dash (it is given on a command line).
+    """
     while True:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode("ascii")
         if not text.startswith("-"):

@@ -22,7 +22,11 @@ READY_TIMEOUT_S = 120.0
 
 
 class KafkaServer:
-    """One broker and controller. Its directory holds ``data/``, the properties, the cluster id and the ports; all outlive a restart."""
+    """One broker and controller.
+
+    Its directory holds ``data/``, the properties, the cluster id and the ports; all outlive a
+    restart.
+    """
 
     name = "kafka"
     ready_timeout_s = READY_TIMEOUT_S
@@ -56,17 +60,24 @@ class KafkaServer:
         return self._child.exit_code if self._child else None
 
     def prepare(self, progress: Progress | None = None, stopping: Event | None = None) -> None:
-        """Fetch the jars, choose the ports, write the configuration and format the data directory; what is there already is kept."""
+        """Fetch the jars, choose the ports, write the configuration and format the data directory;
+        what is there already is kept.
+        """
         java = str(find_java())
         jars = class_path([str(jar) for jar in fetch_jars(progress or Silent(), stopping=stopping)])
         node = self._node()
         self._port = node.client_port
-        properties, logging = self._directory / "server.properties", self._directory / "log4j2.properties"
+        properties, logging = (
+            self._directory / "server.properties",
+            self._directory / "log4j2.properties",
+        )
         write_atomically(properties, node.properties())
         write_atomically(logging, LOGGING)
         if not (self._directory / "data" / "meta.properties").exists():
             run_format(node.format_command(java, jars, str(properties)), self._console)
-        command = node.serve_command(java, jars, str(properties), logging=str(logging), log=str(self._log))
+        command = node.serve_command(
+            java, jars, str(properties), logging=str(logging), log=str(self._log)
+        )
         self._child = ChildProcess(self.name, command, self._console)
 
     def spawn(self) -> None:
@@ -77,7 +88,11 @@ class KafkaServer:
 
     def is_ready(self) -> bool:
         """Whether the broker answers requests."""
-        return self.pid is not None and accepts_connections(self._port) and broker_is_ready(self.address)
+        return (
+            self.pid is not None
+            and accepts_connections(self._port)
+            and broker_is_ready(self.address)
+        )
 
     def stop(self, timeout_s: float) -> None:
         """End the broker in order; kill it if that takes longer than ``timeout_s``."""
@@ -114,11 +129,16 @@ def run_format(command: Sequence[str], log: Path) -> None:
     """Format a data directory. Raises StackError with what the tool said."""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StackError(f"Kafka's data directory could not be formatted: {error}") from error
     with log.open("a", encoding="utf-8") as file:
         file.write(result.stdout + result.stderr)
     if result.returncode != 0:
         said = "\n".join((result.stdout + result.stderr).strip().splitlines()[-5:])
-        raise StackError(f"Kafka's data directory could not be formatted (exit code {result.returncode}; all of it in {log}):\n{said}")
+        raise StackError(
+            f"Kafka's data directory could not be formatted (exit code {result.returncode}; all of "
+            f"it in {log}):\n{said}"
+        )

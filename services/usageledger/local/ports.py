@@ -12,18 +12,25 @@ from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 
 LOOPBACK = "127.0.0.1"
-# Below the range that operating systems take outgoing ports from: while a server restarts, its port is not lost to somebody's connection.
+# Below the range that operating systems take outgoing ports from: while a server restarts, its port
+# is not lost to somebody's connection.
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 ATTEMPTS_MAX = 1_000
 
 
 def kept_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """A port for each name: the one that ``path`` remembers if it is free, else another, which is then remembered."""
+    """A port for each name: the one that ``path`` remembers if it is free, else another, which is
+    then remembered.
+    """
     remembered = _read(path)
     ports: dict[str, int] = {}
     for name in names:
         port = remembered.get(name)
-        ports[name] = port if port is not None and port not in ports.values() and is_free(port) else free_port(set(ports.values()))
+        ports[name] = (
+            port
+            if port is not None and port not in ports.values() and is_free(port)
+            else free_port(set(ports.values()))
+        )
     if ports != remembered:
         write_atomically(path, json.dumps(ports))
     return ports
@@ -35,7 +42,10 @@ def free_port(taken: set[int] | None = None) -> int:
         port = random.randrange(FIRST_PORT, LAST_PORT)
         if port not in (taken or set()) and is_free(port):
             return port
-    raise StackError(f"no free port between {FIRST_PORT} and {LAST_PORT} on {LOOPBACK}: stop something that listens there and try again")
+    raise StackError(
+        f"no free port between {FIRST_PORT} and {LAST_PORT} on {LOOPBACK}: stop something that "
+        "listens there and try again"
+    )
 
 
 def is_free(port: int) -> bool:
@@ -63,4 +73,8 @@ def _read(path: Path) -> dict[str, int]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return {name: port for name, port in content.items() if isinstance(port, int)} if isinstance(content, dict) else {}
+    return (
+        {name: port for name, port in content.items() if isinstance(port, int)}
+        if isinstance(content, dict)
+        else {}
+    )

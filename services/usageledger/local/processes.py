@@ -19,13 +19,22 @@ LOG_BYTES_MAX = 20 * 1024 * 1024
 
 
 class ChildProcess:
-    """One command, run again as often as ``spawn`` is called; its output is appended to ``log_path``.
+    """One command, run again as often as ``spawn`` is called; its output is appended to
+    ``log_path``.
 
-    It ends with this process, also when this one is killed outright. It has a process group of its own, so that Ctrl-C in a terminal
-    reaches the supervisor alone, which then stops its children in order.
+    It ends with this process, also when this one is killed outright. It has a process group of its
+    own, so that Ctrl-C in a terminal reaches the supervisor alone, which then stops its children in
+    order.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log_path: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_path: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.command = tuple(command)
         self.log_path = log_path
@@ -37,7 +46,11 @@ class ChildProcess:
     @property
     def pid(self) -> int | None:
         """The process id while it runs, else None."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        return (
+            self._process.pid
+            if self._process is not None and self._process.poll() is None
+            else None
+        )
 
     @property
     def exit_code(self) -> int | None:
@@ -45,16 +58,23 @@ class ChildProcess:
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
-        """Start the command. Raises OSError if the log cannot be written, RuntimeError if it runs already."""
+        """Start the command.
+
+        Raises OSError if the log cannot be written, RuntimeError if it runs already.
+        """
         if self.pid is not None:
             raise RuntimeError(f"{self.name} runs already")
         self._close_pipe()
         self._turn_log()
-        # The kernel ties a child to the thread that started it, not to the process: one thread that lasts starts them all.
+        # The kernel ties a child to the thread that started it, not to the process: one thread that
+        # lasts starts them all.
         self._process = _spawner().submit(self._spawn).result()
 
     def stop(self, timeout_s: float) -> None:
-        """Ask it to end (SIGTERM) and wait; kill it when ``timeout_s`` have passed. Does nothing if it does not run."""
+        """Ask it to end (SIGTERM) and wait; kill it when ``timeout_s`` have passed.
+
+        Does nothing if it does not run.
+        """
         process = self._process
         if process is None:
             return
@@ -83,7 +103,15 @@ class ChildProcess:
         try:
             with self.log_path.open("ab") as log:
                 return subprocess.Popen(
-                    [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), str(reading), *self.command],
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        die_with_parent.__file__,
+                        str(os.getpid()),
+                        str(reading),
+                        *self.command,
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -101,7 +129,9 @@ class ChildProcess:
 
 
 def last_lines(path: Path, count: int, *, start: int = 0, bytes_max: int = 16_384) -> list[str]:
-    """The last ``count`` lines of a text file, from its last ``bytes_max`` bytes not before byte ``start``; none if there is no file."""
+    """The last ``count`` lines of a text file, from its last ``bytes_max`` bytes not before byte
+    ``start``; none if there is no file.
+    """
     try:
         with path.open("rb") as file:
             file.seek(max(start, path.stat().st_size - bytes_max))
@@ -119,7 +149,12 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        state = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()[0]
+        )
     except (OSError, IndexError):
         return True
     return state != "Z"

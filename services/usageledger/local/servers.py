@@ -8,7 +8,12 @@ from pathlib import Path
 from threading import Event
 from typing import Literal, Protocol
 
-from usageledger.local.docker_servers import ContainerServer, KafkaRecipe, RedisRecipe, why_not_docker
+from usageledger.local.docker_servers import (
+    ContainerServer,
+    KafkaRecipe,
+    RedisRecipe,
+    why_not_docker,
+)
 from usageledger.local.errors import StackError
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Progress, Silent
@@ -20,7 +25,10 @@ STOP_TIMEOUT_S = 30.0
 
 
 class Server(Protocol):
-    """A broker or a Redis that we run. Adapters: KafkaServer, RedisServer and, in containers, those of ``docker_servers``."""
+    """A broker or a Redis that we run.
+
+    Adapters: KafkaServer, RedisServer and, in containers, those of ``docker_servers``.
+    """
 
     @property
     def name(self) -> str: ...
@@ -52,7 +60,10 @@ class Server(Protocol):
     def ready_timeout_s(self) -> float: ...
 
     def prepare(self, progress: Progress | None = None, stopping: Event | None = None) -> None:
-        """Everything before the first start: fetch, configure, format. Raises StackError, StopRequested."""
+        """Everything before the first start: fetch, configure, format.
+
+        Raises StackError, StopRequested.
+        """
         ...
 
     def spawn(self) -> None: ...
@@ -79,33 +90,46 @@ class Servers:
             server.stop(timeout_s)
 
 
-def start_servers(directory: Path, backend: Backend = "packages", progress: Progress | None = None) -> Servers:
-    """Start a Kafka and a Redis of our own on the loopback interface, with their data under ``directory``, and wait until both serve.
+def start_servers(
+    directory: Path, backend: Backend = "packages", progress: Progress | None = None
+) -> Servers:
+    """Start a Kafka and a Redis of our own on the loopback interface, with their data under
+    ``directory``, and wait until both serve.
 
-    They end with this process at the latest. Raises StackError if one cannot be started; then neither runs.
+    They end with this process at the latest. Raises StackError if one cannot be started; then
+    neither runs.
     """
     progress = progress or Silent()
     kafka, redis = make_kafka(directory, backend), make_redis(directory, backend)
     start_all((kafka, redis), progress)
-    return Servers(kafka.address, redis.address, f"{kafka.description}, {redis.description}", (kafka, redis))
+    return Servers(
+        kafka.address, redis.address, f"{kafka.description}, {redis.description}", (kafka, redis)
+    )
 
 
 def make_kafka(directory: Path, backend: Backend) -> Server:
-    """A broker that is not started yet; its data goes to ``directory/kafka``, its log to ``directory/logs``."""
+    """A broker that is not started yet; its data goes to ``directory/kafka``, its log to
+    ``directory/logs``.
+    """
     if backend == "docker":
         return ContainerServer(KafkaRecipe(), directory / "kafka", directory / "logs")
     return KafkaServer(directory / "kafka", directory / "logs")
 
 
 def make_redis(directory: Path, backend: Backend) -> Server:
-    """A Redis that is not started yet; its data goes to ``directory/redis``, its log to ``directory/logs``."""
+    """A Redis that is not started yet; its data goes to ``directory/redis``, its log to
+    ``directory/logs``.
+    """
     if backend == "docker":
         return ContainerServer(RedisRecipe(), directory / "redis", directory / "logs")
     return RedisServer(directory / "redis", directory / "logs")
 
 
 def start_all(servers: Sequence[Server], progress: Progress, stopping: Event | None = None) -> None:
-    """Prepare and start servers beside each other and wait until all serve. On failure none of them runs."""
+    """Prepare and start servers beside each other and wait until all serve.
+
+    On failure none of them runs.
+    """
     try:
         for server in servers:
             server.prepare(progress, stopping)
@@ -121,12 +145,23 @@ def start_all(servers: Sequence[Server], progress: Progress, stopping: Event | N
 
 
 def wait_until_ready(server: Server, stopping: Event | None = None) -> None:
-    """Wait until a server that was spawned serves. Raises StackError with the end of its log if it ended or took too long."""
-    came = is_true_within(lambda: server.exit_code is not None or server.is_ready(), server.ready_timeout_s, stopping=stopping)
+    """Wait until a server that was spawned serves.
+
+    Raises StackError with the end of its log if it ended or took too long.
+    """
+    came = is_true_within(
+        lambda: server.exit_code is not None or server.is_ready(),
+        server.ready_timeout_s,
+        stopping=stopping,
+    )
     if came and server.exit_code is None:
         return
     ended = server.exit_code is not None
-    what = f"ended with exit code {server.exit_code}" if ended else f"did not serve within {server.ready_timeout_s:.0f} s"
+    what = (
+        f"ended with exit code {server.exit_code}"
+        if ended
+        else f"did not serve within {server.ready_timeout_s:.0f} s"
+    )
     log = "\n".join(f"  {line}" for line in server.last_lines(15))
     raise StackError(f"{server.description} {what}. The end of {server.log_path}:\n{log}")
 
@@ -140,10 +175,16 @@ class BackendChoice:
 
 
 def choose_backend(wished: str | None = None) -> BackendChoice:
-    """The wished backend; with no wish, containers where a Docker engine answers and has the images, else packages."""
+    """The wished backend; with no wish, containers where a Docker engine answers and has the
+    images, else packages.
+    """
     if wished:
         if wished not in ("packages", "docker"):
             raise StackError(f"there is no backend {wished!r}: packages or docker")
         return BackendChoice("docker" if wished == "docker" else "packages", "as asked for")
     reason = why_not_docker()
-    return BackendChoice("packages", reason) if reason else BackendChoice("docker", "a Docker engine answers and has the images")
+    return (
+        BackendChoice("packages", reason)
+        if reason
+        else BackendChoice("docker", "a Docker engine answers and has the images")
+    )

@@ -1,4 +1,6 @@
-"""Keeps servers and services running: what ends is told, and started again after a pause that grows."""
+"""Keeps servers and services running: what ends is told, and started again after a pause that
+grows.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ State = Literal["starting", "running", "backing_off", "stopped"]
 
 
 class Unit(Protocol):
-    """What is kept running: a server of ours, one that was given to us (it never ends), or a service."""
+    """What is kept running: a server of ours, one that was given to us (it never ends), or a
+    service.
+    """
 
     @property
     def name(self) -> str: ...
@@ -59,7 +63,10 @@ class Unit(Protocol):
 
 @dataclass(slots=True)
 class _Watched:
-    """What the supervisor remembers of a unit. Times are those of a monotonic clock, ``since`` is for people."""
+    """What the supervisor remembers of a unit.
+
+    Times are those of a monotonic clock, ``since`` is for people.
+    """
 
     unit: Unit
     state: State
@@ -127,7 +134,9 @@ class Supervisor:
         self._write_status()
 
     def status(self) -> list[dict[str, Any]]:
-        """One object a unit: name, pid (None while there is no process), state, restarts, since, description, log."""
+        """One object a unit: name, pid (None while there is no process), state, restarts, since,
+        description, log.
+        """
         return [
             {
                 "name": watched.unit.name,
@@ -188,14 +197,22 @@ class Supervisor:
         self._enter(watched, "backing_off")
         log = "".join(f"\n  {line}" for line in watched.unit.last_lines(LOG_LINES))
         where = f"\nThe end of {watched.unit.log_path}:{log}" if log else ""
-        self._progress.warn(f"{watched.unit.name} {how}; it is started again in {pause_s:g} s.{where}")
+        self._progress.warn(
+            f"{watched.unit.name} {how}; it is started again in {pause_s:g} s.{where}"
+        )
 
     def _enter(self, watched: _Watched, state: State) -> None:
         watched.state, watched.since, watched.began_s = state, self._now(), self._clock()
 
     def _write_status(self) -> None:
-        write_atomically(self._status_path, json.dumps({"services": self.status()}, indent=1) + "\n")
+        write_atomically(
+            self._status_path, json.dumps({"services": self.status()}, indent=1) + "\n"
+        )
 
 
 def _how_it_ended(exit_code: int) -> str:
-    return f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    return (
+        f"was killed by signal {-exit_code}"
+        if exit_code < 0
+        else f"ended with exit code {exit_code}"
+    )

@@ -16,7 +16,10 @@ SETTLED_AFTER_S = 1.0
 
 
 class Service:
-    """A service of the ledger: a child process of ours. ``answers`` says that it is ready; without it, one that lives for a second is."""
+    """A service of the ledger: a child process of ours.
+
+    ``answers`` says that it is ready; without it, one that lives for a second is.
+    """
 
     ready_timeout_s = 60.0
 
@@ -52,7 +55,11 @@ class Service:
     def is_ready(self) -> bool:
         if self.pid is None:
             return False
-        return time.monotonic() - self._spawned_s >= SETTLED_AFTER_S if self._answers is None else self._answers()
+        return (
+            time.monotonic() - self._spawned_s >= SETTLED_AFTER_S
+            if self._answers is None
+            else self._answers()
+        )
 
     def stop(self, timeout_s: float) -> None:
         self._child.stop(timeout_s)
@@ -88,25 +95,39 @@ class GivenServer:
 
 
 def check_given_kafka(bootstrap: str) -> None:
-    """``bootstrap`` is ``host:port``, or several with commas between them. Raises StackError if no broker answers there."""
+    """``bootstrap`` is ``host:port``, or several with commas between them.
+
+    Raises StackError if no broker answers there.
+    """
     if not any(_listens(address) for address in bootstrap.split(",")):
-        raise StackError(f"nobody listens at {bootstrap}: is the address of the Kafka broker right (HOST:PORT), and does it run?")
+        raise StackError(
+            f"nobody listens at {bootstrap}: is the address of the Kafka broker right (HOST:PORT), "
+            "and does it run?"
+        )
     admin_client(bootstrap, timeout_ms=10_000).close()
 
 
 def check_given_redis(url: str, progress: Progress) -> None:
-    """Raises StackError if no Redis answers there, or one that may throw away counters when its memory is full or when it restarts."""
+    """Raises StackError if no Redis answers there, or one that may throw away counters when its
+    memory is full or when it restarts.
+    """
     import redis
 
     try:
-        with redis.Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0, decode_responses=True) as client:
+        with redis.Redis.from_url(
+            url, socket_timeout=5.0, socket_connect_timeout=5.0, decode_responses=True
+        ) as client:
             client.ping()
             settings = _redis_settings(client)
     except (redis.RedisError, ValueError) as error:
-        raise StackError(f"no Redis answers at {url} ({error}): is the address right (redis://HOST:PORT/0), and does it run?") from error
+        raise StackError(
+            f"no Redis answers at {url} ({error}): is the address right (redis://HOST:PORT/0), and "
+            "does it run?"
+        ) from error
     if settings is None:
         progress.warn(
-            f"the Redis at {url} does not tell its settings: see to it that it has maxmemory-policy noeviction and appendonly yes"
+            f"the Redis at {url} does not tell its settings: see to it that it has "
+            "maxmemory-policy noeviction and appendonly yes"
         )
         return
     wrong = [
@@ -116,7 +137,8 @@ def check_given_redis(url: str, progress: Progress) -> None:
     ]
     if wrong:
         raise StackError(
-            f"the Redis at {url} may lose counters: {', '.join(wrong)}. The ledger needs maxmemory-policy noeviction and appendonly yes."
+            f"the Redis at {url} may lose counters: {', '.join(wrong)}. The ledger needs "
+            "maxmemory-policy noeviction and appendonly yes."
         )
 
 
@@ -126,7 +148,9 @@ def _listens(address: str) -> bool:
 
 
 def _redis_settings(client: object) -> dict[str, str] | None:
-    """The two settings that matter; None where the server does not let us ask (managed ones often do not)."""
+    """The two settings that matter; None where the server does not let us ask (managed ones often
+    do not).
+    """
     import redis
 
     assert isinstance(client, redis.Redis)

@@ -8,5 +8,10 @@ from kafka.admin import KafkaAdminClient
 
 
 def connect_admin(kafka: str, *, timeout_ms: int) -> Any:
-    """An admin client, connected; a context manager. Raises KafkaError if no broker answers in time."""
-    return KafkaAdminClient(bootstrap_servers=kafka, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms)
+    """An admin client, connected; a context manager.
+
+    Raises KafkaError if no broker answers in time.
+    """
+    return KafkaAdminClient(
+        bootstrap_servers=kafka, bootstrap_timeout_ms=timeout_ms, request_timeout_ms=timeout_ms
+    )

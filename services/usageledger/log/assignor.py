@@ -1,4 +1,7 @@
-"""Sharing a topic's partitions out in a group, whatever a client happens to know of the topic. Needs kafka-python alone."""
+"""Sharing a topic's partitions out in a group, whatever a client happens to know of the topic.
+
+Needs kafka-python alone.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ with warnings.catch_warnings():
 class KnownPartitionsAssignor(RangePartitionAssignor):  # type: ignore[misc]
     """kafka-python's range assignor, but told how many partitions there are.
 
-    A group's leader shares out what its metadata holds at that moment. In kafka-python 3.0.12 about one of 25 consumers joins before any
-    came, gives nothing to anybody (a warning says so) and does not notice when they do: a consumer that is up and hears nothing. A ledger's
-    topics never change their number of partitions, so it can be asked beforehand.
+    A group's leader shares out what its metadata holds at that moment. In kafka-python 3.0.12 about
+    one of 25 consumers joins before any came, gives nothing to anybody (a warning says so) and does
+    not notice when they do: a consumer that is up and hears nothing. A ledger's topics never change
+    their number of partitions, so it can be asked beforehand.
     """
 
     def __init__(self, partition_counts: Mapping[str, int]) -> None:

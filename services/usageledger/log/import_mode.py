@@ -1,4 +1,7 @@
-"""Whether the ledger is being imported: its input topics then keep each record's own time. Import mode ends once, and for good."""
+"""Whether the ledger is being imported: its input topics then keep each record's own time.
+
+Import mode ends once, and for good.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class ImportMode:
-    """Asks the broker until import has ended. ``is_on`` may lag behind by a second or so; until then nothing is decided too early."""
+    """Asks the broker until import has ended.
+
+    ``is_on`` may lag behind by a second or so; until then nothing is decided too early.
+    """
 
     def __init__(self, kafka: str, topics: Topics) -> None:
         self._kafka = kafka
@@ -35,14 +41,22 @@ class ImportMode:
             admin = AIOKafkaAdminClient(bootstrap_servers=self._kafka)
             await admin.start()
             try:
-                asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in (self._topics.usage, self._topics.account)]
+                asked = [
+                    ConfigResource(ConfigResourceType.TOPIC, name)
+                    for name in (self._topics.usage, self._topics.account)
+                ]
                 answers = await admin.describe_configs(asked)
             finally:
                 await admin.close()
         kinds = {
-            entry[1] for answer in answers for resource in answer.resources for entry in resource[4] if entry[0] == "message.timestamp.type"
+            entry[1]
+            for answer in answers
+            for resource in answer.resources
+            for entry in resource[4]
+            if entry[0] == "message.timestamp.type"
         }
-        # While a go-live is under way the topics differ: what the one still dates itself is still an import.
+        # While a go-live is under way the topics differ: what the one still dates itself is still
+        # an import.
         self._is_on = kinds != {"LogAppendTime"}
 
     async def watch(self) -> None:

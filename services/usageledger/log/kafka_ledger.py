@@ -1,8 +1,10 @@
 """One partition of ``ledger.entries`` on Kafka, by aiokafka: the single writer and its reader.
 
-Each partition has an idempotent producer of its own. A shared one would save connections (about two for a partition), but aiokafka keeps
-one produce request on its way to each broker, so one partition's slow replica would hold up the others, and the one thing to do after
-any failure is to throw the producer away: every partition of the worker would have to claim again for the misfortune of one.
+Each partition has an idempotent producer of its own. A shared one would save connections (about two
+for a partition), but aiokafka keeps one produce request on its way to each broker, so one
+partition's slow replica would hold up the others, and the one thing to do after any failure is to
+throw the producer away: every partition of the worker would have to claim again for the misfortune
+of one.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from usageledger.ledger.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
+from usageledger.ledger.records import (
+    AppendOutcomeUnknown,
+    GroupTooLarge,
+    KeyedValue,
+    LedgerError,
+    Record,
+    RecordsMissing,
+    Superseded,
+)
 from usageledger.log.packing import pack
 from usageledger.log.producer_end import end_producer
 
@@ -32,9 +42,12 @@ _POLL_MS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings:
-    """Sizes in bytes before compression. ``group_bytes_max`` must not exceed the topic's ``max.message.bytes``.
+    """Sizes in bytes before compression.
 
-    ``read_chunk_records``: few enough that what they are decoded to stays in a processor's cache until it has been folded.
+    ``group_bytes_max`` must not exceed the topic's ``max.message.bytes``.
+
+    ``read_chunk_records``: few enough that what they are decoded to stays in a processor's cache
+    until it has been folded.
     """
 
     batch_bytes: int = 512 * 1024
@@ -46,9 +59,14 @@ class LedgerSettings:
 
 
 class KafkaLedgerPartition:
-    """The Kafka adapter of ``ledger.records.LedgerPartition``. Belongs to one event loop; ``close()`` it when the partition is given up."""
+    """The Kafka adapter of ``ledger.records.LedgerPartition``.
 
-    def __init__(self, *, kafka: str, topic: str, partition: int, settings: LedgerSettings | None = None) -> None:
+    Belongs to one event loop; ``close()`` it when the partition is given up.
+    """
+
+    def __init__(
+        self, *, kafka: str, topic: str, partition: int, settings: LedgerSettings | None = None
+    ) -> None:
         self._kafka = kafka
         self._place = TopicPartition(topic, partition)
         self._settings = settings or LedgerSettings()
@@ -57,9 +75,13 @@ class KafkaLedgerPartition:
         self._endings: set[asyncio.Task[None]] = set()
 
     async def claim(self, claim: KeyedValue) -> int:
-        """Append a claim with a new producer and return the offset at which it lies. Raises LedgerError."""
+        """Append a claim with a new producer and return the offset at which it lies.
+
+        Raises LedgerError.
+        """
         async with self._appending:
-            # What the old producer still has on its way may land on either side of the claim; the offset that it names says what it is.
+            # What the old producer still has on its way may land on either side of the claim; the
+            # offset that it names says what it is.
             self._discard_producer()
             try:
                 async with asyncio.timeout(self._settings.claim_timeout_s):
@@ -70,16 +92,22 @@ class KafkaLedgerPartition:
                 self._raise_told(error, "claim")
             if offset == _UNKNOWN_OFFSET:
                 self._discard_producer()
-                raise AppendOutcomeUnknown(f"{self._name}: the broker took the claim and did not say where it lies")
+                raise AppendOutcomeUnknown(
+                    f"{self._name}: the broker took the claim and did not say where it lies"
+                )
             return offset
 
     async def append(self, expected_offset: int, groups: Sequence[Sequence[KeyedValue]]) -> None:
-        """Append groups, each whole in one record batch, the first record at ``expected_offset``: see LedgerPartition.
+        """Append groups, each whole in one record batch, the first record at ``expected_offset``:
+        see LedgerPartition.
 
-        Raises GroupTooLarge, with nothing sent and the claim still good, if the entries of one input do not fit a batch.
+        Raises GroupTooLarge, with nothing sent and the claim still good, if the entries of one
+        input do not fit a batch.
         """
         settings = self._settings
-        batches = pack(groups, batch_bytes=settings.batch_bytes, group_bytes_max=settings.group_bytes_max)
+        batches = pack(
+            groups, batch_bytes=settings.batch_bytes, group_bytes_max=settings.group_bytes_max
+        )
         async with self._appending:
             if self._producer is None:
                 raise LedgerError(f"{self._name}: nothing can be appended before a claim")
@@ -88,42 +116,57 @@ class KafkaLedgerPartition:
                     offsets = await self._send(batches)
                 self._check_places(expected_offset, batches, offsets)
             except BaseException as error:  # noqa: BLE001 - raised on, told in the owner's words
-                # Also when cancelled: nobody will hear what becomes of the batches on their way, and a later append must not follow them.
+                # Also when cancelled: nobody will hear what becomes of the batches on their way,
+                # and a later append must not follow them.
                 self._discard_producer()
                 self._raise_told(error, "append")
 
     async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
-        """Yield chunks of the records with ``start <= offset < stop``. Raises RecordsMissing if ``start`` is no longer in the log."""
+        """Yield chunks of the records with ``start <= offset < stop``.
+
+        Raises RecordsMissing if ``start`` is no longer in the log.
+        """
         if start >= stop:
             return
         async with self._reader() as consumer:
             consumer.seek(self._place, start)
             position, moved_at = start, self._now()
             while True:
-                records = [record for record in await self._next_chunk(consumer, position) if record.offset < stop]
+                records = [
+                    record
+                    for record in await self._next_chunk(consumer, position)
+                    if record.offset < stop
+                ]
                 reached = await consumer.position(self._place)
                 if reached >= stop:
                     break
                 if reached > position:
                     position, moved_at = reached, self._now()
                 elif self._now() - moved_at > self._settings.no_progress_timeout_s:
-                    raise LedgerError(f"{self._name}: no record came at offset {position} of {stop}")
+                    raise LedgerError(
+                        f"{self._name}: no record came at offset {position} of {stop}"
+                    )
                 if records:
                     yield records
-        # Given once the consumer is closed: whoever wants the first records alone need not see to it.
+        # Given once the consumer is closed: whoever wants the first records alone need not see to
+        # it.
         if records:
             yield records
 
     async def start_offset(self) -> int:
         """The offset of the oldest record that is still there. Raises LedgerError."""
         async with self._reader() as consumer:
-            offsets: dict[TopicPartition, int] = await self._answered(consumer.beginning_offsets([self._place]))
+            offsets: dict[TopicPartition, int] = await self._answered(
+                consumer.beginning_offsets([self._place])
+            )
         return offsets[self._place]
 
     async def end_offset(self) -> int:
         """The offset that the next record will have. Raises LedgerError."""
         async with self._reader() as consumer:
-            offsets: dict[TopicPartition, int] = await self._answered(consumer.end_offsets([self._place]))
+            offsets: dict[TopicPartition, int] = await self._answered(
+                consumer.end_offsets([self._place])
+            )
         return offsets[self._place]
 
     async def close(self) -> None:
@@ -146,7 +189,9 @@ class KafkaLedgerPartition:
         )
         try:
             await producer.start()
-            if self._place.partition not in (await producer.partitions_for(self._place.topic) or ()):
+            if self._place.partition not in (
+                await producer.partitions_for(self._place.topic) or ()
+            ):
                 raise LedgerError(f"{self._name}: there is no such partition")
         except BaseException:
             self._end_later(producer)
@@ -154,42 +199,63 @@ class KafkaLedgerPartition:
         return producer
 
     async def _send(self, batches: Sequence[Sequence[KeyedValue]]) -> list[int]:
-        """Send one record batch for each, in order, and return the offset at which each begins, -1 where the broker did not say."""
+        """Send one record batch for each, in order, and return the offset at which each begins, -1
+        where the broker did not say.
+        """
         sent = []
         for batch in batches:
             builder = self._producer.create_batch()
             for key, value in batch:
                 if builder.append(key=key, value=value, timestamp=None) is None:
-                    raise GroupTooLarge(f"{self._name}: a batch of {len(batch)} records did not take them all")
+                    raise GroupTooLarge(
+                        f"{self._name}: a batch of {len(batch)} records did not take them all"
+                    )
             # Closed, or the producer might add others' records to it.
             builder.close()
-            answer = await self._producer.send_batch(builder, self._place.topic, partition=self._place.partition)
-            # When we stop waiting, what becomes of it is nobody's any more, and asyncio need not complain.
+            answer = await self._producer.send_batch(
+                builder, self._place.topic, partition=self._place.partition
+            )
+            # When we stop waiting, what becomes of it is nobody's any more, and asyncio need not
+            # complain.
             answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             sent.append(answer)
         await asyncio.shield(asyncio.gather(*sent, return_exceptions=True))
         return [answer.result().offset for answer in sent]
 
-    def _check_places(self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]) -> None:
+    def _check_places(
+        self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]
+    ) -> None:
         for batch, offset in zip(batches, offsets, strict=True):
             if offset == _UNKNOWN_OFFSET:
-                raise AppendOutcomeUnknown(f"{self._name}: the broker did not say where the batch for offset {expected_offset} lies")
+                raise AppendOutcomeUnknown(
+                    f"{self._name}: the broker did not say where the batch for offset "
+                    f"{expected_offset} lies"
+                )
             if offset != expected_offset:
-                raise Superseded(f"{self._name}: a batch for offset {expected_offset} lies at {offset}")
+                raise Superseded(
+                    f"{self._name}: a batch for offset {expected_offset} lies at {offset}"
+                )
             expected_offset += len(batch)
 
     def _raise_told(self, error: BaseException, doing: str) -> NoReturn:
-        """Raise what a failed claim or append is to the owner. Only the broker's refusal says for sure that nothing was appended."""
+        """Raise what a failed claim or append is to the owner.
+
+        Only the broker's refusal says for sure that nothing was appended.
+        """
         match error:
             case MessageSizeTooLargeError() | RecordListTooLargeError():
                 limit = self._settings.group_bytes_max
-                raise GroupTooLarge(f"{self._name}: the topic takes smaller batches than the {limit} bytes set here") from error
+                raise GroupTooLarge(
+                    f"{self._name}: the topic takes smaller batches than the {limit} bytes set here"
+                ) from error
             case TopicAuthorizationFailedError():
                 refused = LedgerError(f"{self._name}: not allowed to {doing}")
                 refused.retriable = False
                 raise refused from error
             case TimeoutError():
-                raise AppendOutcomeUnknown(f"{self._name}: no answer to the {doing} in time") from error
+                raise AppendOutcomeUnknown(
+                    f"{self._name}: no answer to the {doing} in time"
+                ) from error
             case KafkaError() | OSError():
                 raise AppendOutcomeUnknown(f"{self._name}: {doing} failed: {error!r}") from error
             case _:
@@ -197,7 +263,9 @@ class KafkaLedgerPartition:
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[Any]:
-        """A consumer of this partition alone, in no group, that refuses to jump when its place is not there."""
+        """A consumer of this partition alone, in no group, that refuses to jump when its place is
+        not there.
+        """
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._kafka,
             client_id=f"usageledger-ledger-{self._place.partition}",
@@ -217,16 +285,25 @@ class KafkaLedgerPartition:
 
     async def _next_chunk(self, consumer: Any, position: int) -> list[Record]:
         try:
-            fetched = await consumer.getmany(self._place, timeout_ms=_POLL_MS, max_records=self._settings.read_chunk_records)
+            fetched = await consumer.getmany(
+                self._place, timeout_ms=_POLL_MS, max_records=self._settings.read_chunk_records
+            )
         except OffsetOutOfRangeError as error:
             raise RecordsMissing(f"{self._name}: offset {position} is not in the log") from error
         except KafkaError as error:
-            raise LedgerError(f"{self._name}: reading at offset {position} failed: {error!r}") from error
-        return [Record(found.offset, found.timestamp, found.key, found.value) for found in fetched.get(self._place, ())]
+            raise LedgerError(
+                f"{self._name}: reading at offset {position} failed: {error!r}"
+            ) from error
+        return [
+            Record(found.offset, found.timestamp, found.key, found.value)
+            for found in fetched.get(self._place, ())
+        ]
 
     async def _answered(self, question: Any) -> Any:
         try:
-            async with asyncio.timeout(self._settings.no_progress_timeout_s):  # `wait_for` can swallow a cancellation (cpython #86296)
+            async with asyncio.timeout(
+                self._settings.no_progress_timeout_s
+            ):  # `wait_for` can swallow a cancellation (cpython #86296)
                 return await question
         except (TimeoutError, KafkaError, OSError) as error:
             raise LedgerError(f"{self._name}: Kafka did not answer: {error!r}") from error

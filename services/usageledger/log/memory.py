@@ -6,14 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import count
 
-from usageledger.ledger.records import AppendOutcomeUnknown, KeyedValue, LedgerError, Record, RecordsMissing, Superseded
+from usageledger.ledger.records import (
+    AppendOutcomeUnknown,
+    KeyedValue,
+    LedgerError,
+    Record,
+    RecordsMissing,
+    Superseded,
+)
 from usageledger.log.packing import pack
 
 READ_CHUNK_RECORDS = 1_000
 
 
 class MemoryLog:
-    """The log that the handles of several workers share. ``clock_ms`` gives each record's timestamp; by default they count up from 0."""
+    """The log that the handles of several workers share.
+
+    ``clock_ms`` gives each record's timestamp; by default they count up from 0.
+    """
 
     def __init__(self, clock_ms: Callable[[], int] | None = None) -> None:
         ticks: Iterator[int] = count()
@@ -35,7 +45,10 @@ class MemoryLog:
         """Append what another worker (or a stranger) would, and return the offset of the first."""
         first = self.end_offset
         last_ms = self.records[-1].timestamp_ms if self.records else 0
-        self.records += [Record(first + n, max(last_ms, self._clock_ms()), key, value) for n, (key, value) in enumerate(added)]
+        self.records += [
+            Record(first + n, max(last_ms, self._clock_ms()), key, value)
+            for n, (key, value) in enumerate(added)
+        ]
         return first
 
     def truncate_before(self, offset: int) -> None:
@@ -49,9 +62,13 @@ class MemoryLog:
 
 
 class MemoryLedgerPartition:
-    """One worker's handle on a MemoryLog: the in-memory adapter of ``ledger.records.LedgerPartition``."""
+    """One worker's handle on a MemoryLog: the in-memory adapter of
+    ``ledger.records.LedgerPartition``.
+    """
 
-    def __init__(self, log: MemoryLog | None = None, *, group_bytes_max: int = 8 * 1024 * 1024 - 64 * 1024) -> None:
+    def __init__(
+        self, log: MemoryLog | None = None, *, group_bytes_max: int = 8 * 1024 * 1024 - 64 * 1024
+    ) -> None:
         self.log = log or MemoryLog()
         self._group_bytes_max = group_bytes_max
         self._claimed = False
@@ -61,11 +78,15 @@ class MemoryLedgerPartition:
         self._appending = asyncio.Lock()
 
     def lose_next_answer(self, *, appended: bool) -> None:
-        """The next claim or append raises AppendOutcomeUnknown; ``appended`` says whether its records lie in the log all the same."""
+        """The next claim or append raises AppendOutcomeUnknown; ``appended`` says whether its
+        records lie in the log all the same.
+        """
         self._lost_answers.append(appended)
 
     def freeze(self) -> None:
-        """Hold what this handle sends until ``thaw()``, as a worker's machine does that stops for a while."""
+        """Hold what this handle sends until ``thaw()``, as a worker's machine does that stops for a
+        while.
+        """
         self._running.clear()
 
     def thaw(self) -> None:
@@ -73,7 +94,10 @@ class MemoryLedgerPartition:
         self._running.set()
 
     async def claim(self, claim: KeyedValue) -> int:
-        """Append a claim and return its offset. Raises AppendOutcomeUnknown when told to lose the answer."""
+        """Append a claim and return its offset.
+
+        Raises AppendOutcomeUnknown when told to lose the answer.
+        """
         async with self._appending:
             self._claimed = False
             offset = await self._deliver([claim])
@@ -81,8 +105,13 @@ class MemoryLedgerPartition:
             return offset
 
     async def append(self, expected_offset: int, groups: Sequence[Sequence[KeyedValue]]) -> None:
-        """Append groups: see LedgerPartition. After a failure nothing is taken before a new claim, as with Kafka."""
-        batches = pack(groups, batch_bytes=self._group_bytes_max, group_bytes_max=self._group_bytes_max)
+        """Append groups: see LedgerPartition.
+
+        After a failure nothing is taken before a new claim, as with Kafka.
+        """
+        batches = pack(
+            groups, batch_bytes=self._group_bytes_max, group_bytes_max=self._group_bytes_max
+        )
         async with self._appending:
             if not self._claimed:
                 raise LedgerError("nothing can be appended before a claim")
@@ -95,7 +124,10 @@ class MemoryLedgerPartition:
             self._claimed = True
 
     async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
-        """Yield chunks of the records with ``start <= offset < stop``. Raises RecordsMissing if ``start`` is no longer in the log."""
+        """Yield chunks of the records with ``start <= offset < stop``.
+
+        Raises RecordsMissing if ``start`` is no longer in the log.
+        """
         if start >= stop:
             return
         if not self.log.start_offset <= start <= self.log.end_offset:

@@ -15,7 +15,8 @@ FAREWELL_S = 0.5
 async def end_producer(producer: Any) -> None:
     """Stop a producer: what it has on its way may arrive within a moment, and is then given up.
 
-    An idempotent aiokafka producer never gives up a batch, and its ``stop()`` waits for them all; the pinned version has no public way out.
+    An idempotent aiokafka producer never gives up a batch, and its ``stop()`` waits for them all;
+    the pinned version has no public way out.
     """
     with suppress(TimeoutError):
         await asyncio.wait_for(producer.flush(), FAREWELL_S)
@@ -24,7 +25,8 @@ async def end_producer(producer: Any) -> None:
         sending.cancel()
     accumulator = producer._message_accumulator
     for batch in [batch for batches in accumulator._batches.values() for batch in batches]:
-        # Nobody waits for its turn to be sent, and asyncio would complain of an error that nobody hears.
+        # Nobody waits for its turn to be sent, and asyncio would complain of an error that nobody
+        # hears.
         batch._drain_waiter.cancel()
     accumulator.fail_all(ProducerClosed())
     with suppress(TimeoutError, KafkaError, asyncio.CancelledError):

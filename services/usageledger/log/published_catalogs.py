@@ -1,4 +1,6 @@
-"""The catalogs of the topic, for readers: as many of them as a partition's head says that it has adopted."""
+"""The catalogs of the topic, for readers: as many of them as a partition's head says that it has
+adopted.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from usageledger.log.topics import Topics
 
 
 class PublishedCatalogs:
-    """Reads the catalog topic when it is asked for more than it has read, and only then. Blocking; may be shared by threads."""
+    """Reads the catalog topic when it is asked for more than it has read, and only then.
+
+    Blocking; may be shared by threads.
+    """
 
     def __init__(self, kafka: str, prefix: str) -> None:
         self._kafka = kafka
@@ -36,12 +41,15 @@ class PublishedCatalogs:
             if known is None:
                 with log_reader(self._kafka) as reader:
                     topic = self._topics.catalog
-                    known = adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), before))
+                    known = adopted_catalogs(
+                        reader.read(topic, 0, reader.start_offset(topic, 0), before)
+                    )
                 self._by_end[before] = known
         return known
 
     def up_to(self, before: int) -> AdoptedCatalogs:
-        """Those that a partition has adopted, ``before`` being what its head says; before it has adopted any, those that are published.
+        """Those that a partition has adopted, ``before`` being what its head says; before it has
+        adopted any, those that are published.
 
         Raises KafkaError, LogUnreadable.
         """

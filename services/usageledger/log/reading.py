@@ -1,4 +1,6 @@
-"""Reading a topic partition from one offset to another with kafka-python, for readers that are no processors: audit, command line, apps."""
+"""Reading a topic partition from one offset to another with kafka-python, for readers that are no
+processors: audit, command line, apps.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class LogReader:
     """One consumer that reads any partition of one Kafka. Not thread-safe; close it."""
 
     def __init__(self, kafka: str, *, timeout_ms: int = TIMEOUT_MS) -> None:
-        """``timeout_ms``: how long to wait for a connection, for an answer, and for a read's next records."""
+        """``timeout_ms``: how long to wait for a connection, for an answer, and for a read's next
+        records.
+        """
         self._timeout_ms = timeout_ms
         self._consumer = KafkaConsumer(
             bootstrap_servers=kafka,
@@ -34,10 +38,12 @@ class LogReader:
             fetch_max_wait_ms=100,
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms,
-            # The default grows to half a minute, which a reader would lose after each restart of a broker.
+            # The default grows to half a minute, which a reader would lose after each restart of a
+            # broker.
             reconnect_backoff_max_ms=2_000,
-            # Told by a broker that a partition's leader is another now, kafka-python 3.0.12 asks the same broker again, until the time is
-            # up, and does not look who leads. What it knows of that must not grow old.
+            # Told by a broker that a partition's leader is another now, kafka-python 3.0.12 asks
+            # the same broker again, until the time is up, and does not look who leads. What it
+            # knows of that must not grow old.
             metadata_max_age_ms=2_000,
             check_crcs=True,
         )
@@ -60,22 +66,32 @@ class LogReader:
         there = TopicPartition(topic, partition)
         return int(self._consumer.end_offsets([there])[there])
 
-    def end_offsets(self, topics: Sequence[str], partition_count: int) -> dict[tuple[str, int], int]:
-        """The end offsets of several topics' partitions. Raises LogUnreadable where a partition has no leader at the moment."""
+    def end_offsets(
+        self, topics: Sequence[str], partition_count: int
+    ) -> dict[tuple[str, int], int]:
+        """The end offsets of several topics' partitions.
+
+        Raises LogUnreadable where a partition has no leader at the moment.
+        """
         ends: dict[tuple[str, int], int] = {}
-        # One topic after the other: kafka-python 3.0.12 leaves those out whose leader it does not know, as long as it knows another's. A
-        # topic that it has not asked about lately has none that it knows, and then it asks.
+        # One topic after the other: kafka-python 3.0.12 leaves those out whose leader it does not
+        # know, as long as it knows another's. A topic that it has not asked about lately has none
+        # that it knows, and then it asks.
         for topic in topics:
             there = [TopicPartition(topic, partition) for partition in range(partition_count)]
             try:
                 found = self._consumer.end_offsets(there)
             except KeyError as error:
-                raise LogUnreadable(f"{topic}: a partition has no leader at the moment ({error})") from error
+                raise LogUnreadable(
+                    f"{topic}: a partition has no leader at the moment ({error})"
+                ) from error
             ends |= {(place.topic, place.partition): int(offset) for place, offset in found.items()}
         return ends
 
     def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
-        """Yield the records with ``start <= offset < stop`` in order. Raises LogUnreadable when no more come before ``stop``.
+        """Yield the records with ``start <= offset < stop`` in order.
+
+        Raises LogUnreadable when no more come before ``stop``.
 
         One read at a time: a second one ends the first.
         """
@@ -86,14 +102,17 @@ class LogReader:
         while (position := self._consumer.position(there)) < stop:
             # Whoever wants one record does not wait until all that a fetch has brought is unpacked.
             wanted = min(RECORDS_PER_POLL, stop - position)
-            for record in self._consumer.poll(timeout_ms=POLL_MS, max_records=wanted).get(there, ()):
+            for record in self._consumer.poll(timeout_ms=POLL_MS, max_records=wanted).get(
+                there, ()
+            ):
                 last_progress = time.monotonic()
                 if record.offset >= stop:
                     return
                 yield Record(record.offset, record.timestamp, record.key, record.value)
             if time.monotonic() - last_progress > self._timeout_ms / 1_000:
                 raise LogUnreadable(
-                    f"{topic}/{partition} gave nothing from offset {self._consumer.position(there)} in {self._timeout_ms / 1_000:.0f} s"
+                    f"{topic}/{partition} gave nothing from offset "
+                    f"{self._consumer.position(there)} in {self._timeout_ms / 1_000:.0f} s"
                 )
 
 
@@ -108,7 +127,10 @@ def log_reader(kafka: str) -> Iterator[LogReader]:
 
 
 def entries_in(records: Iterator[Record]) -> Iterator[SealedEntry]:
-    """The valid entries among a ledger partition's records. Raises NotAnEntry for bytes that are neither an entry nor a claim."""
+    """The valid entries among a ledger partition's records.
+
+    Raises NotAnEntry for bytes that are neither an entry nor a claim.
+    """
     for record in records:
         entry = entry_at(record.offset, record.value)
         if entry is not None:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The names of one ledger's topics. ``prefix`` lets several ledgers share one Kafka: ``acme`` gives ``acme.usage.events.v1``."""
+    """The names of one ledger's topics.
+
+    ``prefix`` lets several ledgers share one Kafka: ``acme`` gives ``acme.usage.events.v1``.
+    """
 
     prefix: str = ""
 
@@ -26,7 +29,10 @@ class Topics:
 
     @property
     def ledger(self) -> str:
-        """Claims and entries: the truth. Partition i holds the decisions on partition i of the usage and the account topic."""
+        """Claims and entries: the truth.
+
+        Partition i holds the decisions on partition i of the usage and the account topic.
+        """
         return self._named("ledger.entries.v1")
 
     @property

@@ -31,7 +31,10 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a publication. ``is_new`` is False where this version was there already, with the same content."""
+    """What became of a publication.
+
+    ``is_new`` is False where this version was there already, with the same content.
+    """
 
     version: str
     is_new: bool
@@ -39,7 +42,9 @@ class Published:
 
 
 def catalog_event(catalog: Catalog, at: datetime) -> bytes:
-    """The record value that publishes a catalog: its id is the version, which never has another content."""
+    """The record value that publishes a catalog: its id is the version, which never has another
+    content.
+    """
     event = {
         "specversion": "1.0",
         "type": CATALOG_PUBLISHED,
@@ -56,8 +61,13 @@ def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
     """All versions of a ledger's catalog topic, in their order. None where none was published."""
     topic = Topics(prefix).catalog
     if reader.partition_count(topic) == 0:
-        raise OperatorError(f"there is no topic {topic}: is the prefix {prefix!r} right? `usageledger up` makes a ledger")
-    return adopted_catalogs(reader.read(topic, 0, reader.start_offset(topic, 0), reader.end_offset(topic, 0)))
+        raise OperatorError(
+            f"there is no topic {topic}: is the prefix {prefix!r} right? `usageledger up` makes a "
+            "ledger"
+        )
+    return adopted_catalogs(
+        reader.read(topic, 0, reader.start_offset(topic, 0), reader.end_offset(topic, 0))
+    )
 
 
 def catalog_connector(kafka: str, prefix: str) -> Connect:
@@ -76,15 +86,21 @@ def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
     return True
 
 
-def publish(connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> Published:
-    """Publish a catalog that can be used. Raises OperatorError where its version is there with other content, or Kafka does not take it.
+def publish(
+    connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now: datetime
+) -> Published:
+    """Publish a catalog that can be used.
 
-    ``connect`` is a connection to the catalog topic (`catalog_connector`), ``published`` what lies there.
+    Raises OperatorError where its version is there with other content, or Kafka does not take it.
+
+    ``connect`` is a connection to the catalog topic (`catalog_connector`), ``published`` what lies
+    there.
     """
     known = published.version(catalog.version)
     if known is not None and known != catalog:
         raise OperatorError(
-            f"version {catalog.version!r} has been published with other content, and a version never changes: give this one another version"
+            f"version {catalog.version!r} has been published with other content, and a version "
+            "never changes: give this one another version"
         )
     if known is not None:
         return Published(catalog.version, is_new=False)
@@ -94,9 +110,14 @@ def publish(connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now:
 
 
 def wait_until_adopted(
-    look: LookAtLags, timeout_s: float, *, on_look: Callable[[int], None] | None = None, sleep: Callable[[float], None] = time.sleep
+    look: LookAtLags,
+    timeout_s: float,
+    *,
+    on_look: Callable[[int], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> list[int]:
-    """Wait until every partition has adopted what is published; return the partitions that have not in time.
+    """Wait until every partition has adopted what is published; return the partitions that have not
+    in time.
 
     ``on_look`` is told how many have not yet.
     """
@@ -117,17 +138,21 @@ def _warnings(catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> li
     in_force = published.in_force(now)
     if catalog.effective_from < in_force.effective_from:
         warnings.append(
-            f"effective_from {format_time(catalog.effective_from)} lies before that of {in_force.version!r}, which is in force since "
-            f"{format_time(in_force.effective_from)} and stays so: this version rates what occurred before that, and what no other knows"
+            f"effective_from {format_time(catalog.effective_from)} lies before that of "
+            f"{in_force.version!r}, which is in force since "
+            f"{format_time(in_force.effective_from)} and stays so: this version rates what "
+            "occurred before that, and what no other knows"
         )
     elif catalog.effective_from < now:
         warnings.append(
-            f"effective_from {format_time(catalog.effective_from)} is past: usage that occurred since then and is decided from now on "
+            f"effective_from {format_time(catalog.effective_from)} is past: usage that occurred "
+            "since then and is decided from now on "
             "is rated by this version; what was decided before is not touched"
         )
     dropped = [plan for plan in in_force.plans if catalog.plan(plan.id) is None]
     warnings += [
-        f"plan {plan.id!r} ({format_credits(plan.allotment)} credits) is gone: accounts that have it keep it, nobody can change to it"
+        f"plan {plan.id!r} ({format_credits(plan.allotment)} credits) is gone: accounts that have "
+        "it keep it, nobody can change to it"
         for plan in dropped
     ]
     return warnings
@@ -137,7 +162,9 @@ def _send(connect: Connect, value: bytes) -> None:
     try:
         publisher = connect()
     except PublishError as error:
-        raise OperatorError(f"no Kafka broker answers ({error}): does it run? `usageledger status` says") from error
+        raise OperatorError(
+            f"no Kafka broker answers ({error}): does it run? `usageledger status` says"
+        ) from error
     outcome: list[PublishError | None] = []
     is_done = threading.Event()
 
@@ -149,7 +176,8 @@ def _send(connect: Connect, value: bytes) -> None:
         publisher.send(CATALOG_SOURCE.encode(), value, done)
         if not is_done.wait(PUBLISH_TIMEOUT_S):
             raise OperatorError(
-                f"Kafka did not acknowledge the catalog within {PUBLISH_TIMEOUT_S:.0f} s. Publish it again: a repeat changes nothing"
+                f"Kafka did not acknowledge the catalog within {PUBLISH_TIMEOUT_S:.0f} s. Publish "
+                "it again: a repeat changes nothing"
             )
         if outcome[0] is not None:
             raise outcome[0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 
 class OperatorError(Exception):
-    """A command could not do what it was asked. ``str()`` says what to do, and can be shown as it is."""
+    """A command could not do what it was asked.
 
+    ``str()`` says what to do, and can be shown as it is.
+    """
 
 
 class StopRequested(Exception):

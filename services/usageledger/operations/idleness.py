@@ -24,8 +24,13 @@ LookAtLags = Callable[[], LedgerLags]
 
 
 @contextmanager
-def lag_reader(kafka: str, redis_url: str, prefix: str, *, timeout_ms: int = 30_000) -> Iterator[LagReader]:
-    """A lag reader with connections of its own. Raises OperatorError where there is no ledger, or no broker answers within ``timeout_ms``."""
+def lag_reader(
+    kafka: str, redis_url: str, prefix: str, *, timeout_ms: int = 30_000
+) -> Iterator[LagReader]:
+    """A lag reader with connections of its own.
+
+    Raises OperatorError where there is no ledger, or no broker answers within ``timeout_ms``.
+    """
     redis = connect_blocking(redis_url)
     try:
         connect_admin = partial(admin_client, kafka, timeout_ms=timeout_ms)
@@ -46,9 +51,12 @@ def wait_until_idle(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> LedgerLags:
-    """Look until nothing waits, twice in a row without anything having come in between. Returns the last look.
+    """Look until nothing waits, twice in a row without anything having come in between.
 
-    Is that not idle, ``timeout_s`` have passed (None: however long it takes), or ``stalled_after_s`` without any lag having changed.
+    Returns the last look.
+
+    Is that not idle, ``timeout_s`` have passed (None: however long it takes), or
+    ``stalled_after_s`` without any lag having changed.
     """
     began_s = moved_s = clock()
     before: LedgerLags | None = None
@@ -68,14 +76,23 @@ def wait_until_idle(
 
 
 def service_lags(lags: LedgerLags) -> dict[str, int | None]:
-    """The lag of each service of the stack, in records not yet handled; None for those that have none."""
-    return {"kafka": None, "redis": None, "processor": lags.records("usage", "account", "catalog"), "limits": lags.records("limits")}
+    """The lag of each service of the stack, in records not yet handled; None for those that have
+    none.
+    """
+    return {
+        "kafka": None,
+        "redis": None,
+        "processor": lags.records("usage", "account", "catalog"),
+        "limits": lags.records("limits"),
+    }
 
 
 def history_lag(lags: LedgerLags, prefix: str, history: Path) -> int | None:
-    """How many records of the ledger are not in this ``history.db`` yet, None where that cannot be told.
+    """How many records of the ledger are not in this ``history.db`` yet, None where that cannot be
+    told.
 
-    Nobody waits for it: the history decides nothing, and who shows what is in it says how far it reaches.
+    Nobody waits for it: the history decides nothing, and who shows what is in it says how far it
+    reaches.
     """
     try:
         reached = reach_of(history)

@@ -10,7 +10,10 @@ PROBE_TIMEOUT_MS = 5_000
 
 
 def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
-    """kafka-python's admin client, connected; a context manager. Raises OperatorError if no broker answers in time."""
+    """kafka-python's admin client, connected; a context manager.
+
+    Raises OperatorError if no broker answers in time.
+    """
     from kafka.errors import KafkaError
 
     from usageledger.log.admin import connect_admin
@@ -18,11 +21,16 @@ def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
     try:
         return connect_admin(bootstrap, timeout_ms=timeout_ms)
     except KafkaError as error:
-        raise OperatorError(f"no Kafka broker answers at {bootstrap} ({error}): is the address right, and does it run?") from error
+        raise OperatorError(
+            f"no Kafka broker answers at {bootstrap} ({error}): is the address right, and does it "
+            "run?"
+        ) from error
 
 
 def broker_is_ready(bootstrap: str) -> bool:
-    """Whether a broker answers and is registered with its controller (before that, topics cannot be made)."""
+    """Whether a broker answers and is registered with its controller (before that, topics cannot be
+    made).
+    """
     from kafka.errors import KafkaError
 
     try:

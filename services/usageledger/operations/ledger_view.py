@@ -1,4 +1,6 @@
-"""The ledger's entries as apps and people read them: in the ledger's order, credits as decimal strings."""
+"""The ledger's entries as apps and people read them: in the ledger's order, credits as decimal
+strings.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,31 @@ from usageledger.log.reading import LogReader, entries_in
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 
-_AMOUNTS = frozenset({"credits", "allotment", "granted", "used", "remaining", "settled", "free_left", "left"})
+_AMOUNTS = frozenset(
+    {"credits", "allotment", "granted", "used", "remaining", "settled", "free_left", "left"}
+)
 
 
 def ledger_partitions(reader: LogReader, prefix: str, account: str | None = None) -> list[int]:
-    """The partitions of a ledger, or the one that an account lives in. Raises OperatorError where there is no such ledger."""
+    """The partitions of a ledger, or the one that an account lives in.
+
+    Raises OperatorError where there is no such ledger.
+    """
     topic = Topics(prefix).ledger
     count = reader.partition_count(topic)
     if count == 0:
-        raise OperatorError(f"there is no topic {topic}: is the prefix {prefix!r} right? `usageledger up` makes a ledger")
+        raise OperatorError(
+            f"there is no topic {topic}: is the prefix {prefix!r} right? `usageledger up` makes a "
+            "ledger"
+        )
     return list(range(count)) if account is None else [partition_of(account.encode(), count)]
 
 
-def ledger_entries(reader: LogReader, prefix: str, account: str | None = None) -> Iterator[SealedEntry]:
-    """The valid entries that lie in the ledger now, of all accounts or of one: one partition after the other, each in its order.
+def ledger_entries(
+    reader: LogReader, prefix: str, account: str | None = None
+) -> Iterator[SealedEntry]:
+    """The valid entries that lie in the ledger now, of all accounts or of one: one partition after
+    the other, each in its order.
 
     Raises OperatorError, LogUnreadable, NotAnEntry.
     """
@@ -36,16 +49,26 @@ def ledger_entries(reader: LogReader, prefix: str, account: str | None = None) -
     key = None if account is None else account.encode()
     for partition in ledger_partitions(reader, prefix, account):
         start, end = reader.start_offset(topic, partition), reader.end_offset(topic, partition)
-        yield from entries_in(record for record in reader.read(topic, partition, start, end) if key is None or record.key == key)
+        yield from entries_in(
+            record
+            for record in reader.read(topic, partition, start, end)
+            if key is None or record.key == key
+        )
 
 
 def newest(entries: Iterable[SealedEntry], count: int) -> list[SealedEntry]:
     """The last ``count`` entries by the ledger's time, in that order."""
-    return heapq.nlargest(count, entries, key=lambda sealed: (sealed.entry.appended_at, sealed.entry.partition, sealed.entry.offset))[::-1]
+    return heapq.nlargest(
+        count,
+        entries,
+        key=lambda sealed: (sealed.entry.appended_at, sealed.entry.partition, sealed.entry.offset),
+    )[::-1]
 
 
 def readable(sealed: SealedEntry) -> dict[str, Any]:
-    """An entry as plain JSON values: as it lies in the ledger, but with all amounts as decimal strings of credits, and its hash."""
+    """An entry as plain JSON values: as it lies in the ledger, but with all amounts as decimal
+    strings of credits, and its hash.
+    """
     plain = {"credits": 0} | msgspec.to_builtins(sealed.entry) | {"hash": sealed.hash}
     return {name: _in_credits(name, value) for name, value in plain.items()}
 

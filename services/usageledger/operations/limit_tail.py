@@ -18,11 +18,13 @@ class TailFailed(Exception):
     """The limit events cannot be read. The message says which, or what is not there."""
 
 
-def tail(kafka: str, prefix: str, from_beginning: bool, until_idle_s: float | None) -> Iterator[dict[str, Any]]:
+def tail(
+    kafka: str, prefix: str, from_beginning: bool, until_idle_s: float | None
+) -> Iterator[dict[str, Any]]:
     """Yield limit events as the CloudEvents that they are, each once, in each partition's order.
 
-    From the first, or from those that come after the call; without end, or until there is none for ``until_idle_s`` seconds.
-    Raises TailFailed.
+    From the first, or from those that come after the call; without end, or until there is none for
+    ``until_idle_s`` seconds. Raises TailFailed.
     """
     topic = Topics(prefix).limit
     consumer = KafkaConsumer(
@@ -64,7 +66,9 @@ def _new_event(record: Any, seen: dict[int, Place]) -> dict[str, Any] | None:
     try:
         event, place = read_limit_event(record.value)
     except NotALimitEvent as error:
-        raise TailFailed(f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}") from error
+        raise TailFailed(
+            f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}"
+        ) from error
     if not place.is_beyond(seen.get(place.partition)):
         return None
     seen[place.partition] = place

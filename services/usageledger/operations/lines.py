@@ -1,4 +1,7 @@
-"""From a line of a file to the record that it becomes. Any line becomes one: whether it is a good event is for the ledger to say."""
+"""From a line of a file to the record that it becomes.
+
+Any line becomes one: whether it is a good event is for the ledger to say.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.timestamps import milliseconds
 
 NO_EVENT = "no event"
-"""What a line is counted as that has no type which the ledger knows. It is sent as it is, and the ledger refuses it."""
+"""What a line is counted as that has no type which the ledger knows.
+
+It is sent as it is, and the ledger refuses it.
+"""
 
 TYPES = frozenset(EVENT_TYPES.values())
 USAGE_TYPE = EVENT_TYPES[UsageRecorded]
@@ -22,7 +28,10 @@ Input = Literal["usage", "account"]
 
 
 class OutgoingRecord(NamedTuple):
-    """A record to be sent. ``line`` counts from 1; ``timestamp_ms`` is None where Kafka dates the record."""
+    """A record to be sent.
+
+    ``line`` counts from 1; ``timestamp_ms`` is None where Kafka dates the record.
+    """
 
     line: int
     input: Input
@@ -34,7 +43,9 @@ class OutgoingRecord(NamedTuple):
 
 
 class _Header(msgspec.Struct):
-    """What decides where a record goes; whatever the values are, for they are the ledger's to judge."""
+    """What decides where a record goes; whatever the values are, for they are the ledger's to
+    judge.
+    """
 
     type: Any = None
     subject: Any = None
@@ -45,11 +56,15 @@ _header = msgspec.json.Decoder(_Header)
 _ZonedTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-def outgoing_records(lines: Iterable[bytes], *, partition_count: int, importing: bool) -> Iterator[OutgoingRecord]:
-    """One record for each line that is not blank, in order: usage events to their topic, account events to theirs, anything else to usage.
+def outgoing_records(
+    lines: Iterable[bytes], *, partition_count: int, importing: bool
+) -> Iterator[OutgoingRecord]:
+    """One record for each line that is not blank, in order: usage events to their topic, account
+    events to theirs, anything else to usage.
 
-    The key is the subject; what has none goes to partition 0 without a key. With ``importing`` a record gets its event's own time, or where
-    it is late the time that the file has come to; a line without a time that can be read has that of the line before.
+    The key is the subject; what has none goes to partition 0 without a key. With ``importing`` a
+    record gets its event's own time, or where it is late the time that the file has come to; a line
+    without a time that can be read has that of the line before.
     """
     own_ms = 0
     dates: dict[int, _FileOrder] = {}
@@ -67,10 +82,12 @@ def outgoing_records(lines: Iterable[bytes], *, partition_count: int, importing:
 
 
 class _FileOrder:
-    """Dates one partition's records so that the processor, which merges the two topics by time, decides them in the order of the file.
+    """Dates one partition's records so that the processor, which merges the two topics by time,
+    decides them in the order of the file.
 
-    With their own times alone, a late usage event would be decided before or after an account event of an earlier line by which of the two
-    the processor happens to have seen. The ledger's clock never goes back, so nothing else depends on the dates of late records.
+    With their own times alone, a late usage event would be decided before or after an account event
+    of an earlier line by which of the two the processor happens to have seen. The ledger's clock
+    never goes back, so nothing else depends on the dates of late records.
     """
 
     def __init__(self) -> None:
@@ -78,7 +95,11 @@ class _FileOrder:
         self._last_input: Input = "account"
 
     def date(self, input: Input, own_ms: int) -> int:
-        """The record's timestamp. Of one millisecond the merge takes account events first, so one that follows usage gets the next."""
+        """The record's timestamp.
+
+        Of one millisecond the merge takes account events first, so one that follows usage gets the
+        next.
+        """
         earliest_ms = self._last_ms + (self._last_input == "usage" and input == "account")
         self._last_ms, self._last_input = max(own_ms, earliest_ms), input
         return self._last_ms

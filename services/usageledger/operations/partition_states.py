@@ -10,12 +10,18 @@ from usageledger.counters.owner_reports import OwnerReport
 from usageledger.operations.lags import LedgerLags
 
 NO_PROGRESS_S = 10.0
-"""For so long an owner may be at one chunk, or wait for its turn, before it is said to make no progress."""
+"""For so long an owner may be at one chunk, or wait for its turn, before it is said to make no
+progress.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """One partition. ``lag``: records that wait, by what they wait for; ``report`` is its owner's, None where it has none."""
+    """One partition.
+
+    ``lag``: records that wait, by what they wait for; ``report`` is its owner's, None where it has
+    none.
+    """
 
     partition: int
     lag: Mapping[str, int]
@@ -23,7 +29,9 @@ class PartitionState:
 
     @property
     def name(self) -> str:
-        """``running/idle``, ``running/behind``, ``catching_up``, ``waiting_for_a_catalog``, ``claiming``, ``stopped`` or ``no_owner``."""
+        """``running/idle``, ``running/behind``, ``catching_up``, ``waiting_for_a_catalog``,
+        ``claiming``, ``stopped`` or ``no_owner``.
+        """
         if self.report is None:
             return "no_owner"
         if self.report.state != "running":
@@ -54,7 +62,10 @@ class PartitionState:
         if report.stopped_because:
             return report.stopped_because
         if report.catch_up_end is not None and report.state == "catching_up":
-            return f"its view stands at ledger offset {report.caught_up_to or 0:,} of {report.catch_up_end:,}"
+            return (
+                f"its view stands at ledger offset {report.caught_up_to or 0:,} of "
+                f"{report.catch_up_end:,}"
+            )
         return f"no progress for {report.no_progress_s:.0f} s" if self.is_stuck else ""
 
     def plain(self) -> dict[str, Any]:
@@ -65,15 +76,22 @@ class PartitionState:
             "state": self.name,
             "lag": dict(self.lag),
             "no_progress_s": 0.0 if report is None else report.no_progress_s,
-            "catch_up": None if report is None or report.catch_up_end is None else [report.caught_up_to or 0, report.catch_up_end],
+            "catch_up": None
+            if report is None or report.catch_up_end is None
+            else [report.caught_up_to or 0, report.catch_up_end],
             "stopped_because": None if report is None else report.stopped_because,
             "worker": None if report is None else report.worker,
         }
 
 
-def partition_states(lags: LedgerLags, reports: Mapping[int, OwnerReport | None]) -> list[PartitionState]:
+def partition_states(
+    lags: LedgerLags, reports: Mapping[int, OwnerReport | None]
+) -> list[PartitionState]:
     """The partitions of a ledger, in their order."""
     by_partition: dict[int, dict[str, int]] = {partition: {} for partition in sorted(reports)}
     for lag in lags.lags:
         by_partition.setdefault(lag.partition, {})[lag.what] = lag.records
-    return [PartitionState(partition, found, reports.get(partition)) for partition, found in by_partition.items()]
+    return [
+        PartitionState(partition, found, reports.get(partition))
+        for partition, found in by_partition.items()
+    ]

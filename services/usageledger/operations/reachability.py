@@ -1,4 +1,6 @@
-"""Whether anybody listens at a broker's address: asked first by commands, which would otherwise wait half a minute to be told."""
+"""Whether anybody listens at a broker's address: asked first by commands, which would otherwise
+wait half a minute to be told.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ CONNECT_TIMEOUT_S = 3.0
 
 
 def require_listener(kafka: str) -> None:
-    """Return if a connection to one of these addresses (``host:port,host:port``) can be made. Raises OperatorError otherwise."""
+    """Return if a connection to one of these addresses (``host:port,host:port``) can be made.
+
+    Raises OperatorError otherwise.
+    """
     problems = []
     for address in kafka.split(","):
         host, _, port = address.strip().rpartition(":")
@@ -21,5 +26,6 @@ def require_listener(kafka: str) -> None:
         else:
             return
     raise OperatorError(
-        f"no Kafka broker answers at {', '.join(problems)}: is the address right, and does it run? `usageledger status` says"
+        f"no Kafka broker answers at {', '.join(problems)}: is the address right, and does it run? "
+        "`usageledger status` says"
     )

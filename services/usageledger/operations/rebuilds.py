@@ -29,9 +29,13 @@ def rebuild(
     anew: bool,
     on_progress: OnProgress,
 ) -> Rebuilt:
-    """Rebuild one partition's view. Raises OperatorError where the ledger does not allow it, ViewError, LogUnreadable, kafka-python's errors.
+    """Rebuild one partition's view.
 
-    It takes as long as the ledger is long: it ends by itself where the log or the store stops answering.
+    Raises OperatorError where the ledger does not allow it, ViewError, LogUnreadable,
+    kafka-python's errors.
+
+    It takes as long as the ledger is long: it ends by itself where the log or the store stops
+    answering.
     """
     topics = Topics(prefix)
     catalogs = CatalogLog()
@@ -64,4 +68,6 @@ def rebuild(
     try:
         return asyncio.run(run())
     except (PartitionStopped, LedgerError) as error:
-        raise OperatorError(f"partition {partition} was not rebuilt, its view is as it was: {error}") from error
+        raise OperatorError(
+            f"partition {partition} was not rebuilt, its view is as it was: {error}"
+        ) from error

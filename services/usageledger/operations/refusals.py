@@ -15,14 +15,23 @@ from usageledger.log.topics import Topics
 from usageledger.operations.lines import Input, OutgoingRecord
 
 CAN_CHANGE = tuple(
-    refusal.value for refusal in (Refusal.UNKNOWN_MODEL, Refusal.UNKNOWN_FEATURE, Refusal.UNKNOWN_PLAN, Refusal.UNKNOWN_ACCOUNT)
+    refusal.value
+    for refusal in (
+        Refusal.UNKNOWN_MODEL,
+        Refusal.UNKNOWN_FEATURE,
+        Refusal.UNKNOWN_PLAN,
+        Refusal.UNKNOWN_ACCOUNT,
+    )
 )
 """Reasons that another catalog, or an account that is opened, does away with."""
 
 
 @dataclass(slots=True)
 class RefusedInput:
-    """One input that the ledger refused, and where both lie. ``is_resolved``: the same event has been accepted since."""
+    """One input that the ledger refused, and where both lie.
+
+    ``is_resolved``: the same event has been accepted since.
+    """
 
     account: str
     reason: str
@@ -55,7 +64,11 @@ def refused_inputs(entries: Iterable[SealedEntry]) -> list[RefusedInput]:
         entry = sealed.entry
         if entry.input is None:
             continue
-        identity = None if entry.event is None else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
+        identity = (
+            None
+            if entry.event is None
+            else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
+        )
         if entry.kind != "refusal":
             for earlier in unresolved.pop(identity, ()) if identity is not None else ():
                 earlier.is_resolved = True
@@ -79,20 +92,36 @@ def refused_inputs(entries: Iterable[SealedEntry]) -> list[RefusedInput]:
 
 
 def to_send_again(refused: Iterable[RefusedInput], reasons: Collection[str]) -> list[RefusedInput]:
-    """Those refused for one of these reasons and not accepted since; of several refusals of one event, the first."""
+    """Those refused for one of these reasons and not accepted since; of several refusals of one
+    event, the first.
+    """
     chosen: dict[object, RefusedInput] = {}
     for refusal in refused:
-        if refusal.reason in reasons and not refusal.is_resolved and refusal.input.topic != "catalog":
+        if (
+            refusal.reason in reasons
+            and not refusal.is_resolved
+            and refusal.input.topic != "catalog"
+        ):
             event = refusal.event
-            same: object = refusal.place if event is None else (refusal.input.topic, refusal.account, event.source, event.id)
+            same: object = (
+                refusal.place
+                if event is None
+                else (refusal.input.topic, refusal.account, event.source, event.id)
+            )
             chosen.setdefault(same, refusal)
     return list(chosen.values())
 
 
 def original_records(
-    reader: LogReader, prefix: str, refused: Iterable[RefusedInput], *, partition_count: int, importing: bool
+    reader: LogReader,
+    prefix: str,
+    refused: Iterable[RefusedInput],
+    *,
+    partition_count: int,
+    importing: bool,
 ) -> Iterator[OutgoingRecord]:
-    """The records that were refused, read where they lie, to be sent unchanged (with their own time into a ledger that is being imported).
+    """The records that were refused, read where they lie, to be sent unchanged (with their own time
+    into a ledger that is being imported).
 
     ``line`` counts them. Raises LogUnreadable where one is no longer there.
     """
@@ -100,7 +129,9 @@ def original_records(
     for number, refusal in enumerate(refused, start=1):
         input: Input = "usage" if refusal.input.topic == "usage" else "account"
         topic = topics.usage if input == "usage" else topics.account
-        for record in reader.read(topic, refusal.input.partition, refusal.input.offset, refusal.input.offset + 1):
+        for record in reader.read(
+            topic, refusal.input.partition, refusal.input.offset, refusal.input.offset + 1
+        ):
             yield OutgoingRecord(
                 line=number,
                 input=input,

@@ -1,8 +1,10 @@
-"""Sending events and waiting for their acknowledgement: each partition's in the order given, across the two input topics as well.
+"""Sending events and waiting for their acknowledgement: each partition's in the order given, across
+the two input topics as well.
 
-The processor merges a partition's two inputs by time and looks whether the other one has more: what comes earlier in a file must lie in
-Kafka before what comes later does. Within a topic that is Kafka's own order; between the two, a record waits until everything before it of
-the same partition is acknowledged. Partitions do not wait for each other: nothing is ever decided across them.
+The processor merges a partition's two inputs by time and looks whether the other one has more: what
+comes earlier in a file must lie in Kafka before what comes later does. Within a topic that is
+Kafka's own order; between the two, a record waits until everything before it of the same partition
+is acknowledged. Partitions do not wait for each other: nothing is ever decided across them.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ STUCK_AFTER_S = 60.0
 
 
 class SendingFailed(OperatorError):
-    """Kafka did not acknowledge a record, or cannot be reached: ``why``. Some of what was sent may have been taken all the same."""
+    """Kafka did not acknowledge a record, or cannot be reached: ``why``. Some of what was sent may
+    have been taken all the same.
+    """
 
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)
@@ -39,9 +43,20 @@ class SendingFailed(OperatorError):
 
 
 class RecordPublisher(Protocol):
-    """One connection to Kafka, publishing to one topic in the order of the calls. Adapter: ``sdk.producer.kafka_publisher.KafkaPublisher``."""
+    """One connection to Kafka, publishing to one topic in the order of the calls.
 
-    def send(self, key: bytes | None, value: bytes, done: Done, *, partition: int | None, timestamp_ms: int | None) -> None: ...
+    Adapter: ``sdk.producer.kafka_publisher.KafkaPublisher``.
+    """
+
+    def send(
+        self,
+        key: bytes | None,
+        value: bytes,
+        done: Done,
+        *,
+        partition: int | None,
+        timestamp_ms: int | None,
+    ) -> None: ...
 
     def close(self) -> None: ...
 
@@ -65,7 +80,9 @@ class SendReport:
 class Sender:
     """Sends records to the two input topics. A context manager; for use from one thread."""
 
-    def __init__(self, connect: Callable[[Input], RecordPublisher], *, stuck_after_s: float = STUCK_AFTER_S) -> None:
+    def __init__(
+        self, connect: Callable[[Input], RecordPublisher], *, stuck_after_s: float = STUCK_AFTER_S
+    ) -> None:
         self._connect = connect
         self._stuck_after_s = stuck_after_s
         self._publishers: dict[Input, RecordPublisher] = {}
@@ -82,17 +99,35 @@ class Sender:
     def __enter__(self) -> Sender:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for publisher in self._publishers.values():
             publisher.close()
 
     def send(self, record: OutgoingRecord) -> None:
-        """Take a record, to be sent in its turn. One that is too large for Kafka is noted in the report. Raises SendingFailed."""
+        """Take a record, to be sent in its turn.
+
+        One that is too large for Kafka is noted in the report. Raises SendingFailed.
+        """
         size = _size(record)
         if size > RECORD_BYTES_MAX:
-            self.report.not_sent.append(NotSent(record.line, f"{size:,} bytes with its key: the topic takes at most {RECORD_BYTES_MAX:,}"))
+            self.report.not_sent.append(
+                NotSent(
+                    record.line,
+                    f"{size:,} bytes with its key: the topic takes at most {RECORD_BYTES_MAX:,}",
+                )
+            )
             return
-        self._wait(lambda: self._count < WAITING_COUNT_MAX and (self._count == 0 or self._bytes + size <= WAITING_BYTES_MAX))
+        self._wait(
+            lambda: (
+                self._count < WAITING_COUNT_MAX
+                and (self._count == 0 or self._bytes + size <= WAITING_BYTES_MAX)
+            )
+        )
         with self._changed:
             if self._count == 0:
                 self._progress_s = time.monotonic()
@@ -108,7 +143,11 @@ class Sender:
         self._wait(lambda: self._count == 0)
 
     def _advance(self, lane: _Lane) -> None:
-        """Hand over what need not wait. The lock is not held meanwhile: a producer may have to wait for the thread that acknowledges."""
+        """Hand over what need not wait.
+
+        The lock is not held meanwhile: a producer may have to wait for the thread that
+        acknowledges.
+        """
         while lane.queue:
             record = lane.queue[0]
             with self._changed:
@@ -119,7 +158,11 @@ class Sender:
             lane.queue.popleft()
             try:
                 self._publisher(record.input).send(
-                    record.key, record.value, self._acknowledge(record, lane), partition=record.partition, timestamp_ms=record.timestamp_ms
+                    record.key,
+                    record.value,
+                    self._acknowledge(record, lane),
+                    partition=record.partition,
+                    timestamp_ms=record.timestamp_ms,
                 )
             except PublishError as error:
                 raise _failed(record.line, error) from error
@@ -140,7 +183,10 @@ class Sender:
         return done
 
     def _wait(self, is_there: Callable[[], bool]) -> None:
-        """Wait for acknowledgements until it is so, and hand over what they set free. Raises SendingFailed when none come any more."""
+        """Wait for acknowledgements until it is so, and hand over what they set free.
+
+        Raises SendingFailed when none come any more.
+        """
         while True:
             with self._changed:
                 if self._failure is not None:
@@ -157,7 +203,9 @@ class Sender:
         left_s = self._progress_s + self._stuck_after_s - time.monotonic()
         if left_s <= 0:
             why = f"Kafka has acknowledged nothing for {self._stuck_after_s:.0f} s"
-            raise SendingFailed(f"{why}, {self._count:,} records wait: see `usageledger status`. {_AGAIN}", why)
+            raise SendingFailed(
+                f"{why}, {self._count:,} records wait: see `usageledger status`. {_AGAIN}", why
+            )
         self._changed.wait(left_s)
 
     def _publisher(self, input: Input) -> RecordPublisher:
@@ -168,7 +216,9 @@ class Sender:
 
 @dataclass(slots=True)
 class _Lane:
-    """A partition: what waits to be sent to it, and how many records are on their way to which of its two topics."""
+    """A partition: what waits to be sent to it, and how many records are on their way to which of
+    its two topics.
+    """
 
     queue: deque[OutgoingRecord] = field(default_factory=deque)
     on_their_way: int = 0
@@ -176,9 +226,14 @@ class _Lane:
 
 
 def send_records(
-    records: Iterable[OutgoingRecord], connect: Callable[[Input], RecordPublisher], on_sent: Callable[[OutgoingRecord], None] | None = None
+    records: Iterable[OutgoingRecord],
+    connect: Callable[[Input], RecordPublisher],
+    on_sent: Callable[[OutgoingRecord], None] | None = None,
 ) -> SendReport:
-    """Send all records in order and return when Kafka has them. ``on_sent`` is told of each as it is handed over. Raises SendingFailed."""
+    """Send all records in order and return when Kafka has them.
+
+    ``on_sent`` is told of each as it is handed over. Raises SendingFailed.
+    """
     with Sender(connect) as sender:
         for record in records:
             sender.send(record)
@@ -189,12 +244,24 @@ def send_records(
 
 
 def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublisher]:
-    """Connects to a ledger's input topics. What it makes raises SendingFailed where no broker answers."""
+    """Connects to a ledger's input topics.
+
+    What it makes raises SendingFailed where no broker answers.
+    """
     from usageledger.sdk.producer.kafka_publisher import KafkaPublisher, connector_to
 
     topics = Topics(prefix)
-    # Batches fill while one is on its way; waiting for more would only hold up each change from one topic to the other.
-    connect_to = connector_to(kafka, {"linger_ms": 0, "batch_size": 256 * 1024, "max_request_size": 2 * MIB, "max_block_ms": 15_000})
+    # Batches fill while one is on its way; waiting for more would only hold up each change from one
+    # topic to the other.
+    connect_to = connector_to(
+        kafka,
+        {
+            "linger_ms": 0,
+            "batch_size": 256 * 1024,
+            "max_request_size": 2 * MIB,
+            "max_block_ms": 15_000,
+        },
+    )
 
     def connect(input: Input) -> RecordPublisher:
         try:
@@ -216,4 +283,6 @@ _AGAIN = "Send the file again once Kafka is well: what it took already ends as d
 
 
 def _failed(line: int, error: PublishError) -> SendingFailed:
-    return SendingFailed(f"line {line} was not acknowledged by Kafka ({error}). {_AGAIN}", str(error))
+    return SendingFailed(
+        f"line {line} was not acknowledged by Kafka ({error}). {_AGAIN}", str(error)
+    )

@@ -26,26 +26,46 @@ from usageledger.processor.skipping import SkipRefused, skip_input
 SKIP_TIMEOUT_S = 120.0
 
 
-def skip(kafka: str, redis_url: str, prefix: str, address: InputAddress, reason: str) -> SealedEntry:
-    """Skip the input that a partition is stopped at and return the entry that says so. Raises OperatorError where it is not to be skipped,
-    ViewError, LogUnreadable, kafka-python's errors."""
+def skip(
+    kafka: str, redis_url: str, prefix: str, address: InputAddress, reason: str
+) -> SealedEntry:
+    """Skip the input that a partition is stopped at and return the entry that says so.
+
+    Raises OperatorError where it is not to be skipped, ViewError, LogUnreadable, kafka-python's
+    errors.
+    """
     importing = is_importing(kafka, prefix)
     with log_reader(kafka) as reader:
         count = len(ledger_partitions(reader, prefix))
         if address.partition >= count:
-            raise OperatorError(f"there is no partition {address.partition}: the ledger has {count}, numbered from 0")
+            raise OperatorError(
+                f"there is no partition {address.partition}: the ledger has {count}, numbered from "
+                "0"
+            )
         try:
-            return asyncio.run(_skip(reader, kafka, redis_url, prefix, address, reason, count, importing))
+            return asyncio.run(
+                _skip(reader, kafka, redis_url, prefix, address, reason, count, importing)
+            )
         except (SkipRefused, PartitionStopped, LedgerError) as error:
-            raise OperatorError(f"nothing was skipped: {error}" if isinstance(error, SkipRefused) else str(error)) from error
+            raise OperatorError(
+                f"nothing was skipped: {error}" if isinstance(error, SkipRefused) else str(error)
+            ) from error
         except TimeoutError:
             raise OperatorError(
-                f"not done within {SKIP_TIMEOUT_S:.0f} s: `usageledger ledger show` says whether the skip was written"
+                f"not done within {SKIP_TIMEOUT_S:.0f} s: `usageledger ledger show` says whether "
+                "the skip was written"
             ) from None
 
 
 async def _skip(
-    reader: LogReader, kafka: str, redis_url: str, prefix: str, address: InputAddress, reason: str, partition_count: int, importing: bool
+    reader: LogReader,
+    kafka: str,
+    redis_url: str,
+    prefix: str,
+    address: InputAddress,
+    reason: str,
+    partition_count: int,
+    importing: bool,
 ) -> SealedEntry:
     topics = Topics(prefix)
     control = _FirstRecords(reader, topics, address.partition)
@@ -74,7 +94,9 @@ async def _skip(
 
 
 class _FirstRecords:
-    """An `InputControl` that feeds each input's first record from where it is told to begin: which comes first is all that is asked."""
+    """An `InputControl` that feeds each input's first record from where it is told to begin: which
+    comes first is all that is asked.
+    """
 
     def __init__(self, reader: LogReader, topics: Topics, partition: int) -> None:
         self.buffer = InputBuffer(self)
@@ -86,13 +108,19 @@ class _FirstRecords:
     async def seek(self, positions: dict[Source, int]) -> None:
         for source, position in positions.items():
             topic = self._topics[source]
-            start, self._ends[source] = self._reader.start_offset(topic, self._partition), self._reader.end_offset(topic, self._partition)
+            start, self._ends[source] = (
+                self._reader.start_offset(topic, self._partition),
+                self._reader.end_offset(topic, self._partition),
+            )
             if not start <= position <= self._ends[source]:
                 raise PartitionStopped(
-                    f"{topic}/{self._partition} holds offsets {start} to {self._ends[source]}, and the ledger has decided up to {position}:"
+                    f"{topic}/{self._partition} holds offsets {start} to {self._ends[source]}, and "
+                    f"the ledger has decided up to {position}:"
                     " the topic was truncated or made anew"
                 )
-            first = next(iter(self._reader.read(topic, self._partition, position, self._ends[source])), None)
+            first = next(
+                iter(self._reader.read(topic, self._partition, position, self._ends[source])), None
+            )
             if first is not None:
                 self.buffer.put(source, [first])
 

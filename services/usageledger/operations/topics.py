@@ -35,13 +35,19 @@ class TopicSettings:
     configs: Mapping[str, str]
 
 
-def topic_settings(topics: Topics, *, partitions: int = PARTITIONS, importing: bool = False) -> tuple[TopicSettings, ...]:
-    """The five topics of a ledger. The four that are keyed by account have ``partitions`` each, the catalog has one.
+def topic_settings(
+    topics: Topics, *, partitions: int = PARTITIONS, importing: bool = False
+) -> tuple[TopicSettings, ...]:
+    """The five topics of a ledger.
 
-    With ``importing`` the two input topics keep each record's own time, however long ago or far ahead that lies.
+    The four that are keyed by account have ``partitions`` each, the catalog has one.
+
+    With ``importing`` the two input topics keep each record's own time, however long ago or far
+    ahead that lies.
     """
     log = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-    # Without retention nothing is gained by rolling segments by time, and a year's import would make hundreds of them.
+    # Without retention nothing is gained by rolling segments by time, and a year's import would
+    # make hundreds of them.
     log |= {"segment.ms": str(FOR_EVER_MS)}
     appended = log | {"message.timestamp.type": LOG_APPEND_TIME}
     dated = log | {
@@ -51,22 +57,49 @@ def topic_settings(topics: Topics, *, partitions: int = PARTITIONS, importing: b
     }
     inputs = dated if importing else appended
     return (
-        TopicSettings(name=topics.usage, partitions=partitions, configs=inputs | {"max.message.bytes": str(1 * MIB)}),
-        TopicSettings(name=topics.account, partitions=partitions, configs=inputs | {"max.message.bytes": str(1 * MIB)}),
+        TopicSettings(
+            name=topics.usage,
+            partitions=partitions,
+            configs=inputs | {"max.message.bytes": str(1 * MIB)},
+        ),
+        TopicSettings(
+            name=topics.account,
+            partitions=partitions,
+            configs=inputs | {"max.message.bytes": str(1 * MIB)},
+        ),
         # All entries of one input lie in one batch, and all of a chunk's may.
-        TopicSettings(name=topics.ledger, partitions=partitions, configs=appended | {"max.message.bytes": str(8 * MIB)}),
-        TopicSettings(name=topics.limit, partitions=partitions, configs=appended | {"max.message.bytes": str(8 * MIB)}),
-        TopicSettings(name=topics.catalog, partitions=1, configs=appended | {"max.message.bytes": str(8 * MIB)}),
+        TopicSettings(
+            name=topics.ledger,
+            partitions=partitions,
+            configs=appended | {"max.message.bytes": str(8 * MIB)},
+        ),
+        TopicSettings(
+            name=topics.limit,
+            partitions=partitions,
+            configs=appended | {"max.message.bytes": str(8 * MIB)},
+        ),
+        TopicSettings(
+            name=topics.catalog,
+            partitions=1,
+            configs=appended | {"max.message.bytes": str(8 * MIB)},
+        ),
     )
 
 
 def create_topics(
-    bootstrap: str, prefix: str = "", *, partitions: int = PARTITIONS, importing: bool = False, replication_factor: int = -1
+    bootstrap: str,
+    prefix: str = "",
+    *,
+    partitions: int = PARTITIONS,
+    importing: bool = False,
+    replication_factor: int = -1,
 ) -> list[str]:
-    """Make the topics that are missing and check those that are there; return the names of those made, in order.
+    """Make the topics that are missing and check those that are there; return the names of those
+    made, in order.
 
-    ``replication_factor`` -1 is the broker's default. An existing topic with another partition count or kind of timestamp, or one that
-    does not keep its records, raises TopicMismatch before anything is made; a ledger whose import has ended may not be imported into again.
+    ``replication_factor`` -1 is the broker's default. An existing topic with another partition
+    count or kind of timestamp, or one that does not keep its records, raises TopicMismatch before
+    anything is made; a ledger whose import has ended may not be imported into again.
     """
     wanted = topic_settings(Topics(prefix), partitions=partitions, importing=importing)
     with _admin(bootstrap) as admin:
@@ -81,7 +114,9 @@ def create_topics(
 
 
 def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
-    """Whether the input topics keep each record's own time, get Kafka's, differ (a go-live was cut short), or are not there."""
+    """Whether the input topics keep each record's own time, get Kafka's, differ (a go-live was cut
+    short), or are not there.
+    """
     topics = Topics(prefix)
     with _admin(bootstrap) as admin:
         there = _describe(admin, [topics.usage, topics.account])
@@ -94,19 +129,26 @@ def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
 
 
 def is_importing(bootstrap: str, prefix: str = "") -> bool:
-    """Whether the ledger is in import mode: its input topics keep each record's own time. Raises OperatorError if absent or differing."""
+    """Whether the ledger is in import mode: its input topics keep each record's own time.
+
+    Raises OperatorError if absent or differing.
+    """
     mode = ledger_mode(bootstrap, prefix)
     if mode == "absent":
         raise _no_ledger(bootstrap, prefix)
     if mode == "going_live":
         raise TopicMismatch(
-            "the input topics differ in message.timestamp.type: a go-live was cut short; finish it with `usageledger go-live`"
+            "the input topics differ in message.timestamp.type: a go-live was cut short; finish it "
+            "with `usageledger go-live`"
         )
     return mode == "importing"
 
 
 def go_live(bootstrap: str, prefix: str = "") -> bool:
-    """End import mode, for good: from now on Kafka dates the records of both input topics. False if it had ended before."""
+    """End import mode, for good: from now on Kafka dates the records of both input topics.
+
+    False if it had ended before.
+    """
     from kafka.admin import ConfigResource, ConfigResourceType
 
     topics = Topics(prefix)
@@ -114,18 +156,32 @@ def go_live(bootstrap: str, prefix: str = "") -> bool:
         there = _describe(admin, [topics.usage, topics.account])
         if len(there) != 2:
             raise _no_ledger(bootstrap, prefix)
-        dated = [name for name, topic in there.items() if topic.configs["message.timestamp.type"] != LOG_APPEND_TIME]
+        dated = [
+            name
+            for name, topic in there.items()
+            if topic.configs["message.timestamp.type"] != LOG_APPEND_TIME
+        ]
         if dated:
             change = {"message.timestamp.type": LOG_APPEND_TIME}
-            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, change) for name in dated])
+            admin.alter_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name, change) for name in dated]
+            )
     return bool(dated)
 
 
-def _refuse_mismatches(wanted: tuple[TopicSettings, ...], there: Mapping[str, TopicSettings]) -> None:
-    problems = [problem for topic in wanted if topic.name in there for problem in _mismatches(topic, there[topic.name])]
+def _refuse_mismatches(
+    wanted: tuple[TopicSettings, ...], there: Mapping[str, TopicSettings]
+) -> None:
+    problems = [
+        problem
+        for topic in wanted
+        if topic.name in there
+        for problem in _mismatches(topic, there[topic.name])
+    ]
     if problems:
         raise TopicMismatch(
-            f"topics exist that do not fit: {'; '.join(problems)}. Nothing was altered. Ask for what is there, or take another --data "
+            f"topics exist that do not fit: {'; '.join(problems)}. Nothing was altered. Ask for "
+            "what is there, or take another --data "
             "directory or prefix for another ledger."
         )
 
@@ -136,17 +192,31 @@ def _mismatches(wanted: TopicSettings, there: TopicSettings) -> Iterator[str]:
     if there.configs["message.timestamp.type"] != wanted.configs["message.timestamp.type"]:
         importing = wanted.configs["message.timestamp.type"] == CREATE_TIME
         in_import = "it is in import mode: `--import`, or `usageledger go-live`"
-        reason = "it is live, and a live ledger cannot go back to import mode" if importing else in_import
-        yield f"{there.name} has message.timestamp.type={there.configs['message.timestamp.type']} ({reason})"
+        reason = (
+            "it is live, and a live ledger cannot go back to import mode"
+            if importing
+            else in_import
+        )
+        yield (
+            f"{there.name} has message.timestamp.type={there.configs['message.timestamp.type']} "
+            f"({reason})"
+        )
     if there.configs["cleanup.policy"] != wanted.configs["cleanup.policy"]:
-        yield f"{there.name} has cleanup.policy={there.configs['cleanup.policy']}: the log is the truth and must not be compacted"
+        yield (
+            f"{there.name} has cleanup.policy={there.configs['cleanup.policy']}: the log is the "
+            "truth and must not be compacted"
+        )
 
 
 def _create(admin: Any, missing: list[TopicSettings], replication_factor: int) -> None:
     from kafka.errors import KafkaError, TopicAlreadyExistsError
 
     for topic in missing:
-        described = {"num_partitions": topic.partitions, "replication_factor": replication_factor, "configs": dict(topic.configs)}
+        described = {
+            "num_partitions": topic.partitions,
+            "replication_factor": replication_factor,
+            "configs": dict(topic.configs),
+        }
         try:
             admin.create_topics({topic.name: described})
         except TopicAlreadyExistsError:
@@ -159,24 +229,38 @@ def _create(admin: Any, missing: list[TopicSettings], replication_factor: int) -
 def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
     """Those of the topics that exist, as they are.
 
-    Of several brokers one can be asked that has not heard of a new topic yet, and tells no setting of it: it is asked again for a while.
+    Of several brokers one can be asked that has not heard of a new topic yet, and tells no setting
+    of it: it is asked again for a while.
     """
     from kafka.admin import ConfigResource, ConfigResourceType
 
-    found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(names) if topic["error_code"] == 0}
+    found = {
+        topic["name"]: len(topic["partitions"])
+        for topic in admin.describe_topics(names)
+        if topic["error_code"] == 0
+    }
     if not found:
         return {}
     deadline_s = time.monotonic() + UNHEARD_OF_TIMEOUT_S
     while True:
-        answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in found], config_filter="all")["topic"]
+        answer = admin.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name) for name in found], config_filter="all"
+        )["topic"]
         unheard_of = [name for name in found if not answer.get(name)]
         if not unheard_of:
             break
         if time.monotonic() >= deadline_s:
-            raise OperatorError(f"the broker told no settings of {', '.join(unheard_of)} within {UNHEARD_OF_TIMEOUT_S:.0f} s")
+            raise OperatorError(
+                f"the broker told no settings of {', '.join(unheard_of)} within "
+                f"{UNHEARD_OF_TIMEOUT_S:.0f} s"
+            )
         time.sleep(0.1)
     return {
-        name: TopicSettings(name=name, partitions=count, configs={key: config["value"] for key, config in answer[name].items()})
+        name: TopicSettings(
+            name=name,
+            partitions=count,
+            configs={key: config["value"] for key, config in answer[name].items()},
+        )
         for name, count in found.items()
     }
 
@@ -185,15 +269,22 @@ def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
 def _admin(bootstrap: str) -> Iterator[Any]:
     """An admin client whose errors are OperatorErrors."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's import warns under Python 3.11
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # kafka-python's import warns under Python 3.11
         from kafka.errors import KafkaError
     try:
         with admin_client(bootstrap) as admin:
             yield admin
     except KafkaError as error:
-        raise OperatorError(f"the Kafka broker at {bootstrap} did not do what was asked: {error}") from error
+        raise OperatorError(
+            f"the Kafka broker at {bootstrap} did not do what was asked: {error}"
+        ) from error
 
 
 def _no_ledger(bootstrap: str, prefix: str) -> OperatorError:
     which = f" with the prefix {prefix!r}" if prefix else ""
-    return OperatorError(f"there is no ledger{which} at {bootstrap}: its input topics do not exist. Make it with `usageledger up`.")
+    return OperatorError(
+        f"there is no ledger{which} at {bootstrap}: its input topics do not exist. Make it with "
+        "`usageledger up`."
+    )

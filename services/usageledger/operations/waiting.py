@@ -9,8 +9,17 @@ from threading import Event
 from usageledger.operations.errors import StopRequested
 
 
-def is_true_within(check: Callable[[], bool], timeout_s: float, *, every_s: float = 0.1, stopping: Event | None = None) -> bool:
-    """Ask ``check`` until it says yes; False when ``timeout_s`` have passed. Raises StopRequested as soon as ``stopping`` is set."""
+def is_true_within(
+    check: Callable[[], bool],
+    timeout_s: float,
+    *,
+    every_s: float = 0.1,
+    stopping: Event | None = None,
+) -> bool:
+    """Ask ``check`` until it says yes; False when ``timeout_s`` have passed.
+
+    Raises StopRequested as soon as ``stopping`` is set.
+    """
     deadline = time.monotonic() + timeout_s
     while not check():
         if time.monotonic() >= deadline:

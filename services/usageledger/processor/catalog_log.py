@@ -1,4 +1,6 @@
-"""The catalog topic as a worker has read it so far: every owner adopts from here, each at its own pace."""
+"""The catalog topic as a worker has read it so far: every owner adopts from here, each at its own
+pace.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,17 @@ from usageledger.ledger.records import LedgerError, Record
 
 
 class CatalogUnread(LedgerError):
-    """The catalog topic could not be read as far as the ledger has adopted it. Claiming again can help: nothing says that it ends there."""
+    """The catalog topic could not be read as far as the ledger has adopted it.
+
+    Claiming again can help: nothing says that it ends there.
+    """
 
 
 class CatalogLog:
-    """All records of ``catalog.v1`` from its beginning. One task puts, owners read; all in one event loop."""
+    """All records of ``catalog.v1`` from its beginning.
+
+    One task puts, owners read; all in one event loop.
+    """
 
     def __init__(self) -> None:
         self._records: list[Record] = []
@@ -48,7 +56,8 @@ class CatalogLog:
         return next((record for record in self._records if record.offset >= offset), None)
 
     async def holds(self, offset: int, timeout_s: float) -> bool:
-        """Wait until the records below ``offset`` have been read; False if the topic ends before them.
+        """Wait until the records below ``offset`` have been read; False if the topic ends before
+        them.
 
         Raises CatalogUnread if in all that time neither could be found out.
         """
@@ -60,7 +69,8 @@ class CatalogLog:
             remaining_s = deadline - asyncio.get_running_loop().time()
             if remaining_s <= 0:
                 raise CatalogUnread(
-                    f"the catalog topic was read up to offset {self.next_offset}, and the ledger has adopted it up to {offset}"
+                    f"the catalog topic was read up to offset {self.next_offset}, and the ledger "
+                    f"has adopted it up to {offset}"
                 )
             await self.changed(remaining_s)
         return True

@@ -20,13 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
-    """Read until cancelled. A broker that does not answer is asked again: what was read so far stays in force."""
+    """Read until cancelled.
+
+    A broker that does not answer is asked again: what was read so far stays in force.
+    """
     while True:
         try:
             await _read_on(kafka, topic, catalogs)
         except OffsetOutOfRangeError:
             logger.error(
-                "%s no longer holds offset %d: it was truncated or made anew; restore it. What was read before stays in force",
+                "%s no longer holds offset %d: it was truncated or made anew; restore it. What was "
+                "read before stays in force",
                 topic,
                 catalogs.next_offset,
             )
@@ -37,7 +41,12 @@ async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
 
 
 async def _read_on(kafka: str, topic: str, catalogs: CatalogLog) -> None:
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="none", fetch_max_wait_ms=200)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=200,
+    )
     there = TopicPartition(topic, 0)
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
@@ -46,9 +55,15 @@ async def _read_on(kafka: str, topic: str, catalogs: CatalogLog) -> None:
         consumer.seek(there, catalogs.next_offset)
         while True:
             records = (await consumer.getmany(there, timeout_ms=POLL_MS)).get(there, [])
-            catalogs.put([Record(record.offset, record.timestamp, record.key, record.value) for record in records])
+            catalogs.put(
+                [
+                    Record(record.offset, record.timestamp, record.key, record.value)
+                    for record in records
+                ]
+            )
             if not records:
-                # Nothing came: the topic ends here, or the broker does not answer. The two are told apart by asking.
+                # Nothing came: the topic ends here, or the broker does not answer. The two are told
+                # apart by asking.
                 catalogs.told_end((await consumer.end_offsets([there]))[there])
     finally:
         await consumer.stop()

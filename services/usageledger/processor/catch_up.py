@@ -1,4 +1,6 @@
-"""Catching up: a claimed partition's view is folded forward from where its head stands to the claim, and only then anything is decided."""
+"""Catching up: a claimed partition's view is folded forward from where its head stands to the
+claim, and only then anything is decided.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from usageledger.domain.encoding import decode_account, decode_head, decode_iden
 from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
 from usageledger.ledger.adoption import adopted_catalogs
-from usageledger.ledger.partition_book import Changes, PartitionBook, Undecidable, asked_for_by, read_by
+from usageledger.ledger.partition_book import (
+    Changes,
+    PartitionBook,
+    Undecidable,
+    asked_for_by,
+    read_by,
+)
 from usageledger.ledger.records import LedgerPartition, Record, Superseded
 from usageledger.ledger.timestamps import milliseconds, time_of
 from usageledger.processor.catalog_log import CatalogLog
@@ -26,51 +34,91 @@ from usageledger.processor.catalog_log import CatalogLog
 CATALOG_WAIT_S = 30.0
 LOOK_BACK_RECORDS = 100
 RECORDS_PER_COMMIT = 5_000
-"""An account is encoded once in so many; more would hold the server up for longer, and others with it."""
+"""An account is encoded once in so many; more would hold the server up for longer, and others with
+it.
+"""
 ACCOUNTS_KEPT_MAX = 20_000
-"""How many accounts stay in memory from one commit to the next, so that they need not be fetched again."""
+"""How many accounts stay in memory from one commit to the next, so that they need not be fetched
+again.
+"""
 
 logger = logging.getLogger(__name__)
 
 
 class PartitionStopped(Exception):
-    """This partition must not go on until an operator has looked at it; the others do. The message says why and what to do."""
+    """This partition must not go on until an operator has looked at it; the others do.
+
+    The message says why and what to do.
+    """
 
 
-async def catch_up(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int) -> Position:
-    """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view then stands.
+async def catch_up(
+    book: PartitionBook,
+    *,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    catalogs: CatalogLog,
+    claimed_at: int,
+) -> Position:
+    """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view
+    then stands.
 
-    Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's rules. A view that has counted what the log
-    has lost is built anew beside the old one, which readers see until then.
-    Raises PartitionStopped, LedgerError, ViewError.
+    Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's
+    rules. A view that has counted what the log has lost is built anew beside the old one, which
+    readers see until then. Raises PartitionStopped, LedgerError, ViewError.
     """
     stored = await _head_of_this_ledger(book, ledger, view, claimed_at)
     if stored is None or await _holds_all_of(stored, ledger):
         return await _fold_all(book, stored, ledger, view, catalogs, claimed_at)
-    logger.error("the ledger of partition %d has lost records that its view had counted: rebuilding the view", book.partition)
-    return await build_anew(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
+    logger.error(
+        "the ledger of partition %d has lost records that its view had counted: rebuilding the view",
+        book.partition,
+    )
+    return await build_anew(
+        book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at
+    )
 
 
 async def build_anew(
-    book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
+    book: PartitionBook,
+    *,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    catalogs: CatalogLog,
+    claimed_at: int,
 ) -> Position:
-    """As `catch_up`, but whatever the view is: one beside it is built from the ledger up to the claim and takes its place."""
-    position = await fold_beside(book, ledger=ledger, view=view, catalogs=catalogs, until=claimed_at)
+    """As `catch_up`, but whatever the view is: one beside it is built from the ledger up to the
+    claim and takes its place.
+    """
+    position = await fold_beside(
+        book, ledger=ledger, view=view, catalogs=catalogs, until=claimed_at
+    )
     await view.take_over(position)
     return position
 
 
-async def fold_beside(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, until: int) -> Position:
-    """Build the view beside up to the record at offset ``until``, going on with what an attempt that was cut short has left.
+async def fold_beside(
+    book: PartitionBook,
+    *,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    catalogs: CatalogLog,
+    until: int,
+) -> Position:
+    """Build the view beside up to the record at offset ``until``, going on with what an attempt
+    that was cut short has left.
 
-    What does not fit this ledger is cleared away first, and that is said. Between two records of one batch ``until`` must not lie.
+    What does not fit this ledger is cleared away first, and that is said. Between two records of
+    one batch ``until`` must not lie.
     """
     beside = view.beside()
     stored = await attempt_to_go_on_with(book, ledger=ledger, view=view, until=until)
     return await _fold_all(book, stored, ledger, beside, catalogs, until)
 
 
-async def attempt_to_go_on_with(book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, until: int) -> StoredHead | None:
+async def attempt_to_go_on_with(
+    book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, until: int
+) -> StoredHead | None:
     """The head of the view beside, if it is a fold of this ledger; one that is not is cleared away."""
     try:
         stored = await _head_of_this_ledger(book, ledger, view.beside(), until)
@@ -79,25 +127,40 @@ async def attempt_to_go_on_with(book: PartitionBook, *, ledger: LedgerPartition,
     except (PartitionStopped, ViewError) as error:
         if isinstance(error, ViewError) and error.retriable:
             raise
-    logger.warning("partition %d: a rebuild that was cut short does not fit this ledger any more; beginning again", book.partition)
+    logger.warning(
+        "partition %d: a rebuild that was cut short does not fit this ledger any more; beginning "
+        "again",
+        book.partition,
+    )
     await view.beside().clear()
     return None
 
 
 async def _fold_all(
-    book: PartitionBook, stored: StoredHead | None, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog, claimed_at: int
+    book: PartitionBook,
+    stored: StoredHead | None,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    catalogs: CatalogLog,
+    claimed_at: int,
 ) -> Position:
     position = await _begin(book, stored, ledger, view, catalogs)
     unfolded: list[SealedEntry] = []
     async for records in ledger.read(book.head.next_offset, claimed_at + 1):
         unfolded += _valid(book, records)
         next_offset = records[-1].offset + 1
-        # More entries of the last one's input may follow; the view never stands between two of them.
+        # More entries of the last one's input may follow; the view never stands between two of
+        # them.
         whole = len(unfolded) if next_offset > claimed_at else _place_of_last_together(unfolded)
         await _fold(book, view, catalogs, position, unfolded[:whole])
         unfolded = unfolded[whole:]
-        book.head = replace(book.head, next_offset=unfolded[0].entry.offset if unfolded else next_offset)
-        if book.head.next_offset - (0 if position is None else position.next_offset) >= RECORDS_PER_COMMIT:
+        book.head = replace(
+            book.head, next_offset=unfolded[0].entry.offset if unfolded else next_offset
+        )
+        if (
+            book.head.next_offset - (0 if position is None else position.next_offset)
+            >= RECORDS_PER_COMMIT
+        ):
             position = await _commit(book, view, position)
     book.head = replace(book.head, next_offset=claimed_at + 1)
     if position is None or position.next_offset < claimed_at + 1:
@@ -107,7 +170,10 @@ async def _fold_all(
 
 
 async def head_of(view: PartitionView) -> Head | None:
-    """What a view's head says, None where it says nothing that this code can read. Raises ViewError where the store does not answer."""
+    """What a view's head says, None where it says nothing that this code can read.
+
+    Raises ViewError where the store does not answer.
+    """
     try:
         stored = await view.head()
         return None if stored is None else decode_head(stored.value)
@@ -126,7 +192,9 @@ async def provide(
     accounts: Sequence[str],
     identities: Sequence[tuple[int, bytes]],
 ) -> None:
-    """Fetch accounts and identities into the book, if the view stands where it is believed to; else raise HeadMoved."""
+    """Fetch accounts and identities into the book, if the view stands where it is believed to; else
+    raise HeadMoved.
+    """
     if not accounts and not identities:
         return
     if position is None:
@@ -142,7 +210,9 @@ async def provide(
             found = None if blob is None else decode_identity(blob)
             known = book.identities.setdefault(identity, found)
             # Asked about in several windows, what is known of it last counts.
-            if found is not None and (known is None or found.first_appended_at > known.first_appended_at):
+            if found is not None and (
+                known is None or found.first_appended_at > known.first_appended_at
+            ):
                 book.identities[identity] = found
     except MsgspecError as error:
         raise _unreadable(book, error) from error
@@ -151,7 +221,8 @@ async def provide(
 def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> ViewChange:
     """What a commit writes: the head, and what decisions or entries have changed.
 
-    ``is_behind``: the ledger goes on. Then the view is of the time of its last entry: last month's figures are not to pass for today's.
+    ``is_behind``: the ledger goes on. Then the view is of the time of its last entry: last month's
+    figures are not to pass for today's.
     """
     identities: dict[int, dict[bytes, bytes]] = defaultdict(dict)
     for identity, record in changes.identities.items():
@@ -161,15 +232,22 @@ def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> Vie
         position=Position(head.next_offset, head.hash),
         accounts={account: encode(state) for account, state in changes.accounts.items()},
         identities=identities,
-        due_ms={account: None if at is None else milliseconds(at) for account, at in changes.due.items()},
+        due_ms={
+            account: None if at is None else milliseconds(at) for account, at in changes.due.items()
+        },
         settled_holds=tuple(changes.settled_holds),
         as_of_ms=milliseconds(head.clock) if is_behind else None,
         drop_windows_before=window_of(head.clock) - 1,
     )
 
 
-async def _head_of_this_ledger(book: PartitionBook, ledger: LedgerPartition, view: PartitionView, claimed_at: int) -> StoredHead | None:
-    """The view's head, None if it has none. Raises PartitionStopped where it is another ledger's or not ours to read, Superseded."""
+async def _head_of_this_ledger(
+    book: PartitionBook, ledger: LedgerPartition, view: PartitionView, claimed_at: int
+) -> StoredHead | None:
+    """The view's head, None if it has none.
+
+    Raises PartitionStopped where it is another ledger's or not ours to read, Superseded.
+    """
     stored = await view.head()
     if stored is None:
         return None
@@ -179,40 +257,55 @@ async def _head_of_this_ledger(book: PartitionBook, ledger: LedgerPartition, vie
         raise _unreadable(book, error) from error
     if head.ledger != book.head.ledger:
         raise PartitionStopped(
-            f"the Redis view of partition {book.partition} belongs to another ledger ({head.ledger}, not {book.head.ledger}):"
-            " give this ledger a Redis or a prefix of its own; or, if its topic was made anew, restore the topic"
+            f"the Redis view of partition {book.partition} belongs to another ledger "
+            f"({head.ledger}, not {book.head.ledger}):"
+            " give this ledger a Redis or a prefix of its own; or, if its topic was made anew, "
+            "restore the topic"
         )
     if not knows_rules_of(head):
         raise PartitionStopped(
-            f"the Redis view of partition {book.partition} was decided by newer rules ({head.decide}, tzdata {head.tzdata}):"
+            f"the Redis view of partition {book.partition} was decided by newer rules "
+            f"({head.decide}, tzdata {head.tzdata}):"
             " upgrade this worker"
         )
     if head.next_offset > claimed_at + 1 and head.next_offset <= await ledger.end_offset():
-        raise Superseded(f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at {claimed_at}")
+        raise Superseded(
+            f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at "
+            f"{claimed_at}"
+        )
     return stored
 
 
 async def _begin(
-    book: PartitionBook, stored: StoredHead | None, ledger: LedgerPartition, view: PartitionView, catalogs: CatalogLog
+    book: PartitionBook,
+    stored: StoredHead | None,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    catalogs: CatalogLog,
 ) -> Position | None:
     """Take up the view's head, or begin an empty view."""
     if stored is not None:
-        book.head = replace(decode_head(stored.value), decide=book.head.decide, tzdata=book.head.tzdata)
+        book.head = replace(
+            decode_head(stored.value), decide=book.head.decide, tzdata=book.head.tzdata
+        )
     start = await ledger.start_offset()
     if start > book.head.next_offset:
         raise PartitionStopped(
-            f"partition {book.partition} of the ledger begins at offset {start}, but the view needs it from {book.head.next_offset}:"
+            f"partition {book.partition} of the ledger begins at offset {start}, but the view "
+            f"needs it from {book.head.next_offset}:"
             " the topic was truncated; restore it, for entries are missing"
         )
     if not await catalogs.holds(book.head.catalog_next, CATALOG_WAIT_S):
         raise PartitionStopped(
-            f"the catalog topic does not hold what lies before offset {book.head.catalog_next}, which partition {book.partition} adopted:"
+            f"the catalog topic does not hold what lies before offset {book.head.catalog_next}, "
+            f"which partition {book.partition} adopted:"
             " it was truncated or made anew; restore it, then start the processor again"
         )
     book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
     if stored is None:
         return None
-    # Before anything is folded: only who knows that an account was due can tell that it no longer is.
+    # Before anything is folded: only who knows that an account was due can tell that it no longer
+    # is.
     for account, due_ms in (await view.due(stored.position)).items():
         book.due.set(account, time_of(due_ms))
     book.due.take_changed()
@@ -220,7 +313,8 @@ async def _begin(
 
 
 async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
-    """Whether the log has what the view has counted: where the view stands, the last entry before is the one that it folded last.
+    """Whether the log has what the view has counted: where the view stands, the last entry before
+    is the one that it folded last.
 
     Claims can have taken the place of lost entries, so that the log is long enough is not enough.
     """
@@ -243,7 +337,8 @@ async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
 
 def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
     return PartitionStopped(
-        f"the Redis view of partition {book.partition} holds what this worker cannot read ({error}): upgrade the worker;"
+        f"the Redis view of partition {book.partition} holds what this worker cannot read "
+        f"({error}): upgrade the worker;"
         f" or, if the view is damaged: usageledger rebuild --partition {book.partition}"
     )
 
@@ -257,7 +352,11 @@ def _place_of_last_together(entries: Sequence[SealedEntry]) -> int:
 
 
 async def _fold(
-    book: PartitionBook, view: PartitionView, catalogs: CatalogLog, position: Position | None, entries: Sequence[SealedEntry]
+    book: PartitionBook,
+    view: PartitionView,
+    catalogs: CatalogLog,
+    position: Position | None,
+    entries: Sequence[SealedEntry],
 ) -> None:
     accounts, identities = read_by(entries)
     await provide(
@@ -271,14 +370,18 @@ async def _fold(
     for place, sealed in enumerate(entries):
         if sealed.entry.previous_hash != hash_:
             raise PartitionStopped(
-                f"the hash chain of partition {book.partition} breaks at offset {sealed.entry.offset}: run `usageledger audit verify`"
+                f"the hash chain of partition {book.partition} breaks at offset "
+                f"{sealed.entry.offset}: run `usageledger audit verify`"
             )
         hash_ = sealed.hash
         address = sealed.entry.input
         if address is not None and address.topic == "catalog":
             # What came before it was decided without it.
             _fold_run(book, entries[begin:place])
-            book.catalogs, begin = await _with_adopted(book.catalogs, address.offset, catalogs), place
+            book.catalogs, begin = (
+                await _with_adopted(book.catalogs, address.offset, catalogs),
+                place,
+            )
     _fold_run(book, entries[begin:])
 
 
@@ -296,21 +399,27 @@ def _valid(book: PartitionBook, records: Sequence[Record]) -> list[SealedEntry]:
             sealed = entry_at(record.offset, record.value)
         except NotAnEntry as error:
             raise PartitionStopped(
-                f"the record at offset {record.offset} of ledger partition {book.partition} is no entry: {error}"
+                f"the record at offset {record.offset} of ledger partition {book.partition} is no "
+                f"entry: {error}"
             ) from error
         if sealed is not None:
             valid.append(sealed)
         elif (claim := decode_claim(record.value)) is not None and not knows_rules_of(claim):
             raise PartitionStopped(
-                f"partition {book.partition} was claimed by a worker with newer rules ({claim.decide}, tzdata {claim.tzdata}):"
+                f"partition {book.partition} was claimed by a worker with newer rules "
+                f"({claim.decide}, tzdata {claim.tzdata}):"
                 " upgrade this worker"
             )
     return valid
 
 
-async def _with_adopted(adopted: AdoptedCatalogs, offset: int, catalogs: CatalogLog) -> AdoptedCatalogs:
+async def _with_adopted(
+    adopted: AdoptedCatalogs, offset: int, catalogs: CatalogLog
+) -> AdoptedCatalogs:
     if not await catalogs.holds(offset + 1, CATALOG_WAIT_S):
-        raise PartitionStopped(f"the catalog topic no longer holds offset {offset}, which the ledger adopted")
+        raise PartitionStopped(
+            f"the catalog topic no longer holds offset {offset}, which the ledger adopted"
+        )
     record = catalogs.at_or_after(offset)
     return adopted if record is None else adopted_catalogs([record], adopted)
 

@@ -1,4 +1,6 @@
-"""Claiming a ledger partition: the record that says who appends from here on, and what is made sure of before it is written."""
+"""Claiming a ledger partition: the record that says who appends from here on, and what is made sure
+of before it is written.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,13 @@ async def claim_partition(
     new_ledger_id: Callable[[], str],
     rules: Head | Claim | None = None,
 ) -> tuple[Claim, int]:
-    """Append a claim and return it with its offset. The ledger's id is what the partition's first claim says; ours, if ours is the first.
+    """Append a claim and return it with its offset.
 
-    ``rules``: see `rules_gone_by`; those that this code does not know, or None, are this code's own. An operator's command never raises
-    those that the workers go by.
-    Raises PartitionStopped where this is no ledger, or one that has lost its beginning; LedgerError.
+    The ledger's id is what the partition's first claim says; ours, if ours is the first.
+
+    ``rules``: see `rules_gone_by`; those that this code does not know, or None, are this code's
+    own. An operator's command never raises those that the workers go by. Raises PartitionStopped
+    where this is no ledger, or one that has lost its beginning; LedgerError.
     """
     end = await ledger.end_offset()
     ledger_id = await ledger_id_of(ledger, partition) if end > 0 else new_ledger_id()
@@ -41,7 +45,8 @@ async def claim_partition(
 
 
 async def rules_gone_by(head: Head | None, ledger: LedgerPartition) -> Head | Claim | None:
-    """By which rules a partition is decided: its view's head says so, or the ledger's last claim where there is none that can be read.
+    """By which rules a partition is decided: its view's head says so, or the ledger's last claim
+    where there is none that can be read.
 
     Raises LedgerError.
     """
@@ -62,15 +67,22 @@ async def rules_gone_by(head: Head | None, ledger: LedgerPartition) -> Head | Cl
 
 
 async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str:
-    """The id of the ledger that lies in a partition. Raises PartitionStopped where it has lost its beginning, or is none; LedgerError."""
+    """The id of the ledger that lies in a partition.
+
+    Raises PartitionStopped where it has lost its beginning, or is none; LedgerError.
+    """
     start = await ledger.start_offset()
     if start > 0:
         raise PartitionStopped(
-            f"partition {partition} of the ledger begins at offset {start}: it was truncated, and the log is the truth;"
+            f"partition {partition} of the ledger begins at offset {start}: it was truncated, and "
+            "the log is the truth;"
             " restore it, or begin another ledger with a prefix of its own"
         )
     async for records in ledger.read(0, 1):
         first = decode_claim(records[0].value) if records and records[0].offset == 0 else None
         if first is not None:
             return first.ledger
-    raise PartitionStopped(f"partition {partition} of the ledger does not begin with a claim: this is not a ledger's topic")
+    raise PartitionStopped(
+        f"partition {partition} of the ledger does not begin with a claim: this is not a ledger's "
+        "topic"
+    )

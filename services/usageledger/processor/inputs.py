@@ -1,4 +1,6 @@
-"""The two inputs of one ledger partition, buffered: a feeder puts chunks in, the owner takes records out in the ledger's order."""
+"""The two inputs of one ledger partition, buffered: a feeder puts chunks in, the owner takes
+records out in the ledger's order.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ class InputControl(Protocol):
     """What the owner asks of whoever feeds it (the Faust worker; a list in tests)."""
 
     async def seek(self, positions: dict[Source, int]) -> None:
-        """Begin to feed each input at the given offset. Records fed before this returns are dropped by the buffer."""
+        """Begin to feed each input at the given offset.
+
+        Records fed before this returns are dropped by the buffer.
+        """
         ...
 
     async def end_offset(self, source: Source) -> int:
@@ -35,7 +40,9 @@ class InputControl(Protocol):
         ...
 
     def committed(self, source: Source, next_offset: int) -> None:
-        """All records below ``next_offset`` are committed: acknowledge their chunks (lag tools read this; recovery does not)."""
+        """All records below ``next_offset`` are committed: acknowledge their chunks (lag tools read
+        this; recovery does not).
+        """
         ...
 
     def pause(self, source: Source) -> None:
@@ -69,13 +76,18 @@ class InputBuffer:
     def put(self, source: Source, records: Sequence[Record]) -> None:
         """Take a fetched chunk.
 
-        What lies before the expected offset (fetched before a seek) is dropped; a chunk beyond a gap is kept as it is.
+        What lies before the expected offset (fetched before a seek) is dropped; a chunk beyond a
+        gap is kept as it is.
         """
         queue = self._queues[source]
         expected = queue[-1].offset + 1 if queue else self._next[source]
         if expected < 0:
             return
-        fresh = records if records and records[0].offset >= expected else [r for r in records if r.offset >= expected]
+        fresh = (
+            records
+            if records and records[0].offset >= expected
+            else [r for r in records if r.offset >= expected]
+        )
         queue.extend(fresh)
         if len(queue) >= self._records_max and source not in self._paused:
             self._paused.add(source)
@@ -88,10 +100,14 @@ class InputBuffer:
         return queue[0] if queue else None
 
     def take(self, source: Source, *, until_ms: int | None, limit: int) -> list[Record]:
-        """Take up to ``limit`` records whose timestamp is at most ``until_ms`` (None: any), in order."""
+        """Take up to ``limit`` records whose timestamp is at most ``until_ms`` (None: any), in
+        order.
+        """
         queue = self._queues[source]
         taken: list[Record] = []
-        while queue and len(taken) < limit and (until_ms is None or queue[0].timestamp_ms <= until_ms):
+        while (
+            queue and len(taken) < limit and (until_ms is None or queue[0].timestamp_ms <= until_ms)
+        ):
             taken.append(queue.popleft())
         if taken:
             self._next[source] = taken[-1].offset + 1
@@ -116,6 +132,8 @@ class InputBuffer:
     async def changed(self, timeout_s: float) -> None:
         """Return when something was put, or after ``timeout_s``."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):  # `wait_for` can swallow a cancellation (cpython #86296)
+            async with asyncio.timeout(
+                timeout_s
+            ):  # `wait_for` can swallow a cancellation (cpython #86296)
                 await self._changed.wait()
         self._changed.clear()

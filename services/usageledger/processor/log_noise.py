@@ -1,4 +1,6 @@
-"""Keeping libraries' logs to what an operator needs: warnings and worse, and the same complaint once in a while."""
+"""Keeping libraries' logs to what an operator needs: warnings and worse, and the same complaint
+once in a while.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,18 @@ REPEAT_AFTER_S = 30.0
 
 
 class OnceInAWhile(logging.Filter):
-    """Lets a message through, and its like only after a while: without a broker aiokafka complains ten times a second."""
+    """Lets a message through, and its like only after a while: without a broker aiokafka complains
+    ten times a second.
+    """
 
-    def __init__(self, repeat_after_s: float = REPEAT_AFTER_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, repeat_after_s: float = REPEAT_AFTER_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
         self._repeat_after_s = repeat_after_s
         self._clock = clock
-        # By the message before its arguments are filled in, so there are only as many as the library has.
+        # By the message before its arguments are filled in, so there are only as many as the
+        # library has.
         self._passed_at: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -32,13 +39,23 @@ class OnceInAWhile(logging.Filter):
 
 @contextmanager
 def quiet(libraries: Sequence[str]) -> Iterator[None]:
-    """Have these libraries' loggers be quiet, except where someone has asked a logger for more by setting its level."""
+    """Have these libraries' loggers be quiet, except where someone has asked a logger for more by
+    setting its level.
+    """
     once = OnceInAWhile()
-    silenced = [logging.getLogger(name) for name in libraries if logging.getLogger(name).level == logging.NOTSET]
+    silenced = [
+        logging.getLogger(name)
+        for name in libraries
+        if logging.getLogger(name).level == logging.NOTSET
+    ]
     for logger in silenced:
         logger.setLevel(logging.WARNING)
     # A filter sees what is logged to its own logger, not to those below.
-    filtered = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.split(".")[0] in libraries]
+    filtered = [
+        logging.getLogger(name)
+        for name in list(logging.root.manager.loggerDict)
+        if name.split(".")[0] in libraries
+    ]
     for logger in filtered:
         logger.addFilter(once)
     try:

@@ -1,4 +1,6 @@
-"""What a partition decides next: its two inputs merged by timestamp, what has come due, and newly published catalogs."""
+"""What a partition decides next: its two inputs merged by timestamp, what has come due, and newly
+published catalogs.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import InputBuffer, Source
 
 OTHER_INPUT_WAIT_S = 1.0
-"""How long a live ledger waits for an input that has more records than were fetched; one in import waits as long as it takes."""
+"""How long a live ledger waits for an input that has more records than were fetched; one in import
+waits as long as it takes.
+"""
 
 DUE_GRACE = timedelta(seconds=1)
-"""How long after an account is due, by the wall clock, a ledger without backlog acts: what was appended before must have been seen."""
+"""How long after an account is due, by the wall clock, a ledger without backlog acts: what was
+appended before must have been seen.
+"""
 
 IDLE_WAIT_S = 0.5
 RECORDS_PER_CHUNK = 2_000
@@ -50,9 +56,19 @@ NextStep = NextRecords | NextDue | NextCatalog
 
 
 class Merge:
-    """Chooses what one partition decides next. Live, its choice need not be repeatable: the order of decisions is in the log."""
+    """Chooses what one partition decides next.
 
-    def __init__(self, inputs: InputBuffer, catalogs: CatalogLog, *, is_importing: Callable[[], bool], now: Callable[[], datetime]) -> None:
+    Live, its choice need not be repeatable: the order of decisions is in the log.
+    """
+
+    def __init__(
+        self,
+        inputs: InputBuffer,
+        catalogs: CatalogLog,
+        *,
+        is_importing: Callable[[], bool],
+        now: Callable[[], datetime],
+    ) -> None:
         self._inputs = inputs
         self._catalogs = catalogs
         self._is_importing = is_importing
@@ -60,7 +76,10 @@ class Merge:
         self._waiting_since: float | None = None
 
     async def next(self, book: PartitionBook) -> NextStep:
-        """Wait for the next thing to decide. Nothing is decided before a catalog has been adopted."""
+        """Wait for the next thing to decide.
+
+        Nothing is decided before a catalog has been adopted.
+        """
         while True:
             record = self._catalogs.at_or_after(book.head.catalog_next)
             if record is not None:
@@ -75,7 +94,9 @@ class Merge:
             await self._inputs.changed(self._patience_s(book))
 
     async def next_at_hand(self, book: PartitionBook) -> NextStep | None:
-        """What there is to decide next in what has been fed, without waiting for more; None if there is nothing."""
+        """What there is to decide next in what has been fed, without waiting for more; None if
+        there is nothing.
+        """
         if not book.catalogs or not any(self._inputs.buffered(source) for source in Source):
             return None
         step = await self._choose(book)
@@ -94,16 +115,23 @@ class Merge:
             assert usage is not None
             source, first, other = Source.USAGE, usage, account
         buffered = self._inputs.buffered(source)
-        if other is None and not await self._is_settled(Source.USAGE if source is Source.ACCOUNT else Source.ACCOUNT):
+        if other is None and not await self._is_settled(
+            Source.USAGE if source is Source.ACCOUNT else Source.ACCOUNT
+        ):
             return None
         at = max(book.head.clock, time_of(first.timestamp_ms))
         if due is not None and due[0] <= at:
             return NextDue(at)
         until_ms = _until(source, first, other, due)
-        return NextRecords(source, self._inputs.take(source, until_ms=until_ms, limit=min(buffered, RECORDS_PER_CHUNK)))
+        return NextRecords(
+            source,
+            self._inputs.take(source, until_ms=until_ms, limit=min(buffered, RECORDS_PER_CHUNK)),
+        )
 
     async def _is_settled(self, other: Source) -> bool:
-        """Whether nothing that is still to come from the other input can belong before what is at hand."""
+        """Whether nothing that is still to come from the other input can belong before what is at
+        hand.
+        """
         if self._is_importing():
             end = await self._inputs.control.end_offset(other)
             return self._inputs.peek(other) is None and self._inputs.position(other) >= end
@@ -115,7 +143,10 @@ class Merge:
         return clock - self._waiting_since >= OTHER_INPUT_WAIT_S
 
     async def _due_by_wall_clock(self, due: tuple[datetime, str] | None) -> NextDue | None:
-        """With both inputs read to their end, the wall clock tells what is due. A ledger in import has no clock but its records."""
+        """With both inputs read to their end, the wall clock tells what is due.
+
+        A ledger in import has no clock but its records.
+        """
         if due is None or self._is_importing() or due[0] > self._now() - DUE_GRACE:
             return None
         until = self._now() - DUE_GRACE
@@ -131,10 +162,14 @@ class Merge:
         return min(IDLE_WAIT_S, max(0.01, (due[0] + DUE_GRACE - self._now()).total_seconds()))
 
 
-def _until(source: Source, first: Record, other: Record | None, due: tuple[datetime, str] | None) -> int | None:
-    """The last timestamp that may be taken: account events come before usage of the same millisecond, what is due before both.
+def _until(
+    source: Source, first: Record, other: Record | None, due: tuple[datetime, str] | None
+) -> int | None:
+    """The last timestamp that may be taken: account events come before usage of the same
+    millisecond, what is due before both.
 
-    ``first`` may be taken in any case: its own timestamp can lie beyond every time that there is (see `time_of`).
+    ``first`` may be taken in any case: its own timestamp can lie beyond every time that there is
+    (see `time_of`).
     """
     bounds = []
     if other is not None:

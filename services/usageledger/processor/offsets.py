@@ -1,6 +1,7 @@
 """What the input topics hold, asked of the broker.
 
-Over a connection of its own: behind a fetch that waits for records, a question waits as long (0.1 s, in a consumer that reads).
+Over a connection of its own: behind a fetch that waits for records, a question waits as long (0.1
+s, in a consumer that reads).
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ T = TypeVar("T")
 
 
 class KafkaOffsets:
-    """Answers for all partitions of a worker. Connects when first asked, and again after a failure; ``close()`` it at the end."""
+    """Answers for all partitions of a worker.
+
+    Connects when first asked, and again after a failure; ``close()`` it at the end.
+    """
 
     def __init__(self, kafka: str) -> None:
         self._kafka = kafka
@@ -30,17 +34,25 @@ class KafkaOffsets:
         self._connecting = asyncio.Lock()
 
     async def bounds(self, places: Sequence[Place]) -> list[Bounds]:
-        """What each of these topic partitions holds, in their order. Raises LedgerError when there is no answer in time."""
+        """What each of these topic partitions holds, in their order.
+
+        Raises LedgerError when there is no answer in time.
+        """
         asked = [TopicPartition(*place) for place in places]
 
         async def ask(consumer: Any) -> list[Bounds]:
-            starts, ends = await asyncio.gather(consumer.beginning_offsets(asked), consumer.end_offsets(asked))
+            starts, ends = await asyncio.gather(
+                consumer.beginning_offsets(asked), consumer.end_offsets(asked)
+            )
             return [Bounds(starts[place], ends[place]) for place in asked]
 
         return await self._answered(ask)
 
     async def end_offset(self, place: Place) -> int:
-        """The offset that the next record of a topic partition will have. Raises LedgerError when there is no answer in time."""
+        """The offset that the next record of a topic partition will have.
+
+        Raises LedgerError when there is no answer in time.
+        """
         asked = TopicPartition(*place)
 
         async def ask(consumer: Any) -> int:

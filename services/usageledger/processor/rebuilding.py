@@ -1,8 +1,11 @@
-"""Making a partition's view anew from the ledger, beside the one that readers see, while the processor runs or not.
+"""Making a partition's view anew from the ledger, beside the one that readers see, while the
+processor runs or not.
 
-The view beside is built without a claim, for a fold of the log needs none. Only its end is an owner's work: a claim, what lies before it
-folded, the switch. So whoever owns the partition, running or stopped, learns of it as of any other claim, and claims again; whatever it
-decided in between, the view that took over is then an older fold of the same log, as after a failover of Redis, and it is caught up.
+The view beside is built without a claim, for a fold of the log needs none. Only its end is an
+owner's work: a claim, what lies before it folded, the switch. So whoever owns the partition,
+running or stopped, learns of it as of any other claim, and claims again; whatever it decided in
+between, the view that took over is then an older fold of the same log, as after a failover of
+Redis, and it is caught up.
 """
 
 from __future__ import annotations
@@ -18,7 +21,13 @@ from usageledger.domain.head import Head
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
-from usageledger.processor.catch_up import PartitionStopped, attempt_to_go_on_with, build_anew, fold_beside, head_of
+from usageledger.processor.catch_up import (
+    PartitionStopped,
+    attempt_to_go_on_with,
+    build_anew,
+    fold_beside,
+    head_of,
+)
 from usageledger.processor.claiming import claim_partition, ledger_id_of, rules_gone_by
 
 NEARLY_RECORDS = 1_000
@@ -34,7 +43,9 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What was done: ``begun_at`` is 0, or the offset up to which an earlier attempt had come; the view stands at ``position``."""
+    """What was done: ``begun_at`` is 0, or the offset up to which an earlier attempt had come; the
+    view stands at ``position``.
+    """
 
     partition: int
     begun_at: int
@@ -42,7 +53,10 @@ class Rebuilt:
 
 
 class ViewRebuild:
-    """Rebuilds one partition's view. ``read_catalogs`` brings ``catalogs`` up to the end of the catalog topic."""
+    """Rebuilds one partition's view.
+
+    ``read_catalogs`` brings ``catalogs`` up to the end of the catalog topic.
+    """
 
     def __init__(
         self,
@@ -67,14 +81,21 @@ class ViewRebuild:
         self._furthest = 0
 
     async def run(self, *, anew: bool = False) -> Rebuilt:
-        """Rebuild and switch; ``anew`` throws away what an earlier attempt has left. Raises PartitionStopped, LedgerError, ViewError."""
+        """Rebuild and switch; ``anew`` throws away what an earlier attempt has left.
+
+        Raises PartitionStopped, LedgerError, ViewError.
+        """
         if await self._ledger.end_offset() == 0:
-            raise PartitionStopped(f"partition {self._partition} of the ledger is empty: there is nothing to rebuild from")
+            raise PartitionStopped(
+                f"partition {self._partition} of the ledger is empty: there is nothing to rebuild "
+                "from"
+            )
         ledger_id = await ledger_id_of(self._ledger, self._partition)
         head = await head_of(self._view)
         if head is not None and head.ledger != ledger_id:
             raise PartitionStopped(
-                f"the Redis view of partition {self._partition} belongs to another ledger ({head.ledger}, not {ledger_id}), which may be"
+                f"the Redis view of partition {self._partition} belongs to another ledger "
+                f"({head.ledger}, not {ledger_id}), which may be"
                 " alive: give this ledger a Redis or a prefix of its own"
             )
         rules = await rules_gone_by(head, self._ledger)
@@ -82,34 +103,67 @@ class ViewRebuild:
             await self._view.beside().clear()
         begun_at = await self._build_nearly(ledger_id, rules)
         claim, claimed_at = await claim_partition(
-            self._ledger, self._partition, self._partition_count, self._operator, lambda: ledger_id, rules
+            self._ledger,
+            self._partition,
+            self._partition_count,
+            self._operator,
+            lambda: ledger_id,
+            rules,
         )
         await self._read_catalogs()
         counted = _Counted(self._ledger, self._tell)
         book = self._book(claim.ledger, rules)
-        position = await build_anew(book, ledger=counted, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at)
+        position = await build_anew(
+            book, ledger=counted, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at
+        )
         await self._wake_who_saw_the_old_view(claimed_at, rules)
         return Rebuilt(partition=self._partition, begun_at=begun_at, position=position)
 
     async def _wake_who_saw_the_old_view(self, claimed_at: int, rules: Head | Claim | None) -> None:
-        """An owner that claimed before the switch can have met the old view's damage and stopped: it looks again when another claims."""
+        """An owner that claimed before the switch can have met the old view's damage and stopped:
+        it looks again when another claims.
+        """
         try:
             if await self._ledger.end_offset() > claimed_at + 1:
-                await claim_partition(self._ledger, self._partition, self._partition_count, self._operator, _no_new_ledger, rules)
+                await claim_partition(
+                    self._ledger,
+                    self._partition,
+                    self._partition_count,
+                    self._operator,
+                    _no_new_ledger,
+                    rules,
+                )
         except LedgerError as error:
-            logger.warning("partition %d is rebuilt; if its owner has stopped, start the processor again: %s", self._partition, error)
+            logger.warning(
+                "partition %d is rebuilt; if its owner has stopped, start the processor again: %s",
+                self._partition,
+                error,
+            )
 
     async def _build_nearly(self, ledger_id: str, rules: Head | Claim | None) -> int:
-        """Fold until little is left, however much is appended meanwhile; return where an earlier attempt had come to."""
+        """Fold until little is left, however much is appended meanwhile; return where an earlier
+        attempt had come to.
+        """
         begun_at: int | None = None
         for _ in range(ROUNDS_MAX):
             end = await self._ledger.end_offset()
             await self._read_catalogs()
             if begun_at is None:
-                stored = await attempt_to_go_on_with(self._book(ledger_id, rules), ledger=self._ledger, view=self._view, until=end - 1)
+                stored = await attempt_to_go_on_with(
+                    self._book(ledger_id, rules),
+                    ledger=self._ledger,
+                    view=self._view,
+                    until=end - 1,
+                )
                 begun_at = self._furthest = 0 if stored is None else stored.position.next_offset
             counted = _Counted(self._ledger, self._tell)
-            await fold_beside(self._book(ledger_id, rules), ledger=counted, view=self._view, catalogs=self._catalogs, until=end - 1)
+            await fold_beside(
+                self._book(ledger_id, rules),
+                ledger=counted,
+                view=self._view,
+                catalogs=self._catalogs,
+                until=end - 1,
+            )
             if await self._ledger.end_offset() - end < NEARLY_RECORDS:
                 break
         return begun_at or 0
@@ -121,7 +175,11 @@ class ViewRebuild:
             self._on_progress(done, of)
 
     def _book(self, ledger_id: str, rules: Head | Claim | None) -> PartitionBook:
-        known = rules if rules is not None and knows_rules_of(rules) else claim_of(self._partition, ledger_id, self._operator)
+        known = (
+            rules
+            if rules is not None and knows_rules_of(rules)
+            else claim_of(self._partition, ledger_id, self._operator)
+        )
         head = Head(ledger=ledger_id, decide=known.decide, tzdata=known.tzdata)
         return PartitionBook(self._partition, self._partition_count, head, AdoptedCatalogs())
 

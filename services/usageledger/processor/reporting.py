@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class OwnerReports:
-    """Takes the worker's health as it is told, and publishes the latest. A Redis that does not take it is the owners' to complain of."""
+    """Takes the worker's health as it is told, and publishes the latest.
+
+    A Redis that does not take it is the owners' to complain of.
+    """
 
     def __init__(self, redis: AsyncClient, prefix: str, worker: str) -> None:
         self._redis = redis
@@ -32,7 +35,9 @@ class OwnerReports:
     async def publish(self) -> None:
         """Publish until cancelled."""
         while True:
-            reports = {each.partition: _report(each, self._worker) for each in self._health.partitions}
+            reports = {
+                each.partition: _report(each, self._worker) for each in self._health.partitions
+            }
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT_S):
                     if reports:

@@ -36,11 +36,19 @@ class LedgerMissing(Exception):
 
 
 async def run_processor(
-    *, kafka: str, redis_url: str, prefix: str, stop: asyncio.Event, on_health: Callable[[WorkerHealth], None] | None = None
+    *,
+    kafka: str,
+    redis_url: str,
+    prefix: str,
+    stop: asyncio.Event,
+    on_health: Callable[[WorkerHealth], None] | None = None,
 ) -> None:
-    """Process a share of a ledger's partitions until ``stop`` is set. ``on_health`` is told about once a second.
+    """Process a share of a ledger's partitions until ``stop`` is set.
 
-    Raises LedgerMissing, ServerUnfit for a Redis that would lose charges, ViewError, KafkaError, and WorkerFailed as `run_worker` does.
+    ``on_health`` is told about once a second.
+
+    Raises LedgerMissing, ServerUnfit for a Redis that would lose charges, ViewError, KafkaError,
+    and WorkerFailed as `run_worker` does.
     """
     topics = Topics(prefix)
     partition_count, made_with = await asyncio.to_thread(_partition_counts, kafka, topics)
@@ -50,11 +58,24 @@ async def run_processor(
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        work = [asyncio.create_task(read_catalogs(kafka, topics.catalog, catalogs)), asyncio.create_task(import_mode.watch())]
+        work = [
+            asyncio.create_task(read_catalogs(kafka, topics.catalog, catalogs)),
+            asyncio.create_task(import_mode.watch()),
+        ]
 
         def owner_of(partition: int, control: InputControl) -> PartitionOwner:
             unfit = _repartitioned(partition, partition_count, made_with)
-            return _ServedOwner(partition, partition_count, control, catalogs, import_mode, unfit, kafka=kafka, topics=topics, redis=redis)
+            return _ServedOwner(
+                partition,
+                partition_count,
+                control,
+                catalogs,
+                import_mode,
+                unfit,
+                kafka=kafka,
+                topics=topics,
+                redis=redis,
+            )
 
         reports = OwnerReports(redis, prefix, _worker_name())
         work.append(asyncio.create_task(reports.publish()))
@@ -64,12 +85,17 @@ async def run_processor(
             if on_health is not None:
                 on_health(health)
 
-        running = run_worker(kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=note)
+        running = run_worker(
+            kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=note
+        )
         await _beside(work, running, stop)
 
 
 class _ServedOwner(PartitionOwner):
-    """An owner with a ledger partition of its own, which it closes when it ends. One that is ``unfit`` says why and does nothing."""
+    """An owner with a ledger partition of its own, which it closes when it ends.
+
+    One that is ``unfit`` says why and does nothing.
+    """
 
     def __init__(
         self,
@@ -85,7 +111,9 @@ class _ServedOwner(PartitionOwner):
         redis: AsyncClient,
     ) -> None:
         self._unfit = unfit
-        self._kafka_partition = KafkaLedgerPartition(kafka=kafka, topic=topics.ledger, partition=partition)
+        self._kafka_partition = KafkaLedgerPartition(
+            kafka=kafka, topic=topics.ledger, partition=partition
+        )
         super().__init__(
             partition=partition,
             partition_count=partition_count,
@@ -112,13 +140,20 @@ def _worker_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-async def _beside(work: Sequence[asyncio.Task[None]], worker: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-    """Run the worker until it ends. What runs beside it ends with it; where that fails, the worker is stopped and the failure raised:
-    it would decide by catalogs that grow old, and nobody would know."""
+async def _beside(
+    work: Sequence[asyncio.Task[None]], worker: Coroutine[Any, Any, None], stop: asyncio.Event
+) -> None:
+    """Run the worker until it ends.
+
+    What runs beside it ends with it; where that fails, the worker is stopped and the failure
+    raised: it would decide by catalogs that grow old, and nobody would know.
+    """
     running = asyncio.create_task(worker)
     pending = {running, *work}
     try:
-        while running in pending and not any(task.done() and not task.cancelled() and task.exception() for task in work):
+        while running in pending and not any(
+            task.done() and not task.cancelled() and task.exception() for task in work
+        ):
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.set()
@@ -131,27 +166,41 @@ async def _beside(work: Sequence[asyncio.Task[None]], worker: Coroutine[Any, Any
 
 
 def _repartitioned(partition: int, partition_count: int, made_with: int) -> str | None:
-    """Why a partition cannot be run: accounts would be looked for where they never were, and begin again on Free."""
+    """Why a partition cannot be run: accounts would be looked for where they never were, and begin
+    again on Free.
+    """
     wanted, found = made_with or partition_count, max(partition_count, partition + 1)
     if found == wanted:
         return None
     return (
-        f"the ledger was made with {wanted} partitions and its topics now have {found}: an account's partition hangs on their number;"
+        f"the ledger was made with {wanted} partitions and its topics now have {found}: an "
+        "account's partition hangs on their number;"
         " make topics of another prefix and send the history there, or restore these"
     )
 
 
 def _partition_counts(kafka: str, topics: Topics) -> tuple[int, int]:
-    """How many partitions the topics have, and how many the ledger was made with, as its first claim says (0: it does not)."""
+    """How many partitions the topics have, and how many the ledger was made with, as its first
+    claim says (0: it does not).
+    """
     with log_reader(kafka) as reader:
         counts = {topic: reader.partition_count(topic) for topic in topics.partitioned}
-        is_begun = reader.start_offset(topics.ledger, 0) == 0 < reader.end_offset(topics.ledger, 0) if counts[topics.ledger] else False
+        is_begun = (
+            reader.start_offset(topics.ledger, 0) == 0 < reader.end_offset(topics.ledger, 0)
+            if counts[topics.ledger]
+            else False
+        )
         first = next(iter(reader.read(topics.ledger, 0, 0, 1)), None) if is_begun else None
     missing = [topic for topic, count in counts.items() if count == 0]
     if missing:
-        raise LedgerMissing(f"there is no topic {missing[0]} at {kafka}: make the ledger with `usageledger up`, or correct the prefix")
+        raise LedgerMissing(
+            f"there is no topic {missing[0]} at {kafka}: make the ledger with `usageledger up`, or "
+            "correct the prefix"
+        )
     if len(set(counts.values())) > 1:
-        raise LedgerMissing(f"the topics of a ledger have one partition count, but there is {counts}")
+        raise LedgerMissing(
+            f"the topics of a ledger have one partition count, but there is {counts}"
+        )
     claim = None if first is None else decode_claim(first.value)
     return counts[topics.ledger], 0 if claim is None else claim.partitions
 

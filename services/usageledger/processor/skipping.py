@@ -1,8 +1,11 @@
-"""An operator leaves out the one input that a partition is stopped at: a claim, the entry that says so, and the partition is free again.
+"""An operator leaves out the one input that a partition is stopped at: a claim, the entry that says
+so, and the partition is free again.
 
-Whoever skips is the partition's owner for that moment, by the rules that hold for every owner: the claim lies in the log and names the
-operator's process, what an owner that still runs has on its way lies off its offset, and the entry is the record of what was done.
-Nothing has to be carried to a running processor and nothing can be lost on the way: a stopped owner sees the claim and claims again.
+Whoever skips is the partition's owner for that moment, by the rules that hold for every owner: the
+claim lies in the log and names the operator's process, what an owner that still runs has on its way
+lies off its offset, and the entry is the record of what was done. Nothing has to be carried to a
+running processor and nothing can be lost on the way: a stopped owner sees the claim and claims
+again.
 """
 
 from __future__ import annotations
@@ -46,11 +49,13 @@ async def skip_input(
     is_importing: bool,
     now: Callable[[], datetime],
 ) -> SealedEntry:
-    """Append the skip of the input that the partition would decide next, if this code fails on it, and return the entry.
+    """Append the skip of the input that the partition would decide next, if this code fails on it,
+    and return the entry.
 
-    ``inputs`` feeds both inputs from where it is told to begin, as for an owner; their first records are enough. An owner that claims
-    meanwhile, as one does that stopped and saw a claim of ours, is given way to, and then it is tried again.
-    Raises SkipRefused, and as an owner does PartitionStopped, LedgerError and ViewError.
+    ``inputs`` feeds both inputs from where it is told to begin, as for an owner; their first
+    records are enough. An owner that claims meanwhile, as one does that stopped and saw a claim of
+    ours, is given way to, and then it is tried again. Raises SkipRefused, and as an owner does
+    PartitionStopped, LedgerError and ViewError.
     """
     if address.topic == "catalog" or not reason.strip():
         raise SkipRefused("a usage or an account event can be skipped, and for a reason")
@@ -94,17 +99,28 @@ async def _skip_once(
     merge: Merge,
     appended: list[SealedEntry],
 ) -> SealedEntry:
-    """One attempt. What it appends is in ``appended``, also where it fails after that: it may lie in the log all the same."""
+    """One attempt.
+
+    What it appends is in ``appended``, also where it fails after that: it may lie in the log all
+    the same.
+    """
     decided = await head_of(view)
     if decided is not None:
         _refuse_what_was_decided(address, decided)
     rules = await rules_gone_by(decided, ledger)
     claim, claimed_at = await claim_partition(
-        ledger, address.partition, partition_count, operator, _no_new_ledger(address.partition), rules
+        ledger,
+        address.partition,
+        partition_count,
+        operator,
+        _no_new_ledger(address.partition),
+        rules,
     )
     head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
     book = PartitionBook(address.partition, partition_count, head, AdoptedCatalogs())
-    position = await catch_up(book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at)
+    position = await catch_up(
+        book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at
+    )
     _refuse_what_was_decided(address, book.head)
     await inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
     record = _asked_for(address, await _next_step(merge, book))
@@ -115,11 +131,18 @@ async def _skip_once(
     except Undecidable as error:
         detail = repr(error.error)
     else:
-        raise SkipRefused(f"{_named(address)} is decided without a fault by this release: it is not skipped, start the processor again")
+        raise SkipRefused(
+            f"{_named(address)} is decided without a fault by this release: it is not skipped, "
+            "start the processor again"
+        )
     (skipped,) = book.skip(address.topic, record, reason=reason, detail=detail)
     appended.append(skipped)
-    await ledger.append(skipped.entry.offset, [[KeyedValue(skipped.entry.account.encode() or None, skipped.value)]])
-    with suppress(ViewError):  # it lies in the log, which is the truth: the view's next owner folds it
+    await ledger.append(
+        skipped.entry.offset, [[KeyedValue(skipped.entry.account.encode() or None, skipped.value)]]
+    )
+    with suppress(
+        ViewError
+    ):  # it lies in the log, which is the truth: the view's next owner folds it
         await view.commit(position, view_change(book.head, book.take_changes()))
     return skipped
 
@@ -135,22 +158,36 @@ async def _lies_in_its_place(sealed: SealedEntry, ledger: LedgerPartition) -> bo
 
 
 def _refuse_what_was_decided(address: InputAddress, head: Head) -> None:
-    """Also before anything is claimed: the view is never ahead of the ledger, so what it has counted was decided."""
+    """Also before anything is claimed: the view is never ahead of the ledger, so what it has
+    counted was decided.
+    """
     if head.next_of(address.topic) > address.offset:
-        raise SkipRefused(f"{_named(address)} has been decided: `usageledger ledger show` has its entry")
+        raise SkipRefused(
+            f"{_named(address)} has been decided: `usageledger ledger show` has its entry"
+        )
 
 
 def _asked_for(address: InputAddress, step: NextStep) -> Record:
     """The record that is asked for, if it is what the partition decides next."""
     if not isinstance(step, NextRecords):
         what = "a catalog to adopt" if isinstance(step, NextCatalog) else "accounts that are due"
-        raise SkipRefused(f"before {_named(address)} there is {what}: start the processor again and see whether it still stops")
+        raise SkipRefused(
+            f"before {_named(address)} there is {what}: start the processor again and see whether "
+            "it still stops"
+        )
     first = step.records[0]
     if step.source.value == address.topic and first.offset < address.offset:
-        # Told by the record, not by the offset after the last: there Kafka can have a transaction's mark.
-        raise SkipRefused(f"the partition has not come to {_named(address)}: of that topic it decides offset {first.offset} next")
+        # Told by the record, not by the offset after the last: there Kafka can have a transaction's
+        # mark.
+        raise SkipRefused(
+            f"the partition has not come to {_named(address)}: of that topic it decides offset "
+            f"{first.offset} next"
+        )
     if (step.source.value, first.offset) != (address.topic, address.offset):
-        raise SkipRefused(f"before {_named(address)} the partition decides {step.source.value} {address.partition}@{first.offset}")
+        raise SkipRefused(
+            f"before {_named(address)} the partition decides {step.source.value} "
+            f"{address.partition}@{first.offset}"
+        )
     return first
 
 
@@ -159,12 +196,16 @@ async def _next_step(merge: Merge, book: PartitionBook) -> NextStep:
         async with asyncio.timeout(NEXT_STEP_TIMEOUT_S):
             return await merge.next(book)
     except TimeoutError:
-        raise SkipRefused("the partition has nothing to decide, or no catalog to decide by") from None
+        raise SkipRefused(
+            "the partition has nothing to decide, or no catalog to decide by"
+        ) from None
 
 
 def _no_new_ledger(partition: int) -> Callable[[], str]:
     def refuse() -> str:
-        raise PartitionStopped(f"partition {partition} of the ledger is empty: nothing was ever decided there")
+        raise PartitionStopped(
+            f"partition {partition} of the ledger is empty: nothing was ever decided there"
+        )
 
     return refuse
 

@@ -1,13 +1,19 @@
-"""Faust fed by the chunk: one Faust event for what was fetched of a partition at once, instead of one for each record.
+"""Faust fed by the chunk: one Faust event for what was fetched of a partition at once, instead of
+one for each record.
 
-Faust's own cost is an event, a hop and an acknowledgement for each record; by the chunk it does not show. Groups, heartbeats, rebalances,
-streams and commits stay Faust's. What differs from its stock consumer, and why:
+Faust's own cost is an event, a hop and an acknowledgement for each record; by the chunk it does not
+show. Groups, heartbeats, rebalances, streams and commits stay Faust's. What differs from its stock
+consumer, and why:
 
-- Records are taken with aiokafka's `getmany`, as bytes: Faust would acknowledge and skip what it cannot decode.
-- After an assignment a partition stays paused until its owner has claimed and caught up and says where to begin. `perform_seek`, where
-  Faust seeks to the group's committed offsets, runs under a short timeout and only pauses.
-- Offsets are committed as owners report them, and no others: they are for lag tools. A ledger says itself how far it has decided.
-- A full buffer holds its partition by `_buffered_partitions`: a chunk of a partition that is paused outright is dropped by Faust.
+- Records are taken with aiokafka's `getmany`, as bytes: Faust would acknowledge and skip what it
+  cannot decode.
+- After an assignment a partition stays paused until its owner has claimed and caught up and says
+  where to begin. `perform_seek`, where Faust seeks to the group's committed offsets, runs under a
+  short timeout and only pauses.
+- Offsets are committed as owners report them, and no others: they are for lag tools. A ledger says
+  itself how far it has decided.
+- A full buffer holds its partition by `_buffered_partitions`: a chunk of a partition that is paused
+  outright is dropped by Faust.
 """
 
 from __future__ import annotations
@@ -30,8 +36,8 @@ from usageledger.processor.feed import Chunk, Place
 
 RECORDS_PER_FETCH = 5_000
 FETCH_BYTES_PER_PARTITION = 1024 * 1024
-# While a partition is held back, the broker answers fetches of the others only after this long if they are idle, and one that is
-# released meanwhile has to wait for that answer.
+# While a partition is held back, the broker answers fetches of the others only after this long if
+# they are idle, and one that is released meanwhile has to wait for that answer.
 FETCH_WAIT_MS = 100
 POLL_S = 0.1
 ANSWER_TIMEOUT_S = 10.0
@@ -61,7 +67,9 @@ class Assignments(Protocol):
 
 
 class _DaemonThread(WorkerThread):
-    """When a broker that is gone keeps a consumer from closing, neither the process that wants to end nor its loop waits for it."""
+    """When a broker that is gone keeps a consumer from closing, neither the process that wants to
+    end nor its loop waits for it.
+    """
 
     def __init__(self, service: ServiceThread, **kwargs: Any) -> None:
         super().__init__(service, **kwargs)
@@ -72,8 +80,11 @@ class _DaemonThread(WorkerThread):
 
 
 class ChunkThread(driver.AIOKafkaConsumerThread):
-    """Reads in the consumer's own thread and loop. Epochs and serials are set and stamped there, without an await between, so no
-    record read before a seek can carry the mark of what was read after it."""
+    """Reads in the consumer's own thread and loop.
+
+    Epochs and serials are set and stamped there, without an await between, so no record read before
+    a seek can carry the mark of what was read after it.
+    """
 
     Worker = _DaemonThread
 
@@ -96,11 +107,16 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             self._read_up_to[tp] = positions[tp]
             self._positions.pop(tp, None)
         consumer = self._ensure_consumer()
-        await self._seek_wait(consumer, {cast(TP, TopicPartition(*tp)): offset for tp, offset in positions.items()})
+        await self._seek_wait(
+            consumer, {cast(TP, TopicPartition(*tp)): offset for tp, offset in positions.items()}
+        )
         consumer.resume(*(TopicPartition(*tp) for tp in positions))
 
     def known_end_offset(self, tp: TP) -> int | None:
-        """The end that the last fetch told, if that is not long ago. Safe from another thread: it reads two attributes."""
+        """The end that the last fetch told, if that is not long ago.
+
+        Safe from another thread: it reads two attributes.
+        """
         consumer, place = self._ensure_consumer(), TopicPartition(*tp)
         try:
             heard_at_ms, end = consumer.last_poll_timestamp(place), consumer.highwater(place)
@@ -112,7 +128,9 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         return None if end is None else self.end_before_marks(tp, end)
 
     def end_before_marks(self, tp: TP, end: int) -> int:
-        """The end as it is for whoever waits for records: where only a transaction's marks follow, the offset after the last record."""
+        """The end as it is for whoever waits for records: where only a transaction's marks follow,
+        the offset after the last record.
+        """
         read_up_to = self._read_up_to.get(tp, end)
         return read_up_to if read_up_to < end <= self._positions.get(tp, -1) else end
 
@@ -128,21 +146,32 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             return {}
         places = [TopicPartition(*tp) for tp in active_partitions]
         try:
-            fetched = await consumer.getmany(*places, timeout_ms=int((timeout or 0) * 1000), max_records=max_records)
+            fetched = await consumer.getmany(
+                *places, timeout_ms=int((timeout or 0) * 1000), max_records=max_records
+            )
         except OffsetOutOfRangeError as error:
             self._tell_lost(consumer, error.args[0])
             return {}
         except NoOffsetForPartitionError:
-            # Asked before a rebalance and answered after it: the partition's new owner has yet to say where to begin.
+            # Asked before a rebalance and answered after it: the partition's new owner has yet to
+            # say where to begin.
             return {}
         for place in places:
             if not fetched.get(place):
                 await self._note_position(consumer, place)
-        return {TP(*place): [self._chunk(place, records)] for place, records in fetched.items() if records}
+        return {
+            TP(*place): [self._chunk(place, records)]
+            for place, records in fetched.items()
+            if records
+        }
 
     async def _note_position(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
-        """Note how far the consumer has come where the topic goes on and no record comes: past a transaction's marks, it may be."""
-        with suppress(TimeoutError, AssertionError, KafkaError):  # a rebalance may be taking the partition away
+        """Note how far the consumer has come where the topic goes on and no record comes: past a
+        transaction's marks, it may be.
+        """
+        with suppress(
+            TimeoutError, AssertionError, KafkaError
+        ):  # a rebalance may be taking the partition away
             end, read_up_to = consumer.highwater(place), self._read_up_to.get(TP(*place))
             if end is not None and read_up_to is not None and read_up_to < end:
                 async with asyncio.timeout(POLL_S):
@@ -162,7 +191,9 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             self.parent_loop.call_soon_threadsafe(assignments.lost, Place(*place), offset)
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
-        """As the stock one, but that it never jumps to another offset, takes no longer naps at the broker, and has our client id."""
+        """As the stock one, but that it never jumps to another offset, takes no longer naps at the
+        broker, and has our client id.
+        """
         conf = self.app.conf
         self._assignor = self.app.assignor
         return AIOKafkaConsumer(
@@ -193,8 +224,11 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
 
 
 class _ReadOffsets(dict[TP, "int | None"]):
-    """Remembers nothing. Faust drops what lies below the offset it read last, also when a seek has gone back in between; here epochs and
-    serials say what is stale."""
+    """Remembers nothing.
+
+    Faust drops what lies below the offset it read last, also when a seek has gone back in between;
+    here epochs and serials say what is stale.
+    """
 
     def __missing__(self, tp: TP) -> None:
         return None
@@ -204,7 +238,10 @@ class _ReadOffsets(dict[TP, "int | None"]):
 
 
 class ChunkConsumer(driver.Consumer):
-    """Faust's consumer, by the chunk: see the module. Is the worker's `ChunkSource`. Lives on the worker's loop."""
+    """Faust's consumer, by the chunk: see the module.
+
+    Is the worker's `ChunkSource`. Lives on the worker's loop.
+    """
 
     _thread: ChunkThread
 
@@ -217,9 +254,13 @@ class ChunkConsumer(driver.Consumer):
     async def rewind(self, positions: Mapping[Place, int], epoch: int) -> None:
         offsets = {TP(*place): offset for place, offset in positions.items()}
         try:
-            await asyncio.wait_for(self._thread.call_thread(self._thread.rewind, offsets, epoch), ANSWER_TIMEOUT_S)
+            await asyncio.wait_for(
+                self._thread.call_thread(self._thread.rewind, offsets, epoch), ANSWER_TIMEOUT_S
+            )
         except (TimeoutError, KafkaError) as error:
-            raise LedgerError(f"the input topics cannot be read from {dict(positions)}: {error!r}") from error
+            raise LedgerError(
+                f"the input topics cannot be read from {dict(positions)}: {error!r}"
+            ) from error
         for tp in offsets:
             # The new position is to be committed even if it lies below the old one.
             self._committed_offset[tp] = None
@@ -244,16 +285,23 @@ class ChunkConsumer(driver.Consumer):
         self._next_offsets[TP(*place)] = next_offset
 
     def discard(self) -> None:
-        """Close what an app that never came as far as starting its consumer leaves open: the loop of the thread that never ran."""
+        """Close what an app that never came as far as starting its consumer leaves open: the loop
+        of the thread that never ran.
+        """
         loop = self._thread.thread_loop
         if not self._thread.started and not loop.is_running():
             loop.close()
 
     async def perform_seek(self) -> None:
-        """Pause what has no owner that has caught up, and after an assignment let the owners start. Short, and harmless when repeated."""
+        """Pause what has no owner that has caught up, and after an assignment let the owners start.
+
+        Short, and harmless when repeated.
+        """
         assigned = {Place(*tp) for tp in self.assignment()}
         assignments = cast(LedgerApp, self.app).assignments
-        self.pause_partitions({TP(*place) for place in assigned if not assignments.is_flowing(place)})
+        self.pause_partitions(
+            {TP(*place) for place in assigned if not assignments.is_flowing(place)}
+        )
         # It is called between a revocation and the next assignment as well.
         if self._starts_owners:
             self._starts_owners = False
@@ -271,7 +319,9 @@ class ChunkConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
 
     def on_buffer_full(self, tp: TP) -> None:
-        """Faust's own queue holds chunks only until the agent, which never waits, has handed them on; back-pressure is `hold`."""
+        """Faust's own queue holds chunks only until the agent, which never waits, has handed them
+        on; back-pressure is `hold`.
+        """
 
     def on_buffer_drop(self, tp: TP) -> None:
         """See `on_buffer_full`."""
@@ -283,7 +333,9 @@ class ChunkConsumer(driver.Consumer):
         return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """The stock check knows no paused partitions, and compares two different clocks; the worker watches its partitions itself."""
+        """The stock check knows no paused partitions, and compares two different clocks; the worker
+        watches its partitions itself.
+        """
 
     def _new_consumer_thread(self) -> ChunkThread:
         return ChunkThread(self, loop=self.loop, beacon=self.beacon)
@@ -300,7 +352,8 @@ class ChunkConsumer(driver.Consumer):
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 - Faust's signature
     ) -> Mapping[TP, list[Any]]:
-        # A copy: the set changes on this loop while the thread goes through it. Short: what is resumed meanwhile is seen next time.
+        # A copy: the set changes on this loop while the thread goes through it. Short: what is
+        # resumed meanwhile is seen next time.
         return await super()._getmany(set(active_partitions or ()), min(timeout, POLL_S))
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -356,8 +409,17 @@ class LedgerApp(faust.App):
         """Nothing is kept on disk."""
 
 
-def new_app(*, kafka: str, group: str, topics: list[str], take: Callable[[Chunk, Callable[[], object]], None]) -> LedgerApp:
-    """The app that hands every chunk of ``topics`` to ``take``, with what acknowledges it. ``take`` must not raise."""
+def new_app(
+    *,
+    kafka: str,
+    group: str,
+    topics: list[str],
+    take: Callable[[Chunk, Callable[[], object]], None],
+) -> LedgerApp:
+    """The app that hands every chunk of ``topics`` to ``take``, with what acknowledges it.
+
+    ``take`` must not raise.
+    """
     app = LedgerApp(
         group,
         broker=[f"kafka://{address.strip()}" for address in kafka.split(",")],

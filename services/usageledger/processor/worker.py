@@ -21,7 +21,9 @@ from usageledger.processor.offsets import KafkaOffsets
 from usageledger.processor.transport import ChunkConsumer, LedgerApp, new_app
 
 STUCK_S = 60.0
-"""A partition that has something to do and does nothing for so long is not waiting, it is stuck: the process ends and is started again."""
+"""A partition that has something to do and does nothing for so long is not waiting, it is stuck:
+the process ends and is started again.
+"""
 
 WATCH_INTERVAL_S = 1.0
 STOPPED_LOOK_S = 2.0
@@ -55,7 +57,10 @@ class Owner(Protocol):
     def ledger_end(self) -> int | None: ...
 
     async def run(self) -> None:
-        """Own the partition until cancelled. Returns only when stopped with a reason; raises what must end the process."""
+        """Own the partition until cancelled.
+
+        Returns only when stopped with a reason; raises what must end the process.
+        """
         ...
 
 
@@ -77,14 +82,23 @@ async def run_worker(
     on_partitions: Callable[[WorkerHealth], None] | None = None,
     stuck_s: float = STUCK_S,
 ) -> None:
-    """Take a share of the ledger's partitions and run their owners until ``stop`` is set; then give them back within five seconds.
+    """Take a share of the ledger's partitions and run their owners until ``stop`` is set; then give
+    them back within five seconds.
 
-    ``kafka`` is ``host:port``, several with commas. ``on_partitions`` is told about once a second, and when the assignment changes.
-    Raises WorkerFailed when an owner raised, Faust crashed, or a partition was stuck for ``stuck_s`` seconds.
+    ``kafka`` is ``host:port``, several with commas. ``on_partitions`` is told about once a second,
+    and when the assignment changes. Raises WorkerFailed when an owner raised, Faust crashed, or a
+    partition was stuck for ``stuck_s`` seconds.
     """
     topics = Topics(prefix)
-    worker = _Worker(topics, owner_factory, KafkaOffsets(kafka), on_partitions or (lambda _: None), stuck_s)
-    app = new_app(kafka=kafka, group=group or group_of(prefix), topics=[topics.usage, topics.account], take=worker.take)
+    worker = _Worker(
+        topics, owner_factory, KafkaOffsets(kafka), on_partitions or (lambda _: None), stuck_s
+    )
+    app = new_app(
+        kafka=kafka,
+        group=group or group_of(prefix),
+        topics=[topics.usage, topics.account],
+        take=worker.take,
+    )
     with quiet(NOISY):
         await worker.run(app, stop)
 
@@ -113,7 +127,10 @@ class _Tenancy:
 
 
 class _Worker:
-    """Holds the tenancies. Is the transport's `Assignments`, so nothing here raises into Faust: a failure ends the worker."""
+    """Holds the tenancies.
+
+    Is the transport's `Assignments`, so nothing here raises into Faust: a failure ends the worker.
+    """
 
     def __init__(
         self,
@@ -152,10 +169,15 @@ class _Worker:
             error = self._failed.exception() if self._failed.done() else None
             await self._end(starting)
         if error is not None:
-            raise WorkerFailed(str(error) if isinstance(error, WorkerFailed) else repr(error)) from error
+            raise WorkerFailed(
+                str(error) if isinstance(error, WorkerFailed) else repr(error)
+            ) from error
 
     def take(self, chunk: Chunk, ack: Callable[[], object]) -> None:
-        """Hand a chunk to its partition's owner. What comes for a partition that is no longer ours is dropped."""
+        """Hand a chunk to its partition's owner.
+
+        What comes for a partition that is no longer ours is dropped.
+        """
         tenancy = self._tenancies.get(chunk.place.partition)
         if tenancy is None:
             return
@@ -165,7 +187,10 @@ class _Worker:
             self._fail(error)
 
     def assigned(self, places: set[Place]) -> None:
-        """Start an owner for each partition. Its two inputs must have come together: one owner merges them."""
+        """Start an owner for each partition.
+
+        Its two inputs must have come together: one owner merges them.
+        """
         try:
             for partition in self._paired(places):
                 self._start(partition)
@@ -175,7 +200,9 @@ class _Worker:
         self._report()
 
     async def revoked(self) -> None:
-        """Cancel the owners and drop what they have not committed; the ledger knows how far they came."""
+        """Cancel the owners and drop what they have not committed; the ledger knows how far they
+        came.
+        """
         tenancies, self._tenancies = self._tenancies, {}
         for tenancy in tenancies.values():
             tenancy.feed.close()
@@ -191,8 +218,14 @@ class _Worker:
                 _, running = await asyncio.wait(running, timeout=OWNER_STOP_S / 2)
             if running:
                 unwilling = _listed(sorted(tasks[task] for task in running))
-                logger.warning("owners did not stop within %.0f s: partitions %s", OWNER_STOP_S, unwilling)
-                self._fail(WorkerFailed(f"owners did not stop within {OWNER_STOP_S:.0f} s: partitions {unwilling}"))
+                logger.warning(
+                    "owners did not stop within %.0f s: partitions %s", OWNER_STOP_S, unwilling
+                )
+                self._fail(
+                    WorkerFailed(
+                        f"owners did not stop within {OWNER_STOP_S:.0f} s: partitions {unwilling}"
+                    )
+                )
         self._report()
 
     def is_flowing(self, place: Place) -> bool:
@@ -201,11 +234,16 @@ class _Worker:
         return tenancy is not None and tenancy.feed.is_flowing
 
     def lost(self, place: Place, offset: int) -> None:
-        """Stop the one partition whose input no longer holds what comes next; nothing resets by itself."""
+        """Stop the one partition whose input no longer holds what comes next; nothing resets by
+        itself.
+        """
         tenancy = self._tenancies.get(place.partition)
         if tenancy is None or tenancy.stopped_because:
             return
-        tenancy.lost_because = f"{place.topic}/{place.partition} no longer holds offset {offset}: it was truncated or made anew"
+        tenancy.lost_because = (
+            f"{place.topic}/{place.partition} no longer holds offset {offset}: it was truncated or "
+            "made anew"
+        )
         logger.error("partition %d stopped: %s", place.partition, tenancy.lost_because)
         tenancy.feed.close()
         tenancy.task.cancel()
@@ -221,7 +259,9 @@ class _Worker:
                     stopped_because=tenancy.stopped_because,
                     usage_lag_records=tenancy.feed.lag_records(Source.USAGE),
                     account_lag_records=tenancy.feed.lag_records(Source.ACCOUNT),
-                    no_progress_s=tenancy.feed.stuck_s(tenancy.owner.inputs) if tenancy.state == "running" else 0.0,
+                    no_progress_s=tenancy.feed.stuck_s(tenancy.owner.inputs)
+                    if tenancy.state == "running"
+                    else 0.0,
                     catch_up=tenancy.owner.catch_up_progress,
                     decided={source.value: tenancy.feed.decided(source) for source in Source},
                     ledger_end=tenancy.owner.ledger_end,
@@ -234,10 +274,17 @@ class _Worker:
         if partition in self._tenancies:
             raise WorkerFailed(f"partition {partition} was assigned while it still had an owner")
         feed = PartitionFeed(
-            partition, self._topics, self._consumer, self._offsets, next_epoch=lambda: next(self._epochs), clock=time.monotonic
+            partition,
+            self._topics,
+            self._consumer,
+            self._offsets,
+            next_epoch=lambda: next(self._epochs),
+            clock=time.monotonic,
         )
         owner = self._owner_factory(partition, feed)
-        self._tenancies[partition] = _Tenancy(feed, owner, asyncio.create_task(self._own(partition, feed, owner)))
+        self._tenancies[partition] = _Tenancy(
+            feed, owner, asyncio.create_task(self._own(partition, feed, owner))
+        )
 
     async def _own(self, partition: int, feed: PartitionFeed, owner: Owner) -> None:
         try:
@@ -249,16 +296,21 @@ class _Worker:
                     self._consumer.hold(place)
                 self._report()
                 await self._until_another_claims(partition, owner.ledger_end)
-                logger.info("partition %d: another has claimed it since it stopped; claiming again", partition)
+                logger.info(
+                    "partition %d: another has claimed it since it stopped; claiming again",
+                    partition,
+                )
         except Exception as error:  # noqa: BLE001 - it ends the process, with this as its cause
             failure = WorkerFailed(f"partition {partition}: {error!r}")
             failure.__cause__ = error
             self._fail(failure)
 
     async def _until_another_claims(self, partition: int, end: int | None) -> None:
-        """Return once the ledger of a stopped partition goes on beyond ``end``, where its owner knows it to end: somebody has claimed it,
-        as an operator does who skips what it stopped at, maybe before it stopped. To claim again then is as safe as at any time: if
-        nothing else has changed, it stops again."""
+        """Return once the ledger of a stopped partition goes on beyond ``end``, where its owner
+        knows it to end: somebody has claimed it, as an operator does who skips what it stopped at,
+        maybe before it stopped. To claim again then is as safe as at any time: if nothing else has
+        changed, it stops again.
+        """
         while True:
             with suppress(LedgerError):  # Kafka does not answer: it is asked again
                 found = await self._offsets.end_offset(Place(self._topics.ledger, partition))
@@ -274,7 +326,8 @@ class _Worker:
             alone = _listed(sorted(usage ^ account))
             raise WorkerFailed(
                 f"partitions {alone} were assigned of one input topic and not of the other:"
-                f" {self._topics.usage} and {self._topics.account} must have the same partition count and Faust's own assignor"
+                f" {self._topics.usage} and {self._topics.account} must have the same partition "
+                "count and Faust's own assignor"
             )
         return sorted(usage)
 
@@ -287,20 +340,30 @@ class _Worker:
             for partition, tenancy in self._tenancies.items():
                 stuck_s = tenancy.feed.stuck_s(tenancy.owner.inputs)
                 if tenancy.state == "running" and stuck_s > self._stuck_s:
-                    raise WorkerFailed(f"partition {partition} has input and has made no progress for {stuck_s:.0f} s")
+                    raise WorkerFailed(
+                        f"partition {partition} has input and has made no progress for "
+                        f"{stuck_s:.0f} s"
+                    )
             self._report()
 
     def _refuse_unowned(self) -> None:
-        """Faust can end the task that resumes partitions after an assignment without crashing; then nothing would ever start."""
+        """Faust can end the task that resumes partitions after an assignment without crashing; then
+        nothing would ever start.
+        """
         if self._tenancies or not self._app.consumer.started or not self._consumer.assignment():
             self._unowned_since = None
         elif self._unowned_since is None:
             self._unowned_since = time.monotonic()
         elif time.monotonic() - self._unowned_since > self._stuck_s:
-            raise WorkerFailed(f"partitions were assigned and not started for {self._stuck_s:.0f} s")
+            raise WorkerFailed(
+                f"partitions were assigned and not started for {self._stuck_s:.0f} s"
+            )
 
     async def _end(self, starting: asyncio.Task[None]) -> None:
-        """Stop the owners, leave word of how far they came, leave the group. Each step is bounded."""
+        """Stop the owners, leave word of how far they came, leave the group.
+
+        Each step is bounded.
+        """
         await self.revoked()
         with suppress(Exception):
             # For lag tools alone, so a failure costs nothing.
@@ -310,7 +373,9 @@ class _Worker:
         try:
             await asyncio.wait_for(self._app.stop(), APP_STOP_S)
         except TimeoutError:
-            logger.warning("left Kafka without saying goodbye: it did not answer within %.0f s", APP_STOP_S)
+            logger.warning(
+                "left Kafka without saying goodbye: it did not answer within %.0f s", APP_STOP_S
+            )
         self._consumer.discard()
 
     def _report(self) -> None:

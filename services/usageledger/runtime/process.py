@@ -1,4 +1,6 @@
-"""A service as a process: it ends cleanly on SIGTERM and SIGINT, non-zero when it fails, and within a deadline either way."""
+"""A service as a process: it ends cleanly on SIGTERM and SIGINT, non-zero when it fails, and within
+a deadline either way.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,22 @@ from typing import NoReturn
 STOP_DEADLINE_S = 5.0
 
 COLLECT_AFTER_OBJECTS = 50_000
-"""Python looks for cycles after 700 new objects; a chunk of a few hundred events has more than that, and none of them is in a cycle."""
+"""Python looks for cycles after 700 new objects; a chunk of a few hundred events has more than
+that, and none of them is in a cycle.
+"""
 
 logger = logging.getLogger(__name__)
 
 
-def run_process(service: Callable[[asyncio.Event], Awaitable[None]], *, stop_deadline_s: float = STOP_DEADLINE_S) -> NoReturn:
-    """Run a service to its end and exit: 0 after a signal, 1 after an error, which is logged. ``service`` ends soon after its event is set.
+def run_process(
+    service: Callable[[asyncio.Event], Awaitable[None]], *, stop_deadline_s: float = STOP_DEADLINE_S
+) -> NoReturn:
+    """Run a service to its end and exit: 0 after a signal, 1 after an error, which is logged.
 
-    The exit does not wait for threads: a consumer's thread that waits for a broker which is gone would keep the process for minutes.
+    ``service`` ends soon after its event is set.
+
+    The exit does not wait for threads: a consumer's thread that waits for a broker which is gone
+    would keep the process for minutes.
     """
     collect_seldom()
     code = 0
@@ -41,7 +50,9 @@ def collect_seldom() -> None:
     gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 20)
 
 
-async def _until_signalled(service: Callable[[asyncio.Event], Awaitable[None]], stop_deadline_s: float) -> None:
+async def _until_signalled(
+    service: Callable[[asyncio.Event], Awaitable[None]], stop_deadline_s: float
+) -> None:
     stop = asyncio.Event()
 
     def signalled() -> None:
@@ -63,7 +74,8 @@ async def _until_signalled(service: Callable[[asyncio.Event], Awaitable[None]], 
 def end_after(seconds: float, code: int) -> None:
     """End the process when that much time has passed, if it has not ended by then.
 
-    In a thread of its own: what hangs may be the loop, or a call. What must not be lost is in the log; Kafka will miss us by itself.
+    In a thread of its own: what hangs may be the loop, or a call. What must not be lost is in the
+    log; Kafka will miss us by itself.
     """
 
     def overdue() -> None:

@@ -1,4 +1,6 @@
-"""Where this ledger is and what its services are told: from ``USAGELEDGER_…`` variables, or from the stack that runs on this machine."""
+"""Where this ledger is and what its services are told: from ``USAGELEDGER_…`` variables, or from
+the stack that runs on this machine.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """``USAGELEDGER_KAFKA``, ``USAGELEDGER_REDIS_URL``, ``USAGELEDGER_PREFIX``, ``USAGELEDGER_DATA``."""
+    """``USAGELEDGER_KAFKA``, ``USAGELEDGER_REDIS_URL``, ``USAGELEDGER_PREFIX``,
+    ``USAGELEDGER_DATA``.
+    """
 
     model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", frozen=True)
 
@@ -33,7 +37,8 @@ class Settings(BaseSettings):
 
     @classmethod
     def find(cls, data: Path | None = None) -> Settings:
-        """The settings in force: a stack that runs in ``data`` if one is named, else the variables, else the stack in ``.usageledger``.
+        """The settings in force: a stack that runs in ``data`` if one is named, else the variables,
+        else the stack in ``.usageledger``.
 
         Raises SettingsError.
         """
@@ -46,7 +51,8 @@ class Settings(BaseSettings):
         if (stack := running_stack(directory)) is not None:
             return cls._of_stack(stack, directory, surroundings.prefix)
         raise SettingsError(
-            f"no running stack in {directory}: start one with `usageledger up`, name its directory with --data, "
+            f"no running stack in {directory}: start one with `usageledger up`, name its directory "
+            "with --data, "
             "or set USAGELEDGER_KAFKA and USAGELEDGER_REDIS_URL"
         )
 
@@ -56,7 +62,8 @@ class Settings(BaseSettings):
         if missing:
             there = "USAGELEDGER_REDIS_URL" if missing == ["kafka"] else "USAGELEDGER_KAFKA"
             raise SettingsError(
-                f"{there} is set but USAGELEDGER_{missing[0].upper()} is not: set both, or neither to use the stack in --data"
+                f"{there} is set but USAGELEDGER_{missing[0].upper()} is not: set both, or neither "
+                "to use the stack in --data"
             )
         return cls(
             kafka=str(surroundings.kafka),
@@ -68,19 +75,32 @@ class Settings(BaseSettings):
     @classmethod
     def _of_stack(cls, stack: dict[str, Any], data: Path, prefix: str | None = None) -> Settings:
         if stack.get("state") != "running":
-            raise SettingsError(f"the stack in {data} is {stack.get('state')}: wait until `usageledger status` says running")
+            raise SettingsError(
+                f"the stack in {data} is {stack.get('state')}: wait until `usageledger status` "
+                "says running"
+            )
         try:
             return cls(
-                kafka=stack["kafka"], redis_url=stack["redis"], prefix=stack.get("prefix", "") if prefix is None else prefix, data=data
+                kafka=stack["kafka"],
+                redis_url=stack["redis"],
+                prefix=stack.get("prefix", "") if prefix is None else prefix,
+                data=data,
             )
         except (KeyError, ValidationError) as error:
-            raise SettingsError(f"{data / STACK_FILE} cannot be read ({error}): `usageledger down` and `up` write it anew") from error
+            raise SettingsError(
+                f"{data / STACK_FILE} cannot be read ({error}): `usageledger down` and `up` write "
+                "it anew"
+            ) from error
 
 
 class GatewaySettings(BaseSettings):
-    """``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY``, ``…_ALLOWED_ORIGINS`` (with commas between them), ``…_WEBHOOK_REACH``."""
+    """``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY``, ``…_ALLOWED_ORIGINS`` (with commas
+    between them), ``…_WEBHOOK_REACH``.
+    """
 
-    model_config = SettingsConfigDict(env_prefix="USAGELEDGER_GATEWAY_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="USAGELEDGER_GATEWAY_", env_ignore_empty=True, frozen=True
+    )
 
     host: str = "127.0.0.1"
     port: int = 8_137
@@ -89,20 +109,28 @@ class GatewaySettings(BaseSettings):
     allowed_origins: str = ""
     """Whose pages may ask with account tokens, such as ``https://app.example``."""
     webhook_reach: Literal["public", "loopback", "any"] = "public"
-    """Where webhooks may go: to public addresses over https, to this machine as well, or wherever the gateway reaches."""
+    """Where webhooks may go: to public addresses over https, to this machine as well, or wherever
+    the gateway reaches.
+    """
 
 
 class TelemetrySettings(BaseSettings):
-    """``USAGELEDGER_TELEMETRY_HOST``, ``…_PORT``: where a service without HTTP of its own tells of itself. Without a port, nowhere."""
+    """``USAGELEDGER_TELEMETRY_HOST``, ``…_PORT``: where a service without HTTP of its own tells of
+    itself. Without a port, nowhere.
+    """
 
-    model_config = SettingsConfigDict(env_prefix="USAGELEDGER_TELEMETRY_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="USAGELEDGER_TELEMETRY_", env_ignore_empty=True, frozen=True
+    )
 
     host: str = "127.0.0.1"
     port: int | None = None
 
 
 class ClientSettings(BaseSettings):
-    """``USAGELEDGER_GATEWAY_URL`` and ``USAGELEDGER_KEY``: the gateway that commands ask, where it is not a stack's on this machine."""
+    """``USAGELEDGER_GATEWAY_URL`` and ``USAGELEDGER_KEY``: the gateway that commands ask, where it
+    is not a stack's on this machine.
+    """
 
     model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", env_ignore_empty=True, frozen=True)
 
@@ -134,7 +162,10 @@ def running_stack(data: Path) -> dict[str, Any] | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a running process holds this lock file. The system lets go of a lock when its holder ends, however it ends."""
+    """Whether a running process holds this lock file.
+
+    The system lets go of a lock when its holder ends, however it ends.
+    """
     import fcntl
 
     try:

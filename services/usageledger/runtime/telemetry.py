@@ -1,6 +1,8 @@
-"""What a service without HTTP of its own says of itself: ``/healthz``, ``/readyz`` and ``/metrics``, from a thread beside it.
+"""What a service without HTTP of its own says of itself: ``/healthz``, ``/readyz`` and
+``/metrics``, from a thread beside it.
 
-It tells what it is told. A service that hangs goes on being told of as it was last: whether it makes progress, its figures say.
+It tells what it is told. A service that hangs goes on being told of as it was last: whether it
+makes progress, its figures say.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 class Figure(NamedTuple):
-    """One metric: its name (without ``usageledger_`` and the service's), what it means, and its values by the value of ``label``.
+    """One metric: its name (without ``usageledger_`` and the service's), what it means, and its
+    values by the value of ``label``.
 
     Without ``label`` there is one value, under "". A total only ever rises while its process lives.
     """
@@ -38,7 +41,10 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a service is doing. ``unready``: why it does not do its work, or not all of it; empty if it does."""
+    """How a service is doing.
+
+    ``unready``: why it does not do its work, or not all of it; empty if it does.
+    """
 
     unready: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = field(default=())
@@ -53,7 +59,10 @@ class Answer(NamedTuple):
 
 
 class Telemetry:
-    """The last report of a service, and the answers that it makes. May be used by several threads."""
+    """The last report of a service, and the answers that it makes.
+
+    May be used by several threads.
+    """
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -70,7 +79,10 @@ class Telemetry:
             return _json(200, {"status": "ok", "service": self._service})
         if path == "/readyz":
             unready = list(self._report.unready)
-            return _json(503 if unready else 200, {"status": "not ready" if unready else "ready", "reasons": unready})
+            return _json(
+                503 if unready else 200,
+                {"status": "not ready" if unready else "ready", "reasons": unready},
+            )
         if path == "/metrics":
             return self._metrics()
         return _json(404, {"status": "there are /healthz, /readyz and /metrics"})
@@ -89,9 +101,17 @@ class Telemetry:
 
     def _metrics(self) -> Answer:
         try:
-            from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+            from prometheus_client import (
+                CONTENT_TYPE_LATEST,
+                CollectorRegistry,
+                PlatformCollector,
+                ProcessCollector,
+                generate_latest,
+            )
         except ModuleNotFoundError as error:
-            return _json(501, {"status": f"{error}: `pip install usageledger[telemetry]` brings it"})
+            return _json(
+                501, {"status": f"{error}: `pip install usageledger[telemetry]` brings it"}
+            )
 
         if self._registry is None:
             self._registry = CollectorRegistry()
@@ -105,7 +125,8 @@ class Telemetry:
 def telling_of(service: str, *, host: str, port: int | None) -> Iterator[Telemetry]:
     """Answer at ``host:port`` for as long as the context lasts; nowhere if there is no port.
 
-    Where nothing can listen there, that is logged and the service goes on: what tells of a service must not keep it from its work.
+    Where nothing can listen there, that is logged and the service goes on: what tells of a service
+    must not keep it from its work.
     """
     telemetry = Telemetry(service)
     if port is None:
@@ -114,7 +135,12 @@ def telling_of(service: str, *, host: str, port: int | None) -> Iterator[Telemet
     try:
         server = _server(telemetry, host, port)
     except OSError as error:
-        logger.error("nothing can listen at %s:%d (%s): this service goes on, and is not told of", host, port, error)
+        logger.error(
+            "nothing can listen at %s:%d (%s): this service goes on, and is not told of",
+            host,
+            port,
+            error,
+        )
         yield telemetry
         return
     thread = threading.Thread(target=server.serve_forever, name="telemetry", daemon=True)

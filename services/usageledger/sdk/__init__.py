@@ -1,1 +1,3 @@
-"""What runs in others' processes: reporting usage, asking before a use, hearing of limits, account tokens."""
+"""What runs in others' processes: reporting usage, asking before a use, hearing of limits, account
+tokens.
+"""

@@ -1,12 +1,14 @@
-"""Account tokens: what an app's backend hands to a browser, so that it sees one account and nothing else. Needs the standard library alone.
+"""Account tokens: what an app's backend hands to a browser, so that it sees one account and nothing
+else. Needs the standard library alone.
 
 ::
 
     token = mint_account_token(key, account="acct_4821")
 
-An account token is a JWT signed with HS256, so a backend in another language mints it with any JWT library: header ``kid`` is the key's id;
-claims are ``aud`` "usageledger", ``sub`` the account, ``scope`` such as "read", ``iat`` and ``exp``, at most an hour apart; the signing key
-is HMAC-SHA-256 of "usageledger account token" under the key's secret.
+An account token is a JWT signed with HS256, so a backend in another language mints it with any JWT
+library: header ``kid`` is the key's id; claims are ``aud`` "usageledger", ``sub`` the account,
+``scope`` such as "read", ``iat`` and ``exp``, at most an hour apart; the signing key is
+HMAC-SHA-256 of "usageledger account token" under the key's secret.
 """
 
 from __future__ import annotations
@@ -36,24 +38,45 @@ def mint_account_token(
     scopes: Sequence[str] = ("read",),
     now: datetime | None = None,
 ) -> str:
-    """A token that works on one account's paths until it ends. ``scopes``: of the key's own, all but ``admin``.
+    """A token that works on one account's paths until it ends.
 
-    Nothing is asked of the gateway. Raises ValueError for what is no key, for an account without a name, and for more than an hour.
+    ``scopes``: of the key's own, all but ``admin``.
+
+    Nothing is asked of the gateway. Raises ValueError for what is no key, for an account without a
+    name, and for more than an hour.
     """
     if not account:
         raise ValueError("account is needed")
     if not timedelta(0) < expires_in <= LIFETIME_MAX:
-        raise ValueError(f"expires_in is more than nothing and at most an hour, not {expires_in}: mint another token when it ends")
+        raise ValueError(
+            f"expires_in is more than nothing and at most an hour, not {expires_in}: mint another "
+            "token when it ends"
+        )
     key_id, secret = split_key(key)
-    return signed_account_token(key_id, token_key(secret), account, scopes, expires_in, now or datetime.now(UTC))
+    return signed_account_token(
+        key_id, token_key(secret), account, scopes, expires_in, now or datetime.now(UTC)
+    )
 
 
-def signed_account_token(key_id: str, signing_key: bytes, account: str, scopes: Iterable[str], expires_in: timedelta, now: datetime) -> str:
+def signed_account_token(
+    key_id: str,
+    signing_key: bytes,
+    account: str,
+    scopes: Iterable[str],
+    expires_in: timedelta,
+    now: datetime,
+) -> str:
     """An account token, by whoever has what signs it: see `mint_account_token`."""
     begins = int(now.timestamp())
     header = {"alg": ALGORITHM, "typ": "JWT", "kid": key_id}
     ends = begins + int(expires_in.total_seconds())
-    claims = {"aud": AUDIENCE, "sub": account, "scope": " ".join(scopes), "iat": begins, "exp": ends}
+    claims = {
+        "aud": AUDIENCE,
+        "sub": account,
+        "scope": " ".join(scopes),
+        "iat": begins,
+        "exp": ends,
+    }
     signed = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
     return f"{signed}.{_encoded(hmac.digest(signing_key, signed.encode(), hashlib.sha256))}"
 

@@ -1,7 +1,10 @@
-"""The scripts that a Redis runs for us, and how they are called. Plain Lua: nothing is to be installed on a server beforehand.
+"""The scripts that a Redis runs for us, and how they are called.
 
-Each is named by its digest and sent in full only to a server that does not know it (after a restart, a failover, a SCRIPT FLUSH).
-EVAL finds its server by its keys as EVALSHA does, so on a Redis Cluster the right node learns the script.
+Plain Lua: nothing is to be installed on a server beforehand.
+
+Each is named by its digest and sent in full only to a server that does not know it (after a
+restart, a failover, a SCRIPT FLUSH). EVAL finds its server by its keys as EVALSHA does, so on a
+Redis Cluster the right node learns the script.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ def script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-async def run(redis: AsyncCommands, name: str, keys: Sequence[str], words: Sequence[Word] = ()) -> Any:
+async def run(
+    redis: AsyncCommands, name: str, keys: Sequence[str], words: Sequence[Word] = ()
+) -> Any:
     """Run a script and return its reply. Raises redis.RedisError."""
     called = script(name)
     try:
@@ -55,11 +60,14 @@ async def run(redis: AsyncCommands, name: str, keys: Sequence[str], words: Seque
         except NoScriptError:
             return await redis.execute_command("EVAL", called.text, len(keys), *keys, *words)
     except AttributeError as error:
-        # redis-py 8.1: a connection that is closed while it is being made, by a failover, has no writer when it is first written to.
+        # redis-py 8.1: a connection that is closed while it is being made, by a failover, has no
+        # writer when it is first written to.
         raise ConnectionError(f"the connection was closed while it was made: {error}") from error
 
 
-def run_blocking(redis: Commands, name: str, keys: Sequence[str], words: Sequence[Word] = ()) -> Any:
+def run_blocking(
+    redis: Commands, name: str, keys: Sequence[str], words: Sequence[Word] = ()
+) -> Any:
     """As ``run``, with a synchronous client."""
     called = script(name)
     try:

@@ -1,9 +1,10 @@
 """Who may do what: app keys with scopes, and account tokens that an app mints with its key.
 
-A key is ``ulk_<id>_<secret>``. Kept of a secret are two values made from it: its SHA-256, by which the key is known again, and the key by
-which account tokens are verified. So who reads the database has no key and no session, but can mint account tokens: nobody else on the
-machine can read the file, and a backup of it is a secret. Rotating a key ends its tokens.
-An account token is a JWT (HS256) that names one account, some scopes and an end, and works on that account's paths alone.
+A key is ``ulk_<id>_<secret>``. Kept of a secret are two values made from it: its SHA-256, by which
+the key is known again, and the key by which account tokens are verified. So who reads the database
+has no key and no session, but can mint account tokens: nobody else on the machine can read the
+file, and a backup of it is a secret. Rotating a key ends its tokens. An account token is a JWT
+(HS256) that names one account, some scopes and an end, and works on that account's paths alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ import jwt
 
 from usageledger.gateway.idempotency import answer_before, note_answer
 from usageledger.gateway.store import transaction
-from usageledger.sdk.tokens import ALGORITHM, AUDIENCE, LIFETIME_MAX, new_key, signed_account_token, split_key, token_key
+from usageledger.sdk.tokens import (
+    ALGORITHM,
+    AUDIENCE,
+    LIFETIME_MAX,
+    new_key,
+    signed_account_token,
+    split_key,
+    token_key,
+)
 
 Scope = Literal["report", "check", "hold", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -36,7 +45,10 @@ _LEEWAY_S = 5
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. ``account``: an account token's; such a caller reaches that account's paths and nothing else."""
+    """Who asks.
+
+    ``account``: an account token's; such a caller reaches that account's paths and nothing else.
+    """
 
     key_id: str
     scopes: frozenset[Scope]
@@ -58,11 +70,16 @@ class AppKey:
     created_at: datetime
     revoked_at: datetime | None
     secrets: tuple[tuple[datetime, datetime | None], ...]
-    """When each secret that still works was made, and when it ends (None: it does not). Two, while a rotation overlaps."""
+    """When each secret that still works was made, and when it ends (None: it does not).
+
+    Two, while a rotation overlaps.
+    """
 
 
 class NotAuthentic(Exception):
-    """A key or token that is not known, has ended, or is no key at all. The message does not repeat it.
+    """A key or token that is not known, has ended, or is no key at all.
+
+    The message does not repeat it.
 
     ``is_guess``: it may have been made up. A token that is well signed and has ended was not.
     """
@@ -85,19 +102,27 @@ class MadeBefore(Exception):
 
 
 class Keys:
-    """The app keys in ``gateway.db``. What is asked with every request is kept in memory: one process writes the keys."""
+    """The app keys in ``gateway.db``.
+
+    What is asked with every request is kept in memory: one process writes the keys.
+    """
 
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
         self._turn = turn
-        # Of this process alone: what signs sessions can be read nowhere, and who was signed in signs in again after a restart.
+        # Of this process alone: what signs sessions can be read nowhere, and who was signed in
+        # signs in again after a restart.
         self._session_key = secrets.token_bytes(32)
         self._by_id: dict[str, _Known] = {}
         self._load()
 
     def caller(self, credential: str, now: datetime) -> Caller:
         """Who holds this key or account token. Raises NotAuthentic."""
-        return self._caller_by_key(credential, now) if credential.startswith("ulk_") else self._caller_by_token(credential, AUDIENCE, now)
+        return (
+            self._caller_by_key(credential, now)
+            if credential.startswith("ulk_")
+            else self._caller_by_token(credential, AUDIENCE, now)
+        )
 
     def caller_of_session(self, session: str, now: datetime) -> Caller:
         """Who signed in to the pages with this session. Raises NotAuthentic."""
@@ -107,22 +132,51 @@ class Keys:
         """A session for who has shown a key: what its cookie holds. Raises NotAuthentic."""
         caller = self._caller_by_key(key, now)
         _, secret = split_key(key)
-        claims = {"aud": SESSION_AUDIENCE, "sub": caller.key_id, "iat": now, "exp": now + SESSION_LIFETIME}
-        return jwt.encode(claims, self._session_key_of(token_key(secret)), ALGORITHM, headers={"kid": caller.key_id})
+        claims = {
+            "aud": SESSION_AUDIENCE,
+            "sub": caller.key_id,
+            "iat": now,
+            "exp": now + SESSION_LIFETIME,
+        }
+        return jwt.encode(
+            claims,
+            self._session_key_of(token_key(secret)),
+            ALGORITHM,
+            headers={"kid": caller.key_id},
+        )
 
-    def new_account_token(self, caller: Caller, account: str, scopes: Collection[Scope], lifetime: timedelta, now: datetime) -> str:
-        """An account token of this caller's key, as `mint_account_token` makes one from the key itself. Raises NotAuthentic."""
+    def new_account_token(
+        self,
+        caller: Caller,
+        account: str,
+        scopes: Collection[Scope],
+        lifetime: timedelta,
+        now: datetime,
+    ) -> str:
+        """An account token of this caller's key, as `mint_account_token` makes one from the key
+        itself. Raises NotAuthentic.
+        """
         known = self._by_id.get(caller.key_id)
         if known is None:
             raise NotAuthentic("the key was revoked")
         listed = [scope for scope in SCOPES if scope in scopes]
-        return signed_account_token(caller.key_id, known.secrets[-1].token_key, account, listed, lifetime, now)
+        return signed_account_token(
+            caller.key_id, known.secrets[-1].token_key, account, listed, lifetime, now
+        )
 
-    def create(self, name: str, scopes: Iterable[Scope], now: datetime, *, by: str = "", idempotency_key: str | None = None) -> str:
+    def create(
+        self,
+        name: str,
+        scopes: Iterable[Scope],
+        now: datetime,
+        *,
+        by: str = "",
+        idempotency_key: str | None = None,
+    ) -> str:
         """Make a key and return it: this is the only time that it can be seen.
 
-        The same request of the caller ``by`` under one idempotency key makes none again. Raises TooManyKeys, MadeBefore,
-        UsedForSomethingElse.
+        The same request of the caller ``by`` under one idempotency key makes none again. Raises
+        TooManyKeys, MadeBefore, UsedForSomethingElse.
         """
         key, request = new_key(), [name, sorted(scopes)]
         with transaction(self._store, self._turn) as store:
@@ -138,15 +192,19 @@ class Keys:
         return key
 
     def ensure(self, key: str, name: str, now: datetime) -> bool:
-        """See to it that a key which was made elsewhere works, with every scope; return whether it does.
+        """See to it that a key which was made elsewhere works, with every scope; return whether it
+        does.
 
-        A key that was revoked stays so, and a secret that was rotated away never works again: it may have been ended because it leaked.
-        Raises ValueError for what is no key.
+        A key that was revoked stays so, and a secret that was rotated away never works again: it
+        may have been ended because it leaked. Raises ValueError for what is no key.
         """
         key_id, secret = split_key(key)
         with transaction(self._store, self._turn) as store:
             made = store.execute("SELECT revoked_at FROM keys WHERE id = ?", (key_id,)).fetchone()
-            kept = store.execute("SELECT expires_at FROM key_secrets WHERE key_id = ? AND digest = ?", (key_id, _digest(secret))).fetchone()
+            kept = store.execute(
+                "SELECT expires_at FROM key_secrets WHERE key_id = ? AND digest = ?",
+                (key_id, _digest(secret)),
+            ).fetchone()
             if made is not None and made[0] is not None:
                 return False
             if kept is not None:
@@ -159,14 +217,24 @@ class Keys:
         return True
 
     def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> str:
-        """A new secret for a key; the old ones work on for ``overlap``. Raises KeyError where there is no such key, or it was revoked."""
+        """A new secret for a key; the old ones work on for ``overlap``.
+
+        Raises KeyError where there is no such key, or it was revoked.
+        """
         if key_id not in self._by_id:
             raise KeyError(key_id)
         key, ends = new_key(key_id), _text(now + overlap)
         with transaction(self._store, self._turn) as store:
-            # Its digest stays: a secret that was rotated away is known for one, should it be configured still.
-            store.execute("UPDATE key_secrets SET token_key = x'' WHERE key_id = ? AND expires_at <= ?", (key_id, _text(now)))
-            query = "UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
+            # Its digest stays: a secret that was rotated away is known for one, should it be
+            # configured still.
+            store.execute(
+                "UPDATE key_secrets SET token_key = x'' WHERE key_id = ? AND expires_at <= ?",
+                (key_id, _text(now)),
+            )
+            query = (
+                "UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR "
+                "expires_at > ?)"
+            )
             store.execute(query, (ends, key_id, ends))
             _add_secret(store, key, now)
         self._load()
@@ -182,13 +250,24 @@ class Keys:
         self._load()
 
     def listed(self, after: int, limit: int) -> list[AppKey]:
-        """Keys that there have been, the oldest first: those with a number above ``after``, at most ``limit``."""
-        query = "SELECT rowid, id, name, scopes, created_at, revoked_at FROM keys WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        """Keys that there have been, the oldest first: those with a number above ``after``, at most
+        ``limit``.
+        """
+        query = (
+            "SELECT rowid, id, name, scopes, created_at, revoked_at FROM keys WHERE rowid > ? "
+            "ORDER BY rowid LIMIT ?"
+        )
         with self._turn:
             rows = self._store.execute(query, (after, limit)).fetchall()
         return [
             AppKey(
-                number, key_id, name, _scopes(scopes), _time(made), None if revoked is None else _time(revoked), self._secrets_of(key_id)
+                number,
+                key_id,
+                name,
+                _scopes(scopes),
+                _time(made),
+                None if revoked is None else _time(revoked),
+                self._secrets_of(key_id),
             )
             for number, key_id, name, scopes, made, revoked in rows
         ]
@@ -213,15 +292,23 @@ class Keys:
             raise NotAuthentic("that is neither a key (ulk_…) nor a token") from None
         known = self._by_id.get(key_id)
         for kept in () if known is None else known.secrets:
-            if kept.works_at(now) and (claims := self._signed_claims(token, kept, audience)) is not None:
+            if (
+                kept.works_at(now)
+                and (claims := self._signed_claims(token, kept, audience)) is not None
+            ):
                 assert known is not None
                 if not _count_at(claims, audience, now):
-                    raise NotAuthentic("the token has ended, or is meant to last too long: mint another one", is_guess=False)
+                    raise NotAuthentic(
+                        "the token has ended, or is meant to last too long: mint another one",
+                        is_guess=False,
+                    )
                 return _caller_by_claims(claims, key_id, known.scopes, audience)
         raise NotAuthentic("the token was not made with a key that works here: mint another one")
 
     def _signed_claims(self, token: str, kept: _Secret, audience: str) -> dict[str, object] | None:
-        key = self._session_key_of(kept.token_key) if audience == SESSION_AUDIENCE else kept.token_key
+        key = (
+            self._session_key_of(kept.token_key) if audience == SESSION_AUDIENCE else kept.token_key
+        )
         return _signed_claims(token, key, audience)
 
     def _session_key_of(self, of_secret: bytes) -> bytes:
@@ -230,16 +317,36 @@ class Keys:
 
     def _secrets_of(self, key_id: str) -> tuple[tuple[datetime, datetime | None], ...]:
         known = self._by_id.get(key_id)
-        return () if known is None else tuple((kept.created_at, kept.expires_at) for kept in known.secrets)
+        return (
+            ()
+            if known is None
+            else tuple((kept.created_at, kept.expires_at) for kept in known.secrets)
+        )
 
     def _load(self) -> None:
         with self._turn:
-            keys = self._store.execute("SELECT id, scopes FROM keys WHERE revoked_at IS NULL").fetchall()
-            query = "SELECT key_id, digest, token_key, created_at, expires_at FROM key_secrets WHERE token_key != x'' ORDER BY created_at"
+            keys = self._store.execute(
+                "SELECT id, scopes FROM keys WHERE revoked_at IS NULL"
+            ).fetchall()
+            query = (
+                "SELECT key_id, digest, token_key, created_at, expires_at FROM key_secrets WHERE "
+                "token_key != x'' ORDER BY created_at"
+            )
             rows = self._store.execute(query)
-            kept = [(row[0], _Secret(row[1], row[2], _time(row[3]), None if row[4] is None else _time(row[4]))) for row in rows]
+            kept = [
+                (
+                    row[0],
+                    _Secret(
+                        row[1], row[2], _time(row[3]), None if row[4] is None else _time(row[4])
+                    ),
+                )
+                for row in rows
+            ]
         self._by_id = {
-            key_id: _Known(frozenset(_scopes(scopes)), tuple(secret for of, secret in kept if of == key_id)) for key_id, scopes in keys
+            key_id: _Known(
+                frozenset(_scopes(scopes)), tuple(secret for of, secret in kept if of == key_id)
+            )
+            for key_id, scopes in keys
         }
 
 
@@ -260,15 +367,22 @@ class _Known:
     secrets: tuple[_Secret, ...]
 
 
-def _add(store: sqlite3.Connection, key: str, name: str, scopes: Iterable[Scope], now: datetime) -> None:
+def _add(
+    store: sqlite3.Connection, key: str, name: str, scopes: Iterable[Scope], now: datetime
+) -> None:
     listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
-    store.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (split_key(key)[0], name, listed, _text(now)))
+    store.execute(
+        "INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (split_key(key)[0], name, listed, _text(now))
+    )
     _add_secret(store, key, now)
 
 
 def _add_secret(store: sqlite3.Connection, key: str, now: datetime) -> None:
     key_id, secret = split_key(key)
-    store.execute("INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)", (key_id, _digest(secret), token_key(secret), _text(now)))
+    store.execute(
+        "INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)",
+        (key_id, _digest(secret), token_key(secret), _text(now)),
+    )
 
 
 def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] | None:
@@ -280,7 +394,11 @@ def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] |
             algorithms=[ALGORITHM],
             audience=audience,
             # Time is ours to look at, for it is an argument.
-            options={"require": ["exp", "iat", "sub", "aud"], "verify_exp": False, "verify_iat": False},
+            options={
+                "require": ["exp", "iat", "sub", "aud"],
+                "verify_exp": False,
+                "verify_iat": False,
+            },
         )
     except jwt.PyJWTError:
         return None
@@ -297,11 +415,17 @@ def _count_at(claims: dict[str, object], audience: str, now: datetime) -> bool:
     return is_short and begins - _LEEWAY_S <= now.timestamp() < ends + _LEEWAY_S
 
 
-def _caller_by_claims(claims: dict[str, object], key_id: str, of_key: frozenset[Scope], audience: str) -> Caller:
+def _caller_by_claims(
+    claims: dict[str, object], key_id: str, of_key: frozenset[Scope], audience: str
+) -> Caller:
     if audience == SESSION_AUDIENCE:
         return Caller(key_id, of_key)
     asked = set(str(claims.get("scope", "read")).split())
-    given = {scope for scope in SCOPES if scope != "admin" and scope in asked and (scope in of_key or "admin" in of_key)}
+    given = {
+        scope
+        for scope in SCOPES
+        if scope != "admin" and scope in asked and (scope in of_key or "admin" in of_key)
+    }
     return Caller(key_id, frozenset(given), str(claims["sub"]))
 
 

@@ -1,4 +1,7 @@
-"""How often somebody may ask. Kept in this process: what protects a gateway, not what apps are billed by."""
+"""How often somebody may ask.
+
+Kept in this process: what protects a gateway, not what apps are billed by.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ FAILURES_PER_ADDRESS_AND_MINUTE = 60
 
 
 class WindowCounts(Storage):
-    """Counts in memory, of one thread. Those whose window has ended are dropped about once a second.
+    """Counts in memory, of one thread.
 
-    The library's own starts a thread to drop them, a hundred times a second while requests come, and each answer under way waits for that:
-    it cost the slowest hundredth of all answers some three milliseconds.
+    Those whose window has ended are dropped about once a second.
+
+    The library's own starts a thread to drop them, a hundred times a second while requests come,
+    and each answer under way waits for that: it cost the slowest hundredth of all answers some
+    three milliseconds.
     """
 
     STORAGE_SCHEME = None
@@ -76,9 +82,14 @@ class WindowCounts(Storage):
 
 
 class RateLimits:
-    """Counts requests by key, by account token, and attempts with wrong keys by address. Raises Problem `rate_limited`."""
+    """Counts requests by key, by account token, and attempts with wrong keys by address.
 
-    def __init__(self, *, per_key: int = PER_KEY_AND_SECOND, per_account: int = PER_ACCOUNT_TOKEN_AND_SECOND) -> None:
+    Raises Problem `rate_limited`.
+    """
+
+    def __init__(
+        self, *, per_key: int = PER_KEY_AND_SECOND, per_account: int = PER_ACCOUNT_TOKEN_AND_SECOND
+    ) -> None:
         self._limiter = FixedWindowRateLimiter(WindowCounts())
         self._by_key = RateLimitItemPerSecond(per_key)
         self._by_account = RateLimitItemPerSecond(per_account)
@@ -93,7 +104,9 @@ class RateLimits:
             self._hit(self._by_account, "account", f"{caller.key_id}/{caller.account}")
 
     def count_list(self, caller: Caller) -> None:
-        """Count a list that an account token asks for; an app's key may ask for as many as it may ask anything."""
+        """Count a list that an account token asks for; an app's key may ask for as many as it may
+        ask anything.
+        """
         if caller.account is not None:
             self._hit(self._lists, "lists", f"{caller.key_id}/{caller.account}")
 
@@ -113,4 +126,6 @@ class RateLimits:
     def _refusal(self, item: RateLimitItem, kind: str, name: str) -> Problem:
         resets_at = self._limiter.get_window_stats(item, kind, name).reset_time
         wait_s = max(1, math.ceil(resets_at - time.time()))
-        return Problem("rate_limited", f"at most {item}: wait {wait_s} s", headers={"Retry-After": str(wait_s)})
+        return Problem(
+            "rate_limited", f"at most {item}: wait {wait_s} s", headers={"Retry-After": str(wait_s)}
+        )

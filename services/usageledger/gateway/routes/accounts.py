@@ -24,7 +24,13 @@ from usageledger.history.reading import AccountListed, HistoryAbsent
 router = APIRouter(tags=["console"])
 
 
-Search = Annotated[str, Query(max_length=NAME_LENGTH_MAX, description="A part of the name; A to Z count as a to z. Empty: every account.")]
+Search = Annotated[
+    str,
+    Query(
+        max_length=NAME_LENGTH_MAX,
+        description="A part of the name; A to Z count as a to z. Empty: every account.",
+    ),
+]
 
 
 class AccountShown(BaseModel):
@@ -36,7 +42,9 @@ class AccountShown(BaseModel):
     used: CreditsText
     remaining: CreditsText
     blocked: bool
-    last_used_at: datetime | None = Field(description="When its last use occurred; null where it has used nothing.")
+    last_used_at: datetime | None = Field(
+        description="When its last use occurred; null where it has used nothing."
+    )
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -53,11 +61,18 @@ _EXAMPLE: dict[str, Any] = {
 class AccountList(BaseModel):
     """Some of the accounts, in the order of their names."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [_EXAMPLE], "next_cursor": None, "history_as_of": None}]
+        }
+    )
 
     items: list[AccountShown]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+    history_as_of: datetime | None = Field(
+        description="Until when the list is complete, where it is not up to date yet; null where "
+        "it is."
+    )
 
 
 @router.get("/v1/accounts", responses=problems("log_unavailable", "not_ready"))
@@ -68,15 +83,19 @@ async def list_accounts(
     cursor: NameCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> AccountList:
-    """Accounts that have this in their name, in the order of their names, with their figures in short.
+    """Accounts that have this in their name, in the order of their names, with their figures in
+    short.
 
-    The figures are the history's, rolled to now. What is exact at this moment, an account's usage meter says.
+    The figures are the history's, rolled to now. What is exact at this moment, an account's usage
+    meter says.
     """
     # The heads come first: what is folded of them by the time of the list is in it.
     heads = await gateway.accounts.heads()
     try:
         reaches = await gateway.history.reaches()
-        page = await gateway.history.accounts(search=search, cursor=name_before(cursor), limit=limit)
+        page = await gateway.history.accounts(
+            search=search, cursor=name_before(cursor), limit=limit
+        )
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
     return AccountList(
@@ -90,7 +109,8 @@ async def _shown(gateway: Gateway, heads: Mapping[int, Head], found: AccountList
     head = heads[gateway.accounts.partition(found.account)]
     at, catalogs = gateway.accounts.clock.at(head), await gateway.accounts.catalogs(head)
     state = found.state
-    # Counters that are being built anew can be behind the history, and know no plan that was published since.
+    # Counters that are being built anew can be behind the history, and know no plan that was
+    # published since.
     if plan_at(catalogs, state.next_plan or state.plan, at) is not None:
         state = state_at(state, found.account, at, catalogs)
     plan = plan_at(catalogs, state.plan, at)

@@ -35,7 +35,9 @@ class Blocked(BaseModel):
 class FollowedFrom(BaseModel):
     """Where limit events go on after this list."""
 
-    last_event_ids: dict[str, str] = Field(description="The last limit event that the list knows of, by partition.")
+    last_event_ids: dict[str, str] = Field(
+        description="The last limit event that the list knows of, by partition."
+    )
 
 
 class BlockedList(BaseModel):
@@ -52,7 +54,12 @@ class BlockedList(BaseModel):
                             "reason": "usage",
                             "plan": "max",
                             "remaining": "-4.5",
-                            "upgrade": {"plan": "scale", "name": "Scale", "price_cents": 15000, "allotment": "1400"},
+                            "upgrade": {
+                                "plan": "scale",
+                                "name": "Scale",
+                                "price_cents": 15000,
+                                "allotment": "1400",
+                            },
                             "suspension": None,
                             "event_id": "3-1042-0",
                         }
@@ -71,24 +78,34 @@ class BlockedList(BaseModel):
 
 @router.get("/v1/blocked", responses=problems("not_ready"))
 async def list_blocked(
-    gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))], cursor: NameCursor = None, limit: Limit = PAGE_DEFAULT
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("read"))],
+    cursor: NameCursor = None,
+    limit: Limit = PAGE_DEFAULT,
 ) -> BlockedList:
     """Who is blocked: what an app begins with before it listens.
 
-    Whatever changes after the list was made comes as a limit event after those in `from`: an account's stream takes that of its partition
-    as `Last-Event-ID`. Where the list has several pages, `from` of the first one counts.
+    Whatever changes after the list was made comes as a limit event after those in `from`: an
+    account's stream takes that of its partition as `Last-Event-ID`. Where the list has several
+    pages, `from` of the first one counts.
     """
     trouble = gateway.limits_trouble()
     if trouble is not None:
-        raise Problem("not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"})
+        raise Problem(
+            "not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"}
+        )
     # Asked before the list: what comes in between is in both, and a repeat does no harm.
     positions = await gateway.store_thread.run(gateway.limits.positions)
     found = await gateway.store_thread.run(gateway.limits.blocked, name_before(cursor), limit + 1)
     more = len(found) > limit
     shown = [_shown(one) for one in found[:limit]]
-    last_event_ids = {str(partition): position.place.id for partition, position in sorted(positions.items())}
+    last_event_ids = {
+        str(partition): position.place.id for partition, position in sorted(positions.items())
+    }
     next_cursor = cursor_after(shown[-1].account) if more else None
-    return BlockedList.model_validate({"items": shown, "next_cursor": next_cursor, "from": {"last_event_ids": last_event_ids}})
+    return BlockedList.model_validate(
+        {"items": shown, "next_cursor": next_cursor, "from": {"last_event_ids": last_event_ids}}
+    )
 
 
 def _shown(blocked: BlockedAccount) -> Blocked:

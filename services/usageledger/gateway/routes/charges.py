@@ -26,13 +26,28 @@ router = APIRouter(tags=["usage meter"])
 
 CURSOR = r"^[0-9]{1,6}-[0-9]{1,12}$"
 
-ChargeKind = Literal["usage", "void", "grant", "grant_expired", "renewal", "plan_change", "account_opened", "suspension", "resumption"]
+ChargeKind = Literal[
+    "usage",
+    "void",
+    "grant",
+    "grant_expired",
+    "renewal",
+    "plan_change",
+    "account_opened",
+    "suspension",
+    "resumption",
+]
 
 
 class Charge(BaseModel):
-    """One entry of the ledger that changed the account. Refusals and duplicates change nothing and are not among them."""
+    """One entry of the ledger that changed the account.
 
-    entry: str = Field(description="Its address in the ledger: partition, offset.", examples=["3-1042"])
+    Refusals and duplicates change nothing and are not among them.
+    """
+
+    entry: str = Field(
+        description="Its address in the ledger: partition, offset.", examples=["3-1042"]
+    )
     appended_at: datetime
     occurred_at: datetime | None
     kind: ChargeKind
@@ -44,15 +59,22 @@ class Charge(BaseModel):
     model_name: str | None
     quantity: str | None
     unit: str | None
-    credits: CreditsText = Field(description="Charged by a use, given back by a void, granted, or lapsed with a grant: never negative.")
-    remaining_after: CreditsText | None = Field(description="What remained in the period that it counts in.")
+    credits: CreditsText = Field(
+        description="Charged by a use, given back by a void, granted, or lapsed with a grant: "
+        "never negative."
+    )
+    remaining_after: CreditsText | None = Field(
+        description="What remained in the period that it counts in."
+    )
     is_late: bool = Field(description="It counts in the period before the one in which it came.")
     plan: str | None = Field(description="The plan that it brings, where it brings one.")
     plan_name: str | None
     explanation: str = Field(description="In plain English.")
     rate: RateShown | None
     catalog_version: str | None
-    reason: str | None = Field(description="Why it was voided, granted, suspended or resumed, as its event says.")
+    reason: str | None = Field(
+        description="Why it was voided, granted, suspended or resumed, as its event says."
+    )
 
 
 _CHARGE_EXAMPLE: dict[str, Any] = {
@@ -84,24 +106,40 @@ class ChargePage(BaseModel):
     """Some of what was charged to an account."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"items": [_CHARGE_EXAMPLE], "next_cursor": "3-1042", "history_as_of": None}]}
+        json_schema_extra={
+            "examples": [
+                {"items": [_CHARGE_EXAMPLE], "next_cursor": "3-1042", "history_as_of": None}
+            ]
+        }
     )
 
     items: list[Charge]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+    history_as_of: datetime | None = Field(
+        description="Until when the list is complete, where it is not up to date yet; null where "
+        "it is."
+    )
 
 
-@router.get("/v1/accounts/{account:segment}/charges", responses=problems("log_unavailable", "not_ready"))
+@router.get(
+    "/v1/accounts/{account:segment}/charges", responses=problems("log_unavailable", "not_ready")
+)
 async def list_charges(
     account: AccountPath,
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("read"))],
-    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")
+    ] = None,
     limit: Limit = PAGE_DEFAULT,
-    period: Annotated[int | None, Query(ge=0, le=2**31, description="Only what counts in the period of that number.")] = None,
+    period: Annotated[
+        int | None,
+        Query(ge=0, le=2**31, description="Only what counts in the period of that number."),
+    ] = None,
 ) -> ChargePage:
-    """What was charged to an account, given back and granted, and what became of its plan: the newest first, each explained."""
+    """What was charged to an account, given back and granted, and what became of its plan: the
+    newest first, each explained.
+    """
     gateway.rate_limits.count_list(caller)
     now = await gateway.accounts.read(account)
     try:
@@ -111,20 +149,28 @@ async def list_charges(
         raise history_not_ready(error) from error
     except MalformedCursor as error:
         raise Problem("invalid_request", str(error)) from error
-    return ChargePage(items=[charge_of(entry, now.catalogs) for entry in page.items], next_cursor=page.next_cursor, history_as_of=as_of)
+    return ChargePage(
+        items=[charge_of(entry, now.catalogs) for entry in page.items],
+        next_cursor=page.next_cursor,
+        history_as_of=as_of,
+    )
 
 
 def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
     """An entry as a charge, explained."""
     feature_name, model_name = names_of(entry, catalogs)
-    plan_id = None if entry.plan_change is None else entry.plan_change.next_plan or entry.plan_change.plan
+    plan_id = (
+        None if entry.plan_change is None else entry.plan_change.next_plan or entry.plan_change.plan
+    )
     plan = None if plan_id is None else plan_at(catalogs, plan_id, entry.appended_at)
     return Charge(
         entry=f"{entry.partition}-{entry.offset}",
         appended_at=entry.appended_at,
         occurred_at=None if entry.event is None else entry.event.occurred_at,
         kind=entry.kind,  # type: ignore[arg-type]  # the history keeps these kinds and no others
-        event=None if entry.event is None else EventShown(source=entry.event.source, id=entry.event.id),
+        event=None
+        if entry.event is None
+        else EventShown(source=entry.event.source, id=entry.event.id),
         period=None if entry.period is None else entry.period.number,
         feature=entry.feature,
         feature_name=feature_name,

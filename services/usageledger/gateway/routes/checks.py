@@ -1,4 +1,7 @@
-"""Routes: what an app asks before it spends. May this use start, what would it cost, reserve that."""
+"""Routes: what an app asks before it spends.
+
+May this use start, what would it cost, reserve that.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, W
 from pydantic.config import JsonDict
 
 from usageledger.accounts.reader import Accounts
-from usageledger.accounts.reckoning import Checked, NoRate, Placed, Reckoning, T, checking, finding, holding, quoting, releasing
+from usageledger.accounts.reckoning import (
+    Checked,
+    NoRate,
+    Placed,
+    Reckoning,
+    T,
+    checking,
+    finding,
+    holding,
+    quoting,
+    releasing,
+)
 from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
 from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.checking import Use
@@ -22,14 +36,25 @@ from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.problems import Problem, problems
 from usageledger.sdk.gate.answers import id_reused
-from usageledger.sdk.gate.arguments import EXPIRES_IN_DEFAULT, EXPIRES_IN_MAX, EXPIRES_IN_MIN, USES_MAX
+from usageledger.sdk.gate.arguments import (
+    EXPIRES_IN_DEFAULT,
+    EXPIRES_IN_MAX,
+    EXPIRES_IN_MIN,
+    USES_MAX,
+)
 
 router = APIRouter(tags=["check and hold"])
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _USE_EXAMPLE: JsonDict = {"feature": "genai_video", "model": "veo_3", "quantity": "1"}
 _UPGRADE_EXAMPLE: JsonDict = {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"}
-_STANDING_EXAMPLE: JsonDict = {"remaining": "168", "held": "32", "available": "136", "resets_at": "2026-12-14T09:30:00Z", "as_of": None}
+_STANDING_EXAMPLE: JsonDict = {
+    "remaining": "168",
+    "held": "32",
+    "available": "136",
+    "resets_at": "2026-12-14T09:30:00Z",
+    "as_of": None,
+}
 _HOLD_EXAMPLE: JsonDict = {
     "account": "acct_4821",
     "id": "gen_01J9",
@@ -41,8 +66,15 @@ _HOLD_EXAMPLE: JsonDict = {
 
 
 def _as_json_integer(value: object) -> object:
-    """To JSON Schema, and to who writes JSON in a language without integers, 2.0 is one. It is exact, so it may pass for what it means."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= QUANTITY_MAX else value
+    """To JSON Schema, and to who writes JSON in a language without integers, 2.0 is one.
+
+    It is exact, so it may pass for what it means.
+    """
+    return (
+        int(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) <= QUANTITY_MAX
+        else value
+    )
 
 
 QuantityAsked = Annotated[
@@ -51,16 +83,24 @@ QuantityAsked = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^([0-9]{1,9}(\.[0-9]{1,6})?|1000000000(\.0{1,6})?)$"},
+                {
+                    "type": "string",
+                    "pattern": r"^([0-9]{1,9}(\.[0-9]{1,6})?|1000000000(\.0{1,6})?)$",
+                },
                 {"type": "integer", "minimum": 0, "maximum": int(QUANTITY_MAX)},
             ],
-            "description": "In the rate's units: a decimal from 0 to 1000000000 with at most 6 places, as a string or an integer.",
+            "description": "In the rate's units: a decimal from 0 to 1000000000 with at most 6 "
+            "places, as a string or an integer.",
             "examples": ["1", "0.5", 12],
         }
     ),
 ]
 Seconds = Annotated[StrictInt, BeforeValidator(_as_json_integer)]
-HoldId = Annotated[Name, WithJsonSchema({**NAME_SCHEMA, "examples": ["gen_01J9"]}), Path(description="The hold's id.")]
+HoldId = Annotated[
+    Name,
+    WithJsonSchema({**NAME_SCHEMA, "examples": ["gen_01J9"]}),
+    Path(description="The hold's id."),
+]
 
 
 class UseAsked(BaseModel):
@@ -81,10 +121,14 @@ class UseAsked(BaseModel):
 class HoldAsked(UseAsked):
     """What an app is about to do, and for how long its credits are to be kept for it."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"id": "gen_01J9", **_USE_EXAMPLE, "expires_in": 900}]})
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"id": "gen_01J9", **_USE_EXAMPLE, "expires_in": 900}]},
+    )
 
     id: Name = Field(
-        description="The caller's own: the same hold again reserves nothing more. Name it as `hold_id` when the use is reported."
+        description="The caller's own: the same hold again reserves nothing more. Name it as "
+        "`hold_id` when the use is reported."
     )
     expires_in: Seconds = Field(
         default=EXPIRES_IN_DEFAULT // timedelta(seconds=1),
@@ -97,7 +141,9 @@ class HoldAsked(UseAsked):
 class QuoteAsked(BaseModel):
     """What an app wants to know the price of."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"uses": [_USE_EXAMPLE]}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"uses": [_USE_EXAMPLE]}]}
+    )
 
     uses: list[UseAsked] = Field(min_length=1, max_length=USES_MAX)
 
@@ -109,7 +155,10 @@ class StandingShown(BaseModel):
     held: CreditsText = Field(description="What its open holds have reserved.")
     available: CreditsText = Field(description="`remaining` less `held`.")
     resets_at: datetime | None = Field(description="When the period ends; null on Free.")
-    as_of: datetime | None = Field(description="When the figures were last known to be all that was decided; null if that was lately.")
+    as_of: datetime | None = Field(
+        description="When the figures were last known to be all that was decided; null if that was "
+        "lately."
+    )
 
 
 class CheckShown(StandingShown):
@@ -133,10 +182,14 @@ class CheckShown(StandingShown):
 
     account: str
     allowed: bool
-    reason: Literal["insufficient_credits", "suspended", "unknown_account"] | None = Field(description="Why not.")
+    reason: Literal["insufficient_credits", "suspended", "unknown_account"] | None = Field(
+        description="Why not."
+    )
     suspension: str | None = Field(description="Why the account is suspended, where it is.")
     cost: CreditsText
-    upgrade: UpgradeShown | None = Field(description="The lowest plan under which it would be allowed, beside the open holds.")
+    upgrade: UpgradeShown | None = Field(
+        description="The lowest plan under which it would be allowed, beside the open holds."
+    )
 
 
 class HoldShown(BaseModel):
@@ -151,23 +204,33 @@ class HoldShown(BaseModel):
     model: str | None
     quantity: str
     credits: CreditsText
-    expires_at: datetime | None = Field(description="When it frees itself; null where it is not open any more.")
+    expires_at: datetime | None = Field(
+        description="When it frees itself; null where it is not open any more."
+    )
 
 
 class HoldGiven(HoldShown, StandingShown):
     """A hold, and what the account has left beside it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{**_HOLD_EXAMPLE, **_STANDING_EXAMPLE}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_HOLD_EXAMPLE, **_STANDING_EXAMPLE}]}
+    )
 
 
 class HoldReleased(BaseModel):
     """What a hold is after its release."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"account": "acct_4821", "id": "gen_01J9", "state": "released"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"account": "acct_4821", "id": "gen_01J9", "state": "released"}]
+        }
+    )
 
     account: str
     id: str
-    state: Literal["settled", "released", "gone"] = Field(description="`gone`: it has run out, or there never was one.")
+    state: Literal["settled", "released", "gone"] = Field(
+        description="`gone`: it has run out, or there never was one."
+    )
 
 
 class QuotedUse(BaseModel):
@@ -185,42 +248,80 @@ class QuoteShown(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"total": "32", "uses": [{**_USE_EXAMPLE, "credits": "32"}], "fits": [_UPGRADE_EXAMPLE], "catalog": "captions-2026-11"}
+                {
+                    "total": "32",
+                    "uses": [{**_USE_EXAMPLE, "credits": "32"}],
+                    "fits": [_UPGRADE_EXAMPLE],
+                    "catalog": "captions-2026-11",
+                }
             ]
         }
     )
 
     total: CreditsText
     uses: list[QuotedUse]
-    fits: list[UpgradeShown] = Field(description="The plans whose allotment covers that, the lowest first.")
+    fits: list[UpgradeShown] = Field(
+        description="The plans whose allotment covers that, the lowest first."
+    )
     catalog: str = Field(description="The version of the catalog that says so.")
 
 
-@router.post("/v1/quote", responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"))
-async def quote(asked: QuoteAsked, gateway: Parts, caller: Annotated[Caller, Depends(Needs("check"))]) -> QuoteShown:
-    """What uses would cost together, by the catalog that is in force now, and on which plans they fit."""
-    found, version = await _reckoned(gateway.accounts, "", quoting([use.use for use in asked.uses], gateway.accounts.clock))
+@router.post(
+    "/v1/quote",
+    responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"),
+)
+async def quote(
+    asked: QuoteAsked, gateway: Parts, caller: Annotated[Caller, Depends(Needs("check"))]
+) -> QuoteShown:
+    """What uses would cost together, by the catalog that is in force now, and on which plans they
+    fit.
+    """
+    found, version = await _reckoned(
+        gateway.accounts, "", quoting([use.use for use in asked.uses], gateway.accounts.clock)
+    )
     return QuoteShown(
         total=format_credits(found.total),
         uses=[
-            QuotedUse(feature=line.feature, model=line.model, quantity=format_quantity(line.quantity), credits=format_credits(line.credits))
+            QuotedUse(
+                feature=line.feature,
+                model=line.model,
+                quantity=format_quantity(line.quantity),
+                credits=format_credits(line.credits),
+            )
             for line in found.lines
         ],
         fits=[
-            UpgradeShown(plan=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=format_credits(plan.allotment))
+            UpgradeShown(
+                plan=plan.id,
+                name=plan.name,
+                price_cents=plan.price_cents,
+                allotment=format_credits(plan.allotment),
+            )
             for plan in found.fits
         ],
         catalog=version,
     )
 
 
-@router.post("/v1/accounts/{account:segment}/check", responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"))
-async def check(account: AccountPath, asked: UseAsked, gateway: Parts, caller: Annotated[Caller, Depends(Needs("check"))]) -> CheckShown:
-    """Whether an account may start a use now, and what that would cost. Where it may not: why, and which upgrade would allow it.
+@router.post(
+    "/v1/accounts/{account:segment}/check",
+    responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"),
+)
+async def check(
+    account: AccountPath,
+    asked: UseAsked,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("check"))],
+) -> CheckShown:
+    """Whether an account may start a use now, and what that would cost.
+
+    Where it may not: why, and which upgrade would allow it.
 
     It reserves nothing. A use that is not allowed is an answer like any other, with status 200.
     """
-    checked = await _reckoned(gateway.accounts, account, checking(account, asked.use, gateway.accounts.clock))
+    checked = await _reckoned(
+        gateway.accounts, account, checking(account, asked.use, gateway.accounts.clock)
+    )
     found = checked.check
     return CheckShown(
         account=account,
@@ -249,38 +350,67 @@ async def check(account: AccountPath, asked: UseAsked, gateway: Parts, caller: A
     ),
 )
 async def place_hold(
-    account: AccountPath, asked: HoldAsked, gateway: Parts, caller: Annotated[Caller, Depends(Needs("hold"))]
+    account: AccountPath,
+    asked: HoldAsked,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("hold"))],
 ) -> HoldGiven:
     """Reserve what a use may cost. Two workers never both get the last credits.
 
-    Report the use with `hold_id`, and the hold is settled with it; or release it; or it frees itself after `expires_in`. The same hold
-    again is answered as it is and reserves nothing more: `state` says whether its use has been charged already. One that was released, or
-    has run out, can be placed again under its id. Where no hold is given for want of credits the problem's body has `credits` (what the use
-    would cost), `remaining`, `held`, `available` and the `upgrade` that would allow it.
+    Report the use with `hold_id`, and the hold is settled with it; or release it; or it frees
+    itself after `expires_in`. The same hold again is answered as it is and reserves nothing more:
+    `state` says whether its use has been charged already. One that was released, or has run out,
+    can be placed again under its id. Where no hold is given for want of credits the problem's body
+    has `credits` (what the use would cost), `remaining`, `held`, `available` and the `upgrade` that
+    would allow it.
     """
-    reckoning = holding(account, asked.id, asked.use, asked.expires_in * 1_000, gateway.accounts.clock)
+    reckoning = holding(
+        account, asked.id, asked.use, asked.expires_in * 1_000, gateway.accounts.clock
+    )
     placed = await _reckoned(gateway.accounts, account, reckoning)
     if placed.refusal is not None or placed.hold is None:
         raise _not_held(placed, asked.id)
     return HoldGiven(**_shown(account, asked.id, placed.hold), **_standing(placed.checked))
 
 
-@router.get("/v1/accounts/{account:segment}/holds/{hold_id:segment}", responses=problems("not_found"))
-async def show_hold(account: AccountPath, hold_id: HoldId, gateway: Parts, caller: Annotated[Caller, Depends(Needs("hold"))]) -> HoldShown:
-    """A hold as it is. That it was settled or released is known for as long as it would have counted, 15 minutes at most."""
+@router.get(
+    "/v1/accounts/{account:segment}/holds/{hold_id:segment}", responses=problems("not_found")
+)
+async def show_hold(
+    account: AccountPath,
+    hold_id: HoldId,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("hold"))],
+) -> HoldShown:
+    """A hold as it is.
+
+    That it was settled or released is known for as long as it would have counted, 15 minutes at
+    most.
+    """
     found = await gateway.accounts.reckon(account, finding(account, hold_id))
     if found is None:
-        raise Problem("not_found", f"account {account!r} has no hold {hold_id!r}: it has run out, or there never was one")
+        raise Problem(
+            "not_found",
+            f"account {account!r} has no hold {hold_id!r}: it has run out, or there never was one",
+        )
     return HoldShown(**_shown(account, hold_id, found))
 
 
 @router.post("/v1/accounts/{account:segment}/holds/{hold_id:segment}/release", responses=problems())
 async def release_hold(
-    account: AccountPath, hold_id: HoldId, gateway: Parts, caller: Annotated[Caller, Depends(Needs("hold"))]
+    account: AccountPath,
+    hold_id: HoldId,
+    gateway: Parts,
+    caller: Annotated[Caller, Depends(Needs("hold"))],
 ) -> HoldReleased:
-    """Give back what a hold has reserved: the generation failed, or will not start. Once or often; what is settled stays settled."""
+    """Give back what a hold has reserved: the generation failed, or will not start.
+
+    Once or often; what is settled stays settled.
+    """
     found = await gateway.accounts.reckon(account, releasing(account, hold_id))
-    state: Literal["settled", "released", "gone"] = "gone" if found is None else "settled" if found.state == "settled" else "released"
+    state: Literal["settled", "released", "gone"] = (
+        "gone" if found is None else "settled" if found.state == "settled" else "released"
+    )
     return HoldReleased(account=account, id=hold_id, state=state)
 
 
@@ -288,8 +418,13 @@ async def _reckoned(accounts: Accounts, account: str, reckoning: Reckoning[T]) -
     try:
         return await accounts.reckon(account, reckoning)
     except NoRate as error:
-        detail = f"{error}: name a feature and a model of the rate card, or publish a catalog that has them"
-        raise Problem(error.reason, detail, feature=error.use.feature, model=error.use.model) from None
+        detail = (
+            f"{error}: name a feature and a model of the rate card, or publish a catalog that has "
+            "them"
+        )
+        raise Problem(
+            error.reason, detail, feature=error.use.feature, model=error.use.model
+        ) from None
 
 
 def _not_held(placed: Placed, hold_id: str) -> Problem:
@@ -298,13 +433,17 @@ def _not_held(placed: Placed, hold_id: str) -> Problem:
     if refusal == "id_holds_something_else":
         return Problem("id_reused_with_different_content", id_reused(account, hold_id, placed.hold))
     assert refusal is not None
-    costs = f"{format_credits(check.cost)} credits, of which {format_credits(check.available)} are available"
+    costs = (
+        f"{format_credits(check.cost)} credits, of which {format_credits(check.available)} are "
+        "available"
+    )
     offer = "" if check.upgrade is None else f": the plan {check.upgrade.name} would allow it"
     details = {
         "insufficient_credits": f"the use costs {costs}{offer}",
         "suspended": f"the account is suspended ({check.suspended}): resume it first",
         "unknown_account": "the account has to be opened or subscribed first",
-        "too_many_open_holds": "report or release the uses that have begun, or wait until their holds run out",
+        "too_many_open_holds": "report or release the uses that have begun, or wait until their "
+        "holds run out",
     }
     more: dict[str, Any] = {
         "account": account,
@@ -337,7 +476,9 @@ def _shown(account: str, hold_id: str, hold: Hold) -> dict[str, Any]:
         "model": use.model,
         "quantity": format_quantity(use.quantity),
         "credits": format_credits(hold.credits),
-        "expires_at": _EPOCH + timedelta(milliseconds=hold.counts_until_ms) if hold.state == "open" else None,
+        "expires_at": _EPOCH + timedelta(milliseconds=hold.counts_until_ms)
+        if hold.state == "open"
+        else None,
     }
 
 

@@ -1,4 +1,6 @@
-"""Route: reporting events over HTTP, for services that cannot reach Kafka or are not written in Python."""
+"""Route: reporting events over HTTP, for services that cannot reach Kafka or are not written in
+Python.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from usageledger.contracts.examples import examples
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.dependencies import Gateway, Needs, Parts
-from usageledger.gateway.event_checks import INPUTS, Checked, Identity, Rejected, Reporting, check_event
+from usageledger.gateway.event_checks import (
+    INPUTS,
+    Checked,
+    Identity,
+    Rejected,
+    Reporting,
+    check_event,
+)
 from usageledger.gateway.event_publisher import Sent
 from usageledger.gateway.metrics import REPORTED
 from usageledger.gateway.problems import Problem, problem_response, problems
@@ -21,7 +30,11 @@ from usageledger.gateway.problems import Problem, problem_response, problems
 router = APIRouter(tags=["events"])
 
 EVENTS_MAX = 1_000
-ONE, BATCH, EITHER = "application/cloudevents+json", "application/cloudevents-batch+json", "application/json"
+ONE, BATCH, EITHER = (
+    "application/cloudevents+json",
+    "application/cloudevents-batch+json",
+    "application/json",
+)
 
 AGAIN = "send it again as it is: its identity (account, source and id) counts once"
 
@@ -32,21 +45,47 @@ _EVENT_SCHEMA: dict[str, Any] = {
     "properties": {
         "specversion": {"const": "1.0"},
         "type": {"enum": sorted(INPUTS)},
-        "id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "The same each time that this event is sent."},
-        "source": {"type": "string", "minLength": 1, "maxLength": 200, "description": "The service that reports, never a process of it."},
-        "subject": {"type": "string", "minLength": 1, "maxLength": 200, "description": "The account."},
+        "id": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "description": "The same each time that this event is sent.",
+        },
+        "source": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "description": "The service that reports, never a process of it.",
+        },
+        "subject": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "description": "The account.",
+        },
         "time": {"type": "string", "format": "date-time", "description": "When it occurred."},
         "data": {"type": "object"},
     },
 }
-_BATCH_SCHEMA: dict[str, Any] = {"type": "array", "minItems": 1, "maxItems": EVENTS_MAX, "items": _EVENT_SCHEMA}
+_BATCH_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": EVENTS_MAX,
+    "items": _EVENT_SCHEMA,
+}
 _USAGE, _GRANT = examples()["usage.recorded"][0], examples()["credits.granted"][0]
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        ONE: {"schema": _EVENT_SCHEMA, "examples": {"usage": {"value": _USAGE}, "grant": {"value": _GRANT}}},
+        ONE: {
+            "schema": _EVENT_SCHEMA,
+            "examples": {"usage": {"value": _USAGE}, "grant": {"value": _GRANT}},
+        },
         BATCH: {"schema": _BATCH_SCHEMA, "examples": {"batch": {"value": [_USAGE, _GRANT]}}},
-        EITHER: {"schema": {"anyOf": [_EVENT_SCHEMA, _BATCH_SCHEMA]}, "examples": {"usage": {"value": _USAGE}}},
+        EITHER: {
+            "schema": {"anyOf": [_EVENT_SCHEMA, _BATCH_SCHEMA]},
+            "examples": {"usage": {"value": _USAGE}},
+        },
     },
 }
 
@@ -58,7 +97,8 @@ class Item(BaseModel):
     source: str | None
     subject: str | None
     result: Literal["accepted", "invalid", "unavailable"] = Field(
-        description="`accepted`: Kafka has it on all its in-sync replicas. `invalid`: the ledger would refuse it, so it was not sent. "
+        description="`accepted`: Kafka has it on all its in-sync replicas. `invalid`: the ledger "
+        "would refuse it, so it was not sent. "
         "`unavailable`: Kafka did not say that it has it."
     )
     topic: str | None = None
@@ -66,7 +106,9 @@ class Item(BaseModel):
     offset: int | None = None
     code: str | None = Field(default=None, description="With `invalid`: the rule that it breaks.")
     detail: str | None = None
-    pointer: str | None = Field(default=None, description="With `invalid`: the field that is wrong.")
+    pointer: str | None = Field(
+        default=None, description="With `invalid`: the field that is wrong."
+    )
 
 
 class Report(BaseModel):
@@ -96,7 +138,10 @@ class Report(BaseModel):
 
 
 _MIXED: dict[int | str, dict[str, Any]] = {
-    207: {"model": Report, "description": "Some events were accepted and some were not: each has its own result."}
+    207: {
+        "model": Report,
+        "description": "Some events were accepted and some were not: each has its own result.",
+    }
 }
 
 
@@ -106,16 +151,23 @@ _MIXED: dict[int | str, dict[str, Any]] = {
     openapi_extra={"requestBody": _BODY},
     responses={
         **_MIXED,
-        **problems("malformed_request", "unsupported_media_type", "invalid_event", "log_unavailable"),
+        **problems(
+            "malformed_request", "unsupported_media_type", "invalid_event", "log_unavailable"
+        ),
     },
 )
-async def report_events(request: Request, gateway: Parts, caller: Annotated[Caller, Depends(Needs("report"))]) -> Report:
-    """Report one event or a batch of up to 1,000: usage, and with the scope `admin` what billing and support tell of accounts.
+async def report_events(
+    request: Request, gateway: Parts, caller: Annotated[Caller, Depends(Needs("report"))]
+) -> Report:
+    """Report one event or a batch of up to 1,000: usage, and with the scope `admin` what billing
+    and support tell of accounts.
 
-    Answered once Kafka has acknowledged them, each with its own result. When none was accepted the answer is a problem that has the
-    `items` as well. Sending an event again is harmless: its identity (account, `source` and `id`) counts once, so repeat whatever was
-    `unavailable`, or the whole request if its answer was lost. What the ledger makes of an accepted event (its charge, a limit that it
-    crosses, a refusal such as `unknown_model`) is decided after that, in a fraction of a second.
+    Answered once Kafka has acknowledged them, each with its own result. When none was accepted the
+    answer is a problem that has the `items` as well. Sending an event again is harmless: its
+    identity (account, `source` and `id`) counts once, so repeat whatever was `unavailable`, or the
+    whole request if its answer was lost. What the ledger makes of an accepted event (its charge, a
+    limit that it crosses, a refusal such as `unknown_model`) is decided after that, in a fraction
+    of a second.
     """
     values = _values(await request.body(), request.headers.get("content-type", EITHER))
     reporting = Reporting(
@@ -134,15 +186,22 @@ async def report_events(request: Request, gateway: Parts, caller: Annotated[Call
 async def _items(checked: Sequence[Checked | Rejected], gateway: Gateway) -> list[Item]:
     records = [one.record for one in checked if isinstance(one, Checked)]
     sent = iter(await gateway.report(records) if records else ())
-    return [_item_sent(one, next(sent)) if isinstance(one, Checked) else _item_rejected(one) for one in checked]
+    return [
+        _item_sent(one, next(sent)) if isinstance(one, Checked) else _item_rejected(one)
+        for one in checked
+    ]
 
 
 def _item_sent(checked: Checked, sent: Sent) -> Item:
     record = checked.record
     item = _item(checked.identity, "accepted" if sent.offset is not None else "unavailable")
     if sent.offset is None:
-        return item.model_copy(update={"detail": f"{sent.why}. It may have been taken all the same: {AGAIN}"})
-    return item.model_copy(update={"topic": record.topic, "partition": record.partition, "offset": sent.offset})
+        return item.model_copy(
+            update={"detail": f"{sent.why}. It may have been taken all the same: {AGAIN}"}
+        )
+    return item.model_copy(
+        update={"topic": record.topic, "partition": record.partition, "offset": sent.offset}
+    )
 
 
 def _item_rejected(rejected: Rejected) -> Item:
@@ -164,11 +223,17 @@ def _answer(items: Sequence[Item], *, is_single: bool) -> JSONResponse:
     first = next(item for item in items if item.result != "accepted")
     if "unavailable" in results:
         unknown = next(item for item in items if item.result == "unavailable")
-        return problem_response("log_unavailable", str(unknown.detail), headers={"Retry-After": "1"}, items=content)
+        return problem_response(
+            "log_unavailable", str(unknown.detail), headers={"Retry-After": "1"}, items=content
+        )
     if first.code == "forbidden" and is_single:
         return problem_response("forbidden", str(first.detail), scope="admin", items=content)
     where = f"{first.pointer}: " if first.pointer else ""
-    told = f"{where}{first.detail}" if is_single else f"none of the {len(items)} events can be taken; the first: {where}{first.detail}"
+    told = (
+        f"{where}{first.detail}"
+        if is_single
+        else f"none of the {len(items)} events can be taken; the first: {where}{first.detail}"
+    )
     return problem_response("invalid_event", told, items=content)
 
 
@@ -176,14 +241,26 @@ def _values(body: bytes, content_type: str) -> list[bytes]:
     """The events in a body, each as it was sent. Raises Problem."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in (ONE, BATCH, EITHER):
-        raise Problem("unsupported_media_type", f"send {ONE}, {BATCH} or {EITHER}, not {kind[:100]!r}")
+        raise Problem(
+            "unsupported_media_type", f"send {ONE}, {BATCH} or {EITHER}, not {kind[:100]!r}"
+        )
     try:
         is_batch = kind == BATCH or (kind == EITHER and body.lstrip()[:1] == b"[")
-        values = [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])] if is_batch else [body]
+        values = (
+            [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
+            if is_batch
+            else [body]
+        )
         for value in values:
             msgspec.json.decode(value)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise Problem("malformed_request", f"the body is no JSON ({error}): send one event, or an array of them") from None
+        raise Problem(
+            "malformed_request",
+            f"the body is no JSON ({error}): send one event, or an array of them",
+        ) from None
     if not 1 <= len(values) <= EVENTS_MAX:
-        raise Problem("too_large" if values else "malformed_request", f"a batch has 1 to {EVENTS_MAX} events, not {len(values)}")
+        raise Problem(
+            "too_large" if values else "malformed_request",
+            f"a batch has 1 to {EVENTS_MAX} events, not {len(values)}",
+        )
     return values

@@ -1,4 +1,6 @@
-"""Routes for who runs the gateway, or is told of a problem: alive, ready, metrics, what a problem's type means."""
+"""Routes for who runs the gateway, or is told of a problem: alive, ready, metrics, what a problem's
+type means.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(gateway: Parts) -> JSONResponse:
-    """Whether everything that it needs is there: 200, or 503 naming what is not. Why, the log says: anybody may ask here, and reasons have
-    addresses in them.
+    """Whether everything that it needs is there: 200, or 503 naming what is not.
+
+    Why, the log says: anybody may ask here, and reasons have addresses in them.
     """
     missing = {name: reason for name, look in gateway.readiness.items() if (reason := await look())}
     before, gateway.missing = gateway.missing, missing
@@ -34,7 +37,11 @@ async def readyz(gateway: Parts) -> JSONResponse:
         if before.get(name) != reason:
             logger.warning("not ready, %s: %s", name, reason)
     if missing:
-        return problem_response("not_ready", f"not there: {', '.join(missing)}. Why, the gateway's log says", missing=list(missing))
+        return problem_response(
+            "not_ready",
+            f"not there: {', '.join(missing)}. Why, the gateway's log says",
+            missing=list(missing),
+        )
     return JSONResponse({"status": "ready"})
 
 
@@ -54,4 +61,6 @@ async def problem_type(code: str) -> PlainTextResponse:
     if code not in PROBLEMS:
         raise Problem("not_found", f"there is no problem of the name {code!r}")
     status, title = PROBLEMS[code]
-    return PlainTextResponse(f"{code}: {title} (HTTP {status}). What to do, the answer's detail says.\n")
+    return PlainTextResponse(
+        f"{code}: {title} (HTTP {status}). What to do, the answer's detail says.\n"
+    )

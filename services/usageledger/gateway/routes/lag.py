@@ -22,7 +22,9 @@ class ServiceLag(BaseModel):
     """How far a service is behind."""
 
     name: str = Field(description="`processor`, `limits` or `history`.")
-    records: int = Field(description="Records that it has not handled yet: 0 says that it is up to date.")
+    records: int = Field(
+        description="Records that it has not handled yet: 0 says that it is up to date."
+    )
 
 
 class PartitionShown(BaseModel):
@@ -30,11 +32,17 @@ class PartitionShown(BaseModel):
 
     partition: int
     state: str = Field(
-        description="`running/idle`, `running/behind`, `catching_up`, `waiting_for_a_catalog`, `claiming`, `stopped` or `no_owner`."
+        description="`running/idle`, `running/behind`, `catching_up`, `waiting_for_a_catalog`, "
+        "`claiming`, `stopped` or `no_owner`."
     )
     undecided: int = Field(description="Records that wait to be decided.")
-    lag: dict[str, int] = Field(description="Records that wait, by what they are: `usage`, `account`, `catalog`, or `limits` to announce.")
-    detail: str = Field(description="Why it does not go on, or how far it is; empty where there is nothing to say.")
+    lag: dict[str, int] = Field(
+        description="Records that wait, by what they are: `usage`, `account`, `catalog`, or "
+        "`limits` to announce."
+    )
+    detail: str = Field(
+        description="Why it does not go on, or how far it is; empty where there is nothing to say."
+    )
     needs_somebody: bool = Field(description="Whether it will not go on by itself.")
     worker: str | None = Field(description="The processor that has it.")
 
@@ -48,14 +56,22 @@ _PARTITION: dict[str, Any] = {
     "needs_somebody": False,
     "worker": "ledger-1/4711",
 }
-_SERVICES: list[Any] = [{"name": "processor", "records": 12}, {"name": "limits", "records": 3}, {"name": "history", "records": 0}]
+_SERVICES: list[Any] = [
+    {"name": "processor", "records": 12},
+    {"name": "limits", "records": 3},
+    {"name": "history", "records": 0},
+]
 
 
 class LagReport(BaseModel):
     """How a ledger is doing."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"at": "2026-11-25T10:00:00Z", "services": _SERVICES, "partitions": [_PARTITION]}]}
+        json_schema_extra={
+            "examples": [
+                {"at": "2026-11-25T10:00:00Z", "services": _SERVICES, "partitions": [_PARTITION]}
+            ]
+        }
     )
 
     at: datetime = Field(description="When this was so: a second ago at most.")
@@ -65,7 +81,9 @@ class LagReport(BaseModel):
 
 @router.get("/v1/lag", responses=problems("log_unavailable"))
 async def read_lag(gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> LagReport:
-    """How far the services are behind, and what each partition is doing: what `usageledger status` shows."""
+    """How far the services are behind, and what each partition is doing: what `usageledger status`
+    shows.
+    """
     look = await gateway.inspector.look()
     services = {
         "processor": look.lags.records("usage", "account", "catalog"),
@@ -81,12 +99,17 @@ async def read_lag(gateway: Parts, caller: Annotated[Caller, Depends(Needs("admi
 
 
 async def _unfolded(gateway: Gateway, look: Look) -> int:
-    """Records of the ledger that the history does not have: all of them where there is no history yet."""
+    """Records of the ledger that the history does not have: all of them where there is no history
+    yet.
+    """
     try:
         reaches = await gateway.history.reaches()
     except HistoryAbsent:
         reaches = {}
-    return look.lags.beyond(gateway.topics.ledger, {partition: reach.next_offset for partition, reach in reaches.items()})
+    return look.lags.beyond(
+        gateway.topics.ledger,
+        {partition: reach.next_offset for partition, reach in reaches.items()},
+    )
 
 
 def _shown(partition: PartitionState) -> PartitionShown:

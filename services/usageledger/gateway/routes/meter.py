@@ -12,7 +12,14 @@ from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import Limit, NumberCursor
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.history_reach import history_as_of, history_not_ready
-from usageledger.gateway.meter import _PERIOD_EXAMPLE, Meter, PeriodListed, _listed, ended_periods, meter_of
+from usageledger.gateway.meter import (
+    _PERIOD_EXAMPLE,
+    Meter,
+    PeriodListed,
+    _listed,
+    ended_periods,
+    meter_of,
+)
 from usageledger.gateway.problems import problems
 from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
 
@@ -25,28 +32,45 @@ _PERIODS_DEFAULT = 24
 class PeriodPage(BaseModel):
     """Some of an account's past periods."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [_PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]
+        }
+    )
 
     items: list[PeriodListed]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+    history_as_of: datetime | None = Field(
+        description="Until when the list is complete, where it is not up to date yet; null where "
+        "it is."
+    )
 
 
-@router.get("/v1/accounts/{account:segment}/meter", responses=problems("log_unavailable", "not_ready"))
-async def read_meter(account: AccountPath, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]) -> Meter:
-    """The usage meter of an account: what it has and has used in its current period, by feature, model and day, its pace, its renewal.
+@router.get(
+    "/v1/accounts/{account:segment}/meter", responses=problems("log_unavailable", "not_ready")
+)
+async def read_meter(
+    account: AccountPath, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]
+) -> Meter:
+    """The usage meter of an account: what it has and has used in its current period, by feature,
+    model and day, its pace, its renewal.
 
-    While the history is not up to date, `history_as_of` says up to when features, models and days are complete; the figures always are.
+    While the history is not up to date, `history_as_of` says up to when features, models and days
+    are complete; the figures always are.
     """
     now = await gateway.accounts.read(account)
     try:
-        history = await gateway.history.account(account, gateway.accounts.partition(account), now.state.period.number)
+        history = await gateway.history.account(
+            account, gateway.accounts.partition(account), now.state.period.number
+        )
     except HistoryAbsent:
         history = AccountHistory(Reach(0, None), None, None, None, ())
     return meter_of(now, history)
 
 
-@router.get("/v1/accounts/{account:segment}/periods", responses=problems("log_unavailable", "not_ready"))
+@router.get(
+    "/v1/accounts/{account:segment}/periods", responses=problems("log_unavailable", "not_ready")
+)
 async def list_periods(
     account: AccountPath,
     gateway: Parts,
@@ -68,4 +92,8 @@ async def list_periods(
     found = ended_periods(now, history.state, stored, before)[: limit + 1]
     items = [_listed(now, ended) for ended in found[:limit]]
     as_of = history_as_of(now, history)
-    return PeriodPage(items=items, next_cursor=str(items[-1].number) if len(found) > limit else None, history_as_of=as_of)
+    return PeriodPage(
+        items=items,
+        next_cursor=str(items[-1].number) if len(found) > limit else None,
+        history_as_of=as_of,
+    )

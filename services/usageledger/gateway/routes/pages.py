@@ -1,4 +1,7 @@
-"""Routes of our own pages: the usage meter, alone and in a page, and the operator's console. Static files, and no data of anybody."""
+"""Routes of our own pages: the usage meter, alone and in a page, and the operator's console.
+
+Static files, and no data of anybody.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,17 @@ from usageledger.gateway.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 
-_MEDIA_TYPES = MappingProxyType({"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"})
+_MEDIA_TYPES = MappingProxyType(
+    {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+)
 
-# Our pages run our own scripts and ask our own origin; nothing that slips into one could load, send or frame anything else.
+# Our pages run our own scripts and ask our own origin; nothing that slips into one could load, send
+# or frame anything else.
 _SECURITY = MappingProxyType(
     {
         "Content-Security-Policy": (
-            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src "
+            "'self' data:; "
             "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         ),
         "Referrer-Policy": "no-referrer",
@@ -56,14 +63,24 @@ async def console(request: Request) -> Response:
 
 @router.get("/accounts/{account:segment}/meter", response_class=Response)
 async def meter_page(account: AccountPath, request: Request) -> Response:
-    """The usage meter of an account, on a page of its own. The page reads in its address whose it is."""
+    """The usage meter of an account, on a page of its own.
+
+    The page reads in its address whose it is.
+    """
     return _answer(request, "meter.html")
 
 
 @router.get("/usage-meter.{rest}", response_class=Response)
 async def component(rest: str, request: Request) -> Response:
-    """The component that apps embed, its looks and its words. A browser fetches them for another site's page only where that is said."""
-    return _answer(request, f"usage-meter.{rest}", {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"})
+    """The component that apps embed, its looks and its words.
+
+    A browser fetches them for another site's page only where that is said.
+    """
+    return _answer(
+        request,
+        f"usage-meter.{rest}",
+        {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"},
+    )
 
 
 @router.get("/pages/{name}", response_class=Response)
@@ -73,16 +90,28 @@ async def page_file(name: str, request: Request) -> Response:
 
 
 def _answer(request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE) -> Response:
-    """A file, or that the browser's copy is still the same: a release changes all of them at once, so they are asked for each time."""
+    """A file, or that the browser's copy is still the same: a release changes all of them at once,
+    so they are asked for each time.
+    """
     found = _files().get(name)
     if found is None:
         raise Problem("not_found", f"there is no page {name!r}: /console is where to begin")
-    headers = {**_SECURITY, "Cache-Control": "no-cache", "ETag": found.etag, "Vary": "Accept-Encoding", **more}
+    headers = {
+        **_SECURITY,
+        "Cache-Control": "no-cache",
+        "ETag": found.etag,
+        "Vary": "Accept-Encoding",
+        **more,
+    }
     if found.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if "gzip" not in request.headers.get("accept-encoding", ""):
         return Response(found.content, media_type=found.media_type, headers=headers)
-    return Response(found.compressed, media_type=found.media_type, headers={**headers, "Content-Encoding": "gzip"})
+    return Response(
+        found.compressed,
+        media_type=found.media_type,
+        headers={**headers, "Content-Encoding": "gzip"},
+    )
 
 
 @cache
@@ -94,5 +123,7 @@ def _files() -> dict[str, _File]:
         media_type = _MEDIA_TYPES[entry.name.rpartition(".")[2]]
         # Weak, for the same file goes out in two encodings.
         etag = f'W/"{hashlib.sha256(content).hexdigest()[:20]}"'
-        files[entry.name] = _File(content, gzip.compress(content, mtime=0), f"{media_type}; charset=utf-8", etag)
+        files[entry.name] = _File(
+            content, gzip.compress(content, mtime=0), f"{media_type}; charset=utf-8", etag
+        )
     return files

@@ -27,7 +27,11 @@ RESENT_MAX = 100
 
 Result = Literal["sent", "already_resolved", "not_found", "gone", "not_sendable", "unavailable"]
 RefusalCursor = Annotated[
-    str | None, Query(pattern=r"^[0-9]{1,18}\.[0-9]{1,6}-[0-9]{1,12}$", description="`next_cursor` of the page before, as it is.")
+    str | None,
+    Query(
+        pattern=r"^[0-9]{1,18}\.[0-9]{1,6}-[0-9]{1,12}$",
+        description="`next_cursor` of the page before, as it is.",
+    ),
 ]
 EntryAddress = Annotated[str, Field(pattern=r"^[0-9]{1,6}-[0-9]{1,12}$")]
 
@@ -42,7 +46,9 @@ _WHY: Mapping[Result, str] = {
 class RefusalShown(BaseModel):
     """One input that the ledger refused."""
 
-    entry: str = Field(description="The address of the ledger entry that says so: partition, offset.")
+    entry: str = Field(
+        description="The address of the ledger entry that says so: partition, offset."
+    )
     account: str | None = Field(description="The account that the record's key names.")
     reason: str = Field(description="The rule that it broke.")
     detail: str = Field(description="What was wrong, in words; empty where the reason says it all.")
@@ -71,19 +77,30 @@ _EXAMPLE: dict[str, Any] = {
 class RefusalList(BaseModel):
     """Some of what the ledger refused."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE], "next_cursor": None, "history_as_of": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [_EXAMPLE], "next_cursor": None, "history_as_of": None}]
+        }
+    )
 
     items: list[RefusalShown]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(description="Until when the list is complete, where it is not up to date yet; null where it is.")
+    history_as_of: datetime | None = Field(
+        description="Until when the list is complete, where it is not up to date yet; null where "
+        "it is."
+    )
 
 
 class Resending(BaseModel):
     """Which refused inputs are to be sent again."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"entries": ["3-1042"]}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"entries": ["3-1042"]}]}
+    )
 
-    entries: list[EntryAddress] = Field(min_length=1, max_length=RESENT_MAX, description="The refusals' `entry`.")
+    entries: list[EntryAddress] = Field(
+        min_length=1, max_length=RESENT_MAX, description="The refusals' `entry`."
+    )
 
 
 class Resent(BaseModel):
@@ -91,7 +108,8 @@ class Resent(BaseModel):
 
     entry: str
     result: Result = Field(
-        description="`sent`: Kafka has it, and the ledger decides anew. `unavailable`: Kafka has not said that it has it; send it again."
+        description="`sent`: Kafka has it, and the ledger decides anew. `unavailable`: Kafka has "
+        "not said that it has it; send it again."
     )
     detail: str | None = Field(default=None, description="Why it was not sent.")
 
@@ -99,7 +117,11 @@ class Resent(BaseModel):
 class ResendReport(BaseModel):
     """What became of each, in the order asked; one that is named twice is sent once."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"entry": "3-1042", "result": "sent", "detail": None}]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [{"entry": "3-1042", "result": "sent", "detail": None}]}]
+        }
+    )
 
     items: list[Resent]
 
@@ -109,16 +131,23 @@ async def list_refusals(
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("admin"))],
     reason: Annotated[Refusal | None, Query(description="Only what was refused for this.")] = None,
-    resolved: Annotated[bool | None, Query(description="Only what has been accepted since, or only what has not.")] = None,
+    resolved: Annotated[
+        bool | None, Query(description="Only what has been accepted since, or only what has not.")
+    ] = None,
     cursor: RefusalCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> RefusalList:
-    """What the ledger refused, the newest first: why, where it lies, and whether the same event has been accepted since."""
+    """What the ledger refused, the newest first: why, where it lies, and whether the same event has
+    been accepted since.
+    """
     heads = await gateway.accounts.heads()
     try:
         reaches = await gateway.history.reaches()
         page = await gateway.history.refusals(
-            reason=None if reason is None else reason.value, is_resolved=resolved, cursor=cursor, limit=limit
+            reason=None if reason is None else reason.value,
+            is_resolved=resolved,
+            cursor=cursor,
+            limit=limit,
         )
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
@@ -130,11 +159,15 @@ async def list_refusals(
 
 
 @router.post("/v1/refusals/resend", responses=problems("log_unavailable", "not_ready"))
-async def resend_refusals(asked: Resending, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> ResendReport:
-    """Send refused inputs again, unchanged, once the catalog knows what they use or their account is opened.
+async def resend_refusals(
+    asked: Resending, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]
+) -> ResendReport:
+    """Send refused inputs again, unchanged, once the catalog knows what they use or their account
+    is opened.
 
-    Answered once Kafka has acknowledged them. Doing it twice is harmless: an event's identity counts once. Where Kafka has acknowledged
-    none of them, the answer is a problem that has the `items` as well.
+    Answered once Kafka has acknowledged them. Doing it twice is harmless: an event's identity
+    counts once. Where Kafka has acknowledged none of them, the answer is a problem that has the
+    `items` as well.
     """
     entries = list(dict.fromkeys(asked.entries))
     try:
@@ -145,10 +178,17 @@ async def resend_refusals(asked: Resending, gateway: Parts, caller: Annotated[Ca
     chosen = [known[entry] for entry, hindrance in results.items() if hindrance is None]
     sent = await _send_again(gateway, chosen)
     items = [_resent(entry, results[entry], sent) for entry in entries]
-    if any(item.result == "unavailable" for item in items) and all(item.result != "sent" for item in items):
+    if any(item.result == "unavailable" for item in items) and all(
+        item.result != "sent" for item in items
+    ):
         told = next(item.detail for item in items if item.result == "unavailable")
         shown = [item.model_dump() for item in items]
-        raise Problem("log_unavailable", f"none was sent: {told}. Send them again in a moment", headers={"Retry-After": "1"}, items=shown)
+        raise Problem(
+            "log_unavailable",
+            f"none was sent: {told}. Send them again in a moment",
+            headers={"Retry-After": "1"},
+            items=shown,
+        )
     return ResendReport(items=items)
 
 
@@ -163,16 +203,26 @@ def _hindered(refusal: RefusalListed | None) -> Result | None:
 
 async def _send_again(gateway: Gateway, chosen: Sequence[RefusalListed]) -> dict[str, Sent | None]:
     """What became of each by its entry; None for one whose record is gone. Raises Problem."""
-    records = await gateway.inspector.records([refusal.input for refusal in chosen]) if chosen else []
-    there = [(refusal, record) for refusal, record in zip(chosen, records, strict=True) if record is not None]
+    records = (
+        await gateway.inspector.records([refusal.input for refusal in chosen]) if chosen else []
+    )
+    there = [
+        (refusal, record)
+        for refusal, record in zip(chosen, records, strict=True)
+        if record is not None
+    ]
     outgoing = [_outgoing(gateway, refusal, record) for refusal, record in there]
     outcomes = await gateway.report(outgoing) if outgoing else ()
     found: dict[str, Sent | None] = {refusal.entry: None for refusal in chosen}
-    return found | {refusal.entry: outcome for (refusal, _), outcome in zip(there, outcomes, strict=True)}
+    return found | {
+        refusal.entry: outcome for (refusal, _), outcome in zip(there, outcomes, strict=True)
+    }
 
 
 def _outgoing(gateway: Gateway, refusal: RefusalListed, record: Record) -> Outgoing:
-    """The record as it is sent again: to the partition that its key belongs to, and into an import under its own time."""
+    """The record as it is sent again: to the partition that its key belongs to, and into an import
+    under its own time.
+    """
     accounts, topics = gateway.accounts, gateway.topics
     return Outgoing(
         topic=topics.usage if refusal.input.topic == "usage" else topics.account,
@@ -200,7 +250,9 @@ def _shown(refusal: RefusalListed) -> RefusalShown:
         reason=refusal.reason,
         detail=refusal.detail,
         appended_at=refusal.appended_at,
-        event=None if refusal.event is None else EventShown(source=refusal.event[0], id=refusal.event[1]),
+        event=None
+        if refusal.event is None
+        else EventShown(source=refusal.event[0], id=refusal.event[1]),
         feature=refusal.feature,
         model=refusal.model,
         is_resolved=refusal.is_resolved,

@@ -30,7 +30,8 @@ _ID = re.compile(r"(\d{1,9})-(?:none|(\d{1,18})-(\d{1,9}))", re.ASCII)
 _EXAMPLE = (
     ": limit events from now on\nid: 3-998-0\nretry: 2000\n\n"
     'event: meter\ndata: {"account":"acct_4821","at":"2026-11-25T10:00:00Z","remaining":"0", …}\n\n'
-    'id: 3-1042-0\nevent: limit.reached\ndata: {"specversion":"1.0","type":"limit.reached","id":"3-1042-0", …}\n\n'
+    "id: 3-1042-0\nevent: limit.reached\ndata: "
+    '{"specversion":"1.0","type":"limit.reached","id":"3-1042-0", …}\n\n'
     ": keep-alive\n\n"
 )
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -42,33 +43,45 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/v1/accounts/{account:segment}/stream", response_class=EventSourceResponse, responses=_RESPONSES)
+@router.get(
+    "/v1/accounts/{account:segment}/stream",
+    response_class=EventSourceResponse,
+    responses=_RESPONSES,
+)
 async def stream_account(
     account: AccountPath,
     request: Request,
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("read"))],
-    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="Go on after this limit event.")] = None,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="Go on after this limit event.")
+    ] = None,
 ) -> EventSourceResponse:
     """Follow an account as Server-Sent Events.
 
-    `meter` has the figures of `GET …/meter` that counters alone can tell, at once and whenever they change; the latest win.
-    `limit.threshold`, `limit.reached` and `limit.cleared` are the account's limit events, each once and in order, with an `id`.
+    `meter` has the figures of `GET …/meter` that counters alone can tell, at once and whenever they
+    change; the latest win. `limit.threshold`, `limit.reached` and `limit.cleared` are the account's
+    limit events, each once and in order, with an `id`.
 
-    With `Last-Event-ID` the account's limit events after that one come first, for 35 days, also across restarts of the gateway. It is the
-    id of any limit event of the account's partition, such as those of `GET /v1/blocked`. With an id that cannot be of that partition, a
-    comment says so, and limit events come from now on. A stream begins with an id without an event, `3-none` where partition 3 has had no
-    limit event yet: who comes again with it misses nothing, though no event has come meanwhile.
+    With `Last-Event-ID` the account's limit events after that one come first, for 35 days, also
+    across restarts of the gateway. It is the id of any limit event of the account's partition, such
+    as those of `GET /v1/blocked`. With an id that cannot be of that partition, a comment says so,
+    and limit events come from now on. A stream begins with an id without an event, `3-none` where
+    partition 3 has had no limit event yet: who comes again with it misses nothing, though no event
+    has come meanwhile.
 
-    `token_expired` is the last event of a stream whose token has ended or whose key no longer works: mint another token and connect again.
-    A comment every 15 seconds keeps the connection open.
+    `token_expired` is the last event of a stream whose token has ended or whose key no longer
+    works: mint another token and connect again. A comment every 15 seconds keeps the connection
+    open.
     """
     streams, partition = gateway.streams, gateway.accounts.partition(account)
     after, remark = _resumed(last_event_id, partition)
     if after is None:
         # Asked before the client listens: what comes in between is among what it has missed.
         after = await gateway.store_thread.run(gateway.limits.last_place, partition)
-    client = streams.open(account, still_let_in(request, gateway), has_token=caller.account is not None)
+    client = streams.open(
+        account, still_let_in(request, gateway), has_token=caller.account is not None
+    )
     return _AccountStream(streams, client, after, remark)
 
 
@@ -96,7 +109,11 @@ class _AccountStream(EventSourceResponse):
 
 
 async def _begun(remark: str, after: Place, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A stream from its beginning. An id without data is what a client comes again with that has heard of no limit event until then."""
+    """A stream from its beginning.
+
+    An id without data is what a client comes again with that has heard of no limit event until
+    then.
+    """
     last = f"{after.partition}-none" if after == before_all(after.partition) else after.id
     yield ServerSentEvent(comment=remark, id=last, retry=COME_AGAIN_AFTER_MS, sep="\n").encode()
     async for message in messages:
@@ -109,7 +126,10 @@ def _resumed(last_event_id: str | None, partition: int) -> tuple[Place | None, s
         return None, "limit events from now on"
     found = _ID.fullmatch(last_event_id)
     if found is None or int(found[1]) != partition:
-        return None, "that Last-Event-ID is none of this account's partition: limit events from now on"
+        return (
+            None,
+            "that Last-Event-ID is none of this account's partition: limit events from now on",
+        )
     if found[2] is None:
         return before_all(partition), "limit events from the first one on"
     offset, index = int(found[2]), int(found[3])

@@ -38,12 +38,21 @@ ACCOUNTS_MAX = 1_000
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 Admin = Annotated[Caller, Depends(Needs("admin"))]
-EndpointId = Annotated[str, Path(description="The endpoint's id.", examples=["wh_1f6d0c2b9a3e4d57"])]
-DeliveryId = Annotated[str, Path(description="The delivery's id: the `webhook-id` that the receiver sees.", examples=["msg_5e0f…"])]
+EndpointId = Annotated[
+    str, Path(description="The endpoint's id.", examples=["wh_1f6d0c2b9a3e4d57"])
+]
+DeliveryId = Annotated[
+    str,
+    Path(
+        description="The delivery's id: the `webhook-id` that the receiver sees.",
+        examples=["msg_5e0f…"],
+    ),
+]
 
 _URL = Field(
     max_length=URL_LENGTH_MAX,
-    description="Where to deliver: https, to a public address, unless this gateway is set to reach others.",
+    description="Where to deliver: https, to a public address, unless this gateway is set to reach "
+    "others.",
     examples=["https://app.example/hooks/usage"],
 )
 _TYPES = Field(min_length=1, max_length=3, description="Which limit events.")
@@ -87,7 +96,14 @@ class NewEndpoint(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"url": "https://app.example/hooks/usage", "types": ["limit.reached", "limit.cleared"]}]},
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://app.example/hooks/usage",
+                    "types": ["limit.reached", "limit.cleared"],
+                }
+            ]
+        },
     )
 
     url: str = _URL
@@ -111,7 +127,9 @@ class EndpointChange(BaseModel):
 class SecretRotation(BaseModel):
     """For how long the old secret signs as well."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]}
+    )
 
     overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S)
 
@@ -122,7 +140,10 @@ class EndpointMade(BaseModel):
     model_config = _example({"id": "wh_1f6d0c2b9a3e4d57", "secret": SECRET})
 
     id: str
-    secret: str = Field(description="What the receiver verifies signatures with, by any library for Standard Webhooks.")
+    secret: str = Field(
+        description="What the receiver verifies signatures with, by any library for Standard "
+        "Webhooks."
+    )
 
 
 class LastFailure(BaseModel):
@@ -146,7 +167,10 @@ class EndpointShown(BaseModel):
     state: EndpointState = Field(description="`failing`: for a day every attempt has failed.")
     disabled_because: str | None
     pending: int = Field(description="Deliveries that are still to be made, or made again.")
-    dead: int = Field(description="Deliveries that were given up: list them with `state=dead`, and have them sent again.")
+    dead: int = Field(
+        description="Deliveries that were given up: list them with `state=dead`, and have them "
+        "sent again."
+    )
     secrets: int = Field(description="How many sign: more than one while a rotation overlaps.")
     last_success_at: datetime | None
     last_failure: LastFailure | None
@@ -190,7 +214,12 @@ class DeliveryList(BaseModel):
     "/v1/webhooks",
     status_code=201,
     responses=problems(
-        "id_reused_with_different_content", "conflict", "too_many_endpoints", "url_not_allowed", "not_ready", "malformed_request"
+        "id_reused_with_different_content",
+        "conflict",
+        "too_many_endpoints",
+        "url_not_allowed",
+        "not_ready",
+        "malformed_request",
     ),
 )
 async def create_webhook(
@@ -201,23 +230,40 @@ async def create_webhook(
 ) -> EndpointMade:
     """Have limit events that happen from now on delivered to a URL, signed after Standard Webhooks.
 
-    The secret is shown in this answer and never again. The body of a delivery is `{"type", "timestamp", "data"}`, with the CloudEvent as
-    `data`. Answer with any 2xx within 15 seconds; everything else is tried again, ten more times over three days, and 410 Gone disables the
-    endpoint. A delivery can come more than once, with the same `webhook-id`; of one account they come in order unless one had to be tried
-    again: the greater `data.data.entry` is the later one.
+    The secret is shown in this answer and never again. The body of a delivery is
+    `{"type", "timestamp", "data"}`, with the CloudEvent as `data`. Answer with any 2xx within 15
+    seconds; everything else is tried again, ten more times over three days, and 410 Gone disables
+    the endpoint. A delivery can come more than once, with the same `webhook-id`; of one account
+    they come in order unless one had to be tried again: the greater `data.data.entry` is the later
+    one.
     """
     _check_url(asked.url, gateway)
     trouble = gateway.limits_trouble()
     if trouble is not None:
-        raise Problem("not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"})
-    wanted = Wanted(asked.url, tuple(dict.fromkeys(asked.types)), tuple(dict.fromkeys(asked.accounts)), asked.description)
+        raise Problem(
+            "not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"}
+        )
+    wanted = Wanted(
+        asked.url,
+        tuple(dict.fromkeys(asked.types)),
+        tuple(dict.fromkeys(asked.accounts)),
+        asked.description,
+    )
     create = gateway.webhook_endpoints.create
     try:
-        made = await gateway.store_thread.run(create, wanted, gateway.now(), caller=caller.key_id, idempotency_key=idempotency_key)
+        made = await gateway.store_thread.run(
+            create, wanted, gateway.now(), caller=caller.key_id, idempotency_key=idempotency_key
+        )
     except TooManyEndpoints:
-        raise Problem("too_many_endpoints", f"there are {ENDPOINTS_MAX} webhook endpoints: delete one first") from None
+        raise Problem(
+            "too_many_endpoints", f"there are {ENDPOINTS_MAX} webhook endpoints: delete one first"
+        ) from None
     except NoLongerThere:
-        raise Problem("conflict", "what this Idempotency-Key made was deleted or has another secret by now: take a new key") from None
+        raise Problem(
+            "conflict",
+            "what this Idempotency-Key made was deleted or has another secret by now: take a new "
+            "key",
+        ) from None
     gateway.webhooks_changed()
     return EndpointMade(id=made.id, secret=made.secret)
 
@@ -228,7 +274,9 @@ async def list_webhooks(gateway: Parts, caller: Admin) -> EndpointList:
     now = gateway.now()
     endpoints = await gateway.store_thread.run(gateway.webhook_endpoints.all, now)
     counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
-    return EndpointList(items=[_shown(endpoint, counts.get(endpoint.id), now) for endpoint in endpoints])
+    return EndpointList(
+        items=[_shown(endpoint, counts.get(endpoint.id), now) for endpoint in endpoints]
+    )
 
 
 @router.get("/v1/webhooks/{endpoint_id:segment}", responses=problems("not_found"))
@@ -237,8 +285,13 @@ async def get_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) ->
     return await _show(endpoint_id, gateway)
 
 
-@router.patch("/v1/webhooks/{endpoint_id:segment}", responses=problems("not_found", "malformed_request", "url_not_allowed"))
-async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway: Parts, caller: Admin) -> EndpointShown:
+@router.patch(
+    "/v1/webhooks/{endpoint_id:segment}",
+    responses=problems("not_found", "malformed_request", "url_not_allowed"),
+)
+async def change_webhook(
+    endpoint_id: EndpointId, asked: EndpointChange, gateway: Parts, caller: Admin
+) -> EndpointShown:
     """Change where an endpoint is or what it gets, or switch it off and on.
 
     While it is off nothing new is meant for it, and what waits goes on waiting.
@@ -260,18 +313,31 @@ async def change_webhook(endpoint_id: EndpointId, asked: EndpointChange, gateway
     return await _show(endpoint_id, gateway)
 
 
-@router.post("/v1/webhooks/{endpoint_id:segment}/rotate", responses=problems("not_found", "malformed_request"))
-async def rotate_webhook_secret(endpoint_id: EndpointId, asked: SecretRotation, gateway: Parts, caller: Admin) -> EndpointMade:
-    """A new secret. Until the overlap has passed deliveries are signed with both, so that the receiver can change over."""
+@router.post(
+    "/v1/webhooks/{endpoint_id:segment}/rotate",
+    responses=problems("not_found", "malformed_request"),
+)
+async def rotate_webhook_secret(
+    endpoint_id: EndpointId, asked: SecretRotation, gateway: Parts, caller: Admin
+) -> EndpointMade:
+    """A new secret.
+
+    Until the overlap has passed deliveries are signed with both, so that the receiver can change
+    over.
+    """
     overlap = timedelta(seconds=asked.overlap_s)
     try:
-        secret = await gateway.store_thread.run(gateway.webhook_endpoints.rotate, endpoint_id, overlap, gateway.now())
+        secret = await gateway.store_thread.run(
+            gateway.webhook_endpoints.rotate, endpoint_id, overlap, gateway.now()
+        )
     except KeyError:
         raise _no_such_endpoint(endpoint_id) from None
     return EndpointMade(id=endpoint_id, secret=secret)
 
 
-@router.delete("/v1/webhooks/{endpoint_id:segment}", status_code=204, responses=problems("not_found"))
+@router.delete(
+    "/v1/webhooks/{endpoint_id:segment}", status_code=204, responses=problems("not_found")
+)
 async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> Response:
     """Take an endpoint away, with what waits for it."""
     await _found(endpoint_id, gateway)
@@ -280,14 +346,26 @@ async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin)
     return Response(status_code=204)
 
 
-@router.post("/v1/webhooks/{endpoint_id:segment}/test", status_code=202, responses=problems("not_found", "conflict"))
+@router.post(
+    "/v1/webhooks/{endpoint_id:segment}/test",
+    status_code=202,
+    responses=problems("not_found", "conflict"),
+)
 async def test_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> DeliveryShown:
-    """Send an endpoint an event of type `webhook.test`, once. What came of it, the delivery says."""
+    """Send an endpoint an event of type `webhook.test`, once.
+
+    What came of it, the delivery says.
+    """
     endpoint = await _found(endpoint_id, gateway)
     if endpoint.disabled_because is not None:
-        raise Problem("conflict", f"the endpoint is disabled ({endpoint.disabled_because}): switch it on first")
+        raise Problem(
+            "conflict",
+            f"the endpoint is disabled ({endpoint.disabled_because}): switch it on first",
+        )
     try:
-        delivery = await gateway.store_thread.run(gateway.webhook_deliveries.add_test, endpoint_id, gateway.now())
+        delivery = await gateway.store_thread.run(
+            gateway.webhook_deliveries.add_test, endpoint_id, gateway.now()
+        )
     except KeyError:
         raise _no_such_endpoint(endpoint_id) from None
     gateway.webhooks_changed()
@@ -299,32 +377,60 @@ async def list_deliveries(
     endpoint_id: EndpointId,
     gateway: Parts,
     caller: Admin,
-    state: Annotated[Literal["pending", "delivered", "dead"] | None, Query(description="Only those in this state.")] = None,
+    state: Annotated[
+        Literal["pending", "delivered", "dead"] | None,
+        Query(description="Only those in this state."),
+    ] = None,
     cursor: NumberCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> DeliveryList:
-    """What was delivered or is to be, the newest first. Delivered ones are kept for 7 days, dead ones for 35."""
+    """What was delivered or is to be, the newest first.
+
+    Delivered ones are kept for 7 days, dead ones for 35.
+    """
     await _found(endpoint_id, gateway)
     before = None if cursor is None else int(cursor)
-    found = await gateway.store_thread.run(gateway.webhook_deliveries.newest, endpoint_id, state, before, limit + 1)
+    found = await gateway.store_thread.run(
+        gateway.webhook_deliveries.newest, endpoint_id, state, before, limit + 1
+    )
     next_cursor = str(found[limit - 1].number) if len(found) > limit else None
-    return DeliveryList(items=[_delivery_shown(delivery) for delivery in found[:limit]], next_cursor=next_cursor)
+    return DeliveryList(
+        items=[_delivery_shown(delivery) for delivery in found[:limit]], next_cursor=next_cursor
+    )
 
 
-@router.get("/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}", responses=problems("not_found"))
-async def get_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
+@router.get(
+    "/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}",
+    responses=problems("not_found"),
+)
+async def get_delivery(
+    endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin
+) -> DeliveryShown:
     """One delivery."""
-    delivery = await gateway.store_thread.run(gateway.webhook_deliveries.find, endpoint_id, delivery_id)
+    delivery = await gateway.store_thread.run(
+        gateway.webhook_deliveries.find, endpoint_id, delivery_id
+    )
     if delivery is None:
         raise _no_such_delivery(endpoint_id, delivery_id)
     return _delivery_shown(delivery)
 
 
-@router.post("/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}/resend", status_code=202, responses=problems("not_found"))
-async def resend_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin) -> DeliveryShown:
-    """Have a delivery sent again at once, whatever became of it: dead ones above all. It keeps its `webhook-id`."""
+@router.post(
+    "/v1/webhooks/{endpoint_id:segment}/deliveries/{delivery_id:segment}/resend",
+    status_code=202,
+    responses=problems("not_found"),
+)
+async def resend_delivery(
+    endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin
+) -> DeliveryShown:
+    """Have a delivery sent again at once, whatever became of it: dead ones above all.
+
+    It keeps its `webhook-id`.
+    """
     now_ms = milliseconds(gateway.now())
-    delivery = await gateway.store_thread.run(gateway.webhook_deliveries.send_again, endpoint_id, delivery_id, now_ms)
+    delivery = await gateway.store_thread.run(
+        gateway.webhook_deliveries.send_again, endpoint_id, delivery_id, now_ms
+    )
     if delivery is None:
         raise _no_such_delivery(endpoint_id, delivery_id)
     gateway.webhooks_changed()
@@ -332,7 +438,9 @@ async def resend_delivery(endpoint_id: EndpointId, delivery_id: DeliveryId, gate
 
 
 async def _found(endpoint_id: str, gateway: Gateway) -> Endpoint:
-    endpoint = await gateway.store_thread.run(gateway.webhook_endpoints.find, endpoint_id, gateway.now())
+    endpoint = await gateway.store_thread.run(
+        gateway.webhook_endpoints.find, endpoint_id, gateway.now()
+    )
     if endpoint is None:
         raise _no_such_endpoint(endpoint_id)
     return endpoint
@@ -373,13 +481,17 @@ def _delivery_shown(delivery: Delivery) -> DeliveryShown:
         attempts=delivery.attempts,
         last_status=delivery.last_status,
         last_error=delivery.last_error,
-        next_attempt_at=None if delivery.next_attempt_ms is None else _moment(max(delivery.next_attempt_ms, delivery.created_ms)),
+        next_attempt_at=None
+        if delivery.next_attempt_ms is None
+        else _moment(max(delivery.next_attempt_ms, delivery.created_ms)),
         created_at=_moment(delivery.created_ms),
     )
 
 
 def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds // 1_000, UTC) + timedelta(milliseconds=milliseconds % 1_000)
+    return datetime.fromtimestamp(milliseconds // 1_000, UTC) + timedelta(
+        milliseconds=milliseconds % 1_000
+    )
 
 
 def _check_url(url: str, gateway: Gateway) -> None:
@@ -390,11 +502,14 @@ def _check_url(url: str, gateway: Gateway) -> None:
 
 
 def _no_such_endpoint(endpoint_id: str) -> Problem:
-    return Problem("not_found", f"there is no webhook endpoint {endpoint_id!r}: GET /v1/webhooks lists them")
+    return Problem(
+        "not_found", f"there is no webhook endpoint {endpoint_id!r}: GET /v1/webhooks lists them"
+    )
 
 
 def _no_such_delivery(endpoint_id: str, delivery_id: str) -> Problem:
     return Problem(
         "not_found",
-        f"there is no delivery {delivery_id!r} to {endpoint_id!r}: GET /v1/webhooks/{endpoint_id}/deliveries lists them",
+        f"there is no delivery {delivery_id!r} to {endpoint_id!r}: GET "
+        f"/v1/webhooks/{endpoint_id}/deliveries lists them",
     )

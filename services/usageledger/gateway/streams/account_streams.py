@@ -1,8 +1,10 @@
 """Account streams: what is sent to the clients that listen to an account, and who listens.
 
-One task looks at the counters of all accounts that have clients, four times a second; bytes that have not changed are not even read.
-Figures are made once for all clients of an account, and the latest win: a client that is slow misses those in between. Limit events it must
-not miss: one that lets too many of them wait is cut off, and goes on after the last one that it has seen when it comes back.
+One task looks at the counters of all accounts that have clients, four times a second; bytes that
+have not changed are not even read. Figures are made once for all clients of an account, and the
+latest win: a client that is slow misses those in between. Limit events it must not miss: one that
+lets too many of them wait is cut off, and goes on after the last one that it has seen when it comes
+back.
 """
 
 from __future__ import annotations
@@ -57,7 +59,11 @@ class Waiting(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """One open stream. ``is_let_in`` says whether its key or token still works, ``has_token`` whether it came with an account token."""
+    """One open stream.
+
+    ``is_let_in`` says whether its key or token still works, ``has_token`` whether it came with an
+    account token.
+    """
 
     account: str
     is_let_in: Callable[[], bool] = lambda: True
@@ -91,7 +97,9 @@ class Client:
 
 
 class _Moment(NamedTuple):
-    """A partition at a moment: the time of its accounts, and of when its counters are, None if of now."""
+    """A partition at a moment: the time of its accounts, and of when its counters are, None if of
+    now.
+    """
 
     clock: datetime
     as_of: datetime | None
@@ -115,13 +123,28 @@ class Watched:
     def is_changed(self, stored: AccountReading, moment: _Moment) -> bool:
         """Whether its figures may be others than those that were sent."""
         is_due = self.changes_at is not None and moment.clock >= self.changes_at
-        return self.stored is None or self.stored[1:] != stored[1:] or self.as_of != moment.as_of or is_due or self.is_old
+        return (
+            self.stored is None
+            or self.stored[1:] != stored[1:]
+            or self.as_of != moment.as_of
+            or is_due
+            or self.is_old
+        )
 
 
 class Streams:
-    """The clients of one gateway. All but `run` is called by its event loop between two of its awaits."""
+    """The clients of one gateway.
 
-    def __init__(self, accounts: Accounts, limits: LimitStore, thread: StoreThread, now: Callable[[], datetime]) -> None:
+    All but `run` is called by its event loop between two of its awaits.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        limits: LimitStore,
+        thread: StoreThread,
+        now: Callable[[], datetime],
+    ) -> None:
         self._accounts = accounts
         self._limits = limits
         self._thread = thread
@@ -136,18 +159,38 @@ class Streams:
         """The partitions that are being looked at."""
         self._woken = asyncio.Event()
 
-    def open(self, account: str, is_let_in: Callable[[], bool], *, has_token: bool = False) -> Client:
+    def open(
+        self, account: str, is_let_in: Callable[[], bool], *, has_token: bool = False
+    ) -> Client:
         """A client that listens from now on. Close it. Raises Problem."""
         untold = self.untold()
         if untold is not None:
-            raise Problem("not_ready", f"{untold}: connect again in a moment", headers={"Retry-After": "1"})
+            raise Problem(
+                "not_ready", f"{untold}: connect again in a moment", headers={"Retry-After": "1"}
+            )
         watched = self._watched.get(account)
         if self._count >= STREAMS_MAX:
-            raise Problem("too_many_streams", f"this gateway has {STREAMS_MAX} open streams: come again later, or start another gateway")
+            raise Problem(
+                "too_many_streams",
+                f"this gateway has {STREAMS_MAX} open streams: come again later, or start another "
+                "gateway",
+            )
         if watched is not None and len(watched.clients) >= STREAMS_PER_ACCOUNT_MAX:
-            raise Problem("too_many_streams", f"at most {STREAMS_PER_ACCOUNT_MAX} streams of an account are open at once: close some")
-        if has_token and watched is not None and sum(client.has_token for client in watched.clients) >= STREAMS_BY_TOKEN_MAX:
-            raise Problem("too_many_streams", f"at most {STREAMS_BY_TOKEN_MAX} streams of an account are open at once by token: close some")
+            raise Problem(
+                "too_many_streams",
+                f"at most {STREAMS_PER_ACCOUNT_MAX} streams of an account are open at once: close "
+                "some",
+            )
+        if (
+            has_token
+            and watched is not None
+            and sum(client.has_token for client in watched.clients) >= STREAMS_BY_TOKEN_MAX
+        ):
+            raise Problem(
+                "too_many_streams",
+                f"at most {STREAMS_BY_TOKEN_MAX} streams of an account are open at once by token: "
+                "close some",
+            )
         if watched is None:
             watched = self._watched[account] = Watched()
         client = Client(account, is_let_in, has_token)
@@ -184,16 +227,22 @@ class Streams:
             if event.type in ("limit.reached", "limit.cleared"):
                 watched.block = block_in(event.value) if event.type == "limit.reached" else None
                 watched.is_block_known = True
-                # Looked at again in the next poll: who is blocked since when is part of the figures.
+                # Looked at again in the next poll: who is blocked since when is part of the
+                # figures.
                 watched.stored = None
 
     def end_all(self) -> None:
-        """End every stream, as the gateway is to stop: clients come again, and go on where they were."""
+        """End every stream, as the gateway is to stop: clients come again, and go on where they
+        were.
+        """
         for client in self._clients():
             client.cut("stopping", b"")
 
     async def messages(self, client: Client, after: Place | None) -> AsyncIterator[bytes]:
-        """What is sent to a client, until it or the gateway ends. ``after``: the last limit event that it has seen."""
+        """What is sent to a client, until it or the gateway ends.
+
+        ``after``: the last limit event that it has seen.
+        """
         last = after
         try:
             async for waiting in self._missed(client.account, after):
@@ -205,7 +254,11 @@ class Streams:
                 while client.waiting:
                     waiting = client.waiting.popleft()
                     # What was written while the missed ones were read is among both.
-                    if last is None or last.partition != waiting.place.partition or waiting.place.is_beyond(last):
+                    if (
+                        last is None
+                        or last.partition != waiting.place.partition
+                        or waiting.place.is_beyond(last)
+                    ):
                         last = waiting.place
                         yield waiting.message
                 meter, client.meter = client.meter, None
@@ -219,8 +272,8 @@ class Streams:
             self.close(client)
 
     async def run(self) -> None:
-        """Look at the counters until it is cancelled: at what is new at once, and at all that is watched when its time has come, however
-        much is new.
+        """Look at the counters until it is cancelled: at what is new at once, and at all that is
+        watched when its time has come, however much is new.
         """
         loop = asyncio.get_running_loop()
         poll_at_s = loop.time() + POLL_S
@@ -253,9 +306,11 @@ class Streams:
             self._begin(looking, accounts)
 
     def _begin(self, looking: asyncio.TaskGroup, accounts: Iterable[str]) -> None:
-        """Look at each partition for itself: a server that does not answer keeps only its own partitions waiting.
+        """Look at each partition for itself: a server that does not answer keeps only its own
+        partitions waiting.
 
-        One that is still being looked at is left to the next poll, so calls to such a server do not pile up.
+        One that is still being looked at is left to the next poll, so calls to such a server do not
+        pile up.
         """
         by_partition: dict[int, list[str]] = {}
         for account in accounts:
@@ -276,7 +331,9 @@ class Streams:
         try:
             found = await self._accounts.stored(partition, accounts)
             head = found[0].head
-            at = self._accounts.clock.at(Head(ledger="") if head is None else decode_head(head.value))
+            at = self._accounts.clock.at(
+                Head(ledger="") if head is None else decode_head(head.value)
+            )
             moment = _Moment(at, self._accounts.verified_at(head))
             for account, stored in zip(accounts, found, strict=True):
                 watched = self._watched.get(account)
@@ -285,21 +342,32 @@ class Streams:
                     if watched.is_changed(stored, moment):
                         await self._see(account, watched, stored, moment)
         except (ViewError, AccountError) as error:
-            logger.warning("the accounts of partition %d cannot be read for their streams: %s", partition, error)
+            logger.warning(
+                "the accounts of partition %d cannot be read for their streams: %s",
+                partition,
+                error,
+            )
             self._tell_old(accounts)
         except Exception:
             # What is wrong with one account must not end the streams of the others.
-            logger.exception("the accounts of partition %d cannot be shown to their streams", partition)
+            logger.exception(
+                "the accounts of partition %d cannot be shown to their streams", partition
+            )
             self._tell_old(accounts)
 
-    async def _see(self, account: str, watched: Watched, stored: AccountReading, moment: _Moment) -> None:
+    async def _see(
+        self, account: str, watched: Watched, stored: AccountReading, moment: _Moment
+    ) -> None:
         """Send an account's figures."""
         now = await self._accounts.now_of(account, stored)
         if now.state.is_blocked and not watched.is_block_known:
             event = await self._thread.run(self._limits.block_of, account)
             # An event that has come meanwhile knows better.
             if not watched.is_block_known:
-                watched.block, watched.is_block_known = None if event is None else block_in(event), True
+                watched.block, watched.is_block_known = (
+                    None if event is None else block_in(event),
+                    True,
+                )
         watched.stored, watched.as_of, watched.is_old = stored, moment.as_of, False
         watched.changes_at = next_boundary(now.state)
         self._show(watched, meter_message(now, watched.block))
@@ -308,7 +376,12 @@ class Streams:
         """Counters that cannot be read any more: say of when the figures are that the clients have."""
         for account in accounts:
             watched = self._watched.get(account)
-            if watched is None or watched.message is None or watched.seen_at is None or watched.is_old:
+            if (
+                watched is None
+                or watched.message is None
+                or watched.seen_at is None
+                or watched.is_old
+            ):
                 continue
             if self._now() - watched.seen_at > OLD_AFTER:
                 watched.is_old = True
@@ -320,10 +393,15 @@ class Streams:
             client.show(message)
 
     def check_some(self) -> None:
-        """Look whether the keys and tokens of a part of the clients still work; of all of them in CHECKED_EVERY_POLLS calls."""
+        """Look whether the keys and tokens of a part of the clients still work; of all of them in
+        CHECKED_EVERY_POLLS calls.
+        """
         self._polls += 1
         for number, client in enumerate(self._clients()):
-            if number % CHECKED_EVERY_POLLS == self._polls % CHECKED_EVERY_POLLS and not client.is_let_in():
+            if (
+                number % CHECKED_EVERY_POLLS == self._polls % CHECKED_EVERY_POLLS
+                and not client.is_let_in()
+            ):
                 client.cut("token_expired", TOKEN_EXPIRED)
 
     def _clients(self) -> list[Client]:
@@ -342,7 +420,10 @@ def limit_message(place: Place, type_: str, value: bytes) -> bytes:
 
 
 def meter_message(now: AccountNow, block: Block | None) -> bytes:
-    """An account's figures as a stream sends them. Without an id, so that a client resumes after the limit event before them."""
+    """An account's figures as a stream sends them.
+
+    Without an id, so that a client resumes after the limit event before them.
+    """
     return ServerSentEvent(figures(now, block).model_dump_json(), event="meter", sep="\n").encode()
 
 
@@ -352,9 +433,13 @@ def _as_of(message: bytes, moment: datetime) -> bytes:
     figures_then = json.loads(data)
     if figures_then["as_of"] is None:
         figures_then["as_of"] = moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return ServerSentEvent(json.dumps(figures_then, separators=(",", ":"), ensure_ascii=False), event="meter", sep="\n").encode()
+    return ServerSentEvent(
+        json.dumps(figures_then, separators=(",", ":"), ensure_ascii=False), event="meter", sep="\n"
+    ).encode()
 
 
 TOKEN_EXPIRED = ServerSentEvent(
-    '{"detail":"the token has ended: mint another one and connect again"}', event="token_expired", sep="\n"
+    '{"detail":"the token has ended: mint another one and connect again"}',
+    event="token_expired",
+    sep="\n",
 ).encode()

@@ -1,7 +1,8 @@
-"""Follows ``limit.events``: all partitions, from where ``gateway.db`` last stood, and from the beginning when there was nothing yet.
+"""Follows ``limit.events``: all partitions, from where ``gateway.db`` last stood, and from the
+beginning when there was nothing yet.
 
-What comes is taken into ``gateway.db`` first and handed on afterwards, so nobody has heard of an event that a restart would bring again as
-a new one.
+What comes is taken into ``gateway.db`` first and handed on afterwards, so nobody has heard of an
+event that a restart would bring again as a new one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ RECORDS_PER_POLL = 2_000
 CONNECT_AGAIN_AFTER_S = 1.0
 ANSWER_WITHIN_S = 10.0
 QUIET_S = 5.0
-"""After so long without a record Kafka is asked whether there is one: a consumer that has lost its way says nothing."""
+"""After so long without a record Kafka is asked whether there is one: a consumer that has lost its
+way says nothing.
+"""
 SILENT_MAX_S = 10.0
 """After so long without an answer from Kafka it is not known any more who is blocked."""
 
@@ -36,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 class FollowingStopped(Exception):
-    """The limit events are not what they were, and nothing resets by itself. The message says what to do."""
+    """The limit events are not what they were, and nothing resets by itself.
+
+    The message says what to do.
+    """
 
 
 class _NothingCame(Exception):
@@ -50,7 +56,9 @@ _PASSING = (KafkaError, OSError, TimeoutError, _NothingCame)
 
 
 class LimitFollower:
-    """``on_events`` is called in the event loop with what is new, in each partition's order; ``on_stopped`` when nothing more will come."""
+    """``on_events`` is called in the event loop with what is new, in each partition's order;
+    ``on_stopped`` when nothing more will come.
+    """
 
     def __init__(
         self,
@@ -71,7 +79,10 @@ class LimitFollower:
         self._on_stopped = on_stopped
         self._next: dict[int, int] = {}
         self._awaited: dict[int, int] | None = None
-        """The ends that there were when Kafka was first heard, or heard again. Once they are reached, it is known who is blocked."""
+        """The ends that there were when Kafka was first heard, or heard again.
+
+        Once they are reached, it is known who is blocked.
+        """
         self._heard_at_s = -math.inf
         self._trouble: str | None = "limit events have not been read yet"
         self._tells = False
@@ -88,7 +99,10 @@ class LimitFollower:
         return None if self._tells else self._trouble
 
     async def run(self) -> None:
-        """Follow for as long as it is not cancelled. Returns only where it must not go on, which it has logged."""
+        """Follow for as long as it is not cancelled.
+
+        Returns only where it must not go on, which it has logged.
+        """
         while True:
             try:
                 await self._follow_once()
@@ -102,12 +116,19 @@ class LimitFollower:
                 if self._awaited is None or not self._has_caught_up():
                     self._trouble = f"limit events cannot be read ({type(error).__name__}: {error})"
                 logger.warning(
-                    "limit events cannot be read, connecting anew in %g s: %s: %s", CONNECT_AGAIN_AFTER_S, type(error).__name__, error
+                    "limit events cannot be read, connecting anew in %g s: %s: %s",
+                    CONNECT_AGAIN_AFTER_S,
+                    type(error).__name__,
+                    error,
                 )
                 await asyncio.sleep(CONNECT_AGAIN_AFTER_S)
 
     async def _follow_once(self) -> None:
-        """Follow over one connection. A cancellation that nobody has asked for is aiokafka's own: after a long outage it lets one out."""
+        """Follow over one connection.
+
+        A cancellation that nobody has asked for is aiokafka's own: after a long outage it lets one
+        out.
+        """
         try:
             await self._follow()
         except asyncio.CancelledError:
@@ -125,7 +146,11 @@ class LimitFollower:
             if self._awaited is None or was_silent:
                 self._awaited = ends
                 self._trouble = _CATCHING_UP
-            to_check = {partition: position for partition, position in positions.items() if self._next[partition] < position.next_offset}
+            to_check = {
+                partition: position
+                for partition, position in positions.items()
+                if self._next[partition] < position.next_offset
+            }
             self._look_whether_ready()
             quiet_since_s = _now_s()
             while True:
@@ -135,17 +160,26 @@ class LimitFollower:
                     quiet_since_s = _now_s()
                 elif _now_s() - quiet_since_s >= QUIET_S:
                     if await self._is_behind(consumer):
-                        # What has come while Kafka was asked is brought by the next poll, and what has been there all the time is not.
+                        # What has come while Kafka was asked is brought by the next poll, and what
+                        # has been there all the time is not.
                         records = await self._poll(consumer, to_check)
                         if not records:
-                            raise _NothingCame(f"nothing came in {QUIET_S:.0f} s, though there are records")
+                            raise _NothingCame(
+                                f"nothing came in {QUIET_S:.0f} s, though there are records"
+                            )
                         await self._take(records)
                     quiet_since_s = _now_s()
 
     def _begin(
-        self, consumer: Any, positions: Mapping[int, Position], starts: Mapping[int, int], ends: Mapping[int, int]
+        self,
+        consumer: Any,
+        positions: Mapping[int, Position],
+        starts: Mapping[int, int],
+        ends: Mapping[int, int],
     ) -> dict[int, int]:
-        """Go to where each partition is read from: one record before the position, for it says whether this is the same log."""
+        """Go to where each partition is read from: one record before the position, for it says
+        whether this is the same log.
+        """
         begins: dict[int, int] = {}
         for place in self._places:
             partition, position = place.partition, positions.get(place.partition)
@@ -154,19 +188,27 @@ class LimitFollower:
                 begins[partition] = start
             elif end < position.next_offset:
                 raise FollowingStopped(
-                    f"{self._topic}, partition {partition} ends at offset {end}, and was followed up to {position.next_offset}: it was "
-                    "truncated or made anew. Restore it, or give the gateway another data directory if this is another ledger"
+                    f"{self._topic}, partition {partition} ends at offset {end}, and was followed "
+                    f"up to {position.next_offset}: it was "
+                    "truncated or made anew. Restore it, or give the gateway another data "
+                    "directory if this is another ledger"
                 )
             else:
                 if start > position.next_offset:
                     logger.error(
-                        "%s, partition %d: records %d to %d were deleted unread", self._topic, partition, position.next_offset, start - 1
+                        "%s, partition %d: records %d to %d were deleted unread",
+                        self._topic,
+                        partition,
+                        position.next_offset,
+                        start - 1,
                     )
                 begins[partition] = max(start, position.next_offset - 1)
             consumer.seek(place, begins[partition])
         return begins
 
-    async def _poll(self, consumer: Any, to_check: dict[int, Position]) -> dict[int, list[LimitRecord]]:
+    async def _poll(
+        self, consumer: Any, to_check: dict[int, Position]
+    ) -> dict[int, list[LimitRecord]]:
         polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
         read: dict[int, list[LimitRecord]] = {}
         if polled:
@@ -177,8 +219,10 @@ class LimitFollower:
             if position is not None and some and some[0].offset == position.next_offset - 1:
                 if some[0].place.id != position.last_record:
                     raise FollowingStopped(
-                        f"{self._topic}, partition {place.partition}, offset {some[0].offset} holds {some[0].place.id} and held "
-                        f"{position.last_record}: it is another log. Give the gateway another data directory if this is another ledger"
+                        f"{self._topic}, partition {place.partition}, offset {some[0].offset} "
+                        f"holds {some[0].place.id} and held "
+                        f"{position.last_record}: it is another log. Give the gateway another data "
+                        "directory if this is another ledger"
                     )
                 del some[0]
                 self._next[place.partition] = position.next_offset
@@ -194,13 +238,17 @@ class LimitFollower:
                 raise NotALimitEvent(f"it is of partition {found.place.partition}")
         except NotALimitEvent as error:
             raise FollowingStopped(
-                f"{self._topic}, partition {partition}, offset {record.offset}: {error}. Only the limits consumer may write to that topic"
+                f"{self._topic}, partition {partition}, offset {record.offset}: {error}. Only the "
+                "limits consumer may write to that topic"
             ) from error
         return found
 
     async def _take(self, records: Mapping[int, Sequence[LimitRecord]]) -> None:
-        # Whole even when the gateway is stopped meanwhile: what has been written has been handed on.
-        taking = asyncio.ensure_future(self._thread.run(self._limits.take, records, milliseconds(datetime.now(UTC))))
+        # Whole even when the gateway is stopped meanwhile: what has been written has been handed
+        # on.
+        taking = asyncio.ensure_future(
+            self._thread.run(self._limits.take, records, milliseconds(datetime.now(UTC)))
+        )
         new = await asyncio.shield(taking)
         self._on_events(new)
         for record in new:
@@ -221,7 +269,9 @@ class LimitFollower:
         return _now_s() - self._heard_at_s > SILENT_MAX_S
 
     def _has_caught_up(self) -> bool:
-        return self._awaited is not None and all(self._next.get(partition, 0) >= end for partition, end in self._awaited.items())
+        return self._awaited is not None and all(
+            self._next.get(partition, 0) >= end for partition, end in self._awaited.items()
+        )
 
     async def _is_behind(self, consumer: Any) -> bool:
         _, ends = await self._bounds(consumer)
@@ -232,12 +282,17 @@ class LimitFollower:
             starts = await consumer.beginning_offsets(self._places)
             ends = await consumer.end_offsets(self._places)
         self._heard_at_s = _now_s()
-        by_partition = [{place.partition: int(offset) for place, offset in bound.items()} for bound in (starts, ends)]
+        by_partition = [
+            {place.partition: int(offset) for place, offset in bound.items()}
+            for bound in (starts, ends)
+        ]
         return by_partition[0], by_partition[1]
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[Any]:
-        """A consumer of the whole topic, in no group, that refuses to jump when its place is not there."""
+        """A consumer of the whole topic, in no group, that refuses to jump when its place is not
+        there.
+        """
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._kafka,
             client_id="usageledger-gateway",
@@ -245,7 +300,8 @@ class LimitFollower:
             enable_auto_commit=False,
             check_crcs=True,
             fetch_max_wait_ms=500,
-            # Who leads a partition is another after a failover: what is known of it must not grow old.
+            # Who leads a partition is another after a failover: what is known of it must not grow
+            # old.
             metadata_max_age_ms=2_000,
             request_timeout_ms=int(ANSWER_WITHIN_S * 1_000),
         )

@@ -1,4 +1,7 @@
-"""Deliveries in ``gateway.db``: one for each endpoint and event. Blocking: an event loop calls this in a thread."""
+"""Deliveries in ``gateway.db``: one for each endpoint and event.
+
+Blocking: an event loop calls this in a thread.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,18 @@ _LOOKED_THROUGH = 10_000
 _ERROR_LENGTH_MAX = 300
 
 _COLUMNS = (
-    "number, id, endpoint_id, event_id, type, account, body, state, attempts, tries, next_attempt_ms, last_status, last_error, created_ms"
+    "number, id, endpoint_id, event_id, type, account, body, state, attempts, tries, "
+    "next_attempt_ms, last_status, last_error, created_ms"
 )
-_INSERT = f"INSERT OR IGNORE INTO webhook_deliveries ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, NULL, NULL, ?)"
+_INSERT = (
+    f"INSERT OR IGNORE INTO webhook_deliveries ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, "
+    "'pending', 0, 0, ?, NULL, NULL, ?)"
+)
 _SUCCEEDED = "UPDATE webhook_endpoints SET last_success_at = ?, failing_since = NULL WHERE id = ?"
-_FAILED = "UPDATE webhook_endpoints SET last_failure_at = ?, last_failure = ?, failing_since = ifnull(failing_since, ?) WHERE id = ?"
+_FAILED = (
+    "UPDATE webhook_endpoints SET last_failure_at = ?, last_failure = ?, failing_since = "
+    "ifnull(failing_since, ?) WHERE id = ?"
+)
 
 
 class AnnouncedEvent(Protocol):
@@ -47,7 +57,10 @@ class AnnouncedEvent(Protocol):
 
 
 class Delivery(NamedTuple):
-    """One event on its way to one endpoint. ``attempts`` counts all of them, ``tries`` those since it was last sent off by hand."""
+    """One event on its way to one endpoint.
+
+    ``attempts`` counts all of them, ``tries`` those since it was last sent off by hand.
+    """
 
     number: int
     id: str
@@ -77,16 +90,30 @@ class Counts(NamedTuple):
     dead: int
 
 
-def add_deliveries(store: sqlite3.Connection, events: Sequence[AnnouncedEvent], now_ms: int) -> None:
-    """A delivery of each event to each endpoint that wants it, inside the transaction that takes the events."""
+def add_deliveries(
+    store: sqlite3.Connection, events: Sequence[AnnouncedEvent], now_ms: int
+) -> None:
+    """A delivery of each event to each endpoint that wants it, inside the transaction that takes
+    the events.
+    """
     if not events:
         return
-    rows = store.execute("SELECT id, types, accounts FROM webhook_endpoints WHERE disabled_because IS NULL").fetchall()
-    for endpoint_id, types, accounts in ((row[0], set(json.loads(row[1])), set(json.loads(row[2]))) for row in rows):
+    rows = store.execute(
+        "SELECT id, types, accounts FROM webhook_endpoints WHERE disabled_because IS NULL"
+    ).fetchall()
+    for endpoint_id, types, accounts in (
+        (row[0], set(json.loads(row[1])), set(json.loads(row[2]))) for row in rows
+    ):
         for event in events:
             if event.type in types and (not accounts or event.account in accounts):
                 body = body_of(event.type, event.time, event.value)
-                named = (message_id(endpoint_id, event.event_id), endpoint_id, event.event_id, event.type, event.account)
+                named = (
+                    message_id(endpoint_id, event.event_id),
+                    endpoint_id,
+                    event.event_id,
+                    event.type,
+                    event.account,
+                )
                 store.execute(_INSERT, (*named, body, now_ms, now_ms))
 
 
@@ -98,23 +125,37 @@ class DeliveryStore:
         self._turn = turn
 
     def due(self, endpoint_id: str, now_ms: int, limit: int) -> list[Delivery]:
-        """The oldest that is due of each account, in the order in which they became so; tests first. At most ``limit``.
+        """The oldest that is due of each account, in the order in which they became so; tests
+        first. At most ``limit``.
 
-        One at a time of an account is on its way, so what else is due of it waits, and another's is found behind it (unless very much is).
+        One at a time of an account is on its way, so what else is due of it waits, and another's is
+        found behind it (unless very much is).
         """
-        where = "endpoint_id = ? AND state = 'pending' AND next_attempt_ms <= ? ORDER BY next_attempt_ms, number LIMIT ?"
+        where = (
+            "endpoint_id = ? AND state = 'pending' AND next_attempt_ms <= ? ORDER BY "
+            "next_attempt_ms, number LIMIT ?"
+        )
         query = f"SELECT account, number FROM webhook_deliveries WHERE {where}"
         numbers: dict[str, int] = {}
-        with self._turn, closing(self._store.execute(query, (endpoint_id, now_ms, _LOOKED_THROUGH))) as found:
+        with (
+            self._turn,
+            closing(self._store.execute(query, (endpoint_id, now_ms, _LOOKED_THROUGH))) as found,
+        ):
             for account, number in found:
                 numbers.setdefault(account, number)
                 if len(numbers) == limit:
                     break
-        return self._select(f"number IN ({', '.join('?' * len(numbers))}) ORDER BY next_attempt_ms, number", list(numbers.values()))
+        return self._select(
+            f"number IN ({', '.join('?' * len(numbers))}) ORDER BY next_attempt_ms, number",
+            list(numbers.values()),
+        )
 
     def next_due_ms(self, endpoint_id: str, after_ms: int) -> int | None:
         """When the next delivery becomes due that is not yet."""
-        query = "SELECT min(next_attempt_ms) FROM webhook_deliveries WHERE endpoint_id = ? AND state = 'pending' AND next_attempt_ms > ?"
+        query = (
+            "SELECT min(next_attempt_ms) FROM webhook_deliveries WHERE endpoint_id = ? AND state = "
+            "'pending' AND next_attempt_ms > ?"
+        )
         with self._turn:
             (found,) = self._store.execute(query, (endpoint_id, after_ms)).fetchone()
         return None if found is None else int(found)
@@ -122,18 +163,25 @@ class DeliveryStore:
     def note(self, delivery: Delivery, attempt: Attempt, outcome: Outcome, now: datetime) -> None:
         """Note an attempt and what it made of the delivery and of its endpoint.
 
-        Nothing of a delivery that was sent off by hand meanwhile: it goes on from there, and is not dead for what came before.
+        Nothing of a delivery that was sent off by hand meanwhile: it goes on from there, and is not
+        dead for what came before.
         """
         now_ms, at = milliseconds(now), _text(now)
-        error = None if attempt.is_success else attempt.error[:_ERROR_LENGTH_MAX] or f"status {attempt.status}"
+        error = (
+            None
+            if attempt.is_success
+            else attempt.error[:_ERROR_LENGTH_MAX] or f"status {attempt.status}"
+        )
         # What a power cut takes back is delivered again, under the same id.
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
             store.execute(
-                "UPDATE webhook_deliveries SET attempts = attempts + 1, last_status = ?, last_error = ? WHERE id = ?",
+                "UPDATE webhook_deliveries SET attempts = attempts + 1, last_status = ?, "
+                "last_error = ? WHERE id = ?",
                 (attempt.status, error, delivery.id),
             )
             store.execute(
-                "UPDATE webhook_deliveries SET state = ?, tries = ?, next_attempt_ms = ?, ended_ms = ?"
+                "UPDATE webhook_deliveries SET state = ?, tries = ?, next_attempt_ms = ?, ended_ms "
+                "= ?"
                 " WHERE id = ? AND attempts = ? AND tries = ?",
                 (
                     outcome.state,
@@ -160,16 +208,25 @@ class DeliveryStore:
         found = self._select("endpoint_id = ? AND id = ?", (endpoint_id, delivery_id))
         return found[0] if found else None
 
-    def newest(self, endpoint_id: str, state: State | None, before: int | None, limit: int) -> list[Delivery]:
+    def newest(
+        self, endpoint_id: str, state: State | None, before: int | None, limit: int
+    ) -> list[Delivery]:
         """An endpoint's deliveries, the newest first, those with a number below ``before``."""
-        where = "endpoint_id = ? AND (? IS NULL OR state = ?) AND (? IS NULL OR number < ?) ORDER BY number DESC LIMIT ?"
+        where = (
+            "endpoint_id = ? AND (? IS NULL OR state = ?) AND (? IS NULL OR number < ?) ORDER BY "
+            "number DESC LIMIT ?"
+        )
         return self._select(where, (endpoint_id, state, state, before, before, limit))
 
     def send_again(self, endpoint_id: str, delivery_id: str, now_ms: int) -> Delivery | None:
-        """Have a delivery sent at once, whatever its state, and from then on by the whole schedule. It keeps its id."""
+        """Have a delivery sent at once, whatever its state, and from then on by the whole schedule.
+
+        It keeps its id.
+        """
         with transaction(self._store, self._turn) as store:
             store.execute(
-                "UPDATE webhook_deliveries SET state = 'pending', tries = 0, next_attempt_ms = ?, ended_ms = NULL"
+                "UPDATE webhook_deliveries SET state = 'pending', tries = 0, next_attempt_ms = ?, "
+                "ended_ms = NULL"
                 " WHERE endpoint_id = ? AND id = ?",
                 (now_ms, endpoint_id, delivery_id),
             )
@@ -179,11 +236,16 @@ class DeliveryStore:
         """A delivery that says nothing but that deliveries arrive. Raises KeyError."""
         event_id, now_ms = f"test_{secrets.token_hex(8)}", milliseconds(now)
         delivery_id = message_id(endpoint_id, event_id)
-        body = body_of(TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode())
+        body = body_of(
+            TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode()
+        )
         with transaction(self._store, self._turn) as store:
             require_endpoint(store, endpoint_id)
-            # Due since long ago: who tests an endpoint does not wait for all that it has not answered yet.
-            store.execute(_INSERT, (delivery_id, endpoint_id, event_id, TEST_TYPE, "", body, 0, now_ms))
+            # Due since long ago: who tests an endpoint does not wait for all that it has not
+            # answered yet.
+            store.execute(
+                _INSERT, (delivery_id, endpoint_id, event_id, TEST_TYPE, "", body, 0, now_ms)
+            )
         found = self.find(endpoint_id, delivery_id)
         assert found is not None, "it has just been written"
         return found
@@ -191,7 +253,8 @@ class DeliveryStore:
     def counts(self) -> dict[str, Counts]:
         """How many deliveries wait and are dead, by endpoint."""
         query = (
-            "SELECT endpoint_id, sum(state = 'pending'), sum(state = 'dead') FROM webhook_deliveries"
+            "SELECT endpoint_id, sum(state = 'pending'), sum(state = 'dead') FROM "
+            "webhook_deliveries"
             " WHERE state IN ('pending', 'dead') GROUP BY endpoint_id"
         )
         with self._turn:
@@ -199,9 +262,13 @@ class DeliveryStore:
 
     def prune(self, now_ms: int) -> int:
         """Let go of some deliveries that have ended long ago; return how many."""
-        delivered_ms, dead_ms = (now_ms - int(kept.total_seconds()) * 1_000 for kept in (DELIVERED_KEPT_FOR, DEAD_KEPT_FOR))
+        delivered_ms, dead_ms = (
+            now_ms - int(kept.total_seconds()) * 1_000
+            for kept in (DELIVERED_KEPT_FOR, DEAD_KEPT_FOR)
+        )
         query = (
-            "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM webhook_deliveries WHERE ended_ms < ?"
+            "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM webhook_deliveries "
+            "WHERE ended_ms < ?"
             " AND (state = 'delivered' OR ended_ms < ?) LIMIT ?)"
         )
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
@@ -209,7 +276,12 @@ class DeliveryStore:
 
     def _select(self, where: str, values: Sequence[object]) -> list[Delivery]:
         with self._turn:
-            return [Delivery(*row) for row in self._store.execute(f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE {where}", values)]
+            return [
+                Delivery(*row)
+                for row in self._store.execute(
+                    f"SELECT {_COLUMNS} FROM webhook_deliveries WHERE {where}", values
+                )
+            ]
 
 
 def _text(moment: datetime) -> str:

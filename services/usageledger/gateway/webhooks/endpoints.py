@@ -1,4 +1,6 @@
-"""Webhook endpoints in ``gateway.db``, and their secrets. Blocking: an event loop calls this in a thread.
+"""Webhook endpoints in ``gateway.db``, and their secrets.
+
+Blocking: an event loop calls this in a thread.
 
 A secret is kept as it is, for it signs; the file can be read by nobody else on the machine.
 """
@@ -27,7 +29,8 @@ ENDPOINTS_MAX = 100
 """Each has connections and a queue of its own."""
 
 _COLUMNS = (
-    "id, url, types, accounts, description, created_at, disabled_because, failing_since, last_success_at, last_failure_at, last_failure"
+    "id, url, types, accounts, description, created_at, disabled_because, failing_since, "
+    "last_success_at, last_failure_at, last_failure"
 )
 
 _CHANGE = """
@@ -45,7 +48,9 @@ class TooManyEndpoints(Exception):
 
 
 class NoLongerThere(Exception):
-    """The idempotency key came before, and what it made has been deleted or has other secrets by now."""
+    """The idempotency key came before, and what it made has been deleted or has other secrets by
+    now.
+    """
 
 
 class Wanted(NamedTuple):
@@ -95,12 +100,19 @@ class Endpoint:
         """What it is called."""
         if self.disabled_because is not None:
             return "disabled"
-        return "failing" if self.failing_since is not None and now - self.failing_since >= FAILING_AFTER else "active"
+        return (
+            "failing"
+            if self.failing_since is not None and now - self.failing_since >= FAILING_AFTER
+            else "active"
+        )
 
 
 def require_endpoint(store: sqlite3.Connection, endpoint_id: str) -> None:
     """Raises KeyError where there is no such endpoint."""
-    if store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone() is None:
+    if (
+        store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone()
+        is None
+    ):
         raise KeyError(endpoint_id)
 
 
@@ -111,8 +123,11 @@ class EndpointStore:
         self._store = store
         self._turn = turn
 
-    def create(self, wanted: Wanted, now: datetime, *, caller: str, idempotency_key: str | None = None) -> Created:
-        """Make an endpoint; the same key of the same caller again makes none, and has the first answer.
+    def create(
+        self, wanted: Wanted, now: datetime, *, caller: str, idempotency_key: str | None = None
+    ) -> Created:
+        """Make an endpoint; the same key of the same caller again makes none, and has the first
+        answer.
 
         Raises TooManyEndpoints, UsedForSomethingElse, NoLongerThere.
         """
@@ -128,10 +143,14 @@ class EndpointStore:
                 raise TooManyEndpoints
             listed = (json.dumps(wanted.types), json.dumps(wanted.accounts))
             store.execute(
-                f"INSERT INTO webhook_endpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL)",
+                f"INSERT INTO webhook_endpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, "
+                "NULL, NULL, NULL)",
                 (made.id, wanted.url, *listed, wanted.description, _text(now)),
             )
-            store.execute("INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)", (made.id, made.secret, _text(now)))
+            store.execute(
+                "INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)",
+                (made.id, made.secret, _text(now)),
+            )
         return made
 
     def all(self, now: datetime) -> list[Endpoint]:
@@ -144,12 +163,16 @@ class EndpointStore:
         return found[0] if found else None
 
     def change(self, endpoint_id: str, change: Change) -> None:
-        """Change an endpoint. What waits for one that is disabled goes on waiting; it gets nothing new until it is enabled again.
+        """Change an endpoint.
+
+        What waits for one that is disabled goes on waiting; it gets nothing new until it is enabled
+        again.
 
         One statement, so that changes at the same time undo nothing of each other. Raises KeyError.
         """
         listed = {
-            name: None if some is None else json.dumps(some) for name, some in (("types", change.types), ("accounts", change.accounts))
+            name: None if some is None else json.dumps(some)
+            for name, some in (("types", change.types), ("accounts", change.accounts))
         }
         with transaction(self._store, self._turn) as store:
             changed = store.execute(_CHANGE, {**change._asdict(), **listed, "id": endpoint_id})
@@ -161,12 +184,19 @@ class EndpointStore:
         secret, ends = new_secret(), _text(now + overlap)
         with transaction(self._store, self._turn) as store:
             require_endpoint(store, endpoint_id)
-            store.execute("DELETE FROM webhook_secrets WHERE endpoint_id = ? AND expires_at <= ?", (endpoint_id, _text(now)))
             store.execute(
-                "UPDATE webhook_secrets SET expires_at = ? WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?)",
+                "DELETE FROM webhook_secrets WHERE endpoint_id = ? AND expires_at <= ?",
+                (endpoint_id, _text(now)),
+            )
+            store.execute(
+                "UPDATE webhook_secrets SET expires_at = ? WHERE endpoint_id = ? AND (expires_at "
+                "IS NULL OR expires_at > ?)",
                 (ends, endpoint_id, ends),
             )
-            store.execute("INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)", (endpoint_id, secret, _text(now)))
+            store.execute(
+                "INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)",
+                (endpoint_id, secret, _text(now)),
+            )
         return secret
 
     def delete(self, endpoint_id: str) -> None:
@@ -175,23 +205,40 @@ class EndpointStore:
             store.execute("DELETE FROM webhook_endpoints WHERE id = ?", (endpoint_id,))
 
     def _select(self, where: str, values: Sequence[object], now: datetime) -> list[Endpoint]:
-        query = "SELECT secret FROM webhook_secrets WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid DESC"
+        query = (
+            "SELECT secret FROM webhook_secrets WHERE endpoint_id = ? AND (expires_at IS NULL OR "
+            "expires_at > ?) ORDER BY rowid DESC"
+        )
         with self._turn:
-            rows = self._store.execute(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE {where}", values).fetchall()
-            signing = [tuple(secret for (secret,) in self._store.execute(query, (row[0], _text(now)))) for row in rows]
+            rows = self._store.execute(
+                f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE {where}", values
+            ).fetchall()
+            signing = [
+                tuple(secret for (secret,) in self._store.execute(query, (row[0], _text(now))))
+                for row in rows
+            ]
         return [_endpoint(row, some) for row, some in zip(rows, signing, strict=True)]
 
 
 def _still_there(store: sqlite3.Connection, made: Created) -> Created:
-    if store.execute("SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made).fetchone() is None:
+    if (
+        store.execute(
+            "SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made
+        ).fetchone()
+        is None
+    ):
         raise NoLongerThere
     return made
 
 
 def _endpoint(row: Sequence[str | None], signing: tuple[str, ...]) -> Endpoint:
     id_, url, types, accounts, description, created_at, because, *times, failure = row
-    failing_since, last_success_at, last_failure_at = (None if at is None else datetime.fromisoformat(at) for at in times)
-    assert id_ and url and types and accounts and created_at and description is not None, "columns that are never null"
+    failing_since, last_success_at, last_failure_at = (
+        None if at is None else datetime.fromisoformat(at) for at in times
+    )
+    assert id_ and url and types and accounts and created_at and description is not None, (
+        "columns that are never null"
+    )
     return Endpoint(
         id=id_,
         url=url,

@@ -1,4 +1,7 @@
-"""What becomes of a delivery after an attempt: delivered, tried again later, or dead. Pure: time and chance are arguments."""
+"""What becomes of a delivery after an attempt: delivered, tried again later, or dead.
+
+Pure: time and chance are arguments.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from typing import Literal, NamedTuple
 State = Literal["pending", "delivered", "dead"]
 
 RETRY_AFTER_S = (5, 30, 120, 600, 3_600, 10_800, 36_000, 50_400, 72_000, 86_400)
-"""After the first attempt, the second, …: about three days in all, as the specification suggests."""
+"""After the first attempt, the second, …: about three days in all, as the specification suggests.
+"""
 
 JITTER = 0.2
-"""Each wait is up to this share shorter or longer, so that what failed together does not come back together."""
+"""Each wait is up to this share shorter or longer, so that what failed together does not come back
+together.
+"""
 
 WAIT_MAX_S = 86_400
 FAILING_AFTER = timedelta(days=1)
@@ -27,7 +33,10 @@ _PAUSE_S = 0.25
 
 
 class Attempt(NamedTuple):
-    """What came of one attempt: the status of the answer, or what stood in the way of one. ``retry_after_s``: the answer's own wish."""
+    """What came of one attempt: the status of the answer, or what stood in the way of one.
+
+    ``retry_after_s``: the answer's own wish.
+    """
 
     status: int | None
     error: str = ""
@@ -35,7 +44,10 @@ class Attempt(NamedTuple):
 
     @property
     def is_success(self) -> bool:
-        """Any status of 200 to 299. A redirection is none: where an endpoint has moved to, its owner says here."""
+        """Any status of 200 to 299.
+
+        A redirection is none: where an endpoint has moved to, its owner says here.
+        """
         return self.status is not None and 200 <= self.status < 300
 
     @property
@@ -59,12 +71,19 @@ class Outcome(NamedTuple):
 
 
 def pace_after(failures_in_row: int) -> Pace:
-    """How an endpoint is asked whose last attempts have failed: one that is down costs little, however much waits for it."""
+    """How an endpoint is asked whose last attempts have failed: one that is down costs little,
+    however much waits for it.
+    """
     return Pace(AT_ONCE, 0.0) if failures_in_row < _FAILURES_UNPACED else Pace(1, _PAUSE_S)
 
 
-def after_attempt(attempt: Attempt, tries: int, now_ms: int, chance: float, *, is_test: bool = False) -> Outcome:
-    """What becomes of a delivery after its ``tries``-th attempt. ``chance`` lies in [0, 1). A test is not tried again."""
+def after_attempt(
+    attempt: Attempt, tries: int, now_ms: int, chance: float, *, is_test: bool = False
+) -> Outcome:
+    """What becomes of a delivery after its ``tries``-th attempt.
+
+    ``chance`` lies in [0, 1). A test is not tried again.
+    """
     if attempt.is_success:
         return Outcome("delivered", None)
     if attempt.is_gone or is_test or tries > len(RETRY_AFTER_S):

@@ -1,6 +1,8 @@
-"""Sends what is due: a worker for each endpoint, so that what one endpoint does never delays another.
+"""Sends what is due: a worker for each endpoint, so that what one endpoint does never delays
+another.
 
-An attempt is noted after it was made. A gateway that is killed in between makes it again, under the same ``webhook-id``: at least once.
+An attempt is noted after it was made. A gateway that is killed in between makes it again, under the
+same ``webhook-id``: at least once.
 """
 
 from __future__ import annotations
@@ -41,11 +43,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """What serves one endpoint. Its names are resolved in a thread of its own: a resolver that hangs holds up this endpoint alone."""
+    """What serves one endpoint.
+
+    Its names are resolved in a thread of its own: a resolver that hangs holds up this endpoint
+    alone.
+    """
 
     task: asyncio.Task[None] | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    resolver: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "webhook-names"))
+    resolver: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "webhook-names")
+    )
     failures_in_row: int = 0
     rests_until_s: float = 0.0
 
@@ -113,18 +121,26 @@ class WebhookSender:
         worker.resolver.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self, endpoint_id: str, worker: _Worker) -> None:
-        """Serve one endpoint. Its connections are its own, so none is shared with another host at the same address."""
+        """Serve one endpoint.
+
+        Its connections are its own, so none is shared with another host at the same address.
+        """
         running: dict[asyncio.Task[None], Delivery] = {}
         limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
         assert self._tls is not None, "made before the first worker"
-        async with httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, limits=limits) as client:
+        async with httpx.AsyncClient(
+            verify=self._tls, trust_env=False, follow_redirects=False, limits=limits
+        ) as client:
             try:
                 while True:
                     worker.woken.clear()
                     try:
                         wait_s = await self._start_due(endpoint_id, worker, client, running)
                     except Exception:
-                        logger.exception("deliveries to webhook endpoint %s cannot be read, trying again", endpoint_id)
+                        logger.exception(
+                            "deliveries to webhook endpoint %s cannot be read, trying again",
+                            endpoint_id,
+                        )
                         wait_s = AFTER_A_FAILURE_S
                     await self._rest(worker, running, wait_s)
             finally:
@@ -132,9 +148,16 @@ class WebhookSender:
                     task.cancel()
 
     async def _start_due(
-        self, endpoint_id: str, worker: _Worker, client: httpx.AsyncClient, running: dict[asyncio.Task[None], Delivery]
+        self,
+        endpoint_id: str,
+        worker: _Worker,
+        client: httpx.AsyncClient,
+        running: dict[asyncio.Task[None], Delivery],
     ) -> float:
-        """Begin what is due; return how long there is nothing more to do. Of one account there is one delivery on its way at a time."""
+        """Begin what is due; return how long there is nothing more to do.
+
+        Of one account there is one delivery on its way at a time.
+        """
         rest_s = worker.rests_until_s - asyncio.get_running_loop().time()
         if rest_s > 0:
             return rest_s
@@ -149,67 +172,117 @@ class WebhookSender:
                 break
             if delivery.id not in under_way and delivery.account not in accounts:
                 accounts.add(delivery.account)
-                running[asyncio.create_task(self._deliver(endpoint, delivery, worker, client))] = delivery
+                running[asyncio.create_task(self._deliver(endpoint, delivery, worker, client))] = (
+                    delivery
+                )
         return next_s
 
-    def _read(self, endpoint_id: str, now: datetime) -> tuple[Endpoint, list[Delivery], float] | None:
-        """An endpoint, what is due to it, and in how many seconds something more will be. None if nothing goes to it."""
+    def _read(
+        self, endpoint_id: str, now: datetime
+    ) -> tuple[Endpoint, list[Delivery], float] | None:
+        """An endpoint, what is due to it, and in how many seconds something more will be.
+
+        None if nothing goes to it.
+        """
         endpoint = self._endpoints.find(endpoint_id, now)
         if endpoint is None or endpoint.disabled_because is not None:
             return None
         now_ms = milliseconds(now)
-        due, next_ms = self._deliveries.due(endpoint_id, now_ms, ACCOUNTS_LOOKED_AT), self._deliveries.next_due_ms(endpoint_id, now_ms)
-        return endpoint, due, LOOK_AGAIN_AFTER_S if next_ms is None else min(LOOK_AGAIN_AFTER_S, (next_ms - now_ms) / 1_000)
+        due, next_ms = (
+            self._deliveries.due(endpoint_id, now_ms, ACCOUNTS_LOOKED_AT),
+            self._deliveries.next_due_ms(endpoint_id, now_ms),
+        )
+        return (
+            endpoint,
+            due,
+            LOOK_AGAIN_AFTER_S
+            if next_ms is None
+            else min(LOOK_AGAIN_AFTER_S, (next_ms - now_ms) / 1_000),
+        )
 
-    async def _rest(self, worker: _Worker, running: dict[asyncio.Task[None], Delivery], wait_s: float) -> None:
+    async def _rest(
+        self, worker: _Worker, running: dict[asyncio.Task[None], Delivery], wait_s: float
+    ) -> None:
         """Wait until an attempt has ended, something is new, or the time has come."""
         woken = asyncio.create_task(worker.woken.wait())
         try:
-            await asyncio.wait({woken, *running}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {woken, *running}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             woken.cancel()
         for task in [task for task in running if task.done()]:
             del running[task]
             if not task.cancelled() and task.exception() is not None:
-                logger.error("a webhook attempt could not be noted, and is made again", exc_info=task.exception())
+                logger.error(
+                    "a webhook attempt could not be noted, and is made again",
+                    exc_info=task.exception(),
+                )
                 # What could not be noted is due at once: not over and over without a pause.
                 await asyncio.sleep(AFTER_A_FAILURE_S)
 
-    async def _deliver(self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient) -> None:
+    async def _deliver(
+        self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient
+    ) -> None:
         with WEBHOOK_SECONDS.time():
             attempt = await self._attempt(endpoint, delivery, worker, client)
         worker.failures_in_row = 0 if attempt.is_success else worker.failures_in_row + 1
-        worker.rests_until_s = asyncio.get_running_loop().time() + pace_after(worker.failures_in_row).pause_s
+        worker.rests_until_s = (
+            asyncio.get_running_loop().time() + pace_after(worker.failures_in_row).pause_s
+        )
         now = self._now()
         chance = random.random()
-        outcome = after_attempt(attempt, delivery.tries + 1, milliseconds(now), chance, is_test=delivery.is_test)
+        outcome = after_attempt(
+            attempt, delivery.tries + 1, milliseconds(now), chance, is_test=delivery.is_test
+        )
         await self._thread.run(self._deliveries.note, delivery, attempt, outcome, now)
         WEBHOOK_ATTEMPTS.labels("delivered" if attempt.is_success else "failed").inc()
         if outcome.state == "dead":
-            logger.warning("delivery %s to webhook endpoint %s is dead: %s", delivery.id, endpoint.id, attempt.error or attempt.status)
+            logger.warning(
+                "delivery %s to webhook endpoint %s is dead: %s",
+                delivery.id,
+                endpoint.id,
+                attempt.error or attempt.status,
+            )
         if attempt.is_gone:
             logger.warning("webhook endpoint %s is disabled: it answered 410 Gone", endpoint.id)
             self.wake_all()
 
-    async def _attempt(self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient) -> Attempt:
+    async def _attempt(
+        self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient
+    ) -> Attempt:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 return await self._ask(endpoint, delivery, worker, client)
         except TimeoutError:
             return Attempt(None, f"no answer within {ANSWER_WITHIN_S:.0f} s")
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, ValueError) as error:
-            return Attempt(None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            return Attempt(
+                None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            )
 
-    async def _ask(self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient) -> Attempt:
+    async def _ask(
+        self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient
+    ) -> Attempt:
         parts = check_url(endpoint.url, self.reach)
         host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
         loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(worker.resolver, addresses_of, host, port, self.reach)
-        headers = {"host": parts.netloc, **signed_headers(delivery.id, delivery.body, endpoint.secrets, self._now())}
+        addresses = await loop.run_in_executor(
+            worker.resolver, addresses_of, host, port, self.reach
+        )
+        headers = {
+            "host": parts.netloc,
+            **signed_headers(delivery.id, delivery.body, endpoint.secrets, self._now()),
+        }
         for number, address in enumerate(addresses, start=1):
             url = httpx.URL(endpoint.url).copy_with(host=address)
             request = client.build_request(
-                "POST", url, content=delivery.body, headers=headers, timeout=ANSWER_WITHIN_S, extensions={"sni_hostname": host}
+                "POST",
+                url,
+                content=delivery.body,
+                headers=headers,
+                timeout=ANSWER_WITHIN_S,
+                extensions={"sni_hostname": host},
             )
             try:
                 response = await client.send(request, stream=True)
@@ -225,8 +298,10 @@ class WebhookSender:
 
 
 async def _read(response: httpx.Response) -> Attempt:
-    """What an answer says. Its status decides, whatever becomes of its body, of which little is read: so that the connection can be used
-    again, and to say what was wrong.
+    """What an answer says.
+
+    Its status decides, whatever becomes of its body, of which little is read: so that the
+    connection can be used again, and to say what was wrong.
     """
     said = b""
     with suppress(TimeoutError, httpx.HTTPError):
@@ -236,9 +311,14 @@ async def _read(response: httpx.Response) -> Attempt:
                 if len(said) > ANSWER_BYTES_MAX:
                     break
     wait = response.headers.get("retry-after", "")
-    retry_after_s = int(wait) if wait.isascii() and wait.isdigit() and len(wait) < _DIGITS_MAX else None
+    retry_after_s = (
+        int(wait) if wait.isascii() and wait.isdigit() and len(wait) < _DIGITS_MAX else None
+    )
     attempt = Attempt(response.status_code, "", retry_after_s)
     if attempt.is_success:
         return attempt
     text = " ".join(said[:200].decode("utf-8", "replace").split())
-    return attempt._replace(error=f"status {response.status_code}" + (f": {json.dumps(text, ensure_ascii=False)}" if text else ""))
+    return attempt._replace(
+        error=f"status {response.status_code}"
+        + (f": {json.dumps(text, ensure_ascii=False)}" if text else "")
+    )

@@ -1,4 +1,6 @@
-"""The customer's side of the demo: workers that report what they generate, and an app that stops accounts and sells them upgrades."""
+"""The customer's side of the demo: workers that report what they generate, and an app that stops
+accounts and sells them upgrades.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ UPGRADES_ONE_IN = 2
 
 @dataclass(slots=True)
 class Tally:
-    """What the studio did and was told, in its own books. ``generated`` is micro-credits by account, reckoned from the rate card."""
+    """What the studio did and was told, in its own books.
+
+    ``generated`` is micro-credits by account, reckoned from the rate card.
+    """
 
     generations: int = 0
     held_back: int = 0
@@ -45,18 +50,28 @@ class Studio:
 
     def open_accounts(self, subscriptions: Iterable[tuple[str, str]]) -> None:
         """Subscribe the accounts to their first plans."""
-        with AccountClient(source="/demo/billing", kafka=self._kafka, prefix=self._prefix) as billing:
+        with AccountClient(
+            source="/demo/billing", kafka=self._kafka, prefix=self._prefix
+        ) as billing:
             for account, plan in subscriptions:
                 billing.subscribe(account, plan)
 
     def play(self, uses: Iterable[Use], speed: float, on_progress: Callable[[Use], None]) -> None:
-        """Report each use when its time has come, unless its account is blocked. Returns when Kafka has acknowledged all of them."""
+        """Report each use when its time has come, unless its account is blocked.
+
+        Returns when Kafka has acknowledged all of them.
+        """
         subscriber = LimitSubscriber(kafka=self._kafka, prefix=self._prefix)
         subscriber.on_reached(self._told_reached)
         subscriber.on_cleared(self._told_cleared)
         subscriber.on_threshold(self._told_threshold)
         selling = threading.Thread(target=self._sell_upgrades, name="demo-billing")
-        with subscriber, UsageMeter(source=SOURCE, kafka=self._kafka, prefix=self._prefix, spool_directory=self._spool) as meter:
+        with (
+            subscriber,
+            UsageMeter(
+                source=SOURCE, kafka=self._kafka, prefix=self._prefix, spool_directory=self._spool
+            ) as meter,
+        ):
             selling.start()
             try:
                 began = time.monotonic()
@@ -74,7 +89,13 @@ class Studio:
         if subscriber.is_blocked(use.account):
             self.tally.held_back += 1
             return
-        meter.record(account=use.account, feature=use.feature, model=use.model, quantity=use.quantity, id=use.id)
+        meter.record(
+            account=use.account,
+            feature=use.feature,
+            model=use.model,
+            quantity=use.quantity,
+            id=use.id,
+        )
         self.tally.generations += 1
         self.tally.generated[use.account] += use.credits
 
@@ -92,12 +113,18 @@ class Studio:
         self._note_delay(event)
 
     def _note_delay(self, event: LimitEvent) -> None:
-        """From the generation that crossed the limit to the app that is told, on one machine's clock."""
+        """From the generation that crossed the limit to the app that is told, on one machine's
+        clock.
+        """
         if event.crossed_by is not None and event.reason == "usage":
-            self.tally.delays_ms.append((datetime.now(UTC) - event.crossed_by.occurred_at).total_seconds() * 1_000)
+            self.tally.delays_ms.append(
+                (datetime.now(UTC) - event.crossed_by.occurred_at).total_seconds() * 1_000
+            )
 
     def _sell_upgrades(self) -> None:
-        with AccountClient(source="/demo/billing", kafka=self._kafka, prefix=self._prefix) as billing:
+        with AccountClient(
+            source="/demo/billing", kafka=self._kafka, prefix=self._prefix
+        ) as billing:
             while (event := self._offers.get()) is not None:
                 if event.upgrade is None:
                     continue

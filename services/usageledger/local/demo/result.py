@@ -10,7 +10,10 @@ from usageledger.local.demo.customer import Tally
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """What the demo came to. ``meters_wrong`` are accounts whose meter is not what their workers generated."""
+    """What the demo came to.
+
+    ``meters_wrong`` are accounts whose meter is not what their workers generated.
+    """
 
     tally: Tally
     report: AuditReport

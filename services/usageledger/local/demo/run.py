@@ -46,7 +46,12 @@ KILL_AT, EMPTY_AT = 0.2, 0.8
 
 
 def run_demo(
-    screen: Screen, *, data: Path | None = None, backend: Backend = "packages", speed: float = SPEED, disaster: bool = False
+    screen: Screen,
+    *,
+    data: Path | None = None,
+    backend: Backend = "packages",
+    speed: float = SPEED,
+    disaster: bool = False,
 ) -> DemoResult:
     """Bring a stack up, play the trace, wait until all is decided, audit, compare every meter.
 
@@ -54,7 +59,9 @@ def run_demo(
     Raises StackError where the stack does not come up or does not come to rest in time.
     """
     with _directory(data) as directory:
-        stack = Stack(directory, backend=backend, prepare=_publish, prefix=f"demo-{int(time.time())}")
+        stack = Stack(
+            directory, backend=backend, prepare=_publish, prefix=f"demo-{int(time.time())}"
+        )
         addresses = stack.start(screen)
         try:
             screen.started(stack.status(), addresses)
@@ -67,7 +74,9 @@ def run_demo(
             stack.stop()
 
 
-def _played(screen: Screen, stack: Stack, addresses: Addresses, speed: float, disaster: bool) -> DemoResult:
+def _played(
+    screen: Screen, stack: Stack, addresses: Addresses, speed: float, disaster: bool
+) -> DemoResult:
     studio = Studio(addresses.kafka, addresses.prefix, addresses.data / "spool")
     studio.open_accounts(subscriptions())
     plan = list(uses(trace(), load_shipped_catalog()))
@@ -77,9 +86,14 @@ def _played(screen: Screen, stack: Stack, addresses: Addresses, speed: float, di
         with lag_reader(addresses.kafka, addresses.redis_url, addresses.prefix) as lags:
             rest = wait_until_idle(lags.look, IDLE_TIMEOUT_S)
     if not rest.is_idle:
-        raise StackError(f"not all usage was decided within {IDLE_TIMEOUT_S:.0f} s: {rest.waiting[0]}; see {addresses.data / 'logs'}")
+        raise StackError(
+            f"not all usage was decided within {IDLE_TIMEOUT_S:.0f} s: {rest.waiting[0]}; see "
+            f"{addresses.data / 'logs'}"
+        )
     report = verify(addresses.kafka, addresses.redis_url, addresses.prefix)
-    result = DemoResult(tally=studio.tally, report=report, meters_wrong=list(_wrong_meters(addresses, studio.tally)))
+    result = DemoResult(
+        tally=studio.tally, report=report, meters_wrong=list(_wrong_meters(addresses, studio.tally))
+    )
     screen.ended(result)
     return result
 
@@ -98,7 +112,11 @@ def _blows(screen: Screen, stack: Stack, addresses: Addresses, count: int) -> It
     """First the processor is killed without warning, then Redis loses everything."""
 
     def kill_processor() -> None:
-        pid = next(service["pid"] for service in stack.status()["services"] if service["name"] == "processor")
+        pid = next(
+            service["pid"]
+            for service in stack.status()["services"]
+            if service["name"] == "processor"
+        )
         screen.disaster(f"kill -9 {pid}: the processor dies between two events")
         os.kill(pid, signal.SIGKILL)
 
@@ -120,16 +138,25 @@ def _strike(blows: list[_Blow], use: Use) -> None:
 
 
 def _wrong_meters(addresses: Addresses, tally: Tally) -> Iterator[str]:
-    """Accounts whose meter differs from the studio's own books. Whoever left Free in the demo has used something in the period before."""
+    """Accounts whose meter differs from the studio's own books.
+
+    Whoever left Free in the demo has used something in the period before.
+    """
     redis = connect_blocking(addresses.redis_url)
     try:
         with log_reader(addresses.kafka) as reader:
             partition_count = reader.partition_count(Topics(addresses.prefix).ledger)
         for number in range(ACCOUNTS):
             account = account_name(number)
-            blob = read_account(redis, addresses.prefix, partition_of(account.encode(), partition_count), account).account
+            blob = read_account(
+                redis, addresses.prefix, partition_of(account.encode(), partition_count), account
+            ).account
             state = None if blob is None else decode_account(blob)
-            used = 0 if state is None else state.period.used + (state.previous.used if state.previous is not None else 0)
+            used = (
+                0
+                if state is None
+                else state.period.used + (state.previous.used if state.previous is not None else 0)
+            )
             if used != tally.generated[account]:
                 yield account
     finally:

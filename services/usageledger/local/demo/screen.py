@@ -50,16 +50,23 @@ class Screen:
     def started(self, status: dict[str, Any], addresses: Addresses) -> None:
         """The stack is up."""
         took = status.get("took", {})
-        self._console.print(f"Kafka [bold]{addresses.kafka}[/] ({escape(took.get('kafka', 'given'))})")
-        self._console.print(f"Redis [bold]{addresses.redis_url}[/] ({escape(took.get('redis', 'given'))})")
         self._console.print(
-            f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} accounts; features and accounts by our rule"
+            f"Kafka [bold]{addresses.kafka}[/] ({escape(took.get('kafka', 'given'))})"
+        )
+        self._console.print(
+            f"Redis [bold]{addresses.redis_url}[/] ({escape(took.get('redis', 'given'))})"
+        )
+        self._console.print(
+            f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} "
+            "accounts; features and accounts by our rule"
         )
 
     def pages(self, gateway: str, account: str, key: str) -> None:
         """Where to look on."""
         self._console.print(f"console      [bold]{gateway}/console[/]", soft_wrap=True)
-        self._console.print(f"usage meter  [bold]{gateway}/accounts/{account}/meter[/]", soft_wrap=True)
+        self._console.print(
+            f"usage meter  [bold]{gateway}/accounts/{account}/meter[/]", soft_wrap=True
+        )
         self._console.print(f"sign in with [bold]{key}[/]", soft_wrap=True)
 
     def disaster(self, what: str) -> None:
@@ -87,7 +94,10 @@ class Screen:
             self._live.update(_table(figures))
         elif now - self._line_at >= LINE_EVERY_S:
             self._line_at = now
-            self._console.print(f"{now - self._began:4.0f} s  " + "  ".join(f"{name} {value}" for name, value in figures))
+            self._console.print(
+                f"{now - self._began:4.0f} s  "
+                + "  ".join(f"{name} {value}" for name, value in figures)
+            )
 
     def ended(self, result: DemoResult) -> None:
         """The verdict."""
@@ -96,14 +106,17 @@ class Screen:
         charged = Decimal(format_credits(sum(tally.generated.values())))
         self._console.print(f"{tally.generations:,} generations were charged {charged:,} credits")
         self._console.print(
-            f"{tally.blocked} times an account ran out and was stopped, which held back {tally.held_back:,} more generations;"
+            f"{tally.blocked} times an account ran out and was stopped, which held back "
+            f"{tally.held_back:,} more generations;"
             f" {len(tally.upgraded)} upgrades freed {tally.freed}"
         )
         if tally.delays_ms:
             ordered = sorted(tally.delays_ms)
             self._console.print(
-                f"from the generation that crossed a limit to the app that was told: median {ordered[len(ordered) // 2]:.0f} ms,"
-                f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} ms"
+                "from the generation that crossed a limit to the app that was told: median "
+                f"{ordered[len(ordered) // 2]:.0f} ms,"
+                f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} "
+                "ms"
             )
         right = (
             f"WRONG: {', '.join(result.meters_wrong[:5])}"
@@ -112,10 +125,14 @@ class Screen:
         )
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
-        self._console.print(f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]", soft_wrap=True)
+        self._console.print(
+            f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]", soft_wrap=True
+        )
 
     def wait_for_viewer(self) -> None:
-        """Leave the pages there until a viewer at a terminal has seen enough; nobody else is waited for."""
+        """Leave the pages there until a viewer at a terminal has seen enough; nobody else is waited
+        for.
+        """
         if self._console.is_terminal and sys.stdin.isatty():
             self._console.print("the console and the meter stay until you press Enter")
             sys.stdin.readline()

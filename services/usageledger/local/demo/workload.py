@@ -1,19 +1,22 @@
-"""From a trace of real requests to usage of some hundred accounts. Arrivals and sizes are the trace's; the mapping to features is ours.
+"""From a trace of real requests to usage of some hundred accounts.
 
-=====================  ==========================================================================================
-a request becomes      by this rule
-=====================  ==========================================================================================
-a time                 its arrival, counted from the first request's
-an account             one of 300, number ``300 u²`` with ``u`` from a fixed seed: a few use much, many a little
-``chat_message``       fewer than 60 generated tokens; quantity 1
-``chat_action``        60 to 139; quantity 1 for each 500 context tokens begun
-``genai_image``        140 to 239; quantity 1, the models in turn
-``ai_creator``         240 to 359; a second of video for each 40 generated tokens, in thousandths
-``genai_music``        360 to 449; quantity 1, the models in turn
-``genai_video``        450 or more; quantity 1, the models in turn
-=====================  ==========================================================================================
+Arrivals and sizes are the trace's; the mapping to features is ours.
 
-Accounts whose number ends in 0 to 3 stay on Free, 4 to 6 subscribe to Pro, 7 and 8 to Max, 9 to Scale.
+=====================
+========================================================================================== a request
+becomes      by this rule =====================
+========================================================================================== a time
+its arrival, counted from the first request's an account             one of 300, number ``300 u²``
+with ``u`` from a fixed seed: a few use much, many a little ``chat_message``       fewer than 60
+generated tokens; quantity 1 ``chat_action``        60 to 139; quantity 1 for each 500 context
+tokens begun ``genai_image``        140 to 239; quantity 1, the models in turn ``ai_creator``
+240 to 359; a second of video for each 40 generated tokens, in thousandths ``genai_music``
+360 to 449; quantity 1, the models in turn ``genai_video``        450 or more; quantity 1, the
+models in turn =====================
+==========================================================================================
+
+Accounts whose number ends in 0 to 3 stay on Free, 4 to 6 subscribe to Pro, 7 and 8 to Max, 9 to
+Scale.
 """
 
 from __future__ import annotations
@@ -60,7 +63,11 @@ class Use:
 
 def trace() -> Iterator[Request]:
     """The requests of the trace that comes with the package, in order of arrival."""
-    with resources.files(__package__).joinpath("trace/azure-llm-trace-2023-conv.csv").open(encoding="ascii") as file:
+    with (
+        resources.files(__package__)
+        .joinpath("trace/azure-llm-trace-2023-conv.csv")
+        .open(encoding="ascii") as file
+    ):
         first: datetime | None = None
         for number, line in enumerate(csv.DictReader(file)):
             arrived = datetime.fromisoformat(f"{line['TIMESTAMP'][:26]}+00:00")

@@ -1,1 +1,3 @@
-"""`usageledger doctor`: what is wrong with a ledger and what it stands on, why it matters, and the command that mends it."""
+"""`usageledger doctor`: what is wrong with a ledger and what it stands on, why it matters, and the
+command that mends it.
+"""

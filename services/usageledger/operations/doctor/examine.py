@@ -44,7 +44,11 @@ VERIFIED_WITHIN_S = 5.0
 
 
 def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
-    """Look at everything. What cannot be looked at, because what it stands on is away, is a finding too and leaves out the rest."""
+    """Look at everything.
+
+    What cannot be looked at, because what it stands on is away, is a finding too and leaves out the
+    rest.
+    """
     examination = Examination()
     topics = Topics(prefix)
     redis = connect_blocking(redis_url)
@@ -70,10 +74,19 @@ def _examine_kafka(examination: Examination, kafka: str, topics: Topics) -> bool
         fenced = [broker["broker_id"] for broker in brokers if broker.get("is_fenced")]
         why = "what they hold has a copy less"
         findings = [
-            Finding(area="broker", what=f"broker {broker} is fenced", why=why, mend="restart that broker and see its log")
+            Finding(
+                area="broker",
+                what=f"broker {broker} is fenced",
+                why=why,
+                mend="restart that broker and see its log",
+            )
             for broker in fenced
         ]
-        examination.add("broker", f"{len(brokers)} broker{'' if len(brokers) == 1 else 's'} at {kafka}", findings)
+        examination.add(
+            "broker",
+            f"{len(brokers)} broker{'' if len(brokers) == 1 else 's'} at {kafka}",
+            findings,
+        )
         there = described_topics(admin, [*topics.partitioned, topics.catalog])
         found = list(topic_findings(kafka, topics, there, len(brokers)))
         count = there[topics.ledger].settings.partitions if topics.ledger in there else 0
@@ -90,10 +103,19 @@ def _examine_redis(examination: Examination, redis: Client, redis_url: str) -> b
     return False
 
 
-def _examine_ledger(examination: Examination, kafka: str, redis_url: str, topics: Topics, reader: LogReader, redis: Client) -> None:
+def _examine_ledger(
+    examination: Examination,
+    kafka: str,
+    redis_url: str,
+    topics: Topics,
+    reader: LogReader,
+    redis: Client,
+) -> None:
     count = reader.partition_count(topics.ledger)
     redis_now = _redis_now(redis)
-    findings = list(clock_findings(datetime.now(UTC), redis_now, _newest(reader, topics.ledger, count)))
+    findings = list(
+        clock_findings(datetime.now(UTC), redis_now, _newest(reader, topics.ledger, count))
+    )
     examination.add("clocks", "this machine's, Redis's, and what Kafka dated last", findings)
     stored, heads, unreadable = _heads(redis, topics.prefix, count)
     catalogs, end = published_catalogs(reader, topics.prefix), reader.end_offset(topics.catalog, 0)
@@ -104,7 +126,9 @@ def _examine_ledger(examination: Examination, kafka: str, redis_url: str, topics
         _examine_progress(examination, kafka, redis_url, topics)
     stored = _verified(redis, topics.prefix, stored)
     checked = list(view_findings(reader, topics, stored, unreadable, _redis_now(redis)))
-    examination.add("view", f"{len(heads)} of {count} partitions have one that can be read", checked)
+    examination.add(
+        "view", f"{len(heads)} of {count} partitions have one that can be read", checked
+    )
 
 
 def _examine_progress(examination: Examination, kafka: str, redis_url: str, topics: Topics) -> None:
@@ -115,14 +139,24 @@ def _examine_progress(examination: Examination, kafka: str, redis_url: str, topi
         states = partition_states(after, lags.owner_reports())
     idle = sum(state.name == "running/idle" for state in states)
     undecided = after.records("usage", "account", "catalog")
-    findings = list(partition_findings(states, "usageledger up (or `usageledger service processor`)"))
-    examination.add("partitions", f"{len(states)}, of which {idle} have nothing to do; {undecided:,} records to decide", findings)
+    findings = list(
+        partition_findings(states, "usageledger up (or `usageledger service processor`)")
+    )
+    examination.add(
+        "partitions",
+        f"{len(states)}, of which {idle} have nothing to do; {undecided:,} records to decide",
+        findings,
+    )
     limits = list(limits_findings(before, after, SECOND_LOOK_S))
     examination.add("limits", f"{after.records('limits'):,} ledger records to announce", limits)
 
 
-def _heads(redis: Client, prefix: str, count: int) -> tuple[dict[int, StoredHead | None], dict[int, Head], list[int]]:
-    """The heads as they are stored, those that can be read, and the partitions of those that cannot."""
+def _heads(
+    redis: Client, prefix: str, count: int
+) -> tuple[dict[int, StoredHead | None], dict[int, Head], list[int]]:
+    """The heads as they are stored, those that can be read, and the partitions of those that
+    cannot.
+    """
     stored: dict[int, StoredHead | None] = {}
     heads: dict[int, Head] = {}
     unreadable = []
@@ -140,13 +174,21 @@ def _heads(redis: Client, prefix: str, count: int) -> tuple[dict[int, StoredHead
     return stored, heads, unreadable
 
 
-def _verified(redis: Client, prefix: str, stored: dict[int, StoredHead | None]) -> dict[int, StoredHead | None]:
-    """The heads, once they are verified: an owner that has just begun, or whose view was made anew, does so within a second or two."""
+def _verified(
+    redis: Client, prefix: str, stored: dict[int, StoredHead | None]
+) -> dict[int, StoredHead | None]:
+    """The heads, once they are verified: an owner that has just begun, or whose view was made anew,
+    does so within a second or two.
+    """
     found = dict(stored)
 
     def are_verified() -> bool:
         now = _redis_now(redis)
-        waiting = [partition for partition, head in found.items() if head is not None and not is_verified(head, now)]
+        waiting = [
+            partition
+            for partition, head in found.items()
+            if head is not None and not is_verified(head, now)
+        ]
         if waiting:
             found.update(read_heads(redis, prefix, waiting))
         return not waiting
@@ -165,7 +207,12 @@ def _redis_now(redis: Client) -> datetime:
 def _newest(reader: LogReader, topic: str, count: int) -> datetime | None:
     """When Kafka took the newest record of any partition, by its clock."""
     ends = {partition: reader.end_offset(topic, partition) for partition in range(count)}
-    last = [record for partition, end in ends.items() if end > 0 for record in reader.read(topic, partition, end - 1, end)]
+    last = [
+        record
+        for partition, end in ends.items()
+        if end > 0
+        for record in reader.read(topic, partition, end - 1, end)
+    ]
     return max((time_of(record.timestamp_ms) for record in last), default=None)
 
 
@@ -179,5 +226,7 @@ def _told(examination: Examination, area: Area, mend: str) -> Iterator[None]:
     try:
         yield
     except (KafkaError, OperatorError, ViewError, LogUnreadable, *REDIS_FAILURES) as error:
-        finding = Finding(area=area, what=f"it cannot be looked at: {error}", why="the ledger needs it", mend=mend)
+        finding = Finding(
+            area=area, what=f"it cannot be looked at: {error}", why="the ledger needs it", mend=mend
+        )
         examination.add(area, "no answer", [finding])

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Area = Literal["broker", "topics", "redis", "clocks", "catalog", "partitions", "view", "limits", "rules"]
+Area = Literal[
+    "broker", "topics", "redis", "clocks", "catalog", "partitions", "view", "limits", "rules"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """``what`` is wrong, ``why`` it matters, and the command that ``mend``s it. A notice is good to know and needs nobody."""
+    """``what`` is wrong, ``why`` it matters, and the command that ``mend``s it.
+
+    A notice is good to know and needs nobody.
+    """
 
     area: Area
     what: str

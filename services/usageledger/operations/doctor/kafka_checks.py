@@ -16,7 +16,10 @@ BROKERS_FOR_COPIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundTopic:
-    """A topic as it is. Partitions are numbers: ``leaderless`` have nobody to write to, ``lagging`` miss a copy."""
+    """A topic as it is.
+
+    Partitions are numbers: ``leaderless`` have nobody to write to, ``lagging`` miss a copy.
+    """
 
     settings: TopicSettings
     replicas: int
@@ -28,24 +31,38 @@ def described_topics(admin: Any, names: Sequence[str]) -> dict[str, FoundTopic]:
     """Those of the topics that exist. Raises kafka-python's errors."""
     from kafka.admin import ConfigResource, ConfigResourceType
 
-    there = {topic["name"]: topic["partitions"] for topic in admin.describe_topics(list(names)) if topic["error_code"] == 0}
+    there = {
+        topic["name"]: topic["partitions"]
+        for topic in admin.describe_topics(list(names))
+        if topic["error_code"] == 0
+    }
     if not there:
         return {}
-    answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in there], config_filter="all")["topic"]
+    answer = admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name) for name in there], config_filter="all"
+    )["topic"]
     return {
         name: FoundTopic(
             settings=TopicSettings(
-                name=name, partitions=len(partitions), configs={key: config["value"] for key, config in answer[name].items()}
+                name=name,
+                partitions=len(partitions),
+                configs={key: config["value"] for key, config in answer[name].items()},
             ),
             replicas=min((len(each["replica_nodes"]) for each in partitions), default=0),
             leaderless=[each["partition_index"] for each in partitions if each["leader_id"] < 0],
-            lagging=[each["partition_index"] for each in partitions if len(each["isr_nodes"]) < len(each["replica_nodes"])],
+            lagging=[
+                each["partition_index"]
+                for each in partitions
+                if len(each["isr_nodes"]) < len(each["replica_nodes"])
+            ],
         )
         for name, partitions in there.items()
     }
 
 
-def topic_findings(kafka: str, topics: Topics, there: Mapping[str, FoundTopic], broker_count: int) -> Iterator[Finding]:
+def topic_findings(
+    kafka: str, topics: Topics, there: Mapping[str, FoundTopic], broker_count: int
+) -> Iterator[Finding]:
     """What is wrong with the topics, each with Kafka's own command that mends it."""
     up = "usageledger up" if not topics.prefix else f"usageledger up --prefix {topics.prefix}"
     for wanted in topic_settings(topics):
@@ -61,42 +78,63 @@ def topic_findings(kafka: str, topics: Topics, there: Mapping[str, FoundTopic], 
         yield _finding(
             f"the topics differ in their partition counts: {told}",
             "partition i of one belongs with partition i of the others",
-            "restore the topic that was changed from a backup: a topic cannot be given fewer partitions, nor a ledger more",
+            "restore the topic that was changed from a backup: a topic cannot be given fewer "
+            "partitions, nor a ledger more",
         )
-    kinds = {there[name].settings.configs.get("message.timestamp.type") for name in (topics.usage, topics.account) if name in there}
+    kinds = {
+        there[name].settings.configs.get("message.timestamp.type")
+        for name in (topics.usage, topics.account)
+        if name in there
+    }
     if len(kinds) > 1:
         yield _finding(
-            "a go-live was cut short: one input is live and the other is not", "the ledger waits for the rest", "usageledger go-live"
+            "a go-live was cut short: one input is live and the other is not",
+            "the ledger waits for the rest",
+            "usageledger go-live",
         )
 
 
-def _setting_findings(kafka: str, wanted: TopicSettings, found: FoundTopic, topics: Topics) -> Iterator[Finding]:
+def _setting_findings(
+    kafka: str, wanted: TopicSettings, found: FoundTopic, topics: Topics
+) -> Iterator[Finding]:
     name, configs = wanted.name, found.settings.configs
     alter = partial(_alter, kafka, name)
 
     if configs.get("cleanup.policy") != "delete":
         yield _finding(
-            f"{name} has cleanup.policy={configs.get('cleanup.policy')}", "compaction takes entries out of the log, which is the truth",
+            f"{name} has cleanup.policy={configs.get('cleanup.policy')}", "compaction takes "
+                                                                          "entries out of the log, "
+                                                                          "which is the truth",
             alter("cleanup.policy=delete"),
         )  # fmt: skip
     for limit in ("retention.ms", "retention.bytes"):
         if configs.get(limit) != "-1":
-            yield _finding(f"{name} has {limit}={configs.get(limit)}", "what it deletes can never be replayed", alter(f"{limit}=-1"))
+            yield _finding(
+                f"{name} has {limit}={configs.get(limit)}",
+                "what it deletes can never be replayed",
+                alter(f"{limit}=-1"),
+            )
     if configs.get("unclean.leader.election.enable") != "false":
         yield _finding(
             f"{name} allows unclean leader elections",
             "one of them loses acknowledged entries",
             alter("unclean.leader.election.enable=false"),
         )
-    if name not in (topics.usage, topics.account) and configs.get("message.timestamp.type") != LOG_APPEND_TIME:
+    if (
+        name not in (topics.usage, topics.account)
+        and configs.get("message.timestamp.type") != LOG_APPEND_TIME
+    ):
         yield _finding(
-            f"{name} has message.timestamp.type={configs.get('message.timestamp.type')}", "the ledger's time is when Kafka took a record",
+            f"{name} has message.timestamp.type={configs.get('message.timestamp.type')}", "the "
+                                                                                          "ledger's time is when Kafka took a record",
             alter(f"message.timestamp.type={LOG_APPEND_TIME}"),
         )  # fmt: skip
     bytes_min = int(wanted.configs["max.message.bytes"])
     if int(configs.get("max.message.bytes") or 0) < bytes_min:
         yield _finding(
-            f"{name} has max.message.bytes={configs.get('max.message.bytes')}", "all entries of one input lie in one batch",
+            f"{name} has max.message.bytes={configs.get('max.message.bytes')}", "all entries of "
+                                                                                "one input lie in "
+                                                                                "one batch",
             alter(f"max.message.bytes={bytes_min}"),
         )  # fmt: skip
 
@@ -106,27 +144,40 @@ def _copy_findings(kafka: str, found: FoundTopic, broker_count: int) -> Iterator
     in_sync_min = int(found.settings.configs.get("min.insync.replicas") or 1)
     describe = f"kafka-topics.sh --bootstrap-server {kafka} --describe --topic {name}"
     if found.leaderless:
-        yield _finding(f"{name} has no leader for partitions {_listed(found.leaderless)}", "nothing can be written there", describe)
+        yield _finding(
+            f"{name} has no leader for partitions {_listed(found.leaderless)}",
+            "nothing can be written there",
+            describe,
+        )
     if found.lagging:
         yield _finding(
-            f"{name} misses in-sync copies of partitions {_listed(found.lagging)}", "one more failure stops or endangers them",
+            f"{name} misses in-sync copies of partitions {_listed(found.lagging)}", "one more "
+                                                                                    "failure stops "
+                                                                                    "or endangers "
+                                                                                    "them",
             f"start the broker that is down, then {describe} --under-replicated-partitions",
         )  # fmt: skip
     if broker_count >= BROKERS_FOR_COPIES and found.replicas < BROKERS_FOR_COPIES:
         yield _finding(
-            f"{name} has {found.replicas} replica{'' if found.replicas == 1 else 's'} on {broker_count} brokers",
+            f"{name} has {found.replicas} replica{'' if found.replicas == 1 else 's'} on "
+            f"{broker_count} brokers",
             "a broker that dies takes acknowledged entries with it",
-            f"kafka-reassign-partitions.sh --bootstrap-server {kafka} --execute --reassignment-json-file THREE_REPLICAS.json",
+            f"kafka-reassign-partitions.sh --bootstrap-server {kafka} --execute "
+            "--reassignment-json-file THREE_REPLICAS.json",
         )
     elif found.replicas >= BROKERS_FOR_COPIES and in_sync_min < 2:
         yield _finding(
-            f"{name} has min.insync.replicas={in_sync_min}", "an acknowledged entry may be on one broker alone",
+            f"{name} has min.insync.replicas={in_sync_min}", "an acknowledged entry may be on one "
+                                                             "broker alone",
             _alter(kafka, name, "min.insync.replicas=2"),
         )  # fmt: skip
 
 
 def _alter(kafka: str, topic: str, setting: str) -> str:
-    return f"kafka-configs.sh --bootstrap-server {kafka} --entity-type topics --entity-name {topic} --alter --add-config {setting}"
+    return (
+        f"kafka-configs.sh --bootstrap-server {kafka} --entity-type topics --entity-name {topic} "
+        f"--alter --add-config {setting}"
+    )
 
 
 def _finding(what: str, why: str, mend: str) -> Finding:

@@ -1,4 +1,6 @@
-"""The ledger itself: clocks, catalog, rules, what its partitions are doing, and whether views and limit events are what the log says."""
+"""The ledger itself: clocks, catalog, rules, what its partitions are doing, and whether views and
+limit events are what the log says.
+"""
 
 from __future__ import annotations
 
@@ -26,25 +28,48 @@ LOOK_BACK_RECORDS = 100
 LINT_SHOWN = 3
 
 
-def clock_findings(now: datetime, redis_now: datetime, newest_record: datetime | None) -> Iterator[Finding]:
-    """Clocks that differ. The broker's is known by what it dated last: that cannot lie ahead of now."""
+def clock_findings(
+    now: datetime, redis_now: datetime, newest_record: datetime | None
+) -> Iterator[Finding]:
+    """Clocks that differ.
+
+    The broker's is known by what it dated last: that cannot lie ahead of now.
+    """
     why = "holds expire, renewals come and `as of` is told by these clocks"
     mend = "chronyc makestep (or timedatectl set-ntp true) on the machine that is wrong"
     if abs(now - redis_now) > CLOCKS_APART_MAX:
-        yield _finding("clocks", f"Redis's clock is {_apart(redis_now - now)} this machine's", why, mend)
+        yield _finding(
+            "clocks", f"Redis's clock is {_apart(redis_now - now)} this machine's", why, mend
+        )
     if newest_record is not None and newest_record - now > CLOCKS_APART_MAX:
-        yield _finding("clocks", f"Kafka has dated a record {_apart(newest_record - now)} this machine's clock", why, mend)
+        yield _finding(
+            "clocks",
+            f"Kafka has dated a record {_apart(newest_record - now)} this machine's clock",
+            why,
+            mend,
+        )
 
 
-def catalog_findings(catalogs: AdoptedCatalogs, end: int, heads: Mapping[int, Head]) -> Iterator[Finding]:
+def catalog_findings(
+    catalogs: AdoptedCatalogs, end: int, heads: Mapping[int, Head]
+) -> Iterator[Finding]:
     """Whether there is a catalog that every partition decides by, and what lint says of the newest."""
     if not catalogs:
-        yield _finding("catalog", "no catalog is published", "nothing is decided before one is", "usageledger catalog publish")
+        yield _finding(
+            "catalog",
+            "no catalog is published",
+            "nothing is decided before one is",
+            "usageledger catalog publish",
+        )
         return
     behind = [partition for partition, head in heads.items() if head.catalog_next < end]
     if behind:
         yield _finding(
-            "catalog", f"partitions {_listed(behind)} have not adopted the newest catalog", "they rate by an older one",
+            "catalog", f"partitions {_listed(behind)} have not adopted the newest catalog", "they "
+                                                                                            "rate "
+                                                                                            "by an "
+                                                                                            "older "
+                                                                                            "one",
             "usageledger status: see why those partitions do not go on",
         )  # fmt: skip
     newest = catalogs.catalogs[-1]
@@ -52,35 +77,59 @@ def catalog_findings(catalogs: AdoptedCatalogs, end: int, heads: Mapping[int, He
     if found:
         told = "; ".join(f"{each.where}: {each.message}" for each in found[:LINT_SHOWN])
         more = f" (and {len(found) - LINT_SHOWN} more)" if len(found) > LINT_SHOWN else ""
-        yield _finding("catalog", f"catalog {newest.version}: {told}{more}", "is it meant so?", "usageledger catalog lint", is_notice=True)
+        yield _finding(
+            "catalog",
+            f"catalog {newest.version}: {told}{more}",
+            "is it meant so?",
+            "usageledger catalog lint",
+            is_notice=True,
+        )
 
 
 def partition_findings(states: Sequence[PartitionState], service: str) -> Iterator[Finding]:
     """Partitions that do not go on by themselves."""
     unowned = [state.partition for state in states if state.name == "no_owner"]
     if unowned:
-        yield _finding("partitions", f"partitions {_listed(unowned)} have no owner", "what comes there waits", service)
+        yield _finding(
+            "partitions",
+            f"partitions {_listed(unowned)} have no owner",
+            "what comes there waits",
+            service,
+        )
     for state in states:
         if state.name == "stopped":
             mend = "usageledger status: its reason says what to do"
             if "usageledger " in state.detail:
                 mend = f"usageledger {state.detail.rpartition('usageledger ')[2].rstrip('`')}"
-            yield _finding("partitions", f"partition {state.partition} has stopped: {state.detail}", "what comes there waits", mend)
+            yield _finding(
+                "partitions",
+                f"partition {state.partition} has stopped: {state.detail}",
+                "what comes there waits",
+                mend,
+            )
         elif state.is_stuck:
             yield _finding(
-                "partitions", f"partition {state.partition} makes no progress: {state.undecided:,} records wait, {state.detail}",
-                "meters and limits stand still", "see the processor's log; it ends a stuck worker after a minute",
+                "partitions", f"partition {state.partition} makes no progress: {state.undecided:,} "
+                              f"records wait, {state.detail}",
+                "meters and limits stand still", "see the processor's log; it ends a stuck worker "
+                                                 "after a minute",
             )  # fmt: skip
 
 
 def limits_findings(before: LedgerLags, after: LedgerLags, seconds: float) -> Iterator[Finding]:
     """Partitions whose limit events wait and have not moved between two looks."""
     lag = {each.partition: each.records for each in before.lags if each.what == "limits"}
-    grown = [each for each in after.lags if each.what == "limits" and each.records and each.records >= lag.get(each.partition, 0) > 0]
+    grown = [
+        each
+        for each in after.lags
+        if each.what == "limits" and each.records and each.records >= lag.get(each.partition, 0) > 0
+    ]
     for each in grown:
         yield _finding(
-            "limits", f"partition {each.partition} has {each.records:,} ledger records to announce, and none was in {seconds:.0f} s",
-            "apps are not told to block or to offer", "usageledger service limits; where it runs, its log says why the partition stopped",
+            "limits", f"partition {each.partition} has {each.records:,} ledger records to "
+                      f"announce, and none was in {seconds:.0f} s",
+            "apps are not told to block or to offer", "usageledger service limits; where it runs, "
+                                                      "its log says why the partition stopped",
         )  # fmt: skip
 
 
@@ -90,33 +139,60 @@ def rules_findings(heads: Mapping[int, Head]) -> Iterator[Finding]:
     if newer:
         head = heads[newer[0]]
         yield _finding(
-            "rules", f"partitions {_listed(newer)} are decided by rules {head.decide}, tzdata {head.tzdata}; this release has"
+            "rules", f"partitions {_listed(newer)} are decided by rules {head.decide}, tzdata "
+                     f"{head.tzdata}; this release has"
             f" {DECIDE_VERSION}, tzdata {rules_version()}", "it must not decide or replay them", "pip install --upgrade usageledger",
         )  # fmt: skip
 
 
 def view_findings(
-    reader: LogReader, topics: Topics, heads: Mapping[int, StoredHead | None], unreadable: Sequence[int], redis_now: datetime
+    reader: LogReader,
+    topics: Topics,
+    heads: Mapping[int, StoredHead | None],
+    unreadable: Sequence[int],
+    redis_now: datetime,
 ) -> Iterator[Finding]:
-    """Views that are no fold of the log, or that nobody has verified lately. A whole comparison is `audit verify`'s."""
+    """Views that are no fold of the log, or that nobody has verified lately.
+
+    A whole comparison is `audit verify`'s.
+    """
     for partition, stored in heads.items():
         rebuild = f"usageledger rebuild --partition {partition}"
         if partition in unreadable:
-            yield _finding("view", f"the view of partition {partition} cannot be read", "its accounts cannot be shown or checked", rebuild)
+            yield _finding(
+                "view",
+                f"the view of partition {partition} cannot be read",
+                "its accounts cannot be shown or checked",
+                rebuild,
+            )
         elif stored is not None:
             if not _is_prefix(reader, topics.ledger, partition, stored):
                 yield _finding(
-                    "view", f"the view of partition {partition} is no prefix of its ledger", "its counters are not the log's", rebuild
+                    "view",
+                    f"the view of partition {partition} is no prefix of its ledger",
+                    "its counters are not the log's",
+                    rebuild,
                 )
             if not is_verified(stored, redis_now):
                 at = verified_at(stored).isoformat(sep=" ", timespec="seconds")
-                told = f"was last verified at {at}" if stored.verified_at_ms else "has not been verified since it was made"
+                told = (
+                    f"was last verified at {at}"
+                    if stored.verified_at_ms
+                    else "has not been verified since it was made"
+                )
                 yield _finding(
-                    "view", f"the view of partition {partition} {told}", "counters may be older than they look",
-                    "usageledger up (or `usageledger service processor`): its owner verifies it each second",
+                    "view", f"the view of partition {partition} {told}", "counters may be older "
+                                                                         "than they look",
+                    "usageledger up (or `usageledger service processor`): its owner verifies it "
+                    "each second",
                 )  # fmt: skip
         elif reader.end_offset(topics.ledger, partition) > 0:
-            yield _finding("view", f"partition {partition} has a ledger and no view", "its accounts have no counters", rebuild)
+            yield _finding(
+                "view",
+                f"partition {partition} has a ledger and no view",
+                "its accounts have no counters",
+                rebuild,
+            )
 
 
 def is_verified(stored: StoredHead, redis_now: datetime) -> bool:
@@ -147,7 +223,10 @@ def _finding(area: Area, what: str, why: str, mend: str, *, is_notice: bool = Fa
 
 
 def _apart(difference: timedelta) -> str:
-    return f"{abs(difference).total_seconds():.1f} s {'ahead of' if difference > timedelta() else 'behind'}"
+    return (
+        f"{abs(difference).total_seconds():.1f} s "
+        f"{'ahead of' if difference > timedelta() else 'behind'}"
+    )
 
 
 def _listed(partitions: Sequence[int]) -> str:

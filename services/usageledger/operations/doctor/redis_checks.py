@@ -22,11 +22,15 @@ def redis_findings(client: Client) -> Iterator[Finding]:
         problems, warnings = unfit.problems, []
     for problem in [*problems, *warnings]:
         what, _, mend = problem.rpartition(": ")
-        yield _finding(what, "it could lose counters, or not hold them at all", f"redis-cli CONFIG: {mend}")
+        yield _finding(
+            what, "it could lose counters, or not hold them at all", f"redis-cli CONFIG: {mend}"
+        )
     for address, about in servers(client).items():
         yield from server_findings(address, about)
     if isinstance(client, redis.RedisCluster):
-        yield from cluster_findings({name: str(value) for name, value in dict(client.cluster_info()).items()})
+        yield from cluster_findings(
+            {name: str(value) for name, value in dict(client.cluster_info()).items()}
+        )
 
 
 def servers(client: Client) -> dict[str, Mapping[str, Any]]:
@@ -35,7 +39,9 @@ def servers(client: Client) -> dict[str, Mapping[str, Any]]:
         primaries = client.get_primaries()  # type: ignore[no-untyped-call] # redis-py has no type for it
         return {node.name: dict(client.get_redis_connection(node).info()) for node in primaries}
     where = client.connection_pool.connection_kwargs
-    return {f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":"): dict(client.info())}
+    return {
+        f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":"): dict(client.info())
+    }
 
 
 def server_findings(address: str, about: Mapping[str, Any]) -> Iterator[Finding]:
@@ -43,17 +49,22 @@ def server_findings(address: str, about: Mapping[str, Any]) -> Iterator[Finding]
     used, most = int(about.get("used_memory", 0)), int(about.get("maxmemory", 0))
     if most and used > MEMORY_SHARE_MAX * most:
         yield _finding(
-            f"{address} uses {100 * used // most} % of its maxmemory", "when it is full, partitions stop until there is room",
+            f"{address} uses {100 * used // most} % of its maxmemory", "when it is full, "
+                                                                       "partitions stop until "
+                                                                       "there is room",
             f"redis-cli -u redis://{address} CONFIG SET maxmemory BYTES",
         )  # fmt: skip
     for field in ("aof_last_write_status", "aof_last_bgrewrite_status"):
         if about.get(field, "ok") != "ok":
             yield _finding(
-                f"{address} says {field}:{about[field]}", "what it is told does not reach its disk", "df -h: see to its disk, then its log"
+                f"{address} says {field}:{about[field]}",
+                "what it is told does not reach its disk",
+                "df -h: see to its disk, then its log",
             )
     if int(about.get("connected_slaves", 0)) == 0:
         yield _finding(
-            f"{address} has no replica", "while it is down no counter can be read, and its partitions wait",
+            f"{address} has no replica", "while it is down no counter can be read, and its "
+                                         "partitions wait",
             f"redis-cli -h REPLICA REPLICAOF {address.replace(':', ' ')}", is_notice=True,
         )  # fmt: skip
 
@@ -62,7 +73,8 @@ def cluster_findings(state: Mapping[str, str]) -> Iterator[Finding]:
     """What a cluster says of itself."""
     if state.get("cluster_state") != "ok" or state.get("cluster_slots_ok") != "16384":
         yield _finding(
-            f"the cluster is {state.get('cluster_state')}, with {state.get('cluster_slots_ok')} of 16384 slots served",
+            f"the cluster is {state.get('cluster_state')}, with {state.get('cluster_slots_ok')} of "
+            "16384 slots served",
             "the partitions in the other slots wait", "redis-cli --cluster fix HOST:PORT",
         )  # fmt: skip
 

@@ -1,1 +1,4 @@
-"""Asking before a generation: may it start, what will it cost, reserve that. `UsageGate` asks Redis directly, or the gateway over HTTP."""
+"""Asking before a generation: may it start, what will it cost, reserve that.
+
+`UsageGate` asks Redis directly, or the gateway over HTTP.
+"""

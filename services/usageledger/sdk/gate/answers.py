@@ -25,11 +25,16 @@ class GateError(Exception):
 
 
 class InvalidUse(GateError, ValueError):
-    """What was asked is not well-formed: a name, a quantity, how long a hold is to last. The message says which and why."""
+    """What was asked is not well-formed: a name, a quantity, how long a hold is to last.
+
+    The message says which and why.
+    """
 
 
 class UnknownUse(InvalidUse):
-    """The catalog has no rate for this feature or model: ``reason`` is ``unknown_feature`` or ``unknown_model``."""
+    """The catalog has no rate for this feature or model: ``reason`` is ``unknown_feature`` or
+    ``unknown_model``.
+    """
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -37,11 +42,15 @@ class UnknownUse(InvalidUse):
 
 
 class HoldIdReused(GateError):
-    """The id holds something else, or has held it and that was settled: another use needs another id."""
+    """The id holds something else, or has held it and that was settled: another use needs another
+    id.
+    """
 
 
 class GateMisconfigured(GateError):
-    """Asking again will not help: a key or a password is wrong, the ledger is not there, or a newer release has written it."""
+    """Asking again will not help: a key or a password is wrong, the ledger is not there, or a newer
+    release has written it.
+    """
 
 
 class GateUnavailable(GateError):
@@ -70,7 +79,8 @@ class Upgrade:
 class CheckAnswer:
     """Whether a use may start. True in a condition if it may.
 
-    ``degraded``: nobody answered in time, and ``allowed`` is what the caller chose for that; no figure is known then.
+    ``degraded``: nobody answered in time, and ``allowed`` is what the caller chose for that; no
+    figure is known then.
     """
 
     account: str
@@ -100,8 +110,9 @@ class CheckAnswer:
 class HoldAnswer:
     """What became of a request to hold. True in a condition if the use may start.
 
-    ``state``: ``open``; or ``settled``, where the same id has held the same use before and that was charged: to do it again costs nothing
-    more, for its report will be a duplicate. None where no hold was given, and where it is not known (``degraded``).
+    ``state``: ``open``; or ``settled``, where the same id has held the same use before and that was
+    charged: to do it again costs nothing more, for its report will be a duplicate. None where no
+    hold was given, and where it is not known (``degraded``).
     """
 
     account: str
@@ -109,7 +120,9 @@ class HoldAnswer:
     allowed: bool
     state: HoldState | None = None
     reason: str | None = None
-    """Why not: ``insufficient_credits``, ``suspended``, ``unknown_account``, ``too_many_open_holds`` or ``unavailable``."""
+    """Why not: ``insufficient_credits``, ``suspended``, ``unknown_account``,
+    ``too_many_open_holds`` or ``unavailable``.
+    """
     suspension: str | None = None
     credits: Decimal | None = None
     """What it reserves, or would."""
@@ -130,7 +143,10 @@ class HoldAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseAnswer:
-    """What a hold is after its release. ``degraded``: nobody answered, so it may still be open, until it frees itself."""
+    """What a hold is after its release.
+
+    ``degraded``: nobody answered, so it may still be open, until it frees itself.
+    """
 
     account: str
     id: str
@@ -150,7 +166,10 @@ class QuotedUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuoteAnswer:
-    """What some uses cost together. ``fits``: the plans whose allotment covers that, the lowest first."""
+    """What some uses cost together.
+
+    ``fits``: the plans whose allotment covers that, the lowest first.
+    """
 
     total: Decimal
     uses: tuple[QuotedUse, ...]
@@ -207,11 +226,22 @@ def quote_answer(quoted: tuple[Quote, str]) -> QuoteAnswer:
     return QuoteAnswer(
         total=credits_of(quote.total),
         uses=tuple(
-            QuotedUse(feature=line.feature, model=line.model, quantity=line.quantity, credits=credits_of(line.credits))
+            QuotedUse(
+                feature=line.feature,
+                model=line.model,
+                quantity=line.quantity,
+                credits=credits_of(line.credits),
+            )
             for line in quote.lines
         ),
         fits=tuple(
-            Upgrade(plan=plan.id, name=plan.name, price_cents=plan.price_cents, allotment=credits_of(plan.allotment)) for plan in quote.fits
+            Upgrade(
+                plan=plan.id,
+                name=plan.name,
+                price_cents=plan.price_cents,
+                allotment=credits_of(plan.allotment),
+            )
+            for plan in quote.fits
         ),
         catalog=version,
     )
@@ -237,7 +267,12 @@ def upgrade_of(offer: UpgradeOffer | None) -> Upgrade | None:
     """An offer, as an app reads it."""
     if offer is None:
         return None
-    return Upgrade(plan=offer.plan, name=offer.name, price_cents=offer.price_cents, allotment=credits_of(offer.allotment))
+    return Upgrade(
+        plan=offer.plan,
+        name=offer.name,
+        price_cents=offer.price_cents,
+        allotment=credits_of(offer.allotment),
+    )
 
 
 def _ends(hold: Hold) -> datetime:

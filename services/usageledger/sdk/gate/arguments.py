@@ -1,4 +1,6 @@
-"""What a gate is asked, looked at before anybody is troubled with it: the same complaints, whichever way the gate asks."""
+"""What a gate is asked, looked at before anybody is troubled with it: the same complaints,
+whichever way the gate asks.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def hold_named(hold_id: str) -> str:
 def use_asked(feature: str, model: str | None, quantity: Quantity) -> Use:
     """A use. Raises InvalidUse."""
     try:
-        named = check_name("feature", feature), None if model is None else check_name("model", model)
+        named = (
+            check_name("feature", feature),
+            None if model is None else check_name("model", model),
+        )
         return Use(feature=named[0], model=named[1], quantity=parse_quantity(quantity))
     except ValueError as error:
         raise InvalidUse(str(error)) from None
@@ -49,7 +54,9 @@ def uses_asked(uses: Iterable[Asked]) -> list[Use]:
             continue
         strange = use.keys() - {"feature", "model", "quantity"}
         if strange or "feature" not in use:
-            raise InvalidUse(f"use {place} names feature, model and quantity, unlike {sorted(map(str, use))}")
+            raise InvalidUse(
+                f"use {place} names feature, model and quantity, unlike {sorted(map(str, use))}"
+            )
         found.append(use_asked(use["feature"], use.get("model"), use.get("quantity", 1)))
     if not 1 <= len(found) <= USES_MAX:
         raise InvalidUse(f"a quote has 1 to {USES_MAX} uses, not {len(found)}")

@@ -48,7 +48,9 @@ T = TypeVar("T")
 class DirectWay:
     """See `Way`. May be shared by threads, and by processes that are forked from this one."""
 
-    def __init__(self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float) -> None:
+    def __init__(
+        self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float
+    ) -> None:
         self._facts = LedgerFacts(kafka, prefix, timeout_s)
         self._connect = partial(connect_blocking, redis_url, timeout_s=timeout_s, is_patient=False)
         self._redis: Client | None = None
@@ -67,7 +69,10 @@ class DirectWay:
         return quote_answer(self._reckon("", quoting(uses, self._clock)))
 
     def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return hold_answer(self._reckon(account, holding(account, hold_id, use, life_s * 1_000, self._clock)), hold_id)
+        return hold_answer(
+            self._reckon(account, holding(account, hold_id, use, life_s * 1_000, self._clock)),
+            hold_id,
+        )
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
         return release_answer(account, hold_id, self._reckon(account, releasing(account, hold_id)))
@@ -98,9 +103,14 @@ class DirectWay:
 
         def answer(question: Question) -> Any:
             if isinstance(question, CatalogsUpTo):
-                return self._facts.known_catalogs(question.before) or self._facts.catalogs(question.before)
+                return self._facts.known_catalogs(question.before) or self._facts.catalogs(
+                    question.before
+                )
             if not self._turns.acquire(timeout=self._timeout_s):
-                raise GateUnavailable(f"{CALLS_AT_ONCE_MAX} questions are on their way, and none came back within {self._timeout_s:g} s")
+                raise GateUnavailable(
+                    f"{CALLS_AT_ONCE_MAX} questions are on their way, and none came back within "
+                    f"{self._timeout_s:g} s"
+                )
             try:
                 return ask(redis, partition, question)
             finally:
@@ -115,7 +125,9 @@ class DirectWay:
 class AsyncDirectWay:
     """See `AsyncWay`. Of one event loop."""
 
-    def __init__(self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float) -> None:
+    def __init__(
+        self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float
+    ) -> None:
         self._facts = LedgerFacts(kafka, prefix, timeout_s)
         self._redis = connect(redis_url, timeout_s=timeout_s)
         self._clock = clock
@@ -133,10 +145,17 @@ class AsyncDirectWay:
         return quote_answer(await self._reckon("", quoting(uses, self._clock)))
 
     async def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return hold_answer(await self._reckon(account, holding(account, hold_id, use, life_s * 1_000, self._clock)), hold_id)
+        return hold_answer(
+            await self._reckon(
+                account, holding(account, hold_id, use, life_s * 1_000, self._clock)
+            ),
+            hold_id,
+        )
 
     async def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return release_answer(account, hold_id, await self._reckon(account, releasing(account, hold_id)))
+        return release_answer(
+            account, hold_id, await self._reckon(account, releasing(account, hold_id))
+        )
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -167,4 +186,8 @@ class AsyncDirectWay:
 def _as_gate_error(error: ViewError | NoRate) -> Exception:
     if isinstance(error, NoRate):
         return UnknownUse(str(error), error.reason)
-    return GateUnavailable(str(error)) if error.retriable else GateMisconfigured(f"{error}: `usageledger doctor` says what mends it")
+    return (
+        GateUnavailable(str(error))
+        if error.retriable
+        else GateMisconfigured(f"{error}: `usageledger doctor` says what mends it")
+    )

@@ -1,4 +1,5 @@
-"""`UsageGate` and `AsyncUsageGate`: ask before a generation whether its account may start it, and reserve what it may cost.
+"""`UsageGate` and `AsyncUsageGate`: ask before a generation whether its account may start it, and
+reserve what it may cost.
 
 ::
 
@@ -30,7 +31,15 @@ from usageledger.sdk.gate.answers import (
     QuoteAnswer,
     ReleaseAnswer,
 )
-from usageledger.sdk.gate.arguments import Asked, Quantity, account_named, hold_named, life_s_of, use_asked, uses_asked
+from usageledger.sdk.gate.arguments import (
+    Asked,
+    Quantity,
+    account_named,
+    hold_named,
+    life_s_of,
+    use_asked,
+    uses_asked,
+)
 from usageledger.sdk.gate.direct import AsyncDirectWay, DirectWay
 from usageledger.sdk.gate.over_http import AsyncHttpWay, HttpWay
 from usageledger.sdk.gate.transport import AsyncWay, Way
@@ -44,15 +53,19 @@ logger = logging.getLogger(__name__)
 
 
 class UsageGate:
-    """Asks before a generation. Names either ``gateway`` and ``key``, or ``kafka`` and ``redis_url`` (and ``prefix``).
+    """Asks before a generation.
 
-    ``on_unavailable`` has no default, for it is a decision about money: where nobody answers in time, ``"allow"`` lets every generation
-    start (it is charged all the same once it is reported), ``"deny"`` lets none. Either answer says ``degraded``.
-    ``timeout_s``: how long one question may take, by default 0.25 s to Redis, 1 s over HTTP. The first question to Redis takes longer, for
-    Kafka is asked where the accounts are; `prepare` does that before it matters. ``importing``: history is being brought in, so now is the
-    ledger's time.
+    Names either ``gateway`` and ``key``, or ``kafka`` and ``redis_url`` (and ``prefix``).
 
-    May be shared by threads and by processes that are forked from this one. Raises ValueError where it is not told one way to ask.
+    ``on_unavailable`` has no default, for it is a decision about money: where nobody answers in
+    time, ``"allow"`` lets every generation start (it is charged all the same once it is reported),
+    ``"deny"`` lets none. Either answer says ``degraded``. ``timeout_s``: how long one question may
+    take, by default 0.25 s to Redis, 1 s over HTTP. The first question to Redis takes longer, for
+    Kafka is asked where the accounts are; `prepare` does that before it matters. ``importing``:
+    history is being brought in, so now is the ledger's time.
+
+    May be shared by threads and by processes that are forked from this one. Raises ValueError where
+    it is not told one way to ask.
     """
 
     def __init__(
@@ -68,18 +81,32 @@ class UsageGate:
         importing: bool = False,
     ) -> None:
         if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url):
-            self._way: Way = HttpWay(str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s)
+            self._way: Way = HttpWay(
+                str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s
+            )
         else:
             clock = Clock(is_importing=lambda: importing)
-            self._way = DirectWay(str(kafka), str(redis_url), prefix, clock, REDIS_TIMEOUT_S if timeout_s is None else timeout_s)
+            self._way = DirectWay(
+                str(kafka),
+                str(redis_url),
+                prefix,
+                clock,
+                REDIS_TIMEOUT_S if timeout_s is None else timeout_s,
+            )
         self._on_unavailable: OnUnavailable = on_unavailable
 
     def prepare(self) -> None:
-        """Find out what the first question needs to know. Raises GateUnavailable, GateMisconfigured."""
+        """Find out what the first question needs to know.
+
+        Raises GateUnavailable, GateMisconfigured.
+        """
         self._way.prepare()
 
-    def check(self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1) -> CheckAnswer:
-        """Whether an account may start a use, what that would cost, and which upgrade would allow it.
+    def check(
+        self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1
+    ) -> CheckAnswer:
+        """Whether an account may start a use, what that would cost, and which upgrade would allow
+        it.
 
         Raises InvalidUse (UnknownUse where the catalog has no rate for it), GateMisconfigured.
         """
@@ -92,7 +119,8 @@ class UsageGate:
     def quote(self, uses: Iterable[Asked]) -> QuoteAnswer:
         """What uses (feature, model, quantity) would cost together, and on which plans they fit.
 
-        Raises InvalidUse, UnknownUse, GateMisconfigured, and GateUnavailable, for there is no price to make up.
+        Raises InvalidUse, UnknownUse, GateMisconfigured, and GateUnavailable, for there is no price
+        to make up.
         """
         return self._way.quote(uses_asked(uses))
 
@@ -106,20 +134,31 @@ class UsageGate:
         *,
         expires_in: timedelta | None = None,
     ) -> HoldAnswer:
-        """Reserve what a use may cost, if its account may start it. ``id`` is the caller's: the same hold again reserves nothing more.
+        """Reserve what a use may cost, if its account may start it.
 
-        Report the use with ``hold_id=id``, and it is settled; release it, or it frees itself after ``expires_in`` (15 minutes; 1 second to
-        24 hours). What it costs in the end is what is reported: give the quantity that it can come to.
-        Raises InvalidUse, UnknownUse, HoldIdReused, GateMisconfigured.
+        ``id`` is the caller's: the same hold again reserves nothing more.
+
+        Report the use with ``hold_id=id``, and it is settled; release it, or it frees itself after
+        ``expires_in`` (15 minutes; 1 second to 24 hours). What it costs in the end is what is
+        reported: give the quantity that it can come to. Raises InvalidUse, UnknownUse,
+        HoldIdReused, GateMisconfigured.
         """
-        named, hold_id, use, life_s = account_named(account), hold_named(id), use_asked(feature, model, quantity), life_s_of(expires_in)
+        named, hold_id, use, life_s = (
+            account_named(account),
+            hold_named(id),
+            use_asked(feature, model, quantity),
+            life_s_of(expires_in),
+        )
         try:
             return self._way.hold(named, hold_id, use, life_s)
         except GateUnavailable as error:
             return degraded_hold(named, hold_id, self._on_unavailable, error)
 
     def release(self, account: str, id: str) -> ReleaseAnswer:
-        """Free a hold: the generation failed, or will not start. Once or often. Raises InvalidUse, GateMisconfigured."""
+        """Free a hold: the generation failed, or will not start.
+
+        Once or often. Raises InvalidUse, GateMisconfigured.
+        """
         named, hold_id = account_named(account), hold_named(id)
         try:
             return self._way.release(named, hold_id)
@@ -137,7 +176,9 @@ class UsageGate:
         quantity: Quantity = 1,
         expires_in: timedelta | None = None,
     ) -> Iterator[HoldAnswer]:
-        """Hold while the body runs, and release if it raises. Report the use in it, with ``hold_id=hold.id``.
+        """Hold while the body runs, and release if it raises.
+
+        Report the use in it, with ``hold_id=hold.id``.
 
         Raises NotEnoughCredits where no hold is given, and what `hold` raises.
         """
@@ -147,7 +188,9 @@ class UsageGate:
         try:
             yield hold
         except BaseException:
-            with suppress(GateError):  # what the body raised is what matters, and the hold frees itself
+            with suppress(
+                GateError
+            ):  # what the body raised is what matters, and the hold frees itself
                 self.release(account, id)
             raise
 
@@ -178,17 +221,27 @@ class AsyncUsageGate:
         importing: bool = False,
     ) -> None:
         if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url):
-            self._way: AsyncWay = AsyncHttpWay(str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s)
+            self._way: AsyncWay = AsyncHttpWay(
+                str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s
+            )
         else:
             clock = Clock(is_importing=lambda: importing)
-            self._way = AsyncDirectWay(str(kafka), str(redis_url), prefix, clock, REDIS_TIMEOUT_S if timeout_s is None else timeout_s)
+            self._way = AsyncDirectWay(
+                str(kafka),
+                str(redis_url),
+                prefix,
+                clock,
+                REDIS_TIMEOUT_S if timeout_s is None else timeout_s,
+            )
         self._on_unavailable: OnUnavailable = on_unavailable
 
     async def prepare(self) -> None:
         """See `UsageGate.prepare`."""
         await self._way.prepare()
 
-    async def check(self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1) -> CheckAnswer:
+    async def check(
+        self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1
+    ) -> CheckAnswer:
         """See `UsageGate.check`."""
         named, use = account_named(account), use_asked(feature, model, quantity)
         try:
@@ -211,7 +264,12 @@ class AsyncUsageGate:
         expires_in: timedelta | None = None,
     ) -> HoldAnswer:
         """See `UsageGate.hold`."""
-        named, hold_id, use, life_s = account_named(account), hold_named(id), use_asked(feature, model, quantity), life_s_of(expires_in)
+        named, hold_id, use, life_s = (
+            account_named(account),
+            hold_named(id),
+            use_asked(feature, model, quantity),
+            life_s_of(expires_in),
+        )
         try:
             return await self._way.hold(named, hold_id, use, life_s)
         except GateUnavailable as error:
@@ -258,18 +316,39 @@ class AsyncUsageGate:
         await self.close()
 
 
-def degraded_check(account: str, on_unavailable: OnUnavailable, error: GateUnavailable) -> CheckAnswer:
+def degraded_check(
+    account: str, on_unavailable: OnUnavailable, error: GateUnavailable
+) -> CheckAnswer:
     """The answer where there is none."""
-    logger.warning("nobody says whether an account may start a use, so it is told to %s: %s", on_unavailable, error)
+    logger.warning(
+        "nobody says whether an account may start a use, so it is told to %s: %s",
+        on_unavailable,
+        error,
+    )
     allowed = on_unavailable == "allow"
-    return CheckAnswer(account=account, allowed=allowed, reason=None if allowed else "unavailable", degraded=True)
+    return CheckAnswer(
+        account=account, allowed=allowed, reason=None if allowed else "unavailable", degraded=True
+    )
 
 
-def degraded_hold(account: str, hold_id: str, on_unavailable: OnUnavailable, error: GateUnavailable) -> HoldAnswer:
-    """The answer where there is none. The hold may have been placed all the same; then it frees itself, or its use settles it."""
-    logger.warning("nobody says whether credits are held, so a use is told to %s: %s", on_unavailable, error)
+def degraded_hold(
+    account: str, hold_id: str, on_unavailable: OnUnavailable, error: GateUnavailable
+) -> HoldAnswer:
+    """The answer where there is none.
+
+    The hold may have been placed all the same; then it frees itself, or its use settles it.
+    """
+    logger.warning(
+        "nobody says whether credits are held, so a use is told to %s: %s", on_unavailable, error
+    )
     allowed = on_unavailable == "allow"
-    return HoldAnswer(account=account, id=hold_id, allowed=allowed, reason=None if allowed else "unavailable", degraded=True)
+    return HoldAnswer(
+        account=account,
+        id=hold_id,
+        allowed=allowed,
+        reason=None if allowed else "unavailable",
+        degraded=True,
+    )
 
 
 def degraded_release(account: str, hold_id: str, error: GateUnavailable) -> ReleaseAnswer:
@@ -278,7 +357,13 @@ def degraded_release(account: str, hold_id: str, error: GateUnavailable) -> Rele
     return ReleaseAnswer(account=account, id=hold_id, state=None, degraded=True)
 
 
-def _asks_gateway(on_unavailable: str, gateway: str | None, key: str | None, kafka: str | None, redis_url: str | None) -> bool:
+def _asks_gateway(
+    on_unavailable: str,
+    gateway: str | None,
+    key: str | None,
+    kafka: str | None,
+    redis_url: str | None,
+) -> bool:
     if on_unavailable not in ("allow", "deny"):
         raise ValueError(f'on_unavailable is "allow" or "deny", not {on_unavailable!r}')
     if gateway is not None and key is not None and kafka is None and redis_url is None:

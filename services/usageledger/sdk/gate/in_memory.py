@@ -1,4 +1,5 @@
-"""A gate for the tests of programs that ask before they generate: accounts and holds lie in memory, the rules are the ledger's.
+"""A gate for the tests of programs that ask before they generate: accounts and holds lie in memory,
+the rules are the ledger's.
 
 ::
 
@@ -63,9 +64,12 @@ _HEAD = encode(Head(ledger="memory"))
 
 
 class InMemoryGate(UsageGate):
-    """`UsageGate` without a ledger behind it. Accounts that are not opened are on Free; ``catalog`` is the shipped one unless given.
+    """`UsageGate` without a ledger behind it.
 
-    ``is_available``: while it is False nobody answers, as in an outage. ``now``: its time, for tests that let it pass.
+    Accounts that are not opened are on Free; ``catalog`` is the shipped one unless given.
+
+    ``is_available``: while it is False nobody answers, as in an outage. ``now``: its time, for
+    tests that let it pass.
     """
 
     def __init__(
@@ -89,22 +93,41 @@ class InMemoryGate(UsageGate):
         self._memory.is_available = value
 
     def open(self, account: str, *, plan: str = "free", used: str | int = 0) -> None:
-        """Have an account be on a plan, ``used`` credits into its period; one that is there already begins anew.
+        """Have an account be on a plan, ``used`` credits into its period; one that is there already
+        begins anew.
 
         Raises InvalidUse for a plan that the catalog does not have.
         """
         self._memory.forget(account_named(account))
-        self._memory.tell(AccountOpened(**self._header(account, "open"), plan=plan, used=parse_credits(used)))
+        self._memory.tell(
+            AccountOpened(**self._header(account, "open"), plan=plan, used=parse_credits(used))
+        )
 
     def suspend(self, account: str, reason: str = "payment_failed") -> None:
         """Suspend an account."""
         self._memory.tell(AccountSuspended(**self._header(account, "suspend"), reason=reason))
 
-    def use(self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1, *, hold_id: str | None = None) -> None:
+    def use(
+        self,
+        account: str,
+        feature: str,
+        model: str | None = None,
+        quantity: Quantity = 1,
+        *,
+        hold_id: str | None = None,
+    ) -> None:
         """Have a use be charged, as when it has been reported; it settles the hold that it names."""
         use = use_asked(feature, model, quantity)
         header = self._header(account, "use")
-        self._memory.tell(UsageRecorded(**header, feature=use.feature, model=use.model, quantity=use.quantity, hold_id=hold_id))
+        self._memory.tell(
+            UsageRecorded(
+                **header,
+                feature=use.feature,
+                model=use.model,
+                quantity=use.quantity,
+                hold_id=hold_id,
+            )
+        )
 
     def for_asyncio(self) -> AsyncUsageGate:
         """The same gate, of the same accounts and holds, as an `AsyncUsageGate`."""
@@ -112,7 +135,12 @@ class InMemoryGate(UsageGate):
 
     def _header(self, account: str, what: str) -> dict[str, Any]:
         name = f"{what}-{self._memory.told}"
-        return {"account": account_named(account), "source": _SOURCE, "id": name, "occurred_at": self._memory.clock.now()}
+        return {
+            "account": account_named(account),
+            "source": _SOURCE,
+            "id": name,
+            "occurred_at": self._memory.clock.now(),
+        }
 
 
 class _AsyncInMemoryGate(AsyncUsageGate):
@@ -141,7 +169,9 @@ class _MemoryWay:
         return quote_answer(self._reckon(quoting(uses, self.clock)))
 
     def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return hold_answer(self._reckon(holding(account, hold_id, use, life_s * 1_000, self.clock)), hold_id)
+        return hold_answer(
+            self._reckon(holding(account, hold_id, use, life_s * 1_000, self.clock)), hold_id
+        )
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
         return release_answer(account, hold_id, self._reckon(releasing(account, hold_id)))
@@ -158,7 +188,9 @@ class _MemoryWay:
         self.told += 1
         stored = self._view.stored_accounts.get(event.account)
         state = None if stored is None else decode_account(stored)
-        decision = decide(event, state=state, identity=None, appended_at=self.clock.now(), catalogs=self._catalogs)
+        decision = decide(
+            event, state=state, identity=None, appended_at=self.clock.now(), catalogs=self._catalogs
+        )
         if decision.entries[-1].kind == "refusal" or decision.state is None:
             raise InvalidUse(f"the ledger refuses that: {decision.entries[-1].reason}")
         self._view.stored_accounts[event.account] = encode(decision.state)
@@ -172,7 +204,9 @@ class _MemoryWay:
         self._view.stored_head = StoredHead(Position(0, ""), _HEAD, self._view.now_ms())
 
         def answer(question: Question) -> Any:
-            return self._catalogs if isinstance(question, CatalogsUpTo) else self._view.ask(question)
+            return (
+                self._catalogs if isinstance(question, CatalogsUpTo) else self._view.ask(question)
+            )
 
         try:
             return answered(reckoning, answer)

@@ -1,4 +1,6 @@
-"""What a gate that asks Redis directly has to know of the ledger: how many partitions there are, and the catalogs. Both lie in Kafka."""
+"""What a gate that asks Redis directly has to know of the ledger: how many partitions there are,
+and the catalogs. Both lie in Kafka.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ PATIENCE_S = 10.0
 
 
 class LedgerFacts:
-    """Kafka is asked at first, and again when a catalog has been adopted since: in a thread of its own, for a broker that is away takes
-    its time to say so. What it answers late is there for who asks next. May be shared by threads.
+    """Kafka is asked at first, and again when a catalog has been adopted since: in a thread of its
+    own, for a broker that is away takes its time to say so. What it answers late is there for who
+    asks next. May be shared by threads.
 
-    Waiting takes PATIENCE_S, and ``timeout_s`` from when it has been in vain until Kafka has answered again.
+    Waiting takes PATIENCE_S, and ``timeout_s`` from when it has been in vain until Kafka has
+    answered again.
     """
 
     def __init__(self, kafka: str, prefix: str, timeout_s: float) -> None:
@@ -54,18 +58,26 @@ class LedgerFacts:
         """Learn how many partitions there are. Raises GateUnavailable, GateMisconfigured."""
         count = self._answer("partitions", self._catalogs.partition_count)
         if count == 0:
-            raise GateMisconfigured(f"there is no ledger with the prefix {self._prefix!r} on this Kafka: `usageledger up` makes one")
+            raise GateMisconfigured(
+                f"there is no ledger with the prefix {self._prefix!r} on this Kafka: `usageledger "
+                "up` makes one"
+            )
         self._partition_count = count
 
     def catalogs(self, before: int) -> AdoptedCatalogs:
         """Catalogs as `CatalogsUpTo` asks for them. Raises GateUnavailable, GateMisconfigured."""
         found = self._answer(f"catalogs {before}", lambda: self._catalogs.up_to(before))
         if not found:
-            raise GateMisconfigured("no catalog has been published: do so with `usageledger catalog publish FILE`")
+            raise GateMisconfigured(
+                "no catalog has been published: do so with `usageledger catalog publish FILE`"
+            )
         return found
 
     def notice_fork(self) -> bool:
-        """Whether this is a forked child that has not noticed yet. What its parent's threads were to answer never comes here."""
+        """Whether this is a forked child that has not noticed yet.
+
+        What its parent's threads were to answer never comes here.
+        """
         if self._process == os.getpid():
             return False
         self._begin()
@@ -87,7 +99,12 @@ class LedgerFacts:
             asked = self._asked.get(name)
             if asked is None:
                 asked = self._asked[name] = Future()
-                Thread(target=_carry_out, args=(asked, question), name=f"usageledger-{name}", daemon=True).start()
+                Thread(
+                    target=_carry_out,
+                    args=(asked, question),
+                    name=f"usageledger-{name}",
+                    daemon=True,
+                ).start()
         wait_s = self._wait_s
         wait([asked], timeout=wait_s)
         if not asked.done():
@@ -99,7 +116,9 @@ class LedgerFacts:
             answer: T = asked.result()  # type: ignore[assignment]  # what is asked under one name has one type
         except (KafkaError, LogUnreadable, OSError) as error:
             self._wait_s = self._timeout_s
-            raise GateUnavailable(f"Kafka cannot be asked for the ledger's {name}: {error}") from error
+            raise GateUnavailable(
+                f"Kafka cannot be asked for the ledger's {name}: {error}"
+            ) from error
         self._wait_s = PATIENCE_S
         return answer
 

@@ -79,7 +79,9 @@ class HttpWay:
         try:
             response = self._client.post(question.path, json=question.body)
         except httpx.HTTPError as error:
-            raise GateUnavailable(f"the gateway cannot be asked: {error or type(error).__name__}") from error
+            raise GateUnavailable(
+                f"the gateway cannot be asked: {error or type(error).__name__}"
+            ) from error
         return answer_in(response, question)
 
 
@@ -111,13 +113,17 @@ class AsyncHttpWay:
         try:
             response = await self._client.post(question.path, json=question.body)
         except httpx.HTTPError as error:
-            raise GateUnavailable(f"the gateway cannot be asked: {error or type(error).__name__}") from error
+            raise GateUnavailable(
+                f"the gateway cannot be asked: {error or type(error).__name__}"
+            ) from error
         return answer_in(response, question)
 
 
 def check_question(account: str, use: Use) -> HttpQuestion[CheckAnswer]:
     """Whether a use may start."""
-    return HttpQuestion(f"/v1/accounts/{segment(account)}/check", _use(use), lambda said: _check_in(account, said))
+    return HttpQuestion(
+        f"/v1/accounts/{segment(account)}/check", _use(use), lambda said: _check_in(account, said)
+    )
 
 
 def quote_question(uses: Sequence[Use]) -> HttpQuestion[QuoteAnswer]:
@@ -132,7 +138,11 @@ def hold_question(account: str, hold_id: str, use: Use, life_s: int) -> HttpQues
         f"/v1/accounts/{segment(account)}/holds",
         body,
         lambda said: _hold_in(account, hold_id, said, None),
-        lambda said: _hold_in(account, hold_id, said, said["code"]) if said.get("code") in _REFUSALS else None,
+        lambda said: (
+            _hold_in(account, hold_id, said, said["code"])
+            if said.get("code") in _REFUSALS
+            else None
+        ),
     )
 
 
@@ -154,8 +164,13 @@ def answer_in(response: httpx.Response, question: HttpQuestion[T]) -> T:
         answer = question.read_problem(said)
     except (ValueError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
         if response.status_code >= 500:
-            raise GateUnavailable(f"something before the gateway answered {response.status_code}") from error
-        raise GateMisconfigured(f"{response.request.url} is no gateway: it answered {response.status_code} with something else") from error
+            raise GateUnavailable(
+                f"something before the gateway answered {response.status_code}"
+            ) from error
+        raise GateMisconfigured(
+            f"{response.request.url} is no gateway: it answered {response.status_code} with "
+            "something else"
+        ) from error
     if answer is None:
         raise _failure(response.status_code, said)
     return answer
@@ -187,7 +202,9 @@ def _check_in(account: str, said: Mapping[str, Any]) -> CheckAnswer:
     )
 
 
-def _hold_in(account: str, hold_id: str, said: Mapping[str, Any], refusal: str | None) -> HoldAnswer:
+def _hold_in(
+    account: str, hold_id: str, said: Mapping[str, Any], refusal: str | None
+) -> HoldAnswer:
     return HoldAnswer(
         account=account,
         id=hold_id,
@@ -203,16 +220,28 @@ def _hold_in(account: str, hold_id: str, said: Mapping[str, Any], refusal: str |
 
 def _quote_in(said: Mapping[str, Any]) -> QuoteAnswer:
     uses = [
-        QuotedUse(feature=use["feature"], model=use["model"], quantity=Decimal(use["quantity"]), credits=Decimal(use["credits"]))
+        QuotedUse(
+            feature=use["feature"],
+            model=use["model"],
+            quantity=Decimal(use["quantity"]),
+            credits=Decimal(use["credits"]),
+        )
         for use in said["uses"]
     ]
     return QuoteAnswer(
-        total=Decimal(said["total"]), uses=tuple(uses), fits=tuple(_upgrade_in(plan) for plan in said["fits"]), catalog=said["catalog"]
+        total=Decimal(said["total"]),
+        uses=tuple(uses),
+        fits=tuple(_upgrade_in(plan) for plan in said["fits"]),
+        catalog=said["catalog"],
     )
 
 
 def _standing_in(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {"remaining": Decimal(said["remaining"]), "held": Decimal(said["held"]), "available": Decimal(said["available"])}
+    return {
+        "remaining": Decimal(said["remaining"]),
+        "held": Decimal(said["held"]),
+        "available": Decimal(said["available"]),
+    }
 
 
 def _advice_in(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +255,12 @@ def _advice_in(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_in(said: Mapping[str, Any]) -> Upgrade:
-    return Upgrade(plan=said["plan"], name=said["name"], price_cents=said["price_cents"], allotment=Decimal(said["allotment"]))
+    return Upgrade(
+        plan=said["plan"],
+        name=said["name"],
+        price_cents=said["price_cents"],
+        allotment=Decimal(said["allotment"]),
+    )
 
 
 def _time_in(said: str | None) -> datetime | None:

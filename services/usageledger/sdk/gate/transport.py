@@ -1,4 +1,7 @@
-"""The ways in which a gate can ask. Each raises GateUnavailable where nobody answers in time, GateMisconfigured where nobody ever will."""
+"""The ways in which a gate can ask.
+
+Each raises GateUnavailable where nobody answers in time, GateMisconfigured where nobody ever will.
+"""
 
 from __future__ import annotations
 

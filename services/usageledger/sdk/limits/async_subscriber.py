@@ -1,4 +1,6 @@
-"""`AsyncLimitSubscriber`: a `LimitSubscriber` for programs that run on asyncio. Needs kafka-python alone.
+"""`AsyncLimitSubscriber`: a `LimitSubscriber` for programs that run on asyncio.
+
+Needs kafka-python alone.
 
 ::
 
@@ -13,8 +15,9 @@
         if subscriber.is_blocked("acct_4821"):
             ...
 
-Kafka is read in a thread, by a `LimitSubscriber`; each event is handed to the event loop, and the thread waits until its handlers have
-returned. So order, repeats, retries and what is committed when are the same by construction.
+Kafka is read in a thread, by a `LimitSubscriber`; each event is handed to the event loop, and the
+thread waits until its handlers have returned. So order, repeats, retries and what is committed when
+are the same by construction.
 """
 
 from __future__ import annotations
@@ -36,10 +39,12 @@ LOOP_CHECK_S = 1.0
 
 
 class AsyncLimitSubscriber:
-    """Calls an app's handlers on its event loop, one event at a time, and keeps a view of who is blocked.
+    """Calls an app's handlers on its event loop, one event at a time, and keeps a view of who is
+    blocked.
 
-    Its promises are those of `LimitSubscriber`, and so are its arguments. A handler is a coroutine function, awaited before the next event
-    is handed over, or a plain function, which must not block the loop. It runs on one event loop, that of `start`, `run` or ``async with``.
+    Its promises are those of `LimitSubscriber`, and so are its arguments. A handler is a coroutine
+    function, awaited before the next event is handed over, or a plain function, which must not
+    block the loop. It runs on one event loop, that of `start`, `run` or ``async with``.
     """
 
     def __init__(
@@ -52,19 +57,27 @@ class AsyncLimitSubscriber:
         kafka_options: Mapping[str, object] | None = None,
     ) -> None:
         self._subscriber = LimitSubscriber(
-            kafka=kafka, prefix=prefix, group=group, from_beginning=from_beginning, kafka_options=kafka_options
+            kafka=kafka,
+            prefix=prefix,
+            group=group,
+            from_beginning=from_beginning,
+            kafka_options=kafka_options,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         self._handling: asyncio.Task[object] | None = None
 
     def on_threshold(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account's use comes to a share (80 %, say) of what its period has."""
+        """Decorator: call this when an account's use comes to a share (80 %, say) of what its
+        period has.
+        """
         self._subscriber.on_threshold(self._on_the_loop(handler))
         return handler
 
     def on_reached(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account comes to be blocked: nothing remains to it, or it is suspended."""
+        """Decorator: call this when an account comes to be blocked: nothing remains to it, or it is
+        suspended.
+        """
         self._subscriber.on_reached(self._on_the_loop(handler))
         return handler
 
@@ -74,14 +87,20 @@ class AsyncLimitSubscriber:
         return handler
 
     def is_blocked(self, account: str) -> bool:
-        """Whether nothing remains to the account, or it is suspended. Asks nobody, so it may be called anywhere.
+        """Whether nothing remains to the account, or it is suspended.
 
-        Raises SubscriberFailed, and RuntimeError while there is no view to answer from: before `wait_ready` has returned, after `close`.
+        Asks nobody, so it may be called anywhere.
+
+        Raises SubscriberFailed, and RuntimeError while there is no view to answer from: before
+        `wait_ready` has returned, after `close`.
         """
         return self._subscriber.is_blocked(account)
 
     def why_blocked(self, account: str) -> LimitEvent | None:
-        """The event by which the account came to be blocked; None if it is not. Raises as `is_blocked` does."""
+        """The event by which the account came to be blocked; None if it is not.
+
+        Raises as `is_blocked` does.
+        """
         return self._subscriber.why_blocked(account)
 
     def blocked(self) -> set[str]:
@@ -89,7 +108,9 @@ class AsyncLimitSubscriber:
         return self._subscriber.blocked()
 
     async def run(self) -> None:
-        """Call handlers until `close` is called, or the task that runs this is cancelled. Raises HandlerFailed and SubscriberFailed.
+        """Call handlers until `close` is called, or the task that runs this is cancelled.
+
+        Raises HandlerFailed and SubscriberFailed.
 
         A cancellation waits for the handlers that are being called.
         """
@@ -107,11 +128,16 @@ class AsyncLimitSubscriber:
         return self
 
     async def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Wait until the view holds all that had been announced at the start. Raises TimeoutError; otherwise as `is_blocked` does."""
+        """Wait until the view holds all that had been announced at the start.
+
+        Raises TimeoutError; otherwise as `is_blocked` does.
+        """
         await _in_a_thread(functools.partial(self._subscriber.wait_ready, timeout_s))
 
     async def close(self, timeout_s: float = 30.0) -> None:
-        """End, after the handlers that are being called. Raises SubscriberFailed if the subscriber had ended by itself, TimeoutError.
+        """End, after the handlers that are being called.
+
+        Raises SubscriberFailed if the subscriber had ended by itself, TimeoutError.
 
         Called by a handler it does not wait, for it would wait for itself.
         """
@@ -135,7 +161,12 @@ class AsyncLimitSubscriber:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             await self.close()
         except SubscriberFailed:
@@ -168,7 +199,9 @@ class AsyncLimitSubscriber:
                     raise RuntimeError("the event loop was closed before the handler returned")
             answer.result()
 
-        call.__qualname__ = getattr(handler, "__qualname__", repr(handler))  # by which HandlerFailed names it
+        call.__qualname__ = getattr(
+            handler, "__qualname__", repr(handler)
+        )  # by which HandlerFailed names it
         return call
 
     async def _call(self, handler: Handler, event: LimitEvent) -> None:
@@ -182,7 +215,9 @@ class AsyncLimitSubscriber:
 
 
 def _in_a_thread(call: Callable[[], None]) -> asyncio.Future[None]:
-    """Make a blocking call in a thread of its own, which keeps no interpreter from ending, and return its outcome as a future."""
+    """Make a blocking call in a thread of its own, which keeps no interpreter from ending, and
+    return its outcome as a future.
+    """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[None] = loop.create_future()
     # Whoever asks next is told what went wrong: asyncio need not log that nobody has looked.

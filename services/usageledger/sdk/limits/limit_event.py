@@ -1,4 +1,6 @@
-"""What a subscriber makes of limit events: a view of who is blocked, and calls to an app's handlers. Needs the standard library alone."""
+"""What a subscriber makes of limit events: a view of who is blocked, and calls to an app's
+handlers. Needs the standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,32 @@ from usageledger.ledger.limit_address import NotALimitEvent, Place
 
 Kind = Literal["threshold", "reached", "cleared"]
 
-_KINDS: dict[str, Kind] = {"limit.threshold": "threshold", "limit.reached": "reached", "limit.cleared": "cleared"}
+_KINDS: dict[str, Kind] = {
+    "limit.threshold": "threshold",
+    "limit.reached": "reached",
+    "limit.cleared": "cleared",
+}
 RETRY_AFTER_S = (0.1, 1.0)
 
 
 class SubscriberFailed(Exception):
-    """The subscriber has ended, and its view of who is blocked is no longer kept. ``__cause__`` says why."""
+    """The subscriber has ended, and its view of who is blocked is no longer kept.
+
+    ``__cause__`` says why.
+    """
 
 
 class HandlerFailed(SubscriberFailed):
-    """An app's handler raised each time that it was called with ``event``, which is not handled. ``__cause__`` is what it raised last."""
+    """An app's handler raised each time that it was called with ``event``, which is not handled.
+
+    ``__cause__`` is what it raised last.
+    """
 
     def __init__(self, event: LimitEvent, handler: str, attempts: int) -> None:
-        super().__init__(f"{handler} failed {attempts} times with limit event {event.id} ({event.kind}, account {event.account!r})")
+        super().__init__(
+            f"{handler} failed {attempts} times with limit event {event.id} ({event.kind}, account "
+            f"{event.account!r})"
+        )
         self.event = event
 
 
@@ -54,7 +69,8 @@ class CrossedBy:
 class LimitEvent:
     """A limit that an account has crossed. Amounts are credits; times are in UTC.
 
-    ``id`` is the same each time that this crossing is announced. ``resets_at`` is when the period ends, None on Free.
+    ``id`` is the same each time that this crossing is announced. ``resets_at`` is when the period
+    ends, None on Free.
     """
 
     kind: Kind
@@ -70,7 +86,9 @@ class LimitEvent:
     threshold: Decimal | None
     """The share of ``used + remaining`` that was crossed; None for the limit itself."""
     reason: str
-    """``usage``, ``renewed``, ``plan_changed``, ``granted``, ``grant_expired``, ``voided``, ``suspended`` or ``resumed``."""
+    """``usage``, ``renewed``, ``plan_changed``, ``granted``, ``grant_expired``, ``voided``,
+    ``suspended`` or ``resumed``.
+    """
     action: str | None
     """``block``, ``prompt_upgrade`` or None."""
     upgrade: Upgrade | None
@@ -96,7 +114,9 @@ def parse_limit_event(event: Mapping[str, Any]) -> LimitEvent:
     try:
         return _parsed(event)
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise NotALimitEvent(f"limit event {event.get('id')!r} cannot be read ({type(error).__name__}: {error})") from None
+        raise NotALimitEvent(
+            f"limit event {event.get('id')!r} cannot be read ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _parsed(event: Mapping[str, Any]) -> LimitEvent:
@@ -120,13 +140,20 @@ def _parsed(event: Mapping[str, Any]) -> LimitEvent:
         upgrade=None
         if upgrade is None
         else Upgrade(
-            plan=upgrade["plan"], name=upgrade["name"], price_cents=upgrade["price_cents"], allotment=Decimal(upgrade["allotment"])
+            plan=upgrade["plan"],
+            name=upgrade["name"],
+            price_cents=upgrade["price_cents"],
+            allotment=Decimal(upgrade["allotment"]),
         ),
         suspension_reason=None if suspension is None else suspension["reason"],
         resets_at=_time_or_none(data["resets_at"]),
         crossed_by=None
         if crossed_by is None
-        else CrossedBy(source=crossed_by["source"], id=crossed_by["id"], occurred_at=_time(crossed_by["occurred_at"])),
+        else CrossedBy(
+            source=crossed_by["source"],
+            id=crossed_by["id"],
+            occurred_at=_time(crossed_by["occurred_at"]),
+        ),
         appended_at=_time(event["time"]),
     )
 
@@ -143,10 +170,12 @@ def _time_or_none(text: str | None) -> datetime | None:
 
 
 class BlockedView:
-    """Who is blocked, and why, by the limit events seen so far. Thread-safe. A repeat changes nothing.
+    """Who is blocked, and why, by the limit events seen so far.
 
-    It holds all blocked accounts of a ledger, each with its event: packed, for there can be a million (then 0.3 GB, where the events as
-    they are would be 0.8 GB).
+    Thread-safe. A repeat changes nothing.
+
+    It holds all blocked accounts of a ledger, each with its event: packed, for there can be a
+    million (then 0.3 GB, where the events as they are would be 0.8 GB).
     """
 
     def __init__(self) -> None:
@@ -155,7 +184,10 @@ class BlockedView:
         self._last: dict[int, Place] = {}
 
     def apply(self, event: Mapping[str, Any], place: Place, value: bytes) -> None:
-        """Note what an event says, if it is beyond the last one seen of its partition. ``value`` is the event as its record holds it."""
+        """Note what an event says, if it is beyond the last one seen of its partition.
+
+        ``value`` is the event as its record holds it.
+        """
         with self._lock:
             if not place.is_beyond(self._last.get(place.partition)):
                 return
@@ -172,7 +204,10 @@ class BlockedView:
             return account in self._blocked
 
     def why_blocked(self, account: str) -> LimitEvent | None:
-        """The event by which the account came to be blocked; None if it is not. Raises NotALimitEvent."""
+        """The event by which the account came to be blocked; None if it is not.
+
+        Raises NotALimitEvent.
+        """
         with self._lock:
             packed = self._blocked.get(account)
         return None if packed is None else parse_limit_event(json.loads(_unpacked(packed)))
@@ -216,11 +251,16 @@ class Handlers:
         self._pause = pause
 
     def add(self, kind: Kind, handler: Handler) -> None:
-        """Have ``handler`` called with every event of that kind, after those that were added before it."""
+        """Have ``handler`` called with every event of that kind, after those that were added before
+        it.
+        """
         self._by_kind[kind].append(handler)
 
     def hand_over(self, event: Mapping[str, Any]) -> None:
-        """Call the handlers of an event's kind. Each is tried a bounded number of times; raises HandlerFailed, NotALimitEvent."""
+        """Call the handlers of an event's kind.
+
+        Each is tried a bounded number of times; raises HandlerFailed, NotALimitEvent.
+        """
         kind = kind_of(event)
         handlers = self._by_kind[kind] if kind is not None else []
         if not handlers:

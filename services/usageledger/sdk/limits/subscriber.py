@@ -1,4 +1,5 @@
-"""`LimitSubscriber`: how an app is told that an account has come to its limit, and asks whether one is blocked. Needs kafka-python alone.
+"""`LimitSubscriber`: how an app is told that an account has come to its limit, and asks whether one
+is blocked. Needs kafka-python alone.
 
 ::
 
@@ -49,7 +50,14 @@ with warnings.catch_warnings():
     from kafka import errors as kafka_errors
     from kafka.structs import OffsetAndMetadata
 
-__all__ = ["CrossedBy", "HandlerFailed", "LimitEvent", "LimitSubscriber", "SubscriberFailed", "Upgrade"]
+__all__ = [
+    "CrossedBy",
+    "HandlerFailed",
+    "LimitEvent",
+    "LimitSubscriber",
+    "SubscriberFailed",
+    "Upgrade",
+]
 
 POLL_MS = 100
 # Where one consumer is polled and nothing else waits: see `limits.announcer.POLL_MS`.
@@ -58,12 +66,19 @@ NO_PROGRESS_S = 30.0
 CONNECT_AGAIN_AFTER_S = 1.0
 COMMIT_TIMEOUT_MS = 5_000
 SETTLE_ATTEMPTS = 20
-# Few, so that slow handlers are done with one poll's events long before the group takes the consumer for dead (5 minutes).
+# Few, so that slow handlers are done with one poll's events long before the group takes the
+# consumer for dead (5 minutes).
 EVENTS_PER_POLL = 50
 
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
-_FIXED: dict[str, object] = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "isolation_level": "read_uncommitted"}
-_NOT_TO_BE_SET = frozenset({*_FIXED, "bootstrap_servers", "group_id", "key_deserializer", "value_deserializer"})
+_FIXED: dict[str, object] = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "earliest",
+    "isolation_level": "read_uncommitted",
+}
+_NOT_TO_BE_SET = frozenset(
+    {*_FIXED, "bootstrap_servers", "group_id", "key_deserializer", "value_deserializer"}
+)
 _DEFAULTS: dict[str, object] = {
     "client_id": "usageledger",
     "allow_auto_create_topics": False,
@@ -89,24 +104,36 @@ class _NothingCame(Exception):
     """A consumer that has something to fetch fetched nothing for too long."""
 
 
-# What passes by itself or with new connections: a broker that is away, or has just come back. `UnknownError` is a broker's own failure.
-_PASSING = (kafka_errors.RetriableError, kafka_errors.BrokerNotAvailableError, kafka_errors.UnknownError, OSError, _NothingCame)
+# What passes by itself or with new connections: a broker that is away, or has just come back.
+# `UnknownError` is a broker's own failure.
+_PASSING = (
+    kafka_errors.RetriableError,
+    kafka_errors.BrokerNotAvailableError,
+    kafka_errors.UnknownError,
+    OSError,
+    _NothingCame,
+)
 
 
 class LimitSubscriber:
-    """Calls an app's handlers with limit events, each event once by its id, and keeps a view of who is blocked.
+    """Calls an app's handlers with limit events, each event once by its id, and keeps a view of who
+    is blocked.
 
-    ``group`` names the app: its instances share the events among them, and where one left off another goes on. An event counts as handled
-    once its handlers have returned, so after a crash one may come again: at least once, with the same ``id``. Without ``group`` every
-    instance gets every event, from its start on. ``from_beginning`` hands over all events that there are (with ``group``: if the group
-    is new).
+    ``group`` names the app: its instances share the events among them, and where one left off
+    another goes on. An event counts as handled once its handlers have returned, so after a crash
+    one may come again: at least once, with the same ``id``. Without ``group`` every instance gets
+    every event, from its start on. ``from_beginning`` hands over all events that there are (with
+    ``group``: if the group is new).
 
-    A handler that raises is called again, three times in all; then the subscriber ends: `run` raises HandlerFailed, and after `start` every
-    other method raises SubscriberFailed. What was not handled comes again to the next subscriber of the group.
+    A handler that raises is called again, three times in all; then the subscriber ends: `run`
+    raises HandlerFailed, and after `start` every other method raises SubscriberFailed. What was not
+    handled comes again to the next subscriber of the group.
 
-    A Kafka that is away is waited for, however long: meanwhile `is_blocked` answers by what was heard last, and a warning is logged.
+    A Kafka that is away is waited for, however long: meanwhile `is_blocked` answers by what was
+    heard last, and a warning is logged.
 
-    ``kafka`` and ``prefix`` default to USAGELEDGER_KAFKA and USAGELEDGER_PREFIX; ``kafka_options`` (security, …) go to kafka-python.
+    ``kafka`` and ``prefix`` default to USAGELEDGER_KAFKA and USAGELEDGER_PREFIX; ``kafka_options``
+    (security, …) go to kafka-python.
     """
 
     def __init__(
@@ -120,8 +147,16 @@ class LimitSubscriber:
     ) -> None:
         refused = sorted(_NOT_TO_BE_SET & set(kafka_options or ()))
         if refused:
-            raise ValueError(f"kafka_options cannot set {', '.join(refused)}: the subscriber's promises rest on them")
-        self._config = {**_DEFAULTS, **(kafka_options or {}), **_FIXED, "bootstrap_servers": _addresses(kafka)}
+            raise ValueError(
+                f"kafka_options cannot set {', '.join(refused)}: the subscriber's promises rest on "
+                "them"
+            )
+        self._config = {
+            **_DEFAULTS,
+            **(kafka_options or {}),
+            **_FIXED,
+            "bootstrap_servers": _addresses(kafka),
+        }
         self._topic = Topics(_checked_prefix(prefix)).limit
         self._group = group
         self._from_beginning = from_beginning
@@ -138,12 +173,16 @@ class LimitSubscriber:
         self._thread: threading.Thread | None = None
 
     def on_threshold(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account's use comes to a share (80 %, say) of what its period has."""
+        """Decorator: call this when an account's use comes to a share (80 %, say) of what its
+        period has.
+        """
         self._handlers.add("threshold", handler)
         return handler
 
     def on_reached(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account comes to be blocked: nothing remains to it, or it is suspended."""
+        """Decorator: call this when an account comes to be blocked: nothing remains to it, or it is
+        suspended.
+        """
         self._handlers.add("reached", handler)
         return handler
 
@@ -155,16 +194,18 @@ class LimitSubscriber:
     def is_blocked(self, account: str) -> bool:
         """Whether nothing remains to the account, or it is suspended.
 
-        Raises SubscriberFailed, and RuntimeError while there is no view to answer from: before `wait_ready` has returned, after `close`.
+        Raises SubscriberFailed, and RuntimeError while there is no view to answer from: before
+        `wait_ready` has returned, after `close`.
         """
         self._require_view()
         return self._view.is_blocked(account)
 
     def why_blocked(self, account: str) -> LimitEvent | None:
-        """The event by which the account came to be blocked, with the upgrade that would free it; None if it is not blocked.
+        """The event by which the account came to be blocked, with the upgrade that would free it;
+        None if it is not blocked.
 
-        What else has changed since is not in it: one that is suspended and has nothing left either was blocked by whichever came first.
-        Raises as `is_blocked` does.
+        What else has changed since is not in it: one that is suspended and has nothing left either
+        was blocked by whichever came first. Raises as `is_blocked` does.
         """
         self._require_view()
         return self._view.why_blocked(account)
@@ -175,7 +216,10 @@ class LimitSubscriber:
         return self._view.blocked()
 
     def run(self) -> None:
-        """Call handlers until `close` is called (from another thread, or from a handler). Raises HandlerFailed and SubscriberFailed."""
+        """Call handlers until `close` is called (from another thread, or from a handler).
+
+        Raises HandlerFailed and SubscriberFailed.
+        """
         if self._has_begun:
             raise RuntimeError("a subscriber runs once: make another one")
         self._has_begun = True
@@ -192,18 +236,28 @@ class LimitSubscriber:
         """Run in a thread of its own."""
         if self._thread is not None or self._has_begun:
             raise RuntimeError("a subscriber runs once: make another one")
-        self._thread = threading.Thread(target=self._run_in_thread, name="usageledger-limits", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run_in_thread, name="usageledger-limits", daemon=True
+        )
         self._thread.start()
         return self
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Wait until the view holds all that had been announced at the start. Raises TimeoutError; otherwise as `is_blocked` does."""
+        """Wait until the view holds all that had been announced at the start.
+
+        Raises TimeoutError; otherwise as `is_blocked` does.
+        """
         if not self._is_ready.wait(timeout_s):
-            raise TimeoutError(f"the limit events could not be read within {timeout_s:g} s{self._trouble}")
+            raise TimeoutError(
+                f"the limit events could not be read within {timeout_s:g} s{self._trouble}"
+            )
         self._require_view()
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """End, after the handlers that are being called. Raises SubscriberFailed if the subscriber had ended by itself, TimeoutError."""
+        """End, after the handlers that are being called.
+
+        Raises SubscriberFailed if the subscriber had ended by itself, TimeoutError.
+        """
         self._stop.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -221,7 +275,12 @@ class LimitSubscriber:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self.close()
         except SubscriberFailed:
@@ -229,27 +288,38 @@ class LimitSubscriber:
                 raise
 
     def _run_in_thread(self) -> None:
-        # run() has noted what went wrong, and it is raised where the app asks next: a traceback that a thread prints is easily missed.
+        # run() has noted what went wrong, and it is raised where the app asks next: a traceback
+        # that a thread prints is easily missed.
         with contextlib.suppress(BaseException):
             self.run()
 
     def _require_view(self) -> None:
         self._raise_failure()
         if not self._has_view:
-            raise RuntimeError("who is blocked is not known: start() and wait_ready(), or `with subscriber:`, come first, close() ends it")
+            raise RuntimeError(
+                "who is blocked is not known: start() and wait_ready(), or `with subscriber:`, "
+                "come first, close() ends it"
+            )
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise SubscriberFailed(f"the subscriber has ended: {self._failure}") from self._failure
 
     def _run(self) -> None:
-        """Connect, and do so anew whenever that comes to an end. What was seen and handled is kept, so nothing is handed over twice."""
+        """Connect, and do so anew whenever that comes to an end.
+
+        What was seen and handled is kept, so nothing is handed over twice.
+        """
         while not self._stop.is_set():
             try:
                 self._run_connected()
             except _PASSING as error:
                 self._trouble = f" ({type(error).__name__}: {error})"
-                log.warning("limit events cannot be read, connecting anew in %g s%s", CONNECT_AGAIN_AFTER_S, self._trouble)
+                log.warning(
+                    "limit events cannot be read, connecting anew in %g s%s",
+                    CONNECT_AGAIN_AFTER_S,
+                    self._trouble,
+                )
                 self._stop.wait(CONNECT_AGAIN_AFTER_S)
 
     def _run_connected(self) -> None:
@@ -259,7 +329,9 @@ class LimitSubscriber:
             if self._stop.is_set():
                 return
             if self._starts is None:
-                self._starts = _Starts({}, {}) if self._from_beginning else _Starts(feed.known_ends, known)
+                self._starts = (
+                    _Starts({}, {}) if self._from_beginning else _Starts(feed.known_ends, known)
+                )
             self._has_view = True
             self._is_ready.set()
             if self._group is None:
@@ -279,22 +351,38 @@ class LimitSubscriber:
         return known
 
     def _run_alone(self, feed: _Broadcast, starts: _Starts) -> None:
-        """Handle everything, from the starts on. That the view is ahead of a beginning is what a handler that asks expects."""
+        """Handle everything, from the starts on.
+
+        That the view is ahead of a beginning is what a handler that asks expects.
+        """
         feed.read_again_from(starts.offsets)
         while not self._stop.is_set():
             for record in feed.poll(LONG_POLL_MS):
                 event, place = _read(record)
                 self._view.apply(event, place, record.value)
-                if place.is_beyond(self._handled.get(place.partition, starts.places.get(place.partition))):
+                if place.is_beyond(
+                    self._handled.get(place.partition, starts.places.get(place.partition))
+                ):
                     self._handlers.hand_over(event)
                     self._handled[place.partition] = place
                 if self._stop.is_set():
                     return
 
     def _run_in_group(self, feed: _Broadcast, group: str, starts: _Starts) -> None:
-        """Handle what is this instance's part of the group's, while the view goes on over all partitions."""
-        shared_out = {"partition_assignment_strategy": [KnownPartitionsAssignor({self._topic: len(feed.known_ends)})]}
-        config = {"max_poll_records": EVENTS_PER_POLL, **self._config, **shared_out, "group_id": group}
+        """Handle what is this instance's part of the group's, while the view goes on over all
+        partitions.
+        """
+        shared_out = {
+            "partition_assignment_strategy": [
+                KnownPartitionsAssignor({self._topic: len(feed.known_ends)})
+            ]
+        }
+        config = {
+            "max_poll_records": EVENTS_PER_POLL,
+            **self._config,
+            **shared_out,
+            "group_id": group,
+        }
         with _open(KafkaConsumer(self._topic, **config)) as consumer:
             shared = _Shared(consumer, self._topic, starts, self._handled)
             has_kafka = True
@@ -322,11 +410,17 @@ class LimitSubscriber:
             shared.has_handled(record, place)
 
     def _see_up_to(self, record: Any, feed: _Broadcast) -> None:
-        """A handler that asks who is blocked finds what it is told. Only the feed tells the view, for it has no gaps."""
+        """A handler that asks who is blocked finds what it is told.
+
+        Only the feed tells the view, for it has no gaps.
+        """
         deadline_s = time.monotonic() + NO_PROGRESS_S
         while not feed.has_read(record) and not self._stop.is_set():
             if time.monotonic() > deadline_s:
-                raise _NothingCame(f"{self._topic}, partition {record.partition}: nothing came in {NO_PROGRESS_S:.0f} s")
+                raise _NothingCame(
+                    f"{self._topic}, partition {record.partition}: nothing came in "
+                    f"{NO_PROGRESS_S:.0f} s"
+                )
             for seen in feed.poll(POLL_MS):
                 self._view.apply(*_read(seen), seen.value)
 
@@ -338,7 +432,9 @@ class _Broadcast:
         self._consumer = consumer
         partitions = consumer.partitions_for_topic(topic)
         if not partitions:
-            raise SubscriberFailed(f"there is no topic {topic}: are the address and the prefix right?")
+            raise SubscriberFailed(
+                f"there is no topic {topic}: are the address and the prefix right?"
+            )
         places = [TopicPartition(topic, partition) for partition in sorted(partitions)]
         ends = consumer.end_offsets(places)
         starts = consumer.beginning_offsets(places)
@@ -371,19 +467,26 @@ class _Broadcast:
 
 
 class _Starts(NamedTuple):
-    """Where handling begins in each partition (at its beginning where none is named), and the last place before that."""
+    """Where handling begins in each partition (at its beginning where none is named), and the last
+    place before that.
+    """
 
     offsets: Mapping[int, int]
     places: Mapping[int, Place]
 
 
 class _Shared:
-    """This instance's part of what a group handles. The group's offsets say how far it has come, and note the last event's place.
+    """This instance's part of what a group handles.
 
-    ``handled_here`` holds the last events that this instance has handled, also over connections before; it is kept up.
+    The group's offsets say how far it has come, and note the last event's place.
+
+    ``handled_here`` holds the last events that this instance has handled, also over connections
+    before; it is kept up.
     """
 
-    def __init__(self, consumer: Any, topic: str, starts: _Starts, handled_here: dict[int, Place]) -> None:
+    def __init__(
+        self, consumer: Any, topic: str, starts: _Starts, handled_here: dict[int, Place]
+    ) -> None:
         self._consumer = consumer
         self._topic = topic
         self._starts = starts
@@ -391,14 +494,19 @@ class _Shared:
         self._joined = _Joined("", -1, frozenset())
         self._handled: dict[int, _Handled] = {}
         self._uncommitted: set[int] = set()
-        # A consumer that joins before it knows the topic's partitions causes another rebalance when it does.
+        # A consumer that joins before it knows the topic's partitions causes another rebalance when
+        # it does.
         consumer.partitions_for_topic(topic)
 
     def poll(self, timeout_ms: int) -> list[Any]:
-        """The next few records; none right after a rebalance, which begins with finding out how far the group has come."""
+        """The next few records; none right after a rebalance, which begins with finding out how far
+        the group has come.
+        """
         polled = self._consumer.poll(timeout_ms=timeout_ms)
         member = self._consumer.group_metadata()
-        joined = _Joined(member.member_id, member.generation_id, frozenset(self._consumer.assignment()))
+        joined = _Joined(
+            member.member_id, member.generation_id, frozenset(self._consumer.assignment())
+        )
         if joined == self._joined:
             return [record for records in polled.values() for record in records]
         with contextlib.suppress(kafka_errors.RetriableError, *_NOT_OURS_NOW):
@@ -421,9 +529,14 @@ class _Shared:
         self._uncommitted.add(place.partition)
 
     def commit(self) -> None:
-        """Make what was handled durable. What cannot be now is committed with the next events, or comes again after a rebalance."""
+        """Make what was handled durable.
+
+        What cannot be now is committed with the next events, or comes again after a rebalance.
+        """
         offsets = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(handled.next_offset, _written(handled.last), -1)
+            TopicPartition(self._topic, partition): OffsetAndMetadata(
+                handled.next_offset, _written(handled.last), -1
+            )
             for partition, handled in self._handled.items()
             if partition in self._uncommitted
         }
@@ -442,7 +555,10 @@ class _Shared:
             self.poll(POLL_MS)
 
     def _take_over(self, joined: _Joined) -> None:
-        """Begin with what is ours now. What was ours in the generation right before this one nobody else can have handled since."""
+        """Begin with what is ours now.
+
+        What was ours in the generation right before this one nobody else can have handled since.
+        """
         kept = self._handled if joined.follows(self._joined) else {}
         handled: dict[int, _Handled] = {}
         begun: set[int] = set()
@@ -463,8 +579,13 @@ class _Shared:
         committed = self._consumer.committed(place, metadata=True, timeout_ms=COMMIT_TIMEOUT_MS)
         if committed is not None and committed.offset >= 0:
             here = self._handled_here.get(place.partition)
-            places = [_place_in(committed.metadata), None if here is None else (here.offset, here.index)]
-            return _Handled(committed.offset, max((one for one in places if one is not None), default=None)), True
+            places = [
+                _place_in(committed.metadata),
+                None if here is None else (here.offset, here.index),
+            ]
+            return _Handled(
+                committed.offset, max((one for one in places if one is not None), default=None)
+            ), True
         known = self._starts.places.get(place.partition)
         last = None if known is None else (known.offset, known.index)
         return _Handled(self._starts.offsets.get(place.partition, 0), last), False
@@ -501,7 +622,9 @@ def _read(record: Any) -> tuple[dict[str, Any], Place]:
             raise NotALimitEvent(f"it is of partition {place.partition}")
         return event, place
     except NotALimitEvent as error:
-        raise SubscriberFailed(f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}") from error
+        raise SubscriberFailed(
+            f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}"
+        ) from error
 
 
 def _written(last: tuple[int, int] | None) -> str:
@@ -509,7 +632,9 @@ def _written(last: tuple[int, int] | None) -> str:
 
 
 def _place_in(metadata: str | None) -> tuple[int, int] | None:
-    """What a commit noted; None where offsets were set by another tool: then a repeat can be handed over."""
+    """What a commit noted; None where offsets were set by another tool: then a repeat can be handed
+    over.
+    """
     found = re.fullmatch(r"(\d+)-(\d+)", metadata or "", re.ASCII)
     return None if found is None else (int(found[1]), int(found[2]))
 
@@ -517,12 +642,16 @@ def _place_in(metadata: str | None) -> tuple[int, int] | None:
 def _addresses(kafka: str | None) -> list[str]:
     kafka = kafka or os.environ.get("USAGELEDGER_KAFKA", "")
     if not kafka.strip():
-        raise ValueError('kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)')
+        raise ValueError(
+            'kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)'
+        )
     return [address.strip() for address in kafka.split(",")]
 
 
 def _checked_prefix(prefix: str | None) -> str:
     prefix = os.environ.get("USAGELEDGER_PREFIX", "") if prefix is None else prefix
     if not _PREFIX.fullmatch(prefix):
-        raise ValueError(f"prefix has letters, digits, dots, hyphens and underscores, unlike {prefix!r}")
+        raise ValueError(
+            f"prefix has letters, digits, dots, hyphens and underscores, unlike {prefix!r}"
+        )
     return prefix

@@ -1,1 +1,3 @@
-"""The SDK of those who report: `UsageMeter` for generation workers, `AccountClient` for billing, CRM and support."""
+"""The SDK of those who report: `UsageMeter` for generation workers, `AccountClient` for billing,
+CRM and support.
+"""

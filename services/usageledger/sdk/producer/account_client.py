@@ -31,18 +31,22 @@ class CommandFailed(Exception):
 
 
 class AccountClient:
-    """Tells the ledger about plans, suspensions and grants. Each command returns when all in-sync replicas have it, with the event's id.
+    """Tells the ledger about plans, suspensions and grants.
+
+    Each command returns when all in-sync replicas have it, with the event's id.
 
     ::
 
         client = AccountClient(source="billing", kafka="kafka:9092")
         client.subscribe("acct_4821", "pro", time_zone="Europe/Berlin", id=stripe_event.id)
 
-    ``source`` names the service. ``id`` is the billing system's own id of what happened (a new one by default): the same command sent again
-    under the same id takes effect once. ``occurred_at`` is when it happened (now by default).
+    ``source`` names the service. ``id`` is the billing system's own id of what happened (a new one
+    by default): the same command sent again under the same id takes effect once. ``occurred_at`` is
+    when it happened (now by default).
 
-    Every command raises InvalidEvent for what is wrong with it, and CommandFailed if Kafka has not acknowledged it within ``timeout_s``.
-    For use from any thread, and after a fork; commands of one client go out one after the other. Settings as for `UsageMeter`.
+    Every command raises InvalidEvent for what is wrong with it, and CommandFailed if Kafka has not
+    acknowledged it within ``timeout_s``. For use from any thread, and after a fork; commands of one
+    client go out one after the other. Settings as for `UsageMeter`.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class AccountClient:
             self.source = check_name("source", source)
         except ValueError as error:
             raise InvalidEvent("source", str(error)) from None
-        connect_to = connect_to or kafka_publisher.connector_to(kafka_publisher.kafka_setting(kafka), kafka_options)
+        connect_to = connect_to or kafka_publisher.connector_to(
+            kafka_publisher.kafka_setting(kafka), kafka_options
+        )
         self._connect = connect_to(Topics(kafka_publisher.prefix_setting(prefix)).account)
         self._timeout_s = timeout_s
         self._clock = clock or events.utc_now
@@ -81,7 +87,8 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Bring in an account mid-cycle: its plan and cycle, and the credits of its period and of its Free allotment it had used ``as_of``.
+        """Bring in an account mid-cycle: its plan and cycle, and the credits of its period and of
+        its Free allotment it had used ``as_of``.
 
         Only as the account's first event. Credits are decimals, such as "14" or "0.5".
         """
@@ -111,7 +118,11 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Begin a subscription. Its cycle renews on the ``anchor``'s day and time of day (default: the event's) in ``time_zone`` (UTC)."""
+        """Begin a subscription.
+
+        Its cycle renews on the ``anchor``'s day and time of day (default: the event's) in
+        ``time_zone`` (UTC).
+        """
         return self._send(
             events.account_subscribed(
                 source=self.source,
@@ -125,10 +136,17 @@ class AccountClient:
             )
         )
 
-    def change_plan(self, account: str, plan: str, *, id: str | None = None, occurred_at: datetime | None = None) -> str:
+    def change_plan(
+        self, account: str, plan: str, *, id: str | None = None, occurred_at: datetime | None = None
+    ) -> str:
         """Change the plan: an upgrade takes effect at once, a downgrade at the next renewal."""
         event = events.account_plan_changed(
-            source=self.source, account=account, id=_id(id), plan=plan, occurred_at=occurred_at, now=self._clock()
+            source=self.source,
+            account=account,
+            id=_id(id),
+            plan=plan,
+            occurred_at=occurred_at,
+            now=self._clock(),
         )
         return self._send(event)
 
@@ -142,19 +160,38 @@ class AccountClient:
     ) -> str:
         """Cancel the subscription with the end of its period, or ``"now"`` (for fraud)."""
         event = events.account_cancelled(
-            source=self.source, account=account, id=_id(id), effective=effective, occurred_at=occurred_at, now=self._clock()
+            source=self.source,
+            account=account,
+            id=_id(id),
+            effective=effective,
+            occurred_at=occurred_at,
+            now=self._clock(),
         )
         return self._send(event)
 
     def suspend(
-        self, account: str, reason: str, *, note: str | None = None, id: str | None = None, occurred_at: datetime | None = None
+        self,
+        account: str,
+        reason: str,
+        *,
+        note: str | None = None,
+        id: str | None = None,
+        occurred_at: datetime | None = None,
     ) -> str:
-        """Block an account, whatever it has left, until it is resumed. Apps are told the ``reason``, such as ``"payment_failed"``.
+        """Block an account, whatever it has left, until it is resumed.
+
+        Apps are told the ``reason``, such as ``"payment_failed"``.
 
         Its plan, its cycle and its grants go on, and what it uses all the same counts.
         """
         event = events.account_suspended(
-            source=self.source, account=account, id=_id(id), reason=reason, note=note, occurred_at=occurred_at, now=self._clock()
+            source=self.source,
+            account=account,
+            id=_id(id),
+            reason=reason,
+            note=note,
+            occurred_at=occurred_at,
+            now=self._clock(),
         )
         return self._send(event)
 
@@ -169,19 +206,36 @@ class AccountClient:
     ) -> str:
         """End an account's suspension: it is free again if something remains to it."""
         event = events.account_resumed(
-            source=self.source, account=account, id=_id(id), reason=reason, note=note, occurred_at=occurred_at, now=self._clock()
+            source=self.source,
+            account=account,
+            id=_id(id),
+            reason=reason,
+            note=note,
+            occurred_at=occurred_at,
+            now=self._clock(),
         )
         return self._send(event)
 
     def set_thresholds(
-        self, account: str, thresholds: Sequence[Share] | None, *, id: str | None = None, occurred_at: datetime | None = None
+        self,
+        account: str,
+        thresholds: Sequence[Share] | None,
+        *,
+        id: str | None = None,
+        occurred_at: datetime | None = None,
     ) -> str:
-        """Set the shares of its credits at which an account is announced, such as ``["0.5", "0.9"]``: ``[]`` for none, None for its plan's.
+        """Set the shares of its credits at which an account is announced, such as
+        ``["0.5", "0.9"]``: ``[]`` for none, None for its plan's.
 
         Setting them announces nothing; the next use that crosses one does.
         """
         event = events.account_thresholds_set(
-            source=self.source, account=account, id=_id(id), thresholds=thresholds, occurred_at=occurred_at, now=self._clock()
+            source=self.source,
+            account=account,
+            id=_id(id),
+            thresholds=thresholds,
+            occurred_at=occurred_at,
+            now=self._clock(),
         )
         return self._send(event)
 
@@ -209,8 +263,19 @@ class AccountClient:
             )
         )
 
-    def void_usage(self, account: str, source: str, id: str, reason: str, *, occurred_at: datetime | None = None) -> str:
-        """Take back the usage that the service ``source`` recorded as ``id``. A repeat is the same void: its id is derived from these."""
+    def void_usage(
+        self,
+        account: str,
+        source: str,
+        id: str,
+        reason: str,
+        *,
+        occurred_at: datetime | None = None,
+    ) -> str:
+        """Take back the usage that the service ``source`` recorded as ``id``.
+
+        A repeat is the same void: its id is derived from these.
+        """
         event = events.usage_voided(
             source=self.source,
             account=account,
@@ -230,7 +295,12 @@ class AccountClient:
     def __enter__(self) -> AccountClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _send(self, event: Event) -> str:
@@ -238,7 +308,9 @@ class AccountClient:
         deadline = time.monotonic() + self._timeout_s
         self._notice_fork()
         if not self._lock.acquire(timeout=self._timeout_s):
-            raise CommandFailed(f"not sent: earlier commands took {self._timeout_s} s", id=id, retriable=True)
+            raise CommandFailed(
+                f"not sent: earlier commands took {self._timeout_s} s", id=id, retriable=True
+            )
         try:
             self._publish(events.record_key(event), value, deadline)
         except PublishError as error:
@@ -272,7 +344,9 @@ class AccountClient:
             publisher.close()
 
     def _notice_fork(self) -> None:
-        """In a forked child the connection is the parent's, and the lock may be held by a thread that is not there."""
+        """In a forked child the connection is the parent's, and the lock may be held by a thread
+        that is not there.
+        """
         if self._pid != os.getpid():
             _left_to_the_parent.append(self._publisher)
             self._publisher, self._lock, self._pid = None, threading.Lock(), os.getpid()

@@ -1,7 +1,8 @@
-"""What producers put on the wire: CloudEvents 1.0, structured JSON, refused here when they can be known to be wrong.
+"""What producers put on the wire: CloudEvents 1.0, structured JSON, refused here when they can be
+known to be wrong.
 
-`UsageMeter`, `AccountClient`, the in-memory meter and the command line all build their events with these functions.
-Needs the standard library alone.
+`UsageMeter`, `AccountClient`, the in-memory meter and the command line all build their events with
+these functions. Needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ LATE_MAX = timedelta(days=35)
 YEAR_MIN, YEAR_MAX = 1970, 2999
 
 # What alone can be so long that an event has too many bytes; in other events it is the reason.
-_LONG_TEXTS = {"usage.recorded": "dimensions", "account.suspended": "note", "account.resumed": "note"}
+_LONG_TEXTS = {
+    "usage.recorded": "dimensions",
+    "account.suspended": "note",
+    "account.resumed": "note",
+}
 
 _T = TypeVar("_T")
 
@@ -41,7 +46,9 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class InvalidEvent(ValueError):
-    """The ledger would refuse this event: ``field`` is wrong, the message says why. Nothing was recorded."""
+    """The ledger would refuse this event: ``field`` is wrong, the message says why. Nothing was
+    recorded.
+    """
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(why)
@@ -89,12 +96,22 @@ def usage_voided(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build a void of one usage event. Its id is derived from the usage's identity: a repeat is the same void. Raises InvalidEvent."""
+    """Build a void of one usage event.
+
+    Its id is derived from the usage's identity: a repeat is the same void. Raises InvalidEvent.
+    """
     _name("account", account)
-    data = {"source": _name("source", usage_source), "id": _name("id", usage_id), "reason": _reason(reason)}
+    data = {
+        "source": _name("source", usage_source),
+        "id": _name("id", usage_id),
+        "reason": _reason(reason),
+    }
     identity = json.dumps([account, usage_source, usage_id]).encode()
     void_id = f"void_{hashlib.sha256(identity).hexdigest()[:32]}"
-    return {**_envelope("usage.voided", source, account, void_id, occurred_at, now, live), "data": data}
+    return {
+        **_envelope("usage.voided", source, account, void_id, occurred_at, now, live),
+        "data": data,
+    }
 
 
 def account_opened(
@@ -112,7 +129,10 @@ def account_opened(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build the first event of an account brought in mid-cycle: what it had used, as of when. Credits are decimals. Raises InvalidEvent."""
+    """Build the first event of an account brought in mid-cycle: what it had used, as of when.
+
+    Credits are decimals. Raises InvalidEvent.
+    """
     data = {
         "plan": _name("plan", plan),
         "anchor": _moment("anchor", anchor),
@@ -121,7 +141,10 @@ def account_opened(
         "free_used": None if free_used is None else _credits("free_used", free_used, least=0),
         "as_of": _moment("as_of", as_of),
     }
-    return {**_envelope("account.opened", source, account, id, occurred_at, now, live), "data": _given(data)}
+    return {
+        **_envelope("account.opened", source, account, id, occurred_at, now, live),
+        "data": _given(data),
+    }
 
 
 def account_subscribed(
@@ -136,19 +159,38 @@ def account_subscribed(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build the beginning of a subscription. Without ``anchor`` its cycle starts at the event's time, without a zone it runs in UTC.
+    """Build the beginning of a subscription.
+
+    Without ``anchor`` its cycle starts at the event's time, without a zone it runs in UTC.
 
     Raises InvalidEvent.
     """
-    data = {"plan": _name("plan", plan), "time_zone": _time_zone(time_zone), "anchor": _moment("anchor", anchor)}
-    return {**_envelope("account.subscribed", source, account, id, occurred_at, now, live), "data": _given(data)}
+    data = {
+        "plan": _name("plan", plan),
+        "time_zone": _time_zone(time_zone),
+        "anchor": _moment("anchor", anchor),
+    }
+    return {
+        **_envelope("account.subscribed", source, account, id, occurred_at, now, live),
+        "data": _given(data),
+    }
 
 
 def account_plan_changed(
-    *, source: str, account: str, id: str, plan: str, occurred_at: datetime | None = None, now: datetime, live: bool = True
+    *,
+    source: str,
+    account: str,
+    id: str,
+    plan: str,
+    occurred_at: datetime | None = None,
+    now: datetime,
+    live: bool = True,
 ) -> Event:
     """Build a change of plan. Raises InvalidEvent."""
-    return {**_envelope("account.plan_changed", source, account, id, occurred_at, now, live), "data": {"plan": _name("plan", plan)}}
+    return {
+        **_envelope("account.plan_changed", source, account, id, occurred_at, now, live),
+        "data": {"plan": _name("plan", plan)},
+    }
 
 
 def account_cancelled(
@@ -164,7 +206,10 @@ def account_cancelled(
     """Build a cancellation, at the end of the period or at once. Raises InvalidEvent."""
     if effective not in ("period_end", "now"):
         raise InvalidEvent("effective", f"effective is 'period_end' or 'now', not {effective!r}")
-    return {**_envelope("account.cancelled", source, account, id, occurred_at, now, live), "data": {"effective": effective}}
+    return {
+        **_envelope("account.cancelled", source, account, id, occurred_at, now, live),
+        "data": {"effective": effective},
+    }
 
 
 def account_suspended(
@@ -178,9 +223,15 @@ def account_suspended(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build a suspension. ``reason`` is a name such as ``payment_failed``, which apps are told. Raises InvalidEvent."""
+    """Build a suspension.
+
+    ``reason`` is a name such as ``payment_failed``, which apps are told. Raises InvalidEvent.
+    """
     data = {"reason": _name("reason", reason), "note": _note(note)}
-    return {**_envelope("account.suspended", source, account, id, occurred_at, now, live), "data": _given(data)}
+    return {
+        **_envelope("account.suspended", source, account, id, occurred_at, now, live),
+        "data": _given(data),
+    }
 
 
 def account_resumed(
@@ -196,7 +247,10 @@ def account_resumed(
 ) -> Event:
     """Build the end of a suspension. Raises InvalidEvent."""
     data = {"reason": None if reason is None else _name("reason", reason), "note": _note(note)}
-    return {**_envelope("account.resumed", source, account, id, occurred_at, now, live), "data": _given(data)}
+    return {
+        **_envelope("account.resumed", source, account, id, occurred_at, now, live),
+        "data": _given(data),
+    }
 
 
 def account_thresholds_set(
@@ -209,9 +263,15 @@ def account_thresholds_set(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build the setting of an account's own thresholds: none if empty, its plan's again if None. Raises InvalidEvent."""
+    """Build the setting of an account's own thresholds: none if empty, its plan's again if None.
+
+    Raises InvalidEvent.
+    """
     written = None if thresholds is None else _shares(thresholds)
-    return {**_envelope("account.thresholds_set", source, account, id, occurred_at, now, live), "data": {"thresholds": written}}
+    return {
+        **_envelope("account.thresholds_set", source, account, id, occurred_at, now, live),
+        "data": {"thresholds": written},
+    }
 
 
 def credits_granted(
@@ -227,22 +287,36 @@ def credits_granted(
     live: bool = True,
 ) -> Event:
     """Build a grant of ``credits`` (a decimal above 0). Raises InvalidEvent."""
-    if expires_at is not None and _aware("expires_at", expires_at) <= _aware("occurred_at", occurred_at or now):
-        raise InvalidEvent("expires_at", f"expires_at lies after the grant itself, unlike {expires_at.isoformat()}")
+    if expires_at is not None and _aware("expires_at", expires_at) <= _aware(
+        "occurred_at", occurred_at or now
+    ):
+        raise InvalidEvent(
+            "expires_at", f"expires_at lies after the grant itself, unlike {expires_at.isoformat()}"
+        )
     data = {
         "credits": _credits("credits", credits, least=1),
         "reason": _reason(reason),
         "expires_at": _moment("expires_at", expires_at),
     }
-    return {**_envelope("credits.granted", source, account, id, occurred_at, now, live), "data": _given(data)}
+    return {
+        **_envelope("credits.granted", source, account, id, occurred_at, now, live),
+        "data": _given(data),
+    }
 
 
 def encode(event: Event) -> bytes:
-    """Write an event as the bytes of its record. Raises InvalidEvent if they are more than a record may have."""
+    """Write an event as the bytes of its record.
+
+    Raises InvalidEvent if they are more than a record may have.
+    """
     value = _encoder.encode(event).encode()
     if len(value) > EVENT_BYTES_MAX:
         field = _LONG_TEXTS.get(str(event["type"]), "reason")
-        raise InvalidEvent(field, f"an event has at most {EVENT_BYTES_MAX} bytes, not {len(value)}: its {field} must be shorter")
+        raise InvalidEvent(
+            field,
+            f"an event has at most {EVENT_BYTES_MAX} bytes, not {len(value)}: its {field} must be "
+            "shorter",
+        )
     return value
 
 
@@ -265,11 +339,25 @@ def utc_now() -> datetime:
 def format_time(moment: datetime) -> str:
     """Write an aware datetime as RFC 3339 in UTC, with as many places as it needs: none, 3 or 6."""
     moment = moment.astimezone(UTC)
-    places = "seconds" if not moment.microsecond else "microseconds" if moment.microsecond % 1000 else "milliseconds"
+    places = (
+        "seconds"
+        if not moment.microsecond
+        else "microseconds"
+        if moment.microsecond % 1000
+        else "milliseconds"
+    )
     return f"{moment.replace(tzinfo=None).isoformat(timespec=places)}Z"
 
 
-def _envelope(type: str, source: str, account: str, id: str, occurred_at: datetime | None, now: datetime, live: bool) -> Event:
+def _envelope(
+    type: str,
+    source: str,
+    account: str,
+    id: str,
+    occurred_at: datetime | None,
+    now: datetime,
+    live: bool,
+) -> Event:
     recorded_time = time = format_time(now)
     if occurred_at is not None:
         time = format_time(_aware("occurred_at", occurred_at))
@@ -288,9 +376,18 @@ def _envelope(type: str, source: str, account: str, id: str, occurred_at: dateti
 
 
 def _check_window(occurred_at: datetime, now: datetime) -> None:
-    bound = "5 minutes ahead of" if occurred_at > now + AHEAD_MAX else "35 days before" if occurred_at < now - LATE_MAX else None
+    bound = (
+        "5 minutes ahead of"
+        if occurred_at > now + AHEAD_MAX
+        else "35 days before"
+        if occurred_at < now - LATE_MAX
+        else None
+    )
     if bound is not None:
-        why = f"occurred_at is at most {bound} now ({format_time(now)}), unlike {format_time(occurred_at)}"
+        why = (
+            f"occurred_at is at most {bound} now ({format_time(now)}), unlike "
+            f"{format_time(occurred_at)}"
+        )
         raise InvalidEvent("occurred_at", why)
 
 
@@ -315,7 +412,9 @@ def _credits(field: str, value: Credits, *, least: int) -> str:
     except ValueError as error:
         raise InvalidEvent(field, f"{field}: {error}") from None
     if microcredits < least:
-        raise InvalidEvent(field, f"{field} is {'more than 0' if least else 'at least 0'}, not {value!r}")
+        raise InvalidEvent(
+            field, f"{field} is {'more than 0' if least else 'at least 0'}, not {value!r}"
+        )
     return format_credits(microcredits)
 
 
@@ -323,7 +422,10 @@ def _aware(field: str, moment: datetime) -> datetime:
     if not isinstance(moment, datetime):
         raise InvalidEvent(field, f"{field} is a datetime, not {type(moment).__name__}")
     if moment.utcoffset() is None:
-        raise InvalidEvent(field, f"{field} needs a time zone, such as datetime.now(UTC); {moment.isoformat()} has none")
+        raise InvalidEvent(
+            field,
+            f"{field} needs a time zone, such as datetime.now(UTC); {moment.isoformat()} has none",
+        )
     return moment
 
 
@@ -331,7 +433,10 @@ def _moment(field: str, moment: datetime | None) -> str | None:
     if moment is None:
         return None
     if not YEAR_MIN <= _aware(field, moment).astimezone(UTC).year <= YEAR_MAX:
-        raise InvalidEvent(field, f"{field} lies in the years {YEAR_MIN} to {YEAR_MAX}, unlike {moment.isoformat()}")
+        raise InvalidEvent(
+            field,
+            f"{field} lies in the years {YEAR_MIN} to {YEAR_MAX}, unlike {moment.isoformat()}",
+        )
     return format_time(moment)
 
 
@@ -358,7 +463,10 @@ def _text(field: str, text: str) -> str:
 
 def _shares(thresholds: Sequence[Share]) -> list[str]:
     if isinstance(thresholds, str) or not isinstance(thresholds, Sequence):
-        raise InvalidEvent("thresholds", f"thresholds is a list of shares such as ['0.5', '0.9'], not {thresholds!r}")
+        raise InvalidEvent(
+            "thresholds",
+            f"thresholds is a list of shares such as ['0.5', '0.9'], not {thresholds!r}",
+        )
     try:
         return [format_quantity(share) for share in parse_thresholds(thresholds)]
     except ValueError as error:
@@ -373,9 +481,12 @@ def _time_zone(name: str | None) -> str | None:
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
         if isinstance(error, InvalidEvent):
             raise
-        # An image without time zone data knows no zone at all, so it cannot know that this one is wrong.
+        # An image without time zone data knows no zone at all, so it cannot know that this one is
+        # wrong.
         if zoneinfo.available_timezones():
-            raise InvalidEvent("time_zone", f"time_zone is an IANA name such as 'Europe/Berlin', not {name!r}") from None
+            raise InvalidEvent(
+                "time_zone", f"time_zone is an IANA name such as 'Europe/Berlin', not {name!r}"
+            ) from None
     return name
 
 
@@ -383,11 +494,16 @@ def _dimensions(dimensions: Mapping[str, str] | None) -> dict[str, str]:
     if dimensions is None:
         return {}
     if not isinstance(dimensions, Mapping):
-        raise InvalidEvent("dimensions", f"dimensions is a mapping of strings to strings, not {type(dimensions).__name__}")
+        raise InvalidEvent(
+            "dimensions",
+            f"dimensions is a mapping of strings to strings, not {type(dimensions).__name__}",
+        )
     for key, value in dimensions.items():
         _name("dimensions", key)
         if not isinstance(value, str):
-            raise InvalidEvent("dimensions", f"dimensions[{key!r}] is a string, not {type(value).__name__}")
+            raise InvalidEvent(
+                "dimensions", f"dimensions[{key!r}] is a string, not {type(value).__name__}"
+            )
         try:
             value.encode()
         except UnicodeEncodeError:

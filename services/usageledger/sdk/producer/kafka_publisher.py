@@ -21,11 +21,24 @@ _CONNECT_TIMEOUT_MS = 10_000
 _METADATA_TIMEOUT_MS = 5_000
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
 
-# What the guarantees stand on. A batch that expires by delivery_timeout_ms after it was sent stops the idempotent producer for ever,
-# without an error. So that time-out never comes: the sender watches the age of what is on its way, and replaces a producer that is stuck.
-_FIXED: dict[str, object] = {"acks": "all", "enable_idempotence": True, "delivery_timeout_ms": 2**40}
+# What the guarantees stand on. A batch that expires by delivery_timeout_ms after it was sent stops
+# the idempotent producer for ever, without an error. So that time-out never comes: the sender
+# watches the age of what is on its way, and replaces a producer that is stuck.
+_FIXED: dict[str, object] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "delivery_timeout_ms": 2**40,
+}
 _NOT_TO_BE_SET = frozenset(
-    {*_FIXED, "bootstrap_servers", "retries", "partitioner", "key_serializer", "value_serializer", "transactional_id"}
+    {
+        *_FIXED,
+        "bootstrap_servers",
+        "retries",
+        "partitioner",
+        "key_serializer",
+        "value_serializer",
+        "transactional_id",
+    }
 )
 _DEFAULTS: dict[str, object] = {
     "client_id": "usageledger",
@@ -38,7 +51,11 @@ _DEFAULTS: dict[str, object] = {
     "metrics_enabled": False,
 }
 
-_BLAMES_EVENT = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError, kafka_errors.InvalidRecordError)
+_BLAMES_EVENT = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidRecordError,
+)
 _BLAMES_CONNECTION = (
     kafka_errors.RetriableError,
     kafka_errors.AuthorizationError,
@@ -52,36 +69,53 @@ _BLAMES_CONNECTION = (
 
 
 def kafka_setting(kafka: str | None) -> str:
-    """The brokers' addresses, from the argument or USAGELEDGER_KAFKA. Raises ValueError if neither is there."""
+    """The brokers' addresses, from the argument or USAGELEDGER_KAFKA.
+
+    Raises ValueError if neither is there.
+    """
     kafka = kafka or os.environ.get("USAGELEDGER_KAFKA", "")
     if not kafka.strip():
-        raise ValueError('kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)')
+        raise ValueError(
+            'kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)'
+        )
     return kafka
 
 
 def prefix_setting(prefix: str | None) -> str:
-    """The prefix of the topics, from the argument or USAGELEDGER_PREFIX. Raises ValueError if no topic can be named so."""
+    """The prefix of the topics, from the argument or USAGELEDGER_PREFIX.
+
+    Raises ValueError if no topic can be named so.
+    """
     prefix = os.environ.get("USAGELEDGER_PREFIX", "") if prefix is None else prefix
     if not _PREFIX.fullmatch(prefix):
-        raise ValueError(f"prefix has letters, digits, dots, hyphens and underscores, unlike {prefix!r}")
+        raise ValueError(
+            f"prefix has letters, digits, dots, hyphens and underscores, unlike {prefix!r}"
+        )
     return prefix
 
 
 def connector_to(kafka: str, options: Mapping[str, object] | None = None) -> ConnectTo:
-    """Make what connects to topics of these brokers. ``options`` (security, compression, …) go to kafka-python.
+    """Make what connects to topics of these brokers.
+
+    ``options`` (security, compression, …) go to kafka-python.
 
     Raises ValueError for an option that what the ledger guarantees rests on.
     """
     refused = sorted(_NOT_TO_BE_SET & set(options or ()))
     if refused:
-        raise ValueError(f"kafka_options cannot set {', '.join(refused)}: what the ledger guarantees rests on them")
+        raise ValueError(
+            f"kafka_options cannot set {', '.join(refused)}: what the ledger guarantees rests on "
+            "them"
+        )
     addresses = [address.strip() for address in kafka.split(",")]
     config = {**_DEFAULTS, **(options or {}), **_FIXED, "bootstrap_servers": addresses}
     return lambda topic: functools.partial(KafkaPublisher, topic, config)
 
 
 class KafkaPublisher:
-    """A kafka-python producer for one topic: an error that ends the producer for one topic must not end it for another."""
+    """A kafka-python producer for one topic: an error that ends the producer for one topic must not
+    end it for another.
+    """
 
     def __init__(self, topic: str, config: Mapping[str, object]) -> None:
         self._topic = topic
@@ -90,13 +124,24 @@ class KafkaPublisher:
         except Exception as error:
             raise _translated(error) from error
 
-    def send(self, key: bytes | None, value: bytes, done: Done, *, partition: int | None = None, timestamp_ms: int | None = None) -> None:
+    def send(
+        self,
+        key: bytes | None,
+        value: bytes,
+        done: Done,
+        *,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
         """See `Publisher.send`. Blocks only while the topic's partitions are not known.
 
-        Without ``partition`` the key decides, without ``timestamp_ms`` the clock (where the topic leaves that to the producer at all).
+        Without ``partition`` the key decides, without ``timestamp_ms`` the clock (where the topic
+        leaves that to the producer at all).
         """
         try:
-            future = self._producer.send(self._topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms)
+            future = self._producer.send(
+                self._topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms
+            )
         except Exception as error:
             raise _translated(error) from error
         future.add_callback(functools.partial(_succeeded, done))
@@ -108,10 +153,12 @@ class KafkaPublisher:
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]
-    """kafka-python's producer, but that it can be closed when it is stuck, and that a forked child leaves its parent's alone.
+    """kafka-python's producer, but that it can be closed when it is stuck, and that a forked child
+    leaves its parent's alone.
 
-    Its own ``close`` flushes first, and where the flush fails closes nothing. It also runs when the object is collected and when
-    the process ends, in a forked child as well, where the producer's thread does not exist and its locks may be held for ever.
+    Its own ``close`` flushes first, and where the flush fails closes nothing. It also runs when the
+    object is collected and when the process ends, in a forked child as well, where the producer's
+    thread does not exist and its locks may be held for ever.
     """
 
     def __init__(self, **config: Any) -> None:
@@ -141,7 +188,10 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
             super().flush(timeout=timeout)
 
     def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
-        """Close, in the process that made it. ``null_logger`` would silence kafka-python for all, so it is not passed on."""
+        """Close, in the process that made it.
+
+        ``null_logger`` would silence kafka-python for all, so it is not passed on.
+        """
         if self._made_in == os.getpid():
             super().close(timeout=timeout)
 

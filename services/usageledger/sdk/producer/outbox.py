@@ -1,4 +1,6 @@
-"""The events of one topic on their way from this process to Kafka: a spool on disk and the sender that empties it."""
+"""The events of one topic on their way from this process to Kafka: a spool on disk and the sender
+that empties it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,19 @@ from usageledger.sdk.producer.spool import Spool
 
 
 class Outbox:
-    """Takes messages and has them sent in the background. What an earlier process left in the directory is sent first."""
+    """Takes messages and has them sent in the background.
 
-    def __init__(self, spool: Spool, connect: Connect, settings: SenderSettings, *, on_connected: Callable[[], None] | None = None) -> None:
+    What an earlier process left in the directory is sent first.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        connect: Connect,
+        settings: SenderSettings,
+        *,
+        on_connected: Callable[[], None] | None = None,
+    ) -> None:
         self._spool = spool
         self._sender = Sender(spool, connect, settings, on_connected=on_connected)
         self._sender.start()
@@ -25,8 +37,10 @@ class Outbox:
         self._sender.wake()
 
     def flush(self, deadline: float) -> bool:
-        """Wait until what was put before is acknowledged. False at ``deadline`` (by `time.monotonic`), or if anything was refused and not
-        taken since."""
+        """Wait until what was put before is acknowledged.
+
+        False at ``deadline`` (by `time.monotonic`), or if anything was refused and not taken since.
+        """
         if not self._sender.has_adopted(max(0.0, deadline - time.monotonic())):
             return False
         files = self._spool.roll()
@@ -50,7 +64,9 @@ class Outbox:
         count, size, parked = self._spool.figures()
         oldest_ms = self._sender.oldest_written_ms() if count else None
         age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
-        return Waiting(count=count, bytes=size, age_s=age_s, parked=parked, last_error=self._sender.last_error)
+        return Waiting(
+            count=count, bytes=size, age_s=age_s, parked=parked, last_error=self._sender.last_error
+        )
 
     def before_fork(self) -> bool:
         """See `Spool.before_fork`."""

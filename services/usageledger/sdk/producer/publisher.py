@@ -1,4 +1,7 @@
-"""What the sender needs of a connection to Kafka. Adapters: ``kafka_publisher`` (kafka-python), and a fake in the tests."""
+"""What the sender needs of a connection to Kafka.
+
+Adapters: ``kafka_publisher`` (kafka-python), and a fake in the tests.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,24 @@ class Blame(Enum):
     """What a failure to publish says, and so what is to be done."""
 
     CONNECTION = "connection"
-    """The connection, the topic or our right to it: every event meets the same, and will succeed once it is mended."""
+    """The connection, the topic or our right to it: every event meets the same, and will succeed
+    once it is mended.
+    """
     EVENT = "event"
-    """One event, which the broker will not take as it is. Raised by `Publisher.send` it is the one being sent; told to ``done`` it may be
-    another that was on its way: kafka-python fails all of them with the error of one."""
+    """One event, which the broker will not take as it is.
+
+    Raised by `Publisher.send` it is the one being sent; told to ``done`` it may be another that was
+    on its way: kafka-python fails all of them with the error of one.
+    """
     UNCLEAR = "unclear"
     """Either."""
 
 
 class PublishError(Exception):
-    """An event was not acknowledged. It may lie in the topic all the same: only the same id, sent again, is safe."""
+    """An event was not acknowledged.
+
+    It may lie in the topic all the same: only the same id, sent again, is safe.
+    """
 
     def __init__(self, message: str, blame: Blame) -> None:
         super().__init__(message)
@@ -35,11 +46,18 @@ class Publisher(Protocol):
     """One connection to Kafka, publishing to one topic in the order of the calls."""
 
     def send(self, key: bytes, value: bytes, done: Done) -> None:
-        """Hand an event over. Blocks for the stated few seconds at most. Raises PublishError (and then ``done`` is never called)."""
+        """Hand an event over.
+
+        Blocks for the stated few seconds at most. Raises PublishError (and then ``done`` is never
+        called).
+        """
         ...
 
     def close(self) -> None:
-        """Give up at once what is not acknowledged, without waiting for anything. ``done`` may still be called."""
+        """Give up at once what is not acknowledged, without waiting for anything.
+
+        ``done`` may still be called.
+        """
         ...
 
 

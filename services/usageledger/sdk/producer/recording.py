@@ -1,4 +1,6 @@
-"""How usage is recorded, whatever becomes of the event: the interface that `UsageMeter` and the in-memory meter share."""
+"""How usage is recorded, whatever becomes of the event: the interface that `UsageMeter` and the
+in-memory meter share.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,18 @@ class Waiting:
     age_s: float = 0.0
     """How long the oldest of them has waited."""
     parked: int = 0
-    """Events set aside because the broker refuses them; they stay on disk and are tried again now and then."""
+    """Events set aside because the broker refuses them; they stay on disk and are tried again now
+    and then.
+    """
     last_error: str | None = None
     """Why sending last failed; None once it works again."""
 
 
 class UsageRecorder(ABC):
-    """Records usage: checks it, makes an event of it, and hands that on. ``source`` names the service, never the process."""
+    """Records usage: checks it, makes an event of it, and hands that on.
+
+    ``source`` names the service, never the process.
+    """
 
     def __init__(self, *, source: str, clock: Callable[[], datetime] | None = None) -> None:
         try:
@@ -60,11 +67,14 @@ class UsageRecorder(ABC):
     ) -> str:
         """Record one use of a feature and return its id.
 
-        ``id`` is the generation's own id: recorded again under the same id, from whichever process of this service, it is charged once.
-        ``quantity`` is in the rate's units (generations, seconds, messages, …): a decimal of at most 6 places, never a float.
-        ``occurred_at`` defaults to now. ``dimensions`` (project, worker, …) are kept with the event and do not change its price.
+        ``id`` is the generation's own id: recorded again under the same id, from whichever process
+        of this service, it is charged once. ``quantity`` is in the rate's units (generations,
+        seconds, messages, …): a decimal of at most 6 places, never a float. ``occurred_at``
+        defaults to now. ``dimensions`` (project, worker, …) are kept with the event and do not
+        change its price.
 
-        Raises InvalidEvent, saying which field is wrong and why, SpoolFull when nothing more can be kept, SpoolError when the disk fails.
+        Raises InvalidEvent, saying which field is wrong and why, SpoolFull when nothing more can be
+        kept, SpoolError when the disk fails.
         """
         event = events.usage_recorded(
             source=self.source,
@@ -86,13 +96,19 @@ class UsageRecorder(ABC):
         events.encode(events.usage_recorded(source=self.source, now=self._clock(), **arguments))
 
     def void(self, *, account: str, id: str, reason: str, source: str | None = None) -> str:
-        """Take back the usage recorded as ``id``, for a generation that failed after all, and return the void's own id.
+        """Take back the usage recorded as ``id``, for a generation that failed after all, and
+        return the void's own id.
 
-        ``source`` is the service that recorded the usage (this one by default). The credits go back to the period they were charged in.
-        A repeat is the same void. Raises as `record` does.
+        ``source`` is the service that recorded the usage (this one by default). The credits go back
+        to the period they were charged in. A repeat is the same void. Raises as `record` does.
         """
         event = events.usage_voided(
-            source=self.source, account=account, usage_source=source or self.source, usage_id=id, reason=reason, now=self._clock()
+            source=self.source,
+            account=account,
+            usage_source=source or self.source,
+            usage_id=id,
+            reason=reason,
+            now=self._clock(),
         )
         self._keep(event, events.encode(event))
         return str(event["id"])
@@ -109,11 +125,15 @@ class UsageRecorder(ABC):
         dimensions: Mapping[str, str] | None = None,
         record_on_error: bool = False,
     ) -> Generation:
-        """Record what a ``with`` block produces, when it ends well: set ``quantity`` (or model, dimensions, …) on what it yields.
+        """Record what a ``with`` block produces, when it ends well: set ``quantity`` (or model,
+        dimensions, …) on what it yields.
 
-        What is already wrong is refused before the work begins. A block that raises records nothing, unless ``record_on_error``.
+        What is already wrong is refused before the work begins. A block that raises records
+        nothing, unless ``record_on_error``.
         """
-        return Generation(self, account, feature, id, model, quantity, hold_id, dimensions, record_on_error)
+        return Generation(
+            self, account, feature, id, model, quantity, hold_id, dimensions, record_on_error
+        )
 
     def records(
         self,
@@ -133,7 +153,8 @@ class UsageRecorder(ABC):
             @meter.records(feature="genai_video", model="veo_3", account=lambda job: job.account, id=lambda result: result.id)
             def render(job): ...
 
-        A call that raises records nothing. Raises TypeError at once if a callable names what the function does not have.
+        A call that raises records nothing. Raises TypeError at once if a callable names what the
+        function does not have.
         """
         wanted = {
             "account": account,
@@ -148,11 +169,18 @@ class UsageRecorder(ABC):
 
     @abstractmethod
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Wait until all that was recorded before is acknowledged. False if time ran out or an event is parked; nothing is lost by that."""
+        """Wait until all that was recorded before is acknowledged.
+
+        False if time ran out or an event is parked; nothing is lost by that.
+        """
 
     @abstractmethod
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Flush, then stop. What could not be sent in time stays on disk for the next process. Returns what the flush did."""
+        """Flush, then stop.
+
+        What could not be sent in time stays on disk for the next process. Returns what the flush
+        did.
+        """
 
     @abstractmethod
     def waiting(self) -> Waiting:
@@ -161,7 +189,12 @@ class UsageRecorder(ABC):
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     @abstractmethod
@@ -170,7 +203,10 @@ class UsageRecorder(ABC):
 
 
 class Generation:
-    """One generation under way. What is set on it until the block ends is what gets recorded; ``cancel()`` records nothing."""
+    """One generation under way.
+
+    What is set on it until the block ends is what gets recorded; ``cancel()`` records nothing.
+    """
 
     def __init__(
         self,
@@ -203,7 +239,12 @@ class Generation:
         self._recorder.check(**self._arguments())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self._cancelled and (error is None or self.record_on_error):
             self._recorder.record(**self._arguments())
 
@@ -212,10 +253,15 @@ class Generation:
         return {name: getattr(self, name) for name in names}
 
 
-def _recorded_by(recorder: UsageRecorder, wanted: Mapping[str, object], function: Callable[_P, _R]) -> Callable[_P, _R]:
+def _recorded_by(
+    recorder: UsageRecorder, wanted: Mapping[str, object], function: Callable[_P, _R]
+) -> Callable[_P, _R]:
     """Wrap ``function`` so that what it returns is recorded."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__} yields, so no one moment is its end: use `with meter.generation(...)` inside it")
+        raise TypeError(
+            f"{function.__qualname__} yields, so no one moment is its end: use `with "
+            "meter.generation(...)` inside it"
+        )
     signature = inspect.signature(function)
     ways = {field: _way_to(field, value, signature) for field, value in wanted.items()}
 
@@ -244,12 +290,17 @@ def _recorded_by(recorder: UsageRecorder, wanted: Mapping[str, object], function
     return recorded
 
 
-def _way_to(field: str, value: object, signature: inspect.Signature) -> Callable[[Mapping[str, object]], Any]:
+def _way_to(
+    field: str, value: object, signature: inspect.Signature
+) -> Callable[[Mapping[str, object]], Any]:
     """How to come by a field's value from a call's arguments and its result."""
     if not callable(value):
         return lambda known: value
     names = list(inspect.signature(value).parameters)
     unknown = [name for name in names if name != "result" and name not in signature.parameters]
     if unknown:
-        raise TypeError(f"{field} asks for {', '.join(unknown)}: a callable can ask for the function's parameters and for `result`")
+        raise TypeError(
+            f"{field} asks for {', '.join(unknown)}: a callable can ask for the function's "
+            "parameters and for `result`"
+        )
     return lambda known: value(**{name: known[name] for name in names})

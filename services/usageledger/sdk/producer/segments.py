@@ -1,7 +1,8 @@
 """How messages lie in a spool's files.
 
-A file is a row of frames. A frame is a status byte, the body's length and CRC-32, and the body: when it was appended, key, error, value.
-A settled message has its status byte overwritten in place, which needs no room on a full disk.
+A file is a row of frames. A frame is a status byte, the body's length and CRC-32, and the body:
+when it was appended, key, error, value. A settled message has its status byte overwritten in place,
+which needs no room on a full disk.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ CHUNK_BYTES = 1 << 18
 _HEAD = struct.Struct(">cII")  # status, length of the body, CRC-32 of the body
 _BODY = struct.Struct(">qHH")  # appended at (ms since 1970), length of the key, length of the error
 _ERROR_BYTES_MAX = 2_000
-# Where a frame can begin: a status, and a length below 1 MiB. What is in a frame is text without NUL, so this is rare inside one.
+# Where a frame can begin: a status, and a length below 1 MiB. What is in a frame is text without
+# NUL, so this is rare inside one.
 _BEGINNING = re.compile(rb"[WS]\x00[\x00-\x0f]", re.DOTALL)
 
 
@@ -40,7 +42,11 @@ class Frame(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file. Of its ``pending`` messages (those not settled) ``given_out`` were read; all before ``read_offset`` was read."""
+    """One file.
+
+    Of its ``pending`` messages (those not settled) ``given_out`` were read; all before
+    ``read_offset`` was read.
+    """
 
     path: Path
     parked: bool
@@ -101,7 +107,10 @@ def pack(key: bytes, value: bytes, error: str, written_ms: int) -> bytes:
 
 
 def frames(data: bytes) -> Iterator[Frame]:
-    """Yield every frame in ``data`` that is whole and as it was written. One that is not is passed over: those behind it can be read."""
+    """Yield every frame in ``data`` that is whole and as it was written.
+
+    One that is not is passed over: those behind it can be read.
+    """
     position = 0
     while True:
         frame = _frame_at(data, position)
@@ -120,13 +129,20 @@ def _frame_at(data: bytes, position: int) -> Frame | None:
         return None
     status, length, checksum = _HEAD.unpack_from(data, position)
     start, end = position + _HEAD.size, position + _HEAD.size + length
-    if status not in (WAITING, SETTLED) or end > len(data) or length < _BODY.size or zlib.crc32(data[start:end]) != checksum:
+    if (
+        status not in (WAITING, SETTLED)
+        or end > len(data)
+        or length < _BODY.size
+        or zlib.crc32(data[start:end]) != checksum
+    ):
         return None
     written_ms, key_bytes, error_bytes = _BODY.unpack_from(data, start)
     key_start = start + _BODY.size
     value_start = key_start + key_bytes + error_bytes
     key = data[key_start : key_start + key_bytes]
-    return Frame(position, end - position, status == SETTLED, written_ms, key, data[value_start:end])
+    return Frame(
+        position, end - position, status == SETTLED, written_ms, key, data[value_start:end]
+    )
 
 
 def read_written_ms(segment: Segment) -> int | None:
@@ -138,10 +154,12 @@ def read_written_ms(segment: Segment) -> int | None:
 
 
 def scan(path: Path) -> tuple[Segment, bool]:
-    """Count what waits in a file that another process wrote. Returns it and whether there is something in it that cannot be read.
+    """Count what waits in a file that another process wrote.
 
-    What follows the last whole frame and is shorter than a frame says of itself, or zeros, is an append that did not come to its end:
-    `record` never returned, so nobody was promised anything.
+    Returns it and whether there is something in it that cannot be read.
+
+    What follows the last whole frame and is shorter than a frame says of itself, or zeros, is an
+    append that did not come to its end: `record` never returned, so nobody was promised anything.
     """
     data = path.read_bytes()
     segment = Segment(path=path, parked=False, sealed=True, is_retry=path.suffix == PARKED_SUFFIX)

@@ -1,11 +1,15 @@
-"""Brings what the spool holds to Kafka, in the background: sends, waits for acknowledgements, sends again, and replaces what is stuck.
+"""Brings what the spool holds to Kafka, in the background: sends, waits for acknowledgements, sends
+again, and replaces what is stuck.
 
 Three rules, each because of what a producer does when it fails:
 
-* A failed future does not mean an absent record. So the event is sent again, under the same id, and the ledger counts it once.
-* After any failure the connection is replaced, and all that was not acknowledged goes out again in the spool's order.
-* One event that the broker refuses fails all that is on its way with it. So after such an error events go out one at a time, until the one
-  that fails alone is found: it is parked, and the others pass.
+* A failed future does not mean an absent record. So the event is sent again, under the same id, and
+  the ledger counts it once.
+* After any failure the connection is replaced, and all that was not acknowledged goes out again in
+  the spool's order.
+* One event that the broker refuses fails all that is on its way with it. So after such an error
+  events go out one at a time, until the one that fails alone is found: it is parked, and the others
+  pass.
 """
 
 from __future__ import annotations
@@ -46,7 +50,10 @@ class SenderSettings:
 
 
 class Sender:
-    """Sends what a spool holds. `step` does one round, in the thread that `start` starts (or in a test)."""
+    """Sends what a spool holds.
+
+    `step` does one round, in the thread that `start` starts (or in a test).
+    """
 
     def __init__(
         self,
@@ -71,12 +78,14 @@ class Sender:
         self._outcomes: deque[tuple[Publisher, Message, PublishError | None]] = deque()
         self._failures = 0
         self._connect_at = self._logged_at = float("-inf")
-        # At once, so that what an earlier process left goes first; and in the sender's thread, for that can be a gigabyte to read.
+        # At once, so that what an earlier process left goes first; and in the sender's thread, for
+        # that can be a gigabyte to read.
         self._adopt_at = clock()
         self._adopted = threading.Event()
         self._unpark_at = clock() + self._settings.unpark_every_s
         self._last_error: str | None = None
-        # Unlike an Event's, this queue's `put` may be interrupted by a signal handler that calls it too.
+        # Unlike an Event's, this queue's `put` may be interrupted by a signal handler that calls it
+        # too.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
         self._progress = threading.Condition()
@@ -99,7 +108,10 @@ class Sender:
             self._wakeups.put(None)
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the thread, and close the connection and the spool. Returns whether it ended in time; if not, it ends by itself later."""
+        """Stop the thread, and close the connection and the spool.
+
+        Returns whether it ended in time; if not, it ends by itself later.
+        """
         self._is_stopping = True
         self.wake()
         if self._thread.ident is None:
@@ -109,14 +121,19 @@ class Sender:
         return not self._thread.is_alive()
 
     def oldest_written_ms(self) -> int | None:
-        """When the oldest event was recorded that is not acknowledged, None if there is none. Callable from any thread."""
+        """When the oldest event was recorded that is not acknowledged, None if there is none.
+
+        Callable from any thread.
+        """
         held = [list(self._in_flight)[:1], list(self._queue)[:1], self._kept_back[:1]]
         known = [message.written_ms for messages in held for message in messages]
         unread = self._spool.next_written_ms()
         return min(known if unread is None else [*known, unread], default=None)
 
     def has_adopted(self, timeout_s: float) -> bool:
-        """Wait until what was found on disk at the start is taken over; False if ``timeout_s`` runs out first."""
+        """Wait until what was found on disk at the start is taken over; False if ``timeout_s`` runs
+        out first.
+        """
         return self._adopted.wait(timeout_s)
 
     def wait_for_progress(self, timeout_s: float) -> None:
@@ -125,7 +142,10 @@ class Sender:
             self._progress.wait(timeout_s)
 
     def step(self) -> float:
-        """Do one round, without waiting for anything but a connection. Returns after how many seconds there may be more to do."""
+        """Do one round, without waiting for anything but a connection.
+
+        Returns after how many seconds there may be more to do.
+        """
         now = self._clock()
         self._take_outcomes()
         self._watch(now)
@@ -141,7 +161,8 @@ class Sender:
             try:
                 wait_s = self.step()
             except Exception:
-                # Nothing is lost by it: whatever failed is still in the spool. But the thread must live.
+                # Nothing is lost by it: whatever failed is still in the spool. But the thread must
+                # live.
                 log.exception("the sender of usage events met an unexpected error and goes on")
                 self._fail("an unexpected error, see the log")
                 wait_s = _BACKOFF_MAX_S
@@ -164,7 +185,8 @@ class Sender:
                 self._acknowledged(message)
             elif publisher is self._publisher and message in self._in_flight:
                 failed.append((message, error))
-        # An acknowledgement by an earlier connection may have come behind the failure: then the record is in the log.
+        # An acknowledgement by an earlier connection may have come behind the failure: then the
+        # record is in the log.
         failed = [each for each in failed if not each[0].settled]
         if failed:
             self._see_to_failed(failed)
@@ -183,7 +205,9 @@ class Sender:
             self._last_error, self._logged_at = None, float("-inf")
 
     def _see_to_failed(self, failed: list[tuple[Message, PublishError]]) -> None:
-        message, error = next((each for each in failed if each[1].blame is not Blame.CONNECTION), failed[0])
+        message, error = next(
+            (each for each in failed if each[1].blame is not Blame.CONNECTION), failed[0]
+        )
         if error.blame is Blame.CONNECTION:
             self._fail(str(error))
             return
@@ -200,7 +224,11 @@ class Sender:
 
     def _park(self, message: Message, reason: str) -> None:
         account = message.key.decode("utf-8", "replace")
-        log.error("the broker refuses an event of %r: it is parked on disk and tried again later (%s)", account, reason)
+        log.error(
+            "the broker refuses an event of %r: it is parked on disk and tried again later (%s)",
+            account,
+            reason,
+        )
         try:
             self._spool.park(message, reason)
         except SpoolError as error:
@@ -209,12 +237,16 @@ class Sender:
             self._kept_back.append(message)
 
     def _watch(self, now: float) -> None:
-        """Replace a connection that has had an event for too long: kafka-python can stop sending for ever, without an error."""
+        """Replace a connection that has had an event for too long: kafka-python can stop sending
+        for ever, without an error.
+        """
         if not self._in_flight:
             return
         waited_s = now - next(iter(self._in_flight.values()))
         if waited_s > self._settings.stuck_after_s:
-            self._fail(f"no acknowledgement for {waited_s:.0f} s: the connection is replaced", at_once=True)
+            self._fail(
+                f"no acknowledgement for {waited_s:.0f} s: the connection is replaced", at_once=True
+            )
 
     def _adopt_and_unpark(self, now: float) -> None:
         if now >= self._adopt_at:
@@ -224,7 +256,11 @@ class Sender:
             finally:
                 self._adopted.set()
             if adopted:
-                log.warning("adopted %d events that a process which has ended left in %s", adopted, self._spool.directory)
+                log.warning(
+                    "adopted %d events that a process which has ended left in %s",
+                    adopted,
+                    self._spool.directory,
+                )
         if now >= self._unpark_at:
             self._unpark_at = now + self._settings.unpark_every_s
             self._spool.unpark()
@@ -240,13 +276,19 @@ class Sender:
                 return
             if not self._queue:
                 self._queue.extend(self._spool.read(room, bytes_room))
-            if not self._queue or self._must_wait(self._queue[0]) or not self._hand_over(self._queue[0]):
+            if (
+                not self._queue
+                or self._must_wait(self._queue[0])
+                or not self._hand_over(self._queue[0])
+            ):
                 return
 
     def _must_wait(self, message: Message) -> bool:
         """Whether a message goes alone, or what is on its way does."""
         first = next(iter(self._in_flight), None)
-        return first is not None and (self._one_by_one > 0 or _goes_alone(message) or _goes_alone(first))
+        return first is not None and (
+            self._one_by_one > 0 or _goes_alone(message) or _goes_alone(first)
+        )
 
     def _hand_over(self, message: Message) -> bool:
         """Send the first of the queue. Returns whether the next can follow."""
@@ -255,11 +297,14 @@ class Sender:
             return True
         try:
             publisher = self._publisher or self._connected()
-            # It counts as on its way before it is: its acknowledgement can come before `send` returns.
+            # It counts as on its way before it is: its acknowledgement can come before `send`
+            # returns.
             self._queue.popleft()
             self._in_flight[message] = self._clock()
             self._in_flight_bytes += message.frame_bytes
-            publisher.send(message.key, message.value, functools.partial(self._done, publisher, message))
+            publisher.send(
+                message.key, message.value, functools.partial(self._done, publisher, message)
+            )
         except PublishError as error:
             if error.blame is Blame.EVENT and message in self._in_flight:
                 del self._in_flight[message]
@@ -281,10 +326,15 @@ class Sender:
         return self._publisher
 
     def _fail(self, reason: str, *, at_once: bool = False) -> None:
-        """Replace the connection (``at_once``, or after a while that grows). All that is not acknowledged goes out again, in order."""
+        """Replace the connection (``at_once``, or after a while that grows).
+
+        All that is not acknowledged goes out again, in order.
+        """
         now = self._clock()
         self._disconnect()
-        self._queue.extendleft(reversed([message for message in self._in_flight if not message.settled]))
+        self._queue.extendleft(
+            reversed([message for message in self._in_flight if not message.settled])
+        )
         self._in_flight.clear()
         self._in_flight_bytes = 0
         if not at_once:
@@ -295,7 +345,12 @@ class Sender:
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
             figures = self._spool.figures()
-            log.warning("%d usage events (%d bytes) wait on disk: %s", figures.waiting, figures.waiting_bytes, reason)
+            log.warning(
+                "%d usage events (%d bytes) wait on disk: %s",
+                figures.waiting,
+                figures.waiting_bytes,
+                reason,
+            )
 
     def _disconnect(self) -> None:
         publisher, self._publisher = self._publisher, None

@@ -7,10 +7,12 @@
                       /000002.parked     messages that the broker refused, with its reason
     <directory>/damaged/                 files in which something cannot be read: kept for a person to look at
 
-A part is one process's. Whoever finds a part whose lock is free (its process died) adopts it. Any thread appends; one thread, the sender's,
-reads, settles, parks and adopts. A segment goes when it is sealed and all in it is settled.
+A part is one process's. Whoever finds a part whose lock is free (its process died) adopts it. Any
+thread appends; one thread, the sender's, reads, settles, parks and adopts. A segment goes when it
+is sealed and all in it is settled.
 
-An append is one write to one file: 3 µs here, where a row in SQLite (WAL, synchronous=NORMAL) took 58 µs and kafka-python's `send` 27.
+An append is one write to one file: 3 µs here, where a row in SQLite (WAL, synchronous=NORMAL) took
+58 µs and kafka-python's `send` 27.
 """
 
 from __future__ import annotations
@@ -30,11 +32,16 @@ from usageledger.sdk.producer.segments import PARKED_SUFFIX, SEGMENT_SUFFIX, Mes
 log = logging.getLogger("usageledger.sdk.producer")
 
 Durability = Literal["process", "power"]
-"""What an event survives once `record` has returned: the end of the process, however it ends, or the end of the machine as well."""
+"""What an event survives once `record` has returned: the end of the process, however it ends, or
+the end of the machine as well.
+"""
 
 
 class SpoolError(Exception):
-    """The disk did not take the event: it is NOT recorded. ``retriable``: recording it again can succeed once the disk works."""
+    """The disk did not take the event: it is NOT recorded.
+
+    ``retriable``: recording it again can succeed once the disk works.
+    """
 
     retriable = True
 
@@ -66,8 +73,8 @@ class SpoolFigures(NamedTuple):
 class Spool:
     """The messages of one topic that this process has in its care: its own, and those it adopted.
 
-    ``bytes_max`` bounds the files, ``count_max`` the messages. ``durability="power"`` costs an fsync each (milliseconds on most disks).
-    Raises SpoolError if the directory cannot be used.
+    ``bytes_max`` bounds the files, ``count_max`` the messages. ``durability="power"`` costs an
+    fsync each (milliseconds on most disks). Raises SpoolError if the directory cannot be used.
     """
 
     def __init__(
@@ -82,7 +89,8 @@ class Spool:
     ) -> None:
         self.directory = directory
         self._bytes_max, self._count_max = bytes_max, count_max
-        # A segment takes room until all of it is settled: small ones keep that a small share of the bound.
+        # A segment takes room until all of it is settled: small ones keep that a small share of the
+        # bound.
         self._segment_bytes = max(1, min(segment_bytes, bytes_max // 8))
         self._is_synced = durability == "power"
         self._is_closed = False
@@ -103,8 +111,14 @@ class Spool:
         self._parts[self._own.path] = self._own
 
     def append(self, key: bytes, value: bytes, *, now_ms: int | None = None) -> None:
-        """Write a message. Once this returns it is on disk. Raises SpoolFull or SpoolError, and then nothing of it is there."""
-        frame = segments.pack(key, value, "", time.time_ns() // 1_000_000 if now_ms is None else now_ms)
+        """Write a message.
+
+        Once this returns it is on disk. Raises SpoolFull or SpoolError, and then nothing of it is
+        there.
+        """
+        frame = segments.pack(
+            key, value, "", time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        )
         with self._alone():
             if self._is_closed:
                 raise SpoolError("the event is NOT recorded: the meter is closed")
@@ -117,7 +131,10 @@ class Spool:
             self._bytes += len(frame)
 
     def read(self, count_max: int, bytes_max: int) -> list[Message]:
-        """Give out the next messages, oldest first, each once. At least one if there is one; none that begins beyond ``bytes_max``."""
+        """Give out the next messages, oldest first, each once.
+
+        At least one if there is one; none that begins beyond ``bytes_max``.
+        """
         messages: list[Message] = []
         with self._alone():
             while self._unread and len(messages) < count_max and bytes_max > 0:
@@ -139,7 +156,10 @@ class Spool:
             self._settle(message)
 
     def park(self, message: Message, reason: str) -> None:
-        """Set a message aside with the broker's reason, so that those behind it go on. Raises SpoolError if the disk does not take it."""
+        """Set a message aside with the broker's reason, so that those behind it go on.
+
+        Raises SpoolError if the disk does not take it.
+        """
         frame = segments.pack(message.key, message.value, reason, message.written_ms)
         with self._alone():
             try:
@@ -152,7 +172,10 @@ class Spool:
             self._settle(message)
 
     def unpark(self) -> int:
-        """Give out once more what is parked, behind all that waits. Returns how many messages that are."""
+        """Give out once more what is parked, behind all that waits.
+
+        Returns how many messages that are.
+        """
         with self._alone():
             segment, self._active_parked = self._active_parked, None
             if segment is None:
@@ -166,7 +189,10 @@ class Spool:
             return segment.pending
 
     def adopt(self) -> int:
-        """Take over parts whose process has died; what they hold is read before anything else. Returns how many messages that are."""
+        """Take over parts whose process has died; what they hold is read before anything else.
+
+        Returns how many messages that are.
+        """
         adopted: list[Segment] = []
         for path in ownership.part_paths(self.directory):
             if path in self._parts:
@@ -180,7 +206,9 @@ class Spool:
         return sum(segment.pending for segment in adopted)
 
     def roll(self) -> frozenset[Path]:
-        """Seal what was appended so far and return its files: when they are `gone`, all of it was acknowledged or parked."""
+        """Seal what was appended so far and return its files: when they are `gone`, all of it was
+        acknowledged or parked.
+        """
         with self._alone():
             self._seal_active()
             every = [segment for part in self._parts.values() for segment in part.segments.values()]
@@ -192,10 +220,14 @@ class Spool:
             return not any(path in part.segments for part in self._parts.values() for path in paths)
 
     def holds_refused(self) -> bool:
-        """Whether there is a message that the broker has refused and not taken since: one that is tried again is not parked meanwhile."""
+        """Whether there is a message that the broker has refused and not taken since: one that is
+        tried again is not parked meanwhile.
+        """
         with self._alone():
             every = [segment for part in self._parts.values() for segment in part.segments.values()]
-            return any(segment.pending > 0 and (segment.parked or segment.is_retry) for segment in every)
+            return any(
+                segment.pending > 0 and (segment.parked or segment.is_retry) for segment in every
+            )
 
     def figures(self) -> SpoolFigures:
         """What waits now."""
@@ -203,7 +235,9 @@ class Spool:
             return SpoolFigures(self._count, self._bytes, self._parked_count)
 
     def next_written_ms(self) -> int | None:
-        """When the next message to be given out was appended (ms since 1970), None if there is none."""
+        """When the next message to be given out was appended (ms since 1970), None if there is
+        none.
+        """
         with self._alone():
             for segment in self._unread:
                 written_ms = segments.read_written_ms(segment)
@@ -212,7 +246,10 @@ class Spool:
         return None
 
     def close(self) -> None:
-        """Give up everything. What waits is there for the next process that looks; what is empty is removed."""
+        """Give up everything.
+
+        What waits is there for the next process that looks; what is empty is removed.
+        """
         with self._alone():
             self._is_closed = True
             self._active = self._active_parked = None
@@ -226,7 +263,10 @@ class Spool:
             self._parts.clear()
 
     def before_fork(self) -> bool:
-        """Hold still, so that a child finds nothing half-made. Returns whether that was possible; `after_fork_in_parent` ends it."""
+        """Hold still, so that a child finds nothing half-made.
+
+        Returns whether that was possible; `after_fork_in_parent` ends it.
+        """
         return not self._is_called_within() and self._lock.acquire(timeout=1.0)
 
     def after_fork_in_parent(self) -> None:
@@ -241,12 +281,18 @@ class Spool:
                 segment.close()
 
     def _alone(self) -> threading.RLock:
-        """The lock. Python runs a signal handler in the main thread, in the middle of whatever that is at: what it asks of a spool that is
-        half-way through something is refused, where waiting for the lock would be for ever."""
+        """The lock.
+
+        Python runs a signal handler in the main thread, in the middle of whatever that is at: what
+        it asks of a spool that is half-way through something is refused, where waiting for the lock
+        would be for ever.
+        """
         if self._is_called_within():
             raise SpoolError(
-                "the event is NOT recorded, nothing is flushed or closed: the meter was called by a signal handler that interrupted it. "
-                "In a handler raise SystemExit; what was recorded is on disk, and the end of the process sends it"
+                "the event is NOT recorded, nothing is flushed or closed: the meter was called by "
+                "a signal handler that interrupted it. "
+                "In a handler raise SystemExit; what was recorded is on disk, and the end of the "
+                "process sends it"
             )
         return self._lock
 
@@ -260,13 +306,20 @@ class Spool:
         if messages < self._count_max and self._file_bytes + frame_bytes <= self._bytes_max:
             return
         raise SpoolFull(
-            f"the event is NOT recorded: the spool in {self.directory} is full ({messages} of at most {self._count_max} events, "
-            f"{self._file_bytes} of at most {self._bytes_max} bytes). See whether Kafka can be reached (waiting().last_error says why "
-            "sending fails): the spool empties by itself once it can. Until then stop generating, or raise spool_bytes_max."
+            f"the event is NOT recorded: the spool in {self.directory} is full ({messages} of at "
+            f"most {self._count_max} events, "
+            f"{self._file_bytes} of at most {self._bytes_max} bytes). See whether Kafka can be "
+            "reached (waiting().last_error says why "
+            "sending fails): the spool empties by itself once it can. Until then stop generating, "
+            "or raise spool_bytes_max."
         )
 
     def _segment_for(self, frame_bytes: int) -> Segment:
-        if self._active is not None and self._active.size > 0 and self._active.size + frame_bytes > self._segment_bytes:
+        if (
+            self._active is not None
+            and self._active.size > 0
+            and self._active.size + frame_bytes > self._segment_bytes
+        ):
             self._seal_active()
         if self._active is None:
             self._active = self._new_segment(SEGMENT_SUFFIX)
@@ -284,7 +337,10 @@ class Spool:
 
     def _new_segment(self, suffix: str) -> Segment:
         self._segments_made += 1
-        segment = Segment(path=self._own.path / f"{self._segments_made:06d}{suffix}", parked=suffix == PARKED_SUFFIX)
+        segment = Segment(
+            path=self._own.path / f"{self._segments_made:06d}{suffix}",
+            parked=suffix == PARKED_SUFFIX,
+        )
         segment.create()
         try:
             self._sync_directories(self._own.path)
@@ -313,7 +369,9 @@ class Spool:
         self._file_bytes += len(frame)
 
     def _read_chunk(self, segment: Segment, count_max: int, bytes_max: int) -> list[Message]:
-        """Read on in a segment that has more: some messages, or none and the segment's ``read_offset`` is further on."""
+        """Read on in a segment that has more: some messages, or none and the segment's
+        ``read_offset`` is further on.
+        """
         start = segment.read_offset
         messages: list[Message] = []
         try:
@@ -328,11 +386,22 @@ class Spool:
                 break
             segment.read_offset = start + frame.offset + frame.size
             if not frame.is_settled:
-                messages.append(Message(frame.key, frame.value, frame.written_ms, segment, start + frame.offset, frame.size))
+                messages.append(
+                    Message(
+                        frame.key,
+                        frame.value,
+                        frame.written_ms,
+                        segment,
+                        start + frame.offset,
+                        frame.size,
+                    )
+                )
                 bytes_max -= frame.size
         segment.given_out += len(messages)
         segment.given_out_bytes += sum(message.frame_bytes for message in messages)
-        if segment.read_offset == start or (segment.read_offset >= segment.size and segment.given_out < segment.pending):
+        if segment.read_offset == start or (
+            segment.read_offset >= segment.size and segment.given_out < segment.pending
+        ):
             self._set_damaged_aside(segment)
         return messages
 
@@ -344,9 +413,12 @@ class Spool:
         try:
             self._files.write(segment.open(), segments.SETTLED, message.offset)
         except OSError as error:
-            # If this process dies before the file goes, the event is sent once more, under its own id, and counted once.
+            # If this process dies before the file goes, the event is sent once more, under its own
+            # id, and counted once.
             if not segment.is_note_missed:
-                log.warning("could not note in %s that events were acknowledged: %s", segment.path, error)
+                log.warning(
+                    "could not note in %s that events were acknowledged: %s", segment.path, error
+                )
             segment.is_note_missed = True
         segment.pending -= 1
         segment.pending_bytes -= message.frame_bytes
@@ -371,8 +443,14 @@ class Spool:
             part.remove()
 
     def _set_damaged_aside(self, segment: Segment) -> None:
-        """Go past what cannot be read although it was written whole: the disk's fault. The file is kept."""
-        lost, lost_bytes = segment.pending - segment.given_out, segment.pending_bytes - segment.given_out_bytes
+        """Go past what cannot be read although it was written whole: the disk's fault.
+
+        The file is kept.
+        """
+        lost, lost_bytes = (
+            segment.pending - segment.given_out,
+            segment.pending_bytes - segment.given_out_bytes,
+        )
         _keep_damaged(segment.path, self.directory, lost)
         segment.pending, segment.pending_bytes = segment.given_out, segment.given_out_bytes
         self._count -= lost
@@ -397,7 +475,10 @@ class Spool:
             raise
 
     def _take_over(self, part: ownership.Part) -> list[Segment]:
-        """Count what a part holds and take it into our care. What was parked there is tried again: its reason may be mended by now."""
+        """Count what a part holds and take it into our care.
+
+        What was parked there is tried again: its reason may be mended by now.
+        """
         found = []
         for path in sorted(part.path.iterdir()):
             if path.suffix in (SEGMENT_SUFFIX, PARKED_SUFFIX):
@@ -431,7 +512,12 @@ class Spool:
 
 def _keep_damaged(path: Path, directory: Path, lost: int | None) -> None:
     kept = directory / ownership.DAMAGED / f"{path.parent.name}-{path.name}"
-    log.error("a part of %s cannot be read: %s events are NOT sent, the file is kept as %s", path, "some" if lost is None else lost, kept)
+    log.error(
+        "a part of %s cannot be read: %s events are NOT sent, the file is kept as %s",
+        path,
+        "some" if lost is None else lost,
+        kept,
+    )
     try:
         kept.parent.mkdir(exist_ok=True, mode=0o700)
         os.link(path, kept)
@@ -442,7 +528,10 @@ def _keep_damaged(path: Path, directory: Path, lost: int | None) -> None:
 
 
 def _remove_file(path: Path) -> None:
-    """Remove a file of which nothing is needed any more. One that stays is adopted later: what is settled in it is not sent again."""
+    """Remove a file of which nothing is needed any more.
+
+    One that stays is adopted later: what is settled in it is not sent again.
+    """
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -451,5 +540,10 @@ def _remove_file(path: Path) -> None:
 
 def _as_spool_error(error: OSError, directory: Path) -> SpoolError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpoolFull(f"the event is NOT recorded: the disk of {directory} is full. Make room: the spool shrinks as Kafka takes events")
-    return SpoolError(f"the event is NOT recorded: the spool in {directory} cannot be written ({error})")
+        return SpoolFull(
+            f"the event is NOT recorded: the disk of {directory} is full. Make room: the spool "
+            "shrinks as Kafka takes events"
+        )
+    return SpoolError(
+        f"the event is NOT recorded: the spool in {directory} cannot be written ({error})"
+    )
