@@ -1,25 +1,27 @@
 """A notation for ledgers: a test whose docstring is one.
 
-Each line is what comes to a ledger partition, and after ``=>`` the entries that it makes of it;
-what begins with ``#`` is a remark::
+Each line is what a ledger partition receives, and after ``=>`` the entries that it makes of it. A
+line that begins with ``=>`` or ``;`` continues the line before. ``#`` begins a remark::
 
-    2026-01-31T10:00  subscribe pro           => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
+    2026-01-31T10:00  subscribe pro
+        => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
     +1h               use genai_video/veo_3   => usage 32 200+0-32=168
 
-The first word is when Kafka took it: a time in UTC, or how long after the line before. Then comes
-the event:
+The first word is when Kafka appended the event: a time in UTC, or the distance from the line
+before. Then comes the event:
 
-    use FEATURE[/MODEL] [QUANTITY]        subscribe PLAN       change PLAN        cancel [now] grant
-    CREDITS [until=TIME]            void ID              open PLAN [used=] [free_used=] [as_of=]
-    suspend REASON                        resume               thresholds SHARE... | none | plan
-    wait                                  (nothing comes; the ledger's owner acts on what is due)
+    use FEATURE[/MODEL] [QUANTITY]   subscribe PLAN   change PLAN   cancel [now]
+    grant CREDITS [until=TIME]       void ID          open PLAN [used=] [free_used=] [as_of=]
+    suspend REASON                   resume           thresholds SHARE... | none | plan
+    wait                             (no event; the ledger's owner acts on what is due)
 
-with, on any of them, ``id=``, ``source=``, ``account=`` (default ``a``), ``on=`` (when it occurred,
-where that is not when Kafka took it: a time, or a distance from it such as ``-35d``), ``anchor=``
-and ``zone=``.
+with, on any of them, ``id=``, ``source=``, ``account=`` (default ``a``), ``anchor=``, ``zone=`` and
+``on=``: when the event occurred, if that is not when Kafka appended it. It is a time, or a distance
+such as ``-35d``.
 
-An entry is its kind, what it says, the equation ``allotment+granted-used=remaining`` of the period
-that it counts in, and what it crosses: ``!80%``, ``!reached``, ``!cleared``. Amounts are credits.
+An entry is its kind, its own figures, the equation ``allotment+granted-used=remaining`` of the
+period that it counts in, and the limits that it crosses: ``!80%``, ``!reached``, ``!cleared``.
+Amounts are credits.
 """
 
 from __future__ import annotations
@@ -244,10 +246,7 @@ def _crossed(crossing: Crossing) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines of a ledger; one that begins with ``=>`` or ``;`` goes on from the line before.
-
-    Prose has no ``=>``.
-    """
+    """The lines of a ledger; one that begins with ``=>`` or ``;`` goes on from the line before. Prose has no ``=>``."""
     joined: list[str] = []
     for line in (line.partition("#")[0].strip() for line in text.splitlines()):
         if line.startswith((";", "=>")) and joined:

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tests.browser import made_up
-from tests.unit.gateway_world import GatewayWorld
+from tests.worlds.gateway_world import GatewayWorld
 from usageledger.gateway.access.app_keys import NotAuthentic
 from usageledger.gateway.problems import problem_response
 

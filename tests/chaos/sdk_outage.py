@@ -104,7 +104,9 @@ class Workers:
         return self.directory / "spool"
 
     def kill_one(self) -> None:
-        """End one worker, by a signal that it can or cannot catch, and start another in its place."""
+        """End one worker, by a signal that it can or cannot catch, and start another in its
+        place.
+        """
         place = self.rng.randrange(len(self._running))
         self._end(self._running[place], self.rng.choice([signal.SIGKILL, signal.SIGTERM]))
         self.kills += 1

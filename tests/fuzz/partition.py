@@ -59,7 +59,9 @@ class Outcomes:
 
 
 class FuzzedPartition:
-    """Decides what it is given, in order, and has the audit decide it again from the bytes alone."""
+    """Decides what it is given, in order, and has the audit decide it again from the bytes
+    alone.
+    """
 
     def __init__(self, partition: int = 0, partition_count: int = 1) -> None:
         self.outcomes = Outcomes()

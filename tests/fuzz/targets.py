@@ -102,7 +102,9 @@ def view(blob: bytes) -> None:
 
 
 def spool(data: bytes) -> None:
-    """What was written whole is found, whatever lies before and behind it; nothing is found twice."""
+    """What was written whole is found, whatever lies before and behind it; nothing is found
+    twice.
+    """
     before, after = (
         segments.pack(b"key", b"before", "", 1),
         segments.pack(b"key", b"after", "why", 2),

@@ -39,7 +39,9 @@ def limits(operated: Operated) -> Iterator[None]:
 
 
 async def findings(operated: Operated) -> dict[str, list[dict[str, Any]]]:
-    """What the command finds that needs somebody, by area; its exit code says whether there is any."""
+    """What the command finds that needs somebody, by area; its exit code says whether there
+    is any.
+    """
     result = await operated.run("doctor", "--json")
     told = json.loads(result.stdout)
     found: dict[str, list[dict[str, Any]]] = {}

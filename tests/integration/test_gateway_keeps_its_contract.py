@@ -27,7 +27,7 @@ REFUSED_BY_THE_LEDGER = {
     "url_not_allowed",
 }
 # Who guesses keys is soon told to wait (429), which this check does not expect;
-# tests/unit/test_gateway_access.py asks every route instead.
+# tests/unit/gateway/access/test_app_keys.py asks every route instead.
 GUESSING = [ignored_auth]
 EXAMPLES = int(os.environ.get("USAGELEDGER_SCHEMATHESIS_EXAMPLES", "15"))
 

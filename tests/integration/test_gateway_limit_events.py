@@ -20,7 +20,7 @@ from tests.integration.counters import begin_counters
 from tests.integration.gateway_process import KEY, GatewayProcess, Receiver, Stream
 from tests.integration.test_limits import messages_of, until
 from tests.servers import NewLedger
-from tests.unit.limits_world import Kind, Ledger
+from tests.worlds.limits_world import Kind, Ledger
 from usageledger.cli import app
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped

@@ -14,7 +14,7 @@ from tests.integration.test_gateway_limit_events import TEN, a_ledger, ids
 from tests.integration.test_limits import messages_of, until
 from tests.integration.test_limits_outage import broker as broker
 from tests.integration.test_limits_outage import kill
-from tests.unit.limits_world import Ledger
+from tests.worlds.limits_world import Ledger
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
 from usageledger.log.topics import Topics

@@ -239,7 +239,9 @@ def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(
 def test_any_order_of_calls_leaves_the_sum_of_what_is_open(
     server: ValkeyServer, client: redis.Redis, rng: random.Random
 ) -> None:
-    """The sum is kept, not reckoned each time; whatever comes it is what the open holds add up to."""
+    """The sum is kept, not reckoned each time; whatever comes it is what the open holds add
+    up to.
+    """
 
     async def settle(ids: list[str]) -> None:
         async with connect(server.url) as connection:

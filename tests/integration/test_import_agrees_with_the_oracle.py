@@ -92,7 +92,9 @@ def test_each_line_is_accepted_refused_or_a_duplicate_as_the_oracle_has_it(
 
 
 def test_every_account_has_at_every_moment_what_the_oracle_says(imported: Imported) -> None:
-    """Asked as the command does it, in one process; the next test asks a few by the command itself."""
+    """Asked as the command does it, in one process; the next test asks a few by the command
+    itself.
+    """
     rng = random.Random(SEED)
     found = []
     redis = connect_blocking(imported.ready["redis"])

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaConnectionError
 
 from tests.integration.test_limits import messages_of, until
-from tests.unit.limits_world import Ledger
+from tests.worlds.limits_world import Ledger
 from usageledger.log.topics import Topics
 from usageledger.operations.limit_tail import TailFailed, tail
 from usageledger.sdk.limits import subscriber as subscriber_module
@@ -194,9 +194,9 @@ def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(
         until(lambda: {id_ for one in heard for id_ in one.ids} == ids, "all events")
         for instance in instances:
             until(
-                lambda instance=instance: instance.blocked() == {"a", "b"},
+                lambda instance=instance: instance.blocked() == {"a", "b"},  # type: ignore[misc]
                 "the view of every instance",
-            )  # type: ignore[misc]
+            )
 
 
 def test_a_handler_that_keeps_failing_ends_the_subscriber_and_its_event_comes_again(

@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from tests.unit.limits_world import Ledger
+from tests.worlds.limits_world import Ledger
 from usageledger.domain.chain import entry_at
 from usageledger.ledger.limit_address import Place, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage, limit_events
@@ -144,11 +144,11 @@ def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
             append(topics.ledger, ledger.partition, [record.value for record in ledger.records])
         for ledger in ledgers:
             until(
-                lambda ledger=ledger: (
+                lambda ledger=ledger: (  # type: ignore[misc]
                     len(places_in(kafka, prefix, ledger.partition)) >= len(ledger.places)
                 ),
                 "every event",
-            )  # type: ignore[misc]
+            )
         for ledger in ledgers:
             assert places_in(kafka, prefix, ledger.partition) == ledger.places
         until(
@@ -316,8 +316,8 @@ def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_j
             feed = KafkaLedgerFeed(kafka, topics, f"{prefix}.{number}", reader, partition_count=2)
             try:
                 until(
-                    lambda feed=feed: not feed.poll(100) and feed.assignment().partitions == {0, 1},
+                    lambda feed=feed: not feed.poll(100) and feed.assignment().partitions == {0, 1},  # type: ignore[misc]
                     "both partitions",
-                )  # type: ignore[misc]
+                )
             finally:
                 feed.close()

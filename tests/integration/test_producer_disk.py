@@ -16,7 +16,7 @@ DEADLINE_S = 60
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.unit.producer_fakes import FakeKafka
+from tests.worlds.producer_fakes import FakeKafka
 from usageledger.sdk.producer.meter import UsageMeter
 from usageledger.sdk.producer.spool import SpoolFull
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from tests.unit.producer_fakes import in_child
+from tests.worlds.producer_fakes import in_child
 from usageledger import AccountClient, CommandFailed, UsageMeter
 from usageledger.domain.events import AccountSubscribed, UsageRecorded, UsageVoided
 from usageledger.ledger.decoding import decode_account, decode_usage

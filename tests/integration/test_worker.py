@@ -1,4 +1,6 @@
-"""The worker on a real broker: what it feeds its owners, through restarts, rebalances and failures."""
+"""The worker on a real broker: what it feeds its owners, through restarts, rebalances and
+failures.
+"""
 
 from __future__ import annotations
 

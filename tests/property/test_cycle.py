@@ -198,7 +198,9 @@ def test_every_time_near_a_change_of_the_clocks_lies_in_exactly_one_period(
 def test_going_from_boundary_to_boundary_comes_to_the_same_as_going_at_once(
     anchor: datetime, time_zone: str, months: int
 ) -> None:
-    """A renewal knows the anchor and the last boundary only: it must not drift from month to month."""
+    """A renewal knows the anchor and the last boundary only: it must not drift from month to
+    month.
+    """
     at = anchor
     for _ in range(months):
         at = boundary_after(anchor, time_zone, at)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from tests.simulation.invariants import Broken, PartitionOracle
 from tests.simulation.network import Disconnected, Link, Network, Server
-from tests.simulation.oracle import Broken, PartitionOracle
 from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog
 from usageledger.ledger.limit_events import LimitMessage

@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from tests.simulation.inputs import TOPICS, FeedFaults, InputTopic
+from tests.simulation.invariants import Broken, PartitionOracle
 from tests.simulation.limits import LimitsConsumer, LimitsGroup, LimitTopic
 from tests.simulation.network import Network, Server, Weather
-from tests.simulation.oracle import Broken, PartitionOracle
 from tests.simulation.scheduler import SimulatedLoop
 from tests.simulation.servers import SimulatedLog, SimulatedView
 from tests.simulation.work import Work

@@ -46,7 +46,9 @@ Send = Callable[[Source, bytes | None, bytes | None, datetime], None]
 
 
 class Work:
-    """Makes events at ``now()`` and sends them; ``send_astray`` to where their keys do not belong."""
+    """Makes events at ``now()`` and sends them; ``send_astray`` to where their keys do not
+    belong.
+    """
 
     def __init__(
         self,

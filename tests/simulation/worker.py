@@ -13,8 +13,8 @@ from random import Random
 from typing import Any
 
 from tests.simulation.inputs import ASK_TIMEOUT_S, TOPICS, Consumer, FeedFaults, InputTopic
+from tests.simulation.invariants import Broken
 from tests.simulation.network import Disconnected, Link, Network, Server
-from tests.simulation.oracle import Broken
 from tests.simulation.ports import LedgerHandle, ViewHandle
 from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog, SimulatedView

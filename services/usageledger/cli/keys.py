@@ -19,7 +19,9 @@ OVERLAP_S = 86_400
 
 
 class Scope(str, Enum):
-    """What a key may do; typer takes several of an enumeration, and of nothing else that has names."""
+    """What a key may do; typer takes several of an enumeration, and of nothing else that has
+    names.
+    """
 
     report = "report"
     check = "check"

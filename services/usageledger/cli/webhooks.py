@@ -19,7 +19,9 @@ OVERLAP_S = 86_400
 
 
 class LimitType(str, Enum):
-    """Which limit event; typer takes several of an enumeration, and of nothing else that has names."""
+    """Which limit event; typer takes several of an enumeration, and of nothing else that has
+    names.
+    """
 
     threshold = "limit.threshold"
     reached = "limit.reached"

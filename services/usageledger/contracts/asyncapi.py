@@ -180,7 +180,7 @@ def _message(type_: str) -> dict[str, Any]:
     message: dict[str, Any] = {
         "name": type_,
         "title": type_,
-        "summary": (MESSAGES[type_].__doc__ or "").partition("\n")[0],
+        "summary": " ".join((MESSAGES[type_].__doc__ or "").partition("\n\n")[0].split()),
         "contentType": "application/cloudevents+json",
         "payload": {"$ref": f"./{type_}.json"},
         "examples": [

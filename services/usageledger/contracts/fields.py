@@ -43,7 +43,9 @@ def _name(value: object) -> str:
 
 
 def _zoned(value: object) -> object:
-    """Read a time as the ledger does. pydantic's own reading takes numbers and short forms as well."""
+    """Read a time as the ledger does. pydantic's own reading takes numbers and short forms as
+    well.
+    """
     if not isinstance(value, str):
         if isinstance(value, datetime):
             return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from usageledger.contracts.asyncapi import asyncapi_document
+from usageledger.contracts.descriptions import with_joined_lines
 from usageledger.contracts.examples import examples
 from usageledger.contracts.messages import MESSAGES
 from usageledger.contracts.yaml_text import yaml_text
@@ -24,7 +25,7 @@ def schema_of(type_: str) -> dict[str, Any]:
 
     Raises KeyError for a type that does not exist.
     """
-    schema = MESSAGES[type_].model_json_schema()
+    schema = with_joined_lines(MESSAGES[type_].model_json_schema())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -91,7 +91,9 @@ def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = Tru
 
 
 class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
-    """Closes the connections to the Sentinels with those to the master; redis-py leaves them open."""
+    """Closes the connections to the Sentinels with those to the master; redis-py leaves them
+    open.
+    """
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -100,7 +102,9 @@ class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
 
 
 class _SentinelPool(redis.sentinel.SentinelConnectionPool):
-    """Closes the connections to the Sentinels with those to the master; redis-py leaves them open."""
+    """Closes the connections to the Sentinels with those to the master; redis-py leaves them
+    open.
+    """
 
     def close(self) -> None:
         super().close()
@@ -148,7 +152,9 @@ def _nodes(url: str) -> tuple[str, list[tuple[str, int]]]:
 
 
 def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """The Sentinels, the name of the master that they watch, and what the master itself asks for."""
+    """The Sentinels, the name of the master that they watch, and what the master itself asks
+    for.
+    """
     parts = urlsplit(url)
     addresses = parts.netloc.rpartition("@")[2].split(",")
     name, _, database = parts.path.strip("/").partition("/")

@@ -65,7 +65,9 @@ def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def view_error(error: Exception) -> ViewError:
-    """What a failure of the client means to who asked: try again later, or change something first."""
+    """What a failure of the client means to who asked: try again later, or change something
+    first.
+    """
     is_passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
     return ViewError(
         f"redis: {error or type(error).__name__}",

@@ -59,7 +59,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def available(self) -> int:
-        """What neither use nor open holds have taken; negative where more was used than there was."""
+        """What neither use nor open holds have taken; negative where more was used than there
+        was.
+        """
         return self.remaining - self.held
 
 

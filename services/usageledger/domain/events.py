@@ -91,7 +91,9 @@ class UsageVoided(Event, frozen=True, kw_only=True):
 
 
 class AccountSuspended(Event, frozen=True, kw_only=True):
-    """The account is to be blocked whatever it has left: a payment failed, a fraud is looked into."""
+    """The account is to be blocked whatever it has left: a payment failed, a fraud is looked
+    into.
+    """
 
     reason: str
     note: str | None = None

@@ -1,4 +1,6 @@
-"""``evolve(state, entry) -> state``: the fold that makes an account's state of its ledger entries."""
+"""``evolve(state, entry) -> state``: the fold that makes an account's state of its ledger
+entries.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ def identity_of(namespace: Namespace, account: str, source: str, event_id: str) 
 
 
 def window_of(at: datetime) -> int:
-    """The number of the window in which an identity first appended at that time, in UTC, is kept."""
+    """The number of the window in which an identity first appended at that time, in UTC, is
+    kept.
+    """
     return (at.toordinal() - _EPOCH.toordinal()) // WINDOW.days
 
 

@@ -84,7 +84,9 @@ def opening(
 
 
 def settled(state: AccountState) -> tuple[tuple[str, str, int], ...]:
-    """What the current period draws from grants if it ends now, as ``(source, id, micro-credits)``."""
+    """What the current period draws from grants if it ends now, as ``(source, id, micro-
+    credits)``.
+    """
     return tuple(
         (grant.source, grant.id, amount) for grant, amount in drawn_from_grants(state) if amount > 0
     )

@@ -55,7 +55,9 @@ async def without_kafka(records: Sequence[Outgoing]) -> Sequence[Sent]:
 
 
 class Reporter:
-    """One idempotent producer, made when the first event comes and made anew after it has failed."""
+    """One idempotent producer, made when the first event comes and made anew after it has
+    failed.
+    """
 
     def __init__(self, kafka: str) -> None:
         self._kafka = kafka

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from usageledger.contracts.descriptions import with_joined_lines
 from usageledger.gateway.problems import ProblemDetails
 
 _FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
@@ -35,7 +36,8 @@ def described(app: FastAPI) -> dict[str, Any]:
     document["components"]["schemas"] = dict(
         sorted((schemas | problem.pop("$defs", {}) | {"ProblemDetails": problem}).items())
     )
-    return document
+    described_app: dict[str, Any] = with_joined_lines(document)
+    return described_app
 
 
 def _examples_of_models() -> dict[str, Any]:

@@ -170,7 +170,9 @@ class HistoryFold:
         batch.charges[place] = (entry.account, number, date, _encoder.encode(_kept_of(entry)))
 
     def _count(self, batch: _Batch, entry: LedgerEntry, account: _Account) -> str | None:
-        """Count a use, or a void of one, in the day that it happened on; return the day of a use."""
+        """Count a use, or a void of one, in the day that it happened on; return the day of a
+        use.
+        """
         if entry.kind == "usage" and entry.event is not None and entry.period is not None:
             occurred_at = min(entry.event.occurred_at, entry.appended_at)
             account.last_used_at_us = max(account.last_used_at_us or 0, microseconds(occurred_at))

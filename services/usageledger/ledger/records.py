@@ -99,7 +99,9 @@ class LedgerPartition(Protocol):
         ...
 
     async def start_offset(self) -> int:
-        """The offset of the oldest record that is still there (0 unless the topic was truncated)."""
+        """The offset of the oldest record that is still there (0 unless the topic was
+        truncated).
+        """
         ...
 
     async def end_offset(self) -> int:

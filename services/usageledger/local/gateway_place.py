@@ -17,7 +17,9 @@ ANSWER_WITHIN_S = 1.0
 
 
 def gateway_port(data: Path) -> int:
-    """A free port: the one that the gateway of this directory had before, if nobody has taken it."""
+    """A free port: the one that the gateway of this directory had before, if nobody has taken
+    it.
+    """
     return kept_ports(data / DIRECTORY / "ports.json", ("http",))["http"]
 
 

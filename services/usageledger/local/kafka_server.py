@@ -100,7 +100,9 @@ class KafkaServer:
             self._child.stop(timeout_s)
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of the broker's log, or of what Java itself said if the broker never wrote one."""
+        """The end of the broker's log, or of what Java itself said if the broker never wrote
+        one.
+        """
         return last_lines(self._log, count) or last_lines(self._console, count)
 
     def _node(self) -> KafkaNode:

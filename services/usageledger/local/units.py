@@ -1,4 +1,6 @@
-"""What the supervisor watches beside our own servers: services, and servers that were given to us."""
+"""What the supervisor watches beside our own servers: services, and servers that were given
+to us.
+"""
 
 from __future__ import annotations
 

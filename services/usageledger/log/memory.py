@@ -1,4 +1,6 @@
-"""A ledger partition in memory, with the faults that the real one has: for tests, ours and users'."""
+"""A ledger partition in memory, with the faults that the real one has: for tests, ours and
+users'.
+"""
 
 from __future__ import annotations
 

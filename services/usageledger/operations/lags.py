@@ -121,7 +121,9 @@ class LagReader:
         self._admin.close()
 
     def announced(self) -> dict[int, int]:
-        """Up to where each ledger partition is announced: what the limits consumer has committed."""
+        """Up to where each ledger partition is announced: what the limits consumer has
+        committed.
+        """
         from kafka.errors import (
             CoordinatorLoadInProgressError,
             CoordinatorNotAvailableError,

@@ -1,4 +1,6 @@
-"""Refused inputs: which they are, which have been accepted since, and sending them again unchanged."""
+"""Refused inputs: which they are, which have been accepted since, and sending them again
+unchanged.
+"""
 
 from __future__ import annotations
 

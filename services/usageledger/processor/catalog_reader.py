@@ -1,4 +1,6 @@
-"""Reads the catalog topic from its beginning into a `CatalogLog`, for as long as the worker runs."""
+"""Reads the catalog topic from its beginning into a `CatalogLog`, for as long as the worker
+runs.
+"""
 
 from __future__ import annotations
 

@@ -119,7 +119,9 @@ async def fold_beside(
 async def attempt_to_go_on_with(
     book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, until: int
 ) -> StoredHead | None:
-    """The head of the view beside, if it is a fold of this ledger; one that is not is cleared away."""
+    """The head of the view beside, if it is a fold of this ledger; one that is not is cleared
+    away.
+    """
     try:
         stored = await _head_of_this_ledger(book, ledger, view.beside(), until)
         if stored is None or await _holds_all_of(stored, ledger):

@@ -1,4 +1,6 @@
-"""The processor's worker: a Faust app that runs one owner for each partition that it is assigned."""
+"""The processor's worker: a Faust app that runs one owner for each partition that it is
+assigned.
+"""
 
 from __future__ import annotations
 

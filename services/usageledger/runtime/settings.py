@@ -151,7 +151,9 @@ class _Surroundings(BaseSettings):
 
 
 def running_stack(data: Path) -> dict[str, Any] | None:
-    """What the stack in this directory says of itself in ``stack.json``, None if none runs there."""
+    """What the stack in this directory says of itself in ``stack.json``, None if none runs
+    there.
+    """
     if not is_locked(data / LOCK_FILE):
         return None
     try:

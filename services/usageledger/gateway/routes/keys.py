@@ -211,7 +211,9 @@ async def rotate_key(
     gateway: Parts,
     caller: Annotated[Caller, Depends(Needs("admin"))],
 ) -> KeyMade:
-    """A new secret for a key; the old one works on for a while, so that its users can change over."""
+    """A new secret for a key; the old one works on for a while, so that its users can change
+    over.
+    """
     try:
         overlap = timedelta(seconds=asked.overlap_s)
         return KeyMade(

@@ -373,7 +373,9 @@ class Streams:
         self._show(watched, meter_message(now, watched.block))
 
     def _tell_old(self, accounts: Sequence[str]) -> None:
-        """Counters that cannot be read any more: say of when the figures are that the clients have."""
+        """Counters that cannot be read any more: say of when the figures are that the clients
+        have.
+        """
         for account in accounts:
             watched = self._watched.get(account)
             if (

@@ -1,4 +1,6 @@
-"""What the demo shows: a live table on a terminal, a line now and then elsewhere, and the verdict."""
+"""What the demo shows: a live table on a terminal, a line now and then elsewhere, and the
+verdict.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ def clock_findings(
 def catalog_findings(
     catalogs: AdoptedCatalogs, end: int, heads: Mapping[int, Head]
 ) -> Iterator[Finding]:
-    """Whether there is a catalog that every partition decides by, and what lint says of the newest."""
+    """Whether there is a catalog that every partition decides by, and what lint says of the
+    newest.
+    """
     if not catalogs:
         yield _finding(
             "catalog",

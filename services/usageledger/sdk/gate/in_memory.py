@@ -116,7 +116,9 @@ class InMemoryGate(UsageGate):
         *,
         hold_id: str | None = None,
     ) -> None:
-        """Have a use be charged, as when it has been reported; it settles the hold that it names."""
+        """Have a use be charged, as when it has been reported; it settles the hold that it
+        names.
+        """
         use = use_asked(feature, model, quantity)
         header = self._header(account, "use")
         self._memory.tell(

@@ -105,7 +105,9 @@ Handler = Callable[[LimitEvent], object]
 
 
 def kind_of(event: Mapping[str, Any]) -> Kind | None:
-    """The kind of a limit event as it is on the wire; None for one that a later release announces."""
+    """The kind of a limit event as it is on the wire; None for one that a later release
+    announces.
+    """
     return _KINDS.get(event["type"])
 
 

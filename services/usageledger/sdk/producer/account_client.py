@@ -249,7 +249,9 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Give an account credits (a decimal above 0), until they are used or until ``expires_at``."""
+        """Give an account credits (a decimal above 0), until they are used or until
+        ``expires_at``.
+        """
         return self._send(
             events.credits_granted(
                 source=self.source,

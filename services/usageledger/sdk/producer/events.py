@@ -406,7 +406,9 @@ def _checked(field: str, parse: Callable[[_T], Decimal], value: _T) -> Decimal:
 
 
 def _credits(field: str, value: Credits, *, least: int) -> str:
-    """Return the canonical decimal of ``value`` credits if it is at least ``least`` micro-credits."""
+    """Return the canonical decimal of ``value`` credits if it is at least ``least`` micro-
+    credits.
+    """
     try:
         microcredits = parse_credits(value)
     except ValueError as error:

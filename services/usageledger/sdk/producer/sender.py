@@ -192,7 +192,9 @@ class Sender:
             self._see_to_failed(failed)
 
     def _acknowledged(self, message: Message) -> None:
-        """An acknowledgement counts whichever connection it comes from: the record is in the log."""
+        """An acknowledgement counts whichever connection it comes from: the record is in the
+        log.
+        """
         if message.settled:
             return
         self._spool.settle(message)

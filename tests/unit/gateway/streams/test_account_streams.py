@@ -1,0 +1,586 @@
+"""Account streams: what a client is sent, when, and what becomes of one that is slow or no longer
+let in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prometheus_client import REGISTRY
+from starlette.requests import Request
+
+from tests.notation import SHIPPED
+from tests.worlds.gateway_events import NOW_MS, Announced
+from tests.worlds.gateway_world import NOW, GatewayWorld
+from usageledger.accounts.reader import Accounts
+from usageledger.counters.connection import AsyncClient
+from usageledger.counters.reading import AccountReading
+from usageledger.counters.view import Position, StoredHead, ViewError
+from usageledger.domain.account import AccountState, Period
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.encoding import encode
+from usageledger.domain.head import Head
+from usageledger.gateway.problems import Problem
+from usageledger.gateway.routes.streams import _resumed, stream_account
+from usageledger.gateway.streams.account_streams import (
+    CHECKED_EVERY_POLLS,
+    STREAMS_BY_TOKEN_MAX,
+    STREAMS_PER_ACCOUNT_MAX,
+    WAITING_MAX,
+    Client,
+    Streams,
+)
+from usageledger.ledger.limit_address import Place
+from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.sdk.tokens import mint_account_token, split_key
+
+CREDIT = 1_000_000
+DEADLINE_S = 10.0
+END = NOW + timedelta(days=20)
+
+
+class Counters(Accounts):
+    """Counters that a test writes. ``reads`` counts how often figures were made of them."""
+
+    def __init__(self, world: GatewayWorld) -> None:
+        catalogs = PublishedCatalogs("127.0.0.1:1", "")
+        super().__init__(
+            cast(AsyncClient, None),
+            catalogs,
+            prefix="",
+            partition_count=1,
+            is_importing=lambda: False,
+            now=lambda: world.now,
+        )
+        self._world = world
+        self.states: dict[str, AccountState] = {}
+        self.held = 0
+        self.verified_at_ms = _ms(world.now)
+        self.is_away = False
+        self.silent: set[int] = set()
+        """Partitions whose server does not answer."""
+        self.reads = 0
+
+    def use(self, account: str, credits: int) -> None:
+        """The account has used so many credits of Pro's 200."""
+        period = Period(
+            number=0,
+            start=NOW - timedelta(days=10),
+            end=END,
+            plan="pro",
+            allotment=200 * CREDIT,
+            used=credits * CREDIT,
+        )
+        self.states[account] = AccountState(
+            plan="pro", period=period, free_left=0, time_zone="UTC", anchor=NOW - timedelta(days=10)
+        )
+
+    def partition(self, account: str) -> int:
+        return int(account.partition("@")[2] or 0)
+
+    async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
+        if partition in self.silent:
+            await asyncio.Event().wait()
+        if self.is_away:
+            raise ViewError("redis: gone")
+        head = StoredHead(
+            Position(1, "h"),
+            encode(Head(ledger="l", next_offset=1, clock=NOW)),
+            self.verified_at_ms,
+        )
+        blobs = [
+            None if account not in self.states else encode(self.states[account])
+            for account in accounts
+        ]
+        return [
+            AccountReading(head, blob, self.held * CREDIT, int(self.held > 0)) for blob in blobs
+        ]
+
+    async def _catalogs_up_to(self, before: int) -> AdoptedCatalogs:
+        self.reads += 1
+        return SHIPPED
+
+
+class Listening:
+    """A client, and what it has been sent."""
+
+    def __init__(self, streams: Streams, account: str = "acct", after: Place | None = None) -> None:
+        self.is_let_in = True
+        self.client: Client = streams.open(account, lambda: self.is_let_in)
+        self._messages: AsyncIterator[bytes] = streams.messages(self.client, after)
+
+    async def next(self) -> tuple[str, Any]:
+        """The next message: its id or its kind, and its data."""
+        async with asyncio.timeout(DEADLINE_S):
+            return _read(await anext(self._messages))
+
+    async def has_ended(self) -> bool:
+        async with asyncio.timeout(DEADLINE_S):
+            return await anext(self._messages, b"") == b""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[GatewayWorld]:
+    made = GatewayWorld(tmp_path)
+    counters = Counters(made)
+    made.gateway.accounts = counters
+    made.gateway.streams = Streams(
+        counters, made.gateway.limits, made.gateway.store_thread, lambda: made.now
+    )
+    yield made
+    made.gateway.store_thread.close()
+    made.store.close()
+
+
+def of(world: GatewayWorld) -> tuple[Counters, Streams]:
+    counters = world.gateway.accounts
+    assert isinstance(counters, Counters)
+    return counters, world.gateway.streams
+
+
+def take(world: GatewayWorld, partition: int, records: Any) -> None:
+    """Limit events come: into the database, and then to who listens."""
+    world.gateway.streams.hand_over(world.gateway.limits.take({partition: records}, NOW_MS))
+
+
+def test_figures_are_sent_at_once_and_then_only_when_they_change(world: GatewayWorld) -> None:
+    counters, streams = of(world)
+
+    async def scenario() -> None:
+        counters.use("acct", 40)
+        first, second = Listening(streams), Listening(streams)
+        await streams.look(["acct"])
+        for listening in (first, second):
+            kind, told = await listening.next()
+            assert (kind, told["used"], told["remaining"], told["as_of"]) == (
+                "meter",
+                "40",
+                "160",
+                None,
+            )
+        await streams.look(["acct"])
+        assert counters.reads == 1
+        third = Listening(streams)
+        assert (await third.next())[1]["used"] == "40"
+        counters.use("acct", 41)
+        await streams.look(["acct"])
+        assert {(await listening.next())[1]["used"] for listening in (first, second, third)} == {
+            "41"
+        }
+        assert counters.reads == 2
+
+    asyncio.run(scenario())
+
+
+def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five pages were opened a second, each of an account that nobody watched.
+
+    Each began the wait for the next poll anew, so that no meter moved, and streams whose token had
+    ended went on.
+    """
+    counters, streams = of(world)
+    monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
+
+    async def scenario() -> None:
+        polling = asyncio.create_task(streams.run())
+        counters.use("acct", 40)
+        listening, ended = Listening(streams), Listening(streams, "ended")
+        assert (await listening.next())[1]["used"] == "40"
+        counters.use("acct", 41)
+        ended.is_let_in = False
+        async with asyncio.timeout(DEADLINE_S):
+            while listening.client.meter is None or ended.client.end is None:
+                streams.close(streams.open("another", lambda: True))
+                await asyncio.sleep(0)
+        assert (await listening.next())[1]["used"] == "41"
+        polling.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(
+    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions were looked at one after another: with one node of Redis dead, the meters of all
+    others stood still for its timeout, in every poll, for each of its partitions.
+    """
+    counters, streams = of(world)
+    monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
+    counters.silent = {0}
+
+    async def scenario() -> None:
+        polling = asyncio.create_task(streams.run())
+        counters.use("acct@1", 40)
+        _, listening = Listening(streams, "acct@0"), Listening(streams, "acct@1")
+        assert (await listening.next())[1]["used"] == "40"
+        counters.use("acct@1", 41)
+        assert (await listening.next())[1]["used"] == "41"
+        polling.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_hold_moves_the_figures(world: GatewayWorld) -> None:
+    counters, streams = of(world)
+
+    async def scenario() -> None:
+        counters.use("acct", 40)
+        listening = Listening(streams)
+        await streams.look(["acct"])
+        assert (await listening.next())[1]["available"] == "160"
+        counters.held = 14
+        await streams.look(["acct"])
+        _, told = await listening.next()
+        assert (told["held"], told["holds"], told["remaining"], told["available"]) == (
+            "14",
+            {"open": 1, "credits": "14"},
+            "160",
+            "146",
+        )
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: GatewayWorld) -> None:
+    counters, streams = of(world)
+    topic = Announced()
+
+    async def scenario() -> None:
+        listening = Listening(streams)
+        for used in (10, 20, 30):
+            counters.use("acct", used)
+            await streams.look(["acct"])
+            take(world, 0, topic.crossing("limit.threshold"))
+        assert [(await listening.next())[0] for _ in range(3)] == ["0-0-0", "0-1-0", "0-2-0"]
+        assert (await listening.next())[1]["used"] == "30"
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_where_it_was(
+    world: GatewayWorld,
+) -> None:
+    _, streams = of(world)
+    topic = Announced()
+
+    async def scenario() -> None:
+        slow, quick = Listening(streams), Listening(streams)
+        for _ in range(WAITING_MAX + 1):
+            take(world, 0, topic.crossing("limit.threshold"))
+            assert (await quick.next())[0].startswith("0-")
+        assert await slow.has_ended()
+        again = Listening(streams, after=Place(0, 41, 0, 1))
+        assert [(await again.next())[0] for _ in range(WAITING_MAX - 41)] == [
+            f"0-{number}-0" for number in range(42, WAITING_MAX + 1)
+        ]
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_twice(
+    world: GatewayWorld,
+) -> None:
+    _, streams = of(world)
+    topic = Announced()
+    take(world, 0, topic.crossing("limit.threshold", "limit.reached"))
+
+    async def scenario() -> None:
+        listening = Listening(streams, after=Place(0, 0, 0, 2))
+        # The client is there, and nothing has been read for it yet: this is among what was missed,
+        # and it is told of it as well.
+        take(world, 0, topic.crossing("limit.cleared"))
+        assert [(await listening.next())[0] for _ in range(2)] == ["0-0-1", "0-1-0"]
+        take(world, 0, topic.crossing("limit.reached"))
+        assert (await listening.next())[0] == "0-2-0"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("has_past", [False, True])
+def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(
+    world: GatewayWorld, has_past: bool
+) -> None:
+    """A meter's connection broke before the account's first limit event, and it came again without
+    an id: it never heard that the account had been blocked meanwhile.
+    """
+    topic = Announced()
+    caller = world.keys.caller(world.key("read"), NOW)
+    if has_past:
+        take(world, 0, topic.crossing("limit.reached", account="another"))
+
+    async def scenario() -> None:
+        async def opened(last_event_id: str | None) -> AsyncIterator[bytes]:
+            response = await stream_account(
+                "acct",
+                Request({"type": "http", "headers": []}),
+                world.gateway,
+                caller,
+                last_event_id,
+            )
+            return cast(AsyncIterator[bytes], response.body_iterator)
+
+        first = (await anext(await opened(None))).decode()
+        assert "data:" not in first
+        last_event_id = re.search(r"^id: (.+)$", first, re.MULTILINE)
+        assert last_event_id is not None
+        [reached] = topic.crossing("limit.reached")
+        take(world, 0, [reached])
+        again = await opened(last_event_id[1])
+        async with asyncio.timeout(DEADLINE_S):
+            await anext(again)
+            assert _read(await anext(again))[0] == reached.event_id
+
+    asyncio.run(scenario())
+
+
+def test_more_missed_events_than_are_read_at_once_come_all(world: GatewayWorld) -> None:
+    _, streams = of(world)
+    topic = Announced()
+    take(world, 0, [record for _ in range(450) for record in topic.crossing("limit.threshold")])
+
+    async def scenario() -> list[str]:
+        listening = Listening(streams, after=Place(0, 9, 0, 1))
+        return [(await listening.next())[0] for _ in range(440)]
+
+    assert asyncio.run(scenario()) == [f"0-{number}-0" for number in range(10, 450)]
+
+
+def test_only_the_accounts_own_events_are_sent(world: GatewayWorld) -> None:
+    _, streams = of(world)
+    topic = Announced()
+
+    async def scenario() -> None:
+        listening = Listening(streams, "a")
+        take(
+            world,
+            0,
+            topic.crossing("limit.reached", account="b")
+            + topic.crossing("limit.reached", account="a"),
+        )
+        event = world.gateway.limits.block_of("a")
+        assert event is not None
+        assert await listening.next() == ("0-1-0", json.loads(event))
+
+    asyncio.run(scenario())
+
+
+def test_a_renewal_moves_the_figures_when_its_time_comes(world: GatewayWorld) -> None:
+    """Nothing is written: the period rolls over in the reader's hands."""
+    counters, streams = of(world)
+
+    async def scenario() -> None:
+        counters.use("acct", 150)
+        listening = Listening(streams)
+        await streams.look(["acct"])
+        assert (await listening.next())[1]["used"] == "150"
+        world.now = END - timedelta(seconds=1)
+        counters.verified_at_ms = _ms(world.now)
+        await streams.look(["acct"])
+        world.now = END
+        counters.verified_at_ms = _ms(world.now)
+        await streams.look(["acct"])
+        _, told = await listening.next()
+        assert (told["used"], told["remaining"], told["period"]["start"]) == (
+            "0",
+            "200",
+            "2026-12-15T10:00:00Z",
+        )
+        assert counters.reads == 2
+
+    asyncio.run(scenario())
+
+
+def test_who_is_blocked_is_told_since_when_and_why(world: GatewayWorld) -> None:
+    counters, streams = of(world)
+    topic = Announced()
+
+    async def scenario() -> None:
+        counters.use("acct", 200)
+        listening = Listening(streams)
+        await streams.look(["acct"])
+        assert (await listening.next())[1]["blocked"]["since"] is None
+        take(world, 0, topic.crossing("limit.reached"))
+        await streams.look(["acct"])
+        assert (await listening.next())[0] == "0-0-0"
+        assert (await listening.next())[1]["blocked"]["since"] == "2026-11-01T00:00:00Z"
+
+    asyncio.run(scenario())
+
+
+def test_a_new_gateway_knows_since_when_an_account_is_blocked(world: GatewayWorld) -> None:
+    counters, streams = of(world)
+    world.gateway.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+
+    async def scenario() -> None:
+        counters.use("acct", 200)
+        listening = Listening(streams)
+        await streams.look(["acct"])
+        told = (await listening.next())[1]
+        assert (told["blocked"]["since"], told["blocked"]["reason"]) == (
+            "2026-11-01T00:00:00Z",
+            "usage",
+        )
+
+    asyncio.run(scenario())
+
+
+def test_figures_that_can_no_longer_be_read_are_said_to_be_old(world: GatewayWorld) -> None:
+    counters, streams = of(world)
+
+    async def scenario() -> None:
+        counters.use("acct", 40)
+        listening = Listening(streams)
+        await streams.look(["acct"])
+        await listening.next()
+        counters.is_away = True
+        world.pass_time(timedelta(seconds=4))
+        await streams.look(["acct"])
+        world.pass_time(timedelta(seconds=2))
+        await streams.look(["acct"])
+        await streams.look(["acct"])
+        _, told = await listening.next()
+        assert (told["used"], told["as_of"]) == ("40", "2026-11-25T10:00:00Z")
+        counters.is_away = False
+        counters.verified_at_ms = _ms(world.now)
+        await streams.look(["acct"])
+        assert (await listening.next())[1]["as_of"] is None
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_ends_with_its_token_and_says_so(world: GatewayWorld) -> None:
+    _, streams = of(world)
+
+    async def scenario() -> None:
+        listening, other = Listening(streams), Listening(streams)
+        listening.is_let_in = False
+        for _ in range(CHECKED_EVERY_POLLS):
+            streams.check_some()
+        assert (await listening.next())[0] == "token_expired"
+        assert await listening.has_ended()
+        assert other.client.end is None
+
+    asyncio.run(scenario())
+
+
+def test_what_was_announced_before_the_end_is_sent_before_it(world: GatewayWorld) -> None:
+    _, streams = of(world)
+
+    async def scenario() -> None:
+        listening = Listening(streams)
+        take(world, 0, Announced().crossing("limit.reached"))
+        streams.end_all()
+        assert (await listening.next())[0] == "0-0-0"
+        assert await listening.has_ended()
+
+    asyncio.run(scenario())
+
+
+def test_a_key_that_is_revoked_ends_what_it_had_begun(world: GatewayWorld) -> None:
+    from usageledger.gateway.dependencies import still_let_in
+
+    key = world.key("read")
+    token = mint_account_token(key, "acct", now=world.now)
+    header = (b"authorization", f"Bearer {token}".encode())
+    works = still_let_in(Request({"type": "http", "headers": [header]}), world.gateway)
+    assert works()
+    world.keys.revoke(split_key(key)[0], world.now)
+    assert not works()
+    session = world.keys.new_session(world.key("read"), world.now)
+    of_session = still_let_in(
+        Request(
+            {"type": "http", "headers": [(b"cookie", f"usageledger_session={session}".encode())]}
+        ),
+        world.gateway,
+    )
+    assert of_session()
+    world.pass_time(timedelta(hours=13))
+    assert not of_session()
+
+
+def test_an_account_has_so_many_streams_and_no_more(world: GatewayWorld) -> None:
+    _, streams = of(world)
+    clients = [streams.open("acct", lambda: True) for _ in range(STREAMS_PER_ACCOUNT_MAX)]
+    with pytest.raises(Problem) as refused:
+        streams.open("acct", lambda: True)
+    assert refused.value.code == "too_many_streams"
+    streams.open("another", lambda: True)
+    assert REGISTRY.get_sample_value("usageledger_streams_open") == STREAMS_PER_ACCOUNT_MAX + 1
+    streams.close(clients[0])
+    streams.close(clients[0])
+    streams.open("acct", lambda: True)
+
+
+def test_nobody_listens_while_the_past_is_read(world: GatewayWorld) -> None:
+    """A gateway on a new data directory sent its streams all limit events since the beginning, as
+    if they happened now.
+    """
+    _, streams = of(world)
+    streams.untold = lambda: "the past is still being read"
+    with pytest.raises(Problem) as refused:
+        streams.open("acct", lambda: True)
+    assert (refused.value.code, refused.value.headers) == ("not_ready", {"Retry-After": "1"})
+    streams.untold = lambda: None
+    streams.open("acct", lambda: True)
+
+
+def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
+    world: GatewayWorld,
+) -> None:
+    """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty
+    accounts could take all.
+    """
+    _, streams = of(world)
+    clients = [
+        streams.open("acct", lambda: True, has_token=True) for _ in range(STREAMS_BY_TOKEN_MAX)
+    ]
+    with pytest.raises(Problem) as refused:
+        streams.open("acct", lambda: True, has_token=True)
+    assert refused.value.code == "too_many_streams"
+    streams.open("acct", lambda: True)
+    streams.open("another", lambda: True, has_token=True)
+    streams.close(clients[0])
+    streams.open("acct", lambda: True, has_token=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        (None, None),
+        ("", None),
+        ("0-1042-0", Place(0, 1042, 0, 1)),
+        ("0-1042-3", Place(0, 1042, 3, 4)),
+        ("0-none", Place(0, 0, -1, 0)),
+        ("1-1042-0", None),
+        ("1-none", None),
+        ("garbage", None),
+        ("0-1042", None),
+        ("0-99999999999999999999-0", None),
+        ("0--1-0", None),
+        ("٠-1-0", None),
+    ],
+)
+def test_a_stream_resumes_after_an_id_of_its_partition_and_from_now_on_otherwise(
+    said: str | None, place: Place | None
+) -> None:
+    found, remark = _resumed(said, 0)
+    assert found == place
+    assert ("from now on" in remark) == (place is None)
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000)
+
+
+def _read(message: bytes) -> tuple[str, Any]:
+    fields = dict(line.split(": ", 1) for line in message.decode().strip().splitlines())
+    return fields.get("id") or fields["event"], json.loads(fields["data"])

@@ -1,0 +1,235 @@
+"""Following limit events: what is handed on when, and what is said while they cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+
+from tests.worlds.gateway_events import Announced, Stores
+from usageledger.gateway.store import StoreThread
+from usageledger.gateway.streams.limit_follower import QUIET_S, SILENT_MAX_S, LimitFollower
+from usageledger.gateway.streams.limit_store import LimitRecord
+
+DEADLINE_S = 10.0
+TOPIC = TopicPartition("limit.events", 0)
+
+
+class Stored(NamedTuple):
+    """A record as Kafka gives it."""
+
+    offset: int
+    timestamp: int
+    value: bytes
+
+
+class Topic:
+    """A partition in memory, and its consumer.
+
+    Each time that it is asked and has nothing, a second passes.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[LimitRecord] = []
+        self.now_s = 0.0
+        self.is_away = False
+        self.fails_with: BaseException | None = None
+        self.asked = asyncio.Event()
+        self._next_offset = 0
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self._next_offset = offset
+
+    async def beginning_offsets(
+        self, places: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        self._answer()
+        return dict.fromkeys(places, 0)
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        self._answer()
+        return dict.fromkeys(places, len(self.records))
+
+    async def getmany(
+        self, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[Stored]]:
+        self.asked.set()
+        await asyncio.sleep(0)
+        found = [] if self.is_away else self.records[self._next_offset : self._next_offset + 1]
+        self._next_offset += len(found)
+        self.now_s += 0 if found else timeout_ms / 1_000
+        return (
+            {TOPIC: [Stored(record.offset, record.announced_ms, record.value) for record in found]}
+            if found
+            else {}
+        )
+
+    def _answer(self) -> None:
+        self.asked.set()
+        if self.fails_with is not None:
+            failure, self.fails_with = self.fails_with, None
+            raise failure
+        if self.is_away:
+            self.now_s += 1
+            raise KafkaConnectionError("nobody answers")
+
+
+class Following:
+    """A follower of a topic in memory.
+
+    ``heard`` is what it has handed on, each with what `untold` said then.
+    """
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.topic = Topic()
+        self.stores = Stores(path)
+        self.thread = StoreThread()
+        self.heard: list[tuple[str, bool]] = []
+        self.has_stopped = False
+        self.follower = LimitFollower(
+            "nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear, self._stop
+        )
+        monkeypatch.setattr(self.follower, "_consumer", self._consumer)
+        monkeypatch.setattr(
+            "usageledger.gateway.streams.limit_follower._now_s", lambda: self.topic.now_s
+        )
+        monkeypatch.setattr("usageledger.gateway.streams.limit_follower.CONNECT_AGAIN_AFTER_S", 0.0)
+
+    @asynccontextmanager
+    async def _consumer(self) -> AsyncIterator[Any]:
+        yield self.topic
+
+    def _hear(self, events: Sequence[LimitRecord]) -> None:
+        self.heard += [(event.event_id, self.follower.untold() is None) for event in events]
+
+    def _stop(self) -> None:
+        self.has_stopped = self.follower.untold() is not None
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not what():
+                self.topic.asked.clear()
+                await self.topic.asked.wait()
+
+
+@pytest.fixture
+def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
+    made = Following(tmp_path / "gateway.db", monkeypatch)
+    yield made
+    made.thread.close()
+    made.stores.store.close()
+
+
+def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Following) -> None:
+    """A gateway on a new data directory told its streams all limit events since the beginning as if
+    they happened now, and cut off whoever did not take a hundred of them in time.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached") + announced.crossing(
+        "limit.cleared"
+    )
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        assert follower.untold() is not None
+        await following.until(lambda: follower.untold() is None)
+        following.topic.records += announced.crossing("limit.reached")
+        await following.until(lambda: len(following.heard) == 3)
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert following.heard == [("0-0-0", False), ("0-1-0", False), ("0-2-0", True)]
+
+
+def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: Following) -> None:
+    """After ten seconds without a broker aiokafka let a cancellation of its own out.
+
+    The follower's task was then cancelled, which its group takes for an end that was asked for: the
+    gateway went on, and nobody heard of a limit any more.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.fails_with = asyncio.CancelledError()
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: len(following.heard) == 1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(scenario())
+
+
+def test_who_listens_is_told_when_following_stops(following: Following) -> None:
+    """A record that is no limit event stopped the follower.
+
+    Streams were taken as before, and those that were open stayed so, without a word of who was
+    blocked.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: follower.untold() is None)
+        following.topic.records += [
+            record._replace(value=b"garbage") for record in announced.crossing("limit.cleared")
+        ]
+        async with asyncio.timeout(DEADLINE_S):
+            await running
+
+    asyncio.run(scenario())
+    assert following.has_stopped
+    assert "Only the limits consumer may write" in str(follower.untold())
+
+
+def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following) -> None:
+    """Once it had caught up, a gateway whose Kafka was gone said who was blocked, and that it was
+    ready, for as long as it ran.
+    """
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: follower.trouble() is None)
+        following.topic.is_away = True
+        gone_at_s = following.topic.now_s
+        await following.until(lambda: follower.trouble() is not None)
+        assert following.topic.now_s - gone_at_s <= QUIET_S + SILENT_MAX_S
+        following.topic.records += announced.crossing("limit.cleared") + announced.crossing(
+            "limit.reached"
+        )
+        following.topic.is_away = False
+        await following.until(lambda: follower.trouble() is None)
+        assert [event for event, _ in following.heard] == ["0-0-0", "0-1-0", "0-2-0"]
+        running.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_quiet_topic_is_no_trouble(following: Following) -> None:
+    """Nothing is announced for an hour, and Kafka says so whenever it is asked."""
+    follower = following.follower
+    troubles: set[str | None] = set()
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: follower.trouble() is None)
+
+        def has_been_quiet() -> bool:
+            troubles.add(follower.trouble())
+            return following.topic.now_s > 3_600
+
+        await following.until(has_been_quiet)
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert troubles == {None}

@@ -1,0 +1,349 @@
+"""The shape of the source tree: who may import whom, how long things may be, what may not be there
+at all.
+
+Each rule is a function from a source root to the breaches it finds. One test asks it of
+`services/`; another shows, on a small made-up tree, that it can find something.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SERVICES = Path(__file__).parents[3] / "services"
+PACKAGE = "usageledger"
+
+# Imports run from a higher layer to a lower one. Packages of one layer are siblings and do not know
+# each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("domain",),
+    ("contracts",),
+    ("ledger",),
+    ("log", "counters"),
+    # Settings are read where a process begins (a service's entry point, local, cli) and passed on
+    # as arguments.
+    ("runtime",),
+    ("accounts",),
+    ("sdk", "processor", "limits", "history", "audit"),
+    # The package's public names, which load the SDKs on first use, and the in-memory SDKs for the
+    # tests of the programs that use them.
+    ("", "testing", "fastapi"),
+    ("operations",),
+    ("gateway",),
+    ("migration", "local"),
+    ("cli", "__main__"),
+)
+RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+
+# (importing module, imported module or package): why it may, though the layers say no.
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+FUNCTION_LINES_MAX = 60
+FILE_LINES_MAX = 700
+
+VAGUE_NAMES = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "manager",
+    "managers",
+    "base",
+    "misc",
+    "kafka",
+    "redis",
+}
+
+# Modules of domain/ that may name float, with the reason.
+FLOATS_ALLOWED: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file, parsed. ``name`` is dotted and starts with the package."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def part(self) -> str:
+        """The package's part that the module belongs to: "domain", "cli", … or "" for the package's
+        own __init__.
+        """
+        return self.name.split(".")[1] if "." in self.name else ""
+
+
+def modules_below(root: Path) -> list[Module]:
+    """Every module below a source root, sorted by name."""
+    found = []
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found.append(Module(name, path, ast.parse(path.read_text(encoding="utf-8"), str(path))))
+    return found
+
+
+def imports_of(module: Module, known: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything a module imports, anywhere in the file.
+
+    ``from a import b`` is a.b where that is a module.
+    """
+    yield from dict.fromkeys(_imports_of(module, known))
+
+
+def _imports_of(module: Module, known: set[str]) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            for alias in node.names:
+                yield (
+                    node.lineno,
+                    f"{origin}.{alias.name}" if f"{origin}.{alias.name}" in known else origin,
+                )
+
+
+def imports_against_the_layers(root: Path) -> list[str]:
+    """Imports that run upwards, between siblings, or from a part that no layer names."""
+    modules = modules_below(root)
+    known = {module.name for module in modules}
+    return [
+        f"{module.name}:{line} imports {target}"
+        for module in modules
+        for line, target in imports_of(module, known)
+        if target.split(".")[0] == PACKAGE and not _may_import(module, target)
+    ]
+
+
+def parts_without_a_layer(root: Path) -> list[str]:
+    """Parts of the package that LAYERS does not know: nothing would be checked for them."""
+    return sorted({module.part for module in modules_below(root)} - RANKS.keys())
+
+
+def imports_of_faust_outside_the_processor(root: Path) -> list[str]:
+    """Faust (and mode, which it is made of) is named in processor/ alone."""
+    return [
+        f"{module.name}:{line} imports {target}"
+        for module in modules_below(root)
+        for line, target in imports_of(module, set())
+        if target.split(".")[0] in {"faust", "mode"} and module.part != "processor"
+    ]
+
+
+def floats_in_the_domain(root: Path) -> list[str]:
+    """Float literals and the name float in domain/: credits and quantities are never rounded by a
+    representation.
+    """
+    return [
+        f"{module.name}:{node.lineno}"
+        for module in modules_below(root)
+        if module.part == "domain" and module.name not in FLOATS_ALLOWED
+        for node in ast.walk(module.tree)
+        if (isinstance(node, ast.Constant) and isinstance(node.value, float))
+        or (isinstance(node, ast.Name) and node.id == "float")
+    ]
+
+
+def clocks_and_chance_in_the_domain(root: Path) -> list[str]:
+    """Clock, random and new ids are arguments of the domain: a replay has to come to the same
+    bytes.
+    """
+    impure_modules = {
+        "time",
+        "random",
+        "secrets",
+        "uuid",
+        "os",
+        "socket",
+        "asyncio",
+        "threading",
+        "logging",
+    }
+    impure_calls = {"now", "utcnow", "today"}
+    found = []
+    for module in modules_below(root):
+        if module.part != "domain":
+            continue
+        found += [
+            f"{module.name}:{line} imports {name}"
+            for line, name in imports_of(module, set())
+            if name.split(".")[0] in impure_modules
+        ]
+        found += [
+            f"{module.name}:{node.lineno} calls {node.func.attr}"
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in impure_calls
+        ]
+    return found
+
+
+def functions_longer_than_a_screen(root: Path) -> list[str]:
+    """Functions of more than FUNCTION_LINES_MAX lines, docstring included."""
+    return [
+        f"{module.name}:{node.lineno} {node.name} has {length} lines"
+        for module in modules_below(root)
+        for node in ast.walk(module.tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+
+
+def files_too_long(root: Path) -> list[str]:
+    """Files of more than FILE_LINES_MAX lines."""
+    return [
+        f"{module.name} has {length} lines"
+        for module in modules_below(root)
+        if (length := len(module.path.read_text(encoding="utf-8").splitlines())) > FILE_LINES_MAX
+    ]
+
+
+def vague_module_names(root: Path) -> list[str]:
+    """Modules named for nothing in particular, for a library they use, or as the second of
+    something.
+    """
+    return [
+        module.name
+        for module in modules_below(root)
+        if (last := module.name.rpartition(".")[2]) in VAGUE_NAMES or last.endswith("_2")
+    ]
+
+
+def modules_without_future_annotations(root: Path) -> list[str]:
+    """Modules that have code and do not begin with ``from __future__ import annotations``."""
+    return [
+        module.name
+        for module in modules_below(root)
+        if any(not isinstance(node, ast.Expr) for node in module.tree.body)
+        and not any(
+            isinstance(node, ast.ImportFrom) and node.module == "__future__"
+            for node in module.tree.body
+        )
+    ]
+
+
+def _may_import(module: Module, target: str) -> bool:
+    if any(
+        module.name == source and (target == allowed or target.startswith(f"{allowed}."))
+        for source, allowed in EXCEPTIONS
+    ):
+        return True
+    target_part = target.split(".")[1] if "." in target else ""
+    if module.part == target_part:
+        return True
+    return RANKS.get(module.part, -1) > RANKS.get(target_part, len(LAYERS))
+
+
+Rule = Callable[[Path], list[str]]
+
+# Each rule, and a file that breaks it.
+RULES: dict[Rule, tuple[str, str]] = {
+    imports_against_the_layers: ("domain/rating.py", "from usageledger.counters import view\n"),
+    parts_without_a_layer: ("sundries/__init__.py", ""),
+    imports_of_faust_outside_the_processor: (
+        "limits/consumer.py",
+        "def run() -> None:\n    import faust.types\n",
+    ),
+    floats_in_the_domain: ("domain/rating.py", "RATE: float = 1\n"),
+    clocks_and_chance_in_the_domain: (
+        "domain/rating.py",
+        "from datetime import UTC, datetime\n\n\ndef at():\n    return datetime.now(UTC)\n",
+    ),
+    functions_longer_than_a_screen: (
+        "audit/verify.py",
+        "def verify():\n" + "    x = 1\n" * FUNCTION_LINES_MAX,
+    ),
+    files_too_long: ("audit/verify.py", "x = 1\n" * (FILE_LINES_MAX + 1)),
+    vague_module_names: ("log/utils.py", ""),
+    modules_without_future_annotations: ("log/topics.py", "PREFIX = ''\n"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_source_tree_keeps_the_rule(rule: Rule) -> None:
+    assert rule(SERVICES) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_rule_can_fail(rule: Rule, tmp_path: Path) -> None:
+    path, text = RULES[rule]
+    clean = _made_up_tree(tmp_path / "clean", {})
+    broken = _made_up_tree(tmp_path / "broken", {path: text})
+    assert rule(clean) == []
+    assert len(rule(broken)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("domain/rating.py", "from usageledger.contracts import events"),
+        ("log/writer.py", "import usageledger.counters.view"),
+        ("limits/consumer.py", "from usageledger.processor.owner import Owner"),
+        ("processor/owner.py", "from usageledger import cli"),
+        ("audit/verify.py", "def verify():\n    from usageledger.local import stack"),
+        (
+            "sdk/meter.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from usageledger.limits "
+            "import consumer",
+        ),
+        ("runtime/settings.py", "from usageledger.gateway import app"),
+        ("log/writer.py", "from usageledger.runtime import settings"),
+        ("processor/owner.py", "from usageledger import UsageMeter"),
+    ],
+)
+def test_an_import_up_or_to_a_sibling_is_found(path: str, text: str, tmp_path: Path) -> None:
+    assert len(imports_against_the_layers(_made_up_tree(tmp_path, {path: text}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (
+            "processor/owner.py",
+            "from usageledger.domain import rating\nfrom usageledger.counters.view import "
+            "PartitionView",
+        ),
+        ("processor/owner.py", "from usageledger.processor.inputs import InputBuffer"),
+        ("local/stack.py", "import usageledger.limits.consumer"),
+        ("cli.py", "from usageledger import UsageMeter\nfrom usageledger.local import stack"),
+        ("testing.py", "from usageledger.sdk.producer import meter"),
+    ],
+)
+def test_an_import_down_is_not_held_against_anyone(path: str, text: str, tmp_path: Path) -> None:
+    assert imports_against_the_layers(_made_up_tree(tmp_path, {path: text})) == []
+
+
+def test_every_exception_is_still_needed() -> None:
+    """An exception that nobody uses any more would let the next one in unseen."""
+    modules = {module.name: module for module in modules_below(SERVICES)}
+    for (source, allowed), reason in EXCEPTIONS.items():
+        targets = {target for _, target in imports_of(modules[source], set(modules))}
+        assert any(target == allowed or target.startswith(f"{allowed}.") for target in targets), (
+            f"{source} → {allowed}: {reason}"
+        )
+    assert modules.keys() >= FLOATS_ALLOWED.keys()
+
+
+def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
+    parts = [
+        part
+        for layer in LAYERS
+        for part in layer
+        if part not in {"", "testing", "fastapi", "cli", "__main__"}
+    ]
+    for file, text in (
+        {f"{part}/__init__.py": "" for part in parts} | {"__init__.py": "", "cli.py": ""} | files
+    ).items():
+        path = root / PACKAGE / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        future = "" if file == "log/topics.py" else "from __future__ import annotations\n\n"
+        path.write_text(future + text if text else "", encoding="utf-8")
+    return root
