@@ -16,8 +16,8 @@ from tests.chaos.proof import Finding, Log, missing_ids, prove, read_log
 from tests.chaos.report import write_report
 from tests.chaos.schedule import KINDS, MEAN_GAP_S, one_of_each, schedule
 from tests.chaos.stage import PREFIX, Stage, StoreKind
-from usageledger.operations.idleness import lag_reader, wait_until_idle
-from usageledger.operations.lags import LedgerLags
+from usageledger.operations.idleness import wait_until_idle
+from usageledger.operations.lags import LedgerLags, lag_reader
 from usageledger.operations.waiting import is_true_within
 
 RATE = 60.0

@@ -27,7 +27,7 @@ from usageledger.ledger.decoding import Malformed, decode_catalog, decode_usage
 from usageledger.ledger.decoding import decode_account as decode_account_event
 from usageledger.ledger.limit_address import NotALimitEvent, read_limit_event
 from usageledger.ledger.records import Record
-from usageledger.operations.lines import outgoing_records
+from usageledger.operations.event_file import outgoing_records
 from usageledger.sdk.limits.limit_event import BlockedView, LimitEvent, kind_of, parse_limit_event
 from usageledger.sdk.producer import segments
 

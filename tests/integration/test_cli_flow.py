@@ -25,7 +25,7 @@ from usageledger import UsageGate
 from usageledger.cli import app
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.local.processes import is_alive
-from usageledger.operations.sending import RECORD_BYTES_MAX
+from usageledger.operations.record_sender import RECORD_BYTES_MAX
 from usageledger.operations.waiting import is_true_within
 
 IDLE_TIMEOUT = "90"

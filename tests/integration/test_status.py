@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.integration.operated import Operated, choking_on_poison, operated
-from usageledger.operations.idleness import lag_reader
+from usageledger.operations.lags import lag_reader
 from usageledger.operations.partition_states import PartitionState, partition_states
 
 __all__ = ["choking_on_poison", "operated"]

@@ -28,7 +28,8 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
-from usageledger.operations.idleness import lag_reader, wait_until_idle
+from usageledger.operations.idleness import wait_until_idle
+from usageledger.operations.lags import lag_reader
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -21,7 +21,7 @@ from usageledger.cli import (
     processor,
     rebuild,
     refusals,
-    sending,
+    send,
     services,
     stack,
     usage,
@@ -38,7 +38,7 @@ app = typer.Typer(
     help="An event-sourced ledger of AI-generation credits: Kafka in, counters and limit events "
     "out, every credit replayable.",
 )
-for part in (stack, sending, demo, rebuild, doctor, services):
+for part in (stack, send, demo, rebuild, doctor, services):
     part.add_to(app)
 for name, group in (
     ("account", accounts.app),

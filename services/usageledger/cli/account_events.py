@@ -65,9 +65,9 @@ def _sent(settings: Settings, event: Event, *, importing: bool, wait: bool) -> S
     from usageledger.log.reading import log_reader
     from usageledger.operations.decisions import mark, record_of, wait_for_decision
     from usageledger.operations.errors import OperatorError
-    from usageledger.operations.idleness import lag_reader
-    from usageledger.operations.ledger_view import ledger_partitions
-    from usageledger.operations.sending import SendingFailed, kafka_connector, send_records
+    from usageledger.operations.lags import lag_reader
+    from usageledger.operations.ledger_entries import ledger_partitions
+    from usageledger.operations.record_sender import SendingFailed, kafka_connector, send_records
 
     with log_reader(settings.kafka) as reader:
         partition_count = len(ledger_partitions(reader, settings.prefix))
@@ -96,9 +96,9 @@ def _sent(settings: Settings, event: Event, *, importing: bool, wait: bool) -> S
 
 
 def _plain(decision: SealedEntry) -> dict[str, Any]:
-    from usageledger.operations.ledger_view import readable
+    from usageledger.operations.ledger_entries import readable_entry
 
-    return readable(decision)
+    return readable_entry(decision)
 
 
 def _tell(decision: SealedEntry, event: Event, as_json: bool) -> None:

@@ -130,7 +130,7 @@ def publish(
     )
     from usageledger.operations.catalogs import publish as publish_catalog
     from usageledger.operations.errors import OperatorError
-    from usageledger.operations.idleness import lag_reader
+    from usageledger.operations.lags import lag_reader
 
     catalog = _read(file)
     settings = connection(data)

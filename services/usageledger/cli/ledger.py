@@ -42,7 +42,7 @@ def show(
     Amounts are credits.
     """
     from usageledger.log.reading import log_reader
-    from usageledger.operations.ledger_view import ledger_entries, newest, readable
+    from usageledger.operations.ledger_entries import ledger_entries, newest, readable_entry
 
     count = (0 if as_json else SHOWN) if limit is None else limit
     settings = connection(data)
@@ -50,7 +50,7 @@ def show(
         entries = ledger_entries(reader, settings.prefix, account)
         if as_json:
             for sealed in newest(entries, count) if count else entries:
-                terminal.print_json(readable(sealed))
+                terminal.print_json(readable_entry(sealed))
             return
         shown = newest(entries, count) if count else list(entries)
     columns = ("entry", "time", "account", "kind", "what", "credits", "remaining")

@@ -51,14 +51,14 @@ def skip(
     to, and for one that this release decides without a fault. A processor that runs goes on by
     itself. The event may be sent again once the code is mended.
     """
-    from usageledger.operations.ledger_view import readable
+    from usageledger.operations.ledger_entries import readable_entry
     from usageledger.operations.skips import skip as skipped_input
 
     address = _address(place, topic)
     settings = connection(data)
     skipped = skipped_input(settings.kafka, settings.redis_url, settings.prefix, address, reason)
     if as_json:
-        terminal.print_json(readable(skipped))
+        terminal.print_json(readable_entry(skipped))
         return
     entry = skipped.entry
     about = f" of account {entry.account}" if entry.account else ""

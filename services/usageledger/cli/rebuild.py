@@ -39,7 +39,7 @@ def rebuild(
     """
     from usageledger.log.reading import log_reader
     from usageledger.operations.errors import OperatorError
-    from usageledger.operations.ledger_view import ledger_partitions
+    from usageledger.operations.ledger_entries import ledger_partitions
     from usageledger.operations.rebuilds import rebuild as rebuilt_view
 
     if everything == bool(partitions):

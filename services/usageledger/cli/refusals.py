@@ -70,9 +70,9 @@ def resend(
     unknown_plan or unknown_account. What has been accepted since is left out.
     """
     from usageledger.log.reading import log_reader
-    from usageledger.operations.ledger_view import ledger_partitions
+    from usageledger.operations.ledger_entries import ledger_partitions
+    from usageledger.operations.record_sender import kafka_connector, send_records
     from usageledger.operations.refusals import CAN_CHANGE, original_records, to_send_again
-    from usageledger.operations.sending import kafka_connector, send_records
     from usageledger.operations.topics import is_importing
 
     if not (account or reasons or everything):
@@ -96,7 +96,7 @@ def resend(
 
 def _refused(data: Path | None, account: str | None) -> list[RefusedInput]:
     from usageledger.log.reading import log_reader
-    from usageledger.operations.ledger_view import ledger_entries
+    from usageledger.operations.ledger_entries import ledger_entries
     from usageledger.operations.refusals import refused_inputs
 
     settings = connection(data)

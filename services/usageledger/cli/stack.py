@@ -191,7 +191,8 @@ def wait_idle(
 
     Gives up when nothing moves for two minutes.
     """
-    from usageledger.operations.idleness import STALLED_AFTER_S, lag_reader, wait_until_idle
+    from usageledger.operations.idleness import STALLED_AFTER_S, wait_until_idle
+    from usageledger.operations.lags import lag_reader
 
     settings = connection(data)
     telling = _Telling()
@@ -306,7 +307,7 @@ def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[Parti
     from usageledger.counters.view import ViewError
     from usageledger.local.gateway_place import history_file
     from usageledger.operations.errors import OperatorError
-    from usageledger.operations.idleness import history_lag, lag_reader, service_lags
+    from usageledger.operations.lags import history_lag, lag_reader, service_lags
     from usageledger.operations.partition_states import partition_states
 
     try:

@@ -19,7 +19,7 @@ from usageledger.ledger.adoption import adopted_catalogs
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
-from usageledger.operations.idleness import LookAtLags
+from usageledger.operations.lags import LookAtLags
 from usageledger.operations.topics import MIB
 from usageledger.sdk.producer.events import format_time
 from usageledger.sdk.producer.publisher import Connect, PublishError

@@ -10,9 +10,9 @@ from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import LedgerEntry
 from usageledger.log.reading import LogReader, entries_in
 from usageledger.log.topics import Topics
-from usageledger.operations.idleness import LookAtLags
-from usageledger.operations.ledger_view import ledger_partitions
-from usageledger.operations.lines import OutgoingRecord, outgoing_records
+from usageledger.operations.event_file import OutgoingRecord, outgoing_records
+from usageledger.operations.lags import LookAtLags
+from usageledger.operations.ledger_entries import ledger_partitions
 from usageledger.sdk.producer.events import Event, encode
 
 POLL_S = 0.1

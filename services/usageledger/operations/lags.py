@@ -1,25 +1,34 @@
-"""How far the processor and the limits consumer are behind, partition by partition."""
+"""How far each partition of a ledger is behind: what is still to decide and still to announce."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+from usageledger.counters.connection import connect_blocking
 from usageledger.counters.owner_reports import OwnerReport, read_reports
 from usageledger.counters.reading import read_heads
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
-from usageledger.log.reading import LogReader
+from usageledger.history.reading import HistoryAbsent, reach_of
+from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics, limits_group
+from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.ledger_entries import ledger_partitions
 
 What = Literal["usage", "account", "catalog", "limits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Records of one ledger partition that wait: to be decided (of ``usage``, ``account``,
-    ``catalog``) or to be announced (``limits``).
+    """Records that wait in one ledger partition.
+
+    ``what`` says for what: to be decided (``usage``, ``account``, ``catalog``) or to be announced
+    (``limits``).
     """
 
     what: What
@@ -29,18 +38,15 @@ class Lag:
     def __str__(self) -> str:
         records = f"{self.records:,} record{'' if self.records == 1 else 's'}"
         if self.what == "limits":
-            return (
-                f"limit events: partition {self.partition} has {records} of the ledger still to "
-                "announce"
-            )
+            return f"limit events: partition {self.partition} has {records} still to announce"
         return f"{self.what}: partition {self.partition} has {records} still to decide"
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerLags:
-    """All lags of a ledger at one look.
+    """All lags of a ledger, seen in one look.
 
-    ``ends`` are the end offsets that they were reckoned from.
+    ``ends`` are the end offsets that they were computed from, by topic and partition.
     """
 
     lags: tuple[Lag, ...]
@@ -53,16 +59,17 @@ class LedgerLags:
 
     @property
     def waiting(self) -> list[Lag]:
-        """What waits, the longest queue first."""
+        """The lags above 0, the longest first."""
         return sorted((lag for lag in self.lags if lag.records > 0), key=lambda lag: -lag.records)
 
     def records(self, *what: What) -> int:
-        """How many records wait for this."""
+        """How many records wait for one of these."""
         return sum(lag.records for lag in self.lags if lag.what in what)
 
     def beyond(self, topic: str, reached: Mapping[int, int]) -> int:
-        """How many records of a topic lie beyond these offsets of its partitions, for who goes by
-        none of the lags above.
+        """How many records of a topic are at or after ``reached``, an offset for each partition.
+
+        For a reader of the log that none of the lags is about, such as the history.
         """
         return sum(
             max(0, end - reached.get(partition, 0))
@@ -71,8 +78,11 @@ class LedgerLags:
         )
 
 
+LookAtLags = Callable[[], LedgerLags]
+
+
 class LagReader:
-    """Looks at one ledger's lags, again and again. Raises ViewError, kafka-python's errors."""
+    """Reads one ledger's lags, as often as it is asked. Raises ViewError, kafka-python's errors."""
 
     def __init__(
         self, reader: LogReader, redis: Any, connect_admin: Callable[[], Any], prefix: str
@@ -88,8 +98,8 @@ class LagReader:
     def look(self) -> LedgerLags:
         """The lags now.
 
-        What is derived is read after what it is derived from, so a lag of 0 says that all of it has
-        been dealt with.
+        End offsets are read before the progress that is subtracted from them. So a lag of 0 means
+        that every record up to that end has been handled.
         """
         topics, partitions = self._topics, range(self._count)
         inputs = self._reader.end_offsets(
@@ -102,27 +112,23 @@ class LagReader:
         for partition in partitions:
             stored = heads[partition]
             head = Head(ledger="") if stored is None else decode_head(stored.value)
-            lags += _lags_behind(head, partition, topics, inputs)
-            lags.append(
-                Lag(
-                    "limits",
-                    partition,
-                    max(0, ledger[topics.ledger, partition] - announced.get(partition, 0)),
-                )
-            )
+            lags += _undecided(head, partition, topics, inputs)
+            unannounced = ledger[topics.ledger, partition] - announced.get(partition, 0)
+            lags.append(Lag("limits", partition, max(0, unannounced)))
         return LedgerLags(tuple(lags), inputs | ledger)
 
     def owner_reports(self) -> dict[int, OwnerReport | None]:
-        """What the owner of each partition says of it."""
+        """What the owner of each partition reports; None where a partition has no owner."""
         return read_reports(self._redis, self._prefix, range(self._count))
 
     def close(self) -> None:
-        """Let go of the admin client."""
+        """Close the admin client."""
         self._admin.close()
 
     def announced(self) -> dict[int, int]:
-        """Up to where each ledger partition is announced: what the limits consumer has
-        committed.
+        """The offset up to which each ledger partition is announced, as the limits consumer has it.
+
+        Empty while the consumer group's coordinator does not answer.
         """
         from kafka.errors import (
             CoordinatorLoadInProgressError,
@@ -134,20 +140,62 @@ class LagReader:
         try:
             offsets = self._admin.list_group_offsets(group)[group]
         except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
-            # A broker that has just started, or one that no longer leads. kafka-python 3.0.12
-            # remembers for good who a group's coordinator was, so only a new client asks another.
-            # Until the next look nothing is known to be announced.
+            # The broker has just started, or is no longer the group's coordinator. kafka-python
+            # 3.0.12 never forgets which broker that was, so only a new client finds another one.
+            # Until the next look nothing counts as announced.
             self._admin.close()
             self._admin = self._connect_admin()
             return {}
         return {
-            place.partition: int(found.offset)
-            for place, found in offsets.items()
-            if place.topic == self._topics.ledger
+            partition.partition: int(found.offset)
+            for partition, found in offsets.items()
+            if partition.topic == self._topics.ledger
         }
 
 
-def _lags_behind(
+@contextmanager
+def lag_reader(
+    kafka: str, redis_url: str, prefix: str, *, timeout_ms: int = 30_000
+) -> Iterator[LagReader]:
+    """A lag reader with connections of its own.
+
+    Raises OperatorError where there is no ledger, or no broker answers within ``timeout_ms``.
+    """
+    redis = connect_blocking(redis_url)
+    try:
+        connect_admin = partial(admin_client, kafka, timeout_ms=timeout_ms)
+        with log_reader(kafka) as reader:
+            ledger_partitions(reader, prefix)
+            with closing(LagReader(reader, redis, connect_admin, prefix)) as lags:
+                yield lags
+    finally:
+        redis.close()
+
+
+def service_lags(lags: LedgerLags) -> dict[str, int | None]:
+    """How many records each service of the stack has still to handle; None for the servers."""
+    return {
+        "kafka": None,
+        "redis": None,
+        "processor": lags.records("usage", "account", "catalog"),
+        "limits": lags.records("limits"),
+    }
+
+
+def history_lag(lags: LedgerLags, prefix: str, history: Path) -> int | None:
+    """How many ledger records this ``history.db`` does not hold yet; None where there is none.
+
+    The ledger counts as idle whatever this lag is: the history decides nothing, and every page of
+    it says how far it reaches.
+    """
+    try:
+        reached = reach_of(history)
+    except HistoryAbsent:
+        return None
+    return lags.beyond(Topics(prefix).ledger, reached)
+
+
+def _undecided(
     head: Head, partition: int, topics: Topics, ends: Mapping[tuple[str, int], int]
 ) -> Iterable[Lag]:
     yield Lag("usage", partition, max(0, ends[topics.usage, partition] - head.usage_next))

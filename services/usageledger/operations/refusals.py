@@ -14,7 +14,7 @@ from usageledger.domain.refusal import Refusal
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import LogReader
 from usageledger.log.topics import Topics
-from usageledger.operations.lines import Input, OutgoingRecord
+from usageledger.operations.event_file import Input, OutgoingRecord
 
 CAN_CHANGE = tuple(
     refusal.value

@@ -16,7 +16,7 @@ from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
-from usageledger.operations.ledger_view import ledger_partitions
+from usageledger.operations.ledger_entries import ledger_partitions
 from usageledger.operations.topics import is_importing
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped

@@ -10,8 +10,8 @@ from kafka import TopicPartition
 from kafka.errors import NotCoordinatorError
 
 from usageledger.log.topics import Topics
-from usageledger.operations.idleness import service_lags, wait_until_idle
-from usageledger.operations.lags import Lag, LagReader, LedgerLags
+from usageledger.operations.idleness import wait_until_idle
+from usageledger.operations.lags import Lag, LagReader, LedgerLags, service_lags
 
 IDLE = LedgerLags((Lag("usage", 0, 0), Lag("limits", 0, 0)), {("usage", 0): 5})
 IDLE_WITH_MORE = LedgerLags(IDLE.lags, {("usage", 0): 6})
@@ -92,7 +92,7 @@ def test_the_longest_queue_is_named_first() -> None:
     assert [str(lag) for lag in lags.waiting] == [
         "account: partition 3 has 2,000 records still to decide",
         "usage: partition 0 has 1 record still to decide",
-        "limit events: partition 2 has 1 record of the ledger still to announce",
+        "limit events: partition 2 has 1 record still to announce",
     ]
 
 

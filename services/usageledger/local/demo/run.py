@@ -31,7 +31,8 @@ from usageledger.local.stack import Addresses, Stack
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
-from usageledger.operations.idleness import lag_reader, wait_until_idle
+from usageledger.operations.idleness import wait_until_idle
+from usageledger.operations.lags import lag_reader
 
 SPEED = 140.0
 """How many seconds of the trace go by in one: its hour takes 25."""

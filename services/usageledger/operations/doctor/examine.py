@@ -33,8 +33,8 @@ from usageledger.operations.doctor.ledger_checks import (
 )
 from usageledger.operations.doctor.redis_checks import redis_findings
 from usageledger.operations.errors import OperatorError
-from usageledger.operations.idleness import lag_reader
 from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.lags import lag_reader
 from usageledger.operations.partition_states import partition_states
 from usageledger.operations.waiting import is_true_within
 

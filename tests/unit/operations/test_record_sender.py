@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from usageledger.operations.lines import Input, OutgoingRecord
-from usageledger.operations.sending import RECORD_BYTES_MAX, Sender, SendingFailed, send_records
+from usageledger.operations.event_file import Input, OutgoingRecord
+from usageledger.operations.record_sender import (
+    RECORD_BYTES_MAX,
+    Sender,
+    SendingFailed,
+    send_records,
+)
 from usageledger.sdk.producer.publisher import Blame, Done, PublishError
 
 

@@ -14,7 +14,7 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection
 
 if TYPE_CHECKING:
-    from usageledger.operations.sending import SendReport
+    from usageledger.operations.record_sender import SendReport
 
 NOT_SENT_SHOWN = 20
 
@@ -40,9 +40,9 @@ def send(
     it counts as late.
     """
     from usageledger.log.reading import log_reader
-    from usageledger.operations.ledger_view import ledger_partitions
-    from usageledger.operations.lines import outgoing_records
-    from usageledger.operations.sending import kafka_connector, send_records
+    from usageledger.operations.event_file import outgoing_records
+    from usageledger.operations.ledger_entries import ledger_partitions
+    from usageledger.operations.record_sender import kafka_connector, send_records
     from usageledger.operations.topics import is_importing
 
     settings = connection(data)
@@ -80,7 +80,7 @@ class _Lines:
 
 
 def _print(report: SendReport, as_json: bool) -> None:
-    from usageledger.operations.lines import NO_EVENT
+    from usageledger.operations.event_file import NO_EVENT
 
     by_type = dict(sorted(report.sent.items()))
     if as_json:

@@ -20,7 +20,7 @@ from typing import Protocol
 from usageledger.log.packing import BATCH_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
-from usageledger.operations.lines import Input, OutgoingRecord
+from usageledger.operations.event_file import Input, OutgoingRecord
 from usageledger.operations.topics import MIB
 from usageledger.sdk.producer.publisher import Done, PublishError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from usageledger.ledger.partitioning import partition_of
-from usageledger.operations.lines import NO_EVENT, OutgoingRecord, outgoing_records
+from usageledger.operations.event_file import NO_EVENT, OutgoingRecord, outgoing_records
 
 PARTITIONS = 8
 

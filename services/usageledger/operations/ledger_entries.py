@@ -1,6 +1,4 @@
-"""The ledger's entries as apps and people read them: in the ledger's order, credits as decimal
-strings.
-"""
+"""The ledger's entries for apps and people: in the ledger's order, with credits as decimals."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ _AMOUNTS = frozenset(
 
 
 def ledger_partitions(reader: LogReader, prefix: str, account: str | None = None) -> list[int]:
-    """The partitions of a ledger, or the one that an account lives in.
+    """The partitions of a ledger, or the one that an account belongs to.
 
     Raises OperatorError where there is no such ledger.
     """
@@ -40,8 +38,7 @@ def ledger_partitions(reader: LogReader, prefix: str, account: str | None = None
 def ledger_entries(
     reader: LogReader, prefix: str, account: str | None = None
 ) -> Iterator[SealedEntry]:
-    """The valid entries that lie in the ledger now, of all accounts or of one: one partition after
-    the other, each in its order.
+    """The ledger's valid entries now, of all accounts or of one, partition after partition.
 
     Raises OperatorError, LogUnreadable, NotAnEntry.
     """
@@ -57,7 +54,7 @@ def ledger_entries(
 
 
 def newest(entries: Iterable[SealedEntry], count: int) -> list[SealedEntry]:
-    """The last ``count`` entries by the ledger's time, in that order."""
+    """The last ``count`` entries by the ledger's time, the newest last."""
     return heapq.nlargest(
         count,
         entries,
@@ -65,10 +62,8 @@ def newest(entries: Iterable[SealedEntry], count: int) -> list[SealedEntry]:
     )[::-1]
 
 
-def readable(sealed: SealedEntry) -> dict[str, Any]:
-    """An entry as plain JSON values: as it lies in the ledger, but with all amounts as decimal
-    strings of credits, and its hash.
-    """
+def readable_entry(sealed: SealedEntry) -> dict[str, Any]:
+    """An entry and its hash as JSON values, with every amount as a decimal string of credits."""
     plain = {"credits": 0} | msgspec.to_builtins(sealed.entry) | {"hash": sealed.hash}
     return {name: _in_credits(name, value) for name, value in plain.items()}
 

@@ -14,7 +14,7 @@ from usageledger.domain.head import Head
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.log.reading import LogReader
-from usageledger.operations.ledger_view import newest, readable
+from usageledger.operations.ledger_entries import newest, readable_entry
 from usageledger.operations.refusals import (
     CAN_CHANGE,
     original_records,
@@ -93,7 +93,7 @@ def test_every_amount_of_an_entry_is_shown_in_credits() -> None:
         "credits.granted", "g1", credits="12.5", reason="sorry", expires_at="2025-02-10T00:00:00Z"
     )
     (used,) = ledger.use("u1", quantity="6")
-    shown = readable(used)
+    shown = readable_entry(used)
     assert shown["credits"] == "192"
     assert shown["rate"]["credits"] == "32"
     assert shown["before"] == {
@@ -126,7 +126,7 @@ def test_amounts_deep_in_a_change_of_plan_are_shown_in_credits() -> None:
     ledger.tell("credits.granted", "g1", credits="12.5", reason="sorry")
     ledger.use("u1", quantity="7")
     (cancelled,) = ledger.tell("account.cancelled", "c1", effective="now")
-    change = readable(cancelled)["plan_change"]
+    change = readable_entry(cancelled)["plan_change"]
     assert change["settled"] == [["/s", "g1", "12.5"]]
     assert change["opens"]["allotment"] == "200"
 
@@ -135,7 +135,7 @@ def test_an_entry_that_charges_nothing_says_so() -> None:
     ledger = Ledger()
     ledger.use("u1")
     (duplicate,) = ledger.use("u1")
-    assert readable(duplicate)["credits"] == "0"
+    assert readable_entry(duplicate)["credits"] == "0"
 
 
 def test_the_newest_entries_come_in_the_ledgers_order() -> None:
