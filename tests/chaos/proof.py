@@ -26,7 +26,7 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.head import Head
-from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 from usageledger.ledger.limit_events import limit_events
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
@@ -287,7 +287,7 @@ def _every_limit_event_once(log: Log) -> Finding:
     for partition, entries in enumerate(log.entries):
         crossed = [message.value for sealed in entries for message in limit_events(sealed.entry)]
         seen: list[bytes] = []
-        last: Place | None = None
+        last: LimitAddress | None = None
         for record in log.limit_records[partition]:
             _, place = read_limit_event(record.value)
             if place.is_beyond(last):
@@ -309,7 +309,7 @@ def _every_limit_event_once(log: Log) -> Finding:
 def crossed_ids(log: Log) -> set[str]:
     """The ids of all limit events that there must be."""
     return {
-        message.place.id for sealed in log.all_entries() for message in limit_events(sealed.entry)
+        message.address.id for sealed in log.all_entries() for message in limit_events(sealed.entry)
     }
 
 

@@ -14,7 +14,7 @@ from kafka.admin import KafkaAdminClient
 
 from tests.worlds.limits_world import Ledger
 from usageledger.domain.chain import entry_at
-from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.limits import consumer
 from usageledger.limits.announcer import (
@@ -94,15 +94,15 @@ def values_in(kafka: str, topic: str, partition: int) -> list[bytes]:
         return [record.value or b"" for record in reader.read(topic, partition, 0, end)]
 
 
-def places_in(kafka: str, prefix: str, partition: int) -> list[Place]:
+def places_in(kafka: str, prefix: str, partition: int) -> list[LimitAddress]:
     """The places of the limit events of a partition, repeats included."""
     return [
         read_limit_event(value)[1] for value in values_in(kafka, Topics(prefix).limit, partition)
     ]
 
 
-def as_a_reader_sees(places: list[Place]) -> list[Place]:
-    seen: list[Place] = []
+def as_a_reader_sees(places: list[LimitAddress]) -> list[LimitAddress]:
+    seen: list[LimitAddress] = []
     for place in places:
         if place.is_beyond(seen[-1] if seen else None):
             seen.append(place)
@@ -232,7 +232,7 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(
             "the stop",
         )
         until(lambda: places_in(kafka, prefix, 1) == whole.places, "the other partition's events")
-        assert places_in(kafka, prefix, 0) == [Place(0, 1, 0, 1)]
+        assert places_in(kafka, prefix, 0) == [LimitAddress(0, 1, 0, 1)]
         assert not running.has_ended
     assert isinstance(running.error, PartitionsStopped)
     assert "offset 2" in str(running.error)

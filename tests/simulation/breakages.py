@@ -20,7 +20,7 @@ from tests.simulation.servers import SimulatedView
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.chain import unseal
 from usageledger.ledger import due_list, partition_book
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 from usageledger.ledger.records import LedgerError
 from usageledger.limits import announcer
 from usageledger.processor import catch_up, feed, owner
@@ -265,7 +265,7 @@ def announces_an_entry_again_from_its_first_crossing(patch: pytest.MonkeyPatch) 
     init = announcer.PartitionProgress.__init__
 
     def behind(
-        self: Any, partition: int, announced: Place | None, announced_before: int = 0
+        self: Any, partition: int, announced: LimitAddress | None, announced_before: int = 0
     ) -> None:
         init(self, partition, announced, announced_before)
         if announced is not None:

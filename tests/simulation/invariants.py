@@ -20,9 +20,9 @@ from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head
 from usageledger.domain.identity import IDENTITY_LIFE
 from usageledger.domain.renewal import state_at
-from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage, limit_events
-from usageledger.ledger.partition_book import Changes, asked_for_by
+from usageledger.ledger.partition_book import Changes, group_key
 from usageledger.ledger.records import Record
 from usageledger.processor.catch_up import view_change
 
@@ -95,8 +95,8 @@ class PartitionOracle:
         try:
             for sealed in self.replay.verified(records):
                 entry, entries = sealed.entry, entries + 1
-                if asked_for_by(sealed) != asked_for:
-                    asked_for = asked_for_by(sealed)
+                if group_key(sealed) != asked_for:
+                    asked_for = group_key(sealed)
                     self._begin_group(entry)
                 self.limits.expect(limit_events(entry))
                 if entry.account and entry.kind not in ("refusal", "duplicate"):
@@ -286,14 +286,14 @@ class LimitsReader:
         self.expected: list[LimitMessage] = []
         self.announced = 0
         self.repeats = 0
-        self._index: dict[Place, int] = {}
-        self.seen: Place | None = None
+        self._index: dict[LimitAddress, int] = {}
+        self.seen: LimitAddress | None = None
         self._blocked: dict[str, bool] = {}
 
     def expect(self, messages: Sequence[LimitMessage]) -> None:
         """These are to be announced next, for their entry lies in the ledger."""
         for message in messages:
-            self._index[message.place] = len(self.expected)
+            self._index[message.address] = len(self.expected)
             self.expected.append(message)
 
     def read(self, value: bytes) -> None:
@@ -309,7 +309,7 @@ class LimitsReader:
             self.repeats += 1
             return
         if index != self.announced:
-            due = self.expected[self.announced].place.id
+            due = self.expected[self.announced].address.id
             raise Broken(
                 "each crossing is announced once, in order", f"{place.id} comes where {due} was due"
             )

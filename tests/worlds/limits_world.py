@@ -12,7 +12,7 @@ from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.domain.entry import Crossing, EventReference, Figures, LedgerEntry, PeriodReference
 from usageledger.domain.head import Head
-from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
 from usageledger.limits.announcer import Announcer, Assignment, Unavailable
@@ -51,7 +51,7 @@ class Ledger:
     def __init__(self, partition: int = 0) -> None:
         self.partition = partition
         self.records: list[Record] = []
-        self.places: list[Place] = []
+        self.places: list[LimitAddress] = []
         """What is to be announced, in order."""
         self._head = Head(ledger="5f0c61a2")
 
@@ -75,7 +75,7 @@ class Ledger:
         )
         (sealed,), self._head = seal([draft], self._head, self.partition)
         self.places += [
-            Place(self.partition, sealed.entry.offset, index, len(kinds))
+            LimitAddress(self.partition, sealed.entry.offset, index, len(kinds))
             for index in range(len(kinds))
         ]
         return self._put(sealed.value)
@@ -132,11 +132,11 @@ class World:
             announcer.step()
             self.now_s += 1.0
 
-    def seen_by_a_reader(self, partition: int = 0) -> list[Place]:
+    def seen_by_a_reader(self, partition: int = 0) -> list[LimitAddress]:
         """What a reader makes of the limit events: it drops what is not beyond the last one that it
         has seen.
         """
-        seen: list[Place] = []
+        seen: list[LimitAddress] = []
         for value in self.limit_events[partition]:
             _, place = read_limit_event(value)
             if place.is_beyond(seen[-1] if seen else None):

@@ -230,8 +230,8 @@ class _LimitCheck:
                 self.awaited += 1
             elif written != message.value:
                 raise Difference(
-                    f"limit event {message.place.id}: {written!r} was written, the ledger makes it "
-                    f"{message.value!r}"
+                    f"limit event {message.address.id}: {written!r} was written, but the ledger "
+                    f"makes it {message.value!r}"
                 )
             else:
                 self.compared += 1

@@ -1,9 +1,7 @@
-"""The place of a limit event: the ledger entry it announces, and which of that entry's crossings.
+"""The address of a limit event: the ledger entry it announces, and which of the entry's crossings.
 
-Needs the standard library alone.
-
-Places of one partition grow with its ledger, so a reader that has seen one knows that whatever is
-not beyond it is a repeat.
+Needs the standard library alone. The addresses of one partition grow with its ledger. A reader that
+remembers the last one therefore knows that every event not beyond it is a repeat.
 """
 
 from __future__ import annotations
@@ -14,8 +12,10 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """``offset`` is that of the entry in its partition of the ledger; ``index`` counts its
+class LimitAddress:
+    """Where a limit event comes from.
+
+    ``offset`` is that of the entry in its partition of the ledger. ``index`` numbers the entry's
     ``crossings`` from 0.
     """
 
@@ -29,7 +29,7 @@ class Place:
         """The id of the limit event: the same each time that it is announced."""
         return f"{self.partition}-{self.offset}-{self.index}"
 
-    def is_beyond(self, other: Place | None) -> bool:
+    def is_beyond(self, other: LimitAddress | None) -> bool:
         """Whether this comes after ``other`` (of the same partition) in the ledger.
 
         Everything comes after None.
@@ -37,36 +37,36 @@ class Place:
         return other is None or (self.offset, self.index) > (other.offset, other.index)
 
 
-FIELDS = tuple(field.name for field in fields(Place))
+FIELDS = tuple(field.name for field in fields(LimitAddress))
 
 
 class NotALimitEvent(ValueError):
     """A value is no limit event. The message says what is wrong with it."""
 
 
-def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], Place]:
-    """Read the value of a record of ``limit.events``: the CloudEvent, and its place.
+def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], LimitAddress]:
+    """Read the value of a record of ``limit.events``: the CloudEvent and its address.
 
     Raises NotALimitEvent.
     """
     try:
         event = json.loads(value or b"")
         entry = event["data"]["entry"]
-        place = Place(*(_whole(entry, name) for name in FIELDS))
+        address = LimitAddress(*(_whole_number(entry, name) for name in FIELDS))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotALimitEvent(f"not a limit event ({type(error).__name__}: {error})") from None
-    if event.get("id") != place.id:
+    if event.get("id") != address.id:
         raise NotALimitEvent(
-            f"the id {event.get('id')!r} is not that of the entry it names ({place.id})"
+            f"the id {event.get('id')!r} is not that of the entry it names ({address.id})"
         )
-    if not 0 <= place.index < place.crossings:
-        raise NotALimitEvent(f"it names crossing {place.index} of {place.crossings}")
+    if not 0 <= address.index < address.crossings:
+        raise NotALimitEvent(f"it names crossing {address.index} of {address.crossings}")
     if not (isinstance(event.get("type"), str) and isinstance(event["data"].get("account"), str)):
         raise NotALimitEvent("its type and data.account are text")
-    return event, place
+    return event, address
 
 
-def _whole(entry: dict[str, Any], name: str) -> int:
+def _whole_number(entry: dict[str, Any], name: str) -> int:
     number = entry[name]
     if type(number) is not int or number < 0:
         raise NotALimitEvent(f"data.entry.{name} is a whole number, not {number!r}")

@@ -1,4 +1,4 @@
-"""From a ledger entry to the limit events that it makes: pure, and the same bytes each time."""
+"""From a ledger entry to the limit events that announce it: pure, and always the same bytes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import msgspec
 
 from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import Crossing, LedgerEntry
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 
 SOURCE = "/usageledger/limits"
 
 
 class LimitMessage(NamedTuple):
-    """One limit event as its record holds it, for the ledger's own partition number."""
+    """The record of one limit event. Its partition has the same number as the ledger's."""
 
-    place: Place
+    address: LimitAddress
     key: bytes
     value: bytes
 
@@ -26,31 +26,32 @@ _encoder = msgspec.json.Encoder()
 
 
 def limit_events(entry: LedgerEntry) -> list[LimitMessage]:
-    """What a valid, sealed entry announces: an event for each of its crossings, in their order.
+    """The limit events of a valid, sealed entry: one for each of its crossings, in their order.
 
-    Most entries announce nothing.
+    Most entries have none.
     """
+    crossings = entry.crossings
     return [
-        _message(entry, crossing, Place(entry.partition, entry.offset, index, len(entry.crossings)))
-        for index, crossing in enumerate(entry.crossings)
+        _message(entry, crossing, LimitAddress(entry.partition, entry.offset, n, len(crossings)))
+        for n, crossing in enumerate(crossings)
     ]
 
 
-def _message(entry: LedgerEntry, crossing: Crossing, place: Place) -> LimitMessage:
+def _message(entry: LedgerEntry, crossing: Crossing, address: LimitAddress) -> LimitMessage:
     event = {
         "specversion": "1.0",
         "type": crossing.type,
         "source": SOURCE,
-        "id": place.id,
+        "id": address.id,
         "subject": entry.account,
         "time": entry.appended_at,
         "datacontenttype": "application/json",
-        "data": _data(entry, crossing, place),
+        "data": _data(entry, crossing, address),
     }
-    return LimitMessage(place, entry.account.encode(), _encoder.encode(event))
+    return LimitMessage(address, entry.account.encode(), _encoder.encode(event))
 
 
-def _data(entry: LedgerEntry, crossing: Crossing, place: Place) -> dict[str, object]:
+def _data(entry: LedgerEntry, crossing: Crossing, address: LimitAddress) -> dict[str, object]:
     figures, event = crossing.figures, entry.event
     return {
         "account": entry.account,
@@ -69,7 +70,7 @@ def _data(entry: LedgerEntry, crossing: Crossing, place: Place) -> dict[str, obj
         "crossed_by": None
         if event is None
         else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
-        "entry": asdict(place),
+        "entry": asdict(address),
     }
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from usageledger.domain.chain import NotAnEntry, entry_at
-from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.ledger.records import Record
 
@@ -154,7 +154,9 @@ class PartitionProgress:
     ``announced_before``: what lies there was announced, though the log of limit events has nothing.
     """
 
-    def __init__(self, partition: int, announced: Place | None, announced_before: int = 0) -> None:
+    def __init__(
+        self, partition: int, announced: LimitAddress | None, announced_before: int = 0
+    ) -> None:
         self.partition = partition
         self._announced_before = announced_before
         self.next_offset = 0 if announced is None else announced.offset
@@ -213,7 +215,7 @@ class PartitionProgress:
                 f"{record.offset}, which has {len(messages)}: these limit events are of another "
                 "ledger"
             )
-        return [message for message in messages if message.place.is_beyond(announced)]
+        return [message for message in messages if message.address.is_beyond(announced)]
 
 
 class Announcer:
@@ -420,7 +422,7 @@ class _Wait:
     detail: str = "not yet looked at"
 
 
-def _place_of(last: Record, partition: int) -> Place:
+def _place_of(last: Record, partition: int) -> LimitAddress:
     try:
         _, place = read_limit_event(last.value)
         if place.partition != partition:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.log.topics import Topics
 
 POLL_MS = 200
@@ -37,7 +37,7 @@ def tail(
     )
     try:
         _assign(consumer, topic, from_beginning)
-        seen: dict[int, Place] = {}
+        seen: dict[int, LimitAddress] = {}
         last_event_s = time.monotonic()
         while until_idle_s is None or time.monotonic() - last_event_s < until_idle_s:
             for records in consumer.poll(timeout_ms=POLL_MS).values():
@@ -62,7 +62,7 @@ def _assign(consumer: Any, topic: str, from_beginning: bool) -> None:
         consumer.seek(place, offsets[place])
 
 
-def _new_event(record: Any, seen: dict[int, Place]) -> dict[str, Any] | None:
+def _new_event(record: Any, seen: dict[int, LimitAddress]) -> dict[str, Any] | None:
     try:
         event, place = read_limit_event(record.value)
     except NotALimitEvent as error:

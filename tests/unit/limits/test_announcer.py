@@ -14,7 +14,7 @@ import pytest
 from kafka.cluster import ClusterMetadata
 
 from tests.worlds.limits_world import Fate, Ledger, World
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 from usageledger.limits.announcer import LimitsError, PartitionsStopped
 from usageledger.log.assignor import KnownPartitionsAssignor
 
@@ -203,7 +203,7 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_no_other() -> None:
     world = World(broken, a_ledger(1))
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.seen_by_a_reader(0) == [Place(0, 1, 0, 1)]
+    assert world.seen_by_a_reader(0) == [LimitAddress(0, 1, 0, 1)]
     assert world.seen_by_a_reader(1) == world.ledgers[1].places
     assert announcer.health()[0].state == "stopped" and "offset 2" in announcer.health()[0].detail
     assert announcer.health()[1].state == "announcing"

@@ -16,7 +16,7 @@ from usageledger.gateway.dependencies import AccountPath, Needs, Parts, still_le
 from usageledger.gateway.problems import problems
 from usageledger.gateway.streams.account_streams import Client, Streams
 from usageledger.gateway.streams.limit_store import before_all
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 
 router = APIRouter(tags=["limit events"])
 
@@ -88,7 +88,7 @@ async def stream_account(
 class _AccountStream(EventSourceResponse):
     """The stream of one client, which is forgotten however it ends."""
 
-    def __init__(self, streams: Streams, client: Client, after: Place, remark: str) -> None:
+    def __init__(self, streams: Streams, client: Client, after: LimitAddress, remark: str) -> None:
         super().__init__(
             _begun(remark, after, streams.messages(client, after)),
             ping=KEEP_ALIVE_S,
@@ -108,7 +108,9 @@ class _AccountStream(EventSourceResponse):
             self._streams.close(self._client)
 
 
-async def _begun(remark: str, after: Place, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _begun(
+    remark: str, after: LimitAddress, messages: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
     """A stream from its beginning.
 
     An id without data is what a client comes again with that has heard of no limit event until
@@ -120,7 +122,7 @@ async def _begun(remark: str, after: Place, messages: AsyncIterator[bytes]) -> A
         yield message
 
 
-def _resumed(last_event_id: str | None, partition: int) -> tuple[Place | None, str]:
+def _resumed(last_event_id: str | None, partition: int) -> tuple[LimitAddress | None, str]:
     """Where to go on, and what is said of it."""
     if not last_event_id:
         return None, "limit events from now on"
@@ -133,4 +135,4 @@ def _resumed(last_event_id: str | None, partition: int) -> tuple[Place | None, s
     if found[2] is None:
         return before_all(partition), "limit events from the first one on"
     offset, index = int(found[2]), int(found[3])
-    return Place(partition, offset, index, index + 1), f"limit events after {last_event_id}"
+    return LimitAddress(partition, offset, index, index + 1), f"limit events after {last_event_id}"

@@ -33,7 +33,7 @@ from usageledger.gateway.metrics import STREAMS, STREAMS_CUT
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 
 POLL_S = 0.25
 ACCOUNTS_PER_CALL = 500
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 class Waiting(NamedTuple):
     """A limit event that is to be sent."""
 
-    place: Place
+    place: LimitAddress
     message: bytes
 
 
@@ -238,7 +238,7 @@ class Streams:
         for client in self._clients():
             client.cut("stopping", b"")
 
-    async def messages(self, client: Client, after: Place | None) -> AsyncIterator[bytes]:
+    async def messages(self, client: Client, after: LimitAddress | None) -> AsyncIterator[bytes]:
         """What is sent to a client, until it or the gateway ends.
 
         ``after``: the last limit event that it has seen.
@@ -291,7 +291,7 @@ class Streams:
                     self.check_some()
                     poll_at_s = loop.time() + POLL_S
 
-    async def _missed(self, account: str, after: Place | None) -> AsyncIterator[Waiting]:
+    async def _missed(self, account: str, after: LimitAddress | None) -> AsyncIterator[Waiting]:
         while after is not None:
             found = await self._thread.run(self._limits.after, account, after, REPLAY_AT_ONCE)
             for place, type_, value in found:
@@ -416,7 +416,7 @@ def block_in(event: bytes) -> Block:
     return Block(datetime.fromisoformat(told["time"]), told["data"]["reason"])
 
 
-def limit_message(place: Place, type_: str, value: bytes) -> bytes:
+def limit_message(place: LimitAddress, type_: str, value: bytes) -> bytes:
     """A limit event as a stream sends it."""
     return ServerSentEvent(value.decode(), event=type_, id=place.id, sep="\n").encode()
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.deliveries import add_deliveries
-from usageledger.ledger.limit_address import Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 
 KEPT_FOR = timedelta(days=35)
 """For how long a stream can resume, counted from when the event was announced."""
@@ -40,7 +40,7 @@ class Position(NamedTuple):
 
     next_offset: int
     last_record: str
-    place: Place
+    place: LimitAddress
 
 
 class LimitRecord(NamedTuple):
@@ -48,7 +48,7 @@ class LimitRecord(NamedTuple):
 
     offset: int
     announced_ms: int
-    place: Place
+    place: LimitAddress
     type: str
     account: str
     time: str
@@ -81,9 +81,9 @@ def limit_record(offset: int, timestamp_ms: int, value: bytes | None) -> LimitRe
     )
 
 
-def before_all(partition: int) -> Place:
+def before_all(partition: int) -> LimitAddress:
     """The place before the first limit event of a partition."""
-    return Place(partition, 0, -1, 0)
+    return LimitAddress(partition, 0, -1, 0)
 
 
 class LimitStore:
@@ -97,9 +97,9 @@ class LimitStore:
         """How far each partition was followed; none is named of which nothing was."""
         with self._turn:
             rows = self._store.execute("SELECT * FROM limit_positions").fetchall()
-        return {row[0]: Position(row[1], row[2], Place(row[0], *row[3:])) for row in rows}
+        return {row[0]: Position(row[1], row[2], LimitAddress(row[0], *row[3:])) for row in rows}
 
-    def last_place(self, partition: int) -> Place:
+    def last_place(self, partition: int) -> LimitAddress:
         """The last limit event that was taken of a partition; if there was none, a place that every
         one is beyond.
         """
@@ -143,7 +143,9 @@ class LimitStore:
             store.executemany(_MOVE, moves)
         return new
 
-    def after(self, account: str, place: Place, limit: int = 200) -> list[tuple[Place, str, bytes]]:
+    def after(
+        self, account: str, place: LimitAddress, limit: int = 200
+    ) -> list[tuple[LimitAddress, str, bytes]]:
         """The account's events beyond a place, the oldest first, at most ``limit``: place, type,
         event.
         """
@@ -157,7 +159,11 @@ class LimitStore:
                 query, (account, place.partition, place.offset, place.index, limit)
             ).fetchall()
         return [
-            (Place(place.partition, row[0], row[1], row[1] + 1), json.loads(row[2])["type"], row[2])
+            (
+                LimitAddress(place.partition, row[0], row[1], row[1] + 1),
+                json.loads(row[2])["type"],
+                row[2],
+            )
             for row in rows
         ]
 

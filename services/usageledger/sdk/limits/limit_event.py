@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from usageledger.ledger.limit_address import NotALimitEvent, Place
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent
 
 Kind = Literal["threshold", "reached", "cleared"]
 
@@ -183,9 +183,9 @@ class BlockedView:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocked: dict[str, bytes] = {}
-        self._last: dict[int, Place] = {}
+        self._last: dict[int, LimitAddress] = {}
 
-    def apply(self, event: Mapping[str, Any], place: Place, value: bytes) -> None:
+    def apply(self, event: Mapping[str, Any], place: LimitAddress, value: bytes) -> None:
         """Note what an event says, if it is beyond the last one seen of its partition.
 
         ``value`` is the event as its record holds it.
@@ -219,7 +219,7 @@ class BlockedView:
         with self._lock:
             return set(self._blocked)
 
-    def last_place(self, partition: int) -> Place | None:
+    def last_place(self, partition: int) -> LimitAddress | None:
         """The last place seen of a partition."""
         with self._lock:
             return self._last.get(partition)

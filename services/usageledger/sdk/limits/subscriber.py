@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.topics import Topics
 from usageledger.sdk.limits.limit_event import (
@@ -164,7 +164,7 @@ class LimitSubscriber:
         self._stop = threading.Event()
         self._handlers = Handlers(pause=self._stop.wait)
         self._starts: _Starts | None = None
-        self._handled: dict[int, Place] = {}
+        self._handled: dict[int, LimitAddress] = {}
         self._trouble = ""
         self._is_ready = threading.Event()
         self._has_view = False
@@ -339,9 +339,9 @@ class LimitSubscriber:
             else:
                 self._run_in_group(feed, self._group, self._starts)
 
-    def _build_view(self, feed: _Broadcast) -> dict[int, Place]:
+    def _build_view(self, feed: _Broadcast) -> dict[int, LimitAddress]:
         """Read what is there; return the last places of what had been announced at the start."""
-        known: dict[int, Place] = {}
+        known: dict[int, LimitAddress] = {}
         while not self._stop.is_set() and not feed.is_at_known_end():
             for record in feed.poll(POLL_MS):
                 self._view.apply(*_read(record), record.value)
@@ -472,7 +472,7 @@ class _Starts(NamedTuple):
     """
 
     offsets: Mapping[int, int]
-    places: Mapping[int, Place]
+    places: Mapping[int, LimitAddress]
 
 
 class _Shared:
@@ -485,7 +485,7 @@ class _Shared:
     """
 
     def __init__(
-        self, consumer: Any, topic: str, starts: _Starts, handled_here: dict[int, Place]
+        self, consumer: Any, topic: str, starts: _Starts, handled_here: dict[int, LimitAddress]
     ) -> None:
         self._consumer = consumer
         self._topic = topic
@@ -513,12 +513,12 @@ class _Shared:
             self._take_over(joined)
         return []
 
-    def is_new(self, place: Place) -> bool:
+    def is_new(self, place: LimitAddress) -> bool:
         """Whether the group has not handled it yet."""
         last = self._handled[place.partition].last
         return last is None or (place.offset, place.index) > last
 
-    def has_handled(self, record: Any, place: Place) -> None:
+    def has_handled(self, record: Any, place: LimitAddress) -> None:
         """Go on after this record."""
         if self.is_new(place):
             self._handled_here[place.partition] = place
@@ -615,7 +615,7 @@ def _open(consumer: Any) -> Iterator[Any]:
         consumer.close(autocommit=False, timeout_ms=COMMIT_TIMEOUT_MS)
 
 
-def _read(record: Any) -> tuple[dict[str, Any], Place]:
+def _read(record: Any) -> tuple[dict[str, Any], LimitAddress]:
     try:
         event, place = read_limit_event(record.value)
         if place.partition != record.partition:

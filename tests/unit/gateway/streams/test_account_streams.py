@@ -37,7 +37,7 @@ from usageledger.gateway.streams.account_streams import (
     Client,
     Streams,
 )
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.sdk.tokens import mint_account_token, split_key
 
@@ -111,7 +111,9 @@ class Counters(Accounts):
 class Listening:
     """A client, and what it has been sent."""
 
-    def __init__(self, streams: Streams, account: str = "acct", after: Place | None = None) -> None:
+    def __init__(
+        self, streams: Streams, account: str = "acct", after: LimitAddress | None = None
+    ) -> None:
         self.is_let_in = True
         self.client: Client = streams.open(account, lambda: self.is_let_in)
         self._messages: AsyncIterator[bytes] = streams.messages(self.client, after)
@@ -278,7 +280,7 @@ def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_wh
             take(world, 0, topic.crossing("limit.threshold"))
             assert (await quick.next())[0].startswith("0-")
         assert await slow.has_ended()
-        again = Listening(streams, after=Place(0, 41, 0, 1))
+        again = Listening(streams, after=LimitAddress(0, 41, 0, 1))
         assert [(await again.next())[0] for _ in range(WAITING_MAX - 41)] == [
             f"0-{number}-0" for number in range(42, WAITING_MAX + 1)
         ]
@@ -294,7 +296,7 @@ def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_tw
     take(world, 0, topic.crossing("limit.threshold", "limit.reached"))
 
     async def scenario() -> None:
-        listening = Listening(streams, after=Place(0, 0, 0, 2))
+        listening = Listening(streams, after=LimitAddress(0, 0, 0, 2))
         # The client is there, and nothing has been read for it yet: this is among what was missed,
         # and it is told of it as well.
         take(world, 0, topic.crossing("limit.cleared"))
@@ -348,7 +350,7 @@ def test_more_missed_events_than_are_read_at_once_come_all(world: GatewayWorld) 
     take(world, 0, [record for _ in range(450) for record in topic.crossing("limit.threshold")])
 
     async def scenario() -> list[str]:
-        listening = Listening(streams, after=Place(0, 9, 0, 1))
+        listening = Listening(streams, after=LimitAddress(0, 9, 0, 1))
         return [(await listening.next())[0] for _ in range(440)]
 
     assert asyncio.run(scenario()) == [f"0-{number}-0" for number in range(10, 450)]
@@ -557,9 +559,9 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
     [
         (None, None),
         ("", None),
-        ("0-1042-0", Place(0, 1042, 0, 1)),
-        ("0-1042-3", Place(0, 1042, 3, 4)),
-        ("0-none", Place(0, 0, -1, 0)),
+        ("0-1042-0", LimitAddress(0, 1042, 0, 1)),
+        ("0-1042-3", LimitAddress(0, 1042, 3, 4)),
+        ("0-none", LimitAddress(0, 0, -1, 0)),
         ("1-1042-0", None),
         ("1-none", None),
         ("garbage", None),
@@ -570,7 +572,7 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
     ],
 )
 def test_a_stream_resumes_after_an_id_of_its_partition_and_from_now_on_otherwise(
-    said: str | None, place: Place | None
+    said: str | None, place: LimitAddress | None
 ) -> None:
     found, remark = _resumed(said, 0)
     assert found == place

@@ -13,7 +13,7 @@ import pytest
 from tests.worlds.gateway_events import NOW_MS, Announced, Stores
 from usageledger.gateway.streams.limit_store import KEPT_FOR, LimitRecord
 from usageledger.gateway.webhooks.endpoints import Change, Wanted
-from usageledger.ledger.limit_address import Place
+from usageledger.ledger.limit_address import LimitAddress
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 URL = "https://app.example/hook"
@@ -74,14 +74,16 @@ def test_a_stream_goes_on_after_any_event_of_its_partition(stores: Stores) -> No
     def after(offset: int, index: int, limit: int = 10) -> list[str]:
         return [
             place.id
-            for place, _, _ in stores.limits.after("a", Place(3, offset, index, index + 1), limit)
+            for place, _, _ in stores.limits.after(
+                "a", LimitAddress(3, offset, index, index + 1), limit
+            )
         ]
 
     assert after(0, 0) == ["3-0-1", "3-2-0"]
     assert after(1, 0) == ["3-2-0"]
     assert after(2, 0) == []
     assert after(0, 0, limit=1) == ["3-0-1"]
-    assert [type_ for _, type_, _ in stores.limits.after("a", Place(3, 0, 0, 1))] == [
+    assert [type_ for _, type_, _ in stores.limits.after("a", LimitAddress(3, 0, 0, 1))] == [
         "limit.reached",
         "limit.cleared",
     ]
@@ -91,11 +93,11 @@ def test_what_is_old_is_let_go_of_by_when_it_was_announced(stores: Stores) -> No
     topic = Announced()
     old_ms = NOW_MS - int(KEPT_FOR.total_seconds() * 1_000) - 1
     stores.limits.take({0: topic.crossing("limit.reached", announced_ms=old_ms)}, NOW_MS)
-    assert stores.limits.after("acct", Place(0, 0, -1, 1)) == []
+    assert stores.limits.after("acct", LimitAddress(0, 0, -1, 1)) == []
     stores.limits.take({0: topic.crossing("limit.cleared", announced_ms=NOW_MS)}, NOW_MS)
     assert stores.limits.prune(NOW_MS) == 0
     assert stores.limits.prune(NOW_MS + int(KEPT_FOR.total_seconds() * 1_000) + 1) == 1
-    assert stores.limits.after("acct", Place(0, 0, -1, 1)) == []
+    assert stores.limits.after("acct", LimitAddress(0, 0, -1, 1)) == []
 
 
 def test_each_endpoint_has_one_delivery_of_each_event_that_it_wants(stores: Stores) -> None:

@@ -13,7 +13,7 @@ from tests.notation import Partition
 from tests.worlds.limits_world import Ledger
 from usageledger.contracts.examples import examples
 from usageledger.domain.chain import entry_at
-from usageledger.ledger.limit_address import NotALimitEvent, Place, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.ledger.limit_events import limit_events
 from usageledger.sdk.limits.limit_event import (
     RETRY_AFTER_S,
@@ -32,7 +32,7 @@ CLEARED: dict[str, Any] = examples()["limit.cleared"][0]
 THRESHOLD: dict[str, Any] = examples()["limit.threshold"][0]
 
 
-def announced_by(ledger: Ledger) -> list[tuple[dict[str, Any], Place, bytes]]:
+def announced_by(ledger: Ledger) -> list[tuple[dict[str, Any], LimitAddress, bytes]]:
     """What a view is given of each limit event."""
     sealed = [entry_at(record.offset, record.value) for record in ledger.records]
     messages = [message for one in sealed if one is not None for message in limit_events(one.entry)]
@@ -203,7 +203,7 @@ def test_a_kind_that_a_later_release_announces_is_passed_over() -> None:
         handlers.add(kind, lambda event: pytest.fail(f"called with {event}"))
     later = {**REACHED, "type": "limit.paused"}
     handlers.hand_over(later)
-    view.apply(later, Place(3, 1042, 1, 2), json.dumps(later).encode())
+    view.apply(later, LimitAddress(3, 1042, 1, 2), json.dumps(later).encode())
     assert view.blocked() == set()
 
 
