@@ -48,7 +48,7 @@ class ForgetfulView:
         self.book.identities.clear()
         item = DecodedInput("usage", self.offset, at, event)
         self.offset += 1
-        for window, identity in self.book.used_by([item])[1]:
+        for window, identity in self.book.needed_to_decide([item])[1]:
             kept = (self.windows.get(number, {}).get(identity) for number in (window, window - 1))
             self.book.identities[identity] = next(
                 (record for record in kept if record is not None), None

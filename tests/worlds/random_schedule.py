@@ -18,7 +18,7 @@ from usageledger.counters.view import ViewError
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.encoding import encode
 from usageledger.domain.identity import IDENTITY_LIFE, window_of
-from usageledger.ledger.partition_book import asked_for_by
+from usageledger.ledger.partition_book import group_key
 from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.processor.catch_up import PartitionStopped
@@ -337,7 +337,7 @@ class RandomSchedule:
         )
 
     def _groups(self) -> list[list[SealedEntry]]:
-        return [list(group) for _, group in groupby(self.world.sealed(), key=asked_for_by)]
+        return [list(group) for _, group in groupby(self.world.sealed(), key=group_key)]
 
     def _keep_ends(self) -> None:
         """Where a view may stand, of the log as it is."""

@@ -17,7 +17,7 @@ from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
 from usageledger.domain.head import Head
 from usageledger.ledger.decoding import Malformed
-from usageledger.ledger.partition_book import PartitionBook, Undecidable, asked_for_by
+from usageledger.ledger.partition_book import PartitionBook, Undecidable, group_key
 from usageledger.ledger.records import Record
 
 ReadInput = Callable[[Topic, int], Record | None]
@@ -93,7 +93,7 @@ class PartitionReplay:
 
         Raises Difference at the first that has not.
         """
-        for _, group in groupby(self._valid(records), key=asked_for_by):
+        for _, group in groupby(self._valid(records), key=group_key):
             yield from self._verified_group(list(group))
 
     def _valid(self, records: Iterable[Record]) -> Iterator[SealedEntry]:

@@ -2,13 +2,14 @@
 
 Live processing, recovery and audit all decide here, so they cannot differ.
 
-A `PartitionBook` holds what is known of a partition's accounts and identities; who uses it provides
-what is missing before it decides.
+A `PartitionBook` holds what is known of a partition's accounts and identities. Its caller provides
+whatever is missing before it decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
@@ -33,34 +34,35 @@ from usageledger.ledger.due_list import DueList
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import time_of
 
-_CHANGE_NOTHING = ("refusal", "duplicate", "skip")
+_KINDS_WITHOUT_EFFECT = ("refusal", "duplicate", "skip")
 
 
 class Undecidable(Exception):
-    """The code fails on an input that it should accept or refuse: an error of ours, which the input
-    brings out. The book is as it was.
+    """Our code raised on something that it must decide: that is a bug, not a refusal.
 
-    ``input`` is None where it is not an input but an account that is due.
+    The book is as it was before. ``input`` is the address of the input; it is None for an account
+    that is due and for an entry that is folded.
     """
 
-    def __init__(self, what: str, error: Exception, input: InputAddress | None = None) -> None:
+    def __init__(self, what: str, error: Exception, address: InputAddress | None = None) -> None:
         super().__init__(f"{what}: {error!r}")
-        self.input = input
+        self.input = address
         self.error = error
 
 
 class NotDecoded(NamedTuple):
-    """What the decoder failed with.
+    """The error that the decoder raised on a record.
 
-    Not the record's fault, as `Malformed` is, so it is no refusal.
+    The decoder is at fault, not the record as with `Malformed`, so this is no refusal.
     """
 
     error: Exception
 
 
 class DecodedInput(NamedTuple):
-    """A record and what its bytes say; ``appended_at`` is the ledger's time if it is decided next,
-    in order.
+    """A record's address and the event in its bytes.
+
+    ``appended_at`` is the ledger's time when it is decided, if the inputs are decided in order.
     """
 
     topic: Topic
@@ -70,8 +72,9 @@ class DecodedInput(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Accounts, identities and due dates that decisions have changed, and the holds (account, id)
-    that uses have settled.
+    """The accounts, identities and due dates that changed, and the holds that were settled.
+
+    ``settled_holds`` is a set in order; its members are (account, hold id).
     """
 
     accounts: dict[str, AccountState]
@@ -81,8 +84,9 @@ class Changes(NamedTuple):
 
 
 class PartitionBook:
-    """One partition's decisions in progress: its head, and the accounts and identities that have
-    been provided or decided.
+    """One partition's decisions in progress.
+
+    It has the partition's head, and the accounts and identities that were provided or decided.
     """
 
     def __init__(
@@ -100,7 +104,7 @@ class PartitionBook:
         self._settled_holds: dict[tuple[str, str], None] = {}
 
     def take_changes(self) -> Changes:
-        """What was decided or folded since this was last asked: what a commit has to write."""
+        """Return what changed since the last call, which is what a commit has to write."""
         changes = Changes(
             {
                 account: state
@@ -133,11 +137,13 @@ class PartitionBook:
             decoded.append(DecodedInput(topic, record.offset, clock, event))
         return decoded
 
-    def used_by(self, inputs: Iterable[DecodedInput]) -> tuple[list[str], list[tuple[int, bytes]]]:
-        """The accounts, and the (newest window, identity) pairs, that have to be provided before
-        these can be decided.
+    def needed_to_decide(
+        self, inputs: Iterable[DecodedInput]
+    ) -> tuple[list[str], list[tuple[int, bytes]]]:
+        """The accounts and identities that must be provided before these inputs can be decided.
 
-        Inputs can span months, and then one identity is asked about in several windows.
+        Each identity comes with the newest window that it can be in. Inputs can span months; then
+        an identity is needed in several windows. Inputs that are no events need nothing.
         """
         accounts: dict[str, None] = {}
         identities: dict[tuple[int, bytes], None] = {}
@@ -151,41 +157,50 @@ class PartitionBook:
         return list(accounts), list(identities)
 
     def decide_input(self, item: DecodedInput) -> list[SealedEntry]:
-        """Decide one input, preceded by what its account's time has brought. Raises Undecidable."""
-        try:
-            return self._decided_input(item)
-        except Exception as error:
-            place = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
-            raise Undecidable(
-                f"{item.topic} {self.partition}-{item.offset}", error, place
-            ) from error
-
-    def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
-        """Write what time brings an account that is due at ``at``. Raises Undecidable."""
-        try:
-            return self._decided_due(account, at)
-        except Exception as error:
-            raise Undecidable(f"account {account!r}, due at {at.isoformat()}", error) from error
-
-    def adopt(self, record: Record) -> list[SealedEntry]:
-        """Decide a record of the catalog topic: from now on decisions see that version.
-
-        It is dated with the ledger's time, which stays.
+        """Decide one input, after the renewals and expiries that are due for its account.
 
         Raises Undecidable.
         """
-        try:
-            return self._adopted(record)
-        except Exception as error:
-            place = InputAddress(topic="catalog", partition=0, offset=record.offset)
-            raise Undecidable(f"catalog 0-{record.offset}", error, place) from error
+        address = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
+        with _undecidable_if_it_fails(address):
+            return self._decide_event(item.event, item.appended_at, address)
+
+    def decide_due(self, account: str, at: datetime) -> list[SealedEntry]:
+        """Write the renewals and expiries of an account that is due at ``at``.
+
+        Raises Undecidable.
+        """
+        with _undecidable_if_it_fails(f"account {account!r}, due at {at.isoformat()}"):
+            state = self.accounts[account]
+            if state is None:
+                self.due.set(account, None)
+                return []
+            decision = decide_due(
+                account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs
+            )
+            sealed = self._write(decision.entries, None, decision.state)
+            if not sealed:
+                self.due.set(account, self._due_at(state, self.head.clock))
+            return sealed
+
+    def adopt(self, record: Record) -> list[SealedEntry]:
+        """Decide a record of the catalog topic: later decisions see that version.
+
+        The entry is dated with the ledger's time, which does not advance. Raises Undecidable.
+        """
+        address = InputAddress(topic="catalog", partition=0, offset=record.offset)
+        with _undecidable_if_it_fails(address):
+            draft = LedgerEntry(kind="catalog_adopted", appended_at=self.head.clock, input=address)
+            catalogs = adopted_catalogs([record], self.catalogs)
+            sealed = self._write([adoption_entry(draft, record, self.catalogs)])
+            self.catalogs = catalogs
+            return sealed
 
     def skip(self, topic: Topic, record: Record, *, reason: str, detail: str) -> list[SealedEntry]:
-        """Leave an input undecided for good, as an operator has said: it charges nothing, takes no
-        identity and changes no account.
+        """Leave an input undecided for good, because an operator said so.
 
-        Nothing of the event is asked, for it is what the code fails on: the account is the one that
-        the record's key names.
+        The entry charges nothing, registers no identity and changes no account. The event is not
+        read, because our code raises on it: the account is the one that the record's key names.
         """
         entry = LedgerEntry(
             kind="skip",
@@ -198,12 +213,11 @@ class PartitionBook:
         return self._write([entry])
 
     def fold(self, entries: Iterable[SealedEntry]) -> None:
-        """Apply entries that lie in the log, in order.
+        """Apply entries from the log, in order.
 
-        What they read must have been provided: see `read_by`.
-
-        ``catalogs`` are those that all of them were decided by. Raises Undecidable, and then the
-        book is of no more use.
+        ``catalogs`` must be the ones that all of these entries were decided by, and whatever
+        `needed_to_fold` names must have been provided. Raises Undecidable; the book is then of no
+        more use.
         """
         last_of_account: dict[str, LedgerEntry] = {}
         last_of_input: dict[Topic | None, SealedEntry] = {}
@@ -212,7 +226,7 @@ class PartitionBook:
                 entry = sealed.entry
                 last_of_input[None if entry.input is None else entry.input.topic] = sealed
                 self._note_hold(entry)
-                if entry.account and entry.kind not in _CHANGE_NOTHING:
+                if entry.account and entry.kind not in _KINDS_WITHOUT_EFFECT:
                     last_of_account[entry.account] = entry
                     self._remember(self._identities_after(entry))
                     self.accounts[entry.account] = evolve(self.accounts.get(entry.account), entry)
@@ -220,19 +234,19 @@ class PartitionBook:
                 self._note_state(entry, self.accounts[entry.account])
         except Exception as error:
             raise Undecidable(f"ledger entry {self.partition}-{entry.offset}", error) from error
-        # A head keeps of each input where its last entry got to, and of the ledger the very last.
+        # The head keeps each input's next offset, and the hash and clock of the last entry of all.
         for sealed in sorted(last_of_input.values(), key=lambda sealed: sealed.entry.offset):
             self.head = advance(self.head, sealed.entry, sealed.hash)
 
-    def _decided_input(self, item: DecodedInput) -> list[SealedEntry]:
-        address = InputAddress(topic=item.topic, partition=self.partition, offset=item.offset)
-        event = item.event
+    def _decide_event(
+        self, event: AnyEvent | Malformed | NotDecoded, appended_at: datetime, address: InputAddress
+    ) -> list[SealedEntry]:
         if isinstance(event, NotDecoded):
             raise event.error
         if isinstance(event, Malformed):
             refusal = LedgerEntry(
                 kind="refusal",
-                appended_at=item.appended_at,
+                appended_at=appended_at,
                 account=event.account,
                 input=address,
                 reason=event.refusal.value,
@@ -245,34 +259,10 @@ class PartitionBook:
             state=self.accounts.get(event.account),
             identity=identities[0],
             voided=identities[1] if len(identities) > 1 else None,
-            appended_at=item.appended_at,
+            appended_at=appended_at,
             catalogs=self.catalogs,
         )
         return self._write(decision.entries, address, decision.state)
-
-    def _decided_due(self, account: str, at: datetime) -> list[SealedEntry]:
-        state = self.accounts[account]
-        if state is None:
-            self.due.set(account, None)
-            return []
-        decision = decide_due(
-            account, state, appended_at=max(self.head.clock, at), catalogs=self.catalogs
-        )
-        sealed = self._write(decision.entries, None, decision.state)
-        if not sealed:
-            self.due.set(account, self._due_at(state, self.head.clock))
-        return sealed
-
-    def _adopted(self, record: Record) -> list[SealedEntry]:
-        entry = LedgerEntry(
-            kind="catalog_adopted",
-            appended_at=self.head.clock,
-            input=InputAddress(topic="catalog", partition=0, offset=record.offset),
-        )
-        catalogs = adopted_catalogs([record], self.catalogs)
-        sealed = self._write([adoption_entry(entry, record, self.catalogs)])
-        self.catalogs = catalogs
-        return sealed
 
     def _write(
         self,
@@ -280,19 +270,18 @@ class PartitionBook:
         address: InputAddress | None = None,
         state: AccountState | None = None,
     ) -> list[SealedEntry]:
-        """Seal drafts.
+        """Seal drafts, and remember what they change.
 
-        ``state`` is the account's after the last of them: the fold of them, as `decide` has made it
-        already.
+        ``state`` is the account's after the last of them: `decide` has folded them already.
         """
         sealed, head = seal(drafts, self.head, self.partition, address)
         changing = [
             item.entry
             for item in sealed
-            if item.entry.account and item.entry.kind not in _CHANGE_NOTHING
+            if item.entry.account and item.entry.kind not in _KINDS_WITHOUT_EFFECT
         ]
         identities = [change for entry in changing for change in self._identities_after(entry)]
-        # Whatever can fail has not: what is decided of an input is kept whole, or nothing of it is.
+        # Everything that can fail is above this line, so a decision is kept whole or not at all.
         if changing:
             self._note_state(changing[-1], state)
         self._remember(identities)
@@ -315,8 +304,9 @@ class PartitionBook:
             self._changed_identities[identity] = None
 
     def _note_hold(self, entry: LedgerEntry) -> None:
-        """A use settles the hold that it names, and so does a duplicate: a retry may have a hold of
-        its own. A refusal does not.
+        """Note that an entry settles the hold that it names.
+
+        A duplicate settles one too, because a retry may have a hold of its own. A refusal does not.
         """
         if entry.hold_id is not None and entry.kind != "refusal":
             self._settled_holds[entry.account, entry.hold_id] = None
@@ -332,18 +322,18 @@ class PartitionBook:
         return due_at(state, free_plan=self.catalogs.in_force(at).free.id)
 
 
-def asked_for_by(sealed: SealedEntry) -> object:
-    """What entries that were decided together have in common.
+def group_key(sealed: SealedEntry) -> object:
+    """A key that entries decided together share, and that neighbours decided apart do not.
 
-    Entries of one input lie side by side in the ledger; and each time that a due account was acted
-    on, entries of one account and one moment were written.
+    The entries of one input are next to each other in the ledger. So are those that were written
+    because an account was due: they share its id and one moment.
     """
     entry = sealed.entry
     return entry.input if entry.input is not None else (entry.account, entry.appended_at)
 
 
 def identities_of(event: AnyEvent) -> list[bytes]:
-    """The event's own identity, and after it that of the usage which a void names."""
+    """The event's own identity, followed by that of the usage event if it is a void."""
     if isinstance(event, UsageRecorded):
         return [identity_of("usage", event.account, event.source, event.id)]
     own = identity_of("account", event.account, event.source, event.id)
@@ -352,12 +342,11 @@ def identities_of(event: AnyEvent) -> list[bytes]:
     return [own]
 
 
-def read_by(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, bytes]]]:
-    """The accounts, and the (newest window, identity) pairs, that have to be provided before these
-    can be folded.
+def needed_to_fold(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, bytes]]]:
+    """The accounts and identities that must be provided before these entries can be folded.
 
-    Of identities that is the usage that a void names; an event's own is written whatever was known
-    of it.
+    Each identity comes with the newest window that it can be in. The only identities needed are
+    those of usage events that a void names; an event's own is written whatever was known of it.
     """
     accounts: dict[str, None] = {}
     identities: dict[tuple[int, bytes], None] = {}
@@ -372,3 +361,15 @@ def read_by(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, 
 
 def _voided_by(account: str, voids: Voids) -> bytes:
     return identity_of("usage", account, voids.source, voids.id)
+
+
+@contextmanager
+def _undecidable_if_it_fails(subject: InputAddress | str) -> Iterator[None]:
+    """Raise Undecidable, naming ``subject``, in place of any exception that the block raises."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(subject, str):
+            raise Undecidable(subject, error) from error
+        name = f"{subject.topic} {subject.partition}-{subject.offset}"
+        raise Undecidable(name, error, subject) from error

@@ -24,8 +24,8 @@ from usageledger.ledger.partition_book import (
     Changes,
     PartitionBook,
     Undecidable,
-    asked_for_by,
-    read_by,
+    group_key,
+    needed_to_fold,
 )
 from usageledger.ledger.records import LedgerPartition, Record, Superseded
 from usageledger.ledger.timestamps import milliseconds, time_of
@@ -348,7 +348,7 @@ def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
 def _place_of_last_together(entries: Sequence[SealedEntry]) -> int:
     """Where those entries at the end begin that were decided together."""
     place = len(entries)
-    while place > 0 and asked_for_by(entries[place - 1]) == asked_for_by(entries[-1]):
+    while place > 0 and group_key(entries[place - 1]) == group_key(entries[-1]):
         place -= 1
     return place
 
@@ -360,7 +360,7 @@ async def _fold(
     position: Position | None,
     entries: Sequence[SealedEntry],
 ) -> None:
-    accounts, identities = read_by(entries)
+    accounts, identities = needed_to_fold(entries)
     await provide(
         book,
         view,

@@ -305,7 +305,7 @@ class _Tenure:
             step.source, self._book.head.next_of(step.source.value), step.records
         )
         inputs = self._book.decode(step.source.value, step.records)
-        accounts, identities = self._book.used_by(inputs)
+        accounts, identities = self._book.needed_to_decide(inputs)
         await self._provide(chunk, accounts, identities)
         for item in inputs:
             self._act_on_due(chunk, item.appended_at)

@@ -124,7 +124,7 @@ async def _skip_once(
     _refuse_what_was_decided(address, book.head)
     await inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
     record = _asked_for(address, await _next_step(merge, book))
-    accounts, identities = book.used_by(decoded := book.decode(address.topic, [record]))
+    accounts, identities = book.needed_to_decide(decoded := book.decode(address.topic, [record]))
     await provide(book, view, position, accounts, identities)
     try:
         book.decide_input(decoded[0])

@@ -16,7 +16,7 @@ from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import Namespace, identity_of, window_of
 from usageledger.ledger.due_list import DueList
-from usageledger.ledger.partition_book import PartitionBook, Undecidable, read_by
+from usageledger.ledger.partition_book import PartitionBook, Undecidable, needed_to_fold
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds, time_of
 
@@ -97,7 +97,8 @@ def test_what_has_to_be_provided_is_each_account_and_identity_once() -> None:
     usage = book.decode(
         "usage", [_record(0, AT), _record(0, AT), Record(1, 0, b"b", b"junk"), _record(2, AT, "c")]
     )
-    accounts, identities = book.used_by([*usage, *book.decode("account", [_record(3, AT, **void)])])
+    voids = book.decode("account", [_record(3, AT, **void)])
+    accounts, identities = book.needed_to_decide([*usage, *voids])
     assert accounts == ["a", "c"]
     expected: list[tuple[Namespace, str, str]] = [
         ("usage", "a", "gen_0"),
@@ -151,14 +152,21 @@ def test_a_voids_change_is_its_own_identity_and_that_of_the_usage() -> None:
         identity_of("account", "a", "/test", "v"),
         voided,
     }
-    assert read_by([sealed]) == (["a"], [(window_of(partition.now), voided)])
+    assert needed_to_fold([sealed]) == (["a"], [(window_of(partition.now), voided)])
 
 
 def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
     told = Partition()
-    for line in ["2026-01-31T10:00 subscribe pro", "+1d use chat_action 200 id=g", "+1s void g", "+1s void h", "+1s use chat_action 250",
-                 "+1s grant 10 until=2026-04-01T00:00", "2026-03-10T00:00 wait", "+1s use "
-                                                                                 "genai_video/veo_3 id=h"]:  # fmt: skip
+    for line in [
+        "2026-01-31T10:00 subscribe pro",
+        "+1d use chat_action 200 id=g",
+        "+1s void g",
+        "+1s void h",
+        "+1s use chat_action 250",
+        "+1s grant 10 until=2026-04-01T00:00",
+        "2026-03-10T00:00 wait",
+        "+1s use genai_video/veo_3 id=h",
+    ]:
         told.take(line)
     folded = _book()
     folded.fold(told.entries)
