@@ -23,7 +23,6 @@ from usageledger.contracts.asyncapi import asyncapi_document
 from usageledger.contracts.examples import example_entries, examples
 from usageledger.contracts.messages import MESSAGES
 from usageledger.contracts.schemas import schema_of
-from usageledger.contracts.yaml_text import yaml_text
 from usageledger.domain import account as account_state
 from usageledger.domain import catalog, entry
 from usageledger.domain.catalog import Catalog
@@ -280,22 +279,6 @@ def test_every_message_is_in_exactly_one_channel() -> None:
     channels = asyncapi_document()["channels"].values()
     assert sorted(type_ for channel in channels for type_ in channel["messages"]) == sorted(
         MESSAGES
-    )
-
-
-def test_yaml_text_quotes_what_yaml_would_read_otherwise() -> None:
-    text = yaml_text(
-        {
-            "on": 1,
-            "$ref": "#/a",
-            "plain.key": ["no", {"a": None, "b": []}],
-            "empty": {},
-            "nested": {"deep": [[1], {}]},
-        }
-    )
-    assert text == (
-        '"on": 1\n"$ref": "#/a"\nplain.key:\n  - "no"\n  - a: null\n    b: []\nempty: '
-        "{}\nnested:\n  deep:\n    - - 1\n    - {}\n"
     )
 
 

@@ -1,10 +1,11 @@
-"""The AsyncAPI 3.0 document: five topics, who writes them, what they hold.
+"""The AsyncAPI 3.0 document: five topics, who writes them and which messages they hold.
 
-Seen from the ledger: it receives the inputs and sends the rest.
+It is written from the ledger's side: the ledger receives the inputs and sends the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class _Topic:
 
 _ACCOUNT_KEY = (
     "The account id in UTF-8: the CloudEvent's subject. Kafka's default partitioner (murmur2) "
-    "finds the partition by it."
+    "derives the partition from it."
 )
 
 _TOPICS = (
@@ -39,7 +40,7 @@ _TOPICS = (
         address="usage.events.v1",
         title="Usage events",
         written_by="generation workers",
-        description="What generation workers report.",
+        description="Uses that generation workers report.",
         messages=("usage.recorded",),
         key=_ACCOUNT_KEY,
         action="receive",
@@ -50,8 +51,8 @@ _TOPICS = (
         address="account.events.v1",
         title="Account events",
         written_by="billing, CRM, support",
-        description="What becomes of accounts, their plans, thresholds and grants, whether they "
-        "are suspended, and which usage is void.",
+        description="Changes to accounts: their plans, thresholds, grants and suspensions, and "
+        "which usage is void.",
         messages=(
             "account.opened",
             "account.subscribed",
@@ -86,9 +87,8 @@ _TOPICS = (
         written_by="processor",
         description=(
             "The truth: what became of every input, in order, and which worker owns the partition. "
-            "An entry is valid if it lies at "
-            "the offset that it names; what lies elsewhere does not exist. Entries are chained by "
-            "their hashes."
+            "An entry is valid if it is at the offset that it names; for a reader, an entry "
+            "elsewhere does not exist. Entries are chained by their hashes."
         ),
         messages=("ledger.claim", "ledger.entry"),
         key="The account id in UTF-8; none for a claim and for an entry of no account.",
@@ -101,10 +101,9 @@ _TOPICS = (
         title="Limit events",
         written_by="limits",
         description=(
-            "What apps react to. Partition i announces what entries in partition i of the ledger "
-            "cross, in their order. An event whose "
-            "`data.entry` is not beyond the last one seen of its partition is a repeat, and has "
-            "the same id."
+            "The events that apps react to. Partition i announces the limits that entries in "
+            "partition i of the ledger cross, in their order. An event whose `data.entry` is not "
+            "beyond the last one seen of its partition is a repeat, and has the same id."
         ),
         messages=("limit.threshold", "limit.reached", "limit.cleared"),
         key=_ACCOUNT_KEY,
@@ -123,11 +122,10 @@ def asyncapi_document() -> dict[str, Any]:
             "version": "1",
             "description": (
                 "An event-sourced ledger of AI-generation credits. Every message is a CloudEvent "
-                "1.0 in JSON, structured mode. The topics "
-                "usage, account, ledger and limit have the same number of partitions and the same "
-                "key, so that partition i of one belongs "
-                "with partition i of the others. A ledger with a prefix has it before each topic's "
-                "name, with a dot."
+                "1.0 in JSON, structured mode. The topics usage, account, ledger and limit have "
+                "the same number of partitions and the same key, so that partition i of one "
+                "belongs with partition i of the others. If a ledger has a prefix, each topic's "
+                "name begins with it and a dot."
             ),
             "license": {"name": "Apache-2.0"},
         },
@@ -153,16 +151,21 @@ def _channel(topic: _Topic) -> dict[str, Any]:
         "address": topic.address,
         "title": topic.title,
         "summary": f"Written by: {topic.written_by}.",
-        "description": (
-            f"{topic.description} Kept without end, dated by Kafka when it takes a record."
-            f"{' While a ledger is in import mode, records keep their own dates.' if topic.action == 'receive' and topic.key else ''}"
-            f"{'' if topic.key is None else f' Key: {topic.key}'}"
-        ),
+        "description": " ".join(_channel_description(topic)),
         "messages": {type_: {"$ref": f"#/components/messages/{type_}"} for type_ in topic.messages},
         "bindings": {"kafka": binding},
         "x-written-by": topic.written_by,
         "x-message-timestamp-type": "LogAppendTime",
     }
+
+
+def _channel_description(topic: _Topic) -> Iterator[str]:
+    yield topic.description
+    yield "Records are kept without end, and dated by Kafka when it appends them."
+    if topic.action == "receive" and topic.key is not None:
+        yield "While a ledger is in import mode, records keep their own dates."
+    if topic.key is not None:
+        yield f"Key: {topic.key}"
 
 
 def _operation(topic: _Topic) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writes ``schemas/``: a JSON Schema for each message, and AsyncAPI 3.0. The same bytes each time.
+"""Writes ``schemas/``: a JSON Schema for each message, and AsyncAPI 3.0. Always the same bytes.
 
 Run as ``python -m usageledger.contracts.schemas DIRECTORY``.
 """
@@ -15,9 +15,8 @@ from usageledger.contracts.asyncapi import asyncapi_document
 from usageledger.contracts.descriptions import with_joined_lines
 from usageledger.contracts.examples import examples
 from usageledger.contracts.messages import MESSAGES
-from usageledger.contracts.yaml_text import yaml_text
 
-ASYNCAPI = "asyncapi.yaml"
+ASYNCAPI = "asyncapi.json"
 
 
 def schema_of(type_: str) -> dict[str, Any]:
@@ -37,11 +36,11 @@ def schema_of(type_: str) -> dict[str, Any]:
 def generated_files() -> dict[str, str]:
     """The text of every file in ``schemas/`` that comes from these contracts, by its name."""
     files = {f"{type_}.json": _json_text(schema_of(type_)) for type_ in MESSAGES}
-    return {**files, ASYNCAPI: yaml_text(asyncapi_document())}
+    return {**files, ASYNCAPI: _json_text(asyncapi_document())}
 
 
 def write(directory: Path) -> Iterable[Path]:
-    """Write the files; return their paths. Files that are there for another reason stay."""
+    """Write the files and return their paths. Other files in the directory stay."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in sorted(generated_files().items()):
