@@ -246,7 +246,7 @@ def _crossed(crossing: Crossing) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines of a ledger; one that begins with ``=>`` or ``;`` goes on from the line before. Prose has no ``=>``."""
+    """The lines of a ledger, each joined with those that continue it. Prose has no ``=>``."""
     joined: list[str] = []
     for line in (line.partition("#")[0].strip() for line in text.splitlines()):
         if line.startswith((";", "=>")) and joined:

@@ -95,8 +95,7 @@ class PartitionLife(RuleBasedStateMachine):
     def begin(self, start: datetime) -> None:
         self.live.now = start
 
-    # What comes
-    # ---------------------------------------------------------------------------------------------------------------
+    # The events
 
     @rule(
         account=accounts, event_id=ids, wait=waits, late=latenesses, use=uses, quantity=quantities
@@ -280,8 +279,7 @@ class PartitionLife(RuleBasedStateMachine):
         self.live.now += timedelta(milliseconds=wait // timedelta(milliseconds=1))
         self._note(self.live.take("+0s wait"))
 
-    # What must hold
-    # -----------------------------------------------------------------------------------------------------------
+    # The invariants
 
     @invariant()
     def the_fold_of_the_log_is_what_was_decided(self) -> None:
@@ -323,8 +321,7 @@ class PartitionLife(RuleBasedStateMachine):
             _limits_alternate(entries, self._states().get(account))
             _marks_are_crossed_once(entries)
 
-    # How
-    # ----------------------------------------------------------------------------------------------------------------------
+    # How the rules decide and note
 
     def _used_by(self, account: str) -> list[str]:
         return [

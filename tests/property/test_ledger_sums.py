@@ -85,7 +85,8 @@ def test_an_accounts_periods_tile_its_time_at_the_boundaries_of_its_cycle(
 ) -> None:
     partition = Partition()
     header = {"account": "a", "source": "/crm", "id": "s", "occurred_at": start}
-    partition.decide(AccountSubscribed(**header, plan="pro", time_zone=zone), at=start)  # type: ignore[arg-type]
+    subscribed = AccountSubscribed(**header, plan="pro", time_zone=zone)  # type: ignore[arg-type]
+    partition.decide(subscribed, at=start)
     for number, days in enumerate(gaps):
         partition.now += timedelta(days=days)
         partition.decide(_use(number, partition.now, Decimal(1)))

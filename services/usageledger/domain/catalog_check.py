@@ -128,8 +128,7 @@ def _not_a_quantity(where: str, value: Decimal) -> Iterator[str]:
 
 
 def _out_of_range(where: str, amount: int, highest: int) -> Iterator[str]:
-    if not 0 <= amount <= highest:
-        yield (
-            f"{where}: "
-            f"{'is negative' if amount < 0 else 'is beyond what the ledger counts (2**53 micro-credits)'}"
-        )
+    if amount < 0:
+        yield f"{where}: is negative"
+    elif amount > highest:
+        yield f"{where}: is beyond what the ledger counts (2**53 micro-credits)"

@@ -21,6 +21,10 @@ from usageledger.domain.head import Head, advance
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _decoder = msgspec.json.Decoder(LedgerEntry)
 _BEFORE_DATA = b'"datacontenttype":"application/json","data":'
+_ENVELOPE = (
+    b'{"specversion":"1.0","type":"ledger.entry","source":"/usageledger/ledger/%d","id":"%d-%d"'
+    b'%s,"time":%s,%s'
+)
 _HASH_FIELD_BYTES = len(b',"hash":""}') + 64
 
 
@@ -133,18 +137,13 @@ def _hash_field(hash_: str) -> bytes:
 
 
 def _before_data_of(entry: LedgerEntry) -> bytes:
-    subject = (
-        b',"subject":%s' % _encoder.encode(entry.account) if entry.account else b""
-    )  # one that is there is not empty
-    time = _encoder.encode(entry.appended_at)
-    return (
-        b'{"specversion":"1.0","type":"ledger.entry","source":"/usageledger/ledger/%d","id":"%d-%d"%s,"time":%s,%s'
-        % (
-            entry.partition,
-            entry.partition,
-            entry.offset,
-            subject,
-            time,
-            _BEFORE_DATA,
-        )
+    # An entry of no account has no subject, because CloudEvents forbids an empty one.
+    subject = b',"subject":%s' % _encoder.encode(entry.account) if entry.account else b""
+    return _ENVELOPE % (
+        entry.partition,
+        entry.partition,
+        entry.offset,
+        subject,
+        _encoder.encode(entry.appended_at),
+        _BEFORE_DATA,
     )

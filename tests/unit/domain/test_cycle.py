@@ -21,37 +21,37 @@ from usageledger.domain.cycle import (
 
 MICROSECOND = timedelta(microseconds=1)
 
-# zone              anchor (local)             months boundary (UTC)             why
+# zone              anchor (local)      +n  boundary n (UTC)    why
 BOUNDARIES = """
-UTC                 2026-01-31T10:00           0    2026-01-31T10:00           the anchor itself
-UTC                 2026-01-31T10:00           1    2026-02-28T10:00           clamped to the month's end
-UTC                 2026-01-31T10:00           2    2026-03-31T10:00           without drift
-UTC                 2026-01-31T10:00           3    2026-04-30T10:00           clamped
-UTC                 2026-01-31T10:00           12   2027-01-31T10:00           a year on
-UTC                 2026-01-31T10:00           25   2028-02-29T10:00           a leap year
-UTC                 2026-01-31T10:00           -1   2025-12-31T10:00           the month before
-UTC                 2026-01-31T10:00           -11  2025-02-28T10:00           clamped before the anchor too
-UTC                 2028-02-29T00:00           12   2029-02-28T00:00           29 February in a common year
-UTC                 2028-02-29T00:00           48   2032-02-29T00:00           and in the next leap year
-UTC                 2026-01-30T23:59:59.999999 1    2026-02-28T23:59:59.999999 microseconds are kept
-Asia/Kathmandu      2026-01-31T00:10           1    2026-02-27T18:25           +05:45
-Asia/Kathmandu      2026-01-31T00:10           2    2026-03-30T18:25           the local day counts, not UTC's
-America/New_York    2026-01-31T22:00           1    2026-03-01T03:00           28 February there
-America/New_York    2026-02-15T12:00           1    2026-03-15T16:00           the same local time in summer
-America/New_York    2026-02-08T02:30           1    2026-03-08T07:30           02:30 does not exist: 03:30 EDT
-America/New_York    2026-02-08T02:30           2    2026-04-08T06:30           and is there again a month on
-America/New_York    2026-02-08T01:59:59.999999 1    2026-03-08T06:59:59.999999 just before the gap
-America/New_York    2026-02-08T02:00           1    2026-03-08T07:00           the gap's first instant: 03:00 EDT
-America/New_York    2026-02-08T03:00           1    2026-03-08T07:00           just after the gap
-America/New_York    2026-10-01T01:30           1    2026-11-01T05:30           01:30 is there twice: the first, EDT
-America/New_York    2026-10-01T02:00           1    2026-11-01T07:00           02:00 is there once, EST
-Australia/Lord_Howe 2026-09-04T02:15           1    2026-10-03T15:45           a gap of half an hour: 02:45 +11
-Australia/Lord_Howe 2027-03-04T01:45           1    2027-04-03T14:45           twice within half an hour: the first, +11
-Pacific/Apia        2011-11-30T10:00           1    2011-12-30T20:00           30 December was skipped: the 31st
-Pacific/Apia        2011-11-30T10:00           2    2012-01-29T20:00           the 30th again
-Pacific/Apia        2011-10-31T10:00           2    2011-12-30T20:00           the 31st was not
-America/Santiago    2026-08-06T00:30           1    2026-09-06T04:30           a gap at midnight: 01:30 -03
-America/St_Johns    2009-10-01T00:00:30        1    2009-11-01T02:30:30        back over a month's end: the first
+UTC                 2026-01-31T10:00    0   2026-01-31T10:00    the anchor itself
+UTC                 2026-01-31T10:00    1   2026-02-28T10:00    clamped to the month's end
+UTC                 2026-01-31T10:00    2   2026-03-31T10:00    without drift
+UTC                 2026-01-31T10:00    3   2026-04-30T10:00    clamped
+UTC                 2026-01-31T10:00    12  2027-01-31T10:00    a year on
+UTC                 2026-01-31T10:00    25  2028-02-29T10:00    a leap year
+UTC                 2026-01-31T10:00    -1  2025-12-31T10:00    the month before
+UTC                 2026-01-31T10:00    -11 2025-02-28T10:00    clamped before the anchor as well
+UTC                 2028-02-29T00:00    12  2029-02-28T00:00    29 February in a common year
+UTC                 2028-02-29T00:00    48  2032-02-29T00:00    and in the next leap year
+UTC                 2026-01-30T23:59:59.999999 1   2026-02-28T23:59:59.999999 microseconds are kept
+Asia/Kathmandu      2026-01-31T00:10    1   2026-02-27T18:25    +05:45
+Asia/Kathmandu      2026-01-31T00:10    2   2026-03-30T18:25    the local day counts, not UTC's
+America/New_York    2026-01-31T22:00    1   2026-03-01T03:00    28 February there
+America/New_York    2026-02-15T12:00    1   2026-03-15T16:00    the same local time in summer
+America/New_York    2026-02-08T02:30    1   2026-03-08T07:30    02:30 does not exist: 03:30 EDT
+America/New_York    2026-02-08T02:30    2   2026-04-08T06:30    it exists again a month on
+America/New_York    2026-02-08T01:59:59.999999 1   2026-03-08T06:59:59.999999 just before the gap
+America/New_York    2026-02-08T02:00    1   2026-03-08T07:00    the gap's first instant: 03:00 EDT
+America/New_York    2026-02-08T03:00    1   2026-03-08T07:00    just after the gap
+America/New_York    2026-10-01T01:30    1   2026-11-01T05:30    01:30 occurs twice: the first, EDT
+America/New_York    2026-10-01T02:00    1   2026-11-01T07:00    02:00 occurs once, EST
+Australia/Lord_Howe 2026-09-04T02:15    1   2026-10-03T15:45    a gap of half an hour: 02:45 +11
+Australia/Lord_Howe 2027-03-04T01:45    1   2027-04-03T14:45    twice in half an hour: the first
+Pacific/Apia        2011-11-30T10:00    1   2011-12-30T20:00    30 December was skipped: the 31st
+Pacific/Apia        2011-11-30T10:00    2   2012-01-29T20:00    the 30th again
+Pacific/Apia        2011-10-31T10:00    2   2011-12-30T20:00    the 31st was not skipped
+America/Santiago    2026-08-06T00:30    1   2026-09-06T04:30    a gap at midnight: 01:30 -03
+America/St_Johns    2009-10-01T00:00:30 1   2009-11-01T02:30:30 back over a month's end: the first
 """
 
 
@@ -96,11 +96,10 @@ def test_an_anchor_at_the_second_of_two_equal_local_times_stays_where_it_is() ->
     assert boundary(second, "America/New_York", 12) == datetime(2027, 11, 1, 5, 30, tzinfo=UTC)
 
 
-def test_a_time_that_reads_as_last_month_but_lies_after_this_months_boundary_is_in_the_new_period() -> (
-    None
-):
-    """St John's put its clocks back at 00:01 on 1 November 2009: for an hour it was October again,
-    after November had begun.
+def test_a_time_after_this_months_boundary_is_in_the_new_period_whatever_its_date() -> None:
+    """St John's put its clocks back at 00:01 on 1 November 2009.
+
+    For an hour it was October again there, after November's period had begun.
     """
     anchor = datetime(2009, 10, 1, 2, 30, 30, tzinfo=UTC)
     october_again = datetime(2009, 11, 1, 2, 45, tzinfo=UTC)

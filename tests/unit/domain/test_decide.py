@@ -31,10 +31,9 @@ def test_an_event_from_35_days_ago_is_taken_and_one_from_longer_ago_is_too_old()
 
 
 @ledger
-def test_a_time_five_minutes_ahead_is_taken_as_when_kafka_took_it_and_one_further_ahead_is_refused() -> (
-    None
-):
-    """
+def test_a_time_up_to_five_minutes_ahead_counts_as_the_time_of_appending() -> None:
+    """A time further ahead is refused.
+
     2026-03-01T00:00  use chat_action on=+5m
         => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
     +1s               use chat_action on=+5m1us   => refused dated_in_the_future
@@ -236,9 +235,10 @@ def _with_a_use_of(microcredits: int) -> AdoptedCatalogs:
 def test_a_period_counts_as_much_use_as_a_double_holds_and_no_more() -> None:
     play(
         """
-        2026-03-01T00:00  use dear 1          => account_opened free 200+0-0=200
-                                                 ; usage 9007199254 200+0-9007199254=-9007199054 !80% !reached
-        +1s               use dear 1          => refused quantity_out_of_range
+        2026-03-01T00:00  use dear 1
+            => account_opened free 200+0-0=200
+             ; usage 9007199254 200+0-9007199254=-9007199054 !80% !reached
+        +1s  use dear 1  => refused quantity_out_of_range
         """,
         _with_a_use_of(MICROCREDITS_MAX // 10**6 * 10**6),
     )

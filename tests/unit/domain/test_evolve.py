@@ -52,9 +52,7 @@ def test_the_fold_of_the_bytes_in_the_log_is_the_state() -> None:
     assert encode(partition.state()) == encode(decode_account(encode(partition.state())))
 
 
-def test_the_same_entries_make_the_same_bytes_of_state_however_often_they_were_written_and_read() -> (
-    None
-):
+def test_a_state_that_was_written_and_read_between_entries_ends_in_the_same_bytes() -> None:
     folded: AccountState | None = None
     for sealed in _told().entries:
         folded = evolve(None if folded is None else decode_account(encode(folded)), sealed.entry)

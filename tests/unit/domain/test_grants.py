@@ -50,7 +50,9 @@ def test_a_grant_frees_a_blocked_account_and_what_was_used_beyond_is_drawn_from_
 
 @ledger
 def test_the_soonest_to_expire_is_drawn_first_and_one_that_never_does_last() -> None:
-    """Of 60 used beyond the allotment, 50 come from the grant that expires first and 10 from the next; the third stays whole.
+    """Of 60 used beyond the allotment, the first grant to expire gives 50 and the next one 10.
+
+    The third grant stays whole.
 
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200

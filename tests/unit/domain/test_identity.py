@@ -20,7 +20,7 @@ AT = datetime(2026, 3, 1, tzinfo=UTC)
 
 @ledger
 def test_an_exact_duplicate_is_one_until_it_is_too_old() -> None:
-    """The event's clock ran five minutes ahead, so it is too old five minutes after its identity's 35 days.
+    """The event's clock ran five minutes ahead, so its identity's 35 days end five minutes later.
 
     2026-03-01T00:00  use chat_action id=g on=2026-03-01T00:05
         => account_opened free 200+0-0=200 ; usage 1 200+0-1=199

@@ -224,8 +224,9 @@ def test_a_balance_says_why_its_account_is_blocked() -> None:
 
 def test_an_account_written_before_there_were_suspensions_is_read_and_written_as_it_was() -> None:
     blob = (
-        b'{"plan":"pro","period":{"number":1,"start":"2026-01-31T10:00:00Z","end":"2026-02-28T10:00:00Z","plan":"pro",'
-        b'"allotment":200000000},"free_left":200000000,"time_zone":"UTC","anchor":"2026-01-31T10:00:00Z"}'
+        b'{"plan":"pro","period":{"number":1,"start":"2026-01-31T10:00:00Z",'
+        b'"end":"2026-02-28T10:00:00Z","plan":"pro","allotment":200000000},'
+        b'"free_left":200000000,"time_zone":"UTC","anchor":"2026-01-31T10:00:00Z"}'
     )
     state = decode_account(blob)
     assert (state.suspended, state.thresholds, state.is_blocked) == (None, None, False)

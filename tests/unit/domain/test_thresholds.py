@@ -79,10 +79,9 @@ def test_an_accounts_own_thresholds_take_the_place_of_its_plans() -> None:
 
 
 @ledger
-def test_setting_thresholds_announces_nothing_and_a_mark_already_passed_is_not_announced_later() -> (
-    None
-):
-    """
+def test_a_threshold_set_below_the_current_use_is_never_announced() -> None:
+    """Setting thresholds announces nothing, and later use does not cross them either.
+
     2026-01-31T10:00  use chat_action 120
         => account_opened free 200+0-0=200 ; usage 120 200+0-120=80
     +1s               thresholds 0.5 0.7   => thresholds_set 0.5,0.7 200+0-120=80

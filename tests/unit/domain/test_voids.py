@@ -65,10 +65,9 @@ def test_a_void_waits_for_its_usage_as_long_as_an_identity_counts() -> None:
 
 
 @ledger
-def test_usage_that_was_refused_has_nothing_to_give_back_and_is_cancelled_when_it_is_sent_again() -> (
-    None
-):
-    """
+def test_a_void_of_refused_usage_cancels_that_usage_when_it_is_sent_again() -> None:
+    """There is nothing to give back, so the void waits for the usage.
+
     2026-01-31T10:00  use chat_action
         => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
     +1m               use genai_video/x id=g    => refused unknown_model
