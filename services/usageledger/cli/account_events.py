@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -103,10 +103,11 @@ def _plain(decision: SealedEntry) -> dict[str, Any]:
 
 def _tell(decision: SealedEntry, event: Event, as_json: bool) -> None:
     from usageledger.domain.credits import format_credits
+    from usageledger.operations.refusals import refusal_text
 
-    entry = decision.entry
+    entry, event_data = decision.entry, cast("dict[str, Any]", event["data"])
     if entry.kind == "refusal":
-        why = entry.detail or refusal_text(str(entry.reason), event)
+        why = entry.detail or refusal_text(str(entry.reason), event_data)
         typer.echo(
             f"usageledger: the ledger refused it ({entry.reason}){f': {why}' if why else ''}",
             err=True,
@@ -124,43 +125,6 @@ def _tell(decision: SealedEntry, event: Event, as_json: bool) -> None:
             f"decided: {entry.kind}, {format_credits(entry.credits)} credits{after} (ledger entry "
             f"{entry.partition}-{entry.offset})"
         )
-
-
-def refusal_text(reason: str, event: Event) -> str:
-    """A refusal of what a command has sent, in words: what was asked for, and what to do."""
-    data: Any = event["data"]
-    plan, feature, model, time_zone = (
-        data.get(name) for name in ("plan", "feature", "model", "time_zone")
-    )
-    texts = {
-        "unknown_plan": f"no catalog has a plan {plan!r}: `usageledger catalog show` lists them",
-        "plan_has_no_cycle": f"plan {plan!r} has no billing cycle, so nothing is subscribed to: "
-        "`account cancel` ends a subscription",
-        "unknown_feature": f"no catalog has a feature {feature!r}: `usageledger catalog show` "
-        "lists them",
-        "unknown_model": f"no catalog has a rate for model {model!r} of {feature!r}: `usageledger "
-        "catalog show` lists them"
-        if model
-        else f"{feature!r} is charged by model, and none was named: --model says which, "
-        "`usageledger catalog show` lists them",
-        "unknown_time_zone": f"there is no time zone {time_zone!r}: name one as Europe/Berlin",
-        "already_subscribed": "the account has a plan already: `usageledger account change-plan` "
-        "changes it",
-        "not_subscribed": "the account has no subscription: `usageledger account subscribe` begins "
-        "one",
-        "already_suspended": "the account is suspended already",
-        "not_suspended": "the account is not suspended",
-        "account_already_known": "the account is known already: it can be opened only before "
-        "anything else is known of it",
-        "unknown_account": "nothing is known of the account, and this catalog refuses such: open "
-        "it, or subscribe it to a plan, first",
-        "already_voided": "that use was voided already",
-        "period_closed": "the period is closed: what is later than 72 hours after its end changes "
-        "it no more",
-        "id_reused_with_different_content": "another event has come under this id: leave --id out "
-        "for a new one",
-    }
-    return texts.get(reason, "")
 
 
 def _warn_of_unknown_use(voids: Voids) -> None:

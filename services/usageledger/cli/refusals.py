@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection
 
 if TYPE_CHECKING:
-    from usageledger.operations.refusals import RefusedInput
+    from usageledger.ledger.refused_input import RefusedInput
 
 app = typer.Typer(no_args_is_help=True, help="What the ledger refused: list it, send it again.")
 
@@ -29,13 +29,15 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List refused inputs with their place, reason and detail."""
+    from usageledger.operations.refusals import refusal_row
+
     _check(reasons)
     refused = [
         refusal for refusal in _refused(data, account) if not reasons or refusal.reason in reasons
     ]
     if as_json:
         for refusal in refused:
-            terminal.print_json(_plain(refusal))
+            terminal.print_json(refusal_row(refusal))
         return
     rows = [
         (
@@ -72,7 +74,7 @@ def resend(
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_entries import ledger_partitions
     from usageledger.operations.record_sender import kafka_connector, send_records
-    from usageledger.operations.refusals import CAN_CHANGE, original_records, to_send_again
+    from usageledger.operations.refusals import CAN_CHANGE, resent_records, to_send_again
     from usageledger.operations.topics import is_importing
 
     if not (account or reasons or everything):
@@ -83,7 +85,7 @@ def resend(
     importing = is_importing(settings.kafka, settings.prefix)
     with log_reader(settings.kafka) as reader:
         partition_count = len(ledger_partitions(reader, settings.prefix))
-        records = original_records(
+        records = resent_records(
             reader, settings.prefix, chosen, partition_count=partition_count, importing=importing
         )
         report = send_records(records, kafka_connector(settings.kafka, settings.prefix))
@@ -113,30 +115,19 @@ def _check(reasons: list[str] | None) -> None:
             raise typer.BadParameter(f"{reason!r} is no reason; there are {', '.join(known)}")
 
 
-def _plain(refusal: RefusedInput) -> dict[str, Any]:
-    event = refusal.event
-    return {
-        "account": refusal.account or None,
-        "reason": refusal.reason,
-        "detail": refusal.detail,
-        "appended_at": refusal.appended_at,
-        "input": refusal.input,
-        "feature": refusal.feature,
-        "model": refusal.model,
-        "entry": {"partition": refusal.partition, "offset": refusal.offset},
-        "event": None
-        if event is None
-        else {"source": event.source, "id": event.id, "occurred_at": event.occurred_at},
-        "accepted_since": refusal.is_resolved,
-    }
-
-
 def _detail(refusal: RefusedInput) -> str:
+    from usageledger.operations.refusals import refusal_detail
+
     about = "" if refusal.event is None else f"{refusal.event.source} {refusal.event.id}"
     use = "/".join(name for name in (refusal.feature, refusal.model) if name)
     parts = [
         part
-        for part in (about, use, refusal.detail, "accepted since" if refusal.is_resolved else "")
+        for part in (
+            about,
+            use,
+            refusal_detail(refusal),
+            "accepted since" if refusal.is_resolved else "",
+        )
         if part
     ]
     return " · ".join(parts)

@@ -49,8 +49,9 @@ ROUTERS: Sequence[APIRouter] = (
 )
 
 DESCRIPTION = """
-Credits for AI generations: ask before one starts, reserve what it may cost, report what it used, hear at once when an account runs out,
-show its usage meter. Credits are decimal strings, times are RFC 3339 in UTC, errors are RFC 9457 problem details.
+Credits for AI generations: ask before a generation starts, reserve what it may cost, report what
+it used, be told at once when an account runs out, and show its usage meter. Credits are decimal
+strings, times are RFC 3339 in UTC, errors are RFC 9457 problem details.
 """
 
 
@@ -80,7 +81,7 @@ def bare_app() -> FastAPI:
     app = FastAPI(
         title="usageledger",
         version="1",
-        description=DESCRIPTION.strip(),
+        description=" ".join(DESCRIPTION.split()),
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

@@ -29,7 +29,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-class UsedForSomethingElse(Exception):
+class KeyUsedBefore(Exception):
     """The key came before, with another request."""
 
 
@@ -40,7 +40,7 @@ def answer_before(
 
     In the transaction that carries it out.
 
-    Raises UsedForSomethingElse.
+    Raises KeyUsedBefore.
     """
     forget_old(store, now)
     row = store.execute(
@@ -49,7 +49,7 @@ def answer_before(
     if row is None:
         return None
     if row[0] != _digest(request):
-        raise UsedForSomethingElse
+        raise KeyUsedBefore
     return json.loads(row[1])
 
 

@@ -32,6 +32,7 @@ from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics
 from usageledger.operations.lags import LagReader, LedgerLags
 from usageledger.operations.partition_states import PartitionState, partition_states
+from usageledger.operations.refusals import refused_records
 
 ANSWER_WITHIN_S = 5.0
 KAFKA_TIMEOUT_MS = 4_000
@@ -97,7 +98,9 @@ class Inspector:
         """
         async with _within(self._answer_within_s):
             return await self._ask(
-                lambda connections: _records(connections.reader, self._topics, addresses)
+                lambda connections: list(
+                    refused_records(connections.reader, self._topics, addresses)
+                )
             )
 
     def close(self) -> None:
@@ -192,22 +195,3 @@ def _look(connections: Connections) -> Look:
     lags = connections.lags.look()
     reports = connections.lags.owner_reports()
     return Look(datetime.now(UTC), lags, partition_states(lags, reports))
-
-
-def _records(
-    reader: LogReader, topics: Topics, addresses: Sequence[InputAddress]
-) -> list[Record | None]:
-    names = {"usage": topics.usage, "account": topics.account}
-    offsets: dict[tuple[str, int], range] = {}
-    found: list[Record | None] = []
-    for address in addresses:
-        topic, partition, offset = names[address.topic], address.partition, address.offset
-        if (topic, partition) not in offsets:
-            offsets[topic, partition] = range(
-                reader.start_offset(topic, partition), reader.end_offset(topic, partition)
-            )
-        is_there = offset in offsets[topic, partition]
-        found.append(
-            next(reader.read(topic, partition, offset, offset + 1), None) if is_there else None
-        )
-    return found

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from usageledger.accounts.errors import CatalogsUnavailable, NoCatalog
 from usageledger.counters.view import ViewError
-from usageledger.gateway.idempotency import UsedForSomethingElse
+from usageledger.gateway.idempotency import KeyUsedBefore
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -149,7 +149,17 @@ def problem_response(
 
 def add_handlers(app: FastAPI) -> None:
     """Have every error of this app answered as a problem."""
+    _add_handlers_of_our_errors(app)
+    _add_handlers_of_request_errors(app)
 
+    @app.exception_handler(Exception)
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        return problem_response(
+            "internal", "the gateway failed, and has logged why; the same request may work later"
+        )
+
+
+def _add_handlers_of_our_errors(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> JSONResponse:
         return problem_response(
@@ -159,7 +169,9 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(ViewError)
     async def on_view_error(request: Request, error: ViewError) -> JSONResponse:
         if not error.retriable:
-            return problem_response("internal", f"{error}. `usageledger doctor` says what mends it")
+            return problem_response(
+                "internal", f"{error}. `usageledger doctor` says how to mend it"
+            )
         return problem_response(
             "counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"}
         )
@@ -172,23 +184,25 @@ def add_handlers(app: FastAPI) -> None:
     async def on_no_catalog(request: Request, error: NoCatalog) -> JSONResponse:
         return problem_response("not_ready", str(error))
 
-    @app.exception_handler(UsedForSomethingElse)
-    async def on_reused(request: Request, error: UsedForSomethingElse) -> JSONResponse:
+    @app.exception_handler(KeyUsedBefore)
+    async def on_reused_key(request: Request, error: KeyUsedBefore) -> JSONResponse:
         return problem_response(
             "id_reused_with_different_content",
-            "this Idempotency-Key came with another request: take a new one",
+            "this Idempotency-Key came with another request before: send this one under a new key",
         )
 
+
+def _add_handlers_of_request_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         fields = _invalid_fields(error.errors())
         if any(found.get("type") == "json_invalid" for found in error.errors()):
             return problem_response(
                 "malformed_request",
-                "the body is no JSON: send one JSON object, as Content-Type: application/json",
+                "the body is not JSON: send one JSON object, as Content-Type: application/json",
             )
-        told = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields[:3])
-        return problem_response("invalid_request", told, errors=fields)
+        detail = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields[:3])
+        return problem_response("invalid_request", detail, errors=fields)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -198,16 +212,10 @@ def add_handlers(app: FastAPI) -> None:
             error.status_code, "malformed_request"
         )
         detail = (
-            f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists what "
-            "there is"
+            f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists every "
+            "path"
         )
         return problem_response(code, detail, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def on_error(request: Request, error: Exception) -> JSONResponse:
-        return problem_response(
-            "internal", "the gateway failed, and has logged why; the same request may work later"
-        )
 
 
 def _invalid_fields(errors: Sequence[Any]) -> list[dict[str, str]]:

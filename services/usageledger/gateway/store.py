@@ -29,45 +29,95 @@ BUSY_TIMEOUT_S = 5.0
 _MIGRATIONS = (
     """
     CREATE TABLE keys (
-      id TEXT PRIMARY KEY, name TEXT NOT NULL, scopes TEXT NOT NULL, created_at TEXT NOT NULL, revoked_at TEXT
+      id TEXT PRIMARY KEY,
+      name TEXT NOT NULL,
+      scopes TEXT NOT NULL,
+      created_at TEXT NOT NULL,
+      revoked_at TEXT
     ) STRICT;
     CREATE TABLE key_secrets (
-      key_id TEXT NOT NULL REFERENCES keys (id), digest BLOB NOT NULL, token_key BLOB NOT NULL, created_at TEXT NOT NULL, expires_at TEXT,
+      key_id TEXT NOT NULL REFERENCES keys (id),
+      digest BLOB NOT NULL,
+      token_key BLOB NOT NULL,
+      created_at TEXT NOT NULL,
+      expires_at TEXT,
       PRIMARY KEY (key_id, digest)
     ) STRICT;
     """,
     """
     CREATE TABLE limit_positions (
-      partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, last_record TEXT NOT NULL, entry_offset INTEGER NOT NULL,
-      entry_index INTEGER NOT NULL, entry_crossings INTEGER NOT NULL
+      partition INTEGER PRIMARY KEY,
+      next_offset INTEGER NOT NULL,
+      last_record TEXT NOT NULL,
+      entry_offset INTEGER NOT NULL,
+      entry_index INTEGER NOT NULL,
+      entry_crossings INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE limit_events (
-      partition INTEGER NOT NULL, entry_offset INTEGER NOT NULL, entry_index INTEGER NOT NULL, account TEXT NOT NULL,
-      announced_ms INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (partition, entry_offset, entry_index)
+      partition INTEGER NOT NULL,
+      entry_offset INTEGER NOT NULL,
+      entry_index INTEGER NOT NULL,
+      account TEXT NOT NULL,
+      announced_ms INTEGER NOT NULL,
+      event BLOB NOT NULL,
+      PRIMARY KEY (partition, entry_offset, entry_index)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX limit_events_by_account ON limit_events (account, partition, entry_offset, entry_index);
+    CREATE INDEX limit_events_by_account
+      ON limit_events (account, partition, entry_offset, entry_index);
     CREATE INDEX limit_events_by_age ON limit_events (announced_ms);
-    CREATE TABLE blocked_accounts (account TEXT PRIMARY KEY, event BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE blocked_accounts (
+      account TEXT PRIMARY KEY,
+      event BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE webhook_endpoints (
-      id TEXT PRIMARY KEY, url TEXT NOT NULL, types TEXT NOT NULL, accounts TEXT NOT NULL, description TEXT NOT NULL,
-      created_at TEXT NOT NULL, disabled_because TEXT, failing_since TEXT, last_success_at TEXT, last_failure_at TEXT, last_failure TEXT
+      id TEXT PRIMARY KEY,
+      url TEXT NOT NULL,
+      types TEXT NOT NULL,
+      accounts TEXT NOT NULL,
+      description TEXT NOT NULL,
+      created_at TEXT NOT NULL,
+      disabled_because TEXT,
+      failing_since TEXT,
+      last_success_at TEXT,
+      last_failure_at TEXT,
+      last_failure TEXT
     ) STRICT;
     CREATE TABLE webhook_secrets (
-      endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE, secret TEXT NOT NULL, created_at TEXT NOT NULL,
-      expires_at TEXT, PRIMARY KEY (endpoint_id, secret)
+      endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE,
+      secret TEXT NOT NULL,
+      created_at TEXT NOT NULL,
+      expires_at TEXT,
+      PRIMARY KEY (endpoint_id, secret)
     ) STRICT;
     CREATE TABLE webhook_deliveries (
-      number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
-      endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE, event_id TEXT NOT NULL, type TEXT NOT NULL,
-      account TEXT NOT NULL, body BLOB NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL, tries INTEGER NOT NULL,
-      next_attempt_ms INTEGER, last_status INTEGER, last_error TEXT, created_ms INTEGER NOT NULL, ended_ms INTEGER,
+      number INTEGER PRIMARY KEY,
+      id TEXT NOT NULL UNIQUE,
+      endpoint_id TEXT NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE,
+      event_id TEXT NOT NULL,
+      type TEXT NOT NULL,
+      account TEXT NOT NULL,
+      body BLOB NOT NULL,
+      state TEXT NOT NULL,
+      attempts INTEGER NOT NULL,
+      tries INTEGER NOT NULL,
+      next_attempt_ms INTEGER,
+      last_status INTEGER,
+      last_error TEXT,
+      created_ms INTEGER NOT NULL,
+      ended_ms INTEGER,
       UNIQUE (endpoint_id, event_id)
     ) STRICT;
-    CREATE INDEX webhook_deliveries_by_state ON webhook_deliveries (endpoint_id, state, next_attempt_ms, number);
-    CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (ended_ms) WHERE ended_ms IS NOT NULL;
+    CREATE INDEX webhook_deliveries_by_state
+      ON webhook_deliveries (endpoint_id, state, next_attempt_ms, number);
+    CREATE INDEX webhook_deliveries_by_age
+      ON webhook_deliveries (ended_ms) WHERE ended_ms IS NOT NULL;
     CREATE TABLE idempotency_keys (
-      caller TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, answer TEXT NOT NULL, created_ms INTEGER NOT NULL,
+      caller TEXT NOT NULL,
+      key TEXT NOT NULL,
+      digest BLOB NOT NULL,
+      answer TEXT NOT NULL,
+      created_ms INTEGER NOT NULL,
       PRIMARY KEY (caller, key)
     ) STRICT;
     """,

@@ -24,6 +24,7 @@ from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.evolve import evolve
 from usageledger.history.tables import microseconds, place_of
 from usageledger.ledger.records import Record
+from usageledger.ledger.refused_input import EventIdentity, event_identity
 
 CHANGE_NOTHING = frozenset({"refusal", "duplicate", "skip", "catalog_adopted"})
 NO_CHARGES = frozenset({"thresholds_set"})
@@ -95,9 +96,9 @@ class _Batch:
     periods: dict[tuple[str, int], _Noted] = field(default_factory=dict)
     accounts: dict[str, _Account] = field(default_factory=dict)
     refusals: dict[int, LedgerEntry] = field(default_factory=dict)
-    unresolved: dict[tuple[str, str, str, str], list[int]] = field(default_factory=dict)
+    unresolved: dict[EventIdentity, list[int]] = field(default_factory=dict)
     resolved: set[int] = field(default_factory=set)
-    accepted: dict[tuple[str, str, str, str], None] = field(default_factory=dict)
+    accepted: dict[EventIdentity, None] = field(default_factory=dict)
 
 
 class HistoryFold:
@@ -341,11 +342,7 @@ def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
     """
     if entry.input is None:
         return
-    identity = (
-        None
-        if entry.event is None
-        else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
-    )
+    identity = event_identity(entry)
     if entry.kind == "refusal":
         place = place_of(batch.partition, entry.offset)
         batch.refusals[place] = entry

@@ -14,7 +14,6 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -26,6 +25,7 @@ from usageledger.domain.account import AccountState, Period
 from usageledger.domain.encoding import decode_account
 from usageledger.domain.entry import InputAddress, LedgerEntry
 from usageledger.history.tables import VERSION, address_of, microseconds, moment_of, place_of
+from usageledger.ledger.refused_input import EventIdentity, RefusedInput
 
 CONNECTIONS_MAX = 4
 BUSY_TIMEOUT_S = 2.0
@@ -96,31 +96,6 @@ class AccountListed(NamedTuple):
     last_used_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusalListed:
-    """One input that the ledger refused.
-
-    ``is_resolved``: the same event has been accepted since.
-    """
-
-    partition: int
-    offset: int
-    appended_at: datetime
-    account: str
-    reason: str
-    detail: str
-    input: InputAddress
-    event: tuple[str, str] | None
-    feature: str | None
-    model: str | None
-    is_resolved: bool
-
-    @property
-    def entry(self) -> str:
-        """The address of the ledger entry that says so."""
-        return f"{self.partition}-{self.offset}"
-
-
 class Page(NamedTuple, Generic[_T]):
     """Some items of a list, and the cursor after which it goes on; None at its end."""
 
@@ -171,12 +146,12 @@ class HistoryReader:
 
     async def refusals(
         self, *, reason: str | None, is_resolved: bool | None, cursor: str | None, limit: int
-    ) -> Page[RefusalListed]:
+    ) -> Page[RefusedInput]:
         """Refused inputs, the newest first."""
         filters = {"reason": reason, "is_resolved": is_resolved}
         return await self._ask(lambda database: _refusals(database, filters, cursor, limit))
 
-    async def refusals_at(self, entries: Sequence[str]) -> dict[str, RefusalListed]:
+    async def refusals_at(self, entries: Sequence[str]) -> dict[str, RefusedInput]:
         """Those of these entries (``3-1042``) that are refusals."""
         return await self._ask(lambda database: _refusals_at(database, entries))
 
@@ -406,7 +381,7 @@ def _accounts(
 
 def _refusals(
     database: sqlite3.Connection, filters: Mapping[str, object], cursor: str | None, limit: int
-) -> Page[RefusalListed]:
+) -> Page[RefusedInput]:
     wanted = {name: value for name, value in filters.items() if value is not None}
     terms = "".join(f" AND {name} = ?" for name in wanted)
     after = (2**62, 2**62) if cursor is None else _after_refusal(cursor)
@@ -422,7 +397,7 @@ def _refusals(
     )
 
 
-def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[str, RefusalListed]:
+def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[str, RefusedInput]:
     rows = [
         database.execute("SELECT * FROM refusals WHERE place = ?", (_place(entry),)).fetchone()
         for entry in entries
@@ -432,7 +407,7 @@ def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[s
     }
 
 
-def _refusal(row: Sequence[Any]) -> RefusalListed:
+def _refusal(row: Sequence[Any]) -> RefusedInput:
     (
         place,
         appended_at_us,
@@ -449,7 +424,7 @@ def _refusal(row: Sequence[Any]) -> RefusalListed:
         is_resolved,
     ) = row
     partition, offset = address_of(place)
-    return RefusalListed(
+    return RefusedInput(
         partition=partition,
         offset=offset,
         appended_at=moment_of(appended_at_us),
@@ -457,7 +432,7 @@ def _refusal(row: Sequence[Any]) -> RefusalListed:
         reason=reason,
         detail=detail,
         input=InputAddress(topic=topic, partition=input_partition, offset=input_offset),
-        event=None if source is None else (source, id_),
+        event=None if source is None else EventIdentity(topic, account, source, id_),
         feature=feature,
         model=model,
         is_resolved=bool(is_resolved),

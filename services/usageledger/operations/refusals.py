@@ -1,20 +1,24 @@
-"""Refused inputs: which they are, which have been accepted since, and sending them again
-unchanged.
+"""Refused inputs: how they are shown, which may be sent again, and what is sent then.
+
+The console lists them from the history, the command line from a scan of the ledger. Everything
+after the list is shared and is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 from usageledger.domain.chain import SealedEntry
-from usageledger.domain.entry import EventReference, InputAddress
+from usageledger.domain.entry import InputAddress
 from usageledger.domain.refusal import Refusal
 from usageledger.ledger.partitioning import partition_of
-from usageledger.log.reading import LogReader
+from usageledger.ledger.records import Record
+from usageledger.ledger.refused_input import EventIdentity, RefusedInput, event_identity
+from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics
-from usageledger.operations.event_file import Input, OutgoingRecord
+from usageledger.operations.event_file import OutgoingRecord
 
 CAN_CHANGE = tuple(
     refusal.value
@@ -25,121 +29,202 @@ CAN_CHANGE = tuple(
         Refusal.UNKNOWN_ACCOUNT,
     )
 )
-"""Reasons that another catalog, or an account that is opened, does away with."""
+"""The reasons that another catalog, or opening the account, removes."""
 
+Hindrance = Literal["not_found", "already_resolved", "not_sendable", "gone"]
 
-@dataclass(slots=True)
-class RefusedInput:
-    """One input that the ledger refused, and where both lie.
-
-    ``is_resolved``: the same event has been accepted since.
-    """
-
-    account: str
-    reason: str
-    detail: str
-    appended_at: datetime
-    input: InputAddress
-    partition: int
-    offset: int
-    event: EventReference | None
-    feature: str | None = None
-    model: str | None = None
-    is_resolved: bool = False
-
-    @property
-    def entry(self) -> str:
-        """The address of the ledger entry that says so."""
-        return f"{self.partition}-{self.offset}"
-
-    @property
-    def place(self) -> str:
-        """Where the refused record lies: topic, partition-offset."""
-        return f"{self.input.topic} {self.input.partition}-{self.input.offset}"
+HINDRANCES: Mapping[Hindrance, str] = {
+    "not_found": "no refusal is known at that address",
+    "already_resolved": "the same event has been accepted since",
+    "not_sendable": "a catalog cannot be sent again: publish it under another version",
+    "gone": "the refused record is no longer in its topic",
+}
+"""Why a refused input is not sent again, in words."""
 
 
 def refused_inputs(entries: Iterable[SealedEntry]) -> list[RefusedInput]:
     """The refused inputs among a ledger's entries, in their order."""
     refused: list[RefusedInput] = []
-    unresolved: dict[tuple[str, str, str, str], list[RefusedInput]] = {}
+    unresolved: dict[EventIdentity, list[int]] = {}
     for sealed in entries:
         entry = sealed.entry
         if entry.input is None:
             continue
-        identity = (
-            None
-            if entry.event is None
-            else (entry.input.topic, entry.account, entry.event.source, entry.event.id)
-        )
+        identity = event_identity(entry)
         if entry.kind != "refusal":
-            for earlier in unresolved.pop(identity, ()) if identity is not None else ():
-                earlier.is_resolved = True
+            for index in unresolved.pop(identity, ()) if identity is not None else ():
+                refused[index] = replace(refused[index], is_resolved=True)
             continue
-        refusal = RefusedInput(
-            account=entry.account,
-            reason=entry.reason or "",
-            detail=entry.detail or "",
-            appended_at=entry.appended_at,
-            input=entry.input,
-            partition=entry.partition,
-            offset=entry.offset,
-            event=entry.event,
-            feature=entry.feature,
-            model=entry.model,
-        )
-        refused.append(refusal)
         if identity is not None:
-            unresolved.setdefault(identity, []).append(refusal)
+            unresolved.setdefault(identity, []).append(len(refused))
+        refused.append(
+            RefusedInput(
+                partition=entry.partition,
+                offset=entry.offset,
+                appended_at=entry.appended_at,
+                account=entry.account,
+                reason=entry.reason or "",
+                detail=entry.detail or "",
+                input=entry.input,
+                event=identity,
+                feature=entry.feature,
+                model=entry.model,
+            )
+        )
     return refused
 
 
+def refusal_row(refusal: RefusedInput) -> dict[str, Any]:
+    """A refused input as the API and ``refusals list --json`` show it."""
+    event = refusal.event
+    return {
+        "entry": refusal.entry,
+        "account": refusal.account or None,
+        "reason": refusal.reason,
+        "detail": refusal_detail(refusal),
+        "appended_at": refusal.appended_at,
+        "event": None if event is None else {"source": event.source, "id": event.id},
+        "feature": refusal.feature,
+        "model": refusal.model,
+        "is_resolved": refusal.is_resolved,
+        "place": refusal.place,
+    }
+
+
+def refusal_detail(refusal: RefusedInput) -> str:
+    """What was wrong, in words: the ledger's own, or those for the reason; often empty."""
+    return refusal.detail or refusal_text(
+        refusal.reason, {"feature": refusal.feature, "model": refusal.model}
+    )
+
+
+def refusal_text(reason: str, data: Mapping[str, Any]) -> str:
+    """A refusal in words: what was asked for, and what to do. Empty where the reason says it all.
+
+    ``data`` is the event's, or as much of it as is known.
+    """
+    plan, feature, model, time_zone = (
+        data.get(name) for name in ("plan", "feature", "model", "time_zone")
+    )
+    a_plan, the_plan = (f"a plan {plan!r}", f"plan {plan!r}") if plan else ("the plan",) * 2
+    texts = {
+        "unknown_plan": f"no catalog has {a_plan}: `usageledger catalog show` lists them",
+        "plan_has_no_cycle": f"{the_plan} has no billing cycle, so nothing is subscribed to: "
+        "`usageledger account cancel` ends a subscription",
+        "unknown_feature": f"no catalog has a feature {feature!r}: `usageledger catalog show` "
+        "lists them",
+        "unknown_model": f"no catalog has a rate for model {model!r} of {feature!r}: `usageledger "
+        "catalog show` lists them"
+        if model
+        else f"{feature!r} is charged by model, and none was named: name one (--model); "
+        "`usageledger catalog show` lists them",
+        "unknown_time_zone": "there is no such time zone: name one as Europe/Berlin"
+        if time_zone is None
+        else f"there is no time zone {time_zone!r}: name one as Europe/Berlin",
+        "already_subscribed": "the account has a plan already: `usageledger account change-plan` "
+        "changes it",
+        "not_subscribed": "the account has no subscription: `usageledger account subscribe` begins "
+        "one",
+        "already_suspended": "the account is suspended already",
+        "not_suspended": "the account is not suspended",
+        "account_already_known": "the account is known already: an account can be opened only "
+        "before its first event",
+        "unknown_account": "nothing is known of the account, and the catalog refuses unknown "
+        "accounts: open it, or subscribe it to a plan, first",
+        "already_voided": "that use was voided already",
+        "period_closed": "the period ended more than 72 hours ago and is closed: grant credits "
+        "instead",
+        "id_reused_with_different_content": "the id was used before for another event: send this "
+        "one under a new id",
+    }
+    return texts.get(reason, "")
+
+
 def to_send_again(refused: Iterable[RefusedInput], reasons: Collection[str]) -> list[RefusedInput]:
-    """Those refused for one of these reasons and not accepted since; of several refusals of one
-    event, the first.
+    """Those that were refused for one of these reasons and that nothing hinders.
+
+    Of several refusals of one event, the first.
     """
     chosen: dict[object, RefusedInput] = {}
     for refusal in refused:
-        if (
-            refusal.reason in reasons
-            and not refusal.is_resolved
-            and refusal.input.topic != "catalog"
-        ):
-            event = refusal.event
-            same: object = (
-                refusal.place
-                if event is None
-                else (refusal.input.topic, refusal.account, event.source, event.id)
-            )
-            chosen.setdefault(same, refusal)
+        if refusal.reason in reasons and hindrance(refusal) is None:
+            chosen.setdefault(refusal.event or refusal.place, refusal)
     return list(chosen.values())
 
 
-def original_records(
+def hindrance(refusal: RefusedInput | None) -> Hindrance | None:
+    """Why a refused input may not be sent again; None where it may, if its record still exists."""
+    if refusal is None:
+        return "not_found"
+    if refusal.is_resolved:
+        return "already_resolved"
+    return "not_sendable" if refusal.input.topic == "catalog" else None
+
+
+def refused_records(
+    reader: LogReader, topics: Topics, addresses: Iterable[InputAddress]
+) -> Iterator[Record | None]:
+    """The refused records at these addresses of the input topics, in the order asked.
+
+    None for a record that its topic no longer has. Raises LogUnreadable, KafkaError.
+    """
+    kept: dict[tuple[str, int], range] = {}
+    for address in addresses:
+        topic, partition = _topic_of(topics, address), address.partition
+        if (topic, partition) not in kept:
+            kept[topic, partition] = range(
+                reader.start_offset(topic, partition), reader.end_offset(topic, partition)
+            )
+        yield (
+            next(reader.read(topic, partition, address.offset, address.offset + 1), None)
+            if address.offset in kept[topic, partition]
+            else None
+        )
+
+
+def resent_record(
+    refusal: RefusedInput,
+    record: Record,
+    *,
+    partition_count: int,
+    importing: bool,
+    line: int = 0,
+) -> OutgoingRecord:
+    """A refused record as it is sent again: unchanged, to the partition that its key belongs to.
+
+    In a ledger that is being imported it keeps its own time.
+    """
+    return OutgoingRecord(
+        line=line,
+        input="usage" if refusal.input.topic == "usage" else "account",
+        type=refusal.reason,
+        key=record.key,
+        partition=0 if record.key is None else partition_of(record.key, partition_count),
+        value=record.value or b"",
+        timestamp_ms=record.timestamp_ms if importing else None,
+    )
+
+
+def resent_records(
     reader: LogReader,
     prefix: str,
-    refused: Iterable[RefusedInput],
+    refused: Collection[RefusedInput],
     *,
     partition_count: int,
     importing: bool,
 ) -> Iterator[OutgoingRecord]:
-    """The records that were refused, read where they lie, to be sent unchanged (with their own time
-    into a ledger that is being imported).
+    """The records to send again for these refusals; ``line`` counts them from 1.
 
-    ``line`` counts them. Raises LogUnreadable where one is no longer there.
+    Raises LogUnreadable where one is no longer in its topic, KafkaError.
     """
-    topics = Topics(prefix)
-    for number, refusal in enumerate(refused, start=1):
-        input: Input = "usage" if refusal.input.topic == "usage" else "account"
-        topic = topics.usage if input == "usage" else topics.account
-        for record in reader.read(
-            topic, refusal.input.partition, refusal.input.offset, refusal.input.offset + 1
-        ):
-            yield OutgoingRecord(
-                line=number,
-                input=input,
-                type=refusal.reason,
-                key=record.key,
-                partition=0 if record.key is None else partition_of(record.key, partition_count),
-                value=record.value or b"",
-                timestamp_ms=record.timestamp_ms if importing else None,
-            )
+    records = refused_records(reader, Topics(prefix), (refusal.input for refusal in refused))
+    for line, (refusal, record) in enumerate(zip(refused, records, strict=True), start=1):
+        if record is None:
+            raise LogUnreadable(f"{refusal.place}: {HINDRANCES['gone']}")
+        yield resent_record(
+            refusal, record, partition_count=partition_count, importing=importing, line=line
+        )
+
+
+def _topic_of(topics: Topics, address: InputAddress) -> str:
+    return topics.usage if address.topic == "usage" else topics.account

@@ -371,7 +371,7 @@ def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: P
         while True:
             asked = {"reason": None, "is_resolved": None} | filters
             page = asyncio.run(reader.refusals(**asked, cursor=cursor, limit=2))  # type: ignore[arg-type]
-            found += [item.event[1] for item in page.items if item.event is not None]
+            found += [item.event.id for item in page.items if item.event is not None]
             cursor = page.next_cursor
             if cursor is None:
                 return found

@@ -17,8 +17,8 @@ from usageledger.log.reading import LogReader
 from usageledger.operations.ledger_entries import newest, readable_entry
 from usageledger.operations.refusals import (
     CAN_CHANGE,
-    original_records,
     refused_inputs,
+    resent_records,
     to_send_again,
 )
 
@@ -84,6 +84,12 @@ class Topic0(LogReader):
     def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
         name: Topic = "usage" if topic.startswith("usage") else "account"
         return iter(self._ledger.inputs[name][start:stop])
+
+    def start_offset(self, topic: str, partition: int) -> int:
+        return 0
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        return max(len(records) for records in self._ledger.inputs.values())
 
 
 def test_every_amount_of_an_entry_is_shown_in_credits() -> None:
@@ -202,8 +208,8 @@ def test_a_refused_record_is_sent_again_unchanged_and_under_its_own_time_while_h
     ledger.use("u0")
     ledger.use("u1", model="veo_9")
     chosen = to_send_again(refused_inputs(ledger.entries), CAN_CHANGE)
-    (imported,) = original_records(Topic0(ledger), "", chosen, partition_count=1, importing=True)
-    (live,) = original_records(Topic0(ledger), "", chosen, partition_count=1, importing=False)
+    (imported,) = resent_records(Topic0(ledger), "", chosen, partition_count=1, importing=True)
+    (live,) = resent_records(Topic0(ledger), "", chosen, partition_count=1, importing=False)
     assert (imported.input, imported.key, imported.value) == (
         "usage",
         b"acct_1",

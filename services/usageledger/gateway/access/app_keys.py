@@ -176,7 +176,7 @@ class Keys:
         """Make a key and return it: this is the only time that it can be seen.
 
         The same request of the caller ``by`` under one idempotency key makes none again. Raises
-        TooManyKeys, MadeBefore, UsedForSomethingElse.
+        TooManyKeys, MadeBefore, KeyUsedBefore.
         """
         key, request = new_key(), [name, sorted(scopes)]
         with transaction(self._store, self._turn) as store:

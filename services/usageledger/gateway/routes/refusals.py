@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -17,15 +17,24 @@ from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.figures import EventShown
 from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import Problem, problems
-from usageledger.history.reading import HistoryAbsent, RefusalListed
-from usageledger.ledger.partitioning import partition_of
+from usageledger.history.reading import HistoryAbsent
 from usageledger.ledger.records import Record
+from usageledger.ledger.refused_input import RefusedInput
+from usageledger.operations.refusals import (
+    HINDRANCES,
+    Hindrance,
+    hindrance,
+    refusal_row,
+    resent_record,
+)
 
 router = APIRouter(tags=["console"])
 
 RESENT_MAX = 100
 
 Result = Literal["sent", "already_resolved", "not_found", "gone", "not_sendable", "unavailable"]
+"""``sent``, ``unavailable``, or a `Hindrance`."""
+
 RefusalCursor = Annotated[
     str | None,
     Query(
@@ -34,13 +43,6 @@ RefusalCursor = Annotated[
     ),
 ]
 EntryAddress = Annotated[str, Field(pattern=r"^[0-9]{1,6}-[0-9]{1,12}$")]
-
-_WHY: Mapping[Result, str] = {
-    "already_resolved": "the same event has been accepted since",
-    "not_found": "the history knows no refusal of that address",
-    "gone": "the record no longer lies in its topic",
-    "not_sendable": "a catalog is published anew instead, under another version",
-}
 
 
 class RefusalShown(BaseModel):
@@ -152,7 +154,7 @@ async def list_refusals(
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
     return RefusalList(
-        items=[_shown(refusal) for refusal in page.items],
+        items=[RefusalShown.model_validate(refusal_row(refusal)) for refusal in page.items],
         next_cursor=page.next_cursor,
         history_as_of=complete_until(heads, reaches),
     )
@@ -174,87 +176,61 @@ async def resend_refusals(
         known = await gateway.history.refusals_at(entries)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
-    results = {entry: _hindered(known.get(entry)) for entry in entries}
-    chosen = [known[entry] for entry, hindrance in results.items() if hindrance is None]
+    hindrances: dict[str, Hindrance | None] = {
+        entry: hindrance(known.get(entry)) for entry in entries
+    }
+    chosen = [known[entry] for entry, why in hindrances.items() if why is None]
     sent = await _send_again(gateway, chosen)
-    items = [_resent(entry, results[entry], sent) for entry in entries]
-    if any(item.result == "unavailable" for item in items) and all(
-        item.result != "sent" for item in items
-    ):
-        told = next(item.detail for item in items if item.result == "unavailable")
-        shown = [item.model_dump() for item in items]
+    items = [
+        _hindered(entry, why) if why is not None else sent[entry]
+        for entry, why in hindrances.items()
+    ]
+    results = {item.result for item in items}
+    if "unavailable" in results and "sent" not in results:
+        why_not = next(item.detail for item in items if item.result == "unavailable")
         raise Problem(
             "log_unavailable",
-            f"none was sent: {told}. Send them again in a moment",
+            f"none was sent: {why_not}. Send them again in a moment",
             headers={"Retry-After": "1"},
-            items=shown,
+            items=[item.model_dump() for item in items],
         )
     return ResendReport(items=items)
 
 
-def _hindered(refusal: RefusalListed | None) -> Result | None:
-    """Why a refusal is not to be sent again; None where it is."""
-    if refusal is None:
-        return "not_found"
-    if refusal.is_resolved:
-        return "already_resolved"
-    return "not_sendable" if refusal.input.topic == "catalog" else None
-
-
-async def _send_again(gateway: Gateway, chosen: Sequence[RefusalListed]) -> dict[str, Sent | None]:
-    """What became of each by its entry; None for one whose record is gone. Raises Problem."""
+async def _send_again(gateway: Gateway, chosen: Sequence[RefusedInput]) -> dict[str, Resent]:
+    """Send these again; what became of each, by its entry. Raises Problem."""
     records = (
         await gateway.inspector.records([refusal.input for refusal in chosen]) if chosen else []
     )
-    there = [
-        (refusal, record)
+    kept = {
+        refusal.entry: _outgoing(gateway, refusal, record)
         for refusal, record in zip(chosen, records, strict=True)
         if record is not None
-    ]
-    outgoing = [_outgoing(gateway, refusal, record) for refusal, record in there]
-    outcomes = await gateway.report(outgoing) if outgoing else ()
-    found: dict[str, Sent | None] = {refusal.entry: None for refusal in chosen}
-    return found | {
-        refusal.entry: outcome for (refusal, _), outcome in zip(there, outcomes, strict=True)
+    }
+    outcomes = await gateway.report(list(kept.values())) if kept else ()
+    gone = {refusal.entry: _hindered(refusal.entry, "gone") for refusal in chosen}
+    return gone | {
+        entry: _resent(entry, outcome) for entry, outcome in zip(kept, outcomes, strict=True)
     }
 
 
-def _outgoing(gateway: Gateway, refusal: RefusalListed, record: Record) -> Outgoing:
-    """The record as it is sent again: to the partition that its key belongs to, and into an import
-    under its own time.
-    """
+def _outgoing(gateway: Gateway, refusal: RefusedInput, record: Record) -> Outgoing:
     accounts, topics = gateway.accounts, gateway.topics
-    return Outgoing(
-        topic=topics.usage if refusal.input.topic == "usage" else topics.account,
-        partition=0 if record.key is None else partition_of(record.key, accounts.partition_count),
-        key=record.key,
-        value=record.value or b"",
-        timestamp_ms=record.timestamp_ms if accounts.clock.is_importing() else None,
+    found = resent_record(
+        refusal,
+        record,
+        partition_count=accounts.partition_count,
+        importing=accounts.clock.is_importing(),
     )
+    topic = topics.usage if found.input == "usage" else topics.account
+    return Outgoing(topic, found.partition, found.key, found.value, found.timestamp_ms)
 
 
-def _resent(entry: str, hindrance: Result | None, sent: Mapping[str, Sent | None]) -> Resent:
-    if hindrance is None:
-        outcome = sent[entry]
-        if outcome is not None and outcome.offset is None:
-            return Resent(entry=entry, result="unavailable", detail=outcome.why)
-        hindrance = "gone" if outcome is None else "sent"
-    return Resent(entry=entry, result=hindrance, detail=_WHY.get(hindrance))
+def _resent(entry: str, outcome: Sent) -> Resent:
+    if outcome.offset is None:
+        return Resent(entry=entry, result="unavailable", detail=outcome.why)
+    return Resent(entry=entry, result="sent")
 
 
-def _shown(refusal: RefusalListed) -> RefusalShown:
-    where = refusal.input
-    return RefusalShown(
-        entry=refusal.entry,
-        account=refusal.account or None,
-        reason=refusal.reason,
-        detail=refusal.detail,
-        appended_at=refusal.appended_at,
-        event=None
-        if refusal.event is None
-        else EventShown(source=refusal.event[0], id=refusal.event[1]),
-        feature=refusal.feature,
-        model=refusal.model,
-        is_resolved=refusal.is_resolved,
-        place=f"{where.topic} {where.partition}-{where.offset}",
-    )
+def _hindered(entry: str, why: Hindrance) -> Resent:
+    return Resent(entry=entry, result=why, detail=HINDRANCES[why])

@@ -34,11 +34,19 @@ _COLUMNS = (
 )
 
 _CHANGE = """
-    UPDATE webhook_endpoints SET url = ifnull(:url, url), types = ifnull(:types, types), accounts = ifnull(:accounts, accounts),
+    UPDATE webhook_endpoints SET
+      url = ifnull(:url, url),
+      types = ifnull(:types, types),
+      accounts = ifnull(:accounts, accounts),
       description = ifnull(:description, description),
-      failing_since = CASE WHEN :is_enabled AND disabled_because IS NOT NULL THEN NULL ELSE failing_since END,
-      disabled_because = CASE WHEN :is_enabled IS NULL THEN disabled_because
-        WHEN NOT :is_enabled THEN ifnull(disabled_because, 'it was switched off') END
+      failing_since = CASE
+        WHEN :is_enabled AND disabled_because IS NOT NULL THEN NULL
+        ELSE failing_since
+      END,
+      disabled_because = CASE
+        WHEN :is_enabled IS NULL THEN disabled_because
+        WHEN NOT :is_enabled THEN ifnull(disabled_because, 'it was switched off')
+      END
     WHERE id = :id
 """
 
@@ -129,7 +137,7 @@ class EndpointStore:
         """Make an endpoint; the same key of the same caller again makes none, and has the first
         answer.
 
-        Raises TooManyEndpoints, UsedForSomethingElse, NoLongerThere.
+        Raises TooManyEndpoints, KeyUsedBefore, NoLongerThere.
         """
         made = Created(f"wh_{secrets.token_hex(8)}", new_secret())
         with transaction(self._store, self._turn) as store:

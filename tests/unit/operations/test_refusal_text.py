@@ -1,4 +1,4 @@
-"""What a command says of its own event that the ledger has refused."""
+"""A refusal in words: what was asked for, and what to do."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from typing import Any
 
 import pytest
 
-from usageledger.cli.account_events import refusal_text
-
-
-def event(**data: Any) -> dict[str, object]:
-    return {
-        "type": "account.subscribed",
-        "source": "cli",
-        "id": "a",
-        "subject": "acct_1",
-        "data": data,
-    }
+from usageledger.operations.refusals import refusal_text
 
 
 @pytest.mark.parametrize(
@@ -35,7 +25,7 @@ def event(**data: Any) -> dict[str, object]:
         (
             "unknown_model",
             {"feature": "genai_video", "model": None},
-            "'genai_video' is charged by model, and none was named: --model",
+            "'genai_video' is charged by model, and none was named: name one (--model)",
         ),
         (
             "unknown_model",
@@ -54,8 +44,8 @@ def test_a_refusal_names_what_was_asked_for_and_what_to_do(
     reason: str, data: dict[str, Any], says: str
 ) -> None:
     """It gave the reason's code alone: nobody could tell which plan billing had asked for."""
-    assert says in refusal_text(reason, event(**data))
+    assert says in refusal_text(reason, data)
 
 
 def test_a_reason_without_words_of_its_own_is_told_by_its_code() -> None:
-    assert refusal_text("too_old", event()) == ""
+    assert refusal_text("too_old", {}) == ""
