@@ -17,9 +17,8 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
 
-from usageledger import AsyncLimitSubscriber
-from usageledger.sdk.limits.fastapi import RequireCredits, answer_payment_required
-from usageledger.sdk.limits.limit_event import LimitEvent
+from usageledger import AsyncLimitSubscriber, LimitEvent
+from usageledger.fastapi import RequireCredits, answer_payment_required
 
 
 class Limits:

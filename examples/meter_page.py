@@ -17,7 +17,7 @@ from html import escape
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse
 
-from usageledger.sdk.tokens import mint_account_token
+from usageledger import mint_account_token
 
 app = FastAPI(title="An app with a usage meter")
 

@@ -1,5 +1,7 @@
-"""For the tests of programs that report usage, or ask before it: a meter with the checks of
-`UsageMeter` and no Kafka, and a gate with the rules of the ledger and no Redis.
+"""In-memory stand-ins for the tests of programs that report usage or ask before it.
+
+`InMemoryMeter` makes the checks of `usageledger.UsageMeter` without Kafka. `InMemoryGate` applies
+the ledger's rules without Redis, and needs the extra ``gate``.
 
 ::
 
@@ -19,21 +21,21 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from usageledger.sdk.extras import naming_the_extra
 from usageledger.sdk.producer.events import Event, InvalidEvent
 from usageledger.sdk.producer.recording import UsageRecorder, Waiting
 from usageledger.sdk.producer.spool import SpoolError, SpoolFull
 
 if TYPE_CHECKING:
-    from usageledger.sdk.gate.in_memory import InMemoryGate as InMemoryGate
+    from usageledger.sdk.gate.in_memory import InMemoryGate
 
 __all__ = ["InMemoryGate", "InMemoryMeter", "InvalidEvent", "SpoolError", "SpoolFull", "Waiting"]
 
 
 class InMemoryMeter(UsageRecorder):
-    """Keeps what is recorded in ``events``: CloudEvents as dicts, voids among them, in the order of
-    the calls.
+    """Keeps recorded events in ``events``: CloudEvents as dicts, voids too, in the order of calls.
 
-    ``fail_with``: what the next calls raise instead (a SpoolFull, say), until it is set to None.
+    While ``fail_with`` is set (to a SpoolFull, say), every call that records raises it.
     """
 
     def __init__(self, *, source: str, clock: Callable[[], datetime] | None = None) -> None:
@@ -43,32 +45,31 @@ class InMemoryMeter(UsageRecorder):
         self._is_closed = False
 
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """True: nothing waits."""
+        """Return True: nothing ever waits."""
         return True
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """True. Whoever records afterwards is refused, as by `UsageMeter`."""
+        """Return True. From now on recording raises SpoolError, as `UsageMeter` does."""
         self._is_closed = True
         return True
 
     def waiting(self) -> Waiting:
-        """Nothing."""
+        """Return zeros: nothing ever waits."""
         return Waiting()
 
     def _keep(self, event: Event, value: bytes) -> None:
         if self._is_closed:
-            raise SpoolError("the event is NOT recorded: the meter is closed")
+            raise SpoolError("the event is NOT recorded: the meter is closed. Make another meter")
         if self.fail_with is not None:
             raise self.fail_with
-        # A reader sees what was written, so a test does too.
+        # Decoded from the bytes, so that a test sees exactly what a reader of the topic would.
         self.events.append(json.loads(value))
 
 
 def __getattr__(name: str) -> object:
     if name == "InMemoryGate":
-        from usageledger.sdk.gate.in_memory import (
-            InMemoryGate,
-        )  # it needs the extra `gate`; the meter needs none
+        with naming_the_extra(name, "gate"):
+            from usageledger.sdk.gate.in_memory import InMemoryGate
 
         return InMemoryGate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -112,7 +112,8 @@ def test_a_child_ends_with_a_parent_that_is_killed_outright(tmp_path: Path) -> N
 import sys, time
 from pathlib import Path
 from usageledger.local.processes import ChildProcess
-child = ChildProcess("sleeper", [sys.executable, "-c", "import time; time.sleep(300)"], Path(sys.argv[1]))
+sleeper = [sys.executable, "-c", "import time; time.sleep(300)"]
+child = ChildProcess("sleeper", sleeper, Path(sys.argv[1]))
 child.spawn()
 print(child.pid, flush=True)
 time.sleep(300)

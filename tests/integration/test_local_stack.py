@@ -45,7 +45,14 @@ from pathlib import Path
 from usageledger.local.stack import Stack
 kafka, redis = sys.argv[2:4]
 services = {"processor": [sys.executable, "-c", "import time; time.sleep(600)"]}
-Stack(Path(sys.argv[1]), kafka=kafka or None, redis=redis or None, prefix=sys.argv[4], partitions=2, services=services).run()
+Stack(
+    Path(sys.argv[1]),
+    kafka=kafka or None,
+    redis=redis or None,
+    prefix=sys.argv[4],
+    partitions=2,
+    services=services,
+).run()
 """
 
 

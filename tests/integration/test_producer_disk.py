@@ -24,7 +24,11 @@ directory, durability = Path(sys.argv[1]), sys.argv[2]
 kafka = FakeKafka()
 kafka.is_down = True
 meter = UsageMeter(
-    source="render", spool_directory=directory / "spool", connect_to=kafka.connect_to, durability=durability, exit_timeout_s=0.0
+    source="render",
+    spool_directory=directory / "spool",
+    connect_to=kafka.connect_to,
+    durability=durability,
+    exit_timeout_s=0.0,
 )
 recorded, refused = [], 0
 def record(count):

@@ -162,9 +162,15 @@ def test_a_worker_killed_while_it_sends_loses_nothing_that_it_recorded(
     script = """
 import itertools, os
 from usageledger import UsageMeter
-meter = UsageMeter(source="render", kafka=os.environ["K"], prefix=os.environ["P"], spool_directory=os.environ["S"])
+meter = UsageMeter(
+    source="render",
+    kafka=os.environ["K"],
+    prefix=os.environ["P"],
+    spool_directory=os.environ["S"],
+)
 for number in itertools.count():
-    print(meter.record(account=f"acct_{number % 7}", feature="genai_image", id=f"gen_{number}"), flush=True)
+    account, id = f"acct_{number % 7}", f"gen_{number}"
+    print(meter.record(account=account, feature="genai_image", id=id), flush=True)
 """
     with worker(script, K=kafka, P=prefix, S=str(tmp_path)) as process:
         assert process.stdout is not None
@@ -254,7 +260,13 @@ def test_what_waits_when_the_process_ends_is_sent_before_it_does(
     script = """
 import os
 from usageledger import UsageMeter
-meter = UsageMeter(source="render", kafka=os.environ["K"], prefix=os.environ["P"], spool_directory=os.environ["S"], exit_timeout_s=30.0)
+meter = UsageMeter(
+    source="render",
+    kafka=os.environ["K"],
+    prefix=os.environ["P"],
+    spool_directory=os.environ["S"],
+    exit_timeout_s=30.0,
+)
 meter.record(account="acct_1", feature="genai_image", id="first")
 assert meter.flush(30.0)
 for number in range(5_000):

@@ -10,9 +10,10 @@ from pathlib import Path
 from tests.chaos.sdk_outage import outage, report
 
 
-def test_an_outage_of_the_broker_with_workers_killed_meanwhile_loses_nothing_and_charges_nothing_twice(
+def test_an_outage_with_killed_workers_loses_nothing_and_repeats_no_charge(
     tmp_path: Path, rng: random.Random
 ) -> None:
+    """The broker is away for 20 s, and a worker is killed every 4 s meanwhile."""
     outcome = outage(
         tmp_path, outage_s=20.0, rate=200.0, kill_every_s=4.0, seed=rng.randrange(2**32)
     )

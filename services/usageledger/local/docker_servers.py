@@ -222,7 +222,8 @@ class ContainerServer:
         try:
             with _errors_told("look at the container"):
                 wrapped.reload()
-        except StackError:  # it was removed, or the engine is gone and the container with it: either way, start it again
+        except StackError:
+            # The container was removed, or the engine is gone and took it along. Start it again.
             return {"Status": "dead", "Running": False, "ExitCode": 137}
         state: Mapping[str, Any] = wrapped.attrs["State"]
         return state

@@ -110,9 +110,17 @@ class KafkaNode:
         ``logging`` names a file with the text LOGGING, ``log`` the file to write.
         """
         return [
-            java, f"-Xmx{HEAP_MAX}", *JIT_OPTIONS, "-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={logging}",
-            f"-Dusageledger.log={log}", "-cp", class_path, "kafka.Kafka", properties,
-        ]  # fmt: skip
+            java,
+            f"-Xmx{HEAP_MAX}",
+            *JIT_OPTIONS,
+            "-Djava.awt.headless=true",
+            f"-Dlog4j2.configurationFile={logging}",
+            f"-Dusageledger.log={log}",
+            "-cp",
+            class_path,
+            "kafka.Kafka",
+            properties,
+        ]
 
 
 def new_cluster_id() -> str:

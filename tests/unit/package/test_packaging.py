@@ -50,7 +50,7 @@ EXTRA_OF = {
     "usageledger.accounts.reckoning": "gate",
     "usageledger.sdk": "",
     "usageledger.sdk.gate": "gate",
-    "usageledger.sdk.limits.fastapi": "gateway",
+    "usageledger.sdk.limits.payment_required": "gateway",
     "usageledger.processor": "processor",
     "usageledger.limits": "core",
     "usageledger.history": "core",
@@ -197,7 +197,8 @@ class Refusing:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in {NOT_FOR_THE_SDKS!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}} (refused by this test)", name=name)
+            message = f"No module named {{name!r}} (refused by this test)"
+            raise ModuleNotFoundError(message, name=name)
 sys.meta_path.insert(0, Refusing)
 """
 

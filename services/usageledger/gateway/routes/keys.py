@@ -246,7 +246,7 @@ async def mint_token(
     """Mint a short-lived token for one account's browser: what `<usage-meter>` asks your backend
     for.
 
-    `usageledger.sdk.tokens.mint_account_token`, or any JWT library, makes the same from a key,
+    `usageledger.mint_account_token`, or any JWT library, makes the same from a key,
     without asking.
     """
     if caller.account is not None:

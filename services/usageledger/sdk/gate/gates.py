@@ -10,7 +10,13 @@ reserve what it may cost.
 
     with gate.held("acct_4821", id="gen_01J9", feature="genai_video", model="veo_3") as hold:
         video = render(job)
-        meter.record(account="acct_4821", id="gen_01J9", feature="genai_video", model="veo_3", hold_id=hold.id)
+        meter.record(
+            account="acct_4821",
+            id="gen_01J9",
+            feature="genai_video",
+            model="veo_3",
+            hold_id=hold.id,
+        )
 """
 
 from __future__ import annotations

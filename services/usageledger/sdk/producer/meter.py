@@ -32,7 +32,9 @@ class UsageMeter(UsageRecorder):
 
     ::
 
-        meter = UsageMeter(source="render", kafka="kafka:9092", spool_directory="/var/lib/render/usage")
+        meter = UsageMeter(
+            source="render", kafka="kafka:9092", spool_directory="/var/lib/render/usage"
+        )
         meter.record(account="acct_4821", feature="genai_video", model="veo_3", id=generation.id)
 
     One meter serves all threads of a process, and its forks: a child has a spool and a connection

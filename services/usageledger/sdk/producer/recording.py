@@ -150,7 +150,12 @@ class UsageRecorder(ABC):
 
         A callable is given what it names: parameters of the decorated function, and ``result``::
 
-            @meter.records(feature="genai_video", model="veo_3", account=lambda job: job.account, id=lambda result: result.id)
+            @meter.records(
+                feature="genai_video",
+                model="veo_3",
+                account=lambda job: job.account,
+                id=lambda result: result.id,
+            )
             def render(job): ...
 
         A call that raises records nothing. Raises TypeError at once if a callable names what the

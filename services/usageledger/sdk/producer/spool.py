@@ -5,7 +5,7 @@
     <directory>/<part>/lock              held (flock) by the live process that owns this part
                       /000001.segment    messages in the order they were appended
                       /000002.parked     messages that the broker refused, with its reason
-    <directory>/damaged/                 files in which something cannot be read: kept for a person to look at
+    <directory>/damaged/                 unreadable files, kept for a person to look at
 
 A part is one process's. Whoever finds a part whose lock is free (its process died) adopts it. Any
 thread appends; one thread, the sender's, reads, settles, parks and adopts. A segment goes when it

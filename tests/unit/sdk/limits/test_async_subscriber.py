@@ -191,9 +191,10 @@ def test_a_handler_that_keeps_failing_ends_the_subscriber_with_its_name_and_its_
 @pytest.mark.parametrize(
     ("error", "raised"), [(None, SubscriberFailed), (ZeroDivisionError(), ZeroDivisionError)]
 )
-def test_a_subscriber_that_has_failed_says_so_at_the_end_of_the_block_unless_something_else_went_wrong(
+def test_a_failed_subscriber_raises_at_the_blocks_end(
     made: Made, error: Exception | None, raised: type[Exception]
 ) -> None:
+    """It does not hide an error that the block itself raised."""
     subscriber, fake = made
 
     @subscriber.on_reached

@@ -51,7 +51,8 @@ from usageledger.sdk.producer.publisher import PublishError
 
 taken = socket.socket()
 taken.bind(("127.0.0.1", 0))
-connect = kafka_publisher.connector_to(f"127.0.0.1:{taken.getsockname()[1]}", {"bootstrap_timeout_ms": 100})("t")
+address = f"127.0.0.1:{taken.getsockname()[1]}"
+connect = kafka_publisher.connector_to(address, {"bootstrap_timeout_ms": 100})("t")
 before = len(os.listdir("/proc/self/fd"))
 for _ in range(3):
     try:

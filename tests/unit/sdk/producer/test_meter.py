@@ -539,7 +539,12 @@ class Printing(FakeKafka):
 
 kafka = Printing()
 kafka.is_down = sys.argv[1] == "down"
-meter = UsageMeter(source="render", spool_directory={str(tmp_path)!r}, connect_to=kafka.connect_to, exit_timeout_s=float(sys.argv[2]))
+meter = UsageMeter(
+    source="render",
+    spool_directory={str(tmp_path)!r},
+    connect_to=kafka.connect_to,
+    exit_timeout_s=float(sys.argv[2]),
+)
 if sys.argv[1] != "later":
     meter.record(account="acct_1", feature="genai_image", id="gen_" + sys.argv[1])
 """

@@ -339,7 +339,12 @@ from usageledger.sdk.producer.meter import UsageMeter
 
 kafka = FakeKafka()
 kafka.is_down = True
-meter = UsageMeter(source="render", spool_directory=sys.argv[1], connect_to=kafka.connect_to, exit_timeout_s=0.1)
+meter = UsageMeter(
+    source="render",
+    spool_directory=sys.argv[1],
+    connect_to=kafka.connect_to,
+    exit_timeout_s=0.1,
+)
 
 def end(signum, frame):
     if sys.argv[2] == "close":
@@ -350,7 +355,8 @@ if sys.argv[2] != "none":
     signal.signal(signal.SIGTERM, end)
 number = 0
 while True:
-    os.write(1, b"%s\\n" % meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}").encode())
+    id = meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}")
+    os.write(1, b"%s\\n" % id.encode())
     number += 1
 """
     paths = os.pathsep.join([str(Path(__file__).parents[4]), *(path for path in sys.path if path)])

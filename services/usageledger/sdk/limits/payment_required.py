@@ -1,24 +1,6 @@
-"""For FastAPI and Starlette: requests of accounts that are blocked are answered 402, with the
-upgrade that frees them in the body.
+"""402 answers for blocked accounts, under FastAPI and Starlette.
 
-::
-
-    subscriber = LimitSubscriber(kafka="localhost:9092")      # or AsyncLimitSubscriber
-    app = FastAPI()
-    answer_payment_required(app)
-
-    @app.post("/render", dependencies=[Depends(RequireCredits(subscriber, account=lambda request: request.state.account))])
-    async def render(): ...
-
-or for everything below a path, whatever serves it:
-
-::
-
-    app.add_middleware(BlockWithoutCredits, subscriber=subscriber, account=account_of, paths=("/render",))
-
-The answer is a problem (RFC 9457, ``application/problem+json``), under the names that the gateway
-uses. Who is blocked is known in memory, so a request waits for nobody. Needs fastapi, as the extra
-``gateway`` has it.
+`usageledger.fastapi` exports what is public here, with an example. Needs the extra ``gateway``.
 """
 
 from __future__ import annotations
@@ -45,22 +27,22 @@ TITLES = {
 }
 
 AccountOf = Callable[[Request], str | Awaitable[str | None] | None]
-"""Finds the account that a request is for; None where it is for none, and then it passes."""
+"""Finds the account that a request is for. A request for which it returns None passes."""
 
 
 class KnowsWhoIsBlocked(Protocol):
-    """`LimitSubscriber`, `AsyncLimitSubscriber`, and whatever stands in for them in a test."""
+    """`LimitSubscriber`, `AsyncLimitSubscriber`, or a test's substitute for them."""
 
     def why_blocked(self, account: str) -> LimitEvent | None:
-        """The event by which the account came to be blocked; None if it is not."""
+        """Return the event that blocked the account, or None if it is not blocked."""
         ...
 
 
 class PaymentRequired(HTTPException):
-    """The account is blocked. ``problem`` is the body of the answer, see `problem_of`.
+    """The account is blocked: answer 402. ``problem`` is the answer's body, see `problem_of`.
 
-    `answer_payment_required` has an app answer it as a problem; without that FastAPI puts the
-    problem under ``detail``.
+    `answer_payment_required` makes an app send the problem itself as the body. Without it, FastAPI
+    nests the problem under ``detail``.
     """
 
     def __init__(self, event: LimitEvent) -> None:
@@ -69,11 +51,10 @@ class PaymentRequired(HTTPException):
 
 
 class RequireCredits:
-    """A dependency that raises `PaymentRequired` for an account that is blocked, and returns the
-    account otherwise.
+    """A dependency that raises `PaymentRequired` for a blocked account.
 
-    It raises what ``subscriber`` raises where it has no view: SubscriberFailed once it has ended,
-    RuntimeError before it is ready.
+    For any other request it returns the account. It passes on what ``subscriber`` raises without a
+    view: SubscriberFailed once the subscriber has ended, RuntimeError before it is ready.
     """
 
     def __init__(self, subscriber: KnowsWhoIsBlocked, account: AccountOf) -> None:
@@ -81,20 +62,22 @@ class RequireCredits:
         self._account = account
 
     async def __call__(self, request: Request) -> str | None:
-        account, event = await _blocked(self._subscriber, self._account, request)
+        account, event = await _blocking_event(self._subscriber, self._account, request)
         if event is not None:
             raise PaymentRequired(event)
         return account
 
 
 class BlockWithoutCredits:
-    """ASGI middleware that answers 402 in place of the app where the account is blocked.
+    """ASGI middleware that answers 402 in the app's place for a blocked account.
 
-    A websocket is not opened either; one that is open when its account comes to be blocked is the
-    app's to close.
+    A blocked account's websocket is refused too. The app itself has to close a websocket that is
+    already open when its account becomes blocked.
 
-    ``paths``: only requests whose path is one of these or lies below one; all, if none is named. A
-    request to show the meter or to buy the upgrade had better pass.
+    ``paths`` limits this to requests for these paths and for paths below them; by default all
+    requests are checked. Let requests pass that show the meter or buy the upgrade.
+
+    It raises what ``subscriber`` raises without a view, as `RequireCredits` does.
     """
 
     def __init__(
@@ -111,31 +94,32 @@ class BlockWithoutCredits:
         self._paths = tuple(path.rstrip("/") for path in paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and self._is_meant(scope["path"]):
-            # What opens a websocket is a request as well.
+        if scope["type"] in ("http", "websocket") and self._covers(scope["path"]):
+            # A websocket opens with an HTTP request, which `account` reads like any other.
             request = Request(
                 scope if scope["type"] == "http" else {**scope, "type": "http", "method": "GET"}
             )
-            _, event = await _blocked(self._subscriber, self._account, request)
+            _, event = await _blocking_event(self._subscriber, self._account, request)
             if event is not None:
-                await _refusal(scope, event)(scope, receive, send)
+                await _refusal_app(scope, event)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _is_meant(self, path: str) -> bool:
+    def _covers(self, path: str) -> bool:
         return not self._paths or any(
-            path == meant or path.startswith(f"{meant}/") for meant in self._paths
+            path == covered or path.startswith(f"{covered}/") for covered in self._paths
         )
 
 
-def _refusal(scope: Scope, event: LimitEvent) -> ASGIApp:
+def _refusal_app(scope: Scope, event: LimitEvent) -> ASGIApp:
     if scope["type"] == "http" or "websocket.http.response" in (scope.get("extensions") or {}):
         return problem_response(problem_of(event))
-    return WebSocketClose(POLICY_VIOLATION)  # before it was accepted, which servers answer with 403
+    # A close before the websocket is accepted: servers answer it with 403.
+    return WebSocketClose(POLICY_VIOLATION)
 
 
 def answer_payment_required(app: FastAPI) -> None:
-    """Have an app answer `PaymentRequired` as a problem."""
+    """Make an app answer `PaymentRequired` with a problem (RFC 9457) as the body."""
 
     @app.exception_handler(PaymentRequired)
     async def on_payment_required(request: Request, error: PaymentRequired) -> JSONResponse:
@@ -143,36 +127,36 @@ def answer_payment_required(app: FastAPI) -> None:
 
 
 def problem_response(problem: dict[str, Any]) -> JSONResponse:
-    """A problem as a response, which no cache keeps: the account may be freed the next moment."""
+    """Return a problem as an uncacheable response: the account may be freed at any moment."""
     return JSONResponse(
         problem, problem["status"], headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE
     )
 
 
 def problem_of(event: LimitEvent) -> dict[str, Any]:
-    """What a blocked account is told. Credits are decimal strings, the price is in cents.
+    """Return the body of a 402 answer: why the account is blocked, and what frees it.
 
-    ``upgrade`` is the lowest plan that frees the account, null where none does; ``resets_at`` when
-    its period ends, null on Free.
+    Credits are decimal strings; the price is in cents. ``upgrade`` is the lowest plan that frees
+    the account, or null if none does. ``resets_at`` is when its period ends, or null on Free.
     """
     code = "insufficient_credits" if event.suspension_reason is None else "suspended"
     return {
         "type": TYPE_PREFIX + code,
         "title": TITLES[code],
         "status": 402,
-        "detail": _what_to_do(event),
+        "detail": _advice(event),
         "code": code,
         "account": event.account,
         "plan": event.plan,
         "reason": event.reason,
         "suspension": event.suspension_reason,
-        "remaining": _written(event.remaining),
+        "remaining": _decimal_text(event.remaining),
         "resets_at": None if event.resets_at is None else event.resets_at.isoformat(),
-        "upgrade": None if event.upgrade is None else _offer(event.upgrade),
+        "upgrade": None if event.upgrade is None else _upgrade_json(event.upgrade),
     }
 
 
-async def _blocked(
+async def _blocking_event(
     subscriber: KnowsWhoIsBlocked, account_of: AccountOf, request: Request
 ) -> tuple[str | None, LimitEvent | None]:
     account = account_of(request)
@@ -181,7 +165,7 @@ async def _blocked(
     return account, None if account is None else subscriber.why_blocked(account)
 
 
-def _what_to_do(event: LimitEvent) -> str:
+def _advice(event: LimitEvent) -> str:
     if event.suspension_reason is not None:
         return (
             f"The account is suspended ({event.suspension_reason}): it can be used again once that "
@@ -189,7 +173,9 @@ def _what_to_do(event: LimitEvent) -> str:
         )
     ways = []
     if event.upgrade is not None:
-        ways.append(f"upgrade to {event.upgrade.name} for {_dollars(event.upgrade.price_cents)}")
+        ways.append(
+            f"upgrade to {event.upgrade.name} for {_dollars_text(event.upgrade.price_cents)}"
+        )
     if event.resets_at is not None:
         ways.append(
             f"wait until {event.resets_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, when its credits "
@@ -198,18 +184,18 @@ def _what_to_do(event: LimitEvent) -> str:
     return f"The account has used up its credits: {', or '.join(ways) or 'ask support for more'}."
 
 
-def _offer(upgrade: Upgrade) -> dict[str, Any]:
+def _upgrade_json(upgrade: Upgrade) -> dict[str, Any]:
     return {
         "plan": upgrade.plan,
         "name": upgrade.name,
         "price_cents": upgrade.price_cents,
-        "allotment": _written(upgrade.allotment),
+        "allotment": _decimal_text(upgrade.allotment),
     }
 
 
-def _written(credits: Decimal) -> str:
+def _decimal_text(credits: Decimal) -> str:
     return format(credits, "f")
 
 
-def _dollars(cents: int) -> str:
+def _dollars_text(cents: int) -> str:
     return f"${cents // 100}.{cents % 100:02d}"

@@ -18,7 +18,8 @@ from usageledger.gateway import problems
 from usageledger.ledger.limit_address import read_limit_event
 from usageledger.ledger.limit_events import limit_events
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.sdk.limits.fastapi import (
+from usageledger.sdk.limits.limit_event import LimitEvent, SubscriberFailed, parse_limit_event
+from usageledger.sdk.limits.payment_required import (
     MEDIA_TYPE,
     TITLES,
     TYPE_PREFIX,
@@ -29,7 +30,6 @@ from usageledger.sdk.limits.fastapi import (
     answer_payment_required,
     problem_of,
 )
-from usageledger.sdk.limits.limit_event import LimitEvent, SubscriberFailed, parse_limit_event
 from usageledger.sdk.limits.subscriber import LimitSubscriber
 
 
