@@ -70,7 +70,7 @@ def narrow_topic(kafka: str, prefix: str) -> str:
     return name
 
 
-def test_a_broker_that_does_not_answer_leaves_the_outcome_unknown_within_the_deadline(
+def test_a_silent_broker_leaves_the_outcome_unknown_within_the_deadline(
     kafka: str, prefix: str, broker_pid: int
 ) -> None:
     async def work() -> None:

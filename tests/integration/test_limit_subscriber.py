@@ -15,6 +15,7 @@ from tests.integration.test_limits import messages_of, until
 from tests.worlds.limits_world import Ledger
 from usageledger.log.topics import Topics
 from usageledger.operations.limit_tail import TailFailed, tail
+from usageledger.runtime.backoff import Backoff
 from usageledger.sdk.limits import subscriber as subscriber_module
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
 from usageledger.sdk.limits.subscriber import (
@@ -167,7 +168,7 @@ def test_a_broker_that_is_away_for_a_moment_ends_no_subscriber_and_nothing_comes
 
     setattr(Shaky, call, shakily)
     monkeypatch.setattr(subscriber_module, "KafkaConsumer", Shaky)
-    monkeypatch.setattr(subscriber_module, "CONNECT_AGAIN_AFTER_S", 0.01)
+    monkeypatch.setattr(subscriber_module, "RECONNECT", Backoff((0.01,)))
     ledger = a_ledger()
     announce(ledger, 0, 2)
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, group=group, from_beginning=True)

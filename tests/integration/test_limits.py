@@ -287,7 +287,7 @@ def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None
             limit_log.close()
 
 
-def test_an_append_without_an_answer_in_time_is_an_error_and_the_next_one_has_a_new_producer(
+def test_an_append_without_an_answer_fails_and_the_next_has_a_new_producer(
     kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages = {0: messages_of(a_ledger(0, 30))}

@@ -205,7 +205,7 @@ def test_every_record_of_both_inputs_is_fed_once_and_in_order(stream: Stream) ->
     run(work())
 
 
-def test_a_new_worker_goes_on_from_what_the_ledger_says_and_not_from_the_groups_offsets(
+def test_a_new_worker_goes_on_from_the_ledger_and_not_from_group_offsets(
     stream: Stream,
 ) -> None:
     async def work() -> None:
@@ -238,7 +238,7 @@ def test_a_full_buffer_holds_its_partition_back_and_loses_nothing(stream: Stream
     run(work())
 
 
-def test_an_owner_that_seeks_back_while_chunks_are_on_their_way_gets_no_stale_and_no_missing_record(
+def test_an_owner_that_seeks_back_during_fetches_gets_each_record_once(
     stream: Stream,
 ) -> None:
     """After a lost claim the owner forgets all and begins again at what the ledger says, while
@@ -360,7 +360,7 @@ def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so
     run(work())
 
 
-def test_records_that_vanish_before_they_were_read_stop_the_partition_and_not_the_worker(
+def test_records_that_vanish_unread_stop_the_partition_and_not_the_worker(
     stream: Stream,
 ) -> None:
     """Retention, or a hand, deletes what has not been read yet: the consumer must not jump over the

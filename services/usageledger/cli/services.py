@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -100,32 +97,18 @@ def _run_gateway(settings: Settings) -> None:
 def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
-    from usageledger.runtime.process import STOP_DEADLINE_S, end_after
+    from usageledger.runtime.process import run_threaded_process
 
-    stop = threading.Event()
-
-    def signalled(number: int, frame: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            # A question to a broker that is away takes half a minute.
-            end_after(STOP_DEADLINE_S, 0)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signalled)
-    try:
-        run_limits(
+    run_threaded_process(
+        lambda stop: run_limits(
             kafka=settings.kafka,
             prefix=settings.prefix,
             stop=stop,
             on_health=_log_health,
             on_report=telemetry.tell,
-        )
-    except LimitsError as error:
-        logger.critical("%s", error)
-        sys.exit(1)
-    except Exception:
-        logger.critical("ending after an error", exc_info=True)
-        sys.exit(1)
+        ),
+        explained=(LimitsError,),
+    )
 
 
 def _run_history(settings: Settings, telemetry: Telemetry) -> None:

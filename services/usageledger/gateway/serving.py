@@ -40,6 +40,7 @@ from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
+from usageledger.runtime.tasks import is_being_cancelled
 from usageledger.sdk.tokens import split_key
 
 STORE_FILE = "gateway.db"
@@ -255,8 +256,7 @@ async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
     try:
         await coroutine
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and not task.cancelling():
+        if not is_being_cancelled():
             raise RuntimeError(
                 "a part of the gateway was cancelled, and nobody had told it to end"
             ) from error

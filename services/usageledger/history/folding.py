@@ -146,9 +146,6 @@ class HistoryFold:
         self._keep(batch.accounts)
         return len(sealed)
 
-    # What an entry changes
-    # --------------------------------------------------------------------------------------------------------
-
     def _apply(self, batch: _Batch, entry: LedgerEntry) -> None:
         _note_refusal(batch, entry)
         if entry.kind in CHANGE_NOTHING or not entry.account:
@@ -222,9 +219,6 @@ class HistoryFold:
             self._known.clear()
         self._known.update(accounts)
 
-    # Writing
-    # ----------------------------------------------------------------------------------------------------------------------
-
     def _write(self, batch: _Batch, position: Position, clock: datetime | None) -> None:
         database = self._database
         database.execute("BEGIN IMMEDIATE")
@@ -276,13 +270,15 @@ ON CONFLICT DO UPDATE SET uses = uses + excluded.uses, units = units + excluded.
 """
 _WRITE_PERIOD = """
 INSERT INTO periods VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET end_us = excluded.end_us, plan = excluded.plan, allotment = excluded.allotment,
-  granted = excluded.granted, used = excluded.used, by_feature = excluded.by_feature
+ON CONFLICT DO UPDATE SET end_us = excluded.end_us, plan = excluded.plan,
+  allotment = excluded.allotment, granted = excluded.granted, used = excluded.used,
+  by_feature = excluded.by_feature
 """
 _WRITE_ACCOUNT = """
 INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET state = excluded.state, plan = excluded.plan, used = excluded.used, remaining = excluded.remaining,
-  is_blocked = excluded.is_blocked, blocked_since_us = excluded.blocked_since_us, blocked_reason = excluded.blocked_reason,
+ON CONFLICT DO UPDATE SET state = excluded.state, plan = excluded.plan, used = excluded.used,
+  remaining = excluded.remaining, is_blocked = excluded.is_blocked,
+  blocked_since_us = excluded.blocked_since_us, blocked_reason = excluded.blocked_reason,
   last_used_at_us = excluded.last_used_at_us
 """
 _RESOLVE = (
@@ -291,8 +287,8 @@ _RESOLVE = (
 )
 _MOVE = """
 INSERT INTO positions VALUES (?, ?, ?, ?, coalesce(?, 0))
-ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, entry_offset = excluded.entry_offset, entry_hash = excluded.entry_hash,
-  clock_us = max(clock_us, excluded.clock_us)
+ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, entry_offset = excluded.entry_offset,
+  entry_hash = excluded.entry_hash, clock_us = max(clock_us, excluded.clock_us)
 """
 
 

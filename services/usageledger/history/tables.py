@@ -35,35 +35,43 @@ CREATE TABLE positions (
   clock_us INTEGER NOT NULL         -- its appended_at: how far the history reaches
 ) STRICT;
 
--- Entries that changed an account, as they lie in the ledger but for what only decides. `date`: of a use, in the account's time zone.
+-- Entries that changed an account, without the fields that only decisions need.
+-- `date`: the day of a use, in the account's time zone.
 CREATE TABLE charges (
   place INTEGER PRIMARY KEY, account TEXT NOT NULL, period INTEGER, date TEXT, entry BLOB NOT NULL
 ) STRICT;
 CREATE INDEX charges_of_account ON charges (account, place);
 
--- Uses that were not voided. Quantities are whole units and millionths of one, so that no sum of them is too large.
+-- Uses that were not voided. A quantity is kept as whole units and millionths of a unit, so that
+-- no sum overflows.
 CREATE TABLE daily_use (
-  account TEXT NOT NULL, period INTEGER NOT NULL, date TEXT NOT NULL, feature TEXT NOT NULL, model TEXT NOT NULL,
-  uses INTEGER NOT NULL, units INTEGER NOT NULL, millionths INTEGER NOT NULL, credits INTEGER NOT NULL,
+  account TEXT NOT NULL, period INTEGER NOT NULL, date TEXT NOT NULL, feature TEXT NOT NULL,
+  model TEXT NOT NULL, uses INTEGER NOT NULL, units INTEGER NOT NULL, millionths INTEGER NOT NULL,
+  credits INTEGER NOT NULL,
   PRIMARY KEY (account, period, date, feature, model)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE periods (
-  account TEXT NOT NULL, number INTEGER NOT NULL, start_us INTEGER NOT NULL, end_us INTEGER, plan TEXT NOT NULL,
-  allotment INTEGER NOT NULL, granted INTEGER NOT NULL, used INTEGER NOT NULL, by_feature TEXT NOT NULL,
+  account TEXT NOT NULL, number INTEGER NOT NULL, start_us INTEGER NOT NULL, end_us INTEGER,
+  plan TEXT NOT NULL, allotment INTEGER NOT NULL, granted INTEGER NOT NULL, used INTEGER NOT NULL,
+  by_feature TEXT NOT NULL,
   opened_place INTEGER NOT NULL,    -- of the entry that opened it
   PRIMARY KEY (account, number)
 ) STRICT, WITHOUT ROWID;
 
--- `state`: the fold of the account's entries, as the counters have it. The figures beside it are those of its last entry.
+-- `state`: the fold of the account's entries, in the bytes of Redis's counters. The figures beside
+-- it are those of the account's last entry.
 CREATE TABLE accounts (
-  account TEXT PRIMARY KEY, state BLOB NOT NULL, plan TEXT NOT NULL, used INTEGER NOT NULL, remaining INTEGER NOT NULL,
-  is_blocked INTEGER NOT NULL, blocked_since_us INTEGER, blocked_reason TEXT, last_used_at_us INTEGER
+  account TEXT PRIMARY KEY, state BLOB NOT NULL, plan TEXT NOT NULL, used INTEGER NOT NULL,
+  remaining INTEGER NOT NULL, is_blocked INTEGER NOT NULL, blocked_since_us INTEGER,
+  blocked_reason TEXT, last_used_at_us INTEGER
 ) STRICT;
 
 CREATE TABLE refusals (
-  place INTEGER PRIMARY KEY, appended_at_us INTEGER NOT NULL, account TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
-  topic TEXT NOT NULL, input_partition INTEGER NOT NULL, input_offset INTEGER NOT NULL, source TEXT, id TEXT, feature TEXT, model TEXT,
+  place INTEGER PRIMARY KEY, appended_at_us INTEGER NOT NULL, account TEXT NOT NULL,
+  reason TEXT NOT NULL, detail TEXT NOT NULL, topic TEXT NOT NULL,
+  input_partition INTEGER NOT NULL, input_offset INTEGER NOT NULL, source TEXT, id TEXT,
+  feature TEXT, model TEXT,
   is_resolved INTEGER NOT NULL DEFAULT 0    -- the same event has been accepted since
 ) STRICT;
 CREATE INDEX refusals_by_time ON refusals (appended_at_us, place);

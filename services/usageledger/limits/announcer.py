@@ -249,7 +249,9 @@ class Announcer:
             self._resume_waiting()
             polled = self._feed.poll(poll_ms)
             if self._feed.assignment().generation != self._generation:
-                return  # a rebalance came with it: what was polled is from wherever the group's offsets say, and all is looked up again
+                # A rebalance came with the poll, whose records begin wherever the group's offsets
+                # say. The next step looks up in the log where to go on.
+                return
             self._announce(polled)
             self._commit(is_idle=not polled)
             self._check_progress()

@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 from usageledger.local.progress import Progress
+from usageledger.runtime.backoff import Backoff
 
-FIRST_PAUSE_S, PAUSE_MAX_S = 0.5, 30.0
+RESTART = Backoff.doubling(0.5, 30.0)
 HEALTHY_AFTER_S = 60.0
 STEP_S = 0.2
 LOG_LINES = 12
@@ -191,8 +192,8 @@ class Supervisor:
             self._progress.warn(f"{unit.name} could not be stopped: {error}")
 
     def _failed(self, watched: _Watched, how: str) -> None:
-        pause_s = min(PAUSE_MAX_S, FIRST_PAUSE_S * 2.0 ** min(watched.failures, 10))
         watched.failures += 1
+        pause_s = RESTART.delay_s(watched.failures)
         watched.begin_again_s = self._clock() + pause_s
         self._enter(watched, "backing_off")
         log = "".join(f"\n  {line}" for line in watched.unit.last_lines(LOG_LINES))

@@ -71,7 +71,7 @@ async def catch_up(
     if stored is None or await _holds_all_of(stored, ledger):
         return await _fold_all(book, stored, ledger, view, catalogs, claimed_at)
     logger.error(
-        "the ledger of partition %d has lost records that its view had counted: rebuilding the view",
+        "the ledger of partition %d lost records that its view had counted: rebuilding the view",
         book.partition,
     )
     return await build_anew(

@@ -35,11 +35,12 @@ from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, 
 from usageledger.processor.claiming import claim_partition
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextDue, NextRecords, NextStep
+from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.tasks import cancel_and_wait, is_being_cancelled, raise_first_failure
 
 VERIFY_INTERVAL_S = 1.0
 CHUNKS_IN_FLIGHT = 2
-BACK_OFF_S = (0.05, 5.0)
-CANCEL_AGAIN_AFTER_S = 0.5
+CLAIM_AGAIN = Backoff.doubling(0.05, 5.0, spread=(0.5, 1.5))
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class PartitionOwner:
         Returns only where an operator has to look at it, with ``stopped_because``.
         """
         self.state, self.stopped_because = "claiming", None
-        back_off_s = BACK_OFF_S[0]
+        failures = 0
         while True:
             began = asyncio.get_running_loop().time()
             try:
@@ -136,7 +137,7 @@ class PartitionOwner:
             except (LedgerError, ViewError) as error:
                 if not error.retriable:
                     return self.stop(str(error))
-                if _is_told_to_end():
+                if is_being_cancelled():
                     # A client library can swallow a cancellation that comes together with its
                     # answer.
                     raise asyncio.CancelledError from error
@@ -147,7 +148,7 @@ class PartitionOwner:
                     error,
                 )
             except asyncio.CancelledError:
-                if _is_told_to_end():
+                if is_being_cancelled():
                     raise
                 # A client library that is closed cancels what it was asked for; ending here would
                 # leave the partition without an owner.
@@ -155,13 +156,12 @@ class PartitionOwner:
                     "partition %d: claiming again after what it waited for was cancelled",
                     self.partition,
                 )
-            if asyncio.get_running_loop().time() - began > 2 * BACK_OFF_S[1]:
-                back_off_s = BACK_OFF_S[0]
+            is_settled_in = asyncio.get_running_loop().time() - began > 2 * CLAIM_AGAIN.delays_s[-1]
+            failures = 1 if is_settled_in else failures + 1
             self.state, self._catching_up = "claiming", None
             # Two that supersede each other would otherwise do so again at the same moment, and
             # again.
-            await asyncio.sleep(back_off_s * self._spread.uniform(0.5, 1.5))
-            back_off_s = min(2 * back_off_s, BACK_OFF_S[1])
+            await asyncio.sleep(CLAIM_AGAIN.delay_s(failures, self._spread.random()))
 
     def check_for_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:
         """Raise InputGap where an offset is missing before or between records: what lay there would
@@ -245,9 +245,9 @@ class _Tenure:
             for work in (self._decide_all(), self._append_all(), self._verify_when_idle())
         ]
         try:
-            await _first_failure(tasks)
+            await raise_first_failure(tasks)
         finally:
-            await _ended(tasks)
+            await cancel_and_wait(tasks)
 
     async def _decide_all(self) -> None:
         while True:
@@ -415,34 +415,3 @@ def _largest(groups: Sequence[Sequence[SealedEntry]]) -> str:
         if first.input is None
         else f"{first.input.topic} {first.input.partition}-{first.input.offset}"
     )
-
-
-async def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> None:
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        if task in done:
-            task.result()
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel, until all have ended: a client library can swallow a cancellation that comes together
-    with its answer.
-    """
-    told_to_end: asyncio.CancelledError | None = None
-    while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
-        try:
-            await asyncio.wait(running, timeout=CANCEL_AGAIN_AFTER_S)
-        except asyncio.CancelledError as error:
-            told_to_end = error
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # heard: the first to fail says why
-    if told_to_end is not None:
-        raise told_to_end
-
-
-def _is_told_to_end() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

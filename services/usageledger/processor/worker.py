@@ -21,6 +21,7 @@ from usageledger.processor.inputs import InputBuffer, InputControl, Source
 from usageledger.processor.log_noise import quiet
 from usageledger.processor.offsets import KafkaOffsets
 from usageledger.processor.transport import ChunkConsumer, LedgerApp, new_app
+from usageledger.runtime.tasks import cancel_and_wait
 
 STUCK_S = 60.0
 """A partition that has something to do and does nothing for so long is not waiting, it is stuck:
@@ -208,16 +209,12 @@ class _Worker:
         tenancies, self._tenancies = self._tenancies, {}
         for tenancy in tenancies.values():
             tenancy.feed.close()
-            tenancy.task.cancel()
         tasks = {tenancy.task: partition for partition, tenancy in tenancies.items()}
         if tasks:
             logger.info("gave up partitions: %s", _listed(sorted(tenancies)))
-            _, running = await asyncio.wait(tasks, timeout=OWNER_STOP_S / 2)
-            for task in running:
-                # A client library can swallow a cancellation that comes together with its answer.
-                task.cancel()
-            if running:
-                _, running = await asyncio.wait(running, timeout=OWNER_STOP_S / 2)
+            running = await cancel_and_wait(
+                tasks, again_after_s=OWNER_STOP_S / 2, timeout_s=OWNER_STOP_S
+            )
             if running:
                 unwilling = _listed(sorted(tasks[task] for task in running))
                 logger.warning(

@@ -1,5 +1,6 @@
-"""A service as a process: it ends cleanly on SIGTERM and SIGINT, non-zero when it fails, and within
-a deadline either way.
+"""A service as a process: it exits cleanly on SIGTERM and SIGINT, and with an error otherwise.
+
+Either way it exits within a deadline.
 """
 
 from __future__ import annotations
@@ -11,43 +12,75 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import NoReturn
 
 STOP_DEADLINE_S = 5.0
 
 COLLECT_AFTER_OBJECTS = 50_000
-"""Python looks for cycles after 700 new objects; a chunk of a few hundred events has more than
-that, and none of them is in a cycle.
+"""Python looks for cycles after 700 new objects by default.
+
+One fetch of a few hundred events makes more objects than that, and none of them is in a cycle.
 """
 
-logger = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+log = logging.getLogger(__name__)
 
 
 def run_process(
     service: Callable[[asyncio.Event], Awaitable[None]], *, stop_deadline_s: float = STOP_DEADLINE_S
 ) -> NoReturn:
-    """Run a service to its end and exit: 0 after a signal, 1 after an error, which is logged.
+    """Run an asyncio service and exit: 0 after a signal, 1 after an error, which is logged.
 
-    ``service`` ends soon after its event is set.
-
-    The exit does not wait for threads: a consumer's thread that waits for a broker which is gone
-    would keep the process for minutes.
+    ``service`` must end soon after its event is set. The exit does not wait for threads: a
+    consumer's thread that waits for a broker which is gone would keep the process for minutes.
     """
-    collect_seldom()
-    code = 0
-    try:
-        asyncio.run(_until_signalled(service, stop_deadline_s))
-    except Exception:
-        logger.critical("ending after an error", exc_info=True)
-        code = 1
-    _exit(code)
+    _run_and_exit(lambda: asyncio.run(_until_signalled(service, stop_deadline_s)))
+
+
+def run_threaded_process(
+    service: Callable[[threading.Event], None],
+    *,
+    explained: tuple[type[Exception], ...] = (),
+    stop_deadline_s: float = STOP_DEADLINE_S,
+) -> NoReturn:
+    """As `run_process`, for a service that blocks its thread. Call it in the main thread.
+
+    ``explained``: errors whose message says all there is to say, logged without a traceback.
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        # Nothing is logged here: the signal may have interrupted a write to the same stream.
+        _begin_to_stop(stop, stop_deadline_s)
+
+    for number in SIGNALS:
+        signal.signal(number, on_signal)
+    _run_and_exit(lambda: service(stop), explained)
 
 
 def collect_seldom() -> None:
-    """Look for cycles of objects less often: a tenth of what catching up costs."""
+    """Look for cycles of objects less often: that takes a tenth of the time of catching up."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 20)
+
+
+def _run_and_exit(
+    service: Callable[[], None], explained: tuple[type[Exception], ...] = ()
+) -> NoReturn:
+    collect_seldom()
+    code = 0
+    try:
+        service()
+    except explained as error:
+        log.critical("%s", error)
+        code = 1
+    except Exception:
+        log.critical("ending after an error", exc_info=True)
+        code = 1
+    _exit(code)
 
 
 async def _until_signalled(
@@ -55,34 +88,37 @@ async def _until_signalled(
 ) -> None:
     stop = asyncio.Event()
 
-    def signalled() -> None:
-        if not stop.is_set():
-            logger.info("stopping")
-            stop.set()
-            end_after(stop_deadline_s, 0)
+    def on_signal() -> None:
+        log.info("stopping")
+        _begin_to_stop(stop, stop_deadline_s)
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     try:
         await service(stop)
     except Exception:
-        end_after(stop_deadline_s, 1)
+        _exit_after(stop_deadline_s, 1)
         raise
 
 
-def end_after(seconds: float, code: int) -> None:
-    """End the process when that much time has passed, if it has not ended by then.
+def _begin_to_stop(stop: asyncio.Event | threading.Event, stop_deadline_s: float) -> None:
+    if not stop.is_set():
+        stop.set()
+        _exit_after(stop_deadline_s, 0)
 
-    In a thread of its own: what hangs may be the loop, or a call. What must not be lost is in the
-    log; Kafka will miss us by itself.
+
+def _exit_after(seconds: float, code: int) -> None:
+    """Exit when that much time has passed, if the process has not ended by then.
+
+    A thread of its own does it, because the loop or a blocking call may hang. Nothing is lost:
+    what must last is in the log, and Kafka notices by itself that a client is gone.
     """
 
-    def overdue() -> None:
-        logger.warning("did not stop within %.0f s, ending all the same", seconds)
+    def exit_overdue() -> None:
+        log.warning("did not stop within %.0f s, exiting all the same", seconds)
         _exit(code)
 
-    timer = threading.Timer(seconds, overdue)
+    timer = threading.Timer(seconds, exit_overdue)
     timer.daemon = True
     timer.start()
 

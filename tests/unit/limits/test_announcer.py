@@ -267,9 +267,7 @@ def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(
     assert world.limit_events[0] == [value]
 
 
-def test_limit_events_that_were_made_anew_stop_their_partition_instead_of_being_announced_again() -> (
-    None
-):
+def test_recreated_limit_events_stop_their_partition_and_nothing_is_repeated() -> None:
     """Somebody deletes limit.events and makes it again: apps would be told of every limit of the
     past as if it were reached now.
     """

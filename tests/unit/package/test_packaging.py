@@ -45,6 +45,7 @@ EXTRA_OF = {
     "usageledger.log.topics": "",
     "usageledger.counters": "core",
     "usageledger.runtime": "core",
+    "usageledger.runtime.backoff": "",
     "usageledger.runtime.telemetry": "telemetry",
     "usageledger.accounts": "core",
     "usageledger.accounts.reckoning": "gate",

@@ -186,9 +186,7 @@ def test_a_chunk_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
     run(work())
 
 
-def test_a_chunk_is_acknowledged_when_all_of_it_is_committed_and_the_group_learns_the_exact_offset() -> (
-    None
-):
+def test_a_fetch_is_acknowledged_once_all_of_it_is_committed() -> None:
     async def work() -> None:
         fed = Fed()
         await fed.seek(0, 0)

@@ -20,6 +20,7 @@ from usageledger.counters.view import Position, ViewChange
 from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
+from usageledger.runtime.backoff import Backoff
 
 
 def run_async(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -34,7 +35,7 @@ def run_async(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that stand for a second or more of real life are cut short."""
     monkeypatch.setattr(owner_module, "VERIFY_INTERVAL_S", 0.02)
-    monkeypatch.setattr(owner_module, "BACK_OFF_S", (0.001, 0.01))
+    monkeypatch.setattr(owner_module, "CLAIM_AGAIN", Backoff.doubling(0.001, 0.01, (0.5, 1.5)))
 
 
 async def _a_use_whose_view_is_lost(world: World) -> None:
@@ -193,7 +194,7 @@ async def test_two_workers_that_both_believe_count_everything_once(
 ) -> None:
     # On a busy machine a claim and its catch-up take longer than the others' back-off, and then
     # neither would ever get to append.
-    monkeypatch.setattr(owner_module, "BACK_OFF_S", (0.001, 0.5))
+    monkeypatch.setattr(owner_module, "CLAIM_AGAIN", Backoff.doubling(0.001, 0.5, (0.5, 1.5)))
     async with a_world() as world:
         world.start_worker(), world.start_worker()
         for n in range(30):
@@ -205,9 +206,7 @@ async def test_two_workers_that_both_believe_count_everything_once(
 
 
 @run_async
-async def test_a_view_that_falls_back_while_nothing_flows_is_caught_up_without_waiting_for_an_event() -> (
-    None
-):
+async def test_a_view_that_falls_back_in_an_idle_ledger_is_caught_up() -> None:
     async with a_world() as world:
         world.start_worker()
         world.use("2026-01-01T10:00:00Z")
@@ -248,7 +247,7 @@ async def test_an_emptied_view_is_rebuilt_from_the_ledger() -> None:
 
 
 @run_async
-async def test_a_view_that_is_read_again_is_of_its_last_entrys_time_until_it_has_come_to_the_end(
+async def test_a_view_that_catches_up_shows_its_last_entrys_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A Redis that was emptied showed accounts as they had been long ago, and readers took them for
@@ -393,9 +392,7 @@ async def test_a_blocked_account_is_freed_by_its_renewal_before_any_later_event_
 
 
 @run_async
-async def test_a_live_ledger_frees_a_blocked_account_by_the_wall_clock_after_a_seconds_grace() -> (
-    None
-):
+async def test_a_live_ledger_frees_a_due_account_by_the_wall_clock_after_a_second() -> None:
     async with a_world() as world:
         world.now = datetime(2026, 2, 1, tzinfo=UTC)
         world.send("account.subscribed", "2026-02-01T00:00:00Z", plan="pro")

@@ -70,7 +70,7 @@ def kinds(world: World) -> list[str]:
 
 class TestRandomSchedules:
     @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
-    def test_whatever_happens_each_input_is_decided_once_and_the_view_is_what_the_ledger_makes_it(
+    def test_each_input_is_decided_once_and_the_view_is_the_ledgers_fold(
         self, seed: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """``ATTACK_SEED=n`` runs that seed alone; ``ATTACK_SEEDS=n`` runs so many."""
@@ -98,7 +98,7 @@ class TestRandomSchedules:
 
 class TestIdentities:
     @attacked
-    async def test_a_duplicate_is_found_though_the_same_id_comes_again_months_later_in_the_same_chunk(
+    async def test_a_duplicate_is_found_though_its_id_returns_months_later_in_one_fetch(
         self,
     ) -> None:
         """An import chunk spans months.
@@ -181,7 +181,7 @@ class TestIdentities:
 
 class TestTheLog:
     @attacked
-    async def test_a_log_that_lost_entries_and_grew_again_by_claims_is_told_from_the_one_the_view_has_folded(
+    async def test_a_log_that_lost_entries_and_regrew_by_claims_is_recognised(
         self,
     ) -> None:
         """After an unclean election claims took the lost entries' offsets.
@@ -228,7 +228,7 @@ class TestTheLog:
             replayed(world)
 
     @attacked
-    async def test_a_view_that_was_decided_by_newer_rules_stops_a_worker_that_does_not_know_them(
+    async def test_a_view_decided_by_newer_rules_stops_a_worker_without_them(
         self,
     ) -> None:
         """The claim that named them lies before the view's head, where nobody reads any more."""
@@ -845,7 +845,7 @@ class TestWhatIsDue:
             assert world.entries()[-1].appended_at == datetime(2025, 2, 28, 10, tzinfo=UTC)
             replayed(world)
 
-    def test_fifty_thousand_accounts_due_at_one_moment_are_found_without_looking_at_all_of_them(
+    def test_fifty_thousand_accounts_due_at_once_are_not_all_scanned(
         self,
     ) -> None:
         at = datetime(2026, 1, 1, tzinfo=UTC)

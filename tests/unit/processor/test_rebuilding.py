@@ -206,9 +206,7 @@ async def test_an_empty_ledger_has_nothing_to_rebuild_from() -> None:
 
 
 @attacked
-async def test_a_view_that_counted_what_the_log_has_lost_is_seen_until_the_new_one_is_complete() -> (
-    None
-):
+async def test_a_view_ahead_of_a_truncated_log_is_read_until_the_new_one_is_complete() -> None:
     """It was thrown away first: until the last entry was folded, accounts had counters from
     somewhere in their past, or none.
     """

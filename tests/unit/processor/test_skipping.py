@@ -194,7 +194,7 @@ async def test_an_input_behind_a_transactions_mark_can_be_skipped(
 
 
 @attacked
-async def test_a_rebuilt_view_knows_nothing_of_a_skipped_input_and_the_event_may_be_sent_again(
+async def test_after_a_skip_and_a_rebuild_the_event_may_be_sent_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choke_on(monkeypatch, "decide", "poison")

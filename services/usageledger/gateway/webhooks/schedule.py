@@ -8,16 +8,19 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
-State = Literal["pending", "delivered", "dead"]
+from usageledger.runtime.backoff import Backoff
 
-RETRY_AFTER_S = (5, 30, 120, 600, 3_600, 10_800, 36_000, 50_400, 72_000, 86_400)
-"""After the first attempt, the second, …: about three days in all, as the specification suggests.
-"""
+State = Literal["pending", "delivered", "dead"]
 
 JITTER = 0.2
 """Each wait is up to this share shorter or longer, so that what failed together does not come back
 together.
 """
+
+RETRY = Backoff(
+    (5, 30, 120, 600, 3_600, 10_800, 36_000, 50_400, 72_000, 86_400), (1 - JITTER, 1 + JITTER)
+)
+"""About three days in all, as the Standard Webhooks specification suggests; then it is dead."""
 
 WAIT_MAX_S = 86_400
 FAILING_AFTER = timedelta(days=1)
@@ -86,9 +89,9 @@ def after_attempt(
     """
     if attempt.is_success:
         return Outcome("delivered", None)
-    if attempt.is_gone or is_test or tries > len(RETRY_AFTER_S):
+    if attempt.is_gone or is_test or tries > len(RETRY.delays_s):
         return Outcome("dead", None)
-    wait_s = RETRY_AFTER_S[tries - 1] * (1 - JITTER + 2 * JITTER * chance)
+    wait_s = RETRY.delay_s(tries, chance)
     if attempt.retry_after_s is not None:
         wait_s = max(wait_s, min(attempt.retry_after_s, WAIT_MAX_S))
     return Outcome("pending", now_ms + int(wait_s * 1_000))

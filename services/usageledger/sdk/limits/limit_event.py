@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent
+from usageledger.runtime.backoff import Backoff
 
 Kind = Literal["threshold", "reached", "cleared"]
 
@@ -22,7 +23,8 @@ _KINDS: dict[str, Kind] = {
     "limit.reached": "reached",
     "limit.cleared": "cleared",
 }
-RETRY_AFTER_S = (0.1, 1.0)
+HANDLER_RETRY = Backoff((0.1, 1.0))
+"""A handler that raises is called again after each of these delays, and no more."""
 
 
 class SubscriberFailed(Exception):
@@ -272,7 +274,7 @@ class Handlers:
             self._call(handler, parsed)
 
     def _call(self, handler: Handler, event: LimitEvent) -> None:
-        for delay_s in RETRY_AFTER_S:
+        for delay_s in HANDLER_RETRY.delays_s:
             try:
                 handler(event)
             except Exception:  # noqa: BLE001 - the last attempt raises whatever it is
@@ -283,4 +285,4 @@ class Handlers:
             handler(event)
         except Exception as error:
             name = getattr(handler, "__qualname__", repr(handler))
-            raise HandlerFailed(event, name, len(RETRY_AFTER_S) + 1) from error
+            raise HandlerFailed(event, name, len(HANDLER_RETRY.delays_s) + 1) from error

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.topics import Topics
+from usageledger.runtime.backoff import Backoff
 from usageledger.sdk.limits.limit_event import (
     BlockedView,
     CrossedBy,
@@ -63,7 +64,7 @@ POLL_MS = 100
 # Where one consumer is polled and nothing else waits: see `limits.announcer.POLL_MS`.
 LONG_POLL_MS = 500
 NO_PROGRESS_S = 30.0
-CONNECT_AGAIN_AFTER_S = 1.0
+RECONNECT = Backoff((1.0,))
 COMMIT_TIMEOUT_MS = 5_000
 SETTLE_ATTEMPTS = 20
 # Few, so that slow handlers are done with one poll's events long before the group takes the
@@ -314,13 +315,14 @@ class LimitSubscriber:
             try:
                 self._run_connected()
             except _PASSING as error:
+                delay_s = RECONNECT.delay_s(1)
                 self._trouble = f" ({type(error).__name__}: {error})"
                 log.warning(
                     "limit events cannot be read, connecting anew in %g s%s",
-                    CONNECT_AGAIN_AFTER_S,
+                    delay_s,
                     self._trouble,
                 )
-                self._stop.wait(CONNECT_AGAIN_AFTER_S)
+                self._stop.wait(delay_s)
 
     def _run_connected(self) -> None:
         with _open(KafkaConsumer(**self._config)) as consumer:

@@ -25,13 +25,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from usageledger.runtime.backoff import Backoff
 from usageledger.sdk.producer.publisher import Blame, Connect, Publisher, PublishError
 from usageledger.sdk.producer.segments import Message
 from usageledger.sdk.producer.spool import Spool, SpoolError
 
 log = logging.getLogger("usageledger.sdk.producer")
 
-_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.1, 10.0
+_RECONNECT = Backoff.doubling(0.1, 10.0, spread=(0.5, 1.0))
+_AFTER_UNEXPECTED_S = 10.0
 _FAILURES_ALONE_MAX = 10
 _LOG_EVERY_S = 30.0
 
@@ -165,7 +167,7 @@ class Sender:
                 # live.
                 log.exception("the sender of usage events met an unexpected error and goes on")
                 self._fail("an unexpected error, see the log")
-                wait_s = _BACKOFF_MAX_S
+                wait_s = _AFTER_UNEXPECTED_S
             with self._progress:
                 self._progress.notify_all()
             with contextlib.suppress(queue.Empty):
@@ -340,9 +342,8 @@ class Sender:
         self._in_flight.clear()
         self._in_flight_bytes = 0
         if not at_once:
-            backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** min(self._failures, 10))
-            self._connect_at = now + backoff_s * random.uniform(0.5, 1.0)
             self._failures += 1
+            self._connect_at = now + _RECONNECT.delay_s(self._failures, random.random())
         self._last_error = reason
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now

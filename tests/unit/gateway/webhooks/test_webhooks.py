@@ -22,7 +22,7 @@ from usageledger.gateway.webhooks.endpoints import Change, Wanted
 from usageledger.gateway.webhooks.schedule import (
     FAILING_AFTER,
     JITTER,
-    RETRY_AFTER_S,
+    RETRY,
     WAIT_MAX_S,
     Attempt,
     Outcome,
@@ -87,8 +87,8 @@ def test_an_event_has_one_id_for_each_endpoint() -> None:
         (Attempt(503, "", 120), 1, Outcome("pending", NOW_MS + 120_000)),
         (Attempt(503, "", 1), 2, Outcome("pending", NOW_MS + 30_000)),
         (Attempt(503, "", 999_999), 1, Outcome("pending", NOW_MS + WAIT_MAX_S * 1_000)),
-        (Attempt(500), len(RETRY_AFTER_S), Outcome("pending", NOW_MS + 86_400_000)),
-        (Attempt(500), len(RETRY_AFTER_S) + 1, Outcome("dead", None)),
+        (Attempt(500), len(RETRY.delays_s), Outcome("pending", NOW_MS + 86_400_000)),
+        (Attempt(500), len(RETRY.delays_s) + 1, Outcome("dead", None)),
         (Attempt(410), 1, Outcome("dead", None)),
     ],
 )
@@ -99,8 +99,8 @@ def test_an_attempt_decides_what_becomes_of_a_delivery(
 
 
 def test_waits_grow_over_three_days_and_differ_by_chance() -> None:
-    assert list(RETRY_AFTER_S) == sorted(RETRY_AFTER_S)
-    assert timedelta(days=2.5) < timedelta(seconds=sum(RETRY_AFTER_S)) < timedelta(days=3.5)
+    assert list(RETRY.delays_s) == sorted(RETRY.delays_s)
+    assert timedelta(days=2.5) < timedelta(seconds=sum(RETRY.delays_s)) < timedelta(days=3.5)
     shortest, longest = (
         after_attempt(BROKEN, 1, 0, chance).next_attempt_ms for chance in (0.0, 0.999999)
     )
@@ -239,7 +239,7 @@ def test_a_dead_delivery_can_be_sent_again_with_its_id_and_the_whole_schedule(
 ) -> None:
     endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
     stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
-    for tries in range(1, len(RETRY_AFTER_S) + 2):
+    for tries in range(1, len(RETRY.delays_s) + 2):
         (delivery,) = stores.deliveries.newest(endpoint, "pending", None, 10)
         assert delivery.tries == tries - 1
         stores.deliveries.note(
@@ -271,7 +271,7 @@ def test_a_delivery_that_is_sent_again_during_its_last_attempt_has_the_whole_sch
     """
     endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
     stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
-    for _ in RETRY_AFTER_S:
+    for _ in RETRY.delays_s:
         (delivery,) = stores.deliveries.due(endpoint, NOW_MS, 1)
         stores.deliveries.note(delivery, BROKEN, Outcome("pending", NOW_MS), NOW)
     (last,) = stores.deliveries.due(endpoint, NOW_MS, 1)

@@ -16,7 +16,7 @@ from usageledger.domain.chain import entry_at
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.ledger.limit_events import limit_events
 from usageledger.sdk.limits.limit_event import (
-    RETRY_AFTER_S,
+    HANDLER_RETRY,
     BlockedView,
     HandlerFailed,
     Handlers,
@@ -220,7 +220,7 @@ def test_a_handler_that_fails_is_called_again_and_then_succeeds() -> None:
     handlers.add("reached", handler)
     handlers.hand_over(REACHED)
     assert attempts == ["3-1042-1"] * 3
-    assert pauses == list(RETRY_AFTER_S)
+    assert pauses == list(HANDLER_RETRY.delays_s)
 
 
 def test_a_handler_that_keeps_failing_surfaces_with_its_event_and_its_error() -> None:
