@@ -1,11 +1,11 @@
-"""What holds for every test: a time limit by directory, seeds that are printed, Hypothesis
-profiles.
-"""
+"""Time limits by suite, printed seeds, Hypothesis profiles and each suite's total time."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -15,7 +15,7 @@ pytest_plugins = ["tests.servers"]
 
 _TESTS = Path(__file__).parent
 
-# Seconds a test may take, by the directory it lies in. A test that needs more says so with
+# Seconds that one test may take, by suite (its directory). A test that needs more says so with
 # @pytest.mark.timeout and a reason.
 _LIMITS_S = {
     "unit": 30,
@@ -30,8 +30,9 @@ _LIMITS_S = {
     "browser": 180,
 }
 
-# Hypothesis' own deadline is the wall-clock time of one example: on a busy machine right tests
-# fail. The limits above bound them.
+# Hypothesis' own deadline is the wall-clock time of one example, so correct tests would fail on a
+# busy machine. The limits above bound them instead. `make check` uses "quick", CI uses "ci".
+hypothesis.settings.register_profile("quick", deadline=None, print_blob=True, max_examples=25)
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
 hypothesis.settings.register_profile(
     "ci", deadline=None, print_blob=True, derandomize=False, max_examples=200
@@ -41,13 +42,13 @@ hypothesis.settings.register_profile(
 )
 
 _seed_key = pytest.StashKey[int]()
+_seconds_key = pytest.StashKey[dict[str, float]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose this run's seed before Hypothesis' plugin looks for its own: a seed that was asked for
-    drives both.
-    """
+    """Choose this run's seed before Hypothesis' plugin does, so that one seed drives both."""
+    config.stash[_seconds_key] = defaultdict(float)
     given = os.environ.get("USAGELEDGER_TEST_SEED", "")
     config.stash[_seed_key] = int(given) if given else random.SystemRandom().randrange(2**32)
     if given and config.getoption("hypothesis_seed", None) is None:
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say how this run's random tests can be run again."""
+    """Print the seed that runs this run's random tests again."""
     return (
         f"seed: {config.stash[_seed_key]} (again with "
         f"USAGELEDGER_TEST_SEED={config.stash[_seed_key]})"
@@ -67,14 +68,37 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test that has no time limit of its own the one of its directory."""
+    """Give each test without a time limit of its own its suite's limit."""
     for item in items:
-        limit_s = _LIMITS_S.get(item.path.relative_to(_TESTS).parts[0])
+        limit_s = _LIMITS_S.get(_suite_of(item.path))
         if limit_s is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(limit_s))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the set-up, call or tear-down to its suite's total."""
+    item.config.stash[_seconds_key][_suite_of(item.path)] += call.duration
+    return (yield)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the seconds that each suite took, which CI repeats at the end of its output."""
+    seconds = config.stash[_seconds_key]
+    if seconds:
+        shown = ", ".join(f"{suite} {seconds[suite]:.0f}" for suite in sorted(seconds))
+        terminalreporter.write_line(f"seconds by suite: {shown}")
+
+
+def _suite_of(path: Path) -> str:
+    return path.relative_to(_TESTS).parts[0]
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Random numbers of this test alone: the same for the same seed, whichever other tests run."""
+    """Return this test's own random numbers: one seed gives the same, whichever tests run."""
     return random.Random(f"{request.config.stash[_seed_key]}/{request.node.nodeid}")

@@ -1,5 +1,6 @@
-"""Write infra/topics.toml from the package's own topic settings:
-`python infra/kafka/make_topics_toml.py`. A test says when it is due.
+"""Write infra/topics.toml from the package's own topic settings.
+
+Run it as ``python infra/kafka/make_topics_toml.py``; a unit test fails when it is due.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from usageledger.operations.topics import topic_settings
 DOCUMENT = Path(__file__).resolve().parents[1] / "topics.toml"
 
 HEADING = """\
-# The topics of a ledger, for those who make them with tools of their own on a cluster. Written by infra/kafka/make_topics_toml.py.
-# Each name may have a prefix and a dot before it. The four topics keyed by account must have equal partition counts, which cannot be
-# changed later: 64 is a good choice for a cluster, 8 is what the one-machine stack takes.
-# A ledger that is created in import mode has [import]'s settings on its input topics until it goes live.
+# The topics of a ledger, for operators who make them on a cluster with tools of their own.
+# Written by infra/kafka/make_topics_toml.py.
+#
+# Each name may have a prefix and a dot before it. The four topics keyed by account must have the
+# same number of partitions, which cannot be changed later. 64 is a good choice for a cluster; the
+# one-machine stack has 8.
+# The input topics of a ledger in import mode have the settings under [import] until it goes live.
 """
 
 
 def main() -> int:
-    live, importing = (
-        topic_settings(Topics(), partitions=64),
-        topic_settings(Topics(), partitions=64, importing=True),
-    )
+    live = topic_settings(Topics(), partitions=64)
+    importing = topic_settings(Topics(), partitions=64, importing=True)
     parts = [HEADING, "[cluster]\nreplication_factor = 3\nmin_insync_replicas = 2\n"]
     for topic in live:
         settings = "".join(f'"{name}" = "{value}"\n' for name, value in topic.configs.items())
         parts.append(
-            f'[topics."{topic.name}"]\npartitions = '
-            f'{topic.partitions}\n\n[topics."{topic.name}".configs]\n{settings}'
+            f'[topics."{topic.name}"]\npartitions = {topic.partitions}\n\n'
+            f'[topics."{topic.name}".configs]\n{settings}'
         )
     changed = {
         name: value

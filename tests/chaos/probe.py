@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,9 +140,13 @@ class Probe:
     def _read_ledger(self, positions: dict[int, int]) -> None:
         topic = self._stage.topics.ledger
         consumer = KafkaConsumer(
-            bootstrap_servers=self._stage.kafka.split(","), enable_auto_commit=False, fetch_max_wait_ms=100, reconnect_backoff_max_ms=500,
-            request_timeout_ms=10_000, metadata_max_age_ms=5_000,
-        )  # fmt: skip
+            bootstrap_servers=self._stage.kafka.split(","),
+            enable_auto_commit=False,
+            fetch_max_wait_ms=100,
+            reconnect_backoff_max_ms=500,
+            request_timeout_ms=10_000,
+            metadata_max_age_ms=5_000,
+        )
         try:
             consumer.assign([TopicPartition(topic, partition) for partition in positions])
             for partition, offset in positions.items():
@@ -189,7 +192,7 @@ class Probe:
 
 
 def _canary(partition: int) -> str:
-    is_at_home: Callable[[str], bool] = lambda account: (
-        partition_of(account.encode(), PARTITIONS) == partition
-    )  # noqa: E731
-    return next(account for number in range(10_000) if is_at_home(account := f"canary_{number}"))
+    accounts = (f"canary_{number}" for number in range(10_000))
+    return next(
+        account for account in accounts if partition_of(account.encode(), PARTITIONS) == partition
+    )

@@ -42,7 +42,8 @@ def _page(outcome: Outcome) -> str:
         else "a Redis Cluster of 3 + 3"
     )
     day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(outcome.began))
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>Chaos: {word.lower()}</title><style>{STYLE}</style></head><body><main>
 <h1><span class="{kind}">{word}</span>: no credit lost or counted twice</h1>
 <p class="soft">{len(outcome.suffered):,} faults on three Kafka brokers and {store}, {day}.
@@ -50,7 +51,8 @@ Again with <code>{escape(options.command)}</code></p>
 {_figures(outcome)}
 <h2>What was looked at, from the log alone</h2><div class="card">{_findings(outcome)}</div>
 <h2>The run</h2><div class="card">{_chart(outcome)}</div>
-<h2>How soon events flow again after one fault alone</h2><div class="card">{_recoveries(outcome)}</div>
+<h2>How soon events flow again after one fault alone</h2>
+<div class="card">{_recoveries(outcome)}</div>
 <h2>Faults</h2><div class="card">{_kinds(outcome)}</div>
 </main></body></html>
 """

@@ -71,9 +71,8 @@ class Outcome:
         """What must not be, in words; empty if all is well."""
         found = {
             f"{len(self.lost)} recorded events are lost, such as {self.lost[:3]}": bool(self.lost),
-            f"{len(self.charged_twice)} events are charged twice, such as {self.charged_twice[:3]}": bool(
-                self.charged_twice
-            ),
+            f"{len(self.charged_twice)} events are charged twice, "
+            f"such as {self.charged_twice[:3]}": bool(self.charged_twice),
             f"{self.wrong_credits} micro-credits too many or too few": self.wrong_credits != 0,
             f"{self.decided} do not add up to {self.in_topic}": self.decided.total()
             != self.in_topic,

@@ -1,4 +1,4 @@
-"""schemas/ is generated: what is committed is what the contracts say."""
+"""schemas/ is generated: the committed files are those that the contracts generate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import pytest
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 
-def test_the_committed_schemas_are_what_the_contracts_say(tmp_path: Path) -> None:
-    generated = _generate(tmp_path)
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return _generate(tmp_path_factory.mktemp("schemas"))
+
+
+def test_the_committed_schemas_are_what_the_contracts_say(generated: dict[str, str]) -> None:
     committed = _texts_below(SCHEMAS)
     assert generated, "nothing was generated"
     assert committed.keys() == generated.keys(), "run `make schemas`"
@@ -21,9 +25,9 @@ def test_the_committed_schemas_are_what_the_contracts_say(tmp_path: Path) -> Non
     )
 
 
-def test_schemas_are_generated_alike_each_time(tmp_path: Path) -> None:
-    """Neither the order of a set nor a time or a path of the machine finds its way in."""
-    assert _generate(tmp_path / "one") == _generate(tmp_path / "other")
+def test_schemas_are_generated_alike_each_time(generated: dict[str, str], tmp_path: Path) -> None:
+    """Neither a set's order nor a time or path of this machine reaches the schemas."""
+    assert _generate(tmp_path) == generated
 
 
 def _generate(directory: Path) -> dict[str, str]:

@@ -10,8 +10,15 @@ from typing import Any
 from tests.oracle.oracle import LimitEvent, Oracle, Shown
 
 MALFORMED = {
-    "empty_record", "record_too_large", "not_json", "not_a_cloudevent", "unknown_type", "invalid_event", "wrong_key", "wrong_partition",
-}  # fmt: skip
+    "empty_record",
+    "record_too_large",
+    "not_json",
+    "not_a_cloudevent",
+    "unknown_type",
+    "invalid_event",
+    "wrong_key",
+    "wrong_partition",
+}
 
 
 def differing_outcomes(

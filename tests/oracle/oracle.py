@@ -841,10 +841,21 @@ class Oracle:
         }[type_]
         self.limit_events.append(
             LimitEvent(
-                account.name, type_, reason, at, after.plan, after.used, after.remaining, after.allotment, threshold, who,
-                upgrade, ends[0] if ends else after.end, action,
+                account.name,
+                type_,
+                reason,
+                at,
+                after.plan,
+                after.used,
+                after.remaining,
+                after.allotment,
+                threshold,
+                who,
+                upgrade,
+                ends[0] if ends else after.end,
+                action,
             )
-        )  # fmt: skip
+        )
 
     def _upgrade(self, shown: Shown) -> str | None:
         """The lowest plan above that leaves something.

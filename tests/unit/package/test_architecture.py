@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ class Module:
         return self.name.split(".")[1] if "." in self.name else ""
 
 
+@cache
 def modules_below(root: Path) -> list[Module]:
     """Every module below a source root, sorted by name."""
     found = []
