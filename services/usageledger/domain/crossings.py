@@ -1,33 +1,30 @@
-"""Which limits an entry crosses, and what an app needs to act on it."""
+"""Which limits an entry crosses, and what an app needs to know to act on that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, assert_never
 
 from usageledger.domain.account import AccountState, Period, drawn_from_grants
 from usageledger.domain.catalog import Catalog, Plan
-from usageledger.domain.entry import Crossing, Figures, LedgerEntry, PeriodReference, UpgradeOffer
+from usageledger.domain.entry import (
+    Crossing,
+    Figures,
+    Kind,
+    LedgerEntry,
+    PeriodReference,
+    UpgradeOffer,
+)
 from usageledger.domain.quantity import format_quantity
 
 Reason = Literal[
     "usage", "renewed", "plan_changed", "granted", "grant_expired", "voided", "suspended", "resumed"
 ]
 
-_REASONS: dict[str, Reason] = {
-    "usage": "usage",
-    "void": "voided",
-    "grant": "granted",
-    "grant_expired": "grant_expired",
-    "renewal": "renewed",
-    "plan_change": "plan_changed",
-    "account_opened": "plan_changed",
-    "suspension": "suspended",
-    "resumption": "resumed",
-}
+LimitType = Literal["limit.threshold", "limit.reached", "limit.cleared"]
 
-_ACTIONS: dict[str, Literal["block", "prompt_upgrade"] | None] = {
+_ACTIONS: dict[LimitType, Literal["block", "prompt_upgrade"] | None] = {
     "limit.threshold": "prompt_upgrade",
     "limit.reached": "block",
     "limit.cleared": None,
@@ -44,8 +41,9 @@ def figures_of(state: AccountState) -> Figures:
 
 
 def figures_of_ended(period: Period) -> Figures:
-    """The figures of a period that is over: grants gave it what was settled when it ended, late
-    uses draw nothing more from them.
+    """The figures of a period that is over.
+
+    Grants gave it what was settled when it ended. Late uses draw nothing more from them.
     """
     remaining = period.allotment + period.settled - period.used
     return Figures(
@@ -54,48 +52,46 @@ def figures_of_ended(period: Period) -> Figures:
 
 
 def reference_to(period: Period) -> PeriodReference:
-    """Name a period in an entry."""
+    """The reference by which an entry names a period."""
     return PeriodReference(number=period.number, start=period.start, end=period.end)
 
 
 def crossings_between(
     before: AccountState | None,
     after: AccountState,
-    now: Figures,
+    figures: Figures,
     entry: LedgerEntry,
     catalog: Catalog,
 ) -> tuple[Crossing, ...]:
-    """The limits crossed by an entry that took an account from ``before`` to ``after``: thresholds
-    lowest first, the limit itself last.
+    """The limits that an entry crosses: thresholds lowest first, the limit itself last.
 
-    ``before`` is None for an account just opened, which nobody has blocked yet; ``now`` are the
-    figures of ``after``.
+    ``before`` and ``after`` are the account's states around the entry, and ``figures`` those of
+    ``after``. ``before`` is None if the entry opened the account, which nobody has blocked yet.
 
-    A threshold is crossed by usage alone: `used` comes from below its share of `used + remaining`
-    to or above it, once per period and sum. The limit is reached when the account comes to be
-    blocked, by a suspension or because nothing remains, and cleared when it comes to be free of
-    both, whatever the entry.
+    Only usage crosses a threshold: `used` moves from below its share of `used + remaining` to it or
+    above, once per period and sum. An entry of any kind reaches the limit if it blocks the account
+    (by a suspension, or because nothing remains), and clears it if the account is blocked no more.
     """
     if entry.is_late:
         return ()
     crossed: list[Crossing] = []
     if before is not None and entry.kind == "usage":
-        shares = _shares_crossed(before.period.used, now, after, catalog)
+        shares = _shares_crossed(before.period.used, figures, after, catalog)
         crossed = [
-            _crossing("limit.threshold", entry, after, now, catalog, share) for share in shares
+            _crossing("limit.threshold", entry, after, figures, catalog, share) for share in shares
         ]
     was_blocked = before is not None and before.is_blocked
-    is_blocked = after.suspended is not None or now.remaining <= 0
-    if is_blocked and not was_blocked:
-        crossed.append(_crossing("limit.reached", entry, after, now, catalog))
-    elif was_blocked and not is_blocked:
-        crossed.append(_crossing("limit.cleared", entry, after, now, catalog))
+    if after.is_blocked and not was_blocked:
+        crossed.append(_crossing("limit.reached", entry, after, figures, catalog))
+    elif was_blocked and not after.is_blocked:
+        crossed.append(_crossing("limit.cleared", entry, after, figures, catalog))
     return tuple(crossed)
 
 
 def upgrade_for(state: AccountState, catalog: Catalog, *, needed: int = 1) -> UpgradeOffer | None:
-    """The lowest plan above the account's that would free it, with ``needed`` micro-credits left,
-    one by default; None where none would, as while it is suspended.
+    """The lowest plan above the account's that would free it, or None if there is none.
+
+    Under it, ``needed`` micro-credits would remain. No plan frees a suspended account.
     """
     if state.suspended is not None:
         return None
@@ -108,15 +104,18 @@ def upgrade_for(state: AccountState, catalog: Catalog, *, needed: int = 1) -> Up
 
 
 def thresholds_of(state: AccountState, catalog: Catalog) -> tuple[Decimal, ...]:
-    """The shares whose crossing is announced: the account's own, otherwise its plan's, otherwise
-    the catalog's.
+    """The shares whose crossing is announced.
+
+    They are the account's own, otherwise its plan's, otherwise the catalog's.
     """
     return catalog.thresholds_on(state.plan) if state.thresholds is None else state.thresholds
 
 
 def _remaining_under(plan: Plan, state: AccountState) -> int:
-    """Subscribing from Free starts a fresh cycle, with what grants have left; a higher plan in a
-    running cycle keeps what was used.
+    """What would remain of the current use under another plan, in micro-credits.
+
+    Subscribing from Free starts a fresh cycle, with what grants have left. A higher plan in a
+    running cycle keeps the use.
     """
     if state.period.is_free:
         return plan.allotment + sum(grant.left - drawn for grant, drawn in drawn_from_grants(state))
@@ -124,35 +123,34 @@ def _remaining_under(plan: Plan, state: AccountState) -> int:
 
 
 def _shares_crossed(
-    used_before: int, now: Figures, after: AccountState, catalog: Catalog
+    used_before: int, figures: Figures, after: AccountState, catalog: Catalog
 ) -> Iterator[Decimal]:
-    whole = now.used + now.remaining
+    whole = figures.used + figures.remaining
     if whole <= 0:
         return
     for share in thresholds_of(after, catalog):
-        mark = share * whole
+        threshold = share * whole
         if (
-            used_before < mark <= now.used
+            used_before < threshold <= figures.used
             and (format_quantity(share), whole) not in after.period.announced
         ):
             yield share
 
 
 def _crossing(
-    type_: Literal["limit.threshold", "limit.reached", "limit.cleared"],
+    type_: LimitType,
     entry: LedgerEntry,
     after: AccountState,
     figures: Figures,
     catalog: Catalog,
     share: Decimal | None = None,
 ) -> Crossing:
-    is_suspended = after.suspended is not None
-    action = (
-        None if is_suspended and type_ == "limit.threshold" else _ACTIONS[type_]
-    )  # buying more would help nothing
+    action = _ACTIONS[type_]
+    if type_ == "limit.threshold" and after.suspended is not None:
+        action = None  # to buy more would not free a suspended account
     return Crossing(
         type=type_,
-        reason=_REASONS[entry.kind],
+        reason=_reason_of(entry.kind),
         plan=after.plan,
         period=reference_to(after.period),
         figures=figures,
@@ -161,3 +159,27 @@ def _crossing(
         upgrade=None if action is None else upgrade_for(after, catalog),
         suspended=after.suspended,
     )
+
+
+def _reason_of(kind: Kind) -> Reason:
+    match kind:
+        case "usage":
+            return "usage"
+        case "void":
+            return "voided"
+        case "grant":
+            return "granted"
+        case "grant_expired":
+            return "grant_expired"
+        case "renewal":
+            return "renewed"
+        case "plan_change" | "account_opened":
+            return "plan_changed"
+        case "suspension":
+            return "suspended"
+        case "resumption":
+            return "resumed"
+        case "refusal" | "duplicate" | "skip" | "catalog_adopted" | "thresholds_set":
+            raise ValueError(f"an entry of kind {kind!r} crosses no limit")
+        case _:
+            assert_never(kind)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
@@ -205,3 +205,25 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     detail: str | None = None
     crossings: tuple[Crossing, ...] = ()
     previous_hash: str = ""
+
+    @property
+    def changes_its_account(self) -> bool:
+        """Whether it has an account and can change its state: `evolve` leaves all others alone."""
+        match self.kind:
+            case "refusal" | "duplicate" | "skip" | "catalog_adopted":
+                return False
+            case (
+                "usage"
+                | "void"
+                | "grant"
+                | "grant_expired"
+                | "renewal"
+                | "plan_change"
+                | "account_opened"
+                | "suspension"
+                | "resumption"
+                | "thresholds_set"
+            ):
+                return self.account != ""
+            case _:
+                assert_never(self.kind)

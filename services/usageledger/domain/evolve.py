@@ -1,8 +1,8 @@
-"""``evolve(state, entry) -> state``: the fold that makes an account's state of its ledger
-entries.
-"""
+"""``evolve(state, entry) -> state``: the fold that makes an account's state from its entries."""
 
 from __future__ import annotations
+
+from typing import assert_never
 
 from msgspec.structs import replace
 
@@ -11,33 +11,38 @@ from usageledger.domain.entry import GrantChange, LedgerEntry, PlanChange
 
 
 def evolve(state: AccountState | None, entry: LedgerEntry) -> AccountState | None:
-    """Apply one entry.
+    """Apply one entry. ``None`` is an account that the ledger does not know yet.
 
-    ``None`` is an account that the ledger does not know; duplicates and refusals leave every
-    account as it was.
+    Refusals, duplicates, skips and adoptions leave every account as it was.
     """
-    if entry.plan_change is not None:
-        return _changed_plan(state, entry.plan_change)
     if state is None:
-        return None
-    if entry.kind in ("usage", "void") and entry.period is not None:
-        return _charged(state, entry)
-    if entry.kind == "grant" and entry.grant is not None:
-        return _granted(state, entry.grant, entry)
-    if entry.kind == "grant_expired" and entry.grant is not None:
-        return _expired(state, entry.grant)
-    return _told(state, entry)
-
-
-def _told(state: AccountState, entry: LedgerEntry) -> AccountState:
-    """What changes no figure."""
-    if entry.kind == "suspension" and entry.suspension is not None:
-        return replace(state, suspended=entry.suspension.reason)
-    if entry.kind == "resumption":
-        return replace(state, suspended=None)
-    if entry.kind == "thresholds_set":
-        return replace(state, thresholds=entry.thresholds)
-    return state
+        return None if entry.plan_change is None else _opened(entry.plan_change)
+    match entry.kind:
+        case "usage":
+            return _charged(state, entry)
+        case "void":
+            assert entry.voids is not None
+            return state if entry.voids.awaits_usage else _charged(state, entry)
+        case "renewal" | "plan_change" | "account_opened":
+            assert entry.plan_change is not None
+            return _plan_changed(state, entry.plan_change)
+        case "grant":
+            assert entry.grant is not None
+            return _granted(state, entry.grant, entry)
+        case "grant_expired":
+            assert entry.grant is not None
+            return _expired(state, entry.grant)
+        case "suspension":
+            assert entry.suspension is not None
+            return replace(state, suspended=entry.suspension.reason)
+        case "resumption":
+            return replace(state, suspended=None)
+        case "thresholds_set":
+            return replace(state, thresholds=entry.thresholds)
+        case "refusal" | "duplicate" | "skip" | "catalog_adopted":
+            return state
+        case _:
+            assert_never(entry.kind)
 
 
 def _charged(state: AccountState, entry: LedgerEntry) -> AccountState:
@@ -81,9 +86,7 @@ def _free_left(period: Period, otherwise: int) -> int:
     return max(0, period.allotment - period.used) if period.is_free else otherwise
 
 
-def _changed_plan(state: AccountState | None, change: PlanChange) -> AccountState:
-    if state is None:
-        return _opened(change)
+def _plan_changed(state: AccountState, change: PlanChange) -> AccountState:
     changed = replace(
         state,
         plan=change.plan,
@@ -112,11 +115,10 @@ def _opened(change: PlanChange) -> AccountState:
 
 
 def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
-    """What is left of the allotment lapses, and so does what was used beyond it; what was drawn
-    from grants is settled.
+    """End the current period and begin the one that ``opens``.
 
-    A grant that expires as the period ends has given it what it drew, and gives the next one
-    nothing.
+    The unused part of the allotment lapses, and so does use beyond it. What the ended period drew
+    from grants is settled. A grant that expires at this moment gives the new period nothing.
     """
     ended = state.period
     drawn = sum(amount for _, _, amount in change.settled)
@@ -127,19 +129,19 @@ def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountS
         free_left=_free_left(ended, state.free_left),
         grants=tuple(
             grant
-            for grant in _less_drawn(state.grants, change.settled)
+            for grant in _without_settled(state.grants, change.settled)
             if grant.left > 0 and (grant.expires_at is None or grant.expires_at > opens.start)
         ),
     )
 
 
-def _less_drawn(
+def _without_settled(
     grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]
 ) -> list[Grant]:
-    """What is left of each.
+    """The grants, each with what is left of it.
 
-    Both are in the order of drawing, for names alone do not tell them apart: an id that no longer
-    counts can come again and name a second grant.
+    Both arguments are in the order of drawing. Names alone do not tell grants apart: once an
+    identity no longer counts, its id can name a second grant.
     """
     owed = list(settled)
     return [
@@ -163,13 +165,13 @@ def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> Ac
 
 
 def _expired(state: AccountState, change: GrantChange) -> AccountState:
-    named = (change.source, change.id, change.expires_at)
-    place = next(
+    expired = (change.source, change.id, change.expires_at)
+    index = next(
         n
         for n, grant in enumerate(state.grants)
-        if (grant.source, grant.id, grant.expires_at) == named
+        if (grant.source, grant.id, grant.expires_at) == expired
     )
-    grants = state.grants[:place] + state.grants[place + 1 :]
+    grants = state.grants[:index] + state.grants[index + 1 :]
     return replace(
         state,
         grants=grants,

@@ -1,5 +1,6 @@
-"""Which events are one event: account + source + id, for 35 days and 5 minutes from when it was
-first appended.
+"""Which events are one event: those with the same account + source + id.
+
+An identity counts for 35 days and 5 minutes from when its event was first appended.
 """
 
 from __future__ import annotations
@@ -7,15 +8,14 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
 from usageledger.domain.entry import LedgerEntry
 
 LATENESS_MAX = timedelta(days=35)
-"""An event whose ``occurred_at`` lies further back than this from its ``appended_at`` is refused.
-"""
+"""An event that occurred longer than this before it was appended is refused."""
 
 CLOCK_AHEAD_MAX = timedelta(minutes=5)
 """A worker's clock may run ahead of the ledger's by this much."""
@@ -23,14 +23,13 @@ CLOCK_AHEAD_MAX = timedelta(minutes=5)
 IDENTITY_LIFE = LATENESS_MAX + CLOCK_AHEAD_MAX
 """How long an identity counts.
 
-A duplicate that comes later than this occurred more than LATENESS_MAX ago, so it is refused as too
-old.
+A duplicate that is appended later occurred more than LATENESS_MAX ago, so it is refused as too old.
 """
 
 WINDOW = timedelta(days=36)
-"""The view keeps identities in windows of this length and drops whole windows.
+"""The view keeps identities in windows of this length, and drops whole windows.
 
-Longer than IDENTITY_LIFE, so two hold all that count.
+It is longer than IDENTITY_LIFE, so the identities that count are in two windows.
 """
 
 Namespace = Literal["usage", "account"]
@@ -40,8 +39,9 @@ _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 class IdentityRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """What the view remembers of an event: enough to tell a duplicate from a reused id, and to void
-    a charge.
+    """What the view remembers of an event.
+
+    It is enough to distinguish a duplicate from a reused id, and to void a charge.
     """
 
     first_appended_at: datetime
@@ -60,54 +60,72 @@ class IdentityRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, omi
         return appended_at - self.first_appended_at <= IDENTITY_LIFE
 
 
-@lru_cache(maxsize=16_384)  # each is asked for a few times, within one chunk
+@lru_cache(maxsize=16_384)  # each is needed a few times within one chunk
 def identity_of(namespace: Namespace, account: str, source: str, event_id: str) -> bytes:
     """16 bytes that stand for account + source + id.
 
-    Usage and account events have a namespace each: who may report usage cannot take billing's ids.
+    Usage and account events have a namespace each, so that a reporter of usage cannot use up
+    billing's ids.
     """
     return hashlib.sha256(_json.encode([namespace, account, source, event_id])).digest()[:16]
 
 
 def window_of(at: datetime) -> int:
-    """The number of the window in which an identity first appended at that time, in UTC, is
-    kept.
-    """
+    """The number of the window that keeps identities first appended at that time (in UTC)."""
     return (at.toordinal() - _EPOCH.toordinal()) // WINDOW.days
 
 
 def identity_changes(
     entry: LedgerEntry, voided: IdentityRecord | None
 ) -> list[tuple[bytes, IdentityRecord]]:
-    """What an entry makes the view remember of identities.
+    """The identities that an entry changes in the view, with their new records.
 
-    ``voided`` is what is remembered of the usage that a void entry names.
+    ``voided`` is the record of the usage event that a void entry names.
     """
     event = entry.event
-    if event is None or event.content is None or entry.kind in ("refusal", "duplicate"):
+    if event is None or event.content is None:
         return []
-    if entry.kind == "usage":
-        assert entry.period is not None and entry.feature is not None
-        state: Literal["decided", "voided"] = "voided" if entry.is_void_on_arrival else "decided"
-        record = IdentityRecord(
-            entry.appended_at,
-            state,
-            event.content,
-            entry.credits,
-            entry.feature,
-            entry.period.number,
-            entry.offset,
-        )
-        return [(identity_of("usage", entry.account, event.source, event.id), record)]
-    record = IdentityRecord(entry.appended_at, "decided", event.content, entry_offset=entry.offset)
-    changes = [(identity_of("account", entry.account, event.source, event.id), record)]
-    if entry.voids is not None:
-        usage = identity_of("usage", entry.account, entry.voids.source, entry.voids.id)
-        changes.append((usage, _voided(voided, entry)))
-    return changes
+    own = IdentityRecord(entry.appended_at, "decided", event.content, entry_offset=entry.offset)
+    match entry.kind:
+        case "refusal" | "duplicate" | "skip" | "catalog_adopted":
+            return []
+        case "usage":
+            usage = identity_of("usage", entry.account, event.source, event.id)
+            return [(usage, _usage_record(entry, event.content))]
+        case "void":
+            assert entry.voids is not None
+            usage = identity_of("usage", entry.account, entry.voids.source, entry.voids.id)
+            account = identity_of("account", entry.account, event.source, event.id)
+            return [(account, own), (usage, _voided_record(voided, entry))]
+        case (
+            "grant"
+            | "grant_expired"
+            | "renewal"
+            | "plan_change"
+            | "account_opened"
+            | "suspension"
+            | "resumption"
+            | "thresholds_set"
+        ):
+            return [(identity_of("account", entry.account, event.source, event.id), own)]
+        case _:
+            assert_never(entry.kind)
 
 
-def _voided(usage: IdentityRecord | None, void: LedgerEntry) -> IdentityRecord:
+def _usage_record(entry: LedgerEntry, content: str) -> IdentityRecord:
+    assert entry.period is not None and entry.feature is not None
+    return IdentityRecord(
+        entry.appended_at,
+        "voided" if entry.is_void_on_arrival else "decided",
+        content,
+        entry.credits,
+        entry.feature,
+        entry.period.number,
+        entry.offset,
+    )
+
+
+def _voided_record(usage: IdentityRecord | None, void: LedgerEntry) -> IdentityRecord:
     assert void.voids is not None
     if void.voids.awaits_usage:
         return IdentityRecord(void.appended_at, "void_awaits_usage")

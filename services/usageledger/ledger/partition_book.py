@@ -11,14 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from usageledger.domain.account import AccountState, due_at
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.decide import decide, decide_due
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic, Voids
-from usageledger.domain.events import AnyEvent, UsageRecorded, UsageVoided
+from usageledger.domain.events import (
+    AccountCancelled,
+    AccountOpened,
+    AccountResumed,
+    AccountSubscribed,
+    AccountSuspended,
+    AnyEvent,
+    CreditsGranted,
+    PlanChanged,
+    ThresholdsSet,
+    UsageRecorded,
+    UsageVoided,
+)
 from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
@@ -33,8 +45,6 @@ from usageledger.ledger.decoding import (
 from usageledger.ledger.due_list import DueList
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import time_of
-
-_KINDS_WITHOUT_EFFECT = ("refusal", "duplicate", "skip")
 
 
 class Undecidable(Exception):
@@ -226,7 +236,7 @@ class PartitionBook:
                 entry = sealed.entry
                 last_of_input[None if entry.input is None else entry.input.topic] = sealed
                 self._note_hold(entry)
-                if entry.account and entry.kind not in _KINDS_WITHOUT_EFFECT:
+                if entry.changes_its_account:
                     last_of_account[entry.account] = entry
                     self._remember(self._identities_after(entry))
                     self.accounts[entry.account] = evolve(self.accounts.get(entry.account), entry)
@@ -275,11 +285,7 @@ class PartitionBook:
         ``state`` is the account's after the last of them: `decide` has folded them already.
         """
         sealed, head = seal(drafts, self.head, self.partition, address)
-        changing = [
-            item.entry
-            for item in sealed
-            if item.entry.account and item.entry.kind not in _KINDS_WITHOUT_EFFECT
-        ]
+        changing = [item.entry for item in sealed if item.entry.changes_its_account]
         identities = [change for entry in changing for change in self._identities_after(entry)]
         # Everything that can fail is above this line, so a decision is kept whole or not at all.
         if changing:
@@ -334,12 +340,27 @@ def group_key(sealed: SealedEntry) -> object:
 
 def identities_of(event: AnyEvent) -> list[bytes]:
     """The event's own identity, followed by that of the usage event if it is a void."""
-    if isinstance(event, UsageRecorded):
-        return [identity_of("usage", event.account, event.source, event.id)]
-    own = identity_of("account", event.account, event.source, event.id)
-    if isinstance(event, UsageVoided):
-        return [own, identity_of("usage", event.account, event.usage_source, event.usage_id)]
-    return [own]
+    match event:
+        case UsageRecorded():
+            return [identity_of("usage", event.account, event.source, event.id)]
+        case UsageVoided():
+            return [
+                identity_of("account", event.account, event.source, event.id),
+                identity_of("usage", event.account, event.usage_source, event.usage_id),
+            ]
+        case (
+            AccountOpened()
+            | AccountSubscribed()
+            | PlanChanged()
+            | AccountCancelled()
+            | AccountSuspended()
+            | AccountResumed()
+            | ThresholdsSet()
+            | CreditsGranted()
+        ):
+            return [identity_of("account", event.account, event.source, event.id)]
+        case _:
+            assert_never(event)
 
 
 def needed_to_fold(entries: Iterable[SealedEntry]) -> tuple[list[str], list[tuple[int, bytes]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 
@@ -89,6 +90,28 @@ def test_an_envelope_that_says_otherwise_than_its_entry_is_found() -> None:
         assert said in value
         with pytest.raises(NotAnEntry):
             unseal(value.replace(said, instead, 1))
+
+
+def test_an_entry_of_an_unknown_kind_is_no_entry() -> None:
+    """A newer release may write kinds that this one does not know.
+
+    To pass over one would make a wrong state, so reading stops there. Its hash is right.
+    """
+    sealed = unseal(_value_of_kind("skip"))
+    assert sealed is not None and sealed.entry.kind == "skip"
+    with pytest.raises(NotAnEntry, match="fee"):
+        unseal(_value_of_kind("fee"))
+
+
+def _value_of_kind(kind: str) -> bytes:
+    entry = {"kind": kind, "appended_at": "2026-01-31T10:00:00Z", "partition": 0, "offset": 0}
+    unhashed = json.dumps(entry, separators=(",", ":")).encode()
+    hash_field = b',"hash":"%s"}' % hashlib.sha256(unhashed).hexdigest().encode()
+    return (
+        b'{"specversion":"1.0","type":"ledger.entry","source":"/usageledger/ledger/0","id":"0-0",'
+        b'"time":"2026-01-31T10:00:00Z","datacontenttype":"application/json","data":'
+        b"%s%s}" % (unhashed[:-1], hash_field)
+    )
 
 
 def test_an_entry_elsewhere_than_at_the_offset_it_names_is_no_entry() -> None:
