@@ -9,9 +9,9 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.catalog import Rate
 from usageledger.domain.credits import MICROCREDITS_MAX
-from usageledger.domain.quantity import QUANTITY_MAX
 from usageledger.domain.rating import rate_usage
 
 quantities = st.decimals(min_value=0, max_value=QUANTITY_MAX, places=6)

@@ -178,10 +178,16 @@ def _lapsed_with_its_grant(entry: LedgerEntry) -> int:
     return 0 if before is None or after is None else max(0, before.granted - after.granted)
 
 
+def one_unit(unit: str) -> str:
+    """One unit with its article: ``a second``, ``an edit``, ``an hour``."""
+    takes_an = unit[:1].lower() in "aeio" or unit.lower() == "hour"
+    return f"{'an' if takes_an else 'a'} {unit}"
+
+
 def _rate(rate: Rate) -> str:
     """``7 credits a second``, ``1 credit for each 10 seconds``."""
     if rate.per == 1:
-        return f"{_credits(rate.credits)} {rate.a_unit}"
+        return f"{_credits(rate.credits)} {one_unit(rate.unit)}"
     return f"{_credits(rate.credits)} for each {_each(rate)}"
 
 

@@ -318,7 +318,9 @@ def _name(feature: str, model: str | None) -> str:
 
 
 def _each(rate: Rate) -> str:
-    return f"{rate.a_unit}{_exact(rate)}" if rate.per == 1 else f"for {_unit(rate)}"
+    from usageledger.audit.explaining import one_unit
+
+    return f"{one_unit(rate.unit)}{_exact(rate)}" if rate.per == 1 else f"for {_unit(rate)}"
 
 
 def _unit(rate: Rate) -> str:

@@ -23,11 +23,12 @@ from pydantic import (
 )
 
 from usageledger.contracts.fields import SHARE_PATTERN
+from usageledger.domain.bounds import NAME_LENGTH_MAX
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_check import PRICE_CENTS_MAX
 from usageledger.domain.catalog_document import catalog_document, read_catalog
 from usageledger.domain.credits import parse_credits
-from usageledger.domain.quantity import NAME_LENGTH_MAX, parse_quantity
+from usageledger.domain.quantity import parse_quantity
 
 CATALOG_PUBLISHED = "catalog.published"
 

@@ -20,9 +20,10 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 
+from usageledger.domain.bounds import NAME_LENGTH_MAX, THRESHOLDS_MAX, YEAR_MAX, YEAR_MIN
 from usageledger.domain.credits import format_credits, parse_credits
-from usageledger.domain.quantity import NAME_LENGTH_MAX, check_name, format_quantity, parse_quantity
-from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
+from usageledger.domain.quantity import check_name, format_quantity, parse_quantity
+from usageledger.domain.thresholds import parse_thresholds
 
 # \u0085 is white space for Python and not for JSON Schema, whose patterns are those of JavaScript.
 _NAME_PATTERN = (
@@ -31,9 +32,6 @@ _NAME_PATTERN = (
 _UNSIGNED = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
 SHARE_PATTERN = r"^0{1,10}\.[0-9]{1,6}$"
 _SIGNED = r"^-?[0-9]+(\.[0-9]{1,6})?$"
-
-YEAR_MIN, YEAR_MAX = 1970, 2999
-"""The years in which a billing cycle can be reckoned."""
 
 _ZONED_TIME = Annotated[datetime, msgspec.Meta(tz=True)]
 

@@ -13,14 +13,15 @@ from usageledger.domain.catalog import Catalog, Rate, UnknownRate
 
 
 class RatedBy(msgspec.Struct, frozen=True):
-    """A use's rate, and the catalog version that says so."""
+    """A use's rate, and the catalog version that has it."""
 
     catalog: Catalog
     rate: Rate
 
 
+# dict=True gives an instance the __dict__ in which cached_property keeps the look-up tables.
 class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
-    """The catalogs that a ledger partition has adopted, in that order.
+    """The catalogs that a ledger partition has adopted, in the order of adoption.
 
     Decisions see these and no others.
     """
@@ -30,7 +31,7 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
     def __post_init__(self) -> None:
         versions = [catalog.version for catalog in self.catalogs]
         if len(set(versions)) != len(versions):
-            raise ValueError(f"a catalog version is adopted once, not as in {', '.join(versions)}")
+            raise ValueError(f"a catalog version is adopted once, unlike in {', '.join(versions)}")
 
     def __len__(self) -> int:
         return len(self.catalogs)
@@ -39,13 +40,13 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
         return iter(self.catalogs)
 
     def version(self, version: str) -> Catalog | None:
-        """The adopted catalog of that version."""
+        """The adopted catalog of that version, or None."""
         return self._versions.get(version)
 
     def adopt(self, catalog: Catalog) -> AdoptedCatalogs:
-        """These and ``catalog``.
+        """These catalogs and ``catalog``; the same ones if it is adopted already.
 
-        One that is adopted already changes nothing; ValueError where its version has other content.
+        Raises ValueError if its version is adopted with other content.
         """
         known = self.version(catalog.version)
         if known is None:
@@ -53,34 +54,33 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
         if known != catalog:
             raise ValueError(
                 f"catalog version {catalog.version!r} is adopted already, with other content: a "
-                "version never changes"
+                "version never changes, so publish another one"
             )
         return self
 
     def in_force(self, at: datetime) -> Catalog:
-        """The version with the greatest ``effective_from <= at``, the later adopted on a tie;
-        before all of them, the earliest.
+        """The version with the greatest ``effective_from <= at``; before all of them, the earliest.
 
-        Raises ValueError when none is adopted.
+        On a tie it is the one adopted later. Raises ValueError if none is adopted.
         """
-        return self._by_effect[self._place_in_force(at)]
+        return self._by_effect[self._index_in_force(at)]
 
     def rate_for(self, feature: str, model: str | None, at: datetime) -> RatedBy | UnknownRate:
-        """The rate of a use by the version in force at ``at``; where that one does not know it, by
-        the first later one that does.
+        """The rate of a use by the version in force at ``at``.
 
-        Later is by adoption: that is how an event refused for an unknown model, sent again, gets
-        its rate. Raises ValueError when none is adopted.
+        If that version does not have it, the first version adopted later that does gives the rate.
+        An event that was refused for an unknown model can therefore be sent again. Raises
+        ValueError if none is adopted.
         """
-        place = self._place_in_force(at)
-        rated = self._rates[place].get((feature, model))
+        index = self._index_in_force(at)
+        rated = self._rates[index].get((feature, model))
         if rated is not None:
             return rated
-        is_known = any(catalog.feature(feature) for catalog in self._from(place))
+        is_known = any(catalog.feature(feature) for catalog in self._from(index))
         return UnknownRate("unknown_model" if is_known else "unknown_feature")
 
-    def _place_in_force(self, at: datetime) -> int:
-        """Where in ``_by_effect`` the version in force at ``at`` is."""
+    def _index_in_force(self, at: datetime) -> int:
+        """The index in ``_by_effect`` of the version in force at ``at``."""
         if not self.catalogs:
             raise ValueError("no catalog has been adopted, so nothing can be rated")
         effects = self._effects
@@ -88,20 +88,21 @@ class AdoptedCatalogs(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def _rates(self) -> list[dict[tuple[str, str | None], RatedBy]]:
-        """For each place in ``_by_effect``, every rate that a use finds when that version is in
-        force: the hot path, so made once.
-        """
-        found: list[dict[tuple[str, str | None], RatedBy]] = []
-        for place in range(len(self._by_effect)):
-            rates: dict[tuple[str, str | None], RatedBy] = {}
-            for catalog in reversed(self._from(place)):
-                rates |= {key: RatedBy(catalog, rate) for key, rate in catalog.rates.items()}
-            found.append(rates)
-        return found
+        """For each index in ``_by_effect``, every rate that applies while that version is in force.
 
-    def _from(self, place: int) -> tuple[Catalog, ...]:
-        """The version at that place of ``_by_effect``, and those adopted after it."""
-        return self.catalogs[self.catalogs.index(self._by_effect[place]) :]
+        This is on the hot path, so it is made once.
+        """
+        tables: list[dict[tuple[str, str | None], RatedBy]] = []
+        for index in range(len(self._by_effect)):
+            rates: dict[tuple[str, str | None], RatedBy] = {}
+            for catalog in reversed(self._from(index)):
+                rates |= {key: RatedBy(catalog, rate) for key, rate in catalog.rates.items()}
+            tables.append(rates)
+        return tables
+
+    def _from(self, index: int) -> tuple[Catalog, ...]:
+        """The version at that index of ``_by_effect``, and those adopted after it."""
+        return self.catalogs[self.catalogs.index(self._by_effect[index]) :]
 
     @cached_property
     def _by_effect(self) -> list[Catalog]:

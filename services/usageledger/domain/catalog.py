@@ -1,9 +1,8 @@
-"""A catalog: plans, and what each use costs.
+"""A catalog: plans, and what each use costs. It is immutable and has a version.
 
-Immutable and versioned; which version rates a use is decided by those adopted so far.
-
-Credits are micro-credits, prices cents. A catalog is written for people and on the wire as
-``domain.catalog_document`` says.
+Which version rates a use depends on those adopted so far: see ``domain.adopted_catalogs``. Credits
+are micro-credits, prices are cents. ``domain.catalog_document`` has the form that people edit and
+that is on the wire.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -28,19 +28,11 @@ class Rate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     unit: str
     per: Decimal = Decimal(1)
     rounding: Rounding = "up"
-    """``up``: whole multiples of ``per`` are charged, rounded up.
+    """``up`` charges whole multiples of ``per``, rounded up.
 
-    ``exact``: in proportion, rounded up to the micro-credit.
+    ``exact`` charges in proportion, rounded up to the micro-credit.
     """
     note: str | None = None
-
-    @property
-    def a_unit(self) -> str:
-        """One unit, in words: ``a second``, ``an edit``."""
-        return (
-            f"{'an' if self.unit[:1].lower() in 'aeio' or self.unit.lower() == 'hour' else 'a'} "
-            f"{self.unit}"
-        )
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +46,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the rate card.
 
-    ``rate`` is for uses that name no model; where it is None, they are refused.
+    ``rate`` is for uses that name no model. If it is None, such uses are refused.
     """
 
     id: str
@@ -62,9 +54,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     section: str
     rate: Rate | None = None
     stated_range: tuple[int, int] | None = None
-    """Lowest and highest rate that the line announces, in micro-credits.
+    """The lowest and highest rate that the published line states, in micro-credits.
 
-    It charges nothing: ``lint`` compares the models with it.
+    It decides no charge. ``lint`` compares the models' rates with it.
     """
     models: tuple[Model, ...] = ()
 
@@ -72,7 +64,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What an account subscribes to.
 
-    ``allotment``: micro-credits a billing cycle, or once in an account's life if it does not renew.
+    ``allotment`` is in micro-credits: for each billing cycle, or once in an account's life if the
+    plan does not renew.
     """
 
     id: str
@@ -81,19 +74,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     allotment: int
     renews: bool
     thresholds: tuple[Decimal, ...] | None = None
-    """Its own, where it is not to have the catalog's; an empty tuple announces none."""
+    """The plan's own thresholds, or None for the catalog's. An empty tuple announces none."""
 
 
 class UnknownRate(msgspec.Struct, frozen=True):
-    """No rate is known for this use: why it is refused."""
+    """Why a use is refused: it has no rate."""
 
     reason: Literal["unknown_feature", "unknown_model"]
 
 
+# dict=True gives an instance the __dict__ in which cached_property keeps the look-up tables.
 class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One version of plans and rates.
+    """One version of plans and rates. Catalogs are equal by value; look-ups take constant time.
 
-    Equal by value; look-ups take constant time. One made by hand wants ``check_catalog``.
+    A catalog built by hand has to pass ``check_catalog`` before it is used.
     """
 
     version: str
@@ -102,27 +96,27 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """In the order of plan levels, lowest first."""
     features: tuple[Feature, ...]
     thresholds: tuple[Decimal, ...] = ()
-    """Shares of what a period has whose crossing is announced, where its plan or account has none
-    of its own: ascending, each between 0 and 1.
+    """Default thresholds, as shares of a period's credits, for plans and accounts that set none.
+
+    They ascend, and each is between 0 and 1.
     """
     unknown_accounts: Literal["free", "refuse"] = "free"
-    """What becomes of usage of an account never opened or subscribed: it is on Free from its first
-    event, or the usage is refused.
+    """What becomes of usage by an account that was never opened or subscribed.
+
+    ``free`` puts the account on Free from its first event; ``refuse`` refuses the usage.
     """
     notes: tuple[str, ...] = ()
     """The rules that are published beside the tables, and where each is implemented."""
 
     def __hash__(self) -> int:
-        """Hash the version alone: equal catalogs have equal versions, and hashing every rate would
-        cost a look-up its point.
-        """
+        """Hash the version alone: equal catalogs have equal versions, and this is fast."""
         return hash(self.version)
 
     @cached_property
     def free(self) -> Plan:
         """The plan of an account that subscribes to none: it costs nothing and does not renew.
 
-        Raises ValueError without one.
+        Raises ValueError if this catalog has no such plan.
         """
         for plan in self.plans:
             if not plan.renews and plan.price_cents == 0:
@@ -132,12 +126,12 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         )
 
     def plan(self, plan_id: str) -> Plan | None:
-        """The plan with this id."""
+        """The plan with this id, or None."""
         level = self._levels.get(plan_id)
         return None if level is None else self.plans[level]
 
     def level(self, plan_id: str) -> int:
-        """The plan's level, 0 the lowest.
+        """The plan's level. The lowest is 0.
 
         Raises KeyError for a plan that this catalog does not have.
         """
@@ -146,33 +140,32 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def plans_above(self, plan_id: str) -> tuple[Plan, ...]:
         """The plans of a higher level, lowest first.
 
-        None are above a plan that this catalog does not have: it has lost its level.
+        There are none above a plan that this catalog does not have: that plan has lost its level.
         """
         level = self._levels.get(plan_id)
         return () if level is None else self.plans[level + 1 :]
 
     def next_plan(self, plan_id: str) -> Plan | None:
-        """The plan one level up; None above the highest, and above a plan that this catalog does
-        not have.
+        """The plan one level up, or None.
+
+        There is none above the highest plan, nor above one that this catalog does not have.
         """
         return next(iter(self.plans_above(plan_id)), None)
 
     def thresholds_on(self, plan_id: str) -> tuple[Decimal, ...]:
-        """The thresholds of accounts on that plan: the plan's own, otherwise, and for a plan that
-        is not here, the catalog's.
+        """The thresholds of accounts on that plan.
+
+        They are the plan's own, or the catalog's if the plan sets none or is not in this catalog.
         """
         plan = self.plan(plan_id)
         return self.thresholds if plan is None or plan.thresholds is None else plan.thresholds
 
     def feature(self, feature_id: str) -> Feature | None:
-        """The feature with this id."""
+        """The feature with this id, or None."""
         return self._features.get(feature_id)
 
     def rate(self, feature_id: str, model_id: str | None) -> Rate | UnknownRate:
-        """The rate of a use.
-
-        With no model named it is the feature's default rate, if it has one.
-        """
+        """The rate of a use. Without a model it is the feature's default rate, if it has one."""
         rate = self.rates.get((feature_id, model_id))
         if rate is not None:
             return rate
@@ -180,13 +173,13 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def rates(self) -> Mapping[tuple[str, str | None], Rate]:
-        """Every rate by feature and model (None: the feature's default)."""
+        """Every rate by feature and model; under None is the feature's default."""
         rates: dict[tuple[str, str | None], Rate] = {}
         for feature in self.features:
             if feature.rate is not None:
                 rates[feature.id, None] = feature.rate
             rates.update({(feature.id, model.id): model.rate for model in feature.models})
-        return rates
+        return MappingProxyType(rates)
 
     @cached_property
     def _levels(self) -> dict[str, int]:

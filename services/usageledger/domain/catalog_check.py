@@ -1,4 +1,4 @@
-"""What makes a catalog unusable. What is merely odd about one, ``lint`` says."""
+"""What makes a catalog unusable. ``catalog_lint`` has what is merely odd about one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRICE_CENTS_MAX = 2**53 - 1
 class UnusableCatalog(ValueError):
     """A catalog by which nothing can be decided.
 
-    ``defects`` are sentences that begin with the place.
+    ``defects`` are sentences, each of which begins with its path in the document.
     """
 
     def __init__(self, defects: Sequence[str]) -> None:
@@ -39,10 +39,10 @@ def refuse(defects: Sequence[str]) -> NoReturn:
 
 
 def _defects(catalog: Catalog) -> Iterator[str]:
-    yield from _misnamed("version", catalog.version)
+    yield from _name_defects("version", catalog.version)
     if catalog.effective_from.utcoffset() != timedelta(0):
         yield "effective_from: is not in UTC"
-    yield from _repeated("plans", catalog.plans)
+    yield from _repetition_defects("plans", catalog.plans)
     for plan in catalog.plans:
         yield from _plan_defects(f"plans.{plan.id}", plan)
     free = [plan.id for plan in catalog.plans if not plan.renews]
@@ -52,82 +52,82 @@ def _defects(catalog: Catalog) -> Iterator[str]:
             "plans: exactly one plan does not renew, the free one that every account begins with; "
             f"found {found}"
         )
-    yield from _repeated("features", catalog.features)
+    yield from _repetition_defects("features", catalog.features)
     for feature in catalog.features:
         yield from _feature_defects(f"features.{feature.id}", feature)
     yield from _threshold_defects("thresholds", catalog.thresholds)
 
 
 def _plan_defects(where: str, plan: Plan) -> Iterator[str]:
-    yield from _misnamed(f"{where}.id", plan.id)
-    yield from _misnamed(f"{where}.name", plan.name)
-    yield from _out_of_range(f"{where}.price_cents", plan.price_cents, PRICE_CENTS_MAX)
-    yield from _out_of_range(f"{where}.credits", plan.allotment, MICROCREDITS_MAX)
+    yield from _name_defects(f"{where}.id", plan.id)
+    yield from _name_defects(f"{where}.name", plan.name)
+    yield from _range_defects(f"{where}.price_cents", plan.price_cents, PRICE_CENTS_MAX)
+    yield from _range_defects(f"{where}.credits", plan.allotment, MICROCREDITS_MAX)
     if not plan.renews and plan.price_cents != 0:
         yield (
-            f"{where}: a plan that does not renew costs nothing, there is no rule for one that is "
-            "paid once"
+            f"{where}: a plan that does not renew costs nothing, because there is no rule for a "
+            "plan that is paid once"
         )
     yield from _threshold_defects(f"{where}.thresholds", plan.thresholds or ())
 
 
 def _feature_defects(where: str, feature: Feature) -> Iterator[str]:
-    yield from _misnamed(f"{where}.id", feature.id)
-    yield from _misnamed(f"{where}.name", feature.name)
+    yield from _name_defects(f"{where}.id", feature.id)
+    yield from _name_defects(f"{where}.name", feature.name)
     if feature.rate is not None:
         yield from _rate_defects(f"{where}.rate", feature.rate)
     if feature.stated_range is not None:
         lowest, highest = feature.stated_range
-        yield from _out_of_range(f"{where}.stated_range", lowest, MICROCREDITS_MAX)
-        yield from _out_of_range(f"{where}.stated_range", highest, MICROCREDITS_MAX)
+        yield from _range_defects(f"{where}.stated_range", lowest, MICROCREDITS_MAX)
+        yield from _range_defects(f"{where}.stated_range", highest, MICROCREDITS_MAX)
         if lowest > highest:
             yield f"{where}.stated_range: begins above its end"
-    yield from _repeated(f"{where}.models", feature.models)
+    yield from _repetition_defects(f"{where}.models", feature.models)
     for model in feature.models:
-        yield from _misnamed(f"{where}.models.{model.id}.id", model.id)
-        yield from _misnamed(f"{where}.models.{model.id}.name", model.name)
+        yield from _name_defects(f"{where}.models.{model.id}.id", model.id)
+        yield from _name_defects(f"{where}.models.{model.id}.name", model.name)
         yield from _rate_defects(f"{where}.models.{model.id}.rate", model.rate)
 
 
 def _rate_defects(where: str, rate: Rate) -> Iterator[str]:
-    yield from _out_of_range(f"{where}.credits", rate.credits, MICROCREDITS_MAX)
-    yield from _misnamed(f"{where}.unit", rate.unit)
+    yield from _range_defects(f"{where}.credits", rate.credits, MICROCREDITS_MAX)
+    yield from _name_defects(f"{where}.unit", rate.unit)
     if rate.rounding not in get_args(Rounding):
         yield f"{where}.rounding: is 'up' or 'exact', not {rate.rounding!r}"
     if rate.per <= 0:
         yield f"{where}.per: is more than 0, not {rate.per}"
     else:
-        yield from _not_a_quantity(f"{where}.per", rate.per)
+        yield from _quantity_defects(f"{where}.per", rate.per)
 
 
 def _threshold_defects(where: str, thresholds: Sequence[Decimal]) -> Iterator[str]:
     return (f"{where}: {defect}" for defect in threshold_defects(thresholds))
 
 
-def _repeated(where: str, items: Iterable[Plan | Feature | Model]) -> Iterator[str]:
+def _repetition_defects(where: str, items: Iterable[Plan | Feature | Model]) -> Iterator[str]:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
-            yield f"{where}: the id {item.id!r} is there twice"
+            yield f"{where}: the id {item.id!r} occurs twice"
         seen.add(item.id)
 
 
-def _misnamed(where: str, name: str) -> Iterator[str]:
+def _name_defects(where: str, name: str) -> Iterator[str]:
     try:
         check_name("it", name)
     except ValueError as error:
         yield f"{where}: {error}"
 
 
-def _not_a_quantity(where: str, value: Decimal) -> Iterator[str]:
-    """Six places at most, as quantities have: what is divided by it stays exact."""
+def _quantity_defects(where: str, value: Decimal) -> Iterator[str]:
+    """Check that it has six decimal places at most: a quantity divided by it then stays exact."""
     try:
         parse_quantity(value)
     except ValueError as error:
         yield f"{where}: {error}"
 
 
-def _out_of_range(where: str, amount: int, highest: int) -> Iterator[str]:
+def _range_defects(where: str, amount: int, highest: int) -> Iterator[str]:
     if amount < 0:
         yield f"{where}: is negative"
     elif amount > highest:

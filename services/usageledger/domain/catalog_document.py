@@ -1,17 +1,16 @@
-"""A catalog as people edit it and as ``catalog.published`` carries it: one JSON shape, credits in
-decimal strings or whole numbers.
+"""A catalog as people edit it and as ``catalog.published`` carries it: one JSON shape.
 
-``catalogs/captions_2026_11.json`` is an example of all of it. Unknown keys are refused: a misspelt
-``rounding`` would charge wrongly.
+Credits are decimal strings or whole numbers. ``catalogs/captions_2026_11.json`` is an example with
+every part. Unknown keys are refused, because a misspelt ``rounding`` would charge wrongly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib import resources
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,11 +20,10 @@ from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import format_quantity, parse_quantity
 
 Amount = str | int
-"""Decimal credits or a decimal quantity; never a JSON number with a point, which readers hold as a
-double.
-"""
+"""Decimal credits or a decimal quantity.
 
-_Read = TypeVar("_Read")
+It is never a JSON number with a decimal point, because readers hold such numbers as doubles.
+"""
 
 
 class RateDocument(
@@ -61,8 +59,8 @@ class FeatureDocument(
     models: tuple[ModelDocument, ...] = ()
 
 
-# omit_defaults: a catalog whose plans have no thresholds of their own is written as it was before
-# there were any.
+# omit_defaults: a catalog whose plans have no thresholds of their own has the same bytes as before
+# plans could have any.
 class PlanDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -77,7 +75,7 @@ class PlanDocument(
 
 
 class CatalogDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole of it. Shares in ``thresholds`` are decimal strings."""
+    """A whole catalog. Shares in ``thresholds`` are decimal strings."""
 
     version: str
     effective_from: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -89,10 +87,10 @@ class CatalogDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def read_catalog(document: bytes | str | Mapping[str, object]) -> Catalog:
-    """Read a catalog that can be used, from JSON or from what JSON was decoded to.
+    """Read a catalog that can be used, from JSON or from decoded JSON.
 
-    Raises UnusableCatalog (a ValueError): for a wrong shape naming the first place, otherwise
-    naming every defect and its place.
+    Raises UnusableCatalog (a ValueError). It names the first path at which the shape is wrong; if
+    the shape is right, it names every defect with its path.
     """
     try:
         if isinstance(document, (bytes, str)):
@@ -101,27 +99,30 @@ def read_catalog(document: bytes | str | Mapping[str, object]) -> Catalog:
             shape = msgspec.convert(document, CatalogDocument)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         refuse([str(error)])
-    catalog = _Reading().catalog(shape)
+    defects = list(_amount_defects(shape))
+    if defects:
+        refuse(defects)
+    catalog = _catalog_from(shape)
     check_catalog(catalog)
     return catalog
 
 
 def catalog_document(catalog: Catalog) -> dict[str, object]:
-    """Write a catalog in the shape that ``read_catalog`` reads, as plain JSON values.
+    """Write a catalog as plain JSON values, in the shape that ``read_catalog`` reads.
 
-    The one canonical form of equal catalogs.
+    Equal catalogs have this one canonical form.
     """
     document = CatalogDocument(
         version=catalog.version,
         effective_from=catalog.effective_from,
         plans=tuple(_plan_document(plan) for plan in catalog.plans),
         features=tuple(_feature_document(feature) for feature in catalog.features),
-        thresholds=_written_shares(catalog.thresholds),
+        thresholds=_share_texts(catalog.thresholds),
         unknown_accounts=catalog.unknown_accounts,
         notes=catalog.notes,
     )
-    plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(document))
-    return plain
+    values: dict[str, object] = msgspec.json.decode(msgspec.json.encode(document))
+    return values
 
 
 def _plan_document(plan: Plan) -> PlanDocument:
@@ -131,11 +132,11 @@ def _plan_document(plan: Plan) -> PlanDocument:
         price_cents=plan.price_cents,
         credits=format_credits(plan.allotment),
         renews=plan.renews,
-        thresholds=None if plan.thresholds is None else _written_shares(plan.thresholds),
+        thresholds=None if plan.thresholds is None else _share_texts(plan.thresholds),
     )
 
 
-def _written_shares(shares: tuple[Decimal, ...]) -> tuple[str, ...]:
+def _share_texts(shares: tuple[Decimal, ...]) -> tuple[str, ...]:
     return tuple(format_quantity(share) for share in shares)
 
 
@@ -167,99 +168,101 @@ def _rate_document(rate: Rate) -> RateDocument:
     )
 
 
-class _Reading:
-    """Turns a document's amounts into values, and notes each that cannot be read, so that its
-    author sees all of them at once.
-    """
-
-    def __init__(self) -> None:
-        self._defects: list[str] = []
-
-    def catalog(self, shape: CatalogDocument) -> Catalog:
-        plans = tuple(self._plan(f"plans.{plan.id}", plan) for plan in shape.plans)
-        features = tuple(
-            self._feature(f"features.{feature.id}", feature) for feature in shape.features
-        )
-        thresholds = self._shares("thresholds", shape.thresholds)
-        effective_from = self._value(
-            "effective_from", _utc, shape.effective_from, shape.effective_from
-        )
-        if self._defects:
-            refuse(self._defects)
-        return Catalog(
-            version=shape.version,
-            effective_from=effective_from,
-            plans=plans,
-            features=features,
-            thresholds=thresholds,
-            unknown_accounts=shape.unknown_accounts,
-            notes=shape.notes,
-        )
-
-    def _plan(self, where: str, plan: PlanDocument) -> Plan:
-        allotment = self._credits(f"{where}.credits", plan.credits)
-        thresholds = (
-            None
-            if plan.thresholds is None
-            else self._shares(f"{where}.thresholds", plan.thresholds)
-        )
-        return Plan(
-            id=plan.id,
-            name=plan.name,
-            price_cents=plan.price_cents,
-            allotment=allotment,
-            renews=plan.renews,
-            thresholds=thresholds,
-        )
-
-    def _shares(self, where: str, shares: tuple[str, ...]) -> tuple[Decimal, ...]:
-        return tuple(self._value(where, _decimal, share, Decimal("0.5")) for share in shares)
-
-    def _feature(self, where: str, feature: FeatureDocument) -> Feature:
-        stated_range = feature.stated_range and (
-            self._credits(f"{where}.stated_range", feature.stated_range[0]),
-            self._credits(f"{where}.stated_range", feature.stated_range[1]),
-        )
-        return Feature(
-            id=feature.id,
-            name=feature.name,
-            section=feature.section,
-            rate=None if feature.rate is None else self._rate(f"{where}.rate", feature.rate),
-            stated_range=stated_range,
-            models=tuple(
-                Model(
-                    id=model.id,
-                    name=model.name,
-                    rate=self._rate(f"{where}.models.{model.id}.rate", model.rate),
-                )
-                for model in feature.models
-            ),
-        )
-
-    def _rate(self, where: str, rate: RateDocument) -> Rate:
-        return Rate(
-            credits=self._credits(f"{where}.credits", rate.credits),
-            unit=rate.unit,
-            per=self._value(f"{where}.per", _decimal, rate.per, Decimal(1)),
-            rounding=rate.rounding,
-            note=rate.note,
-        )
-
-    def _credits(self, where: str, amount: Amount) -> int:
-        return self._value(where, parse_credits, amount, 0)
-
-    def _value(
-        self, where: str, read: Callable[..., _Read], written: object, otherwise: _Read
-    ) -> _Read:
+def _amount_defects(document: CatalogDocument) -> Iterator[str]:
+    """Name every amount that cannot be read, so that the author sees all of them at once."""
+    for where, read, written in _amounts(document):
         try:
-            return read(written)
+            read(written)
         except ValueError as error:
-            self._defects.append(f"{where}: {error}")
-            return otherwise
+            yield f"{where}: {error}"
+
+
+def _amounts(
+    document: CatalogDocument,
+) -> Iterator[tuple[str, Callable[[Any], object], object]]:
+    """Every value that is read from text: its path, the function that reads it, and the value."""
+    for plan in document.plans:
+        where = f"plans.{plan.id}"
+        yield f"{where}.credits", parse_credits, plan.credits
+        for share in plan.thresholds or ():
+            yield f"{where}.thresholds", _decimal, share
+    for feature in document.features:
+        where = f"features.{feature.id}"
+        for bound in feature.stated_range or ():
+            yield f"{where}.stated_range", parse_credits, bound
+        if feature.rate is not None:
+            yield from _rate_amounts(f"{where}.rate", feature.rate)
+        for model in feature.models:
+            yield from _rate_amounts(f"{where}.models.{model.id}.rate", model.rate)
+    for share in document.thresholds:
+        yield "thresholds", _decimal, share
+    yield "effective_from", _utc, document.effective_from
+
+
+def _rate_amounts(
+    where: str, rate: RateDocument
+) -> Iterator[tuple[str, Callable[[Any], object], object]]:
+    yield f"{where}.credits", parse_credits, rate.credits
+    yield f"{where}.per", _decimal, rate.per
+
+
+def _catalog_from(document: CatalogDocument) -> Catalog:
+    """The catalog of a document whose amounts can all be read."""
+    return Catalog(
+        version=document.version,
+        effective_from=_utc(document.effective_from),
+        plans=tuple(_plan_from(plan) for plan in document.plans),
+        features=tuple(_feature_from(feature) for feature in document.features),
+        thresholds=_shares_from(document.thresholds),
+        unknown_accounts=document.unknown_accounts,
+        notes=document.notes,
+    )
+
+
+def _plan_from(plan: PlanDocument) -> Plan:
+    return Plan(
+        id=plan.id,
+        name=plan.name,
+        price_cents=plan.price_cents,
+        allotment=parse_credits(plan.credits),
+        renews=plan.renews,
+        thresholds=None if plan.thresholds is None else _shares_from(plan.thresholds),
+    )
+
+
+def _feature_from(feature: FeatureDocument) -> Feature:
+    bounds = feature.stated_range
+    return Feature(
+        id=feature.id,
+        name=feature.name,
+        section=feature.section,
+        rate=None if feature.rate is None else _rate_from(feature.rate),
+        stated_range=None
+        if bounds is None
+        else (parse_credits(bounds[0]), parse_credits(bounds[1])),
+        models=tuple(
+            Model(id=model.id, name=model.name, rate=_rate_from(model.rate))
+            for model in feature.models
+        ),
+    )
+
+
+def _rate_from(rate: RateDocument) -> Rate:
+    return Rate(
+        credits=parse_credits(rate.credits),
+        unit=rate.unit,
+        per=_decimal(rate.per),
+        rounding=rate.rounding,
+        note=rate.note,
+    )
+
+
+def _shares_from(shares: tuple[str, ...]) -> tuple[Decimal, ...]:
+    return tuple(_decimal(share) for share in shares)
 
 
 def _decimal(written: Amount) -> Decimal:
-    """Without trailing zeros, so that equal values are written alike wherever they end up."""
+    """Read a decimal without its trailing zeros, so that equal values are always written alike."""
     return Decimal(format_quantity(parse_quantity(written)))
 
 
@@ -271,9 +274,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def load_shipped_catalog() -> Catalog:
-    """The catalog that comes with the package: the rate card published for Captions, as of November
-    2026.
-    """
+    """The catalog in the package: the rate card published for Captions, as of November 2026."""
     return read_catalog(
         resources.files(__package__).joinpath("catalogs/captions_2026_11.json").read_bytes()
     )

@@ -1,6 +1,6 @@
 """What does not fit together in a catalog that can be used all the same.
 
-It says so and refuses nothing: the published table has some.
+The lint refuses nothing: the published table has some findings itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from usageledger.domain.credits import format_credits
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Something worth a look: which rule of the lint, at which place, and why in a sentence."""
+    """Something worth a look: the lint's rule, the path in the catalog, and a sentence why."""
 
     code: str
     where: str
@@ -23,7 +23,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lint(catalog: Catalog) -> list[Finding]:
-    """Everything found, plans first, in the catalog's own order."""
+    """All findings, plans first, in the catalog's own order."""
     return [
         *_plan_findings(catalog),
         *(finding for feature in catalog.features for finding in _feature_findings(feature)),
@@ -80,9 +80,9 @@ def _feature_findings(feature: Feature) -> Iterator[Finding]:
             where,
             f"{feature.name} has models, but no line of its own states what it costs",
         )
-    for place, name, rate in _rates(feature):
+    for path, name, rate in _rates(feature):
         if rate.credits == 0:
-            yield _finding("zero_rate", f"{where}{place}", f"{name} costs nothing")
+            yield _finding("zero_rate", f"{where}{path}", f"{name} costs nothing")
     if feature.stated_range is not None:
         yield from _range_findings(feature, feature.stated_range)
 
@@ -93,10 +93,10 @@ def _range_findings(feature: Feature, stated_range: tuple[int, int]) -> Iterator
         f"the {format_credits(lowest)} to {format_credits(highest)} credits that {feature.name} "
         "states"
     )
-    for place, name, rate in _rates(feature):
+    for path, name, rate in _rates(feature):
         if not lowest <= rate.credits <= highest:
             message = f"{name} costs {format_credits(rate.credits)} credits, outside {stated}"
-            yield _finding("model_outside_stated_range", f"features.{feature.id}{place}", message)
+            yield _finding("model_outside_stated_range", f"features.{feature.id}{path}", message)
     reached = {rate.credits for _, _, rate in _rates(feature)}
     for bound in sorted({lowest, highest} - reached):
         message = f"nothing costs {format_credits(bound)} credits, a bound of {stated}"
@@ -104,7 +104,7 @@ def _range_findings(feature: Feature, stated_range: tuple[int, int]) -> Iterator
 
 
 def _rates(feature: Feature) -> Iterator[tuple[str, str, Rate]]:
-    """Each rate of a feature with its place below the feature and the name of what it is for."""
+    """Each rate of a feature: its path below the feature, what has the rate, and the rate."""
     if feature.rate is not None:
         yield ".rate", feature.name, feature.rate
     for model in feature.models:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.bounds import CLOCK_AHEAD_MAX, LATENESS_MAX
 from usageledger.domain.catalog import Rate, UnknownRate
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.crossings import (
@@ -50,7 +51,7 @@ from usageledger.domain.events import (
     content_digest,
 )
 from usageledger.domain.evolve import evolve
-from usageledger.domain.identity import CLOCK_AHEAD_MAX, LATENESS_MAX, IdentityRecord
+from usageledger.domain.identity import IdentityRecord
 from usageledger.domain.plan_changes import (
     decide_cancelled,
     decide_opened,

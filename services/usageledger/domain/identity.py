@@ -12,13 +12,8 @@ from typing import Literal, assert_never
 
 import msgspec
 
+from usageledger.domain.bounds import CLOCK_AHEAD_MAX, LATENESS_MAX
 from usageledger.domain.entry import LedgerEntry
-
-LATENESS_MAX = timedelta(days=35)
-"""An event that occurred longer than this before it was appended is refused."""
-
-CLOCK_AHEAD_MAX = timedelta(minutes=5)
-"""A worker's clock may run ahead of the ledger's by this much."""
 
 IDENTITY_LIFE = LATENESS_MAX + CLOCK_AHEAD_MAX
 """How long an identity counts.

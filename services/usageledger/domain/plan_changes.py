@@ -9,6 +9,7 @@ from datetime import datetime
 
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.bounds import CLOCK_AHEAD_MAX
 from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.cycle import period_containing, zone
 from usageledger.domain.entry import PlanChange
@@ -18,7 +19,6 @@ from usageledger.domain.events import (
     AccountSubscribed,
     PlanChanged,
 )
-from usageledger.domain.identity import CLOCK_AHEAD_MAX
 from usageledger.domain.refusal import Refusal
 from usageledger.domain.renewal import free_left_after, opening, settled
 

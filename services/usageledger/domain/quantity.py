@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-QUANTITY_MAX = Decimal(1_000_000_000)
-NAME_LENGTH_MAX = 200
-EVENT_BYTES_MAX = 65_536
+from usageledger.domain.bounds import NAME_LENGTH_MAX, QUANTITY_MAX
 
 _QUANTITY = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
 # No control characters, no spaces at the ends: names are printed in logs and on pages and compared

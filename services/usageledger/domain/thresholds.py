@@ -9,12 +9,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import pairwise
 
+from usageledger.domain.bounds import THRESHOLDS_MAX
 from usageledger.domain.quantity import format_quantity, parse_quantity
-
-THRESHOLDS_MAX = 20
-"""How many an account may have of its own: they are kept with its state, which is read with every
-use.
-"""
 
 
 def parse_thresholds(written: Sequence[object]) -> tuple[Decimal, ...]:

@@ -12,8 +12,7 @@ import msgspec
 from pydantic import ValidationError
 
 from usageledger.contracts.messages import MESSAGES, InputEvent
-from usageledger.domain.identity import CLOCK_AHEAD_MAX, LATENESS_MAX
-from usageledger.domain.quantity import EVENT_BYTES_MAX
+from usageledger.domain.bounds import CLOCK_AHEAD_MAX, EVENT_BYTES_MAX, LATENESS_MAX
 from usageledger.domain.refusal import Refusal
 from usageledger.gateway.event_publisher import Outgoing
 from usageledger.ledger.decoding import Malformed, decode_account, decode_usage

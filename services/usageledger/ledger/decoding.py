@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from usageledger.domain.bounds import EVENT_BYTES_MAX, YEAR_MAX, YEAR_MIN
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import read_catalog
 from usageledger.domain.credits import parse_credits
@@ -31,7 +32,7 @@ from usageledger.domain.events import (
     UsageRecorded,
     UsageVoided,
 )
-from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, parse_quantity
+from usageledger.domain.quantity import check_name, parse_quantity
 from usageledger.domain.refusal import Refusal
 from usageledger.domain.thresholds import parse_thresholds
 from usageledger.ledger.partitioning import partition_of
@@ -358,8 +359,8 @@ _ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]
 
 def _utc(field: str, time: datetime | None) -> datetime | None:
     """In UTC, and within the years in which a cycle can be reckoned."""
-    if time is not None and not 1970 <= time.year <= 2999:
-        raise _Wrong(f"{field} lies in the years 1970 to 2999, not in {time.year}")
+    if time is not None and not YEAR_MIN <= time.year <= YEAR_MAX:
+        raise _Wrong(f"{field} is in the years {YEAR_MIN} to {YEAR_MAX}, not in {time.year}")
     return None if time is None else time.astimezone(UTC)
 
 

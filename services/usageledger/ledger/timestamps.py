@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from usageledger.domain.bounds import YEAR_MAX
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 _MILLISECOND = timedelta(milliseconds=1)
-
-
-_TIMESTAMP_MS_MAX = (
-    32_503_680_000_000 - 1
-)  # the end of the year 2999, beyond which no cycle is reckoned
+_TIMESTAMP_MS_MAX = (datetime(YEAR_MAX + 1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND - 1
 
 
 def time_of(timestamp_ms: int) -> datetime:
-    """A Kafka timestamp as a time; a negative one (no timestamp) as 1970, one beyond the year 2999
-    as its end. Any 64 bits are a time.
+    """A Kafka timestamp (any 64 bits) as a time in the years in which the ledger's time can be.
+
+    A negative one means that the record has no timestamp: it becomes the start of 1970. One beyond
+    the year 2999 becomes the end of that year.
     """
     return _EPOCH + min(max(0, timestamp_ms), _TIMESTAMP_MS_MAX) * _MILLISECOND
 

@@ -6,10 +6,10 @@ from decimal import Decimal, localcontext
 
 import pytest
 
+from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.catalog import Rate
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.credits import format_credits, parse_credits
-from usageledger.domain.quantity import QUANTITY_MAX
 from usageledger.domain.rating import quote, rate_usage
 
 SHIPPED = load_shipped_catalog()

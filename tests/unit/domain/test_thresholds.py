@@ -13,12 +13,13 @@ from tests.notation import SHIPPED, Partition, ledger, play, written
 from usageledger.contracts.catalog_message import CatalogPublished
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.balance import balance_at
+from usageledger.domain.bounds import THRESHOLDS_MAX
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_check import UnusableCatalog
 from usageledger.domain.catalog_document import catalog_document, read_catalog
 from usageledger.domain.catalog_lint import lint
 from usageledger.domain.encoding import decode_account, encode
-from usageledger.domain.thresholds import THRESHOLDS_MAX, parse_thresholds
+from usageledger.domain.thresholds import parse_thresholds
 
 
 def _with_plan_thresholds(**thresholds: tuple[str, ...]) -> Catalog:

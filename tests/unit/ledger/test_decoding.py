@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from usageledger.domain.bounds import EVENT_BYTES_MAX, NAME_LENGTH_MAX
 from usageledger.domain.events import (
     AccountOpened,
     AccountResumed,
@@ -19,7 +20,7 @@ from usageledger.domain.events import (
     UsageRecorded,
     UsageVoided,
 )
-from usageledger.domain.quantity import EVENT_BYTES_MAX, NAME_LENGTH_MAX, check_name
+from usageledger.domain.quantity import check_name
 from usageledger.ledger.decoding import (
     BRACKETS_MAX,
     DETAIL_LENGTH_MAX,

@@ -35,6 +35,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRA_OF = {
     "usageledger": "",
     "usageledger.domain": "core",
+    "usageledger.domain.bounds": "",
     "usageledger.domain.credits": "",
     "usageledger.domain.quantity": "",
     "usageledger.domain.thresholds": "",

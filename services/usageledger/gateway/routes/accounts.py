@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from usageledger.domain.bounds import NAME_LENGTH_MAX
 from usageledger.domain.credits import format_credits
 from usageledger.domain.head import Head
-from usageledger.domain.quantity import NAME_LENGTH_MAX
 from usageledger.domain.renewal import plan_at, state_at
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before

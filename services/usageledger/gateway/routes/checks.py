@@ -28,9 +28,10 @@ from usageledger.accounts.reckoning import (
 )
 from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
 from usageledger.counters.holding import Hold, use_of
+from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
-from usageledger.domain.quantity import QUANTITY_MAX, format_quantity
+from usageledger.domain.quantity import format_quantity
 from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown

@@ -11,12 +11,19 @@ import hashlib
 import json
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal, TypeVar
 
+from usageledger.domain.bounds import (
+    CLOCK_AHEAD_MAX,
+    EVENT_BYTES_MAX,
+    LATENESS_MAX,
+    YEAR_MAX,
+    YEAR_MIN,
+)
 from usageledger.domain.credits import format_credits, parse_credits
-from usageledger.domain.quantity import EVENT_BYTES_MAX, check_name, format_quantity, parse_quantity
+from usageledger.domain.quantity import check_name, format_quantity, parse_quantity
 from usageledger.domain.thresholds import parse_thresholds
 from usageledger.log.topics import Topics
 
@@ -26,12 +33,6 @@ Event = dict[str, object]
 Quantity = str | int | Decimal
 Credits = str | int
 Share = str | Decimal
-
-# The ledger refuses what lies outside, on every plan; who asks early is told early.
-AHEAD_MAX = timedelta(minutes=5)
-LATE_MAX = timedelta(days=35)
-# Years in which a billing cycle can be reckoned.
-YEAR_MIN, YEAR_MAX = 1970, 2999
 
 # What alone can be so long that an event has too many bytes; in other events it is the reason.
 _LONG_TEXTS = {
@@ -378,9 +379,9 @@ def _envelope(
 def _check_window(occurred_at: datetime, now: datetime) -> None:
     bound = (
         "5 minutes ahead of"
-        if occurred_at > now + AHEAD_MAX
+        if occurred_at > now + CLOCK_AHEAD_MAX
         else "35 days before"
-        if occurred_at < now - LATE_MAX
+        if occurred_at < now - LATENESS_MAX
         else None
     )
     if bound is not None:

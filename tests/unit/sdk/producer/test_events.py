@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from usageledger.domain.bounds import EVENT_BYTES_MAX
 from usageledger.domain.events import (
     AccountCancelled,
     AccountOpened,
@@ -22,7 +23,6 @@ from usageledger.domain.events import (
     UsageRecorded,
     UsageVoided,
 )
-from usageledger.domain.quantity import EVENT_BYTES_MAX
 from usageledger.ledger.decoding import decode_account, decode_usage
 from usageledger.ledger.records import Record
 from usageledger.log.topics import Topics
