@@ -508,7 +508,7 @@ def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
     )
     assert mistyped.stdout.count("decided: void, 0 credits") == 1
     assert mistyped.stderr.startswith(
-        "usageledger: no use 'g7' of source 'cli' is known: nothing was given back"
+        "usageledger: no usage 'g7' of source 'cli' is known, so nothing was given back"
     )
     refused = ledger.run(
         "account", "change-plan", "eve", "platinum", "--time", "2025-05-07", "--wait"
@@ -571,7 +571,8 @@ def test_an_account_is_suspended_resumed_and_given_thresholds_by_hand(ledger: Le
     )
     assert (refused.exit_code, refused.stderr) == (
         1,
-        "usageledger: the ledger refused it (already_suspended): the account is suspended already\n",
+        "usageledger: the ledger refused it (already_suspended): "
+        "the account is suspended already\n",
     )
     ledger.one("account", "resume", "fay", "--reason", "paid", "--time", "2025-05-12", "--wait")
     ledger.one("account", "set-thresholds", "fay", "0.5", "0.90", "--time", "2025-05-13", "--wait")
@@ -729,14 +730,20 @@ class TestWithoutServices:
 
     @pytest.mark.importing
     def test_import_mode_ends_once_and_for_good(self) -> None:
-        assert self.run("go-live").stdout == "the ledger is live: Kafka dates what comes in\n"
+        assert (
+            self.run("go-live").stdout
+            == "the ledger is live: Kafka dates each event as it arrives\n"
+        )
         assert self.run("go-live").stdout == "the ledger was live already\n"
 
     def test_a_decision_that_does_not_come_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("usageledger.cli.account_events.DECISION_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("usageledger.cli.event_commands.DECISION_TIMEOUT_S", 0.5)
         result = self.run("usage", "record", "a", "genai_video", "--wait")
         assert result.exit_code == 1
-        assert "it was sent, but not decided within 0 s: does the processor run?" in result.stderr
+        assert (
+            "the event was sent, but not decided within 0 s: see `usageledger status`"
+            in result.stderr
+        )
 
     def test_a_ledger_that_is_not_there_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("USAGELEDGER_PREFIX", "elsewhere")

@@ -207,9 +207,14 @@ def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_go
     ledger: Ledger,
 ) -> None:
     good = {
-        "specversion": "1.0", "type": "usage.recorded", "id": "gen_1", "source": "render", "subject": "acct_1",
-        "time": datetime.now(UTC).isoformat(), "data": {"feature": "chat_message", "quantity": "1"},
-    }  # fmt: skip
+        "specversion": "1.0",
+        "type": "usage.recorded",
+        "id": "gen_1",
+        "source": "render",
+        "subject": "acct_1",
+        "time": datetime.now(UTC).isoformat(),
+        "data": {"feature": "chat_message", "quantity": "1"},
+    }
     bad: list[tuple[str, bytes | None]] = [
         ("empty_record", None),
         ("empty_record", b""),

@@ -69,9 +69,13 @@ class FakeConnection:
         self.kafka = kafka
         self.topic = topic
         self.held: list[tuple[bytes, bytes, Done]] = []
+        self.timestamps_ms: list[int | None] = []
         self.is_closed = False
 
-    def send(self, key: bytes, value: bytes, done: Done) -> None:
+    def send(
+        self, key: bytes, value: bytes, done: Done, *, timestamp_ms: int | None = None
+    ) -> None:
+        self.timestamps_ms.append(timestamp_ms)
         self.held.append((key, value, done))
         if self.kafka.answers and not any(map(self.kafka.refuses, (held[1] for held in self.held))):
             self.deliver()

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from usageledger.cli import terminal
-from usageledger.cli.account_events import id_or_new, send_event
-from usageledger.cli.options import (
-    DEFAULT_SOURCE,
-    AsJson,
-    Data,
-    Id,
-    Source,
-    TimeOption,
-    Wait,
-    connection,
-    now,
-    parse_time,
-)
+from usageledger.cli.event_commands import Sending, event_command
+from usageledger.cli.options import AsJson, Data, connection, now, parse_time
 
 if TYPE_CHECKING:
     from usageledger.accounts.balances import AccountBalance
@@ -87,23 +76,26 @@ def show(
         _print(found)
 
 
-@app.command(
-    "open",
-    epilog="Example: usageledger account open acct_7 pro --anchor 2026-11-05 --used 120.5 --as-of "
-    "2026-11-24",
+@event_command(
+    app,
+    "account.opened",
+    name="open",
+    example="account open acct_7 pro --anchor 2026-11-05 --used 120.5 --as-of 2026-11-24",
 )
 def open_(
+    sending: Sending,
     account: Account,
     plan: Plan,
     anchor: Anchor = None,
     time_zone: TimeZone = None,
     used: Annotated[
-        str | None, typer.Option("--used", metavar="CREDITS", help="Used in its current period.")
+        str | None,
+        typer.Option("--used", metavar="CREDITS", help="What it has used in its current period."),
     ] = None,
     free_used: Annotated[
         str | None,
         typer.Option(
-            "--free-used", metavar="CREDITS", help="Used of Free's once-in-a-life credits."
+            "--free-used", metavar="CREDITS", help="What it has used of Free's one allotment."
         ),
     ] = None,
     as_of: Annotated[
@@ -112,242 +104,137 @@ def open_(
             "--as-of",
             metavar="TIME",
             parser=parse_time,
-            help="As of when: what occurred before is in --used.",
+            help="Until when --used counts: the ledger refuses earlier usage.",
         ),
     ] = None,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """Bring in an account mid-cycle. Only as its first event."""
-    from usageledger.sdk.producer.events import account_opened
-
-    fields = {
-        "plan": plan,
-        "anchor": anchor,
-        "time_zone": time_zone,
-        "used": used,
-        "free_used": free_used,
-        "as_of": as_of,
-    }
-    send_event(
-        data,
-        account_opened,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        **fields,
+) -> str:
+    """Bring in an account in the middle of its billing cycle. Only as its first event."""
+    return sending.client.open_account(
+        account,
+        plan,
+        anchor=anchor,
+        time_zone=time_zone,
+        used=used,
+        free_used=free_used,
+        as_of=as_of,
+        **sending.id_and_time,
     )
 
 
-@app.command(
-    epilog="Example: usageledger account subscribe acct_4821 pro --time-zone Europe/Berlin"
+@event_command(
+    app,
+    "account.subscribed",
+    example="account subscribe acct_4821 pro --time-zone Europe/Berlin",
 )
 def subscribe(
+    sending: Sending,
     account: Account,
     plan: Plan,
     time_zone: TimeZone = None,
     anchor: Anchor = None,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
+) -> str:
     """Begin a paid subscription, with a fresh billing cycle."""
-    from usageledger.sdk.producer.events import account_subscribed
-
-    fields = {"plan": plan, "time_zone": time_zone, "anchor": anchor}
-    send_event(
-        data,
-        account_subscribed,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        **fields,
+    return sending.client.subscribe(
+        account, plan, time_zone=time_zone, anchor=anchor, **sending.id_and_time
     )
 
 
-@app.command(epilog="Example: usageledger account change-plan acct_4821 scale")
-def change_plan(
-    account: Account,
-    plan: Plan,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
+@event_command(app, "account.plan_changed", example="account change-plan acct_4821 scale")
+def change_plan(sending: Sending, account: Account, plan: Plan) -> str:
     """Change the plan: an upgrade takes effect at once, a downgrade at the next renewal."""
-    from usageledger.sdk.producer.events import account_plan_changed
-
-    send_event(
-        data,
-        account_plan_changed,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        plan=plan,
-    )
+    return sending.client.change_plan(account, plan, **sending.id_and_time)
 
 
-@app.command(epilog="Example: usageledger account cancel acct_4821")
+@event_command(app, "account.cancelled", example="account cancel acct_4821")
 def cancel(
+    sending: Sending,
     account: Account,
     effective: Annotated[
-        Literal["period_end", "now"], typer.Option("--effective", help="When: now is for fraud.")
+        Literal["period_end", "now"],
+        typer.Option("--effective", help="When it ends: now is for fraud."),
     ] = "period_end",
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """Cancel the subscription. The account falls back to what it had left of Free."""
-    from usageledger.sdk.producer.events import account_cancelled
-
-    send_event(
-        data,
-        account_cancelled,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        effective=effective,
-    )
+) -> str:
+    """Cancel the subscription. The account falls back to what it has left of Free."""
+    return sending.client.cancel(account, effective, **sending.id_and_time)
 
 
-@app.command(epilog="Example: usageledger account suspend acct_4821 --reason payment_failed")
+@event_command(
+    app, "account.suspended", example="account suspend acct_4821 --reason payment_failed"
+)
 def suspend(
+    sending: Sending,
     account: Account,
     reason: Annotated[
         str,
         typer.Option(
-            "--reason", help="A word or a few, such as payment_failed or fraud: apps are told it."
+            "--reason", help="A few words that apps are told, such as payment_failed or fraud."
         ),
     ],
     note: Note = None,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """Block an account, whatever it has left, until it is resumed.
+) -> str:
+    """Block an account until it is resumed, whatever it has left.
 
-    What it has goes on as before.
+    Its plan, cycle and grants go on as before.
     """
-    from usageledger.sdk.producer.events import account_suspended
-
-    fields = {"reason": reason, "note": note}
-    send_event(
-        data,
-        account_suspended,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        **fields,
-    )
+    return sending.client.suspend(account, reason, note=note, **sending.id_and_time)
 
 
-@app.command(epilog="Example: usageledger account resume acct_4821 --reason paid")
+@event_command(app, "account.resumed", example="account resume acct_4821 --reason paid")
 def resume(
+    sending: Sending,
     account: Account,
-    reason: Annotated[str | None, typer.Option("--reason", help="What was settled.")] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Why it may go on, such as paid.")
+    ] = None,
     note: Note = None,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """End an account's suspension. It is free again if something remains to it."""
-    from usageledger.sdk.producer.events import account_resumed
-
-    fields = {"reason": reason, "note": note}
-    send_event(
-        data,
-        account_resumed,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        **fields,
-    )
+) -> str:
+    """End an account's suspension. It is free again if it has credits left."""
+    return sending.client.resume(account, reason=reason, note=note, **sending.id_and_time)
 
 
-@app.command(epilog="Example: usageledger account set-thresholds acct_4821 0.5 0.9")
+def _check_thresholds(account: str, shares: list[str] | None, none: bool, as_plan: bool) -> None:
+    if [bool(shares), none, as_plan].count(True) != 1:
+        raise typer.BadParameter("name the shares, or --none, or --as-plan: one of the three")
+
+
+@event_command(
+    app,
+    "account.thresholds_set",
+    example="account set-thresholds acct_4821 0.5 0.9",
+    check=_check_thresholds,
+)
 def set_thresholds(
+    sending: Sending,
     account: Account,
     shares: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SHARE]...",
-            help="Shares of what a period has, ascending, each between 0 and 1.",
+            metavar="SHARE",
+            help="Shares of a period's credits, ascending, each between 0 and 1.",
         ),
     ] = None,
     none: Annotated[
-        bool, typer.Option("--none", help="Announce none: the limit itself alone.")
+        bool, typer.Option("--none", help="No thresholds: announce the limit alone.")
     ] = False,
-    as_plan: Annotated[bool, typer.Option("--as-plan", help="Those of its plan again.")] = False,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """Set the thresholds at which an account is announced.
+    as_plan: Annotated[
+        bool, typer.Option("--as-plan", help="The plan's own thresholds again.")
+    ] = False,
+) -> str:
+    """Set the thresholds whose crossing is announced to apps.
 
-    Nothing is announced by that; the next use that crosses one is.
+    Setting them announces nothing. The next use that crosses one does.
     """
-    from usageledger.sdk.producer.events import account_thresholds_set
-
-    if [bool(shares), none, as_plan].count(True) != 1:
-        raise typer.BadParameter("name the shares, or --none, or --as-plan: one of the three")
     thresholds = None if as_plan else shares or []
-    send_event(
-        data,
-        account_thresholds_set,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        thresholds=thresholds,
-    )
+    return sending.client.set_thresholds(account, thresholds, **sending.id_and_time)
 
 
-@app.command(
-    epilog='Example: usageledger account grant acct_4821 50 --reason "apology for the outage" '
-    "--expires-at 2027-01-01"
+@event_command(
+    app,
+    "credits.granted",
+    example='account grant acct_4821 50 --reason "apology for the outage" --expires-at 2027-01-01',
 )
 def grant(
+    sending: Sending,
     account: Account,
     credits: Annotated[str, typer.Argument(help="A decimal above 0, such as 50 or 0.5.")],
     reason: Annotated[str, typer.Option("--reason", help="Why, for the ledger.")],
@@ -357,30 +244,13 @@ def grant(
             "--expires-at",
             metavar="TIME",
             parser=parse_time,
-            help="Usable before this (default: until used).",
+            help="Until when it can be used (default: until it is used up).",
         ),
     ] = None,
-    id: Id = None,
-    source: Source = DEFAULT_SOURCE,
-    time: TimeOption = None,
-    wait: Wait = False,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
+) -> str:
     """Give an account credits, on top of its plan's."""
-    from usageledger.sdk.producer.events import credits_granted
-
-    fields = {"credits": credits, "reason": reason, "expires_at": expires_at}
-    send_event(
-        data,
-        credits_granted,
-        wait=wait,
-        as_json=as_json,
-        occurred_at=time,
-        account=account,
-        id=id_or_new(id),
-        source=source,
-        **fields,
+    return sending.client.grant_credits(
+        account, credits, reason, expires_at=expires_at, **sending.id_and_time
     )
 
 
@@ -413,10 +283,10 @@ def _print(found: AccountBalance) -> None:
     )
     if balance.period.start is not None:
         start, end = (
-            terminal.moment(balance.period.start),
-            terminal.moment(balance.period.end, "no end"),
+            terminal.time_text(balance.period.start),
+            terminal.time_text(balance.period.end, "no end"),
         )
-        out.print(f"period {start} to {end}, seen at {terminal.moment(found.at)}")
+        out.print(f"period {start} to {end}, seen at {terminal.time_text(found.at)}")
     given = parse_credits(balance.allotment) + parse_credits(balance.granted)
     filled = (
         0
@@ -443,6 +313,6 @@ def _print(found: AccountBalance) -> None:
         )
     if found.verified_at is not None:
         terminal.warn(
-            f"as of {terminal.moment(found.verified_at)}: the processor has not confirmed the "
+            f"as of {terminal.time_text(found.verified_at)}: the processor has not confirmed the "
             "counters since"
         )

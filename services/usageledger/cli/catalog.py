@@ -15,6 +15,7 @@ from usageledger.cli.options import AsJson, Data, connection, now
 if TYPE_CHECKING:
     from usageledger.domain.catalog import Catalog, Rate
     from usageledger.domain.rating import Quote
+    from usageledger.runtime.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +45,7 @@ def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -
         terminal.print_json(catalog_document(catalog))
         return
     terminal.say(
-        f"catalog {catalog.version}, effective from {terminal.moment(catalog.effective_from)}\n"
+        f"catalog {catalog.version}, effective from {terminal.time_text(catalog.effective_from)}\n"
     )
     plans = [
         (
@@ -106,7 +107,7 @@ def lint(
 def publish(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A catalog, in the shape of `catalog show --json`."),
+        typer.Argument(metavar="FILE", help="A catalog in the format of `catalog show --json`."),
     ],
     timeout_s: Annotated[
         float,
@@ -120,52 +121,45 @@ def publish(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a catalog, publish it, and wait until every partition of the ledger decides by it."""
-    from usageledger.domain.catalog_lint import lint as findings_in
-    from usageledger.log.reading import log_reader
-    from usageledger.operations.catalogs import (
-        catalog_connector,
-        published_catalogs,
-        wait_until_adopted,
-    )
-    from usageledger.operations.catalogs import publish as publish_catalog
-    from usageledger.operations.errors import OperatorError
-    from usageledger.operations.lags import lag_reader
+    """Check a catalog, publish it, and wait until every partition of the ledger has adopted it."""
+    from usageledger.domain.catalog_lint import lint as lint_findings
+    from usageledger.operations.catalogs import publish_to
 
     catalog = _read(file)
     settings = connection(data)
-    with log_reader(settings.kafka) as reader:
-        published = published_catalogs(reader, settings.prefix)
-    done = publish_catalog(
-        catalog_connector(settings.kafka, settings.prefix), catalog, published, now()
-    )
-    for warning in (
-        *done.warnings,
-        *(f"{finding.where}: {finding.message}" for finding in findings_in(catalog) if done.is_new),
-    ):
+    publication = publish_to(settings.kafka, settings.prefix, catalog, now())
+    for warning in publication.warnings:
         terminal.warn(warning)
+    for finding in lint_findings(catalog) if publication.is_new else ():
+        terminal.warn(f"{finding.where}: {finding.message}")
+    _wait_until_adopted(settings, catalog.version, timeout_s)
+    if as_json:
+        terminal.print_json(
+            {
+                "version": catalog.version,
+                "is_new": publication.is_new,
+                "adopted": True,
+                "warnings": list(publication.warnings),
+            }
+        )
+        return
+    published = "is published and" if publication.is_new else "had been published, and is"
+    terminal.say(f"{catalog.version} {published} adopted by every partition")
+
+
+def _wait_until_adopted(settings: Settings, version: str, timeout_s: float) -> None:
+    """Wait until every partition has adopted the newest catalog. Raises OperatorError if late."""
+    from usageledger.operations.catalogs import wait_until_adopted
+    from usageledger.operations.errors import OperatorError
+    from usageledger.operations.lags import lag_reader
+
     with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as lags:
         behind = wait_until_adopted(lags.look, timeout_s)
     if behind:
         partitions = ", ".join(map(str, behind))
         raise OperatorError(
-            f"{catalog.version} is published, but not adopted within {timeout_s:g} s by partition "
+            f"{version} is published, but not adopted within {timeout_s:g} s by partition "
             f"{partitions}: see `usageledger status`"
-        )
-    if as_json:
-        terminal.print_json(
-            {
-                "version": catalog.version,
-                "is_new": done.is_new,
-                "adopted": True,
-                "warnings": list(done.warnings),
-            }
-        )
-    else:
-        terminal.say(
-            f"{catalog.version} "
-            f"{'is published and' if done.is_new else 'had been published, and is'} adopted by "
-            "every partition"
         )
 
 

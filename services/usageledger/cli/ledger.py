@@ -1,4 +1,4 @@
-"""ledger show: the entries, as they lie in the log."""
+"""ledger show: the ledger's entries, as they are in the log."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ def ledger() -> None:
 
 @app.command(epilog="Example: usageledger ledger show --account acct_4821")
 def show(
-    account: Annotated[str | None, typer.Option("--account", help="Of this account alone.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", help="Only entries of this account.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             "--limit",
+            metavar="N",
             min=0,
-            help=f"The newest so many; 0 for all (default: {SHOWN}, with --json all).",
+            help=f"Show the newest N, or all for 0 (default: {SHOWN}; with --json: 0).",
         ),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show entries: the newest by the ledger's time, or all of them, one partition after the other.
+    """Show ledger entries, the newest last.
 
-    Amounts are credits.
+    With --limit 0 they come partition after partition, each in its order. Amounts are credits.
     """
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_entries import ledger_entries, newest, readable_entry
@@ -55,13 +58,13 @@ def show(
         shown = newest(entries, count) if count else list(entries)
     columns = ("entry", "time", "account", "kind", "what", "credits", "remaining")
     terminal.print_table(
-        columns, [_row(sealed) for sealed in shown], right=("credits", "remaining")
+        columns, [_entry_row(sealed) for sealed in shown], right=("credits", "remaining")
     )
     if count and len(shown) == count:
         terminal.note(f"the newest {count}; --limit 0 shows all")
 
 
-def _row(sealed: SealedEntry) -> tuple[str, ...]:
+def _entry_row(sealed: SealedEntry) -> tuple[str, ...]:
     from usageledger.domain.credits import format_credits
 
     entry = sealed.entry
@@ -69,16 +72,16 @@ def _row(sealed: SealedEntry) -> tuple[str, ...]:
     credits = format_credits(entry.credits) if entry.kind in ("usage", "void") else ""
     return (
         f"{entry.partition}-{entry.offset}",
-        terminal.moment(entry.appended_at),
+        terminal.time_text(entry.appended_at),
         entry.account,
         entry.kind,
-        _what(entry),
+        _entry_summary(entry),
         credits,
         remaining,
     )
 
 
-def _what(entry: LedgerEntry) -> str:
+def _entry_summary(entry: LedgerEntry) -> str:
     """What an entry is about, in a few words."""
     from usageledger.domain.credits import format_credits
     from usageledger.domain.quantity import format_quantity
@@ -86,22 +89,17 @@ def _what(entry: LedgerEntry) -> str:
     if entry.kind == "usage" and entry.quantity is not None:
         model = f"/{entry.model}" if entry.model else ""
         late = " (late)" if entry.is_late else ""
-        return (
-            f"{entry.feature}{model} × "
-            f"{format_quantity(entry.quantity)}{late}{' (voided before)' if entry.is_void_on_arrival else ''}"
-        )
+        voided = " (voided before)" if entry.is_void_on_arrival else ""
+        return f"{entry.feature}{model} × {format_quantity(entry.quantity)}{late}{voided}"
     if entry.kind == "refusal":
         return f"{entry.reason}{f': {entry.detail}' if entry.detail else ''}"
     if entry.plan_change is not None:
-        change = entry.plan_change
-        return f"{change.plan}" + (
-            f", {change.next_plan} from the next renewal" if change.next_plan else ""
-        )
+        next_plan = entry.plan_change.next_plan
+        later = f", {next_plan} from the next renewal" if next_plan else ""
+        return f"{entry.plan_change.plan}{later}"
     if entry.grant is not None:
-        return (
-            f"{format_credits(entry.grant.credits)} "
-            f"credits{f': {entry.grant.reason}' if entry.grant.reason else ''}"
-        )
+        why = f": {entry.grant.reason}" if entry.grant.reason else ""
+        return f"{format_credits(entry.grant.credits)} credits{why}"
     if entry.voids is not None:
         return f"{entry.voids.source} {entry.voids.id}: {entry.voids.reason}"
     if entry.kind == "duplicate" and entry.event is not None:

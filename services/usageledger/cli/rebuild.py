@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection
+
+if TYPE_CHECKING:
+    from usageledger.processor.rebuilding import Rebuilt
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,58 +29,58 @@ def rebuild(
     ] = False,
     anew: Annotated[
         bool,
-        typer.Option("--anew", help="Do not go on with a rebuild that was cut short: begin again."),
+        typer.Option("--anew", help="Begin again instead of resuming an interrupted rebuild."),
     ] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the Redis view of a partition anew from the ledger, beside the old one, which readers
-    see until the new one is complete.
+    """Rebuild a partition's counters in Redis from the ledger.
 
-    The processor may run: it claims the partition again when the views are switched. One that is
-    cut short goes on where it stood when it is called again. Holds stay as they are.
+    The new counters are built beside the old ones, which are read until the new ones are complete.
+    The processor may run meanwhile: it claims the partition again after the switch. A rebuild that
+    was interrupted resumes where it stopped when the command is repeated. Holds stay as they are.
     """
     from usageledger.log.reading import log_reader
-    from usageledger.operations.errors import OperatorError
-    from usageledger.operations.ledger_entries import ledger_partitions
-    from usageledger.operations.rebuilds import rebuild as rebuilt_view
+    from usageledger.operations.ledger_entries import ledger_partitions, require_partition
+    from usageledger.operations.rebuilds import rebuild as rebuild_view
 
     if everything == bool(partitions):
         raise typer.BadParameter("say which: --partition P, or --all")
     settings = connection(data)
     with log_reader(settings.kafka) as reader:
-        there = ledger_partitions(reader, settings.prefix)
-        for partition in there if everything else dict.fromkeys(partitions or ()):
-            if partition not in there:
-                raise OperatorError(
-                    f"there is no partition {partition}: the ledger has {len(there)}, numbered "
-                    "from 0"
-                )
+        count = len(ledger_partitions(reader, settings.prefix))
+        for partition in range(count) if everything else dict.fromkeys(partitions or ()):
+            require_partition(partition, count)
             began_s = time.monotonic()
-            with terminal.counting(f"partition {partition}: ledger records", None) as done:
-                made = rebuilt_view(
+            with terminal.counting(f"partition {partition}: ledger records", None) as on_progress:
+                rebuilt = rebuild_view(
                     reader,
                     settings.kafka,
                     settings.redis_url,
                     settings.prefix,
                     partition,
-                    partition_count=len(there),
+                    partition_count=count,
                     anew=anew,
-                    on_progress=done,
+                    on_progress=on_progress,
                 )
-            seconds = time.monotonic() - began_s
-            if as_json:
-                found = {
-                    "partition": partition,
-                    "begun_at": made.begun_at,
-                    "next_offset": made.position.next_offset,
-                }
-                terminal.print_json(
-                    found | {"hash": made.position.hash, "seconds": round(seconds, 3)}
-                )
-                continue
-            begun = f", going on from offset {made.begun_at:,}" if made.begun_at else ""
-            terminal.say(
-                f"partition {partition}: rebuilt up to ledger offset {made.position.next_offset:,} "
-                f"in {seconds:.1f} s{begun}"
-            )
+            _print_rebuilt(partition, rebuilt, time.monotonic() - began_s, as_json)
+
+
+def _print_rebuilt(partition: int, rebuilt: Rebuilt, seconds: float, as_json: bool) -> None:
+    position = rebuilt.position
+    if as_json:
+        terminal.print_json(
+            {
+                "partition": partition,
+                "begun_at": rebuilt.begun_at,
+                "next_offset": position.next_offset,
+                "hash": position.hash,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return
+    resumed = f", resumed from offset {rebuilt.begun_at:,}" if rebuilt.begun_at else ""
+    terminal.say(
+        f"partition {partition}: rebuilt up to ledger offset {position.next_offset:,} "
+        f"in {seconds:.1f} s{resumed}"
+    )

@@ -42,7 +42,7 @@ def list_(
     rows = [
         (
             refusal.entry,
-            terminal.moment(refusal.appended_at),
+            terminal.time_text(refusal.appended_at),
             refusal.account or "–",
             refusal.reason,
             refusal.place,

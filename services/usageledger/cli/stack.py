@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from usageledger.operations.lags import LedgerLags
     from usageledger.operations.partition_states import PartitionState
 
-TELL_EVERY_S = 5.0
+NOTE_EVERY_S = 5.0
 LAG_TIMEOUT_MS = 5_000
 
 
@@ -33,74 +33,77 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, epilog=f"Example: {example}")(command)
 
 
+KafkaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--kafka",
+        metavar="HOST:PORT",
+        envvar="USAGELEDGER_KAFKA",
+        help="Use this broker instead of starting one.",
+    ),
+]
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL",
+        envvar="USAGELEDGER_REDIS_URL",
+        help="Use this Redis instead of starting one.",
+    ),
+]
+BackendOption = Annotated[
+    Literal["packages", "docker"],
+    typer.Option(
+        "--backend", help="Run Kafka and Redis from Python and Maven packages, or in containers."
+    ),
+]
+PrefixOption = Annotated[
+    str,
+    typer.Option(
+        "--prefix",
+        envvar="USAGELEDGER_PREFIX",
+        help="The ledger's name, if several share one Kafka and one Redis.",
+    ),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        metavar="N",
+        min=1,
+        max=65_535,
+        help="Where the gateway listens (default: a free port).",
+    ),
+]
+
+
 def up(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="DIR", help="Where everything is kept (default: .usageledger)."
+            "--data", metavar="DIR", help="Where the data is kept (default: .usageledger)."
         ),
     ] = None,
-    kafka: Annotated[
-        str | None,
-        typer.Option(
-            "--kafka",
-            metavar="HOST:PORT",
-            envvar="USAGELEDGER_KAFKA",
-            help="Use this broker, instead of one of our own.",
-        ),
-    ] = None,
-    redis: Annotated[
-        str | None,
-        typer.Option(
-            "--redis",
-            metavar="URL",
-            envvar="USAGELEDGER_REDIS_URL",
-            help="Use this Redis, instead of one of our own.",
-        ),
-    ] = None,
-    backend: Annotated[
-        Literal["packages", "docker"],
-        typer.Option(
-            "--backend",
-            help="Where our own servers come from: Python and Maven packages, or containers.",
-        ),
-    ] = "packages",
+    kafka: KafkaOption = None,
+    redis: RedisOption = None,
+    backend: BackendOption = "packages",
     importing: Annotated[
         bool,
         typer.Option(
-            "--import",
-            help="Make the ledger in import mode: history goes in under its own dates, until "
-            "`go-live`.",
+            "--import", help="Import mode: events keep their own dates until `usageledger go-live`."
         ),
     ] = False,
     detach: Annotated[
         bool,
-        typer.Option(
-            "--detach", help="Return when everything is up, and leave it running until `down`."
-        ),
+        typer.Option("--detach", help="Return once everything is up. `usageledger down` ends it."),
     ] = False,
-    prefix: Annotated[
-        str,
-        typer.Option(
-            "--prefix",
-            envvar="USAGELEDGER_PREFIX",
-            help="The ledger's name, where several share one Kafka and one Redis.",
-        ),
-    ] = "",
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port",
-            metavar="N",
-            min=1,
-            max=65_535,
-            help="Where the gateway listens (default: a port that is free).",
-        ),
-    ] = None,
+    prefix: PrefixOption = "",
+    port: PortOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start Kafka, Redis and the services on this machine (processor, limits, history, gateway),
-    and keep them running until Ctrl-C.
+    """Start Kafka, Redis and the services on this machine, and run them until Ctrl-C.
+
+    The services are the processor, limits, the history and the gateway.
     """
     from usageledger.local.stack import Stack, start_detached
 
@@ -128,7 +131,7 @@ def up(
 
 
 def down(data: Data = None) -> None:
-    """End the stack that runs in a directory. Its data stays."""
+    """End the stack that runs in a directory. Its data stays there."""
     from usageledger.local.stack import stop_stack
 
     directory = stack_directory(data)
@@ -137,8 +140,7 @@ def down(data: Data = None) -> None:
 
 
 def status(data: Data = None, as_json: AsJson = False) -> None:
-    """Show the stack's servers and services, how far behind they are, and what each partition of
-    the ledger is doing.
+    """Show each server and service, how far it is behind, and what each partition is doing.
 
     A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming,
     stopped (with its reason) or no_owner.
@@ -146,7 +148,7 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     from usageledger.local.stack import read_status
 
     found = read_status(stack_directory(data))
-    lags, partitions = _looked_at(found)
+    lags, partitions = _lags_and_partitions(found)
     for service in found["services"]:
         service["lag"] = lags.get(service["name"])
     if found["state"] == "running":
@@ -168,13 +170,13 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
 
 
 def go_live(data: Data = None) -> None:
-    """End import mode, for good: from now on Kafka dates what comes in."""
+    """End import mode for good: from now on Kafka dates each event as it arrives."""
     from usageledger.operations import topics
 
     settings = connection(data)
     has_changed = topics.go_live(settings.kafka, settings.prefix)
     terminal.say(
-        "the ledger is live: Kafka dates what comes in"
+        "the ledger is live: Kafka dates each event as it arrives"
         if has_changed
         else "the ledger was live already"
     )
@@ -184,21 +186,21 @@ def wait_idle(
     data: Data = None,
     timeout_s: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="S", min=0, help="Give up after so many seconds."),
+        typer.Option("--timeout", metavar="S", min=0, help="Give up after this many seconds."),
     ] = None,
 ) -> None:
-    """Wait until every input has been decided and every limit event written.
+    """Wait until every input is decided and every limit event is written.
 
-    Gives up when nothing moves for two minutes.
+    Gives up, with exit code 1, when nothing has moved for two minutes.
     """
     from usageledger.operations.idleness import STALLED_AFTER_S, wait_until_idle
     from usageledger.operations.lags import lag_reader
 
     settings = connection(data)
-    telling = _Telling()
+    notes = _WaitNotes()
     began_s = time.monotonic()
     with lag_reader(settings.kafka, settings.redis_url, settings.prefix) as reader:
-        lags = wait_until_idle(reader.look, timeout_s, telling.look)
+        lags = wait_until_idle(reader.look, timeout_s, notes.note)
     if lags.is_idle:
         terminal.say("idle: every input is decided, every limit event written")
         return
@@ -216,20 +218,19 @@ def wait_idle(
     raise typer.Exit(1)
 
 
-class _Telling:
-    """Says what is waited for, at first and then now and again."""
+class _WaitNotes:
+    """Notes on stderr that say what is waited for: at once, then every few seconds."""
 
     def __init__(self) -> None:
-        self._tell_at_s = 0.0
+        self._next_at_s = 0.0
 
-    def look(self, lags: LedgerLags) -> None:
-        if lags.is_idle or time.monotonic() < self._tell_at_s:
+    def note(self, lags: LedgerLags) -> None:
+        if lags.is_idle or time.monotonic() < self._next_at_s:
             return
-        self._tell_at_s = time.monotonic() + TELL_EVERY_S
+        self._next_at_s = time.monotonic() + NOTE_EVERY_S
         inputs, limits = lags.records("usage", "account", "catalog"), lags.records("limits")
         terminal.note(
-            f"waiting for {inputs:,} inputs to be decided, {limits:,} ledger records to be "
-            "announced"
+            f"waiting: {inputs:,} inputs to decide, {limits:,} ledger records to announce"
         )
 
 
@@ -296,9 +297,13 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     )
 
 
-def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[PartitionState]]:
-    """The lag of each service and the state of each partition, as far as they can be told: a broken
-    broker must not keep the status from being shown.
+def _lags_and_partitions(
+    found: dict[str, Any],
+) -> tuple[dict[str, int | None], list[PartitionState]]:
+    """The lag of each service and the state of each partition.
+
+    Both are empty, with a warning, where they cannot be read: a broken broker must not keep the
+    rest of the status from being shown.
     """
     if found["state"] != "running":
         return {}, []
@@ -320,16 +325,16 @@ def _looked_at(found: dict[str, Any]) -> tuple[dict[str, int | None], list[Parti
                 lags, reader.owner_reports()
             )
     except (KafkaError, ViewError, OperatorError) as error:
-        terminal.warn(f"the lags and the partitions' states cannot be told: {error}")
+        terminal.warn(f"the lags and the partitions' states cannot be read: {error}")
         return {}, []
 
 
 def _print_partitions(partitions: list[PartitionState]) -> None:
-    """Those that are not idle; of the others, how many they are."""
+    """Print how many partitions are idle, and a row for each that is not."""
     busy = [partition for partition in partitions if partition.name != "running/idle"]
     idle = len(partitions) - len(busy)
     if partitions:
-        terminal.say(f"partitions: {len(partitions)}, of which {idle} have nothing to do")
+        terminal.say(f"partitions: {len(partitions)}, {idle} of them idle")
     if busy:
         rows = [
             (str(each.partition), each.name, f"{each.undecided:,}", each.detail) for each in busy

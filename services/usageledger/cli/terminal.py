@@ -77,7 +77,7 @@ def print_table(
     results().print(table)
 
 
-def moment(at: datetime | None, otherwise: str = "–") -> str:
+def time_text(at: datetime | None, otherwise: str = "–") -> str:
     """A time for people: UTC, to the second."""
     return (
         otherwise

@@ -30,7 +30,7 @@ POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class Publication:
     """What became of a publication.
 
     ``is_new`` is False where this version was there already, with the same content.
@@ -77,6 +77,13 @@ def catalog_connector(kafka: str, prefix: str) -> Connect:
     return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)
 
 
+def publish_to(kafka: str, prefix: str, catalog: Catalog, now: datetime) -> Publication:
+    """Publish a catalog to a ledger. Raises as `publish` and `published_catalogs` do."""
+    with log_reader(kafka) as reader:
+        published = published_catalogs(reader, prefix)
+    return publish(catalog_connector(kafka, prefix), catalog, published, now)
+
+
 def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
     """Publish the catalog that comes with the package if the topic is empty; say whether it was."""
     with log_reader(kafka) as reader:
@@ -88,7 +95,7 @@ def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
 
 def publish(
     connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now: datetime
-) -> Published:
+) -> Publication:
     """Publish a catalog that can be used.
 
     Raises OperatorError where its version is there with other content, or Kafka does not take it.
@@ -103,10 +110,10 @@ def publish(
             "never changes: give this one another version"
         )
     if known is not None:
-        return Published(catalog.version, is_new=False)
+        return Publication(catalog.version, is_new=False)
     warnings = tuple(_warnings(catalog, published, now))
     _send(connect, catalog_event(catalog, now))
-    return Published(catalog.version, is_new=True, warnings=warnings)
+    return Publication(catalog.version, is_new=True, warnings=warnings)
 
 
 def wait_until_adopted(

@@ -1,27 +1,36 @@
-"""One event sent by hand, and what the ledger made of it."""
+"""What the ledger made of one event that a command has sent."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import LedgerEntry
 from usageledger.log.reading import LogReader, entries_in
 from usageledger.log.topics import Topics
-from usageledger.operations.event_file import OutgoingRecord, outgoing_records
 from usageledger.operations.lags import LookAtLags
 from usageledger.operations.ledger_entries import ledger_partitions
-from usageledger.sdk.producer.events import Event, encode
 
 POLL_S = 0.1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentEvent:
+    """An event that Kafka has acknowledged. ``time`` is when it occurred, as RFC 3339."""
+
+    type: str
+    source: str
+    id: str
+    time: str
+    account: str
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where an account's ledger partition ended before something was sent: what is decided about
-    that lies behind it.
+    """Where an account's ledger partition ended before an event was sent.
+
+    The decision on that event comes after the mark.
     """
 
     partition: int
@@ -37,26 +46,18 @@ def mark(reader: LogReader, prefix: str, account: str) -> Mark:
     return Mark(partition, reader.end_offset(Topics(prefix).ledger, partition))
 
 
-def record_of(event: Event, *, partition_count: int, importing: bool) -> OutgoingRecord:
-    """The record that an event becomes."""
-    (record,) = outgoing_records(
-        [encode(event)], partition_count=partition_count, importing=importing
-    )
-    return record
-
-
 def wait_for_decision(
     reader: LogReader,
     prefix: str,
-    event: Mapping[str, object],
+    event: SentEvent,
     since: Mark,
     look: LookAtLags,
     timeout_s: float,
 ) -> SealedEntry | None:
-    """Wait until the inputs of the event's partition are decided, and return the entry that decides
-    on it; None if that takes too long.
+    """Wait until the event's partition has no undecided input; return the event's entry.
 
-    Where an input has several entries (a renewal precedes it) the last is meant.
+    None if that takes longer than ``timeout_s``. An input can have several entries, such as a
+    renewal before its own: the last one is returned.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -72,23 +73,16 @@ def wait_for_decision(
         time.sleep(POLL_S)
 
 
-def _decision(
-    reader: LogReader, prefix: str, event: Mapping[str, object], since: Mark
-) -> SealedEntry | None:
+def _decision(reader: LogReader, prefix: str, event: SentEvent, since: Mark) -> SealedEntry | None:
     topic = Topics(prefix).ledger
-    records = reader.read(
-        topic, since.partition, since.ledger_end, reader.end_offset(topic, since.partition)
-    )
-    decisions = [sealed for sealed in entries_in(records) if _is_about(sealed.entry, event)]
+    end = reader.end_offset(topic, since.partition)
+    records = reader.read(topic, since.partition, since.ledger_end, end)
+    decisions = [sealed for sealed in entries_in(records) if _decides(sealed.entry, event)]
     return decisions[-1] if decisions else None
 
 
-def _is_about(entry: LedgerEntry, event: Mapping[str, object]) -> bool:
+def _decides(entry: LedgerEntry, event: SentEvent) -> bool:
     about = entry.event
     if entry.input is None or about is None:
         return False
-    return (entry.account, about.source, about.id) == (
-        event["subject"],
-        event["source"],
-        event["id"],
-    )
+    return (entry.account, about.source, about.id) == (event.account, event.source, event.id)

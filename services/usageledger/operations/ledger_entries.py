@@ -35,6 +35,15 @@ def ledger_partitions(reader: LogReader, prefix: str, account: str | None = None
     return list(range(count)) if account is None else [partition_of(account.encode(), count)]
 
 
+def require_partition(partition: int, count: int) -> None:
+    """Return if a ledger of ``count`` partitions has this one. Raises OperatorError otherwise."""
+    if not 0 <= partition < count:
+        raise OperatorError(
+            f"there is no partition {partition}: this ledger has partitions 0 to {count - 1}, so "
+            "name one of those"
+        )
+
+
 def ledger_entries(
     reader: LogReader, prefix: str, account: str | None = None
 ) -> Iterator[SealedEntry]:

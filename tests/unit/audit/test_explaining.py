@@ -44,7 +44,8 @@ def last(*lines: str) -> LedgerEntry:
         ),
         (
             (f"{START} subscribe pro", "2026-02-03T10:00 use chat_action 1 on=2026-02-03T08:00"),
-            f"1 action of Chat-Based Editing (action taken) at 1 credit an action: 1 credit. {LATE}",
+            "1 action of Chat-Based Editing (action taken) at 1 credit an action: 1 credit. "
+            f"{LATE}",
         ),
         (
             (f"{START} void g", "+1h use chat_action 2 id=g"),

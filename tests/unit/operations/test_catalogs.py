@@ -13,7 +13,7 @@ from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.records import Record
-from usageledger.operations.catalogs import Published, catalog_event, publish, wait_until_adopted
+from usageledger.operations.catalogs import Publication, catalog_event, publish, wait_until_adopted
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.lags import Lag, LedgerLags
 from usageledger.sdk.producer.publisher import Blame, Done, Publisher, PublishError
@@ -38,7 +38,7 @@ def test_a_published_catalog_is_read_back_as_it_was() -> None:
 
 
 def test_a_version_that_is_there_is_not_published_again() -> None:
-    assert publish(_Taking, SHIPPED, AdoptedCatalogs((SHIPPED,)), NOW) == Published(
+    assert publish(_Taking, SHIPPED, AdoptedCatalogs((SHIPPED,)), NOW) == Publication(
         SHIPPED.version, is_new=False
     )
 
@@ -98,7 +98,9 @@ def test_a_plan_that_goes_is_warned_of() -> None:
 class _Taking:
     """A publisher whose broker takes everything."""
 
-    def send(self, key: bytes, value: bytes, done: Done) -> None:
+    def send(
+        self, key: bytes, value: bytes, done: Done, *, timestamp_ms: int | None = None
+    ) -> None:
         done(None)
 
     def close(self) -> None: ...

@@ -131,11 +131,11 @@ def test_in_import_mode_a_record_has_its_events_own_time() -> None:
     ]
 
 
-def test_in_import_mode_what_a_file_has_late_is_dated_with_the_time_that_it_has_come_to_in_that_partition() -> (
-    None
-):
-    """The processor had seen the late usage in time, or had not: the same file, imported twice,
-    came to two balances.
+def test_in_import_mode_a_late_line_is_dated_by_the_line_before_it() -> None:
+    """By the newest line before it in its own partition.
+
+    With its own date it was decided before or after an earlier account event, by which of the two
+    topics the processor had read first. The same file, imported twice, came to two balances.
     """
     other = next(
         f"acct_{n}"

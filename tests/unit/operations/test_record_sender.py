@@ -164,7 +164,8 @@ def test_a_record_that_is_not_acknowledged_is_named_by_its_line() -> None:
         broker.pending[1][3](PublishError("NotEnoughReplicas", Blame.CONNECTION))
         with pytest.raises(
             SendingFailed,
-            match=r"line 7 was not acknowledged by Kafka \(NotEnoughReplicas\). Send the file again",
+            match=r"line 7 was not acknowledged by Kafka \(NotEnoughReplicas\). "
+            "Send the file again",
         ) as caught:
             sender.flush()
     assert caught.value.why == "NotEnoughReplicas"

@@ -1,3 +1,1 @@
-"""`usageledger doctor`: what is wrong with a ledger and what it stands on, why it matters, and the
-command that mends it.
-"""
+"""`usageledger doctor`: what is wrong with a ledger, why it matters, and what mends it."""

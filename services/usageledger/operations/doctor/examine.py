@@ -1,4 +1,4 @@
-"""The examination: everything looked at in order, each thing once, and nothing changed."""
+"""The examination: looks at everything once, in order, and changes nothing."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ VERIFIED_WITHIN_S = 5.0
 
 
 def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
-    """Look at everything.
+    """Look at every area of a ledger.
 
-    What cannot be looked at, because what it stands on is away, is a finding too and leaves out the
-    rest.
+    A server or topic that does not answer is a finding, and what depends on it is not looked at.
     """
     examination = Examination()
     topics = Topics(prefix)
@@ -56,7 +55,10 @@ def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
         has_topics = _examine_kafka(examination, kafka, topics)
         has_redis = _examine_redis(examination, redis, redis_url)
         if has_topics and has_redis:
-            with _told(examination, "view", "usageledger status"), log_reader(kafka) as reader:
+            with (
+                _unanswered_as_finding(examination, "view", "usageledger status"),
+                log_reader(kafka) as reader,
+            ):
                 _examine_ledger(examination, kafka, redis_url, topics, reader, redis)
     finally:
         redis.close()
@@ -64,20 +66,21 @@ def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
 
 
 def _examine_kafka(examination: Examination, kafka: str, topics: Topics) -> bool:
-    """Whether all topics are there."""
+    """Look at the brokers and the topics; return whether all five topics exist."""
     there: dict[str, FoundTopic] = {}
     with (
-        _told(examination, "broker", "usageledger up, or start the broker at that address"),
+        _unanswered_as_finding(
+            examination, "broker", "usageledger up, or start the broker at that address"
+        ),
         admin_client(kafka, timeout_ms=ANSWER_TIMEOUT_MS) as admin,
     ):
         brokers = admin.describe_cluster()["brokers"]
         fenced = [broker["broker_id"] for broker in brokers if broker.get("is_fenced")]
-        why = "what they hold has a copy less"
         findings = [
             Finding(
                 area="broker",
                 what=f"broker {broker} is fenced",
-                why=why,
+                why="what it holds has one copy less",
                 mend="restart that broker and see its log",
             )
             for broker in fenced
@@ -88,17 +91,18 @@ def _examine_kafka(examination: Examination, kafka: str, topics: Topics) -> bool
             findings,
         )
         there = described_topics(admin, [*topics.partitioned, topics.catalog])
-        found = list(topic_findings(kafka, topics, there, len(brokers)))
+        found = topic_findings(kafka, topics, there, len(brokers))
         count = there[topics.ledger].settings.partitions if topics.ledger in there else 0
         examination.add("topics", f"{len(there)} of 5 topics, {count} partitions", found)
     return len(there) == 5
 
 
 def _examine_redis(examination: Examination, redis: Client, redis_url: str) -> bool:
-    """Whether it answers."""
-    with _told(examination, "redis", "usageledger up, or start the Redis at that address"):
-        findings = list(redis_findings(redis))
-        examination.add("redis", redis_url.rpartition("@")[2], findings)
+    """Look at the servers; return whether they answer."""
+    with _unanswered_as_finding(
+        examination, "redis", "usageledger up, or start the Redis at that address"
+    ):
+        examination.add("redis", redis_url.rpartition("@")[2], list(redis_findings(redis)))
         return True
     return False
 
@@ -112,11 +116,12 @@ def _examine_ledger(
     redis: Client,
 ) -> None:
     count = reader.partition_count(topics.ledger)
-    redis_now = _redis_now(redis)
-    findings = list(
-        clock_findings(datetime.now(UTC), redis_now, _newest(reader, topics.ledger, count))
+    redis_now, newest = _redis_now(redis), _newest_record_time(reader, topics.ledger, count)
+    examination.add(
+        "clocks",
+        "this machine's, Redis's, and Kafka's by its newest record",
+        list(clock_findings(datetime.now(UTC), redis_now, newest)),
     )
-    examination.add("clocks", "this machine's, Redis's, and what Kafka dated last", findings)
     stored, heads, unreadable = _heads(redis, topics.prefix, count)
     catalogs, end = published_catalogs(reader, topics.prefix), reader.end_offset(topics.catalog, 0)
     versions = f"{len(catalogs)} version{'' if len(catalogs) == 1 else 's'} published"
@@ -124,10 +129,11 @@ def _examine_ledger(
     examination.add("rules", "known to this release", list(rules_findings(heads)))
     if not unreadable:
         _examine_progress(examination, kafka, redis_url, topics)
-    stored = _verified(redis, topics.prefix, stored)
-    checked = list(view_findings(reader, topics, stored, unreadable, _redis_now(redis)))
+    stored = _heads_once_verified(redis, topics.prefix, stored)
     examination.add(
-        "view", f"{len(heads)} of {count} partitions have one that can be read", checked
+        "view",
+        f"{len(heads)} of {count} partitions have one that can be read",
+        list(view_findings(reader, topics, stored, unreadable, _redis_now(redis))),
     )
 
 
@@ -139,24 +145,22 @@ def _examine_progress(examination: Examination, kafka: str, redis_url: str, topi
         states = partition_states(after, lags.owner_reports())
     idle = sum(state.name == "running/idle" for state in states)
     undecided = after.records("usage", "account", "catalog")
-    findings = list(
-        partition_findings(states, "usageledger up (or `usageledger service processor`)")
-    )
     examination.add(
         "partitions",
-        f"{len(states)}, of which {idle} have nothing to do; {undecided:,} records to decide",
-        findings,
+        f"{len(states)}, {idle} of them idle; {undecided:,} records to decide",
+        partition_findings(states, "usageledger up (or `usageledger service processor`)"),
     )
-    limits = list(limits_findings(before, after, SECOND_LOOK_S))
-    examination.add("limits", f"{after.records('limits'):,} ledger records to announce", limits)
+    examination.add(
+        "limits",
+        f"{after.records('limits'):,} ledger records to announce",
+        limits_findings(before, after, SECOND_LOOK_S),
+    )
 
 
 def _heads(
     redis: Client, prefix: str, count: int
 ) -> tuple[dict[int, StoredHead | None], dict[int, Head], list[int]]:
-    """The heads as they are stored, those that can be read, and the partitions of those that
-    cannot.
-    """
+    """The stored heads, those that can be decoded, and the partitions of those that cannot."""
     stored: dict[int, StoredHead | None] = {}
     heads: dict[int, Head] = {}
     unreadable = []
@@ -174,26 +178,27 @@ def _heads(
     return stored, heads, unreadable
 
 
-def _verified(
+def _heads_once_verified(
     redis: Client, prefix: str, stored: dict[int, StoredHead | None]
 ) -> dict[int, StoredHead | None]:
-    """The heads, once they are verified: an owner that has just begun, or whose view was made anew,
-    does so within a second or two.
+    """The heads, read again for a few seconds until each has been verified.
+
+    An owner that has just started, or whose view was just rebuilt, verifies it within 2 seconds.
     """
     found = dict(stored)
 
-    def are_verified() -> bool:
+    def read_unverified_again() -> bool:
         now = _redis_now(redis)
-        waiting = [
+        unverified = [
             partition
             for partition, head in found.items()
             if head is not None and not is_verified(head, now)
         ]
-        if waiting:
-            found.update(read_heads(redis, prefix, waiting))
-        return not waiting
+        if unverified:
+            found.update(read_heads(redis, prefix, unverified))
+        return not unverified
 
-    is_true_within(are_verified, VERIFIED_WITHIN_S)
+    is_true_within(read_unverified_again, VERIFIED_WITHIN_S)
     return found
 
 
@@ -204,8 +209,8 @@ def _redis_now(redis: Client) -> datetime:
     return datetime.fromtimestamp(int(seconds) + int(microseconds) / 1_000_000, UTC)
 
 
-def _newest(reader: LogReader, topic: str, count: int) -> datetime | None:
-    """When Kafka took the newest record of any partition, by its clock."""
+def _newest_record_time(reader: LogReader, topic: str, count: int) -> datetime | None:
+    """When Kafka appended the newest record of any partition, by the broker's clock."""
     ends = {partition: reader.end_offset(topic, partition) for partition in range(count)}
     last = [
         record
@@ -217,8 +222,8 @@ def _newest(reader: LogReader, topic: str, count: int) -> datetime | None:
 
 
 @contextmanager
-def _told(examination: Examination, area: Area, mend: str) -> Iterator[None]:
-    """Make a finding of what keeps an area from being looked at."""
+def _unanswered_as_finding(examination: Examination, area: Area, mend: str) -> Iterator[None]:
+    """Turn an error that keeps an area from being looked at into a finding."""
     from kafka.errors import KafkaError
 
     from usageledger.log.reading import LogUnreadable
@@ -227,6 +232,9 @@ def _told(examination: Examination, area: Area, mend: str) -> Iterator[None]:
         yield
     except (KafkaError, OperatorError, ViewError, LogUnreadable, *REDIS_FAILURES) as error:
         finding = Finding(
-            area=area, what=f"it cannot be looked at: {error}", why="the ledger needs it", mend=mend
+            area=area,
+            what=f"it cannot be looked at: {error}",
+            why="the ledger needs it",
+            mend=mend,
         )
         examination.add(area, "no answer", [finding])

@@ -1,4 +1,4 @@
-"""The brokers, and the settings of a ledger's topics."""
+"""Whether the topics of a ledger are there, keep their records, and have copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ BROKERS_FOR_COPIES = 3
 class FoundTopic:
     """A topic as it is.
 
-    Partitions are numbers: ``leaderless`` have nobody to write to, ``lagging`` miss a copy.
+    ``replicas`` is the least that any partition has. ``leaderless`` partitions cannot be written
+    to, ``lagging`` ones miss an in-sync copy.
     """
 
     settings: TopicSettings
@@ -31,15 +32,16 @@ def described_topics(admin: Any, names: Sequence[str]) -> dict[str, FoundTopic]:
     """Those of the topics that exist. Raises kafka-python's errors."""
     from kafka.admin import ConfigResource, ConfigResourceType
 
-    there = {
+    partitions_of = {
         topic["name"]: topic["partitions"]
         for topic in admin.describe_topics(list(names))
         if topic["error_code"] == 0
     }
-    if not there:
+    if not partitions_of:
         return {}
     answer = admin.describe_configs(
-        [ConfigResource(ConfigResourceType.TOPIC, name) for name in there], config_filter="all"
+        [ConfigResource(ConfigResourceType.TOPIC, name) for name in partitions_of],
+        config_filter="all",
     )["topic"]
     return {
         name: FoundTopic(
@@ -56,57 +58,60 @@ def described_topics(admin: Any, names: Sequence[str]) -> dict[str, FoundTopic]:
                 if len(each["isr_nodes"]) < len(each["replica_nodes"])
             ],
         )
-        for name, partitions in there.items()
+        for name, partitions in partitions_of.items()
     }
 
 
 def topic_findings(
-    kafka: str, topics: Topics, there: Mapping[str, FoundTopic], broker_count: int
+    kafka: str, topics: Topics, found_topics: Mapping[str, FoundTopic], broker_count: int
 ) -> Iterator[Finding]:
     """What is wrong with the topics, each with Kafka's own command that mends it."""
     up = "usageledger up" if not topics.prefix else f"usageledger up --prefix {topics.prefix}"
-    for wanted in topic_settings(topics):
-        found = there.get(wanted.name)
+    for expected in topic_settings(topics):
+        found = found_topics.get(expected.name)
         if found is None:
-            yield _finding(f"there is no topic {wanted.name}", "a ledger needs all five", up)
+            yield _finding(f"there is no topic {expected.name}", "a ledger needs all five", up)
             continue
-        yield from _setting_findings(kafka, wanted, found, topics)
+        yield from _setting_findings(kafka, expected, found, topics)
         yield from _copy_findings(kafka, found, broker_count)
-    counts = {name: there[name].settings.partitions for name in topics.partitioned if name in there}
+    counts = {
+        name: found_topics[name].settings.partitions
+        for name in topics.partitioned
+        if name in found_topics
+    }
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        count_list = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield _finding(
-            f"the topics differ in their partition counts: {told}",
+            f"the topics differ in their partition counts: {count_list}",
             "partition i of one belongs with partition i of the others",
             "restore the topic that was changed from a backup: a topic cannot be given fewer "
             "partitions, nor a ledger more",
         )
     kinds = {
-        there[name].settings.configs.get("message.timestamp.type")
+        found_topics[name].settings.configs.get("message.timestamp.type")
         for name in (topics.usage, topics.account)
-        if name in there
+        if name in found_topics
     }
     if len(kinds) > 1:
         yield _finding(
             "a go-live was cut short: one input is live and the other is not",
-            "the ledger waits for the rest",
+            "the ledger decides nothing until both are",
             "usageledger go-live",
         )
 
 
 def _setting_findings(
-    kafka: str, wanted: TopicSettings, found: FoundTopic, topics: Topics
+    kafka: str, expected: TopicSettings, found: FoundTopic, topics: Topics
 ) -> Iterator[Finding]:
-    name, configs = wanted.name, found.settings.configs
-    alter = partial(_alter, kafka, name)
+    name, configs = expected.name, found.settings.configs
+    alter = partial(_alter_command, kafka, name)
 
     if configs.get("cleanup.policy") != "delete":
         yield _finding(
-            f"{name} has cleanup.policy={configs.get('cleanup.policy')}", "compaction takes "
-                                                                          "entries out of the log, "
-                                                                          "which is the truth",
+            f"{name} has cleanup.policy={configs.get('cleanup.policy')}",
+            "compaction removes entries from the log, which is the truth",
             alter("cleanup.policy=delete"),
-        )  # fmt: skip
+        )
     for limit in ("retention.ms", "retention.bytes"):
         if configs.get(limit) != "-1":
             yield _finding(
@@ -117,26 +122,23 @@ def _setting_findings(
     if configs.get("unclean.leader.election.enable") != "false":
         yield _finding(
             f"{name} allows unclean leader elections",
-            "one of them loses acknowledged entries",
+            "such an election loses acknowledged entries",
             alter("unclean.leader.election.enable=false"),
         )
-    if (
-        name not in (topics.usage, topics.account)
-        and configs.get("message.timestamp.type") != LOG_APPEND_TIME
-    ):
+    is_input = name in (topics.usage, topics.account)
+    if not is_input and configs.get("message.timestamp.type") != LOG_APPEND_TIME:
         yield _finding(
-            f"{name} has message.timestamp.type={configs.get('message.timestamp.type')}", "the "
-                                                                                          "ledger's time is when Kafka took a record",
+            f"{name} has message.timestamp.type={configs.get('message.timestamp.type')}",
+            "the ledger's time is when Kafka appended a record",
             alter(f"message.timestamp.type={LOG_APPEND_TIME}"),
-        )  # fmt: skip
-    bytes_min = int(wanted.configs["max.message.bytes"])
+        )
+    bytes_min = int(expected.configs["max.message.bytes"])
     if int(configs.get("max.message.bytes") or 0) < bytes_min:
         yield _finding(
-            f"{name} has max.message.bytes={configs.get('max.message.bytes')}", "all entries of "
-                                                                                "one input lie in "
-                                                                                "one batch",
+            f"{name} has max.message.bytes={configs.get('max.message.bytes')}",
+            "all entries of one input have to fit into one batch",
             alter(f"max.message.bytes={bytes_min}"),
-        )  # fmt: skip
+        )
 
 
 def _copy_findings(kafka: str, found: FoundTopic, broker_count: int) -> Iterator[Finding]:
@@ -145,18 +147,16 @@ def _copy_findings(kafka: str, found: FoundTopic, broker_count: int) -> Iterator
     describe = f"kafka-topics.sh --bootstrap-server {kafka} --describe --topic {name}"
     if found.leaderless:
         yield _finding(
-            f"{name} has no leader for partitions {_listed(found.leaderless)}",
+            f"{name} has no leader for partitions {_numbers(found.leaderless)}",
             "nothing can be written there",
             describe,
         )
     if found.lagging:
         yield _finding(
-            f"{name} misses in-sync copies of partitions {_listed(found.lagging)}", "one more "
-                                                                                    "failure stops "
-                                                                                    "or endangers "
-                                                                                    "them",
+            f"{name} misses in-sync copies of partitions {_numbers(found.lagging)}",
+            "one more failure stops or endangers them",
             f"start the broker that is down, then {describe} --under-replicated-partitions",
-        )  # fmt: skip
+        )
     if broker_count >= BROKERS_FOR_COPIES and found.replicas < BROKERS_FOR_COPIES:
         yield _finding(
             f"{name} has {found.replicas} replica{'' if found.replicas == 1 else 's'} on "
@@ -167,13 +167,13 @@ def _copy_findings(kafka: str, found: FoundTopic, broker_count: int) -> Iterator
         )
     elif found.replicas >= BROKERS_FOR_COPIES and in_sync_min < 2:
         yield _finding(
-            f"{name} has min.insync.replicas={in_sync_min}", "an acknowledged entry may be on one "
-                                                             "broker alone",
-            _alter(kafka, name, "min.insync.replicas=2"),
-        )  # fmt: skip
+            f"{name} has min.insync.replicas={in_sync_min}",
+            "an acknowledged entry may be on one broker alone",
+            _alter_command(kafka, name, "min.insync.replicas=2"),
+        )
 
 
-def _alter(kafka: str, topic: str, setting: str) -> str:
+def _alter_command(kafka: str, topic: str, setting: str) -> str:
     return (
         f"kafka-configs.sh --bootstrap-server {kafka} --entity-type topics --entity-name {topic} "
         f"--alter --add-config {setting}"
@@ -184,5 +184,5 @@ def _finding(what: str, why: str, mend: str) -> Finding:
     return Finding(area="topics", what=what, why=why, mend=mend)
 
 
-def _listed(partitions: Sequence[int]) -> str:
+def _numbers(partitions: Sequence[int]) -> str:
     return ", ".join(map(str, partitions))

@@ -1,6 +1,4 @@
-"""The ledger itself: clocks, catalog, rules, what its partitions are doing, and whether views and
-limit events are what the log says.
-"""
+"""The ledger itself: clocks, catalog, rules, partitions, views and limit events."""
 
 from __future__ import annotations
 
@@ -31,11 +29,11 @@ LINT_SHOWN = 3
 def clock_findings(
     now: datetime, redis_now: datetime, newest_record: datetime | None
 ) -> Iterator[Finding]:
-    """Clocks that differ.
+    """Clocks that differ by more than 2 s.
 
-    The broker's is known by what it dated last: that cannot lie ahead of now.
+    The broker's clock is known by its newest record, which cannot be later than now.
     """
-    why = "holds expire, renewals come and `as of` is told by these clocks"
+    why = "holds, renewals and `as of` times go by these clocks"
     mend = "chronyc makestep (or timedatectl set-ntp true) on the machine that is wrong"
     if abs(now - redis_now) > CLOCKS_APART_MAX:
         yield _finding(
@@ -53,9 +51,7 @@ def clock_findings(
 def catalog_findings(
     catalogs: AdoptedCatalogs, end: int, heads: Mapping[int, Head]
 ) -> Iterator[Finding]:
-    """Whether there is a catalog that every partition decides by, and what lint says of the
-    newest.
-    """
+    """Whether every partition has adopted the newest catalog, and what lint says of it."""
     if not catalogs:
         yield _finding(
             "catalog",
@@ -67,35 +63,33 @@ def catalog_findings(
     behind = [partition for partition, head in heads.items() if head.catalog_next < end]
     if behind:
         yield _finding(
-            "catalog", f"partitions {_listed(behind)} have not adopted the newest catalog", "they "
-                                                                                            "rate "
-                                                                                            "by an "
-                                                                                            "older "
-                                                                                            "one",
-            "usageledger status: see why those partitions do not go on",
-        )  # fmt: skip
+            "catalog",
+            f"partitions {_numbers(behind)} have not adopted the newest catalog",
+            "they rate by an older one",
+            "usageledger status: see why those partitions make no progress",
+        )
     newest = catalogs.catalogs[-1]
     found = lint(newest)
     if found:
-        told = "; ".join(f"{each.where}: {each.message}" for each in found[:LINT_SHOWN])
+        shown = "; ".join(f"{each.where}: {each.message}" for each in found[:LINT_SHOWN])
         more = f" (and {len(found) - LINT_SHOWN} more)" if len(found) > LINT_SHOWN else ""
         yield _finding(
             "catalog",
-            f"catalog {newest.version}: {told}{more}",
-            "is it meant so?",
+            f"catalog {newest.version}: {shown}{more}",
+            "it may not be what was meant",
             "usageledger catalog lint",
             is_notice=True,
         )
 
 
 def partition_findings(states: Sequence[PartitionState], service: str) -> Iterator[Finding]:
-    """Partitions that do not go on by themselves."""
+    """Partitions that do not go on by themselves. ``service`` starts a processor."""
     unowned = [state.partition for state in states if state.name == "no_owner"]
     if unowned:
         yield _finding(
             "partitions",
-            f"partitions {_listed(unowned)} have no owner",
-            "what comes there waits",
+            f"partitions {_numbers(unowned)} have no owner",
+            "what arrives there waits",
             service,
         )
     for state in states:
@@ -106,45 +100,49 @@ def partition_findings(states: Sequence[PartitionState], service: str) -> Iterat
             yield _finding(
                 "partitions",
                 f"partition {state.partition} has stopped: {state.detail}",
-                "what comes there waits",
+                "what arrives there waits",
                 mend,
             )
         elif state.is_stuck:
             yield _finding(
-                "partitions", f"partition {state.partition} makes no progress: {state.undecided:,} "
-                              f"records wait, {state.detail}",
-                "meters and limits stand still", "see the processor's log; it ends a stuck worker "
-                                                 "after a minute",
-            )  # fmt: skip
+                "partitions",
+                f"partition {state.partition} makes no progress: {state.undecided:,} records wait, "
+                f"{state.detail}",
+                "its meters and limits do not change",
+                "see the processor's log; it ends a stuck worker after a minute",
+            )
 
 
 def limits_findings(before: LedgerLags, after: LedgerLags, seconds: float) -> Iterator[Finding]:
-    """Partitions whose limit events wait and have not moved between two looks."""
+    """Partitions with limit events to write, none of which was written between two looks."""
     lag = {each.partition: each.records for each in before.lags if each.what == "limits"}
-    grown = [
+    stalled = [
         each
         for each in after.lags
         if each.what == "limits" and each.records and each.records >= lag.get(each.partition, 0) > 0
     ]
-    for each in grown:
+    for each in stalled:
         yield _finding(
-            "limits", f"partition {each.partition} has {each.records:,} ledger records to "
-                      f"announce, and none was in {seconds:.0f} s",
-            "apps are not told to block or to offer", "usageledger service limits; where it runs, "
-                                                      "its log says why the partition stopped",
-        )  # fmt: skip
+            "limits",
+            f"partition {each.partition} has {each.records:,} ledger records to announce, and none "
+            f"was announced in {seconds:.0f} s",
+            "apps are not told to block an account or to offer an upgrade",
+            "usageledger service limits; if it runs, its log says why the partition stopped",
+        )
 
 
 def rules_findings(heads: Mapping[int, Head]) -> Iterator[Finding]:
-    """Partitions decided by rules that this release does not know."""
+    """Partitions that were decided by rules which this release does not know."""
     newer = [partition for partition, head in heads.items() if not knows_rules_of(head)]
     if newer:
         head = heads[newer[0]]
         yield _finding(
-            "rules", f"partitions {_listed(newer)} are decided by rules {head.decide}, tzdata "
-                     f"{head.tzdata}; this release has"
-            f" {DECIDE_VERSION}, tzdata {rules_version()}", "it must not decide or replay them", "pip install --upgrade usageledger",
-        )  # fmt: skip
+            "rules",
+            f"partitions {_numbers(newer)} are decided by rules {head.decide}, tzdata "
+            f"{head.tzdata}; this release has {DECIDE_VERSION}, tzdata {rules_version()}",
+            "this release must not decide or replay them",
+            "pip install --upgrade usageledger",
+        )
 
 
 def view_findings(
@@ -154,9 +152,9 @@ def view_findings(
     unreadable: Sequence[int],
     redis_now: datetime,
 ) -> Iterator[Finding]:
-    """Views that are no fold of the log, or that nobody has verified lately.
+    """Views that are not a fold of the log, or that no owner has verified lately.
 
-    A whole comparison is `audit verify`'s.
+    Only each view's head is compared; `audit verify` compares everything.
     """
     for partition, stored in heads.items():
         rebuild = f"usageledger rebuild --partition {partition}"
@@ -168,26 +166,7 @@ def view_findings(
                 rebuild,
             )
         elif stored is not None:
-            if not _is_prefix(reader, topics.ledger, partition, stored):
-                yield _finding(
-                    "view",
-                    f"the view of partition {partition} is no prefix of its ledger",
-                    "its counters are not the log's",
-                    rebuild,
-                )
-            if not is_verified(stored, redis_now):
-                at = verified_at(stored).isoformat(sep=" ", timespec="seconds")
-                told = (
-                    f"was last verified at {at}"
-                    if stored.verified_at_ms
-                    else "has not been verified since it was made"
-                )
-                yield _finding(
-                    "view", f"the view of partition {partition} {told}", "counters may be older "
-                                                                         "than they look",
-                    "usageledger up (or `usageledger service processor`): its owner verifies it "
-                    "each second",
-                )  # fmt: skip
+            yield from _head_findings(reader, topics, partition, stored, redis_now)
         elif reader.end_offset(topics.ledger, partition) > 0:
             yield _finding(
                 "view",
@@ -197,13 +176,39 @@ def view_findings(
             )
 
 
+def _head_findings(
+    reader: LogReader, topics: Topics, partition: int, stored: StoredHead, redis_now: datetime
+) -> Iterator[Finding]:
+    if not _is_prefix(reader, topics.ledger, partition, stored):
+        yield _finding(
+            "view",
+            f"the view of partition {partition} is no prefix of its ledger",
+            "its counters are not the log's",
+            f"usageledger rebuild --partition {partition}",
+        )
+    if not is_verified(stored, redis_now):
+        at = verified_at(stored).isoformat(sep=" ", timespec="seconds")
+        verified = (
+            f"was last verified at {at}"
+            if stored.verified_at_ms
+            else "has not been verified since it was made"
+        )
+        yield _finding(
+            "view",
+            f"the view of partition {partition} {verified}",
+            "counters may be older than they look",
+            "usageledger up (or `usageledger service processor`): its owner verifies it each "
+            "second",
+        )
+
+
 def is_verified(stored: StoredHead, redis_now: datetime) -> bool:
-    """Whether an owner has verified this view lately."""
+    """Whether an owner has verified this view in the last 15 seconds."""
     return redis_now - verified_at(stored) <= UNVERIFIED_MAX
 
 
 def _is_prefix(reader: LogReader, topic: str, partition: int, stored: StoredHead) -> bool:
-    """Whether the last entry before the view's head is the one that it names."""
+    """Whether the last entry below the view's head is the one whose hash the head has."""
     stop, start = stored.position.next_offset, reader.start_offset(topic, partition)
     if stop > reader.end_offset(topic, partition):
         return False
@@ -231,5 +236,5 @@ def _apart(difference: timedelta) -> str:
     )
 
 
-def _listed(partitions: Sequence[int]) -> str:
+def _numbers(partitions: Sequence[int]) -> str:
     return ", ".join(map(str, partitions))

@@ -1,4 +1,4 @@
-"""Whether the Redis can be trusted, has copies, and has room."""
+"""Whether Redis keeps what it is told, has copies, and has room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY_SHARE_MAX = 0.8
 
 
 def redis_findings(client: Client) -> Iterator[Finding]:
-    """What is wrong with every server that holds counters. Raises ViewError, redis-py's errors."""
+    """What is wrong with each server that holds the view. Raises ViewError, redis-py's errors."""
     try:
         problems, warnings = [], check_server(client)
     except ServerUnfit as unfit:
@@ -25,58 +25,58 @@ def redis_findings(client: Client) -> Iterator[Finding]:
         yield _finding(
             what, "it could lose counters, or not hold them at all", f"redis-cli CONFIG: {mend}"
         )
-    for address, about in servers(client).items():
-        yield from server_findings(address, about)
+    for address, info in server_infos(client).items():
+        yield from server_findings(address, info)
     if isinstance(client, redis.RedisCluster):
         yield from cluster_findings(
             {name: str(value) for name, value in dict(client.cluster_info()).items()}
         )
 
 
-def servers(client: Client) -> dict[str, Mapping[str, Any]]:
-    """INFO of each server that holds counters, by its address."""
+def server_infos(client: Client) -> dict[str, Mapping[str, Any]]:
+    """INFO of each server that holds the view, by its address."""
     if isinstance(client, redis.RedisCluster):
         primaries = client.get_primaries()  # type: ignore[no-untyped-call] # redis-py has no type for it
         return {node.name: dict(client.get_redis_connection(node).info()) for node in primaries}
     where = client.connection_pool.connection_kwargs
-    return {
-        f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":"): dict(client.info())
-    }
+    address = f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":")
+    return {address: dict(client.info())}
 
 
-def server_findings(address: str, about: Mapping[str, Any]) -> Iterator[Finding]:
-    """What one server's INFO tells."""
-    used, most = int(about.get("used_memory", 0)), int(about.get("maxmemory", 0))
+def server_findings(address: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with one server, by its INFO."""
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if most and used > MEMORY_SHARE_MAX * most:
         yield _finding(
-            f"{address} uses {100 * used // most} % of its maxmemory", "when it is full, "
-                                                                       "partitions stop until "
-                                                                       "there is room",
+            f"{address} uses {100 * used // most} % of its maxmemory",
+            "when it is full, partitions stop until there is room",
             f"redis-cli -u redis://{address} CONFIG SET maxmemory BYTES",
-        )  # fmt: skip
+        )
     for field in ("aof_last_write_status", "aof_last_bgrewrite_status"):
-        if about.get(field, "ok") != "ok":
+        if info.get(field, "ok") != "ok":
             yield _finding(
-                f"{address} says {field}:{about[field]}",
-                "what it is told does not reach its disk",
-                "df -h: see to its disk, then its log",
+                f"{address} says {field}:{info[field]}",
+                "what is written to it does not reach its disk",
+                "df -h: look at its disk, then at its log",
             )
-    if int(about.get("connected_slaves", 0)) == 0:
+    if int(info.get("connected_slaves", 0)) == 0:
         yield _finding(
-            f"{address} has no replica", "while it is down no counter can be read, and its "
-                                         "partitions wait",
-            f"redis-cli -h REPLICA REPLICAOF {address.replace(':', ' ')}", is_notice=True,
-        )  # fmt: skip
+            f"{address} has no replica",
+            "while it is down no counter can be read, and its partitions wait",
+            f"redis-cli -h REPLICA REPLICAOF {address.replace(':', ' ')}",
+            is_notice=True,
+        )
 
 
 def cluster_findings(state: Mapping[str, str]) -> Iterator[Finding]:
-    """What a cluster says of itself."""
+    """What is wrong with a cluster, by its CLUSTER INFO."""
     if state.get("cluster_state") != "ok" or state.get("cluster_slots_ok") != "16384":
         yield _finding(
             f"the cluster is {state.get('cluster_state')}, with {state.get('cluster_slots_ok')} of "
             "16384 slots served",
-            "the partitions in the other slots wait", "redis-cli --cluster fix HOST:PORT",
-        )  # fmt: skip
+            "the partitions in the other slots wait",
+            "redis-cli --cluster fix HOST:PORT",
+        )
 
 
 def _finding(what: str, why: str, mend: str, *, is_notice: bool = False) -> Finding:

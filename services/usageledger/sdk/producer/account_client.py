@@ -47,6 +47,9 @@ class AccountClient:
     Every command raises InvalidEvent for what is wrong with it, and CommandFailed if Kafka has not
     acknowledged it within ``timeout_s``. For use from any thread, and after a fork; commands of one
     client go out one after the other. Settings as for `UsageMeter`.
+
+    ``importing`` is for a ledger in import mode: ``occurred_at`` may then be any time, and is the
+    time of the record too.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class AccountClient:
         prefix: str | None = None,
         timeout_s: float = 30.0,
         kafka_options: Mapping[str, object] | None = None,
+        importing: bool = False,
         clock: Callable[[], datetime] | None = None,
         connect_to: ConnectTo | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class AccountClient:
         )
         self._connect = connect_to(Topics(kafka_publisher.prefix_setting(prefix)).account)
         self._timeout_s = timeout_s
+        self._importing = importing
         self._clock = clock or events.utc_now
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -105,6 +110,7 @@ class AccountClient:
                 as_of=as_of,
                 occurred_at=occurred_at,
                 now=self._clock(),
+                live=not self._importing,
             )
         )
 
@@ -133,6 +139,7 @@ class AccountClient:
                 anchor=anchor,
                 occurred_at=occurred_at,
                 now=self._clock(),
+                live=not self._importing,
             )
         )
 
@@ -147,6 +154,7 @@ class AccountClient:
             plan=plan,
             occurred_at=occurred_at,
             now=self._clock(),
+            live=not self._importing,
         )
         return self._send(event)
 
@@ -166,6 +174,7 @@ class AccountClient:
             effective=effective,
             occurred_at=occurred_at,
             now=self._clock(),
+            live=not self._importing,
         )
         return self._send(event)
 
@@ -192,6 +201,7 @@ class AccountClient:
             note=note,
             occurred_at=occurred_at,
             now=self._clock(),
+            live=not self._importing,
         )
         return self._send(event)
 
@@ -213,6 +223,7 @@ class AccountClient:
             note=note,
             occurred_at=occurred_at,
             now=self._clock(),
+            live=not self._importing,
         )
         return self._send(event)
 
@@ -236,6 +247,7 @@ class AccountClient:
             thresholds=thresholds,
             occurred_at=occurred_at,
             now=self._clock(),
+            live=not self._importing,
         )
         return self._send(event)
 
@@ -262,6 +274,7 @@ class AccountClient:
                 expires_at=expires_at,
                 occurred_at=occurred_at,
                 now=self._clock(),
+                live=not self._importing,
             )
         )
 
@@ -286,6 +299,7 @@ class AccountClient:
             reason=reason,
             occurred_at=occurred_at,
             now=self._clock(),
+            live=not self._importing,
         )
         return self._send(event)
 
@@ -314,7 +328,7 @@ class AccountClient:
                 f"not sent: earlier commands took {self._timeout_s} s", id=id, retriable=True
             )
         try:
-            self._publish(events.record_key(event), value, deadline)
+            self._publish(event, value, deadline)
         except PublishError as error:
             self._disconnect()
             message = f"{event['type']} for {event['subject']} was not acknowledged: {error}"
@@ -323,7 +337,7 @@ class AccountClient:
             self._lock.release()
         return id
 
-    def _publish(self, key: bytes, value: bytes, deadline: float) -> None:
+    def _publish(self, event: Event, value: bytes, deadline: float) -> None:
         """Send one event and wait for its acknowledgement. Raises PublishError."""
         if self._publisher is None:
             self._publisher = self._connect()
@@ -334,7 +348,8 @@ class AccountClient:
             outcome.append(error)
             is_done.set()
 
-        self._publisher.send(key, value, done)
+        timestamp_ms = events.timestamp_ms(event) if self._importing else None
+        self._publisher.send(events.record_key(event), value, done, timestamp_ms=timestamp_ms)
         if not is_done.wait(max(0.0, deadline - time.monotonic())):
             raise PublishError(f"no answer within {self._timeout_s} s", Blame.CONNECTION)
         if outcome[0] is not None:

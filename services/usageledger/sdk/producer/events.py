@@ -25,6 +25,7 @@ from usageledger.domain.bounds import (
 from usageledger.domain.credits import format_credits, parse_credits
 from usageledger.domain.quantity import check_name, format_quantity, parse_quantity
 from usageledger.domain.thresholds import parse_thresholds
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.topics import Topics
 
 Event = dict[str, object]
@@ -324,6 +325,14 @@ def encode(event: Event) -> bytes:
 def record_key(event: Event) -> bytes:
     """The key of an event's record, by which Kafka finds the account's partition."""
     return str(event["subject"]).encode()
+
+
+def timestamp_ms(event: Event) -> int:
+    """The event's own time in milliseconds since 1970, which dates its record in import mode.
+
+    A time before 1970 becomes 1970, as in the ledger.
+    """
+    return max(0, milliseconds(datetime.fromisoformat(str(event["time"]))))
 
 
 def topic_of(event: Event, topics: Topics) -> str:

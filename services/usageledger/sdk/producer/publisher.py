@@ -45,11 +45,13 @@ Done = Callable[[PublishError | None], None]
 class Publisher(Protocol):
     """One connection to Kafka, publishing to one topic in the order of the calls."""
 
-    def send(self, key: bytes, value: bytes, done: Done) -> None:
+    def send(
+        self, key: bytes, value: bytes, done: Done, *, timestamp_ms: int | None = None
+    ) -> None:
         """Hand an event over.
 
         Blocks for the stated few seconds at most. Raises PublishError (and then ``done`` is never
-        called).
+        called). Without ``timestamp_ms`` the clock dates the record, or Kafka itself.
         """
         ...
 

@@ -169,11 +169,30 @@ def test_a_broker_that_is_down_fails_the_command_and_the_next_tries_anew() -> No
     assert [event["id"] for event in kafka.events()] == ["e"]
 
 
+def test_in_import_mode_an_event_may_be_old_and_dates_its_record() -> None:
+    kafka = FakeKafka()
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    with pytest.raises(InvalidEvent, match="35 days before now"):
+        client_of(kafka).change_plan("a", "max", occurred_at=long_ago)
+    client_of(kafka, importing=True).change_plan("a", "max", occurred_at=long_ago)
+    client_of(kafka).change_plan("a", "max")
+    assert [event["time"] for event in kafka.events()] == [
+        "2020-01-01T00:00:00Z",
+        "2026-11-22T10:15:31Z",
+    ]
+    assert [connection.timestamps_ms for connection in kafka.connections] == [
+        [1_577_836_800_000],
+        [None],
+    ]
+
+
 class AnsweringConnection(FakeConnection):
     """Answers what it refuses as well."""
 
-    def send(self, key: bytes, value: bytes, done: Done) -> None:
-        super().send(key, value, done)
+    def send(
+        self, key: bytes, value: bytes, done: Done, *, timestamp_ms: int | None = None
+    ) -> None:
+        super().send(key, value, done, timestamp_ms=timestamp_ms)
         self.deliver()
 
 

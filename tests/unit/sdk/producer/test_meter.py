@@ -341,7 +341,7 @@ class _AtOnce:
         self._connection = kafka.connect_to(topic)()
         self._kafka = kafka
 
-    def send(self, key: bytes, value: bytes, done: Any) -> None:
+    def send(self, key: bytes, value: bytes, done: Any, *, timestamp_ms: int | None = None) -> None:
         if self._kafka.refuses(value):
             raise PublishError("too large", Blame.EVENT)
         self._connection.send(key, value, done)
