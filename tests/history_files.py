@@ -45,7 +45,7 @@ def folded(
     begin = turn = 0
     while begin < len(records):
         end = begin + sizes[turn % len(sizes)]
-        HistoryFold(database).take(partition, records[begin:end])
+        HistoryFold(database).add(partition, records[begin:end])
         begin, turn = end, turn + 1
     return database
 

@@ -58,7 +58,7 @@ def _fold(path: Path, batches: Sequence[Sequence[Record]]) -> None:
     database = open_for_writing(path)
     fold = HistoryFold(database)
     for batch in batches:
-        fold.take(0, batch)
+        fold.add(0, batch)
     database.close()
 
 

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.scheduler import Process
-from usageledger.ledger.records import LedgerError, Record
+from usageledger.ledger.records import Bounds, LedgerError, Record
 from usageledger.log.topics import Topics
-from usageledger.processor.feed import Bounds, Chunk, PartitionFeed, Place
+from usageledger.processor.feed import Chunk, PartitionFeed, Place
 from usageledger.processor.inputs import InputBuffer
 
 T = TypeVar("T")

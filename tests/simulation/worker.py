@@ -194,7 +194,7 @@ class Worker:
                 await asyncio.sleep(self.catalog_lag_s)
                 self._catalogs.put(records)
                 if not records:
-                    self._catalogs.told_end(end)
+                    self._catalogs.note_end(end)
             await asyncio.sleep(CATALOG_POLL_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -30,7 +30,7 @@ from usageledger.gateway.event_publisher import Reporter
 from usageledger.gateway.idempotency import forget_old
 from usageledger.gateway.inspector import Connections, Inspector
 from usageledger.gateway.store import open_store, transaction
-from usageledger.gateway.streams.limit_follower import LimitFollower
+from usageledger.gateway.streams.limit_follower import LimitFollower, limit_topic
 from usageledger.gateway.streams.limit_store import LimitRecord
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
@@ -211,12 +211,10 @@ def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollowe
         gateway.streams.hand_over(events)
         sender.wake()
 
-    topic, partitions = gateway.topics.limit, gateway.accounts.partition_count
     # Who went on listening would hear nothing and take it for calm.
     follower = LimitFollower(
-        options.kafka,
-        topic,
-        partitions,
+        limit_topic(options.kafka, gateway.topics.limit),
+        gateway.accounts.partition_count,
         gateway.limits,
         gateway.store_thread,
         hand_on,

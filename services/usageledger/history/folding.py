@@ -118,7 +118,7 @@ class HistoryFold:
         """How far the partition is folded."""
         return self._positions.get(partition, Position())
 
-    def take(self, partition: int, records: Sequence[Record]) -> int:
+    def add(self, partition: int, records: Sequence[Record]) -> int:
         """Fold records that begin at the partition's position; return how many valid entries there
         were.
 

@@ -1,9 +1,10 @@
-"""The history as a service: reads every partition of the ledger and folds it, in a process of its
-own, so that the gateway's answers never wait for it.
+"""The history as a service: it reads every partition of the ledger and folds it.
 
-Where to go on, ``history.db`` says, and nothing else does. The entry that was folded last is read
-again and compared, so that a ledger that was made anew, or one that lost its end, is known from the
-first record; then everything is forgotten and folded again, and that is told.
+It has a process of its own, so that the gateway's answers never wait for it.
+
+``history.db`` alone says where to go on. The entry that was folded last is read again and compared.
+So a ledger that was made anew, or lost its end, is recognised by the first record. Then everything
+is forgotten and folded again, which is logged.
 """
 
 from __future__ import annotations
@@ -11,60 +12,47 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import kafka.errors
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-)
 
 from usageledger.domain.chain import NotAnEntry, entry_at
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
 from usageledger.history.tables import empty, open_for_writing, throw_away
 from usageledger.ledger.records import Record
+from usageledger.log.follower import NOT_LET_IN, TRANSIENT, TopicFollower
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
+from usageledger.runtime.backoff import Backoff
 from usageledger.runtime.telemetry import Figure, Report
 
 POLL_MS = 200
-RECORDS_PER_POLL = 5_000
-# While little comes, what comes in so long is folded together: ten transactions cost half as much
-# again as one of as many entries.
+RECORDS_PER_POLL_MAX = 5_000
+# With fewer records than FEW_RECORDS in a step, the next step waits for GATHER_S, so that more
+# entries share a transaction: ten transactions cost 1.5 times one of as many entries.
 GATHER_S, FEW_RECORDS = 0.2, 1_000
-RETRY_AFTER_S = 0.5
+RECONNECT = Backoff((0.5,))
 ANSWER_WITHIN_S = 15.0
-SILENCE_S = 10.0
-# Per partition: about what a poll then takes, and a batch of so many costs a fifth less than one of
-# a thousand.
-FETCH_BYTES = 4 * 1024 * 1024
+SILENT_MAX_S = 10.0
+# Of one partition: about RECORDS_PER_POLL_MAX entries. Folding 5,000 at once costs a fifth less per
+# entry than folding 1,000.
+FETCH_BYTES_MAX = 4 * 1024 * 1024
 
-_NOT_LET_IN = (AuthenticationFailedError, SaslAuthenticationFailed, TopicAuthorizationFailedError)
-_TRANSIENT = (KafkaError, kafka.errors.KafkaError, OSError, TimeoutError)
-
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class HistoryError(Exception):
-    """There is nothing that could be folded. The message says why."""
+    """Nothing can be folded. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryHealth:
-    """How far the fold is.
+    """How far the fold has come.
 
-    ``lag_records``: records of the ledger that are not folded yet, None while that is not known.
-
-    ``stopped``: why partitions are not folded any more. ``folded_count``: the entries that this
-    process has folded.
+    ``folded_count``: the entries that this process has folded. ``lag_records``: the records of the
+    ledger that are not folded yet; None while that is not known. ``stopped``: by partition, why it
+    is not folded any more.
     """
 
     partition_count: int
@@ -75,7 +63,7 @@ class HistoryHealth:
     """Why nothing can be read at the moment."""
 
     def report(self) -> Report:
-        """What the service tells who watches it."""
+        """The service's readiness and figures."""
         unready = [
             f"partition {partition} stopped: {why}"
             for partition, why in sorted(self.stopped.items())
@@ -114,50 +102,57 @@ OnHealth = Callable[[HistoryHealth], None]
 async def run_history(
     *, kafka: str, prefix: str, path: Path, stop: asyncio.Event, on_health: OnHealth | None = None
 ) -> None:
-    """Fold the ledger into the file until ``stop`` is set. ``on_health`` is told again and again.
+    """Fold the ledger into the file until ``stop`` is set, and call ``on_health`` at each step.
 
     Raises HistoryError where there is no ledger or every partition has stopped, sqlite3.Error, and
-    Kafka's errors where it is not let in.
+    one of `NOT_LET_IN` where Kafka refuses the client.
     """
-    async with aclosing(LedgerFeed(kafka, Topics(prefix))) as feed:
+    topic = TopicFollower(
+        kafka,
+        Topics(prefix).ledger,
+        client_id="usageledger-history",
+        answer_within_s=ANSWER_WITHIN_S,
+        fetch_bytes_max=FETCH_BYTES_MAX,
+        records_per_poll_max=RECORDS_PER_POLL_MAX,
+    )
+    async with aclosing(topic):
         while not stop.is_set():
             try:
-                await _run(feed, path, stop, on_health or (lambda _: None))
+                await _run(topic, path, stop, on_health or (lambda _: None))
             except _FileGone:
-                logger.warning("%s was taken away: it is built anew from the ledger", path)
+                log.warning("%s was taken away: it is built anew from the ledger", path)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
-                logger.error(
-                    "%s cannot be read (%s): it is built anew from the ledger", path, error
-                )
+                log.error("%s cannot be read (%s): it is built anew from the ledger", path, error)
                 throw_away(path)
 
 
 class _FileGone(Exception):
-    """Another file lies where ours was, or none."""
+    """The file at our path is another one now, or missing."""
 
 
-async def _run(feed: LedgerFeed, path: Path, stop: asyncio.Event, on_health: OnHealth) -> None:
+async def _run(topic: TopicFollower, path: Path, stop: asyncio.Event, on_health: OnHealth) -> None:
     with closing(open_for_writing(path)) as database:
         inode = _inode(path)
-        history = History(feed, database)
-        told = None
+        history = History(topic, database)
+        logged = None
         while not stop.is_set():
             trouble = None
             try:
                 await history.step()
-            except _NOT_LET_IN:
+            except NOT_LET_IN:
                 raise
-            except _TRANSIENT as error:
+            except TRANSIENT as error:
                 trouble = f"Kafka is not available: {type(error).__name__}: {error}"
-                history.begin_again()
+                history.reconnect()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), RETRY_AFTER_S)
-            trouble = trouble or feed.silence()
-            if (trouble is None) != (told is None):
-                logger.warning("%s", trouble or "Kafka answers again")
-            told = trouble
+                    await asyncio.wait_for(stop.wait(), RECONNECT.delay_s(1))
+            if trouble is None and topic.silent_s() > SILENT_MAX_S:
+                trouble = f"Kafka has not answered for {topic.silent_s():.0f} s"
+            if (trouble is None) != (logged is None):
+                log.warning("%s", trouble or "Kafka answers again")
+            logged = trouble
             on_health(replace(history.health(), trouble=trouble))
             if _inode(path) != inode:
                 raise _FileGone
@@ -168,36 +163,36 @@ def _inode(path: Path) -> int | None:
 
 
 class History:
-    """Folds a feed into a database, step by step.
+    """Folds the ledger's topic into a database, step by step.
 
-    Partitions that cannot be folded stop, and the others go on.
+    A partition that cannot be folded stops, and the others go on.
     """
 
-    def __init__(self, feed: LedgerFeed, database: sqlite3.Connection) -> None:
-        self._feed = feed
+    def __init__(self, topic: TopicFollower, database: sqlite3.Connection) -> None:
+        self._topic = topic
         self._database = database
         self._fold = HistoryFold(database)
-        self._is_begun = False
+        self._is_connected = False
         self._unconfirmed: set[int] = set()
-        self._asked_again: dict[int, int] = {}
+        self._reread_at: dict[int, int] = {}
         self._stopped: dict[int, str] = {}
         self._partition_count = 0
         self._folded_count = 0
         self._ends: dict[int, int] = {}
 
     async def step(self) -> None:
-        """Fold what comes within a moment.
+        """Fold the records of one poll.
 
-        Raises HistoryError where nothing can be folded, sqlite3.Error, Kafka's errors.
+        Raises HistoryError where nothing can be folded, sqlite3.Error, and as `TopicFollower` does.
         """
-        if not self._is_begun:
-            await self._begin()
-        polled = await self._feed.poll(POLL_MS)
+        if not self._is_connected:
+            await self._connect()
+        polled = await self._topic.poll(POLL_MS)
         for partition, records in polled.items():
-            self._take(partition, records)
-            if not self._is_begun:
-                return  # the rest is of a history that was forgotten
-        self._ends |= self._feed.known_ends()
+            self._fold_records(partition, records)
+            if not self._is_connected:
+                return  # the history was forgotten, and the rest of the poll belongs to it
+        self._ends |= self._topic.known_ends()
         if sum(map(len, polled.values())) < FEW_RECORDS:
             await asyncio.sleep(GATHER_S)
         if self._stopped and len(self._stopped) == self._partition_count:
@@ -208,12 +203,12 @@ class History:
                 )
             )
 
-    def begin_again(self) -> None:
-        """Have the next step look up where each partition is to be read from."""
-        self._is_begun = False
+    def reconnect(self) -> None:
+        """Have the next step connect anew and look up where each partition is read from."""
+        self._is_connected = False
 
     def health(self) -> HistoryHealth:
-        """How far the fold is."""
+        """How far the fold has come."""
         behind = [
             max(0, end - self._fold.position(partition).next_offset)
             for partition, end in self._ends.items()
@@ -225,9 +220,14 @@ class History:
             stopped=dict(self._stopped),
         )
 
-    async def _begin(self) -> None:
-        bounds = await self._feed.bounds()
-        self._partition_count = len(bounds)
+    async def _connect(self) -> None:
+        count = await asyncio.to_thread(_partition_count, self._topic)
+        if count == 0:
+            raise HistoryError(
+                f"there is no topic {self._topic.topic}: make the ledger with `usageledger up`"
+            )
+        bounds = await self._topic.connect(count)
+        self._partition_count = count
         for partition, (_, end) in bounds.items():
             position = self._fold.position(partition)
             if position.next_offset > end:
@@ -236,18 +236,14 @@ class History:
                     f"{position.next_offset}"
                 )
                 break
-        self._unconfirmed, self._ends = (
-            set(),
-            {partition: end for partition, (_, end) in bounds.items()},
-        )
-        self._is_begun = True
+        self._unconfirmed.clear()
+        self._ends = {partition: end for partition, (_, end) in bounds.items()}
+        self._is_connected = True
         for partition, (start, _) in bounds.items():
             self._read_from(partition, start)
 
     def _read_from(self, partition: int, start: int) -> None:
-        """Go on after what is folded, or, to confirm that it is the same log, with the last entry
-        that is.
-        """
+        """Seek to the last folded entry, which confirms that it is the same log, or after it."""
         position = self._fold.position(partition)
         if start > position.next_offset:
             self._stopped.setdefault(
@@ -256,55 +252,59 @@ class History:
                 f"{position.next_offset} only",
             )
         if partition in self._stopped:
-            self._feed.seek(
-                partition, start
-            )  # one without a position would be an error, though nothing of it is read
+            # A partition without a position is an error, though nothing of it is read.
+            self._topic.seek(partition, start)
             self._stop(partition, self._stopped[partition])
         elif position.entry_offset >= start:
             self._unconfirmed.add(partition)
-            self._feed.seek(partition, position.entry_offset)
+            self._topic.seek(partition, position.entry_offset)
         else:
-            self._feed.seek(partition, position.next_offset)
+            self._topic.seek(partition, position.next_offset)
 
-    def _take(self, partition: int, records: Sequence[Record]) -> None:
+    def _fold_records(self, partition: int, records: Sequence[Record]) -> None:
         if partition in self._stopped:
             return
         position = self._fold.position(partition)
         try:
             if partition in self._unconfirmed:
-                _confirm(position, records[0])
+                _check_last_folded(position, records[0])
                 self._unconfirmed.discard(partition)
             new = [record for record in records if record.offset >= position.next_offset]
-            self._folded_count += self._fold.take(partition, new) if new else 0
+            self._folded_count += self._fold.add(partition, new) if new else 0
         except AnotherLedger as error:
             self._forget(f"partition {partition}: {error}")
-            self.begin_again()
+            self.reconnect()
         except FoldFailed as error:
-            if self._asked_again.get(partition) == position.next_offset:
+            if self._reread_at.get(partition) == position.next_offset:
                 self._stop(partition, str(error))
             else:
-                # Once more, for a consumer's position may have been reset; what is wrong with the
-                # log stays wrong.
-                self._asked_again[partition] = position.next_offset
-                self._feed.seek(partition, position.next_offset)
+                # A consumer's position may have been reset, so the records are read once more.
+                # A fault of the log itself shows again.
+                self._reread_at[partition] = position.next_offset
+                self._topic.seek(partition, position.next_offset)
 
     def _forget(self, why: str) -> None:
-        logger.error(
-            "another ledger lies there than the one whose history this is: it is forgotten and "
-            "built anew (%s)",
+        log.error(
+            "the topic holds another ledger than the one whose history this is: the history is "
+            "forgotten and built anew (%s)",
             why,
         )
         empty(self._database)
         self._fold = HistoryFold(self._database)
-        self._stopped, self._asked_again = {}, {}
+        self._stopped, self._reread_at = {}, {}
 
     def _stop(self, partition: int, detail: str) -> None:
-        logger.error("partition %d STOPPED, its history does not go on: %s", partition, detail)
+        log.error("partition %d STOPPED, its history does not go on: %s", partition, detail)
         self._stopped[partition] = detail
-        self._feed.pause(partition)
+        self._topic.pause(partition)
 
 
-def _confirm(position: Position, first: Record) -> None:
+def _partition_count(topic: TopicFollower) -> int:
+    with log_reader(topic.kafka) as reader:
+        return reader.partition_count(topic.topic)
+
+
+def _check_last_folded(position: Position, first: Record) -> None:
     """Raise AnotherLedger unless the record is the entry that was folded last."""
     try:
         sealed = (
@@ -316,102 +316,3 @@ def _confirm(position: Position, first: Record) -> None:
         raise AnotherLedger(
             f"another entry lies at offset {position.entry_offset} than the one that was folded"
         )
-
-
-class LedgerFeed:
-    """The partitions of ``ledger.entries``.
-
-    Raises Kafka's errors, of which those in `_TRANSIENT` pass, and TimeoutError.
-    """
-
-    def __init__(self, kafka: str, topics: Topics) -> None:
-        self._kafka = kafka
-        self._topic = topics.ledger
-        self._consumer: Any = None
-        self._began_s = time.time()
-        self._places: list[Any] = []
-
-    async def bounds(self) -> dict[int, tuple[int, int]]:
-        """The offsets of the oldest record and of the next one, of each partition: they are read
-        from now on. Raises HistoryError.
-        """
-        await self.aclose()
-        count = await asyncio.to_thread(self._partition_count)
-        if count == 0:
-            raise HistoryError(f"there is no topic {self._topic}: `usageledger up` makes a ledger")
-        self._places = [TopicPartition(self._topic, partition) for partition in range(count)]
-        consumer = self._consumer = _consumer(self._kafka)
-        consumer.assign(self._places)
-        self._began_s = time.time()
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            await consumer.start()
-            starts, ends = (
-                await consumer.beginning_offsets(self._places),
-                await consumer.end_offsets(self._places),
-            )
-        return {place.partition: (starts[place], ends[place]) for place in self._places}
-
-    def known_ends(self) -> dict[int, int]:
-        """The offset of the next record of each partition, where a poll has told it.
-
-        Asks nobody.
-        """
-        ends = {place.partition: self._consumer.highwater(place) for place in self._places}
-        return {partition: end for partition, end in ends.items() if end is not None}
-
-    def silence(self) -> str | None:
-        """What there is to say where Kafka has answered no fetch for a while: a poll only finds
-        nothing then.
-        """
-        if self._consumer is None:
-            return None
-        heard_ms = max(
-            (self._consumer.last_poll_timestamp(place) or 0 for place in self._places), default=0
-        )
-        silent_s = time.time() - (heard_ms / 1_000 if heard_ms else self._began_s)
-        return f"Kafka has not answered for {silent_s:.0f} s" if silent_s > SILENCE_S else None
-
-    def seek(self, partition: int, offset: int) -> None:
-        """Read the partition on from there."""
-        self._consumer.seek(TopicPartition(self._topic, partition), offset)
-
-    def pause(self, partition: int) -> None:
-        """Read no more of it."""
-        self._consumer.pause(TopicPartition(self._topic, partition))
-
-    async def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
-        """Some records of some partitions, in order."""
-        polled = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=RECORDS_PER_POLL)
-        return {
-            place.partition: [
-                Record(record.offset, record.timestamp, record.key, record.value)
-                for record in records
-            ]
-            for place, records in polled.items()
-        }
-
-    async def aclose(self) -> None:
-        """Let go of the connections."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            with suppress(TimeoutError, KafkaError):
-                async with asyncio.timeout(1.0):
-                    await consumer.stop()
-
-    def _partition_count(self) -> int:
-        with log_reader(self._kafka) as reader:
-            return reader.partition_count(self._topic)
-
-
-def _consumer(kafka: str) -> Any:
-    return AIOKafkaConsumer(
-        bootstrap_servers=kafka,
-        client_id="usageledger-history",
-        auto_offset_reset="none",
-        enable_auto_commit=False,
-        check_crcs=True,
-        max_partition_fetch_bytes=FETCH_BYTES,
-        # Who leads a partition is another after a failover: what is known of it must not grow old.
-        metadata_max_age_ms=2_000,
-        request_timeout_ms=int(ANSWER_WITHIN_S * 1_000),
-    )

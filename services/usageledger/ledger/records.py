@@ -20,6 +20,13 @@ class Record(NamedTuple):
     value: bytes | None
 
 
+class Bounds(NamedTuple):
+    """What a topic partition holds: the offsets with ``start <= offset < end``."""
+
+    start: int
+    end: int
+
+
 class KeyedValue(NamedTuple):
     """What is to be appended: a key (the account id, or None for a claim or an adoption) and a
     value.

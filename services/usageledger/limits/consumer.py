@@ -28,6 +28,7 @@ from usageledger.limits.reporting import report_of
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics, limits_group
+from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.runtime.telemetry import Report
 
 APPEND_TIMEOUT_S = 30.0
@@ -38,20 +39,6 @@ BATCH_BYTES = 1024 * 1024
 # What one append puts into a partition stays well below a batch, so that it is one batch.
 APPEND_BYTES_MAX = BATCH_BYTES * 3 // 4
 _RECORD_OVERHEAD_BYTES = 64
-
-_RETRIABLE = (
-    kafka_errors.RetriableError,
-    kafka_errors.KafkaTimeoutError,
-    kafka_errors.KafkaConnectionError,
-    OSError,
-)
-# The group has moved on: the next step sees another generation.
-_NOT_OURS_NOW = (
-    kafka_errors.CommitFailedError,
-    kafka_errors.IllegalGenerationError,
-    kafka_errors.RebalanceInProgressError,
-    kafka_errors.UnknownMemberIdError,
-)
 
 OnHealth = Callable[[Mapping[int, PartitionHealth]], None]
 OnReport = Callable[[Report], None]
@@ -205,7 +192,7 @@ class KafkaLedgerFeed:
         try:
             with _translating():
                 self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
-        except _NOT_OURS_NOW as error:
+        except REBALANCED as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     def committed(self, partition: int) -> int:
@@ -286,7 +273,7 @@ class KafkaLimitLog:
                         )
                     )
             producer.flush(timeout=APPEND_TIMEOUT_S)
-        except _RETRIABLE as error:
+        except TRANSIENT as error:
             unfinished: Exception = error
         else:
             unfinished = TimeoutError("no answer")
@@ -367,7 +354,7 @@ def _translating() -> Iterator[None]:
     """
     try:
         yield
-    except _RETRIABLE as error:
+    except TRANSIENT as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
 
 

@@ -28,7 +28,7 @@ class CatalogLog:
         self._records: list[Record] = []
         self._changed = asyncio.Event()
         self._end = 0
-        self._ends_told = 0
+        self._ends_noted = 0
 
     @property
     def next_offset(self) -> int:
@@ -41,10 +41,10 @@ class CatalogLog:
         if records:
             self._wake()
 
-    def told_end(self, end: int) -> None:
+    def note_end(self, end: int) -> None:
         """Note where the topic ends, as the broker has just said."""
         self._end = end
-        self._ends_told += 1
+        self._ends_noted += 1
         self._wake()
 
     def before(self, offset: int) -> list[Record]:
@@ -62,9 +62,9 @@ class CatalogLog:
         Raises CatalogUnread if in all that time neither could be found out.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        fresh = self._ends_told + 2  # the next answer may be to a question that was asked before
+        fresh = self._ends_noted + 2  # the next answer may be to a question that was asked before
         while self.next_offset < offset:
-            if self._ends_told >= fresh and self._end < offset:
+            if self._ends_noted >= fresh and self._end < offset:
                 return False
             remaining_s = deadline - asyncio.get_running_loop().time()
             if remaining_s <= 0:

@@ -1,71 +1,61 @@
-"""Reads the catalog topic from its beginning into a `CatalogLog`, for as long as the worker
-runs.
-"""
+"""Reads the catalog topic into a `CatalogLog`, from its beginning and as long as the worker runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import OffsetOutOfRangeError
 
-from usageledger.ledger.records import Record
+from usageledger.log.follower import TRANSIENT, TopicFollower
 from usageledger.processor.catalog_log import CatalogLog
+from usageledger.runtime.backoff import Backoff
 
 POLL_MS = 1_000
-START_TIMEOUT_S = 30.0
-RETRY_S = 1.0
-LOST_RETRY_S = 30.0
+FETCH_WAIT_MS = 200
+ANSWER_WITHIN_S = 30.0
+RECONNECT = Backoff((1.0,))
+TRUNCATED_RETRY = Backoff((30.0,))
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
     """Read until cancelled.
 
-    A broker that does not answer is asked again: what was read so far stays in force.
+    A broker that does not answer is asked again. Meanwhile the catalogs read so far stay in force.
     """
     while True:
         try:
             await _read_on(kafka, topic, catalogs)
         except OffsetOutOfRangeError:
-            logger.error(
-                "%s no longer holds offset %d: it was truncated or made anew; restore it. What was "
-                "read before stays in force",
+            log.error(
+                "%s no longer holds offset %d: it was truncated or made anew; restore it. The "
+                "catalogs that were read before stay in force",
                 topic,
                 catalogs.next_offset,
             )
-            await asyncio.sleep(LOST_RETRY_S)
-        except (KafkaError, OSError, TimeoutError) as error:
-            logger.warning("the catalog topic cannot be read, trying again: %s", error)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(TRUNCATED_RETRY.delay_s(1))
+        except TRANSIENT as error:
+            log.warning("the catalog topic cannot be read, trying again: %s", error)
+            await asyncio.sleep(RECONNECT.delay_s(1))
 
 
 async def _read_on(kafka: str, topic: str, catalogs: CatalogLog) -> None:
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        fetch_max_wait_ms=200,
+    follower = TopicFollower(
+        kafka,
+        topic,
+        client_id="usageledger-processor-catalogs",
+        answer_within_s=ANSWER_WITHIN_S,
+        fetch_wait_ms=FETCH_WAIT_MS,
     )
-    there = TopicPartition(topic, 0)
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await consumer.start()
-        consumer.assign([there])
-        consumer.seek(there, catalogs.next_offset)
+    async with aclosing(follower):
+        await follower.connect(partition_count=1)
+        follower.seek(0, catalogs.next_offset)
         while True:
-            records = (await consumer.getmany(there, timeout_ms=POLL_MS)).get(there, [])
-            catalogs.put(
-                [
-                    Record(record.offset, record.timestamp, record.key, record.value)
-                    for record in records
-                ]
-            )
+            records = (await follower.poll(POLL_MS)).get(0, [])
+            catalogs.put(records)
             if not records:
-                # Nothing came: the topic ends here, or the broker does not answer. The two are told
-                # apart by asking.
-                catalogs.told_end((await consumer.end_offsets([there]))[there])
-    finally:
-        await consumer.stop()
+                # Either the topic ends here or the broker does not answer. Asking tells which.
+                catalogs.note_end((await follower.bounds())[0].end)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from usageledger.ledger.records import LedgerError, Record
+from usageledger.ledger.records import Bounds, LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import InputBuffer, Source
@@ -20,13 +20,6 @@ class Place(NamedTuple):
 
     topic: str
     partition: int
-
-
-class Bounds(NamedTuple):
-    """What a topic partition holds: ``start <= offset < end``."""
-
-    start: int
-    end: int
 
 
 class Chunk(NamedTuple):

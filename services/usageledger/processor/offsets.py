@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from usageledger.ledger.records import LedgerError
-from usageledger.processor.feed import Bounds, Place
+from usageledger.ledger.records import Bounds, LedgerError
+from usageledger.processor.feed import Place
 
 ANSWER_TIMEOUT_S = 10.0
 

@@ -174,7 +174,7 @@ def test_claims_and_what_lies_elsewhere_than_it_names_are_no_part_of_the_history
     superseded = Record(end + 1, records[-1].timestamp_ms, b"a", records[-1].value)
     database = memory_database()
     fold = HistoryFold(database)
-    assert fold.take(0, [*records, claim, superseded]) == len(records)
+    assert fold.add(0, [*records, claim, superseded]) == len(records)
     assert fold.position(0).next_offset == end + 2
     assert fold.position(0).entry_offset == end - 1
     assert database.execute("SELECT count(*) FROM charges").fetchone() == (len(records),)
@@ -185,7 +185,7 @@ def test_records_that_do_not_begin_where_the_fold_stands_change_nothing(offset: 
     records = records_of(ledger(f"{START} subscribe max", "+1h use chat_action").entries)
     database = memory_database()
     with pytest.raises(FoldFailed, match="offset 0 is missing"):
-        HistoryFold(database).take(0, records[offset:])
+        HistoryFold(database).add(0, records[offset:])
     assert not any(content(database).values())
 
 
@@ -193,10 +193,10 @@ def test_an_entry_that_does_not_follow_the_last_one_is_of_another_ledger() -> No
     mine = records_of(ledger(f"{START} subscribe max", "+1h use chat_action").entries)
     other = records_of(ledger(f"{START} subscribe pro", "+1h use chat_action").entries)
     fold = HistoryFold(memory_database())
-    fold.take(0, mine[:1])
+    fold.add(0, mine[:1])
     before = fold.position(0)
     with pytest.raises(AnotherLedger):
-        fold.take(0, [mine[1], *other[2:]])
+        fold.add(0, [mine[1], *other[2:]])
     assert fold.position(0) == before
 
 
@@ -207,11 +207,11 @@ def test_an_entry_that_cannot_be_folded_leaves_nothing_of_its_batch() -> None:
     records = records_of(partition.entries)
     database = memory_database()
     fold = HistoryFold(database)
-    fold.take(0, records)
+    fold.add(0, records)
     before = content(database)
     strange = _late_without_a_previous_period(partition, records)
     with pytest.raises(FoldFailed, match="cannot be folded"):
-        fold.take(0, strange)
+        fold.add(0, strange)
     assert content(database) == before
 
 
@@ -239,7 +239,7 @@ def test_a_place_is_a_partition_and_an_offset() -> None:
 def written(path: Path, *lines: str) -> Partition:
     partition = ledger(*lines)
     database = open_for_writing(path)
-    HistoryFold(database).take(0, records_of(partition.entries))
+    HistoryFold(database).add(0, records_of(partition.entries))
     database.close()
     return partition
 
@@ -266,7 +266,7 @@ def test_forgetting_leaves_nothing_and_begins_at_the_first_record(tmp_path: Path
     database = open_for_writing(path)
     empty(database)
     assert not any(content(database).values())
-    assert HistoryFold(database).take(0, records_of(partition.entries)) == len(partition.entries)
+    assert HistoryFold(database).add(0, records_of(partition.entries)) == len(partition.entries)
 
 
 def test_a_reader_without_a_file_says_so_and_finds_it_once_it_is_there(tmp_path: Path) -> None:
@@ -297,11 +297,11 @@ def test_a_list_goes_on_where_it_stopped_though_more_has_come(tmp_path: Path) ->
     )
     database = open_for_writing(path)
     fold = HistoryFold(database)
-    fold.take(0, records_of(partition.entries))
+    fold.add(0, records_of(partition.entries))
     reader = HistoryReader(path)
     first = asyncio.run(reader.charges("a", period=None, cursor=None, limit=3))
     partition.take("+1m use chat_action id=later")
-    fold.take(0, records_of(partition.entries)[-1:])
+    fold.add(0, records_of(partition.entries)[-1:])
     rest = asyncio.run(reader.charges("a", period=None, cursor=first.next_cursor, limit=50))
     assert [entry.offset for entry in (*first.items, *rest.items)] == list(range(6, -1, -1))
     assert rest.next_cursor is None

@@ -24,10 +24,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("domain",),
     ("contracts",),
     ("ledger",),
-    ("log", "counters"),
-    # Settings are read where a process begins (a service's entry point, local, cli) and passed on
-    # as arguments.
+    # Knows no other room. Settings are read where a process begins (a service's entry point, local,
+    # cli) and passed on as arguments.
     ("runtime",),
+    ("log", "counters"),
     ("accounts",),
     ("sdk", "processor", "limits", "history", "audit"),
     # The package's public names, which load the SDKs on first use, and the in-memory SDKs for the
@@ -297,7 +297,7 @@ def test_the_rule_can_fail(rule: Rule, tmp_path: Path) -> None:
             "import consumer",
         ),
         ("runtime/settings.py", "from usageledger.gateway import app"),
-        ("log/writer.py", "from usageledger.runtime import settings"),
+        ("runtime/reader.py", "from usageledger.log import topics"),
         ("processor/owner.py", "from usageledger import UsageMeter"),
     ],
 )

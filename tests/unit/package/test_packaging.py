@@ -44,6 +44,7 @@ EXTRA_OF = {
     "usageledger.ledger.limit_address": "",
     "usageledger.log": "core",
     "usageledger.log.topics": "",
+    "usageledger.log.transient_errors": "",
     "usageledger.counters": "core",
     "usageledger.runtime": "core",
     "usageledger.runtime.backoff": "",

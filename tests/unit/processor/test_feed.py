@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from usageledger.ledger.records import LedgerError, Record
+from usageledger.ledger.records import Bounds, LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.catch_up import PartitionStopped
-from usageledger.processor.feed import Bounds, Chunk, ChunkLost, PartitionFeed, Place
+from usageledger.processor.feed import Chunk, ChunkLost, PartitionFeed, Place
 from usageledger.processor.inputs import InputBuffer, Source
 
 TOPICS = Topics()

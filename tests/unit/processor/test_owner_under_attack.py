@@ -393,10 +393,10 @@ class TestTheCatalogTopic:
             worker = world.start_worker()
             await world.until(lambda: worker.owner.state == "catching_up")
             await asyncio.sleep(1)
-            world.catalogs.told_end(0)
+            world.catalogs.note_end(0)
             await asyncio.sleep(1)
             assert worker.owner.stopped_because is None
-            world.catalogs.told_end(0)
+            world.catalogs.note_end(0)
             await world.until(lambda: worker.owner.stopped_because is not None)
             assert "the catalog topic does not hold what lies before offset 1" in (
                 worker.owner.stopped_because or ""

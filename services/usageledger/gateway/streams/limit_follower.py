@@ -10,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
-
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, Position, limit_record
 from usageledger.ledger.limit_address import NotALimitEvent
+from usageledger.ledger.records import Bounds, Record
 from usageledger.ledger.timestamps import milliseconds
+from usageledger.log.follower import TRANSIENT, Stalled, TopicFollower
+from usageledger.runtime.backoff import Backoff
 
 POLL_MS = 1_000
-RECORDS_PER_POLL = 2_000
-CONNECT_AGAIN_AFTER_S = 1.0
+RECORDS_PER_POLL_MAX = 2_000
+RECONNECT = Backoff((1.0,))
 ANSWER_WITHIN_S = 10.0
 QUIET_S = 5.0
 """After so long without a record Kafka is asked whether there is one: a consumer that has lost its
@@ -45,14 +44,18 @@ class FollowingStopped(Exception):
     """
 
 
-class _NothingCame(Exception):
-    """There are records, and the consumer does not bring them."""
-
-
 _CATCHING_UP = "limit events that are there already are still being read"
 
-# What passes by itself, or with a new connection.
-_PASSING = (KafkaError, OSError, TimeoutError, _NothingCame)
+
+def limit_topic(kafka: str, topic: str) -> TopicFollower:
+    """The topic that a `LimitFollower` follows."""
+    return TopicFollower(
+        kafka,
+        topic,
+        client_id="usageledger-gateway",
+        answer_within_s=ANSWER_WITHIN_S,
+        records_per_poll_max=RECORDS_PER_POLL_MAX,
+    )
 
 
 class LimitFollower:
@@ -62,17 +65,15 @@ class LimitFollower:
 
     def __init__(
         self,
-        kafka: str,
-        topic: str,
+        topic: TopicFollower,
         partition_count: int,
         limits: LimitStore,
         thread: StoreThread,
         on_events: Callable[[Sequence[LimitRecord]], None],
         on_stopped: Callable[[], None],
     ) -> None:
-        self._kafka = kafka
         self._topic = topic
-        self._places = [TopicPartition(topic, partition) for partition in range(partition_count)]
+        self._partition_count = partition_count
         self._limits = limits
         self._thread = thread
         self._on_events = on_events
@@ -105,141 +106,120 @@ class LimitFollower:
         """
         while True:
             try:
-                await self._follow_once()
+                async with aclosing(self._topic):
+                    await self._follow()
             except FollowingStopped as error:
                 self._trouble = str(error)
                 self._tells = False
                 logger.critical("limit events are not followed any more: %s", error)
                 self._on_stopped()
                 return
-            except _PASSING as error:
+            except TRANSIENT as error:
+                delay_s = RECONNECT.delay_s(1)
                 if self._awaited is None or not self._has_caught_up():
                     self._trouble = f"limit events cannot be read ({type(error).__name__}: {error})"
                 logger.warning(
                     "limit events cannot be read, connecting anew in %g s: %s: %s",
-                    CONNECT_AGAIN_AFTER_S,
+                    delay_s,
                     type(error).__name__,
                     error,
                 )
-                await asyncio.sleep(CONNECT_AGAIN_AFTER_S)
-
-    async def _follow_once(self) -> None:
-        """Follow over one connection.
-
-        A cancellation that nobody has asked for is aiokafka's own: after a long outage it lets one
-        out.
-        """
-        try:
-            await self._follow()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise _NothingCame("the connection was given up") from None
+                await asyncio.sleep(delay_s)
 
     async def _follow(self) -> None:
         positions = await self._thread.run(self._limits.positions)
-        async with self._consumer() as consumer:
-            was_silent = self._is_silent()
-            starts, ends = await self._bounds(consumer)
-            self._next = self._begin(consumer, positions, starts, ends)
-            if self._awaited is None or was_silent:
-                self._awaited = ends
-                self._trouble = _CATCHING_UP
-            to_check = {
-                partition: position
-                for partition, position in positions.items()
-                if self._next[partition] < position.next_offset
-            }
-            self._look_whether_ready()
-            quiet_since_s = _now_s()
-            while True:
-                records = await self._poll(consumer, to_check)
-                if records:
+        bounds = await self._topic.connect(self._partition_count)
+        was_silent = self._is_silent()
+        self._heard_at_s = _now_s()
+        self._next = self._begin(positions, bounds)
+        if self._awaited is None or was_silent:
+            self._awaited = {partition: end for partition, (_, end) in bounds.items()}
+            self._trouble = _CATCHING_UP
+        to_check = {
+            partition: position
+            for partition, position in positions.items()
+            if self._next[partition] < position.next_offset
+        }
+        self._look_whether_ready()
+        quiet_since_s = _now_s()
+        while True:
+            records = await self._poll(to_check)
+            if records:
+                await self._take(records)
+                quiet_since_s = _now_s()
+            elif _now_s() - quiet_since_s >= QUIET_S:
+                if await self._is_behind():
+                    # A record that was appended while Kafka was asked comes with the next poll. One
+                    # that was there before does not.
+                    records = await self._poll(to_check)
+                    if not records:
+                        raise Stalled(f"nothing came in {QUIET_S:.0f} s, though there are records")
                     await self._take(records)
-                    quiet_since_s = _now_s()
-                elif _now_s() - quiet_since_s >= QUIET_S:
-                    if await self._is_behind(consumer):
-                        # What has come while Kafka was asked is brought by the next poll, and what
-                        # has been there all the time is not.
-                        records = await self._poll(consumer, to_check)
-                        if not records:
-                            raise _NothingCame(
-                                f"nothing came in {QUIET_S:.0f} s, though there are records"
-                            )
-                        await self._take(records)
-                    quiet_since_s = _now_s()
+                quiet_since_s = _now_s()
 
     def _begin(
-        self,
-        consumer: Any,
-        positions: Mapping[int, Position],
-        starts: Mapping[int, int],
-        ends: Mapping[int, int],
+        self, positions: Mapping[int, Position], bounds: Mapping[int, Bounds]
     ) -> dict[int, int]:
         """Go to where each partition is read from: one record before the position, for it says
         whether this is the same log.
         """
         begins: dict[int, int] = {}
-        for place in self._places:
-            partition, position = place.partition, positions.get(place.partition)
-            start, end = starts[partition], ends[partition]
+        for partition, (start, end) in bounds.items():
+            position = positions.get(partition)
             if position is None:
                 begins[partition] = start
             elif end < position.next_offset:
                 raise FollowingStopped(
-                    f"{self._topic}, partition {partition} ends at offset {end}, and was followed "
-                    f"up to {position.next_offset}: it was "
-                    "truncated or made anew. Restore it, or give the gateway another data "
-                    "directory if this is another ledger"
+                    f"{self._topic.topic}, partition {partition} ends at offset {end}, and was "
+                    f"followed up to {position.next_offset}: it was truncated or made anew. "
+                    "Restore it, or give the gateway another data directory if this is another "
+                    "ledger"
                 )
             else:
                 if start > position.next_offset:
                     logger.error(
                         "%s, partition %d: records %d to %d were deleted unread",
-                        self._topic,
+                        self._topic.topic,
                         partition,
                         position.next_offset,
                         start - 1,
                     )
                 begins[partition] = max(start, position.next_offset - 1)
-            consumer.seek(place, begins[partition])
+            self._topic.seek(partition, begins[partition])
         return begins
 
-    async def _poll(
-        self, consumer: Any, to_check: dict[int, Position]
-    ) -> dict[int, list[LimitRecord]]:
-        polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
+    async def _poll(self, to_check: dict[int, Position]) -> dict[int, list[LimitRecord]]:
+        polled = await self._topic.poll(POLL_MS)
         read: dict[int, list[LimitRecord]] = {}
         if polled:
             self._heard_at_s = _now_s()
-        for place, records in polled.items():
-            some = [self._read(place.partition, record) for record in records]
-            position = to_check.pop(place.partition, None)
+        for partition, records in polled.items():
+            some = [self._read(partition, record) for record in records]
+            position = to_check.pop(partition, None)
             if position is not None and some and some[0].offset == position.next_offset - 1:
                 if some[0].place.id != position.last_record:
                     raise FollowingStopped(
-                        f"{self._topic}, partition {place.partition}, offset {some[0].offset} "
+                        f"{self._topic.topic}, partition {partition}, offset {some[0].offset} "
                         f"holds {some[0].place.id} and held "
                         f"{position.last_record}: it is another log. Give the gateway another data "
                         "directory if this is another ledger"
                     )
                 del some[0]
-                self._next[place.partition] = position.next_offset
+                self._next[partition] = position.next_offset
             if some:
-                read[place.partition] = some
+                read[partition] = some
         self._look_whether_ready()
         return read
 
-    def _read(self, partition: int, record: Any) -> LimitRecord:
+    def _read(self, partition: int, record: Record) -> LimitRecord:
         try:
-            found = limit_record(record.offset, record.timestamp, record.value)
+            found = limit_record(record.offset, record.timestamp_ms, record.value)
             if found.place.partition != partition:
                 raise NotALimitEvent(f"it is of partition {found.place.partition}")
         except NotALimitEvent as error:
             raise FollowingStopped(
-                f"{self._topic}, partition {partition}, offset {record.offset}: {error}. Only the "
-                "limits consumer may write to that topic"
+                f"{self._topic.topic}, partition {partition}, offset {record.offset}: {error}. "
+                "Only the limits consumer may write to that topic"
             ) from error
         return found
 
@@ -273,47 +253,10 @@ class LimitFollower:
             self._next.get(partition, 0) >= end for partition, end in self._awaited.items()
         )
 
-    async def _is_behind(self, consumer: Any) -> bool:
-        _, ends = await self._bounds(consumer)
-        return any(self._next[partition] < end for partition, end in ends.items())
-
-    async def _bounds(self, consumer: Any) -> tuple[dict[int, int], dict[int, int]]:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            starts = await consumer.beginning_offsets(self._places)
-            ends = await consumer.end_offsets(self._places)
+    async def _is_behind(self) -> bool:
+        bounds = await self._topic.bounds()
         self._heard_at_s = _now_s()
-        by_partition = [
-            {place.partition: int(offset) for place, offset in bound.items()}
-            for bound in (starts, ends)
-        ]
-        return by_partition[0], by_partition[1]
-
-    @asynccontextmanager
-    async def _consumer(self) -> AsyncIterator[Any]:
-        """A consumer of the whole topic, in no group, that refuses to jump when its place is not
-        there.
-        """
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._kafka,
-            client_id="usageledger-gateway",
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            check_crcs=True,
-            fetch_max_wait_ms=500,
-            # Who leads a partition is another after a failover: what is known of it must not grow
-            # old.
-            metadata_max_age_ms=2_000,
-            request_timeout_ms=int(ANSWER_WITHIN_S * 1_000),
-        )
-        consumer.assign(self._places)
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                await consumer.start()
-            yield consumer
-        finally:
-            with suppress(TimeoutError, KafkaError):
-                async with asyncio.timeout(1.0):
-                    await consumer.stop()
+        return any(self._next[partition] < end for partition, (_, end) in bounds.items())
 
 
 def _now_s() -> float:

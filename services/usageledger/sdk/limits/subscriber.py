@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.topics import Topics
+from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.runtime.backoff import Backoff
 from usageledger.sdk.limits.limit_event import (
     BlockedView,
@@ -88,12 +89,9 @@ _DEFAULTS: dict[str, object] = {
     "request_timeout_ms": 15_000,
     "metrics_enabled": False,
 }
-# The group has moved on: the next poll sees another generation.
-_NOT_OURS_NOW = (
-    kafka_errors.CommitFailedError,
-    kafka_errors.IllegalGenerationError,
-    kafka_errors.RebalanceInProgressError,
-    kafka_errors.UnknownMemberIdError,
+# A rebalance has taken the partition away, or is about to.
+_NOT_OURS_NOW: tuple[type[Exception], ...] = (
+    *REBALANCED,
     kafka_errors.IllegalStateError,
     ValueError,
 )
@@ -101,19 +99,11 @@ _NOT_OURS_NOW = (
 log = logging.getLogger("usageledger.limits")
 
 
-class _NothingCame(Exception):
+class _Stalled(Exception):
     """A consumer that has something to fetch fetched nothing for too long."""
 
 
-# What passes by itself or with new connections: a broker that is away, or has just come back.
-# `UnknownError` is a broker's own failure.
-_PASSING = (
-    kafka_errors.RetriableError,
-    kafka_errors.BrokerNotAvailableError,
-    kafka_errors.UnknownError,
-    OSError,
-    _NothingCame,
-)
+_TRANSIENT: tuple[type[Exception], ...] = (*TRANSIENT, _Stalled)
 
 
 class LimitSubscriber:
@@ -314,7 +304,7 @@ class LimitSubscriber:
         while not self._stop.is_set():
             try:
                 self._run_connected()
-            except _PASSING as error:
+            except _TRANSIENT as error:
                 delay_s = RECONNECT.delay_s(1)
                 self._trouble = f" ({type(error).__name__}: {error})"
                 log.warning(
@@ -394,7 +384,7 @@ class LimitSubscriber:
                         self._view.apply(*_read(record), record.value)
                     self._handle(feed, shared, shared.poll(POLL_MS))
                     shared.commit()
-            except _PASSING:
+            except _TRANSIENT:
                 has_kafka = False
                 raise
             finally:
@@ -419,7 +409,7 @@ class LimitSubscriber:
         deadline_s = time.monotonic() + NO_PROGRESS_S
         while not feed.has_read(record) and not self._stop.is_set():
             if time.monotonic() > deadline_s:
-                raise _NothingCame(
+                raise _Stalled(
                     f"{self._topic}, partition {record.partition}: nothing came in "
                     f"{NO_PROGRESS_S:.0f} s"
                 )

@@ -110,7 +110,7 @@ class ConsoleWorld:
         database = open_for_writing(self._path)
         fold = HistoryFold(database)
         if new := records_of(self.partition.entries)[fold.position(0).next_offset :]:
-            fold.take(0, new)
+            fold.add(0, new)
         database.close()
 
     def refused(self, *lines: str) -> list[str]:

@@ -84,7 +84,7 @@ class MeterWorld:
     def fold(self) -> None:
         database = open_for_writing(self._path)
         fold = HistoryFold(database)
-        fold.take(0, records_of(self.partition.entries)[fold.position(0).next_offset :])
+        fold.add(0, records_of(self.partition.entries)[fold.position(0).next_offset :])
         database.close()
 
     def get(self, path: str, *, credential: str | None = None, status: int = 200) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from aiokafka import TopicPartition
@@ -14,18 +13,26 @@ from aiokafka.errors import KafkaConnectionError
 
 from tests.worlds.gateway_events import Announced, Stores
 from usageledger.gateway.store import StoreThread
-from usageledger.gateway.streams.limit_follower import QUIET_S, SILENT_MAX_S, LimitFollower
+from usageledger.gateway.streams.limit_follower import (
+    QUIET_S,
+    SILENT_MAX_S,
+    LimitFollower,
+    limit_topic,
+)
 from usageledger.gateway.streams.limit_store import LimitRecord
+from usageledger.log import follower as log_follower
+from usageledger.runtime.backoff import Backoff
 
 DEADLINE_S = 10.0
 TOPIC = TopicPartition("limit.events", 0)
 
 
 class Stored(NamedTuple):
-    """A record as Kafka gives it."""
+    """A record as aiokafka gives it."""
 
     offset: int
     timestamp: int
+    key: bytes | None
     value: bytes
 
 
@@ -42,6 +49,13 @@ class Topic:
         self.fails_with: BaseException | None = None
         self.asked = asyncio.Event()
         self._next_offset = 0
+
+    def assign(self, places: Sequence[TopicPartition]) -> None:
+        assert list(places) == [TOPIC]
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
     def seek(self, place: TopicPartition, offset: int) -> None:
         self._next_offset = offset
@@ -65,7 +79,12 @@ class Topic:
         self._next_offset += len(found)
         self.now_s += 0 if found else timeout_ms / 1_000
         return (
-            {TOPIC: [Stored(record.offset, record.announced_ms, record.value) for record in found]}
+            {
+                TOPIC: [
+                    Stored(record.offset, record.announced_ms, None, record.value)
+                    for record in found
+                ]
+            }
             if found
             else {}
         )
@@ -92,18 +111,19 @@ class Following:
         self.thread = StoreThread()
         self.heard: list[tuple[str, bool]] = []
         self.has_stopped = False
+        monkeypatch.setattr(log_follower, "AIOKafkaConsumer", lambda **_: self.topic)
         self.follower = LimitFollower(
-            "nowhere", TOPIC.topic, 1, self.stores.limits, self.thread, self._hear, self._stop
+            limit_topic("nowhere", TOPIC.topic),
+            1,
+            self.stores.limits,
+            self.thread,
+            self._hear,
+            self._stop,
         )
-        monkeypatch.setattr(self.follower, "_consumer", self._consumer)
         monkeypatch.setattr(
             "usageledger.gateway.streams.limit_follower._now_s", lambda: self.topic.now_s
         )
-        monkeypatch.setattr("usageledger.gateway.streams.limit_follower.CONNECT_AGAIN_AFTER_S", 0.0)
-
-    @asynccontextmanager
-    async def _consumer(self) -> AsyncIterator[Any]:
-        yield self.topic
+        monkeypatch.setattr("usageledger.gateway.streams.limit_follower.RECONNECT", Backoff((0.0,)))
 
     def _hear(self, events: Sequence[LimitRecord]) -> None:
         self.heard += [(event.event_id, self.follower.untold() is None) for event in events]
