@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.servers import RunningGateway
 from usageledger.accounts.balances import AccountReader
+from usageledger.cli.account_balance import balance_document
 from usageledger.counters.connection import connect_blocking
-from usageledger.domain.balance import Balance
 from usageledger.log.reading import log_reader
 
 DEADLINE_S = 30.0
@@ -18,15 +17,13 @@ DEADLINE_S = 30.0
 T = TypeVar("T")
 
 
-def balance_of(gateway: RunningGateway, account: str) -> Balance:
-    """What an account has now."""
+def balance_of(gateway: RunningGateway, account: str) -> dict[str, Any]:
+    """What an account has now, as `account show --json` says it."""
     redis = connect_blocking(gateway.addresses.redis_url)
     try:
         with log_reader(gateway.addresses.kafka) as reader:
             accounts = AccountReader(reader, redis, gateway.addresses.prefix)
-            return accounts.balance(
-                account, at=None, now=datetime.now(UTC), importing=False
-            ).balance
+            return balance_document(accounts.balance(account), with_holds=True)
     finally:
         redis.close()
 

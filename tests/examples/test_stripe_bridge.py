@@ -16,7 +16,6 @@ from examples import stripe_bridge
 from tests.examples.ledger import balance_of, wait_for
 from tests.examples.serving import served
 from tests.servers import RunningGateway
-from usageledger.domain.balance import Balance
 
 SECRET = "whsec_of_this_test"
 
@@ -70,15 +69,13 @@ class Stripe:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["told"])
 
-    def wait_for(self, **expected: object) -> Balance:
+    def wait_for(self, **expected: object) -> dict[str, Any]:
         """The account once it is as expected."""
         found = wait_for(
             lambda: balance_of(self._gateway, self.account),
-            lambda balance: all(
-                getattr(balance, name) == value for name, value in expected.items()
-            ),
+            lambda balance: all(balance[name] == value for name, value in expected.items()),
         )
-        assert {name: getattr(found, name) for name in expected} == expected
+        assert {name: found[name] for name in expected} == expected
         return found
 
 

@@ -124,6 +124,6 @@ def wait_for_balance(gateway: RunningGateway, account: str, **expected: str) -> 
     """Until the account is as expected."""
     found = wait_for(
         lambda: balance_of(gateway, account),
-        lambda balance: all(getattr(balance, name) == value for name, value in expected.items()),
+        lambda balance: all(balance[name] == value for name, value in expected.items()),
     )
-    assert {name: getattr(found, name) for name in expected} == expected
+    assert {name: found[name] for name in expected} == expected

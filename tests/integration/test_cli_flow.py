@@ -720,13 +720,20 @@ class TestWithoutServices:
         assert self.run("wait-idle", "--timeout", "20").exit_code == 0
 
     def test_a_ledger_without_a_catalog_says_so(self) -> None:
-        for arguments in (["account", "show", "a"], ["catalog", "show"]):
+        result = self.run("catalog", "show")
+        assert (result.exit_code, result.stderr) == (
+            1,
+            "usageledger: no catalog has been published: publish one with `usageledger catalog "
+            "publish FILE`\n",
+        )
+
+    def test_an_account_without_counters_is_not_shown_as_an_untouched_free(self) -> None:
+        """A Redis that was emptied made a suspended account look like one with 200 credits."""
+        for arguments in (["account", "show", "a"], ["account", "show", "a", "--at", "2025-01-01"]):
             result = self.run(*arguments)
-            assert (result.exit_code, result.stderr) == (
-                1,
-                "usageledger: no catalog has been published: do so with `usageledger catalog "
-                "publish FILE`\n",
-            )
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "the counters of this partition are not there" in result.stderr
+            assert "ask again in a moment" in result.stderr
 
     @pytest.mark.importing
     def test_import_mode_ends_once_and_for_good(self) -> None:

@@ -11,18 +11,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
 from tests.oracle.generate import History, generate
 from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle, is_account_event, subject_of
 from usageledger.accounts.balances import AccountReader
+from usageledger.accounts.queries import Clock
+from usageledger.cli.account_balance import balance_document
 from usageledger.counters.connection import connect_blocking
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import log_reader
@@ -100,12 +101,10 @@ def test_every_account_has_at_every_moment_what_the_oracle_says(imported: Import
     redis = connect_blocking(imported.ready["redis"])
     try:
         with log_reader(imported.ready["kafka"]) as reader:
-            accounts = AccountReader(reader, redis, imported.ready["prefix"])
+            clock = Clock(is_importing=lambda: True)
+            accounts = AccountReader(reader, redis, imported.ready["prefix"], clock)
             for name, at in rng.sample(_questions(imported.history), ASKED_IN_ALL):
-                balance = accounts.balance(
-                    name, at=at, now=datetime.now(UTC), importing=True
-                ).balance
-                shown = msgspec.to_builtins(balance, builtin_types=(datetime,))
+                shown = balance_document(accounts.balance(name, at=at), with_holds=False)
                 found += [
                     f"{name} at {at}: {each}"
                     for each in differing_balance(imported.oracle.show(name, at), shown)

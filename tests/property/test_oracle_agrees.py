@@ -9,7 +9,6 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
@@ -17,6 +16,8 @@ from tests.oracle.generate import History, generate
 from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle
 from tests.oracle.rate_card import RATES
 from tests.oracle.through_the_core import Decided, decided
+from usageledger.accounts.queries import AccountBalance
+from usageledger.cli.account_balance import balance_document
 
 
 def differences(history: History, oracle: Oracle, product: Decided) -> list[str]:
@@ -26,7 +27,8 @@ def differences(history: History, oracle: Oracle, product: Decided) -> list[str]
     found = list(differing_outcomes(oracle, product.decisions))
     for name in history.names:
         for at in _moments(history.moments[name]):
-            shown = msgspec.to_builtins(product.show(name, at), builtin_types=(datetime,))
+            balance = AccountBalance(product.show(name, at), None, 0)
+            shown = balance_document(balance, with_holds=False)
             found += [
                 f"{name} at {at}: {difference}"
                 for difference in differing_balance(oracle.show(name, at), shown)

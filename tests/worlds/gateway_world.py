@@ -9,15 +9,16 @@ import threading
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from kafka.errors import KafkaConnectionError
 
+from tests.worlds.account_sources import UnreachableAccounts
+from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts
-from usageledger.counters.connection import AsyncClient
 from usageledger.gateway.access.app_keys import Keys, Scope
 from usageledger.gateway.app import ROUTERS, create_app
 from usageledger.gateway.dependencies import Gateway
@@ -28,13 +29,6 @@ from usageledger.history.tables import HISTORY_FILE
 from usageledger.log.published_catalogs import PublishedCatalogs
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
-
-
-class UnreachableRedis:
-    """Whoever gets as far as the counters fails."""
-
-    async def execute_command(self, *args: object) -> Any:
-        raise ConnectionError("there is no Redis in this test")
 
 
 def without_kafka() -> Connections:
@@ -51,14 +45,7 @@ class GatewayWorld:
         turn = threading.Lock()
         self.keys = Keys(self.store, turn)
         catalogs = PublishedCatalogs("127.0.0.1:1", "")
-        accounts = Accounts(
-            cast(AsyncClient, UnreachableRedis()),
-            catalogs,
-            prefix="",
-            partition_count=8,
-            is_importing=lambda: False,
-            now=lambda: self.now,
-        )
+        accounts = Accounts(UnreachableAccounts(), partition_count=8, clock=Clock(lambda: self.now))
         self.history = HistoryReader(directory / HISTORY_FILE)
         self.gateway = Gateway(
             store=self.store,

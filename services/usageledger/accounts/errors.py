@@ -1,10 +1,10 @@
-"""Why a question about an account has no answer. Each message says what to do."""
+"""Why a query about an account has no answer. Each message says what to do."""
 
 from __future__ import annotations
 
 
 class AccountError(Exception):
-    """A question about an account cannot be answered. ``str()`` can be shown to a user as it is."""
+    """A query about an account has no answer. ``str()`` can be shown to a user as it is."""
 
 
 class InvalidAccountName(AccountError):
@@ -12,7 +12,7 @@ class InvalidAccountName(AccountError):
 
 
 class NoLedger(AccountError):
-    """There is no ledger where one was looked for."""
+    """The prefix names no ledger on this Kafka."""
 
 
 class NoCatalog(AccountError):
@@ -20,9 +20,9 @@ class NoCatalog(AccountError):
 
     def __init__(self) -> None:
         super().__init__(
-            "no catalog has been published: do so with `usageledger catalog publish FILE`"
+            "no catalog has been published: publish one with `usageledger catalog publish FILE`"
         )
 
 
 class CatalogsUnavailable(AccountError):
-    """Kafka has to be asked for a catalog, and does not answer. Asking again can help."""
+    """A catalog must be read from Kafka, which does not answer. Asking again can help."""

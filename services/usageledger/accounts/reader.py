@@ -1,29 +1,26 @@
-"""One account as it is now: from the counters, rolled over in the reader's hands.
-
-What every answer about an account begins with.
-"""
+"""The asyncio reader: accounts as they are now, from views in Redis and catalogs in Kafka."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
 
 from kafka.errors import KafkaError
 
 from usageledger.accounts.errors import CatalogsUnavailable, NoCatalog
-from usageledger.accounts.reckoning import AccountNow as AccountNow
-from usageledger.accounts.reckoning import (
+from usageledger.accounts.queries import (
+    AccountBalance,
     CatalogsUpTo,
     Clock,
-    Question,
-    Reckoning,
-    answered_async,
-    reading,
-    reckoned,
+    Query,
+    Step,
+    balance_from,
+    balance_query,
+    run_async,
 )
-from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask_async
+from usageledger.counters.calling import CALLS_AT_ONCE_MAX, Call, ask_async
 from usageledger.counters.connection import AsyncClient
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.reading import AccountReading, ReadAccounts, as_of, read_heads_async
@@ -38,91 +35,40 @@ from usageledger.log.reading import LogUnreadable
 T = TypeVar("T")
 
 
-class Accounts:
-    """Reads accounts of one ledger.
+class AccountSource(Protocol):
+    """What an asyncio reader reads from. `StoredAccounts` is the real one."""
 
-    ``is_importing`` says whether now is the ledger's own time, as while history is brought in.
-    """
+    async def ask(self, partition: int, call: Call[T]) -> T:
+        """Make a call to a partition's view. Raises ViewError."""
+        ...
 
-    def __init__(
-        self,
-        redis: AsyncClient,
-        catalogs: PublishedCatalogs,
-        *,
-        prefix: str,
-        partition_count: int,
-        is_importing: Callable[[], bool],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    async def heads(self, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
+        """The heads of several partitions' views, None for a view without one. Raises ViewError."""
+        ...
+
+    async def catalogs_up_to(self, before: int) -> AdoptedCatalogs:
+        """The answer to `CatalogsUpTo`. Raises AccountError."""
+        ...
+
+
+class StoredAccounts:
+    """See `AccountSource`: the views in Redis, and the catalogs in Kafka."""
+
+    def __init__(self, redis: AsyncClient, catalogs: PublishedCatalogs, *, prefix: str) -> None:
         self._redis = redis
         self._catalogs = catalogs
         self._prefix = prefix
-        self.clock = Clock(now, is_importing)
-        self._turns = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
-        self.partition_count = partition_count
+        self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
-    def partition(self, account: str) -> int:
-        """The partition that an account lives in."""
-        return partition_of(account.encode(), self.partition_count)
+    async def ask(self, partition: int, call: Call[T]) -> T:
+        async with self._slots:
+            return await ask_async(self._redis, PartitionKeys(self._prefix, partition), call)
 
-    async def read(self, account: str) -> AccountNow:
-        """The account now. Raises ViewError, and AccountError where no catalog can be had."""
-        return await self.reckon(account, reading(account, self.clock))
+    async def heads(self, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
+        async with self._slots:
+            return await read_heads_async(self._redis, self._prefix, partitions)
 
-    async def reckon(self, account: str, reckoning: Reckoning[T]) -> T:
-        """Carry out a reckoning about an account.
-
-        Raises ViewError, AccountError, and what the reckoning raises.
-        """
-        keys = PartitionKeys(self._prefix, self.partition(account))
-
-        async def ask(question: Question) -> Any:
-            if isinstance(question, CatalogsUpTo):
-                return await self._catalogs_up_to(question.before)
-            async with self._turns:
-                return await ask_async(self._redis, keys, question)
-
-        return await answered_async(reckoning, ask)
-
-    async def heads(self) -> dict[int, Head]:
-        """The head of every partition's counters; one that has none yet stands at the beginning.
-
-        Raises ViewError.
-        """
-        async with self._turns:
-            stored = await read_heads_async(self._redis, self._prefix, range(self.partition_count))
-        return {
-            partition: Head(ledger="") if head is None else decode_head(head.value)
-            for partition, head in stored.items()
-        }
-
-    async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
-        """Several accounts of one partition as they are stored, of one moment: who compares them
-        need not read them. Raises ViewError.
-        """
-        async with self._turns:
-            return await ask_async(
-                self._redis, PartitionKeys(self._prefix, partition), ReadAccounts(accounts)
-            )
-
-    async def now_of(self, account: str, found: AccountReading) -> AccountNow:
-        """The account now, of what is stored. Raises ViewError, AccountError."""
-        return await self.reckon(account, reckoned(account, found, self.clock))
-
-    def verified_at(self, stored: StoredHead | None) -> datetime | None:
-        """When the counters under a head were last known to be all that was decided, None if that
-        was lately.
-        """
-        return None if stored is None else as_of(stored, self.clock.now())
-
-    async def catalogs(self, head: Head) -> AdoptedCatalogs:
-        """Those that a partition has adopted; before it has adopted any, those that are published.
-
-        Raises AccountError.
-        """
-        return await self._catalogs_up_to(head.catalog_next)
-
-    async def _catalogs_up_to(self, before: int) -> AdoptedCatalogs:
+    async def catalogs_up_to(self, before: int) -> AdoptedCatalogs:
         known = self._catalogs.known(before)
         if known:
             return known
@@ -135,3 +81,67 @@ class Accounts:
         if not found:
             raise NoCatalog
         return found
+
+
+class Accounts:
+    """Reads accounts of one ledger. ``clock`` says what time it is for them."""
+
+    def __init__(self, source: AccountSource, *, partition_count: int, clock: Clock) -> None:
+        self._source = source
+        self.partition_count = partition_count
+        self.clock = clock
+
+    def partition(self, account: str) -> int:
+        """The partition of an account."""
+        return partition_of(account.encode(), self.partition_count)
+
+    async def balance(self, account: str) -> AccountBalance:
+        """The account's balance now. Raises ViewError, and AccountError if no catalog is there."""
+        return await self.run(account, balance_query(account, self.clock))
+
+    async def balance_from(self, account: str, reading: AccountReading) -> AccountBalance:
+        """The account's balance now, from what `read` returned. Raises ViewError, AccountError."""
+        return await self.run(account, balance_from(account, reading, self.clock))
+
+    async def run(self, account: str, query: Query[T]) -> T:
+        """Carry out a query about an account.
+
+        Raises ViewError, AccountError, and what the query raises.
+        """
+        partition = self.partition(account)
+
+        async def answer(step: Step) -> Any:
+            if isinstance(step, CatalogsUpTo):
+                return await self._source.catalogs_up_to(step.before)
+            return await self._source.ask(partition, step)
+
+        return await run_async(query, answer)
+
+    async def read(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
+        """Read several accounts of one partition at one moment, encoded as they are stored.
+
+        A caller that compares them with an earlier reading need not decode them. Raises ViewError.
+        """
+        return await self._source.ask(partition, ReadAccounts(accounts))
+
+    async def heads(self) -> dict[int, Head]:
+        """The head of every partition's view; an empty one for a partition without a view.
+
+        Raises ViewError.
+        """
+        stored = await self._source.heads(range(self.partition_count))
+        return {
+            partition: Head(ledger="") if head is None else decode_head(head.value)
+            for partition, head in stored.items()
+        }
+
+    async def catalogs(self, head: Head) -> AdoptedCatalogs:
+        """The catalogs that a partition has adopted; all published ones if it has adopted none.
+
+        Raises AccountError.
+        """
+        return await self._source.catalogs_up_to(head.catalog_next)
+
+    def verified_at(self, stored: StoredHead | None) -> datetime | None:
+        """When a view was last known to be complete; None if that was within the last seconds."""
+        return None if stored is None else as_of(stored, self.clock.now())

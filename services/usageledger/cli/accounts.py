@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from usageledger.cli import terminal
 from usageledger.cli.event_commands import Sending, event_command
 from usageledger.cli.options import AsJson, Data, connection, now, parse_time
-
-if TYPE_CHECKING:
-    from usageledger.accounts.balances import AccountBalance
-
-BAR_WIDTH = 40
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +52,8 @@ def show(
 ) -> None:
     """Show what an account has: plan, period, allotment, grants, what was used and what remains."""
     from usageledger.accounts.balances import AccountReader
+    from usageledger.accounts.queries import Clock
+    from usageledger.cli.account_balance import balance_document, print_balance
     from usageledger.counters.connection import connect_blocking
     from usageledger.log.reading import log_reader
     from usageledger.operations.topics import is_importing
@@ -67,13 +64,12 @@ def show(
         log_reader(settings.kafka) as reader,
         closing(connect_blocking(settings.redis_url)) as redis,
     ):
-        found = AccountReader(reader, redis, settings.prefix).balance(
-            account, at=at, now=now(), importing=importing
-        )
+        clock = Clock(now, lambda: importing)
+        found = AccountReader(reader, redis, settings.prefix, clock).balance(account, at=at)
     if as_json:
-        terminal.print_json(_plain(found))
+        terminal.print_json(balance_document(found, with_holds=at is None))
     else:
-        _print(found)
+        print_balance(found)
 
 
 @event_command(
@@ -252,67 +248,3 @@ def grant(
     return sending.client.grant_credits(
         account, credits, reason, expires_at=expires_at, **sending.id_and_time
     )
-
-
-def _plain(found: AccountBalance) -> dict[str, Any]:
-    import msgspec
-
-    balance: dict[str, Any] = msgspec.to_builtins(found.balance)
-    return balance | {
-        "held": found.held,
-        "open_holds": found.open_holds,
-        "at": found.at,
-        "as_of": found.verified_at,
-    }
-
-
-def _print(found: AccountBalance) -> None:
-    from rich.markup import escape
-
-    from usageledger.domain.credits import format_credits, parse_credits
-
-    balance, out = found.balance, terminal.results()
-    plan = balance.plan + (
-        f", {balance.next_plan} from the next renewal" if balance.next_plan else ""
-    )
-    why = "" if balance.suspended is None else f": suspended ({escape(balance.suspended)})"
-    state = f"[red]blocked[/red]{why}" if balance.blocked else "[green]open[/green]"
-    out.print(
-        f"[bold]{escape(balance.account)}[/bold] · {escape(plan)} · {state}"
-        + ("" if balance.known else " · the ledger has not met it yet")
-    )
-    if balance.period.start is not None:
-        start, end = (
-            terminal.time_text(balance.period.start),
-            terminal.time_text(balance.period.end, "no end"),
-        )
-        out.print(f"period {start} to {end}, seen at {terminal.time_text(found.at)}")
-    given = parse_credits(balance.allotment) + parse_credits(balance.granted)
-    filled = (
-        0
-        if given <= 0
-        else min(BAR_WIDTH, max(0, BAR_WIDTH * parse_credits(balance.used) // given))
-    )
-    out.print(
-        f"[{'red' if balance.blocked else 'cyan'}]{'█' * filled}[/]{'░' * (BAR_WIDTH - filled)} "
-        f"{balance.used} used"
-    )
-    out.print(
-        f"{balance.allotment} allotment + {balance.granted} granted - {balance.used} used = "
-        f"[bold]{balance.remaining} remaining[/bold]"
-    )
-    if found.held is not None and found.open_holds:
-        holds = "an open hold" if found.open_holds == 1 else f"{found.open_holds} open holds"
-        available = format_credits(parse_credits(balance.remaining) - parse_credits(found.held))
-        out.print(f"{found.held} held by {holds}: {available} available")
-    if balance.thresholds:
-        out.print(f"announced at {', '.join(balance.thresholds)} of what it has")
-    if balance.by_feature:
-        terminal.print_table(
-            ("feature", "credits"), sorted(balance.by_feature.items()), right=("credits",)
-        )
-    if found.verified_at is not None:
-        terminal.warn(
-            f"as of {terminal.time_text(found.verified_at)}: the processor has not confirmed the "
-            "counters since"
-        )

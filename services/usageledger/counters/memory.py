@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 
 from usageledger.counters.calling import Call
 from usageledger.counters.holding import KEPT_MS, FindHold, Held, Hold, PlaceHold, ReleaseHold
-from usageledger.counters.reading import AccountReading, ReadAccount
+from usageledger.counters.reading import AccountReading, ReadAccount, ReadAccounts
 from usageledger.counters.view import Fetched, HeadMoved, Position, Snapshot, StoredHead, ViewChange
 
 _T = TypeVar("_T")
@@ -141,17 +141,21 @@ class MemoryView:
     def ask(self, call: Call[_T]) -> _T:
         """Answer what readers and whoever holds credits ask: see ``counters.calling.ask``."""
         if isinstance(call, ReadAccount):
-            is_open = [hold.state == "open" for hold in self._counting_of(call.account)]
-            state = self.stored_accounts.get(call.account)
-            return cast(
-                _T, AccountReading(self.stored_head, state, self._held(call.account), sum(is_open))
-            )
+            return cast(_T, self._reading(call.account))
+        if isinstance(call, ReadAccounts):
+            return cast(_T, [self._reading(account) for account in call.accounts])
         if isinstance(call, PlaceHold):
             return cast(_T, self._place(call))
         if isinstance(call, ReleaseHold):
             return cast(_T, self._release(call))
         assert isinstance(call, FindHold)
         return cast(_T, self._counting((call.account, call.id)))
+
+    def _reading(self, account: str) -> AccountReading:
+        """As read_account.lua does."""
+        is_open = [hold.state == "open" for hold in self._counting_of(account)]
+        state = self.stored_accounts.get(account)
+        return AccountReading(self.stored_head, state, self._held(account), sum(is_open))
 
     def _place(self, call: PlaceHold) -> Held:
         """As hold.lua does."""

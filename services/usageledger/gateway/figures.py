@@ -1,26 +1,26 @@
-"""An account's figures as apps and people read them: what the usage meter shows first, and what its
-stream sends whenever they change.
+"""An account's figures as apps and people read them over HTTP.
 
-A projection of `AccountNow` and of nothing else. Credits are decimal strings, shares are rounded
-down, so that no limit shows as reached before it is.
+The usage meter begins with them, and its stream sends them whenever they change. This is the one
+place that formats a `Balance` for HTTP: credits become decimal strings. Shares are rounded down, so
+that no limit shows as reached before it is.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import ROUND_FLOOR, Context, Decimal
+from decimal import Decimal
+from fractions import Fraction
+from math import floor
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from usageledger.accounts.reader import AccountNow
-from usageledger.domain.account import AccountState
-from usageledger.domain.catalog import Catalog, Plan, Rate
+from usageledger.accounts.queries import AccountBalance
+from usageledger.domain.balance import Balance
+from usageledger.domain.catalog import Plan, Rate
 from usageledger.domain.credits import format_credits
-from usageledger.domain.crossings import upgrade_for
 from usageledger.domain.entry import UpgradeOffer
 from usageledger.domain.quantity import format_quantity
-from usageledger.domain.renewal import plan_at
 
 CreditsText = Annotated[
     str,
@@ -45,9 +45,7 @@ ShareText = Annotated[
     ),
 ]
 
-# Amounts have at most 16 digits: a quotient of two of them is rounded once, and down.
-_SHARES = Context(prec=40, rounding=ROUND_FLOOR)
-_SHARE_PLACES = Decimal("0.0001")
+_SHARE_PLACES = 4
 
 
 class PlanShown(BaseModel):
@@ -78,7 +76,7 @@ class UpgradeShown(BaseModel):
 
 
 class BlockedShown(BaseModel):
-    """That nothing more may be used, and what would change that."""
+    """Why nothing more may be used, and what would change that."""
 
     reason: str = Field(
         description="What blocked it: that of its `limit.reached`.", examples=["usage"]
@@ -141,85 +139,70 @@ class Block(NamedTuple):
     reason: str
 
 
-def figures(now: AccountNow, block: Block | None = None) -> Figures:
+def figures(found: AccountBalance, block: Block | None = None) -> Figures:
     """The account's figures.
 
-    ``block``: what is known of when it was blocked, which the counters do not say.
+    ``block`` is what is known about when the account was blocked, which its balance does not say.
     """
-    state, catalog = now.state, now.catalogs.in_force(now.at)
+    balance = found.balance
+    upgrade = upgrade_shown(balance.upgrade)
     return Figures(
-        account=now.account,
-        at=now.at,
-        as_of=now.verified_at,
-        plan=plan_shown(now, state.plan),
+        account=balance.account,
+        at=balance.at,
+        as_of=found.verified_at,
+        plan=plan_shown(balance.plan),
         period=PeriodShown(
-            number=state.period.number, start=state.period.start, end=state.period.end
+            number=balance.period.number, start=balance.period.start, end=balance.period.end
         ),
-        allotment=format_credits(state.period.allotment),
-        granted=format_credits(state.granted),
-        used=format_credits(state.period.used),
-        held=format_credits(now.held),
-        remaining=format_credits(state.remaining),
-        available=format_credits(state.remaining - now.held),
-        share_used=share_used(state),
-        blocked=_blocked(state, catalog, block) if state.is_blocked else None,
-        upgrade=upgrade_shown(upgrade_for(state, catalog)),
-        holds=HoldsShown(open=now.open_holds, credits=format_credits(now.held)),
+        allotment=format_credits(balance.allotment),
+        granted=format_credits(balance.granted),
+        used=format_credits(balance.used),
+        held=format_credits(balance.held),
+        remaining=format_credits(balance.remaining),
+        available=format_credits(balance.available),
+        share_used=share_text(balance.share_used),
+        blocked=_block_shown(balance, block, upgrade),
+        upgrade=upgrade,
+        holds=HoldsShown(open=balance.open_holds, credits=format_credits(balance.held)),
         by_feature={
-            feature: format_credits(credits)
-            for feature, credits in sorted(state.period.by_feature.items())
+            feature: format_credits(credits) for feature, credits in balance.by_feature.items()
         },
     )
 
 
-def plan_shown(now: AccountNow, plan_id: str) -> PlanShown:
-    """A plan that the account has or will have."""
-    plan = plan_of(now, plan_id)
-    allotment = format_credits(plan.allotment)
+def plan_shown(plan: Plan) -> PlanShown:
+    """A plan as answers show it."""
     return PlanShown(
         id=plan.id,
         name=plan.name,
         price_cents=plan.price_cents,
-        allotment=allotment,
+        allotment=format_credits(plan.allotment),
         renews=plan.renews,
     )
 
 
-def plan_of(now: AccountNow, plan_id: str) -> Plan:
-    """The plan as the version in force has it; where that one has dropped it, as the last that has
-    it.
-    """
-    plan = plan_at(now.catalogs, plan_id, now.at)
-    assert plan is not None, "a plan was adopted before any account could have it"
-    return plan
+def share_text(share: Fraction) -> str:
+    """A share with four places, rounded down."""
+    return format(Decimal(floor(share * 10**_SHARE_PLACES)).scaleb(-_SHARE_PLACES), "f")
 
 
-def share_used(state: AccountState) -> str:
-    """``used`` of ``used + remaining``, with four places, rounded down.
-
-    Where there is nothing to use, all of it is used.
-    """
-    whole = state.period.used + state.remaining
-    share = Decimal(1) if whole <= 0 else _SHARES.divide(Decimal(state.period.used), Decimal(whole))
-    return format(share.quantize(_SHARE_PLACES, context=_SHARES), "f")
-
-
-def _blocked(state: AccountState, catalog: Catalog, block: Block | None) -> BlockedShown:
+def _block_shown(
+    balance: Balance, block: Block | None, upgrade: UpgradeShown | None
+) -> BlockedShown | None:
+    if balance.block_reason is None:
+        return None
+    is_suspended = balance.suspended is not None
     return BlockedShown(
-        reason=block.reason
-        if block is not None
-        else "usage"
-        if state.suspended is None
-        else "suspended",
+        reason=balance.block_reason if block is None else block.reason,
         since=None if block is None else block.since,
-        suspension=state.suspended,
-        upgrade=upgrade_shown(upgrade_for(state, catalog)),
-        resets_at=state.period.end if state.suspended is None else None,
+        suspension=balance.suspended,
+        upgrade=upgrade,
+        resets_at=None if is_suspended else balance.resets_at,
     )
 
 
 def upgrade_shown(offer: UpgradeOffer | None) -> UpgradeShown | None:
-    """An offer as apps and people read it."""
+    """An upgrade offer as answers show it."""
     if offer is None:
         return None
     return UpgradeShown(

@@ -1,15 +1,17 @@
-"""How far the history reaches, and what lists answer while it is not up to date."""
+"""How far the history reaches, and what lists answer while it is behind the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from usageledger.accounts.reader import AccountNow
+from usageledger.accounts.queries import AccountBalance
 from usageledger.domain.head import Head
 from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.problems import Problem
 from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
+
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def history_not_ready(error: HistoryAbsent) -> Problem:
@@ -18,31 +20,27 @@ def history_not_ready(error: HistoryAbsent) -> Problem:
     return Problem("not_ready", detail, headers={"Retry-After": "5"})
 
 
-async def history_reaches(gateway: Gateway, now: AccountNow) -> datetime | None:
-    """See `history_as_of`. Raises HistoryAbsent."""
-    partition = gateway.accounts.partition(now.account)
-    return history_as_of(
-        now, await gateway.history.account(now.account, partition, now.state.period.number)
-    )
+async def history_reaches(gateway: Gateway, found: AccountBalance) -> datetime | None:
+    """Until when an account's history is complete; see `history_as_of`. Raises HistoryAbsent."""
+    balance = found.balance
+    partition = gateway.accounts.partition(balance.account)
+    history = await gateway.history.account(balance.account, partition, balance.period.number)
+    return history_as_of(found, history)
 
 
-def history_as_of(now: AccountNow, history: AccountHistory) -> datetime | None:
-    """Until when the history is complete, where it is not up to date: it has come to all that the
-    counters have, or has the account's state as they do. Where nothing of the period is there yet,
-    its start.
+def history_as_of(found: AccountBalance, history: AccountHistory) -> datetime | None:
+    """Until when an account's history is complete; None if it is up to date.
+
+    It is up to date if it has come to everything in the counters, or has the account's state as
+    they have it. A history that has nothing of the period yet is complete until the period's start.
     """
-    if history.reach.next_offset >= now.ledger_next or history.stored == now.stored:
+    if history.reach.next_offset >= found.ledger_next or history.stored == found.stored:
         return None
-    return history.reach.clock or now.state.period.start
-
-
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+    return history.reach.clock or found.balance.period.start
 
 
 def complete_until(heads: Mapping[int, Head], reaches: Mapping[int, Reach]) -> datetime | None:
-    """Until when the history of all partitions is complete; None where it has all that the counters
-    have.
-    """
+    """Until when the history of all partitions is complete; None if it is up to date everywhere."""
     nothing = Reach(0, None)
     behind = [
         reach

@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.accounts.reader import AccountNow
-from usageledger.domain.account import AccountState, Grant, Period, drawn_from_grants
+from usageledger.accounts.queries import AccountBalance
+from usageledger.domain.account import AccountState, Period
+from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.balance import Balance, GrantBalance
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.credits import format_credits
-from usageledger.domain.crossings import thresholds_of
 from usageledger.domain.cycle import zone
 from usageledger.domain.pace import pace_of, renewal_of
 from usageledger.domain.quantity import format_quantity
@@ -25,7 +26,6 @@ from usageledger.gateway.figures import (
     Figures,
     PlanShown,
     figures,
-    plan_of,
     plan_shown,
 )
 from usageledger.gateway.history_reach import history_as_of
@@ -230,7 +230,7 @@ class PeriodListed(BaseModel):
     by_feature: dict[str, CreditsText]
 
 
-_PERIOD_EXAMPLE: dict[str, Any] = {
+PERIOD_EXAMPLE: dict[str, Any] = {
     "number": 3,
     "start": "2026-10-03T09:00:00Z",
     "end": "2026-11-03T09:00:00Z",
@@ -243,22 +243,22 @@ _PERIOD_EXAMPLE: dict[str, Any] = {
 }
 
 
-def meter_of(now: AccountNow, history: AccountHistory) -> Meter:
-    """The meter of an account, from its counters and its history."""
-    state, catalog = now.state, now.catalogs.in_force(now.at)
-    as_of = history_as_of(now, history)
-    shown = figures(now, block_of(history) if as_of is None else None)
+def meter_of(found: AccountBalance, history: AccountHistory) -> Meter:
+    """The meter of an account, from its balance and its history."""
+    balance = found.balance
+    as_of = history_as_of(found, history)
+    shown = figures(found, block_of(history) if as_of is None else None)
     return Meter(
         **dict(shown),
-        known=now.is_known,
-        time_zone=state.time_zone,
-        next_plan=None if state.next_plan is None else plan_shown(now, state.next_plan),
-        thresholds=[format_quantity(share) for share in thresholds_of(state, catalog)],
-        grants=[_grant(grant, drawn) for grant, drawn in drawn_from_grants(state)],
-        features=features_of(history.daily_use, catalog),
-        days=days_of(state, now.at, history.daily_use),
-        pace=_pace(state, now.at),
-        renewal=_renewal(now),
+        known=balance.is_known,
+        time_zone=balance.state.time_zone,
+        next_plan=None if balance.next_plan is None else plan_shown(balance.next_plan),
+        thresholds=[format_quantity(share) for share in balance.thresholds],
+        grants=[_grant_shown(grant) for grant in balance.grants],
+        features=features_of(history.daily_use, balance.catalog),
+        days=days_of(balance, history.daily_use),
+        pace=_pace_shown(balance),
+        renewal=_renewal_shown(balance),
         history_as_of=as_of,
     )
 
@@ -283,21 +283,23 @@ def features_of(daily_use: Iterable[DailyUse], catalog: Catalog) -> list[Feature
     ]
 
 
-def days_of(state: AccountState, at: datetime, daily_use: Iterable[DailyUse]) -> list[DayShown]:
-    """Every day of the period up to ``at``, in the account's time zone, and those before it that
-    its use lies on.
+def days_of(balance: Balance, daily_use: Iterable[DailyUse]) -> list[DayShown]:
+    """Every day of the period so far, in the account's time zone.
+
+    Days before the period are among them if an account's first period has use on them. Free, whose
+    period has no end, shows its last days alone.
     """
     by_day: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for use in daily_use:
         by_day[use.date][use.feature] += use.credits
-    here = zone(state.time_zone)
-    first, last = state.period.start.astimezone(here).date(), at.astimezone(here).date()
+    here, period = zone(balance.state.time_zone), balance.period
+    first, last = period.start.astimezone(here).date(), balance.at.astimezone(here).date()
     if by_day:
         last = max(last, date.fromisoformat(max(by_day)))
         first = max(
             first - timedelta(days=LATENESS_DAYS), min(first, date.fromisoformat(min(by_day)))
         )
-    if state.period.end is None:
+    if period.end is None:
         first = max(first, last - timedelta(days=FREE_DAYS - 1))
     return [
         _day(first + timedelta(days=number), by_day) for number in range((last - first).days + 1)
@@ -305,14 +307,16 @@ def days_of(state: AccountState, at: datetime, daily_use: Iterable[DailyUse]) ->
 
 
 def ended_periods(
-    now: AccountNow, known: AccountState | None, stored: Sequence[ListedPeriod], before: int
+    balance: Balance, known: AccountState | None, stored: Sequence[ListedPeriod], before: int
 ) -> list[ListedPeriod]:
-    """The periods with numbers below ``before`` that are over, the newest first: those of the
-    history, and those that time has ended since the account's last entry, which no entry says yet.
+    """The periods with numbers below ``before`` that are over, the newest first.
+
+    They are those of the history (``stored``), and those that have ended since the account's last
+    entry, which no entry says yet. ``known`` is the account's state as the history has it.
     """
     rolled: dict[int, ListedPeriod] = {}
     if known is not None:
-        for _, state in roll(known, now.account, now.at, now.catalogs):
+        for _, state in roll(known, balance.account, balance.at, balance.catalogs):
             if state.previous is not None:
                 rolled[state.previous.number] = ListedPeriod(state.previous, state.previous.settled)
     by_number = {each.period.number: each for each in stored} | rolled
@@ -363,19 +367,20 @@ def _day(day: date, by_day: Mapping[str, Mapping[str, int]]) -> DayShown:
     )
 
 
-def _grant(grant: Grant, drawn: int) -> GrantShown:
+def _grant_shown(found: GrantBalance) -> GrantShown:
+    grant = found.grant
     return GrantShown(
         source=grant.source,
         id=grant.id,
         credits=format_credits(grant.credits),
-        left=format_credits(grant.left - drawn),
+        left=format_credits(found.left),
         granted_at=grant.granted_at,
         expires_at=grant.expires_at,
     )
 
 
-def _pace(state: AccountState, at: datetime) -> PaceShown | None:
-    pace = pace_of(state, at)
+def _pace_shown(balance: Balance) -> PaceShown | None:
+    pace = pace_of(balance)
     if pace is None:
         return None
     return PaceShown(
@@ -386,23 +391,24 @@ def _pace(state: AccountState, at: datetime) -> PaceShown | None:
     )
 
 
-def _renewal(now: AccountNow) -> RenewalShown | None:
-    renewal = renewal_of(now.state, now.account, now.catalogs)
+def _renewal_shown(balance: Balance) -> RenewalShown | None:
+    renewal = renewal_of(balance)
     if renewal is None:
         return None
     return RenewalShown(
         at=renewal.at,
-        plan=renewal.plan,
-        plan_name=plan_of(now, renewal.plan).name,
+        plan=renewal.plan.id,
+        plan_name=renewal.plan.name,
         allotment=format_credits(renewal.allotment),
         lapses=format_credits(renewal.lapses),
         granted_left=format_credits(renewal.granted_left),
     )
 
 
-def _listed(now: AccountNow, listed: ListedPeriod) -> PeriodListed:
+def period_listed(listed: ListedPeriod, catalogs: AdoptedCatalogs) -> PeriodListed:
+    """A period that is over as answers show it, its plan named as it was then."""
     period: Period = listed.period
-    plan = plan_at(now.catalogs, period.plan, period.start)
+    plan = plan_at(catalogs, period.plan, period.start)
     return PeriodListed(
         number=period.number,
         start=period.start,

@@ -21,7 +21,8 @@ from typing import Any
 import uvicorn
 from redis.exceptions import RedisError
 
-from usageledger.accounts.reader import Accounts
+from usageledger.accounts.queries import Clock
+from usageledger.accounts.reader import Accounts, StoredAccounts
 from usageledger.counters.connection import AsyncClient, connect
 from usageledger.gateway.access.app_keys import Keys
 from usageledger.gateway.app import create_app
@@ -143,11 +144,9 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         if options.key is not None:
             _let_in(keys, options.key)
         accounts = Accounts(
-            redis,
-            catalogs,
-            prefix=options.prefix,
+            StoredAccounts(redis, catalogs, prefix=options.prefix),
             partition_count=partition_count,
-            is_importing=import_mode.is_on,
+            clock=Clock(is_importing=import_mode.is_on),
         )
         history = HistoryReader(options.data / HISTORY_FILE)
         stack.callback(history.close)

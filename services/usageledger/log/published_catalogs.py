@@ -5,20 +5,23 @@ adopted.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.ledger.adoption import NONE_ADOPTED, adopted_catalogs
-from usageledger.log.reading import log_reader
+from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 
 
 class PublishedCatalogs:
     """Reads the catalog topic when it is asked for more than it has read, and only then.
 
-    Blocking; may be shared by threads.
+    ``kafka`` is the bootstrap servers, to which it connects for each reading, or a reader that is
+    open already. Blocking; may be shared by threads, but for one over an open reader.
     """
 
-    def __init__(self, kafka: str, prefix: str) -> None:
+    def __init__(self, kafka: str | LogReader, prefix: str) -> None:
         self._kafka = kafka
         self._topics = Topics(prefix)
         self._turn = threading.Lock()
@@ -26,7 +29,7 @@ class PublishedCatalogs:
 
     def partition_count(self) -> int:
         """How many partitions the ledger has; 0 where there is none. Raises KafkaError."""
-        with log_reader(self._kafka) as reader:
+        with self._reading() as reader:
             return reader.partition_count(self._topics.ledger)
 
     def known(self, before: int) -> AdoptedCatalogs | None:
@@ -39,7 +42,7 @@ class PublishedCatalogs:
             # Of many that ask at once the first one reads.
             known = self.known(before)
             if known is None:
-                with log_reader(self._kafka) as reader:
+                with self._reading() as reader:
                     topic = self._topics.catalog
                     known = adopted_catalogs(
                         reader.read(topic, 0, reader.start_offset(topic, 0), before)
@@ -57,6 +60,14 @@ class PublishedCatalogs:
 
     def published(self) -> AdoptedCatalogs:
         """All catalogs that lie in the topic now. Raises KafkaError, LogUnreadable."""
-        with log_reader(self._kafka) as reader:
+        with self._reading() as reader:
             end = reader.end_offset(self._topics.catalog, 0)
         return self.before(end)
+
+    @contextmanager
+    def _reading(self) -> Iterator[LogReader]:
+        if isinstance(self._kafka, LogReader):
+            yield self._kafka
+        else:
+            with log_reader(self._kafka) as reader:
+                yield reader

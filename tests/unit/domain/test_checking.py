@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tests.notation import SHIPPED, Partition
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
+from usageledger.domain.balance import balance_at
 from usageledger.domain.catalog import UnknownRate
 from usageledger.domain.checking import Check, Use, check_use
 from usageledger.domain.credits import parse_credits
@@ -36,11 +37,13 @@ def unchecked(
 ) -> Check | UnknownRate:
     return check_use(
         Use(feature=feature, model=model, quantity=Decimal(quantity)),
-        account="a",
-        state=partition.book.accounts.get("a"),
-        held=parse_credits(held),
-        at=partition.now,
-        catalogs=partition.book.catalogs,
+        balance_at(
+            "a",
+            partition.book.accounts.get("a"),
+            partition.now,
+            partition.book.catalogs,
+            held=parse_credits(held),
+        ),
     )
 
 

@@ -11,24 +11,26 @@ from hypothesis import strategies as st
 
 from tests.notation import SHIPPED, Partition
 from usageledger.domain.account import AccountState, Period
+from usageledger.domain.balance import Balance, balance_at
 from usageledger.domain.pace import FORECAST_MAX, pace_of, renewal_of
-from usageledger.domain.renewal import state_at
 
 CREDIT = 1_000_000
 BEGAN = datetime(2026, 1, 3, 9, tzinfo=UTC)
 START = "2026-01-03T09:00"
 
 
-def account(*lines: str, at: datetime = BEGAN) -> AccountState:
+def account(*lines: str, after: timedelta = timedelta()) -> Balance:
+    """What account ``a`` has so long after its period began."""
     partition = Partition()
     for line in lines:
         partition.take(line)
-    return state_at(partition.state(), "a", at, SHIPPED)
+    return balance_at("a", partition.state(), BEGAN + after, SHIPPED)
 
 
 def test_a_pace_is_the_periods_use_over_what_has_passed_of_it() -> None:
-    state = account(f"{START} subscribe max", "+1h use chat_action 100")
-    pace = pace_of(state, BEGAN + timedelta(days=20))
+    pace = pace_of(
+        account(f"{START} subscribe max", "+1h use chat_action 100", after=timedelta(days=20))
+    )
     assert pace is not None
     assert (pace.days, pace.microcredits_per_day, pace.used_up_at) == (
         Decimal(20),
@@ -39,8 +41,9 @@ def test_a_pace_is_the_periods_use_over_what_has_passed_of_it() -> None:
 
 
 def test_what_is_used_up_before_the_period_ends_has_a_date() -> None:
-    state = account(f"{START} subscribe pro", "+1h use chat_action 100")
-    pace = pace_of(state, BEGAN + timedelta(days=10))
+    pace = pace_of(
+        account(f"{START} subscribe pro", "+1h use chat_action 100", after=timedelta(days=10))
+    )
     assert pace is not None
     assert pace.used_up_at == BEGAN + timedelta(days=20)
     assert pace.at_period_end == -110 * CREDIT
@@ -59,32 +62,25 @@ def test_what_is_used_up_before_the_period_ends_has_a_date() -> None:
 def test_without_use_and_in_the_first_hour_there_is_no_pace(
     lines: tuple[str, ...], after: timedelta
 ) -> None:
-    assert pace_of(account(*lines), BEGAN + after) is None
-    assert (
-        pace_of(
-            account(f"{START} subscribe max", "+1m use chat_action"), BEGAN + timedelta(hours=1)
-        )
-        is not None
-    )
+    assert pace_of(account(*lines, after=after)) is None
+    used = (f"{START} subscribe max", "+1m use chat_action")
+    assert pace_of(account(*used, after=timedelta(hours=1))) is not None
 
 
 def test_where_nothing_remains_there_is_no_date_to_come() -> None:
-    pace = pace_of(
-        account(f"{START} subscribe pro", "+1h use chat_action 200"), BEGAN + timedelta(days=1)
-    )
+    lines = (f"{START} subscribe pro", "+1h use chat_action 200")
+    pace = pace_of(account(*lines, after=timedelta(days=1)))
     assert pace is not None and pace.used_up_at is None
 
 
 def test_free_is_used_up_some_day_and_has_no_period_end() -> None:
-    state = account(f"{START} use chat_action 100")
-    pace = pace_of(state, BEGAN + timedelta(days=10))
+    pace = pace_of(account(f"{START} use chat_action 100", after=timedelta(days=10)))
     assert pace is not None
     assert (pace.used_up_at, pace.at_period_end) == (BEGAN + timedelta(days=20), None)
 
 
 def test_what_lasts_longer_than_a_forecast_reaches_is_not_used_up() -> None:
-    state = account(f"{START} use chat_action")
-    pace = pace_of(state, BEGAN + timedelta(days=100))
+    pace = pace_of(account(f"{START} use chat_action", after=timedelta(days=100)))
     assert pace is not None and pace.used_up_at is None
 
 
@@ -100,7 +96,7 @@ def test_a_forecast_promises_no_more_than_there_is(
     period = Period(number=1, start=BEGAN, end=end, plan="max", allotment=allotment, used=used)
     state = AccountState(plan="max", period=period, free_left=0, time_zone="UTC", anchor=BEGAN)
     at = BEGAN + passed
-    pace = pace_of(state, at)
+    pace = pace_of(balance_at("a", state, at, SHIPPED))
     assert pace is not None and pace.at_period_end is not None
     passed_us = passed // timedelta(microseconds=1)
     to_come = Decimal(used) * ((end - at) // timedelta(microseconds=1)) / passed_us
@@ -113,12 +109,12 @@ def test_a_forecast_promises_no_more_than_there_is(
 
 
 def test_a_renewal_says_what_lapses_and_what_stays() -> None:
-    state = account(
+    balance = account(
         f"{START} subscribe max", "+1h grant 20", "+1h grant 7 until=+3d", "+1h use chat_action 120"
     )
-    renewal = renewal_of(state, "a", SHIPPED)
+    renewal = renewal_of(balance)
     assert renewal is not None
-    assert (renewal.at, renewal.plan, renewal.allotment) == (
+    assert (renewal.at, renewal.plan.id, renewal.allotment) == (
         datetime(2026, 2, 3, 9, tzinfo=UTC),
         "max",
         500 * CREDIT,
@@ -128,22 +124,23 @@ def test_a_renewal_says_what_lapses_and_what_stays() -> None:
 
 def test_a_renewal_draws_from_grants_what_the_allotment_did_not_cover() -> None:
     renewal = renewal_of(
-        account(f"{START} subscribe pro", "+1h grant 20", "+1h use chat_action 205"), "a", SHIPPED
+        account(f"{START} subscribe pro", "+1h grant 20", "+1h use chat_action 205")
     )
     assert renewal is not None
     assert (renewal.lapses, renewal.granted_left) == (0, 15 * CREDIT)
 
 
 def test_a_renewal_brings_the_plan_that_waits_and_the_rest_of_free() -> None:
-    lower = renewal_of(account(f"{START} subscribe max", "+1h change pro"), "a", SHIPPED)
-    assert lower is not None and (lower.plan, lower.allotment) == ("pro", 200 * CREDIT)
+    lower = renewal_of(account(f"{START} subscribe max", "+1h change pro"))
+    assert lower is not None and (lower.plan.id, lower.allotment) == ("pro", 200 * CREDIT)
     cancelled = renewal_of(
         account("2026-01-01T00:00 use chat_action 50", f"{START} subscribe max", "+1h cancel"),
-        "a",
-        SHIPPED,
     )
-    assert cancelled is not None and (cancelled.plan, cancelled.allotment) == ("free", 150 * CREDIT)
+    assert cancelled is not None and (cancelled.plan.id, cancelled.allotment) == (
+        "free",
+        150 * CREDIT,
+    )
 
 
 def test_free_does_not_renew() -> None:
-    assert renewal_of(account(f"{START} use chat_action"), "a", SHIPPED) is None
+    assert renewal_of(account(f"{START} use chat_action")) is None

@@ -212,14 +212,14 @@ def test_a_balance_says_why_its_account_is_blocked() -> None:
     partition = Partition()
     partition.take("2026-01-31T10:00 suspend payment_failed")
     balance = balance_at("a", partition.state(), partition.now, SHIPPED)
-    assert (balance.blocked, balance.suspended, balance.remaining) == (
+    assert (balance.is_blocked, balance.suspended, balance.remaining) == (
         True,
         "payment_failed",
-        "200",
+        200_000_000,
     )
     partition.take("+1s resume")
     balance = balance_at("a", partition.state(), partition.now, SHIPPED)
-    assert (balance.blocked, balance.suspended) == (False, None)
+    assert (balance.is_blocked, balance.suspended) == (False, None)
 
 
 def test_an_account_written_before_there_were_suspensions_is_read_and_written_as_it_was() -> None:

@@ -155,7 +155,7 @@ def test_a_balance_shows_the_thresholds_in_effect() -> None:
     for line in ["thresholds 0.5", "thresholds none", "thresholds plan"]:
         partition.take(f"+1s {line}")
         shown.append(balance_at("a", partition.state(), partition.now, SHIPPED).thresholds)
-    assert shown == [("0.5",), (), ("0.8",)]
+    assert shown == [(Decimal("0.5"),), (), (Decimal("0.8"),)]
 
 
 @pytest.mark.parametrize(

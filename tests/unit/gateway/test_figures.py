@@ -7,21 +7,20 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.notation import SHIPPED, Partition
-from usageledger.accounts.reader import AccountNow
-from usageledger.domain.balance import untouched_free
-from usageledger.domain.renewal import state_at
+from usageledger.accounts.queries import AccountBalance
+from usageledger.domain.balance import balance_at
 from usageledger.gateway.figures import Block, figures
 
 START = "2026-01-03T09:00"
 NOON = datetime(2026, 1, 13, 12, tzinfo=UTC)
 
 
-def account(*lines: str, at: datetime = NOON) -> AccountNow:
+def account(*lines: str, at: datetime = NOON, held: int = 0, open_holds: int = 0) -> AccountBalance:
     partition = Partition()
     for line in lines:
         partition.take(line)
-    state = state_at(partition.state(), "a", at, SHIPPED)
-    return AccountNow("a", state, True, at, None, SHIPPED, partition.book.head.next_offset)
+    balance = balance_at("a", partition.state(), at, SHIPPED, held=held, open_holds=open_holds)
+    return AccountBalance(balance, None, partition.book.head.next_offset)
 
 
 def test_figures_are_the_equation_of_the_period_as_decimal_strings() -> None:
@@ -72,7 +71,7 @@ def test_figures_are_those_after_a_renewal_that_is_due() -> None:
 
 
 def test_an_account_that_the_ledger_does_not_know_is_on_an_untouched_free() -> None:
-    shown = figures(AccountNow("new", untouched_free(NOON, SHIPPED), False, NOON, None, SHIPPED, 0))
+    shown = figures(AccountBalance(balance_at("new", None, NOON, SHIPPED), None, 0))
     assert (shown.plan.id, shown.allotment, shown.used, shown.period.end) == (
         "free",
         "200",
@@ -87,9 +86,7 @@ def test_the_top_plan_has_no_upgrade_to_offer() -> None:
 
 def test_what_open_holds_have_reserved_is_not_available() -> None:
     shown = figures(
-        account(f"{START} subscribe pro", "+1h use chat_action 20")._replace(
-            held=32_500_000, open_holds=2
-        )
+        account(f"{START} subscribe pro", "+1h use chat_action 20", held=32_500_000, open_holds=2)
     )
     assert (shown.remaining, shown.held, shown.available) == ("180", "32.5", "147.5")
     assert (shown.holds.open, shown.holds.credits) == (2, "32.5")

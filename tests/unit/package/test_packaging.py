@@ -50,7 +50,7 @@ EXTRA_OF = {
     "usageledger.runtime.backoff": "",
     "usageledger.runtime.telemetry": "telemetry",
     "usageledger.accounts": "core",
-    "usageledger.accounts.reckoning": "gate",
+    "usageledger.accounts.queries": "gate",
     "usageledger.sdk": "",
     "usageledger.sdk.gate": "gate",
     "usageledger.sdk.limits.payment_required": "gateway",

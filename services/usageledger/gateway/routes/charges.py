@@ -141,16 +141,16 @@ async def list_charges(
     newest first, each explained.
     """
     gateway.rate_limits.count_list(caller)
-    now = await gateway.accounts.read(account)
+    found = await gateway.accounts.balance(account)
     try:
         page = await gateway.history.charges(account, period=period, cursor=cursor, limit=limit)
-        as_of = await history_reaches(gateway, now)
+        as_of = await history_reaches(gateway, found)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
     except MalformedCursor as error:
         raise Problem("invalid_request", str(error)) from error
     return ChargePage(
-        items=[charge_of(entry, now.catalogs) for entry in page.items],
+        items=[charge_of(entry, found.balance.catalogs) for entry in page.items],
         next_cursor=page.next_cursor,
         history_as_of=as_of,
     )

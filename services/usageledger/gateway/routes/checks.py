@@ -13,19 +13,19 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, WithJsonSchema
 from pydantic.config import JsonDict
 
-from usageledger.accounts.reader import Accounts
-from usageledger.accounts.reckoning import (
+from usageledger.accounts.queries import (
     Checked,
+    HoldResult,
     NoRate,
-    Placed,
-    Reckoning,
+    Query,
     T,
-    checking,
-    finding,
-    holding,
-    quoting,
-    releasing,
+    check_query,
+    find_hold_query,
+    hold_query,
+    quote_query,
+    release_query,
 )
+from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
 from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.bounds import QUANTITY_MAX
@@ -277,8 +277,8 @@ async def quote(
     """What uses would cost together, by the catalog that is in force now, and on which plans they
     fit.
     """
-    found, version = await _reckoned(
-        gateway.accounts, "", quoting([use.use for use in asked.uses], gateway.accounts.clock)
+    found, version = await _run(
+        gateway.accounts, "", quote_query([use.use for use in asked.uses], gateway.accounts.clock)
     )
     return QuoteShown(
         total=format_credits(found.total),
@@ -320,8 +320,8 @@ async def check(
 
     It reserves nothing. A use that is not allowed is an answer like any other, with status 200.
     """
-    checked = await _reckoned(
-        gateway.accounts, account, checking(account, asked.use, gateway.accounts.clock)
+    checked = await _run(
+        gateway.accounts, account, check_query(account, asked.use, gateway.accounts.clock)
     )
     found = checked.check
     return CheckShown(
@@ -365,13 +365,13 @@ async def place_hold(
     has `credits` (what the use would cost), `remaining`, `held`, `available` and the `upgrade` that
     would allow it.
     """
-    reckoning = holding(
+    query = hold_query(
         account, asked.id, asked.use, asked.expires_in * 1_000, gateway.accounts.clock
     )
-    placed = await _reckoned(gateway.accounts, account, reckoning)
-    if placed.refusal is not None or placed.hold is None:
-        raise _not_held(placed, asked.id)
-    return HoldGiven(**_shown(account, asked.id, placed.hold), **_standing(placed.checked))
+    result = await _run(gateway.accounts, account, query)
+    if result.refusal is not None or result.hold is None:
+        raise _not_held(result, asked.id)
+    return HoldGiven(**_shown(account, asked.id, result.hold), **_standing(result.checked))
 
 
 @router.get(
@@ -388,7 +388,7 @@ async def show_hold(
     That it was settled or released is known for as long as it would have counted, 15 minutes at
     most.
     """
-    found = await gateway.accounts.reckon(account, finding(account, hold_id))
+    found = await gateway.accounts.run(account, find_hold_query(account, hold_id))
     if found is None:
         raise Problem(
             "not_found",
@@ -408,16 +408,16 @@ async def release_hold(
 
     Once or often; what is settled stays settled.
     """
-    found = await gateway.accounts.reckon(account, releasing(account, hold_id))
+    found = await gateway.accounts.run(account, release_query(account, hold_id))
     state: Literal["settled", "released", "gone"] = (
         "gone" if found is None else "settled" if found.state == "settled" else "released"
     )
     return HoldReleased(account=account, id=hold_id, state=state)
 
 
-async def _reckoned(accounts: Accounts, account: str, reckoning: Reckoning[T]) -> T:
+async def _run(accounts: Accounts, account: str, query: Query[T]) -> T:
     try:
-        return await accounts.reckon(account, reckoning)
+        return await accounts.run(account, query)
     except NoRate as error:
         detail = (
             f"{error}: name a feature and a model of the rate card, or publish a catalog that has "
@@ -428,11 +428,11 @@ async def _reckoned(accounts: Accounts, account: str, reckoning: Reckoning[T]) -
         ) from None
 
 
-def _not_held(placed: Placed, hold_id: str) -> Problem:
-    checked, refusal = placed.checked, placed.refusal
-    account, check = checked.now.account, checked.check
+def _not_held(result: HoldResult, hold_id: str) -> Problem:
+    checked, refusal = result.checked, result.refusal
+    account, check = checked.account.balance.account, checked.check
     if refusal == "id_holds_something_else":
-        return Problem("id_reused_with_different_content", id_reused(account, hold_id, placed.hold))
+        return Problem("id_reused_with_different_content", id_reused(account, hold_id, result.hold))
     assert refusal is not None
     costs = (
         f"{format_credits(check.cost)} credits, of which {format_credits(check.available)} are "
@@ -457,13 +457,13 @@ def _not_held(placed: Placed, hold_id: str) -> Problem:
 
 
 def _standing(checked: Checked) -> dict[str, Any]:
-    now, found = checked.now, checked.check
+    account, found = checked.account, checked.check
     return {
         "remaining": format_credits(found.remaining),
         "held": format_credits(found.held),
         "available": format_credits(found.available),
-        "resets_at": now.state.period.end,
-        "as_of": now.verified_at,
+        "resets_at": account.balance.resets_at,
+        "as_of": account.verified_at,
     }
 
 

@@ -13,12 +13,12 @@ from usageledger.gateway.cursors import Limit, NumberCursor
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.history_reach import history_as_of, history_not_ready
 from usageledger.gateway.meter import (
-    _PERIOD_EXAMPLE,
+    PERIOD_EXAMPLE,
     Meter,
     PeriodListed,
-    _listed,
     ended_periods,
     meter_of,
+    period_listed,
 )
 from usageledger.gateway.problems import problems
 from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
@@ -34,7 +34,7 @@ class PeriodPage(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"items": [_PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]
+            "examples": [{"items": [PERIOD_EXAMPLE], "next_cursor": None, "history_as_of": None}]
         }
     )
 
@@ -58,14 +58,14 @@ async def read_meter(
     While the history is not up to date, `history_as_of` says up to when features, models and days
     are complete; the figures always are.
     """
-    now = await gateway.accounts.read(account)
+    found = await gateway.accounts.balance(account)
     try:
         history = await gateway.history.account(
-            account, gateway.accounts.partition(account), now.state.period.number
+            account, gateway.accounts.partition(account), found.balance.period.number
         )
     except HistoryAbsent:
         history = AccountHistory(Reach(0, None), None, None, None, ())
-    return meter_of(now, history)
+    return meter_of(found, history)
 
 
 @router.get(
@@ -80,20 +80,21 @@ async def list_periods(
 ) -> PeriodPage:
     """An account's past periods, the newest first: what each had and what was used in it."""
     gateway.rate_limits.count_list(caller)
-    now = await gateway.accounts.read(account)
-    current = now.state.period.number
+    found = await gateway.accounts.balance(account)
+    balance = found.balance
+    current = balance.period.number
     before = current if cursor is None else min(int(cursor), current)
     partition = gateway.accounts.partition(account)
     try:
-        history = await gateway.history.account(account, partition, now.state.period.number)
+        history = await gateway.history.account(account, partition, current)
         stored = await gateway.history.periods(account, before=before, limit=limit + 1)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
-    found = ended_periods(now, history.state, stored, before)[: limit + 1]
-    items = [_listed(now, ended) for ended in found[:limit]]
-    as_of = history_as_of(now, history)
+    ended = ended_periods(balance, history.state, stored, before)[: limit + 1]
+    items = [period_listed(each, balance.catalogs) for each in ended[:limit]]
+    as_of = history_as_of(found, history)
     return PeriodPage(
         items=items,
-        next_cursor=str(items[-1].number) if len(found) > limit else None,
+        next_cursor=str(items[-1].number) if len(ended) > limit else None,
         history_as_of=as_of,
     )

@@ -22,10 +22,10 @@ from typing import NamedTuple
 from sse_starlette.event import ServerSentEvent
 
 from usageledger.accounts.errors import AccountError
-from usageledger.accounts.reader import AccountNow, Accounts
+from usageledger.accounts.queries import AccountBalance
+from usageledger.accounts.reader import Accounts
 from usageledger.counters.reading import AccountReading
 from usageledger.counters.view import ViewError
-from usageledger.domain.account import next_boundary
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.gateway.figures import Block, figures
@@ -329,7 +329,7 @@ class Streams:
 
     async def _look(self, partition: int, accounts: Sequence[str]) -> None:
         try:
-            found = await self._accounts.stored(partition, accounts)
+            found = await self._accounts.read(partition, accounts)
             head = found[0].head
             at = self._accounts.clock.at(
                 Head(ledger="") if head is None else decode_head(head.value)
@@ -359,8 +359,8 @@ class Streams:
         self, account: str, watched: Watched, stored: AccountReading, moment: _Moment
     ) -> None:
         """Send an account's figures."""
-        now = await self._accounts.now_of(account, stored)
-        if now.state.is_blocked and not watched.is_block_known:
+        found = await self._accounts.balance_from(account, stored)
+        if found.balance.is_blocked and not watched.is_block_known:
             event = await self._thread.run(self._limits.block_of, account)
             # An event that has come meanwhile knows better.
             if not watched.is_block_known:
@@ -369,8 +369,8 @@ class Streams:
                     True,
                 )
         watched.stored, watched.as_of, watched.is_old = stored, moment.as_of, False
-        watched.changes_at = next_boundary(now.state)
-        self._show(watched, meter_message(now, watched.block))
+        watched.changes_at = found.balance.changes_at
+        self._show(watched, meter_message(found, watched.block))
 
     def _tell_old(self, accounts: Sequence[str]) -> None:
         """Counters that cannot be read any more: say of when the figures are that the clients
@@ -421,12 +421,14 @@ def limit_message(place: LimitAddress, type_: str, value: bytes) -> bytes:
     return ServerSentEvent(value.decode(), event=type_, id=place.id, sep="\n").encode()
 
 
-def meter_message(now: AccountNow, block: Block | None) -> bytes:
+def meter_message(found: AccountBalance, block: Block | None) -> bytes:
     """An account's figures as a stream sends them.
 
     Without an id, so that a client resumes after the limit event before them.
     """
-    return ServerSentEvent(figures(now, block).model_dump_json(), event="meter", sep="\n").encode()
+    return ServerSentEvent(
+        figures(found, block).model_dump_json(), event="meter", sep="\n"
+    ).encode()
 
 
 def _as_of(message: bytes, moment: datetime) -> bytes:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from usageledger.accounts.reckoning import Checked, Placed
+from usageledger.accounts.queries import Checked, HoldResult
 from usageledger.counters.holding import Hold, use_of
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
@@ -180,9 +180,9 @@ class QuoteAnswer:
 
 def check_answer(checked: Checked) -> CheckAnswer:
     """A check, as an app reads it."""
-    now, check = checked.now, checked.check
+    balance, check = checked.account.balance, checked.check
     return CheckAnswer(
-        account=now.account,
+        account=balance.account,
         allowed=check.allowed,
         reason=check.reason,
         suspension=check.suspended,
@@ -191,32 +191,33 @@ def check_answer(checked: Checked) -> CheckAnswer:
         held=credits_of(check.held),
         available=credits_of(check.available),
         upgrade=upgrade_of(check.upgrade),
-        resets_at=now.state.period.end,
-        as_of=now.verified_at,
+        resets_at=balance.resets_at,
+        as_of=checked.account.verified_at,
     )
 
 
-def hold_answer(placed: Placed, hold_id: str) -> HoldAnswer:
+def hold_answer(result: HoldResult, hold_id: str) -> HoldAnswer:
     """What became of a request to hold, as an app reads it. Raises HoldIdReused."""
-    now, check, hold = placed.checked.now, placed.checked.check, placed.hold
-    if placed.refusal == "id_holds_something_else":
-        raise HoldIdReused(id_reused(now.account, hold_id, hold))
+    account, check, hold = result.checked.account, result.checked.check, result.hold
+    balance = account.balance
+    if result.refusal == "id_holds_something_else":
+        raise HoldIdReused(id_reused(balance.account, hold_id, hold))
     is_open = hold is not None and hold.state == "open"
     return HoldAnswer(
-        account=now.account,
+        account=balance.account,
         id=hold_id,
-        allowed=placed.refusal is None,
+        allowed=result.refusal is None,
         state=None if hold is None else hold.state,
-        reason=placed.refusal,
+        reason=result.refusal,
         suspension=check.suspended,
         credits=credits_of(check.cost if hold is None else hold.credits),
         expires_at=_ends(hold) if hold is not None and is_open else None,
         remaining=credits_of(check.remaining),
         held=credits_of(check.held),
         available=credits_of(check.available),
-        upgrade=None if placed.refusal is None else upgrade_of(check.upgrade),
-        resets_at=now.state.period.end,
-        as_of=now.verified_at,
+        upgrade=None if result.refusal is None else upgrade_of(check.upgrade),
+        resets_at=balance.resets_at,
+        as_of=account.verified_at,
     )
 
 

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from usageledger.accounts.reckoning import (
+from usageledger.accounts.queries import (
     CatalogsUpTo,
     Clock,
     NoRate,
-    Question,
-    Reckoning,
-    answered,
-    answered_async,
-    checking,
-    holding,
-    quoting,
-    releasing,
+    Query,
+    Step,
+    check_query,
+    hold_query,
+    quote_query,
+    release_query,
+    run,
+    run_async,
 )
 from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask, ask_async
 from usageledger.counters.connection import Client, connect, connect_blocking
@@ -60,22 +60,22 @@ class DirectWay:
 
     def prepare(self) -> None:
         self._facts.be_patient()
-        self._reckon("", quoting([], self._clock))
+        self._run("", quote_query([], self._clock))
 
     def check(self, account: str, use: Use) -> CheckAnswer:
-        return check_answer(self._reckon(account, checking(account, use, self._clock)))
+        return check_answer(self._run(account, check_query(account, use, self._clock)))
 
     def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
-        return quote_answer(self._reckon("", quoting(uses, self._clock)))
+        return quote_answer(self._run("", quote_query(uses, self._clock)))
 
     def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
         return hold_answer(
-            self._reckon(account, holding(account, hold_id, use, life_s * 1_000, self._clock)),
+            self._run(account, hold_query(account, hold_id, use, life_s * 1_000, self._clock)),
             hold_id,
         )
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return release_answer(account, hold_id, self._reckon(account, releasing(account, hold_id)))
+        return release_answer(account, hold_id, self._run(account, release_query(account, hold_id)))
 
     def close(self) -> None:
         if self._redis is not None:
@@ -97,27 +97,25 @@ class DirectWay:
                 raise _as_gate_error(view_error(error)) from error
         return self._redis
 
-    def _reckon(self, account: str, reckoning: Reckoning[T]) -> T:
+    def _run(self, account: str, query: Query[T]) -> T:
         partition = self._partition(account)
         redis = self._connected()
 
-        def answer(question: Question) -> Any:
-            if isinstance(question, CatalogsUpTo):
-                return self._facts.known_catalogs(question.before) or self._facts.catalogs(
-                    question.before
-                )
+        def answer(step: Step) -> Any:
+            if isinstance(step, CatalogsUpTo):
+                return self._facts.known_catalogs(step.before) or self._facts.catalogs(step.before)
             if not self._turns.acquire(timeout=self._timeout_s):
                 raise GateUnavailable(
                     f"{CALLS_AT_ONCE_MAX} questions are on their way, and none came back within "
                     f"{self._timeout_s:g} s"
                 )
             try:
-                return ask(redis, partition, question)
+                return ask(redis, partition, step)
             finally:
                 self._turns.release()
 
         try:
-            return answered(reckoning, answer)
+            return run(query, answer)
         except (ViewError, NoRate) as error:
             raise _as_gate_error(error) from error
 
@@ -136,25 +134,25 @@ class AsyncDirectWay:
 
     async def prepare(self) -> None:
         self._facts.be_patient()
-        await self._reckon("", quoting([], self._clock))
+        await self._run("", quote_query([], self._clock))
 
     async def check(self, account: str, use: Use) -> CheckAnswer:
-        return check_answer(await self._reckon(account, checking(account, use, self._clock)))
+        return check_answer(await self._run(account, check_query(account, use, self._clock)))
 
     async def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
-        return quote_answer(await self._reckon("", quoting(uses, self._clock)))
+        return quote_answer(await self._run("", quote_query(uses, self._clock)))
 
     async def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
         return hold_answer(
-            await self._reckon(
-                account, holding(account, hold_id, use, life_s * 1_000, self._clock)
+            await self._run(
+                account, hold_query(account, hold_id, use, life_s * 1_000, self._clock)
             ),
             hold_id,
         )
 
     async def release(self, account: str, hold_id: str) -> ReleaseAnswer:
         return release_answer(
-            account, hold_id, await self._reckon(account, releasing(account, hold_id))
+            account, hold_id, await self._run(account, release_query(account, hold_id))
         )
 
     async def close(self) -> None:
@@ -165,18 +163,18 @@ class AsyncDirectWay:
             await asyncio.to_thread(self._facts.learn)
         return self._facts.partition(account)
 
-    async def _reckon(self, account: str, reckoning: Reckoning[T]) -> T:
+    async def _run(self, account: str, query: Query[T]) -> T:
         partition = await self._partition(account)
 
-        async def answer(question: Question) -> Any:
-            if isinstance(question, CatalogsUpTo):
-                known = self._facts.known_catalogs(question.before)
-                return known or await asyncio.to_thread(self._facts.catalogs, question.before)
+        async def answer(step: Step) -> Any:
+            if isinstance(step, CatalogsUpTo):
+                known = self._facts.known_catalogs(step.before)
+                return known or await asyncio.to_thread(self._facts.catalogs, step.before)
             async with asyncio.timeout(self._timeout_s), self._turns:
-                return await ask_async(self._redis, partition, question)
+                return await ask_async(self._redis, partition, step)
 
         try:
-            return await answered_async(reckoning, answer)
+            return await run_async(query, answer)
         except (ViewError, NoRate) as error:
             raise _as_gate_error(error) from error
         except TimeoutError:

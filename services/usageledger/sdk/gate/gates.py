@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Literal
 
-from usageledger.accounts.reckoning import Clock
+from usageledger.accounts.queries import Clock
 from usageledger.sdk.gate.answers import (
     CheckAnswer,
     GateError,

@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from usageledger.accounts.reckoning import (
+from usageledger.accounts.queries import (
     CatalogsUpTo,
     Clock,
     NoRate,
-    Question,
-    Reckoning,
-    answered,
-    checking,
-    holding,
-    quoting,
-    releasing,
+    Query,
+    Step,
+    check_query,
+    hold_query,
+    quote_query,
+    release_query,
+    run,
 )
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, StoredHead
@@ -85,7 +85,7 @@ class InMemoryGate(UsageGate):
 
     @property
     def is_available(self) -> bool:
-        """Whether questions are answered."""
+        """Whether questions are run."""
         return self._memory.is_available
 
     @is_available.setter
@@ -162,21 +162,21 @@ class _MemoryWay:
         self._view = MemoryView(now_ms=lambda: milliseconds(now()))
 
     def prepare(self) -> None:
-        self._reckon(quoting([], self.clock))
+        self._run(quote_query([], self.clock))
 
     def check(self, account: str, use: Use) -> CheckAnswer:
-        return check_answer(self._reckon(checking(account, use, self.clock)))
+        return check_answer(self._run(check_query(account, use, self.clock)))
 
     def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
-        return quote_answer(self._reckon(quoting(uses, self.clock)))
+        return quote_answer(self._run(quote_query(uses, self.clock)))
 
     def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
         return hold_answer(
-            self._reckon(holding(account, hold_id, use, life_s * 1_000, self.clock)), hold_id
+            self._run(hold_query(account, hold_id, use, life_s * 1_000, self.clock)), hold_id
         )
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return release_answer(account, hold_id, self._reckon(releasing(account, hold_id)))
+        return release_answer(account, hold_id, self._run(release_query(account, hold_id)))
 
     def close(self) -> None:
         """There is nothing to let go of."""
@@ -199,19 +199,17 @@ class _MemoryWay:
         if isinstance(event, UsageRecorded) and event.hold_id is not None:
             self._view.settle([(event.account, event.hold_id)])
 
-    def _reckon(self, reckoning: Reckoning[T]) -> T:
+    def _run(self, query: Query[T]) -> T:
         if not self.is_available:
             raise GateUnavailable("is_available is False")
         # Counters that are always up to date.
         self._view.stored_head = StoredHead(Position(0, ""), _HEAD, self._view.now_ms())
 
-        def answer(question: Question) -> Any:
-            return (
-                self._catalogs if isinstance(question, CatalogsUpTo) else self._view.ask(question)
-            )
+        def answer(step: Step) -> Any:
+            return self._catalogs if isinstance(step, CatalogsUpTo) else self._view.ask(step)
 
         try:
-            return answered(reckoning, answer)
+            return run(query, answer)
         except NoRate as error:
             raise UnknownUse(str(error), error.reason) from error
 

@@ -69,7 +69,7 @@ class LedgerFacts:
         found = self._answer(f"catalogs {before}", lambda: self._catalogs.up_to(before))
         if not found:
             raise GateMisconfigured(
-                "no catalog has been published: do so with `usageledger catalog publish FILE`"
+                "no catalog has been published: publish one with `usageledger catalog publish FILE`"
             )
         return found
 

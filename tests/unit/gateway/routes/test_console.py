@@ -8,11 +8,11 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import pytest
 from kafka.errors import KafkaTimeoutError
@@ -20,14 +20,16 @@ from msgspec.structs import replace
 
 from tests.history_files import records_of
 from tests.notation import SHIPPED, Partition
-from tests.worlds.gateway_world import NOW, GatewayWorld, UnreachableRedis
+from tests.worlds.account_sources import MemoryAccounts
+from tests.worlds.gateway_world import NOW, GatewayWorld
+from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts
-from usageledger.counters.connection import AsyncClient
 from usageledger.counters.owner_reports import OwnerReport
+from usageledger.counters.view import Position, StoredHead
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog_document import load_shipped_catalog
+from usageledger.domain.encoding import encode
 from usageledger.domain.entry import InputAddress
-from usageledger.domain.head import Head
 from usageledger.domain.refusal import Refusal
 from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.inspector import CatalogsThere, Connections, Inspector, Look
@@ -44,25 +46,16 @@ START = "2026-11-20T09:00"
 KNOWN_RECORD = Record(0, 1_763_629_200_000, b"a", b'{"refused": "as it was"}')
 
 
-class CountedAccounts(Accounts):
-    """Accounts of the one partition that was decided in memory."""
+class DecidedAccounts(MemoryAccounts):
+    """The one partition that was decided in memory: its head alone is read."""
 
     def __init__(self, world: ConsoleWorld) -> None:
-        super().__init__(
-            cast(AsyncClient, UnreachableRedis()),
-            PublishedCatalogs("127.0.0.1:1", ""),
-            prefix="",
-            partition_count=1,
-            is_importing=lambda: world.is_importing,
-            now=lambda: NOW,
-        )
+        super().__init__()
         self._world = world
 
-    async def heads(self) -> dict[int, Head]:
-        return {0: self._world.partition.book.head}
-
-    async def catalogs(self, head: Head) -> AdoptedCatalogs:
-        return SHIPPED
+    async def heads(self, partitions: Iterable[int]) -> dict[int, StoredHead | None]:
+        head = self._world.partition.book.head
+        return {0: StoredHead(Position(head.next_offset, head.hash), encode(head), 0)}
 
 
 class ToldInspector(Inspector):
@@ -96,7 +89,9 @@ class ConsoleWorld:
         self.is_importing = False
         self.sent: list[Outgoing] = []
         self.unavailable: set[bytes] = set()
-        self.gateway.gateway.accounts = CountedAccounts(self)
+        self.source = DecidedAccounts(self)
+        clock = Clock(lambda: NOW, lambda: self.is_importing)
+        self.gateway.gateway.accounts = Accounts(self.source, partition_count=1, clock=clock)
         self.gateway.gateway.inspector = self.inspector
         self.gateway.gateway.report = self._report
         self.key = self.gateway.key("admin")
@@ -255,12 +250,9 @@ def test_counters_that_are_behind_the_history_and_know_no_such_plan_leave_an_acc
         shipped, version="older", plans=tuple(plan for plan in shipped.plans if plan.id != "max")
     )
 
-    async def catalogs(head: Head) -> AdoptedCatalogs:
-        return AdoptedCatalogs((older,))
-
     world.take("2026-10-20T09:00 subscribe max", "+1h use ai_edit")
     world.fold()
-    world.gateway.gateway.accounts.catalogs = catalogs  # type: ignore[method-assign]
+    world.source.catalogs = AdoptedCatalogs((older,))
     (shown,) = world.get("/v1/accounts")["items"]
     assert (shown["plan"], shown["plan_name"], shown["used"]) == ("max", "max", "14")
 

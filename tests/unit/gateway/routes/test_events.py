@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.worlds.gateway_world import NOW, GatewayWorld
-from usageledger.accounts.reckoning import Clock
+from usageledger.accounts.queries import Clock
 from usageledger.gateway.bodies import BYTES_MAX
 from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.routes.events import EVENTS_MAX

@@ -8,58 +8,51 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import jsonschema
 import pytest
 
 from tests.history_files import records_of
-from tests.notation import SHIPPED, Partition
+from tests.notation import Partition
+from tests.worlds.account_sources import MemoryAccounts
 from tests.worlds.gateway_world import GatewayWorld
-from usageledger.accounts.reader import AccountNow, Accounts
-from usageledger.domain.balance import untouched_free
+from usageledger.accounts.queries import Clock
+from usageledger.accounts.reader import Accounts
+from usageledger.counters.calling import Call
+from usageledger.counters.memory import MemoryView
+from usageledger.counters.view import Position, StoredHead
 from usageledger.domain.encoding import encode
-from usageledger.domain.renewal import state_at
 from usageledger.gateway.app import bare_app
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
+from usageledger.ledger.timestamps import milliseconds
 from usageledger.sdk.tokens import mint_account_token
+
+T = TypeVar("T")
 
 START = "2026-01-03T09:00"
 NOON = datetime(2026, 1, 13, 12, tzinfo=UTC)
 
 
-class DecidedAccounts:
-    """Accounts as a partition in memory has decided them: what `Accounts` reads from the
-    counters.
-    """
+class DecidedAccounts(MemoryAccounts):
+    """Accounts as a partition in memory has decided them."""
 
-    def __init__(self, partition: Partition, at: datetime) -> None:
-        self.decided = partition
-        self.at = at
+    def __init__(self, partition: Partition) -> None:
+        super().__init__(MemoryView())
+        self._decided = partition
 
-    def partition(self, account: str) -> int:
-        return 0
-
-    async def read(self, account: str) -> AccountNow:
-        state = self.decided.book.accounts.get(account)
-        known = state is not None
-        shown = (
-            untouched_free(self.at, SHIPPED)
-            if state is None
-            else state_at(state, account, self.at, SHIPPED)
+    async def ask(self, partition: int, call: Call[T]) -> T:
+        book, (view,) = self._decided.book, self.views
+        view.stored_head = StoredHead(
+            Position(book.head.next_offset, book.head.hash),
+            encode(book.head),
+            milliseconds(NOON + timedelta(days=3_650)),
         )
-        stored = None if state is None else encode(state)
-        return AccountNow(
-            account,
-            shown,
-            known,
-            self.at,
-            None,
-            SHIPPED,
-            self.decided.book.head.next_offset,
-            stored=stored,
-        )
+        view.stored_accounts = {
+            account: encode(state) for account, state in book.accounts.items() if state is not None
+        }
+        return await super().ask(partition, call)
 
 
 class MeterWorld:
@@ -71,15 +64,17 @@ class MeterWorld:
     def __init__(self, directory: Path) -> None:
         self.gateway = GatewayWorld(directory)
         self.partition = Partition()
-        self.accounts = DecidedAccounts(self.partition, NOON)
-        self.gateway.gateway.accounts = cast(Accounts, self.accounts)
+        self.at = NOON
+        self.gateway.gateway.accounts = Accounts(
+            DecidedAccounts(self.partition), partition_count=1, clock=Clock(lambda: self.at)
+        )
         self.key = self.gateway.key("read")
         self._path = directory / HISTORY_FILE
 
     def take(self, *lines: str, at: datetime = NOON) -> None:
         for line in lines:
             self.partition.take(line)
-        self.accounts.at = at
+        self.at = at
 
     def fold(self) -> None:
         database = open_for_writing(self._path)

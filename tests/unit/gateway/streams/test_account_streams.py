@@ -5,23 +5,27 @@ let in.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 from prometheus_client import REGISTRY
 from starlette.requests import Request
 
 from tests.notation import SHIPPED
+from tests.worlds.account_sources import MemoryAccounts
 from tests.worlds.gateway_events import NOW_MS, Announced
 from tests.worlds.gateway_world import NOW, GatewayWorld
+from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts
-from usageledger.counters.connection import AsyncClient
-from usageledger.counters.reading import AccountReading
+from usageledger.counters.calling import Call
+from usageledger.counters.holding import Hold
+from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, StoredHead, ViewError
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
@@ -38,30 +42,23 @@ from usageledger.gateway.streams.account_streams import (
     Streams,
 )
 from usageledger.ledger.limit_address import LimitAddress
-from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.ledger.partitioning import partition_of
 from usageledger.sdk.tokens import mint_account_token, split_key
+
+T = TypeVar("T")
 
 CREDIT = 1_000_000
 DEADLINE_S = 10.0
+PARTITIONS = 2
 END = NOW + timedelta(days=20)
 
 
-class Counters(Accounts):
-    """Counters that a test writes. ``reads`` counts how often figures were made of them."""
+class Counters(MemoryAccounts):
+    """Counters that a test writes. ``reads`` counts how often figures were made from them."""
 
     def __init__(self, world: GatewayWorld) -> None:
-        catalogs = PublishedCatalogs("127.0.0.1:1", "")
-        super().__init__(
-            cast(AsyncClient, None),
-            catalogs,
-            prefix="",
-            partition_count=1,
-            is_importing=lambda: False,
-            now=lambda: world.now,
-        )
-        self._world = world
-        self.states: dict[str, AccountState] = {}
-        self.held = 0
+        self._views = tuple(MemoryView(lambda: _ms(world.now)) for _ in range(PARTITIONS))
+        super().__init__(*self._views)
         self.verified_at_ms = _ms(world.now)
         self.is_away = False
         self.silent: set[int] = set()
@@ -69,7 +66,7 @@ class Counters(Accounts):
         self.reads = 0
 
     def use(self, account: str, credits: int) -> None:
-        """The account has used so many credits of Pro's 200."""
+        """The account has used this many of Pro's 200 credits."""
         period = Period(
             number=0,
             start=NOW - timedelta(days=10),
@@ -78,32 +75,31 @@ class Counters(Accounts):
             allotment=200 * CREDIT,
             used=credits * CREDIT,
         )
-        self.states[account] = AccountState(
+        state = AccountState(
             plan="pro", period=period, free_left=0, time_zone="UTC", anchor=NOW - timedelta(days=10)
         )
+        for view in self.views:
+            view.stored_accounts[account] = encode(state)
 
-    def partition(self, account: str) -> int:
-        return int(account.partition("@")[2] or 0)
+    def hold(self, account: str, credits: int) -> None:
+        """The account has one open hold of this many credits."""
+        hold = Hold("open", credits * CREDIT, _ms(END), b"")
+        for view in self.views:
+            view.holds[account, "hold"] = hold
 
-    async def stored(self, partition: int, accounts: Sequence[str]) -> list[AccountReading]:
+    async def ask(self, partition: int, call: Call[T]) -> T:
         if partition in self.silent:
             await asyncio.Event().wait()
         if self.is_away:
             raise ViewError("redis: gone")
-        head = StoredHead(
+        self.views[partition].stored_head = StoredHead(
             Position(1, "h"),
             encode(Head(ledger="l", next_offset=1, clock=NOW)),
             self.verified_at_ms,
         )
-        blobs = [
-            None if account not in self.states else encode(self.states[account])
-            for account in accounts
-        ]
-        return [
-            AccountReading(head, blob, self.held * CREDIT, int(self.held > 0)) for blob in blobs
-        ]
+        return await super().ask(partition, call)
 
-    async def _catalogs_up_to(self, before: int) -> AdoptedCatalogs:
+    async def catalogs_up_to(self, before: int) -> AdoptedCatalogs:
         self.reads += 1
         return SHIPPED
 
@@ -128,32 +124,42 @@ class Listening:
             return await anext(self._messages, b"") == b""
 
 
+class StreamWorld(GatewayWorld):
+    """A gateway whose streams show ``counters``."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.counters = Counters(self)
+        accounts = Accounts(
+            self.counters, partition_count=PARTITIONS, clock=Clock(lambda: self.now)
+        )
+        self.gateway.accounts = accounts
+        self.gateway.streams = Streams(
+            accounts, self.gateway.limits, self.gateway.store_thread, lambda: self.now
+        )
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[GatewayWorld]:
-    made = GatewayWorld(tmp_path)
-    counters = Counters(made)
-    made.gateway.accounts = counters
-    made.gateway.streams = Streams(
-        counters, made.gateway.limits, made.gateway.store_thread, lambda: made.now
-    )
+def world(tmp_path: Path) -> Iterator[StreamWorld]:
+    made = StreamWorld(tmp_path)
     yield made
     made.gateway.store_thread.close()
     made.store.close()
 
 
-def of(world: GatewayWorld) -> tuple[Counters, Streams]:
-    counters = world.gateway.accounts
-    assert isinstance(counters, Counters)
-    return counters, world.gateway.streams
+def account_in(partition: int) -> str:
+    """An account that lives in this partition."""
+    names = (f"acct_{number}" for number in itertools.count())
+    return next(name for name in names if partition_of(name.encode(), PARTITIONS) == partition)
 
 
-def take(world: GatewayWorld, partition: int, records: Any) -> None:
+def take(world: StreamWorld, partition: int, records: Any) -> None:
     """Limit events come: into the database, and then to who listens."""
     world.gateway.streams.hand_over(world.gateway.limits.take({partition: records}, NOW_MS))
 
 
-def test_figures_are_sent_at_once_and_then_only_when_they_change(world: GatewayWorld) -> None:
-    counters, streams = of(world)
+def test_figures_are_sent_at_once_and_then_only_when_they_change(world: StreamWorld) -> None:
+    counters, streams = world.counters, world.gateway.streams
 
     async def scenario() -> None:
         counters.use("acct", 40)
@@ -182,14 +188,14 @@ def test_figures_are_sent_at_once_and_then_only_when_they_change(world: GatewayW
 
 
 def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
-    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    world: StreamWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five pages were opened a second, each of an account that nobody watched.
 
     Each began the wait for the next poll anew, so that no meter moved, and streams whose token had
     ended went on.
     """
-    counters, streams = of(world)
+    counters, streams = world.counters, world.gateway.streams
     monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
 
     async def scenario() -> None:
@@ -210,36 +216,37 @@ def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
 
 
 def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(
-    world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+    world: StreamWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Partitions were looked at one after another: with one node of Redis dead, the meters of all
     others stood still for its timeout, in every poll, for each of its partitions.
     """
-    counters, streams = of(world)
+    counters, streams = world.counters, world.gateway.streams
     monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
     counters.silent = {0}
 
     async def scenario() -> None:
         polling = asyncio.create_task(streams.run())
-        counters.use("acct@1", 40)
-        _, listening = Listening(streams, "acct@0"), Listening(streams, "acct@1")
+        silent, answering = account_in(0), account_in(1)
+        counters.use(answering, 40)
+        _, listening = Listening(streams, silent), Listening(streams, answering)
         assert (await listening.next())[1]["used"] == "40"
-        counters.use("acct@1", 41)
+        counters.use(answering, 41)
         assert (await listening.next())[1]["used"] == "41"
         polling.cancel()
 
     asyncio.run(scenario())
 
 
-def test_a_hold_moves_the_figures(world: GatewayWorld) -> None:
-    counters, streams = of(world)
+def test_a_hold_moves_the_figures(world: StreamWorld) -> None:
+    counters, streams = world.counters, world.gateway.streams
 
     async def scenario() -> None:
         counters.use("acct", 40)
         listening = Listening(streams)
         await streams.look(["acct"])
         assert (await listening.next())[1]["available"] == "160"
-        counters.held = 14
+        counters.hold("acct", 14)
         await streams.look(["acct"])
         _, told = await listening.next()
         assert (told["held"], told["holds"], told["remaining"], told["available"]) == (
@@ -252,8 +259,8 @@ def test_a_hold_moves_the_figures(world: GatewayWorld) -> None:
     asyncio.run(scenario())
 
 
-def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: GatewayWorld) -> None:
-    counters, streams = of(world)
+def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: StreamWorld) -> None:
+    counters, streams = world.counters, world.gateway.streams
     topic = Announced()
 
     async def scenario() -> None:
@@ -269,9 +276,9 @@ def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: Gate
 
 
 def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_where_it_was(
-    world: GatewayWorld,
+    world: StreamWorld,
 ) -> None:
-    _, streams = of(world)
+    streams = world.gateway.streams
     topic = Announced()
 
     async def scenario() -> None:
@@ -289,9 +296,9 @@ def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_wh
 
 
 def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_twice(
-    world: GatewayWorld,
+    world: StreamWorld,
 ) -> None:
-    _, streams = of(world)
+    streams = world.gateway.streams
     topic = Announced()
     take(world, 0, topic.crossing("limit.threshold", "limit.reached"))
 
@@ -309,7 +316,7 @@ def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_tw
 
 @pytest.mark.parametrize("has_past", [False, True])
 def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(
-    world: GatewayWorld, has_past: bool
+    world: StreamWorld, has_past: bool
 ) -> None:
     """A meter's connection broke before the account's first limit event, and it came again without
     an id: it never heard that the account had been blocked meanwhile.
@@ -344,8 +351,8 @@ def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(
     asyncio.run(scenario())
 
 
-def test_more_missed_events_than_are_read_at_once_come_all(world: GatewayWorld) -> None:
-    _, streams = of(world)
+def test_more_missed_events_than_are_read_at_once_come_all(world: StreamWorld) -> None:
+    streams = world.gateway.streams
     topic = Announced()
     take(world, 0, [record for _ in range(450) for record in topic.crossing("limit.threshold")])
 
@@ -356,8 +363,8 @@ def test_more_missed_events_than_are_read_at_once_come_all(world: GatewayWorld) 
     assert asyncio.run(scenario()) == [f"0-{number}-0" for number in range(10, 450)]
 
 
-def test_only_the_accounts_own_events_are_sent(world: GatewayWorld) -> None:
-    _, streams = of(world)
+def test_only_the_accounts_own_events_are_sent(world: StreamWorld) -> None:
+    streams = world.gateway.streams
     topic = Announced()
 
     async def scenario() -> None:
@@ -375,9 +382,9 @@ def test_only_the_accounts_own_events_are_sent(world: GatewayWorld) -> None:
     asyncio.run(scenario())
 
 
-def test_a_renewal_moves_the_figures_when_its_time_comes(world: GatewayWorld) -> None:
+def test_a_renewal_moves_the_figures_when_its_time_comes(world: StreamWorld) -> None:
     """Nothing is written: the period rolls over in the reader's hands."""
-    counters, streams = of(world)
+    counters, streams = world.counters, world.gateway.streams
 
     async def scenario() -> None:
         counters.use("acct", 150)
@@ -401,8 +408,8 @@ def test_a_renewal_moves_the_figures_when_its_time_comes(world: GatewayWorld) ->
     asyncio.run(scenario())
 
 
-def test_who_is_blocked_is_told_since_when_and_why(world: GatewayWorld) -> None:
-    counters, streams = of(world)
+def test_who_is_blocked_is_told_since_when_and_why(world: StreamWorld) -> None:
+    counters, streams = world.counters, world.gateway.streams
     topic = Announced()
 
     async def scenario() -> None:
@@ -418,8 +425,8 @@ def test_who_is_blocked_is_told_since_when_and_why(world: GatewayWorld) -> None:
     asyncio.run(scenario())
 
 
-def test_a_new_gateway_knows_since_when_an_account_is_blocked(world: GatewayWorld) -> None:
-    counters, streams = of(world)
+def test_a_new_gateway_knows_since_when_an_account_is_blocked(world: StreamWorld) -> None:
+    counters, streams = world.counters, world.gateway.streams
     world.gateway.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
 
     async def scenario() -> None:
@@ -435,8 +442,8 @@ def test_a_new_gateway_knows_since_when_an_account_is_blocked(world: GatewayWorl
     asyncio.run(scenario())
 
 
-def test_figures_that_can_no_longer_be_read_are_said_to_be_old(world: GatewayWorld) -> None:
-    counters, streams = of(world)
+def test_figures_that_can_no_longer_be_read_are_said_to_be_old(world: StreamWorld) -> None:
+    counters, streams = world.counters, world.gateway.streams
 
     async def scenario() -> None:
         counters.use("acct", 40)
@@ -459,8 +466,8 @@ def test_figures_that_can_no_longer_be_read_are_said_to_be_old(world: GatewayWor
     asyncio.run(scenario())
 
 
-def test_a_stream_ends_with_its_token_and_says_so(world: GatewayWorld) -> None:
-    _, streams = of(world)
+def test_a_stream_ends_with_its_token_and_says_so(world: StreamWorld) -> None:
+    streams = world.gateway.streams
 
     async def scenario() -> None:
         listening, other = Listening(streams), Listening(streams)
@@ -474,8 +481,8 @@ def test_a_stream_ends_with_its_token_and_says_so(world: GatewayWorld) -> None:
     asyncio.run(scenario())
 
 
-def test_what_was_announced_before_the_end_is_sent_before_it(world: GatewayWorld) -> None:
-    _, streams = of(world)
+def test_what_was_announced_before_the_end_is_sent_before_it(world: StreamWorld) -> None:
+    streams = world.gateway.streams
 
     async def scenario() -> None:
         listening = Listening(streams)
@@ -487,7 +494,7 @@ def test_what_was_announced_before_the_end_is_sent_before_it(world: GatewayWorld
     asyncio.run(scenario())
 
 
-def test_a_key_that_is_revoked_ends_what_it_had_begun(world: GatewayWorld) -> None:
+def test_a_key_that_is_revoked_ends_what_it_had_begun(world: StreamWorld) -> None:
     from usageledger.gateway.dependencies import still_let_in
 
     key = world.key("read")
@@ -509,8 +516,8 @@ def test_a_key_that_is_revoked_ends_what_it_had_begun(world: GatewayWorld) -> No
     assert not of_session()
 
 
-def test_an_account_has_so_many_streams_and_no_more(world: GatewayWorld) -> None:
-    _, streams = of(world)
+def test_an_account_has_so_many_streams_and_no_more(world: StreamWorld) -> None:
+    streams = world.gateway.streams
     clients = [streams.open("acct", lambda: True) for _ in range(STREAMS_PER_ACCOUNT_MAX)]
     with pytest.raises(Problem) as refused:
         streams.open("acct", lambda: True)
@@ -522,11 +529,11 @@ def test_an_account_has_so_many_streams_and_no_more(world: GatewayWorld) -> None
     streams.open("acct", lambda: True)
 
 
-def test_nobody_listens_while_the_past_is_read(world: GatewayWorld) -> None:
+def test_nobody_listens_while_the_past_is_read(world: StreamWorld) -> None:
     """A gateway on a new data directory sent its streams all limit events since the beginning, as
     if they happened now.
     """
-    _, streams = of(world)
+    streams = world.gateway.streams
     streams.untold = lambda: "the past is still being read"
     with pytest.raises(Problem) as refused:
         streams.open("acct", lambda: True)
@@ -536,12 +543,12 @@ def test_nobody_listens_while_the_past_is_read(world: GatewayWorld) -> None:
 
 
 def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
-    world: GatewayWorld,
+    world: StreamWorld,
 ) -> None:
     """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty
     accounts could take all.
     """
-    _, streams = of(world)
+    streams = world.gateway.streams
     clients = [
         streams.open("acct", lambda: True, has_token=True) for _ in range(STREAMS_BY_TOKEN_MAX)
     ]

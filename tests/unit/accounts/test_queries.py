@@ -13,21 +13,21 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.notation import SHIPPED, Partition
-from usageledger.accounts.reckoning import (
+from usageledger.accounts.queries import (
     ATTEMPTS_MAX,
     CatalogsUpTo,
     Clock,
     NoRate,
-    Question,
-    Reckoning,
-    answered,
-    answered_async,
-    checking,
-    finding,
-    holding,
-    quoting,
-    reading,
-    releasing,
+    Query,
+    Step,
+    balance_query,
+    check_query,
+    find_hold_query,
+    hold_query,
+    quote_query,
+    release_query,
+    run,
+    run_async,
 )
 from usageledger.counters.holding import PlaceHold
 from usageledger.counters.memory import MemoryView
@@ -50,7 +50,7 @@ class Counters:
 
     def __init__(self, *lines: str) -> None:
         self.view = MemoryView(now_ms=lambda: int(NOW.timestamp() * 1_000))
-        self.asked: list[Question] = []
+        self.asked: list[Step] = []
         self.before_placing: Callable[[], None] = lambda: None
         self._stand(NOW)
         if lines:
@@ -69,25 +69,30 @@ class Counters:
             Position(7, "hash"), encode(head), int(NOW.timestamp() * 1_000)
         )
 
-    def answer(self, question: Question) -> Any:
-        self.asked.append(question)
-        if isinstance(question, CatalogsUpTo):
+    def answer(self, step: Step) -> Any:
+        self.asked.append(step)
+        if isinstance(step, CatalogsUpTo):
             return SHIPPED
-        if isinstance(question, PlaceHold):
+        if isinstance(step, PlaceHold):
             self.before_placing()
-        return self.view.ask(question)
+        return self.view.ask(step)
 
-    def told(self, reckoning: Reckoning[T]) -> T:
-        return answered(reckoning, self.answer)
+    def result(self, query: Query[T]) -> T:
+        return run(query, self.answer)
 
 
 def test_an_account_is_read_by_the_catalogs_that_its_partition_has_adopted() -> None:
     counters = Counters("2026-11-20T10:00 subscribe pro", "+1s use chat_action 20")
-    now = counters.told(reading("a", CLOCK))
-    assert [
-        question.before for question in counters.asked if isinstance(question, CatalogsUpTo)
-    ] == [3]
-    assert (now.is_known, now.state.remaining, now.at, now.ledger_next, now.verified_at) == (
+    found = counters.result(balance_query("a", CLOCK))
+    assert [step.before for step in counters.asked if isinstance(step, CatalogsUpTo)] == [3]
+    balance = found.balance
+    assert (
+        balance.is_known,
+        balance.remaining,
+        balance.at,
+        found.ledger_next,
+        found.verified_at,
+    ) == (
         True,
         180_000_000,
         NOW,
@@ -103,14 +108,16 @@ def test_counters_that_are_not_there_make_no_account_an_untouched_free() -> None
     counters = Counters()
     counters.view.stored_head = None
     with pytest.raises(ViewError, match="not there") as refused:
-        counters.told(reading("a", CLOCK))
+        counters.result(balance_query("a", CLOCK))
     assert refused.value.retriable
 
 
 def test_now_is_never_before_the_ledgers_time() -> None:
     """A clock that is behind would show an account as it was before what it has seen of it."""
     counters = Counters("2026-12-01T10:00 use chat_action")
-    assert counters.told(reading("a", CLOCK)).at == datetime(2026, 12, 1, 10, tzinfo=UTC)
+    assert counters.result(balance_query("a", CLOCK)).balance.at == datetime(
+        2026, 12, 1, 10, tzinfo=UTC
+    )
 
 
 def test_while_history_is_imported_now_is_the_ledgers_time() -> None:
@@ -118,16 +125,19 @@ def test_while_history_is_imported_now_is_the_ledgers_time() -> None:
     had used would be gone.
     """
     counters = Counters("2025-03-01T10:00 subscribe pro", "+1d use chat_action 200")
-    assert counters.told(checking("a", ACTION, CLOCK)).check.allowed
+    assert counters.result(check_query("a", ACTION, CLOCK)).check.allowed
     importing = Clock(lambda: NOW, lambda: True)
-    found = counters.told(checking("a", ACTION, importing))
-    assert (found.check.allowed, found.now.at) == (False, datetime(2025, 3, 2, 10, tzinfo=UTC))
+    found = counters.result(check_query("a", ACTION, importing))
+    assert (found.check.allowed, found.account.balance.at) == (
+        False,
+        datetime(2025, 3, 2, 10, tzinfo=UTC),
+    )
 
 
 def test_counters_that_were_not_verified_lately_are_as_of_when_they_were() -> None:
     counters = Counters("2026-11-20T10:00 use chat_action")
     late = Clock(lambda: NOW + timedelta(minutes=1))
-    assert counters.told(reading("a", late)).verified_at == NOW
+    assert counters.result(balance_query("a", late)).verified_at == NOW
 
 
 @pytest.mark.parametrize("spoilt", ["head", "account"])
@@ -138,7 +148,7 @@ def test_counters_that_cannot_be_read_are_no_outage(spoilt: str) -> None:
     else:
         counters.view.stored_accounts["a"] = b"{}"
     with pytest.raises(ViewError, match="upgrade") as refused:
-        counters.told(reading("a", CLOCK))
+        counters.result(balance_query("a", CLOCK))
     assert not refused.value.retriable
 
 
@@ -151,14 +161,14 @@ def test_counters_that_cannot_be_read_are_no_outage(spoilt: str) -> None:
     ],
 )
 def test_what_has_no_rate_is_named(use: Use, told: str) -> None:
-    for reckoning in (
-        checking("a", use, CLOCK),
-        holding("a", "job", use, 1_000, CLOCK),
-        quoting([ACTION, use], CLOCK),
+    for query in (
+        check_query("a", use, CLOCK),
+        hold_query("a", "job", use, 1_000, CLOCK),
+        quote_query([ACTION, use], CLOCK),
     ):
         counters = Counters()
         with pytest.raises(NoRate, match=told):
-            counters.told(reckoning)
+            counters.result(query)
         assert counters.view.holds == {}
 
 
@@ -169,11 +179,11 @@ def test_a_hold_is_reckoned_anew_on_what_the_account_has_become_meanwhile() -> N
     counters = Counters("2026-11-20T10:00 use chat_action 100")
     charges = iter([lambda: counters.become("2026-11-20T10:00 use chat_action 195")])
     counters.before_placing = lambda: next(charges, lambda: None)()
-    refused = counters.told(
-        holding("a", "job", Use(feature="chat_action", quantity=Decimal(10)), 1_000, CLOCK)
+    refused = counters.result(
+        hold_query("a", "job", Use(feature="chat_action", quantity=Decimal(10)), 1_000, CLOCK)
     )
     assert (refused.refusal, refused.hold) == ("insufficient_credits", None)
-    assert (refused.checked.check.remaining, refused.checked.now.state.period.used) == (
+    assert (refused.checked.check.remaining, refused.checked.account.balance.used) == (
         5_000_000,
         195_000_000,
     )
@@ -186,17 +196,17 @@ def test_an_account_that_never_stands_still_is_asked_about_again_later() -> None
     counters.before_placing = lambda: counters.become(
         f"2026-11-20T10:00 use chat_action {next(uses)}"
     )
-    with pytest.raises(ViewError, match="moved on") as failed:
-        counters.told(holding("a", "job", ACTION, 1_000, CLOCK))
+    with pytest.raises(ViewError, match="changed during each of 20") as failed:
+        counters.result(hold_query("a", "job", ACTION, 1_000, CLOCK))
     assert failed.value.retriable
-    assert sum(isinstance(question, PlaceHold) for question in counters.asked) == ATTEMPTS_MAX
+    assert sum(isinstance(step, PlaceHold) for step in counters.asked) == ATTEMPTS_MAX
 
 
 def test_a_hold_does_not_stand_against_itself() -> None:
     """Asked for again when nothing else is left, it is answered and not refused."""
     counters = Counters("2026-11-20T10:00 use chat_action 190")
     use = Use(feature="chat_action", quantity=Decimal(10))
-    first, again = (counters.told(holding("a", "job", use, 60_000, CLOCK)) for _ in range(2))
+    first, again = (counters.result(hold_query("a", "job", use, 60_000, CLOCK)) for _ in range(2))
     assert (first.refusal, first.hold) == (again.refusal, again.hold) == (None, first.hold)
     assert (again.checked.check.held, again.checked.check.available) == (10_000_000, 0)
 
@@ -204,21 +214,21 @@ def test_a_hold_does_not_stand_against_itself() -> None:
 def test_what_costs_more_than_can_be_held_is_refused_before_it_is_asked_for() -> None:
     counters = Counters()
     use = Use(feature="genai_video", model="veo_3", quantity=Decimal(1_000_000_000))
-    placed = counters.told(holding("a", "job", use, 60_000, CLOCK))
+    placed = counters.result(hold_query("a", "job", use, 60_000, CLOCK))
     assert placed.refusal == "insufficient_credits"
-    assert not any(isinstance(question, PlaceHold) for question in counters.asked)
+    assert not any(isinstance(step, PlaceHold) for step in counters.asked)
 
 
 def test_a_hold_is_found_released_and_found_released() -> None:
     counters = Counters()
-    assert counters.told(finding("a", "job")) is None
-    counters.told(holding("a", "job", ACTION, 60_000, CLOCK))
-    found = counters.told(finding("a", "job"))
+    assert counters.result(find_hold_query("a", "job")) is None
+    counters.result(hold_query("a", "job", ACTION, 60_000, CLOCK))
+    found = counters.result(find_hold_query("a", "job"))
     assert found is not None
     assert found.state == "open"
     assert (
-        counters.told(releasing("a", "job"))
-        == counters.told(finding("a", "job"))
+        counters.result(release_query("a", "job"))
+        == counters.result(find_hold_query("a", "job"))
         == found._replace(state="released")
     )
 
@@ -229,12 +239,12 @@ def test_a_loop_asks_the_same() -> None:
         Counters("2026-11-20T10:00 use chat_action"),
     )
 
-    async def answer(question: Question) -> Any:
-        return looping.answer(question)
+    async def answer(step: Step) -> Any:
+        return looping.answer(step)
 
     answers = (
-        waiting.told(checking("a", ACTION, CLOCK)),
-        asyncio.run(answered_async(checking("a", ACTION, CLOCK), answer)),
+        waiting.result(check_query("a", ACTION, CLOCK)),
+        asyncio.run(run_async(check_query("a", ACTION, CLOCK), answer)),
     )
     assert answers[0] == answers[1]
     assert waiting.asked == looping.asked
