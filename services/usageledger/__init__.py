@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from usageledger.sdk.gate.gates import AsyncUsageGate as AsyncUsageGate
     from usageledger.sdk.gate.gates import UsageGate as UsageGate
     from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber as AsyncLimitSubscriber
+    from usageledger.sdk.limits.errors import HandlerFailed as HandlerFailed
+    from usageledger.sdk.limits.errors import SubscriberFailed as SubscriberFailed
     from usageledger.sdk.limits.limit_event import CrossedBy as CrossedBy
-    from usageledger.sdk.limits.limit_event import HandlerFailed as HandlerFailed
     from usageledger.sdk.limits.limit_event import LimitEvent as LimitEvent
-    from usageledger.sdk.limits.limit_event import SubscriberFailed as SubscriberFailed
     from usageledger.sdk.limits.limit_event import Upgrade as Upgrade
     from usageledger.sdk.limits.subscriber import LimitSubscriber as LimitSubscriber
     from usageledger.sdk.producer.account_client import AccountClient as AccountClient
@@ -65,11 +65,13 @@ _NAMES_BY_MODULE = {
         "UsageGate",
     ),
     "usageledger.sdk.limits.async_subscriber": ("AsyncLimitSubscriber",),
+    "usageledger.sdk.limits.errors": (
+        "HandlerFailed",
+        "SubscriberFailed",
+    ),
     "usageledger.sdk.limits.limit_event": (
         "CrossedBy",
-        "HandlerFailed",
         "LimitEvent",
-        "SubscriberFailed",
         "Upgrade",
     ),
     "usageledger.sdk.limits.subscriber": ("LimitSubscriber",),

@@ -28,7 +28,8 @@ from usageledger.ledger.decoding import decode_account as decode_account_event
 from usageledger.ledger.limit_address import NotALimitEvent, read_limit_event
 from usageledger.ledger.records import Record
 from usageledger.operations.event_file import outgoing_records
-from usageledger.sdk.limits.limit_event import BlockedView, LimitEvent, kind_of, parse_limit_event
+from usageledger.sdk.limits.blocked_view import BlockedView
+from usageledger.sdk.limits.limit_event import LimitEvent, kind_of, parse_limit_event
 from usageledger.sdk.producer import segments
 
 Target = Callable[[bytes], None]

@@ -18,12 +18,9 @@ from usageledger.operations.limit_tail import TailFailed, tail
 from usageledger.runtime.backoff import Backoff
 from usageledger.sdk.limits import subscriber as subscriber_module
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.sdk.limits.subscriber import (
-    HandlerFailed,
-    LimitEvent,
-    LimitSubscriber,
-    SubscriberFailed,
-)
+from usageledger.sdk.limits.errors import HandlerFailed, SubscriberFailed
+from usageledger.sdk.limits.limit_event import LimitEvent
+from usageledger.sdk.limits.subscriber import LimitSubscriber
 
 Announce = Callable[..., None]
 

@@ -16,7 +16,8 @@ from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
-from usageledger.sdk.limits.subscriber import LimitEvent, LimitSubscriber
+from usageledger.sdk.limits.limit_event import LimitEvent
+from usageledger.sdk.limits.subscriber import LimitSubscriber
 
 PREFIX = "outage"
 

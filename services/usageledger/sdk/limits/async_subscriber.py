@@ -1,4 +1,4 @@
-"""`AsyncLimitSubscriber`: a `LimitSubscriber` for programs that run on asyncio.
+"""`AsyncLimitSubscriber`: a `LimitSubscriber` for asyncio programs.
 
 Needs kafka-python alone.
 
@@ -15,9 +15,8 @@ Needs kafka-python alone.
         if subscriber.is_blocked("acct_4821"):
             ...
 
-Kafka is read in a thread, by a `LimitSubscriber`; each event is handed to the event loop, and the
-thread waits until its handlers have returned. So order, repeats, retries and what is committed when
-are the same by construction.
+A `LimitSubscriber` reads Kafka in a thread. It hands each event to the event loop and waits until
+the event's handlers have returned. Order, repeats, retries and commits are therefore the same.
 """
 
 from __future__ import annotations
@@ -31,20 +30,21 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from usageledger.sdk.limits.limit_event import Handler, LimitEvent, SubscriberFailed
+from usageledger.sdk.limits.errors import SubscriberFailed
+from usageledger.sdk.limits.handlers import Handler
+from usageledger.sdk.limits.limit_event import LimitEvent
 from usageledger.sdk.limits.subscriber import LimitSubscriber
 
-# How soon the thread notices that the loop which should call a handler is no more.
+# How soon the thread notices that the event loop which should call a handler has closed.
 LOOP_CHECK_S = 1.0
 
 
 class AsyncLimitSubscriber:
-    """Calls an app's handlers on its event loop, one event at a time, and keeps a view of who is
-    blocked.
+    """Calls an app's handlers on its event loop, and knows which accounts are blocked.
 
-    Its promises are those of `LimitSubscriber`, and so are its arguments. A handler is a coroutine
-    function, awaited before the next event is handed over, or a plain function, which must not
-    block the loop. It runs on one event loop, that of `start`, `run` or ``async with``.
+    Its arguments and promises are those of `LimitSubscriber`. A handler is a coroutine function,
+    which is awaited before the next event is handed over, or a plain function, which must not block
+    the loop. Handlers run on the event loop of `start`, `run` or ``async with``.
     """
 
     def __init__(
@@ -68,51 +68,44 @@ class AsyncLimitSubscriber:
         self._handling: asyncio.Task[object] | None = None
 
     def on_threshold(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account's use comes to a share (80 %, say) of what its
-        period has.
-        """
+        """Decorator: call this when an account has used a share (80 %, say) of its credits."""
         self._subscriber.on_threshold(self._on_the_loop(handler))
         return handler
 
     def on_reached(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account comes to be blocked: nothing remains to it, or it is
-        suspended.
-        """
+        """Decorator: call this when an account becomes blocked: out of credits, or suspended."""
         self._subscriber.on_reached(self._on_the_loop(handler))
         return handler
 
     def on_cleared(self, handler: Handler) -> Handler:
-        """Decorator: call this when an account that was blocked is so no longer."""
+        """Decorator: call this when a blocked account is freed."""
         self._subscriber.on_cleared(self._on_the_loop(handler))
         return handler
 
     def is_blocked(self, account: str) -> bool:
-        """Whether nothing remains to the account, or it is suspended.
+        """Whether the account is out of credits or suspended. Answers from memory.
 
-        Asks nobody, so it may be called anywhere.
-
-        Raises SubscriberFailed, and RuntimeError while there is no view to answer from: before
-        `wait_ready` has returned, after `close`.
+        Raises SubscriberFailed once the subscriber has ended by itself, RuntimeError before
+        `wait_ready` has returned and after `close`.
         """
         return self._subscriber.is_blocked(account)
 
     def why_blocked(self, account: str) -> LimitEvent | None:
-        """The event by which the account came to be blocked; None if it is not.
+        """Return the event that blocked the account, with the upgrade that frees it, or None.
 
         Raises as `is_blocked` does.
         """
         return self._subscriber.why_blocked(account)
 
     def blocked(self) -> set[str]:
-        """All accounts that are blocked. Raises as `is_blocked` does."""
+        """Return all blocked accounts. Raises as `is_blocked` does."""
         return self._subscriber.blocked()
 
     async def run(self) -> None:
         """Call handlers until `close` is called, or the task that runs this is cancelled.
 
-        Raises HandlerFailed and SubscriberFailed.
-
-        A cancellation waits for the handlers that are being called.
+        A cancellation waits for the handlers that are being called. Raises HandlerFailed and
+        SubscriberFailed, and RuntimeError if it ran before.
         """
         ended = self._begin()
         try:
@@ -123,23 +116,24 @@ class AsyncLimitSubscriber:
             raise
 
     async def start(self) -> AsyncLimitSubscriber:
-        """Call handlers in the background."""
+        """Call handlers in the background. Raises RuntimeError if it ran before."""
         self._begin()
         return self
 
     async def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Wait until the view holds all that had been announced at the start.
+        """Wait until it knows every account that was blocked when it started.
 
-        Raises TimeoutError; otherwise as `is_blocked` does.
+        Raises TimeoutError after ``timeout_s`` seconds; otherwise as `is_blocked` does.
         """
         await _in_a_thread(functools.partial(self._subscriber.wait_ready, timeout_s))
 
     async def close(self, timeout_s: float = 30.0) -> None:
-        """End, after the handlers that are being called.
+        """End, once the handlers that are being called have returned.
 
-        Raises SubscriberFailed if the subscriber had ended by itself, TimeoutError.
+        A handler may call this. Then it does not wait, because it would wait for itself.
 
-        Called by a handler it does not wait, for it would wait for itself.
+        Raises SubscriberFailed if the subscriber had ended by itself, TimeoutError if a handler did
+        not return within ``timeout_s`` seconds.
         """
         self._subscriber.close()
         ended = self._ended
@@ -181,7 +175,7 @@ class AsyncLimitSubscriber:
         return self._ended
 
     def _on_the_loop(self, handler: Handler) -> Handler:
-        """What the reading thread calls: returns, or raises, as ``handler`` does on the loop."""
+        """Wrap ``handler`` for the reading thread: it runs on the loop, and the thread waits."""
 
         def call(event: LimitEvent) -> None:
             loop = self._loop
@@ -192,16 +186,15 @@ class AsyncLimitSubscriber:
             except RuntimeError:  # the loop is closed
                 called.close()
                 raise
-            # A loop that ends before it comes to this would be waited for without end.
+            # The wait needs a bound: a loop can close before it runs the handler.
             while not concurrent.futures.wait([answer], LOOP_CHECK_S).done:
                 if loop.is_closed():
                     called.close()
                     raise RuntimeError("the event loop was closed before the handler returned")
             answer.result()
 
-        call.__qualname__ = getattr(
-            handler, "__qualname__", repr(handler)
-        )  # by which HandlerFailed names it
+        # HandlerFailed names the handler by this.
+        call.__qualname__ = getattr(handler, "__qualname__", repr(handler))
         return call
 
     async def _call(self, handler: Handler, event: LimitEvent) -> None:
@@ -215,15 +208,13 @@ class AsyncLimitSubscriber:
 
 
 def _in_a_thread(call: Callable[[], None]) -> asyncio.Future[None]:
-    """Make a blocking call in a thread of its own, which keeps no interpreter from ending, and
-    return its outcome as a future.
-    """
+    """Make a blocking call in a daemon thread, and return its outcome as a future."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[None] = loop.create_future()
-    # Whoever asks next is told what went wrong: asyncio need not log that nobody has looked.
+    # The app's next call raises this error. Asyncio must not also log that nobody retrieved it.
     outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def settle(error: BaseException | None) -> None:
+    def resolve(error: BaseException | None) -> None:
         if outcome.done():
             return
         if error is None:
@@ -238,7 +229,7 @@ def _in_a_thread(call: Callable[[], None]) -> asyncio.Future[None]:
         except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is awaited
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(settle, failure)
+            loop.call_soon_threadsafe(resolve, failure)
 
     threading.Thread(target=run, name="usageledger-limits", daemon=True).start()
     return outcome

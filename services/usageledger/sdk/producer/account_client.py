@@ -16,6 +16,7 @@ from usageledger.log.topics import Topics
 from usageledger.sdk.producer import events, kafka_publisher
 from usageledger.sdk.producer.events import Credits, Event, InvalidEvent, Share
 from usageledger.sdk.producer.publisher import Blame, ConnectTo, Publisher, PublishError
+from usageledger.sdk.settings import kafka_setting, prefix_setting
 
 
 class CommandFailed(Exception):
@@ -68,10 +69,8 @@ class AccountClient:
             self.source = check_name("source", source)
         except ValueError as error:
             raise InvalidEvent("source", str(error)) from None
-        connect_to = connect_to or kafka_publisher.connector_to(
-            kafka_publisher.kafka_setting(kafka), kafka_options
-        )
-        self._connect = connect_to(Topics(kafka_publisher.prefix_setting(prefix)).account)
+        connect_to = connect_to or kafka_publisher.connector_to(kafka_setting(kafka), kafka_options)
+        self._connect = connect_to(Topics(prefix_setting(prefix)).account)
         self._timeout_s = timeout_s
         self._importing = importing
         self._clock = clock or events.utc_now

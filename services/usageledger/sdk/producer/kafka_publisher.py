@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from usageledger.sdk.kafka_python import KafkaProducer, kafka_errors
 from usageledger.sdk.producer.publisher import Blame, ConnectTo, Done, PublishError
-
-with warnings.catch_warnings():
-    # It reads its message schemas by a call that Python 3.11 and 3.12 call deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from kafka import KafkaProducer
-    from kafka import errors as kafka_errors
+from usageledger.sdk.settings import address_list
 
 _CONNECT_TIMEOUT_MS = 10_000
 _METADATA_TIMEOUT_MS = 5_000
-_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
 
 # What the guarantees stand on. A batch that expires by delivery_timeout_ms after it was sent stops
 # the idempotent producer for ever, without an error. So that time-out never comes: the sender
@@ -68,32 +61,6 @@ _BLAMES_CONNECTION = (
 )
 
 
-def kafka_setting(kafka: str | None) -> str:
-    """The brokers' addresses, from the argument or USAGELEDGER_KAFKA.
-
-    Raises ValueError if neither is there.
-    """
-    kafka = kafka or os.environ.get("USAGELEDGER_KAFKA", "")
-    if not kafka.strip():
-        raise ValueError(
-            'kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)'
-        )
-    return kafka
-
-
-def prefix_setting(prefix: str | None) -> str:
-    """The prefix of the topics, from the argument or USAGELEDGER_PREFIX.
-
-    Raises ValueError if no topic can be named so.
-    """
-    prefix = os.environ.get("USAGELEDGER_PREFIX", "") if prefix is None else prefix
-    if not _PREFIX.fullmatch(prefix):
-        raise ValueError(
-            f"prefix has letters, digits, dots, hyphens and underscores, unlike {prefix!r}"
-        )
-    return prefix
-
-
 def connector_to(kafka: str, options: Mapping[str, object] | None = None) -> ConnectTo:
     """Make what connects to topics of these brokers.
 
@@ -107,8 +74,8 @@ def connector_to(kafka: str, options: Mapping[str, object] | None = None) -> Con
             f"kafka_options cannot set {', '.join(refused)}: what the ledger guarantees rests on "
             "them"
         )
-    addresses = [address.strip() for address in kafka.split(",")]
-    config = {**_DEFAULTS, **(options or {}), **_FIXED, "bootstrap_servers": addresses}
+    servers = {"bootstrap_servers": address_list(kafka)}
+    config = {**_DEFAULTS, **(options or {}), **_FIXED, **servers}
     return lambda topic: functools.partial(KafkaPublisher, topic, config)
 
 

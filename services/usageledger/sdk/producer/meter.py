@@ -22,6 +22,7 @@ from usageledger.sdk.producer.publisher import ConnectTo
 from usageledger.sdk.producer.recording import UsageRecorder, Waiting
 from usageledger.sdk.producer.sender import SenderSettings
 from usageledger.sdk.producer.spool import Durability, Spool, SpoolError
+from usageledger.sdk.settings import kafka_setting, prefix_setting
 
 log = logging.getLogger("usageledger.sdk.producer")
 
@@ -99,9 +100,9 @@ class UsageMeter(UsageRecorder):
         if durability not in ("process", "power"):
             raise ValueError(f"durability is 'process' or 'power', not {durability!r}")
         if connect_to is None:
-            kafka = kafka_publisher.kafka_setting(kafka)
+            kafka = kafka_setting(kafka)
             connect_to = kafka_publisher.connector_to(kafka, kafka_options)
-        self._topics = Topics(kafka_publisher.prefix_setting(prefix))
+        self._topics = Topics(prefix_setting(prefix))
         self._directory = _spool_directory(spool_directory, kafka or "kafka")
         self._durability = durability
         self._bytes_max, self._count_max = spool_bytes_max, spool_count_max

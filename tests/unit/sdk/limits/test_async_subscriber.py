@@ -16,13 +16,9 @@ import pytest
 from usageledger.contracts.examples import examples
 from usageledger.sdk.limits import async_subscriber
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.sdk.limits.limit_event import (
-    Handler,
-    HandlerFailed,
-    Handlers,
-    LimitEvent,
-    SubscriberFailed,
-)
+from usageledger.sdk.limits.errors import HandlerFailed, SubscriberFailed
+from usageledger.sdk.limits.handlers import Handler, Handlers
+from usageledger.sdk.limits.limit_event import LimitEvent
 
 THRESHOLD, REACHED, CLEARED = (
     examples()[f"limit.{kind}"][0] for kind in ("threshold", "reached", "cleared")

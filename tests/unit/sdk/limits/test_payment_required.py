@@ -18,7 +18,8 @@ from usageledger.gateway import problems
 from usageledger.ledger.limit_address import read_limit_event
 from usageledger.ledger.limit_events import limit_events
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
-from usageledger.sdk.limits.limit_event import LimitEvent, SubscriberFailed, parse_limit_event
+from usageledger.sdk.limits.errors import SubscriberFailed
+from usageledger.sdk.limits.limit_event import LimitEvent, parse_limit_event
 from usageledger.sdk.limits.payment_required import (
     MEDIA_TYPE,
     TITLES,

@@ -1,0 +1,55 @@
+"""`Broadcast`: each instance reads all limit events, to know which accounts are blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from usageledger.sdk.kafka_python import TopicPartition
+from usageledger.sdk.limits.errors import SubscriberFailed
+
+
+class Broadcast:
+    """All partitions of the topic from their beginnings, for this instance alone.
+
+    ``known_ends`` has the end offset of each partition at the start. Raises SubscriberFailed if the
+    topic does not exist.
+    """
+
+    def __init__(self, consumer: Any, topic: str) -> None:
+        self._consumer = consumer
+        numbers = consumer.partitions_for_topic(topic)
+        if not numbers:
+            raise SubscriberFailed(
+                f"there is no topic {topic}: are the address and the prefix right?"
+            )
+        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+        ends = consumer.end_offsets(partitions)
+        starts = consumer.beginning_offsets(partitions)
+        consumer.assign(partitions)
+        for partition in partitions:
+            consumer.seek(partition, starts[partition])
+        self.known_ends = {each.partition: int(ends[each]) for each in partitions}
+        self._next_offsets = {each.partition: int(starts[each]) for each in partitions}
+        self._starts = dict(self._next_offsets)
+
+    def is_at_known_end(self) -> bool:
+        """Whether everything that was there at the start has been read."""
+        return all(self._next_offsets[number] >= end for number, end in self.known_ends.items())
+
+    def read_again_from(self, offsets: Mapping[int, int]) -> None:
+        """Seek to these offsets, and to the beginning of each partition without one."""
+        for partition in self._consumer.assignment():
+            number = partition.partition
+            self._consumer.seek(partition, offsets.get(number, self._starts[number]))
+
+    def has_read(self, record: Any) -> bool:
+        """Whether this consumer has read that record."""
+        return self._next_offsets[record.partition] > int(record.offset)
+
+    def poll(self, timeout_ms: int) -> Iterator[Any]:
+        """Yield the records that have come, in order within each partition."""
+        for partition, records in self._consumer.poll(timeout_ms=timeout_ms).items():
+            for record in records:
+                yield record
+                self._next_offsets[partition.partition] = record.offset + 1

@@ -1,0 +1,62 @@
+"""What the two consumers of a subscriber share: their errors, how they close, what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.sdk.kafka_python import kafka_errors
+from usageledger.sdk.limits.errors import SubscriberFailed
+
+COMMIT_TIMEOUT_MS = 5_000
+
+
+class Stalled(Exception):
+    """A consumer that has records to fetch fetched none for too long."""
+
+
+# Errors that a new connection can mend: a broker is away, or has just come back. `UnknownError` is
+# a broker's own failure.
+TRANSIENT = (
+    kafka_errors.RetriableError,
+    kafka_errors.BrokerNotAvailableError,
+    kafka_errors.UnknownError,
+    OSError,
+    Stalled,
+)
+# The group has rebalanced: the next poll sees another generation.
+REBALANCED = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.UnknownMemberIdError,
+    kafka_errors.IllegalStateError,
+    ValueError,
+)
+
+
+@contextmanager
+def closing_consumer(consumer: Any) -> Iterator[Any]:
+    """Close the consumer at the end, without a commit that nobody asked for."""
+    try:
+        yield consumer
+    finally:
+        consumer.close(autocommit=False, timeout_ms=COMMIT_TIMEOUT_MS)
+
+
+def read_record(record: Any) -> tuple[dict[str, Any], LimitAddress]:
+    """Read a record of the limits topic: its event and address.
+
+    Raises SubscriberFailed, naming the record, if it holds no limit event of its partition.
+    """
+    try:
+        event, address = read_limit_event(record.value)
+        if address.partition != record.partition:
+            raise NotALimitEvent(f"it is of partition {address.partition}")
+        return event, address
+    except NotALimitEvent as error:
+        raise SubscriberFailed(
+            f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}"
+        ) from error
