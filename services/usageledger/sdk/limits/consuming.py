@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.sdk.kafka_python import kafka_errors
 from usageledger.sdk.limits.errors import SubscriberFailed
 
@@ -17,24 +18,10 @@ class Stalled(Exception):
     """A consumer that has records to fetch fetched none for too long."""
 
 
-# Errors that a new connection can mend: a broker is away, or has just come back. `UnknownError` is
-# a broker's own failure.
-TRANSIENT = (
-    kafka_errors.RetriableError,
-    kafka_errors.BrokerNotAvailableError,
-    kafka_errors.UnknownError,
-    OSError,
-    Stalled,
-)
-# The group has rebalanced: the next poll sees another generation.
-REBALANCED = (
-    kafka_errors.CommitFailedError,
-    kafka_errors.IllegalGenerationError,
-    kafka_errors.RebalanceInProgressError,
-    kafka_errors.UnknownMemberIdError,
-    kafka_errors.IllegalStateError,
-    ValueError,
-)
+# Errors after which a new connection can succeed.
+RECONNECTABLE = (*TRANSIENT, Stalled)
+# The group has rebalanced, or is about to: the partition is not ours at this moment.
+NOT_OURS_NOW = (*REBALANCED, kafka_errors.IllegalStateError, ValueError)
 
 
 @contextmanager

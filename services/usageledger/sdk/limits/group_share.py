@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from usageledger.ledger.limit_address import LimitAddress
 from usageledger.sdk.kafka_python import OffsetAndMetadata, TopicPartition, kafka_errors
-from usageledger.sdk.limits.consuming import COMMIT_TIMEOUT_MS, REBALANCED
+from usageledger.sdk.limits.consuming import COMMIT_TIMEOUT_MS, NOT_OURS_NOW
 
 POLL_MS = 100
 LAST_COMMIT_ATTEMPTS = 20
@@ -61,7 +61,7 @@ class GroupShare:
         )
         if membership == self._membership:
             return [record for records in polled.values() for record in records]
-        with contextlib.suppress(kafka_errors.RetriableError, *REBALANCED):
+        with contextlib.suppress(kafka_errors.RetriableError, *NOT_OURS_NOW):
             self._adopt(membership)
         return []
 
@@ -95,7 +95,7 @@ class GroupShare:
         }
         if not offsets:
             return
-        with contextlib.suppress(kafka_errors.RetriableError, *REBALANCED):
+        with contextlib.suppress(kafka_errors.RetriableError, *NOT_OURS_NOW):
             self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
             self._uncommitted.clear()
 

@@ -33,7 +33,12 @@ from usageledger.runtime.backoff import Backoff
 from usageledger.sdk.kafka_python import KafkaConsumer
 from usageledger.sdk.limits.blocked_view import BlockedView
 from usageledger.sdk.limits.broadcast import Broadcast
-from usageledger.sdk.limits.consuming import TRANSIENT, Stalled, closing_consumer, read_record
+from usageledger.sdk.limits.consuming import (
+    RECONNECTABLE,
+    Stalled,
+    closing_consumer,
+    read_record,
+)
 from usageledger.sdk.limits.errors import SubscriberFailed
 from usageledger.sdk.limits.group_share import POLL_MS, GroupShare, Starts
 from usageledger.sdk.limits.handlers import Handler, Handlers
@@ -266,7 +271,7 @@ class LimitSubscriber:
         while not self._stop.is_set():
             try:
                 self._run_connected()
-            except TRANSIENT as error:
+            except RECONNECTABLE as error:
                 delay_s = RECONNECT.delay_s(1)
                 self._trouble = f" ({type(error).__name__}: {error})"
                 log.warning(
@@ -341,7 +346,7 @@ class LimitSubscriber:
                         self._view.apply(*read_record(record), record.value)
                     self._handle(broadcast, share, share.poll(POLL_MS))
                     share.commit()
-            except TRANSIENT:
+            except RECONNECTABLE:
                 has_kafka = False
                 raise
             finally:

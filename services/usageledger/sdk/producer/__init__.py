@@ -1,3 +1,1 @@
-"""The SDK of those who report: `UsageMeter` for generation workers, `AccountClient` for billing,
-CRM and support.
-"""
+"""Reporting: `UsageMeter` for generation workers, `AccountClient` for billing, CRM and support."""

@@ -1,4 +1,4 @@
-"""`AccountClient`: what billing, the CRM and support tell the ledger about accounts with."""
+"""`AccountClient`: billing, the CRM and support report plans, suspensions and grants with it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from usageledger.sdk.settings import kafka_setting, prefix_setting
 
 
 class CommandFailed(Exception):
-    """A command was not acknowledged. It may have been taken all the same.
+    """A command was not acknowledged. Kafka may have it all the same.
 
-    If it is ``retriable``, call again with ``id=error.id``: under the same id it takes effect once.
+    If ``retriable``, repeat the call with ``id=error.id``: under the same id the command takes
+    effect once.
     """
 
     def __init__(self, message: str, *, id: str, retriable: bool) -> None:
@@ -32,25 +33,26 @@ class CommandFailed(Exception):
 
 
 class AccountClient:
-    """Tells the ledger about plans, suspensions and grants.
+    """Reports plans, suspensions and grants to the ledger.
 
-    Each command returns when all in-sync replicas have it, with the event's id.
+    Each command returns the event's id once all in-sync replicas have the event. A crash before
+    that loses nothing that a repeat under the same ``id`` does not restore.
 
     ::
 
         client = AccountClient(source="billing", kafka="kafka:9092")
         client.subscribe("acct_4821", "pro", time_zone="Europe/Berlin", id=stripe_event.id)
 
-    ``source`` names the service. ``id`` is the billing system's own id of what happened (a new one
-    by default): the same command sent again under the same id takes effect once. ``occurred_at`` is
-    when it happened (now by default).
+    ``source`` names the service. ``id`` is the billing system's own id of the event, by default a
+    new one. A command that is repeated under the same id takes effect once. ``occurred_at`` is when
+    the event happened, by default now.
 
-    Every command raises InvalidEvent for what is wrong with it, and CommandFailed if Kafka has not
-    acknowledged it within ``timeout_s``. For use from any thread, and after a fork; commands of one
-    client go out one after the other. Settings as for `UsageMeter`.
+    Every command raises InvalidEvent if an argument is wrong, and CommandFailed if Kafka has not
+    acknowledged it within ``timeout_s`` seconds. A client may be used from any thread and after a
+    fork; it sends its commands one after the other. The other settings are those of `UsageMeter`.
 
-    ``importing`` is for a ledger in import mode: ``occurred_at`` may then be any time, and is the
-    time of the record too.
+    ``importing`` is for a ledger in import mode. Then ``occurred_at`` may be any time, and is also
+    the timestamp of the record.
     """
 
     def __init__(
@@ -91,16 +93,16 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Bring in an account mid-cycle: its plan and cycle, and the credits of its period and of
-        its Free allotment it had used ``as_of``.
+        """Bring in an account in the middle of its billing cycle, as the account's first event.
 
-        Only as the account's first event. Credits are decimals, such as "14" or "0.5".
+        ``used`` and ``free_used`` are the credits of its period and of its Free allotment that it
+        had used at the time ``as_of``: decimals, such as "14" or "0.5".
         """
         return self._send(
             events.account_opened(
                 source=self.source,
                 account=account,
-                id=_id(id),
+                id=_id_or_new(id),
                 plan=plan,
                 anchor=anchor,
                 time_zone=time_zone,
@@ -125,14 +127,14 @@ class AccountClient:
     ) -> str:
         """Begin a subscription.
 
-        Its cycle renews on the ``anchor``'s day and time of day (default: the event's) in
-        ``time_zone`` (UTC).
+        Its billing cycle renews on the ``anchor``'s day and time of day, by default the event's, in
+        ``time_zone``, by default UTC.
         """
         return self._send(
             events.account_subscribed(
                 source=self.source,
                 account=account,
-                id=_id(id),
+                id=_id_or_new(id),
                 plan=plan,
                 time_zone=time_zone,
                 anchor=anchor,
@@ -149,7 +151,7 @@ class AccountClient:
         event = events.account_plan_changed(
             source=self.source,
             account=account,
-            id=_id(id),
+            id=_id_or_new(id),
             plan=plan,
             occurred_at=occurred_at,
             now=self._clock(),
@@ -165,11 +167,11 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Cancel the subscription with the end of its period, or ``"now"`` (for fraud)."""
+        """Cancel the subscription at the end of its period, or ``"now"`` (for fraud)."""
         event = events.account_cancelled(
             source=self.source,
             account=account,
-            id=_id(id),
+            id=_id_or_new(id),
             effective=effective,
             occurred_at=occurred_at,
             now=self._clock(),
@@ -188,14 +190,13 @@ class AccountClient:
     ) -> str:
         """Block an account, whatever it has left, until it is resumed.
 
-        Apps are told the ``reason``, such as ``"payment_failed"``.
-
-        Its plan, its cycle and its grants go on, and what it uses all the same counts.
+        Limit events and check answers carry the ``reason``, such as ``"payment_failed"``. Its plan,
+        cycle and grants continue, and usage that happens all the same is charged.
         """
         event = events.account_suspended(
             source=self.source,
             account=account,
-            id=_id(id),
+            id=_id_or_new(id),
             reason=reason,
             note=note,
             occurred_at=occurred_at,
@@ -213,11 +214,11 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """End an account's suspension: it is free again if something remains to it."""
+        """End an account's suspension. It is unblocked if it has credits left."""
         event = events.account_resumed(
             source=self.source,
             account=account,
-            id=_id(id),
+            id=_id_or_new(id),
             reason=reason,
             note=note,
             occurred_at=occurred_at,
@@ -234,15 +235,15 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Set the shares of its credits at which an account is announced, such as
-        ``["0.5", "0.9"]``: ``[]`` for none, None for its plan's.
+        """Set an account's thresholds: shares of a period's credits, such as ``["0.5", "0.9"]``.
 
-        Setting them announces nothing; the next use that crosses one does.
+        ``[]`` means none, None its plan's. Setting them announces nothing; the next use that
+        crosses one does.
         """
         event = events.account_thresholds_set(
             source=self.source,
             account=account,
-            id=_id(id),
+            id=_id_or_new(id),
             thresholds=thresholds,
             occurred_at=occurred_at,
             now=self._clock(),
@@ -260,14 +261,12 @@ class AccountClient:
         id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Give an account credits (a decimal above 0), until they are used or until
-        ``expires_at``.
-        """
+        """Give an account credits (a decimal above 0) until they are used or ``expires_at``."""
         return self._send(
             events.credits_granted(
                 source=self.source,
                 account=account,
-                id=_id(id),
+                id=_id_or_new(id),
                 credits=credits,
                 reason=reason,
                 expires_at=expires_at,
@@ -286,9 +285,9 @@ class AccountClient:
         *,
         occurred_at: datetime | None = None,
     ) -> str:
-        """Take back the usage that the service ``source`` recorded as ``id``.
+        """Cancel the usage that the service ``source`` recorded under ``id``.
 
-        A repeat is the same void: its id is derived from these.
+        The void's id is derived from the usage's identity, so a repeat is the same void.
         """
         event = events.usage_voided(
             source=self.source,
@@ -321,10 +320,12 @@ class AccountClient:
     def _send(self, event: Event) -> str:
         id, value = str(event["id"]), events.encode(event)
         deadline = time.monotonic() + self._timeout_s
-        self._notice_fork()
+        self._reset_after_fork()
         if not self._lock.acquire(timeout=self._timeout_s):
             raise CommandFailed(
-                f"not sent: earlier commands took {self._timeout_s} s", id=id, retriable=True
+                f"not sent: earlier commands needed {self._timeout_s} s. Repeat it with id={id!r}",
+                id=id,
+                retriable=True,
             )
         try:
             self._publish(event, value, deadline)
@@ -359,18 +360,21 @@ class AccountClient:
         if publisher is not None:
             publisher.close()
 
-    def _notice_fork(self) -> None:
-        """In a forked child the connection is the parent's, and the lock may be held by a thread
-        that is not there.
+    def _reset_after_fork(self) -> None:
+        """Begin anew in a forked child.
+
+        Its connection belongs to the parent, and a thread that exists in the parent only may hold
+        its lock.
         """
         if self._pid != os.getpid():
-            _left_to_the_parent.append(self._publisher)
+            _of_parent.append(self._publisher)
             self._publisher, self._lock, self._pid = None, threading.Lock(), os.getpid()
 
 
-# Kept from being collected, which would close what is shared with the parent.
-_left_to_the_parent: list[object] = []
+# The parent's connections. Were they collected in the child, they would close sockets that the
+# parent shares.
+_of_parent: list[object] = []
 
 
-def _id(given: str | None) -> str:
+def _id_or_new(given: str | None) -> str:
     return str(uuid.uuid4()) if given is None else given

@@ -1,8 +1,8 @@
-"""What producers put on the wire: CloudEvents 1.0, structured JSON, refused here when they can be
-known to be wrong.
+"""The input events as producers write them: CloudEvents 1.0 in structured JSON.
 
-`UsageMeter`, `AccountClient`, the in-memory meter and the command line all build their events with
-these functions. Needs the standard library alone.
+An event that is known to be wrong is refused here. `UsageMeter`, `AccountClient`, the in-memory
+meter and the command line all build their events with these functions. Needs the standard library
+alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Quantity = str | int | Decimal
 Credits = str | int
 Share = str | Decimal
 
-# What alone can be so long that an event has too many bytes; in other events it is the reason.
+# The only field that can make an event too long, by event type. In the others it is the reason.
 _LONG_TEXTS = {
     "usage.recorded": "dimensions",
     "account.suspended": "note",
@@ -48,8 +48,9 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class InvalidEvent(ValueError):
-    """The ledger would refuse this event: ``field`` is wrong, the message says why. Nothing was
-    recorded.
+    """The ledger would refuse this event, so nothing was recorded.
+
+    ``field`` names the argument that is wrong; the message says why.
     """
 
     def __init__(self, field: str, why: str) -> None:
@@ -71,18 +72,18 @@ def usage_recorded(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build a usage event. ``now`` is when it was recorded, and the default of ``occurred_at``.
+    """Build a usage event. ``now`` is when it is recorded, and the default of ``occurred_at``.
 
     ``live=False`` allows any ``occurred_at``, for a ledger in import mode. Raises InvalidEvent.
     """
     return {
         **_envelope("usage.recorded", source, account, id, occurred_at, now, live),
         "data": {
-            "feature": _name("feature", feature),
-            "model": None if model is None else _name("model", model),
-            "quantity": format_quantity(_checked("quantity", parse_quantity, quantity)),
-            "hold_id": None if hold_id is None else _name("hold_id", hold_id),
-            "dimensions": _dimensions(dimensions),
+            "feature": _checked_name("feature", feature),
+            "model": None if model is None else _checked_name("model", model),
+            "quantity": format_quantity(_parsed_decimal("quantity", parse_quantity, quantity)),
+            "hold_id": None if hold_id is None else _checked_name("hold_id", hold_id),
+            "dimensions": _checked_dimensions(dimensions),
         },
     }
 
@@ -100,13 +101,13 @@ def usage_voided(
 ) -> Event:
     """Build a void of one usage event.
 
-    Its id is derived from the usage's identity: a repeat is the same void. Raises InvalidEvent.
+    Its id is derived from the usage's identity, so a repeat is the same void. Raises InvalidEvent.
     """
-    _name("account", account)
+    _checked_name("account", account)
     data = {
-        "source": _name("source", usage_source),
-        "id": _name("id", usage_id),
-        "reason": _reason(reason),
+        "source": _checked_name("source", usage_source),
+        "id": _checked_name("id", usage_id),
+        "reason": _checked_reason(reason),
     }
     identity = json.dumps([account, usage_source, usage_id]).encode()
     void_id = f"void_{hashlib.sha256(identity).hexdigest()[:32]}"
@@ -131,21 +132,21 @@ def account_opened(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build the first event of an account brought in mid-cycle: what it had used, as of when.
+    """Build the first event of an account that is brought in during its billing cycle.
 
-    Credits are decimals. Raises InvalidEvent.
+    ``used`` and ``free_used`` are credits as decimals, at the time ``as_of``. Raises InvalidEvent.
     """
     data = {
-        "plan": _name("plan", plan),
-        "anchor": _moment("anchor", anchor),
-        "time_zone": _time_zone(time_zone),
-        "used": None if used is None else _credits("used", used, least=0),
-        "free_used": None if free_used is None else _credits("free_used", free_used, least=0),
-        "as_of": _moment("as_of", as_of),
+        "plan": _checked_name("plan", plan),
+        "anchor": _time_text("anchor", anchor),
+        "time_zone": _checked_time_zone(time_zone),
+        "used": None if used is None else _credits_text("used", used, least=0),
+        "free_used": None if free_used is None else _credits_text("free_used", free_used, least=0),
+        "as_of": _time_text("as_of", as_of),
     }
     return {
         **_envelope("account.opened", source, account, id, occurred_at, now, live),
-        "data": _given(data),
+        "data": _without_none(data),
     }
 
 
@@ -161,20 +162,19 @@ def account_subscribed(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build the beginning of a subscription.
+    """Build the start of a subscription.
 
-    Without ``anchor`` its cycle starts at the event's time, without a zone it runs in UTC.
-
+    Without ``anchor`` its cycle starts at the event's time; without ``time_zone`` it runs in UTC.
     Raises InvalidEvent.
     """
     data = {
-        "plan": _name("plan", plan),
-        "time_zone": _time_zone(time_zone),
-        "anchor": _moment("anchor", anchor),
+        "plan": _checked_name("plan", plan),
+        "time_zone": _checked_time_zone(time_zone),
+        "anchor": _time_text("anchor", anchor),
     }
     return {
         **_envelope("account.subscribed", source, account, id, occurred_at, now, live),
-        "data": _given(data),
+        "data": _without_none(data),
     }
 
 
@@ -191,7 +191,7 @@ def account_plan_changed(
     """Build a change of plan. Raises InvalidEvent."""
     return {
         **_envelope("account.plan_changed", source, account, id, occurred_at, now, live),
-        "data": {"plan": _name("plan", plan)},
+        "data": {"plan": _checked_name("plan", plan)},
     }
 
 
@@ -227,12 +227,12 @@ def account_suspended(
 ) -> Event:
     """Build a suspension.
 
-    ``reason`` is a name such as ``payment_failed``, which apps are told. Raises InvalidEvent.
+    ``reason`` is a name such as ``payment_failed``, and limit events carry it. Raises InvalidEvent.
     """
-    data = {"reason": _name("reason", reason), "note": _note(note)}
+    data = {"reason": _checked_name("reason", reason), "note": _checked_note(note)}
     return {
         **_envelope("account.suspended", source, account, id, occurred_at, now, live),
-        "data": _given(data),
+        "data": _without_none(data),
     }
 
 
@@ -248,10 +248,13 @@ def account_resumed(
     live: bool = True,
 ) -> Event:
     """Build the end of a suspension. Raises InvalidEvent."""
-    data = {"reason": None if reason is None else _name("reason", reason), "note": _note(note)}
+    data = {
+        "reason": None if reason is None else _checked_name("reason", reason),
+        "note": _checked_note(note),
+    }
     return {
         **_envelope("account.resumed", source, account, id, occurred_at, now, live),
-        "data": _given(data),
+        "data": _without_none(data),
     }
 
 
@@ -265,14 +268,14 @@ def account_thresholds_set(
     now: datetime,
     live: bool = True,
 ) -> Event:
-    """Build the setting of an account's own thresholds: none if empty, its plan's again if None.
+    """Build an account's own thresholds: none if empty, its plan's again if None.
 
     Raises InvalidEvent.
     """
-    written = None if thresholds is None else _shares(thresholds)
+    shares = None if thresholds is None else _share_texts(thresholds)
     return {
         **_envelope("account.thresholds_set", source, account, id, occurred_at, now, live),
-        "data": {"thresholds": written},
+        "data": {"thresholds": shares},
     }
 
 
@@ -289,27 +292,27 @@ def credits_granted(
     live: bool = True,
 ) -> Event:
     """Build a grant of ``credits`` (a decimal above 0). Raises InvalidEvent."""
-    if expires_at is not None and _aware("expires_at", expires_at) <= _aware(
+    if expires_at is not None and _checked_aware("expires_at", expires_at) <= _checked_aware(
         "occurred_at", occurred_at or now
     ):
         raise InvalidEvent(
-            "expires_at", f"expires_at lies after the grant itself, unlike {expires_at.isoformat()}"
+            "expires_at", f"expires_at is after the grant itself, unlike {expires_at.isoformat()}"
         )
     data = {
-        "credits": _credits("credits", credits, least=1),
-        "reason": _reason(reason),
-        "expires_at": _moment("expires_at", expires_at),
+        "credits": _credits_text("credits", credits, least=1),
+        "reason": _checked_reason(reason),
+        "expires_at": _time_text("expires_at", expires_at),
     }
     return {
         **_envelope("credits.granted", source, account, id, occurred_at, now, live),
-        "data": _given(data),
+        "data": _without_none(data),
     }
 
 
 def encode(event: Event) -> bytes:
-    """Write an event as the bytes of its record.
+    """Return an event as the bytes of its record.
 
-    Raises InvalidEvent if they are more than a record may have.
+    Raises InvalidEvent if the event is longer than a record may be.
     """
     value = _encoder.encode(event).encode()
     if len(value) > EVENT_BYTES_MAX:
@@ -323,12 +326,12 @@ def encode(event: Event) -> bytes:
 
 
 def record_key(event: Event) -> bytes:
-    """The key of an event's record, by which Kafka finds the account's partition."""
+    """Return the key of an event's record: Kafka hashes it to the account's partition."""
     return str(event["subject"]).encode()
 
 
 def timestamp_ms(event: Event) -> int:
-    """The event's own time in milliseconds since 1970, which dates its record in import mode.
+    """Return the event's own time (ms since 1970), which dates its record in import mode.
 
     A time before 1970 becomes 1970, as in the ledger.
     """
@@ -336,18 +339,18 @@ def timestamp_ms(event: Event) -> int:
 
 
 def topic_of(event: Event, topics: Topics) -> str:
-    """The topic that an event belongs to."""
+    """Return the topic that an event belongs to."""
     return topics.usage if event["type"] == "usage.recorded" else topics.account
 
 
 def utc_now() -> datetime:
-    """Now, in whole milliseconds as Kafka counts."""
+    """Return the current time in whole milliseconds, Kafka's precision."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 def format_time(moment: datetime) -> str:
-    """Write an aware datetime as RFC 3339 in UTC, with as many places as it needs: none, 3 or 6."""
+    """Return an aware datetime as RFC 3339 text in UTC, with 0, 3 or 6 decimals as it needs."""
     moment = moment.astimezone(UTC)
     places = (
         "seconds"
@@ -370,15 +373,15 @@ def _envelope(
 ) -> Event:
     recorded_time = time = format_time(now)
     if occurred_at is not None:
-        time = format_time(_aware("occurred_at", occurred_at))
+        time = format_time(_checked_aware("occurred_at", occurred_at))
         if live:
             _check_window(occurred_at, now)
     return {
         "specversion": "1.0",
         "type": type,
-        "id": _name("id", id),
-        "source": _name("source", source),
-        "subject": _name("account", account),
+        "id": _checked_name("id", id),
+        "source": _checked_name("source", source),
+        "subject": _checked_name("account", account),
         "time": time,
         "recordedtime": recorded_time,
         "datacontenttype": "application/json",
@@ -401,24 +404,22 @@ def _check_window(occurred_at: datetime, now: datetime) -> None:
         raise InvalidEvent("occurred_at", why)
 
 
-def _name(field: str, value: str) -> str:
+def _checked_name(field: str, value: str) -> str:
     try:
         return check_name(field, value)
     except ValueError as error:
         raise InvalidEvent(field, str(error)) from None
 
 
-def _checked(field: str, parse: Callable[[_T], Decimal], value: _T) -> Decimal:
+def _parsed_decimal(field: str, parse: Callable[[_T], Decimal], value: _T) -> Decimal:
     try:
         return parse(value)
     except ValueError as error:
         raise InvalidEvent(field, str(error)) from None
 
 
-def _credits(field: str, value: Credits, *, least: int) -> str:
-    """Return the canonical decimal of ``value`` credits if it is at least ``least`` micro-
-    credits.
-    """
+def _credits_text(field: str, value: Credits, *, least: int) -> str:
+    """Return the canonical decimal of credits that are at least ``least`` micro-credits."""
     try:
         microcredits = parse_credits(value)
     except ValueError as error:
@@ -430,7 +431,7 @@ def _credits(field: str, value: Credits, *, least: int) -> str:
     return format_credits(microcredits)
 
 
-def _aware(field: str, moment: datetime) -> datetime:
+def _checked_aware(field: str, moment: datetime) -> datetime:
     if not isinstance(moment, datetime):
         raise InvalidEvent(field, f"{field} is a datetime, not {type(moment).__name__}")
     if moment.utcoffset() is None:
@@ -441,31 +442,31 @@ def _aware(field: str, moment: datetime) -> datetime:
     return moment
 
 
-def _moment(field: str, moment: datetime | None) -> str | None:
+def _time_text(field: str, moment: datetime | None) -> str | None:
     if moment is None:
         return None
-    if not YEAR_MIN <= _aware(field, moment).astimezone(UTC).year <= YEAR_MAX:
+    if not YEAR_MIN <= _checked_aware(field, moment).astimezone(UTC).year <= YEAR_MAX:
         raise InvalidEvent(
             field,
-            f"{field} lies in the years {YEAR_MIN} to {YEAR_MAX}, unlike {moment.isoformat()}",
+            f"{field} is in the years {YEAR_MIN} to {YEAR_MAX}, unlike {moment.isoformat()}",
         )
     return format_time(moment)
 
 
-def _reason(reason: str) -> str:
-    """A person's words, or an exception's: any text that says something."""
-    return _text("reason", reason)
+def _checked_reason(reason: str) -> str:
+    """Return a reason: any text that is not blank, from a person or an exception."""
+    return _checked_text("reason", reason)
 
 
-def _note(note: str | None) -> str | None:
-    return None if note is None else _text("note", note)
+def _checked_note(note: str | None) -> str | None:
+    return None if note is None else _checked_text("note", note)
 
 
-def _text(field: str, text: str) -> str:
+def _checked_text(field: str, text: str) -> str:
     if not isinstance(text, str):
         raise InvalidEvent(field, f"{field} is a string, not {type(text).__name__}")
     if not text.strip():
-        raise InvalidEvent(field, f"{field} says something, and is not empty")
+        raise InvalidEvent(field, f"{field} must not be blank")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -473,7 +474,7 @@ def _text(field: str, text: str) -> str:
     return text
 
 
-def _shares(thresholds: Sequence[Share]) -> list[str]:
+def _share_texts(thresholds: Sequence[Share]) -> list[str]:
     if isinstance(thresholds, str) or not isinstance(thresholds, Sequence):
         raise InvalidEvent(
             "thresholds",
@@ -485,16 +486,15 @@ def _shares(thresholds: Sequence[Share]) -> list[str]:
         raise InvalidEvent("thresholds", str(error)) from None
 
 
-def _time_zone(name: str | None) -> str | None:
+def _checked_time_zone(name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        zoneinfo.ZoneInfo(_name("time_zone", name))
+        zoneinfo.ZoneInfo(_checked_name("time_zone", name))
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
         if isinstance(error, InvalidEvent):
             raise
-        # An image without time zone data knows no zone at all, so it cannot know that this one is
-        # wrong.
+        # An image without time zone data cannot tell that this zone is wrong: it has no zones.
         if zoneinfo.available_timezones():
             raise InvalidEvent(
                 "time_zone", f"time_zone is an IANA name such as 'Europe/Berlin', not {name!r}"
@@ -502,7 +502,7 @@ def _time_zone(name: str | None) -> str | None:
     return name
 
 
-def _dimensions(dimensions: Mapping[str, str] | None) -> dict[str, str]:
+def _checked_dimensions(dimensions: Mapping[str, str] | None) -> dict[str, str]:
     if dimensions is None:
         return {}
     if not isinstance(dimensions, Mapping):
@@ -511,7 +511,7 @@ def _dimensions(dimensions: Mapping[str, str] | None) -> dict[str, str]:
             f"dimensions is a mapping of strings to strings, not {type(dimensions).__name__}",
         )
     for key, value in dimensions.items():
-        _name("dimensions", key)
+        _checked_name("dimensions", key)
         if not isinstance(value, str):
             raise InvalidEvent(
                 "dimensions", f"dimensions[{key!r}] is a string, not {type(value).__name__}"
@@ -523,5 +523,5 @@ def _dimensions(dimensions: Mapping[str, str] | None) -> dict[str, str]:
     return dict(dimensions)
 
 
-def _given(data: Mapping[str, str | None]) -> dict[str, str]:
+def _without_none(data: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in data.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`UsageMeter`: what a generation worker reports its usage with."""
+"""`UsageMeter`: a generation worker reports its usage with it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from usageledger.log.topics import Topics
 from usageledger.sdk.producer import kafka_publisher
 from usageledger.sdk.producer.events import Event, record_key, topic_of
 from usageledger.sdk.producer.outbox import Outbox
-from usageledger.sdk.producer.ownership import let_go_of_the_parents
+from usageledger.sdk.producer.ownership import close_locks_of_parent
 from usageledger.sdk.producer.publisher import ConnectTo
 from usageledger.sdk.producer.recording import UsageRecorder, Waiting
 from usageledger.sdk.producer.sender import SenderSettings
 from usageledger.sdk.producer.spool import Durability, Spool, SpoolError
 from usageledger.sdk.settings import kafka_setting, prefix_setting
 
-log = logging.getLogger("usageledger.sdk.producer")
+log = logging.getLogger(__name__)
 
 
 class UsageMeter(UsageRecorder):
-    """Reports usage without waiting for Kafka: an event is on disk when `record` returns, and
-    leaves the disk when Kafka has it.
+    """Reports usage without waiting for Kafka.
+
+    An event is on disk when `record` returns. It leaves the disk once all in-sync replicas have it.
 
     ::
 
@@ -38,41 +39,41 @@ class UsageMeter(UsageRecorder):
         )
         meter.record(account="acct_4821", feature="genai_video", model="veo_3", id=generation.id)
 
-    One meter serves all threads of a process, and its forks: a child has a spool and a connection
-    of its own from its first use on. Processes may share a spool directory, which belongs to one
-    Kafka: what one leaves behind is sent by another that lives, or by the next.
+    One meter serves all threads of a process, and its forked children: a child gets a spool and a
+    connection of its own at its first use. Processes that report to the same Kafka may share a
+    spool directory. After a crash, the waiting events of a process are sent by another one that
+    runs, or by the next one that starts.
 
-    `record` does no network, and waits neither for Kafka nor for room. It checks, and writes once
-    to a local file; every 4 MiB it makes a file. What it can wait for is the disk: its own write,
-    and before it the writes of other threads, the sender's steps (one reads at most 2,000 events
-    and 16 MiB, any other writes one event or removes a file) and a fork under way. With
-    ``durability="power"`` each write is an fsync too. None of these has a bound that a program can
-    set: on a disk that hangs, `record` hangs as long as the disk does. The first use in a forked
-    child makes two directories and their locks, and reads nothing that others left.
+    `record` uses no network, and waits neither for Kafka nor for room. It checks the event and
+    writes it once to a local file; every 4 MiB it makes a new file. It can wait for the disk: for
+    its own write and, before that, for the writes of other threads, a step of the sender or a fork
+    under way. A step of the sender reads at most 2,000 events and 16 MiB, writes one event, or
+    removes a file. With ``durability="power"`` each write includes an fsync. A program cannot bound
+    these waits: on a disk that hangs, `record` hangs as long as the disk does. The first use in a
+    forked child makes two directories and their locks, and reads no events of other processes.
 
-    In a signal handler raise SystemExit, and let the end of the process send what waits: a call
-    that interrupts another of the same thread is refused with SpoolError.
+    In a signal handler, raise SystemExit and let the end of the process send what waits. A call
+    that interrupts another call of the same thread raises SpoolError.
 
-    A step of the machine's clock moves ``occurred_at`` and ``recorded_at`` of what is recorded
-    meanwhile, and `waiting`'s age. Nothing else goes by it: time-outs and retries run on the
-    monotonic clock.
+    If the machine's clock is stepped, events recorded meanwhile have the stepped ``occurred_at``
+    and ``recorded_at``, and so has the age in `waiting`. Time-outs and retries use the monotonic
+    clock.
 
-    * ``source`` names the service (never the process): account + source + id is what makes an event
-      the same event.
+    * ``source`` names the service, never the process: account + source + id is an event's identity.
     * ``kafka``: addresses, "host:port,host:port"; by default USAGELEDGER_KAFKA.
     * ``prefix``: of the topics' names; by default USAGELEDGER_PREFIX.
     * ``spool_directory``: on a local disk that outlives the process; by default USAGELEDGER_SPOOL,
       or a directory for this Kafka in the user's state directory (~/.local/state/usageledger). In a
       container, name a volume.
-    * ``durability``: "process" (the default) means an event survives the end of the process,
-      however it ends; "power" that it survives the machine's as well, for an fsync (milliseconds)
-      in each `record`.
-    * ``spool_bytes_max``, ``spool_count_max``: when either is reached `record` raises SpoolFull;
-      nothing is ever dropped.
-    * ``stuck_after_s``: how long an event may be on its way before its connection is replaced and
-      the event sent again, under its own id.
-    * ``exit_timeout_s``: how long the end of the process may be held up to send what waits. `close`
-      does the same, earlier.
+    * ``durability``: with "process" (the default) an event survives any end of the process. With
+      "power" it also survives the machine's power loss, and each `record` costs an fsync
+      (milliseconds).
+    * ``spool_bytes_max``, ``spool_count_max``: at either bound `record` raises SpoolFull. No event
+      is ever dropped.
+    * ``stuck_after_s``: after this many seconds without an acknowledgement, the connection is
+      replaced and its events are sent again under their own ids.
+    * ``exit_timeout_s``: how many seconds the end of the process may wait to send what is left.
+      `close` does the same earlier.
     * ``kafka_options``: more of kafka-python's settings (security, compression). Those that the
       guarantees rest on cannot be set.
 
@@ -118,20 +119,19 @@ class UsageMeter(UsageRecorder):
         _forks.watch(self)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Wait until all that was recorded before, and what was found on disk, is acknowledged by
-        all in-sync replicas.
+        """Wait until all in-sync replicas have the events recorded so far and those found on disk.
 
-        Returns False if ``timeout_s`` ran out first, or if an event is parked; nothing is lost by
-        that (`waiting` tells why).
+        Returns False if ``timeout_s`` seconds passed first, or if an event is parked. Those events
+        stay on disk and are not lost; `waiting` says why they wait.
         """
         deadline = time.monotonic() + timeout_s
         flushed = [outbox.flush(deadline) for outbox in self._live_outboxes()]
         return all(flushed)
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Flush for up to ``timeout_s``, then stop.
+        """Flush for up to ``timeout_s`` seconds, then stop.
 
-        Returns what `flush` would. What was not sent waits on disk for the next process.
+        Returns what `flush` would. Events that were not sent wait on disk for the next process.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -142,7 +142,7 @@ class UsageMeter(UsageRecorder):
         return all(flushed)
 
     def waiting(self) -> Waiting:
-        """What is recorded and not yet acknowledged, in this process and in what it adopted."""
+        """Return what this process has recorded or adopted and Kafka has not acknowledged."""
         each = [outbox.waiting() for outbox in self._live_outboxes()]
         return Waiting(
             count=sum(waiting.count for waiting in each),
@@ -159,17 +159,18 @@ class UsageMeter(UsageRecorder):
         outbox = self._outboxes.get(topic)
         # A fork that Python's own hooks did not see (a C extension's) is seen here.
         if outbox is None or self._pid != os.getpid():
-            return self._made_outbox(topic)
+            return self._new_outbox_of(topic)
         return outbox
 
-    def _made_outbox(self, topic: str) -> Outbox:
+    def _new_outbox_of(self, topic: str) -> Outbox:
         if self._pid != os.getpid():
             self._after_fork_in_child()
         with self._lock:
             if self._is_closed:
-                raise SpoolError("the event is NOT recorded: the meter is closed")
-            # Both at once: a process that only ever records adopts the voids too that another left
-            # behind.
+                raise SpoolError(
+                    "the event is NOT recorded: the meter is closed. Make another meter"
+                )
+            # Both at once, so that a process that never voids also adopts the voids of dead ones.
             for each in (self._topics.usage, self._topics.account):
                 if each not in self._outboxes:
                     self._outboxes[each] = self._new_outbox(each)
@@ -183,7 +184,9 @@ class UsageMeter(UsageRecorder):
             count_max=self._count_max,
             durability=self._durability,
         )
-        return Outbox(spool, self._connect_to(topic), self._settings, on_connected=self._exit_first)
+        return Outbox(
+            spool, self._connect_to(topic), self._settings, on_connected=self._register_exit_last
+        )
 
     def _live_outboxes(self) -> list[Outbox]:
         if self._pid != os.getpid():
@@ -198,34 +201,36 @@ class UsageMeter(UsageRecorder):
                 self._directory,
             )
 
-    def _exit_first(self) -> None:
-        """At the end of the process come before the producer's own clean-up, which closes it: what
-        registered last runs first.
+    def _register_exit_last(self) -> None:
+        """Register `_at_exit` again, behind the producer's own clean-up, so that it runs before it.
+
+        What was registered last runs first, and the producer's clean-up closes the producer.
         """
         if not self._is_closed:
             atexit.unregister(self._at_exit)
             atexit.register(self._at_exit)
 
-    def _hold_for_fork(self) -> list[Outbox]:
+    def _lock_for_fork(self) -> list[Outbox]:
         return [outbox for outbox in list(self._outboxes.values()) if outbox.before_fork()]
 
     def _after_fork_in_child(self) -> None:
-        """Begin anew: threads do not live on in a child, locks may be held there for ever, and the
-        spool's files are the parent's.
+        """Begin anew in a forked child.
+
+        It has no threads, its locks may be held for ever, and the spool's files are the parent's.
         """
-        _left_to_the_parent.extend(self._outboxes.values())
+        _of_parent.extend(self._outboxes.values())
         for outbox in self._outboxes.values():
             outbox.after_fork_in_child()
-        let_go_of_the_parents()
+        close_locks_of_parent()
         self._outboxes = {}
         self._lock = threading.RLock()
         self._pid = os.getpid()
 
 
 def _spool_directory(given: str | os.PathLike[str] | None, kafka: str) -> Path:
-    """Where events wait.
+    """Return the directory in which events wait: by default one per Kafka.
 
-    By default a place of this Kafka's own: what waits for one must not be sent to another.
+    Events that wait for one Kafka must not be sent to another.
     """
     given = given or os.environ.get("USAGELEDGER_SPOOL")
     if given:
@@ -235,14 +240,11 @@ def _spool_directory(given: str | os.PathLike[str] | None, kafka: str) -> Path:
 
 
 class _Forks:
-    """Python's fork hooks cannot be taken back, so they are registered once, with the first meter,
-    and serve all.
-    """
+    """The fork hooks of all meters. Python cannot unregister hooks, so there is one set of them."""
 
     def __init__(self) -> None:
         self.meters: weakref.WeakSet[UsageMeter] = weakref.WeakSet()
-        # Each thread's own: two can fork at once, and what one holds the other must not let go or
-        # forget.
+        # Per thread: two threads can fork at once, and each must release its own locks only.
         self._fork = threading.local()
         self._is_registered = False
 
@@ -257,22 +259,22 @@ class _Forks:
             )
 
     def _before(self) -> None:
-        self._fork.held = [
-            outbox for meter in list(self.meters) for outbox in meter._hold_for_fork()
+        self._fork.locked = [
+            outbox for meter in list(self.meters) for outbox in meter._lock_for_fork()
         ]
 
     def _after_in_parent(self) -> None:
-        held, self._fork.held = self._fork.held, []
-        for outbox in held:
+        locked, self._fork.locked = self._fork.locked, []
+        for outbox in locked:
             outbox.after_fork_in_parent()
 
     def _after_in_child(self) -> None:
-        _left_to_the_parent.extend(self._fork.held)
+        _of_parent.extend(self._fork.locked)
         for meter in list(self.meters):
             meter._after_fork_in_child()
 
 
 _forks = _Forks()
-# What a child has copies of and must not touch: collecting a producer would close it, and what it
-# shares with the parent's.
-_left_to_the_parent: list[object] = []
+# A child's copies of the parent's outboxes. Were they collected, their producers would close
+# sockets that the parent shares.
+_of_parent: list[object] = []

@@ -1,6 +1,4 @@
-"""The events of one topic on their way from this process to Kafka: a spool on disk and the sender
-that empties it.
-"""
+"""One topic's events on their way to Kafka: a spool on disk, and the sender that empties it."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from usageledger.sdk.producer.spool import Spool
 
 
 class Outbox:
-    """Takes messages and has them sent in the background.
+    """Keeps messages on disk and sends them in the background.
 
-    What an earlier process left in the directory is sent first.
+    Messages that an earlier process left in the directory are sent first.
     """
 
     def __init__(
@@ -32,14 +30,14 @@ class Outbox:
         self._sender.start()
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Keep a message on disk and send it by and by. Raises SpoolFull or SpoolError."""
+        """Write a message to disk; it is sent in the background. Raises SpoolFull or SpoolError."""
         self._spool.append(key, value)
         self._sender.wake()
 
     def flush(self, deadline: float) -> bool:
-        """Wait until what was put before is acknowledged.
+        """Wait until all messages put so far are acknowledged.
 
-        False at ``deadline`` (by `time.monotonic`), or if anything was refused and not taken since.
+        Returns False at ``deadline`` (by `time.monotonic`), or if the broker refuses one of them.
         """
         if not self._sender.has_adopted(max(0.0, deadline - time.monotonic())):
             return False
@@ -53,14 +51,14 @@ class Outbox:
         return not self._spool.holds_refused()
 
     def close(self, deadline: float) -> bool:
-        """Flush, and stop. What is left stays on disk for the next process."""
+        """Flush, then stop. Messages that are left stay on disk for the next process."""
         flushed = self.flush(deadline)
-        # A thread that is just connecting takes longer to end, and gives up the spool only then.
+        # A thread that is just connecting ends later, and closes the spool only then.
         self._sender.stop(max(0.5, deadline - time.monotonic()))
         return flushed
 
     def waiting(self) -> Waiting:
-        """What is on its way."""
+        """Return what is on its way."""
         count, size, parked = self._spool.figures()
         oldest_ms = self._sender.oldest_written_ms() if count else None
         age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)

@@ -1,5 +1,6 @@
-"""Which process owns which part of a spool directory: a lock (flock) that lives exactly as long as
-its process.
+"""Which process owns which part of a spool directory.
+
+Owning a part is holding its lock (flock), which lasts exactly as long as the process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ try:
 except ImportError:  # Windows: `require_flock` says so when a spool is made.
     fcntl = None  # type: ignore[assignment]
 
-log = logging.getLogger("usageledger.sdk.producer")
+log = logging.getLogger(__name__)
 
 DAMAGED = "damaged"
 _LOCK = "lock"
@@ -38,9 +39,11 @@ class Part:
     def __post_init__(self) -> None:
         _held.add(self)
 
-    def let_go(self) -> None:
-        """Close the lock, and nothing else: from now on others may adopt the part (unless a forked
-        child's parent still holds it).
+    def unlock(self) -> None:
+        """Close this process's copy of the lock.
+
+        From now on another process may adopt the part, unless the parent of a forked child still
+        holds the lock.
         """
         _held.discard(self)
         if self.lock_fd >= 0:
@@ -48,9 +51,9 @@ class Part:
             self.lock_fd = -1
 
     def remove(self) -> None:
-        """Remove the part if nothing is left in it, and let it go.
+        """Remove the part if it is empty, and unlock it.
 
-        One that stays is removed by who adopts it.
+        A process that adopts a part which could not be removed removes it later.
         """
         try:
             if os.listdir(self.path) == [_LOCK]:
@@ -59,33 +62,34 @@ class Part:
         except OSError as error:
             log.warning("%s is empty and could not be removed: %s", self.path, error)
         finally:
-            self.let_go()
+            self.unlock()
 
 
-# All that this process holds the lock of, and, in a forked child, what its parent held. A part that
-# was being made as the process forked, or whose meter was being closed, is in no meter.
+# The parts whose lock this process has open; in a forked child those of its parent too. No meter
+# knows a part that was being made, or whose meter was being closed, when the process forked.
 _held: set[Part] = set()
 
 
-def let_go_of_the_parents() -> None:
-    """Close a forked child's copies of the locks that its parent held: they would keep its messages
-    from adoption when it dies.
+def close_locks_of_parent() -> None:
+    """Close a forked child's copies of its parent's locks.
+
+    They would keep the parent's messages from adoption after the parent's death.
     """
     for part in [part for part in list(_held) if part.made_in != os.getpid()]:
-        part.let_go()
+        part.unlock()
 
 
 def require_flock() -> None:
     """Raise OSError where the platform has no flock."""
     if fcntl is None:
         raise OSError(
-            "this platform has no flock, by which processes that share a spool directory keep out "
-            "of each other's way"
+            "this platform has no flock, which processes that share a spool directory need. "
+            "Use Linux or macOS"
         )
 
 
 def new_part(directory: Path) -> Part:
-    """Make a part of our own. Raises OSError."""
+    """Make and lock a new part. Raises OSError."""
     for _ in range(_ATTEMPTS):
         path = (
             directory / f"{time.time_ns() // 1_000_000:013d}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -97,15 +101,14 @@ def new_part(directory: Path) -> Part:
             continue
         if lock_fd is not None:
             return Part(path, lock_fd)
-        # Somebody took the new directory for one that was left behind, before it was locked. It is
-        # theirs now.
-    raise OSError(f"could not lock a directory of our own in {directory}")
+        # Another process adopted the new directory before we had locked it, and owns it now.
+    raise OSError(f"could not lock a new directory in {directory}")
 
 
 def lock_orphan(path: Path) -> Part | None:
-    """Take a part whose process is dead; None where the owner lives or another was quicker.
+    """Lock a part whose process is dead.
 
-    Raises OSError.
+    Returns None if its owner lives or another process was quicker. Raises OSError.
     """
     try:
         lock_fd = _lock(path, 0)
@@ -116,7 +119,7 @@ def lock_orphan(path: Path) -> Part | None:
 
 
 def part_paths(directory: Path) -> Iterator[Path]:
-    """All parts of a spool directory, oldest first, whoever owns them."""
+    """Yield all parts of a spool directory, oldest first, whichever process owns them."""
     with os.scandir(directory) as found:
         names = sorted(
             entry.name
@@ -127,12 +130,11 @@ def part_paths(directory: Path) -> Iterator[Path]:
 
 
 def _lock(path: Path, flags: int) -> int | None:
-    """Return the descriptor of the part's lock if it could be had and the part is still there."""
+    """Return the descriptor of the part's lock, or None if it is held or the part is gone."""
     fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The owner may have removed the part, lock and all, after we opened the file: then we hold
-        # the lock of nothing.
+        # The owner may have removed the part after we opened the file. That lock protects nothing.
         if os.fstat(fd).st_ino == os.stat(path / _LOCK).st_ino:
             return fd
     except (BlockingIOError, FileNotFoundError):
@@ -146,11 +148,12 @@ def _lock(path: Path, flags: int) -> int | None:
 
 
 def _remove_unlocked(path: Path) -> None:
-    """Remove a part without a lock: its process died as it made it, or is about to lock it and will
-    make another.
+    """Remove a part without a lock.
+
+    Its process died while making it, or is about to lock it and will make another.
     """
     try:
         path.rmdir()
     except OSError:
-        # It has got its lock by now, or is gone: either way it is not ours.
+        # It is locked by now, or gone. Either way it is not ours.
         return

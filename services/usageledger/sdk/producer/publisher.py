@@ -11,17 +11,15 @@ from typing import Protocol
 
 
 class Blame(Enum):
-    """What a failure to publish says, and so what is to be done."""
+    """What a failure to publish is due to, and so what helps."""
 
     CONNECTION = "connection"
-    """The connection, the topic or our right to it: every event meets the same, and will succeed
-    once it is mended.
-    """
+    """The connection, the topic or our rights to it. Every event fails until that is mended."""
     EVENT = "event"
-    """One event, which the broker will not take as it is.
+    """One event, which the broker does not accept.
 
-    Raised by `Publisher.send` it is the one being sent; told to ``done`` it may be another that was
-    on its way: kafka-python fails all of them with the error of one.
+    If `Publisher.send` raises this, it is the event being sent. If ``done`` gets it, it may be
+    another event on its way: kafka-python fails all of them with the error of one.
     """
     UNCLEAR = "unclear"
     """Either."""
@@ -30,7 +28,7 @@ class Blame(Enum):
 class PublishError(Exception):
     """An event was not acknowledged.
 
-    It may lie in the topic all the same: only the same id, sent again, is safe.
+    It may be in the topic all the same. Sending it again is safe only under the same id.
     """
 
     def __init__(self, message: str, blame: Blame) -> None:
@@ -56,10 +54,7 @@ class Publisher(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up at once what is not acknowledged, without waiting for anything.
-
-        ``done`` may still be called.
-        """
+        """Abandon at once what is not acknowledged. ``done`` may still be called."""
         ...
 
 
@@ -67,4 +62,4 @@ Connect = Callable[[], Publisher]
 """Makes a publisher. Blocks for a bounded time. Raises PublishError."""
 
 ConnectTo = Callable[[str], Connect]
-"""Makes the connector of a topic: the seam at which tests put a Kafka of their own."""
+"""Makes the connector of a topic. Tests substitute a fake Kafka here."""

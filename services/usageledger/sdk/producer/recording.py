@@ -1,6 +1,4 @@
-"""How usage is recorded, whatever becomes of the event: the interface that `UsageMeter` and the
-in-memory meter share.
-"""
+"""How usage is recorded: the interface that `UsageMeter` and `InMemoryMeter` share."""
 
 from __future__ import annotations
 
@@ -24,24 +22,22 @@ _Self = TypeVar("_Self", bound="UsageRecorder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What has been recorded and is not yet acknowledged by Kafka."""
+    """What has been recorded and Kafka has not acknowledged yet."""
 
     count: int = 0
     """Events that wait to be sent or acknowledged."""
     bytes: int = 0
-    """What they take on disk."""
+    """Their bytes on disk."""
     age_s: float = 0.0
-    """How long the oldest of them has waited."""
+    """How many seconds the oldest of them has waited."""
     parked: int = 0
-    """Events set aside because the broker refuses them; they stay on disk and are tried again now
-    and then.
-    """
+    """Events that the broker refuses. They stay on disk and are tried again every few minutes."""
     last_error: str | None = None
     """Why sending last failed; None once it works again."""
 
 
 class UsageRecorder(ABC):
-    """Records usage: checks it, makes an event of it, and hands that on.
+    """Checks usage and makes events of it.
 
     ``source`` names the service, never the process.
     """
@@ -67,14 +63,13 @@ class UsageRecorder(ABC):
     ) -> str:
         """Record one use of a feature and return its id.
 
-        ``id`` is the generation's own id: recorded again under the same id, from whichever process
-        of this service, it is charged once. ``quantity`` is in the rate's units (generations,
-        seconds, messages, …): a decimal of at most 6 places, never a float. ``occurred_at``
-        defaults to now. ``dimensions`` (project, worker, …) are kept with the event and do not
-        change its price.
+        ``id`` is the generation's own id. A use that is recorded again under its id, by any process
+        of this service, is charged once. ``quantity`` is in the rate's units (generations, seconds,
+        messages, …): a decimal of at most 6 places, never a float. ``occurred_at`` defaults to now.
+        ``dimensions`` (project, worker, …) are kept with the event and do not change its price.
 
-        Raises InvalidEvent, saying which field is wrong and why, SpoolFull when nothing more can be
-        kept, SpoolError when the disk fails.
+        Raises InvalidEvent, which names the wrong field; SpoolFull if there is no room; SpoolError
+        if the disk fails. After any of these the use is not recorded.
         """
         event = events.usage_recorded(
             source=self.source,
@@ -92,14 +87,13 @@ class UsageRecorder(ABC):
         return id
 
     def check(self, **arguments: Any) -> None:
-        """Raise InvalidEvent if `record` with these arguments would; record nothing."""
+        """Raise InvalidEvent if `record` would with these arguments. Record nothing."""
         events.encode(events.usage_recorded(source=self.source, now=self._clock(), **arguments))
 
     def void(self, *, account: str, id: str, reason: str, source: str | None = None) -> str:
-        """Take back the usage recorded as ``id``, for a generation that failed after all, and
-        return the void's own id.
+        """Cancel the usage recorded under ``id``, and return the void's own id.
 
-        ``source`` is the service that recorded the usage (this one by default). The credits go back
+        ``source`` is the service that recorded the usage, by default this one. The credits go back
         to the period they were charged in. A repeat is the same void. Raises as `record` does.
         """
         event = events.usage_voided(
@@ -125,11 +119,11 @@ class UsageRecorder(ABC):
         dimensions: Mapping[str, str] | None = None,
         record_on_error: bool = False,
     ) -> Generation:
-        """Record what a ``with`` block produces, when it ends well: set ``quantity`` (or model,
-        dimensions, …) on what it yields.
+        """Record what a ``with`` block has produced, once the block has ended.
 
-        What is already wrong is refused before the work begins. A block that raises records
-        nothing, unless ``record_on_error``.
+        Set ``quantity`` (or model, dimensions, …) on the `Generation` that it yields. Arguments
+        that are already wrong raise InvalidEvent before the work begins. A block that raises
+        records nothing, unless ``record_on_error``.
         """
         return Generation(
             self, account, feature, id, model, quantity, hold_id, dimensions, record_on_error
@@ -146,9 +140,10 @@ class UsageRecorder(ABC):
         hold_id: Callable[..., str | None] | None = None,
         dimensions: Mapping[str, str] | Callable[..., Mapping[str, str] | None] | None = None,
     ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-        """Decorate a function, sync or async, that generates: each call that returns is recorded.
+        """Decorate a function, sync or async: each call that returns is recorded.
 
-        A callable is given what it names: parameters of the decorated function, and ``result``::
+        An argument that is a callable is called with the parameters it names: those of the
+        decorated function, and ``result``::
 
             @meter.records(
                 feature="genai_video",
@@ -158,8 +153,8 @@ class UsageRecorder(ABC):
             )
             def render(job): ...
 
-        A call that raises records nothing. Raises TypeError at once if a callable names what the
-        function does not have.
+        A call that raises records nothing. Raises TypeError at once if a callable names a parameter
+        that the function lacks.
         """
         wanted = {
             "account": account,
@@ -170,26 +165,26 @@ class UsageRecorder(ABC):
             "hold_id": hold_id,
             "dimensions": dimensions,
         }
-        return functools.partial(_recorded_by, self, wanted)
+        return functools.partial(_wrap_recording, self, wanted)
 
     @abstractmethod
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Wait until all that was recorded before is acknowledged.
+        """Wait until Kafka has acknowledged everything recorded so far.
 
-        False if time ran out or an event is parked; nothing is lost by that.
+        Returns False if ``timeout_s`` seconds passed first or an event is parked. Neither loses an
+        event.
         """
 
     @abstractmethod
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Flush, then stop.
+        """Flush, then stop. Returns what the flush did.
 
-        What could not be sent in time stays on disk for the next process. Returns what the flush
-        did.
+        Events that could not be sent in time stay on disk for the next process.
         """
 
     @abstractmethod
     def waiting(self) -> Waiting:
-        """What is recorded and not yet acknowledged."""
+        """Return what is recorded and not acknowledged yet."""
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -204,13 +199,13 @@ class UsageRecorder(ABC):
 
     @abstractmethod
     def _keep(self, event: Event, value: bytes) -> None:
-        """Take an event that was found right, and its bytes."""
+        """Keep an event that has passed all checks, and its bytes."""
 
 
 class Generation:
     """One generation under way.
 
-    What is set on it until the block ends is what gets recorded; ``cancel()`` records nothing.
+    Its attributes are recorded as they are when the block ends. After ``cancel()`` nothing is.
     """
 
     def __init__(
@@ -234,11 +229,11 @@ class Generation:
         self.dimensions = dict(dimensions) if isinstance(dimensions, Mapping) else dimensions
         self.record_on_error = record_on_error
         self._recorder = recorder
-        self._cancelled = False
+        self._is_cancelled = False
 
     def cancel(self) -> None:
         """Record nothing of this generation."""
-        self._cancelled = True
+        self._is_cancelled = True
 
     def __enter__(self) -> Generation:
         self._recorder.check(**self._arguments())
@@ -250,7 +245,7 @@ class Generation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._cancelled and (error is None or self.record_on_error):
+        if not self._is_cancelled and (error is None or self.record_on_error):
             self._recorder.record(**self._arguments())
 
     def _arguments(self) -> dict[str, Any]:
@@ -258,7 +253,7 @@ class Generation:
         return {name: getattr(self, name) for name in names}
 
 
-def _recorded_by(
+def _wrap_recording(
     recorder: UsageRecorder, wanted: Mapping[str, object], function: Callable[_P, _R]
 ) -> Callable[_P, _R]:
     """Wrap ``function`` so that what it returns is recorded."""
@@ -268,13 +263,13 @@ def _recorded_by(
             "meter.generation(...)` inside it"
         )
     signature = inspect.signature(function)
-    ways = {field: _way_to(field, value, signature) for field, value in wanted.items()}
+    getters = {field: _getter(field, value, signature) for field, value in wanted.items()}
 
     def record(result: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
         known = {**call.arguments, "result": result}
-        recorder.record(**{field: way(known) for field, way in ways.items()})
+        recorder.record(**{field: get(known) for field, get in getters.items()})
 
     if inspect.iscoroutinefunction(function):
 
@@ -295,10 +290,10 @@ def _recorded_by(
     return recorded
 
 
-def _way_to(
+def _getter(
     field: str, value: object, signature: inspect.Signature
 ) -> Callable[[Mapping[str, object]], Any]:
-    """How to come by a field's value from a call's arguments and its result."""
+    """Return a function from a call's arguments and result to the field's value."""
     if not callable(value):
         return lambda known: value
     names = list(inspect.signature(value).parameters)

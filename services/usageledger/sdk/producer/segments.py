@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-WAITING, SETTLED = b"W", b"S"
+WAITING, DONE = b"W", b"S"
 SEGMENT_SUFFIX, PARKED_SUFFIX = ".segment", ".parked"
 # Far above the largest frame: an event of 64 KiB, its key and an error.
 CHUNK_BYTES = 1 << 18
@@ -34,7 +34,7 @@ class Frame(NamedTuple):
 
     offset: int
     size: int
-    is_settled: bool
+    is_done: bool
     written_ms: int
     key: bytes
     value: bytes
@@ -60,11 +60,11 @@ class Segment:
     sealed: bool = False
     is_retry: bool = False
     """Whether what it holds was parked before."""
-    is_note_missed: bool = False
+    is_mark_missing: bool = False
     """Whether the disk refused to note that a message is settled: told once a file."""
 
     @property
-    def is_done(self) -> bool:
+    def is_used_up(self) -> bool:
         """Whether nothing can come from this file any more."""
         return self.sealed and self.pending == 0 and self.read_offset >= self.size
 
@@ -96,7 +96,7 @@ class Message:
     offset: int
     frame_bytes: int
     failures: int = 0
-    settled: bool = False
+    is_done: bool = False
 
 
 def pack(key: bytes, value: bytes, error: str, written_ms: int) -> bytes:
@@ -130,7 +130,7 @@ def _frame_at(data: bytes, position: int) -> Frame | None:
     status, length, checksum = _HEAD.unpack_from(data, position)
     start, end = position + _HEAD.size, position + _HEAD.size + length
     if (
-        status not in (WAITING, SETTLED)
+        status not in (WAITING, DONE)
         or end > len(data)
         or length < _BODY.size
         or zlib.crc32(data[start:end]) != checksum
@@ -140,9 +140,7 @@ def _frame_at(data: bytes, position: int) -> Frame | None:
     key_start = start + _BODY.size
     value_start = key_start + key_bytes + error_bytes
     key = data[key_start : key_start + key_bytes]
-    return Frame(
-        position, end - position, status == SETTLED, written_ms, key, data[value_start:end]
-    )
+    return Frame(position, end - position, status == DONE, written_ms, key, data[value_start:end])
 
 
 def read_written_ms(segment: Segment) -> int | None:
@@ -167,7 +165,7 @@ def scan(path: Path) -> tuple[Segment, bool]:
     for frame in frames(data):
         is_damaged |= frame.offset != segment.size
         segment.size = frame.offset + frame.size
-        if not frame.is_settled:
+        if not frame.is_done:
             segment.pending += 1
             segment.pending_bytes += frame.size
     return segment, is_damaged or not _is_unfinished(data[segment.size :])

@@ -189,7 +189,7 @@ class Sender:
                 failed.append((message, error))
         # An acknowledgement by an earlier connection may have come behind the failure: then the
         # record is in the log.
-        failed = [each for each in failed if not each[0].settled]
+        failed = [each for each in failed if not each[0].is_done]
         if failed:
             self._see_to_failed(failed)
 
@@ -197,9 +197,9 @@ class Sender:
         """An acknowledgement counts whichever connection it comes from: the record is in the
         log.
         """
-        if message.settled:
+        if message.is_done:
             return
-        self._spool.settle(message)
+        self._spool.acknowledge(message)
         if self._in_flight.pop(message, None) is not None:
             self._in_flight_bytes -= message.frame_bytes
             self._one_by_one = max(0, self._one_by_one - 1)
@@ -296,7 +296,7 @@ class Sender:
 
     def _hand_over(self, message: Message) -> bool:
         """Send the first of the queue. Returns whether the next can follow."""
-        if message.settled:
+        if message.is_done:
             self._queue.popleft()
             return True
         try:
@@ -337,7 +337,7 @@ class Sender:
         now = self._clock()
         self._disconnect()
         self._queue.extendleft(
-            reversed([message for message in self._in_flight if not message.settled])
+            reversed([message for message in self._in_flight if not message.is_done])
         )
         self._in_flight.clear()
         self._in_flight_bytes = 0

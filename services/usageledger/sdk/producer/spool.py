@@ -7,38 +7,42 @@
                       /000002.parked     messages that the broker refused, with its reason
     <directory>/damaged/                 unreadable files, kept for a person to look at
 
-A part is one process's. Whoever finds a part whose lock is free (its process died) adopts it. Any
-thread appends; one thread, the sender's, reads, settles, parks and adopts. A segment goes when it
-is sealed and all in it is settled.
+A part belongs to one process. When that process has died, the part's lock is free, and a live
+process that finds it adopts the part. Any thread appends. One thread, the sender's, reads,
+acknowledges, parks and adopts. A segment is removed once it is sealed and each message in it is
+acknowledged or parked.
 
-An append is one write to one file: 3 µs here, where a row in SQLite (WAL, synchronous=NORMAL) took
-58 µs and kafka-python's `send` 27.
+An append is one write to one file. It took 3 µs on our machine; a row in SQLite (WAL,
+synchronous=NORMAL) took 58 µs, and kafka-python's `send` 27.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 from usageledger.sdk.producer import ownership, segments
 from usageledger.sdk.producer.segments import PARKED_SUFFIX, SEGMENT_SUFFIX, Message, Segment
 
-log = logging.getLogger("usageledger.sdk.producer")
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 Durability = Literal["process", "power"]
-"""What an event survives once `record` has returned: the end of the process, however it ends, or
-the end of the machine as well.
-"""
+"""What a recorded event survives: any end of its process, or the machine's power loss as well."""
 
 
 class SpoolError(Exception):
-    """The disk did not take the event: it is NOT recorded.
+    """The event could not be written to disk: it is NOT recorded. The message says what to do.
 
     ``retriable``: recording it again can succeed once the disk works.
     """
@@ -51,14 +55,14 @@ class SpoolFull(SpoolError):
 
 
 class Files:
-    """The two calls by which bytes reach the disk; tests put a failing disk in their place."""
+    """The two calls by which bytes reach the disk. Tests substitute a failing disk."""
 
     def write(self, fd: int, data: bytes, offset: int) -> int:
-        """Write at ``offset`` and return how many bytes were taken."""
+        """Write at ``offset`` and return how many bytes were written."""
         return os.pwrite(fd, data, offset)
 
     def sync(self, fd: int) -> None:
-        """Return when what was written is on the medium."""
+        """Return once all written bytes are on the medium."""
         os.fsync(fd)
 
 
@@ -70,11 +74,57 @@ class SpoolFigures(NamedTuple):
     parked: int
 
 
+class _Totals:
+    """The sums over a spool's segments. Whoever changes a segment removes and adds it again."""
+
+    def __init__(self) -> None:
+        self.waiting = self.waiting_bytes = self.parked = self.file_bytes = 0
+
+    def add(self, segment: Segment, sign: Literal[1, -1] = 1) -> None:
+        """Add a segment's figures, or remove them with ``sign=-1``."""
+        self.file_bytes += sign * segment.size
+        if segment.parked:
+            self.parked += sign * segment.pending
+        else:
+            self.waiting += sign * segment.pending
+            self.waiting_bytes += sign * segment.pending_bytes
+
+
+def _locked(
+    method: Callable[Concatenate[Spool, _P], _R],
+) -> Callable[Concatenate[Spool, _P], _R]:
+    """Run a method with the spool's lock held.
+
+    Python runs a signal handler in the main thread, between any two steps of that thread. A handler
+    that calls the spool half-way through another of its thread's calls gets SpoolError, because
+    waiting for the lock would never end.
+    """
+
+    @functools.wraps(method)
+    def locked(self: Spool, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._lock:
+            # The lock is re-entrant, so this is true only for a call from within a call.
+            if self._is_busy:
+                raise SpoolError(
+                    "the event is NOT recorded, nothing is flushed or closed: the meter was called "
+                    "by a signal handler that interrupted it. In a handler raise SystemExit; "
+                    "what was recorded is on disk, and the end of the process sends it"
+                )
+            self._is_busy = True
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._is_busy = False
+
+    return locked
+
+
 class Spool:
-    """The messages of one topic that this process has in its care: its own, and those it adopted.
+    """The messages of one topic that this process has to send: its own, and those it adopted.
 
     ``bytes_max`` bounds the files, ``count_max`` the messages. ``durability="power"`` costs an
-    fsync each (milliseconds on most disks). Raises SpoolError if the directory cannot be used.
+    fsync for each append (milliseconds on most disks). Raises SpoolError if the directory cannot be
+    used.
     """
 
     def __init__(
@@ -89,18 +139,20 @@ class Spool:
     ) -> None:
         self.directory = directory
         self._bytes_max, self._count_max = bytes_max, count_max
-        # A segment takes room until all of it is settled: small ones keep that a small share of the
-        # bound.
+        # A segment needs its room until its last message is done. Small segments keep that a small
+        # share of the bound.
         self._segment_bytes = max(1, min(segment_bytes, bytes_max // 8))
         self._is_synced = durability == "power"
         self._is_closed = False
         self._files = files or Files()
         self._lock = threading.RLock()
+        self._is_busy = False
         self._unread: deque[Segment] = deque()
         self._active: Segment | None = None
         self._active_parked: Segment | None = None
         self._parts: dict[Path, ownership.Part] = {}
-        self._count = self._bytes = self._parked_count = self._file_bytes = self._segments_made = 0
+        self._totals = _Totals()
+        self._segments_made = 0
         try:
             ownership.require_flock()
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -111,207 +163,246 @@ class Spool:
         self._parts[self._own.path] = self._own
 
     def append(self, key: bytes, value: bytes, *, now_ms: int | None = None) -> None:
-        """Write a message.
+        """Write a message. Once this returns, it is on disk.
 
-        Once this returns it is on disk. Raises SpoolFull or SpoolError, and then nothing of it is
-        there.
+        Raises SpoolFull or SpoolError, and then nothing of the message is on disk.
         """
-        frame = segments.pack(
-            key, value, "", time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        )
-        with self._alone():
-            if self._is_closed:
-                raise SpoolError("the event is NOT recorded: the meter is closed")
-            self._check_room(len(frame))
-            try:
-                self._write(self._segment_for(len(frame)), frame)
-            except OSError as error:
-                raise _as_spool_error(error, self.directory) from error
-            self._count += 1
-            self._bytes += len(frame)
+        written_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        self._append_frame(segments.pack(key, value, "", written_ms))
 
+    @_locked
     def read(self, count_max: int, bytes_max: int) -> list[Message]:
         """Give out the next messages, oldest first, each once.
 
-        At least one if there is one; none that begins beyond ``bytes_max``.
+        Returns at least one if there is one, and none that begins beyond ``bytes_max``.
         """
         messages: list[Message] = []
-        with self._alone():
-            while self._unread and len(messages) < count_max and bytes_max > 0:
-                segment = self._unread[0]
-                if segment.read_offset < segment.size:
-                    for message in self._read_chunk(segment, count_max - len(messages), bytes_max):
-                        messages.append(message)
-                        bytes_max -= message.frame_bytes
-                elif segment.sealed:
-                    self._unread.popleft()
-                    self._remove_if_done(segment)
-                else:
-                    break
+        while self._unread and len(messages) < count_max and bytes_max > 0:
+            segment = self._unread[0]
+            if segment.read_offset < segment.size:
+                for message in self._read_chunk(segment, count_max - len(messages), bytes_max):
+                    messages.append(message)
+                    bytes_max -= message.frame_bytes
+            elif segment.sealed:
+                self._unread.popleft()
+                self._remove_if_used_up(segment)
+            else:
+                break
         return messages
 
-    def settle(self, message: Message) -> None:
-        """Let a message go: Kafka has it. Settling twice is settling once."""
-        with self._alone():
-            self._settle(message)
+    @_locked
+    def acknowledge(self, message: Message) -> None:
+        """Remove a message that Kafka has. A second time changes nothing."""
+        self._finish(message)
 
     def park(self, message: Message, reason: str) -> None:
-        """Set a message aside with the broker's reason, so that those behind it go on.
+        """Set a message aside with the broker's reason, so that later messages can be sent.
 
-        Raises SpoolError if the disk does not take it.
+        Raises SpoolError if it cannot be written; then it still waits as before.
         """
-        frame = segments.pack(message.key, message.value, reason, message.written_ms)
-        with self._alone():
-            try:
-                if self._active_parked is None:
-                    self._active_parked = self._new_segment(PARKED_SUFFIX)
-                self._write(self._active_parked, frame)
-            except OSError as error:
-                raise _as_spool_error(error, self.directory) from error
-            self._parked_count += 1
-            self._settle(message)
+        self._park_frame(
+            message, segments.pack(message.key, message.value, reason, message.written_ms)
+        )
 
+    @_locked
     def unpark(self) -> int:
-        """Give out once more what is parked, behind all that waits.
-
-        Returns how many messages that are.
-        """
-        with self._alone():
-            segment, self._active_parked = self._active_parked, None
-            if segment is None:
-                return 0
-            segment.parked, segment.sealed, segment.is_retry = False, True, True
-            self._parked_count -= segment.pending
-            self._count += segment.pending
-            self._bytes += segment.pending_bytes
-            self._seal_active()
-            self._unread.append(segment)
-            return segment.pending
+        """Let parked messages be read again, after all that wait. Return how many there are."""
+        segment, self._active_parked = self._active_parked, None
+        if segment is None:
+            return 0
+        self._totals.add(segment, -1)
+        segment.parked, segment.sealed, segment.is_retry = False, True, True
+        self._totals.add(segment)
+        self._seal_active()
+        self._unread.append(segment)
+        return segment.pending
 
     def adopt(self) -> int:
-        """Take over parts whose process has died; what they hold is read before anything else.
+        """Take over the parts of dead processes; their messages are read before all others.
 
-        Returns how many messages that are.
+        Returns how many messages these parts hold.
         """
         adopted: list[Segment] = []
         for path in ownership.part_paths(self.directory):
             if path in self._parts:
                 continue
             try:
-                adopted += self._adopted_from(path)
+                adopted += self._adopt_part(path)
             except OSError as error:
                 log.error("could not adopt what an earlier process left in %s: %s", path, error)
-        with self._alone():
-            self._unread.extendleft(reversed(adopted))
+        self._read_first(adopted)
         return sum(segment.pending for segment in adopted)
 
+    @_locked
     def roll(self) -> frozenset[Path]:
-        """Seal what was appended so far and return its files: when they are `gone`, all of it was
-        acknowledged or parked.
-        """
-        with self._alone():
-            self._seal_active()
-            every = [segment for part in self._parts.values() for segment in part.segments.values()]
-            return frozenset(segment.path for segment in every if not segment.parked)
+        """Seal what was appended so far and return its files.
 
+        Once these files are `gone`, each of their messages was acknowledged or parked.
+        """
+        self._seal_active()
+        return frozenset(segment.path for segment in self._segments() if not segment.parked)
+
+    @_locked
     def gone(self, paths: frozenset[Path]) -> bool:
-        """Whether none of these files is there any more."""
-        with self._alone():
-            return not any(path in part.segments for part in self._parts.values() for path in paths)
+        """Whether none of these files exists any more."""
+        return not any(path in part.segments for part in self._parts.values() for path in paths)
 
+    @_locked
     def holds_refused(self) -> bool:
-        """Whether there is a message that the broker has refused and not taken since: one that is
-        tried again is not parked meanwhile.
-        """
-        with self._alone():
-            every = [segment for part in self._parts.values() for segment in part.segments.values()]
-            return any(
-                segment.pending > 0 and (segment.parked or segment.is_retry) for segment in every
-            )
+        """Whether it holds a message that the broker has refused and not accepted since.
 
+        That includes a message that is being retried, and therefore is not parked now.
+        """
+        return any(
+            segment.pending > 0 and (segment.parked or segment.is_retry)
+            for segment in self._segments()
+        )
+
+    @_locked
     def figures(self) -> SpoolFigures:
-        """What waits now."""
-        with self._alone():
-            return SpoolFigures(self._count, self._bytes, self._parked_count)
+        """Return what waits now."""
+        totals = self._totals
+        return SpoolFigures(totals.waiting, totals.waiting_bytes, totals.parked)
 
+    @_locked
     def next_written_ms(self) -> int | None:
-        """When the next message to be given out was appended (ms since 1970), None if there is
-        none.
-        """
-        with self._alone():
-            for segment in self._unread:
-                written_ms = segments.read_written_ms(segment)
-                if written_ms is not None:
-                    return written_ms
+        """Return when the next message to be read was appended (ms since 1970), or None."""
+        for segment in self._unread:
+            written_ms = segments.read_written_ms(segment)
+            if written_ms is not None:
+                return written_ms
         return None
 
+    @_locked
     def close(self) -> None:
-        """Give up everything.
-
-        What waits is there for the next process that looks; what is empty is removed.
-        """
-        with self._alone():
-            self._is_closed = True
-            self._active = self._active_parked = None
-            self._unread.clear()
-            for part in self._parts.values():
-                for segment in part.segments.values():
-                    segment.close()
-                    if segment.pending == 0:
-                        _remove_file(segment.path)
-                part.remove()
-            self._parts.clear()
-
-    def before_fork(self) -> bool:
-        """Hold still, so that a child finds nothing half-made.
-
-        Returns whether that was possible; `after_fork_in_parent` ends it.
-        """
-        return not self._is_called_within() and self._lock.acquire(timeout=1.0)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._lock.release()
-
-    def after_fork_in_child(self) -> None:
-        """Let go of the parent's files."""
-        ownership.let_go_of_the_parents()
+        """Release all parts. Waiting messages stay on disk for another process to adopt."""
+        self._is_closed = True
+        self._active = self._active_parked = None
+        self._unread.clear()
         for part in self._parts.values():
             for segment in part.segments.values():
                 segment.close()
+                if segment.pending == 0:
+                    _remove_file(segment.path)
+            part.remove()
+        self._parts.clear()
 
-    def _alone(self) -> threading.RLock:
-        """The lock.
+    def before_fork(self) -> bool:
+        """Keep all threads out until `after_fork_in_parent`: a child then finds no half-made step.
 
-        Python runs a signal handler in the main thread, in the middle of whatever that is at: what
-        it asks of a spool that is half-way through something is refused, where waiting for the lock
-        would be for ever.
+        Returns False, and keeps nobody out, if a thread does not finish its step within a second or
+        if a signal handler that interrupted a step forks.
         """
-        if self._is_called_within():
-            raise SpoolError(
-                "the event is NOT recorded, nothing is flushed or closed: the meter was called by "
-                "a signal handler that interrupted it. "
-                "In a handler raise SystemExit; what was recorded is on disk, and the end of the "
-                "process sends it"
-            )
-        return self._lock
+        if not self._lock.acquire(timeout=1.0):
+            return False
+        if self._is_busy:
+            self._lock.release()
+            return False
+        self._is_busy = True
+        return True
 
-    def _is_called_within(self) -> bool:
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+    def after_fork_in_parent(self) -> None:
+        """End what `before_fork` began."""
+        self._is_busy = False
+        self._lock.release()
 
-    # All below is called with the lock held, but for `_adopted_from` and `_take_over`.
+    def after_fork_in_child(self) -> None:
+        """Close the child's copies of the parent's locks and files."""
+        ownership.close_locks_of_parent()
+        for segment in self._segments():
+            segment.close()
+
+    @_locked
+    def _append_frame(self, frame: bytes) -> None:
+        if self._is_closed:
+            raise SpoolError("the event is NOT recorded: the meter is closed. Make another meter")
+        self._check_room(len(frame))
+        try:
+            self._write(self._segment_for(len(frame)), frame)
+        except OSError as error:
+            raise _as_spool_error(error, self.directory) from error
+
+    @_locked
+    def _park_frame(self, message: Message, frame: bytes) -> None:
+        try:
+            if self._active_parked is None:
+                self._active_parked = self._new_segment(PARKED_SUFFIX)
+            self._write(self._active_parked, frame)
+        except OSError as error:
+            raise _as_spool_error(error, self.directory) from error
+        self._finish(message)
+
+    def _adopt_part(self, path: Path) -> list[Segment]:
+        """Return what the part of a dead process holds, nothing if it lives. Raises OSError.
+
+        The files are read without the lock: they can hold a gigabyte.
+        """
+        part = self._lock_part(path)
+        if part is None:
+            return []
+        try:
+            found = self._scan_part(part)
+        except OSError:
+            self._give_back(part)
+            raise
+        self._take_over(part, found)
+        return [segment for segment in found if segment.pending]
+
+    def _scan_part(self, part: ownership.Part) -> list[Segment]:
+        found = []
+        for path in sorted(part.path.iterdir()):
+            if path.suffix in (SEGMENT_SUFFIX, PARKED_SUFFIX):
+                segment, is_damaged = segments.scan(path)
+                found.append(segment)
+                if is_damaged:
+                    _keep_damaged(path, self.directory, None)
+        return found
+
+    @_locked
+    def _lock_part(self, path: Path) -> ownership.Part | None:
+        part = ownership.lock_orphan(path)
+        if part is not None:
+            self._parts[path] = part
+        return part
+
+    @_locked
+    def _give_back(self, part: ownership.Part) -> None:
+        del self._parts[part.path]
+        part.unlock()
+
+    @_locked
+    def _take_over(self, part: ownership.Part, found: list[Segment]) -> None:
+        """Count an adopted part's segments, and remove those in which nothing waits."""
+        part.segments.update((segment.path, segment) for segment in found)
+        for segment in found:
+            self._totals.add(segment)
+        for segment in found:
+            if segment.pending == 0:
+                segment.read_offset = segment.size
+                self._remove_if_used_up(segment)
+        if not part.segments and part.path in self._parts:
+            del self._parts[part.path]
+            part.remove()
+
+    @_locked
+    def _read_first(self, adopted: list[Segment]) -> None:
+        self._unread.extendleft(reversed(adopted))
+
+    # Everything below is called with the lock held.
+
+    def _segments(self) -> list[Segment]:
+        return [segment for part in self._parts.values() for segment in part.segments.values()]
 
     def _check_room(self, frame_bytes: int) -> None:
-        messages = self._count + self._parked_count
-        if messages < self._count_max and self._file_bytes + frame_bytes <= self._bytes_max:
+        totals = self._totals
+        messages = totals.waiting + totals.parked
+        if messages < self._count_max and totals.file_bytes + frame_bytes <= self._bytes_max:
             return
         raise SpoolFull(
             f"the event is NOT recorded: the spool in {self.directory} is full ({messages} of at "
-            f"most {self._count_max} events, "
-            f"{self._file_bytes} of at most {self._bytes_max} bytes). See whether Kafka can be "
-            "reached (waiting().last_error says why "
-            "sending fails): the spool empties by itself once it can. Until then stop generating, "
-            "or raise spool_bytes_max."
+            f"most {self._count_max} events, {totals.file_bytes} of at most {self._bytes_max} "
+            "bytes). It empties by itself as soon as Kafka can be reached: waiting().last_error "
+            "says why sending fails. Until then stop generating, or raise spool_bytes_max."
         )
 
     def _segment_for(self, frame_bytes: int) -> Segment:
@@ -331,9 +422,9 @@ class Spool:
         if segment is not None:
             segment.sealed = True
             if segment.read_offset == 0:
-                # The reader opens it in its turn: a long backlog is not a long list of open files.
+                # The reader opens it again. A long backlog must not keep many files open.
                 segment.close()
-            self._remove_if_done(segment)
+            self._remove_if_used_up(segment)
 
     def _new_segment(self, suffix: str) -> Segment:
         self._segments_made += 1
@@ -355,22 +446,24 @@ class Spool:
         """Append a whole frame, or leave the segment as it was and raise OSError."""
         fd = segment.open()
         try:
-            taken = self._files.write(fd, frame, segment.size)
-            if taken != len(frame):
-                raise OSError(errno.ENOSPC, "the disk took only a part of it")
+            written = self._files.write(fd, frame, segment.size)
+            if written != len(frame):
+                raise OSError(errno.ENOSPC, "only a part of the event was written")
             if self._is_synced:
                 self._files.sync(fd)
         except OSError:
             os.ftruncate(fd, segment.size)
             raise
+        self._totals.add(segment, -1)
         segment.size += len(frame)
         segment.pending += 1
         segment.pending_bytes += len(frame)
-        self._file_bytes += len(frame)
+        self._totals.add(segment)
 
     def _read_chunk(self, segment: Segment, count_max: int, bytes_max: int) -> list[Message]:
-        """Read on in a segment that has more: some messages, or none and the segment's
-        ``read_offset`` is further on.
+        """Read on in a segment that has more.
+
+        Returns some messages; or none, and then the segment's ``read_offset`` has advanced.
         """
         start = segment.read_offset
         messages: list[Message] = []
@@ -379,13 +472,13 @@ class Spool:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EIO, errno.ESTALE):
                 raise
-            # What cannot be read must not hold up what comes after it.
+            # An unreadable file must not hold up the messages after it.
             chunk = b""
         for frame in segments.frames(chunk):
             if len(messages) == count_max or bytes_max <= 0:
                 break
             segment.read_offset = start + frame.offset + frame.size
-            if not frame.is_settled:
+            if not frame.is_done:
                 messages.append(
                     Message(
                         frame.key,
@@ -405,35 +498,34 @@ class Spool:
             self._set_damaged_aside(segment)
         return messages
 
-    def _settle(self, message: Message) -> None:
-        if message.settled:
+    def _finish(self, message: Message) -> None:
+        """Mark a message as done, in memory and on disk. A second time changes nothing."""
+        if message.is_done:
             return
-        message.settled = True
+        message.is_done = True
         segment = message.segment
         try:
-            self._files.write(segment.open(), segments.SETTLED, message.offset)
+            self._files.write(segment.open(), segments.DONE, message.offset)
         except OSError as error:
-            # If this process dies before the file goes, the event is sent once more, under its own
-            # id, and counted once.
-            if not segment.is_note_missed:
-                log.warning(
-                    "could not note in %s that events were acknowledged: %s", segment.path, error
-                )
-            segment.is_note_missed = True
+            # If this process dies before the file is removed, the event is sent once more under its
+            # own id, and the ledger counts it once.
+            if not segment.is_mark_missing:
+                log.warning("could not mark events in %s as acknowledged: %s", segment.path, error)
+            segment.is_mark_missing = True
+        self._totals.add(segment, -1)
         segment.pending -= 1
         segment.pending_bytes -= message.frame_bytes
         segment.given_out -= 1
         segment.given_out_bytes -= message.frame_bytes
-        self._count -= 1
-        self._bytes -= message.frame_bytes
-        self._remove_if_done(segment)
+        self._totals.add(segment)
+        self._remove_if_used_up(segment)
 
-    def _remove_if_done(self, segment: Segment) -> None:
+    def _remove_if_used_up(self, segment: Segment) -> None:
         part = self._parts[segment.path.parent]
-        if not segment.is_done or segment.path not in part.segments:
+        if not segment.is_used_up or segment.path not in part.segments:
             return
         del part.segments[segment.path]
-        self._file_bytes -= segment.size
+        self._totals.add(segment, -1)
         if segment in self._unread:
             self._unread.remove(segment)
         segment.close()
@@ -443,65 +535,20 @@ class Spool:
             part.remove()
 
     def _set_damaged_aside(self, segment: Segment) -> None:
-        """Go past what cannot be read although it was written whole: the disk's fault.
+        """Skip the rest of a file that was written whole and cannot be read: the disk's fault.
 
-        The file is kept.
+        The file is kept in ``damaged``.
         """
-        lost, lost_bytes = (
-            segment.pending - segment.given_out,
-            segment.pending_bytes - segment.given_out_bytes,
-        )
-        _keep_damaged(segment.path, self.directory, lost)
+        _keep_damaged(segment.path, self.directory, segment.pending - segment.given_out)
+        self._totals.add(segment, -1)
         segment.pending, segment.pending_bytes = segment.given_out, segment.given_out_bytes
-        self._count -= lost
-        self._bytes -= lost_bytes
+        self._totals.add(segment)
         if segment is self._active:
             self._active = None
         segment.read_offset, segment.sealed = segment.size, True
 
-    def _adopted_from(self, path: Path) -> list[Segment]:
-        """What a part holds whose process is dead, none where it lives. Raises OSError."""
-        with self._alone():
-            part = ownership.lock_orphan(path)
-            if part is None:
-                return []
-            self._parts[path] = part
-        try:
-            return self._take_over(part)
-        except OSError:
-            with self._alone():
-                del self._parts[path]
-                part.let_go()
-            raise
-
-    def _take_over(self, part: ownership.Part) -> list[Segment]:
-        """Count what a part holds and take it into our care.
-
-        What was parked there is tried again: its reason may be mended by now.
-        """
-        found = []
-        for path in sorted(part.path.iterdir()):
-            if path.suffix in (SEGMENT_SUFFIX, PARKED_SUFFIX):
-                segment, is_damaged = segments.scan(path)
-                found.append(segment)
-                if is_damaged:
-                    _keep_damaged(path, self.directory, None)
-        with self._alone():
-            part.segments.update((segment.path, segment) for segment in found)
-            self._count += sum(segment.pending for segment in found)
-            self._bytes += sum(segment.pending_bytes for segment in found)
-            self._file_bytes += sum(segment.size for segment in found)
-            for segment in [segment for segment in found if segment.pending == 0]:
-                segment.read_offset = segment.size
-                found.remove(segment)
-                self._remove_if_done(segment)
-            if not part.segments and part.path in self._parts:
-                del self._parts[part.path]
-                part.remove()
-        return found
-
     def _sync_directories(self, *directories: Path) -> None:
-        """In a machine that loses power a file is there only if its directory was synced too."""
+        """Sync directories: after a power loss, a file exists only if its directory was synced."""
         for directory in directories if self._is_synced else ():
             fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -528,22 +575,23 @@ def _keep_damaged(path: Path, directory: Path, lost: int | None) -> None:
 
 
 def _remove_file(path: Path) -> None:
-    """Remove a file of which nothing is needed any more.
+    """Remove a file whose messages are all done.
 
-    One that stays is adopted later: what is settled in it is not sent again.
+    If it cannot be removed, it is adopted later, and its done messages are not sent again.
     """
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("%s is not needed any more and could not be removed: %s", path, error)
+        log.warning("%s is no longer needed and could not be removed: %s", path, error)
 
 
 def _as_spool_error(error: OSError, directory: Path) -> SpoolError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFull(
-            f"the event is NOT recorded: the disk of {directory} is full. Make room: the spool "
-            "shrinks as Kafka takes events"
+            f"the event is NOT recorded: the disk of {directory} is full. Make room; the spool "
+            "itself shrinks as Kafka acknowledges events"
         )
     return SpoolError(
-        f"the event is NOT recorded: the spool in {directory} cannot be written ({error})"
+        f"the event is NOT recorded: the spool in {directory} cannot be written ({error}). "
+        "Repair the disk or name another spool_directory"
     )

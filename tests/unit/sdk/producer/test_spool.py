@@ -49,8 +49,8 @@ def test_a_settled_message_is_gone_and_so_is_its_file(tmp_path: Path) -> None:
     for number in range(10):
         spool.append(b"key", b"%d" % number)
     for message in read_all(spool):
-        spool.settle(message)
-        spool.settle(message)
+        spool.acknowledge(message)
+        spool.acknowledge(message)
     assert spool.figures() == (0, 0, 0)
     spool.close()
     assert list(tmp_path.iterdir()) == []
@@ -61,7 +61,7 @@ def test_what_a_dead_process_left_comes_first_and_without_what_was_settled(tmp_p
     for number in range(10):
         dead.append(b"key", b"%d" % number)
     for message in dead.read(4, 1 << 20)[1:3]:
-        dead.settle(message)
+        dead.acknowledge(message)
     leave_as_a_dead_process_does(tmp_path)
 
     spool = Spool(tmp_path)
@@ -71,7 +71,7 @@ def test_what_a_dead_process_left_comes_first_and_without_what_was_settled(tmp_p
     read = read_all(spool)
     assert values(read) == [b"0", b"3", b"4", b"5", b"6", b"7", b"8", b"9", b"new"]
     for message in read:
-        spool.settle(message)
+        spool.acknowledge(message)
     spool.close()
     dead.after_fork_in_child()
     assert list(tmp_path.iterdir()) == []
@@ -157,7 +157,7 @@ def test_damage_under_a_live_process_is_told_and_does_not_stop_what_comes_later(
     assert values(read_all(spool)) == [b"later"]
     assert "1 events are NOT sent" in caplog.text
     assert spool.figures().waiting == 3
-    spool.settle(first)
+    spool.acknowledge(first)
     assert spool.figures().waiting == 2
     spool.close()
 
@@ -173,7 +173,7 @@ def test_a_full_spool_refuses_loudly_and_has_room_again_once_kafka_took_somethin
         spool.append(b"key", b"event")
     assert spool.figures().waiting == 3
     for message in read_all(spool):
-        spool.settle(message)
+        spool.acknowledge(message)
     spool.append(b"key", b"again")
     assert values(read_all(spool)) == [b"again"]
     spool.close()
@@ -242,7 +242,7 @@ def test_a_parked_message_waits_apart_and_comes_back_behind_the_others(tmp_path:
         spool.append(b"key", value)
     bad, good = read_all(spool)
     spool.park(bad, "too large")
-    spool.settle(good)
+    spool.acknowledge(good)
     assert spool.figures() == (0, 0, 1)
     spool.append(b"key", b"new")
     assert spool.unpark() == 1
@@ -299,9 +299,9 @@ def test_files_that_were_rolled_are_gone_when_all_in_them_is_settled(tmp_path: P
     files = spool.roll()
     spool.append(b"key", b"after")
     before, after = read_all(spool)
-    spool.settle(after)
+    spool.acknowledge(after)
     assert not spool.gone(files)
-    spool.settle(before)
+    spool.acknowledge(before)
     assert spool.gone(files)
     assert spool.gone(spool.roll() - spool.roll())
     spool.close()

@@ -91,7 +91,7 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(
             held += spool.read(rng.randrange(1, 5), 1 << 20)
         elif action == "settle" and held:
             message = held.pop(rng.randrange(len(held)))
-            spool.settle(message)
+            spool.acknowledge(message)
             settled.add(message.value)
         elif action == "park" and held:
             message = held.pop()
@@ -118,7 +118,7 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(
     assert taken == set(seen) | settled, "what record returned for is sent or waits"
     rolled = spool.roll()
     for message in held:
-        spool.settle(message)
+        spool.acknowledge(message)
     assert spool.gone(rolled), "nothing is left that a flush would wait for"
     assert spool.figures() == (0, 0, 0)
     spool.close()
@@ -144,7 +144,7 @@ def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush
     spool.append(b"key", b"taken")
     rolled = spool.roll()
     [message] = read_all(spool)
-    spool.settle(message)
+    spool.acknowledge(message)
     assert spool.gone(rolled)
     spool.close()
 
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_at_the_change_of_files_refuses_there_and_goes_on_when
     messages = read_all(spool)
     assert [message.value for message in messages] == [b"before", b"after"]
     for message in messages:
-        spool.settle(message)
+        spool.acknowledge(message)
     assert spool.gone(spool.roll())
     spool.close()
 
@@ -186,7 +186,7 @@ def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(
         sender.step()
     assert kafka.values() == [b"%d" % number for number in range(50)]
     assert spool.figures().waiting == 0
-    assert caplog.text.count("could not note") == 1
+    assert caplog.text.count("could not mark") == 1
     sender.stop(0)
 
 
