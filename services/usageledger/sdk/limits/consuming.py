@@ -19,9 +19,13 @@ class Stalled(Exception):
 
 
 # Errors after which a new connection can succeed.
-RECONNECTABLE = (*TRANSIENT, Stalled)
+RECONNECTABLE: tuple[type[Exception], ...] = (*TRANSIENT, Stalled)
 # The group has rebalanced, or is about to: the partition is not ours at this moment.
-NOT_OURS_NOW = (*REBALANCED, kafka_errors.IllegalStateError, ValueError)
+NOT_OURS_NOW: tuple[type[Exception], ...] = (
+    *REBALANCED,
+    kafka_errors.IllegalStateError,
+    ValueError,
+)
 
 
 @contextmanager
