@@ -32,6 +32,7 @@ from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader, log_reader
+from usageledger.operations.audit_verdict import verdict_line
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import catch_up
 from usageledger.sdk.producer.events import usage_voided
@@ -480,7 +481,7 @@ def _differing(ours: Any, theirs: Any) -> str:
 def _audit(stage: Stage) -> Finding:
     report = verify(stage.kafka, stage.store.url, PREFIX)
     finding = Finding(
-        f"audit verify ({report.verdict})",
+        f"audit verify ({verdict_line(report)})",
         looked_at=report.counts.entries,
         wrong=list(report.differences[:AUDIT_FAULTS_MAX]),
     )

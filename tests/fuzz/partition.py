@@ -81,7 +81,7 @@ class FuzzedPartition:
 
     def run(self, sent: Iterable[Sent]) -> Outcomes:
         """Decide and replay. Raises AssertionError, naming the input, for whatever must not be."""
-        for _ in self._replay.verified(self._written(sent)):
+        for _ in self._replay.verified_entries(self._written(sent)):
             self.outcomes.entries += 1
         found, counts = self.outcomes, self._replay.counts
         assert found.sent == found.accepted + found.refused.total() + found.duplicates

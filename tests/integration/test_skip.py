@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.integration.operated import Operated, choking_on_poison, operated
+from usageledger.operations.audit_verdict import verdict_line
 
 __all__ = ["choking_on_poison", "operated"]
 
@@ -36,7 +37,9 @@ def test_a_running_processor_goes_on_by_itself_once_the_input_is_skipped(
             again = await operated.run("processor", "skip", "1@1", "--reason", "once more")
             assert (again.exit_code, "has been decided" in again.output) == (1, True)
         report = await operated.audit()
-        assert report.is_clean, report.verdict
-        assert "4 inputs = 3 accepted + 0 refused + 0 duplicates + 1 skipped" in report.verdict
+        assert report.is_clean, verdict_line(report)
+        assert "4 inputs = 3 accepted + 0 refused + 0 duplicates + 1 skipped" in verdict_line(
+            report
+        )
 
     asyncio.run(work())

@@ -27,6 +27,7 @@ from usageledger.domain.balance import Balance
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.audit_verdict import verdict_line
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.idleness import wait_until_idle
 from usageledger.operations.lags import lag_reader
@@ -165,7 +166,7 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
     assert not balance.is_blocked
     assert balance.by_feature == {"genai_video": 224 * CREDIT}
     report = ledger.audit()
-    assert report.is_clean, report.verdict
+    assert report.is_clean, verdict_line(report)
     assert (report.counts.inputs, report.limit_events, report.accounts) == (9, 3, 1)
 
 
@@ -190,7 +191,7 @@ def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_an
     ledger.settle()
     assert [ledger.balance(f"acct_{n}").used for n in range(20)] == [30 * CREDIT] * 20
     report = ledger.audit()
-    assert report.is_clean, report.verdict
+    assert report.is_clean, verdict_line(report)
     assert (report.counts.inputs, report.counts.duplicate_inputs, report.counts.refused_inputs) == (
         330,
         30,
@@ -279,7 +280,7 @@ def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_go
     assert sorted(ledger.reasons()) == sorted(expected)
     assert ledger.balance("acct_1").used == 2 * CREDIT
     report = ledger.audit()
-    assert report.is_clean, report.verdict
+    assert report.is_clean, verdict_line(report)
     counts = report.counts
     assert (counts.inputs, counts.refused_inputs, counts.duplicate_inputs) == (
         len(bad) + 4,

@@ -93,7 +93,7 @@ class PartitionOracle:
         """
         claims, entries, asked_for = len(self.replay.claims), 0, None
         try:
-            for sealed in self.replay.verified(records):
+            for sealed in self.replay.verified_entries(records):
                 entry, entries = sealed.entry, entries + 1
                 if group_key(sealed) != asked_for:
                     asked_for = group_key(sealed)

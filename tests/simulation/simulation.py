@@ -545,7 +545,9 @@ class Simulation:
     def _audit(self, partition: int) -> None:
         replay = PartitionReplay(partition, self.partition_count, partial(self._read, partition))
         try:
-            decided = [sealed.entry for sealed in replay.verified(self.ledgers[partition].records)]
+            decided = [
+                sealed.entry for sealed in replay.verified_entries(self.ledgers[partition].records)
+            ]
         except Difference as difference:
             raise Broken("the audit decides the same", str(difference)) from difference
         if replay.book.head.hash != self.oracles[partition].last_hash:

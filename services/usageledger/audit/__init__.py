@@ -1,1 +1,1 @@
-"""Replay, verify, explain: what the log says happened, decided again."""
+"""Replays the log, verifies the ledger against it, and explains entries in words."""

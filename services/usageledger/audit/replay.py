@@ -1,5 +1,6 @@
-"""Deciding a ledger partition again, input by input in the ledger's order, and comparing every
-byte. Pure: it is given the records.
+"""Replay: decides a ledger partition again, input by input, and compares every byte.
+
+Pure: it is given the records.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from usageledger.ledger.partition_book import PartitionBook, Undecidable, group_
 from usageledger.ledger.records import Record
 
 ReadInput = Callable[[Topic, int], Record | None]
-"""Gives the next record of an input at or after an offset; asked in rising order for each topic.
+"""The first record of an input at or after an offset; None where there is none.
 
-None where there is none.
+The offsets rise from call to call of one topic.
 """
 
 
 class Difference(Exception):
-    """The first place where the ledger is not what its inputs make of it."""
+    """Where the ledger first differs from what its inputs make of it, in words."""
 
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What a replay has seen.
+    """What a replay has counted.
 
-    ``inputs`` counts records of the usage and the account topic; amounts are micro-credits.
+    ``inputs`` are records of the usage and the account topic. Amounts are micro-credits.
     """
 
     entries: int = 0
@@ -79,7 +80,7 @@ class ReplayCounts:
 class PartitionReplay:
     """Replays one partition.
 
-    After each `verified` entry, ``book`` is what the view has to be at that point.
+    After each of the `verified_entries`, ``book`` is what the view must be at that point.
     """
 
     def __init__(self, partition: int, partition_count: int, read_input: ReadInput) -> None:
@@ -88,15 +89,15 @@ class PartitionReplay:
         self.claims: list[Claim] = []
         self._read_input = read_input
 
-    def verified(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
+    def verified_entries(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
         """Yield each valid entry once it has been decided again to the same bytes.
 
-        Raises Difference at the first that has not.
+        Raises Difference at the first entry that was not.
         """
-        for _, group in groupby(self._valid(records), key=group_key):
+        for _, group in groupby(self._valid_entries(records), key=group_key):
             yield from self._verified_group(list(group))
 
-    def _valid(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
+    def _valid_entries(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
         for record in records:
             try:
                 sealed = entry_at(record.offset, record.value)
@@ -115,40 +116,45 @@ class PartitionReplay:
             )
         self.claims.append(claim)
 
-    def _verified_group(self, written: list[SealedEntry]) -> Iterator[SealedEntry]:
-        """All entries of one input, or of one account that was due, decided again."""
-        first = written[0].entry
+    def _verified_group(self, actual: list[SealedEntry]) -> Iterator[SealedEntry]:
+        """Decide the entries of one input, or of one account that was due, and compare them."""
+        first = actual[0].entry
         if first.partition != self.book.partition:
             raise Difference(
                 f"{self._at(first.offset)}: the entry names partition {first.partition}"
             )
-        # Between entries lie claims and what superseded workers appended: the offset is the log's,
-        # the rest must follow from the inputs.
-        self.book.head = _moved(self.book.head, first.offset)
+        # Claims and the appends of superseded workers lie between entries. So the offset is the
+        # log's, and everything else must follow from the inputs.
+        self.book.head = replace(self.book.head, next_offset=first.offset)
         try:
-            decided = self._decided(first.input, written)
+            expected = self._expected(first.input, actual)
         except Undecidable as error:
             raise Difference(
                 f"{self._at(first.offset)}: this audit's code fails on {error}"
             ) from error
-        for again, there in zip(decided, written, strict=False):
-            if again.value != there.value:
+        for expected_entry, actual_entry in zip(expected, actual, strict=False):
+            if expected_entry.value != actual_entry.value:
                 raise Difference(
-                    f"{self._at(there.entry.offset)}: {_first_difference(again.entry, there.entry)}"
+                    f"{self._at(actual_entry.entry.offset)}: "
+                    f"{_first_difference(expected_entry.entry, actual_entry.entry)}"
                 )
-        if len(decided) != len(written):
+        if len(expected) != len(actual):
             raise Difference(
-                f"{self._at(first.offset)}: {len(written)} entries for this input, decided again "
-                f"it has {len(decided)}"
+                f"{self._at(first.offset)}: {len(actual)} entries for this input, decided again "
+                f"it has {len(expected)}"
             )
-        for sealed in written:
+        for sealed in actual:
             self.counts.add(sealed.entry)
             yield sealed
 
-    def _decided(
-        self, address: InputAddress | None, written: list[SealedEntry]
+    def _expected(
+        self, address: InputAddress | None, actual: list[SealedEntry]
     ) -> list[SealedEntry]:
-        first = written[0].entry
+        """The entries that must be there in place of these. ``address`` is None for a due account.
+
+        Raises Difference, Undecidable.
+        """
+        first = actual[0].entry
         if address is None:
             due = self.book.due.get(first.account)
             if due is None or due > first.appended_at:
@@ -168,29 +174,27 @@ class PartitionReplay:
                 f"{self._at(first.offset)}: account {overdue[1]!r} was due at {overdue[0]}, before "
                 "this input, and has no entry for it"
             )
-        if (
-            first.kind == "skip"
-        ):  # why is the operator's to say; that it charges nothing and where it stands, the input's
+        if first.kind == "skip":
+            # The reason is the operator's; the rest must follow from the input.
             return self.book.skip(
                 address.topic, record, reason=first.reason or "", detail=first.detail or ""
             )
-        if isinstance(
-            item.event, Malformed
-        ):  # the detail is a parser's wording, for people; it decides nothing
-            item = item._replace(event=item.event._replace(detail=written[-1].entry.detail or ""))
+        if isinstance(item.event, Malformed):
+            # The detail is the parser's own wording, and decides nothing.
+            item = item._replace(event=item.event._replace(detail=actual[-1].entry.detail or ""))
         return self.book.decide_input(item)
 
     def _next_input(self, address: InputAddress, first: LedgerEntry) -> Record:
         record = self._read_input(address.topic, self.book.head.next_of(address.topic))
         if record is None:
             raise Difference(
-                f"{self._at(first.offset)}: decides on {_place(address)}, which the topic does not "
-                "hold"
+                f"{self._at(first.offset)}: decides on {_input_place(address)}, "
+                "which its topic does not hold"
             )
         if record.offset != address.offset:
             raise Difference(
-                f"{self._at(first.offset)}: decides on {_place(address)}, but the next input is at "
-                f"offset {record.offset}"
+                f"{self._at(first.offset)}: decides on {_input_place(address)}, "
+                f"but the next input is at offset {record.offset}"
             )
         return record
 
@@ -198,18 +202,13 @@ class PartitionReplay:
         return f"ledger entry {self.book.partition}-{offset}"
 
 
-def _moved(head: Head, next_offset: int) -> Head:
-    return replace(head, next_offset=next_offset)
-
-
-def _place(address: InputAddress) -> str:
+def _input_place(address: InputAddress) -> str:
     return f"{address.topic} {address.partition}-{address.offset}"
 
 
-def _first_difference(again: LedgerEntry, there: LedgerEntry) -> str:
+def _first_difference(expected: LedgerEntry, actual: LedgerEntry) -> str:
     for name in LedgerEntry.__struct_fields__:
-        if getattr(again, name) != getattr(there, name):
-            return (
-                f"{name} is {getattr(there, name)!r}, decided again it is {getattr(again, name)!r}"
-            )
+        expected_value, actual_value = getattr(expected, name), getattr(actual, name)
+        if expected_value != actual_value:
+            return f"{name} is {actual_value!r}, decided again it is {expected_value!r}"
     return "the same fields in other bytes"

@@ -1,6 +1,4 @@
-"""``audit verify``: reads every input in the ledger's order, decides again, and compares the
-ledger, the limit events and the view.
-"""
+"""``audit verify``: replays the ledger and compares it with the limit events and the view."""
 
 from __future__ import annotations
 
@@ -9,14 +7,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from usageledger.audit.replay import Difference, PartitionReplay, ReplayCounts
 from usageledger.counters.connection import connect
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import Snapshot
 from usageledger.domain.chain import SealedEntry
-from usageledger.domain.credits import format_credits
 from usageledger.domain.encoding import encode
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.ledger.partition_book import PartitionBook
@@ -26,14 +22,18 @@ from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 
 Progress = Callable[[int, int], None]
-"""Told now and then how many ledger records have been read, of how many."""
+"""Called every 2,000 ledger records with how many have been read, of how many."""
 
 PROGRESS_EVERY = 2_000
 
 
 @dataclass(slots=True)
 class AuditReport:
-    """What an audit found. ``differences`` holds the first one of each partition that has any."""
+    """What an audit found, as data. `operations.audit_verdict` words it.
+
+    ``differences`` has the first one of each partition that has any. ``undecided_inputs`` and
+    ``unwritten_limit_events`` are still on their way, and are no differences.
+    """
 
     partitions: int = 0
     counts: ReplayCounts = field(default_factory=ReplayCounts)
@@ -45,43 +45,14 @@ class AuditReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything that has been decided follows from the inputs.
-
-        What is still on its way is no difference.
-        """
+        """Whether everything that has been decided follows from the inputs."""
         return not self.differences
-
-    @property
-    def verdict(self) -> str:
-        """One line that says it all."""
-        if self.differences:
-            return f"DIFFERENT: {self.differences[0]}" + (
-                f" (and {len(self.differences) - 1} more)" if len(self.differences) > 1 else ""
-            )
-        skipped = f" + {self.counts.skipped_inputs:,} skipped" if self.counts.skipped_inputs else ""
-        waiting = [
-            f"{count:,} {what}"
-            for count, what in (
-                (self.undecided_inputs, "inputs still to be decided"),
-                (self.unwritten_limit_events, "limit events still to be written"),
-            )
-            if count
-        ]
-        return (
-            f"CLEAN: {self.counts.inputs:,} inputs = {self.counts.accepted_inputs:,} accepted + "
-            f"{self.counts.refused_inputs:,} refused"
-            f" + {self.counts.duplicate_inputs:,} duplicates{skipped};"
-            f" {self.counts.entries:,} ledger entries, {self.limit_events:,} limit events and "
-            f"{self.accounts:,} accounts in Redis"
-            f" come out the same, {Decimal(format_credits(self.counts.credits)):,} credits in all"
-            + (f" ({', '.join(waiting)})" if waiting else "")
-        )
 
 
 def verify(
     kafka: str, redis_url: str, prefix: str = "", progress: Progress | None = None
 ) -> AuditReport:
-    """Audit a whole ledger, partition by partition, while it runs or not.
+    """Audit a whole ledger, partition by partition. It may be running.
 
     Raises LogUnreadable or ViewError where it cannot be read.
     """
@@ -101,9 +72,9 @@ def verify(
         total = sum(
             ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions)
         )
-        meter = _Meter(progress, total)
+        read_counter = _ReadCounter(progress, total)
         for partition in range(report.partitions):
-            _verify_partition(partition, report, topics, readers, redis_url, meter)
+            _verify_partition(partition, report, topics, readers, redis_url, read_counter)
     return report
 
 
@@ -113,11 +84,11 @@ def _verify_partition(
     topics: Topics,
     readers: dict[str, LogReader],
     redis_url: str,
-    meter: _Meter,
+    read_counter: _ReadCounter,
 ) -> None:
-    # Read first what is derived, then what it is derived from: whatever moves meanwhile, each limit
-    # event and each view has its entries.
-    written = _limit_events(readers[topics.limit], topics.limit, partition)
+    # First what is derived is read, then what it is derived from. Whatever is appended meanwhile,
+    # the entries of each limit event and of the view are in the ledger that is read.
+    limit_values = _limit_event_values(readers[topics.limit], topics.limit, partition)
     snapshot = asyncio.run(_snapshot(redis_url, topics.prefix, partition))
     ledger = readers[topics.ledger]
     end = ledger.end_offset(topics.ledger, partition)
@@ -130,9 +101,10 @@ def _verify_partition(
         partition, report.partitions, lambda topic, offset: cursors[topic].at_or_after(offset)
     )
     view = _ViewCheck(snapshot, partition)
-    limits = _LimitCheck(written, partition)
+    limits = _LimitCheck(limit_values, partition)
     try:
-        for sealed in replay.verified(meter.counted(ledger.read(topics.ledger, partition, 0, end))):
+        records = read_counter.counting(ledger.read(topics.ledger, partition, 0, end))
+        for sealed in replay.verified_entries(records):
             view.compare_after(sealed, replay.book)
             limits.compare(limit_events(sealed.entry))
         view.check_compared(end)
@@ -151,9 +123,7 @@ def _verify_partition(
 
 
 class _ViewCheck:
-    """Compares a partition's view with the replay, at the moment in the ledger at which the view
-    stands.
-    """
+    """Compares a partition's view with the replay, at the entry that the view has folded last."""
 
     def __init__(self, snapshot: Snapshot, partition: int) -> None:
         self._snapshot = snapshot
@@ -163,9 +133,9 @@ class _ViewCheck:
         self.accounts_compared = 0
 
     def compare_after(self, sealed: SealedEntry, book: PartitionBook) -> None:
-        """Compare if this entry is the last that the view has folded.
+        """Compare if this entry is the last one that the view has folded. Raises Difference.
 
-        The book has been moved past all entries of its input.
+        The book is past all entries of the entry's input.
         """
         self._last_hash = sealed.hash
         stored = self._snapshot.head
@@ -175,11 +145,14 @@ class _ViewCheck:
             account: encode(state) for account, state in book.accounts.items() if state is not None
         }
         for account in sorted(expected.keys() | self._snapshot.accounts.keys()):
-            found, wanted = self._snapshot.accounts.get(account), expected.get(account)
-            if found != wanted:
+            actual_state, expected_state = (
+                self._snapshot.accounts.get(account),
+                expected.get(account),
+            )
+            if actual_state != expected_state:
                 raise Difference(
-                    f"Redis, partition {self._partition}, account {account!r}: it holds {found!r}, "
-                    f"the ledger makes it {wanted!r}"
+                    f"Redis, partition {self._partition}, account {account!r}: it holds "
+                    f"{actual_state!r}, the ledger makes it {expected_state!r}"
                 )
         due_ms = {account: milliseconds(at) for account, at in book.due.all().items()}
         if due_ms != dict(self._snapshot.due_ms):
@@ -193,7 +166,7 @@ class _ViewCheck:
         self._was_compared = True
 
     def check_compared(self, end: int) -> None:
-        """Once the ledger has been read: raise Difference if the view stands nowhere in it."""
+        """Raise Difference if the view's head was not met in the ledger, which ends at ``end``."""
         stored = self._snapshot.head
         if self._was_compared or (stored is None and not self._last_hash):
             return
@@ -210,27 +183,26 @@ class _ViewCheck:
 
 
 class _LimitCheck:
-    """Compares the limit events of a partition, repeats dropped as every subscriber does, with what
-    the entries cross.
-    """
+    """Compares a partition's limit events, without repeats, with what the entries cross."""
 
-    def __init__(self, written: list[bytes], partition: int) -> None:
-        self._written = iter(written)
+    def __init__(self, actual: list[bytes], partition: int) -> None:
+        self._actual = iter(actual)
         self._partition = partition
         self.compared = 0
         self.awaited = 0
 
     def compare(self, expected: Iterable[LimitMessage]) -> None:
-        """The events of the next entry must be the next that were written; those that are not there
-        yet are awaited.
+        """Compare the events of the next entry with the next that were written.
+
+        Those that are not written yet are counted as awaited. Raises Difference.
         """
         for message in expected:
-            written = None if self.awaited else next(self._written, None)
-            if written is None:
+            actual = None if self.awaited else next(self._actual, None)
+            if actual is None:
                 self.awaited += 1
-            elif written != message.value:
+            elif actual != message.value:
                 raise Difference(
-                    f"limit event {message.address.id}: {written!r} was written, but the ledger "
+                    f"limit event {message.address.id}: {actual!r} was written, but the ledger "
                     f"makes it {message.value!r}"
                 )
             else:
@@ -238,17 +210,18 @@ class _LimitCheck:
 
     def compare_at_end(self) -> None:
         """Raise Difference if an event was written that no entry crosses."""
-        written = next(self._written, None)
-        if written is not None:
+        actual = next(self._actual, None)
+        if actual is not None:
             raise Difference(
                 f"partition {self._partition} of the limit events: no entry of the ledger crosses "
-                f"{written!r}"
+                f"{actual!r}"
             )
 
 
-def _limit_events(reader: LogReader, topic: str, partition: int) -> list[bytes]:
-    """The events of a partition in order, each once: a repeat is not beyond the last address before
-    it.
+def _limit_event_values(reader: LogReader, topic: str, partition: int) -> list[bytes]:
+    """The values of a partition's limit events in order, without repeats.
+
+    A repeat's address is at or before that of an earlier event.
     """
     events: list[bytes] = []
     last = (-1, -1)
@@ -277,7 +250,7 @@ async def _snapshot(redis_url: str, prefix: str, partition: int) -> Snapshot:
 
 
 class _Cursor:
-    """The records of an input one after another; offsets are asked for in rising order."""
+    """Reads an input forwards: the offsets that are asked for must rise."""
 
     def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
         self.end = reader.end_offset(topic, partition)
@@ -295,16 +268,16 @@ class _Cursor:
         return self._next
 
 
-class _Meter:
-    """Tells how far reading has come."""
+class _ReadCounter:
+    """Counts the records that are read, and reports the progress."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._total = total
         self._read = 0
 
-    def counted(self, records: Iterator[Record]) -> Iterator[Record]:
-        """The same records, counted."""
+    def counting(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The same records; each is counted when it is read."""
         for record in records:
             self._read += 1
             if self._progress is not None and self._read % PROGRESS_EVERY == 0:

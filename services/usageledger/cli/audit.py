@@ -1,4 +1,4 @@
-"""audit verify: everything decided again, and compared."""
+"""audit verify: every input decided again and compared."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ from usageledger.cli.options import AsJson, Data, connection
 if TYPE_CHECKING:
     from usageledger.audit.verify import AuditReport
 
-app = typer.Typer(no_args_is_help=True, help="Replay the log, and compare.")
+app = typer.Typer(no_args_is_help=True, help="Replay the log and compare.")
 
 
 @app.callback()
 def audit() -> None:
-    """Replay the log, and compare."""
+    """Replay the log and compare."""
 
 
 @app.command(epilog="Example: usageledger audit verify")
 def verify(data: Data = None, as_json: AsJson = False) -> None:
-    """Decide every input again, in the ledger's order, and compare every entry, the limit events
-    and Redis.
+    """Decide every input again and compare all entries, limit events and counters.
 
-    One line of verdict. Where something differs, the first place of each partition is told, and the
-    exit code is 1.
+    Prints one line: CLEAN or DIFFERENT. If something differs, the first place in each partition
+    follows, and the exit code is 1.
     """
-    from usageledger.audit.verify import verify as audited
+    from usageledger.audit.verify import verify as verify_ledger
+    from usageledger.operations.audit_verdict import verdict_line
 
     settings = connection(data)
-    with terminal.counting("ledger records", None) as done:
-        report = audited(settings.kafka, settings.redis_url, settings.prefix, done)
+    with terminal.counting("ledger records", None) as progress:
+        report = verify_ledger(settings.kafka, settings.redis_url, settings.prefix, progress)
     if as_json:
-        terminal.print_json(_plain(report))
+        terminal.print_json(_report_json(report))
     else:
-        terminal.say(report.verdict)
+        terminal.say(verdict_line(report))
         for difference in report.differences:
             typer.echo(f"usageledger: {difference}", err=True)
     if not report.is_clean:
         raise typer.Exit(1)
 
 
-def _plain(report: AuditReport) -> dict[str, Any]:
+def _report_json(report: AuditReport) -> dict[str, Any]:
     from usageledger.domain.credits import format_credits
+    from usageledger.operations.audit_verdict import verdict_line
 
     counts = report.counts
     return {
         "is_clean": report.is_clean,
-        "verdict": report.verdict,
+        "verdict": verdict_line(report),
         "differences": report.differences,
         "inputs": counts.inputs,
         "accepted": counts.accepted_inputs,

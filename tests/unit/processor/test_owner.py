@@ -59,7 +59,7 @@ def replayed(world: World) -> PartitionReplay:
         return records[offset] if offset < len(records) else None
 
     replay = PartitionReplay(0, 1, read)
-    for _ in replay.verified(world.ledger.records):
+    for _ in replay.verified_entries(world.ledger.records):
         pass
     return replay
 

@@ -22,6 +22,7 @@ from usageledger.local.demo.customer import Tally
 from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.workload import ACCOUNTS
 from usageledger.local.stack import Addresses
+from usageledger.operations.audit_verdict import verdict_line
 
 LINE_EVERY_S = 5.0
 
@@ -128,7 +129,7 @@ class Screen:
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
         self._console.print(
-            f"audit:  [bold {colour}]{escape(result.report.verdict)}[/]", soft_wrap=True
+            f"audit:  [bold {colour}]{escape(verdict_line(result.report))}[/]", soft_wrap=True
         )
 
     def wait_for_viewer(self) -> None:
