@@ -1,8 +1,7 @@
-"""The data of ``catalog.published``: a catalog in the shape that people edit (see
-``domain.catalog_document``).
+"""The data of ``catalog.published``: a catalog in the shape that people edit.
 
-These models give the message its JSON Schema and name every misshapen place; what makes a catalog
-usable the domain alone says.
+These models give the message its JSON Schema, and name every path with a wrong shape. Only the
+domain decides whether a catalog can be used: see ``domain.catalog_document``.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class _Part(BaseModel):
 
 
 class RatePublished(_Part):
-    """What a use costs: ``credits`` for each ``per`` units."""
+    """The cost of a use: ``credits`` for each ``per`` units."""
 
     credits: Credits
     unit: Name = Field(
@@ -101,8 +100,8 @@ class RatePublished(_Part):
     per: Quantity = 1
     rounding: Literal["up", "exact"] = Field(
         default="up",
-        description="up: whole multiples of `per` are charged, rounded up; exact: in proportion, "
-        "rounded up to the micro-credit.",
+        description="up: charge whole multiples of `per`, rounded up. exact: charge in "
+        "proportion, rounded up to the micro-credit.",
     )
     note: str | None = None
 
@@ -122,10 +121,10 @@ class FeaturePublished(_Part):
     name: Name
     section: str
     rate: RatePublished | None = Field(
-        default=None, description="For uses that name no model; without it they are refused."
+        default=None, description="For uses that name no model. Without it, they are refused."
     )
     stated_range: tuple[Credits, Credits] | None = Field(
-        default=None, description="Lowest and highest rate that the line announces."
+        default=None, description="The lowest and highest rate that the line states."
     )
     models: tuple[ModelPublished, ...] = ()
 
@@ -133,7 +132,7 @@ class FeaturePublished(_Part):
 class PlanPublished(_Part):
     """A plan.
 
-    Its ``credits`` come each billing cycle, or once in an account's life if it does not renew.
+    It brings its ``credits`` each billing cycle, or once in an account's life if it does not renew.
     """
 
     id: Name
@@ -142,7 +141,8 @@ class PlanPublished(_Part):
     credits: Credits
     renews: StrictBool
     thresholds: tuple[Share, ...] | None = Field(
-        default=None, description="Its own, in place of the catalog's; none are announced if empty."
+        default=None,
+        description="The plan's own, in place of the catalog's. An empty list announces none.",
     )
 
 
@@ -152,17 +152,18 @@ class CatalogPublished(_Part):
     version: Name
     effective_from: Time
     plans: tuple[PlanPublished, ...] = Field(
-        description="In the order of plan levels, lowest first; exactly one does not renew."
+        description="In the order of plan levels, lowest first. Exactly one does not renew."
     )
     features: tuple[FeaturePublished, ...]
     thresholds: tuple[Share, ...] = Field(
         default=(),
-        description="Shares whose crossing is announced, ascending, on plans without their own.",
+        description="Shares of a period's credits whose crossing is announced, ascending, for "
+        "plans and accounts that set none.",
     )
     unknown_accounts: Literal["free", "refuse"] = Field(
         default="free",
-        description="What becomes of usage of an account never opened or subscribed: it is on "
-        "Free, or it is refused.",
+        description="What becomes of usage by an account that was never opened or subscribed: the "
+        "account is put on Free, or the usage is refused.",
     )
     notes: tuple[str, ...] = ()
 
@@ -181,6 +182,6 @@ class CatalogPublished(_Part):
     def from_catalog(cls, catalog: Catalog) -> CatalogPublished:
         """The message that publishes ``catalog``.
 
-        Raises pydantic's ValidationError (a ValueError) where it cannot be used.
+        Raises pydantic's ValidationError (a ValueError) if the catalog cannot be used.
         """
         return cls.model_validate(catalog_document(catalog))

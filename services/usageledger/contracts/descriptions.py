@@ -1,4 +1,4 @@
-"""Descriptions in generated schemas: a docstring without the line breaks of its source file."""
+"""Descriptions in generated schemas: docstrings without the line breaks of their source."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _BREAK_WITHIN_A_PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n| *[-*] )")
 
 
 def with_joined_lines(schema: Any) -> Any:
-    """A JSON Schema or an OpenAPI document in which each paragraph of a description is one line.
+    """The JSON Schema or OpenAPI document, with each paragraph of a description on one line.
 
-    Where a docstring is wrapped in the source says nothing to a reader of the schema.
+    The line breaks of the source mean nothing to a reader of the schema.
     """
     if isinstance(schema, dict):
         return {name: _joined(name, value) for name, value in schema.items()}

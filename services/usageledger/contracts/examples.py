@@ -1,6 +1,6 @@
 """An example of each message, as its record holds it.
 
-They make one story: an account on Pro comes to its limit and upgrades.
+Together they are one story: an account on Pro reaches its limit and upgrades.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _CREDIT = 1_000_000
 
 
 def examples() -> dict[str, list[dict[str, Any]]]:
-    """Examples of every message by its type.
+    """Examples of every message, by type.
 
-    The limit events are those that the example entries announce; a test compares them.
+    The limit events are those of the example entries; a test compares them.
     """
     entries = [json.loads(sealed.value) for sealed in example_entries()]
     return {
@@ -50,7 +50,7 @@ def examples() -> dict[str, list[dict[str, Any]]]:
 
 
 def example_entries() -> list[Any]:
-    """Two sealed entries: the use that comes to the limit, and the upgrade that clears it."""
+    """Two sealed entries: the use that reaches the limit, and the upgrade that clears it."""
     sealed, _ = seal(
         [_use(), _upgrade()],
         Head(ledger=_CLAIM.ledger, next_offset=1042, hash="5e" * 32),

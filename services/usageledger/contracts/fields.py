@@ -1,6 +1,6 @@
-"""What the fields of messages may hold.
+"""The types of the messages' fields.
 
-They accept what `ledger.decoding` accepts, and no float where credits or quantities pass.
+They accept exactly what `ledger.decoding` accepts. Credits and quantities are never floats.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def _name(value: object) -> str:
 
 
 def _zoned(value: object) -> object:
-    """Read a time as the ledger does. pydantic's own reading takes numbers and short forms as
-    well.
-    """
+    """Read a time as the ledger does. pydantic itself would also accept numbers and short forms."""
     if not isinstance(value, str):
         if isinstance(value, datetime):
             return value
@@ -63,10 +61,10 @@ def _utc(value: object) -> object:
             read.astimezone(UTC) if isinstance(read, datetime) and read.tzinfo is not None else read
         )
     except OverflowError:
-        raise ValueError(f"{value!r} lies outside the years 1 to 9999 in UTC") from None
+        raise ValueError(f"{value!r} is outside the years 1 to 9999 in UTC") from None
 
 
-def _within_reckoning(value: object) -> object:
+def _within_cycle_years(value: object) -> object:
     written = _zoned(value)
     if isinstance(written, datetime) and not YEAR_MIN <= written.year <= YEAR_MAX:
         raise ValueError(f"a year from {YEAR_MIN} to {YEAR_MAX}, not {written.year}")
@@ -119,17 +117,19 @@ NAME_SCHEMA: JsonSchemaValue = {
 }
 
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema(NAME_SCHEMA)]
-"""An account, a source, an event, a feature, a model: no control characters, no spaces at the ends.
+"""The name of an account, a source, an event, a feature or a model.
+
+It has no control characters, and no spaces at its ends.
 """
 
 Time = Annotated[AwareDatetime, BeforeValidator(_utc), _TIME_SCHEMA]
-"""RFC 3339 with a zone; UTC once it is read."""
+"""RFC 3339 with a zone. It is turned into UTC when it is read."""
 
-CycleTime = Annotated[AwareDatetime, BeforeValidator(_within_reckoning), _TIME_SCHEMA]
-"""A time of a billing cycle or a grant, in the years that can be reckoned with."""
+CycleTime = Annotated[AwareDatetime, BeforeValidator(_within_cycle_years), _TIME_SCHEMA]
+"""A time of a billing cycle or a grant, in the years that these may have."""
 
 TimeAsWritten = Annotated[AwareDatetime, BeforeValidator(_zoned), _TIME_SCHEMA]
-"""RFC 3339 with a zone, which it keeps."""
+"""RFC 3339 with a zone, which is kept."""
 
 Quantity = Annotated[
     Decimal,
@@ -173,8 +173,8 @@ Thresholds = Annotated[
                 },
                 {"type": "null"},
             ],
-            "description": "Shares of what a period has, each between 0 and 1, ascending. Null: "
-            "its plan's, or the catalog's.",
+            "description": "Shares of a period's credits, each between 0 and 1, ascending. Null "
+            "means the plan's, or the catalog's if the plan has none.",
             "examples": [["0.5", "0.9"], [], None],
         }
     ),
@@ -194,10 +194,10 @@ Credits = Annotated[
         }
     ),
 ]
-"""What apps and people read. Micro-credits once it is read."""
+"""Credits as apps and people read them. They are turned into micro-credits when they are read."""
 
 Microcredits = Annotated[StrictInt, Field(description="Micro-credits: 1 credit is 1000000.")]
-"""What the ledger counts in."""
+"""The ledger's unit of account."""
 
 Offset = Annotated[StrictInt, Field(ge=0)]
 Partition = Annotated[StrictInt, Field(ge=0)]

@@ -1,8 +1,7 @@
-"""Every message on the wire: CloudEvents 1.0, JSON, structured mode. `contracts.schemas` writes
-their JSON Schemas from these models.
+"""Every message on the wire: CloudEvents 1.0, JSON, structured mode.
 
-Readers pass over fields that they do not know, so a field can be added; none is taken away or given
-another meaning under its type.
+`contracts.schemas` writes the JSON Schemas from these models. Readers ignore fields that they do
+not know, so a field can be added. No field of a type is removed or given another meaning.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from usageledger.contracts.fields import (
 
 
 class Part(BaseModel):
-    """A part of a message. Immutable; unknown fields are passed over."""
+    """A part of a message. It is immutable. Unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-# Nobody who decides anything looks at it, so nothing is refused for it.
+# No decision depends on it, so nothing is refused for it.
 _ContentType = Annotated[Any, WithJsonSchema({"type": "string", "default": "application/json"})]
 
 
 class CloudEvent(Part):
-    """What every message has."""
+    """The fields of every message."""
 
     specversion: Literal["1.0"]
     id: Name
@@ -49,16 +48,17 @@ class CloudEvent(Part):
 
 
 class InputEvent(CloudEvent):
-    """What usage and account events have.
+    """The fields of usage and account events.
 
-    Account (``subject``) + source + id is an event's identity; its record's key is the account.
+    Account (``subject``) + source + id is an event's identity. Its record's key is the account.
     """
 
     source: Name = Field(
-        description="The service that reports it, never a process of it: part of the identity."
+        description="The service that reports the event, never one of its processes: it is part "
+        "of the identity."
     )
     subject: Name = Field(description="The account.")
-    time: Time = Field(description="When it occurred.")
+    time: Time = Field(description="When the event occurred.")
     recordedtime: TimeAsWritten | None = Field(
         default=None, description="When the worker or service made the event."
     )
@@ -71,7 +71,7 @@ class InputEvent(CloudEvent):
 class UsageData(Part):
     """One reported use.
 
-    Feature, model and quantity are its content: the same identity with other content is refused.
+    Feature, model and quantity are its content. The same identity with other content is refused.
     """
 
     feature: Name
@@ -79,7 +79,7 @@ class UsageData(Part):
     quantity: Quantity
     hold_id: Name | None = Field(default=None, description="The hold that this use settles.")
     dimensions: dict[str, str] | None = Field(
-        default=None, description="For reports; they change no charge."
+        default=None, description="For reports. They change no charge."
     )
 
 
@@ -95,7 +95,7 @@ class UsageRecorded(InputEvent):
 
 
 class OpenedData(Part):
-    """What an account had used, as of when."""
+    """An account's plan, and its use up to a moment."""
 
     plan: Name
     anchor: CycleTime | None = Field(default=None, description="When its billing cycle began.")
@@ -108,12 +108,12 @@ class OpenedData(Part):
     )
     as_of: CycleTime | None = Field(
         default=None,
-        description="What occurred before this is in `used`; the event's time if absent.",
+        description="Use before this moment is included in `used`. The event's time if absent.",
     )
 
 
 class AccountOpened(InputEvent):
-    """An account is brought in mid-cycle, without its history. Only as an account's first event."""
+    """An account is brought in mid-cycle, without its history. It must be its first event."""
 
     type: Literal["account.opened"]
     data: OpenedData
@@ -125,7 +125,7 @@ class SubscribedData(Part):
     plan: Name
     time_zone: str | None = Field(default=None, description="An IANA name; UTC if absent.")
     anchor: CycleTime | None = Field(
-        default=None, description="When the billing cycle begins; the event's time if absent."
+        default=None, description="When the billing cycle begins. The event's time if absent."
     )
 
 
@@ -137,13 +137,13 @@ class AccountSubscribed(InputEvent):
 
 
 class PlanChangedData(Part):
-    """The plan that the account is to be on."""
+    """The plan that the account moves to."""
 
     plan: Name
 
 
 class PlanChanged(InputEvent):
-    """An upgrade takes effect at once, a downgrade at the next renewal."""
+    """The account moves to another plan: upgrades at once, downgrades at the next renewal."""
 
     type: Literal["account.plan_changed"]
     data: PlanChangedData
@@ -156,7 +156,7 @@ class CancelledData(Part):
 
 
 class AccountCancelled(InputEvent):
-    """The subscription ends; the account falls back to Free."""
+    """The subscription ends, and the account falls back to Free."""
 
     type: Literal["account.cancelled"]
     data: CancelledData
@@ -166,7 +166,7 @@ class SuspendedData(Part):
     """Why the account is suspended."""
 
     reason: Name = Field(
-        description="A word or a few, such as `payment_failed` or `fraud`: limit events carry it "
+        description="A word or a few, such as `payment_failed` or `fraud`. Limit events carry it "
         "to apps."
     )
     note: str | None = Field(default=None, description="For the ledger alone.")
@@ -180,29 +180,29 @@ class AccountSuspended(InputEvent):
 
 
 class ResumedData(Part):
-    """What was settled, if there is something to say."""
+    """Why the suspension ends, if there is something to say."""
 
     reason: Name | None = None
     note: str | None = Field(default=None, description="For the ledger alone.")
 
 
 class AccountResumed(InputEvent):
-    """The account is suspended no longer; it is free if something remains to it."""
+    """The account is no longer suspended. It is no longer blocked if credits remain."""
 
     type: Literal["account.resumed"]
     data: ResumedData
 
 
 class ThresholdsSetData(Part):
-    """The shares of what a period has whose crossing is announced."""
+    """The shares of a period's credits whose crossing is announced."""
 
     thresholds: Thresholds
 
 
 class ThresholdsSet(InputEvent):
-    """The account has thresholds of its own, or its plan's again.
+    """The account gets thresholds of its own, or its plan's again.
 
-    Nothing is announced by that; the next crossing is.
+    This announces nothing. The next crossing does.
     """
 
     type: Literal["account.thresholds_set"]
@@ -210,12 +210,12 @@ class ThresholdsSet(InputEvent):
 
 
 class GrantedData(Part):
-    """How much, why, and until when."""
+    """How many credits, why, and until when."""
 
     credits: CreditsAboveZero
     reason: str = ""
     expires_at: CycleTime | None = Field(
-        default=None, description="Usable before this; until used if absent."
+        default=None, description="Usable before this moment. Until used if absent."
     )
 
 
@@ -235,7 +235,7 @@ class VoidedData(Part):
 
 
 class UsageVoided(InputEvent):
-    """An earlier usage event of the account, or one that is still to arrive, is to cost nothing."""
+    """A usage event of the account is to cost nothing. It may still have to arrive."""
 
     type: Literal["usage.voided"]
     data: VoidedData
@@ -257,7 +257,7 @@ class CatalogPublishedMessage(CloudEvent):
 
 
 class ClaimData(Part):
-    """Who appends from now on, to which ledger, deciding by which rules."""
+    """The worker that appends from now on, the ledger, and the rules by which it decides."""
 
     partition: Partition
     ledger: str = Field(description="The id that the partition's first claim gave the ledger.")
@@ -267,13 +267,15 @@ class ClaimData(Part):
     partitions: StrictInt = Field(
         default=0,
         ge=0,
-        description="How many partitions the ledger has, which never changes; 0 if not said.",
+        description="How many partitions the ledger has, which never changes. 0 if not stated.",
     )
 
 
 class LedgerClaim(CloudEvent):
-    """A worker claims a ledger partition: what others append afterwards lies further on than it
-    names, so it does not exist.
+    """A worker claims a ledger partition.
+
+    Entries that others append afterwards are at later offsets than they name, so no reader counts
+    them.
     """
 
     type: Literal["ledger.claim"]
@@ -281,7 +283,7 @@ class LedgerClaim(CloudEvent):
 
 
 class InputAddressData(Part):
-    """Where the record lies that an entry decides on."""
+    """The address of the record that an entry decides."""
 
     topic: Literal["usage", "account", "catalog"]
     partition: Partition
@@ -289,12 +291,12 @@ class InputAddressData(Part):
 
 
 class EventReferenceData(Part):
-    """The event behind an entry; derived for what the ledger does by itself."""
+    """The event behind an entry. It is derived if the ledger acts by itself."""
 
     source: str
     id: str
     occurred_at: Time
-    content: str | None = Field(default=None, description="A digest of what the event says.")
+    content: str | None = Field(default=None, description="A digest of the event's content.")
 
 
 class PeriodReferenceData(Part):
@@ -315,7 +317,7 @@ class FiguresData(Part):
 
 
 class RateData(Part):
-    """What a use costs: `credits` for each `per` units."""
+    """The cost of a use: `credits` for each `per` units."""
 
     credits: Microcredits
     unit: str
@@ -325,22 +327,23 @@ class RateData(Part):
 
 
 class VoidsData(Part):
-    """The usage that a void cancels."""
+    """The usage event that a void cancels."""
 
     source: str
     id: str
     reason: str
     feature: str | None = None
     entry_offset: Offset | None = Field(
-        default=None, description="Where the entry lies that charged it."
+        default=None, description="The offset of the entry that charged it."
     )
     awaits_usage: StrictBool = Field(
-        default=False, description="The usage has not arrived, and will cost nothing when it does."
+        default=False,
+        description="Whether the usage event is still to arrive. It will then cost nothing.",
     )
 
 
 class GrantChangeData(Part):
-    """A grant given, or one that expired."""
+    """A grant that was given, or one that expired."""
 
     source: str
     id: str
@@ -369,7 +372,7 @@ class PeriodData(Part):
 
 
 class PlanChangeData(Part):
-    """What becomes of the plan."""
+    """A change of the account's plan or period."""
 
     plan: str
     next_plan: str | None = Field(
@@ -389,14 +392,14 @@ class PlanChangeData(Part):
 
 
 class SuspensionChangeData(Part):
-    """Why an account is suspended, or is so no longer."""
+    """Why an account is suspended or resumed."""
 
     reason: str | None = None
     note: str | None = None
 
 
 class UpgradeOfferData(Part):
-    """The lowest plan above the account's that leaves it with credits."""
+    """The lowest plan above the account's that would leave it with credits."""
 
     plan: str
     name: str
@@ -423,12 +426,12 @@ class CrossingData(Part):
     action: _Action | None = None
     upgrade: UpgradeOfferData | None = None
     suspended: str | None = Field(
-        default=None, description="Why the account is suspended, where it is."
+        default=None, description="Why the account is suspended. Absent if it is not."
     )
 
 
 class EntryData(Part):
-    """One line of the ledger. Fields that hold their default are left out."""
+    """One line of the ledger. Fields with their default value are left out."""
 
     kind: Literal[
         "usage",
@@ -447,25 +450,25 @@ class EntryData(Part):
         "skip",
     ]
     appended_at: Time = Field(
-        description="The ledger's time: when Kafka took the input; it never falls within a "
-        "partition."
+        description="The ledger's time: when Kafka appended the input. It never decreases within "
+        "a partition."
     )
     partition: Partition
-    offset: Offset = Field(
-        description="A record that lies at another offset than it names is no entry."
-    )
+    offset: Offset = Field(description="A record at another offset than it names is no entry.")
     account: str = ""
     input: InputAddressData | None = None
     event: EventReferenceData | None = None
     period: PeriodReferenceData | None = None
-    is_late: StrictBool = Field(default=False, description="It counts in the previous period.")
+    is_late: StrictBool = Field(
+        default=False, description="Whether it counts in the previous period."
+    )
     feature: str | None = None
     model: str | None = None
     quantity: Quantity | None = None
     rate: RateData | None = None
     catalog_version: str | None = None
     credits: Microcredits = Field(
-        default=0, description="Micro-credits charged; negative where they are given back."
+        default=0, description="Micro-credits charged. Negative if they are given back."
     )
     is_void_on_arrival: StrictBool = False
     hold_id: str | None = None
@@ -477,29 +480,28 @@ class EntryData(Part):
     suspension: SuspensionChangeData | None = None
     thresholds: Thresholds = Field(
         default=None,
-        description="Of a `thresholds_set`: the account's own; absent where it has its plan's "
-        "again.",
+        description="Of a `thresholds_set`: the account's own. Absent if it has its plan's again.",
     )
     reason: str | None = Field(
-        default=None, description="The rule for which an input was refused, or why it was skipped."
+        default=None, description="The rule that an input broke, or why it was skipped."
     )
     detail: str | None = None
     crossings: tuple[CrossingData, ...] = ()
     previous_hash: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = Field(
         default="",
-        description="The hash of the partition's entry before this one; absent in the first.",
+        description="The hash of the partition's entry before this one. Absent in the first.",
     )
     hash: Sha256 = Field(
-        description="SHA-256 of this object's bytes without this field, which is the last."
+        description="SHA-256 of this object's bytes without this field, which is the last one."
     )
 
 
 class LedgerEntry(CloudEvent):
-    """An entry of the ledger: what became of an input, or what time brought."""
+    """An entry of the ledger: the decision on an input, or a renewal or expiry."""
 
     type: Literal["ledger.entry"]
     subject: Name | None = Field(
-        default=None, description="The account; absent where the entry is of none."
+        default=None, description="The account. Absent if the entry is of no account."
     )
     time: Time
     data: EntryData
@@ -526,7 +528,7 @@ class UpgradeData(Part):
 
 
 class CrossedBy(Part):
-    """The event that crossed the limit; derived for a renewal or an expiry."""
+    """The event that crossed the limit. It is derived for a renewal or an expiry."""
 
     source: str
     id: str
@@ -536,7 +538,7 @@ class CrossedBy(Part):
 class EntryAddress(Part):
     """Which entry of the ledger, and which of its crossings.
 
-    What is not beyond the last one seen of a partition is a repeat.
+    An event whose address is not beyond the last one seen of its partition is a repeat.
     """
 
     partition: Partition
@@ -552,7 +554,7 @@ class SuspensionData(Part):
 
 
 class LimitData(Part):
-    """All that an app needs to act."""
+    """Everything that an app needs in order to act."""
 
     account: str
     plan: str
@@ -562,26 +564,26 @@ class LimitData(Part):
     allotment: Credits
     granted: Credits
     threshold: str | None = Field(
-        description="The share of `used + remaining` that was crossed, such as '0.8'; null for the "
-        "limit itself."
+        description="The share of `used + remaining` that was crossed, such as '0.8'. Null for "
+        "the limit itself."
     )
     reason: _Reason
     action: _Action | None
     upgrade: UpgradeData | None = Field(
-        description="Null where no plan would free the account, as while it is suspended."
+        description="Null if no plan would free the account. None frees a suspended one."
     )
     suspension: SuspensionData | None = Field(
         default=None, description="Null unless the account is suspended."
     )
-    resets_at: Time | None = Field(description="When the period ends; null on Free.")
+    resets_at: Time | None = Field(description="When the period ends. Null on Free.")
     crossed_by: CrossedBy | None
     entry: EntryAddress
 
 
 class LimitEvent(CloudEvent):
-    """What the three limit events have.
+    """The fields of the three limit events.
 
-    The id is the entry's address, the time is when the entry's input was appended.
+    The id is derived from the entry's address. The time is when the entry's input was appended.
     """
 
     subject: Name = Field(description="The account.")
@@ -590,19 +592,19 @@ class LimitEvent(CloudEvent):
 
 
 class LimitThreshold(LimitEvent):
-    """The account's use has come to a share of what its period has."""
+    """The account's use has reached a share of its period's credits."""
 
     type: Literal["limit.threshold"]
 
 
 class LimitReached(LimitEvent):
-    """The account is blocked: nothing remains to it, or it is suspended."""
+    """The account is blocked: no credits remain, or it is suspended."""
 
     type: Literal["limit.reached"]
 
 
 class LimitCleared(LimitEvent):
-    """The account is blocked no longer: something remains to it, and it is not suspended."""
+    """The account is no longer blocked: credits remain, and it is not suspended."""
 
     type: Literal["limit.cleared"]
 

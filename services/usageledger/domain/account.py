@@ -1,6 +1,6 @@
 """The state of an account: a fold of its ledger entries and of nothing else.
 
-All amounts are micro-credits, all intervals half-open.
+All amounts are micro-credits, and all intervals are half-open.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import msgspec
 
 
 class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One instance of the billing cycle: ``[start, end)``; Free's has no end. An account's periods
-    are numbered from 0.
+    """One instance of the billing cycle, ``[start, end)``. Free's period has no end.
+
+    An account's periods are numbered from 0.
     """
 
     number: int
@@ -25,15 +26,16 @@ class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     used: int = 0
     by_feature: dict[str, int] = {}
     settled: int = 0
-    """What was drawn for good from grants that have expired in it, and, once it is over, from all
-    grants.
+    """The micro-credits that it drew for good.
+
+    They come from grants that expired in it and, once it is over, from all grants.
     """
     announced: tuple[tuple[str, int], ...] = ()
-    """Thresholds announced in it: (share, the ``used + remaining`` it was a share of)."""
+    """The thresholds announced in it, each with the ``used + remaining`` that it is a share of."""
     is_free: bool = False
-    """Its allotment is what was left of Free's once-in-a-life credits."""
+    """Whether its allotment is what was left of Free's once-in-a-life credits."""
     is_first: bool = False
-    """The account's first period also takes what occurred before it: there is no other for it."""
+    """Whether it is the first period: use before its start counts in it, for want of another."""
 
     def holds(self, at: datetime) -> bool:
         """Whether a use at that time counts in this period."""
@@ -41,9 +43,9 @@ class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """An immutable, dated addition of credits, named by the event that brought it.
+    """An immutable, dated addition of credits, named by the event that made it.
 
-    ``left`` is what no ended period has drawn.
+    ``left`` is the part that no ended period has drawn.
     """
 
     source: str
@@ -55,49 +57,48 @@ class Grant(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
 
 
 class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What the ledger knows of an account."""
+    """Everything that the ledger knows about an account."""
 
     plan: str
     period: Period
     free_left: int
-    """What is left of Free's once-in-a-life credits, as of the last time that the account was on
-    Free.
-    """
+    """What was left of Free's once-in-a-life credits when the account was last on Free."""
     time_zone: str
     previous: Period | None = None
     next_plan: str | None = None
-    """The plan that the next renewal brings, where it is another one."""
+    """The plan that the next renewal brings, if it is another one."""
     anchor: datetime | None = None
     grants: tuple[Grant, ...] = ()
     """In the order in which they are drawn: see `by_expiry`."""
     counted_from: datetime | None = None
-    """For an account brought in mid-cycle: what occurred before this was counted elsewhere."""
+    """For an account brought in mid-cycle: use before this moment was counted elsewhere."""
     suspended: str | None = None
-    """Why it is suspended, where it is."""
+    """Why the account is suspended, or None if it is not."""
     thresholds: tuple[Decimal, ...] | None = None
-    """Its own, where it has been given some; an empty tuple announces none."""
+    """The account's own thresholds, if any were set. An empty tuple announces none."""
 
     @property
     def granted(self) -> int:
-        """What grants add to the current period's allotment."""
+        """The micro-credits that grants add to the current period's allotment."""
         return self.period.settled + (
             sum(grant.left for grant in self.grants) if self.grants else 0
         )
 
     @property
     def remaining(self) -> int:
-        """Allotment + usable grants - used; negative where more was used than there was."""
+        """Allotment + usable grants - used. It is negative if use exceeded them."""
         return self.period.allotment + self.granted - self.period.used
 
     @property
     def is_blocked(self) -> bool:
-        """Whether it is suspended, or nothing remains."""
+        """Whether the account is suspended, or nothing remains."""
         return self.suspended is not None or self.remaining <= 0
 
 
 def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
-    """What the current period draws from each grant, the soonest to expire first: the allotment is
-    used up before any grant.
+    """Each grant with the amount that the current period draws from it, soonest expiry first.
+
+    The allotment is used up before any grant.
     """
     beyond = max(0, state.period.used - state.period.allotment - state.period.settled)
     drawn: list[tuple[Grant, int]] = []
@@ -109,7 +110,10 @@ def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
 
 
 def by_expiry(grants: Iterable[Grant]) -> list[Grant]:
-    """The soonest to expire first; those that never do, last; among equals, the older first."""
+    """Sort grants by their expiry, soonest first. Grants that never expire come last.
+
+    Among equals, the older comes first.
+    """
     return sorted(
         grants,
         key=lambda grant: (
@@ -121,20 +125,20 @@ def by_expiry(grants: Iterable[Grant]) -> list[Grant]:
 
 
 def next_boundary(state: AccountState) -> datetime | None:
-    """When the account next changes by itself: its period ends or a grant expires; None where
-    neither will.
+    """When the account's period ends or a grant expires, whichever is first.
+
+    None if neither will happen.
     """
     end, expiry = state.period.end, _next_expiry(state)
     return end if expiry is None or (end is not None and end <= expiry) else expiry
 
 
 def due_at(state: AccountState, *, free_plan: str) -> datetime | None:
-    """When the ledger's owner must act on the account without waiting for an input: where an app
-    has to be told.
+    """When the ledger's owner must act on the account without waiting for an input.
 
-    That is the next boundary of an account to which nothing remains, that has a grant which
-    expires, or that falls back to a Free with nothing left. Time alone does not free one that is
-    suspended.
+    It must act at the account's next boundary if an app may have to be notified then. That is so
+    if nothing remains, if a grant expires, or if the account falls back to a Free with nothing
+    left. A suspension alone makes no account due, because time does not end it.
     """
     falls_to_nothing = state.next_plan == free_plan and state.free_left <= 0
     is_due = state.remaining <= 0 or falls_to_nothing or _next_expiry(state) is not None

@@ -22,7 +22,7 @@ Rounding = Literal["up", "exact"]
 # No omit_defaults in this module: msgspec compares defaults by identity, so equal rates could be
 # written as different bytes.
 class Rate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What a use costs: ``credits`` micro-credits for each ``per`` units."""
+    """The cost of a use: ``credits`` micro-credits for each ``per`` units."""
 
     credits: int
     unit: str
@@ -62,7 +62,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What an account subscribes to.
+    """A plan that accounts can be on.
 
     ``allotment`` is in micro-credits: for each billing cycle, or once in an account's life if the
     plan does not renew.

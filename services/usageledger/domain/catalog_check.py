@@ -1,4 +1,4 @@
-"""What makes a catalog unusable. ``catalog_lint`` has what is merely odd about one."""
+"""The defects that make a catalog unusable. ``catalog_lint`` finds those that do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does not fit together in a catalog that can be used all the same.
+"""The oddities of a catalog: parts that do not fit together, though it can be used.
 
 The lint refuses nothing: the published table has some findings itself.
 """

@@ -1,9 +1,8 @@
-"""Sealing: a draft entry gets its address, the hash of the one before it and its own, and becomes
-the bytes that the log holds.
+"""Sealing: a draft entry gets its address and hashes, and becomes the bytes in the log.
 
-The value is a CloudEvent whose ``data`` is the entry; its last field, ``hash``, is the SHA-256 of
-the data's bytes without that field. ``previous_hash`` is among those bytes, so the hashes chain a
-partition's entries from the first to the last.
+The value is a CloudEvent whose ``data`` is the entry. Its last field, ``hash``, is the SHA-256 of
+the data's bytes without that field. ``previous_hash``, the hash of the entry before, is among those
+bytes. The hashes therefore chain a partition's entries from the first to the last.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _HASH_FIELD_BYTES = len(b',"hash":""}') + 64
 
 
 class SealedEntry(NamedTuple):
-    """An entry in its place, and the record value that says so."""
+    """An entry with its address, its hash, and the value of its record."""
 
     entry: LedgerEntry
     hash: str
@@ -47,17 +46,18 @@ class _Envelope(msgspec.Struct):
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 UNREADABLE = (ValueError, RecursionError)
-"""What decoding raises for bytes that are not what they should be: msgspec's own errors, and those
-of text and of nesting beside them.
+"""The exceptions that decoding raises for wrong bytes.
+
+They are msgspec's own (which are ValueErrors), and those for invalid UTF-8 and too deep nesting.
 """
 
 
 def seal(
     drafts: Sequence[LedgerEntry], head: Head, partition: int, decided: InputAddress | None = None
 ) -> tuple[list[SealedEntry], Head]:
-    """Seal drafts one after another behind ``head``; return them and the head after them.
+    """Seal drafts one after another behind ``head``, and return them with the head after them.
 
-    ``decided`` is the input that they decide on.
+    ``decided`` is the address of the input that they decide.
     """
     sealed: list[SealedEntry] = []
     for draft in drafts:
@@ -78,17 +78,16 @@ def seal(
 
 
 class NotAnEntry(ValueError):
-    """A record's value is neither a claim nor an entry, or its bytes do not have the hash it
-    states.
-    """
+    """A record's value is neither a claim nor an entry, or it states a wrong hash."""
 
 
 def unseal(value: bytes) -> SealedEntry | None:
-    """Read a record's value back: None for a claim. Raises NotAnEntry for bytes that `seal` did not
-    write.
+    """Read a record's value back. The result is None for a claim.
+
+    Raises NotAnEntry for bytes that `seal` did not write.
     """
     try:
-        return _unsealed(value)
+        return _unseal_entry(value)
     except NotAnEntry:
         if _type_of(value) == CLAIM_TYPE:
             return None
@@ -96,21 +95,19 @@ def unseal(value: bytes) -> SealedEntry | None:
 
 
 def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
-    """The reader's rule: an entry is valid if it lies at the offset that it names.
+    """The reader's rule: an entry is valid if it is at the offset that it names.
 
-    None for claims and for what lies elsewhere.
-
-    What a predecessor appends after another worker's claim lies further on than it names, so for
-    every reader it does not exist.
+    The result is None for a claim, a tombstone and an entry elsewhere. An entry that a predecessor
+    appends after another worker's claim is at a later offset than it names. For every reader it
+    therefore does not exist. Raises NotAnEntry, as `unseal` does.
     """
     sealed = unseal(value) if value is not None else None
     return sealed if sealed is not None and sealed.entry.offset == offset else None
 
 
-def _unsealed(value: bytes) -> SealedEntry:
-    begin = value.find(_BEFORE_DATA) + len(
-        _BEFORE_DATA
-    )  # no string holds these bytes, for it would escape their quotes
+def _unseal_entry(value: bytes) -> SealedEntry:
+    # No string contains these bytes, because their quotes would be escaped in it.
+    begin = value.find(_BEFORE_DATA) + len(_BEFORE_DATA)
     data = value[begin:-1]
     hash_ = hashlib.sha256(data[:-_HASH_FIELD_BYTES] + b"}").hexdigest()
     if not data.endswith(_hash_field(hash_)):
@@ -132,7 +129,7 @@ def _type_of(value: bytes) -> str:
 
 
 def _hash_field(hash_: str) -> bytes:
-    """The end of an entry's data, in place of the closing brace of what was hashed."""
+    """The end of an entry's data. It replaces the closing brace of the bytes that were hashed."""
     return b',"hash":"%s"}' % hash_.encode()
 
 

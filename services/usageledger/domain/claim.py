@@ -1,6 +1,6 @@
 """A claim: a worker's record that it now appends to a ledger partition.
 
-It names the ledger and the rules that the worker decides by.
+It names the ledger and the rules by which the worker decides.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
 
 DECIDE_VERSION = 1
-"""Raised with every change of what `decide` or `evolve` make of the same input.
+"""Raised with every change of what `decide` or `evolve` makes of the same input.
 
-The older rules stay in the code: old history verifies.
+The older rules stay in the code, so that old history still verifies.
 """
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """``ledger`` is the id that the partition's first claim gave it and every later one repeats."""
+    """The contents of a claim.
+
+    ``ledger`` is the ledger's id. The partition's first claim gave it, and later claims repeat it.
+    """
 
     partition: int
     ledger: str
@@ -27,8 +30,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     decide: int
     tzdata: str
     partitions: int = 0
-    """How many partitions the ledger has: an account's place hangs on it, so it never changes. 0 in
-    claims that do not say.
+    """How many partitions the ledger has, or 0 in claims that do not say.
+
+    The number never changes, because each account's partition depends on it.
     """
 
 
@@ -50,9 +54,9 @@ def claim_of(partition: int, ledger: str, worker: str, partitions: int = 0) -> C
 
 
 def encode_claim(claim: Claim) -> bytes:
-    """The record value: a CloudEvent.
+    """Write a claim as the value of its record: a CloudEvent.
 
-    Its id repeats with its worker's next claim: a claim's address tells it apart.
+    A worker's claims all have the same id. Only their addresses differ.
     """
     return msgspec.json.encode(
         {
@@ -67,7 +71,7 @@ def encode_claim(claim: Claim) -> bytes:
 
 
 def decode_claim(value: bytes | None) -> Claim | None:
-    """Read a claim back; None for anything else."""
+    """Read a claim back. The result is None for anything else."""
     try:
         envelope = msgspec.json.decode(value or b"", type=_Envelope)
         return (
@@ -78,7 +82,8 @@ def decode_claim(value: bytes | None) -> Claim | None:
 
 
 def knows_rules_of(decided: Claim | Head) -> bool:
-    """Whether this code can decide a ledger that was last claimed, or a view that was last moved,
-    so. A newer release of either says no.
+    """Whether this code has the rules that a claim names, or those that a view's head names.
+
+    It does not if a newer release wrote them.
     """
     return decided.decide <= DECIDE_VERSION and decided.tzdata <= rules_version()

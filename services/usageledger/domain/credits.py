@@ -9,8 +9,7 @@ import re
 from decimal import ROUND_CEILING, Decimal
 
 MICROCREDITS_PER_CREDIT = 1_000_000
-# Readers in JavaScript and Lua hold numbers as doubles: every amount on the wire stays exact for
-# them.
+# JavaScript and Lua hold numbers as doubles. Within this bound, amounts are exact there too.
 MICROCREDITS_MAX = 2**53 - 1
 
 _CREDITS = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
@@ -38,8 +37,9 @@ def parse_credits(text: str | int) -> int:
 
 
 def format_credits(microcredits: int) -> str:
-    """Write micro-credits as a decimal string of credits without trailing zeros: 14_000_000 is
-    ``"14"``, 500_000 ``"0.5"``.
+    """Write micro-credits as a decimal string of credits, without trailing zeros.
+
+    14_000_000 is ``"14"``, and 500_000 is ``"0.5"``.
     """
     whole, fraction = divmod(abs(microcredits), MICROCREDITS_PER_CREDIT)
     sign = "-" if microcredits < 0 else ""
@@ -47,7 +47,8 @@ def format_credits(microcredits: int) -> str:
 
 
 def round_up(value: Decimal) -> int:
-    """Round towards positive infinity to an integer: the one rounding of the ledger, in the
-    seller's favour as the rate card states.
+    """Round towards positive infinity to an integer.
+
+    This is the ledger's only rounding. It is in the seller's favour, as the rate card states.
     """
     return int(value.to_integral_value(rounding=ROUND_CEILING))

@@ -69,8 +69,8 @@ def crossings_between(
     ``after``. ``before`` is None if the entry opened the account, which nobody has blocked yet.
 
     Only usage crosses a threshold: `used` moves from below its share of `used + remaining` to it or
-    above, once per period and sum. An entry of any kind reaches the limit if it blocks the account
-    (by a suspension, or because nothing remains), and clears it if the account is blocked no more.
+    above, once per period and sum. An entry of any kind reaches the limit if it blocks the account,
+    by a suspension or because nothing remains. It clears the limit if it unblocks the account.
     """
     if entry.is_late:
         return ()
@@ -112,7 +112,7 @@ def thresholds_of(state: AccountState, catalog: Catalog) -> tuple[Decimal, ...]:
 
 
 def _remaining_under(plan: Plan, state: AccountState) -> int:
-    """What would remain of the current use under another plan, in micro-credits.
+    """The micro-credits that would remain under another plan.
 
     Subscribing from Free starts a fresh cycle, with what grants have left. A higher plan in a
     running cycle keeps the use.

@@ -1,9 +1,9 @@
 """``decide``: what becomes of an event. Pure: state, event, time and catalogs are arguments.
 
 The result is ledger entries. An event is refused first, in the order of `Refusal`; after that it
-must succeed. A refusal is an entry too, and so is a duplicate; neither changes an account. Before
-any other event is decided, its account is rolled forward to the ledger's time, so that renewals and
-expiries precede the event in the ledger.
+must succeed. A refusal is an entry too, and so is a duplicate; neither changes an account. Any
+other event finds its account rolled forward to the ledger's time: renewals and expiries precede it
+in the ledger.
 """
 
 from __future__ import annotations

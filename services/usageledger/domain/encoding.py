@@ -1,6 +1,4 @@
-"""How accounts, identities and heads are written in the view: JSON, the same bytes for the same
-value.
-"""
+"""Accounts, identities and heads as bytes in the view: JSON, the same bytes for the same value."""
 
 from __future__ import annotations
 
@@ -21,29 +19,26 @@ _head = msgspec.json.Decoder(Head)
 
 
 def encode(value: AccountState | IdentityRecord | Head) -> bytes:
-    """The bytes of a value."""
+    """Write a value as bytes."""
     return _encoder.encode(value)
 
 
 def decode_account(blob: bytes) -> AccountState:
-    """Read an account back. Raises msgspec.MsgspecError for bytes that are none."""
-    return _decoded(_account, blob)
+    """Read an account back. Raises msgspec.MsgspecError for other bytes."""
+    return _decode(_account, blob)
 
 
 def decode_identity(blob: bytes) -> IdentityRecord:
-    """Read what is remembered of an identity back.
-
-    Raises msgspec.MsgspecError for bytes that are none.
-    """
-    return _decoded(_identity, blob)
+    """Read an identity's record back. Raises msgspec.MsgspecError for other bytes."""
+    return _decode(_identity, blob)
 
 
 def decode_head(blob: bytes) -> Head:
-    """Read a head back. Raises msgspec.MsgspecError for bytes that are none."""
-    return _decoded(_head, blob)
+    """Read a head back. Raises msgspec.MsgspecError for other bytes."""
+    return _decode(_head, blob)
 
 
-def _decoded(decoder: msgspec.json.Decoder[_T], blob: bytes) -> _T:
+def _decode(decoder: msgspec.json.Decoder[_T], blob: bytes) -> _T:
     try:
         return decoder.decode(blob)
     except (UnicodeDecodeError, RecursionError) as error:

@@ -33,12 +33,12 @@ Kind = Literal[
 Topic = Literal["usage", "account", "catalog"]
 
 
-# gc=False here and in the state: what cannot change cannot lie in a cycle, and millions of them are
-# a lot to search for one.
+# gc=False here and in the state: immutable values are in no reference cycle. The garbage collector
+# would have millions of them to search.
 class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Where the record lies that an entry decides on.
+    """The address of the record that an entry decides.
 
-    The partition is the ledger's own, or 0 of the catalog.
+    The partition is the ledger's own, or 0 for the catalog.
     """
 
     topic: Topic
@@ -47,9 +47,9 @@ class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class EventReference(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """The identity of the event behind an entry; derived for what the ledger does by itself.
+    """The identity of the event behind an entry.
 
-    ``content`` digests what the event says.
+    It is derived if the ledger acts by itself. ``content`` is a digest of the event's content.
     """
 
     source: str
@@ -59,7 +59,7 @@ class EventReference(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_d
 
 
 class PeriodReference(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """The period that an entry counts in; an account's periods are numbered from 0."""
+    """The period that an entry counts in. An account's periods are numbered from 0."""
 
     number: int
     start: datetime
@@ -76,9 +76,9 @@ class Figures(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Voids(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """The usage that a void cancels.
+    """The usage event that a void cancels.
 
-    ``awaits_usage``: it has not arrived yet and will cost nothing when it does.
+    ``awaits_usage`` means that it has not arrived yet, and will cost nothing when it does.
     """
 
     source: str
@@ -90,8 +90,9 @@ class Voids(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
 
 
 class GrantChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A grant given, or one that expired; ``settled`` is what the period had drawn from it for
-    good.
+    """A grant that was given, or one that expired.
+
+    ``settled`` is the amount that the period had drawn from an expired one for good.
     """
 
     source: str
@@ -103,13 +104,12 @@ class GrantChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
 
 
 class PlanChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """What becomes of the plan.
+    """A change of an account's plan or period.
 
-    ``opens`` is the period that begins (ending the current one), ``settled`` what that one drew
-    from grants.
-
-    Without ``opens``: the plan is another one from now on (``plan``, with ``allotment``), or from
-    the next renewal (``next_plan``).
+    ``opens`` is the period that begins, which ends the current one. ``settled`` is what the ended
+    one drew from grants, as (source, id, micro-credits). Without ``opens``, the account is on
+    another plan from now on (``plan``, with ``allotment``) or from the next renewal
+    (``next_plan``).
     """
 
     plan: str
@@ -124,14 +124,14 @@ class PlanChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
 
 
 class SuspensionChange(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """Why an account is suspended, or is so no longer, and what somebody had to say about it."""
+    """Why an account is suspended or resumed, and a note about it."""
 
     reason: str | None = None
     note: str | None = None
 
 
 class UpgradeOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """The lowest plan above the account's that leaves it with credits."""
+    """The lowest plan above the account's that would leave it with credits."""
 
     plan: str
     name: str
@@ -140,8 +140,9 @@ class UpgradeOffer(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A limit that the entry crosses: all that a limit event says, so that the limits consumer
-    needs no state of its own.
+    """A limit that the entry crosses.
+
+    It has everything that a limit event says, so the limits consumer needs no state of its own.
     """
 
     type: Literal["limit.threshold", "limit.reached", "limit.cleared"]
@@ -162,16 +163,14 @@ class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     action: Literal["block", "prompt_upgrade"] | None = None
     upgrade: UpgradeOffer | None = None
     suspended: str | None = None
-    """Why the account is suspended, where it is: then no upgrade frees it."""
+    """Why the account is suspended, or None. No upgrade frees a suspended account."""
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """One line.
+    """One line of the ledger.
 
-    ``partition`` and ``offset`` are its address: a record that lies elsewhere than at the offset it
-    names is no entry.
-
-    ``decide`` returns drafts, with offset -1 and no previous hash; `domain.chain` seals them.
+    ``partition`` and ``offset`` are its address. A record at another offset than it names is no
+    entry. ``decide`` returns drafts with offset -1 and no previous hash, for `domain.chain` to seal.
     """
 
     kind: Kind
@@ -183,7 +182,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     event: EventReference | None = None
     period: PeriodReference | None = None
     is_late: bool = False
-    """The use counts in the previous period."""
+    """Whether the use or the void counts in the previous period."""
     feature: str | None = None
     model: str | None = None
     quantity: Decimal | None = None
@@ -199,16 +198,16 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     plan_change: PlanChange | None = None
     suspension: SuspensionChange | None = None
     thresholds: tuple[Decimal, ...] | None = None
-    """Of a ``thresholds_set``: the account's own, or None where it has its plan's again."""
+    """Of a ``thresholds_set``: the account's own, or None if it has its plan's again."""
     reason: str | None = None
-    """Why an input was refused (a rule's name), or why an operator skipped it."""
+    """Why an input was refused (the rule's name), or why an operator skipped it."""
     detail: str | None = None
     crossings: tuple[Crossing, ...] = ()
     previous_hash: str = ""
 
     @property
     def changes_its_account(self) -> bool:
-        """Whether it has an account and can change its state: `evolve` leaves all others alone."""
+        """Whether it has an account whose state it can change."""
         match self.kind:
             case "refusal" | "duplicate" | "skip" | "catalog_adopted":
                 return False

@@ -1,6 +1,6 @@
-"""What the ledger is told: usage events and account events, decoded and well-formed.
+"""The ledger's inputs: usage events and account events, decoded and well-formed.
 
-`decide` says what becomes of them.
+`decide` decides them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ EffectiveWhen = Literal["period_end", "now"]
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What every event has.
+    """The fields of every event.
 
-    Account + source + id is its identity; ``occurred_at`` is the CloudEvents ``time``.
+    Account + source + id is its identity. ``occurred_at`` is the CloudEvents ``time``.
     """
 
     account: str
@@ -30,7 +30,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class UsageRecorded(Event, frozen=True, kw_only=True):
-    """One reported use of a feature, ``quantity`` in the rate's units."""
+    """One reported use of a feature. ``quantity`` is in the rate's units."""
 
     feature: str
     model: str | None = None
@@ -41,9 +41,9 @@ class UsageRecorded(Event, frozen=True, kw_only=True):
 
 
 class AccountOpened(Event, frozen=True, kw_only=True):
-    """An account brought in mid-cycle without its history: what it had used by ``as_of``.
+    """An account is brought in mid-cycle, without its history.
 
-    Micro-credits.
+    ``used`` and ``free_used`` are the micro-credits that it had used by ``as_of``.
     """
 
     plan: str
@@ -55,7 +55,7 @@ class AccountOpened(Event, frozen=True, kw_only=True):
 
 
 class AccountSubscribed(Event, frozen=True, kw_only=True):
-    """A paid subscription begins. ``anchor`` is the event's own time unless stated."""
+    """A paid subscription begins. Without an ``anchor``, the event's own time is the anchor."""
 
     plan: str
     time_zone: str | None = None
@@ -63,19 +63,19 @@ class AccountSubscribed(Event, frozen=True, kw_only=True):
 
 
 class PlanChanged(Event, frozen=True, kw_only=True):
-    """The account is to be on another plan."""
+    """The account moves to another plan."""
 
     plan: str
 
 
 class AccountCancelled(Event, frozen=True, kw_only=True):
-    """The subscription ends, with the period or at once."""
+    """The subscription ends, at the period's end or at once."""
 
     effective: EffectiveWhen = "period_end"
 
 
 class CreditsGranted(Event, frozen=True, kw_only=True):
-    """Credits added by support or a promotion, in micro-credits; usable before ``expires_at``."""
+    """Support or a promotion adds micro-credits, which are usable before ``expires_at``."""
 
     credits: int
     reason: str
@@ -83,7 +83,7 @@ class CreditsGranted(Event, frozen=True, kw_only=True):
 
 
 class UsageVoided(Event, frozen=True, kw_only=True):
-    """An earlier (or overtaken) usage event of this account is to cost nothing."""
+    """A usage event of this account, earlier or still to arrive, is to cost nothing."""
 
     usage_source: str
     usage_id: str
@@ -91,23 +91,21 @@ class UsageVoided(Event, frozen=True, kw_only=True):
 
 
 class AccountSuspended(Event, frozen=True, kw_only=True):
-    """The account is to be blocked whatever it has left: a payment failed, a fraud is looked
-    into.
-    """
+    """The account is blocked whatever it has left: a payment failed, or a fraud is suspected."""
 
     reason: str
     note: str | None = None
 
 
 class AccountResumed(Event, frozen=True, kw_only=True):
-    """What the account was suspended for is settled."""
+    """The account's suspension ends."""
 
     reason: str | None = None
     note: str | None = None
 
 
 class ThresholdsSet(Event, frozen=True, kw_only=True):
-    """The account has thresholds of its own, none (an empty tuple), or its plan's again (None)."""
+    """The account gets thresholds of its own, none (an empty tuple), or its plan's again (None)."""
 
     thresholds: tuple[Decimal, ...] | None
 
@@ -142,8 +140,9 @@ _json = msgspec.json.Encoder(decimal_format="string")
 
 
 def content_digest(event: AnyEvent) -> str:
-    """A digest (32 hex digits) of what an event says, apart from who says it, when and from which
-    worker: a repeat has the same.
+    """A digest (32 hex digits) of an event's content. A repeat of the event has the same.
+
+    The event's identity, its times and the worker's dimensions are not part of the content.
     """
     if type(event) is UsageRecorded:
         content: list[object] = [event.feature, event.model, format_quantity(event.quantity)]

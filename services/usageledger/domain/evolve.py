@@ -138,7 +138,7 @@ def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountS
 def _without_settled(
     grants: tuple[Grant, ...], settled: tuple[tuple[str, str, int], ...]
 ) -> list[Grant]:
-    """The grants, each with what is left of it.
+    """The grants, each with the rest that is left of it.
 
     Both arguments are in the order of drawing. Names alone do not tell grants apart: once an
     identity no longer counts, its id can name a second grant.

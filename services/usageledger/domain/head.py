@@ -1,6 +1,6 @@
-"""The head of a ledger partition: where its fold stands.
+"""The head of a ledger partition: how far its fold has come.
 
-A fold of entries, like everything in the view.
+It is a fold of entries, like everything in the view.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """``ledger`` is the id that the partition's first claim gave it; the offsets are of what comes
-    next.
-    """
+    """``ledger`` is the id from the partition's first claim; the offsets are the next ones."""
 
     ledger: str
     next_offset: int = 0
     hash: str = ""
     clock: datetime = _EPOCH
-    """The ledger's time: the ``appended_at`` of the last entry, which never falls."""
+    """The ledger's time: the ``appended_at`` of the last entry. It never decreases."""
     usage_next: int = 0
     account_next: int = 0
     catalog_next: int = 0
@@ -33,7 +31,7 @@ class Head(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The rules by which the view's owner decides: see `domain.claim`."""
 
     def next_of(self, topic: Topic) -> int:
-        """The offset of the input's record that comes next."""
+        """The offset of the input's next record."""
         return {
             "usage": self.usage_next,
             "account": self.account_next,

@@ -34,7 +34,7 @@ _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 class IdentityRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """What the view remembers of an event.
+    """The view's memory of an event.
 
     It is enough to distinguish a duplicate from a reused id, and to void a charge.
     """

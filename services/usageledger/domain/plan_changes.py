@@ -1,4 +1,4 @@
-"""What becomes of a plan: opening, subscribing, changing, cancelling.
+"""Changes of plan: opening, subscribing, changing and cancelling.
 
 No sequence of these yields credits that were not paid for.
 """
@@ -24,9 +24,7 @@ from usageledger.domain.renewal import free_left_after, opening, settled
 
 
 def free_from_the_first_event(at: datetime, catalog: Catalog) -> PlanChange:
-    """An account not yet known is on Free, and its first period takes whatever occurred earlier
-    too.
-    """
+    """Open an account not yet known, on Free. Its first period includes any earlier use."""
     free = catalog.free
     period = Period(
         number=0,
@@ -43,8 +41,9 @@ def free_from_the_first_event(at: datetime, catalog: Catalog) -> PlanChange:
 def decide_opened(
     event: AccountOpened, at: datetime, catalogs: AdoptedCatalogs
 ) -> PlanChange | Refusal:
-    """Bring in an account mid-cycle: what it used by ``as_of`` counts in the period that ``as_of``
-    lies in.
+    """Bring in an account mid-cycle.
+
+    Its use up to ``as_of`` counts in the period that contains ``as_of``.
     """
     catalog = catalogs.in_force(at)
     plan = catalog.plan(event.plan)
@@ -85,8 +84,9 @@ def decide_opened(
 def decide_subscribed(
     event: AccountSubscribed, state: AccountState, at: datetime, catalogs: AdoptedCatalogs
 ) -> PlanChange | Refusal:
-    """Start a fresh cycle from Free; take back a cancellation that has not taken effect, without a
-    fresh cycle.
+    """Start a fresh cycle from Free, or withdraw a cancellation that has not taken effect.
+
+    Withdrawing a cancellation starts no fresh cycle.
     """
     catalog = catalogs.in_force(at)
     plan = catalog.plan(event.plan)
@@ -110,8 +110,9 @@ def decide_subscribed(
 def decide_plan_changed(
     event: PlanChanged, state: AccountState, at: datetime, catalogs: AdoptedCatalogs
 ) -> PlanChange | Refusal:
-    """Lift the allotment at once for a higher plan; wait for the renewal for a lower one; from
-    Free, begin a cycle.
+    """Raise the allotment at once for a higher plan, or wait for the renewal for a lower one.
+
+    From Free, begin a cycle.
     """
     catalog = catalogs.in_force(at)
     plan = catalog.plan(event.plan)
@@ -133,7 +134,7 @@ def decide_plan_changed(
 def decide_cancelled(
     event: AccountCancelled, state: AccountState, at: datetime, catalogs: AdoptedCatalogs
 ) -> PlanChange | Refusal:
-    """Fall back to what was left of Free: with the period's end, or at once."""
+    """Fall back to what was left of Free, at the period's end or at once."""
     if state.period.is_free:
         return Refusal.NOT_SUBSCRIBED
     free = catalogs.in_force(at).free
@@ -154,9 +155,9 @@ def _fresh_cycle(
 
 
 def _moved_to(plan: Plan, state: AccountState, catalog: Catalog) -> PlanChange:
-    """The cycle and what was used stay.
+    """Move to another plan within the cycle, which keeps its use.
 
-    Going back to the plan one has takes back whatever waits for the renewal.
+    A move to the plan that the account has withdraws whatever waits for the renewal.
     """
     if plan.id == state.plan:
         return PlanChange(plan=state.plan)
@@ -166,20 +167,22 @@ def _moved_to(plan: Plan, state: AccountState, catalog: Catalog) -> PlanChange:
 
 
 def _level(catalog: Catalog, plan_id: str) -> int:
-    """A plan that the catalog has dropped is above none."""
+    """The plan's level. A plan that the catalog has dropped is below all others."""
     return -1 if catalog.plan(plan_id) is None else catalog.level(plan_id)
 
 
 def _not_before(state: AccountState, occurred_at: datetime, at: datetime) -> datetime:
-    """A change takes effect when it occurred, but never before the current period began or after
-    the ledger's time.
+    """When a change takes effect: when it occurred, within certain bounds.
+
+    They are the start of the current period and the ledger's time.
     """
     return max(state.period.start, min(occurred_at, at))
 
 
 def _anchor(stated: datetime, at: datetime) -> datetime:
-    """An anchor as little ahead of the ledger's time as a clock may be is that time: the next
-    boundary is a month away, not minutes.
+    """The anchor to use. One ahead by no more than a clock may be becomes the ledger's time.
+
+    Otherwise the next boundary would be minutes away instead of a month.
     """
     return at if at < stated <= at + CLOCK_AHEAD_MAX else stated
 

@@ -1,4 +1,4 @@
-"""What a usage event may say of how much was used, and which names it may carry.
+"""The quantities and names that events may have.
 
 Needs the standard library alone: the SDKs use it.
 """
@@ -11,17 +11,16 @@ from decimal import Decimal
 from usageledger.domain.bounds import NAME_LENGTH_MAX, QUANTITY_MAX
 
 _QUANTITY = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
-# No control characters, no spaces at the ends: names are printed in logs and on pages and compared
+# No control characters, no spaces at the ends: names are printed in logs and on pages, and compared
 # byte by byte.
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 
 
 def parse_quantity(value: object) -> Decimal:
-    """Read a quantity: a decimal >= 0 with at most 6 places, as a string, an integer or a Decimal;
-    never a float.
+    """Read a quantity: a decimal of at least 0 with at most 6 places, and never a float.
 
-    Raises ValueError saying what is wrong with it. The result is normal: ``"1"``, ``"1.0"`` and
-    ``1`` are one quantity.
+    It can be a string, an integer or a Decimal; ``"1"``, ``"1.0"`` and ``1`` are equal quantities.
+    Raises ValueError that says what is wrong with it.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise ValueError(
@@ -52,13 +51,14 @@ def format_quantity(quantity: Decimal) -> str:
 
 
 def check_name(field: str, value: object) -> str:
-    """Return ``value`` if it can name an account, a source, an event, a feature or a model; else
-    raise ValueError naming the field.
+    """Return ``value`` if it can name an account, a source, an event, a feature or a model.
+
+    Raises ValueError that names the field otherwise.
     """
     if not isinstance(value, str):
         raise ValueError(f"{field} is a string, not {type(value).__name__}")
     if value.isprintable() and 1 <= len(value) <= NAME_LENGTH_MAX and value[0] != " " != value[-1]:
-        return value  # nearly every name: of what is printable the rules below refuse nothing else
+        return value  # nearly every name: the rules below refuse no other printable text
     if not 1 <= len(value) <= NAME_LENGTH_MAX:
         raise ValueError(f"{field} has 1 to {NAME_LENGTH_MAX} characters, not {len(value)}")
     if not _NAME.fullmatch(value):

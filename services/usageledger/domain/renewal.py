@@ -1,6 +1,4 @@
-"""Rolling an account forward: the entries that time alone brings, its renewals and the expiries of
-its grants.
-"""
+"""Rolling an account forward: the renewals and expiries that time alone brings."""
 
 from __future__ import annotations
 
@@ -16,17 +14,16 @@ from usageledger.domain.entry import EventReference, GrantChange, LedgerEntry, P
 from usageledger.domain.evolve import evolve
 
 LEDGER_SOURCE = "/usageledger"
-"""The source of what the ledger does by itself."""
+"""The source of entries that the ledger makes by itself."""
 
 
 def roll(
     state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs
 ) -> Iterator[tuple[LedgerEntry, AccountState]]:
-    """Yield a draft entry for each period that ends and each grant that expires at or before
-    ``until``, in order, and the state after it.
+    """Yield a draft entry for each renewal and expiry up to ``until``, and the state after it.
 
-    Where both fall on one moment the period's end is both: it settles what it drew from the grant,
-    and the rest of the grant lapses.
+    They are in order, and ``until`` itself is included. If a period ends as a grant expires, the
+    renewal is both: what the period drew is settled, and the rest of the grant lapses.
     """
     boundary = next_boundary(state)
     while boundary is not None and boundary <= until:
@@ -43,9 +40,7 @@ def roll(
 def state_at(
     state: AccountState, account: str, at: datetime, catalogs: AdoptedCatalogs
 ) -> AccountState:
-    """The state as it is at that time: what readers show, for a stored state may not have been
-    rolled yet.
-    """
+    """The state at that time, which readers show: a stored state may not have been rolled yet."""
     rolled = state
     for _, rolled in roll(state, account, at, catalogs):  # noqa: B007  # the last one is wanted
         pass
@@ -53,8 +48,9 @@ def state_at(
 
 
 def plan_at(catalogs: AdoptedCatalogs, plan_id: str, at: datetime) -> Plan | None:
-    """The plan as the version in force at that time has it; where that one has dropped it, as the
-    last adopted version that has it.
+    """The plan as the version in force at that time has it.
+
+    If that version has dropped it, the last adopted version that has it counts.
     """
     plan = catalogs.in_force(at).plan(plan_id)
     if plan is not None:
@@ -71,8 +67,9 @@ def opening(
     anchor: datetime | None,
     free_left: int,
 ) -> Period:
-    """The period of ``plan`` that begins at ``start``: Free's without an end, any other up to the
-    next boundary of its cycle.
+    """The period of ``plan`` that begins at ``start``.
+
+    Free's has no end. Any other ends at the next boundary of its cycle.
     """
     number = 0 if state is None else state.period.number + 1
     if not plan.renews:
@@ -84,8 +81,9 @@ def opening(
 
 
 def settled(state: AccountState) -> tuple[tuple[str, str, int], ...]:
-    """What the current period draws from grants if it ends now, as ``(source, id, micro-
-    credits)``.
+    """The amounts that the current period draws from grants if it ends now.
+
+    Each is ``(source, id, micro-credits)``.
     """
     return tuple(
         (grant.source, grant.id, amount) for grant, amount in drawn_from_grants(state) if amount > 0
@@ -93,7 +91,7 @@ def settled(state: AccountState) -> tuple[tuple[str, str, int], ...]:
 
 
 def free_left_after(state: AccountState) -> int:
-    """What is left of Free's credits if the current period ends now."""
+    """The micro-credits that are left of Free's if the current period ends now."""
     return (
         max(0, state.period.allotment - state.period.used)
         if state.period.is_free

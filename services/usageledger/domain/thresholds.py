@@ -1,4 +1,4 @@
-"""Thresholds: shares of what a period has, whose crossing is announced.
+"""Thresholds: shares of a period's credits whose crossing is announced.
 
 Needs the standard library alone: the SDKs use it.
 """
@@ -16,8 +16,7 @@ from usageledger.domain.quantity import format_quantity, parse_quantity
 def parse_thresholds(written: Sequence[object]) -> tuple[Decimal, ...]:
     """Read an account's own thresholds: decimal strings (or Decimals) between 0 and 1, ascending.
 
-    Raises ValueError saying all that is wrong with them. The results are normal: ``"0.8"`` and
-    ``"0.80"`` are one share.
+    ``"0.8"`` and ``"0.80"`` are the same share. Raises ValueError that names every defect.
     """
     if len(written) > THRESHOLDS_MAX:
         raise ValueError(
@@ -31,15 +30,14 @@ def parse_thresholds(written: Sequence[object]) -> tuple[Decimal, ...]:
 
 
 def threshold_defects(shares: Sequence[Decimal]) -> Iterator[str]:
-    """What is wrong with thresholds, whoever sets them.
+    """Yield everything that is wrong with thresholds, whoever sets them.
 
-    Six places at most, as quantities have: what they are a share of stays exact.
+    Shares have six places at most, like quantities, so that their product with credits is exact.
     """
     for share in shares:
         if not 0 < share < 1:
             yield (
-                f"a share lies between 0 and 1, unlike {share} (the limit itself is always "
-                "announced)"
+                f"a share is between 0 and 1, unlike {share} (the limit itself is always announced)"
             )
             continue
         try:

@@ -1,4 +1,4 @@
-"""What a record of the catalog topic adds to the catalogs that a partition has adopted."""
+"""Adopting a record of the catalog topic: its entry, and the catalogs afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ NONE_ADOPTED = AdoptedCatalogs()
 
 
 def adoption_entry(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs) -> LedgerEntry:
-    """The entry for a catalog record: adopted, or a duplicate of an adopted version, or refused."""
+    """The entry for a catalog record: an adoption, a duplicate of an adopted version or a refusal.
+
+    ``entry`` is a draft of kind ``catalog_adopted``.
+    """
     catalog = decode_catalog(record)
     if isinstance(catalog, Malformed):
         return replace(entry, kind="refusal", reason=catalog.refusal.value, detail=catalog.detail)
@@ -38,8 +41,9 @@ def adoption_entry(entry: LedgerEntry, record: Record, catalogs: AdoptedCatalogs
 def adopted_catalogs(
     records: Iterable[Record], catalogs: AdoptedCatalogs = NONE_ADOPTED
 ) -> AdoptedCatalogs:
-    """``catalogs`` and what these records of the catalog topic add; those that add nothing are
-    passed over, as their entries say.
+    """``catalogs`` and those in these records of the catalog topic.
+
+    Duplicates and records that are refused add nothing.
     """
     for record in records:
         catalog = decode_catalog(record)

@@ -1,9 +1,8 @@
-"""From a record's bytes to an event, or to the reason why it is none.
+"""From a record's bytes to an event, or to the reason why they are none.
 
-Deterministic: an audit decodes the same bytes to the same result.
-
-Nothing raises on bad input, whatever the bytes. The accepted shapes are those of
-`contracts.messages`: a contract test holds the two together.
+Decoding is deterministic: an audit decodes the same bytes to the same result. Nothing raises on bad
+input, whatever the bytes. The accepted shapes are those of `contracts.messages`; a contract test
+keeps the two equal.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import Record
 
 DETAIL_LENGTH_MAX = 300
-# A parser's own limit on nesting depends on the stack it runs on; this one refuses first,
-# everywhere alike.
+# A parser's own limit on nesting depends on its stack. This one is lower, and the same everywhere.
 BRACKETS_MAX = 500
 
 
 class Malformed(NamedTuple):
-    """A record that is no event: the rule it breaks, in words what is wrong, and the account its
-    key names ("" if it names none).
+    """A record that is no event: the rule it breaks, and what is wrong in words.
+
+    ``account`` is the one that the record's key names, or "" if it names none.
     """
 
     refusal: Refusal
@@ -151,14 +150,14 @@ _anything = msgspec.json.Decoder()
 
 def decode_usage(record: Record, partition: int, partition_count: int) -> UsageRecorded | Malformed:
     """Decode a record of ``usage.events``."""
-    return _decoded(record, partition, partition_count, _usage, {"usage.recorded"})
+    return _decode(record, partition, partition_count, _usage_event, {"usage.recorded"})
 
 
 def decode_account(
     record: Record, partition: int, partition_count: int
 ) -> AccountEvent | Malformed:
     """Decode a record of ``account.events``."""
-    return _decoded(record, partition, partition_count, _account_event, _ACCOUNT_EVENTS.keys())
+    return _decode(record, partition, partition_count, _account_event, _ACCOUNT_EVENTS.keys())
 
 
 def decode_catalog(record: Record) -> Catalog | Malformed:
@@ -170,18 +169,18 @@ def decode_catalog(record: Record) -> Catalog | Malformed:
         envelope = _catalog_envelope.decode(value)
         return read_catalog(bytes(envelope.data))
     except (ValueError, OverflowError, RecursionError) as error:
-        refusal, detail = _what_is_wrong(value, error, {"catalog.published"})
+        refusal, detail = _first_broken_rule(value, error, {"catalog.published"})
         return Malformed(refusal, detail[:DETAIL_LENGTH_MAX], "")
 
 
 class _Wrong(ValueError):
-    """What a decoded event has wrong with it, for the refusal's detail."""
+    """A decoded event has something wrong. The message becomes the refusal's detail."""
 
 
 _AnEvent = TypeVar("_AnEvent", bound=Event)
 
 
-def _decoded(
+def _decode(
     record: Record,
     partition: int,
     partition_count: int,
@@ -210,7 +209,7 @@ def _decoded(
     try:
         event = decode(value)
     except (ValueError, OverflowError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        return _malformed(key, *_what_is_wrong(value, error, types))
+        return _malformed(key, *_first_broken_rule(value, error, types))
     if key != event.account.encode():
         return _malformed(
             key, Refusal.WRONG_KEY, f"the record's key is not the event's subject {event.account!r}"
@@ -223,14 +222,14 @@ def _malformed(key: bytes | None, refusal: Refusal, detail: str) -> Malformed:
 
 
 def account_named_by(key: bytes | None) -> str:
-    """The account that a record's key names, "" where it names none."""
+    """The account that a record's key names, or "" if it names none."""
     try:
         return check_name("key", (key or b"").decode())
     except ValueError:
         return ""
 
 
-def _usage(value: bytes) -> UsageRecorded:
+def _usage_event(value: bytes) -> UsageRecorded:
     envelope = _usage_envelope.decode(value)
     data = envelope.data
     return UsageRecorded(
@@ -358,7 +357,7 @@ _ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]
 
 
 def _utc(field: str, time: datetime | None) -> datetime | None:
-    """In UTC, and within the years in which a cycle can be reckoned."""
+    """Turn a time into UTC, after checking that it is in the years that a cycle may have."""
     if time is not None and not YEAR_MIN <= time.year <= YEAR_MAX:
         raise _Wrong(f"{field} is in the years {YEAR_MIN} to {YEAR_MAX}, not in {time.year}")
     return None if time is None else time.astimezone(UTC)
@@ -371,8 +370,10 @@ def _credits_used(field: str, value: _Amount | None) -> int:
     return credits
 
 
-def _what_is_wrong(value: bytes, error: Exception, types: Container[str]) -> tuple[Refusal, str]:
-    """Name the first rule that the bytes break, now that they are known to break one."""
+def _first_broken_rule(
+    value: bytes, error: Exception, types: Container[str]
+) -> tuple[Refusal, str]:
+    """The first rule that the bytes break, and what is wrong. They are known to break one."""
     try:
         decoded = _anything.decode(value)
     except (ValueError, OverflowError, RecursionError) as not_json:

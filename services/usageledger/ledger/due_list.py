@@ -11,8 +11,9 @@ _OUTDATED_MAX = 100
 
 
 class DueList:
-    """When accounts are next due, in whole milliseconds as the ledger's time is: a heap in which an
-    account's newest date alone counts.
+    """When accounts are next due, in whole milliseconds like the ledger's time.
+
+    It is a heap in which only an account's newest date counts.
     """
 
     def __init__(self) -> None:
@@ -21,8 +22,9 @@ class DueList:
         self._changed: dict[str, datetime | None] = {}
 
     def set(self, account: str, at: datetime | None) -> None:
-        """Note when an account is due (rounded up to the millisecond, so that it is not acted on
-        too early), or that it is not.
+        """Note when an account is due, or that it is not.
+
+        The time is rounded up to the millisecond, so that nobody acts too early.
         """
         date = None if at is None else whole_milliseconds_up(at)
         if self._dates.get(account) == date:
@@ -38,18 +40,18 @@ class DueList:
             heapq.heapify(self._heap)
 
     def all(self) -> dict[str, datetime]:
-        """Every account that is due some time, with when."""
+        """Every account that will be due, with its time."""
         return dict(self._dates)
 
     def take_changed(self) -> dict[str, datetime | None]:
-        """The dates that were set or removed since this was last asked."""
+        """Return the dates that were set or removed since the last call."""
         changed, self._changed = self._changed, {}
         return changed
 
     def until(self, at: datetime, limit: int) -> list[str]:
         """Up to ``limit`` accounts that are due at or before that time, the soonest first.
 
-        Its cost is theirs, however many are due.
+        The cost depends on ``limit`` and hardly on how many accounts are due.
         """
         found: dict[tuple[datetime, str], None] = {}
         while len(found) < limit and (due := self.next()) is not None and due[0] <= at:
@@ -59,13 +61,11 @@ class DueList:
         return [account for _, account in found]
 
     def get(self, account: str) -> datetime | None:
-        """When that account is due."""
+        """When that account is due, or None."""
         return self._dates.get(account)
 
     def next(self) -> tuple[datetime, str] | None:
-        """The soonest date and its account; accounts due at one moment come in the order of their
-        ids.
-        """
+        """The soonest date and its account, or None. Of equal dates, the lowest id comes first."""
         while self._heap and self._dates.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None

@@ -1,6 +1,4 @@
-"""A record as Kafka holds it, and what a ledger partition offers to its one writer and to its
-readers.
-"""
+"""A record as Kafka holds it, and a ledger partition as its one writer and its readers use it."""
 
 from __future__ import annotations
 
@@ -28,8 +26,9 @@ class Bounds(NamedTuple):
 
 
 class KeyedValue(NamedTuple):
-    """What is to be appended: a key (the account id, or None for a claim or an adoption) and a
-    value.
+    """A record to append: a value, and its key.
+
+    The key is the account id, or None for a claim and for an adoption.
     """
 
     key: bytes | None
@@ -46,15 +45,14 @@ class LedgerError(Exception):
 
 
 class Superseded(LedgerError):
-    """The offsets that came back are not the expected ones: another worker has claimed the
-    partition.
+    """The returned offsets are not the expected ones: another worker has claimed the partition.
 
-    Nothing of ours after that is valid.
+    Nothing that this worker appended after that claim is valid.
     """
 
 
 class AppendOutcomeUnknown(LedgerError):
-    """The broker's answer was lost: the entries may or may not lie in the log.
+    """The broker's answer was lost: the entries may or may not be in the log.
 
     Only a new claim and a catch-up can tell.
     """
@@ -70,8 +68,9 @@ class GroupTooLarge(LedgerError):
 
 
 class RecordsMissing(LedgerError):
-    """Records that were asked for are not in the log: it was truncated, or another topic lies in
-    its place. Nothing resets by itself.
+    """Requested records are not in the log: it was truncated, or another topic has its name.
+
+    Nothing resets by itself.
     """
 
     retriable = False
@@ -84,31 +83,28 @@ class LedgerPartition(Protocol):
     """
 
     async def claim(self, claim: KeyedValue) -> int:
-        """Append a claim and return the offset at which it lies. Raises LedgerError."""
+        """Append a claim and return its offset. Raises LedgerError."""
         ...
 
     async def append(self, expected_offset: int, groups: Sequence[Sequence[KeyedValue]]) -> None:
-        """Append groups in order; each group (the entries of one input) lies in one record batch,
-        whole or not at all.
+        """Append groups in order.
 
-        Returns once all in-sync replicas have every record and each lies where expected: the first
-        at ``expected_offset``, without a gap. Raises Superseded if one lies elsewhere,
-        AppendOutcomeUnknown if no answer came. After either the owner must stop and claim again.
+        A group has the entries of one input. It is in one record batch, so the log has all of it or
+        nothing. Returns once all in-sync replicas have every record, each at its expected offset:
+        the first at ``expected_offset``, without a gap. Raises Superseded if one is elsewhere, and
+        AppendOutcomeUnknown if no answer came. After either, the owner must stop and claim again.
         """
         ...
 
     def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
-        """Yield chunks of the records with ``start <= offset < stop``, in order, and end when all
-        were read.
+        """Yield chunks of the records with ``start <= offset < stop``, in order, to the last one.
 
-        Raises LedgerError when no progress is made.
+        Raises LedgerError if there is no progress.
         """
         ...
 
     async def start_offset(self) -> int:
-        """The offset of the oldest record that is still there (0 unless the topic was
-        truncated).
-        """
+        """The offset of the oldest record that is still there: 0 unless the topic was truncated."""
         ...
 
     async def end_offset(self) -> int:
