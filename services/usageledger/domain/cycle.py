@@ -2,9 +2,10 @@
 
 Each begins on the subscription's local day and time of day. Boundary k is that day and time k
 months after the anchor. It is always computed from the anchor itself. A short month therefore
-shortens its own period and no later one: 31 Jan, 28 Feb, 31 Mar. A local time that does not exist moves forward
-by the length of the gap. A local time that occurs twice means its first occurrence. Boundary 0 is
-the anchor itself, even at a second occurrence: a subscription never begins before it was made.
+shortens its own period and no later one: 31 Jan, 28 Feb, 31 Mar. A local time that does not exist
+moves forward by the length of the gap. A local time that occurs twice means its first occurrence.
+Boundary 0 is the anchor itself, even at a second occurrence: a subscription never begins before it
+was made.
 
 Source: "Credits renew monthly based on subscription date" in the published rules. They say nothing
 about the rest, which is this project's decision.

@@ -170,7 +170,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     """One line of the ledger.
 
     ``partition`` and ``offset`` are its address. A record at another offset than it names is no
-    entry. ``decide`` returns drafts with offset -1 and no previous hash, for `domain.chain` to seal.
+    entry. ``decide`` returns drafts, with offset -1 and no previous hash; `chain` seals them.
     """
 
     kind: Kind

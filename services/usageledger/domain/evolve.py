@@ -117,8 +117,9 @@ def _opened(change: PlanChange) -> AccountState:
 def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
     """End the current period and begin the one that ``opens``.
 
-    The unused part of the allotment lapses, and so does use beyond it. What the ended period drew
-    from grants is settled. A grant that expires at this moment gives the new period nothing.
+    The unused part of the allotment lapses, and so does use beyond it. The amounts that the ended
+    period drew from grants are settled. A grant that expires at this moment gives the new period
+    nothing.
     """
     ended = state.period
     drawn = sum(amount for _, _, amount in change.settled)

@@ -19,7 +19,7 @@ class Record(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What a topic partition holds: the offsets with ``start <= offset < end``."""
+    """The offsets that a topic partition holds: those with ``start <= offset < end``."""
 
     start: int
     end: int
