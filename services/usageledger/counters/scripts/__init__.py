@@ -1,10 +1,9 @@
-"""The scripts that a Redis runs for us, and how they are called.
+"""The scripts that Redis runs for us, and how they are called.
 
-Plain Lua: nothing is to be installed on a server beforehand.
-
-Each is named by its digest and sent in full only to a server that does not know it (after a
-restart, a failover, a SCRIPT FLUSH). EVAL finds its server by its keys as EVALSHA does, so on a
-Redis Cluster the right node learns the script.
+They are plain Lua: nothing need be installed on a server beforehand. A script is called by its
+digest, and sent in full only to a server that does not know it (after a restart, a failover, a
+SCRIPT FLUSH). EVAL finds its server by its keys as EVALSHA does, so on a Redis Cluster the right
+node learns the script.
 """
 
 from __future__ import annotations
@@ -43,10 +42,16 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script in ``<name>.lua``."""
-    text = resources.files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
-    # Redis names scripts by SHA-1; nothing rests on it being strong.
+    """The script in ``<name>.lua``, with ``prelude.lua`` behind its first line."""
+    # The first line is the one that gives the script's flags.
+    flags, rest = _lua_text(name).split("\n", 1)
+    text = f"{flags}\n{_lua_text('prelude')}{rest}"
+    # Redis names scripts by SHA-1; nothing depends on its strength.
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _lua_text(name: str) -> str:
+    return resources.files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
 async def run(

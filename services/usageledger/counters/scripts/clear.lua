@@ -1,17 +1,9 @@
 #!lua flags=allow-oom
--- Throws the view away, all at once.
+-- Deletes the view, all at once. Holds stay: they belong to no ledger.
 --
--- key                   type  holds
--- head                  hash  token "next_offset:hash" | value | verified_at_ms | windows "566 567", those that hold identities
--- accounts              hash  account -> state
--- due                   zset  account -> when it is due (ms since 1970)
--- identities:<window>   hash  identity -> what is remembered of it
---
--- Holds are not among them: they are of no ledger, and stay.
---
--- KEYS: head, accounts, due, the keys of the identity windows
--- ARGV: the head's field `windows` as the caller knows it
--- Reply: {1} done; {2} there are other windows by now, nothing was changed
+-- KEYS: head, accounts, due, then the identities of each window
+-- ARGV[1]: the head's field `windows` as the caller knows it
+-- Reply: {1} done; {2} there are other windows by now, and nothing was changed
 
 if (redis.call('HGET', KEYS[1], 'windows') or '') ~= ARGV[1] then
   return {2}

@@ -1,32 +1,31 @@
 #!lua
--- Writes one commit whole if the head is as expected; else changes nothing.
+-- Writes one commit whole if the head is as expected; otherwise changes nothing.
 --
--- key                   type  holds
--- head                  hash  token "next_offset:hash" | value | verified_at_ms | windows "566 567", those that hold identities
--- accounts              hash  account -> state
--- due                   zset  account -> when it is due (ms since 1970)
--- identities:<window>   hash  identity -> what is remembered of it
--- holds:<account>       hash  hold id -> "state credits counts_until content" | "" -> the sum of the open ones: see hold.lua
--- hold_ends:<account>   zset  hold id -> counts_until; of one that is over, less 2^52
+-- Scripts have no rollback: everything is checked before the first write, and after it nothing can
+-- fail. (Without the flag allow-oom the server refuses to start a script for which it has no
+-- memory.)
 --
--- Scripts have no rollback: everything is checked before the first write, and after it nothing can fail.
--- (Without the flag allow-oom the server refuses a script that it has no memory for before it starts.)
---
--- KEYS: head, accounts, due, the keys of windows that are written or dropped, then of each account with settled holds: holds, hold_ends
--- ARGV: the token expected ("" for an empty view), the token to be, the head's value to be, drop windows older than this ("" for none),
---       and lists of words, packed: 1 account, state ...; 2 ms, account ... due; 3 account ... no longer due;
---       4 the numbers of the windows in KEYS; then of each window identity, value ..., none where it is only to be dropped; then of each
---       account with settled holds their ids, each once.
---       and last of when the view then is (ms since 1970), where that is not now ("").
---       Packed: the words' lengths list by list in MessagePack, and all words joined. Two arguments instead of thousands, for it is
---       the client that pays for each
--- Reply: {1} done; {0, token} the head is elsewhere; {2, windows} these are to be dropped too: call again with their keys;
---        {3, key} the view has no head and yet this key. Only after {1} was anything changed.
+-- KEYS: head, accounts, due,
+--       then the identities of each window that is written or dropped,
+--       then of each account with settled holds: holds, hold_ends
+-- ARGV[1]: the expected token, "" for an empty view
+-- ARGV[2]: the new token
+-- ARGV[3]: the head's new value
+-- ARGV[4]: drop windows older than this, "" for none
+-- ARGV[5], ARGV[6]: lists of words, see unpack_words:
+--       1: account, state, account, state ...
+--       2: ms, account, ms, account ... that are due
+--       3: the accounts that are no longer due
+--       4: the numbers of the windows in KEYS
+--       then of each window in KEYS: identity, value ..., none if it is only to be dropped
+--       then of each account with settled holds: their ids, each once
+-- ARGV[7]: the view's as-of time (ms since 1970), "" for now
+-- Reply: {1} done; {0, token} the head is elsewhere;
+--        {2, windows} these must be dropped too: call again with their keys;
+--        {3, key} the view has no head, and yet this key exists.
+--        Only after {1} was anything changed.
 
-local SLICE = 1000 -- words to one command: `unpack` puts them all on the C stack, which has room for 8,000. Even: pairs stay together.
 local FIXED_KEYS = 3
-local KEPT_MS = 15 * 60 * 1000 -- for how long it is known of a hold that it was settled, where it would have counted for longer
-local OVER = 2 ^ 52
 local EXACT = 2 ^ 53 -- numbers are doubles here: whole ones are exact below this
 
 local function list_windows(text)
@@ -37,29 +36,14 @@ local function list_windows(text)
   return list
 end
 
-local function check_type(key, expected)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= expected then
-    error({err = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. expected})
-  end
-end
-
 local stored = redis.call('HMGET', KEYS[1], 'token', 'windows')
 if (stored[1] or '') ~= ARGV[1] then
   return {0, stored[1]}
 end
 
-local change = cmsgpack.unpack(ARGV[5])
-local position = 1
-for _, list in ipairs(change) do
-  for i = 1, #list do
-    local following = position + list[i]
-    list[i] = string.sub(ARGV[6], position, following - 1)
-    position = following
-  end
-end
-if position ~= #ARGV[6] + 1 then
-  error({err = 'ERR the words are ' .. (position - 1) .. ' bytes long, not ' .. #ARGV[6]})
+local change, length = unpack_words(ARGV[5], ARGV[6])
+if length ~= #ARGV[6] then
+  error({err = 'ERR the words are ' .. length .. ' bytes long, not ' .. #ARGV[6]})
 end
 local last_window = FIXED_KEYS + #change[4]
 
@@ -113,33 +97,34 @@ if #unknown > 0 then
   return {2, unknown}
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 
--- What settling makes of one account's holds: an open one's credits are free, and that it was settled is kept. One that has run out is free
--- already, and one that is not there is no matter.
+-- Adds to the parts what settles some of one account's holds. An open hold's credits are free
+-- afterwards, and it is remembered as settled. One that has expired is free already, and one that
+-- does not exist is ignored.
 local function settle(holds, hold_ends, ids)
   local sum, fields, ends = tonumber(redis.call('HGET', holds, '') or 0) or 0, {}, {}
-  for from = 1, #ids, SLICE do
-    local to = math.min(from + SLICE - 1, #ids)
+  for from = 1, #ids, WORDS_PER_COMMAND do
+    local to = math.min(from + WORDS_PER_COMMAND - 1, #ids)
     local found = redis.call('HMGET', holds, unpack(ids, from, to))
     for i = 1, to - from + 1 do
-      local state, credits, counts_until, content = string.match(found[i] or '', '^(%a+) (%d+) (%d+) (.*)$')
-      if state and state ~= 'settled' and tonumber(counts_until) > now then
+      local state, credits, counts_until, content = parse_hold(found[i])
+      if state and state ~= 'settled' and counts_until > now then
         if state == 'open' then
-          sum = sum - tonumber(credits)
+          sum = sum - credits
         end
-        local kept_until = math.min(tonumber(counts_until), now + KEPT_MS)
+        local until_ms = math.min(counts_until, now + REMEMBERED_MS)
         fields[#fields + 1] = ids[from + i - 1]
-        fields[#fields + 1] = string.format('settled %s %.0f %s', credits, kept_until, content)
-        ends[#ends + 1] = string.format('%.0f', kept_until - OVER)
+        fields[#fields + 1] = string.format(
+          'settled %s %s %s', whole(credits), whole(until_ms), content)
+        ends[#ends + 1] = whole(until_ms - ENDED_BELOW_ZERO)
         ends[#ends + 1] = ids[from + i - 1]
       end
     end
   end
   if #fields > 0 then
     fields[#fields + 1] = ''
-    fields[#fields + 1] = string.format('%.0f', math.max(0, sum))
+    fields[#fields + 1] = whole(math.max(0, sum))
     parts[#parts + 1] = {command = 'HSET', key = holds, words = fields, is_pairs = true}
     parts[#parts + 1] = {command = 'ZADD', key = hold_ends, words = ends, is_pairs = true}
   end
@@ -149,9 +134,9 @@ for k = last_window + 1, #KEYS, 2 do
   settle(KEYS[k], KEYS[k + 1], change[4 + #change[4] + (k - last_window + 1) / 2])
 end
 
-for _, p in ipairs(parts) do
-  if p.is_pairs and #p.words % 2 ~= 0 then
-    error({err = 'ERR an odd number of words for ' .. p.key})
+for _, part in ipairs(parts) do
+  if part.is_pairs and #part.words % 2 ~= 0 then
+    error({err = 'ERR an odd number of words for ' .. part.key})
   end
 end
 for i = 1, #change[2], 2 do
@@ -163,14 +148,15 @@ end
 
 -- From here on only writes, none of which can fail.
 
-for _, p in ipairs(parts) do
-  for from = 1, #p.words, SLICE do
-    redis.call(p.command, p.key, unpack(p.words, from, math.min(from + SLICE - 1, #p.words)))
+for _, part in ipairs(parts) do
+  for from = 1, #part.words, WORDS_PER_COMMAND do
+    local to = math.min(from + WORDS_PER_COMMAND - 1, #part.words)
+    redis.call(part.command, part.key, unpack(part.words, from, to))
   end
 end
 for _, key in ipairs(dropped) do
   redis.call('UNLINK', key)
 end
-redis.call('HSET', KEYS[1], 'token', ARGV[2], 'value', ARGV[3], 'windows', table.concat(kept, ' '),
-  'verified_at_ms', ARGV[7] ~= '' and ARGV[7] or string.format('%.0f', now))
+redis.call('HSET', KEYS[1], 'token', ARGV[2], 'value', ARGV[3],
+  'windows', table.concat(kept, ' '), 'verified_at_ms', ARGV[7] ~= '' and ARGV[7] or whole(now))
 return {1}

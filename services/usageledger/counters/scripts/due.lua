@@ -1,14 +1,10 @@
 #!lua flags=allow-oom
--- Reads the due list, if the head is as expected.
+-- Reads the due list if the head is as expected.
 --
--- key    type  holds
--- head   hash  token "next_offset:hash" | value | verified_at_ms | windows
--- due    zset  account -> when it is due (ms since 1970)
---
--- Not flagged no-writes although it writes nothing: so a replica, which may be behind, refuses to run it.
+-- It writes nothing, but is not flagged no-writes: so a replica, which may be behind, refuses it.
 --
 -- KEYS: head, due
--- ARGV: the token expected; "" where any will do
+-- ARGV[1]: the expected token, "" for any
 -- Reply: {1, {account, time, account, time ...}}; {0, token} the head is elsewhere
 
 if ARGV[1] ~= '' then

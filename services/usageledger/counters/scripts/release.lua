@@ -1,48 +1,34 @@
 #!lua flags=allow-oom
--- Frees an open hold. One that is settled or released already stays what it is.
+-- Frees an open hold. One that is settled or released already stays as it is.
 --
--- key                   type  holds
--- holds:<account>       hash  hold id -> "state credits counts_until content" | "" -> the sum of the open ones: see hold.lua
--- hold_ends:<account>   zset  hold id -> counts_until; of one that is over, less 2^52
---
--- A full memory does not stop it: it overwrites a field by one that is a few bytes longer at most.
+-- A full memory does not stop it: it replaces a field by one that is at most a few bytes longer.
 --
 -- KEYS: holds, hold_ends
--- ARGV: hold id
--- Reply: what the hold is now; nil where there is none, or it has run out
+-- ARGV[1]: hold id
+-- Reply: the hold as it is now; nil if there is none, or it has expired
 
-local KEPT_MS = 15 * 60 * 1000 -- for how long it is known of a hold that it was released, where it would have counted for longer
-local KEPT_MAX = 10000 -- of how many at most: beyond that the one that ends first is forgotten
-local OVER = 2 ^ 52
-
-local function check_type(key, expected)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= expected then
-    error({err = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. expected})
-  end
-end
+local REMEMBERED_MAX = 10000 -- beyond this many, the one that would be forgotten first is forgotten
 
 check_type(KEYS[1], 'hash')
 check_type(KEYS[2], 'zset')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local stored = redis.call('HMGET', KEYS[1], '', ARGV[1])
-local state, credits, counts_until, content = string.match(stored[2] or '', '^(%a+) (%d+) (%d+) (.*)$')
-if not state or tonumber(counts_until) <= now then
+local state, credits, counts_until, content = parse_hold(stored[2])
+if not state or counts_until <= now then
   return false
 end
 if state ~= 'open' then
   return stored[2]
 end
-local sum = math.max(0, (tonumber(stored[1] or 0) or 0) - tonumber(credits))
-local kept_until = math.min(tonumber(counts_until), now + KEPT_MS)
-local hold = string.format('released %s %.0f %s', credits, kept_until, content)
+local sum = math.max(0, (tonumber(stored[1] or 0) or 0) - credits)
+local until_ms = math.min(counts_until, now + REMEMBERED_MS)
+local hold = string.format('released %s %s %s', whole(credits), whole(until_ms), content)
 
 -- From here on only writes, none of which can fail.
 
-redis.call('HSET', KEYS[1], ARGV[1], hold, '', string.format('%.0f', sum))
-redis.call('ZADD', KEYS[2], string.format('%.0f', kept_until - OVER), ARGV[1])
-if redis.call('ZCOUNT', KEYS[2], '-inf', '(0') > KEPT_MAX then
+redis.call('HSET', KEYS[1], ARGV[1], hold, '', whole(sum))
+redis.call('ZADD', KEYS[2], whole(until_ms - ENDED_BELOW_ZERO), ARGV[1])
+if redis.call('ZCOUNT', KEYS[2], '-inf', '(0') > REMEMBERED_MAX then
   local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)
   redis.call('HDEL', KEYS[1], oldest[1])
   redis.call('ZREM', KEYS[2], oldest[1])

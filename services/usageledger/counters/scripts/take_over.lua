@@ -1,17 +1,16 @@
 #!lua flags=allow-oom
--- Puts the view that was built beside this one in its place, whole and at once: readers see the old one, then the new one.
+-- Replaces this view by the one that was built beside it, whole and at once: readers see the old
+-- one, then the new one. Holds are not replaced: they belong to no ledger.
 --
--- key                          type  holds
--- head                         hash  token "next_offset:hash" | value | verified_at_ms | windows "566 567", those that hold identities
--- accounts                     hash  account -> state
--- due                          zset  account -> when it is due (ms since 1970)
--- identities:<window>          hash  identity -> what is remembered of it
--- beside:head, beside:…        the same, of the view beside. Holds are not among them: they stay.
---
--- KEYS: head, accounts, due, the three beside; then the identity windows of this view; then those beside, each followed by its new name
--- ARGV: the token expected beside, the field `windows` of either head as the caller knows it (this view's, the one's beside),
---       how many of the keys are identity windows of this view
--- Reply: {1} done; {0, token} the head beside is elsewhere; {2} there are other windows by now. Only after {1} was anything changed.
+-- KEYS: head, accounts, due, then the same three of the view beside (beside:head ...),
+--       then the identities of each window of this view,
+--       then those of each window of the view beside, each followed by its new name
+-- ARGV[1]: the expected token of the view beside
+-- ARGV[2]: this view's field `windows` as the caller knows it
+-- ARGV[3]: the same field of the view beside
+-- ARGV[4]: how many of the keys are identities of this view
+-- Reply: {1} done; {0, token} the head beside is elsewhere; {2} there are other windows by now.
+--        Only after {1} was anything changed.
 
 local FIXED_KEYS = 6
 
@@ -20,7 +19,8 @@ if token ~= ARGV[1] then
   return {0, token}
 end
 for k, head in ipairs({KEYS[1], KEYS[4]}) do
-  if redis.call('TYPE', head).ok == 'hash' and (redis.call('HGET', head, 'windows') or '') ~= ARGV[1 + k] then
+  local is_hash = redis.call('TYPE', head).ok == 'hash'
+  if is_hash and (redis.call('HGET', head, 'windows') or '') ~= ARGV[1 + k] then
     return {2}
   end
 end

@@ -36,7 +36,7 @@ from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.dependencies import AccountPath, Needs, Parts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.problems import Problem, problems
-from usageledger.sdk.gate.answers import id_reused
+from usageledger.sdk.gate.answers import id_reused_message
 from usageledger.sdk.gate.arguments import (
     EXPIRES_IN_DEFAULT,
     EXPIRES_IN_MAX,
@@ -432,7 +432,9 @@ def _not_held(result: HoldResult, hold_id: str) -> Problem:
     checked, refusal = result.checked, result.refusal
     account, check = checked.account.balance.account, checked.check
     if refusal == "id_holds_something_else":
-        return Problem("id_reused_with_different_content", id_reused(account, hold_id, result.hold))
+        return Problem(
+            "id_reused_with_different_content", id_reused_message(account, hold_id, result.hold)
+        )
     assert refusal is not None
     costs = (
         f"{format_credits(check.cost)} credits, of which {format_credits(check.available)} are "

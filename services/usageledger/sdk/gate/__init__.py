@@ -1,4 +1,4 @@
-"""Asking before a generation: may it start, what will it cost, reserve that.
+"""Asking before a generation: may it start, what will it cost, and reserving that.
 
 `UsageGate` asks Redis directly, or the gateway over HTTP.
 """

@@ -1,4 +1,4 @@
-"""What a gate answers, and how it fails. Amounts are credits; times are in UTC."""
+"""A gate's answers and errors. Amounts are credits; times are in UTC."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from usageledger.domain.entry import UpgradeOffer
 from usageledger.domain.rating import Quote
 
 HoldState = Literal["open", "settled", "released", "gone"]
-"""``gone``: there is no such hold any more, or never was one."""
+"""``gone``: the hold has expired, or there never was one."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class GateError(Exception):
-    """A gate cannot answer what it was asked."""
+    """A gate has no answer."""
 
 
 class InvalidUse(GateError, ValueError):
-    """What was asked is not well-formed: a name, a quantity, how long a hold is to last.
+    """An argument is not well-formed: a name, a quantity, or how long a hold is to last.
 
-    The message says which and why.
+    The message says which one and why.
     """
 
 
 class UnknownUse(InvalidUse):
-    """The catalog has no rate for this feature or model: ``reason`` is ``unknown_feature`` or
-    ``unknown_model``.
+    """The catalog has no rate for this feature or model.
+
+    ``reason`` is ``unknown_feature`` or ``unknown_model``.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -42,26 +43,25 @@ class UnknownUse(InvalidUse):
 
 
 class HoldIdReused(GateError):
-    """The id holds something else, or has held it and that was settled: another use needs another
-    id.
-    """
+    """The id is, or was until its hold was settled, for another use: give this one another id."""
 
 
 class GateMisconfigured(GateError):
-    """Asking again will not help: a key or a password is wrong, the ledger is not there, or a newer
-    release has written it.
+    """Asking again will not help until something is changed.
+
+    A key or a password is wrong, the ledger is not there, or a newer release has written it.
     """
 
 
 class GateUnavailable(GateError):
-    """Nobody answered in time. `check` and `hold` answer ``degraded`` instead of raising this."""
+    """No answer came in time. `check` and `hold` answer ``degraded`` instead of raising this."""
 
 
 class NotEnoughCredits(GateError):
-    """`held` was given no hold. ``answer`` says why, and which upgrade would help."""
+    """`held` got no hold. ``answer`` says why, and which upgrade would help."""
 
     def __init__(self, answer: HoldAnswer) -> None:
-        super().__init__(f"account {answer.account!r} was given no hold: {answer.reason}")
+        super().__init__(f"account {answer.account!r} got no hold: {answer.reason}")
         self.answer = answer
 
 
@@ -79,8 +79,8 @@ class Upgrade:
 class CheckAnswer:
     """Whether a use may start. True in a condition if it may.
 
-    ``degraded``: nobody answered in time, and ``allowed`` is what the caller chose for that; no
-    figure is known then.
+    ``degraded`` means that no answer came in time: ``allowed`` is then what the caller chose for
+    that case, and no figure is known.
     """
 
     account: str
@@ -88,7 +88,7 @@ class CheckAnswer:
     reason: str | None = None
     """Why not: ``insufficient_credits``, ``suspended``, ``unknown_account`` or ``unavailable``."""
     suspension: str | None = None
-    """Why the account is suspended, where it is."""
+    """Why the account is suspended; None if it is not."""
     cost: Decimal | None = None
     remaining: Decimal | None = None
     held: Decimal | None = None
@@ -99,7 +99,7 @@ class CheckAnswer:
     resets_at: datetime | None = None
     """When the period ends; None on Free."""
     as_of: datetime | None = None
-    """When the figures were last known to be all that was decided; None if that was lately."""
+    """When the figures were last known to be complete; None if within the last seconds."""
     degraded: bool = False
 
     def __bool__(self) -> bool:
@@ -108,11 +108,11 @@ class CheckAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldAnswer:
-    """What became of a request to hold. True in a condition if the use may start.
+    """The answer to a request to hold. True in a condition if the use may start.
 
-    ``state``: ``open``; or ``settled``, where the same id has held the same use before and that was
-    charged: to do it again costs nothing more, for its report will be a duplicate. None where no
-    hold was given, and where it is not known (``degraded``).
+    ``state`` is ``open``, or ``settled`` if the same id has held the same use before and that use
+    was charged. To do the use again costs nothing more: its report will be a duplicate. ``state``
+    is None if no hold was given, and if that is not known (``degraded``).
     """
 
     account: str
@@ -125,12 +125,12 @@ class HoldAnswer:
     """
     suspension: str | None = None
     credits: Decimal | None = None
-    """What it reserves, or would."""
+    """What the hold reserves, or would reserve."""
     expires_at: datetime | None = None
-    """When it frees itself, while it is open."""
+    """When the hold expires by itself; None unless it is open."""
     remaining: Decimal | None = None
     held: Decimal | None = None
-    """What all open holds of the account have reserved, this one among them."""
+    """What all open holds of the account have reserved, including this one."""
     available: Decimal | None = None
     upgrade: Upgrade | None = None
     resets_at: datetime | None = None
@@ -143,9 +143,9 @@ class HoldAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseAnswer:
-    """What a hold is after its release.
+    """A hold's state after its release.
 
-    ``degraded``: nobody answered, so it may still be open, until it frees itself.
+    ``degraded`` means that no answer came in time: the hold may stay open until it expires.
     """
 
     account: str
@@ -168,18 +168,18 @@ class QuotedUse:
 class QuoteAnswer:
     """What some uses cost together.
 
-    ``fits``: the plans whose allotment covers that, the lowest first.
+    ``fits`` are the plans whose allotment covers that, the lowest first.
     """
 
     total: Decimal
     uses: tuple[QuotedUse, ...]
     fits: tuple[Upgrade, ...]
     catalog: str
-    """The version of the catalog that says so."""
+    """The version of the catalog by which the uses were rated."""
 
 
 def check_answer(checked: Checked) -> CheckAnswer:
-    """A check, as an app reads it."""
+    """The answer to a check."""
     balance, check = checked.account.balance, checked.check
     return CheckAnswer(
         account=balance.account,
@@ -190,18 +190,18 @@ def check_answer(checked: Checked) -> CheckAnswer:
         remaining=credits_of(check.remaining),
         held=credits_of(check.held),
         available=credits_of(check.available),
-        upgrade=upgrade_of(check.upgrade),
+        upgrade=upgrade_from(check.upgrade),
         resets_at=balance.resets_at,
         as_of=checked.account.verified_at,
     )
 
 
 def hold_answer(result: HoldResult, hold_id: str) -> HoldAnswer:
-    """What became of a request to hold, as an app reads it. Raises HoldIdReused."""
+    """The answer to a request to hold. Raises HoldIdReused."""
     account, check, hold = result.checked.account, result.checked.check, result.hold
     balance = account.balance
     if result.refusal == "id_holds_something_else":
-        raise HoldIdReused(id_reused(balance.account, hold_id, hold))
+        raise HoldIdReused(id_reused_message(balance.account, hold_id, hold))
     is_open = hold is not None and hold.state == "open"
     return HoldAnswer(
         account=balance.account,
@@ -211,18 +211,18 @@ def hold_answer(result: HoldResult, hold_id: str) -> HoldAnswer:
         reason=result.refusal,
         suspension=check.suspended,
         credits=credits_of(check.cost if hold is None else hold.credits),
-        expires_at=_ends(hold) if hold is not None and is_open else None,
+        expires_at=_expires_at(hold) if hold is not None and is_open else None,
         remaining=credits_of(check.remaining),
         held=credits_of(check.held),
         available=credits_of(check.available),
-        upgrade=None if result.refusal is None else upgrade_of(check.upgrade),
+        upgrade=None if result.refusal is None else upgrade_from(check.upgrade),
         resets_at=balance.resets_at,
         as_of=account.verified_at,
     )
 
 
 def quote_answer(quoted: tuple[Quote, str]) -> QuoteAnswer:
-    """A quote, as an app reads it."""
+    """The answer to a request for a quote."""
     quote, version = quoted
     return QuoteAnswer(
         total=credits_of(quote.total),
@@ -249,13 +249,13 @@ def quote_answer(quoted: tuple[Quote, str]) -> QuoteAnswer:
 
 
 def release_answer(account: str, hold_id: str, hold: Hold | None) -> ReleaseAnswer:
-    """What a hold is after its release, as an app reads it."""
+    """The answer to a request to release a hold."""
     return ReleaseAnswer(account=account, id=hold_id, state="gone" if hold is None else hold.state)
 
 
-def id_reused(account: str, hold_id: str, hold: Hold | None) -> str:
-    """What to say of an id that holds something else."""
-    what = "something else" if hold is None else _named(use_of(hold))
+def id_reused_message(account: str, hold_id: str, hold: Hold | None) -> str:
+    """The sentence about an id that is for another use. ``hold`` is what it holds, if known."""
+    what = "something else" if hold is None else _use_text(use_of(hold))
     return f"hold {hold_id!r} of account {account!r} is for {what}: another use needs another id"
 
 
@@ -264,8 +264,8 @@ def credits_of(microcredits: int) -> Decimal:
     return Decimal(format_credits(microcredits))
 
 
-def upgrade_of(offer: UpgradeOffer | None) -> Upgrade | None:
-    """An offer, as an app reads it."""
+def upgrade_from(offer: UpgradeOffer | None) -> Upgrade | None:
+    """An upgrade offer in credits."""
     if offer is None:
         return None
     return Upgrade(
@@ -276,9 +276,9 @@ def upgrade_of(offer: UpgradeOffer | None) -> Upgrade | None:
     )
 
 
-def _ends(hold: Hold) -> datetime:
+def _expires_at(hold: Hold) -> datetime:
     return _EPOCH + timedelta(milliseconds=hold.counts_until_ms)
 
 
-def _named(use: Use) -> str:
+def _use_text(use: Use) -> str:
     return f"{use.quantity} of {use.feature}" + ("" if use.model is None else f"/{use.model}")

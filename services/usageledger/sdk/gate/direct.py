@@ -1,4 +1,4 @@
-"""Asking Redis itself, without a gateway: one call of a script for a check, two for a hold."""
+"""Asking Redis itself, without a gateway: one script call for a check, two for a hold."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ from usageledger.sdk.gate.ledger_facts import LedgerFacts
 T = TypeVar("T")
 
 
-class DirectWay:
-    """See `Way`. May be shared by threads, and by processes that are forked from this one."""
+class DirectTransport:
+    """See `Transport`. Threads, and processes forked from this one, may share it."""
 
     def __init__(
         self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float
@@ -56,7 +56,7 @@ class DirectWay:
         self._redis: Client | None = None
         self._clock = clock
         self._timeout_s = timeout_s
-        self._turns = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+        self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
 
     def prepare(self) -> None:
         self._facts.be_patient()
@@ -81,15 +81,15 @@ class DirectWay:
         if self._redis is not None:
             self._redis.close()
 
-    def _partition(self, account: str) -> PartitionKeys:
+    def _keys(self, account: str) -> PartitionKeys:
         if self._facts.notice_fork():
-            self._turns = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+            self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         if not self._facts.is_known:
             self._facts.learn()
-        return self._facts.partition(account)
+        return self._facts.keys(account)
 
-    def _connected(self) -> Client:
-        """The client. A cluster's asks for the nodes when it is made, which can fail."""
+    def _client(self) -> Client:
+        """The client. One for a cluster asks for the nodes when it is created, which can fail."""
         if self._redis is None:
             try:
                 self._redis = self._connect()
@@ -98,21 +98,21 @@ class DirectWay:
         return self._redis
 
     def _run(self, account: str, query: Query[T]) -> T:
-        partition = self._partition(account)
-        redis = self._connected()
+        keys = self._keys(account)
+        redis = self._client()
 
         def answer(step: Step) -> Any:
             if isinstance(step, CatalogsUpTo):
                 return self._facts.known_catalogs(step.before) or self._facts.catalogs(step.before)
-            if not self._turns.acquire(timeout=self._timeout_s):
+            if not self._slots.acquire(timeout=self._timeout_s):
                 raise GateUnavailable(
-                    f"{CALLS_AT_ONCE_MAX} questions are on their way, and none came back within "
+                    f"{CALLS_AT_ONCE_MAX} calls are waiting for answers, and none came within "
                     f"{self._timeout_s:g} s"
                 )
             try:
-                return ask(redis, partition, step)
+                return ask(redis, keys, step)
             finally:
-                self._turns.release()
+                self._slots.release()
 
         try:
             return run(query, answer)
@@ -120,8 +120,8 @@ class DirectWay:
             raise _as_gate_error(error) from error
 
 
-class AsyncDirectWay:
-    """See `AsyncWay`. Of one event loop."""
+class AsyncDirectTransport:
+    """See `AsyncTransport`. It belongs to one event loop."""
 
     def __init__(
         self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float
@@ -130,7 +130,7 @@ class AsyncDirectWay:
         self._redis = connect(redis_url, timeout_s=timeout_s)
         self._clock = clock
         self._timeout_s = timeout_s
-        self._turns = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
+        self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
     async def prepare(self) -> None:
         self._facts.be_patient()
@@ -158,20 +158,20 @@ class AsyncDirectWay:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _partition(self, account: str) -> PartitionKeys:
+    async def _keys(self, account: str) -> PartitionKeys:
         if not self._facts.is_known:
             await asyncio.to_thread(self._facts.learn)
-        return self._facts.partition(account)
+        return self._facts.keys(account)
 
     async def _run(self, account: str, query: Query[T]) -> T:
-        partition = await self._partition(account)
+        keys = await self._keys(account)
 
         async def answer(step: Step) -> Any:
             if isinstance(step, CatalogsUpTo):
                 known = self._facts.known_catalogs(step.before)
                 return known or await asyncio.to_thread(self._facts.catalogs, step.before)
-            async with asyncio.timeout(self._timeout_s), self._turns:
-                return await ask_async(self._redis, partition, step)
+            async with asyncio.timeout(self._timeout_s), self._slots:
+                return await ask_async(self._redis, keys, step)
 
         try:
             return await run_async(query, answer)
@@ -187,5 +187,5 @@ def _as_gate_error(error: ViewError | NoRate) -> Exception:
     return (
         GateUnavailable(str(error))
         if error.retriable
-        else GateMisconfigured(f"{error}: `usageledger doctor` says what mends it")
+        else GateMisconfigured(f"{error}: `usageledger doctor` says how to mend it")
     )

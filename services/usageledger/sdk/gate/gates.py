@@ -1,5 +1,4 @@
-"""`UsageGate` and `AsyncUsageGate`: ask before a generation whether its account may start it, and
-reserve what it may cost.
+"""`UsageGate` and `AsyncUsageGate`: may an account start a generation? Reserve what it may cost.
 
 ::
 
@@ -38,40 +37,40 @@ from usageledger.sdk.gate.answers import (
     ReleaseAnswer,
 )
 from usageledger.sdk.gate.arguments import (
-    Asked,
     Quantity,
-    account_named,
-    hold_named,
-    life_s_of,
-    use_asked,
-    uses_asked,
+    UseToQuote,
+    hold_life_s,
+    valid_account,
+    valid_hold_id,
+    valid_use,
+    valid_uses,
 )
-from usageledger.sdk.gate.direct import AsyncDirectWay, DirectWay
-from usageledger.sdk.gate.over_http import AsyncHttpWay, HttpWay
-from usageledger.sdk.gate.transport import AsyncWay, Way
+from usageledger.sdk.gate.direct import AsyncDirectTransport, DirectTransport
+from usageledger.sdk.gate.over_http import AsyncHttpTransport, HttpTransport
+from usageledger.sdk.gate.transport import AsyncTransport, Transport
 
 OnUnavailable = Literal["allow", "deny"]
 
 REDIS_TIMEOUT_S = 0.25
 HTTP_TIMEOUT_S = 1.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class UsageGate:
-    """Asks before a generation.
+    """Says before a generation whether it may start.
 
-    Names either ``gateway`` and ``key``, or ``kafka`` and ``redis_url`` (and ``prefix``).
+    Give either ``gateway`` and ``key``, or ``kafka`` and ``redis_url`` (and ``prefix``).
 
-    ``on_unavailable`` has no default, for it is a decision about money: where nobody answers in
+    ``on_unavailable`` has no default, because it is a decision about money. If no answer comes in
     time, ``"allow"`` lets every generation start (it is charged all the same once it is reported),
-    ``"deny"`` lets none. Either answer says ``degraded``. ``timeout_s``: how long one question may
-    take, by default 0.25 s to Redis, 1 s over HTTP. The first question to Redis takes longer, for
-    Kafka is asked where the accounts are; `prepare` does that before it matters. ``importing``:
-    history is being brought in, so now is the ledger's time.
+    and ``"deny"`` lets none. Either answer says ``degraded``. ``timeout_s`` is how long one call
+    may take, by default 0.25 s to Redis and 1 s over HTTP. The first call to Redis takes longer:
+    Kafka must say which partition an account is in. `prepare` does that in advance. ``importing``
+    means that history is being imported, so that the ledger's clock says what time it is.
 
-    May be shared by threads and by processes that are forked from this one. Raises ValueError where
-    it is not told one way to ask.
+    Threads, and processes forked from this one, may share a gate. Raises ValueError unless exactly
+    one transport is given.
     """
 
     def __init__(
@@ -87,12 +86,12 @@ class UsageGate:
         importing: bool = False,
     ) -> None:
         if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url):
-            self._way: Way = HttpWay(
+            self._transport: Transport = HttpTransport(
                 str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s
             )
         else:
             clock = Clock(is_importing=lambda: importing)
-            self._way = DirectWay(
+            self._transport = DirectTransport(
                 str(kafka),
                 str(redis_url),
                 prefix,
@@ -102,33 +101,32 @@ class UsageGate:
         self._on_unavailable: OnUnavailable = on_unavailable
 
     def prepare(self) -> None:
-        """Find out what the first question needs to know.
+        """Learn what the first call needs to know.
 
         Raises GateUnavailable, GateMisconfigured.
         """
-        self._way.prepare()
+        self._transport.prepare()
 
     def check(
         self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1
     ) -> CheckAnswer:
-        """Whether an account may start a use, what that would cost, and which upgrade would allow
-        it.
+        """Whether an account may start a use, its cost, and which upgrade would allow it.
 
         Raises InvalidUse (UnknownUse where the catalog has no rate for it), GateMisconfigured.
         """
-        named, use = account_named(account), use_asked(feature, model, quantity)
+        account, use = valid_account(account), valid_use(feature, model, quantity)
         try:
-            return self._way.check(named, use)
+            return self._transport.check(account, use)
         except GateUnavailable as error:
-            return degraded_check(named, self._on_unavailable, error)
+            return _degraded_check(account, self._on_unavailable, error)
 
-    def quote(self, uses: Iterable[Asked]) -> QuoteAnswer:
-        """What uses (feature, model, quantity) would cost together, and on which plans they fit.
+    def quote(self, uses: Iterable[UseToQuote]) -> QuoteAnswer:
+        """What uses (feature, model, quantity) would cost together, and which plans cover that.
 
-        Raises InvalidUse, UnknownUse, GateMisconfigured, and GateUnavailable, for there is no price
-        to make up.
+        Raises InvalidUse, UnknownUse, GateMisconfigured, and GateUnavailable: a quote cannot be
+        degraded, because it would be a guess.
         """
-        return self._way.quote(uses_asked(uses))
+        return self._transport.quote(valid_uses(uses))
 
     def hold(
         self,
@@ -142,34 +140,29 @@ class UsageGate:
     ) -> HoldAnswer:
         """Reserve what a use may cost, if its account may start it.
 
-        ``id`` is the caller's: the same hold again reserves nothing more.
-
-        Report the use with ``hold_id=id``, and it is settled; release it, or it frees itself after
-        ``expires_in`` (15 minutes; 1 second to 24 hours). What it costs in the end is what is
-        reported: give the quantity that it can come to. Raises InvalidUse, UnknownUse,
+        The caller chooses ``id``; to repeat a hold under its id reserves nothing more. Reporting
+        the use with ``hold_id=id`` settles the hold. Otherwise release it, or it expires after
+        ``expires_in`` (default 15 minutes, from 1 second to 24 hours). The use is charged as
+        reported, so give the largest quantity that it may have. Raises InvalidUse, UnknownUse,
         HoldIdReused, GateMisconfigured.
         """
-        named, hold_id, use, life_s = (
-            account_named(account),
-            hold_named(id),
-            use_asked(feature, model, quantity),
-            life_s_of(expires_in),
-        )
+        account, hold_id = valid_account(account), valid_hold_id(id)
+        use, life_s = valid_use(feature, model, quantity), hold_life_s(expires_in)
         try:
-            return self._way.hold(named, hold_id, use, life_s)
+            return self._transport.hold(account, hold_id, use, life_s)
         except GateUnavailable as error:
-            return degraded_hold(named, hold_id, self._on_unavailable, error)
+            return _degraded_hold(account, hold_id, self._on_unavailable, error)
 
     def release(self, account: str, id: str) -> ReleaseAnswer:
-        """Free a hold: the generation failed, or will not start.
+        """Free a hold whose generation failed, or will not start. It may be repeated.
 
-        Once or often. Raises InvalidUse, GateMisconfigured.
+        Raises InvalidUse, GateMisconfigured.
         """
-        named, hold_id = account_named(account), hold_named(id)
+        account, hold_id = valid_account(account), valid_hold_id(id)
         try:
-            return self._way.release(named, hold_id)
+            return self._transport.release(account, hold_id)
         except GateUnavailable as error:
-            return degraded_release(named, hold_id, error)
+            return _degraded_release(account, hold_id, error)
 
     @contextmanager
     def held(
@@ -182,11 +175,10 @@ class UsageGate:
         quantity: Quantity = 1,
         expires_in: timedelta | None = None,
     ) -> Iterator[HoldAnswer]:
-        """Hold while the body runs, and release if it raises.
+        """Hold while the body runs, and release the hold if the body raises.
 
-        Report the use in it, with ``hold_id=hold.id``.
-
-        Raises NotEnoughCredits where no hold is given, and what `hold` raises.
+        Report the use in the body, with ``hold_id=hold.id``. Raises NotEnoughCredits if no hold is
+        given, and what `hold` raises.
         """
         hold = self.hold(account, id, feature, model, quantity, expires_in=expires_in)
         if not hold.allowed:
@@ -194,15 +186,14 @@ class UsageGate:
         try:
             yield hold
         except BaseException:
-            with suppress(
-                GateError
-            ):  # what the body raised is what matters, and the hold frees itself
+            # The body's exception is the one that matters, and the hold expires by itself.
+            with suppress(GateError):
                 self.release(account, id)
             raise
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self._way.close()
+        """Close the connections."""
+        self._transport.close()
 
     def __enter__(self) -> UsageGate:
         return self
@@ -212,7 +203,7 @@ class UsageGate:
 
 
 class AsyncUsageGate:
-    """`UsageGate` for asyncio: of one event loop."""
+    """`UsageGate` for asyncio. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -227,12 +218,12 @@ class AsyncUsageGate:
         importing: bool = False,
     ) -> None:
         if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url):
-            self._way: AsyncWay = AsyncHttpWay(
+            self._transport: AsyncTransport = AsyncHttpTransport(
                 str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s
             )
         else:
             clock = Clock(is_importing=lambda: importing)
-            self._way = AsyncDirectWay(
+            self._transport = AsyncDirectTransport(
                 str(kafka),
                 str(redis_url),
                 prefix,
@@ -242,22 +233,31 @@ class AsyncUsageGate:
         self._on_unavailable: OnUnavailable = on_unavailable
 
     async def prepare(self) -> None:
-        """See `UsageGate.prepare`."""
-        await self._way.prepare()
+        """Learn what the first call needs to know.
+
+        See `UsageGate.prepare`.
+        """
+        await self._transport.prepare()
 
     async def check(
         self, account: str, feature: str, model: str | None = None, quantity: Quantity = 1
     ) -> CheckAnswer:
-        """See `UsageGate.check`."""
-        named, use = account_named(account), use_asked(feature, model, quantity)
-        try:
-            return await self._way.check(named, use)
-        except GateUnavailable as error:
-            return degraded_check(named, self._on_unavailable, error)
+        """Whether an account may start a use, its cost, and which upgrade would allow it.
 
-    async def quote(self, uses: Iterable[Asked]) -> QuoteAnswer:
-        """See `UsageGate.quote`."""
-        return await self._way.quote(uses_asked(uses))
+        See `UsageGate.check`.
+        """
+        account, use = valid_account(account), valid_use(feature, model, quantity)
+        try:
+            return await self._transport.check(account, use)
+        except GateUnavailable as error:
+            return _degraded_check(account, self._on_unavailable, error)
+
+    async def quote(self, uses: Iterable[UseToQuote]) -> QuoteAnswer:
+        """What uses (feature, model, quantity) would cost together, and which plans cover that.
+
+        See `UsageGate.quote`.
+        """
+        return await self._transport.quote(valid_uses(uses))
 
     async def hold(
         self,
@@ -269,25 +269,27 @@ class AsyncUsageGate:
         *,
         expires_in: timedelta | None = None,
     ) -> HoldAnswer:
-        """See `UsageGate.hold`."""
-        named, hold_id, use, life_s = (
-            account_named(account),
-            hold_named(id),
-            use_asked(feature, model, quantity),
-            life_s_of(expires_in),
-        )
+        """Reserve what a use may cost, if its account may start it.
+
+        See `UsageGate.hold`.
+        """
+        account, hold_id = valid_account(account), valid_hold_id(id)
+        use, life_s = valid_use(feature, model, quantity), hold_life_s(expires_in)
         try:
-            return await self._way.hold(named, hold_id, use, life_s)
+            return await self._transport.hold(account, hold_id, use, life_s)
         except GateUnavailable as error:
-            return degraded_hold(named, hold_id, self._on_unavailable, error)
+            return _degraded_hold(account, hold_id, self._on_unavailable, error)
 
     async def release(self, account: str, id: str) -> ReleaseAnswer:
-        """See `UsageGate.release`."""
-        named, hold_id = account_named(account), hold_named(id)
+        """Free a hold whose generation failed, or will not start. It may be repeated.
+
+        See `UsageGate.release`.
+        """
+        account, hold_id = valid_account(account), valid_hold_id(id)
         try:
-            return await self._way.release(named, hold_id)
+            return await self._transport.release(account, hold_id)
         except GateUnavailable as error:
-            return degraded_release(named, hold_id, error)
+            return _degraded_release(account, hold_id, error)
 
     @asynccontextmanager
     async def held(
@@ -300,20 +302,23 @@ class AsyncUsageGate:
         quantity: Quantity = 1,
         expires_in: timedelta | None = None,
     ) -> AsyncIterator[HoldAnswer]:
-        """See `UsageGate.held`."""
+        """Hold while the body runs, and release the hold if the body raises.
+
+        See `UsageGate.held`.
+        """
         hold = await self.hold(account, id, feature, model, quantity, expires_in=expires_in)
         if not hold.allowed:
             raise NotEnoughCredits(hold)
         try:
             yield hold
         except BaseException:
-            with suppress(GateError):  # as above
+            with suppress(GateError):
                 await self.release(account, id)
             raise
 
     async def close(self) -> None:
-        """Let go of the connections."""
-        await self._way.close()
+        """Close the connections."""
+        await self._transport.close()
 
     async def __aenter__(self) -> AsyncUsageGate:
         return self
@@ -322,12 +327,12 @@ class AsyncUsageGate:
         await self.close()
 
 
-def degraded_check(
+def _degraded_check(
     account: str, on_unavailable: OnUnavailable, error: GateUnavailable
 ) -> CheckAnswer:
-    """The answer where there is none."""
-    logger.warning(
-        "nobody says whether an account may start a use, so it is told to %s: %s",
+    """The answer to a check if no answer came."""
+    log.warning(
+        "no answer about whether an account may start a use, so on_unavailable=%s decides: %s",
         on_unavailable,
         error,
     )
@@ -337,16 +342,14 @@ def degraded_check(
     )
 
 
-def degraded_hold(
+def _degraded_hold(
     account: str, hold_id: str, on_unavailable: OnUnavailable, error: GateUnavailable
 ) -> HoldAnswer:
-    """The answer where there is none.
+    """The answer to a request to hold if no answer came.
 
-    The hold may have been placed all the same; then it frees itself, or its use settles it.
+    The hold may be there all the same; then it expires, or its use settles it.
     """
-    logger.warning(
-        "nobody says whether credits are held, so a use is told to %s: %s", on_unavailable, error
-    )
+    log.warning("no answer about a hold, so on_unavailable=%s decides: %s", on_unavailable, error)
     allowed = on_unavailable == "allow"
     return HoldAnswer(
         account=account,
@@ -357,9 +360,9 @@ def degraded_hold(
     )
 
 
-def degraded_release(account: str, hold_id: str, error: GateUnavailable) -> ReleaseAnswer:
-    """The answer where there is none: the hold frees itself."""
-    logger.warning("a hold may not be released, and then frees itself: %s", error)
+def _degraded_release(account: str, hold_id: str, error: GateUnavailable) -> ReleaseAnswer:
+    """The answer to a request to release if no answer came: the hold expires by itself."""
+    log.warning("no answer about a release; if it failed, the hold expires by itself: %s", error)
     return ReleaseAnswer(account=account, id=hold_id, state=None, degraded=True)
 
 
@@ -376,4 +379,4 @@ def _asks_gateway(
         return True
     if gateway is None and key is None and kafka is not None and redis_url is not None:
         return False
-    raise ValueError("a gate is told either gateway and key, or kafka and redis_url")
+    raise ValueError("give a gate either gateway and key, or kafka and redis_url")

@@ -1,5 +1,6 @@
-"""A gate for the tests of programs that ask before they generate: accounts and holds lie in memory,
-the rules are the ledger's.
+"""A gate for the tests of programs that ask before they generate, by the ledger's own rules.
+
+Its accounts and holds are in memory.
 
 ::
 
@@ -52,14 +53,12 @@ from usageledger.sdk.gate.answers import (
     quote_answer,
     release_answer,
 )
-from usageledger.sdk.gate.arguments import Quantity, account_named, use_asked
+from usageledger.sdk.gate.arguments import Quantity, valid_account, valid_use
 from usageledger.sdk.gate.gates import AsyncUsageGate, OnUnavailable, UsageGate
 
 T = TypeVar("T")
 
 _SOURCE = "/tests"
-
-
 _HEAD = encode(Head(ledger="memory"))
 
 
@@ -68,8 +67,8 @@ class InMemoryGate(UsageGate):
 
     Accounts that are not opened are on Free; ``catalog`` is the shipped one unless given.
 
-    ``is_available``: while it is False nobody answers, as in an outage. ``now``: its time, for
-    tests that let it pass.
+    While ``is_available`` is False no answer comes, as in an outage. ``now`` is its time, for tests
+    that let time pass.
     """
 
     def __init__(
@@ -79,8 +78,8 @@ class InMemoryGate(UsageGate):
         catalog: Catalog | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._memory = _MemoryWay(load_shipped_catalog() if catalog is None else catalog, now)
-        self._way = self._memory
+        self._memory = _MemoryTransport(load_shipped_catalog() if catalog is None else catalog, now)
+        self._transport = self._memory
         self._on_unavailable = on_unavailable
 
     @property
@@ -93,19 +92,19 @@ class InMemoryGate(UsageGate):
         self._memory.is_available = value
 
     def open(self, account: str, *, plan: str = "free", used: str | int = 0) -> None:
-        """Have an account be on a plan, ``used`` credits into its period; one that is there already
-        begins anew.
+        """Put an account on a plan, with ``used`` credits used in its period.
 
-        Raises InvalidUse for a plan that the catalog does not have.
+        An account that exists already begins anew. Raises InvalidUse for a plan that the catalog
+        does not have.
         """
-        self._memory.forget(account_named(account))
-        self._memory.tell(
+        self._memory.forget(valid_account(account))
+        self._memory.record(
             AccountOpened(**self._header(account, "open"), plan=plan, used=parse_credits(used))
         )
 
     def suspend(self, account: str, reason: str = "payment_failed") -> None:
         """Suspend an account."""
-        self._memory.tell(AccountSuspended(**self._header(account, "suspend"), reason=reason))
+        self._memory.record(AccountSuspended(**self._header(account, "suspend"), reason=reason))
 
     def use(
         self,
@@ -116,12 +115,10 @@ class InMemoryGate(UsageGate):
         *,
         hold_id: str | None = None,
     ) -> None:
-        """Have a use be charged, as when it has been reported; it settles the hold that it
-        names.
-        """
-        use = use_asked(feature, model, quantity)
+        """Charge a use as if it had been reported; this settles the hold that it names."""
+        use = valid_use(feature, model, quantity)
         header = self._header(account, "use")
-        self._memory.tell(
+        self._memory.record(
             UsageRecorded(
                 **header,
                 feature=use.feature,
@@ -132,32 +129,32 @@ class InMemoryGate(UsageGate):
         )
 
     def for_asyncio(self) -> AsyncUsageGate:
-        """The same gate, of the same accounts and holds, as an `AsyncUsageGate`."""
+        """The same gate, with the same accounts and holds, as an `AsyncUsageGate`."""
         return _AsyncInMemoryGate(self._memory, self._on_unavailable)
 
-    def _header(self, account: str, what: str) -> dict[str, Any]:
-        name = f"{what}-{self._memory.told}"
+    def _header(self, account: str, kind: str) -> dict[str, Any]:
+        event_id = f"{kind}-{self._memory.events}"
         return {
-            "account": account_named(account),
+            "account": valid_account(account),
             "source": _SOURCE,
-            "id": name,
+            "id": event_id,
             "occurred_at": self._memory.clock.now(),
         }
 
 
 class _AsyncInMemoryGate(AsyncUsageGate):
-    def __init__(self, memory: _MemoryWay, on_unavailable: OnUnavailable) -> None:
-        self._way = _AsyncMemoryWay(memory)
+    def __init__(self, memory: _MemoryTransport, on_unavailable: OnUnavailable) -> None:
+        self._transport = _AsyncMemoryTransport(memory)
         self._on_unavailable = on_unavailable
 
 
-class _MemoryWay:
-    """See `Way`."""
+class _MemoryTransport:
+    """See `Transport`."""
 
     def __init__(self, catalog: Catalog, now: Callable[[], datetime]) -> None:
         self.clock = Clock(now)
         self.is_available = True
-        self.told = 0
+        self.events = 0
         self._catalogs = AdoptedCatalogs((catalog,))
         self._view = MemoryView(now_ms=lambda: milliseconds(now()))
 
@@ -179,22 +176,22 @@ class _MemoryWay:
         return release_answer(account, hold_id, self._run(release_query(account, hold_id)))
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""
 
     def forget(self, account: str) -> None:
-        """Have an account be one that nobody knows."""
+        """Forget an account, so that it is unknown."""
         self._view.stored_accounts.pop(account, None)
 
-    def tell(self, event: AnyEvent) -> None:
-        """Decide an event as the ledger does. Raises InvalidUse where it is refused."""
-        self.told += 1
+    def record(self, event: AnyEvent) -> None:
+        """Decide an event as the ledger does. Raises InvalidUse if it is refused."""
+        self.events += 1
         stored = self._view.stored_accounts.get(event.account)
         state = None if stored is None else decode_account(stored)
         decision = decide(
             event, state=state, identity=None, appended_at=self.clock.now(), catalogs=self._catalogs
         )
         if decision.entries[-1].kind == "refusal" or decision.state is None:
-            raise InvalidUse(f"the ledger refuses that: {decision.entries[-1].reason}")
+            raise InvalidUse(f"the ledger refuses this: {decision.entries[-1].reason}")
         self._view.stored_accounts[event.account] = encode(decision.state)
         if isinstance(event, UsageRecorded) and event.hold_id is not None:
             self._view.settle([(event.account, event.hold_id)])
@@ -202,7 +199,7 @@ class _MemoryWay:
     def _run(self, query: Query[T]) -> T:
         if not self.is_available:
             raise GateUnavailable("is_available is False")
-        # Counters that are always up to date.
+        # The counters are always up to date.
         self._view.stored_head = StoredHead(Position(0, ""), _HEAD, self._view.now_ms())
 
         def answer(step: Step) -> Any:
@@ -214,10 +211,10 @@ class _MemoryWay:
             raise UnknownUse(str(error), error.reason) from error
 
 
-class _AsyncMemoryWay:
-    """See `AsyncWay`."""
+class _AsyncMemoryTransport:
+    """See `AsyncTransport`."""
 
-    def __init__(self, memory: _MemoryWay) -> None:
+    def __init__(self, memory: _MemoryTransport) -> None:
         self._memory = memory
 
     async def prepare(self) -> None:
@@ -236,4 +233,4 @@ class _AsyncMemoryWay:
         return self._memory.release(account, hold_id)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""

@@ -1,5 +1,6 @@
-"""What a gate that asks Redis directly has to know of the ledger: how many partitions there are,
-and the catalogs. Both lie in Kafka.
+"""What a gate that asks Redis directly must know about the ledger, from Kafka.
+
+That is the number of partitions, and the catalogs.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ PATIENCE_S = 10.0
 
 
 class LedgerFacts:
-    """Kafka is asked at first, and again when a catalog has been adopted since: in a thread of its
-    own, for a broker that is away takes its time to say so. What it answers late is there for who
-    asks next. May be shared by threads.
+    """A ledger's number of partitions and its catalogs, read from Kafka. Threads may share it.
 
-    Waiting takes PATIENCE_S, and ``timeout_s`` from when it has been in vain until Kafka has
-    answered again.
+    Kafka is asked at first, and again when another catalog has been adopted. It is asked in a
+    thread of its own, because an unreachable broker takes long to fail. A late answer serves the
+    next caller. A caller waits up to PATIENCE_S, but only ``timeout_s`` once a wait was in vain,
+    until Kafka answers again.
     """
 
     def __init__(self, kafka: str, prefix: str, timeout_s: float) -> None:
@@ -43,19 +44,19 @@ class LedgerFacts:
 
     @property
     def is_known(self) -> bool:
-        """Whether the partitions are known, so that an account can be found."""
+        """Whether the number of partitions is known, so that an account can be found."""
         return self._partition_count > 0
 
-    def partition(self, account: str) -> PartitionKeys:
-        """Where an account's keys are; ``is_known`` comes first."""
+    def keys(self, account: str) -> PartitionKeys:
+        """The keys of an account's partition. Requires `is_known`."""
         return PartitionKeys(self._prefix, partition_of(account.encode(), self._partition_count))
 
     def known_catalogs(self, before: int) -> AdoptedCatalogs | None:
-        """Catalogs that need not be read first."""
+        """The catalogs below an offset if they need not be read first; otherwise None."""
         return self._catalogs.known(before) or None
 
     def learn(self) -> None:
-        """Learn how many partitions there are. Raises GateUnavailable, GateMisconfigured."""
+        """Learn the number of partitions. Raises GateUnavailable, GateMisconfigured."""
         count = self._answer("partitions", self._catalogs.partition_count)
         if count == 0:
             raise GateMisconfigured(
@@ -65,7 +66,7 @@ class LedgerFacts:
         self._partition_count = count
 
     def catalogs(self, before: int) -> AdoptedCatalogs:
-        """Catalogs as `CatalogsUpTo` asks for them. Raises GateUnavailable, GateMisconfigured."""
+        """The answer to `CatalogsUpTo`. Raises GateUnavailable, GateMisconfigured."""
         found = self._answer(f"catalogs {before}", lambda: self._catalogs.up_to(before))
         if not found:
             raise GateMisconfigured(
@@ -74,9 +75,9 @@ class LedgerFacts:
         return found
 
     def notice_fork(self) -> bool:
-        """Whether this is a forked child that has not noticed yet.
+        """Begin anew in a forked child, and return whether this call did.
 
-        What its parent's threads were to answer never comes here.
+        Answers that the parent's threads wait for never come to the child.
         """
         if self._process == os.getpid():
             return False
@@ -86,21 +87,21 @@ class LedgerFacts:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._catalogs = PublishedCatalogs(self._kafka, self._prefix)
-        self._turn = Lock()
+        self._lock = Lock()
         self._asked: dict[str, Future[object]] = {}
 
     def be_patient(self) -> None:
-        """Wait for as long as at first, though it has been in vain."""
+        """Wait up to PATIENCE_S again, though a wait was in vain."""
         self._wait_s = PATIENCE_S
 
     def _answer(self, name: str, question: Callable[[], T]) -> T:
-        """What Kafka answers; a question that is on its way already is not asked twice."""
-        with self._turn:
+        """Kafka's answer. A question that waits for its answer already is not asked twice."""
+        with self._lock:
             asked = self._asked.get(name)
             if asked is None:
                 asked = self._asked[name] = Future()
                 Thread(
-                    target=_carry_out,
+                    target=_answer_into,
                     args=(asked, question),
                     name=f"usageledger-{name}",
                     daemon=True,
@@ -110,10 +111,10 @@ class LedgerFacts:
         if not asked.done():
             self._wait_s = self._timeout_s
             raise GateUnavailable(f"Kafka did not answer within {wait_s:g} s")
-        with self._turn:
+        with self._lock:
             self._asked.pop(name, None)
         try:
-            answer: T = asked.result()  # type: ignore[assignment]  # what is asked under one name has one type
+            answer: T = asked.result()  # type: ignore[assignment]  # one name has one type of answer
         except (KafkaError, LogUnreadable, OSError) as error:
             self._wait_s = self._timeout_s
             raise GateUnavailable(
@@ -123,8 +124,8 @@ class LedgerFacts:
         return answer
 
 
-def _carry_out(asked: Future[object], question: Callable[[], object]) -> None:
+def _answer_into(asked: Future[object], question: Callable[[], object]) -> None:
     try:
         asked.set_result(question())
-    except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+    except BaseException as error:  # noqa: BLE001 - raised where the answer is awaited
         asked.set_exception(error)

@@ -1,4 +1,4 @@
-"""Asking the gateway over HTTP: what is sent, and what its answers mean."""
+"""Asking the gateway over HTTP: its requests, and what its responses mean."""
 
 from __future__ import annotations
 
@@ -37,147 +37,148 @@ _LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepal
 
 
 @dataclass(frozen=True, slots=True)
-class HttpQuestion(Generic[T]):
-    """One request, and what its answer means."""
+class HttpRequest(Generic[T]):
+    """One request, and how its response is read."""
 
     path: str
     body: Mapping[str, Any] | None
     read: Callable[[Any], T]
     read_problem: Callable[[Any], T | None] = lambda _: None
-    """What problem details mean that are an answer; None for those that are not."""
+    """Reads problem details that are an answer; returns None for those that are an error."""
 
 
-class HttpWay:
-    """See `Way`. May be shared by threads, and by processes that are forked from this one."""
+class HttpTransport:
+    """See `Transport`. Threads, and processes forked from this one, may share it."""
 
     def __init__(self, url: str, key: str, timeout_s: float) -> None:
         self._new_client = partial(_new_client, url, key, timeout_s)
         self._client, self._process = self._new_client(), os.getpid()
 
     def prepare(self) -> None:
-        """There is nothing to be read first."""
+        """Nothing must be known before the first call."""
 
     def check(self, account: str, use: Use) -> CheckAnswer:
-        return self._ask(check_question(account, use))
+        return self._ask(check_request(account, use))
 
     def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
-        return self._ask(quote_question(uses))
+        return self._ask(quote_request(uses))
 
     def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return self._ask(hold_question(account, hold_id, use, life_s))
+        return self._ask(hold_request(account, hold_id, use, life_s))
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return self._ask(release_question(account, hold_id))
+        return self._ask(release_request(account, hold_id))
 
     def close(self) -> None:
         self._client.close()
 
-    def _ask(self, question: HttpQuestion[T]) -> T:
+    def _ask(self, request: HttpRequest[T]) -> T:
         if self._process != os.getpid():
-            # A forked child must not read its parent's answers.
+            # A forked child must not read its parent's responses.
             self._client, self._process = self._new_client(), os.getpid()
         try:
-            response = self._client.post(question.path, json=question.body)
+            response = self._client.post(request.path, json=request.body)
         except httpx.HTTPError as error:
             raise GateUnavailable(
                 f"the gateway cannot be asked: {error or type(error).__name__}"
             ) from error
-        return answer_in(response, question)
+        return answer_from(response, request)
 
 
-class AsyncHttpWay:
-    """See `AsyncWay`. Of one event loop."""
+class AsyncHttpTransport:
+    """See `AsyncTransport`. It belongs to one event loop."""
 
     def __init__(self, url: str, key: str, timeout_s: float) -> None:
         self._client = httpx.AsyncClient(**_options(url, key, timeout_s), limits=_LIMITS)
 
     async def prepare(self) -> None:
-        """There is nothing to be read first."""
+        """Nothing must be known before the first call."""
 
     async def check(self, account: str, use: Use) -> CheckAnswer:
-        return await self._ask(check_question(account, use))
+        return await self._ask(check_request(account, use))
 
     async def quote(self, uses: Sequence[Use]) -> QuoteAnswer:
-        return await self._ask(quote_question(uses))
+        return await self._ask(quote_request(uses))
 
     async def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return await self._ask(hold_question(account, hold_id, use, life_s))
+        return await self._ask(hold_request(account, hold_id, use, life_s))
 
     async def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return await self._ask(release_question(account, hold_id))
+        return await self._ask(release_request(account, hold_id))
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _ask(self, question: HttpQuestion[T]) -> T:
+    async def _ask(self, request: HttpRequest[T]) -> T:
         try:
-            response = await self._client.post(question.path, json=question.body)
+            response = await self._client.post(request.path, json=request.body)
         except httpx.HTTPError as error:
             raise GateUnavailable(
                 f"the gateway cannot be asked: {error or type(error).__name__}"
             ) from error
-        return answer_in(response, question)
+        return answer_from(response, request)
 
 
-def check_question(account: str, use: Use) -> HttpQuestion[CheckAnswer]:
-    """Whether a use may start."""
-    return HttpQuestion(
-        f"/v1/accounts/{segment(account)}/check", _use(use), lambda said: _check_in(account, said)
+def check_request(account: str, use: Use) -> HttpRequest[CheckAnswer]:
+    """The request to check a use."""
+    return HttpRequest(
+        f"/v1/accounts/{segment(account)}/check",
+        _use_body(use),
+        lambda body: _check_in(account, body),
     )
 
 
-def quote_question(uses: Sequence[Use]) -> HttpQuestion[QuoteAnswer]:
-    """What uses would cost."""
-    return HttpQuestion("/v1/quote", {"uses": [_use(use) for use in uses]}, _quote_in)
+def quote_request(uses: Sequence[Use]) -> HttpRequest[QuoteAnswer]:
+    """The request to quote uses."""
+    return HttpRequest("/v1/quote", {"uses": [_use_body(use) for use in uses]}, _quote_in)
 
 
-def hold_question(account: str, hold_id: str, use: Use, life_s: int) -> HttpQuestion[HoldAnswer]:
-    """A request to hold."""
-    body = {"id": hold_id, **_use(use), "expires_in": life_s}
-    return HttpQuestion(
+def hold_request(account: str, hold_id: str, use: Use, life_s: int) -> HttpRequest[HoldAnswer]:
+    """The request to hold what a use may cost."""
+    return HttpRequest(
         f"/v1/accounts/{segment(account)}/holds",
-        body,
-        lambda said: _hold_in(account, hold_id, said, None),
-        lambda said: (
-            _hold_in(account, hold_id, said, said["code"])
-            if said.get("code") in _REFUSALS
+        {"id": hold_id, **_use_body(use), "expires_in": life_s},
+        lambda body: _hold_in(account, hold_id, body, None),
+        lambda body: (
+            _hold_in(account, hold_id, body, body["code"])
+            if body.get("code") in _REFUSALS
             else None
         ),
     )
 
 
-def release_question(account: str, hold_id: str) -> HttpQuestion[ReleaseAnswer]:
-    """A request to free a hold."""
-    return HttpQuestion(
+def release_request(account: str, hold_id: str) -> HttpRequest[ReleaseAnswer]:
+    """The request to release a hold."""
+    return HttpRequest(
         f"/v1/accounts/{segment(account)}/holds/{segment(hold_id)}/release",
         None,
-        lambda said: ReleaseAnswer(account=account, id=hold_id, state=said["state"]),
+        lambda body: ReleaseAnswer(account=account, id=hold_id, state=body["state"]),
     )
 
 
-def answer_in(response: httpx.Response, question: HttpQuestion[T]) -> T:
-    """What a response means. Raises GateError."""
+def answer_from(response: httpx.Response, request: HttpRequest[T]) -> T:
+    """The answer in a response. Raises GateError."""
     try:
-        said = response.json()
+        body = response.json()
         if response.is_success:
-            return question.read(said)
-        answer = question.read_problem(said)
+            return request.read(body)
+        answer = request.read_problem(body)
     except (ValueError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
         if response.status_code >= 500:
             raise GateUnavailable(
-                f"something before the gateway answered {response.status_code}"
+                f"something in front of the gateway answered {response.status_code}"
             ) from error
         raise GateMisconfigured(
-            f"{response.request.url} is no gateway: it answered {response.status_code} with "
-            "something else"
+            f"{response.request.url} is not a gateway: it answered {response.status_code} with "
+            "something that no gateway sends"
         ) from error
     if answer is None:
-        raise _failure(response.status_code, said)
+        raise _failure(response.status_code, body)
     return answer
 
 
-def _failure(status: int, said: Mapping[str, Any]) -> GateError:
-    code, detail = said.get("code"), str(said.get("detail", status))
+def _failure(status: int, body: Mapping[str, Any]) -> GateError:
+    code, detail = body.get("code"), str(body.get("detail", status))
     if status >= 500 or code == "rate_limited":
         return GateUnavailable(detail)
     if code in ("unknown_feature", "unknown_model"):
@@ -187,38 +188,38 @@ def _failure(status: int, said: Mapping[str, Any]) -> GateError:
     return InvalidUse(detail) if code == "invalid_request" else GateMisconfigured(detail)
 
 
-def _use(use: Use) -> dict[str, Any]:
+def _use_body(use: Use) -> dict[str, Any]:
     return {"feature": use.feature, "model": use.model, "quantity": format_quantity(use.quantity)}
 
 
-def _check_in(account: str, said: Mapping[str, Any]) -> CheckAnswer:
+def _check_in(account: str, body: Mapping[str, Any]) -> CheckAnswer:
     return CheckAnswer(
         account=account,
-        allowed=said["allowed"],
-        reason=said["reason"],
-        cost=Decimal(said["cost"]),
-        **_standing_in(said),
-        **_advice_in(said),
+        allowed=body["allowed"],
+        reason=body["reason"],
+        cost=Decimal(body["cost"]),
+        **_figures_in(body),
+        **_context_in(body),
     )
 
 
 def _hold_in(
-    account: str, hold_id: str, said: Mapping[str, Any], refusal: str | None
+    account: str, hold_id: str, body: Mapping[str, Any], refusal: str | None
 ) -> HoldAnswer:
     return HoldAnswer(
         account=account,
         id=hold_id,
         allowed=refusal is None,
         reason=refusal,
-        state=said["state"] if refusal is None else None,
-        credits=Decimal(said["credits"]),
-        expires_at=None if refusal is not None else _time_in(said["expires_at"]),
-        **_standing_in(said),
-        **_advice_in(said),
+        state=body["state"] if refusal is None else None,
+        credits=Decimal(body["credits"]),
+        expires_at=None if refusal is not None else _time_in(body["expires_at"]),
+        **_figures_in(body),
+        **_context_in(body),
     )
 
 
-def _quote_in(said: Mapping[str, Any]) -> QuoteAnswer:
+def _quote_in(body: Mapping[str, Any]) -> QuoteAnswer:
     uses = [
         QuotedUse(
             feature=use["feature"],
@@ -226,49 +227,49 @@ def _quote_in(said: Mapping[str, Any]) -> QuoteAnswer:
             quantity=Decimal(use["quantity"]),
             credits=Decimal(use["credits"]),
         )
-        for use in said["uses"]
+        for use in body["uses"]
     ]
     return QuoteAnswer(
-        total=Decimal(said["total"]),
+        total=Decimal(body["total"]),
         uses=tuple(uses),
-        fits=tuple(_upgrade_in(plan) for plan in said["fits"]),
-        catalog=said["catalog"],
+        fits=tuple(_upgrade_in(plan) for plan in body["fits"]),
+        catalog=body["catalog"],
     )
 
 
-def _standing_in(said: Mapping[str, Any]) -> dict[str, Any]:
+def _figures_in(body: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "remaining": Decimal(said["remaining"]),
-        "held": Decimal(said["held"]),
-        "available": Decimal(said["available"]),
+        "remaining": Decimal(body["remaining"]),
+        "held": Decimal(body["held"]),
+        "available": Decimal(body["available"]),
     }
 
 
-def _advice_in(said: Mapping[str, Any]) -> dict[str, Any]:
-    upgrade = said.get("upgrade")
+def _context_in(body: Mapping[str, Any]) -> dict[str, Any]:
+    upgrade = body.get("upgrade")
     return {
-        "suspension": said.get("suspension"),
+        "suspension": body.get("suspension"),
         "upgrade": None if upgrade is None else _upgrade_in(upgrade),
-        "resets_at": _time_in(said["resets_at"]),
-        "as_of": _time_in(said["as_of"]),
+        "resets_at": _time_in(body["resets_at"]),
+        "as_of": _time_in(body["as_of"]),
     }
 
 
-def _upgrade_in(said: Mapping[str, Any]) -> Upgrade:
+def _upgrade_in(body: Mapping[str, Any]) -> Upgrade:
     return Upgrade(
-        plan=said["plan"],
-        name=said["name"],
-        price_cents=said["price_cents"],
-        allotment=Decimal(said["allotment"]),
+        plan=body["plan"],
+        name=body["name"],
+        price_cents=body["price_cents"],
+        allotment=Decimal(body["allotment"]),
     )
 
 
-def _time_in(said: str | None) -> datetime | None:
-    return None if said is None else datetime.fromisoformat(said)
+def _time_in(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def segment(name: str) -> str:
-    """A name as a segment of a path. One of dots alone would be taken for a step up."""
+    """A name as a path segment. Dots alone are encoded, or they would mean the parent."""
     return quoted(name, safe="") if name.strip(".") else "%2E" * len(name)
 
 

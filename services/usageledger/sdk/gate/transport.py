@@ -1,6 +1,6 @@
-"""The ways in which a gate can ask.
+"""The transports by which a gate asks: Redis directly, the gateway over HTTP, or memory in tests.
 
-Each raises GateUnavailable where nobody answers in time, GateMisconfigured where nobody ever will.
+Each raises GateUnavailable if no answer comes in time, and GateMisconfigured if none ever will.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from usageledger.domain.checking import Use
 from usageledger.sdk.gate.answers import CheckAnswer, HoldAnswer, QuoteAnswer, ReleaseAnswer
 
 
-class Way(Protocol):
-    """Asks and waits."""
+class Transport(Protocol):
+    """A blocking transport."""
 
     def prepare(self) -> None: ...
 
@@ -28,8 +28,8 @@ class Way(Protocol):
     def close(self) -> None: ...
 
 
-class AsyncWay(Protocol):
-    """Asks without keeping the event loop waiting."""
+class AsyncTransport(Protocol):
+    """A transport for asyncio."""
 
     async def prepare(self) -> None: ...
 

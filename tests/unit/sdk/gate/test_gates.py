@@ -5,6 +5,7 @@ gateway's answers mean to it.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -25,10 +26,10 @@ from usageledger.sdk.gate.answers import (
     Upgrade,
 )
 from usageledger.sdk.gate.over_http import (
-    answer_in,
-    check_question,
-    hold_question,
-    release_question,
+    answer_from,
+    check_request,
+    hold_request,
+    release_request,
 )
 from usageledger.testing import InMemoryGate
 
@@ -262,7 +263,10 @@ def test_when_nobody_answers_the_answer_is_the_callers_and_says_so(
         assert answer.reason == (None if allowed else "unavailable")
         assert said_by(answer, "remaining", "available", "upgrade") == (None, None, None)
     assert said_by(release, "state", "degraded") == (None, True)
-    assert "nobody says" in caplog.text
+    assert (
+        f"no answer about whether an account may start a use, so on_unavailable={on_unavailable}"
+        in caplog.text
+    )
     with pytest.raises(GateUnavailable):
         gate.quote([("chat_action", None, 1)])
 
@@ -274,14 +278,14 @@ def response(status: int, said: Any) -> httpx.Response:
 
 
 def test_what_a_gate_sends_names_the_account_in_the_path_and_the_use_in_the_body() -> None:
-    assert check_question("team/7 ü", USE).path == "/v1/accounts/team%2F7%20%C3%BC/check"
-    assert check_question("..", USE).path == "/v1/accounts/%2E%2E/check"
-    assert check_question("a", USE).body == {
+    assert check_request("team/7 ü", USE).path == "/v1/accounts/team%2F7%20%C3%BC/check"
+    assert check_request("..", USE).path == "/v1/accounts/%2E%2E/check"
+    assert check_request("a", USE).body == {
         "feature": "genai_video",
         "model": "veo_3",
         "quantity": "1.5",
     }
-    hold = hold_question("a", "job", USE, 90)
+    hold = hold_request("a", "job", USE, 90)
     assert said_by(hold, "path", "body") == (
         "/v1/accounts/a/holds",
         {
@@ -292,7 +296,7 @@ def test_what_a_gate_sends_names_the_account_in_the_path_and_the_use_in_the_body
             "expires_in": 90,
         },
     )
-    assert release_question("a", "j/1").path == "/v1/accounts/a/holds/j%2F1/release"
+    assert release_request("a", "j/1").path == "/v1/accounts/a/holds/j%2F1/release"
 
 
 def test_a_refused_hold_is_an_answer() -> None:
@@ -304,7 +308,7 @@ def test_a_refused_hold_is_an_answer() -> None:
         "upgrade": MAX,
         **STANDING,
     }
-    assert answer_in(response(402, said), hold_question("a", "job", USE, 90)) == HoldAnswer(
+    assert answer_from(response(402, said), hold_request("a", "job", USE, 90)) == HoldAnswer(
         account="a",
         id="job",
         allowed=False,
@@ -343,5 +347,22 @@ def test_what_is_no_answer_is_raised_as_what_it_means(
     status: int, said: Any, raised: type[GateError]
 ) -> None:
     with pytest.raises(raised) as failed:
-        answer_in(response(status, said), hold_question("a", "job", USE, 90))
+        answer_from(response(status, said), hold_request("a", "job", USE, 90))
     assert type(failed.value) is raised
+
+
+def test_the_sync_and_the_async_gate_have_the_same_methods_and_parameters() -> None:
+    blocking, looping = _methods_of(UsageGate), _methods_of(AsyncUsageGate)
+    assert {"check", "close", "held", "hold", "prepare", "quote", "release"} <= blocking.keys()
+    assert blocking == looping
+
+
+def _methods_of(gate: type) -> dict[str, tuple[list[str], str]]:
+    """Each public method's parameters with their defaults, and its docstring's first line."""
+    found = {}
+    for name, method in inspect.getmembers(gate, callable):
+        if name == "__init__" or not name.startswith("_"):
+            parameters = inspect.signature(method).parameters.values()
+            summary = (method.__doc__ or "").partition("\n")[0]
+            found[name] = ([str(parameter) for parameter in parameters], summary)
+    return found
