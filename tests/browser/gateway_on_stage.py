@@ -190,4 +190,4 @@ def on_stage(directory: Path) -> Iterator[GatewayOnStage]:
             gateway.hang_up() if gateway._loop else None
             server.should_exit = True
             thread.join(10)
-            gateway.world.store.close()
+            gateway.world.close()

@@ -22,13 +22,14 @@ from usageledger import UsageMeter
 from usageledger.domain.catalog import Feature, Model
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.entry import InputAddress
-from usageledger.gateway.inspector import Connections, Inspector
+from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.problems import Problem
 from usageledger.local.ports import free_port
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import catalog_connector, publish, published_catalogs
+from usageledger.operations.ledger_inspection import LedgerConnections
 from usageledger.operations.waiting import is_true_within
 
 pytestmark = pytest.mark.timeout(180)
@@ -172,14 +173,14 @@ def test_an_idle_ledger_lags_in_nothing(console: Console) -> None:
 def test_where_no_broker_answers_that_is_said_within_the_bound(redis_url: str) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     inspector = Inspector(
-        partial(Connections, nobody, redis_url, ""), "", PublishedCatalogs(nobody, "")
+        partial(LedgerConnections, nobody, redis_url, "", PublishedCatalogs(nobody, ""))
     )
 
     async def scenario() -> list[str]:
         asked = (
-            inspector.look,
+            inspector.progress,
             inspector.catalogs,
-            lambda: inspector.records([InputAddress(topic="usage", partition=0, offset=0)]),
+            lambda: inspector.refused_records([InputAddress(topic="usage", partition=0, offset=0)]),
         )
         codes = []
         for ask in asked:
@@ -202,14 +203,14 @@ def test_a_record_that_is_no_longer_in_its_topic_is_told_from_one_that_is(
     with log_reader(kafka) as reader:
         ends = [reader.end_offset(Topics(prefix).usage, partition) for partition in (0, 1)]
     inspector = Inspector(
-        partial(Connections, kafka, redis_url, prefix), prefix, PublishedCatalogs(kafka, prefix)
+        partial(LedgerConnections, kafka, redis_url, prefix, PublishedCatalogs(kafka, prefix))
     )
     wanted = [
         InputAddress(topic="usage", partition=partition, offset=offset)
         for partition, end in enumerate(ends)
         for offset in (0, end)
     ]
-    found = asyncio.run(inspector.records(wanted))
+    found = asyncio.run(inspector.refused_records(wanted))
     inspector.close()
     assert [record is not None for record in found] == [
         end > offset for end in ends for offset in (0, end)

@@ -20,8 +20,8 @@ from tests.integration.gateway_process import GatewayProcess
 from tests.integration.test_limits import until
 from tests.servers import RunningGateway
 from usageledger.domain.entry import LedgerEntry
-from usageledger.gateway.event_publisher import ACKNOWLEDGED_WITHIN_S, Outgoing, Reporter
 from usageledger.ledger.partitioning import partition_of
+from usageledger.log.event_publisher import ACKNOWLEDGED_WITHIN_S, EventPublisher, Outgoing
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
 
@@ -95,9 +95,9 @@ def test_where_no_broker_answers_nothing_is_said_to_be_taken(
     kafka: str, redis_url: str, prefix: str
 ) -> None:
     async def scenario() -> None:
-        reporter = Reporter("127.0.0.1:1")
+        reporter = EventPublisher("127.0.0.1:1")
         record = Outgoing(Topics(prefix).usage, 0, b"a", b"{}", None)
-        (sent,) = await reporter.report([record])
+        (sent,) = await reporter.publish([record])
         assert sent.offset is None
         assert sent.why
         await reporter.close()
@@ -133,14 +133,14 @@ def test_a_record_that_a_topic_refuses_fails_alone(kafka: str, prefix: str) -> N
     """One is too large for the topic: the other is taken, and so is what comes after."""
 
     async def scenario() -> None:
-        reporter = Reporter(kafka)
+        reporter = EventPublisher(kafka)
         topic = Topics(prefix).usage
-        taken, refused = await reporter.report(
+        taken, refused = await reporter.publish(
             [Outgoing(topic, 0, b"a", b"1", None), Outgoing(topic, 0, b"a", b"x" * 2_000_000, None)]
         )
         assert taken.offset == 0
         assert refused.offset is None
-        (after,) = await reporter.report([Outgoing(topic, 0, b"a", b"2", None)])
+        (after,) = await reporter.publish([Outgoing(topic, 0, b"a", b"2", None)])
         assert after.offset == 1
         await reporter.close()
 

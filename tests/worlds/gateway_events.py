@@ -1,32 +1,15 @@
-"""Limit events as the gateway follows them, and what a test needs to hear them."""
+"""Limit events as the gateway follows them."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from tests.worlds.limits_world import Kind, Ledger
 from usageledger.domain.chain import entry_at
-from usageledger.gateway.store import open_store
-from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, limit_record
-from usageledger.gateway.webhooks.deliveries import DeliveryStore
-from usageledger.gateway.webhooks.endpoints import EndpointStore
+from usageledger.gateway.streams.limit_store import LimitRecord, limit_record
 from usageledger.ledger.limit_events import limit_events
 
 NOW_MS = 1_795_000_000_000
-
-
-class Stores:
-    """A ``gateway.db`` of the test's own."""
-
-    def __init__(self, path: Path) -> None:
-        self.store: sqlite3.Connection = open_store(path)
-        turn = threading.Lock()
-        self.limits = LimitStore(self.store, turn)
-        self.endpoints = EndpointStore(self.store, turn)
-        self.deliveries = DeliveryStore(self.store, turn)
 
 
 class Announced:

@@ -1,12 +1,9 @@
-"""A gateway without Kafka and Redis: its app, its keys in a file of the test, and a clock that is
-moved.
-"""
+"""A gateway without Kafka and Redis: its app, its stores in a file, and a clock that is set."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,44 +16,71 @@ from kafka.errors import KafkaConnectionError
 from tests.worlds.account_sources import UnreachableAccounts
 from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts
-from usageledger.gateway.access.app_keys import Keys, Scope
+from usageledger.gateway.access.app_keys import Scope
+from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.app import ROUTERS, create_app
-from usageledger.gateway.dependencies import Gateway
-from usageledger.gateway.inspector import Connections, Inspector
-from usageledger.gateway.store import open_store
+from usageledger.gateway.inspector import Inspector
+from usageledger.gateway.parts import Gateway
+from usageledger.gateway.readiness import Readiness
+from usageledger.gateway.shared_answer import SharedAnswer
+from usageledger.gateway.stores import Stores
+from usageledger.gateway.streams.account_streams import Streams
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
-from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.log.event_publisher import Outgoing, Sent
+from usageledger.log.topics import Topics
+from usageledger.operations.ledger_inspection import LedgerConnections
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 
 
-def without_kafka() -> Connections:
-    """Whoever asks Kafka is told that nobody answers."""
+def without_kafka() -> LedgerConnections:
+    """No broker answers."""
     raise KafkaConnectionError
 
 
+async def publish_nowhere(records: Sequence[Outgoing]) -> Sequence[Sent]:
+    """Kafka accepts nothing."""
+    return [Sent(None, "this gateway has no Kafka") for _ in records]
+
+
 class GatewayWorld:
-    """``app`` answers requests by ``ask``; ``now`` is its time."""
+    """``app`` answers requests through ``ask``; ``now`` is its time."""
 
     def __init__(self, directory: Path) -> None:
         self.now = NOW
-        self.store: sqlite3.Connection = open_store(directory / "gateway.db")
-        turn = threading.Lock()
-        self.keys = Keys(self.store, turn)
-        catalogs = PublishedCatalogs("127.0.0.1:1", "")
-        accounts = Accounts(UnreachableAccounts(), partition_count=8, clock=Clock(lambda: self.now))
+        self.stores = Stores(directory / "gateway.db")
+        self.keys = self.stores.keys
         self.history = HistoryReader(directory / HISTORY_FILE)
+        accounts = Accounts(UnreachableAccounts(), partition_count=8, clock=Clock(lambda: self.now))
         self.gateway = Gateway(
-            store=self.store,
-            store_turn=turn,
-            keys=self.keys,
+            topics=Topics(),
+            now=lambda: self.now,
+            stores=self.stores,
             accounts=accounts,
             history=self.history,
-            inspector=Inspector(without_kafka, "", catalogs),
-            now=lambda: self.now,
+            inspector=Inspector(without_kafka),
+            publish=publish_nowhere,
+            streams=Streams(
+                accounts, self.stores.limits, self.stores.thread, lambda: self.now, lambda: None
+            ),
+            limits_trouble=lambda: None,
+            wake_webhooks=lambda: None,
+            webhook_reach="public",
+            rate_limits=RateLimits(),
+            readiness=Readiness({}),
+            store_counts=SharedAnswer(lambda: self.stores.thread.run(self.stores.counts)),
         )
         self.app: FastAPI = create_app(self.gateway, allowed_origins=["https://app.example"])
+
+    def use(self, **parts: Any) -> None:
+        """Replace parts of the gateway."""
+        self.gateway = self.app.state.gateway = replace(self.gateway, **parts)
+
+    def close(self) -> None:
+        """Close its files."""
+        self.history.close()
+        self.stores.close()
 
     def key(self, *scopes: Scope) -> str:
         """A key with these scopes."""

@@ -9,9 +9,9 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from usageledger.gateway.bodies import BodiesWithinBounds
-from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import described
+from usageledger.gateway.parts import Gateway
 from usageledger.gateway.paths import PathsAsSent
 from usageledger.gateway.problems import add_handlers
 from usageledger.gateway.routes import (

@@ -1,13 +1,13 @@
-"""What a route asks for before it answers: the gateway's parts, and a caller who may do this."""
+"""What a route asks for: parts of the gateway, and a caller who may do this.
+
+A route's signature names the parts that it touches and the scope that it needs.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
@@ -18,21 +18,24 @@ from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
 from usageledger.gateway.access.rate_limits import RateLimits
-from usageledger.gateway.event_publisher import Report, without_kafka
 from usageledger.gateway.inspector import Inspector
+from usageledger.gateway.parts import Gateway
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.shared_answer import Fresh
+from usageledger.gateway.readiness import Readiness
+from usageledger.gateway.shared_answer import SharedAnswer
 from usageledger.gateway.store import StoreThread
+from usageledger.gateway.stores import StoreCounts
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_store import LimitStore
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.deliveries import DeliveryStore
 from usageledger.gateway.webhooks.endpoints import EndpointStore
 from usageledger.history.reading import HistoryReader
+from usageledger.log.event_publisher import Publish
 from usageledger.log.topics import Topics
 
-# Every module with routes asks for something here, so it comes before the first of them.
+# Every module with routes imports this one, so `:segment` is known before the first route.
 register()
 
 SESSION_COOKIE = "usageledger_session"
@@ -42,68 +45,14 @@ _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="key",
     description="An app key (`ulk_…`), or an account token minted with one: `Authorization: Bearer "
-    "…`. Never in a URL.",
+    "…`. Never send it in a URL.",
 )
 
-
-class Counted(NamedTuple):
-    """What ``gateway.db`` has: deliveries that wait, those that are dead, accounts that are
-    blocked.
-    """
-
-    pending: int
-    dead: int
-    blocked: int
-
-
-@dataclass(slots=True)
-class Gateway:
-    """The parts that routes use.
-
-    ``readiness``: by name, what says why it is not ready, or nothing; ``missing``: what did so
-    last.
-
-    ``report`` puts events on Kafka, ``limits_trouble`` says why limit events are not known to be up
-    to date, ``webhooks_changed`` tells who delivers that there is something to do: by default there
-    is neither Kafka nor anybody who delivers.
-    """
-
-    store: sqlite3.Connection
-    store_turn: threading.Lock
-    keys: Keys
-    accounts: Accounts
-    history: HistoryReader
-    inspector: Inspector
-    topics: Topics = field(default_factory=Topics)
-    rate_limits: RateLimits = field(default_factory=RateLimits)
-    readiness: dict[str, Callable[[], Awaitable[str | None]]] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    report: Report = without_kafka
-    limits_trouble: Callable[[], str | None] = lambda: None
-    webhooks_changed: Callable[[], None] = lambda: None
-    webhook_reach: Reach = "public"
-    store_thread: StoreThread = field(default_factory=StoreThread)
-    limits: LimitStore = field(init=False)
-    streams: Streams = field(init=False)
-    webhook_endpoints: EndpointStore = field(init=False)
-    webhook_deliveries: DeliveryStore = field(init=False)
-    counted: Fresh[Counted] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.limits = LimitStore(self.store, self.store_turn)
-        self.streams = Streams(self.accounts, self.limits, self.store_thread, self.now)
-        self.webhook_endpoints = EndpointStore(self.store, self.store_turn)
-        self.webhook_deliveries = DeliveryStore(self.store, self.store_turn)
-        self.counted = Fresh(lambda: self.store_thread.run(self._count))
-
-    def _count(self) -> Counted:
-        counts = self.webhook_deliveries.counts().values()
-        return Counted(
-            sum(count.pending for count in counts),
-            sum(count.dead for count in counts),
-            self.limits.count(),
-        )
+AccountPath = Annotated[
+    Name,
+    WithJsonSchema({**NAME_SCHEMA, "examples": ["acct_4821"]}),
+    Path(description="The account."),
+]
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -112,28 +61,55 @@ def gateway_of(request: Request) -> Gateway:
     return found
 
 
-async def _parts(request: Request) -> Gateway:
-    """A coroutine, for FastAPI calls a plain function in another thread, which costs more than all
-    else that is asked here.
-    """
-    return gateway_of(request)
+def _part(choose: Callable[[Gateway], object]) -> Any:
+    # A coroutine: FastAPI would call a plain function in another thread, which costs more than
+    # everything else that happens before a route.
+    async def part(request: Request) -> object:
+        return choose(gateway_of(request))
+
+    return Depends(part)
 
 
-Parts = Annotated[Gateway, Depends(_parts)]
-AccountPath = Annotated[
-    Name,
-    WithJsonSchema({**NAME_SCHEMA, "examples": ["acct_4821"]}),
-    Path(description="The account."),
-]
+TheAccounts = Annotated[Accounts, _part(lambda gateway: gateway.accounts)]
+TheHistory = Annotated[HistoryReader, _part(lambda gateway: gateway.history)]
+TheInspector = Annotated[Inspector, _part(lambda gateway: gateway.inspector)]
+TheTopics = Annotated[Topics, _part(lambda gateway: gateway.topics)]
+ThePublisher = Annotated[Publish, _part(lambda gateway: gateway.publish)]
+TheStreams = Annotated[Streams, _part(lambda gateway: gateway.streams)]
+TheRateLimits = Annotated[RateLimits, _part(lambda gateway: gateway.rate_limits)]
+TheReadiness = Annotated[Readiness, _part(lambda gateway: gateway.readiness)]
+TheStoreThread = Annotated[StoreThread, _part(lambda gateway: gateway.stores.thread)]
+TheKeys = Annotated[Keys, _part(lambda gateway: gateway.stores.keys)]
+TheLimits = Annotated[LimitStore, _part(lambda gateway: gateway.stores.limits)]
+TheEndpoints = Annotated[EndpointStore, _part(lambda gateway: gateway.stores.endpoints)]
+TheDeliveries = Annotated[DeliveryStore, _part(lambda gateway: gateway.stores.deliveries)]
+TheStoreCounts = Annotated[SharedAnswer[StoreCounts], _part(lambda gateway: gateway.store_counts)]
+TheWebhookReach = Annotated[Reach, _part(lambda gateway: gateway.webhook_reach)]
+WakeWebhooks = Annotated[Callable[[], None], _part(lambda gateway: gateway.wake_webhooks)]
+TheClock = Annotated[Callable[[], datetime], _part(lambda gateway: gateway.now)]
+
+
+async def _limits_check(request: Request) -> Callable[[], None]:
+    gateway = gateway_of(request)
+
+    def require_current_limits() -> None:
+        if (trouble := gateway.limits_trouble()) is not None:
+            raise Problem(
+                "not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"}
+            )
+
+    return require_current_limits
+
+
+RequireCurrentLimits = Annotated[Callable[[], None], Depends(_limits_check)]
+"""Raises Problem `not_ready` while the limit events are not known to be up to date."""
 
 
 class Needs:
     """Dependency: a caller with a scope.
 
-    An account token passes where the path names its account, and nowhere else.
-
-    So whatever route is added, an account token reads no other account by it: the rule stands here
-    and not in the routes.
+    An account token passes where the path names its account, and nowhere else. The rule is here
+    and not in the routes, so no route that is added lets a token read another account.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -164,13 +140,14 @@ class Needs:
         self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None
     ) -> Caller:
         session = request.cookies.get(SESSION_COOKIE)
+        keys = gateway.stores.keys
         try:
             if bearer is not None:
-                return gateway.keys.caller(bearer.credentials, gateway.now())
+                return keys.caller(bearer.credentials, gateway.now())
             if session is not None and _is_from_our_pages(request.method, request.headers):
-                return gateway.keys.caller_of_session(session, gateway.now())
+                return keys.caller_of_session(session, gateway.now())
         except NotAuthentic as error:
-            refuse_or_count(gateway, request, error)
+            refuse_or_count(gateway.rate_limits, request, error)
             raise _unauthenticated(str(error)) from None
         raise _unauthenticated(
             "send a key or an account token as `Authorization: Bearer …`; `usageledger keys "
@@ -178,35 +155,54 @@ class Needs:
         )
 
 
-def refuse_or_count(gateway: Gateway, request: Request, error: NotAuthentic) -> None:
-    """Count what may have been a guess; who has guessed too often is told to wait.
+MayReport = Annotated[Caller, Depends(Needs("report"))]
+MayCheck = Annotated[Caller, Depends(Needs("check"))]
+MayHold = Annotated[Caller, Depends(Needs("hold"))]
+MayRead = Annotated[Caller, Depends(Needs("read"))]
+MayAdminister = Annotated[Caller, Depends(Needs("admin"))]
 
-    A key that works never waits for others' guesses.
+
+def refuse_or_count(rate_limits: RateLimits, request: Request, error: NotAuthentic) -> None:
+    """Count a credential that may have been guessed, and refuse an address that guesses too often.
+
+    A client with a working key never waits because of others' guesses.
 
     Raises Problem.
     """
     if error.is_guess:
-        gateway.rate_limits.refuse_guessing(address_of(request))
-        gateway.rate_limits.count_failure(address_of(request))
+        address = "" if request.client is None else request.client.host
+        rate_limits.refuse_guessing(address)
+        rate_limits.count_failure(address)
 
 
-def still_let_in(request: Request, gateway: Gateway) -> Callable[[], bool]:
-    """For a request that goes on after it was let in: says whether its key, token or session still
-    works.
+def credential_check(
+    request: Request, keys: Keys, now: Callable[[], datetime]
+) -> Callable[[], bool]:
+    """A function that says whether the request's key, token or session still works.
+
+    For a request that goes on for long after it was let in.
     """
-    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
-    session = request.cookies.get(SESSION_COOKIE, "")
-    known = gateway.keys.caller if scheme.lower() == "bearer" else gateway.keys.caller_of_session
-    shown = credential.strip() if scheme.lower() == "bearer" else session
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    credential = bearer.strip() if is_bearer else request.cookies.get(SESSION_COOKIE, "")
+    identify = keys.caller if is_bearer else keys.caller_of_session
 
-    def works() -> bool:
+    def still_works() -> bool:
         try:
-            known(shown, gateway.now())
+            identify(credential, now())
         except NotAuthentic:
             return False
         return True
 
-    return works
+    return still_works
+
+
+async def _credential_check(request: Request) -> Callable[[], bool]:
+    gateway = gateway_of(request)
+    return credential_check(request, gateway.stores.keys, gateway.now)
+
+
+CredentialCheck = Annotated[Callable[[], bool], Depends(_credential_check)]
 
 
 def _unauthenticated(detail: str) -> Problem:
@@ -214,14 +210,11 @@ def _unauthenticated(detail: str) -> Problem:
 
 
 def _is_from_our_pages(method: str, headers: Mapping[str, str]) -> bool:
-    """A session's cookie changes things only where our own pages ask for it; another site's form
-    could send it too.
+    """Whether a request with a session's cookie is one of our own pages'.
+
+    A form on another site could send the cookie too, so a request that changes something must name
+    our origin.
     """
     if method in _SAFE_METHODS:
         return True
     return urlsplit(headers.get("origin", "")).netloc == headers.get("host")
-
-
-def address_of(request: Request) -> str:
-    """Where a request comes from."""
-    return "" if request.client is None else request.client.host

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from usageledger.accounts.queries import AccountBalance
+from usageledger.accounts.reader import Accounts
 from usageledger.domain.head import Head
-from usageledger.gateway.dependencies import Gateway
 from usageledger.gateway.problems import Problem
-from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
+from usageledger.history.reading import AccountHistory, HistoryAbsent, HistoryReader, Reach
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -20,12 +20,14 @@ def history_not_ready(error: HistoryAbsent) -> Problem:
     return Problem("not_ready", detail, headers={"Retry-After": "5"})
 
 
-async def history_reaches(gateway: Gateway, found: AccountBalance) -> datetime | None:
+async def history_reaches(
+    accounts: Accounts, history: HistoryReader, found: AccountBalance
+) -> datetime | None:
     """Until when an account's history is complete; see `history_as_of`. Raises HistoryAbsent."""
     balance = found.balance
-    partition = gateway.accounts.partition(balance.account)
-    history = await gateway.history.account(balance.account, partition, balance.period.number)
-    return history_as_of(found, history)
+    partition = accounts.partition(balance.account)
+    known = await history.account(balance.account, partition, balance.period.number)
+    return history_as_of(found, known)
 
 
 def history_as_of(found: AccountBalance, history: AccountHistory) -> datetime | None:

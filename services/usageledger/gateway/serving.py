@@ -1,6 +1,4 @@
-"""The gateway as a service: its parts on the real Kafka and Redis, under uvicorn, until it is told
-to stop.
-"""
+"""The gateway as a service: its parts on the real Kafka and Redis, under uvicorn."""
 
 from __future__ import annotations
 
@@ -9,14 +7,13 @@ import logging
 import resource
 import socket
 import sqlite3
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 from redis.exceptions import RedisError
@@ -25,22 +22,26 @@ from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts, StoredAccounts
 from usageledger.counters.connection import AsyncClient, connect
 from usageledger.gateway.access.app_keys import Keys
+from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.app import create_app
-from usageledger.gateway.dependencies import Gateway
-from usageledger.gateway.event_publisher import Reporter
-from usageledger.gateway.idempotency import forget_old
-from usageledger.gateway.inspector import Connections, Inspector
-from usageledger.gateway.store import open_store, transaction
+from usageledger.gateway.inspector import Inspector
+from usageledger.gateway.parts import Gateway
+from usageledger.gateway.readiness import Check, Readiness
+from usageledger.gateway.shared_answer import SharedAnswer
+from usageledger.gateway.stores import Stores
+from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_follower import LimitFollower, limit_topic
 from usageledger.gateway.streams.limit_store import LimitRecord
+from usageledger.gateway.streams.limits_health import LimitsHealth
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
-from usageledger.ledger.timestamps import milliseconds
+from usageledger.log.event_publisher import EventPublisher
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
+from usageledger.operations.ledger_inspection import LedgerConnections
 from usageledger.runtime.tasks import is_being_cancelled
 from usageledger.sdk.tokens import split_key
 
@@ -52,7 +53,7 @@ CONNECTIONS = 16_384
 PRUNE_ON_AFTER_S = 1.0
 PRUNE_AGAIN_AFTER_S = 600.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class LedgerMissing(Exception):
@@ -61,9 +62,9 @@ class LedgerMissing(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    """Where the ledger is, where to listen, and what may ask.
+    """Where the ledger is, where to listen, and which origins may ask.
 
-    ``key``: an app key with every scope that is to work from the start.
+    ``key`` is an app key that works from the start, with every scope.
     """
 
     kafka: str
@@ -80,7 +81,7 @@ class GatewayOptions:
 async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set.
 
-    Raises LedgerMissing, KafkaError, ViewError, OSError where it cannot begin.
+    Raises LedgerMissing, KafkaError, ViewError, OSError if it cannot start.
     """
     with _listening(options.host, options.port) as listener:
         async with open_gateway(options) as gateway:
@@ -94,7 +95,7 @@ async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
                 timeout_graceful_shutdown=FINISH_WITHIN_S,
             )
             server = _Server(config)
-            logger.info("answering at http://%s:%d", options.host, options.port)
+            log.info("answering at http://%s:%d", options.host, options.port)
             ended, stopping = (
                 asyncio.create_task(server.serve([listener])),
                 asyncio.create_task(stop.wait()),
@@ -111,38 +112,39 @@ def _listening(host: str, port: int) -> socket.socket:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
         )
-        # Connections have it from here. asyncio sets it only on sockets that name their protocol,
-        # which this one does not; without it an answer's body waits 40 ms for the caller to
-        # acknowledge its head.
+        # Connections inherit it. asyncio sets it only on sockets that name their protocol, which
+        # this one does not. Without it an answer's body waits 40 ms until the caller has
+        # acknowledged its head.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except OSError as error:
         raise OSError(
-            f"nothing can listen at {host}:{port} ({error.strerror}): name another with --port or "
-            "USAGELEDGER_GATEWAY_PORT"
+            f"nothing can listen at {host}:{port} ({error.strerror}): choose another port with "
+            "--port or USAGELEDGER_GATEWAY_PORT"
         ) from None
 
 
 @asynccontextmanager
 async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
-    """The gateway's parts, and what runs beside its requests, for as long as the context lasts."""
+    """Make the gateway's parts, and run its background tasks for as long as the context lasts.
+
+    Raises as `run_gateway`.
+    """
+    topics = Topics(options.prefix)
     catalogs = PublishedCatalogs(options.kafka, options.prefix)
     partition_count = await asyncio.to_thread(catalogs.partition_count)
     if partition_count == 0:
-        raise LedgerMissing(
-            f"there is no topic {Topics(options.prefix).ledger}: `usageledger up` makes a ledger"
-        )
-    import_mode = ImportMode(options.kafka, Topics(options.prefix))
+        raise LedgerMissing(f"there is no topic {topics.ledger}: `usageledger up` makes a ledger")
+    import_mode = ImportMode(options.kafka, topics)
     await import_mode.ask()
     allow_many_connections()
     async with AsyncExitStack() as stack:
         redis = connect(options.redis_url, timeout_s=ANSWER_WITHIN_S)
         stack.push_async_callback(redis.aclose)
-        store, turn = open_store(options.data / STORE_FILE), threading.Lock()
-        stack.callback(store.close)
-        keys = Keys(store, turn)
+        stores = Stores(options.data / STORE_FILE)
+        stack.callback(stores.close)
         if options.key is not None:
-            _let_in(keys, options.key)
+            _install_key(stores.keys, options.key)
         accounts = Accounts(
             StoredAccounts(redis, catalogs, prefix=options.prefix),
             partition_count=partition_count,
@@ -150,95 +152,102 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         )
         history = HistoryReader(options.data / HISTORY_FILE)
         stack.callback(history.close)
-        inspector = Inspector(
-            partial(Connections, options.kafka, options.redis_url, options.prefix),
-            options.prefix,
-            catalogs,
+        connect_to_ledger = partial(
+            LedgerConnections, options.kafka, options.redis_url, options.prefix, catalogs
         )
+        inspector = Inspector(connect_to_ledger)
         stack.callback(inspector.close)
-        reporter = Reporter(options.kafka)
-        stack.push_async_callback(reporter.close)
+        publisher = EventPublisher(options.kafka)
+        stack.push_async_callback(publisher.close)
+        limits = _limit_parts(options, topics, accounts, stores)
         gateway = Gateway(
-            store=store,
-            store_turn=turn,
-            keys=keys,
+            topics=topics,
+            now=_utc_now,
+            stores=stores,
             accounts=accounts,
             history=history,
-            topics=Topics(options.prefix),
-            report=reporter.report,
             inspector=inspector,
+            publish=publisher.publish,
+            streams=limits.streams,
+            limits_trouble=limits.health.trouble,
+            wake_webhooks=limits.sender.wake_all,
             webhook_reach=options.webhook_reach,
+            rate_limits=RateLimits(),
+            readiness=Readiness(
+                {
+                    "redis": partial(_redis_trouble, redis),
+                    "limit_events": _as_check(limits.health.trouble),
+                }
+            ),
+            store_counts=SharedAnswer(partial(stores.thread.run, stores.counts)),
         )
-        stack.callback(gateway.store_thread.close)
-        gateway.readiness["redis"] = lambda: _redis_answers(redis)
-        follower, sender = _announcing(gateway, options)
-        beside = (
-            import_mode.watch(),
-            gateway.streams.run(),
-            follower.run(),
-            sender.run(),
-            _prune_now_and_then(gateway),
-        )
-        await stack.enter_async_context(_running(*beside))
+        background = (import_mode.watch(), *limits.loops(), _prune_loop(stores))
+        await stack.enter_async_context(_running(*background))
         yield gateway
 
 
-def _let_in(keys: Keys, key: str) -> None:
-    """See to it that the configured key works.
+class _LimitParts(NamedTuple):
+    health: LimitsHealth
+    follower: LimitFollower
+    streams: Streams
+    sender: WebhookSender
 
-    One that was ended keeps the gateway from nothing: there are others.
-    """
-    if not keys.ensure(key, "from the start", datetime.now(UTC)):
+    def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """What each part does until it is cancelled."""
+        return self.streams.run(), self.follower.run(), self.sender.run()
+
+
+def _limit_parts(
+    options: GatewayOptions, topics: Topics, accounts: Accounts, stores: Stores
+) -> _LimitParts:
+    """The follower of limit events, and the two parts that it announces them to."""
+    health = LimitsHealth()
+    streams = Streams(accounts, stores.limits, stores.thread, _utc_now, health.stream_trouble)
+    sender = WebhookSender(
+        stores.endpoints, stores.deliveries, stores.thread, options.webhook_reach
+    )
+
+    def announce(events: Sequence[LimitRecord]) -> None:
+        streams.announce(events)
+        sender.wake()
+
+    follower = LimitFollower(
+        limit_topic(options.kafka, topics.limit),
+        accounts.partition_count,
+        stores.limits,
+        stores.thread,
+        health,
+        on_events=announce,
+        # A client left connected would receive nothing and assume that nothing happened.
+        on_stopped=streams.end_all,
+    )
+    return _LimitParts(health, follower, streams, sender)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _install_key(keys: Keys, key: str) -> None:
+    """Make the configured key work. If it was revoked, the gateway starts with its other keys."""
+    if not keys.ensure(key, "from the start", _utc_now()):
         key_id, _ = split_key(key)
-        logger.warning(
+        log.warning(
             "the configured key %s does not work: it was revoked, or its secret was rotated away. "
             "Configure another one",
             key_id,
         )
 
 
-def _announcing(gateway: Gateway, options: GatewayOptions) -> tuple[LimitFollower, WebhookSender]:
-    """Who follows limit events and who delivers them."""
-    sender = WebhookSender(
-        gateway.webhook_endpoints,
-        gateway.webhook_deliveries,
-        gateway.store_thread,
-        options.webhook_reach,
-    )
-
-    def hand_on(events: Sequence[LimitRecord]) -> None:
-        gateway.streams.hand_over(events)
-        sender.wake()
-
-    # Who went on listening would hear nothing and take it for calm.
-    follower = LimitFollower(
-        limit_topic(options.kafka, gateway.topics.limit),
-        gateway.accounts.partition_count,
-        gateway.limits,
-        gateway.store_thread,
-        hand_on,
-        gateway.streams.end_all,
-    )
-    gateway.limits_trouble = follower.trouble
-    gateway.streams.untold = follower.untold
-    gateway.webhooks_changed = sender.wake_all
-
-    async def trouble() -> str | None:
-        return follower.trouble()
-
-    gateway.readiness["limit_events"] = trouble
-    return follower, sender
-
-
 @asynccontextmanager
 async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """What runs beside the requests, ended with the context.
+    """Run these beside the requests, and cancel them at the end of the context.
 
-    If a part fails, so does the whole: a gateway that goes on without one tells its listeners
-    nothing, and they would not know.
+    If one fails, the gateway ends. Without it, clients that listen would be told nothing and would
+    not notice.
     """
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_to_its_end(coroutine)) for coroutine in coroutines]
+        tasks = [group.create_task(_until_cancelled(coroutine)) for coroutine in coroutines]
         try:
             yield
         finally:
@@ -246,44 +255,34 @@ async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None
                 task.cancel()
 
 
-async def _to_its_end(coroutine: Coroutine[Any, Any, None]) -> None:
-    """A group takes a task that was cancelled for one that was told to end; by whom, it does not
-    ask.
+async def _until_cancelled(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a part, and fail if it is cancelled by anybody but us.
+
+    A task group ignores a cancelled task, whoever has cancelled it.
     """
     try:
         await coroutine
     except asyncio.CancelledError as error:
         if not is_being_cancelled():
             raise RuntimeError(
-                "a part of the gateway was cancelled, and nobody had told it to end"
+                "a part of the gateway was cancelled, though the gateway is not ending"
             ) from error
         raise
 
 
-async def _prune_now_and_then(gateway: Gateway) -> None:
-    """Let go of what is too old, a little at a time."""
+async def _prune_loop(stores: Stores) -> None:
+    """Delete what is too old, a little at a time, until cancelled."""
     while True:
-        now = gateway.now()
-        now_ms = milliseconds(now)
         try:
-            pruned = await gateway.store_thread.run(gateway.limits.prune, now_ms)
-            pruned += await gateway.store_thread.run(gateway.webhook_deliveries.prune, now_ms)
-            await gateway.store_thread.run(_forget_requests, gateway, now)
+            pruned = await stores.prune(_utc_now())
         except sqlite3.Error:
-            logger.exception("what is too old could not be let go of, trying again")
+            log.exception("old rows of gateway.db could not be deleted, trying again")
             pruned = 0
         await asyncio.sleep(PRUNE_ON_AFTER_S if pruned else PRUNE_AGAIN_AFTER_S)
 
 
-def _forget_requests(gateway: Gateway, now: datetime) -> None:
-    with transaction(gateway.store, gateway.store_turn) as store:
-        forget_old(store, now)
-
-
 def allow_many_connections() -> None:
-    """A stream is a connection, and a process is given a thousand or so to begin with: take as many
-    as it may have.
-    """
+    """Raise the process's limit of open files: every stream is a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -291,17 +290,24 @@ def allow_many_connections() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the process's part."""
+    """A server that leaves signals to the process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def _redis_answers(redis: AsyncClient) -> str | None:
+async def _redis_trouble(redis: AsyncClient) -> str | None:
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             await redis.ping()
     except (RedisError, OSError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _as_check(trouble: Callable[[], str | None]) -> Check:
+    async def check() -> str | None:
+        return trouble()
+
+    return check

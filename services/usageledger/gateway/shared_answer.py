@@ -1,6 +1,4 @@
-"""An answer that many may ask for at once, and that costs something: looked for once, and shared
-for a moment.
-"""
+"""An answer that costs something and that many clients may ask for at once."""
 
 from __future__ import annotations
 
@@ -9,15 +7,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-FRESH_FOR_S = 1.0
+SHARED_FOR_S = 1.0
 
 _T = TypeVar("_T")
 
 
-class Fresh(Generic[_T]):
-    """An answer that counts for a second: who asks meanwhile, or while it is being asked for, is
-    given the same.
-    """
+class SharedAnswer(Generic[_T]):
+    """One answer for everybody who asks within a second, or while it is being looked up."""
 
     def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
         self._ask = ask
@@ -25,9 +21,9 @@ class Fresh(Generic[_T]):
         self._answer: tuple[float, _T] | None = None
 
     async def get(self) -> _T:
-        """The answer, a second old at most."""
+        """The answer, a second old at most. Raises whatever asking raises."""
         async with self._turn:
-            if self._answer is None or time.monotonic() - self._answer[0] > FRESH_FOR_S:
+            if self._answer is None or time.monotonic() - self._answer[0] > SHARED_FOR_S:
                 answer = await self._ask()
                 self._answer = (time.monotonic(), answer)
             return self._answer[1]

@@ -18,9 +18,11 @@ from fastapi import Depends
 from tests.worlds.gateway_world import GatewayWorld
 from usageledger.counters.view import ViewError
 from usageledger.gateway.access.app_keys import Caller
+from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.bodies import BYTES_MAX
 from usageledger.gateway.dependencies import AccountPath, Needs
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem
+from usageledger.gateway.readiness import Check, Readiness
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
         }[how]
 
     yield made
-    made.store.close()
+    made.close()
 
 
 @pytest.mark.parametrize(
@@ -119,9 +121,10 @@ def test_ready_is_who_misses_nothing_and_why_not_is_for_the_log(
     async def gone() -> str:
         return "Error 111 connecting to 10.0.0.7:6379"
 
-    world.gateway.readiness["redis"] = fine
+    checks: dict[str, Check] = {"redis": fine}
+    world.use(readiness=Readiness(checks))
     assert asyncio.run(world.ask("GET", "/readyz")).status_code == 200
-    world.gateway.readiness["kafka"] = gone
+    checks["kafka"] = gone
     answers = [asyncio.run(world.ask("GET", "/readyz")) for _ in range(3)]
     assert [(answer.status_code, answer.json()["missing"]) for answer in answers] == [
         (503, ["kafka"])
@@ -147,7 +150,7 @@ def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(
     limit events wait to be written.
     """
     asked: list[str] = []
-    world.store.set_trace_callback(
+    world.stores.connection.set_trace_callback(
         lambda statement: (
             asked.append(statement) if "FROM webhook_deliveries" in statement else None
         )
@@ -165,7 +168,7 @@ def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(world: GatewayWorld) -> None:
-    world.gateway.rate_limits = type(world.gateway.rate_limits)(per_key=3)
+    world.use(rate_limits=RateLimits(per_key=3))
     key = world.key("admin")
 
     async def statuses() -> list[int]:
@@ -181,7 +184,7 @@ def test_an_account_token_asks_for_few_lists_a_second(world: GatewayWorld) -> No
     """Three browsers that asked for charges without a pause kept the gateway from its checks."""
     from usageledger.sdk.tokens import mint_account_token
 
-    world.gateway.rate_limits = type(world.gateway.rate_limits)(per_account=1_000)
+    world.use(rate_limits=RateLimits(per_account=1_000))
     token = mint_account_token(world.key("read"), "a", now=world.now)
 
     async def statuses() -> list[int]:
@@ -197,7 +200,7 @@ def test_an_account_token_asks_for_few_lists_a_second(world: GatewayWorld) -> No
 def test_a_limit_by_account_counts_tokens_of_one_account_together(world: GatewayWorld) -> None:
     from usageledger.sdk.tokens import mint_account_token
 
-    world.gateway.rate_limits = type(world.gateway.rate_limits)(per_account=2)
+    world.use(rate_limits=RateLimits(per_account=2))
     key = world.key("read")
     tokens = [
         mint_account_token(key, "a", now=world.now, expires_in=timedelta(minutes=n))

@@ -249,7 +249,7 @@ class Keys:
             store.execute("DELETE FROM key_secrets WHERE key_id = ?", (key_id,))
         self._load()
 
-    def listed(self, after: int, limit: int) -> list[AppKey]:
+    def page(self, after: int, limit: int) -> list[AppKey]:
         """Keys that there have been, the oldest first: those with a number above ``after``, at most
         ``limit``.
         """

@@ -1,4 +1,4 @@
-"""Route: accounts by a part of their name, for whoever looks after them."""
+"""Route: accounts by a part of their name, for the operator."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from usageledger.accounts.reader import Accounts
 from usageledger.domain.bounds import NAME_LENGTH_MAX
 from usageledger.domain.credits import format_credits
 from usageledger.domain.head import Head
 from usageledger.domain.renewal import plan_at, state_at
-from usageledger.gateway.access.app_keys import Caller
-from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before
-from usageledger.gateway.dependencies import Gateway, Needs, Parts
+from usageledger.gateway.cursors import (
+    PAGE_DEFAULT,
+    HistoryAsOf,
+    Limit,
+    NameCursor,
+    cursor_after,
+    name_before,
+)
+from usageledger.gateway.dependencies import MayAdminister, TheAccounts, TheHistory
 from usageledger.gateway.figures import CreditsText
 from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import problems
@@ -28,13 +35,13 @@ Search = Annotated[
     str,
     Query(
         max_length=NAME_LENGTH_MAX,
-        description="A part of the name; A to Z count as a to z. Empty: every account.",
+        description="A part of the name. A to Z match a to z. Empty: every account.",
     ),
 ]
 
 
 class AccountShown(BaseModel):
-    """An account as the history has it, rolled to now."""
+    """An account as the history has it, with its figures at the time of the answer."""
 
     account: str
     plan: str
@@ -43,7 +50,7 @@ class AccountShown(BaseModel):
     remaining: CreditsText
     blocked: bool
     last_used_at: datetime | None = Field(
-        description="When its last use occurred; null where it has used nothing."
+        description="When its last use occurred; null if it has used nothing."
     )
 
 
@@ -59,7 +66,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class AccountList(BaseModel):
-    """Some of the accounts, in the order of their names."""
+    """A page of accounts, in the order of their names."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -69,48 +76,45 @@ class AccountList(BaseModel):
 
     items: list[AccountShown]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(
-        description="Until when the list is complete, where it is not up to date yet; null where "
-        "it is."
-    )
+    history_as_of: HistoryAsOf
 
 
 @router.get("/v1/accounts", responses=problems("log_unavailable", "not_ready"))
 async def list_accounts(
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("admin"))],
+    accounts: TheAccounts,
+    history: TheHistory,
+    caller: MayAdminister,
     search: Search = "",
     cursor: NameCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> AccountList:
-    """Accounts that have this in their name, in the order of their names, with their figures in
-    short.
+    """Accounts whose names contain the search text, in the order of their names.
 
-    The figures are the history's, rolled to now. What is exact at this moment, an account's usage
-    meter says.
+    The figures are the history's, carried forward to now. The usage meter of an account has the
+    exact ones.
     """
-    # The heads come first: what is folded of them by the time of the list is in it.
-    heads = await gateway.accounts.heads()
+    # The heads are read first: what the history has folded by the time of the list includes them.
+    heads = await accounts.heads()
     try:
-        reaches = await gateway.history.reaches()
-        page = await gateway.history.accounts(
-            search=search, cursor=name_before(cursor), limit=limit
-        )
+        reaches = await history.reaches()
+        page = await history.accounts(search=search, cursor=name_before(cursor), limit=limit)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
     return AccountList(
-        items=[await _shown(gateway, heads, found) for found in page.items],
+        items=[await _account_row(accounts, heads, found) for found in page.items],
         next_cursor=None if page.next_cursor is None else cursor_after(page.next_cursor),
         history_as_of=complete_until(heads, reaches),
     )
 
 
-async def _shown(gateway: Gateway, heads: Mapping[int, Head], found: AccountListed) -> AccountShown:
-    head = heads[gateway.accounts.partition(found.account)]
-    at, catalogs = gateway.accounts.clock.at(head), await gateway.accounts.catalogs(head)
+async def _account_row(
+    accounts: Accounts, heads: Mapping[int, Head], found: AccountListed
+) -> AccountShown:
+    head = heads[accounts.partition(found.account)]
+    at, catalogs = accounts.clock.at(head), await accounts.catalogs(head)
     state = found.state
-    # Counters that are being built anew can be behind the history, and know no plan that was
-    # published since.
+    # Counters that are being rebuilt can be behind the history, and lack a plan that was published
+    # since.
     if plan_at(catalogs, state.next_plan or state.plan, at) is not None:
         state = state_at(state, found.account, at, catalogs)
     plan = plan_at(catalogs, state.plan, at)

@@ -1,47 +1,51 @@
-"""Route: who is blocked, and where limit events go on after that."""
+"""Route: the blocked accounts, and the limit events after which the list was made."""
 
 from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NameCursor, cursor_after, name_before
-from usageledger.gateway.dependencies import Needs, Parts
+from usageledger.gateway.dependencies import (
+    MayRead,
+    RequireCurrentLimits,
+    TheLimits,
+    TheStoreThread,
+)
 from usageledger.gateway.figures import CreditsText, UpgradeShown
-from usageledger.gateway.problems import Problem, problems
+from usageledger.gateway.problems import problems
 from usageledger.gateway.streams.limit_store import BlockedAccount
 
 router = APIRouter(tags=["limit events"])
 
 
 class Blocked(BaseModel):
-    """A blocked account, as its `limit.reached` has it."""
+    """A blocked account, as its `limit.reached` event describes it."""
 
     account: str
     since: datetime
     reason: str
     plan: str
-    remaining: CreditsText = Field(description="When it was blocked.")
+    remaining: CreditsText = Field(description="What remained when it was blocked.")
     upgrade: UpgradeShown | None
-    suspension: str | None = Field(description="Why it is suspended, where that is what blocks it.")
+    suspension: str | None = Field(description="Why it is suspended, if the suspension blocks it.")
     event_id: str
 
 
 class FollowedFrom(BaseModel):
-    """Where limit events go on after this list."""
+    """The limit events that the list includes; later ones follow it."""
 
     last_event_ids: dict[str, str] = Field(
-        description="The last limit event that the list knows of, by partition."
+        description="The id of the last limit event that the list includes, by partition."
     )
 
 
 class BlockedList(BaseModel):
-    """Who is blocked, by name."""
+    """A page of the blocked accounts, in the order of their names."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -78,37 +82,34 @@ class BlockedList(BaseModel):
 
 @router.get("/v1/blocked", responses=problems("not_ready"))
 async def list_blocked(
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("read"))],
+    limits: TheLimits,
+    thread: TheStoreThread,
+    require_current_limits: RequireCurrentLimits,
+    caller: MayRead,
     cursor: NameCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> BlockedList:
-    """Who is blocked: what an app begins with before it listens.
+    """The accounts that are blocked: an app reads this list first and then listens.
 
-    Whatever changes after the list was made comes as a limit event after those in `from`: an
-    account's stream takes that of its partition as `Last-Event-ID`. Where the list has several
-    pages, `from` of the first one counts.
+    Whatever changes after the list was made comes as a limit event after those in `from`. Open an
+    account's stream with the id of its partition as `Last-Event-ID`. If the list has several pages,
+    use `from` of the first.
     """
-    trouble = gateway.limits_trouble()
-    if trouble is not None:
-        raise Problem(
-            "not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"}
-        )
-    # Asked before the list: what comes in between is in both, and a repeat does no harm.
-    positions = await gateway.store_thread.run(gateway.limits.positions)
-    found = await gateway.store_thread.run(gateway.limits.blocked, name_before(cursor), limit + 1)
-    more = len(found) > limit
-    shown = [_shown(one) for one in found[:limit]]
+    require_current_limits()
+    # Read before the list: an event in between is in both, and a repeat does no harm.
+    positions = await thread.run(limits.positions)
+    found = await thread.run(limits.blocked, name_before(cursor), limit + 1)
+    items = [_blocked_row(account) for account in found[:limit]]
     last_event_ids = {
-        str(partition): position.place.id for partition, position in sorted(positions.items())
+        str(partition): position.address.id for partition, position in sorted(positions.items())
     }
-    next_cursor = cursor_after(shown[-1].account) if more else None
+    next_cursor = cursor_after(items[-1].account) if len(found) > limit else None
     return BlockedList.model_validate(
-        {"items": shown, "next_cursor": next_cursor, "from": {"last_event_ids": last_event_ids}}
+        {"items": items, "next_cursor": next_cursor, "from": {"last_event_ids": last_event_ids}}
     )
 
 
-def _shown(blocked: BlockedAccount) -> Blocked:
+def _blocked_row(blocked: BlockedAccount) -> Blocked:
     event: dict[str, Any] = json.loads(blocked.event)
     data = event["data"]
     return Blocked(

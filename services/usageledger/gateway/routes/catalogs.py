@@ -1,35 +1,34 @@
-"""Route: the catalogs, every version with its plans and rates, and how many partitions rate by it
-already.
-"""
+"""Route: every catalog version with its plans and rates, and how many partitions use it."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.domain.catalog import Catalog, Feature, Plan, Rate
+from usageledger.domain.catalog import Catalog, Feature, Plan
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import format_quantity
-from usageledger.gateway.access.app_keys import Caller
-from usageledger.gateway.dependencies import Needs, Parts
+from usageledger.gateway.dependencies import MayRead, TheClock, TheInspector
 from usageledger.gateway.figures import PlanShown, RateShown, rate_shown
-from usageledger.gateway.inspector import CatalogsThere
 from usageledger.gateway.problems import problems
+from usageledger.operations.ledger_inspection import PublishedAndAdopted
 
 router = APIRouter(tags=["console"])
 
 
 class CatalogPlan(PlanShown):
-    """A plan of one version. ``thresholds``: its own, null where the catalog's count."""
+    """A plan of one catalog version."""
 
-    thresholds: list[str] | None
+    thresholds: list[str] | None = Field(
+        description="The plan's own thresholds; null if the catalog's apply."
+    )
 
 
 class CatalogModel(BaseModel):
-    """A model under its feature."""
+    """A model of a feature, and its rate."""
 
     id: str
     name: str
@@ -37,15 +36,14 @@ class CatalogModel(BaseModel):
 
 
 class CatalogFeature(BaseModel):
-    """A line of the rate card.
-
-    ``rate`` is for uses that name no model; where it is null, they are refused.
-    """
+    """A line of the rate card."""
 
     id: str
     name: str
     section: str
-    rate: RateShown | None
+    rate: RateShown | None = Field(
+        description="For uses that name no model; null if such uses are refused."
+    )
     models: list[CatalogModel]
 
 
@@ -54,15 +52,18 @@ class CatalogShown(BaseModel):
 
     version: str
     effective_from: datetime
-    is_in_force: bool = Field(description="Whether what happens now is rated by it first.")
-    adopted_by: int | None = Field(
-        description="How many partitions of the ledger know it; null while that cannot be asked."
+    is_in_force: bool = Field(
+        description="Whether it is the version that rates a use that occurs now."
     )
-    plans: list[CatalogPlan] = Field(description="The lowest level first.")
+    adopted_by: int | None = Field(
+        description="How many partitions of the ledger have adopted it; null while Redis does "
+        "not answer."
+    )
+    plans: list[CatalogPlan] = Field(description="In the order of their levels, the lowest first.")
     features: list[CatalogFeature]
-    thresholds: list[str] = Field(description="Of plans and accounts that have none of their own.")
+    thresholds: list[str] = Field(description="For plans and accounts that set none of their own.")
     unknown_accounts: Literal["free", "refuse"] = Field(
-        description="Whether accounts never opened are on Free, or their use is refused."
+        description="Whether an account that was never opened is on Free, or its use is refused."
     )
 
 
@@ -105,44 +106,48 @@ class CatalogList(BaseModel):
 
     items: list[CatalogShown]
     partitions: int | None = Field(
-        description="How many partitions the ledger has; null while that cannot be asked."
+        description="How many partitions the ledger has; null while Redis does not answer."
     )
 
 
 @router.get("/v1/catalogs", responses=problems("log_unavailable"))
-async def list_catalogs(
-    gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]
-) -> CatalogList:
-    """Every published catalog with its plans and rates, in the order of publishing: so that
-    versions can be compared.
+async def list_catalogs(inspector: TheInspector, now: TheClock, caller: MayRead) -> CatalogList:
+    """Every published catalog with its plans and rates, in the order of publishing.
+
+    The versions can be compared with each other.
     """
-    there = await gateway.inspector.catalogs()
-    in_force = there.published.in_force(gateway.now()) if there.published else None
-    items = [_shown(catalog, there, is_in_force=catalog is in_force) for catalog in there.published]
+    found = await inspector.catalogs()
+    in_force = found.published.in_force(now()) if found.published else None
+    items = [
+        _catalog_shown(catalog, found, is_in_force=catalog is in_force)
+        for catalog in found.published
+    ]
     return CatalogList(
-        items=items, partitions=None if there.adopted is None else len(there.adopted)
+        items=items, partitions=None if found.adopted is None else len(found.adopted)
     )
 
 
-def _shown(catalog: Catalog, there: CatalogsThere, *, is_in_force: bool) -> CatalogShown:
-    adopted = (
+def _catalog_shown(
+    catalog: Catalog, catalogs: PublishedAndAdopted, *, is_in_force: bool
+) -> CatalogShown:
+    adopted_by = (
         None
-        if there.adopted is None
-        else sum(known.version(catalog.version) is not None for known in there.adopted.values())
+        if catalogs.adopted is None
+        else sum(known.version(catalog.version) is not None for known in catalogs.adopted.values())
     )
     return CatalogShown(
         version=catalog.version,
         effective_from=catalog.effective_from,
         is_in_force=is_in_force,
-        adopted_by=adopted,
-        plans=[_plan(plan) for plan in catalog.plans],
-        features=[_feature(feature) for feature in catalog.features],
+        adopted_by=adopted_by,
+        plans=[_plan_shown(plan) for plan in catalog.plans],
+        features=[_feature_shown(feature) for feature in catalog.features],
         thresholds=[format_quantity(share) for share in catalog.thresholds],
         unknown_accounts=catalog.unknown_accounts,
     )
 
 
-def _plan(plan: Plan) -> CatalogPlan:
+def _plan_shown(plan: Plan) -> CatalogPlan:
     return CatalogPlan(
         id=plan.id,
         name=plan.name,
@@ -155,7 +160,7 @@ def _plan(plan: Plan) -> CatalogPlan:
     )
 
 
-def _feature(feature: Feature) -> CatalogFeature:
+def _feature_shown(feature: Feature) -> CatalogFeature:
     models = [
         CatalogModel(id=model.id, name=model.name, rate=rate_shown(model.rate))
         for model in feature.models
@@ -164,10 +169,6 @@ def _feature(feature: Feature) -> CatalogFeature:
         id=feature.id,
         name=feature.name,
         section=feature.section,
-        rate=_rate(feature.rate),
+        rate=None if feature.rate is None else rate_shown(feature.rate),
         models=models,
     )
-
-
-def _rate(rate: Rate | None) -> RateShown | None:
-    return None if rate is None else rate_shown(rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.audit.explaining import credits_of, explain, names_of
@@ -14,9 +14,14 @@ from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
-from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
-from usageledger.gateway.dependencies import AccountPath, Needs, Parts
+from usageledger.gateway.dependencies import (
+    AccountPath,
+    MayRead,
+    TheAccounts,
+    TheHistory,
+    TheRateLimits,
+)
 from usageledger.gateway.figures import CreditsText, EventShown, RateShown, rate_shown
 from usageledger.gateway.history_reach import history_not_ready, history_reaches
 from usageledger.gateway.problems import Problem, problems
@@ -126,8 +131,10 @@ class ChargePage(BaseModel):
 )
 async def list_charges(
     account: AccountPath,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("read"))],
+    accounts: TheAccounts,
+    history: TheHistory,
+    rate_limits: TheRateLimits,
+    caller: MayRead,
     cursor: Annotated[
         str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")
     ] = None,
@@ -140,11 +147,11 @@ async def list_charges(
     """What was charged to an account, given back and granted, and what became of its plan: the
     newest first, each explained.
     """
-    gateway.rate_limits.count_list(caller)
-    found = await gateway.accounts.balance(account)
+    rate_limits.count_list(caller)
+    found = await accounts.balance(account)
     try:
-        page = await gateway.history.charges(account, period=period, cursor=cursor, limit=limit)
-        as_of = await history_reaches(gateway, found)
+        page = await history.charges(account, period=period, cursor=cursor, limit=limit)
+        as_of = await history_reaches(accounts, history, found)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
     except MalformedCursor as error:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, WithJsonSchema
 from pydantic.config import JsonDict
 
@@ -32,8 +32,7 @@ from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import format_quantity
-from usageledger.gateway.access.app_keys import Caller
-from usageledger.gateway.dependencies import AccountPath, Needs, Parts
+from usageledger.gateway.dependencies import AccountPath, MayCheck, MayHold, TheAccounts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.problems import Problem, problems
 from usageledger.sdk.gate.answers import id_reused_message
@@ -271,14 +270,12 @@ class QuoteShown(BaseModel):
     "/v1/quote",
     responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"),
 )
-async def quote(
-    asked: QuoteAsked, gateway: Parts, caller: Annotated[Caller, Depends(Needs("check"))]
-) -> QuoteShown:
+async def quote(asked: QuoteAsked, accounts: TheAccounts, caller: MayCheck) -> QuoteShown:
     """What uses would cost together, by the catalog that is in force now, and on which plans they
     fit.
     """
     found, version = await _run(
-        gateway.accounts, "", quote_query([use.use for use in asked.uses], gateway.accounts.clock)
+        accounts, "", quote_query([use.use for use in asked.uses], accounts.clock)
     )
     return QuoteShown(
         total=format_credits(found.total),
@@ -311,8 +308,8 @@ async def quote(
 async def check(
     account: AccountPath,
     asked: UseAsked,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("check"))],
+    accounts: TheAccounts,
+    caller: MayCheck,
 ) -> CheckShown:
     """Whether an account may start a use now, and what that would cost.
 
@@ -320,9 +317,7 @@ async def check(
 
     It reserves nothing. A use that is not allowed is an answer like any other, with status 200.
     """
-    checked = await _run(
-        gateway.accounts, account, check_query(account, asked.use, gateway.accounts.clock)
-    )
+    checked = await _run(accounts, account, check_query(account, asked.use, accounts.clock))
     found = checked.check
     return CheckShown(
         account=account,
@@ -353,8 +348,8 @@ async def check(
 async def place_hold(
     account: AccountPath,
     asked: HoldAsked,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("hold"))],
+    accounts: TheAccounts,
+    caller: MayHold,
 ) -> HoldGiven:
     """Reserve what a use may cost. Two workers never both get the last credits.
 
@@ -365,10 +360,8 @@ async def place_hold(
     has `credits` (what the use would cost), `remaining`, `held`, `available` and the `upgrade` that
     would allow it.
     """
-    query = hold_query(
-        account, asked.id, asked.use, asked.expires_in * 1_000, gateway.accounts.clock
-    )
-    result = await _run(gateway.accounts, account, query)
+    query = hold_query(account, asked.id, asked.use, asked.expires_in * 1_000, accounts.clock)
+    result = await _run(accounts, account, query)
     if result.refusal is not None or result.hold is None:
         raise _not_held(result, asked.id)
     return HoldGiven(**_shown(account, asked.id, result.hold), **_standing(result.checked))
@@ -380,15 +373,15 @@ async def place_hold(
 async def show_hold(
     account: AccountPath,
     hold_id: HoldId,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("hold"))],
+    accounts: TheAccounts,
+    caller: MayHold,
 ) -> HoldShown:
     """A hold as it is.
 
     That it was settled or released is known for as long as it would have counted, 15 minutes at
     most.
     """
-    found = await gateway.accounts.run(account, find_hold_query(account, hold_id))
+    found = await accounts.run(account, find_hold_query(account, hold_id))
     if found is None:
         raise Problem(
             "not_found",
@@ -401,14 +394,14 @@ async def show_hold(
 async def release_hold(
     account: AccountPath,
     hold_id: HoldId,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("hold"))],
+    accounts: TheAccounts,
+    caller: MayHold,
 ) -> HoldReleased:
     """Give back what a hold has reserved: the generation failed, or will not start.
 
     Once or often; what is settled stays settled.
     """
-    found = await gateway.accounts.run(account, release_query(account, hold_id))
+    found = await accounts.run(account, release_query(account, hold_id))
     state: Literal["settled", "released", "gone"] = (
         "gone" if found is None else "settled" if found.state == "settled" else "released"
     )

@@ -1,31 +1,34 @@
-"""Route: reporting events over HTTP, for services that cannot reach Kafka or are not written in
-Python.
-"""
+"""Route: reporting events over HTTP, for a service without Kafka or without Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.contracts.examples import examples
-from usageledger.gateway.access.app_keys import Caller
-from usageledger.gateway.dependencies import Gateway, Needs, Parts
-from usageledger.gateway.event_checks import (
-    INPUTS,
-    Checked,
-    Identity,
-    Rejected,
-    Reporting,
-    check_event,
+from usageledger.gateway.dependencies import (
+    MayReport,
+    TheAccounts,
+    TheClock,
+    ThePublisher,
+    TheTopics,
 )
-from usageledger.gateway.event_publisher import Sent
 from usageledger.gateway.metrics import REPORTED
 from usageledger.gateway.problems import Problem, problem_response, problems
+from usageledger.log.event_publisher import Publish, Sent
+from usageledger.operations.event_checks import (
+    INPUTS,
+    Checked,
+    Conditions,
+    Identity,
+    Rejected,
+    check_event,
+)
 
 router = APIRouter(tags=["events"])
 
@@ -40,7 +43,7 @@ AGAIN = "send it again as it is: its identity (account, source and id) counts on
 
 _EVENT_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "description": "A CloudEvent in structured mode; what `data` holds, schemas/<type>.json says.",
+    "description": "A CloudEvent in structured mode. schemas/<type>.json describes its `data`.",
     "required": ["specversion", "type", "id", "source", "subject", "time", "data"],
     "properties": {
         "specversion": {"const": "1.0"},
@@ -55,7 +58,7 @@ _EVENT_SCHEMA: dict[str, Any] = {
             "type": "string",
             "minLength": 1,
             "maxLength": 200,
-            "description": "The service that reports, never a process of it.",
+            "description": "The service that reports, not one of its processes.",
         },
         "subject": {
             "type": "string",
@@ -98,8 +101,7 @@ class Item(BaseModel):
     subject: str | None
     result: Literal["accepted", "invalid", "unavailable"] = Field(
         description="`accepted`: Kafka has it on all its in-sync replicas. `invalid`: the ledger "
-        "would refuse it, so it was not sent. "
-        "`unavailable`: Kafka did not say that it has it."
+        "would refuse it, so it was not sent. `unavailable`: Kafka did not acknowledge it."
     )
     topic: str | None = None
     partition: int | None = None
@@ -157,35 +159,42 @@ _MIXED: dict[int | str, dict[str, Any]] = {
     },
 )
 async def report_events(
-    request: Request, gateway: Parts, caller: Annotated[Caller, Depends(Needs("report"))]
+    request: Request,
+    accounts: TheAccounts,
+    topics: TheTopics,
+    publish: ThePublisher,
+    now: TheClock,
+    caller: MayReport,
 ) -> Report:
-    """Report one event or a batch of up to 1,000: usage, and with the scope `admin` what billing
-    and support tell of accounts.
+    """Report one event, or a batch of up to 1,000.
 
-    Answered once Kafka has acknowledged them, each with its own result. When none was accepted the
-    answer is a problem that has the `items` as well. Sending an event again is harmless: its
-    identity (account, `source` and `id`) counts once, so repeat whatever was `unavailable`, or the
-    whole request if its answer was lost. What the ledger makes of an accepted event (its charge, a
-    limit that it crosses, a refusal such as `unknown_model`) is decided after that, in a fraction
-    of a second.
+    The scope `report` is enough for usage. What billing and support report of accounts needs the
+    scope `admin`.
+
+    The answer comes once Kafka has acknowledged the events, and has a result for each. If none was
+    accepted, the answer is a problem that has the `items` as well. Sending an event again is
+    harmless: its identity (account, `source` and `id`) counts once. So repeat what was
+    `unavailable`, or the whole request if its answer was lost. The ledger decides an accepted event
+    a fraction of a second later: its charge, a limit that it crosses, or a refusal such as
+    `unknown_model`.
     """
     values = _values(await request.body(), request.headers.get("content-type", EITHER))
-    reporting = Reporting(
-        topics=gateway.topics,
-        partition_count=gateway.accounts.partition_count,
-        now=gateway.now(),
-        is_importing=gateway.accounts.clock.is_importing(),
+    conditions = Conditions(
+        topics=topics,
+        partition_count=accounts.partition_count,
+        now=now(),
+        is_importing=accounts.clock.is_importing(),
         is_admin=caller.may("admin"),
     )
-    items = await _items([check_event(value, reporting) for value in values], gateway)
+    items = await _publish([check_event(value, conditions) for value in values], publish)
     for item in items:
         REPORTED.labels(item.result).inc()
     return _answer(items, is_single=len(values) == 1)  # type: ignore[return-value]  # the model, or another status with the same content
 
 
-async def _items(checked: Sequence[Checked | Rejected], gateway: Gateway) -> list[Item]:
+async def _publish(checked: Sequence[Checked | Rejected], publish: Publish) -> list[Item]:
     records = [one.record for one in checked if isinstance(one, Checked)]
-    sent = iter(await gateway.report(records) if records else ())
+    sent = iter(await publish(records) if records else ())
     return [
         _item_sent(one, next(sent)) if isinstance(one, Checked) else _item_rejected(one)
         for one in checked
@@ -197,7 +206,7 @@ def _item_sent(checked: Checked, sent: Sent) -> Item:
     item = _item(checked.identity, "accepted" if sent.offset is not None else "unavailable")
     if sent.offset is None:
         return item.model_copy(
-            update={"detail": f"{sent.why}. It may have been taken all the same: {AGAIN}"}
+            update={"detail": f"{sent.why}. Kafka may have it all the same: {AGAIN}"}
         )
     return item.model_copy(
         update={"topic": record.topic, "partition": record.partition, "offset": sent.offset}
@@ -205,8 +214,8 @@ def _item_sent(checked: Checked, sent: Sent) -> Item:
 
 
 def _item_rejected(rejected: Rejected) -> Item:
-    told = {"code": rejected.code, "detail": rejected.detail, "pointer": rejected.pointer or None}
-    return _item(rejected.identity, "invalid").model_copy(update=told)
+    why = {"code": rejected.code, "detail": rejected.detail, "pointer": rejected.pointer or None}
+    return _item(rejected.identity, "invalid").model_copy(update=why)
 
 
 def _item(identity: Identity, result: Literal["accepted", "invalid", "unavailable"]) -> Item:
@@ -229,16 +238,16 @@ def _answer(items: Sequence[Item], *, is_single: bool) -> JSONResponse:
     if first.code == "forbidden" and is_single:
         return problem_response("forbidden", str(first.detail), scope="admin", items=content)
     where = f"{first.pointer}: " if first.pointer else ""
-    told = (
+    detail = (
         f"{where}{first.detail}"
         if is_single
-        else f"none of the {len(items)} events can be taken; the first: {where}{first.detail}"
+        else f"none of the {len(items)} events can be accepted; the first: {where}{first.detail}"
     )
-    return problem_response("invalid_event", told, items=content)
+    return problem_response("invalid_event", detail, items=content)
 
 
 def _values(body: bytes, content_type: str) -> list[bytes]:
-    """The events in a body, each as it was sent. Raises Problem."""
+    """The bytes of each event in a body, as they were sent. Raises Problem."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in (ONE, BATCH, EITHER):
         raise Problem(
@@ -256,7 +265,7 @@ def _values(body: bytes, content_type: str) -> list[bytes]:
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise Problem(
             "malformed_request",
-            f"the body is no JSON ({error}): send one event, or an array of them",
+            f"the body is not JSON ({error}): send one event, or an array of events",
         ) from None
     if not 1 <= len(values) <= EVENTS_MAX:
         raise Problem(

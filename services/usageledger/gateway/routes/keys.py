@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.config import JsonDict
 
@@ -14,7 +14,6 @@ from usageledger.gateway.access.app_keys import (
     SCOPES,
     SESSION_LIFETIME,
     AppKey,
-    Caller,
     MadeBefore,
     NotAuthentic,
     Scope,
@@ -24,8 +23,12 @@ from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
 from usageledger.gateway.dependencies import (
     SESSION_COOKIE,
     AccountPath,
-    Needs,
-    Parts,
+    MayAdminister,
+    MayRead,
+    TheClock,
+    TheKeys,
+    TheRateLimits,
+    TheStoreThread,
     refuse_or_count,
 )
 from usageledger.gateway.idempotency import IdempotencyKey
@@ -49,34 +52,36 @@ _KEY_EXAMPLE: JsonDict = {
 
 
 KeyId = Annotated[
-    str, Path(description="The key's id, which is a part of it.", examples=["0a1b2c3d"])
+    str, Path(description="The key's id: the part between the underscores.", examples=["0a1b2c3d"])
 ]
 
 
 class NewKey(BaseModel):
-    """What a key is to be able to do."""
+    """A key to make, and what its holder may do."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"name": "render service", "scopes": ["check", "hold"]}]},
     )
 
-    name: str = Field(min_length=1, max_length=100, description="Who uses it; for people.")
+    name: str = Field(
+        min_length=1, max_length=100, description="Which service uses it, for people."
+    )
     scopes: list[Scope] = Field(min_length=1, max_length=5)
 
 
 class Rotation(BaseModel):
-    """For how long the old secret works on."""
+    """For how long the old secret keeps working."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]}
     )
 
-    overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S)
+    overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S, description="In seconds.")
 
 
 class KeyMade(BaseModel):
-    """A key with its secret: shown this once."""
+    """A key with its secret, which is shown only in this answer."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"id": "0a1b2c3d", "key": "ulk_0a1b2c3d_…"}]}
@@ -87,7 +92,7 @@ class KeyMade(BaseModel):
 
 
 class SecretShown(BaseModel):
-    """A secret of a key, without the secret."""
+    """When a secret of a key was made, and until when it works."""
 
     created_at: datetime
     expires_at: datetime | None
@@ -102,12 +107,12 @@ class KeyShown(BaseModel):
     created_at: datetime
     revoked_at: datetime | None
     secrets: list[SecretShown] = Field(
-        description="Those that work: two while a rotation overlaps."
+        description="The working ones: two while a rotation overlaps."
     )
 
 
 class KeyList(BaseModel):
-    """Some of the keys that there have been."""
+    """A page of keys, also of revoked ones."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"items": [_KEY_EXAMPLE], "next_cursor": None}]}
@@ -118,7 +123,7 @@ class KeyList(BaseModel):
 
 
 class NewAccountToken(BaseModel):
-    """What an account token is to be able to do, and for how long."""
+    """An account token to mint: what it allows, and for how many seconds."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"expires_in": 900, "scopes": ["read"]}]}
@@ -126,12 +131,15 @@ class NewAccountToken(BaseModel):
 
     expires_in: int = Field(default=900, ge=1, le=int(LIFETIME_MAX.total_seconds()))
     scopes: list[TokenScope] = Field(
-        default=["read"], min_length=1, max_length=4, description="Of the key's own; never `admin`."
+        default=["read"],
+        min_length=1,
+        max_length=4,
+        description="A part of the key's own scopes; never `admin`.",
     )
 
 
 class AccountToken(BaseModel):
-    """A token that reaches one account and nothing else."""
+    """A token that gives access to one account and nothing else."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -147,14 +155,14 @@ class AccountToken(BaseModel):
 
 
 class SessionShown(BaseModel):
-    """Whether somebody is signed in to our pages, and what they may do."""
+    """Whether a browser is signed in to our pages, and with which scopes."""
 
     is_signed_in: bool
     scopes: list[Scope]
 
 
 class SignIn(BaseModel):
-    """A key, to open the console with."""
+    """A key to sign in with."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"key": "ulk_0a1b2c3d_…"}]}
@@ -170,22 +178,30 @@ class SignIn(BaseModel):
 )
 async def create_key(
     asked: NewKey,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("admin"))],
+    keys: TheKeys,
+    thread: TheStoreThread,
+    now: TheClock,
+    caller: MayAdminister,
     idempotency_key: IdempotencyKey = None,
 ) -> KeyMade:
     """Make a key. Its secret is shown in this answer and never again."""
-    create, by = gateway.keys.create, caller.key_id
     try:
-        key = await gateway.store_thread.run(
-            create, asked.name, asked.scopes, gateway.now(), by=by, idempotency_key=idempotency_key
+        key = await thread.run(
+            keys.create,
+            asked.name,
+            asked.scopes,
+            now(),
+            by=caller.key_id,
+            idempotency_key=idempotency_key,
         )
     except TooManyKeys:
-        raise Problem("too_many_keys", f"{KEYS_MAX} keys work: revoke one first") from None
+        raise Problem(
+            "too_many_keys", f"there are {KEYS_MAX} working keys already: revoke one first"
+        ) from None
     except MadeBefore as error:
         detail = (
-            f"this Idempotency-Key made the key {error.key_id}, whose secret is not kept: rotate "
-            "it to get one"
+            f"this Idempotency-Key made the key {error.key_id}, whose secret was shown then and is "
+            "not kept: rotate the key to get a new secret"
         )
         raise Problem("conflict", detail, id=error.key_id) from None
     return KeyMade(id=key.split("_")[1], key=key)
@@ -193,44 +209,43 @@ async def create_key(
 
 @router.get("/v1/keys", responses=problems())
 async def list_keys(
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("admin"))],
+    keys: TheKeys,
+    thread: TheStoreThread,
+    caller: MayAdminister,
     cursor: NumberCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> KeyList:
-    """Keys that there have been, the oldest first, without secrets."""
-    found = await gateway.store_thread.run(gateway.keys.listed, int(cursor or 0), limit + 1)
+    """All keys, also the revoked ones, the oldest first, without secrets."""
+    found = await thread.run(keys.page, int(cursor or 0), limit + 1)
     next_cursor = str(found[limit - 1].number) if len(found) > limit else None
-    return KeyList(items=[_shown(key) for key in found[:limit]], next_cursor=next_cursor)
+    return KeyList(items=[_key_shown(key) for key in found[:limit]], next_cursor=next_cursor)
 
 
 @router.post("/v1/keys/{key_id:segment}/rotate", responses=problems("not_found"))
 async def rotate_key(
     key_id: KeyId,
     asked: Rotation,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("admin"))],
+    keys: TheKeys,
+    thread: TheStoreThread,
+    now: TheClock,
+    caller: MayAdminister,
 ) -> KeyMade:
-    """A new secret for a key; the old one works on for a while, so that its users can change
-    over.
-    """
+    """A new secret for a key. The old one keeps working for a while, so that clients can change."""
+    overlap = timedelta(seconds=asked.overlap_s)
     try:
-        overlap = timedelta(seconds=asked.overlap_s)
-        return KeyMade(
-            id=key_id,
-            key=await gateway.store_thread.run(gateway.keys.rotate, key_id, overlap, gateway.now()),
-        )
+        key = await thread.run(keys.rotate, key_id, overlap, now())
     except KeyError:
         raise _no_such_key(key_id) from None
+    return KeyMade(id=key_id, key=key)
 
 
 @router.post("/v1/keys/{key_id:segment}/revoke", status_code=204, responses=problems("not_found"))
 async def revoke_key(
-    key_id: KeyId, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]
+    key_id: KeyId, keys: TheKeys, thread: TheStoreThread, now: TheClock, caller: MayAdminister
 ) -> Response:
     """End a key, and every account token minted with it, at once."""
     try:
-        await gateway.store_thread.run(gateway.keys.revoke, key_id, gateway.now())
+        await thread.run(keys.revoke, key_id, now())
     except KeyError:
         raise _no_such_key(key_id) from None
     return Response(status_code=204)
@@ -240,54 +255,57 @@ async def revoke_key(
 async def mint_token(
     account: AccountPath,
     asked: NewAccountToken,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("read"))],
+    keys: TheKeys,
+    now: TheClock,
+    caller: MayRead,
 ) -> AccountToken:
-    """Mint a short-lived token for one account's browser: what `<usage-meter>` asks your backend
-    for.
+    """Mint a short-lived token for one account's browser.
 
-    `usageledger.mint_account_token`, or any JWT library, makes the same from a key,
-    without asking.
+    `<usage-meter>` gets its token from your backend. Your backend can also make one from its key
+    without a request: with `usageledger.mint_account_token`, or with any JWT library.
     """
     if caller.account is not None:
         raise Problem(
             "forbidden",
-            "an account token makes no other one: its end would be no end. Use an app key here",
+            "an account token cannot make another one, or it would never end: use an app key here",
         )
     lacking = sorted(scope for scope in asked.scopes if not caller.may(scope))
     if lacking:
         raise Problem(
             "forbidden",
-            f"the key itself has not the scope {lacking[0]!r}: use one that has it",
+            f"the key itself lacks the scope {lacking[0]!r}: use a key that has it",
             scope=lacking[0],
         )
-    now, lifetime = gateway.now().replace(microsecond=0), timedelta(seconds=asked.expires_in)
-    token = gateway.keys.new_account_token(caller, account, asked.scopes, lifetime, now)
-    return AccountToken(account=account, token=token, expires_at=now + lifetime)
+    begins, lifetime = now().replace(microsecond=0), timedelta(seconds=asked.expires_in)
+    token = keys.new_account_token(caller, account, asked.scopes, lifetime, begins)
+    return AccountToken(account=account, token=token, expires_at=begins + lifetime)
 
 
 @router.get("/session", include_in_schema=False)
-async def show_session(request: Request, gateway: Parts) -> SessionShown:
-    """Whether the pages are signed in: they ask first, and a stranger is shown the form."""
+async def show_session(request: Request, keys: TheKeys, now: TheClock) -> SessionShown:
+    """Whether this browser is signed in: our pages ask, and show the sign-in form if it is not."""
     session = request.cookies.get(SESSION_COOKIE)
     if session is None:
         return SessionShown(is_signed_in=False, scopes=[])
     try:
-        caller = gateway.keys.caller_of_session(session, gateway.now())
+        caller = keys.caller_of_session(session, now())
     except NotAuthentic:
         return SessionShown(is_signed_in=False, scopes=[])
     return SessionShown(is_signed_in=True, scopes=[scope for scope in SCOPES if caller.may(scope)])
 
 
 @router.post("/session", status_code=204, include_in_schema=False)
-async def sign_in(asked: SignIn, request: Request, gateway: Parts) -> Response:
-    """Begin a session of our own pages: the browser keeps a cookie that scripts cannot read, and no
-    key.
+async def sign_in(
+    asked: SignIn, request: Request, keys: TheKeys, rate_limits: TheRateLimits, now: TheClock
+) -> Response:
+    """Begin a session of our own pages.
+
+    The browser keeps a cookie that scripts cannot read, and not the key.
     """
     try:
-        session = gateway.keys.new_session(asked.key.get_secret_value(), gateway.now())
+        session = keys.new_session(asked.key.get_secret_value(), now())
     except NotAuthentic as error:
-        refuse_or_count(gateway, request, error)
+        refuse_or_count(rate_limits, request, error)
         raise Problem("unauthenticated", str(error)) from None
     response = Response(status_code=204)
     is_secure = request.url.scheme == "https"
@@ -310,16 +328,19 @@ async def sign_out() -> Response:
     return response
 
 
-def _shown(key: AppKey) -> KeyShown:
+def _key_shown(key: AppKey) -> KeyShown:
     return KeyShown(
         id=key.id,
         name=key.name,
         scopes=list(key.scopes),
         created_at=key.created_at,
         revoked_at=key.revoked_at,
-        secrets=[SecretShown(created_at=made, expires_at=ends) for made, ends in key.secrets],
+        secrets=[
+            SecretShown(created_at=created_at, expires_at=expires_at)
+            for created_at, expires_at in key.secrets
+        ],
     )
 
 
 def _no_such_key(key_id: str) -> Problem:
-    return Problem("not_found", f"there is no key {key_id!r} that works: GET /v1/keys lists them")
+    return Problem("not_found", f"no key {key_id!r} works here: GET /v1/keys lists the keys")

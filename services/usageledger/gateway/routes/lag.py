@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.gateway.access.app_keys import Caller
-from usageledger.gateway.dependencies import Gateway, Needs, Parts
-from usageledger.gateway.inspector import Look
+from usageledger.gateway.dependencies import MayAdminister, TheHistory, TheInspector, TheTopics
 from usageledger.gateway.problems import problems
-from usageledger.history.reading import HistoryAbsent
+from usageledger.history.reading import HistoryAbsent, HistoryReader
 from usageledger.operations.partition_states import PartitionState
 
 router = APIRouter(tags=["console"])
@@ -22,29 +20,27 @@ class ServiceLag(BaseModel):
     """How far a service is behind."""
 
     name: str = Field(description="`processor`, `limits` or `history`.")
-    records: int = Field(
-        description="Records that it has not handled yet: 0 says that it is up to date."
-    )
+    records: int = Field(description="Records that it has not handled yet; 0 if it is up to date.")
 
 
 class PartitionShown(BaseModel):
-    """One partition of the ledger, and what it is doing."""
+    """One partition of the ledger."""
 
     partition: int
     state: str = Field(
         description="`running/idle`, `running/behind`, `catching_up`, `waiting_for_a_catalog`, "
         "`claiming`, `stopped` or `no_owner`."
     )
-    undecided: int = Field(description="Records that wait to be decided.")
+    undecided: int = Field(description="How many records wait to be decided.")
     lag: dict[str, int] = Field(
-        description="Records that wait, by what they are: `usage`, `account`, `catalog`, or "
-        "`limits` to announce."
+        description="How many records wait: `usage`, `account` and `catalog` to be decided, "
+        "`limits` to be announced."
     )
     detail: str = Field(
-        description="Why it does not go on, or how far it is; empty where there is nothing to say."
+        description="Why the partition makes no progress, or how far it is; often empty."
     )
-    needs_somebody: bool = Field(description="Whether it will not go on by itself.")
-    worker: str | None = Field(description="The processor that has it.")
+    needs_somebody: bool = Field(description="Whether an operator has to act before it goes on.")
+    worker: str | None = Field(description="The processor that owns it.")
 
 
 _PARTITION: dict[str, Any] = {
@@ -64,7 +60,7 @@ _SERVICES: list[Any] = [
 
 
 class LagReport(BaseModel):
-    """How a ledger is doing."""
+    """How far a ledger's services are behind."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -74,45 +70,43 @@ class LagReport(BaseModel):
         }
     )
 
-    at: datetime = Field(description="When this was so: a second ago at most.")
+    at: datetime = Field(description="When this was read: a second ago at most.")
     services: list[ServiceLag]
     partitions: list[PartitionShown]
 
 
 @router.get("/v1/lag", responses=problems("log_unavailable"))
-async def read_lag(gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]) -> LagReport:
-    """How far the services are behind, and what each partition is doing: what `usageledger status`
-    shows.
+async def read_lag(
+    inspector: TheInspector, history: TheHistory, topics: TheTopics, caller: MayAdminister
+) -> LagReport:
+    """How far the services are behind, and what each partition is doing.
+
+    `usageledger status` shows the same.
     """
-    look = await gateway.inspector.look()
+    found = await inspector.progress()
     services = {
-        "processor": look.lags.records("usage", "account", "catalog"),
-        "limits": look.lags.records("limits"),
-        # Asked after the look, so that 0 says that all of it has been folded.
-        "history": await _unfolded(gateway, look),
+        "processor": found.lags.records("usage", "account", "catalog"),
+        "limits": found.lags.records("limits"),
+        # Read after the ledger's ends, so that 0 means that all of the ledger has been folded.
+        "history": found.lags.beyond(topics.ledger, await _folded_offsets(history)),
     }
     return LagReport(
-        at=look.at,
+        at=found.at,
         services=[ServiceLag(name=name, records=records) for name, records in services.items()],
-        partitions=[_shown(partition) for partition in look.partitions],
+        partitions=[_partition_shown(partition) for partition in found.partitions],
     )
 
 
-async def _unfolded(gateway: Gateway, look: Look) -> int:
-    """Records of the ledger that the history does not have: all of them where there is no history
-    yet.
-    """
+async def _folded_offsets(history: HistoryReader) -> dict[int, int]:
+    """Up to which offset the history has each partition; empty if there is no history yet."""
     try:
-        reaches = await gateway.history.reaches()
+        reaches = await history.reaches()
     except HistoryAbsent:
-        reaches = {}
-    return look.lags.beyond(
-        gateway.topics.ledger,
-        {partition: reach.next_offset for partition, reach in reaches.items()},
-    )
+        return {}
+    return {partition: reach.next_offset for partition, reach in reaches.items()}
 
 
-def _shown(partition: PartitionState) -> PartitionShown:
+def _partition_shown(partition: PartitionState) -> PartitionShown:
     return PartitionShown(
         partition=partition.partition,
         state=partition.name,

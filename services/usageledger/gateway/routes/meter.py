@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import Limit, NumberCursor
-from usageledger.gateway.dependencies import AccountPath, Needs, Parts
+from usageledger.gateway.dependencies import (
+    AccountPath,
+    MayRead,
+    TheAccounts,
+    TheHistory,
+    TheRateLimits,
+)
 from usageledger.gateway.history_reach import history_as_of, history_not_ready
 from usageledger.gateway.meter import (
     PERIOD_EXAMPLE,
@@ -50,7 +54,7 @@ class PeriodPage(BaseModel):
     "/v1/accounts/{account:segment}/meter", responses=problems("log_unavailable", "not_ready")
 )
 async def read_meter(
-    account: AccountPath, gateway: Parts, caller: Annotated[Caller, Depends(Needs("read"))]
+    account: AccountPath, accounts: TheAccounts, history: TheHistory, caller: MayRead
 ) -> Meter:
     """The usage meter of an account: what it has and has used in its current period, by feature,
     model and day, its pace, its renewal.
@@ -58,14 +62,14 @@ async def read_meter(
     While the history is not up to date, `history_as_of` says up to when features, models and days
     are complete; the figures always are.
     """
-    found = await gateway.accounts.balance(account)
+    found = await accounts.balance(account)
     try:
-        history = await gateway.history.account(
-            account, gateway.accounts.partition(account), found.balance.period.number
+        known = await history.account(
+            account, accounts.partition(account), found.balance.period.number
         )
     except HistoryAbsent:
-        history = AccountHistory(Reach(0, None), None, None, None, ())
-    return meter_of(found, history)
+        known = AccountHistory(Reach(0, None), None, None, None, ())
+    return meter_of(found, known)
 
 
 @router.get(
@@ -73,26 +77,28 @@ async def read_meter(
 )
 async def list_periods(
     account: AccountPath,
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("read"))],
+    accounts: TheAccounts,
+    history: TheHistory,
+    rate_limits: TheRateLimits,
+    caller: MayRead,
     cursor: NumberCursor = None,
     limit: Limit = _PERIODS_DEFAULT,
 ) -> PeriodPage:
     """An account's past periods, the newest first: what each had and what was used in it."""
-    gateway.rate_limits.count_list(caller)
-    found = await gateway.accounts.balance(account)
+    rate_limits.count_list(caller)
+    found = await accounts.balance(account)
     balance = found.balance
     current = balance.period.number
     before = current if cursor is None else min(int(cursor), current)
-    partition = gateway.accounts.partition(account)
+    partition = accounts.partition(account)
     try:
-        history = await gateway.history.account(account, partition, current)
-        stored = await gateway.history.periods(account, before=before, limit=limit + 1)
+        known = await history.account(account, partition, current)
+        stored = await history.periods(account, before=before, limit=limit + 1)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
-    ended = ended_periods(balance, history.state, stored, before)[: limit + 1]
+    ended = ended_periods(balance, known.state, stored, before)[: limit + 1]
     items = [period_listed(each, balance.catalogs) for each in ended[:limit]]
-    as_of = history_as_of(found, history)
+    as_of = history_as_of(found, known)
     return PeriodPage(
         items=items,
         next_cursor=str(items[-1].number) if len(ended) > limit else None,

@@ -1,4 +1,4 @@
-"""Routes: what the ledger refused, and sending it again, unchanged, once the cause is mended."""
+"""Routes: the inputs that the ledger refused, and sending them again."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from usageledger.accounts.reader import Accounts
 from usageledger.domain.refusal import Refusal
-from usageledger.gateway.access.app_keys import Caller
-from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
-from usageledger.gateway.dependencies import Gateway, Needs, Parts
-from usageledger.gateway.event_publisher import Outgoing, Sent
+from usageledger.gateway.cursors import CURSOR_DESCRIPTION, PAGE_DEFAULT, HistoryAsOf, Limit
+from usageledger.gateway.dependencies import (
+    MayAdminister,
+    TheAccounts,
+    TheHistory,
+    TheInspector,
+    ThePublisher,
+    TheTopics,
+)
 from usageledger.gateway.figures import EventShown
 from usageledger.gateway.history_reach import complete_until, history_not_ready
 from usageledger.gateway.problems import Problem, problems
 from usageledger.history.reading import HistoryAbsent
 from usageledger.ledger.records import Record
 from usageledger.ledger.refused_input import RefusedInput
+from usageledger.log.event_publisher import Outgoing, Sent
+from usageledger.log.topics import Topics
 from usageledger.operations.refusals import (
     HINDRANCES,
     Hindrance,
@@ -39,7 +47,7 @@ RefusalCursor = Annotated[
     str | None,
     Query(
         pattern=r"^[0-9]{1,18}\.[0-9]{1,6}-[0-9]{1,12}$",
-        description="`next_cursor` of the page before, as it is.",
+        description=CURSOR_DESCRIPTION,
     ),
 ]
 EntryAddress = Annotated[str, Field(pattern=r"^[0-9]{1,6}-[0-9]{1,12}$")]
@@ -48,18 +56,20 @@ EntryAddress = Annotated[str, Field(pattern=r"^[0-9]{1,6}-[0-9]{1,12}$")]
 class RefusalShown(BaseModel):
     """One input that the ledger refused."""
 
-    entry: str = Field(
-        description="The address of the ledger entry that says so: partition, offset."
+    entry: str = Field(description="The address of the refusal in the ledger: partition-offset.")
+    account: str | None = Field(
+        description="The account that the record's key names; null if it has no key."
     )
-    account: str | None = Field(description="The account that the record's key names.")
     reason: str = Field(description="The rule that it broke.")
-    detail: str = Field(description="What was wrong, in words; empty where the reason says it all.")
+    detail: str = Field(
+        description="What was wrong and what to do, in words; empty if the reason says it all."
+    )
     appended_at: datetime
     event: EventShown | None
     feature: str | None
     model: str | None
     is_resolved: bool = Field(description="Whether the same event has been accepted since.")
-    place: str = Field(description="Where the refused record lies: topic, partition, offset.")
+    place: str = Field(description="The address of the refused record: topic, partition-offset.")
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -77,7 +87,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class RefusalList(BaseModel):
-    """Some of what the ledger refused."""
+    """A page of refused inputs, the newest first."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -87,37 +97,34 @@ class RefusalList(BaseModel):
 
     items: list[RefusalShown]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(
-        description="Until when the list is complete, where it is not up to date yet; null where "
-        "it is."
-    )
+    history_as_of: HistoryAsOf
 
 
 class Resending(BaseModel):
-    """Which refused inputs are to be sent again."""
+    """The refused inputs to send again."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"entries": ["3-1042"]}]}
     )
 
     entries: list[EntryAddress] = Field(
-        min_length=1, max_length=RESENT_MAX, description="The refusals' `entry`."
+        min_length=1, max_length=RESENT_MAX, description="The `entry` of each refusal."
     )
 
 
 class Resent(BaseModel):
-    """What became of one of them."""
+    """What became of one refused input."""
 
     entry: str
     result: Result = Field(
-        description="`sent`: Kafka has it, and the ledger decides anew. `unavailable`: Kafka has "
-        "not said that it has it; send it again."
+        description="`sent`: Kafka has it, and the ledger decides it anew. `unavailable`: Kafka "
+        "has not acknowledged it; send it again."
     )
     detail: str | None = Field(default=None, description="Why it was not sent.")
 
 
 class ResendReport(BaseModel):
-    """What became of each, in the order asked; one that is named twice is sent once."""
+    """What became of each, in the order asked. An input that is named twice is sent once."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -130,22 +137,25 @@ class ResendReport(BaseModel):
 
 @router.get("/v1/refusals", responses=problems("not_ready"))
 async def list_refusals(
-    gateway: Parts,
-    caller: Annotated[Caller, Depends(Needs("admin"))],
-    reason: Annotated[Refusal | None, Query(description="Only what was refused for this.")] = None,
+    accounts: TheAccounts,
+    history: TheHistory,
+    caller: MayAdminister,
+    reason: Annotated[Refusal | None, Query(description="Only those with this reason.")] = None,
     resolved: Annotated[
-        bool | None, Query(description="Only what has been accepted since, or only what has not.")
+        bool | None,
+        Query(description="True: only events that were accepted since. False: only the others."),
     ] = None,
     cursor: RefusalCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> RefusalList:
-    """What the ledger refused, the newest first: why, where it lies, and whether the same event has
-    been accepted since.
+    """The inputs that the ledger refused, the newest first.
+
+    Each with the reason, the place of its record, and whether the same event was accepted since.
     """
-    heads = await gateway.accounts.heads()
+    heads = await accounts.heads()
     try:
-        reaches = await gateway.history.reaches()
-        page = await gateway.history.refusals(
+        reaches = await history.reaches()
+        page = await history.refusals(
             reason=None if reason is None else reason.value,
             is_resolved=resolved,
             cursor=cursor,
@@ -162,60 +172,62 @@ async def list_refusals(
 
 @router.post("/v1/refusals/resend", responses=problems("log_unavailable", "not_ready"))
 async def resend_refusals(
-    asked: Resending, gateway: Parts, caller: Annotated[Caller, Depends(Needs("admin"))]
+    asked: Resending,
+    accounts: TheAccounts,
+    history: TheHistory,
+    inspector: TheInspector,
+    publish: ThePublisher,
+    topics: TheTopics,
+    caller: MayAdminister,
 ) -> ResendReport:
-    """Send refused inputs again, unchanged, once the catalog knows what they use or their account
-    is opened.
+    """Send refused inputs again, unchanged, once their cause is mended.
 
-    Answered once Kafka has acknowledged them. Doing it twice is harmless: an event's identity
-    counts once. Where Kafka has acknowledged none of them, the answer is a problem that has the
-    `items` as well.
+    Do it after a catalog that knows what they use was published, or after their account was opened.
+    The answer comes once Kafka has acknowledged them. Sending twice is harmless: an event's
+    identity counts once. If Kafka has acknowledged none of them, the answer is a problem that has
+    the `items` as well.
     """
     entries = list(dict.fromkeys(asked.entries))
     try:
-        known = await gateway.history.refusals_at(entries)
+        known = await history.refusals_at(entries)
     except HistoryAbsent as error:
         raise history_not_ready(error) from error
     hindrances: dict[str, Hindrance | None] = {
         entry: hindrance(known.get(entry)) for entry in entries
     }
     chosen = [known[entry] for entry, why in hindrances.items() if why is None]
-    sent = await _send_again(gateway, chosen)
-    items = [
-        _hindered(entry, why) if why is not None else sent[entry]
-        for entry, why in hindrances.items()
-    ]
-    results = {item.result for item in items}
-    if "unavailable" in results and "sent" not in results:
-        why_not = next(item.detail for item in items if item.result == "unavailable")
-        raise Problem(
-            "log_unavailable",
-            f"none was sent: {why_not}. Send them again in a moment",
-            headers={"Retry-After": "1"},
-            items=[item.model_dump() for item in items],
-        )
-    return ResendReport(items=items)
-
-
-async def _send_again(gateway: Gateway, chosen: Sequence[RefusedInput]) -> dict[str, Resent]:
-    """Send these again; what became of each, by its entry. Raises Problem."""
-    records = (
-        await gateway.inspector.records([refusal.input for refusal in chosen]) if chosen else []
-    )
-    kept = {
-        refusal.entry: _outgoing(gateway, refusal, record)
+    records = await inspector.refused_records([each.input for each in chosen]) if chosen else []
+    outgoing = {
+        refusal.entry: _outgoing(accounts, topics, refusal, record)
         for refusal, record in zip(chosen, records, strict=True)
         if record is not None
     }
-    outcomes = await gateway.report(list(kept.values())) if kept else ()
-    gone = {refusal.entry: _hindered(refusal.entry, "gone") for refusal in chosen}
-    return gone | {
-        entry: _resent(entry, outcome) for entry, outcome in zip(kept, outcomes, strict=True)
-    }
+    outcomes = await publish(list(outgoing.values())) if outgoing else ()
+    sent = dict(zip(outgoing, outcomes, strict=True))
+    items = [
+        _resent(entry, sent[entry]) if entry in sent else _hindered(entry, why or "gone")
+        for entry, why in hindrances.items()
+    ]
+    _require_some_sent(items)
+    return ResendReport(items=items)
 
 
-def _outgoing(gateway: Gateway, refusal: RefusedInput, record: Record) -> Outgoing:
-    accounts, topics = gateway.accounts, gateway.topics
+def _require_some_sent(items: Sequence[Resent]) -> None:
+    """Raises Problem if Kafka has acknowledged none, but might have."""
+    results = {item.result for item in items}
+    if "unavailable" in results and "sent" not in results:
+        why = next(item.detail for item in items if item.result == "unavailable")
+        raise Problem(
+            "log_unavailable",
+            f"none was sent: {why}. Send them again in a moment",
+            headers={"Retry-After": "1"},
+            items=[item.model_dump() for item in items],
+        )
+
+
+def _outgoing(
+    accounts: Accounts, topics: Topics, refusal: RefusedInput, record: Record
+) -> Outgoing:
     found = resent_record(
         refusal,
         record,

@@ -1,32 +1,41 @@
-"""Routes: webhook endpoints, their secrets, and what was delivered to them."""
+"""Routes: webhook endpoints, their secrets, and their deliveries."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from usageledger.contracts.fields import Name
-from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
-from usageledger.gateway.dependencies import Gateway, Needs, Parts
+from usageledger.gateway.dependencies import (
+    MayAdminister,
+    RequireCurrentLimits,
+    TheClock,
+    TheDeliveries,
+    TheEndpoints,
+    TheStoreThread,
+    TheWebhookReach,
+    WakeWebhooks,
+)
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
-from usageledger.gateway.webhooks.addresses import URL_LENGTH_MAX, NotAllowed, check_url
-from usageledger.gateway.webhooks.deliveries import Counts, Delivery
+from usageledger.gateway.webhooks.addresses import URL_LENGTH_MAX, NotAllowed, Reach, check_url
+from usageledger.gateway.webhooks.deliveries import Counts, Delivery, DeliveryStore
 from usageledger.gateway.webhooks.endpoints import (
     ENDPOINTS_MAX,
     LIMIT_TYPES,
     Change,
     Endpoint,
+    EndpointSettings,
     EndpointState,
+    EndpointStore,
     LimitType,
     NoLongerThere,
     TooManyEndpoints,
-    Wanted,
 )
 from usageledger.gateway.webhooks.schedule import State
 from usageledger.ledger.timestamps import milliseconds
@@ -37,7 +46,6 @@ OVERLAP_MAX_S = 30 * 86_400
 ACCOUNTS_MAX = 1_000
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
-Admin = Annotated[Caller, Depends(Needs("admin"))]
 EndpointId = Annotated[
     str, Path(description="The endpoint's id.", examples=["wh_1f6d0c2b9a3e4d57"])
 ]
@@ -51,12 +59,12 @@ DeliveryId = Annotated[
 
 _URL = Field(
     max_length=URL_LENGTH_MAX,
-    description="Where to deliver: https, to a public address, unless this gateway is set to reach "
-    "others.",
+    description="Where to deliver: an https URL with a public address, unless this gateway is "
+    "configured to reach others.",
     examples=["https://app.example/hooks/usage"],
 )
-_TYPES = Field(min_length=1, max_length=3, description="Which limit events.")
-_ACCOUNTS = Field(max_length=ACCOUNTS_MAX, description="Of which accounts; none named: of all.")
+_TYPES = Field(min_length=1, max_length=3, description="Which limit events to deliver.")
+_ACCOUNTS = Field(max_length=ACCOUNTS_MAX, description="Of which accounts; empty: of all.")
 
 _ENDPOINT: JsonDict = {
     "id": "wh_1f6d0c2b9a3e4d57",
@@ -92,7 +100,7 @@ def _example(*values: JsonDict) -> ConfigDict:
 
 
 class NewEndpoint(BaseModel):
-    """Where limit events are to be delivered."""
+    """A webhook endpoint to make."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -113,7 +121,7 @@ class NewEndpoint(BaseModel):
 
 
 class EndpointChange(BaseModel):
-    """What is to be another; what is not named stays."""
+    """What to change. A field that is not named stays as it is."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"enabled": False}]})
 
@@ -125,23 +133,23 @@ class EndpointChange(BaseModel):
 
 
 class SecretRotation(BaseModel):
-    """For how long the old secret signs as well."""
+    """For how long deliveries are signed with the old secret as well."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]}
     )
 
-    overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S)
+    overlap_s: int = Field(default=86_400, ge=0, le=OVERLAP_MAX_S, description="In seconds.")
 
 
 class EndpointMade(BaseModel):
-    """An endpoint's secret: shown this once."""
+    """An endpoint's secret, which is shown only in this answer."""
 
     model_config = _example({"id": "wh_1f6d0c2b9a3e4d57", "secret": SECRET})
 
     id: str
     secret: str = Field(
-        description="What the receiver verifies signatures with, by any library for Standard "
+        description="The receiver verifies signatures with it, with any library for Standard "
         "Webhooks."
     )
 
@@ -154,24 +162,25 @@ class LastFailure(BaseModel):
 
 
 class EndpointShown(BaseModel):
-    """An endpoint, and how it fares."""
+    """An endpoint and its state."""
 
     model_config = _example(_ENDPOINT)
 
     id: str
     url: str
     types: list[LimitType]
-    accounts: list[str] = Field(description="None: all of them.")
+    accounts: list[str] = Field(description="Empty: all of them.")
     description: str
     created_at: datetime
-    state: EndpointState = Field(description="`failing`: for a day every attempt has failed.")
+    state: EndpointState = Field(description="`failing`: every attempt has failed for a day.")
     disabled_because: str | None
-    pending: int = Field(description="Deliveries that are still to be made, or made again.")
+    pending: int = Field(description="Deliveries that will be tried, or tried again.")
     dead: int = Field(
-        description="Deliveries that were given up: list them with `state=dead`, and have them "
-        "sent again."
+        description="Deliveries that were given up: list them with `state=dead`, and resend them."
     )
-    secrets: int = Field(description="How many sign: more than one while a rotation overlaps.")
+    secrets: int = Field(
+        description="How many secrets sign: more than one while a rotation overlaps."
+    )
     last_success_at: datetime | None
     last_failure: LastFailure | None
 
@@ -185,14 +194,14 @@ class EndpointList(BaseModel):
 
 
 class DeliveryShown(BaseModel):
-    """One event on its way to one endpoint."""
+    """The delivery of one event to one endpoint."""
 
     model_config = _example(_DELIVERY)
 
     id: str
     event_id: str
     type: str
-    account: str = Field(description="Empty for a test.")
+    account: str = Field(description="Empty if it is a test.")
     state: State
     attempts: int
     last_status: int | None
@@ -202,7 +211,7 @@ class DeliveryShown(BaseModel):
 
 
 class DeliveryList(BaseModel):
-    """Deliveries, the newest first."""
+    """A page of deliveries, the newest first."""
 
     model_config = _example({"items": [_DELIVERY], "next_cursor": None})
 
@@ -224,35 +233,39 @@ class DeliveryList(BaseModel):
 )
 async def create_webhook(
     asked: NewEndpoint,
-    gateway: Parts,
-    caller: Admin,
+    endpoints: TheEndpoints,
+    thread: TheStoreThread,
+    reach: TheWebhookReach,
+    require_current_limits: RequireCurrentLimits,
+    wake_webhooks: WakeWebhooks,
+    now: TheClock,
+    caller: MayAdminister,
     idempotency_key: IdempotencyKey = None,
 ) -> EndpointMade:
-    """Have limit events that happen from now on delivered to a URL, signed after Standard Webhooks.
+    """Deliver limit events that happen from now on to a URL, signed as Standard Webhooks.
 
     The secret is shown in this answer and never again. The body of a delivery is
     `{"type", "timestamp", "data"}`, with the CloudEvent as `data`. Answer with any 2xx within 15
-    seconds; everything else is tried again, ten more times over three days, and 410 Gone disables
-    the endpoint. A delivery can come more than once, with the same `webhook-id`; of one account
-    they come in order unless one had to be tried again: the greater `data.data.entry` is the later
-    one.
+    seconds. Every other answer is tried again, up to ten times over three days, and 410 Gone
+    disables the endpoint. A delivery can come more than once, with the same `webhook-id`. Those of
+    one account come in order, unless one had to be tried again: the greater `data.data.entry` is
+    the later one.
     """
-    _check_url(asked.url, gateway)
-    trouble = gateway.limits_trouble()
-    if trouble is not None:
-        raise Problem(
-            "not_ready", f"{trouble}: ask again in a moment", headers={"Retry-After": "1"}
-        )
-    wanted = Wanted(
+    _require_allowed_url(asked.url, reach)
+    require_current_limits()
+    settings = EndpointSettings(
         asked.url,
         tuple(dict.fromkeys(asked.types)),
         tuple(dict.fromkeys(asked.accounts)),
         asked.description,
     )
-    create = gateway.webhook_endpoints.create
     try:
-        made = await gateway.store_thread.run(
-            create, wanted, gateway.now(), caller=caller.key_id, idempotency_key=idempotency_key
+        made = await thread.run(
+            endpoints.create,
+            settings,
+            now(),
+            caller=caller.key_id,
+            idempotency_key=idempotency_key,
         )
     except TooManyEndpoints:
         raise Problem(
@@ -261,28 +274,41 @@ async def create_webhook(
     except NoLongerThere:
         raise Problem(
             "conflict",
-            "what this Idempotency-Key made was deleted or has another secret by now: take a new "
-            "key",
+            "the endpoint that this Idempotency-Key made was deleted, or has another secret by "
+            "now: send the request under a new key",
         ) from None
-    gateway.webhooks_changed()
+    wake_webhooks()
     return EndpointMade(id=made.id, secret=made.secret)
 
 
 @router.get("/v1/webhooks", responses=problems())
-async def list_webhooks(gateway: Parts, caller: Admin) -> EndpointList:
-    """Every endpoint, and how it fares, without secrets."""
-    now = gateway.now()
-    endpoints = await gateway.store_thread.run(gateway.webhook_endpoints.all, now)
-    counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
+async def list_webhooks(
+    endpoints: TheEndpoints,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    now: TheClock,
+    caller: MayAdminister,
+) -> EndpointList:
+    """Every endpoint and its state, without secrets."""
+    at = now()
+    found = await thread.run(endpoints.all, at)
+    counts = await thread.run(deliveries.counts)
     return EndpointList(
-        items=[_shown(endpoint, counts.get(endpoint.id), now) for endpoint in endpoints]
+        items=[_endpoint_shown(endpoint, counts.get(endpoint.id), at) for endpoint in found]
     )
 
 
 @router.get("/v1/webhooks/{endpoint_id:segment}", responses=problems("not_found"))
-async def get_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> EndpointShown:
-    """One endpoint."""
-    return await _show(endpoint_id, gateway)
+async def get_webhook(
+    endpoint_id: EndpointId,
+    endpoints: TheEndpoints,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    now: TheClock,
+    caller: MayAdminister,
+) -> EndpointShown:
+    """One endpoint and its state."""
+    return await thread.run(_endpoint_at, endpoints, deliveries, endpoint_id, now())
 
 
 @router.patch(
@@ -290,14 +316,22 @@ async def get_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) ->
     responses=problems("not_found", "malformed_request", "url_not_allowed"),
 )
 async def change_webhook(
-    endpoint_id: EndpointId, asked: EndpointChange, gateway: Parts, caller: Admin
+    endpoint_id: EndpointId,
+    asked: EndpointChange,
+    endpoints: TheEndpoints,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    reach: TheWebhookReach,
+    wake_webhooks: WakeWebhooks,
+    now: TheClock,
+    caller: MayAdminister,
 ) -> EndpointShown:
-    """Change where an endpoint is or what it gets, or switch it off and on.
+    """Change an endpoint's URL, what it receives, or whether it is enabled.
 
-    While it is off nothing new is meant for it, and what waits goes on waiting.
+    A disabled endpoint gets no new deliveries, and its pending ones stay pending.
     """
     if asked.url is not None:
-        _check_url(asked.url, gateway)
+        _require_allowed_url(asked.url, reach)
     change = Change(
         url=asked.url,
         types=None if asked.types is None else tuple(dict.fromkeys(asked.types)),
@@ -306,11 +340,11 @@ async def change_webhook(
         is_enabled=asked.enabled,
     )
     try:
-        await gateway.store_thread.run(gateway.webhook_endpoints.change, endpoint_id, change)
+        await thread.run(endpoints.change, endpoint_id, change)
     except KeyError:
         raise _no_such_endpoint(endpoint_id) from None
-    gateway.webhooks_changed()
-    return await _show(endpoint_id, gateway)
+    wake_webhooks()
+    return await thread.run(_endpoint_at, endpoints, deliveries, endpoint_id, now())
 
 
 @router.post(
@@ -318,18 +352,21 @@ async def change_webhook(
     responses=problems("not_found", "malformed_request"),
 )
 async def rotate_webhook_secret(
-    endpoint_id: EndpointId, asked: SecretRotation, gateway: Parts, caller: Admin
+    endpoint_id: EndpointId,
+    asked: SecretRotation,
+    endpoints: TheEndpoints,
+    thread: TheStoreThread,
+    now: TheClock,
+    caller: MayAdminister,
 ) -> EndpointMade:
     """A new secret.
 
-    Until the overlap has passed deliveries are signed with both, so that the receiver can change
-    over.
+    Until the overlap has passed, deliveries are signed with both secrets, so that the receiver can
+    change to the new one.
     """
     overlap = timedelta(seconds=asked.overlap_s)
     try:
-        secret = await gateway.store_thread.run(
-            gateway.webhook_endpoints.rotate, endpoint_id, overlap, gateway.now()
-        )
+        secret = await thread.run(endpoints.rotate, endpoint_id, overlap, now())
     except KeyError:
         raise _no_such_endpoint(endpoint_id) from None
     return EndpointMade(id=endpoint_id, secret=secret)
@@ -338,11 +375,18 @@ async def rotate_webhook_secret(
 @router.delete(
     "/v1/webhooks/{endpoint_id:segment}", status_code=204, responses=problems("not_found")
 )
-async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> Response:
-    """Take an endpoint away, with what waits for it."""
-    await _found(endpoint_id, gateway)
-    await gateway.store_thread.run(gateway.webhook_endpoints.delete, endpoint_id)
-    gateway.webhooks_changed()
+async def delete_webhook(
+    endpoint_id: EndpointId,
+    endpoints: TheEndpoints,
+    thread: TheStoreThread,
+    wake_webhooks: WakeWebhooks,
+    now: TheClock,
+    caller: MayAdminister,
+) -> Response:
+    """Delete an endpoint and its deliveries."""
+    await thread.run(_require_endpoint, endpoints, endpoint_id, now())
+    await thread.run(endpoints.delete, endpoint_id)
+    wake_webhooks()
     return Response(status_code=204)
 
 
@@ -351,32 +395,41 @@ async def delete_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin)
     status_code=202,
     responses=problems("not_found", "conflict"),
 )
-async def test_webhook(endpoint_id: EndpointId, gateway: Parts, caller: Admin) -> DeliveryShown:
+async def test_webhook(
+    endpoint_id: EndpointId,
+    endpoints: TheEndpoints,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    wake_webhooks: WakeWebhooks,
+    now: TheClock,
+    caller: MayAdminister,
+) -> DeliveryShown:
     """Send an endpoint an event of type `webhook.test`, once.
 
-    What came of it, the delivery says.
+    Read the delivery to see what became of it.
     """
-    endpoint = await _found(endpoint_id, gateway)
+    endpoint = await thread.run(_require_endpoint, endpoints, endpoint_id, now())
     if endpoint.disabled_because is not None:
         raise Problem(
             "conflict",
-            f"the endpoint is disabled ({endpoint.disabled_because}): switch it on first",
+            f"the endpoint is disabled ({endpoint.disabled_because}): enable it first",
         )
     try:
-        delivery = await gateway.store_thread.run(
-            gateway.webhook_deliveries.add_test, endpoint_id, gateway.now()
-        )
+        delivery = await thread.run(deliveries.add_test, endpoint_id, now())
     except KeyError:
         raise _no_such_endpoint(endpoint_id) from None
-    gateway.webhooks_changed()
+    wake_webhooks()
     return _delivery_shown(delivery)
 
 
 @router.get("/v1/webhooks/{endpoint_id:segment}/deliveries", responses=problems("not_found"))
 async def list_deliveries(
     endpoint_id: EndpointId,
-    gateway: Parts,
-    caller: Admin,
+    endpoints: TheEndpoints,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    now: TheClock,
+    caller: MayAdminister,
     state: Annotated[
         Literal["pending", "delivered", "dead"] | None,
         Query(description="Only those in this state."),
@@ -384,15 +437,13 @@ async def list_deliveries(
     cursor: NumberCursor = None,
     limit: Limit = PAGE_DEFAULT,
 ) -> DeliveryList:
-    """What was delivered or is to be, the newest first.
+    """An endpoint's deliveries, the newest first.
 
     Delivered ones are kept for 7 days, dead ones for 35.
     """
-    await _found(endpoint_id, gateway)
+    await thread.run(_require_endpoint, endpoints, endpoint_id, now())
     before = None if cursor is None else int(cursor)
-    found = await gateway.store_thread.run(
-        gateway.webhook_deliveries.newest, endpoint_id, state, before, limit + 1
-    )
+    found = await thread.run(deliveries.newest, endpoint_id, state, before, limit + 1)
     next_cursor = str(found[limit - 1].number) if len(found) > limit else None
     return DeliveryList(
         items=[_delivery_shown(delivery) for delivery in found[:limit]], next_cursor=next_cursor
@@ -404,12 +455,14 @@ async def list_deliveries(
     responses=problems("not_found"),
 )
 async def get_delivery(
-    endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin
+    endpoint_id: EndpointId,
+    delivery_id: DeliveryId,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    caller: MayAdminister,
 ) -> DeliveryShown:
     """One delivery."""
-    delivery = await gateway.store_thread.run(
-        gateway.webhook_deliveries.find, endpoint_id, delivery_id
-    )
+    delivery = await thread.run(deliveries.find, endpoint_id, delivery_id)
     if delivery is None:
         raise _no_such_delivery(endpoint_id, delivery_id)
     return _delivery_shown(delivery)
@@ -421,38 +474,44 @@ async def get_delivery(
     responses=problems("not_found"),
 )
 async def resend_delivery(
-    endpoint_id: EndpointId, delivery_id: DeliveryId, gateway: Parts, caller: Admin
+    endpoint_id: EndpointId,
+    delivery_id: DeliveryId,
+    deliveries: TheDeliveries,
+    thread: TheStoreThread,
+    wake_webhooks: WakeWebhooks,
+    now: TheClock,
+    caller: MayAdminister,
 ) -> DeliveryShown:
-    """Have a delivery sent again at once, whatever became of it: dead ones above all.
+    """Send a delivery again at once, whatever its state; meant above all for dead ones.
 
     It keeps its `webhook-id`.
     """
-    now_ms = milliseconds(gateway.now())
-    delivery = await gateway.store_thread.run(
-        gateway.webhook_deliveries.send_again, endpoint_id, delivery_id, now_ms
+    delivery = await thread.run(
+        deliveries.send_again, endpoint_id, delivery_id, milliseconds(now())
     )
     if delivery is None:
         raise _no_such_delivery(endpoint_id, delivery_id)
-    gateway.webhooks_changed()
+    wake_webhooks()
     return _delivery_shown(delivery)
 
 
-async def _found(endpoint_id: str, gateway: Gateway) -> Endpoint:
-    endpoint = await gateway.store_thread.run(
-        gateway.webhook_endpoints.find, endpoint_id, gateway.now()
-    )
+def _require_endpoint(endpoints: EndpointStore, endpoint_id: str, now: datetime) -> Endpoint:
+    """The endpoint. Blocking. Raises Problem `not_found`."""
+    endpoint = endpoints.find(endpoint_id, now)
     if endpoint is None:
         raise _no_such_endpoint(endpoint_id)
     return endpoint
 
 
-async def _show(endpoint_id: str, gateway: Gateway) -> EndpointShown:
-    endpoint = await _found(endpoint_id, gateway)
-    counts = await gateway.store_thread.run(gateway.webhook_deliveries.counts)
-    return _shown(endpoint, counts.get(endpoint_id), gateway.now())
+def _endpoint_at(
+    endpoints: EndpointStore, deliveries: DeliveryStore, endpoint_id: str, now: datetime
+) -> EndpointShown:
+    """The endpoint as the API shows it. Blocking. Raises Problem `not_found`."""
+    endpoint = _require_endpoint(endpoints, endpoint_id, now)
+    return _endpoint_shown(endpoint, deliveries.counts().get(endpoint_id), now)
 
 
-def _shown(endpoint: Endpoint, counts: Counts | None, now: datetime) -> EndpointShown:
+def _endpoint_shown(endpoint: Endpoint, counts: Counts | None, now: datetime) -> EndpointShown:
     failed_at, failure = endpoint.last_failure_at, endpoint.last_failure
     return EndpointShown(
         id=endpoint.id,
@@ -494,9 +553,9 @@ def _moment(milliseconds: int) -> datetime:
     )
 
 
-def _check_url(url: str, gateway: Gateway) -> None:
+def _require_allowed_url(url: str, reach: Reach) -> None:
     try:
-        check_url(url, gateway.webhook_reach)
+        check_url(url, reach)
     except NotAllowed as error:
         raise Problem("url_not_allowed", f"body/url: {error}") from None
 

@@ -1,9 +1,8 @@
-"""Limit events in ``gateway.db``: how far they were followed, those of the last weeks for streams
-that resume, and who is blocked.
+"""Limit events in ``gateway.db``: the position in the topic, recent events, blocked accounts.
 
-A batch of them is taken in one transaction with the position after it and with the webhook
-deliveries that it makes. So whatever ends the process, every limit event is taken once: each
-endpoint has one delivery of it, and each stream can go on after it.
+A batch of events is written in one transaction with the position after it and the webhook
+deliveries that it causes. So however the process ends, every limit event is written once: each
+endpoint has one delivery of it, and each stream can resume after it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from usageledger.gateway.webhooks.deliveries import add_deliveries
 from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 
 KEPT_FOR = timedelta(days=35)
-"""For how long a stream can resume, counted from when the event was announced."""
+"""How long a stream can resume after an event, from when the event was announced."""
 
 _PRUNED_AT_ONCE = 1_000
 _INSERT_EVENT = "INSERT OR IGNORE INTO limit_events VALUES (?, ?, ?, ?, ?, ?)"
@@ -32,23 +31,23 @@ _MOVE = "INSERT OR REPLACE INTO limit_positions VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class Position(NamedTuple):
-    """How far a partition of ``limit.events`` was followed: the offset to go on from, the id in the
-    record before it, and the last place.
+    """How far a partition of ``limit.events`` was followed.
 
-    A repeat does not move the place, so the two can differ.
+    ``last_record`` is the id of the record before ``next_offset``, ``address`` the greatest address
+    so far. They differ after a repeat, which does not move the address.
     """
 
     next_offset: int
     last_record: str
-    place: LimitAddress
+    address: LimitAddress
 
 
 class LimitRecord(NamedTuple):
-    """A record of ``limit.events``, read."""
+    """A decoded record of ``limit.events``."""
 
     offset: int
     announced_ms: int
-    place: LimitAddress
+    address: LimitAddress
     type: str
     account: str
     time: str
@@ -56,24 +55,24 @@ class LimitRecord(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The id of the limit event: its place in the ledger."""
-        return self.place.id
+        """The id of the limit event, made from its address in the ledger."""
+        return self.address.id
 
 
 class BlockedAccount(NamedTuple):
-    """An account, and the `limit.reached` that says so."""
+    """A blocked account and its `limit.reached` event."""
 
     account: str
     event: bytes
 
 
 def limit_record(offset: int, timestamp_ms: int, value: bytes | None) -> LimitRecord:
-    """Read a record. Raises NotALimitEvent."""
-    event, place = read_limit_event(value)
+    """Decode a record. Raises NotALimitEvent."""
+    event, address = read_limit_event(value)
     return LimitRecord(
         offset,
         timestamp_ms,
-        place,
+        address,
         event["type"],
         event["data"]["account"],
         str(event.get("time")),
@@ -82,57 +81,53 @@ def limit_record(offset: int, timestamp_ms: int, value: bytes | None) -> LimitRe
 
 
 def before_all(partition: int) -> LimitAddress:
-    """The place before the first limit event of a partition."""
+    """The address before the first limit event of a partition."""
     return LimitAddress(partition, 0, -1, 0)
 
 
 class LimitStore:
-    """Blocking: an event loop calls it in a thread."""
+    """The limit events of one ``gateway.db``. Blocking: an event loop calls it in a thread."""
 
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
         self._turn = turn
 
     def positions(self) -> dict[int, Position]:
-        """How far each partition was followed; none is named of which nothing was."""
+        """How far each partition was followed, without those of which nothing was read."""
         with self._turn:
             rows = self._store.execute("SELECT * FROM limit_positions").fetchall()
         return {row[0]: Position(row[1], row[2], LimitAddress(row[0], *row[3:])) for row in rows}
 
-    def last_place(self, partition: int) -> LimitAddress:
-        """The last limit event that was taken of a partition; if there was none, a place that every
-        one is beyond.
-        """
+    def last_address(self, partition: int) -> LimitAddress:
+        """The address of a partition's last limit event, or the one before all of them."""
         position = self.positions().get(partition)
-        return before_all(partition) if position is None else position.place
+        return before_all(partition) if position is None else position.address
 
-    def take(self, records: Mapping[int, Sequence[LimitRecord]], now_ms: int) -> list[LimitRecord]:
-        """Take what was read of each partition, in order; return what was new in it: repeats are
-        dropped.
-        """
+    def add(self, records: Mapping[int, Sequence[LimitRecord]], now_ms: int) -> list[LimitRecord]:
+        """Write each partition's records, in order, and return those that are no repeats."""
         known = self.positions()
         new: list[LimitRecord] = []
         moves: list[tuple[object, ...]] = []
         for partition, some in records.items():
-            last = None if partition not in known else known[partition].place
+            last = None if partition not in known else known[partition].address
             for record in some:
-                if record.place.is_beyond(last):
+                if record.address.is_beyond(last):
                     new.append(record)
-                    last = record.place
+                    last = record.address
             assert last is not None, "the first record of a partition is beyond nothing"
             moves.append(
                 (
                     partition,
                     some[-1].offset + 1,
-                    some[-1].place.id,
+                    some[-1].address.id,
                     last.offset,
                     last.index,
                     last.crossings,
                 )
             )
         kept_from_ms = now_ms - int(KEPT_FOR.total_seconds()) * 1_000
-        # A power cut takes back position, events and deliveries together, and all come again from
-        # Kafka, under the same ids.
+        # A power cut undoes the position, the events and the deliveries together. All come again
+        # from Kafka, under the same ids.
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
             store.executemany(
                 _INSERT_EVENT,
@@ -144,10 +139,11 @@ class LimitStore:
         return new
 
     def after(
-        self, account: str, place: LimitAddress, limit: int = 200
+        self, account: str, address: LimitAddress, limit: int = 200
     ) -> list[tuple[LimitAddress, str, bytes]]:
-        """The account's events beyond a place, the oldest first, at most ``limit``: place, type,
-        event.
+        """Up to ``limit`` events of an account after an address, the oldest first.
+
+        Each with its address, its type and the event.
         """
         query = (
             "SELECT entry_offset, entry_index, event FROM limit_events WHERE account = ? AND "
@@ -156,11 +152,11 @@ class LimitStore:
         )
         with self._turn:
             rows = self._store.execute(
-                query, (account, place.partition, place.offset, place.index, limit)
+                query, (account, address.partition, address.offset, address.index, limit)
             ).fetchall()
         return [
             (
-                LimitAddress(place.partition, row[0], row[1], row[1] + 1),
+                LimitAddress(address.partition, row[0], row[1], row[1] + 1),
                 json.loads(row[2])["type"],
                 row[2],
             )
@@ -168,9 +164,7 @@ class LimitStore:
         ]
 
     def block_of(self, account: str) -> bytes | None:
-        """The `limit.reached` under which an account is blocked; None if it is not, by the limit
-        events.
-        """
+        """The `limit.reached` that blocks an account; None if no limit event does."""
         with self._turn:
             row = self._store.execute(
                 "SELECT event FROM blocked_accounts WHERE account = ?", (account,)
@@ -178,7 +172,7 @@ class LimitStore:
         return None if row is None else bytes(row[0])
 
     def blocked(self, after: str, limit: int) -> list[BlockedAccount]:
-        """Who is blocked, by name, from after ``after`` on."""
+        """Up to ``limit`` blocked accounts after a name, in the order of their names."""
         query = (
             "SELECT account, event FROM blocked_accounts WHERE account > ? ORDER BY account LIMIT ?"
         )
@@ -192,9 +186,9 @@ class LimitStore:
         return int(count)
 
     def prune(self, now_ms: int) -> int:
-        """Let go of some events that are older than KEPT_FOR; return how many.
+        """Delete some events that are older than KEPT_FOR; return how many.
 
-        Few at once: others wait for their turn.
+        Few at once, because other calls wait meanwhile.
         """
         before_ms = now_ms - int(KEPT_FOR.total_seconds()) * 1_000
         query = (
@@ -207,11 +201,11 @@ class LimitStore:
 
 
 def _row(record: LimitRecord) -> tuple[object, ...]:
-    place = record.place
+    address = record.address
     return (
-        place.partition,
-        place.offset,
-        place.index,
+        address.partition,
+        address.offset,
+        address.index,
         record.account,
         record.announced_ms,
         record.value,
@@ -219,8 +213,9 @@ def _row(record: LimitRecord) -> tuple[object, ...]:
 
 
 def _note_blocked(store: sqlite3.Connection, records: Iterable[LimitRecord]) -> None:
-    """An account lives in one partition, whose events come in order: the last one says whether it
-    is blocked.
+    """Note which accounts are blocked now.
+
+    All events of an account come from one partition, in order, so its last one decides.
     """
     for record in records:
         if record.type == "limit.reached":

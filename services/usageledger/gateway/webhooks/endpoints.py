@@ -61,7 +61,7 @@ class NoLongerThere(Exception):
     """
 
 
-class Wanted(NamedTuple):
+class EndpointSettings(NamedTuple):
     """What an endpoint is to be. No accounts: all of them."""
 
     url: str
@@ -132,7 +132,12 @@ class EndpointStore:
         self._turn = turn
 
     def create(
-        self, wanted: Wanted, now: datetime, *, caller: str, idempotency_key: str | None = None
+        self,
+        wanted: EndpointSettings,
+        now: datetime,
+        *,
+        caller: str,
+        idempotency_key: str | None = None,
     ) -> Created:
         """Make an endpoint; the same key of the same caller again makes none, and has the first
         answer.

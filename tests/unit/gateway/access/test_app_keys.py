@@ -28,7 +28,7 @@ HOUR = timedelta(hours=1)
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
     yield made
-    made.store.close()
+    made.close()
 
 
 def test_a_key_has_its_scopes_and_admin_has_all(world: GatewayWorld) -> None:
@@ -39,7 +39,7 @@ def test_a_key_has_its_scopes_and_admin_has_all(world: GatewayWorld) -> None:
 
 def test_a_secret_is_nowhere_in_the_database(world: GatewayWorld, tmp_path: Path) -> None:
     key = world.key("read")
-    world.store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    world.stores.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     _, secret = split_key(key)
     content = (tmp_path / "gateway.db").read_bytes()
     assert key.split("_")[1].encode() in content
@@ -82,7 +82,7 @@ def test_a_revoked_key_and_its_tokens_end_at_once(world: GatewayWorld) -> None:
     for credential in (key, token):
         with pytest.raises(NotAuthentic):
             world.keys.caller(credential, NOW)
-    assert [kept.revoked_at for kept in world.keys.listed(0, 10)] == [NOW]
+    assert [kept.revoked_at for kept in world.keys.page(0, 10)] == [NOW]
 
 
 def test_a_key_made_elsewhere_works_and_its_next_secret_too(world: GatewayWorld) -> None:
@@ -92,7 +92,7 @@ def test_a_key_made_elsewhere_works_and_its_next_secret_too(world: GatewayWorld)
     world.keys.ensure(second, "from the start", NOW)
     assert world.keys.caller(first, NOW).may("admin")
     assert world.keys.caller(second, NOW).may("admin")
-    assert len(world.keys.listed(0, 10)) == 1
+    assert len(world.keys.page(0, 10)) == 1
 
 
 def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starting(
@@ -122,7 +122,7 @@ def test_a_configured_secret_that_was_rotated_away_never_works_again(world: Gate
     with pytest.raises(NotAuthentic):
         world.keys.caller(key, NOW + 3 * HOUR)
     assert world.keys.caller(newest, NOW + 3 * HOUR).may("admin")
-    (listed,) = world.keys.listed(0, 10)
+    (listed,) = world.keys.page(0, 10)
     assert len(listed.secrets) == 2
 
 
@@ -152,7 +152,7 @@ def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorl
             409,
             "id_reused_with_different_content",
         )
-        assert len(world.keys.listed(0, 10)) == 2
+        assert len(world.keys.page(0, 10)) == 2
         world.pass_time(timedelta(days=1, seconds=1))
         assert (await ask(asked)).status_code == 201
 
@@ -315,7 +315,7 @@ def test_no_operation_lets_an_accounts_token_reach_another_account(
             operation: status for operation, status in statuses.items() if status not in (403, 404)
         } == {}
     finally:
-        world.store.close()
+        world.close()
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -389,7 +389,7 @@ def test_who_reads_the_database_can_forge_no_session(world: GatewayWorld) -> Non
     """
     key_id, _ = split_key(world.key("admin"))
     claims = {"aud": "usageledger-session", "sub": key_id, "iat": NOW, "exp": NOW + HOUR}
-    for kept in next(world.store.execute("SELECT digest, token_key FROM key_secrets")):
+    for kept in next(world.stores.connection.execute("SELECT digest, token_key FROM key_secrets")):
         with pytest.raises(NotAuthentic):
             world.keys.caller_of_session(jwt.encode(claims, kept, "HS256", {"kid": key_id}), NOW)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.worlds.gateway_events import NOW_MS, Announced
 from tests.worlds.gateway_world import NOW, GatewayWorld
-from usageledger.gateway.webhooks.endpoints import Wanted
+from usageledger.gateway.webhooks.endpoints import EndpointSettings
 from usageledger.sdk.tokens import mint_account_token
 
 
@@ -18,16 +18,16 @@ from usageledger.sdk.tokens import mint_account_token
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
     yield made
-    made.store.close()
+    made.close()
 
 
 def test_who_is_blocked_comes_by_name_and_by_pages(world: GatewayWorld) -> None:
     topics = [Announced(0), Announced(1)]
     for account in ("b", "d", "ä/x"):
-        world.gateway.limits.take({0: topics[0].crossing("limit.reached", account=account)}, NOW_MS)
+        world.stores.limits.add({0: topics[0].crossing("limit.reached", account=account)}, NOW_MS)
     for account in ("a", "c"):
-        world.gateway.limits.take({1: topics[1].crossing("limit.reached", account=account)}, NOW_MS)
-    world.gateway.limits.take({1: topics[1].crossing("limit.cleared", account="c")}, NOW_MS)
+        world.stores.limits.add({1: topics[1].crossing("limit.reached", account=account)}, NOW_MS)
+    world.stores.limits.add({1: topics[1].crossing("limit.cleared", account="c")}, NOW_MS)
     key = world.key("read")
 
     async def scenario() -> None:
@@ -48,7 +48,7 @@ def test_who_is_blocked_comes_by_name_and_by_pages(world: GatewayWorld) -> None:
 
 
 def test_a_blocked_account_is_shown_as_its_limit_event_has_it(world: GatewayWorld) -> None:
-    world.gateway.limits.take(
+    world.stores.limits.add(
         {0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS
     )
     answer = asyncio.run(world.ask("GET", "/v1/blocked", credential=world.key("read"))).json()
@@ -69,7 +69,7 @@ def test_a_blocked_account_is_shown_as_its_limit_event_has_it(world: GatewayWorl
 def test_as_long_as_it_is_not_known_who_is_blocked_nobody_is_said_not_to_be(
     world: GatewayWorld,
 ) -> None:
-    world.gateway.limits_trouble = lambda: "limit events have not been read yet"
+    world.use(limits_trouble=lambda: "limit events have not been read yet")
     answer = asyncio.run(world.ask("GET", "/v1/blocked", credential=world.key("read")))
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
 
@@ -77,8 +77,8 @@ def test_as_long_as_it_is_not_known_who_is_blocked_nobody_is_said_not_to_be(
 def test_metrics_tell_how_many_are_blocked_and_what_waits_for_endpoints(
     world: GatewayWorld,
 ) -> None:
-    world.gateway.webhook_endpoints.create(Wanted("https://app.example/"), NOW, caller="k")
-    world.gateway.limits.take(
+    world.stores.endpoints.create(EndpointSettings("https://app.example/"), NOW, caller="k")
+    world.stores.limits.add(
         {0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS
     )
     told = asyncio.run(world.ask("GET", "/metrics")).text.splitlines()

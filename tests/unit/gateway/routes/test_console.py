@@ -31,15 +31,19 @@ from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.encoding import encode
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.refusal import Refusal
-from usageledger.gateway.event_publisher import Outgoing, Sent
-from usageledger.gateway.inspector import CatalogsThere, Connections, Inspector, Look
+from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.routes.refusals import Result
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.ledger.records import Record
-from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.log.event_publisher import Outgoing, Sent
 from usageledger.log.topics import Topics
 from usageledger.operations.lags import Lag, LedgerLags
+from usageledger.operations.ledger_inspection import (
+    LedgerConnections,
+    LedgerProgress,
+    PublishedAndAdopted,
+)
 from usageledger.operations.partition_states import partition_states
 
 START = "2026-11-20T09:00"
@@ -62,17 +66,17 @@ class ToldInspector(Inspector):
     """Answers as it was told to."""
 
     def __init__(self) -> None:
-        self.looked = Look(NOW, LedgerLags((), {}), ())
-        self.there = CatalogsThere(SHIPPED, {0: SHIPPED})
+        self.looked = LedgerProgress(NOW, LedgerLags((), {}), ())
+        self.there = PublishedAndAdopted(SHIPPED, {0: SHIPPED})
         self.lying: dict[InputAddress, Record] = {}
 
-    async def look(self) -> Look:
+    async def progress(self) -> LedgerProgress:
         return self.looked
 
-    async def catalogs(self) -> CatalogsThere:
+    async def catalogs(self) -> PublishedAndAdopted:
         return self.there
 
-    async def records(self, addresses: Sequence[InputAddress]) -> list[Record | None]:
+    async def refused_records(self, addresses: Sequence[InputAddress]) -> list[Record | None]:
         return [self.lying.get(address) for address in addresses]
 
 
@@ -91,9 +95,11 @@ class ConsoleWorld:
         self.unavailable: set[bytes] = set()
         self.source = DecidedAccounts(self)
         clock = Clock(lambda: NOW, lambda: self.is_importing)
-        self.gateway.gateway.accounts = Accounts(self.source, partition_count=1, clock=clock)
-        self.gateway.gateway.inspector = self.inspector
-        self.gateway.gateway.report = self._report
+        self.gateway.use(
+            accounts=Accounts(self.source, partition_count=1, clock=clock),
+            inspector=self.inspector,
+            publish=self._publish,
+        )
         self.key = self.gateway.key("admin")
         self._path = directory / HISTORY_FILE
 
@@ -135,10 +141,9 @@ class ConsoleWorld:
         return self._answer("POST", "/v1/refusals/resend", {"entries": list(entries)}, status)
 
     def close(self) -> None:
-        self.gateway.history.close()
-        self.gateway.store.close()
+        self.gateway.close()
 
-    async def _report(self, records: Sequence[Outgoing]) -> list[Sent]:
+    async def _publish(self, records: Sequence[Outgoing]) -> list[Sent]:
         taken = [
             Sent(None, "Kafka did not take it") if record.value in self.unavailable else Sent(7)
             for record in records
@@ -512,7 +517,9 @@ def test_each_service_is_said_to_be_behind_by_what_it_has_not_handled(world: Con
         {(Topics().ledger, 0): folded + 3, (Topics().ledger, 1): 4, (Topics().usage, 0): 1_000},
     )
     stopped = OwnerReport(worker="host/1", state="stopped", stopped_because="it was truncated")
-    world.inspector.looked = Look(NOW, lags, partition_states(lags, {0: stopped, 1: None}))
+    world.inspector.looked = LedgerProgress(
+        NOW, lags, partition_states(lags, {0: stopped, 1: None})
+    )
     told = world.get("/v1/lag")
     assert told["services"] == [
         {"name": "processor", "records": 8},
@@ -542,7 +549,7 @@ def test_each_service_is_said_to_be_behind_by_what_it_has_not_handled(world: Con
 
 
 def test_without_a_history_the_whole_ledger_waits_to_be_folded(world: ConsoleWorld) -> None:
-    world.inspector.looked = Look(NOW, LedgerLags((), {(Topics().ledger, 0): 12}), ())
+    world.inspector.looked = LedgerProgress(NOW, LedgerLags((), {(Topics().ledger, 0): 12}), ())
     assert world.get("/v1/lag")["services"][2] == {"name": "history", "records": 12}
 
 
@@ -554,7 +561,7 @@ def test_every_catalog_is_shown_with_who_has_adopted_it_and_which_is_in_force(
         shipped, version="2027-01", effective_from=datetime(2027, 1, 1, tzinfo=UTC), thresholds=()
     )
     both = AdoptedCatalogs((shipped, later))
-    world.inspector.there = CatalogsThere(both, {0: both, 1: SHIPPED, 2: AdoptedCatalogs()})
+    world.inspector.there = PublishedAndAdopted(both, {0: both, 1: SHIPPED, 2: AdoptedCatalogs()})
     told = world.get("/v1/catalogs")
     first, second = told["items"]
     assert told["partitions"] == 3
@@ -582,13 +589,13 @@ def test_every_catalog_is_shown_with_who_has_adopted_it_and_which_is_in_force(
 
 
 def test_catalogs_are_shown_while_the_counters_are_away(world: ConsoleWorld) -> None:
-    world.inspector.there = CatalogsThere(SHIPPED, None)
+    world.inspector.there = PublishedAndAdopted(SHIPPED, None)
     told = world.get("/v1/catalogs")
     assert (told["partitions"], told["items"][0]["adopted_by"]) == (None, None)
 
 
 def test_where_nothing_is_published_there_is_nothing_in_force(world: ConsoleWorld) -> None:
-    world.inspector.there = CatalogsThere(AdoptedCatalogs(), {0: AdoptedCatalogs()})
+    world.inspector.there = PublishedAndAdopted(AdoptedCatalogs(), {0: AdoptedCatalogs()})
     assert world.get("/v1/catalogs") == {"items": [], "partitions": 1}
 
 
@@ -596,58 +603,54 @@ def test_where_nothing_is_published_there_is_nothing_in_force(world: ConsoleWorl
 # ------------------------------------------------------------------------------------------
 
 
-class MadeUpLags:
-    """A `LagReader` that counts how often it is asked, and fails as often as it was told to."""
+class MadeUpConnections(LedgerConnections):
+    """Connections to nobody, which fail ``failures`` times. ``looks`` counts the questions."""
 
-    def __init__(self, failures: int = 0) -> None:
-        self.looks = 0
-        self._failures = failures
+    failures = 0
+    looks = 0
 
-    def look(self) -> LedgerLags:
-        self.looks += 1
-        if self.looks <= self._failures:
-            raise KafkaTimeoutError("no answer")
-        return LedgerLags((), {})
-
-    def owner_reports(self) -> dict[int, OwnerReport | None]:
-        return {}
-
-
-class MadeUpConnections(Connections):
-    """Connections to nobody."""
-
-    def __init__(self, lags: MadeUpLags) -> None:
-        self.lags = lags  # type: ignore[assignment]
+    def __init__(self) -> None:
         self.is_closed = False
+
+    def progress(self) -> LedgerProgress:
+        type(self).looks += 1
+        if self.looks <= self.failures:
+            raise KafkaTimeoutError("no answer")
+        return LedgerProgress(NOW, LedgerLags((), {}), ())
 
     def close(self) -> None:
         self.is_closed = True
 
 
-def test_who_asks_at_the_same_time_is_answered_by_one_look() -> None:
-    lags = MadeUpLags()
-    inspector = Inspector(lambda: MadeUpConnections(lags), "", PublishedCatalogs("", ""))
+def test_requests_at_the_same_time_share_one_look() -> None:
+    class Counted(MadeUpConnections):
+        pass
+
+    inspector = Inspector(Counted)
 
     async def scenario() -> int:
-        looks = await asyncio.gather(*(inspector.look() for _ in range(100)))
-        return len({look.at for look in looks})
+        looks = await asyncio.gather(*(inspector.progress() for _ in range(100)))
+        return len({id(look) for look in looks})
 
     assert asyncio.run(scenario()) == 1
     inspector.close()
-    assert lags.looks == 1
+    assert Counted.looks == 1
 
 
 def test_a_connection_that_has_failed_is_replaced_with_the_next_question(
     world: ConsoleWorld,
 ) -> None:
-    lags = MadeUpLags(failures=1)
+    class FailsOnce(MadeUpConnections):
+        failures = 1
+
     made: list[MadeUpConnections] = []
 
-    def connect() -> Connections:
-        made.append(MadeUpConnections(lags))
+    def connect() -> LedgerConnections:
+        made.append(FailsOnce())
         return made[-1]
 
-    world.gateway.gateway.inspector = inspector = Inspector(connect, "", PublishedCatalogs("", ""))
+    inspector = Inspector(connect)
+    world.gateway.use(inspector=inspector)
     problem = world.get("/v1/lag", status=503)
     assert (problem["code"], "KafkaTimeoutError" in problem["detail"]) == ("log_unavailable", True)
     world.get("/v1/lag")
@@ -659,13 +662,12 @@ def test_a_connection_that_has_failed_is_replaced_with_the_next_question(
 def test_a_broker_that_says_nothing_holds_up_no_answer(world: ConsoleWorld) -> None:
     answered = threading.Event()
 
-    def connect() -> Connections:
+    def connect() -> LedgerConnections:
         answered.wait(30)
-        return MadeUpConnections(MadeUpLags())
+        return MadeUpConnections()
 
-    world.gateway.gateway.inspector = inspector = Inspector(
-        connect, "", PublishedCatalogs("", ""), answer_within_s=0.05
-    )
+    inspector = Inspector(connect, answer_within_s=0.05)
+    world.gateway.use(inspector=inspector)
     for path in ("/v1/lag", "/v1/catalogs", "/v1/lag"):
         assert world.get(path, status=503)["code"] == "log_unavailable"
     answered.set()

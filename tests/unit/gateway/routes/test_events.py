@@ -17,9 +17,9 @@ import pytest
 from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.accounts.queries import Clock
 from usageledger.gateway.bodies import BYTES_MAX
-from usageledger.gateway.event_publisher import Outgoing, Sent
 from usageledger.gateway.routes.events import EVENTS_MAX
 from usageledger.ledger.partitioning import partition_of
+from usageledger.log.event_publisher import Outgoing, Sent
 from usageledger.sdk.tokens import mint_account_token
 
 ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
@@ -32,7 +32,7 @@ class Kafka:
         self.records: list[Outgoing] = []
         self._away_for = {account.encode() for account in away_for}
 
-    async def report(self, records: Sequence[Outgoing]) -> Sequence[Sent]:
+    async def publish(self, records: Sequence[Outgoing]) -> Sequence[Sent]:
         sent = []
         for record in records:
             if record.key in self._away_for:
@@ -47,7 +47,7 @@ class Kafka:
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
     yield made
-    made.store.close()
+    made.close()
 
 
 def usage(id_: str = "gen_1", account: str = "acct_1", **changes: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def report(
     kind: str = "application/json",
 ) -> httpx.Response:
     if kafka is not None:
-        world.gateway.report = kafka.report
+        world.use(publish=kafka.publish)
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     credential = key or world.key("report")
 

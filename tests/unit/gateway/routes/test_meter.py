@@ -65,8 +65,10 @@ class MeterWorld:
         self.gateway = GatewayWorld(directory)
         self.partition = Partition()
         self.at = NOON
-        self.gateway.gateway.accounts = Accounts(
-            DecidedAccounts(self.partition), partition_count=1, clock=Clock(lambda: self.at)
+        self.gateway.use(
+            accounts=Accounts(
+                DecidedAccounts(self.partition), partition_count=1, clock=Clock(lambda: self.at)
+            )
         )
         self.key = self.gateway.key("read")
         self._path = directory / HISTORY_FILE
@@ -89,8 +91,7 @@ class MeterWorld:
         return found
 
     def close(self) -> None:
-        self.gateway.history.close()
-        self.gateway.store.close()
+        self.gateway.close()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ PAGES = SERVICES / "usageledger" / "web"
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
     yield made
-    made.store.close()
+    made.close()
 
 
 @pytest.mark.parametrize(

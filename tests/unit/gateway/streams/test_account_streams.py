@@ -31,8 +31,9 @@ from usageledger.domain.account import AccountState, Period
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
+from usageledger.gateway.dependencies import credential_check
 from usageledger.gateway.problems import Problem
-from usageledger.gateway.routes.streams import _resumed, stream_account
+from usageledger.gateway.routes.streams import _resume_point, stream_account
 from usageledger.gateway.streams.account_streams import (
     CHECKED_EVERY_POLLS,
     STREAMS_BY_TOKEN_MAX,
@@ -110,8 +111,8 @@ class Listening:
     def __init__(
         self, streams: Streams, account: str = "acct", after: LimitAddress | None = None
     ) -> None:
-        self.is_let_in = True
-        self.client: Client = streams.open(account, lambda: self.is_let_in)
+        self.still_works = True
+        self.client: Client = streams.open(account, lambda: self.still_works)
         self._messages: AsyncIterator[bytes] = streams.messages(self.client, after)
 
     async def next(self) -> tuple[str, Any]:
@@ -133,9 +134,16 @@ class StreamWorld(GatewayWorld):
         accounts = Accounts(
             self.counters, partition_count=PARTITIONS, clock=Clock(lambda: self.now)
         )
-        self.gateway.accounts = accounts
-        self.gateway.streams = Streams(
-            accounts, self.gateway.limits, self.gateway.store_thread, lambda: self.now
+        self.limits_trouble: str | None = None
+        self.use(
+            accounts=accounts,
+            streams=Streams(
+                accounts,
+                self.stores.limits,
+                self.stores.thread,
+                lambda: self.now,
+                lambda: self.limits_trouble,
+            ),
         )
 
 
@@ -143,8 +151,7 @@ class StreamWorld(GatewayWorld):
 def world(tmp_path: Path) -> Iterator[StreamWorld]:
     made = StreamWorld(tmp_path)
     yield made
-    made.gateway.store_thread.close()
-    made.store.close()
+    made.close()
 
 
 def account_in(partition: int) -> str:
@@ -155,7 +162,7 @@ def account_in(partition: int) -> str:
 
 def take(world: StreamWorld, partition: int, records: Any) -> None:
     """Limit events come: into the database, and then to who listens."""
-    world.gateway.streams.hand_over(world.gateway.limits.take({partition: records}, NOW_MS))
+    world.gateway.streams.announce(world.stores.limits.add({partition: records}, NOW_MS))
 
 
 def test_figures_are_sent_at_once_and_then_only_when_they_change(world: StreamWorld) -> None:
@@ -164,7 +171,7 @@ def test_figures_are_sent_at_once_and_then_only_when_they_change(world: StreamWo
     async def scenario() -> None:
         counters.use("acct", 40)
         first, second = Listening(streams), Listening(streams)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         for listening in (first, second):
             kind, told = await listening.next()
             assert (kind, told["used"], told["remaining"], told["as_of"]) == (
@@ -173,12 +180,12 @@ def test_figures_are_sent_at_once_and_then_only_when_they_change(world: StreamWo
                 "160",
                 None,
             )
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert counters.reads == 1
         third = Listening(streams)
         assert (await third.next())[1]["used"] == "40"
         counters.use("acct", 41)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert {(await listening.next())[1]["used"] for listening in (first, second, third)} == {
             "41"
         }
@@ -204,7 +211,7 @@ def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
         listening, ended = Listening(streams), Listening(streams, "ended")
         assert (await listening.next())[1]["used"] == "40"
         counters.use("acct", 41)
-        ended.is_let_in = False
+        ended.still_works = False
         async with asyncio.timeout(DEADLINE_S):
             while listening.client.meter is None or ended.client.end is None:
                 streams.close(streams.open("another", lambda: True))
@@ -244,10 +251,10 @@ def test_a_hold_moves_the_figures(world: StreamWorld) -> None:
     async def scenario() -> None:
         counters.use("acct", 40)
         listening = Listening(streams)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert (await listening.next())[1]["available"] == "160"
         counters.hold("acct", 14)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         _, told = await listening.next()
         assert (told["held"], told["holds"], told["remaining"], told["available"]) == (
             "14",
@@ -267,7 +274,7 @@ def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: Stre
         listening = Listening(streams)
         for used in (10, 20, 30):
             counters.use("acct", used)
-            await streams.look(["acct"])
+            await streams.poll(["acct"])
             take(world, 0, topic.crossing("limit.threshold"))
         assert [(await listening.next())[0] for _ in range(3)] == ["0-0-0", "0-1-0", "0-2-0"]
         assert (await listening.next())[1]["used"] == "30"
@@ -330,8 +337,11 @@ def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(
         async def opened(last_event_id: str | None) -> AsyncIterator[bytes]:
             response = await stream_account(
                 "acct",
-                Request({"type": "http", "headers": []}),
-                world.gateway,
+                world.gateway.accounts,
+                world.gateway.streams,
+                world.stores.limits,
+                world.stores.thread,
+                lambda: True,
                 caller,
                 last_event_id,
             )
@@ -375,7 +385,7 @@ def test_only_the_accounts_own_events_are_sent(world: StreamWorld) -> None:
             topic.crossing("limit.reached", account="b")
             + topic.crossing("limit.reached", account="a"),
         )
-        event = world.gateway.limits.block_of("a")
+        event = world.stores.limits.block_of("a")
         assert event is not None
         assert await listening.next() == ("0-1-0", json.loads(event))
 
@@ -389,14 +399,14 @@ def test_a_renewal_moves_the_figures_when_its_time_comes(world: StreamWorld) -> 
     async def scenario() -> None:
         counters.use("acct", 150)
         listening = Listening(streams)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert (await listening.next())[1]["used"] == "150"
         world.now = END - timedelta(seconds=1)
         counters.verified_at_ms = _ms(world.now)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         world.now = END
         counters.verified_at_ms = _ms(world.now)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         _, told = await listening.next()
         assert (told["used"], told["remaining"], told["period"]["start"]) == (
             "0",
@@ -415,10 +425,10 @@ def test_who_is_blocked_is_told_since_when_and_why(world: StreamWorld) -> None:
     async def scenario() -> None:
         counters.use("acct", 200)
         listening = Listening(streams)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert (await listening.next())[1]["blocked"]["since"] is None
         take(world, 0, topic.crossing("limit.reached"))
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert (await listening.next())[0] == "0-0-0"
         assert (await listening.next())[1]["blocked"]["since"] == "2026-11-01T00:00:00Z"
 
@@ -427,12 +437,12 @@ def test_who_is_blocked_is_told_since_when_and_why(world: StreamWorld) -> None:
 
 def test_a_new_gateway_knows_since_when_an_account_is_blocked(world: StreamWorld) -> None:
     counters, streams = world.counters, world.gateway.streams
-    world.gateway.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    world.stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
 
     async def scenario() -> None:
         counters.use("acct", 200)
         listening = Listening(streams)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         told = (await listening.next())[1]
         assert (told["blocked"]["since"], told["blocked"]["reason"]) == (
             "2026-11-01T00:00:00Z",
@@ -448,19 +458,19 @@ def test_figures_that_can_no_longer_be_read_are_said_to_be_old(world: StreamWorl
     async def scenario() -> None:
         counters.use("acct", 40)
         listening = Listening(streams)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         await listening.next()
         counters.is_away = True
         world.pass_time(timedelta(seconds=4))
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         world.pass_time(timedelta(seconds=2))
-        await streams.look(["acct"])
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
+        await streams.poll(["acct"])
         _, told = await listening.next()
         assert (told["used"], told["as_of"]) == ("40", "2026-11-25T10:00:00Z")
         counters.is_away = False
         counters.verified_at_ms = _ms(world.now)
-        await streams.look(["acct"])
+        await streams.poll(["acct"])
         assert (await listening.next())[1]["as_of"] is None
 
     asyncio.run(scenario())
@@ -471,9 +481,9 @@ def test_a_stream_ends_with_its_token_and_says_so(world: StreamWorld) -> None:
 
     async def scenario() -> None:
         listening, other = Listening(streams), Listening(streams)
-        listening.is_let_in = False
+        listening.still_works = False
         for _ in range(CHECKED_EVERY_POLLS):
-            streams.check_some()
+            streams.check_credentials()
         assert (await listening.next())[0] == "token_expired"
         assert await listening.has_ended()
         assert other.client.end is None
@@ -495,22 +505,18 @@ def test_what_was_announced_before_the_end_is_sent_before_it(world: StreamWorld)
 
 
 def test_a_key_that_is_revoked_ends_what_it_had_begun(world: StreamWorld) -> None:
-    from usageledger.gateway.dependencies import still_let_in
-
     key = world.key("read")
     token = mint_account_token(key, "acct", now=world.now)
     header = (b"authorization", f"Bearer {token}".encode())
-    works = still_let_in(Request({"type": "http", "headers": [header]}), world.gateway)
+    request = Request({"type": "http", "headers": [header]})
+    works = credential_check(request, world.keys, lambda: world.now)
     assert works()
     world.keys.revoke(split_key(key)[0], world.now)
     assert not works()
     session = world.keys.new_session(world.key("read"), world.now)
-    of_session = still_let_in(
-        Request(
-            {"type": "http", "headers": [(b"cookie", f"usageledger_session={session}".encode())]}
-        ),
-        world.gateway,
-    )
+    cookie = (b"cookie", f"usageledger_session={session}".encode())
+    request = Request({"type": "http", "headers": [cookie]})
+    of_session = credential_check(request, world.keys, lambda: world.now)
     assert of_session()
     world.pass_time(timedelta(hours=13))
     assert not of_session()
@@ -534,11 +540,11 @@ def test_nobody_listens_while_the_past_is_read(world: StreamWorld) -> None:
     if they happened now.
     """
     streams = world.gateway.streams
-    streams.untold = lambda: "the past is still being read"
+    world.limits_trouble = "the past is still being read"
     with pytest.raises(Problem) as refused:
         streams.open("acct", lambda: True)
     assert (refused.value.code, refused.value.headers) == ("not_ready", {"Retry-After": "1"})
-    streams.untold = lambda: None
+    world.limits_trouble = None
     streams.open("acct", lambda: True)
 
 
@@ -562,7 +568,7 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
 
 
 @pytest.mark.parametrize(
-    ("said", "place"),
+    ("said", "address"),
     [
         (None, None),
         ("", None),
@@ -579,11 +585,11 @@ def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
     ],
 )
 def test_a_stream_resumes_after_an_id_of_its_partition_and_from_now_on_otherwise(
-    said: str | None, place: LimitAddress | None
+    said: str | None, address: LimitAddress | None
 ) -> None:
-    found, remark = _resumed(said, 0)
-    assert found == place
-    assert ("from now on" in remark) == (place is None)
+    found, remark = _resume_point(said, 0)
+    assert found == address
+    assert ("from now on" in remark) == (address is None)
 
 
 def _ms(moment: datetime) -> int:

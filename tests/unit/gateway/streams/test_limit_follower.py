@@ -11,15 +11,15 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from tests.worlds.gateway_events import Announced, Stores
-from usageledger.gateway.store import StoreThread
+from tests.worlds.gateway_events import Announced
+from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.limit_follower import (
     QUIET_S,
-    SILENT_MAX_S,
     LimitFollower,
     limit_topic,
 )
 from usageledger.gateway.streams.limit_store import LimitRecord
+from usageledger.gateway.streams.limits_health import SILENT_MAX_S, LimitsHealth
 from usageledger.log import follower as log_follower
 from usageledger.runtime.backoff import Backoff
 
@@ -102,34 +102,36 @@ class Topic:
 class Following:
     """A follower of a topic in memory.
 
-    ``heard`` is what it has handed on, each with what `untold` said then.
+    ``heard`` is what it has handed on, each with whether clients could listen then.
     """
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.topic = Topic()
         self.stores = Stores(path)
-        self.thread = StoreThread()
         self.heard: list[tuple[str, bool]] = []
         self.has_stopped = False
+        self.health = LimitsHealth()
         monkeypatch.setattr(log_follower, "AIOKafkaConsumer", lambda **_: self.topic)
         self.follower = LimitFollower(
             limit_topic("nowhere", TOPIC.topic),
             1,
             self.stores.limits,
-            self.thread,
-            self._hear,
-            self._stop,
+            self.stores.thread,
+            self.health,
+            on_events=self._hear,
+            on_stopped=self._stop,
         )
-        monkeypatch.setattr(
-            "usageledger.gateway.streams.limit_follower._now_s", lambda: self.topic.now_s
-        )
+        for module in ("limit_follower", "limits_health"):
+            monkeypatch.setattr(
+                f"usageledger.gateway.streams.{module}.now_s", lambda: self.topic.now_s
+            )
         monkeypatch.setattr("usageledger.gateway.streams.limit_follower.RECONNECT", Backoff((0.0,)))
 
     def _hear(self, events: Sequence[LimitRecord]) -> None:
-        self.heard += [(event.event_id, self.follower.untold() is None) for event in events]
+        self.heard += [(event.event_id, self.health.stream_trouble() is None) for event in events]
 
     def _stop(self) -> None:
-        self.has_stopped = self.follower.untold() is not None
+        self.has_stopped = self.health.stream_trouble() is not None
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -142,8 +144,7 @@ class Following:
 def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
     made = Following(tmp_path / "gateway.db", monkeypatch)
     yield made
-    made.thread.close()
-    made.stores.store.close()
+    made.stores.close()
 
 
 def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Following) -> None:
@@ -157,8 +158,8 @@ def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Followin
 
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
-        assert follower.untold() is not None
-        await following.until(lambda: follower.untold() is None)
+        assert following.health.stream_trouble() is not None
+        await following.until(lambda: following.health.stream_trouble() is None)
         following.topic.records += announced.crossing("limit.reached")
         await following.until(lambda: len(following.heard) == 3)
         running.cancel()
@@ -198,7 +199,7 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
-        await following.until(lambda: follower.untold() is None)
+        await following.until(lambda: following.health.stream_trouble() is None)
         following.topic.records += [
             record._replace(value=b"garbage") for record in announced.crossing("limit.cleared")
         ]
@@ -207,7 +208,7 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
 
     asyncio.run(scenario())
     assert following.has_stopped
-    assert "Only the limits consumer may write" in str(follower.untold())
+    assert "Only the limits consumer may write" in str(following.health.stream_trouble())
 
 
 def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following) -> None:
@@ -219,16 +220,16 @@ def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following)
 
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
-        await following.until(lambda: follower.trouble() is None)
+        await following.until(lambda: following.health.trouble() is None)
         following.topic.is_away = True
         gone_at_s = following.topic.now_s
-        await following.until(lambda: follower.trouble() is not None)
+        await following.until(lambda: following.health.trouble() is not None)
         assert following.topic.now_s - gone_at_s <= QUIET_S + SILENT_MAX_S
         following.topic.records += announced.crossing("limit.cleared") + announced.crossing(
             "limit.reached"
         )
         following.topic.is_away = False
-        await following.until(lambda: follower.trouble() is None)
+        await following.until(lambda: following.health.trouble() is None)
         assert [event for event, _ in following.heard] == ["0-0-0", "0-1-0", "0-2-0"]
         running.cancel()
 
@@ -242,10 +243,10 @@ def test_a_quiet_topic_is_no_trouble(following: Following) -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
-        await following.until(lambda: follower.trouble() is None)
+        await following.until(lambda: following.health.trouble() is None)
 
         def has_been_quiet() -> bool:
-            troubles.add(follower.trouble())
+            troubles.add(following.health.trouble())
             return following.topic.now_s > 3_600
 
         await following.until(has_been_quiet)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.gateway_events import NOW_MS, Announced, Stores
+from tests.worlds.gateway_events import NOW_MS, Announced
+from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.limit_store import KEPT_FOR, LimitRecord
-from usageledger.gateway.webhooks.endpoints import Change, Wanted
+from usageledger.gateway.webhooks.endpoints import Change, EndpointSettings
 from usageledger.ledger.limit_address import LimitAddress
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
@@ -23,7 +24,7 @@ URL = "https://app.example/hook"
 def stores(tmp_path: Path) -> Iterator[Stores]:
     made = Stores(tmp_path / "gateway.db")
     yield made
-    made.store.close()
+    made.close()
 
 
 def ids(records: list[LimitRecord]) -> list[str]:
@@ -33,11 +34,15 @@ def ids(records: list[LimitRecord]) -> list[str]:
 def test_a_repeat_is_dropped_and_passed(stores: Stores) -> None:
     topic = Announced()
     first = topic.crossing("limit.threshold", "limit.reached")
-    assert ids(stores.limits.take({0: first}, NOW_MS)) == ["0-0-0", "0-0-1"]
+    assert ids(stores.limits.add({0: first}, NOW_MS)) == ["0-0-0", "0-0-1"]
     repeated = topic.again(first)
-    assert stores.limits.take({0: repeated}, NOW_MS) == []
+    assert stores.limits.add({0: repeated}, NOW_MS) == []
     position = stores.limits.positions()[0]
-    assert (position.next_offset, position.last_record, position.place.id) == (4, "0-0-1", "0-0-1")
+    assert (position.next_offset, position.last_record, position.address.id) == (
+        4,
+        "0-0-1",
+        "0-0-1",
+    )
 
 
 def test_an_account_is_blocked_from_reached_to_cleared(stores: Stores) -> None:
@@ -45,13 +50,13 @@ def test_an_account_is_blocked_from_reached_to_cleared(stores: Stores) -> None:
     reached = topic.crossing("limit.reached", account="b") + topic.crossing(
         "limit.reached", account="a"
     )
-    stores.limits.take({0: reached}, NOW_MS)
+    stores.limits.add({0: reached}, NOW_MS)
     assert [
         (one.account, json.loads(one.event)["id"]) for one in stores.limits.blocked("", 10)
     ] == [("a", "0-1-0"), ("b", "0-0-0")]
     assert [one.account for one in stores.limits.blocked("a", 10)] == ["b"]
     assert [one.account for one in stores.limits.blocked("", 1)] == ["a"]
-    stores.limits.take(
+    stores.limits.add(
         {
             0: topic.crossing("limit.cleared", account="b")
             + topic.crossing("limit.threshold", account="a")
@@ -69,12 +74,12 @@ def test_a_stream_goes_on_after_any_event_of_its_partition(stores: Stores) -> No
         + topic.crossing("limit.reached", account="b")
         + topic.crossing("limit.cleared", account="a")
     )
-    stores.limits.take({3: records}, NOW_MS)
+    stores.limits.add({3: records}, NOW_MS)
 
     def after(offset: int, index: int, limit: int = 10) -> list[str]:
         return [
-            place.id
-            for place, _, _ in stores.limits.after(
+            address.id
+            for address, _, _ in stores.limits.after(
                 "a", LimitAddress(3, offset, index, index + 1), limit
             )
         ]
@@ -92,9 +97,9 @@ def test_a_stream_goes_on_after_any_event_of_its_partition(stores: Stores) -> No
 def test_what_is_old_is_let_go_of_by_when_it_was_announced(stores: Stores) -> None:
     topic = Announced()
     old_ms = NOW_MS - int(KEPT_FOR.total_seconds() * 1_000) - 1
-    stores.limits.take({0: topic.crossing("limit.reached", announced_ms=old_ms)}, NOW_MS)
+    stores.limits.add({0: topic.crossing("limit.reached", announced_ms=old_ms)}, NOW_MS)
     assert stores.limits.after("acct", LimitAddress(0, 0, -1, 1)) == []
-    stores.limits.take({0: topic.crossing("limit.cleared", announced_ms=NOW_MS)}, NOW_MS)
+    stores.limits.add({0: topic.crossing("limit.cleared", announced_ms=NOW_MS)}, NOW_MS)
     assert stores.limits.prune(NOW_MS) == 0
     assert stores.limits.prune(NOW_MS + int(KEPT_FOR.total_seconds() * 1_000) + 1) == 1
     assert stores.limits.after("acct", LimitAddress(0, 0, -1, 1)) == []
@@ -103,16 +108,18 @@ def test_what_is_old_is_let_go_of_by_when_it_was_announced(stores: Stores) -> No
 def test_each_endpoint_has_one_delivery_of_each_event_that_it_wants(stores: Stores) -> None:
     topic = Announced()
     before = topic.crossing("limit.reached", account="a")
-    stores.limits.take({0: before}, NOW_MS)
-    every = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    cleared = stores.endpoints.create(Wanted(URL, types=("limit.cleared",)), NOW, caller="k").id
-    of_b = stores.endpoints.create(Wanted(URL, accounts=("b",)), NOW, caller="k").id
-    off = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    stores.limits.add({0: before}, NOW_MS)
+    every = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
+    cleared = stores.endpoints.create(
+        EndpointSettings(URL, types=("limit.cleared",)), NOW, caller="k"
+    ).id
+    of_b = stores.endpoints.create(EndpointSettings(URL, accounts=("b",)), NOW, caller="k").id
+    off = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     stores.endpoints.change(off, Change(is_enabled=False))
     after = topic.crossing("limit.cleared", account="a") + topic.crossing(
         "limit.reached", account="b"
     )
-    stores.limits.take({0: topic.again(before) + after}, NOW_MS)
+    stores.limits.add({0: topic.again(before) + after}, NOW_MS)
 
     def delivered_to(endpoint: str) -> list[str]:
         return [
@@ -131,25 +138,25 @@ def test_a_batch_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     does.
     """
     stores = Stores(tmp_path / "gateway.db")
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     records = Announced().crossing("limit.threshold", "limit.reached")
     for table in ("limit_events", "blocked_accounts", "webhook_deliveries", "limit_positions"):
-        stores.store.execute(
+        stores.connection.execute(
             f"CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the power "
             "went off'); END"
         )
         with pytest.raises(sqlite3.Error, match="the power went off"):
-            stores.limits.take({0: records}, NOW_MS)
-        stores.store.execute("DROP TRIGGER broken")
+            stores.limits.add({0: records}, NOW_MS)
+        stores.connection.execute("DROP TRIGGER broken")
         assert stores.limits.positions() == {}
         assert stores.limits.count() == 0
         assert stores.deliveries.newest(endpoint, None, None, 10) == []
-    stores.limits.take({0: records}, NOW_MS)
-    stores.store.close()
+    stores.limits.add({0: records}, NOW_MS)
+    stores.close()
     again = Stores(tmp_path / "gateway.db")
     assert again.limits.positions()[0].next_offset == 2
     assert len(again.deliveries.newest(endpoint, None, None, 10)) == 2
-    again.store.close()
+    again.close()
 
 
 def test_a_database_of_the_first_release_is_brought_up_to_date(tmp_path: Path) -> None:
@@ -162,7 +169,7 @@ def test_a_database_of_the_first_release_is_brought_up_to_date(tmp_path: Path) -
     )
     first.close()
     stores = Stores(tmp_path / "gateway.db")
-    assert stores.store.execute("SELECT count(*) FROM keys").fetchone() == (1,)
+    assert stores.connection.execute("SELECT count(*) FROM keys").fetchone() == (1,)
     assert stores.limits.positions() == {}
     assert timedelta(days=35) == KEPT_FOR
-    stores.store.close()
+    stores.close()

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.worlds.gateway_events import NOW_MS, Announced, Stores
+from tests.worlds.gateway_events import NOW_MS, Announced
 from tests.worlds.gateway_world import NOW, GatewayWorld
+from usageledger.gateway.stores import Stores
 from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, check_address, check_url
 from usageledger.gateway.webhooks.deliveries import DEAD_KEPT_FOR, DELIVERED_KEPT_FOR
-from usageledger.gateway.webhooks.endpoints import Change, Wanted
+from usageledger.gateway.webhooks.endpoints import Change, EndpointSettings
 from usageledger.gateway.webhooks.schedule import (
     FAILING_AFTER,
     JITTER,
@@ -40,14 +41,14 @@ DAY = timedelta(days=1)
 def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     made = GatewayWorld(tmp_path)
     yield made
-    made.store.close()
+    made.close()
 
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Iterator[Stores]:
     made = Stores(tmp_path / "gateway.db")
     yield made
-    made.store.close()
+    made.close()
 
 
 def test_a_delivery_is_verified_with_any_secret_that_signs() -> None:
@@ -115,8 +116,8 @@ def test_an_endpoint_that_keeps_failing_is_asked_slowly_until_it_answers() -> No
 
 
 def test_a_test_is_due_before_all_that_waits(stores: Stores) -> None:
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
+    stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
     stores.deliveries.add_test(endpoint, NOW)
     assert [one.is_test for one in stores.deliveries.due(endpoint, NOW_MS, 10)] == [True, False]
 
@@ -207,19 +208,24 @@ def test_a_name_leads_to_no_private_address(address: str) -> None:
 
 def test_the_same_request_to_make_an_endpoint_makes_it_once(stores: Stores) -> None:
     create = stores.endpoints.create
-    first = create(Wanted(URL), NOW, caller="k", idempotency_key="r1")
-    assert create(Wanted(URL), NOW, caller="k", idempotency_key="r1") == first
+    first = create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1")
+    assert create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1") == first
     others = {
-        create(Wanted(URL), NOW, caller="k", idempotency_key="r2").id,
-        create(Wanted(URL), NOW, caller="another", idempotency_key="r1").id,
-        create(Wanted(URL), NOW, caller="k").id,
-        create(Wanted(URL), NOW + DAY + timedelta(seconds=1), caller="k", idempotency_key="r1").id,
+        create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r2").id,
+        create(EndpointSettings(URL), NOW, caller="another", idempotency_key="r1").id,
+        create(EndpointSettings(URL), NOW, caller="k").id,
+        create(
+            EndpointSettings(URL),
+            NOW + DAY + timedelta(seconds=1),
+            caller="k",
+            idempotency_key="r1",
+        ).id,
     }
     assert len(others | {first.id}) == 5
 
 
 def test_a_rotated_secret_signs_on_until_the_overlap_ends(stores: Stores) -> None:
-    made = stores.endpoints.create(Wanted(URL), NOW, caller="k")
+    made = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k")
     new = stores.endpoints.rotate(made.id, DAY, NOW)
 
     def signing(at: datetime) -> tuple[str, ...]:
@@ -237,8 +243,8 @@ def test_a_rotated_secret_signs_on_until_the_overlap_ends(stores: Stores) -> Non
 def test_a_dead_delivery_can_be_sent_again_with_its_id_and_the_whole_schedule(
     stores: Stores,
 ) -> None:
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
+    stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
     for tries in range(1, len(RETRY.delays_s) + 2):
         (delivery,) = stores.deliveries.newest(endpoint, "pending", None, 10)
         assert delivery.tries == tries - 1
@@ -269,8 +275,8 @@ def test_a_delivery_that_is_sent_again_during_its_last_attempt_has_the_whole_sch
     """The attempt that was under way was noted over the order to send it again: the delivery was
     dead, and nobody had been told so.
     """
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
+    stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
     for _ in RETRY.delays_s:
         (delivery,) = stores.deliveries.due(endpoint, NOW_MS, 1)
         stores.deliveries.note(delivery, BROKEN, Outcome("pending", NOW_MS), NOW)
@@ -288,9 +294,9 @@ def test_a_delivery_that_is_sent_again_during_its_last_attempt_has_the_whole_sch
 
 
 def test_what_is_due_comes_in_the_order_in_which_it_became_so(stores: Stores) -> None:
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     topic = Announced()
-    stores.limits.take(
+    stores.limits.add(
         {
             0: topic.crossing("limit.reached", account="a")
             + topic.crossing("limit.reached", account="b")
@@ -300,7 +306,7 @@ def test_what_is_due_comes_in_the_order_in_which_it_became_so(stores: Stores) ->
     first, second = stores.deliveries.due(endpoint, NOW_MS, 10)
     assert (first.account, second.account) == ("a", "b")
     stores.deliveries.note(first, BROKEN, Outcome("pending", NOW_MS + 5_000), NOW)
-    stores.limits.take({0: topic.crossing("limit.cleared", account="c")}, NOW_MS + 1)
+    stores.limits.add({0: topic.crossing("limit.cleared", account="c")}, NOW_MS + 1)
     assert [one.account for one in stores.deliveries.due(endpoint, NOW_MS + 4_999, 10)] == [
         "b",
         "c",
@@ -317,10 +323,10 @@ def test_however_much_is_due_of_one_account_anothers_is_found(stores: Stores) ->
     """The first 64 that were due were looked at: where all were of one account, nobody else was
     told anything.
     """
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     topic = Announced()
     of_a = [record for _ in range(70) for record in topic.crossing("limit.reached", account="a")]
-    stores.limits.take({0: of_a + topic.crossing("limit.reached", account="b")}, NOW_MS)
+    stores.limits.add({0: of_a + topic.crossing("limit.reached", account="b")}, NOW_MS)
     first, second = stores.deliveries.due(endpoint, NOW_MS, 64)
     assert (first.event_id, second.account) == (of_a[0].event_id, "b")
     assert stores.deliveries.due(endpoint, NOW_MS, 1) == [first]
@@ -329,8 +335,8 @@ def test_however_much_is_due_of_one_account_anothers_is_found(stores: Stores) ->
 def test_an_endpoint_is_failing_when_nothing_got_through_for_a_day_and_active_with_the_next_success(
     stores: Stores,
 ) -> None:
-    endpoint_id = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    stores.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
+    endpoint_id = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
+    stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
 
     def state(at: datetime) -> str:
         endpoint = stores.endpoints.find(endpoint_id, at)
@@ -347,9 +353,9 @@ def test_an_endpoint_is_failing_when_nothing_got_through_for_a_day_and_active_wi
 
 
 def test_410_gone_disables_the_endpoint_and_what_waits_goes_on_waiting(stores: Stores) -> None:
-    endpoint_id = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
+    endpoint_id = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     topic = Announced()
-    stores.limits.take(
+    stores.limits.add(
         {
             0: topic.crossing("limit.reached", account="a")
             + topic.crossing("limit.reached", account="b")
@@ -364,14 +370,14 @@ def test_410_gone_disables_the_endpoint_and_what_waits_goes_on_waiting(stores: S
         "disabled",
         "the receiver answered 410 Gone",
     )
-    stores.limits.take({0: topic.crossing("limit.cleared")}, NOW_MS)
+    stores.limits.add({0: topic.crossing("limit.cleared")}, NOW_MS)
     stores.endpoints.change(endpoint_id, Change(is_enabled=True))
     assert [one.id for one in stores.deliveries.due(endpoint_id, NOW_MS, 10)] == [waiting.id]
 
 
 def test_old_deliveries_are_let_go_of_and_those_that_wait_never_are(stores: Stores) -> None:
-    endpoint = stores.endpoints.create(Wanted(URL), NOW, caller="k").id
-    stores.limits.take(
+    endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
+    stores.limits.add(
         {0: Announced().crossing("limit.threshold", "limit.reached", "limit.cleared")}, NOW_MS
     )
     _, dead, delivered = stores.deliveries.newest(endpoint, None, None, 3)
@@ -439,7 +445,7 @@ def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld
     """
     key, made = (
         world.key("admin"),
-        world.gateway.webhook_endpoints.create(Wanted(URL), NOW, caller="k"),
+        world.stores.endpoints.create(EndpointSettings(URL), NOW, caller="k"),
     )
     changes: list[dict[str, object]] = [
         {"url": URL + "/2"},
@@ -447,21 +453,21 @@ def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld
         {"accounts": ["a"]},
         {"description": "d"},
     ]
-    world.gateway.limits.take({0: Announced().crossing("limit.reached")}, NOW_MS)
-    (delivery,) = world.gateway.webhook_deliveries.due(made.id, NOW_MS, 1)
+    world.stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
+    (delivery,) = world.stores.deliveries.due(made.id, NOW_MS, 1)
 
     async def scenario() -> None:
         asked = [
             world.ask("PATCH", f"/v1/webhooks/{made.id}", credential=key, body=change)
             for change in changes
         ]
-        noted = world.gateway.store_thread.run(
-            world.gateway.webhook_deliveries.note, delivery, GONE, Outcome("dead", None), NOW
+        noted = world.stores.thread.run(
+            world.stores.deliveries.note, delivery, GONE, Outcome("dead", None), NOW
         )
         await asyncio.gather(*asked, noted)
 
     asyncio.run(scenario())
-    (endpoint,) = world.gateway.webhook_endpoints.all(NOW)
+    (endpoint,) = world.stores.endpoints.all(NOW)
     assert (endpoint.url, endpoint.types, endpoint.accounts, endpoint.description) == (
         URL + "/2",
         ("limit.reached",),
@@ -473,10 +479,10 @@ def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld
 
 def test_an_endpoint_that_is_deleted_meanwhile_is_not_found(world: GatewayWorld) -> None:
     """Rotating its secret and testing it failed with 500, where they had seen it just before."""
-    key, stores = world.key("admin"), world.gateway
+    key, stores = world.key("admin"), world.stores
 
     async def statuses(operation: str, body: object) -> list[int]:
-        made = stores.webhook_endpoints.create(Wanted(URL), NOW, caller="k")
+        made = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k")
         asked = world.ask("POST", f"/v1/webhooks/{made.id}/{operation}", credential=key, body=body)
         deleted = world.ask("DELETE", f"/v1/webhooks/{made.id}", credential=key)
         return [answer.status_code for answer in await asyncio.gather(asked, deleted)]
@@ -484,8 +490,8 @@ def test_an_endpoint_that_is_deleted_meanwhile_is_not_found(world: GatewayWorld)
     assert asyncio.run(statuses("rotate", {})) in ([200, 204], [404, 204])
     assert asyncio.run(statuses("test", None)) in ([202, 204], [404, 204])
     for gone in (
-        lambda: stores.webhook_endpoints.rotate("wh_x", DAY, NOW),
-        lambda: stores.webhook_deliveries.add_test("wh_x", NOW),
+        lambda: stores.endpoints.rotate("wh_x", DAY, NOW),
+        lambda: stores.deliveries.add_test("wh_x", NOW),
     ):
         with pytest.raises(KeyError):
             gone()
@@ -502,8 +508,8 @@ def test_an_endpoint_that_may_not_be_reached_is_refused(world: GatewayWorld) -> 
 
 def test_no_endpoint_is_made_while_past_events_may_still_be_read(world: GatewayWorld) -> None:
     """It would be sent what happened before it was made."""
-    world.gateway.limits_trouble = lambda: (
-        "limit events that were there at the start are still being read"
+    world.use(
+        limits_trouble=lambda: "limit events that were there at the start are still being read"
     )
     answer = asyncio.run(
         world.ask("POST", "/v1/webhooks", credential=world.key("admin"), body={"url": URL})
@@ -539,10 +545,10 @@ def test_an_idempotency_key_makes_one_endpoint_and_is_refused_for_another(
 
 def test_deliveries_are_listed_by_pages_and_by_state(world: GatewayWorld) -> None:
     key = world.key("admin")
-    endpoint = world.gateway.webhook_endpoints.create(Wanted(URL), NOW, caller="k").id
+    endpoint = world.stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     topic = Announced()
     for _ in range(5):
-        world.gateway.limits.take({0: topic.crossing("limit.reached")}, NOW_MS)
+        world.stores.limits.add({0: topic.crossing("limit.reached")}, NOW_MS)
     path = f"/v1/webhooks/{endpoint}/deliveries"
 
     async def scenario() -> None:

@@ -1,6 +1,4 @@
-"""Is this an event that the ledger takes? As far as that can be known before it is decided, and
-naming the field that is wrong.
-"""
+"""Whether the ledger would accept an event, as far as that is known before it is decided."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from pydantic import ValidationError
 from usageledger.contracts.messages import MESSAGES, InputEvent
 from usageledger.domain.bounds import CLOCK_AHEAD_MAX, EVENT_BYTES_MAX, LATENESS_MAX
 from usageledger.domain.refusal import Refusal
-from usageledger.gateway.event_publisher import Outgoing
 from usageledger.ledger.decoding import Malformed, decode_account, decode_usage
 from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
+from usageledger.log.event_publisher import Outgoing
 from usageledger.log.topics import Topics
 
 USAGE_TYPE = "usage.recorded"
@@ -31,7 +29,7 @@ _anything = msgspec.json.Decoder()
 
 
 class Identity(NamedTuple):
-    """Which event it is, as far as it says so in text."""
+    """The identity of an event. A part is None if the event has no such text."""
 
     id: str | None = None
     source: str | None = None
@@ -39,7 +37,7 @@ class Identity(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The ledger would refuse it: for which rule, in words, and which field."""
+    """The ledger would refuse the event: the rule, the words, and the field that is wrong."""
 
     identity: Identity
     code: str
@@ -54,10 +52,10 @@ class Checked(NamedTuple):
     record: Outgoing
 
 
-class Reporting(NamedTuple):
-    """What an event is looked at with.
+class Conditions(NamedTuple):
+    """What an event is checked against.
 
-    ``is_importing``: it may be of any time, and its record is dated with that.
+    ``is_importing``: an event may have any time, and its record gets that time.
     """
 
     topics: Topics
@@ -67,29 +65,29 @@ class Reporting(NamedTuple):
     is_admin: bool
 
 
-def check_event(value: bytes, reporting: Reporting) -> Checked | Rejected:
-    """Look at one event, JSON as it was sent. It goes on as these bytes."""
+def check_event(value: bytes, conditions: Conditions) -> Checked | Rejected:
+    """Check one event, JSON as it was sent. Its record has the same bytes."""
     if len(value) > EVENT_BYTES_MAX:
         return Rejected(
             Identity(),
             Refusal.RECORD_TOO_LARGE.value,
             f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}",
         )
-    told = _anything.decode(value)
-    if not isinstance(told, dict):
+    document = _anything.decode(value)
+    if not isinstance(document, dict):
         return Rejected(
             Identity(),
             Refusal.NOT_A_CLOUDEVENT.value,
             "an event is a JSON object, a CloudEvent in structured mode",
         )
-    identity = Identity(*(_text(told.get(name)) for name in Identity._fields))
-    type_ = told.get("type")
+    identity = Identity(*(_text_or_none(document.get(name)) for name in Identity._fields))
+    type_ = document.get("type")
     model = INPUTS.get(type_) if isinstance(type_, str) else None
     if model is None:
         return Rejected(
             identity, Refusal.UNKNOWN_TYPE.value, f"type is one of {', '.join(INPUTS)}", "type"
         )
-    if type_ != USAGE_TYPE and not reporting.is_admin:
+    if type_ != USAGE_TYPE and not conditions.is_admin:
         return Rejected(
             identity, "forbidden", f"{type_} needs a key with the scope 'admin'", "type"
         )
@@ -100,25 +98,27 @@ def check_event(value: bytes, reporting: Reporting) -> Checked | Rejected:
         return Rejected(
             identity,
             Refusal.INVALID_EVENT.value,
-            _words(first),
+            _message(first),
             "/".join(str(part) for part in first["loc"]),
         )
-    return _late_or_early(event, identity, reporting) or _as_record(
-        event, identity, value, reporting
+    return _late_or_early(event, identity, conditions) or _as_record(
+        event, identity, value, conditions
     )
 
 
-def _late_or_early(event: InputEvent, identity: Identity, reporting: Reporting) -> Rejected | None:
-    if reporting.is_importing:
+def _late_or_early(
+    event: InputEvent, identity: Identity, conditions: Conditions
+) -> Rejected | None:
+    if conditions.is_importing:
         return None
-    if event.time > reporting.now + CLOCK_AHEAD_MAX:
+    if event.time > conditions.now + CLOCK_AHEAD_MAX:
         return Rejected(
             identity,
             Refusal.DATED_IN_THE_FUTURE.value,
             "time is at most 5 minutes ahead of now",
             "time",
         )
-    if event.time < reporting.now - LATENESS_MAX:
+    if event.time < conditions.now - LATENESS_MAX:
         return Rejected(
             identity, Refusal.TOO_OLD.value, "time is at most 35 days before now", "time"
         )
@@ -126,26 +126,27 @@ def _late_or_early(event: InputEvent, identity: Identity, reporting: Reporting) 
 
 
 def _as_record(
-    event: InputEvent, identity: Identity, value: bytes, reporting: Reporting
+    event: InputEvent, identity: Identity, value: bytes, conditions: Conditions
 ) -> Checked | Rejected:
-    """The record, if the ledger's own decoder reads it: whatever the two differ in, nothing is
-    accepted that is refused later.
+    """The record, if the ledger's own decoder reads it.
+
+    So nothing is accepted here that the ledger refuses as malformed.
     """
     key = event.subject.encode()
-    partition = partition_of(key, reporting.partition_count)
+    partition = partition_of(key, conditions.partition_count)
     is_usage = isinstance(event, INPUTS[USAGE_TYPE])
     decode = decode_usage if is_usage else decode_account
-    decoded = decode(Record(0, 0, key, value), partition, reporting.partition_count)
+    decoded = decode(Record(0, 0, key, value), partition, conditions.partition_count)
     if isinstance(decoded, Malformed):
         return Rejected(identity, decoded.refusal.value, decoded.detail)
-    topic = reporting.topics.usage if is_usage else reporting.topics.account
-    timestamp_ms = max(0, milliseconds(event.time)) if reporting.is_importing else None
+    topic = conditions.topics.usage if is_usage else conditions.topics.account
+    timestamp_ms = max(0, milliseconds(event.time)) if conditions.is_importing else None
     return Checked(identity, Outgoing(topic, partition, key, value, timestamp_ms))
 
 
-def _text(value: object) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _words(error: Any) -> str:
+def _message(error: Any) -> str:
     return str(error["msg"]).removeprefix("Value error, ")

@@ -1,6 +1,4 @@
-"""Puts events that were reported over HTTP, or are sent again, on Kafka, and says of each whether
-Kafka has it.
-"""
+"""Publishes events over asyncio, and says of each whether Kafka has acknowledged it."""
 
 from __future__ import annotations
 
@@ -22,14 +20,14 @@ from usageledger.log.producer_end import end_producer
 ACKNOWLEDGED_WITHIN_S = 5.0
 LINGER_MS = 2
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# These are of one record, and say nothing of the producer.
+# These errors are about one record; the producer is still good.
 _OF_ONE_RECORD = (MessageSizeTooLargeError, TopicAuthorizationFailedError)
 
 
 class Outgoing(NamedTuple):
-    """A record to be sent. ``timestamp_ms`` is None where Kafka dates it."""
+    """A record to publish. ``timestamp_ms`` is None if Kafka dates it."""
 
     topic: str
     partition: int
@@ -39,25 +37,18 @@ class Outgoing(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What became of a record: its offset, or why it is not known to be taken."""
+    """What became of a record: its offset, or why Kafka is not known to have it."""
 
     offset: int | None
     why: str = ""
 
 
-Report = Callable[[Sequence[Outgoing]], Awaitable[Sequence[Sent]]]
-"""Sends records and says what became of each, in their order: `Reporter.report`."""
+Publish = Callable[[Sequence[Outgoing]], Awaitable[Sequence[Sent]]]
+"""Publishes records and says what became of each, in their order: `EventPublisher.publish`."""
 
 
-async def without_kafka(records: Sequence[Outgoing]) -> Sequence[Sent]:
-    """A `Report` where there is no Kafka."""
-    return [Sent(None, "this gateway has no Kafka") for _ in records]
-
-
-class Reporter:
-    """One idempotent producer, made when the first event comes and made anew after it has
-    failed.
-    """
+class EventPublisher:
+    """One idempotent producer, made with the first event and made anew after it has failed."""
 
     def __init__(self, kafka: str) -> None:
         self._kafka = kafka
@@ -65,10 +56,10 @@ class Reporter:
         self._starting = asyncio.Lock()
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def report(self, records: Sequence[Outgoing]) -> list[Sent]:
-        """Send these, and wait for Kafka's word within ACKNOWLEDGED_WITHIN_S.
+    async def publish(self, records: Sequence[Outgoing]) -> list[Sent]:
+        """Publish these, and wait at most ACKNOWLEDGED_WITHIN_S for Kafka's acknowledgements.
 
-        One that has none may have been taken all the same.
+        Kafka may have a record all the same that it has not acknowledged by then.
         """
         futures: list[Any] = []
         producer = None
@@ -82,7 +73,7 @@ class Reporter:
             trouble = (
                 f"Kafka did not answer within {ACKNOWLEDGED_WITHIN_S:.0f} s"
                 if isinstance(error, TimeoutError)
-                else _told(error)
+                else _failure_text(error)
             )
         else:
             trouble = ""
@@ -93,7 +84,7 @@ class Reporter:
         return sent
 
     async def close(self) -> None:
-        """Let go of the producer."""
+        """Close the producer."""
         if self._producer is not None:
             self._discard(self._producer)
         while self._endings:
@@ -120,9 +111,9 @@ class Reporter:
             return self._producer
 
     def _discard(self, producer: Any) -> None:
-        """What has failed may hold what nobody waits for any more.
+        """End a producer that has failed: it may still hold records that nobody waits for.
 
-        Others that wait for it are told that they do not know.
+        Other calls that wait for it learn that their records are not acknowledged.
         """
         if producer is self._producer:
             self._producer = None
@@ -135,10 +126,7 @@ class Reporter:
 
 
 async def _send(producer: Any, record: Outgoing) -> Any:
-    """The future of a record.
-
-    One that the producer does not take has failed, and the others go on.
-    """
+    """The future of a record. It fails if the producer refuses the record; the others go on."""
     try:
         future = await producer.send(
             record.topic,
@@ -150,8 +138,7 @@ async def _send(producer: Any, record: Outgoing) -> Any:
     except KafkaError as error:
         future = asyncio.get_running_loop().create_future()
         future.set_exception(error)
-    # When nobody waits for it any more, what becomes of it is nobody's, and asyncio need not
-    # complain.
+    # Retrieves the exception of a record that nobody waits for, or asyncio would log it.
     future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return future
 
@@ -160,7 +147,7 @@ def _outcome(future: Any, trouble: str) -> Sent:
     if not future.done() or future.cancelled():
         return Sent(None, trouble or "Kafka did not answer")
     error = future.exception()
-    return Sent(int(future.result().offset)) if error is None else Sent(None, _told(error))
+    return Sent(int(future.result().offset)) if error is None else Sent(None, _failure_text(error))
 
 
 def _ends_producer(future: Any) -> bool:
@@ -171,7 +158,7 @@ def _ends_producer(future: Any) -> bool:
     )
 
 
-def _told(error: BaseException) -> str:
-    """A failure in a few words. A broker's own words are long, and of no use to who reports."""
+def _failure_text(error: BaseException) -> str:
+    """A failure in a few words: a broker's own message is long and of no use to the client."""
     words = error.description if isinstance(error, BrokerResponseError) else str(error)
-    return f"Kafka did not take it ({type(error).__name__}{f': {words}' if words else ''})"
+    return f"Kafka did not accept it ({type(error).__name__}{f': {words}' if words else ''})"
