@@ -1,6 +1,4 @@
-"""What tests of the history share: a database in memory, a ledger's records as the log has them,
-and the content of the tables.
-"""
+"""Shared by tests of the history: a database in memory, a ledger's records, and the tables."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ def memory_database() -> sqlite3.Connection:
 
 
 def records_of(entries: Iterable[SealedEntry]) -> list[Record]:
-    """The records that these entries lie in."""
+    """The records of these entries."""
     return [
         Record(
             item.entry.offset,
@@ -39,7 +37,7 @@ def folded(
 ) -> sqlite3.Connection:
     """A history of these records, folded in batches of these sizes, over and over.
 
-    Each batch is folded by one who knows nothing of the batches before but what the database says.
+    Each batch is folded by a new reader that knows only what the database says.
     """
     database = memory_database()
     begin = turn = 0

@@ -1,7 +1,7 @@
 """A notation for ledgers: a test whose docstring is one.
 
-Each line is what a ledger partition receives, and after ``=>`` the entries that it makes of it. A
-line that begins with ``=>`` or ``;`` continues the line before. ``#`` begins a remark::
+Each line is an input of a ledger partition and, after ``=>``, the entries that decide it. A line
+that begins with ``=>`` or ``;`` continues the line before. ``#`` begins a remark::
 
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -15,13 +15,13 @@ before. Then comes the event:
     suspend REASON                   resume           thresholds SHARE... | none | plan
     wait                             (no event; the ledger's owner acts on what is due)
 
-with, on any of them, ``id=``, ``source=``, ``account=`` (default ``a``), ``anchor=``, ``zone=`` and
-``on=``: when the event occurred, if that is not when Kafka appended it. It is a time, or a distance
-such as ``-35d``.
+Any of them can have ``id=``, ``source=``, ``account=`` (default ``a``), ``anchor=``, ``zone=`` and
+``on=``. The last is when the event occurred, if that is not when Kafka appended it: a time, or a
+distance such as ``-35d``.
 
-An entry is its kind, its own figures, the equation ``allotment+granted-used=remaining`` of the
-period that it counts in, and the limits that it crosses: ``!80%``, ``!reached``, ``!cleared``.
-Amounts are credits.
+An entry is its kind, its own figures, and the equation ``allotment+granted-used=remaining`` of the
+period that it counts in. Then come the limits that it crosses: ``!80%``, ``!reached``,
+``!cleared``. Amounts are credits.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def ledger(test: Callable[[], None]) -> Callable[[], None]:
 
 
 def play(text: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
-    """Give a partition every line and compare the entries that come of it with those that the line
-    states.
-    """
+    """Give a partition every line, and compare its entries with those that the line states."""
     partition = Partition(catalogs)
     for line in _lines(text):
         what, _, stated = line.partition("=>")
@@ -96,9 +94,7 @@ def play(text: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
 
 
 class Partition:
-    """A ledger partition in memory: what is decided by `PartitionBook`, with every identity and
-    account at hand.
-    """
+    """A ledger partition in memory: a `PartitionBook` that has every identity and account."""
 
     def __init__(self, catalogs: AdoptedCatalogs = SHIPPED) -> None:
         self.book = PartitionBook(0, 1, Head(ledger="ledger"), catalogs)
@@ -121,7 +117,7 @@ class Partition:
         return self.decide(event_of(what, words, self.now, f"{what}-{len(self.entries)}"))
 
     def decide(self, event: AnyEvent, at: datetime | None = None) -> list[SealedEntry]:
-        """Decide an event that Kafka took at that time, or now."""
+        """Decide an event that Kafka appended at that time, or now."""
         self.now = at or self.now
         topic = "usage" if isinstance(event, UsageRecorded) else "account"
         offset, self._offsets[topic] = self._offsets[topic], self._offsets[topic] + 1
@@ -172,7 +168,7 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
             **header, credits=parse_credits(plain[0]), reason="support", expires_at=until
         )
     if what in ("suspend", "resume", "thresholds"):
-        return _not_about_credits(what, plain, header)
+        return _status_event(what, plain, header)
     if what == "void":
         return UsageVoided(**header, usage_source="/test", usage_id=plain[0], reason="failed")
     assert what == "open", f"unknown event: {what}"
@@ -184,7 +180,7 @@ def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEv
     )
 
 
-def _not_about_credits(what: str, plain: list[str], header: dict[str, Any]) -> AnyEvent:
+def _status_event(what: str, plain: list[str], header: dict[str, Any]) -> AnyEvent:
     if what == "suspend":
         return AccountSuspended(**header, reason=plain[0])
     if what == "resume":
@@ -205,10 +201,12 @@ def moment(text: str, now: datetime) -> datetime:
 
 def written(entry: LedgerEntry) -> str:
     """An entry in the notation."""
-    return " ".join([*_said_by(entry), *_equation(entry.after), *map(_crossed, entry.crossings)])
+    return " ".join(
+        [*_entry_words(entry), *_equation(entry.after), *map(_crossing_word, entry.crossings)]
+    )
 
 
-def _said_by(entry: LedgerEntry) -> Iterator[str]:
+def _entry_words(entry: LedgerEntry) -> Iterator[str]:
     yield "refused" if entry.kind == "refusal" else entry.kind
     if entry.kind == "refusal":
         yield entry.reason or ""
@@ -239,7 +237,7 @@ def _equation(figures: Figures | None) -> Iterator[str]:
         yield "{}+{}-{}={}".format(*map(format_credits, terms))
 
 
-def _crossed(crossing: Crossing) -> str:
+def _crossing_word(crossing: Crossing) -> str:
     if crossing.threshold is not None:
         return f"!{Decimal(crossing.threshold) * 100:.0f}%"
     return "!" + crossing.type.removeprefix("limit.")

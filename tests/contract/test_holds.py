@@ -1,6 +1,4 @@
-"""One contract for every keeper of holds: what holds in memory holds in a Redis and in a Redis
-Cluster.
-"""
+"""One contract for every keeper of holds: memory, Redis and Redis Cluster behave alike."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ MINUTE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """A partition's view as its owner moves it, and what its holders ask."""
+    """A partition's view with its holds, as the owner and the holders use them."""
 
     view: PartitionView
     call: Callable[[Call[Any]], Awaitable[Any]]
@@ -64,7 +62,7 @@ class Keeper:
         return await self.ask(PlaceHold(id=id, credits=credits, **asked))
 
     async def until_held(self, credits: int) -> None:
-        """Wait until the account's open holds sum up to this: some have to run out."""
+        """Wait until the account's open holds sum up to this: some may have to expire."""
         for _ in range(1_000):
             if await self.held() == credits:
                 return
@@ -78,7 +76,7 @@ class Keeper:
         return await self.ask(ReleaseHold(account=account, id=id))
 
     async def settle(self, *holds: tuple[str, str]) -> None:
-        """What the owner's next commit does, beside what it writes of the account."""
+        """Settle holds as the owner's next commit does."""
         head = await self.view.head()
         before = None if head is None else head.position
         after = Position(0 if before is None else before.next_offset + 1, "hash")
@@ -136,7 +134,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def run(
     request: pytest.FixtureRequest,
 ) -> Callable[[Callable[[Keeper], Coroutine[Any, Any, None]]], None]:
-    """Runs a test with a keeper of which account ``ann`` is known, as ``A1``."""
+    """Runs a test with a keeper that knows account ``ann``, as ``A1``."""
     open_it: OpenKeeper = request.param(request)
 
     async def bounded(test: Callable[[Keeper], Coroutine[Any, Any, None]]) -> None:
@@ -188,8 +186,8 @@ def test_a_hold_is_given_if_what_remains_covers_it_beside_the_open_ones(
     run(test)
 
 
-def test_the_same_hold_again_reserves_nothing_more_even_where_nothing_is_left(run: Run) -> None:
-    """A caller that had no answer asks again."""
+def test_repeating_a_hold_reserves_nothing_more_even_if_nothing_is_left(run: Run) -> None:
+    """A caller that received no answer asks again."""
 
     async def test(keeper: Keeper) -> None:
         first = await keeper.place("job", 100)
@@ -199,7 +197,7 @@ def test_the_same_hold_again_reserves_nothing_more_even_where_nothing_is_left(ru
     run(test)
 
 
-def test_an_id_that_holds_something_else_is_refused(run: Run) -> None:
+def test_an_id_that_already_holds_something_else_is_refused(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         first = await keeper.place()
         other = await keeper.place(content=content_of(Use(feature="chat_message")))
@@ -208,7 +206,7 @@ def test_an_id_that_holds_something_else_is_refused(run: Run) -> None:
     run(test)
 
 
-def test_an_id_is_each_accounts_own(run: Run) -> None:
+def test_each_account_has_its_own_hold_ids(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place()
         assert (await keeper.place(account="bob", seen=None)).sum == 40
@@ -219,7 +217,7 @@ def test_an_id_is_each_accounts_own(run: Run) -> None:
 
 
 @pytest.mark.parametrize("seen", [b"A0", None, b""])
-def test_who_reckoned_with_another_state_of_the_account_is_told_the_present_one(
+def test_a_hold_based_on_an_outdated_state_returns_the_present_one(
     run: Run, seen: bytes | None
 ) -> None:
     async def test(keeper: Keeper) -> None:
@@ -233,7 +231,7 @@ def test_who_reckoned_with_another_state_of_the_account_is_told_the_present_one(
     run(test)
 
 
-def test_a_released_hold_is_free_once(run: Run) -> None:
+def test_a_hold_is_released_only_once(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place("other", 60)
         await keeper.place()
@@ -249,7 +247,7 @@ def test_a_released_hold_is_free_once(run: Run) -> None:
 
 
 def test_a_released_hold_can_be_placed_again_under_its_id(run: Run) -> None:
-    """A job that failed is tried again, under the same id."""
+    """A job that failed is tried again under the same id."""
 
     async def test(keeper: Keeper) -> None:
         await keeper.place()
@@ -293,10 +291,8 @@ def test_a_hold_is_settled_in_the_commit_of_its_use_or_not_at_all(run: Run) -> N
     run(test)
 
 
-def test_a_settled_hold_is_answered_and_reserves_nothing(run: Run) -> None:
-    """A retry of what has been done and charged: it is told so, and its own report will be a
-    duplicate.
-    """
+def test_repeating_a_settled_hold_says_that_it_is_settled_and_reserves_nothing(run: Run) -> None:
+    """A job is tried again after it was done and charged. Its own report will be a duplicate."""
 
     async def test(keeper: Keeper) -> None:
         await keeper.place()
@@ -312,7 +308,7 @@ def test_a_settled_hold_is_answered_and_reserves_nothing(run: Run) -> None:
     run(test)
 
 
-def test_a_released_hold_that_was_used_all_the_same_is_settled(run: Run) -> None:
+def test_a_released_hold_is_settled_if_its_use_arrives_after_all(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place()
         await keeper.release()
@@ -324,7 +320,7 @@ def test_a_released_hold_that_was_used_all_the_same_is_settled(run: Run) -> None
     run(test)
 
 
-def test_settling_what_nobody_holds_is_no_matter(run: Run) -> None:
+def test_settling_a_hold_that_does_not_exist_changes_nothing(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place("other", 60)
         await keeper.settle(("ann", "job"), ("bob", "other"), ("nobody", "x"))
@@ -347,8 +343,8 @@ def test_many_holds_of_many_accounts_are_settled_in_one_commit(run: Run) -> None
 
 
 @pytest.mark.peer_defect("FluxMeter: holds")
-def test_a_hold_that_nobody_settles_frees_itself(run: Run) -> None:
-    """Its worker has crashed. Nothing is leaked: not for readers, and not for who holds next."""
+def test_a_hold_that_is_never_settled_expires(run: Run) -> None:
+    """Its worker has crashed. The credits are free again for readers and for the next hold."""
 
     async def test(keeper: Keeper) -> None:
         await keeper.place("crashed", 60, life_ms=1)
@@ -364,7 +360,7 @@ def test_a_hold_that_nobody_settles_frees_itself(run: Run) -> None:
     run(test)
 
 
-def test_a_hold_that_has_run_out_can_be_placed_again_under_its_id(run: Run) -> None:
+def test_an_expired_hold_can_be_placed_again_under_its_id(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place(life_ms=1)
         await keeper.until_held(0)
@@ -375,7 +371,7 @@ def test_a_hold_that_has_run_out_can_be_placed_again_under_its_id(run: Run) -> N
     run(test)
 
 
-def test_so_many_holds_of_one_account_may_be_open_and_no_more(run: Run) -> None:
+def test_an_account_has_at_most_the_given_number_of_open_holds(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         for n in range(3):
             assert (await keeper.place(f"job-{n}", 1, open_max=3)).outcome == "held"
@@ -388,7 +384,7 @@ def test_so_many_holds_of_one_account_may_be_open_and_no_more(run: Run) -> None:
     run(test)
 
 
-def test_holds_are_of_no_view_and_stay_when_one_is_thrown_away_or_replaced(run: Run) -> None:
+def test_holds_stay_when_a_view_is_cleared_or_replaced(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         held = await keeper.place()
         await keeper.view.clear()
@@ -420,7 +416,7 @@ def test_amounts_are_exact_up_to_two_to_the_53rd(run: Run) -> None:
 @pytest.mark.parametrize(
     "name", ["a b", "ü/日本", "{x}", "}", "-1", "1e3", "0", "with:colon", "open 5 6 x"]
 )
-def test_names_are_bytes_that_nobody_reads(run: Run, name: str) -> None:
+def test_account_and_hold_names_can_be_any_bytes(run: Run, name: str) -> None:
     async def test(keeper: Keeper) -> None:
         held = await keeper.place(name, 5, account=name, seen=None)
         assert await keeper.find(name, name) == held.hold

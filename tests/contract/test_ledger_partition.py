@@ -1,4 +1,4 @@
-"""One contract for every ledger partition: what holds in memory holds on a real broker."""
+"""One contract for every ledger partition: memory and a real broker behave alike."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def kafka_handles(request: pytest.FixtureRequest) -> Iterator[MakeHandle]:
 
 @pytest.fixture(params=[memory_handles, kafka_handles], ids=["memory", "kafka"])
 def new_handle(request: pytest.FixtureRequest) -> Iterator[MakeHandle]:
-    """Makes handles of several workers on one and the same ledger partition, which nobody has used
-    before.
-    """
+    """Makes handles of several workers on the same ledger partition, which is new."""
     yield from request.param(request)
 
 
@@ -93,7 +91,9 @@ def test_a_partition_begins_empty(new_handle: MakeHandle) -> None:
     run(work())
 
 
-def test_a_claim_lies_at_the_end_and_the_first_entry_after_it(new_handle: MakeHandle) -> None:
+def test_a_claim_is_appended_at_the_end_and_the_first_entry_after_it(
+    new_handle: MakeHandle,
+) -> None:
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             assert await ledger.claim(CLAIM) == 0
@@ -129,7 +129,7 @@ def test_keys_values_and_rising_timestamps_come_back(new_handle: MakeHandle) -> 
     run(work())
 
 
-def test_many_groups_lie_in_order_and_without_a_gap(new_handle: MakeHandle) -> None:
+def test_many_groups_are_appended_in_order_and_without_a_gap(new_handle: MakeHandle) -> None:
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
@@ -159,7 +159,7 @@ def test_a_read_ends_before_its_stop_and_begins_at_its_start(new_handle: MakeHan
     run(work())
 
 
-def test_a_read_beyond_the_end_gives_what_is_there_and_then_an_error(
+def test_a_read_beyond_the_end_yields_the_records_there_and_then_raises(
     new_handle: MakeHandle,
 ) -> None:
     async def work() -> None:
@@ -172,12 +172,12 @@ def test_a_read_beyond_the_end_gives_what_is_there_and_then_an_error(
     run(work())
 
 
-def test_a_read_from_where_nothing_lies_says_that_records_are_missing(
+def test_a_read_from_a_missing_offset_says_that_records_are_missing(
     new_handle: MakeHandle,
 ) -> None:
-    """A ledger that was truncated or made anew: the view knows of more than the log holds.
+    """A ledger was truncated or created again, so the view knows of more than the log holds.
 
-    It must not jump to what is there.
+    The reader must not jump to the records that are there.
     """
 
     async def work() -> None:
@@ -191,7 +191,7 @@ def test_a_read_from_where_nothing_lies_says_that_records_are_missing(
     run(work())
 
 
-def test_after_anothers_claim_an_append_is_superseded_and_lies_off_its_offset(
+def test_after_anothers_claim_an_append_is_superseded_and_off_its_offset(
     new_handle: MakeHandle,
 ) -> None:
     async def work() -> None:
@@ -206,7 +206,7 @@ def test_after_anothers_claim_an_append_is_superseded_and_lies_off_its_offset(
     run(work())
 
 
-def test_a_superseded_worker_takes_nothing_more_before_it_claims_again(
+def test_a_superseded_worker_appends_nothing_before_it_claims_again(
     new_handle: MakeHandle,
 ) -> None:
     async def work() -> None:
@@ -234,7 +234,7 @@ def test_nothing_is_appended_before_the_first_claim(new_handle: MakeHandle) -> N
     run(work())
 
 
-def test_an_input_with_more_entries_than_a_batch_takes_is_refused_and_the_claim_stays_good(
+def test_a_group_too_large_for_a_batch_is_refused_and_the_claim_stays_valid(
     new_handle: MakeHandle,
 ) -> None:
     async def work() -> None:
@@ -251,7 +251,7 @@ def test_an_input_with_more_entries_than_a_batch_takes_is_refused_and_the_claim_
     run(work())
 
 
-def test_an_input_just_within_the_largest_batch_lies_whole(new_handle: MakeHandle) -> None:
+def test_a_group_that_just_fits_into_a_batch_is_appended_whole(new_handle: MakeHandle) -> None:
     async def work() -> None:
         async with workers(new_handle, 1) as (ledger,):
             await ledger.claim(CLAIM)
@@ -277,10 +277,10 @@ def test_appends_that_overlap_in_time_keep_their_order(new_handle: MakeHandle) -
     run(work())
 
 
-def test_of_two_workers_racing_the_log_says_which_entries_are_valid(new_handle: MakeHandle) -> None:
-    """Whatever the interleaving, the entries that lie at the offset they name are one owner's at a
-    time, without a gap.
-    """
+def test_the_log_shows_which_entries_of_two_racing_workers_are_valid(
+    new_handle: MakeHandle,
+) -> None:
+    """Whatever the interleaving, the valid entries are one owner's at a time, without a gap."""
 
     async def work() -> None:
         async def contend(ledger: Handle, name: str) -> None:

@@ -1,6 +1,4 @@
-"""What the code writes is what the schemas say, and what the models accept is what the ledger
-accepts.
-"""
+"""The code writes what the schemas describe, and the models accept exactly what the ledger does."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ NOW = datetime(2026, 11, 22, 10, 15, 30, 250_000, tzinfo=UTC)
 
 
 def validate(value: bytes) -> None:
-    """Hold a record's value against the schema and the model of its type."""
+    """Validate a record's value with the schema and the model of its type."""
     message = json.loads(value)
     schema = schema_of(message["type"])
     jsonschema.validate(
@@ -61,7 +59,7 @@ def encoded(message: object) -> bytes:
 
 
 def decoded(message: dict[str, Any]) -> AnyEvent | Malformed:
-    """What the ledger makes of a usage or account event whose record lies where it should."""
+    """Decode a usage or account event whose record is in the right partition."""
     subject = message.get("subject")
     key = subject.encode("utf-8", "replace") if isinstance(subject, str) else b"acct"
     record = Record(0, milliseconds(NOW), key, json.dumps(message).encode())
@@ -69,12 +67,12 @@ def decoded(message: dict[str, Any]) -> AnyEvent | Malformed:
     return decode(record, 0, 1)
 
 
-# What the code writes
+# The records that the code writes
 # ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("type_", MESSAGES)
-def test_each_schema_is_a_schema_and_its_examples_keep_it(type_: str) -> None:
+def test_each_schema_is_valid_and_so_are_its_examples(type_: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema_of(type_))
     assert examples()[type_]
     for message in examples()[type_]:
@@ -125,7 +123,7 @@ def test_every_field_of_an_entry_and_a_claim_is_in_the_contract() -> None:
         assert model.model_fields.keys() == {*struct.__struct_fields__, *more}, model.__name__
 
 
-def test_what_the_ledger_writes_keeps_its_schemas() -> None:
+def test_the_ledgers_records_are_valid_by_their_schemas() -> None:
     validate(encode_claim(claim_of(0, "5f0c61a2", "worker/1")))
     values = list(_ledger_of_a_story())
     kinds = {json.loads(value)["data"].get("kind") for value in values}
@@ -147,7 +145,7 @@ def test_what_the_ledger_writes_keeps_its_schemas() -> None:
         validate(value)
 
 
-def test_what_the_sdks_write_keeps_its_schemas_and_is_accepted() -> None:
+def test_the_sdks_events_are_valid_by_their_schemas_and_are_accepted() -> None:
     built = list(_built_by_the_sdks())
     assert {event["type"] for event in built} == set(INPUTS)
     for event in built:
@@ -189,9 +187,7 @@ def _built_by_the_sdks() -> Iterator[dict[str, Any]]:
 
 
 def _ledger_of_a_story() -> Iterator[bytes]:
-    """The values of the entries, and of the limit events, of an account that goes through all that
-    can happen to one.
-    """
+    """The values of an account's entries and limit events, with nearly every kind of them."""
     catalogs = adopted_catalogs([Record(0, 0, None, encoded(examples()["catalog.published"][0]))])
     book = PartitionBook(0, 1, Head(ledger="5f0c61a2"), catalogs)
     sealed = book.adopt(Record(1, 0, None, encoded(_another_catalog())))
@@ -257,10 +253,10 @@ _STORY: list[tuple[str, str, str, dict[str, Any]]] = [
 # ------------------------------------------------------------------------------------------
 
 
-def test_the_topics_of_the_asyncapi_document_are_the_topics_that_are_made() -> None:
-    """Names, retention and sizes.
+def test_the_asyncapi_document_has_the_topics_that_are_created() -> None:
+    """They agree in names, retention and sizes.
 
-    The document speaks of a ledger without a prefix that is no longer in import mode.
+    The document describes a ledger without a prefix that is no longer in import mode.
     """
     channels = asyncapi_document()["channels"]
     made = {topic.name: topic for topic in topic_settings(Topics())}
@@ -282,7 +278,7 @@ def test_every_message_is_in_exactly_one_channel() -> None:
     )
 
 
-# What is accepted
+# The events that are accepted
 # ------------------------------------------------------------------------------------------
 
 _names: st.SearchStrategy[Any] = st.one_of(
@@ -417,7 +413,7 @@ _other: st.SearchStrategy[Any] = st.sampled_from(
 )
 _values: st.SearchStrategy[Any] = st.one_of(_names, _times, _amounts, _other)
 
-# What is tried in a field of that name, most of the time.
+# The values that are tried in a field of that name, most of the time.
 _FITTING: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("time", "recordedtime", "anchor", "as_of", "expires_at"), _times),
     **dict.fromkeys(("quantity", "credits", "used", "free_used"), _amounts),
@@ -443,7 +439,7 @@ _FITTING: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def _events(draw: st.DrawFn) -> dict[str, Any]:
-    """A right event of some type in which up to three places are changed or missing."""
+    """A valid event of some type in which up to three fields are changed or missing."""
     message: dict[str, Any] = json.loads(
         json.dumps(draw(st.sampled_from([examples()[type_][0] for type_ in INPUTS])))
     )
@@ -460,7 +456,7 @@ def _events(draw: st.DrawFn) -> dict[str, Any]:
         if draw(st.integers(0, 9)) == 0:
             place.pop(name, None)
         else:
-            # A copy: what is drawn twice must not come to lie within itself.
+            # A copy: a value that is drawn twice must not end up within itself.
             place[name] = deepcopy(
                 draw(st.one_of(_FITTING.get(name, _values), _FITTING.get(name, _values), _values))
             )
@@ -500,8 +496,9 @@ def test_a_model_accepts_an_event_exactly_if_the_ledger_does(message: dict[str, 
 
 
 def _same_meaning(model: Any, event: Any) -> None:
-    """Every field that the two have by one name has one value: credits in micro-credits, times in
-    UTC, quantities in one form.
+    """Whether the fields that both have by one name have equal values.
+
+    Credits are micro-credits, times are in UTC, and quantities have one form.
     """
     assert (model.subject, model.source, model.id, model.time) == (
         event.account,
@@ -517,10 +514,8 @@ def _same_meaning(model: Any, event: Any) -> None:
 
 
 @given(st.floats(), st.sampled_from(["quantity", "credits", "used", "free_used"]))
-def test_no_float_passes_where_credits_or_quantities_do(number: float, field: str) -> None:
-    """Not as JSON, and not from Python either, where pydantic would turn a whole float into an
-    integer.
-    """
+def test_credits_and_quantities_are_never_floats(number: float, field: str) -> None:
+    """Neither from JSON nor from Python, where pydantic would turn a whole float into an int."""
     type_ = {"quantity": "usage.recorded", "credits": "credits.granted"}.get(
         field, "account.opened"
     )

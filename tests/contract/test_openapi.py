@@ -23,7 +23,7 @@ def operations() -> Iterator[tuple[str, dict[str, Any]]]:
 OPERATIONS = dict(operations())
 
 
-def test_there_are_operations() -> None:
+def test_the_document_has_operations() -> None:
     assert len(OPERATIONS) > 3
     assert all(path.startswith("/v1/") for path in DOCUMENT["paths"])
 
@@ -77,7 +77,7 @@ def _media(part: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _examples(media: dict[str, Any]) -> list[Any]:
-    """Those of the medium, or else of its schema."""
+    """The examples of the medium, or otherwise of its schema."""
     if "example" in media:
         return [media["example"]]
     if "examples" in media:

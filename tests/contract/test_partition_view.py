@@ -1,6 +1,4 @@
-"""One contract for every view of a partition: what holds in memory holds in a Redis and in a Redis
-Cluster.
-"""
+"""One contract for every view of a partition: memory, Redis and Redis Cluster behave alike."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=[memory_view, redis_view, cluster_view], ids=["memory", "redis", "cluster"])
 def open_view(request: pytest.FixtureRequest) -> OpenView:
-    """Opens one and the same partition's view, which nobody has used before."""
+    """Opens the same new view of a partition each time."""
     opened: OpenView = request.param(request)
     return opened
 
@@ -82,7 +80,7 @@ def position_of(head: StoredHead | None) -> Position | None:
 
 
 async def everything(view: PartitionView) -> object:
-    """All that can be seen of a view, without when it was verified."""
+    """Everything that can be read from a view, except when it was verified."""
     snapshot = await view.snapshot()
     head = snapshot.head and (snapshot.head.position, snapshot.head.value)
     return head, dict(snapshot.accounts), dict(snapshot.due_ms), dict(snapshot.identities)
@@ -118,7 +116,7 @@ def test_an_empty_view_has_no_head_and_finds_nothing(open_view: OpenView) -> Non
     run(open_view, test)
 
 
-def test_what_a_commit_wrote_is_found_by_its_head(open_view: OpenView) -> None:
+def test_a_committed_change_is_found_by_its_head(open_view: OpenView) -> None:
     async def test(view: PartitionView) -> None:
         await begin(view)
         head = await view.head()
@@ -174,7 +172,7 @@ def test_a_later_commit_replaces_what_it_names_and_leaves_the_rest(open_view: Op
     [None, Position(10, "ab"), Position(11, "aa"), SECOND],
     ids=["none", "hash", "offset", "ahead"],
 )
-def test_a_head_that_is_elsewhere_refuses_everything_and_nothing_changes(
+def test_every_call_with_another_head_is_refused_and_changes_nothing(
     open_view: OpenView, expected: Position | None
 ) -> None:
     async def test(view: PartitionView) -> None:
@@ -201,7 +199,7 @@ def test_a_head_that_is_elsewhere_refuses_everything_and_nothing_changes(
     run(open_view, test)
 
 
-def test_an_empty_view_refuses_who_believes_it_has_a_head(open_view: OpenView) -> None:
+def test_an_empty_view_refuses_a_caller_that_expects_a_head(open_view: OpenView) -> None:
     """A Redis that came back empty must not answer "not seen before"."""
 
     async def test(view: PartitionView) -> None:
@@ -222,9 +220,7 @@ def test_an_empty_view_refuses_who_believes_it_has_a_head(open_view: OpenView) -
 def test_a_commit_whose_answer_was_lost_shows_in_the_head_and_is_not_applied_twice(
     open_view: OpenView,
 ) -> None:
-    """The owner saw a time-out; it reads the head, or commits again: either way it learns that its
-    commit was applied.
-    """
+    """After a time-out, the head or a second commit shows the owner that its commit counted."""
 
     async def test(view: PartitionView) -> None:
         await begin(view)
@@ -331,10 +327,8 @@ def test_a_head_is_verified_by_a_commit_and_by_verify_and_by_nothing_else(
     run(open_view, test)
 
 
-def test_a_commit_that_says_of_when_the_view_is_verifies_nothing(open_view: OpenView) -> None:
-    """A view that is read again from the ledger would show last month's figures as today's until it
-    has come to the end.
-    """
+def test_a_commit_with_an_as_of_time_verifies_nothing(open_view: OpenView) -> None:
+    """Without the as-of time, a view in catch-up would show last month's figures as today's."""
 
     async def test(view: PartitionView) -> None:
         await view.commit(None, ViewChange(head=b"h", position=FIRST, as_of_ms=1_700_000_000_000))
@@ -349,7 +343,7 @@ def test_a_commit_that_says_of_when_the_view_is_verifies_nothing(open_view: Open
     run(open_view, test)
 
 
-def test_names_and_values_are_bytes_that_nobody_reads(open_view: OpenView) -> None:
+def test_names_and_values_can_be_any_bytes(open_view: OpenView) -> None:
     async def test(view: PartitionView) -> None:
         names = ["a b", "ü/日本", "{x}", "-1", "1e3", "0", "nil", "with:colon"]
         change = ViewChange(
@@ -388,7 +382,7 @@ def test_times_and_offsets_are_exact_up_to_two_to_the_53rd(open_view: OpenView) 
 
 
 @pytest.mark.parametrize("count", [999, 1_000, 1_001, 10_000])
-def test_a_chunk_of_any_size_is_committed_and_found_whole(open_view: OpenView, count: int) -> None:
+def test_a_change_of_any_size_is_committed_and_found_whole(open_view: OpenView, count: int) -> None:
     async def test(view: PartitionView) -> None:
         accounts = {f"account-{n}": b"state %d" % n for n in range(count)}
         identities = [(100 + n % 2, n.to_bytes(16, "big")) for n in range(count)]
@@ -422,9 +416,10 @@ def test_a_chunk_of_any_size_is_committed_and_found_whole(open_view: OpenView, c
     run(open_view, test)
 
 
-def test_calls_are_carried_out_in_the_order_in_which_they_were_made(open_view: OpenView) -> None:
-    """The next chunk is looked up while this one's commit is on its way: it expects the head that
-    the commit makes.
+def test_calls_are_executed_in_the_order_in_which_they_were_made(open_view: OpenView) -> None:
+    """The next chunk is looked up while this one's commit is in flight.
+
+    The look-up expects the head that the commit makes.
     """
 
     async def test(view: PartitionView) -> None:
@@ -460,7 +455,7 @@ def test_a_cleared_view_is_empty_and_can_be_built_anew(open_view: OpenView) -> N
     run(open_view, test)
 
 
-def test_who_opens_the_view_later_finds_it_as_it_was_left(open_view: OpenView) -> None:
+def test_a_view_that_is_opened_again_is_as_it_was_left(open_view: OpenView) -> None:
     run(open_view, begin)
 
     async def test(view: PartitionView) -> None:
@@ -471,7 +466,7 @@ def test_who_opens_the_view_later_finds_it_as_it_was_left(open_view: OpenView) -
 
 
 async def begin_beside(view: PartitionView) -> None:
-    """Another fold of the same ledger, further on: other accounts, due dates and windows."""
+    """Begin another fold of the same ledger, with other accounts, due dates and windows."""
     await view.beside().commit(
         None,
         ViewChange(
@@ -524,11 +519,12 @@ def test_a_view_beside_takes_over_whole_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("expected", [FIRST, Position(25, "cc")], ids=["offset", "hash"])
-def test_a_view_beside_that_stands_elsewhere_does_not_take_over(
+def test_a_view_beside_with_another_head_does_not_take_over(
     open_view: OpenView, expected: Position
 ) -> None:
-    """Two rebuilds at once, or an answer that was lost: the second switch finds nothing to switch
-    to, or something else.
+    """Two rebuilds ran at once, or an answer was lost.
+
+    The second switch finds no view to switch to, or another one.
     """
 
     async def test(view: PartitionView) -> None:
@@ -546,7 +542,7 @@ def test_a_view_beside_that_stands_elsewhere_does_not_take_over(
     run(open_view, test)
 
 
-def test_whoever_reads_while_views_are_switched_sees_one_or_the_other(open_view: OpenView) -> None:
+def test_a_reader_during_a_switch_sees_one_view_or_the_other(open_view: OpenView) -> None:
     async def test(view: PartitionView) -> None:
         await begin(view)
         old = await everything(view)

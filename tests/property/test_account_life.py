@@ -81,7 +81,7 @@ zones = st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Ap
 
 
 class PartitionLife(RuleBasedStateMachine):
-    """Decides live, and folds what the log then holds; the two must not differ by a byte."""
+    """Decides live, and folds the entries in the log. The results must not differ by a byte."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,9 +44,7 @@ def _made() -> MadeUpLedger:
 def test_a_view_that_was_caught_up_is_to_the_byte_what_was_decided(
     records_per_read: int, records_per_commit: int, accounts_kept: int, claims: set[int]
 ) -> None:
-    """Also in several goes: to each of some claims among the entries, by a worker that went no
-    further.
-    """
+    """It may take several steps: to some of the claims, by workers that came no further."""
     made, view = _made(), MemoryView()
     with (
         patch.object(memory, "READ_CHUNK_RECORDS", records_per_read),
@@ -107,7 +105,7 @@ def test_a_run_of_entries_folds_to_what_they_fold_to_one_by_one(cuts: list[int])
 
 
 async def _caught_up(made: MadeUpLedger, view: MemoryView, claimed_at: int) -> PartitionBook:
-    """Catch a view up to a claim of the log, as though it were the worker's own."""
+    """Catch a view up to a claim in the log, as if it were the worker's own."""
     claim = claim_of(0, LEDGER_ID, "worker")
     book = PartitionBook(
         0, 1, Head(ledger=LEDGER_ID, decide=claim.decide, tzdata=claim.tzdata), AdoptedCatalogs()

@@ -60,8 +60,9 @@ near_transitions = st.tuples(
 
 
 def expected_local(anchor: datetime, tz: ZoneInfo, months: int) -> datetime:
-    """The anchor's local day and time, months on, as the calendar on the wall has it: no zone, and
-    perhaps a time that never was.
+    """The anchor's local day and time some months later, by the calendar alone.
+
+    It has no zone, and it may be a time that never existed.
     """
     local = anchor.astimezone(tz).replace(tzinfo=None)
     first = local.year * 12 + local.month - 1 + months
@@ -72,9 +73,9 @@ def expected_local(anchor: datetime, tz: ZoneInfo, months: int) -> datetime:
 
 
 def instants_reading(wall: datetime, tz: ZoneInfo) -> list[datetime]:
-    """Every instant at which clocks there read ``wall``: none in a gap, two in an overlap.
+    """Every instant at which clocks there show ``wall``: none in a gap, two in an overlap.
 
-    Tries all offsets that zone has nearby.
+    It tries all offsets that the zone has nearby.
     """
     nearby = [wall.replace(tzinfo=UTC) + timedelta(hours=hours) for hours in range(-50, 51)]
     offsets = {moment.astimezone(tz).utcoffset() or timedelta(0) for moment in nearby}
@@ -91,7 +92,7 @@ def check_boundary(anchor: datetime, time_zone: str, months: int) -> None:
     if months == 0:
         assert found == anchor
     elif instants := instants_reading(wall, tz):
-        assert found == instants[0], "of a local time that is there twice, the first"
+        assert found == instants[0], "of a local time that occurs twice, the first"
     else:
         # Moved on by the gap: as far after the clocks' change as the time that never was is after
         # the change's own local time.
@@ -110,8 +111,9 @@ def check_boundary(anchor: datetime, time_zone: str, months: int) -> None:
 def test_for_every_anchor_day_at_a_months_end_60_months_tile_time_without_drift(
     time_zone: str, day: int
 ) -> None:
-    """Anchors in each month of 2011 that has the day (Apia skipped one that December), at midnight,
-    in a gap's hour, at the day's end.
+    """Anchors are in each month of 2011 that has the day; Apia skipped one that December.
+
+    They are at midnight, in the hour of a gap, and at the day's end.
     """
     for month, clock in (
         (m, c) for m in range(1, 13) for c in ((0, 0, 0, 0), (2, 15, 0, 0), (23, 59, 59, 999_999))
@@ -150,7 +152,7 @@ def test_a_boundary_reads_as_the_anchor_does_or_is_the_gap_later(
 def test_a_boundary_near_a_change_of_the_clocks_follows_the_same_rules(
     near: tuple[tuple[str, datetime], timedelta, int],
 ) -> None:
-    """The anchor is put so that the boundary comes out near the change."""
+    """The anchor is chosen so that the boundary is near the change."""
     (time_zone, change), offset, months = near
     anchor = boundary(change + offset, time_zone, -months)
     check_boundary(anchor, time_zone, months)
@@ -175,7 +177,7 @@ def check_tiling(anchor: datetime, time_zone: str, at: datetime) -> None:
 
 
 @given(moments, zones, moments)
-def test_every_time_lies_in_exactly_one_period(
+def test_every_time_is_in_exactly_one_period(
     anchor: datetime, time_zone: str, at: datetime
 ) -> None:
     check_tiling(anchor, time_zone, at)
@@ -187,7 +189,7 @@ def test_every_time_lies_in_exactly_one_period(
     (("America/St_Johns", datetime(2009, 11, 1, 2, 31, tzinfo=UTC)), timedelta(seconds=-30), 1),
     timedelta(minutes=14),
 )
-def test_every_time_near_a_change_of_the_clocks_lies_in_exactly_one_period(
+def test_every_time_near_a_change_of_the_clocks_is_in_exactly_one_period(
     near: tuple[tuple[str, datetime], timedelta, int], later: timedelta
 ) -> None:
     (time_zone, change), offset, months = near
@@ -195,12 +197,10 @@ def test_every_time_near_a_change_of_the_clocks_lies_in_exactly_one_period(
 
 
 @given(moments, zones, st.integers(0, 120))
-def test_going_from_boundary_to_boundary_comes_to_the_same_as_going_at_once(
+def test_month_by_month_boundaries_are_those_computed_at_once(
     anchor: datetime, time_zone: str, months: int
 ) -> None:
-    """A renewal knows the anchor and the last boundary only: it must not drift from month to
-    month.
-    """
+    """A renewal knows only the anchor and the last boundary. It must not drift."""
     at = anchor
     for _ in range(months):
         at = boundary_after(anchor, time_zone, at)

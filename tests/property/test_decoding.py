@@ -128,9 +128,7 @@ def test_arbitrary_bytes_are_decoded_or_refused(value: bytes, key: bytes | None)
 
 @settings(max_examples=400)
 @given(mutated_events(), keys)
-def test_what_was_an_event_is_decoded_or_refused_the_same_way_each_time(
-    value: bytes, key: bytes | None
-) -> None:
+def test_a_mutated_event_always_has_the_same_result(value: bytes, key: bytes | None) -> None:
     decoded = _all_decoded(value, key)
     assert decoded == _all_decoded(value, key)
     for result in decoded:
@@ -145,10 +143,10 @@ def test_what_was_an_event_is_decoded_or_refused_the_same_way_each_time(
     st.lists(st.tuples(mutated_events(), st.just(b"a") | keys, timestamps), max_size=4),
     st.sampled_from(["usage", "account"]),
 )
-def test_a_partition_decides_whatever_lies_in_it(
+def test_a_partition_decides_whatever_bytes_its_records_have(
     records: list[tuple[bytes, bytes | None, int]], topic: Any
 ) -> None:
-    """Each input has an entry for itself, and the ledger's time never falls."""
+    """Each input has an entry of its own, and the ledger's time never decreases."""
     book = PartitionBook(0, 1, Head(ledger="ledger"), SHIPPED)
     for offset, (value, key, timestamp_ms) in enumerate(records):
         before = book.head.clock
@@ -161,7 +159,7 @@ def test_a_partition_decides_whatever_lies_in_it(
 
 
 @given(st.text(max_size=12))
-def test_the_short_cut_through_names_accepts_what_the_rules_accept(name: str) -> None:
+def test_the_fast_path_for_names_accepts_exactly_what_the_rules_accept(name: str) -> None:
     whole = not any(
         ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) <= 0xDFFF
         for character in name

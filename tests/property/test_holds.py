@@ -75,7 +75,7 @@ def test_the_sum_is_what_is_open_and_never_more_than_remained(
 
 
 class Model:
-    """Holds as the words have them: when each ends, and whether it may be placed anew."""
+    """A model of holds in plain Python: when each ends, and whether it may be placed again."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[int, int]] = {}

@@ -34,9 +34,7 @@ skews = st.one_of(
 
 
 class ForgetfulView:
-    """A partition whose identities are kept in windows, of which the two newest are: as the Redis
-    view keeps them.
-    """
+    """A partition that keeps the two newest windows of identities, as the Redis view does."""
 
     def __init__(self) -> None:
         self.book = PartitionBook(0, 1, Head(ledger="ledger"), SHIPPED)
@@ -44,7 +42,7 @@ class ForgetfulView:
         self.offset = 0
 
     def decide(self, event: UsageRecorded, at: datetime) -> str:
-        """The kind of entry that comes of the event itself."""
+        """The kind of the event's own entry."""
         self.book.identities.clear()
         item = DecodedInput("usage", self.offset, at, event)
         self.offset += 1
@@ -80,7 +78,7 @@ def _use(occurred_at: datetime, quantity: int = 1) -> UsageRecorded:
 def test_an_exact_duplicate_is_never_charged_twice(
     start: int, skew: int, delays: list[int]
 ) -> None:
-    """``skew`` is how far the worker's clock was ahead of Kafka's when the event first came."""
+    """``skew`` is how far the worker's clock was ahead of Kafka's when it first sent the event."""
     view = ForgetfulView()
     first = START + start * MS
     event = _use(first + skew * MS)
@@ -96,7 +94,7 @@ def test_an_exact_duplicate_is_never_charged_twice(
         st.tuples(st.integers(0, LIFE_MS), st.integers(-3_600_000, 300_000)), min_size=1, max_size=8
     ),
 )
-def test_a_retry_dated_otherwise_is_charged_once_while_the_identity_counts(
+def test_a_retry_with_another_date_is_charged_once_while_the_identity_counts(
     start: int, times: list[tuple[int, int]]
 ) -> None:
     view = ForgetfulView()
@@ -111,7 +109,7 @@ def test_a_retry_dated_otherwise_is_charged_once_while_the_identity_counts(
 
 
 @given(start=starts, later=st.integers(0, LIFE_MS))
-def test_another_content_is_refused_as_long_as_the_identity_counts(start: int, later: int) -> None:
+def test_other_content_is_refused_as_long_as_the_identity_counts(start: int, later: int) -> None:
     view = ForgetfulView()
     first = START + start * MS
     assert view.decide(_use(first), first) == "usage"

@@ -54,9 +54,10 @@ def test_a_million_uses_of_a_tenth_of_a_credit_are_a_hundred_thousand_credits() 
 
 
 @pytest.mark.peer_defect("FluxMeter: float balances")
-def test_what_an_account_used_is_the_exact_sum_of_its_uses() -> None:
-    """10,000 uses of a tenth of a credit through the ledger: 1,000 credits, where doubles would say
-    1000.0000000001588.
+def test_an_accounts_use_is_the_exact_sum_of_its_uses() -> None:
+    """10,000 uses of a tenth of a credit make exactly 1,000 credits.
+
+    Doubles would make 1000.0000000001588.
     """
     (catalog,) = SHIPPED
     features = tuple(
@@ -70,7 +71,7 @@ def test_what_an_account_used_is_the_exact_sum_of_its_uses() -> None:
 
 
 @given(st.lists(st.decimals(0, 1_000, places=6), min_size=1, max_size=20))
-def test_what_remains_is_what_there_was_less_every_charge(quantities: list[Decimal]) -> None:
+def test_remaining_is_the_original_amount_less_every_charge(quantities: list[Decimal]) -> None:
     partition = Partition()
     for number, quantity in enumerate(quantities):
         partition.decide(_use(number, partition.now, quantity))

@@ -21,8 +21,9 @@ from usageledger.cli.account_balance import balance_document
 
 
 def differences(history: History, oracle: Oracle, product: Decided) -> list[str]:
-    """What the two say differently of inputs, of balances at each moment that matters and just
-    before it, and of limit events.
+    """The differences between the two: in inputs, in balances and in limit events.
+
+    Balances are compared at each moment that matters, and just before it.
     """
     found = list(differing_outcomes(oracle, product.decisions))
     for name in history.names:
@@ -52,10 +53,8 @@ def test_the_ledger_decides_a_history_of_fourteen_months_as_the_oracle_does(
     assert not found, "\n".join(found[:10])
 
 
-def test_a_history_has_everything_that_is_awkward() -> None:
-    """So that agreement means something: every reason, every rate, every kind of limit event is
-    met.
-    """
+def test_a_random_history_covers_every_reason_rate_and_limit_event() -> None:
+    """Agreement means something only if the history has all of them."""
     made = [decided(generate(seed, dated_by_log=True).arrivals) for seed in (1, 2, 3)]
     entries = [entry for product in made for entry in product.entries]
     assert {entry.reason for entry in entries if entry.kind == "refusal"} >= {
@@ -114,7 +113,7 @@ def test_a_history_has_everything_that_is_awkward() -> None:
     }
 
 
-def test_the_oracle_notices_one_use_that_was_counted_otherwise() -> None:
+def test_the_oracle_notices_one_use_that_was_counted_differently() -> None:
     history = generate(5, accounts=4, events=20)
     altered = list(history.arrivals)
     videos = (

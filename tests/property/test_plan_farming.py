@@ -33,8 +33,9 @@ FREE_ONCE = 200
 
 
 class Billing:
-    """What the account pays for, reckoned apart from the ledger: for each cycle, once, the highest
-    plan that it had in it. Credits.
+    """The credits that the account pays for, computed apart from the ledger.
+
+    It pays once for each cycle: for the highest plan that it had in it.
     """
 
     def __init__(self) -> None:
@@ -52,9 +53,7 @@ class Billing:
 
     @property
     def left(self) -> int:
-        """What is left of what runs: unspent credits lapse with their cycle, Free's stay for
-        another time.
-        """
+        """The unspent credits of the running cycle. They lapse with it; Free's stay for later."""
         return self.free_left if self.plan == "free" else self.paid_now - self.spent_of_cycle
 
     def spend(self, credits: int) -> None:
@@ -102,9 +101,7 @@ class Billing:
 
 
 class Farmer(RuleBasedStateMachine):
-    """Changes plans as it likes, dated a little late or ahead, and spends whatever remains and
-    never more.
-    """
+    """Changes plans at random, dated a little late or ahead, and spends at most what remains."""
 
     def __init__(self) -> None:
         super().__init__()

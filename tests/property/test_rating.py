@@ -55,7 +55,7 @@ def test_whole_multiples_cost_whole_rates_under_either_rounding(rate: Rate, mult
 
 
 @given(exact_rates, st.lists(quantities, min_size=1, max_size=20))
-def test_parts_of_a_use_cost_at_most_one_microcredit_each_more_than_the_whole(
+def test_splitting_a_use_costs_at_most_one_more_microcredit_a_part(
     rate: Rate, parts: list[Decimal]
 ) -> None:
     whole = rate_usage(rate, sum(parts, Decimal(0)))

@@ -87,7 +87,7 @@ def a_feature(feature_id: str, credits: int | None = None, **models: int) -> Fea
 
 
 class TestThePublishedTable:
-    def test_it_has_the_lines_that_these_tests_go_through(self) -> None:
+    def test_the_table_has_the_lines_that_these_tests_read(self) -> None:
         assert [
             len(lines)
             for lines in (PLAN_LINES, PROJECT_LINES, ADD_ON_LINES, MODEL_LINES, RULE_LINES)
@@ -121,7 +121,7 @@ class TestThePublishedTable:
         assert (feature.rate.unit == "second") == (said["unit"] == "second")
 
     @pytest.mark.parametrize("line", ADD_ON_LINES[2:5])
-    def test_a_line_with_a_range_is_a_feature_that_keeps_it_as_stated_and_has_no_default_rate(
+    def test_a_line_with_a_range_is_a_feature_with_a_stated_range_and_no_default_rate(
         self, line: str
     ) -> None:
         said = RANGE_LINE.fullmatch(line)
@@ -170,7 +170,7 @@ class TestThePublishedTable:
         (note,) = (note for note in SHIPPED.notes if note.startswith(line))
         assert "[in the ledger: " in note
 
-    def test_the_places_that_the_notes_name_exist(self) -> None:
+    def test_the_modules_that_the_notes_name_exist(self) -> None:
         package = Path(usageledger.__file__).parent
         named = set(re.findall(r"[a-z_]+/[a-z_]+\.py", " ".join(SHIPPED.notes)))
         assert named
@@ -254,11 +254,11 @@ class TestLookUps:
         ):
             assert isinstance(rate, UnknownRate) and rate.reason == reason
 
-    def test_a_rate_of_nothing_is_a_rate(self) -> None:
+    def test_a_rate_of_zero_is_a_rate(self) -> None:
         rated = AdoptedCatalogs((SHIPPED,)).rate_for("genai_sound", "mmaudio", JANUARY)
         assert rated == RatedBy(SHIPPED, Rate(credits=0, unit="generation"))
 
-    def test_catalogs_are_equal_by_value_also_when_one_has_been_looked_into(self) -> None:
+    def test_catalogs_are_equal_by_value_even_after_look_ups(self) -> None:
         other = load_shipped_catalog()
         assert SHIPPED.rates
         assert other is not SHIPPED
@@ -284,7 +284,7 @@ class TestAdoption:
         assert AdoptedCatalogs((first, second)).in_force(JANUARY) == second
         assert AdoptedCatalogs((second, first)).in_force(JANUARY) == first
 
-    def test_any_order_of_adoption_agrees_with_the_rule_said_plainly(self) -> None:
+    def test_any_order_of_adoption_agrees_with_the_plain_rule(self) -> None:
         days = [JANUARY + timedelta(days=day) for day in range(4)]
         moments = [day + step for day in days for step in (-MICROSECOND, timedelta(0), MICROSECOND)]
         catalogs = [
@@ -333,8 +333,7 @@ class TestAdoption:
         assert adopted.rate_for("smell", None, JANUARY) == RatedBy(
             three, Rate(credits=5, unit="generation")
         )
-        # The rate of a version adopted earlier is never taken: what a version drops is gone from
-        # then on.
+        # A version adopted earlier never gives the rate: a model that a version drops is gone.
         assert adopted.rate_for("video", "old", three.effective_from) == UnknownRate(
             "unknown_model"
         )
@@ -352,13 +351,13 @@ class TestAdoption:
         with pytest.raises(ValueError, match="adopted once"):
             AdoptedCatalogs((SHIPPED, SHIPPED))
 
-    def test_adopting_leaves_what_was_adopted_as_it_was(self) -> None:
+    def test_adopting_does_not_change_the_catalogs_adopted_before(self) -> None:
         before = AdoptedCatalogs().adopt(a_catalog("1"))
         assert before.rate_for("f", None, JANUARY) == UnknownRate("unknown_feature")
         before.adopt(a_catalog("2", JANUARY, a_feature("f", 1)))
         assert before.rate_for("f", None, JANUARY) == UnknownRate("unknown_feature")
 
-    def test_nothing_is_in_force_where_nothing_is_adopted(self) -> None:
+    def test_no_catalog_is_in_force_if_none_is_adopted(self) -> None:
         for ask in (
             lambda: AdoptedCatalogs().in_force(JANUARY),
             lambda: AdoptedCatalogs().rate_for("f", None, JANUARY),
@@ -376,7 +375,7 @@ SMALLEST = """{
 
 
 def smallest_with(path: str, value: object) -> str:
-    """SMALLEST with one value put in or replaced, at a dotted path; ``...`` takes it out."""
+    """SMALLEST with one value set at a dotted path, or removed by ``...``."""
     document = json.loads(SMALLEST)
     *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
     holder = document
@@ -403,7 +402,7 @@ class TestTheDocument:
     @pytest.mark.parametrize(
         "catalog", [SHIPPED, read_catalog(SMALLEST)], ids=lambda catalog: catalog.version
     )
-    def test_written_and_read_again_it_is_the_same_by_either_reader(self, catalog: Catalog) -> None:
+    def test_a_written_catalog_is_read_back_equal_by_both_readers(self, catalog: Catalog) -> None:
         document = catalog_document(catalog)
         text = json.dumps(document)
         assert (
@@ -416,7 +415,7 @@ class TestTheDocument:
         )
 
     def test_equal_amounts_are_written_alike(self) -> None:
-        """A share or a `per` ends up in ledger entries, whose bytes are compared."""
+        """Shares and `per` are written in ledger entries, whose bytes are compared."""
         assert [str(share) for share in read_catalog(SMALLEST).thresholds] == ["0.5", "0.9"]
         as_text = read_catalog(smallest_with("features.0.rate.per", "1000000.000"))
         assert msgspec.json.encode(as_text) == msgspec.json.encode(read_catalog(SMALLEST))
@@ -467,7 +466,7 @@ class TestTheDocument:
             ("colour", "red", "colour"),
         ],
     )
-    def test_what_cannot_be_used_is_refused_at_its_place_by_both_readers(
+    def test_both_readers_name_the_path_of_an_unusable_value(
         self, path: str, value: object, place: str
     ) -> None:
         document = smallest_with(path, value)
@@ -491,12 +490,12 @@ class TestTheDocument:
             ("features", []),
         ],
     )
-    def test_what_lies_at_the_edge_is_taken(self, path: str, value: object) -> None:
+    def test_values_at_the_edge_are_accepted(self, path: str, value: object) -> None:
         document = smallest_with(path, value)
         assert CatalogPublished.model_validate_json(document).to_catalog() == read_catalog(document)
 
     @pytest.mark.parametrize("document", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, "{}"])
-    def test_what_is_no_catalog_at_all_is_refused(self, document: bytes | str) -> None:
+    def test_a_document_that_is_no_catalog_is_refused(self, document: bytes | str) -> None:
         with pytest.raises(UnusableCatalog):
             read_catalog(document)
 
@@ -527,7 +526,7 @@ class TestTheDocument:
         ):
             read_catalog(document)
 
-    def test_a_catalog_made_by_hand_is_checked_too(self) -> None:
+    def test_a_catalog_built_by_hand_can_be_checked(self) -> None:
         local = a_catalog("1", JANUARY.replace(tzinfo=None))
         with pytest.raises(UnusableCatalog, match="effective_from: is not in UTC"):
             check_catalog(local)

@@ -59,7 +59,7 @@ def with_feature(changed: Feature) -> list[tuple[str, str]]:
     return found(replace(FITTING, features=(changed,)))
 
 
-def test_what_does_not_fit_in_the_published_table_is_said_and_refused_by_nothing() -> None:
+def test_the_published_table_has_these_findings_and_can_be_used() -> None:
     shipped = load_shipped_catalog()
     check_catalog(shipped)
     assert found(shipped) == [
@@ -83,7 +83,7 @@ def test_a_finding_says_in_a_sentence_what_it_found() -> None:
     )
 
 
-def test_where_all_fits_only_the_top_of_the_plans_is_found() -> None:
+def test_a_consistent_catalog_has_one_finding_for_its_highest_plan() -> None:
     assert found(FITTING) == [TOP]
 
 
@@ -114,12 +114,12 @@ def test_a_feature_that_can_never_be_rated_is_found() -> None:
     assert with_feature(feature()) == [TOP, ("feature_without_rate", "features.images")]
 
 
-def test_models_that_no_line_announces_are_found() -> None:
+def test_models_without_a_line_of_their_feature_are_found() -> None:
     assert with_feature(feature(1)) == [TOP, ("models_without_line", "features.images")]
     assert with_feature(feature(1, default=1)) == [TOP]
 
 
-def test_a_rate_of_nothing_is_worth_a_look() -> None:
+def test_a_rate_of_zero_is_found() -> None:
     assert with_feature(feature(default=0)) == [TOP, ("zero_rate", "features.images.rate")]
 
 

@@ -1,4 +1,4 @@
-"""Sealed entries: nobody changes a byte unseen, and an entry is one only where it says it lies."""
+"""Sealed entries: a changed byte is found, and an entry counts only at the offset it names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _entries() -> list[SealedEntry]:
     return partition.entries
 
 
-def test_what_was_sealed_is_read_back() -> None:
+def test_a_sealed_entry_is_read_back() -> None:
     for sealed in _entries():
         assert unseal(sealed.value) == sealed
 
@@ -45,9 +45,7 @@ def test_each_entry_names_the_hash_of_the_one_before() -> None:
 
 
 def test_any_changed_byte_is_found() -> None:
-    """By the entry itself, or where it no longer is one, by the next, which names a hash that no
-    entry before it has.
-    """
+    """The entry itself shows it. If it is no entry any more, the next one names a missing hash."""
     sealed = _entries()[1]
     for place in range(len(sealed.value)):
         for flip in (0x01, 0x20):
@@ -80,7 +78,7 @@ def test_an_entry_renamed_a_claim_is_missed_by_the_next() -> None:
     assert second.entry.previous_hash == first.hash != ""
 
 
-def test_an_envelope_that_says_otherwise_than_its_entry_is_found() -> None:
+def test_an_envelope_that_contradicts_its_entry_is_found() -> None:
     value = _entries()[0].value
     for said, instead in [
         (b'"subject":"a"', b'"subject":"b"'),
@@ -171,11 +169,10 @@ def test_sealing_leaves_the_input_that_a_draft_names() -> None:
 @pytest.mark.parametrize(
     "value", [b'{"type":"\xff","data":{}}', b'{"type":"ledger.entry","data":' + b"[" * 100_000]
 )
-def test_bytes_that_are_neither_text_nor_shallow_are_named_as_no_entry(value: bytes) -> None:
-    """Incident: a stranger's bytes in a ledger partition raised past what readers look for.
+def test_invalid_text_and_deep_nesting_are_no_entry(value: bytes) -> None:
+    """Incident: foreign bytes in a ledger partition raised errors that no reader caught.
 
-    The worker fell over, again and again, where its partition should have stopped and named the
-    place.
+    The worker crashed again and again. Its partition should have stopped and named the offset.
     """
     with pytest.raises(NotAnEntry):
         unseal(value)
@@ -183,7 +180,7 @@ def test_bytes_that_are_neither_text_nor_shallow_are_named_as_no_entry(value: by
 
 
 @pytest.mark.parametrize("decode", [decode_account, decode_identity, decode_head])
-def test_what_is_no_value_of_the_view_is_one_error_whatever_its_bytes(
+def test_any_wrong_bytes_in_the_view_raise_the_same_error(
     decode: Callable[[bytes], object],
 ) -> None:
     for blob in (b"", b"{}", b"\xff", b'{"plan":"\xff"}', b'{"x":' + b"[" * 100_000):

@@ -15,7 +15,7 @@ from usageledger.domain.entry import Crossing
 
 
 @ledger
-def test_a_mark_is_crossed_from_below_it_to_it() -> None:
+def test_a_threshold_is_crossed_from_below_it_to_it() -> None:
     """
     2026-01-31T10:00  use chat_action 159
         => account_opened free 200+0-0=200 ; usage 159 200+0-159=41
@@ -25,7 +25,7 @@ def test_a_mark_is_crossed_from_below_it_to_it() -> None:
 
 
 @ledger
-def test_the_limit_is_reached_at_nothing_left_and_once() -> None:
+def test_the_limit_is_reached_once_when_nothing_remains() -> None:
     """
     2026-01-31T10:00  use chat_action 199
         => account_opened free 200+0-0=200 ; usage 199 200+0-199=1 !80%
@@ -45,7 +45,7 @@ def test_a_use_that_costs_nothing_crosses_nothing() -> None:
 
 
 @ledger
-def test_a_mark_is_announced_once_for_each_size_of_what_a_period_has() -> None:
+def test_a_threshold_is_announced_once_for_each_size_of_a_periods_credits() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -62,7 +62,7 @@ def test_a_mark_is_announced_once_for_each_size_of_what_a_period_has() -> None:
 
 
 @ledger
-def test_a_mark_passed_by_growth_or_shrinking_of_the_whole_is_not_crossed() -> None:
+def test_a_threshold_passed_because_the_periods_credits_change_is_not_crossed() -> None:
     """Only a use crosses it.
 
     2026-01-31T10:00  subscribe pro
@@ -85,7 +85,7 @@ def test_a_crossing_in_a_period_that_is_over_is_not_announced() -> None:
 
 
 @ledger
-def test_reached_and_cleared_alternate_as_often_as_it_happens() -> None:
+def test_reached_and_cleared_alternate_however_often() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -103,9 +103,7 @@ def _catalogs(**changes: Any) -> AdoptedCatalogs:
     return AdoptedCatalogs((replace(catalog, **changes),))
 
 
-def test_an_entry_that_crosses_several_marks_announces_the_lowest_first_and_the_limit_last() -> (
-    None
-):
+def test_an_entry_announces_its_lowest_threshold_first_and_the_limit_last() -> None:
     several = _catalogs(thresholds=(Decimal("0.5"), Decimal("0.8"), Decimal("0.9")))
     play(
         """
@@ -116,7 +114,7 @@ def test_an_entry_that_crosses_several_marks_announces_the_lowest_first_and_the_
     )
 
 
-def test_a_later_catalog_that_writes_a_mark_otherwise_does_not_announce_it_again() -> None:
+def test_a_threshold_that_a_later_catalog_writes_differently_is_not_repeated() -> None:
     (first,) = _catalogs(thresholds=(Decimal("0.8"),))
     later = replace(first, version="later", thresholds=(Decimal("0.80"),))
     partition = Partition(AdoptedCatalogs((first,)))
@@ -133,7 +131,7 @@ def _crossing(*lines: str) -> Crossing:
     return sealed[-1].entry.crossings[-1]
 
 
-def test_a_reached_limit_says_what_an_app_needs_to_act() -> None:
+def test_a_reached_limit_has_what_an_app_needs_to_act() -> None:
     crossing = _crossing("2026-01-31T10:00 subscribe pro", "+1d use chat_action 200")
     assert (crossing.type, crossing.reason, crossing.action) == ("limit.reached", "usage", "block")
     assert (crossing.plan, crossing.figures.used, crossing.figures.remaining) == (
@@ -197,9 +195,9 @@ def test_the_offer_is_the_lowest_plan_that_clears_the_block(
         (["use chat_action 200"], "usage"),
     ],
 )
-def test_a_crossing_says_what_brought_it(lines: list[str], reason: str) -> None:
+def test_a_crossing_states_its_reason(lines: list[str], reason: str) -> None:
     assert _crossing(f"2026-01-31T10:00 {lines[0]}", *lines[1:]).reason == reason
 
 
-def test_free_resets_at_no_time() -> None:
+def test_free_has_no_reset_time() -> None:
     assert _crossing("2026-01-31T10:00 use chat_action 200").period.end is None

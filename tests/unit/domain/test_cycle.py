@@ -1,6 +1,4 @@
-"""Where periods begin and end: one line a boundary, in the account's local time as a person would
-write it.
-"""
+"""Where periods begin and end: one line for each boundary, in the account's local time."""
 
 from __future__ import annotations
 
@@ -82,8 +80,9 @@ def test_a_period_begins_at_its_boundary_and_the_one_before_ends_there(line: str
 
 
 def test_an_anchor_at_the_second_of_two_equal_local_times_stays_where_it_is() -> None:
-    """A subscription made at the second 01:30 begins then, not an hour before it was made; a year
-    on, the first 01:30 counts.
+    """A subscription made at the second 01:30 does not begin an hour before it was made.
+
+    A year later, the first 01:30 counts.
     """
     second = datetime(2026, 11, 1, 6, 30, tzinfo=UTC)
     first = second - timedelta(hours=1)

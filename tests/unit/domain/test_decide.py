@@ -17,7 +17,7 @@ from usageledger.domain.refusal import Refusal
 
 
 @ledger
-def test_an_event_from_35_days_ago_is_taken_and_one_from_longer_ago_is_too_old() -> None:
+def test_an_event_from_35_days_ago_is_decided_and_an_older_one_is_too_old() -> None:
     """
     2026-03-01T00:00  use chat_action on=-35d
         => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
@@ -53,7 +53,7 @@ def test_a_use_dated_ahead_counts_in_the_period_that_runs() -> None:
 
 
 @ledger
-def test_the_previous_period_takes_usage_for_less_than_72_hours() -> None:
+def test_the_previous_period_accepts_usage_for_less_than_72_hours() -> None:
     """
     2026-01-31T10:00         subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -66,7 +66,7 @@ def test_the_previous_period_takes_usage_for_less_than_72_hours() -> None:
 
 
 @ledger
-def test_the_period_before_the_previous_one_takes_nothing() -> None:
+def test_the_period_before_the_previous_one_accepts_nothing() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -78,7 +78,7 @@ def test_the_period_before_the_previous_one_takes_nothing() -> None:
 
 
 @ledger
-def test_an_accounts_first_period_takes_what_occurred_before_it() -> None:
+def test_an_accounts_first_period_includes_earlier_usage() -> None:
     """
     2026-03-01T00:00  use chat_action
         => account_opened free 200+0-0=200 ; usage 1 200+0-1=199
@@ -113,7 +113,7 @@ def test_whole_units_are_charged_rounded_up() -> None:
 
 
 @ledger
-def test_usage_is_never_refused_for_want_of_credits() -> None:
+def test_usage_is_never_refused_for_lack_of_credits() -> None:
     """
     2026-03-01T00:00  use genai_video/veo_3 1000
         => account_opened free 200+0-0=200 ; usage 32000 200+0-32000=-31800 !80% !reached
@@ -122,7 +122,7 @@ def test_usage_is_never_refused_for_want_of_credits() -> None:
 
 
 @ledger
-def test_an_id_used_again_for_something_else_is_refused_and_for_the_same_is_a_duplicate() -> None:
+def test_a_repeated_id_is_a_duplicate_and_with_other_content_it_is_refused() -> None:
     """
     2026-03-01T00:00  use genai_video/veo_3 id=g
         => account_opened free 200+0-0=200 ; usage 32 200+0-32=168
@@ -148,7 +148,7 @@ def test_an_id_used_again_for_something_else_is_refused_and_for_the_same_is_a_du
 
 
 @ledger
-def test_a_duplicate_is_one_whatever_the_account_can_do_now() -> None:
+def test_a_duplicate_is_a_duplicate_whatever_has_become_of_the_account() -> None:
     """
     2026-01-31T10:00  subscribe pro id=s
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -161,7 +161,7 @@ def test_a_duplicate_is_one_whatever_the_account_can_do_now() -> None:
 
 
 @ledger
-def test_what_is_refused_may_be_sent_again_under_its_id() -> None:
+def test_a_refused_event_can_be_sent_again_under_its_id() -> None:
     """
     2026-03-01T00:00  use genai_video/sora id=g   => refused unknown_model
     +1s               use genai_video/sora id=g   => refused unknown_model
@@ -177,7 +177,7 @@ def test_what_is_refused_may_be_sent_again_under_its_id() -> None:
         (["use chat_action id=g on=+1h"], "dated_in_the_future"),
         (["use chat_action id=g", "+1s use genai_video/sora id=g on=-36d"], "too_old"),
         (["use chat_action id=g", "+1s use genai_video/sora id=g on=+1h"], "dated_in_the_future"),
-        # Identity before what the account and the catalog say.
+        # Identity before the account and the catalog.
         (
             ["use chat_action id=g", "+1s use genai_video/sora id=g"],
             "id_reused_with_different_content",
@@ -195,14 +195,16 @@ def test_what_is_refused_may_be_sent_again_under_its_id() -> None:
         (["grant 9007199254 until=-1s"], "grant_already_expired"),
     ],
 )
-def test_of_several_broken_rules_the_first_is_named(lines: list[str], reason: str) -> None:
+def test_an_event_that_breaks_several_rules_is_refused_for_the_first(
+    lines: list[str], reason: str
+) -> None:
     partition = Partition()
     for line in [f"2026-01-31T10:00 {lines[0]}", *lines[1:]]:
         (*_, last) = partition.take(line)
     assert (last.entry.kind, last.entry.reason) == ("refusal", reason)
 
 
-def test_the_reasons_stand_in_the_order_in_which_they_are_looked_at() -> None:
+def test_the_refusals_are_in_the_order_in_which_they_are_checked() -> None:
     order = [refusal.value for refusal in Refusal]
     neighbours = [
         ("dated_in_the_future", "id_reused_with_different_content"),
@@ -248,7 +250,7 @@ def test_a_period_counts_as_much_use_as_a_double_holds_and_no_more() -> None:
     )
 
 
-def test_where_the_catalog_says_so_an_account_never_opened_is_refused_until_it_subscribes() -> None:
+def test_a_catalog_can_refuse_unknown_accounts_until_they_subscribe() -> None:
     (catalog,) = SHIPPED
     play(
         """
@@ -320,7 +322,7 @@ def test_a_refused_model_sent_again_gets_the_rate_of_the_first_catalog_that_know
     )
 
 
-def test_an_entry_says_what_was_used_by_which_rate_of_which_catalog() -> None:
+def test_an_entry_names_the_use_the_rate_and_the_catalog() -> None:
     entry = (
         Partition().take("2026-03-01T00:00 use genai_video/veo_3 2 id=g source=/render")[-1].entry
     )
@@ -336,7 +338,7 @@ def test_an_entry_says_what_was_used_by_which_rate_of_which_catalog() -> None:
     assert entry.credits == 64_000_000
 
 
-def test_a_refusal_says_what_was_refused_and_costs_nothing() -> None:
+def test_a_refusal_names_the_refused_use_and_costs_nothing() -> None:
     entry = Partition().take("2026-03-01T00:00 use genai_video/sora 2 id=g")[-1].entry
     assert (entry.feature, entry.model, entry.quantity, entry.credits) == (
         "genai_video",

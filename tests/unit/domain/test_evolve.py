@@ -1,4 +1,4 @@
-"""The fold: what an entry makes of a state, and what it leaves alone."""
+"""The fold: how an entry changes a state, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STORY = [
 ]
 
 
-def _told() -> Partition:
+def _played_story() -> Partition:
     partition = Partition()
     for line in STORY:
         partition.take(line)
@@ -42,7 +42,7 @@ def _told() -> Partition:
 
 
 def test_the_fold_of_the_bytes_in_the_log_is_the_state() -> None:
-    partition = _told()
+    partition = _played_story()
     state: AccountState | None = None
     for sealed in partition.entries:
         read = unseal(sealed.value)
@@ -54,21 +54,21 @@ def test_the_fold_of_the_bytes_in_the_log_is_the_state() -> None:
 
 def test_a_state_that_was_written_and_read_between_entries_ends_in_the_same_bytes() -> None:
     folded: AccountState | None = None
-    for sealed in _told().entries:
+    for sealed in _played_story().entries:
         folded = evolve(None if folded is None else decode_account(encode(folded)), sealed.entry)
-    assert folded is not None and encode(folded) == encode(_told().state())
+    assert folded is not None and encode(folded) == encode(_played_story().state())
 
 
 @pytest.mark.parametrize("kind", ["duplicate", "refusal", "catalog_adopted", "skip"])
-def test_what_changes_no_account_leaves_it_as_it_was(kind: str) -> None:
-    partition = _told()
+def test_entries_that_change_no_account_leave_the_state_as_it_was(kind: str) -> None:
+    partition = _played_story()
     entry = LedgerEntry(kind=kind, appended_at=partition.now, account="a")  # type: ignore[arg-type]
     assert evolve(partition.state(), entry) is partition.state()
     assert evolve(None, entry) is None
 
 
 def test_by_feature_sums_to_what_was_used() -> None:
-    state = _told().state()
+    state = _played_story().state()
     for period in (state.period, state.previous):
         assert period is not None and sum(period.by_feature.values()) == period.used
 

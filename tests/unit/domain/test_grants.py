@@ -36,7 +36,7 @@ def test_the_first_use_of_a_grant_is_after_the_last_of_the_allotment() -> None:
 
 
 @ledger
-def test_a_grant_frees_a_blocked_account_and_what_was_used_beyond_is_drawn_from_it() -> None:
+def test_a_grant_frees_a_blocked_account_and_covers_the_excess_use() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -82,7 +82,7 @@ def test_a_grant_expires_at_its_moment_and_not_before() -> None:
 
 
 @ledger
-def test_what_a_grant_gave_before_it_expired_stays_with_the_period() -> None:
+def test_the_amount_that_an_expired_grant_gave_stays_with_the_period() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -96,7 +96,7 @@ def test_what_a_grant_gave_before_it_expired_stays_with_the_period() -> None:
 
 
 @ledger
-def test_an_ended_period_had_what_expired_grants_gave_it_and_what_it_drew_from_the_others() -> None:
+def test_an_ended_period_keeps_the_amounts_it_drew_from_all_grants() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -124,7 +124,7 @@ def test_an_upgrade_gives_drawn_grants_back() -> None:
 
 @ledger
 def test_a_grant_that_expires_as_the_period_ends_lapses_with_it() -> None:
-    """What it gave is settled with the period that drew it; the next one never had the rest.
+    """Its drawn part is settled with the period; the next period never had the rest.
 
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -184,7 +184,7 @@ def test_late_usage_in_an_ended_period_draws_nothing_more_from_grants() -> None:
 
 
 @ledger
-def test_a_grant_whose_end_has_come_is_refused() -> None:
+def test_a_grant_that_has_already_expired_is_refused() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -197,7 +197,7 @@ def test_a_grant_whose_end_has_come_is_refused() -> None:
 
 @ledger
 def test_a_grants_id_used_again_when_it_no_longer_counts_is_another_grant() -> None:
-    """Once each of the two was settled by what both drew, and both went when one expired.
+    """Once, each of the two was settled by what both drew, and both went when one expired.
 
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200

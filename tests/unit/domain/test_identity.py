@@ -54,10 +54,8 @@ def test_a_duplicate_does_not_make_an_identity_count_longer() -> None:
 
 
 @pytest.mark.peer_defect("FluxMeter: identity forgotten")
-def test_a_log_that_is_played_again_after_40_days_changes_nothing() -> None:
-    """FluxMeter remembers an identity for ten minutes to an hour, so that a log sent again is
-    charged again.
-    """
+def test_a_log_that_is_sent_again_after_40_days_changes_nothing() -> None:
+    """FluxMeter remembers an identity for at most an hour, so a log sent again is charged again."""
     partition = Partition()
     story = [
         *(

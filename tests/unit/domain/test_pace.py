@@ -20,7 +20,7 @@ START = "2026-01-03T09:00"
 
 
 def account(*lines: str, after: timedelta = timedelta()) -> Balance:
-    """What account ``a`` has so long after its period began."""
+    """The balance of account ``a`` ``after`` its period began."""
     partition = Partition()
     for line in lines:
         partition.take(line)

@@ -1,4 +1,4 @@
-"""What becomes of a plan: opening, subscribing, changing, cancelling.
+"""Changes of plan: opening, subscribing, changing and cancelling.
 
 Each test is the ledger in its docstring.
 """
@@ -33,7 +33,7 @@ def test_subscribing_from_free_starts_a_fresh_cycle() -> None:
 
 
 @ledger
-def test_an_upgrade_lifts_the_allotment_at_once_and_keeps_cycle_and_use() -> None:
+def test_an_upgrade_raises_the_allotment_at_once_and_keeps_cycle_and_use() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -55,7 +55,7 @@ def test_a_downgrade_waits_for_the_renewal() -> None:
 
 
 @ledger
-def test_changing_to_the_plan_one_has_takes_a_waiting_downgrade_back() -> None:
+def test_changing_to_the_present_plan_withdraws_a_waiting_downgrade() -> None:
     """
     2026-01-31T10:00  subscribe max
         => account_opened free 200+0-0=200 ; plan_change max 500+0-0=500
@@ -66,7 +66,7 @@ def test_changing_to_the_plan_one_has_takes_a_waiting_downgrade_back() -> None:
 
 
 @ledger
-def test_a_cancellation_waits_for_the_renewal_and_finds_what_was_left_of_free() -> None:
+def test_a_cancellation_waits_for_the_renewal_and_restores_the_rest_of_free() -> None:
     """
     2026-01-10T00:00  use genai_video/veo_3 5
         => account_opened free 200+0-0=200 ; usage 160 200+0-160=40 !80%
@@ -118,7 +118,7 @@ def test_free_comes_once_in_a_life_however_often_an_account_falls_back() -> None
 
 
 @ledger
-def test_what_was_used_late_in_free_is_not_there_when_the_account_falls_back() -> None:
+def test_late_usage_in_free_is_missing_when_the_account_falls_back() -> None:
     """
     2026-01-01T00:00  use chat_action 150
         => account_opened free 200+0-0=200 ; usage 150 200+0-150=50
@@ -140,7 +140,7 @@ def test_subscribing_to_a_running_subscription_is_refused() -> None:
 
 
 @ledger
-def test_subscribing_takes_back_a_cancellation_without_a_fresh_cycle() -> None:
+def test_subscribing_withdraws_a_cancellation_without_a_fresh_cycle() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -179,11 +179,12 @@ def test_free_can_be_changed_to_but_neither_subscribed_to_nor_cancelled() -> Non
 
 @pytest.mark.parametrize("ahead", ["+1us", "+1ms", "+3m", "+5m"])
 @pytest.mark.parametrize("event", ["subscribe pro", "change pro"])
-def test_a_subscription_dated_ahead_begins_when_kafka_took_it_and_lasts_a_whole_cycle(
+def test_a_subscription_dated_ahead_begins_when_appended_and_lasts_a_whole_cycle(
     event: str, ahead: str
 ) -> None:
-    """Its cycle once began at the date ahead: the next boundary came within minutes, and with it a
-    second allotment.
+    """Its cycle once began at the date ahead.
+
+    The next boundary came within minutes, and with it a second allotment.
     """
     play(f"""
     2026-01-31T10:00  {event} on={ahead}
@@ -194,7 +195,7 @@ def test_a_subscription_dated_ahead_begins_when_kafka_took_it_and_lasts_a_whole_
 
 
 @ledger
-def test_an_anchor_stated_ahead_by_no_more_than_a_clock_may_be_is_when_kafka_took_it() -> None:
+def test_an_anchor_ahead_by_no_more_than_a_clock_may_be_is_the_ledgers_time() -> None:
     """
     2026-01-31T10:00  subscribe pro anchor=+5m
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -250,8 +251,8 @@ def test_a_plan_or_zone_that_does_not_exist_is_refused_and_opens_no_account() ->
 
 
 @ledger
-def test_an_account_can_be_brought_in_mid_cycle_with_what_it_used() -> None:
-    """What occurred before the stated moment came with it; what was left of Free waits for it.
+def test_an_account_can_be_brought_in_mid_cycle_with_its_use() -> None:
+    """Use before the stated moment came with the account; the rest of Free waits for it.
 
     2026-02-10T00:00  open pro used=150 free_used=120 anchor=2025-12-31T10:00 as_of=2026-02-09T12:00
         => account_opened pro 200+0-150=50
@@ -266,7 +267,7 @@ def test_an_account_can_be_brought_in_mid_cycle_with_what_it_used() -> None:
 
 
 @ledger
-def test_an_account_brought_in_is_as_of_the_events_time_unless_it_says_otherwise() -> None:
+def test_an_account_is_brought_in_as_of_the_events_time_unless_stated() -> None:
     """
     2026-02-10T00:00  open pro used=150 anchor=2025-12-31T10:00 on=-2h
         => account_opened pro 200+0-150=50
@@ -277,7 +278,7 @@ def test_an_account_brought_in_is_as_of_the_events_time_unless_it_says_otherwise
 
 
 @ledger
-def test_an_account_brought_in_on_free_has_what_it_has_left() -> None:
+def test_an_account_brought_in_on_free_has_the_rest_of_free() -> None:
     """
     2026-02-10T00:00  open free free_used=120     => account_opened free 200+0-120=80
     +1d               subscribe pro               => plan_change pro 200+0-0=200
@@ -301,7 +302,7 @@ def test_an_account_brought_in_as_of_an_ended_period_is_renewed_with_it() -> Non
 
 
 @ledger
-def test_opening_is_only_for_an_accounts_first_event() -> None:
+def test_only_an_accounts_first_event_can_open_it() -> None:
     """
     2026-02-10T00:00  open pro                => account_opened pro 200+0-0=200
     +1s               open pro                => refused account_already_known

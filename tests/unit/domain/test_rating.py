@@ -1,4 +1,4 @@
-"""What a use costs, at each boundary and one step beside it."""
+"""The cost of a use, at each boundary and one step beside it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def a_rate(written: str) -> Rate:
 
 
 @pytest.mark.parametrize("line", CHARGES.strip().splitlines())
-def test_a_use_costs_what_the_rate_says(line: str) -> None:
+def test_a_use_costs_the_rate_times_its_units(line: str) -> None:
     rate, quantity, credits = line[:42].strip(), *line[42:].split()
     assert format_credits(rate_usage(a_rate(rate), Decimal(quantity))) == credits
 
@@ -79,9 +79,7 @@ def test_a_million_uses_at_a_tenth_of_a_credit_are_exactly_100_000_credits() -> 
 
 
 def test_the_largest_use_is_rated_exactly() -> None:
-    """19 digits and more: a Decimal of 28 digits would lose some on the way, a float all of
-    them.
-    """
+    """The product has over 19 digits: a Decimal of 28 digits would lose some, a float most."""
     largest = Rate(credits=2**53 - 1, unit="second", per=Decimal("0.000001"), rounding="exact")
     quantity = QUANTITY_MAX - Decimal("0.000001")
     assert rate_usage(largest, quantity) == (2**53 - 1) * (10**15 - 1)

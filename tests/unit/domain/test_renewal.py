@@ -1,6 +1,4 @@
-"""What time alone brings: renewals, expiries, and which accounts the ledger's owner does not wait
-with.
-"""
+"""Entries of time alone: renewals, expiries, and the accounts for which the owner does not wait."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def test_every_period_that_has_ended_is_renewed_in_order() -> None:
 
 
 @ledger
-def test_what_is_left_and_what_was_used_beyond_both_lapse() -> None:
+def test_unused_allotment_and_excess_use_both_lapse() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -102,7 +100,7 @@ def _after(*lines: str) -> Partition:
         (["subscribe pro", "+1s use chat_action 200", "+1s change max"], None),
     ],
 )
-def test_an_account_is_due_where_an_app_has_to_be_told(lines: list[str], due: str | None) -> None:
+def test_an_account_is_due_if_an_app_has_to_be_notified(lines: list[str], due: str | None) -> None:
     """Blocked, with a grant that expires, or falling back to a Free with nothing left."""
     partition = _after(f"2026-01-31T10:00 {lines[0]}", *lines[1:])
     expected = None if due is None else moment(due, partition.now)
@@ -114,7 +112,9 @@ def test_an_account_is_due_where_an_app_has_to_be_told(lines: list[str], due: st
     ("at", "plan", "used"),
     [("2026-02-28T09:59:59.999999", "max", 7), ("2026-02-28T10:00", "pro", 0)],
 )
-def test_a_reader_rolls_the_state_over_in_its_own_hands(at: str, plan: str, used: int) -> None:
+def test_a_reader_rolls_the_state_forward_without_changing_it(
+    at: str, plan: str, used: int
+) -> None:
     partition = _after("2026-01-31T10:00 subscribe max", "+1d change pro", "+1d use chat_action 7")
     stored = partition.state()
     shown = state_at(stored, "a", moment(at, partition.now), SHIPPED)

@@ -1,5 +1,6 @@
-"""Suspending blocks an account whatever it has left, resuming frees it if something remains; what
-it has goes on meanwhile.
+"""Suspending blocks an account whatever it has left; resuming frees it if credits remain.
+
+Meanwhile its cycle and credits go on.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ def test_suspending_blocks_an_account_that_has_credits_and_resuming_frees_it() -
 
 
 @ledger
-def test_suspending_an_account_without_credits_announces_nothing_and_neither_does_resuming_it() -> (
-    None
-):
+def test_suspending_and_resuming_an_account_without_credits_announces_nothing() -> None:
     """
     2026-01-31T10:00  use chat_action 200
         => account_opened free 200+0-0=200 ; usage 200 200+0-200=0 !80% !reached
@@ -51,7 +50,7 @@ def test_suspending_an_account_without_credits_announces_nothing_and_neither_doe
 
 
 @ledger
-def test_what_runs_out_while_suspended_is_not_announced_a_second_time() -> None:
+def test_running_out_while_suspended_is_not_announced_a_second_time() -> None:
     """
     2026-01-31T10:00  use chat_action 100
         => account_opened free 200+0-0=200 ; usage 100 200+0-100=100
@@ -63,9 +62,7 @@ def test_what_runs_out_while_suspended_is_not_announced_a_second_time() -> None:
 
 
 @ledger
-def test_neither_a_renewal_nor_a_grant_nor_an_upgrade_nor_a_void_frees_a_suspended_account() -> (
-    None
-):
+def test_no_renewal_grant_upgrade_or_void_frees_a_suspended_account() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -94,9 +91,7 @@ def test_a_suspension_outlasts_renewals_plan_changes_and_cancellations() -> None
 
 
 @ledger
-def test_a_renewal_that_falls_back_to_an_empty_free_is_not_announced_of_a_suspended_account() -> (
-    None
-):
+def test_a_suspended_account_that_falls_back_to_an_empty_free_is_not_announced() -> None:
     """
     2026-01-31T10:00  use chat_action 200
         => account_opened free 200+0-0=200 ; usage 200 200+0-200=0 !80% !reached
@@ -133,7 +128,7 @@ def test_an_account_not_yet_known_can_be_suspended() -> None:
     """
 
 
-def test_where_unknown_accounts_are_refused_none_is_opened_by_a_suspension() -> None:
+def test_a_suspension_opens_no_account_if_unknown_ones_are_refused() -> None:
     (catalog,) = SHIPPED
     play(
         "2026-01-31T10:00  suspend fraud  => refused unknown_account",
@@ -159,7 +154,7 @@ def test_a_suspension_says_why_and_changes_no_figure() -> None:
     assert crossing.suspended == "payment_failed"
 
 
-def test_a_limit_event_of_a_suspended_account_names_the_suspension_and_offers_no_upgrade() -> None:
+def test_a_suspended_accounts_limit_event_gives_the_reason_and_no_upgrade() -> None:
     entry = _last(
         "2026-01-31T10:00 subscribe pro", "+1d suspend payment_failed", "+1d use chat_action 160"
     )
@@ -194,7 +189,7 @@ def test_a_limit_event_from_before_there_were_suspensions_is_read() -> None:
 @pytest.mark.parametrize(
     ("use", "due"), [(100, None), (200, datetime(2026, 2, 28, 10, tzinfo=UTC))]
 )
-def test_a_suspended_account_is_due_only_where_credits_block_it_too(
+def test_a_suspended_account_is_due_only_if_it_has_no_credits_either(
     use: int, due: datetime | None
 ) -> None:
     partition = Partition()
@@ -222,7 +217,7 @@ def test_a_balance_says_why_its_account_is_blocked() -> None:
     assert (balance.is_blocked, balance.suspended) == (False, None)
 
 
-def test_an_account_written_before_there_were_suspensions_is_read_and_written_as_it_was() -> None:
+def test_a_state_from_before_suspensions_keeps_its_bytes() -> None:
     blob = (
         b'{"plan":"pro","period":{"number":1,"start":"2026-01-31T10:00:00Z",'
         b'"end":"2026-02-28T10:00:00Z","plan":"pro","allotment":200000000},'

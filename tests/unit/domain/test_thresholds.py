@@ -92,7 +92,7 @@ def test_a_threshold_set_below_the_current_use_is_never_announced() -> None:
 
 
 @ledger
-def test_a_mark_is_announced_once_for_each_period_and_size_however_often_it_is_set() -> None:
+def test_a_threshold_is_announced_once_a_period_however_often_it_is_set() -> None:
     """
     2026-01-31T10:00  use chat_action 160 id=g
         => account_opened free 200+0-0=200 ; usage 160 200+0-160=40 !80%
@@ -114,7 +114,7 @@ def test_thresholds_outlast_renewals_and_plan_changes() -> None:
 
 
 @ledger
-def test_an_accounts_thresholds_are_told_like_any_account_event() -> None:
+def test_setting_thresholds_is_decided_like_any_account_event() -> None:
     """
     2026-01-31T10:00  thresholds 0.5 id=t
         => account_opened free 200+0-0=200 ; thresholds_set 0.5 200+0-0=200
@@ -173,12 +173,12 @@ def test_a_balance_shows_the_thresholds_in_effect() -> None:
         ([f"0.{n:02d}" for n in range(1, THRESHOLDS_MAX + 2)], "at most 20"),
     ],
 )
-def test_thresholds_that_cannot_be_are_named(shares: list[Any], wrong: str) -> None:
+def test_invalid_thresholds_are_refused_with_the_reason(shares: list[Any], wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         parse_thresholds(shares)
 
 
-def test_thresholds_at_the_edge_are_taken() -> None:
+def test_thresholds_at_the_edge_are_accepted() -> None:
     assert parse_thresholds(["0.000001", Decimal("0.50"), "0.999999"]) == (
         Decimal("0.000001"),
         Decimal("0.5"),
@@ -197,7 +197,7 @@ def test_a_catalog_without_plan_thresholds_is_written_as_before_there_were_any()
     assert {tuple(plan) for plan in plans} == {("id", "name", "price_cents", "credits", "renews")}
 
 
-def test_plan_thresholds_are_written_and_read_again_by_either_reader() -> None:
+def test_plan_thresholds_are_written_and_read_back_by_both_readers() -> None:
     catalog = _with_plan_thresholds(pro=("0.5", "0.9"), max=())
     document = catalog_document(catalog)
     assert read_catalog(document) == catalog == CatalogPublished.from_catalog(catalog).to_catalog()
@@ -211,7 +211,9 @@ def test_plan_thresholds_are_written_and_read_again_by_either_reader() -> None:
 @pytest.mark.parametrize(
     "thresholds", [[0.8], ["0"], ["1"], ["0.9", "0.8"], ["0.8", "0.80"], ["0.0000001"], "0.8"]
 )
-def test_plan_thresholds_that_cannot_be_used_are_refused_at_their_place(thresholds: object) -> None:
+def test_plan_thresholds_that_cannot_be_used_are_refused_with_their_path(
+    thresholds: object,
+) -> None:
     (catalog,) = SHIPPED
     document: Any = catalog_document(catalog)
     document["plans"][1]["thresholds"] = thresholds

@@ -21,7 +21,7 @@ def test_a_void_gives_the_credits_back_once() -> None:
 
 
 @ledger
-def test_a_void_that_comes_again_is_a_duplicate() -> None:
+def test_a_repeated_void_is_a_duplicate() -> None:
     """
     2026-01-31T10:00  use genai_video/veo_3 id=g
         => account_opened free 200+0-0=200 ; usage 32 200+0-32=168
@@ -31,7 +31,7 @@ def test_a_void_that_comes_again_is_a_duplicate() -> None:
 
 
 @ledger
-def test_a_voided_event_that_comes_again_is_a_duplicate() -> None:
+def test_a_repeated_voided_event_is_a_duplicate() -> None:
     """
     2026-01-31T10:00  use genai_video/veo_3 id=g
         => account_opened free 200+0-0=200 ; usage 32 200+0-32=168
@@ -77,7 +77,7 @@ def test_a_void_of_refused_usage_cancels_that_usage_when_it_is_sent_again() -> N
 
 
 @ledger
-def test_a_void_of_what_lies_in_the_ended_period_counts_there_within_its_grace() -> None:
+def test_a_void_of_usage_in_the_ended_period_counts_there_within_its_grace() -> None:
     """
     2026-01-31T10:00          subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -90,7 +90,7 @@ def test_a_void_of_what_lies_in_the_ended_period_counts_there_within_its_grace()
 
 
 @ledger
-def test_of_a_usage_voided_already_it_is_said_even_when_its_period_is_closed() -> None:
+def test_a_second_void_is_already_voided_even_if_the_period_is_closed() -> None:
     """
     2026-01-31T10:00          subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
@@ -127,7 +127,7 @@ def test_a_void_in_the_running_period_gives_drawn_grants_back() -> None:
 
 
 @ledger
-def test_what_is_voided_late_in_free_is_there_again_when_the_account_falls_back() -> None:
+def test_late_voids_in_free_count_when_the_account_falls_back() -> None:
     """
     2026-01-01T00:00  use chat_action 150 id=g
         => account_opened free 200+0-0=200 ; usage 150 200+0-150=50
@@ -138,7 +138,7 @@ def test_what_is_voided_late_in_free_is_there_again_when_the_account_falls_back(
 
 
 @ledger
-def test_a_void_clears_a_block_and_a_mark_passed_again_is_not_announced_again() -> None:
+def test_a_void_clears_a_block_and_a_threshold_is_not_announced_again() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200

@@ -1,4 +1,4 @@
-"""Bad input: every kind of it ends as a refusal with its reason, and nothing raises."""
+"""Bad input: every kind of it becomes a refusal with its reason, and nothing raises."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _refused(decoded: object) -> str:
     return decoded.refusal.value
 
 
-def test_a_usage_event_says_all_that_it_says() -> None:
+def test_a_usage_event_keeps_all_its_fields() -> None:
     event = decode_usage(
         _usage(
             {"hold_id": "h1", "dimensions": {"worker": "eu-1/7"}, "quantity": 2},
@@ -219,7 +219,7 @@ def test_a_bad_account_record_is_refused_with_its_reason(record: Record, reason:
     assert _refused(decode_account(record, 0, 1)) == reason
 
 
-def test_account_events_say_all_that_they_say() -> None:
+def test_account_events_keep_all_their_fields() -> None:
     header: dict[str, Any] = {
         "account": "acct_1",
         "source": "/render",
@@ -274,7 +274,7 @@ def test_a_key_that_does_not_hash_to_its_partition_is_refused_before_anything_el
     ("key", "account"),
     [(None, ""), (b"", ""), (b"\xff", ""), (b"a\n", ""), (b" a", ""), ("ä".encode(), "ä")],
 )
-def test_a_refusal_names_the_account_of_its_key_where_that_is_a_name(
+def test_a_refusal_names_the_account_of_its_key_if_that_is_a_name(
     key: bytes | None, account: str
 ) -> None:
     malformed = decode_usage(_record(b"not json", key), 0, 1)

@@ -1,4 +1,4 @@
-"""What a ledger entry announces."""
+"""The limit events of a ledger entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A partition's decisions in progress: what has to be provided, what changed, what is due."""
+"""A partition's decisions in progress: needed accounts, changes, and due accounts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _record(offset: int, at: datetime | int, account: str = "a", **fields: Any) 
     return Record(offset, timestamp_ms, account.encode(), json.dumps(event).encode())
 
 
-def test_the_ledgers_time_never_falls() -> None:
+def test_the_ledgers_time_never_decreases() -> None:
     book = _book()
     records = [
         _record(0, AT),
@@ -62,11 +62,11 @@ def test_the_ledgers_time_never_falls() -> None:
 
 
 @pytest.mark.parametrize("timestamp_ms", [-(2**63), -1, 0, 2**53, 2**63 - 1])
-def test_any_timestamp_is_a_time_that_can_be_reckoned_with(timestamp_ms: int) -> None:
+def test_any_timestamp_is_a_time_that_the_rules_can_compute_with(timestamp_ms: int) -> None:
     assert 1970 <= time_of(timestamp_ms).year <= 2999
 
 
-def test_a_record_that_is_no_event_is_refused_at_its_place() -> None:
+def test_a_record_that_is_no_event_is_refused_at_its_address() -> None:
     book = _book()
     (item,) = book.decode("usage", [Record(41, milliseconds(AT), b"a", b"junk")])
     (sealed,) = book.decide_input(item)
@@ -91,7 +91,7 @@ def test_every_entry_of_an_input_names_it() -> None:
     }
 
 
-def test_what_has_to_be_provided_is_each_account_and_identity_once() -> None:
+def test_each_account_and_identity_has_to_be_provided_once() -> None:
     book = _book()
     void: dict[str, Any] = {"type": "usage.voided", "data": {"source": "/render", "id": "gen_0"}}
     usage = book.decode(
@@ -111,7 +111,7 @@ def test_what_has_to_be_provided_is_each_account_and_identity_once() -> None:
     ]
 
 
-def test_changes_are_told_once() -> None:
+def test_changes_are_returned_once() -> None:
     partition = Partition()
     partition.take("2026-03-01T00:00 use chat_action 300")
     changes = partition.book.take_changes()
@@ -122,10 +122,8 @@ def test_changes_are_told_once() -> None:
     assert partition.book.take_changes() == ({}, {}, {}, {})
 
 
-def test_a_use_settles_the_hold_that_it_names_and_so_does_its_duplicate_but_no_refusal() -> None:
-    """A retry elsewhere has a hold of its own; a refused event may be sent again, and then its hold
-    is still to be settled.
-    """
+def test_a_use_or_its_duplicate_settles_its_hold_and_a_refusal_does_not() -> None:
+    """A retry may have a hold of its own. A refused event may be sent again, and needs its hold."""
     book = _book()
     sent = [
         ("u1", "h1", "veo_3"),
@@ -255,7 +253,7 @@ def test_an_accounts_newest_date_alone_counts() -> None:
     assert (len(due), due.get("b")) == (1, None)
 
 
-def test_what_is_due_is_never_acted_on_too_early() -> None:
+def test_a_due_account_is_never_acted_on_too_early() -> None:
     due = DueList()
     due.set("a", AT + timedelta(microseconds=1))
     assert due.get("a") == AT + timedelta(milliseconds=1)
