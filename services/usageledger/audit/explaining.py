@@ -1,6 +1,4 @@
-"""A ledger entry in plain words: why it came to this many credits, in one or two sentences of
-English.
-"""
+"""A ledger entry explained in English: what it did and why, in one to three sentences."""
 
 from __future__ import annotations
 
@@ -17,18 +15,16 @@ from usageledger.domain.renewal import plan_at
 
 
 def explain(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    """What an entry did to its account, and why.
+    """What an entry did to its account, and why. Empty for entries that changed nothing.
 
-    ``catalogs``: those adopted, for the names of plans, features and models.
+    The adopted ``catalogs`` give the names of plans, features and models.
     """
-    explained = _EXPLAINED.get(entry.kind)
-    return "" if explained is None else explained(entry, catalogs)
+    sentence = _SENTENCES.get(entry.kind)
+    return "" if sentence is None else sentence(entry, catalogs)
 
 
 def names_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> tuple[str | None, str | None]:
-    """What the feature and the model of an entry are called, by the catalog that rated it; their
-    ids where no catalog says.
-    """
+    """The names of an entry's feature and model in the catalog that rated it, else their ids."""
     if entry.feature is None:
         return None, None
     catalog = _catalog_of(entry, catalogs)
@@ -40,32 +36,33 @@ def names_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> tuple[str | None,
 
 
 def credits_of(entry: LedgerEntry) -> int:
-    """How many micro-credits an entry is about, never negative: what a use charged, a void gave
-    back, was granted, or lapsed with a grant; 0 for all others.
+    """How many micro-credits an entry is about; never negative.
+
+    It is what a use charged, a void gave back, was granted, or lapsed with a grant; otherwise 0.
     """
     if entry.kind == "grant" and entry.grant is not None:
         return entry.grant.credits
     if entry.kind == "grant_expired":
-        return _lapsed_with_its_grant(entry)
+        return _lapsed_credits(entry)
     return abs(entry.credits)
 
 
-def _usage(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _usage_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     rate, quantity = entry.rate, entry.quantity
     assert rate is not None and quantity is not None, "a use has a rate and a quantity"
     feature, model = names_of(entry, catalogs)
-    used = f"{_counted(quantity, rate.unit)} of {model or feature} at {_rate(rate)}"
+    used = f"{_quantity_text(quantity, rate.unit)} of {model or feature} at {_rate_text(rate)}"
     if entry.is_void_on_arrival:
         return f"{used}. It costs nothing, for it was voided before it came."
     late = (
         ""
         if not entry.is_late or entry.period is None or entry.period.end is None
-        else f" {_counted_late(entry.period.end)}"
+        else f" {_late_sentence(entry.period.end)}"
     )
-    return f"{used}{_rounded(rate, quantity)}: {_credits(entry.credits)}.{late}"
+    return f"{used}{_rounding_clause(rate, quantity)}: {_credits_text(entry.credits)}.{late}"
 
 
-def _void(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _void_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     voids = entry.voids
     assert voids is not None, "a void names what it voids"
     why = f" ({voids.reason})" if voids.reason else ""
@@ -74,50 +71,51 @@ def _void(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     late = (
         ""
         if not entry.is_late or entry.period is None or entry.period.end is None
-        else f" {_counted_late(entry.period.end)}"
+        else f" {_late_sentence(entry.period.end)}"
     )
-    return f"The use {voids.id} was voided{why}: {_credits(-entry.credits)} given back.{late}"
+    return f"The use {voids.id} was voided{why}: {_credits_text(-entry.credits)} given back.{late}"
 
 
-def _grant(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _grant_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     grant = entry.grant
     assert grant is not None, "a grant says what is granted"
     why = f" ({grant.reason})" if grant.reason else ""
     until = (
-        "until they are used" if grant.expires_at is None else f"until {_date(grant.expires_at)}"
+        "until they are used"
+        if grant.expires_at is None
+        else f"until {_date_text(grant.expires_at)}"
     )
-    return f"{_credits(grant.credits)} granted{why}, to be used beside the allotment {until}."
+    return f"{_credits_text(grant.credits)} granted{why}, to be used beside the allotment {until}."
 
 
-def _grant_expired(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _grant_expired_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     assert entry.grant is not None, "what expires is a grant"
-    lapsed = _lapsed_with_its_grant(entry)
+    lapsed = _lapsed_credits(entry)
     left = (
         "all of it had been used"
         if lapsed == 0
-        else f"the {_credits(lapsed)} that were left of it lapsed"
+        else f"the {_credits_text(lapsed)} that were left of it lapsed"
     )
-    return f"A grant of {_credits(entry.grant.credits)} expired: {left}."
+    return f"A grant of {_credits_text(entry.grant.credits)} expired: {left}."
 
 
-def _renewal(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _renewal_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     lapsed = 0 if entry.before is None else max(0, entry.before.allotment - entry.before.used)
-    began = (
-        f"A new period began on {_plan(entry, catalogs)}, with an allotment of {_allotment(entry)}."
-    )
+    plan, allotment = _plan_text(entry, catalogs), _allotment_text(entry)
+    began = f"A new period began on {plan}, with an allotment of {allotment}."
     return (
-        f"{began} The {_credits(lapsed)} that were left of the one before lapsed."
+        f"{began} The {_credits_text(lapsed)} that were left of the one before lapsed."
         if lapsed
         else began
     )
 
 
-def _plan_change(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _plan_change_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     change = entry.plan_change
     assert change is not None, "a plan change says what changes"
-    plan = _plan(entry, catalogs)
+    plan = _plan_text(entry, catalogs)
     if change.opens is not None:
-        return f"A new period began on {plan}, with an allotment of {_allotment(entry)}."
+        return f"A new period began on {plan}, with an allotment of {_allotment_text(entry)}."
     if change.next_plan is not None:
         return (
             f"The plan stays {plan} until the next renewal, and is "
@@ -125,55 +123,55 @@ def _plan_change(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
         )
     if change.allotment is not None:
         return (
-            f"The plan is {plan} now, with an allotment of {_allotment(entry)}. What was used in "
-            "the period stays."
+            f"The plan is {plan} now, with an allotment of {_allotment_text(entry)}. What was used "
+            "in the period stays."
         )
     return f"The plan stays {plan}: the change that waited for the next renewal was taken back."
 
 
-def _account_opened(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _account_opened_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     used = 0 if entry.after is None else entry.after.used
-    brought = f" {_credits(used)} of it had been used elsewhere." if used else ""
+    brought = f" {_credits_text(used)} of it had been used elsewhere." if used else ""
     return (
-        f"The account began on {_plan(entry, catalogs)}, with an allotment of "
-        f"{_allotment(entry)}.{brought}"
+        f"The account began on {_plan_text(entry, catalogs)}, with an allotment of "
+        f"{_allotment_text(entry)}.{brought}"
     )
 
 
-def _suspension(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _suspension_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     return (
-        f"The account was suspended{_why(entry)}: it is blocked until it is resumed, whatever it "
-        "has left."
+        f"The account was suspended{_reason_clause(entry)}: it is blocked until it is resumed, "
+        "whatever it has left."
     )
 
 
-def _resumption(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    return f"The account is suspended no longer{_why(entry)}."
+def _resumption_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+    return f"The account is suspended no longer{_reason_clause(entry)}."
 
 
-_EXPLAINED: Mapping[str, Callable[[LedgerEntry, AdoptedCatalogs], str]] = {
-    "usage": _usage,
-    "void": _void,
-    "grant": _grant,
-    "grant_expired": _grant_expired,
-    "renewal": _renewal,
-    "plan_change": _plan_change,
-    "account_opened": _account_opened,
-    "suspension": _suspension,
-    "resumption": _resumption,
+_SENTENCES: Mapping[str, Callable[[LedgerEntry, AdoptedCatalogs], str]] = {
+    "usage": _usage_sentence,
+    "void": _void_sentence,
+    "grant": _grant_sentence,
+    "grant_expired": _grant_expired_sentence,
+    "renewal": _renewal_sentence,
+    "plan_change": _plan_change_sentence,
+    "account_opened": _account_opened_sentence,
+    "suspension": _suspension_sentence,
+    "resumption": _resumption_sentence,
 }
 
 
-def _why(entry: LedgerEntry) -> str:
+def _reason_clause(entry: LedgerEntry) -> str:
     reason = None if entry.suspension is None else entry.suspension.reason
     return f" ({reason})" if reason else ""
 
 
-def _counted_late(end: datetime) -> str:
-    return f"It counts in the period that ended on {_date(end)}, for it was used then."
+def _late_sentence(end: datetime) -> str:
+    return f"It counts in the period that ended on {_date_text(end)}, for it was used then."
 
 
-def _lapsed_with_its_grant(entry: LedgerEntry) -> int:
+def _lapsed_credits(entry: LedgerEntry) -> int:
     before, after = entry.before, entry.after
     return 0 if before is None or after is None else max(0, before.granted - after.granted)
 
@@ -184,25 +182,29 @@ def one_unit(unit: str) -> str:
     return f"{'an' if takes_an else 'a'} {unit}"
 
 
-def _rate(rate: Rate) -> str:
+def _rate_text(rate: Rate) -> str:
     """``7 credits a second``, ``1 credit for each 10 seconds``."""
     if rate.per == 1:
-        return f"{_credits(rate.credits)} {one_unit(rate.unit)}"
-    return f"{_credits(rate.credits)} for each {_each(rate)}"
+        return f"{_credits_text(rate.credits)} {one_unit(rate.unit)}"
+    return f"{_credits_text(rate.credits)} for each {_unit_text(rate)}"
 
 
-def _rounded(rate: Rate, quantity: Decimal) -> str:
-    """What was done to a quantity that is no whole multiple of what the rate is for."""
+def _rounding_clause(rate: Rate, quantity: Decimal) -> str:
+    """How a quantity was charged that is no whole multiple of what the rate is for."""
     if quantity % rate.per == 0:
         return ""
-    return ", in proportion" if rate.rounding == "exact" else f", each begun {_each(rate)} in full"
+    return (
+        ", in proportion"
+        if rate.rounding == "exact"
+        else f", each begun {_unit_text(rate)} in full"
+    )
 
 
-def _each(rate: Rate) -> str:
-    return rate.unit if rate.per == 1 else _counted(rate.per, rate.unit)
+def _unit_text(rate: Rate) -> str:
+    return rate.unit if rate.per == 1 else _quantity_text(rate.per, rate.unit)
 
 
-def _counted(quantity: Decimal, unit: str) -> str:
+def _quantity_text(quantity: Decimal, unit: str) -> str:
     return (
         f"{format_quantity(quantity)} {unit}"
         if quantity == 1
@@ -210,20 +212,20 @@ def _counted(quantity: Decimal, unit: str) -> str:
     )
 
 
-def _credits(microcredits: int) -> str:
+def _credits_text(microcredits: int) -> str:
     credits = format_credits(microcredits)
     return f"{credits} credit" if credits == "1" else f"{credits} credits"
 
 
-def _date(at: datetime) -> str:
+def _date_text(at: datetime) -> str:
     return f"{at.day} {at:%B} {at.year}"
 
 
-def _allotment(entry: LedgerEntry) -> str:
-    return _credits(0 if entry.after is None else entry.after.allotment)
+def _allotment_text(entry: LedgerEntry) -> str:
+    return _credits_text(0 if entry.after is None else entry.after.allotment)
 
 
-def _plan(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _plan_text(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     return "" if entry.plan_change is None else _plan_name(entry.plan_change.plan, entry, catalogs)
 
 

@@ -1,7 +1,4 @@
-"""``usageledger …``: the command line.
-
-Thin: what is more than asking and showing lies in ``local`` and below.
-"""
+"""``usageledger …``: the command line. It asks and prints; lower rooms do the work."""
 
 from __future__ import annotations
 
@@ -35,8 +32,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
-    help="An event-sourced ledger of AI-generation credits: Kafka in, counters and limit events "
-    "out, every credit replayable.",
+    help="An event-sourced ledger of AI-generation credits. It reads usage from Kafka, keeps each "
+    "account's counters, and tells your app when an account reaches a limit.",
 )
 for part in (stack, send, demo, rebuild, doctor, services):
     part.add_to(app)
@@ -55,7 +52,7 @@ for name, group in (
     app.add_typer(group, name=name)
 
 
-def _version(is_asked: bool) -> None:
+def _print_version(is_asked: bool) -> None:
     if is_asked:
         from importlib.metadata import version
 
@@ -68,11 +65,11 @@ def top(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Say which release this is.", callback=_version, is_eager=True
+            "--version", help="Show which release this is.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
-    """What stands before every command."""
+    """The options before every command."""
 
 
 def main() -> None:

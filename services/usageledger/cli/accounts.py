@@ -1,4 +1,4 @@
-"""account …: what accounts have, and telling the ledger about them."""
+"""account …: shows what accounts have, and sends account events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from usageledger.cli.options import AsJson, Data, connection, now, parse_time
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What accounts have; their plans, suspensions, thresholds and grants.",
+    help="Show what accounts have; set their plans, suspensions, thresholds and grants.",
 )
 
 Account = Annotated[str, typer.Argument(help="The account's id.")]
 Plan = Annotated[str, typer.Argument(help="A plan's id, such as pro or scale_2x.")]
-Note = Annotated[str | None, typer.Option("--note", help="For the ledger alone.")]
+Note = Annotated[
+    str | None, typer.Option("--note", help="A note for the ledger; apps do not get it.")
+]
 TimeZone = Annotated[
     str | None,
     typer.Option("--time-zone", help="An IANA name such as Europe/Berlin (default: UTC)."),
@@ -30,7 +32,7 @@ Anchor = Annotated[
         "--anchor",
         metavar="TIME",
         parser=parse_time,
-        help="Whose day and time of day the cycle renews on (default: the event's).",
+        help="The time whose day and hour the cycle renews on (default: the event's).",
     ),
 ]
 
@@ -44,13 +46,13 @@ def show(
             "--at",
             metavar="TIME",
             parser=parse_time,
-            help="As it was, or will be, then (default: now; in import mode the ledger's time).",
+            help="Show the account at this time (default: now; in import mode, the ledger's).",
         ),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what an account has: plan, period, allotment, grants, what was used and what remains."""
+    """Show an account's plan, period, allotment and grants, and what it has used and has left."""
     from usageledger.accounts.balances import AccountReader
     from usageledger.accounts.queries import Clock
     from usageledger.cli.account_balance import balance_document, print_balance

@@ -19,25 +19,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Plans and rates: show, check, publish them; ask what uses would cost.",
+    help="Plans and rates: show, check and publish them, and quote what uses would cost.",
 )
 
 ADOPTION_TIMEOUT_S = 60.0
 
 Shipped = Annotated[
     bool,
-    typer.Option(
-        "--shipped", help="The catalog that comes with this version, whatever a ledger has."
-    ),
+    typer.Option("--shipped", help="The catalog of this release, whatever the ledger has."),
 ]
 
 
 @app.command(epilog="Example: usageledger catalog show")
 def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -> None:
-    """Show the plans and rates in force now.
-
-    Where no ledger runs: those that come with this version.
-    """
+    """Show the plans and rates in force now; where no ledger runs, those of this release."""
     from usageledger.domain.catalog_document import catalog_document
 
     catalog = _in_force(data, shipped)
@@ -51,10 +46,10 @@ def show(data: Data = None, shipped: Shipped = False, as_json: AsJson = False) -
         (
             plan.id,
             plan.name,
-            _dollars(plan.price_cents),
-            _credits(plan.allotment),
-            _renews(plan.renews),
-            ", ".join(map(_quantity, catalog.thresholds_on(plan.id))) or "the limit alone",
+            _dollar_text(plan.price_cents),
+            _credits_text(plan.allotment),
+            _renewal_text(plan.renews),
+            ", ".join(map(_quantity_text, catalog.thresholds_on(plan.id))) or "the limit alone",
         )
         for plan in catalog.plans
     ]
@@ -75,21 +70,21 @@ def lint(
         Path | None,
         typer.Argument(
             metavar="[FILE]",
-            help="A catalog that is not published yet (default: the one in force).",
+            help="A catalog file, published or not (default: the catalog in force).",
         ),
     ] = None,
     data: Data = None,
     shipped: Shipped = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find what does not fit together in a catalog that can be used, and say so.
+    """Find what does not fit together in a valid catalog.
 
-    Exit code 0: a finding forbids nothing.
+    The exit code is 0 even if something is found: a catalog with findings can be published.
     """
-    from usageledger.domain.catalog_lint import lint as findings_in
+    from usageledger.domain.catalog_lint import lint as lint_findings
 
-    catalog = _in_force(data, shipped) if file is None else _read(file)
-    findings = findings_in(catalog)
+    catalog = _in_force(data, shipped) if file is None else _read_catalog(file)
+    findings = lint_findings(catalog)
     if as_json:
         for finding in findings:
             terminal.print_json(finding)
@@ -125,7 +120,7 @@ def publish(
     from usageledger.domain.catalog_lint import lint as lint_findings
     from usageledger.operations.catalogs import publish_to
 
-    catalog = _read(file)
+    catalog = _read_catalog(file)
     settings = connection(data)
     publication = publish_to(settings.kafka, settings.prefix, catalog, now())
     for warning in publication.warnings:
@@ -168,32 +163,33 @@ def quote(
     uses: Annotated[
         list[str],
         typer.Argument(
-            metavar="FEATURE[/MODEL][=QUANTITY]...", help="Uses; the quantity is 1 if not named."
+            metavar="FEATURE[/MODEL][=QUANTITY]...",
+            help="Uses, each with its quantity (default: 1).",
         ),
     ],
     data: Data = None,
     shipped: Shipped = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what uses would cost, and on which plans they fit."""
-    from usageledger.domain.rating import quote as quoted
+    """Show what uses would cost, and which plans have that many credits."""
+    from usageledger.domain.rating import quote as quote_uses
     from usageledger.operations.errors import OperatorError
 
-    parsed = [_use(use) for use in uses]
+    parsed = [_parsed_use(use) for use in uses]
     catalog = _in_force(data, shipped)
     try:
-        found = quoted(catalog, parsed)
+        found = quote_uses(catalog, parsed)
     except ValueError as error:
         raise OperatorError(f"{error}. `usageledger catalog show` lists what there is") from error
     if as_json:
-        terminal.print_json(_plain(catalog, found))
+        terminal.print_json(_quote_json(catalog, found))
         return
     rows = [
         (
-            _name(line.feature, line.model),
-            _quantity(line.quantity),
-            f"{_credits(line.rate.credits)} {_each(line.rate)}",
-            _credits(line.credits),
+            _rate_name(line.feature, line.model),
+            _quantity_text(line.quantity),
+            f"{_credits_text(line.rate.credits)} {_per_unit_text(line.rate)}",
+            _credits_text(line.credits),
         )
         for line in found.lines
     ]
@@ -201,19 +197,17 @@ def quote(
         ("use", "quantity", "rate", "credits"), rows, right=("quantity", "credits")
     )
     fits = ", ".join(
-        f"{plan.name} ({_credits(plan.allotment)}{'' if plan.renews else ' once'})"
+        f"{plan.name} ({_credits_text(plan.allotment)}{'' if plan.renews else ' once'})"
         for plan in found.fits
     )
     terminal.say(
-        f"total {_credits(found.total)} credits by catalog {catalog.version}; fits on: "
+        f"total {_credits_text(found.total)} credits by catalog {catalog.version}; fits on: "
         f"{fits or 'no plan'}"
     )
 
 
 def _in_force(data: Path | None, shipped: bool) -> Catalog:
-    """The catalog in force in the ledger; where none is to be found, the one that comes with the
-    package, and that is said.
-    """
+    """The catalog in force in the ledger; where no ledger runs, this release's, with a note."""
     from usageledger.accounts.errors import NoCatalog
     from usageledger.domain.catalog_document import load_shipped_catalog
     from usageledger.log.reading import log_reader
@@ -227,7 +221,7 @@ def _in_force(data: Path | None, shipped: bool) -> Catalog:
     except SettingsError:
         if data is not None:
             raise
-        terminal.note("no ledger runs here: this is the catalog that comes with this version")
+        terminal.note("no ledger runs here: this is the catalog of this release")
         return load_shipped_catalog()
     with log_reader(settings.kafka) as reader:
         published = published_catalogs(reader, settings.prefix)
@@ -236,13 +230,13 @@ def _in_force(data: Path | None, shipped: bool) -> Catalog:
     return published.in_force(datetime.now(UTC))
 
 
-def _read(file: Path) -> Catalog:
+def _read_catalog(file: Path) -> Catalog:
     from usageledger.domain.catalog_document import read_catalog
 
     return read_catalog(file.read_bytes())
 
 
-def _use(text: str) -> tuple[str, str | None, Decimal]:
+def _parsed_use(text: str) -> tuple[str, str | None, Decimal]:
     from usageledger.domain.quantity import parse_quantity
 
     name, _, quantity = text.partition("=")
@@ -261,8 +255,8 @@ def _rate_rows(catalog: Catalog) -> list[tuple[str, ...]]:
                 (
                     feature.id,
                     feature.name,
-                    _credits(feature.rate.credits),
-                    _unit(feature.rate),
+                    _credits_text(feature.rate.credits),
+                    _unit_text(feature.rate),
                     feature.section,
                 )
             )
@@ -271,21 +265,21 @@ def _rate_rows(catalog: Catalog) -> list[tuple[str, ...]]:
                 (
                     f"{feature.id}/{model.id}",
                     model.name,
-                    _credits(model.rate.credits),
-                    _unit(model.rate),
+                    _credits_text(model.rate.credits),
+                    _unit_text(model.rate),
                     feature.section,
                 )
             )
     return rows
 
 
-def _plain(catalog: Catalog, found: Quote) -> dict[str, Any]:
+def _quote_json(catalog: Catalog, found: Quote) -> dict[str, Any]:
     lines = [
         {
             "feature": line.feature,
             "model": line.model,
-            "quantity": _quantity(line.quantity),
-            "credits": _credits(line.credits),
+            "quantity": _quantity_text(line.quantity),
+            "credits": _credits_text(line.credits),
         }
         for line in found.lines
     ]
@@ -294,52 +288,57 @@ def _plain(catalog: Catalog, found: Quote) -> dict[str, Any]:
             "plan": plan.id,
             "name": plan.name,
             "price_cents": plan.price_cents,
-            "credits": _credits(plan.allotment),
+            "credits": _credits_text(plan.allotment),
             "renews": plan.renews,
         }
         for plan in found.fits
     ]
     return {
         "catalog_version": catalog.version,
-        "credits": _credits(found.total),
+        "credits": _credits_text(found.total),
         "lines": lines,
         "fits": fits,
     }
 
 
-def _name(feature: str, model: str | None) -> str:
+def _rate_name(feature: str, model: str | None) -> str:
     return feature if model is None else f"{feature}/{model}"
 
 
-def _each(rate: Rate) -> str:
+def _per_unit_text(rate: Rate) -> str:
     from usageledger.audit.explaining import one_unit
 
-    return f"{one_unit(rate.unit)}{_exact(rate)}" if rate.per == 1 else f"for {_unit(rate)}"
+    return (
+        f"{one_unit(rate.unit)}{_rounding_note(rate)}"
+        if rate.per == 1
+        else f"for {_unit_text(rate)}"
+    )
 
 
-def _unit(rate: Rate) -> str:
-    return f"{rate.unit if rate.per == 1 else f'{_quantity(rate.per)} {rate.unit}s'}{_exact(rate)}"
+def _unit_text(rate: Rate) -> str:
+    units = rate.unit if rate.per == 1 else f"{_quantity_text(rate.per)} {rate.unit}s"
+    return f"{units}{_rounding_note(rate)}"
 
 
-def _exact(rate: Rate) -> str:
+def _rounding_note(rate: Rate) -> str:
     return ", exact" if rate.rounding == "exact" else ""
 
 
-def _renews(renews: bool) -> str:
+def _renewal_text(renews: bool) -> str:
     return "each billing cycle" if renews else "once"
 
 
-def _credits(microcredits: int) -> str:
+def _credits_text(microcredits: int) -> str:
     from usageledger.domain.credits import format_credits
 
     return format_credits(microcredits)
 
 
-def _quantity(quantity: Decimal) -> str:
+def _quantity_text(quantity: Decimal) -> str:
     from usageledger.domain.quantity import format_quantity
 
     return format_quantity(quantity)
 
 
-def _dollars(cents: int) -> str:
+def _dollar_text(cents: int) -> str:
     return f"${cents // 100}.{cents % 100:02d}"

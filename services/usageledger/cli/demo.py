@@ -1,4 +1,4 @@
-"""demo: the whole flow on real input, in front of a viewer."""
+"""demo: the whole flow on real input, shown as it happens."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     disaster: Annotated[
-        bool, typer.Option("--disaster", help="Kill the processor and empty Redis on the way.")
+        bool, typer.Option("--disaster", help="Kill the processor and empty Redis meanwhile.")
     ] = False,
     speed: Annotated[
         float,
         typer.Option(
-            "--speed", min=1.0, max=2_000.0, help="Seconds of the trace that go by in one."
+            "--speed",
+            min=1.0,
+            max=2_000.0,
+            help="How many times faster than real time the trace is played.",
         ),
     ] = 140.0,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="Keep the stack's data here (default: nowhere)."
-        ),
+        typer.Option("--data", metavar="DIR", help="Keep the data here (default: it is not kept)."),
     ] = None,
     backend: Annotated[
         Literal["packages", "docker"],
-        typer.Option("--backend", help="Where the servers come from."),
+        typer.Option(
+            "--backend",
+            help="Run Kafka and Redis from Python and Maven packages, or in containers.",
+        ),
     ] = "packages",
 ) -> None:
-    """Play an hour of a real service's requests through the whole flow in under a minute, then
-    audit it.
-    """
+    """Play an hour of a real service's requests in under a minute, then audit the ledger."""
     from usageledger.local.demo.run import run_demo
     from usageledger.local.demo.screen import Screen
 

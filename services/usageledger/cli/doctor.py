@@ -1,4 +1,4 @@
-"""doctor: what is wrong, why it matters, and the command that mends it."""
+"""doctor: what is wrong with a ledger, why it matters, and the command that mends it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usageledger.cli.options import AsJson, Data
 if TYPE_CHECKING:
     from usageledger.operations.doctor.finding import Examination, Finding
 
-STATES = {"ok": "ok", "notice": "see below", "finding": "needs somebody"}
+STATES = {"ok": "ok", "notice": "see below", "finding": "needs action"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,11 +21,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
-    """Look at the brokers, topics, Redis, clocks, catalog, partitions, views and limit events of a
-    ledger, and change nothing.
+    """Examine a ledger and everything it runs on. Nothing is changed.
 
-    Each finding comes with why it matters and the command that mends it. Exit code 0 where nothing
-    needs somebody, 1 otherwise.
+    It looks at brokers, topics, Redis, clocks, the catalog, partitions, counters and limit events.
+    Each finding says why it matters and which command mends it. Exit code 0 if nothing needs
+    action, 1 otherwise.
     """
     from usageledger.operations.doctor.examine import examine
     from usageledger.runtime.settings import Settings
@@ -41,16 +41,16 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
             {
                 "is_well": examination.is_well,
                 "areas": areas,
-                "findings": [_plain(each) for each in examination.findings],
+                "findings": [_finding_json(each) for each in examination.findings],
             }
         )
     else:
-        _print(examination)
+        _print_examination(examination)
     if not examination.is_well:
         raise typer.Exit(1)
 
 
-def _print(examination: Examination) -> None:
+def _print_examination(examination: Examination) -> None:
     rows = [
         (area, STATES[examination.worst(area)], found)
         for area, found in examination.looked_at.items()
@@ -66,7 +66,7 @@ def _print(examination: Examination) -> None:
         terminal.say("\nall is well")
 
 
-def _plain(finding: Finding) -> dict[str, str | bool]:
+def _finding_json(finding: Finding) -> dict[str, str | bool]:
     return {
         "area": finding.area,
         "what": finding.what,

@@ -1,7 +1,4 @@
-"""Expected errors end a command with one line that says what to do.
-
-A traceback is for what nobody expected.
-"""
+"""An expected error ends a command with one line that says what to do; others are raised."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typer.core import TyperGroup
 
 
 class Commands(TyperGroup):
-    """The commands, with expected errors told in a line."""
+    """A group of commands that prints an expected error in one line and exits with code 1."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -26,8 +23,8 @@ class Commands(TyperGroup):
 
 
 def explained(error: Exception) -> str | None:
-    """What a user is told of an error; None for one that nobody expected."""
-    # Only now: none of these is needed to show a help page.
+    """The line that is printed for an error; None for one that nobody expected."""
+    # Imported only now, so that a help page is shown without them.
     from kafka.errors import KafkaError
     from redis.exceptions import RedisError
 
@@ -46,17 +43,17 @@ def explained(error: Exception) -> str | None:
             f"  {defect}" for defect in error.defects
         )
     if isinstance(error, StopRequested):
-        return "stopped while starting"
+        return "stopped while starting; start it again with `usageledger up`"
     if isinstance(error, KafkaError):
         what = f"Kafka did not do what was asked ({type(error).__name__}: {error})"
-        return f"{what}: is it running, and at that address? See `usageledger status`"
+        return f"{what}: see `usageledger status` for whether it runs"
     if isinstance(error, (ViewError, RedisError)):
         return (
-            f"the counters cannot be read ({error}): is Redis running, and at that address? See "
-            "`usageledger status`"
+            f"the counters cannot be read ({error}): see `usageledger status` for whether Redis "
+            "runs"
         )
     if isinstance(error, (LogUnreadable, NotAnEntry)):
-        return f"the ledger cannot be read: {error}"
+        return f"the ledger cannot be read ({error}): run `usageledger doctor`"
     if isinstance(
         error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
     ):

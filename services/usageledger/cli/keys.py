@@ -1,4 +1,4 @@
-"""keys …: what the gateway knows its callers by."""
+"""keys …: the keys that apps call the gateway with."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from usageledger.cli.options import AsJson, Data
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="App keys of the gateway, with scopes; account tokens are minted with them.",
+    help="Keys that apps call the gateway with. They also mint account tokens.",
 )
 
 OVERLAP_S = 86_400
 
 
 class Scope(str, Enum):
-    """What a key may do; typer takes several of an enumeration, and of nothing else that has
-    names.
-    """
+    """What a key may do. An enumeration, as typer accepts several values of nothing else."""
 
     report = "report"
     check = "check"
@@ -34,24 +32,24 @@ KeyId = Annotated[
     str,
     typer.Argument(
         metavar="KEY_ID",
-        help="The key's id, as `keys list` shows it: of ulk_d58caaec_… it is d58caaec.",
+        help="The id that `usageledger keys list` shows. For ulk_d58caaec_… it is d58caaec.",
     ),
 ]
 
 
 @app.command(epilog='Example: usageledger keys create "render service" --scope check --scope hold')
 def create(
-    name: Annotated[str, typer.Argument(help="Who uses it.")],
+    name: Annotated[str, typer.Argument(help="Which app uses it.")],
     scopes: Annotated[
         list[Scope],
         typer.Option(
-            "--scope", help="What it may do; several times for several. admin may everything."
+            "--scope", help="What the key may do; may be repeated. admin may do everything."
         ),
     ],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key. It is shown this once."""
+    """Make a key. It is shown only this once."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -61,7 +59,7 @@ def create(
 
 @app.command("list", epilog="Example: usageledger keys list")
 def list_(data: Data = None, as_json: AsJson = False) -> None:
-    """Show every key there has been, without secrets."""
+    """Show every key, also revoked ones, without secrets."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -70,7 +68,9 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
         for key in found:
             terminal.print_json(key)
         return
-    terminal.print_table(("id", "name", "scopes", "made", "state"), [_row(key) for key in found])
+    terminal.print_table(
+        ("id", "name", "scopes", "made", "state"), [_key_row(key) for key in found]
+    )
 
 
 @app.command(epilog="Example: usageledger keys rotate 0a1b2c3d --overlap 3600")
@@ -78,14 +78,14 @@ def rotate(
     key_id: KeyId,
     overlap_s: Annotated[
         int,
-        typer.Option("--overlap", metavar="S", min=0, help="For how long the old secret works on."),
+        typer.Option("--overlap", metavar="S", min=0, help="How long the old secret still works."),
     ] = OVERLAP_S,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key a new secret, which is shown this once.
+    """Give a key a new secret. It is shown only this once.
 
-    The old one works on until the overlap has passed.
+    The old secret still works until the overlap has passed.
     """
     from usageledger.local.gateway_client import GatewayClient
 
@@ -96,7 +96,7 @@ def rotate(
 
 @app.command(epilog="Example: usageledger keys revoke 0a1b2c3d")
 def revoke(key_id: KeyId, data: Data = None, as_json: AsJson = False) -> None:
-    """End a key and every account token minted with it, at once."""
+    """Revoke a key and every account token minted with it, at once."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -112,10 +112,10 @@ def _print_key(made: dict[str, Any], as_json: bool) -> None:
         terminal.print_json(made)
         return
     terminal.say(made["key"])
-    terminal.note("Send it as `Authorization: Bearer …`. It is shown this once.")
+    terminal.note("Send it as `Authorization: Bearer …`. It is shown only this once.")
 
 
-def _row(key: dict[str, Any]) -> tuple[str, ...]:
+def _key_row(key: dict[str, Any]) -> tuple[str, ...]:
     working = len(key["secrets"])
     state = (
         "revoked"

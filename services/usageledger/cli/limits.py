@@ -1,4 +1,4 @@
-"""limits tail: limit events as they come."""
+"""limits tail: limit events as they arrive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def limits() -> None:
 def tail(
     from_beginning: Annotated[
         bool,
-        typer.Option("--from-beginning", help="All that were ever written, then those to come."),
+        typer.Option("--from-beginning", help="Start with the first event ever written."),
     ] = False,
     until_idle_s: Annotated[
         float | None,
@@ -29,16 +29,13 @@ def tail(
             "--until-idle",
             metavar="S",
             min=0,
-            help="End when none has come for so many seconds (default: never).",
+            help="End when none has come for this many seconds (default: never).",
         ),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show limit events as they come, until Ctrl-C.
-
-    With --json they are printed as the CloudEvents they are.
-    """
+    """Show limit events as they arrive, until Ctrl-C. With --json, as CloudEvents."""
     from usageledger.operations.limit_tail import tail as limit_events
 
     settings = connection(data)
@@ -46,24 +43,24 @@ def tail(
         if as_json:
             terminal.print_json(event)
         else:
-            terminal.say(_line(event))
+            terminal.say(_event_line(event))
 
 
-def _line(event: dict[str, Any]) -> str:
-    """A limit event in a line."""
-    told = event["data"]
-    share = f" {told['threshold']}" if told["threshold"] else ""
-    upgrade = told["upgrade"]
+def _event_line(event: dict[str, Any]) -> str:
+    """A limit event in one line."""
+    data = event["data"]
+    share = f" {data['threshold']}" if data["threshold"] else ""
+    upgrade = data["upgrade"]
     offer = (
         ""
         if upgrade is None
         else f", next: {upgrade['name']} ({upgrade['allotment']} credits, "
         f"${upgrade['price_cents'] / 100:.2f})"
     )
-    suspension = told.get("suspension")
-    why = told["reason"] if suspension is None else f"{told['reason']}: {suspension['reason']}"
+    suspension = data.get("suspension")
+    why = data["reason"] if suspension is None else f"{data['reason']}: {suspension['reason']}"
     what = f"{event['type']}{share} ({why})"
     return (
-        f"{event['time']}  {told['account']}  {what}: {told['used']} used, {told['remaining']} "
-        f"remain on {told['plan']}{offer}"
+        f"{event['time']}  {data['account']}  {what}: {data['used']} used, {data['remaining']} "
+        f"remain on {data['plan']}{offer}"
     )

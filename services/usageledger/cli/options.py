@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they stand for."""
+"""Options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 def parse_time(text: str) -> datetime:
-    """A time as people write it: ISO 8601, in UTC where no zone is named. Raises
-    typer.BadParameter.
-    """
+    """An ISO 8601 time, in UTC if it names no zone. Raises typer.BadParameter."""
     try:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -31,42 +29,42 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="The running stack's directory. Without it: USAGELEDGER_… variables, else "
-        ".usageledger.",
+        help="The running stack's directory (default: USAGELEDGER_… variables, else .usageledger).",
     ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="JSON on stdout; a list is one object a line.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; a list has one object per line.")]
 TimeOption = Annotated[
     datetime | None,
     typer.Option(
         "--time",
         metavar="TIME",
         parser=parse_time,
-        help="When it happened (default: now); UTC if no zone is named.",
+        help="When it happened; UTC if no zone is named (default: now).",
     ),
 ]
 Source = Annotated[
     str,
     typer.Option(
-        "--source", help="The service that tells the ledger so: part of the event's identity."
+        "--source", help="The service that reports it. It is part of the event's identity."
     ),
 ]
 Id = Annotated[
     str | None,
     typer.Option(
         "--id",
-        help="The event's id (default: a new one). Sent again under it, the event counts once.",
+        help="The event's id; a repeat under the same id counts once (default: a new id).",
     ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for the ledger's decision and show it.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the ledger's decision, and show it.")]
 
 DEFAULT_SOURCE = "cli"
 
 
 def connection(data: Path | None) -> Settings:
-    """Where the ledger is, if its broker can be reached. Raises SettingsError, OperatorError."""
+    """A ledger's settings, once its broker accepts connections.
+
+    Raises SettingsError, OperatorError.
+    """
     from usageledger.operations.reachability import require_listener
     from usageledger.runtime.settings import Settings
 
@@ -76,14 +74,14 @@ def connection(data: Path | None) -> Settings:
 
 
 def stack_directory(data: Path | None) -> Path:
-    """The one-machine stack's directory: as given, else USAGELEDGER_DATA, else ``.usageledger``."""
+    """The stack's directory: the one given, else USAGELEDGER_DATA, else ``.usageledger``."""
     from usageledger.runtime.settings import DATA_DEFAULT
 
     return data or Path(os.environ.get("USAGELEDGER_DATA") or DATA_DEFAULT)
 
 
 def now() -> datetime:
-    """The wall clock, in whole milliseconds as Kafka counts."""
+    """Now, in whole milliseconds as Kafka counts."""
     from usageledger.sdk.producer.events import utc_now
 
     return utc_now()

@@ -1,4 +1,4 @@
-"""processor …: what an operator does about a partition that has stopped."""
+"""processor …: what to do about a partition that has stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="What to do about a partition that has stopped.")
 
-_PLACE = re.compile(r"(\d{1,9})@(\d{1,18})", re.ASCII)
+_INPUT = re.compile(r"(\d{1,9})@(\d{1,18})", re.ASCII)
 
 
 @app.callback()
@@ -32,31 +32,29 @@ def skip(
         str,
         typer.Argument(
             metavar="PARTITION@OFFSET",
-            help="The input that the partition has stopped at, as its log names it.",
+            help="The input that the partition has stopped at, as `usageledger status` names it.",
         ),
     ],
-    reason: Annotated[
-        str, typer.Option("--reason", help="Why, for the ledger: whoever audits it reads this.")
-    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the ledger and its auditors.")],
     topic: Annotated[
-        Literal["usage", "account"], typer.Option("--topic", help="Which input it lies in.")
+        Literal["usage", "account"], typer.Option("--topic", help="The topic of that input.")
     ] = "usage",
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave out the one input on which the code fails, for good: the ledger says so in an entry of
-    its own, and charges nothing for it.
+    """Skip, for good, the one input that this release's code fails on.
 
-    Refused for any other input: for one that was decided, for one that the partition has not come
-    to, and for one that this release decides without a fault. A processor that runs goes on by
-    itself. The event may be sent again once the code is mended.
+    The ledger records the skip in an entry and charges nothing. Any other input is refused: one
+    that is decided already, one that the partition has not reached, and one that this release can
+    decide. A running processor goes on by itself. The event may be sent again once the code is
+    fixed.
     """
     from usageledger.operations.ledger_entries import readable_entry
-    from usageledger.operations.skips import skip as skipped_input
+    from usageledger.operations.skips import skip as skip_input
 
     address = _address(place, topic)
     settings = connection(data)
-    skipped = skipped_input(settings.kafka, settings.redis_url, settings.prefix, address, reason)
+    skipped = skip_input(settings.kafka, settings.redis_url, settings.prefix, address, reason)
     if as_json:
         terminal.print_json(readable_entry(skipped))
         return
@@ -72,7 +70,7 @@ def skip(
 def _address(place: str, topic: Literal["usage", "account"]) -> InputAddress:
     from usageledger.domain.entry import InputAddress
 
-    found = _PLACE.fullmatch(place)
+    found = _INPUT.fullmatch(place)
     if found is None:
-        raise typer.BadParameter(f"{place!r} is no place: write PARTITION@OFFSET, such as 3@1841")
+        raise typer.BadParameter(f"{place!r} is no input: write PARTITION@OFFSET, such as 3@1841")
     return InputAddress(topic=topic, partition=int(found[1]), offset=int(found[2]))

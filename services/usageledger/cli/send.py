@@ -1,4 +1,4 @@
-"""send: a file of events, each to its topic."""
+"""send: sends a file of events, each to its topic."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ def add_to(app: typer.Typer) -> None:
 
 def send(
     file: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="One CloudEvent a line; - is stdin.")
+        str, typer.Argument(metavar="FILE|-", help="One CloudEvent per line; - is stdin.")
     ],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send usage and account events, in order, and wait until Kafka has them.
+    """Send usage and account events in order, and wait until Kafka has them.
 
-    Whatever a line holds is sent: what is no good event is refused by the ledger, with its reason
-    and its place (`usageledger refusals list`). Into a ledger in import mode each record goes with
-    its event's own time. The order of the file is the order of decisions: put usage and account
-    events into one file, sorted by when they became known; a line that is earlier than those before
-    it counts as late.
+    Every line is sent. The ledger refuses those that are no valid events (see `usageledger refusals
+    list`). In import mode each record bears its event's own time. Events are decided in the order
+    of the file, so put usage and account events into one file, sorted by when they became known. A
+    line that is earlier than the lines before it counts as late.
     """
     from usageledger.log.reading import log_reader
     from usageledger.operations.event_file import outgoing_records
@@ -61,7 +60,7 @@ def send(
             kafka_connector(settings.kafka, settings.prefix),
             lambda record: done(lines.bytes_read, total),
         )
-    _print(report, as_json)
+    _print_report(report, as_json)
     if report.not_sent:
         raise typer.Exit(1)
 
@@ -79,7 +78,7 @@ class _Lines:
             yield line
 
 
-def _print(report: SendReport, as_json: bool) -> None:
+def _print_report(report: SendReport, as_json: bool) -> None:
     from usageledger.operations.event_file import NO_EVENT
 
     by_type = dict(sorted(report.sent.items()))
@@ -88,13 +87,10 @@ def _print(report: SendReport, as_json: bool) -> None:
         terminal.print_json({"sent": report.sent.total(), "by_type": by_type, "not_sent": not_sent})
         return
     counts = ", ".join(f"{count:,} {name}" for name, count in by_type.items() if name != NO_EVENT)
-    strange = report.sent[NO_EVENT]
-    if strange:
+    unknown = report.sent[NO_EVENT]
+    if unknown:
         known = f"{counts}, " if counts else ""
-        counts = (
-            f"{known}{strange:,} that {'is' if strange == 1 else 'are'} no event the ledger knows "
-            "and will be refused by it"
-        )
+        counts = f"{known}{unknown:,} of no type that the ledger knows, which it will refuse"
     terminal.say(f"sent {report.sent.total():,}{': ' if counts else ''}{counts}")
     for line in report.not_sent[:NOT_SENT_SHOWN]:
         typer.echo(f"usageledger: line {line.line} was not sent: {line.why}", err=True)

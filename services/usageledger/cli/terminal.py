@@ -1,6 +1,4 @@
-"""What the commands print: results to stdout, for people or as JSON; what happens meanwhile to
-stderr.
-"""
+"""What commands print: results to stdout, as text or JSON; progress and warnings to stderr."""
 
 from __future__ import annotations
 
@@ -28,36 +26,36 @@ WIDTH_WITHOUT_TERMINAL = 180
 
 
 def results() -> Console:
-    """Where results go. Made when it is needed: tests and pipes put another stdout in place."""
+    """The console of results. Made for each use, as tests and pipes replace stdout."""
     return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
 
 
 def notices() -> Console:
-    """Where progress and warnings go."""
+    """The console of progress and warnings."""
     return Console(
         stderr=True, width=None if sys.stderr.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False
     )
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on a line of its own, at once."""
+    """Print one JSON value on a line of its own, and flush."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """A line of a result, as it is."""
+    """Print one line of a result, unchanged, and flush."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A line on stderr."""
+    """Print one line on stderr."""
     notices().print(escape(text), style="dim", soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """A warning on stderr."""
+    """Print a warning on stderr."""
     notices().print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
 
@@ -68,7 +66,7 @@ def print_table(
     right: Sequence[str] = (),
     title: str | None = None,
 ) -> None:
-    """A table for people. ``right``: the columns that are aligned to the right."""
+    """Print a table. ``right`` names the columns that are aligned to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -78,7 +76,7 @@ def print_table(
 
 
 def time_text(at: datetime | None, otherwise: str = "–") -> str:
-    """A time for people: UTC, to the second."""
+    """A time in UTC, to the second, for people to read."""
     return (
         otherwise
         if at is None
@@ -90,9 +88,9 @@ def time_text(at: datetime | None, otherwise: str = "–") -> str:
 def counting(
     what: str, total: int | None, *, is_bytes: bool = False
 ) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on a terminal, nothing elsewhere.
+    """A progress bar on a terminal; elsewhere nothing is shown.
 
-    Yields what to call with how much is done, of how much.
+    Yields a function to call with how much is done, and of how much.
     """
     counts = (DownloadColumn(), TransferSpeedColumn()) if is_bytes else (MofNCompleteColumn(),)
     console = notices()
@@ -114,7 +112,7 @@ def counting(
 
 
 class TerminalProgress:
-    """The stack's doings on stderr: `usageledger.local.progress.Progress`."""
+    """Shows on stderr what the stack is doing, as a `usageledger.local.progress.Progress`."""
 
     def __init__(self) -> None:
         self._console = notices()

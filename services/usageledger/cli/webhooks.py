@@ -1,4 +1,4 @@
-"""webhooks …: endpoints that limit events are delivered to."""
+"""webhooks …: the endpoints that limit events are delivered to."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from usageledger.cli.options import AsJson, Data
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Webhooks: where limit events are delivered to, and what became of them.",
+    help="Endpoints that limit events are delivered to, and their deliveries.",
 )
 
 OVERLAP_S = 86_400
 
 
 class LimitType(str, Enum):
-    """Which limit event; typer takes several of an enumeration, and of nothing else that has
-    names.
-    """
+    """A type of limit event. An enumeration, as typer accepts several values of nothing else."""
 
     threshold = "limit.threshold"
     reached = "limit.reached"
@@ -29,7 +27,7 @@ class LimitType(str, Enum):
 
 
 EndpointId = Annotated[
-    str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, as `webhooks list` shows it.")
+    str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id, which `webhooks list` shows.")
 ]
 Overlap = Annotated[
     int,
@@ -37,7 +35,7 @@ Overlap = Annotated[
         "--overlap",
         metavar="S",
         min=0,
-        help="For how long the old secret signs as well (default: a day).",
+        help="How long deliveries are signed with the old secret too.",
     ),
 ]
 
@@ -47,22 +45,22 @@ Overlap = Annotated[
     "--type limit.cleared"
 )
 def add(
-    url: Annotated[str, typer.Argument(help="Where to deliver.")],
+    url: Annotated[str, typer.Argument(help="Where to deliver to.")],
     types: Annotated[
         list[LimitType] | None,
-        typer.Option(
-            "--type", help="Which limit events; several times for several (default: all)."
-        ),
+        typer.Option("--type", help="Only limit events of this type; may be repeated."),
     ] = None,
     accounts: Annotated[
         list[str] | None,
-        typer.Option("--account", help="Of which account; several times for several."),
+        typer.Option("--account", help="Only limit events of this account; may be repeated."),
     ] = None,
-    description: Annotated[str, typer.Option("--description", help="For people.")] = "",
+    description: Annotated[
+        str, typer.Option("--description", help="What it is for, for people.")
+    ] = "",
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have limit events delivered to a URL from now on. Its secret is shown this once."""
+    """Deliver limit events to a URL from now on. Its secret is shown only this once."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -74,7 +72,7 @@ def add(
 
 @app.command("list", epilog="Example: usageledger webhooks list")
 def list_(data: Data = None, as_json: AsJson = False) -> None:
-    """Show every endpoint, and how it fares."""
+    """Show every endpoint, and how its deliveries go."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -93,9 +91,9 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
 def rotate(
     endpoint: EndpointId, overlap_s: Overlap = OVERLAP_S, data: Data = None, as_json: AsJson = False
 ) -> None:
-    """Give an endpoint a new secret, which is shown this once.
+    """Give an endpoint a new secret. It is shown only this once.
 
-    Until the overlap has passed deliveries are signed with both.
+    Until the overlap has passed, deliveries are signed with both secrets.
     """
     from usageledger.local.gateway_client import GatewayClient
 
@@ -106,19 +104,19 @@ def rotate(
 
 @app.command(epilog="Example: usageledger webhooks disable wh_1f6d0c2b9a3e4d57")
 def disable(endpoint: EndpointId, data: Data = None, as_json: AsJson = False) -> None:
-    """Switch an endpoint off: nothing new is meant for it, and what waits goes on waiting."""
+    """Switch an endpoint off. It gets no new deliveries, and those that wait go on waiting."""
     _switch(endpoint, data, as_json, on=False)
 
 
 @app.command(epilog="Example: usageledger webhooks enable wh_1f6d0c2b9a3e4d57")
 def enable(endpoint: EndpointId, data: Data = None, as_json: AsJson = False) -> None:
-    """Switch an endpoint on again, also one that answered 410 Gone."""
+    """Switch an endpoint on again, even one that answered 410 Gone."""
     _switch(endpoint, data, as_json, on=True)
 
 
 @app.command(epilog="Example: usageledger webhooks remove wh_1f6d0c2b9a3e4d57")
 def remove(endpoint: EndpointId, data: Data = None, as_json: AsJson = False) -> None:
-    """Take an endpoint away, with what waits for it."""
+    """Remove an endpoint and the deliveries that wait for it."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -134,12 +132,12 @@ def deliveries(
     endpoint: EndpointId,
     state: Annotated[
         Literal["pending", "delivered", "dead"] | None,
-        typer.Option("--state", help="Only those in this state."),
+        typer.Option("--state", help="Only deliveries in this state."),
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was delivered or is to be, the newest first."""
+    """Show an endpoint's deliveries, the newest first."""
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
@@ -167,20 +165,20 @@ def deliveries(
 def resend(
     endpoint: EndpointId,
     delivery: Annotated[
-        list[str] | None, typer.Argument(metavar="[DELIVERY]...", help="Deliveries' ids.")
+        list[str] | None, typer.Argument(metavar="DELIVERY", help="The ids of deliveries.")
     ] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="All that are dead.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="All dead deliveries.")] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have deliveries sent again at once, and from then on by the whole schedule.
+    """Send deliveries again at once, and then by the whole retry schedule.
 
-    They keep their ids, so a receiver drops repeats.
+    They keep their ids, so a receiver can drop repeats.
     """
     from usageledger.local.gateway_client import GatewayClient
 
     if bool(delivery) == dead:
-        raise typer.BadParameter("name deliveries, or take all that are dead with --dead")
+        raise typer.BadParameter("name deliveries, or --dead for all that are dead")
     with GatewayClient.find(data) as gateway:
         ids = delivery or [found["id"] for found in gateway.deliveries(endpoint, "dead")]
         for delivery_id in ids:
@@ -188,14 +186,14 @@ def resend(
             if as_json:
                 terminal.print_json(sent)
     if not as_json:
-        terminal.say(f"{len(ids)} to be sent again")
+        terminal.say(f"{len(ids)} deliveries will be sent again")
 
 
 @app.command("test", epilog="Example: usageledger webhooks test wh_1f6d0c2b9a3e4d57")
 def send_test(endpoint: EndpointId, data: Data = None, as_json: AsJson = False) -> None:
-    """Send an endpoint a test event and show what it answers.
+    """Send an endpoint a test event, and show its answer.
 
-    Exit code 1 if it does not take it.
+    Exit code 1 if it does not accept the event.
     """
     from usageledger.local.gateway_client import GatewayClient
 
@@ -228,8 +226,8 @@ def _print_secret(made: dict[str, Any], as_json: bool) -> None:
         return
     terminal.say(f"{made['id']}\n{made['secret']}")
     terminal.note(
-        "The secret verifies signatures, by any library for Standard Webhooks. It is shown this "
-        "once."
+        "The secret verifies signatures, by any library for Standard Webhooks. It is shown only "
+        "this once."
     )
 
 
@@ -238,7 +236,7 @@ def _endpoint_row(endpoint: dict[str, Any]) -> tuple[str, ...]:
     gets = ", ".join(type_.removeprefix("limit.") for type_ in endpoint["types"])
     if endpoint["accounts"]:
         gets += f" of {len(endpoint['accounts'])} accounts"
-    told = "" if failure is None else f"{failure['at']}: {failure['detail']}"
+    last_failure = "" if failure is None else f"{failure['at']}: {failure['detail']}"
     return (
         endpoint["id"],
         endpoint["url"],
@@ -246,7 +244,7 @@ def _endpoint_row(endpoint: dict[str, Any]) -> tuple[str, ...]:
         endpoint["state"],
         str(endpoint["pending"]),
         str(endpoint["dead"]),
-        told,
+        last_failure,
     )
 
 

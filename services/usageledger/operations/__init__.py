@@ -1,4 +1,1 @@
-"""How a ledger is doing, for who looks at it: the command line, the gateway's console.
-
-Nothing is decided by it.
-"""
+"""What the operator's commands and the console do, once for both. Nothing here decides credits."""

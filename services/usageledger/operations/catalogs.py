@@ -1,4 +1,4 @@
-"""The catalog topic: what is published there, and publishing another version."""
+"""The catalog topic: reading what is published there, and publishing another version."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What became of a publication.
+    """The outcome of publishing a version.
 
-    ``is_new`` is False where this version was there already, with the same content.
+    ``is_new`` is False if the version had been published before, with the same content.
     """
 
     version: str
@@ -42,9 +42,7 @@ class Publication:
 
 
 def catalog_event(catalog: Catalog, at: datetime) -> bytes:
-    """The record value that publishes a catalog: its id is the version, which never has another
-    content.
-    """
+    """The record value that publishes a catalog. The event's id is the catalog's version."""
     event = {
         "specversion": "1.0",
         "type": CATALOG_PUBLISHED,
@@ -58,7 +56,10 @@ def catalog_event(catalog: Catalog, at: datetime) -> bytes:
 
 
 def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
-    """All versions of a ledger's catalog topic, in their order. None where none was published."""
+    """All versions in a ledger's catalog topic, in their order; empty if there are none yet.
+
+    Raises OperatorError where there is no such topic.
+    """
     topic = Topics(prefix).catalog
     if reader.partition_count(topic) == 0:
         raise OperatorError(
@@ -71,7 +72,7 @@ def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
 
 
 def catalog_connector(kafka: str, prefix: str) -> Connect:
-    """Connects to a ledger's catalog topic."""
+    """What connects to a ledger's catalog topic."""
     from usageledger.sdk.producer.kafka_publisher import connector_to
 
     return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)
@@ -85,7 +86,7 @@ def publish_to(kafka: str, prefix: str, catalog: Catalog, now: datetime) -> Publ
 
 
 def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
-    """Publish the catalog that comes with the package if the topic is empty; say whether it was."""
+    """Publish the shipped catalog if the topic is empty. Returns whether it was."""
     with log_reader(kafka) as reader:
         if reader.end_offset(Topics(prefix).catalog, 0) > 0:
             return False
@@ -96,18 +97,17 @@ def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
 def publish(
     connect: Connect, catalog: Catalog, published: AdoptedCatalogs, now: datetime
 ) -> Publication:
-    """Publish a catalog that can be used.
+    """Publish a catalog.
 
-    Raises OperatorError where its version is there with other content, or Kafka does not take it.
-
-    ``connect`` is a connection to the catalog topic (`catalog_connector`), ``published`` what lies
-    there.
+    ``connect`` makes a connection to the catalog topic (`catalog_connector`); ``published`` is
+    what the topic has. Raises OperatorError if the version was published with other content, or if
+    Kafka does not acknowledge the catalog.
     """
     known = published.version(catalog.version)
     if known is not None and known != catalog:
         raise OperatorError(
             f"version {catalog.version!r} has been published with other content, and a version "
-            "never changes: give this one another version"
+            "never changes: give this catalog another version"
         )
     if known is not None:
         return Publication(catalog.version, is_new=False)
@@ -123,10 +123,10 @@ def wait_until_adopted(
     on_look: Callable[[int], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[int]:
-    """Wait until every partition has adopted what is published; return the partitions that have not
-    in time.
+    """Wait until every partition has adopted the newest catalog.
 
-    ``on_look`` is told how many have not yet.
+    Returns the partitions that have not within ``timeout_s``. ``on_look`` gets their number at
+    each look.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -145,21 +145,19 @@ def _warnings(catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> li
     in_force = published.in_force(now)
     if catalog.effective_from < in_force.effective_from:
         warnings.append(
-            f"effective_from {format_time(catalog.effective_from)} lies before that of "
-            f"{in_force.version!r}, which is in force since "
-            f"{format_time(in_force.effective_from)} and stays so: this version rates what "
-            "occurred before that, and what no other knows"
+            f"effective_from {format_time(catalog.effective_from)} is before that of "
+            f"{in_force.version!r}, which stays in force: this version rates usage from before "
+            f"{format_time(in_force.effective_from)}, and models that no later version knows"
         )
     elif catalog.effective_from < now:
         warnings.append(
-            f"effective_from {format_time(catalog.effective_from)} is past: usage that occurred "
-            "since then and is decided from now on "
-            "is rated by this version; what was decided before is not touched"
+            f"effective_from {format_time(catalog.effective_from)} is in the past: this version "
+            "rates usage since then that is decided from now on; what was decided stays as it is"
         )
     dropped = [plan for plan in in_force.plans if catalog.plan(plan.id) is None]
     warnings += [
-        f"plan {plan.id!r} ({format_credits(plan.allotment)} credits) is gone: accounts that have "
-        "it keep it, nobody can change to it"
+        f"plan {plan.id!r} ({format_credits(plan.allotment)} credits) is gone: accounts on it "
+        "keep it, but no account can change to it"
         for plan in dropped
     ]
     return warnings
@@ -170,7 +168,7 @@ def _send(connect: Connect, value: bytes) -> None:
         publisher = connect()
     except PublishError as error:
         raise OperatorError(
-            f"no Kafka broker answers ({error}): does it run? `usageledger status` says"
+            f"no Kafka broker answers ({error}): see `usageledger status` for whether it runs"
         ) from error
     outcome: list[PublishError | None] = []
     is_done = threading.Event()
@@ -189,6 +187,9 @@ def _send(connect: Connect, value: bytes) -> None:
         if outcome[0] is not None:
             raise outcome[0]
     except PublishError as error:
-        raise OperatorError(f"Kafka did not take the catalog: {error}") from error
+        raise OperatorError(
+            f"Kafka did not acknowledge the catalog ({error}). See `usageledger status`, then "
+            "publish it again: a repeat changes nothing"
+        ) from error
     finally:
         publisher.close()

@@ -1,12 +1,12 @@
-"""What an operator's command can end with when something expected goes wrong."""
+"""Errors that an operator's command can end with."""
 
 from __future__ import annotations
 
 
 class OperatorError(Exception):
-    """A command could not do what it was asked.
+    """A command could not do what it was asked to do.
 
-    ``str()`` says what to do, and can be shown as it is.
+    ``str()`` says what to do about it, and can be shown as it is.
     """
 
 

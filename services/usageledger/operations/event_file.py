@@ -1,6 +1,6 @@
-"""From a line of a file to the record that it becomes.
+"""A file of events: which record each line becomes.
 
-Any line becomes one: whether it is a good event is for the ledger to say.
+Every line becomes a record. Whether it is a valid event is for the ledger to decide.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.timestamps import milliseconds
 
 NO_EVENT = "no event"
-"""What a line is counted as that has no type which the ledger knows.
+"""The type under which a line is counted if the ledger does not know its type.
 
-It is sent as it is, and the ledger refuses it.
+The line is sent unchanged, and the ledger refuses it.
 """
 
 TYPES = frozenset(EVENT_TYPES.values())
@@ -30,7 +30,7 @@ Input = Literal["usage", "account"]
 class OutgoingRecord(NamedTuple):
     """A record to be sent.
 
-    ``line`` counts from 1; ``timestamp_ms`` is None where Kafka dates the record.
+    ``line`` counts from 1. ``timestamp_ms`` is None if Kafka dates the record.
     """
 
     line: int
@@ -43,9 +43,7 @@ class OutgoingRecord(NamedTuple):
 
 
 class _Header(msgspec.Struct):
-    """What decides where a record goes; whatever the values are, for they are the ledger's to
-    judge.
-    """
+    """The fields that decide where a record goes. The ledger checks their values, not we."""
 
     type: Any = None
     subject: Any = None
@@ -59,12 +57,12 @@ _ZonedTime = Annotated[datetime, msgspec.Meta(tz=True)]
 def outgoing_records(
     lines: Iterable[bytes], *, partition_count: int, importing: bool
 ) -> Iterator[OutgoingRecord]:
-    """One record for each line that is not blank, in order: usage events to their topic, account
-    events to theirs, anything else to usage.
+    """One record for each line that is not blank, in order.
 
-    The key is the subject; what has none goes to partition 0 without a key. With ``importing`` a
-    record gets its event's own time, or where it is late the time that the file has come to; a line
-    without a time that can be read has that of the line before.
+    Account events go to their topic, everything else to the usage topic. The key is the subject; a
+    line without one goes to partition 0 without a key. With ``importing`` a record is dated with
+    its event's own time, or with that of the line before if that is later or its own cannot be
+    read.
     """
     own_ms = 0
     dates: dict[int, _FileOrder] = {}
@@ -82,12 +80,12 @@ def outgoing_records(
 
 
 class _FileOrder:
-    """Dates one partition's records so that the processor, which merges the two topics by time,
-    decides them in the order of the file.
+    """Dates one partition's records so that they are decided in the order of the file.
 
-    With their own times alone, a late usage event would be decided before or after an account event
-    of an earlier line by which of the two the processor happens to have seen. The ledger's clock
-    never goes back, so nothing else depends on the dates of late records.
+    The processor merges the two topics by time. With its own time, a late usage event would be
+    decided before or after an account event of an earlier line, by which of them the processor
+    happened to read first. The ledger's clock never goes back, so nothing else depends on the
+    dates of late records.
     """
 
     def __init__(self) -> None:
@@ -97,8 +95,8 @@ class _FileOrder:
     def date(self, input: Input, own_ms: int) -> int:
         """The record's timestamp.
 
-        Of one millisecond the merge takes account events first, so one that follows usage gets the
-        next.
+        Within one millisecond the merge puts account events first. So an account event that
+        follows usage gets the next millisecond.
         """
         earliest_ms = self._last_ms + (self._last_input == "usage" and input == "account")
         self._last_ms, self._last_input = max(own_ms, earliest_ms), input
@@ -136,7 +134,7 @@ def _key_of(subject: object) -> bytes | None:
 
 
 def _timestamp_ms(time: object, *, otherwise: int) -> int:
-    """A time as Kafka has it; what lies before 1970 becomes 1970, as for the ledger."""
+    """A time in milliseconds since 1970; an earlier one becomes 1970, as in the ledger."""
     if not isinstance(time, str):
         return otherwise
     try:

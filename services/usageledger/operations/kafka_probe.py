@@ -1,4 +1,4 @@
-"""Asking a broker whether it is ready to serve."""
+"""Connecting to a broker as an administrator, and asking whether it is ready."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
         return connect_admin(bootstrap, timeout_ms=timeout_ms)
     except KafkaError as error:
         raise OperatorError(
-            f"no Kafka broker answers at {bootstrap} ({error}): is the address right, and does it "
-            "run?"
+            f"no Kafka broker answers at {bootstrap} ({error}): check the address, and whether the "
+            "broker runs"
         ) from error
 
 
 def broker_is_ready(bootstrap: str) -> bool:
-    """Whether a broker answers and is registered with its controller (before that, topics cannot be
-    made).
+    """Whether a broker answers and is registered with its controller.
+
+    Before it is registered no topic can be made.
     """
     from kafka.errors import KafkaError
 

@@ -1,4 +1,4 @@
-"""Limit events as they come, for the command line."""
+"""Limit events as they arrive, for the command line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ POLL_MS = 200
 
 
 class TailFailed(Exception):
-    """The limit events cannot be read. The message says which, or what is not there."""
+    """The limit events cannot be read. The message says which one, or what is missing."""
 
 
 def tail(
     kafka: str, prefix: str, from_beginning: bool, until_idle_s: float | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield limit events as the CloudEvents that they are, each once, in each partition's order.
+    """Yield limit events as CloudEvents, each once, in each partition's order.
 
-    From the first, or from those that come after the call; without end, or until there is none for
-    ``until_idle_s`` seconds. Raises TailFailed.
+    Starts with the first event, or with those that arrive after the call. Ends once none has come
+    for ``until_idle_s`` seconds (None: never). Raises TailFailed.
     """
     topic = Topics(prefix).limit
     consumer = KafkaConsumer(
@@ -45,7 +45,7 @@ def tail(
                     event = _new_event(record, seen)
                     if event is not None:
                         yield event
-                # After the events, for whoever takes them may be slow.
+                # After the events, as the caller may be slow to handle them.
                 last_event_s = time.monotonic()
     finally:
         consumer.close(autocommit=False)
@@ -54,12 +54,14 @@ def tail(
 def _assign(consumer: Any, topic: str, from_beginning: bool) -> None:
     partitions = consumer.partitions_for_topic(topic)
     if not partitions:
-        raise TailFailed(f"there is no topic {topic}: are the address and the prefix right?")
-    places = [TopicPartition(topic, partition) for partition in sorted(partitions)]
-    consumer.assign(places)
-    offsets = consumer.beginning_offsets(places) if from_beginning else consumer.end_offsets(places)
-    for place in places:
-        consumer.seek(place, offsets[place])
+        raise TailFailed(f"there is no topic {topic}: check the address and the prefix")
+    assigned = [TopicPartition(topic, partition) for partition in sorted(partitions)]
+    consumer.assign(assigned)
+    offsets = (
+        consumer.beginning_offsets(assigned) if from_beginning else consumer.end_offsets(assigned)
+    )
+    for partition in assigned:
+        consumer.seek(partition, offsets[partition])
 
 
 def _new_event(record: Any, seen: dict[int, LimitAddress]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What each partition is doing: one that makes no progress told from one that has nothing to do."""
+"""What each partition is doing; one that is stuck is told apart from one that is idle."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from usageledger.counters.owner_reports import OwnerReport
 from usageledger.operations.lags import LedgerLags
 
 NO_PROGRESS_S = 10.0
-"""For so long an owner may be at one chunk, or wait for its turn, before it is said to make no
-progress.
-"""
+"""An owner that is at one chunk, or waits for its turn, for this long makes no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """One partition.
+    """One partition: how many records wait, by what they wait for, and its owner's report.
 
-    ``lag``: records that wait, by what they wait for; ``report`` is its owner's, None where it has
-    none.
+    ``report`` is None if the partition has no owner.
     """
 
     partition: int
@@ -45,17 +42,17 @@ class PartitionState:
 
     @property
     def needs_somebody(self) -> bool:
-        """Whether it will not go on by itself."""
+        """Whether it stays as it is until somebody acts."""
         return self.name in ("stopped", "no_owner") or self.is_stuck
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it has something to do and has done nothing for a while."""
+        """Whether it has something to do and has done nothing for 10 seconds."""
         return self.report is not None and self.report.no_progress_s >= NO_PROGRESS_S
 
     @property
     def detail(self) -> str:
-        """What there is to say of it, in a few words."""
+        """More about the state, in a few words; often empty."""
         report = self.report
         if report is None:
             return "no processor has it"
@@ -69,7 +66,7 @@ class PartitionState:
         return f"no progress for {report.no_progress_s:.0f} s" if self.is_stuck else ""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The state as JSON values."""
         report = self.report
         return {
             "partition": self.partition,

@@ -1,5 +1,6 @@
-"""Whether anybody listens at a broker's address: asked first by commands, which would otherwise
-wait half a minute to be told.
+"""Whether a broker's address accepts connections.
+
+Commands ask this first: kafka-python takes half a minute to give up on an address.
 """
 
 from __future__ import annotations
@@ -26,6 +27,6 @@ def require_listener(kafka: str) -> None:
         else:
             return
     raise OperatorError(
-        f"no Kafka broker answers at {', '.join(problems)}: is the address right, and does it run? "
-        "`usageledger status` says"
+        f"no Kafka broker answers at {', '.join(problems)}: check the address, and see "
+        "`usageledger status` for whether it runs"
     )

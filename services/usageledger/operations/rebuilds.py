@@ -1,4 +1,4 @@
-"""``rebuild``: a partition's view made anew on the real Kafka and Redis."""
+"""``rebuild``: rebuilds a partition's view on the real Kafka and Redis."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ def rebuild(
     anew: bool,
     on_progress: OnProgress,
 ) -> Rebuilt:
-    """Rebuild one partition's view.
+    """Rebuild one partition's view from its ledger.
 
-    Raises OperatorError where the ledger does not allow it, ViewError, LogUnreadable,
-    kafka-python's errors.
-
-    It takes as long as the ledger is long: it ends by itself where the log or the store stops
-    answering.
+    The time grows with the ledger's length and has no bound, but it ends with an error if Kafka or
+    Redis stops answering. Raises OperatorError where the ledger does not allow a rebuild,
+    ViewError, LogUnreadable, kafka-python's errors.
     """
     topics = Topics(prefix)
     catalogs = CatalogLog()
@@ -69,5 +67,5 @@ def rebuild(
         return asyncio.run(run())
     except (PartitionStopped, LedgerError) as error:
         raise OperatorError(
-            f"partition {partition} was not rebuilt, its view is as it was: {error}"
+            f"partition {partition} was not rebuilt, and its view is as it was: {error}"
         ) from error

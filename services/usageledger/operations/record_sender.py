@@ -1,10 +1,9 @@
-"""Sending events and waiting for their acknowledgement: each partition's in the order given, across
-the two input topics as well.
+"""Sends records in order, within a partition and across the two input topics, and waits for Kafka.
 
-The processor merges a partition's two inputs by time and looks whether the other one has more: what
-comes earlier in a file must lie in Kafka before what comes later does. Within a topic that is
-Kafka's own order; between the two, a record waits until everything before it of the same partition
-is acknowledged. Partitions do not wait for each other: nothing is ever decided across them.
+The processor merges a partition's two inputs by time. So the earlier line of a file must be in
+Kafka before a later one. Within a topic Kafka keeps the order. Between the topics, a record waits
+until all earlier records of its partition are acknowledged. Partitions do not wait for each other,
+as nothing is ever decided across them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from usageledger.operations.topics import MIB
 from usageledger.sdk.producer.publisher import Done, PublishError
 
 RECORD_BYTES_MAX = 1 * MIB - BATCH_OVERHEAD_BYTES - RECORD_OVERHEAD_BYTES
-"""The longest key and value together that an input topic takes."""
+"""The most bytes that a key and value may have together in an input topic."""
 
 WAITING_COUNT_MAX = 20_000
 WAITING_BYTES_MAX = 16 * MIB
@@ -33,8 +32,9 @@ STUCK_AFTER_S = 60.0
 
 
 class SendingFailed(OperatorError):
-    """Kafka did not acknowledge a record, or cannot be reached: ``why``. Some of what was sent may
-    have been taken all the same.
+    """Kafka did not acknowledge a record, or cannot be reached, for the reason ``why``.
+
+    It may have some of the records all the same.
     """
 
     def __init__(self, message: str, why: str) -> None:
@@ -63,7 +63,7 @@ class RecordPublisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """A line that Kafka does not take."""
+    """A line that is too large for Kafka."""
 
     line: int
     why: str
@@ -71,14 +71,14 @@ class NotSent:
 
 @dataclass(slots=True)
 class SendReport:
-    """What became of the lines. ``sent`` counts by type what Kafka has acknowledged."""
+    """What became of the lines. ``sent`` counts the acknowledged records by type."""
 
     sent: Counter[str] = field(default_factory=Counter)
     not_sent: list[NotSent] = field(default_factory=list)
 
 
 class Sender:
-    """Sends records to the two input topics. A context manager; for use from one thread."""
+    """Sends records to the two input topics. A context manager, for one thread."""
 
     def __init__(
         self, connect: Callable[[Input], RecordPublisher], *, stuck_after_s: float = STUCK_AFTER_S
@@ -87,7 +87,7 @@ class Sender:
         self._stuck_after_s = stuck_after_s
         self._publishers: dict[Input, RecordPublisher] = {}
         self._lanes: dict[int, _Lane] = {}
-        # All below is shared with the producers' threads, which bring the acknowledgements.
+        # Everything below is shared with the producers' threads, which acknowledge the records.
         self._changed = threading.Condition()
         self._free: set[int] = set()
         self._count = 0
@@ -109,20 +109,20 @@ class Sender:
             publisher.close()
 
     def send(self, record: OutgoingRecord) -> None:
-        """Take a record, to be sent in its turn.
+        """Queue a record and send what need not wait; blocks while too many are unacknowledged.
 
-        One that is too large for Kafka is noted in the report. Raises SendingFailed.
+        A record that is too large for Kafka is noted in the report. Raises SendingFailed.
         """
         size = _size(record)
         if size > RECORD_BYTES_MAX:
             self.report.not_sent.append(
                 NotSent(
                     record.line,
-                    f"{size:,} bytes with its key: the topic takes at most {RECORD_BYTES_MAX:,}",
+                    f"{size:,} bytes with its key: the topic accepts at most {RECORD_BYTES_MAX:,}",
                 )
             )
             return
-        self._wait(
+        self._wait_until(
             lambda: (
                 self._count < WAITING_COUNT_MAX
                 and (self._count == 0 or self._bytes + size <= WAITING_BYTES_MAX)
@@ -139,11 +139,11 @@ class Sender:
         self.report.sent[record.type] += 1
 
     def flush(self) -> None:
-        """Wait until everything is acknowledged. Raises SendingFailed."""
-        self._wait(lambda: self._count == 0)
+        """Wait until every record is acknowledged. Raises SendingFailed."""
+        self._wait_until(lambda: self._count == 0)
 
     def _advance(self, lane: _Lane) -> None:
-        """Hand over what need not wait.
+        """Hand the producers the records of a lane that need not wait.
 
         The lock is not held meanwhile: a producer may have to wait for the thread that
         acknowledges.
@@ -151,30 +151,30 @@ class Sender:
         while lane.queue:
             record = lane.queue[0]
             with self._changed:
-                if lane.on_their_way and lane.input != record.input:
+                if lane.in_flight and lane.input != record.input:
                     return
                 lane.input = record.input
-                lane.on_their_way += 1
+                lane.in_flight += 1
             lane.queue.popleft()
             try:
                 self._publisher(record.input).send(
                     record.key,
                     record.value,
-                    self._acknowledge(record, lane),
+                    self._on_acknowledged(record, lane),
                     partition=record.partition,
                     timestamp_ms=record.timestamp_ms,
                 )
             except PublishError as error:
                 raise _failed(record.line, error) from error
 
-    def _acknowledge(self, record: OutgoingRecord, lane: _Lane) -> Done:
+    def _on_acknowledged(self, record: OutgoingRecord, lane: _Lane) -> Done:
         def done(error: PublishError | None) -> None:
             with self._changed:
                 self._count -= 1
                 self._bytes -= _size(record)
                 self._progress_s = time.monotonic()
-                lane.on_their_way -= 1
-                if lane.on_their_way == 0:
+                lane.in_flight -= 1
+                if lane.in_flight == 0:
                     self._free.add(record.partition)
                 if error is not None and self._failure is None:
                     self._failure = _failed(record.line, error)
@@ -182,10 +182,10 @@ class Sender:
 
         return done
 
-    def _wait(self, is_there: Callable[[], bool]) -> None:
-        """Wait for acknowledgements until it is so, and hand over what they set free.
+    def _wait_until(self, is_met: Callable[[], bool]) -> None:
+        """Wait for acknowledgements until a condition is met, and send the records they free.
 
-        Raises SendingFailed when none come any more.
+        Raises SendingFailed if a record fails, or if no acknowledgement comes for too long.
         """
         while True:
             with self._changed:
@@ -193,7 +193,7 @@ class Sender:
                     raise self._failure
                 free, self._free = self._free, set()
                 if not free:
-                    if is_there():
+                    if is_met():
                         return
                     self._wait_for_change()
             for partition in free:
@@ -216,12 +216,10 @@ class Sender:
 
 @dataclass(slots=True)
 class _Lane:
-    """A partition: what waits to be sent to it, and how many records are on their way to which of
-    its two topics.
-    """
+    """One partition: its queue, and how many records are in flight to which of its two topics."""
 
     queue: deque[OutgoingRecord] = field(default_factory=deque)
-    on_their_way: int = 0
+    in_flight: int = 0
     input: Input = "usage"
 
 
@@ -230,9 +228,9 @@ def send_records(
     connect: Callable[[Input], RecordPublisher],
     on_sent: Callable[[OutgoingRecord], None] | None = None,
 ) -> SendReport:
-    """Send all records in order and return when Kafka has them.
+    """Send all records in order, and return once Kafka has acknowledged them.
 
-    ``on_sent`` is told of each as it is handed over. Raises SendingFailed.
+    ``on_sent`` is called with each record when it is queued. Raises SendingFailed.
     """
     with Sender(connect) as sender:
         for record in records:
@@ -244,14 +242,11 @@ def send_records(
 
 
 def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublisher]:
-    """Connects to a ledger's input topics.
-
-    What it makes raises SendingFailed where no broker answers.
-    """
+    """What connects to a ledger's input topics. It raises SendingFailed if no broker answers."""
     from usageledger.sdk.producer.kafka_publisher import KafkaPublisher, connector_to
 
     topics = Topics(prefix)
-    # Batches fill while one is on its way; waiting for more would only hold up each change from one
+    # Batches fill while one is in flight. To wait for more would only delay each change from one
     # topic to the other.
     connect_to = connector_to(
         kafka,
@@ -268,7 +263,9 @@ def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublishe
             publisher = connect_to(topics.usage if input == "usage" else topics.account)()
         except PublishError as error:
             why = f"no Kafka broker answers at {kafka} ({error})"
-            raise SendingFailed(f"{why}: does it run? `usageledger status` says", why) from error
+            raise SendingFailed(
+                f"{why}: see `usageledger status` for whether it runs", why
+            ) from error
         assert isinstance(publisher, KafkaPublisher)
         return publisher
 
@@ -279,7 +276,7 @@ def _size(record: OutgoingRecord) -> int:
     return len(record.key or b"") + len(record.value)
 
 
-_AGAIN = "Send the file again once Kafka is well: what it took already ends as duplicates."
+_AGAIN = "Send the file again once Kafka is well: events that it has already end as duplicates."
 
 
 def _failed(line: int, error: PublishError) -> SendingFailed:

@@ -1,4 +1,4 @@
-"""``processor skip``: the operator's claim on the real Kafka and Redis."""
+"""``processor skip``: claims a partition for the operator and skips the input it stopped at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
-from usageledger.operations.ledger_entries import ledger_partitions
+from usageledger.operations.ledger_entries import ledger_partitions, require_partition
 from usageledger.operations.topics import is_importing
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped
@@ -29,19 +29,15 @@ SKIP_TIMEOUT_S = 120.0
 def skip(
     kafka: str, redis_url: str, prefix: str, address: InputAddress, reason: str
 ) -> SealedEntry:
-    """Skip the input that a partition is stopped at and return the entry that says so.
+    """Skip the input that a partition has stopped at; return the entry that records the skip.
 
-    Raises OperatorError where it is not to be skipped, ViewError, LogUnreadable, kafka-python's
-    errors.
+    Raises OperatorError where the input may not be skipped, ViewError, LogUnreadable,
+    kafka-python's errors.
     """
     importing = is_importing(kafka, prefix)
     with log_reader(kafka) as reader:
         count = len(ledger_partitions(reader, prefix))
-        if address.partition >= count:
-            raise OperatorError(
-                f"there is no partition {address.partition}: the ledger has {count}, numbered from "
-                "0"
-            )
+        require_partition(address.partition, count)
         try:
             return asyncio.run(
                 _skip(reader, kafka, redis_url, prefix, address, reason, count, importing)
@@ -52,8 +48,8 @@ def skip(
             ) from error
         except TimeoutError:
             raise OperatorError(
-                f"not done within {SKIP_TIMEOUT_S:.0f} s: `usageledger ledger show` says whether "
-                "the skip was written"
+                f"not done within {SKIP_TIMEOUT_S:.0f} s: see `usageledger ledger show` for "
+                "whether the skip was written, and repeat the command if it was not"
             ) from None
 
 
@@ -94,8 +90,9 @@ async def _skip(
 
 
 class _FirstRecords:
-    """An `InputControl` that feeds each input's first record from where it is told to begin: which
-    comes first is all that is asked.
+    """An `InputControl` that feeds the first record of each input after a seek, and no more.
+
+    That is enough to decide which input the partition has stopped at.
     """
 
     def __init__(self, reader: LogReader, topics: Topics, partition: int) -> None:
@@ -115,8 +112,8 @@ class _FirstRecords:
             if not start <= position <= self._ends[source]:
                 raise PartitionStopped(
                     f"{topic}/{self._partition} holds offsets {start} to {self._ends[source]}, and "
-                    f"the ledger has decided up to {position}:"
-                    " the topic was truncated or made anew"
+                    f"the ledger has decided up to {position}: the topic was truncated or made "
+                    "anew. Restore it from a backup"
                 )
             first = next(
                 iter(self._reader.read(topic, self._partition, position, self._ends[source])), None

@@ -1,4 +1,4 @@
-"""Making a ledger's five topics, checking the ones that are there, and ending import mode."""
+"""Creating a ledger's five topics, checking those that exist, and ending import mode."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LedgerMode = Literal["absent", "importing", "going_live", "live"]
 
 
 class TopicMismatch(OperatorError):
-    """A topic is there already and is not what was asked for. Nothing was altered."""
+    """A topic exists with other settings than were asked for. Nothing was altered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,12 @@ def topic_settings(
 
     The four that are keyed by account have ``partitions`` each, the catalog has one.
 
-    With ``importing`` the two input topics keep each record's own time, however long ago or far
-    ahead that lies.
+    With ``importing`` the two input topics keep each record's own time, however far in the past or
+    the future.
     """
     log = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-    # Without retention nothing is gained by rolling segments by time, and a year's import would
-    # make hundreds of them.
+    # Segments are never deleted, so to roll them by time gains nothing, and the import of a year
+    # would make hundreds.
     log |= {"segment.ms": str(FOR_EVER_MS)}
     appended = log | {"message.timestamp.type": LOG_APPEND_TIME}
     dated = log | {
@@ -67,7 +67,7 @@ def topic_settings(
             partitions=partitions,
             configs=inputs | {"max.message.bytes": str(1 * MIB)},
         ),
-        # All entries of one input lie in one batch, and all of a chunk's may.
+        # All entries of one input are in one batch, and all of a chunk's may be.
         TopicSettings(
             name=topics.ledger,
             partitions=partitions,
@@ -94,12 +94,12 @@ def create_topics(
     importing: bool = False,
     replication_factor: int = -1,
 ) -> list[str]:
-    """Make the topics that are missing and check those that are there; return the names of those
-    made, in order.
+    """Create the topics that are missing, and check those that exist.
 
-    ``replication_factor`` -1 is the broker's default. An existing topic with another partition
-    count or kind of timestamp, or one that does not keep its records, raises TopicMismatch before
-    anything is made; a ledger whose import has ended may not be imported into again.
+    Returns the names of those created, in order. ``replication_factor`` -1 is the broker's default.
+    Raises TopicMismatch, before anything is created, if an existing topic has another partition
+    count or kind of timestamp, or does not keep its records. A ledger whose import has ended cannot
+    be imported into again. Raises OperatorError if the broker does not do what was asked.
     """
     wanted = topic_settings(Topics(prefix), partitions=partitions, importing=importing)
     with _admin(bootstrap) as admin:
@@ -114,8 +114,10 @@ def create_topics(
 
 
 def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
-    """Whether the input topics keep each record's own time, get Kafka's, differ (a go-live was cut
-    short), or are not there.
+    """The mode of a ledger, which is the kind of timestamps of its input topics.
+
+    They keep each record's own time (``importing``), have Kafka's (``live``), differ because a
+    go-live was cut short (``going_live``), or do not exist (``absent``). Raises OperatorError.
     """
     topics = Topics(prefix)
     with _admin(bootstrap) as admin:
@@ -131,7 +133,7 @@ def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
 def is_importing(bootstrap: str, prefix: str = "") -> bool:
     """Whether the ledger is in import mode: its input topics keep each record's own time.
 
-    Raises OperatorError if absent or differing.
+    Raises OperatorError if there is no ledger, or if a go-live was cut short.
     """
     mode = ledger_mode(bootstrap, prefix)
     if mode == "absent":
@@ -145,9 +147,9 @@ def is_importing(bootstrap: str, prefix: str = "") -> bool:
 
 
 def go_live(bootstrap: str, prefix: str = "") -> bool:
-    """End import mode, for good: from now on Kafka dates the records of both input topics.
+    """End import mode for good: from now on Kafka dates the records of both input topics.
 
-    False if it had ended before.
+    Returns whether the ledger was in import mode. Raises OperatorError.
     """
     from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -181,8 +183,7 @@ def _refuse_mismatches(
     if problems:
         raise TopicMismatch(
             f"topics exist that do not fit: {'; '.join(problems)}. Nothing was altered. Ask for "
-            "what is there, or take another --data "
-            "directory or prefix for another ledger."
+            "the settings they have, or name another --data directory or --prefix for a new ledger."
         )
 
 
@@ -222,15 +223,18 @@ def _create(admin: Any, missing: list[TopicSettings], replication_factor: int) -
         except TopicAlreadyExistsError:
             continue
         except KafkaError as error:
-            raise OperatorError(f"topic {topic.name} could not be made: {error}") from error
+            raise OperatorError(
+                f"topic {topic.name} could not be made ({error}): see the broker's log, and repeat "
+                "the command"
+            ) from error
     admin.wait_for_topics([topic.name for topic in missing], timeout_ms=30_000)
 
 
 def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
-    """Those of the topics that exist, as they are.
+    """The settings of those topics that exist. Raises OperatorError.
 
-    Of several brokers one can be asked that has not heard of a new topic yet, and tells no setting
-    of it: it is asked again for a while.
+    A broker that has not heard of a new topic yet answers without its settings, so it is asked
+    again for up to 20 seconds.
     """
     from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -251,8 +255,8 @@ def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
             break
         if time.monotonic() >= deadline_s:
             raise OperatorError(
-                f"the broker told no settings of {', '.join(unheard_of)} within "
-                f"{UNHEARD_OF_TIMEOUT_S:.0f} s"
+                f"the broker did not give the settings of {', '.join(unheard_of)} within "
+                f"{UNHEARD_OF_TIMEOUT_S:.0f} s: repeat the command"
             )
         time.sleep(0.1)
     return {
@@ -267,7 +271,7 @@ def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
 
 @contextmanager
 def _admin(bootstrap: str) -> Iterator[Any]:
-    """An admin client whose errors are OperatorErrors."""
+    """An admin client whose errors are raised as OperatorError."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -278,7 +282,8 @@ def _admin(bootstrap: str) -> Iterator[Any]:
             yield admin
     except KafkaError as error:
         raise OperatorError(
-            f"the Kafka broker at {bootstrap} did not do what was asked: {error}"
+            f"the Kafka broker at {bootstrap} did not do what was asked ({error}): see its log, "
+            "and repeat the command"
         ) from error
 
 

@@ -16,7 +16,7 @@ def is_true_within(
     every_s: float = 0.1,
     stopping: Event | None = None,
 ) -> bool:
-    """Ask ``check`` until it says yes; False when ``timeout_s`` have passed.
+    """Whether ``check`` returns True within ``timeout_s``; it is asked every ``every_s``.
 
     Raises StopRequested as soon as ``stopping`` is set.
     """

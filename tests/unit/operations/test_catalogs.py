@@ -37,8 +37,8 @@ def test_a_published_catalog_is_read_back_as_it_was() -> None:
     )
 
 
-def test_a_version_that_is_there_is_not_published_again() -> None:
-    assert publish(_Taking, SHIPPED, AdoptedCatalogs((SHIPPED,)), NOW) == Publication(
+def test_a_version_that_was_published_is_not_published_again() -> None:
+    assert publish(_Acknowledging, SHIPPED, AdoptedCatalogs((SHIPPED,)), NOW) == Publication(
         SHIPPED.version, is_new=False
     )
 
@@ -47,22 +47,24 @@ def test_a_version_never_changes() -> None:
     with pytest.raises(
         OperatorError, match="has been published with other content, and a version never changes"
     ):
-        publish(_Taking, version(SHIPPED.version, NOW), AdoptedCatalogs((SHIPPED,)), NOW)
+        publish(_Acknowledging, version(SHIPPED.version, NOW), AdoptedCatalogs((SHIPPED,)), NOW)
 
 
-def test_a_catalog_that_nobody_takes_is_an_error() -> None:
+def test_a_broker_that_does_not_answer_is_an_error() -> None:
     with pytest.raises(OperatorError, match=r"no Kafka broker answers \(it sleeps\)"):
-        publish(_nobody, version("v2", NOW), AdoptedCatalogs((SHIPPED,)), NOW)
+        publish(_unreachable, version("v2", NOW), AdoptedCatalogs((SHIPPED,)), NOW)
 
 
 def test_adoption_is_waited_for_until_the_last_partition() -> None:
     looks = iter([_behind(3, 2), _behind(0, 1), _behind(0, 0)])
-    told: list[int] = []
+    counts: list[int] = []
     assert (
-        wait_until_adopted(lambda: next(looks), 10, on_look=told.append, sleep=lambda seconds: None)
+        wait_until_adopted(
+            lambda: next(looks), 10, on_look=counts.append, sleep=lambda seconds: None
+        )
         == []
     )
-    assert told == [2, 1, 0]
+    assert counts == [2, 1, 0]
 
 
 def test_partitions_that_do_not_adopt_in_time_are_named() -> None:
@@ -72,31 +74,31 @@ def test_partitions_that_do_not_adopt_in_time_are_named() -> None:
 @pytest.mark.parametrize(
     ("effective_from", "warning"),
     [
-        (SHIPPED.effective_from - timedelta(days=1), "lies before that of 'captions-2026-11'"),
-        (NOW - timedelta(days=1), "is past: usage that occurred since then"),
+        (SHIPPED.effective_from - timedelta(days=1), "is before that of 'captions-2026-11'"),
+        (NOW - timedelta(days=1), "is in the past: this version rates usage since then"),
         (NOW + timedelta(days=1), None),
     ],
 )
-def test_a_date_that_may_surprise_is_warned_of(
+def test_an_effective_date_in_the_past_is_warned_of(
     effective_from: datetime, warning: str | None
 ) -> None:
-    found = publish(_Taking, version("v2", effective_from), AdoptedCatalogs((SHIPPED,)), NOW)
+    found = publish(_Acknowledging, version("v2", effective_from), AdoptedCatalogs((SHIPPED,)), NOW)
     assert found.is_new
     assert (
         [warning in each for each in found.warnings] == [True] if warning else found.warnings == ()
     )
 
 
-def test_a_plan_that_goes_is_warned_of() -> None:
+def test_a_plan_that_is_dropped_is_warned_of() -> None:
     without = replace(
         SHIPPED, version="v2", effective_from=NOW + timedelta(days=1), plans=SHIPPED.plans[:-1]
     )
-    (warning,) = publish(_Taking, without, AdoptedCatalogs((SHIPPED,)), NOW).warnings
+    (warning,) = publish(_Acknowledging, without, AdoptedCatalogs((SHIPPED,)), NOW).warnings
     assert warning.startswith("plan 'scale_4x' (5600 credits) is gone")
 
 
-class _Taking:
-    """A publisher whose broker takes everything."""
+class _Acknowledging:
+    """A publisher whose broker acknowledges everything."""
 
     def send(
         self, key: bytes, value: bytes, done: Done, *, timestamp_ms: int | None = None
@@ -106,7 +108,7 @@ class _Taking:
     def close(self) -> None: ...
 
 
-def _nobody() -> Publisher:
+def _unreachable() -> Publisher:
     raise PublishError("it sleeps", Blame.CONNECTION)
 
 

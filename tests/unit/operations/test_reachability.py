@@ -1,4 +1,4 @@
-"""Whether a broker's address is worth a try."""
+"""Whether a broker's address accepts connections."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def test_one_address_of_several_is_enough() -> None:
         require_listener(f"127.0.0.1:1, 127.0.0.1:{server.getsockname()[1]}")
 
 
-def test_an_address_where_nobody_listens_is_told_with_the_reason() -> None:
+def test_an_address_that_refuses_connections_is_named_with_the_reason() -> None:
     with pytest.raises(
         OperatorError,
-        match=r"no Kafka broker answers at 127\.0\.0\.1:1 \(.*refused\): is the address right",
+        match=r"no Kafka broker answers at 127\.0\.0\.1:1 \(.*refused\): check the address",
     ):
         require_listener("127.0.0.1:1")
 
@@ -26,6 +26,6 @@ def test_an_address_where_nobody_listens_is_told_with_the_reason() -> None:
 @pytest.mark.parametrize(
     "address", ["kafka", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:99999", "", ":::"]
 )
-def test_what_is_no_address_is_told_as_well(address: str) -> None:
+def test_a_malformed_address_is_named_as_well(address: str) -> None:
     with pytest.raises(OperatorError, match="no Kafka broker answers at"):
         require_listener(address)

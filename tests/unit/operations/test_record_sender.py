@@ -21,14 +21,12 @@ from usageledger.sdk.producer.publisher import Blame, Done, PublishError
 
 @dataclass
 class Broker:
-    """Takes records when it is told to, as Kafka does after a while: ``lies`` is what it has taken,
-    in its order.
-    """
+    """Acknowledges records when a test says so. ``log`` has what it acknowledged, in order."""
 
     at_once: bool = False
     fails_with: PublishError | None = None
     pending: list[tuple[Input, int, bytes, Done]] = field(default_factory=list)
-    lies: list[tuple[Input, int, bytes]] = field(default_factory=list)
+    log: list[tuple[Input, int, bytes]] = field(default_factory=list)
     dates: list[int | None] = field(default_factory=list)
     closed: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -36,12 +34,12 @@ class Broker:
     def connect(self, input: Input) -> Connection:
         return Connection(self, input)
 
-    def take(self) -> None:
+    def acknowledge(self) -> None:
         """Acknowledge what waits now."""
         with self.lock:
             pending, self.pending = self.pending, []
         for input, partition, value, done in pending:
-            self.lies.append((input, partition, value))
+            self.log.append((input, partition, value))
             done(None)
 
 
@@ -66,7 +64,7 @@ class Connection:
         with self.broker.lock:
             self.broker.pending.append((self.input, partition, value, done))
         if self.broker.at_once:
-            self.broker.take()
+            self.broker.acknowledge()
 
     def close(self) -> None:
         self.broker.closed += 1
@@ -90,7 +88,7 @@ def test_records_of_one_topic_follow_each_other_without_waiting() -> None:
         for line in range(1, 6):
             sender.send(record(line))
         assert waiting_in(broker) == [b"1", b"2", b"3", b"4", b"5"]
-        broker.take()
+        broker.acknowledge()
         sender.flush()
         assert sender.report.sent == {"usage.type": 5}
 
@@ -102,12 +100,12 @@ def test_a_record_waits_until_all_before_it_in_the_other_topic_are_acknowledged(
             sender.send(each)
         assert waiting_in(broker) == [b"1", b"2"]
         acknowledging = threading.Thread(
-            target=_take_until, args=(broker, lambda: len(broker.lies) == 5)
+            target=_acknowledge_until, args=(broker, lambda: len(broker.log) == 5)
         )
         acknowledging.start()
         sender.flush()
         acknowledging.join()
-    assert broker.lies == [
+    assert broker.log == [
         ("usage", 0, b"1"),
         ("usage", 0, b"2"),
         ("account", 0, b"3"),
@@ -127,28 +125,28 @@ def test_partitions_do_not_wait_for_each_other() -> None:
         ):
             sender.send(each)
         assert waiting_in(broker) == [b"1", b"2", b"4"]
-        broker.take()
+        broker.acknowledge()
         acknowledging = threading.Thread(
-            target=_take_until, args=(broker, lambda: len(broker.lies) == 4)
+            target=_acknowledge_until, args=(broker, lambda: len(broker.log) == 4)
         )
         acknowledging.start()
         sender.flush()
         acknowledging.join()
 
 
-def test_each_record_takes_its_time_along_and_the_connections_are_closed() -> None:
+def test_each_record_bears_its_own_time_and_the_connections_are_closed() -> None:
     broker = Broker(at_once=True)
     report = send_records([record(1), record(2, "account")], broker.connect)
     assert (broker.dates, broker.closed, report.sent.total()) == ([1_000, 2_000], 2, 2)
 
 
-def test_a_line_that_kafka_does_not_take_is_told_and_the_others_go_on() -> None:
+def test_a_line_that_is_too_large_is_reported_and_the_others_are_sent() -> None:
     broker = Broker(at_once=True)
     largest = record(2, value=b"x" * (RECORD_BYTES_MAX - 1))
     report = send_records(
         [record(1), largest, record(3, value=b"x" * RECORD_BYTES_MAX), record(4)], broker.connect
     )
-    assert [value[:1] for _, _, value in broker.lies] == [b"1", b"x", b"4"]
+    assert [value[:1] for _, _, value in broker.log] == [b"1", b"x", b"4"]
     assert [line.line for line in report.not_sent] == [3]
     assert (
         report.not_sent[0].why.startswith("1,048,480 bytes with its key")
@@ -171,13 +169,13 @@ def test_a_record_that_is_not_acknowledged_is_named_by_its_line() -> None:
     assert caught.value.why == "NotEnoughReplicas"
 
 
-def test_a_record_that_cannot_be_handed_over_ends_the_sending() -> None:
+def test_a_record_that_a_producer_refuses_ends_the_sending() -> None:
     broker = Broker(fails_with=PublishError("no such topic", Blame.CONNECTION))
     with pytest.raises(SendingFailed, match="line 1 was not acknowledged"):
         send_records([record(1), record(2)], broker.connect)
 
 
-def test_a_broker_that_falls_silent_is_not_waited_for_for_ever() -> None:
+def test_a_broker_that_falls_silent_ends_the_sending() -> None:
     broker = Broker()
     with Sender(broker.connect, stuck_after_s=0.05) as sender:
         sender.send(record(1))
@@ -185,7 +183,7 @@ def test_a_broker_that_falls_silent_is_not_waited_for_for_ever() -> None:
             sender.flush()
 
 
-def _take_until(broker: Broker, is_done: Callable[[], bool]) -> None:
+def _acknowledge_until(broker: Broker, is_done: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + 10
     while not is_done() and time.monotonic() < deadline_s:
-        broker.take()
+        broker.acknowledge()

@@ -15,9 +15,8 @@ from usageledger.operations.topics import is_importing, topic_settings
 TOPICS_TOML = Path(__file__).parents[3] / "infra" / "topics.toml"
 
 
-def test_the_four_topics_keyed_by_account_have_equal_partition_counts_and_the_catalog_has_one() -> (
-    None
-):
+def test_only_the_catalog_has_another_partition_count_than_the_rest() -> None:
+    """The four topics keyed by account have equal counts; the catalog has one partition."""
     topics = Topics("acme")
     counts = {topic.name: topic.partitions for topic in topic_settings(topics, partitions=5)}
     assert counts == dict.fromkeys(topics.partitioned, 5) | {topics.catalog: 1}
@@ -72,7 +71,7 @@ def test_the_document_for_operators_says_what_the_package_does() -> None:
 
 
 class BrokerBehindItsCluster:
-    """Answers as a broker does that hears of a topic only after it has been asked about it once."""
+    """A broker that knows a topic only once it has been asked about it."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -86,7 +85,7 @@ class BrokerBehindItsCluster:
         return {"topic": {resource.name: settings for resource in resources}}
 
 
-def test_a_broker_that_has_not_heard_of_a_new_topic_yet_is_asked_again(
+def test_a_broker_that_does_not_know_a_new_topic_yet_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On three brokers `create_topics` ended with KeyError: it asked a broker for the settings of
