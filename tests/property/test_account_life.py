@@ -319,7 +319,7 @@ class PartitionLife(RuleBasedStateMachine):
         for account, entries in self.written.items():
             _periods_are_numbered_and_tile(entries)
             _limits_alternate(entries, self._states().get(account))
-            _marks_are_crossed_once(entries)
+            _thresholds_are_crossed_once(entries)
 
     # How the rules decide and note
 
@@ -433,7 +433,7 @@ def _limits_alternate(entries: list[LedgerEntry], state: AccountState | None) ->
     assert state is None or state.is_blocked == is_blocked
 
 
-def _marks_are_crossed_once(entries: list[LedgerEntry]) -> None:
+def _thresholds_are_crossed_once(entries: list[LedgerEntry]) -> None:
     crossed = [
         (
             crossing.period.number,

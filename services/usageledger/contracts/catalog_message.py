@@ -34,25 +34,25 @@ CATALOG_PUBLISHED = "catalog.published"
 _DECIMAL = r"^[0-9]{1,10}(\.[0-9]{1,6})?$"
 
 
-def _written_credits(value: object) -> object:
+def _check_credits(value: object) -> object:
     if not isinstance(value, (str, int)):
         raise ValueError(f"credits are a decimal string or an integer, not {type(value).__name__}")
     parse_credits(value)
     return value
 
 
-def _written_quantity(value: object) -> object:
+def _check_quantity(value: object) -> object:
     parse_quantity(value)
     return value
 
 
-def _written_share(value: object) -> object:
+def _check_share(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(f"a share is a decimal string such as '0.8', not {type(value).__name__}")
-    return _written_quantity(value)
+    return _check_quantity(value)
 
 
-def _written_time(value: object) -> object:
+def _check_time(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(
             f"a time is a string such as '2026-11-01T00:00:00Z', not {type(value).__name__}"
@@ -68,22 +68,22 @@ def _decimal_schema(description: str) -> WithJsonSchema:
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX)]
 Credits = Annotated[
     str | int,
-    BeforeValidator(_written_credits),
+    BeforeValidator(_check_credits),
     _decimal_schema("Credits, a decimal with at most 6 places."),
 ]
 Quantity = Annotated[
     str | int,
-    BeforeValidator(_written_quantity),
+    BeforeValidator(_check_quantity),
     _decimal_schema("A decimal above 0 with at most 6 places."),
 ]
 Share = Annotated[
     str,
-    BeforeValidator(_written_share),
+    BeforeValidator(_check_share),
     WithJsonSchema(
         {"type": "string", "pattern": SHARE_PATTERN, "description": "A decimal between 0 and 1."}
     ),
 ]
-Time = Annotated[AwareDatetime, BeforeValidator(_written_time)]
+Time = Annotated[AwareDatetime, BeforeValidator(_check_time)]
 
 
 class _Part(BaseModel):

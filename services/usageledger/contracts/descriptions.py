@@ -14,13 +14,13 @@ def with_joined_lines(schema: Any) -> Any:
     The line breaks of the source mean nothing to a reader of the schema.
     """
     if isinstance(schema, dict):
-        return {name: _joined(name, value) for name, value in schema.items()}
+        return {name: _with_joined_text(name, value) for name, value in schema.items()}
     if isinstance(schema, list):
         return [with_joined_lines(item) for item in schema]
     return schema
 
 
-def _joined(name: str, value: Any) -> Any:
+def _with_joined_text(name: str, value: Any) -> Any:
     if name == "description" and isinstance(value, str):
         return _BREAK_WITHIN_A_PARAGRAPH.sub(" ", value).strip()
     return with_joined_lines(value)

@@ -35,7 +35,7 @@ class Period(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     is_free: bool = False
     """Whether its allotment is what was left of Free's once-in-a-life credits."""
     is_first: bool = False
-    """Whether it is the first period: use before its start counts in it, for want of another."""
+    """Whether it is the first period: use before its start counts in it too."""
 
     def holds(self, at: datetime) -> bool:
         """Whether a use at that time counts in this period."""

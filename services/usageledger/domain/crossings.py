@@ -76,7 +76,7 @@ def crossings_between(
         return ()
     crossed: list[Crossing] = []
     if before is not None and entry.kind == "usage":
-        shares = _shares_crossed(before.period.used, figures, after, catalog)
+        shares = _crossed_shares(before.period.used, figures, after, catalog)
         crossed = [
             _crossing("limit.threshold", entry, after, figures, catalog, share) for share in shares
         ]
@@ -122,7 +122,7 @@ def _remaining_under(plan: Plan, state: AccountState) -> int:
     return plan.allotment + state.granted - state.period.used
 
 
-def _shares_crossed(
+def _crossed_shares(
     used_before: int, figures: Figures, after: AccountState, catalog: Catalog
 ) -> Iterator[Decimal]:
     whole = figures.used + figures.remaining

@@ -16,22 +16,22 @@ def evolve(state: AccountState | None, entry: LedgerEntry) -> AccountState | Non
     Refusals, duplicates, skips and adoptions leave every account as it was.
     """
     if state is None:
-        return None if entry.plan_change is None else _opened(entry.plan_change)
+        return None if entry.plan_change is None else _open_account(entry.plan_change)
     match entry.kind:
         case "usage":
-            return _charged(state, entry)
+            return _apply_charge(state, entry)
         case "void":
             assert entry.voids is not None
-            return state if entry.voids.awaits_usage else _charged(state, entry)
+            return state if entry.voids.awaits_usage else _apply_charge(state, entry)
         case "renewal" | "plan_change" | "account_opened":
             assert entry.plan_change is not None
-            return _plan_changed(state, entry.plan_change)
+            return _apply_plan_change(state, entry.plan_change)
         case "grant":
             assert entry.grant is not None
-            return _granted(state, entry.grant, entry)
+            return _apply_grant(state, entry.grant, entry)
         case "grant_expired":
             assert entry.grant is not None
-            return _expired(state, entry.grant)
+            return _apply_expiry(state, entry.grant)
         case "suspension":
             assert entry.suspension is not None
             return replace(state, suspended=entry.suspension.reason)
@@ -45,7 +45,7 @@ def evolve(state: AccountState | None, entry: LedgerEntry) -> AccountState | Non
             assert_never(entry.kind)
 
 
-def _charged(state: AccountState, entry: LedgerEntry) -> AccountState:
+def _apply_charge(state: AccountState, entry: LedgerEntry) -> AccountState:
     feature = entry.feature or (entry.voids and entry.voids.feature) or ""
     if not entry.is_late:
         return replace(
@@ -54,7 +54,7 @@ def _charged(state: AccountState, entry: LedgerEntry) -> AccountState:
                 state.period,
                 feature,
                 entry.credits,
-                _announced_by(entry) if entry.crossings else (),
+                _announced_thresholds(entry) if entry.crossings else (),
             ),
         )
     assert state.previous is not None, "a late entry counts in the previous period"
@@ -62,7 +62,7 @@ def _charged(state: AccountState, entry: LedgerEntry) -> AccountState:
     return replace(state, previous=previous, free_left=_free_left(previous, state.free_left))
 
 
-def _announced_by(entry: LedgerEntry) -> tuple[tuple[str, int], ...]:
+def _announced_thresholds(entry: LedgerEntry) -> tuple[tuple[str, int], ...]:
     return tuple(
         (c.threshold, c.figures.used + c.figures.remaining)
         for c in entry.crossings
@@ -86,7 +86,7 @@ def _free_left(period: Period, otherwise: int) -> int:
     return max(0, period.allotment - period.used) if period.is_free else otherwise
 
 
-def _plan_changed(state: AccountState, change: PlanChange) -> AccountState:
+def _apply_plan_change(state: AccountState, change: PlanChange) -> AccountState:
     changed = replace(
         state,
         plan=change.plan,
@@ -95,12 +95,12 @@ def _plan_changed(state: AccountState, change: PlanChange) -> AccountState:
         anchor=change.anchor or state.anchor,
     )
     if change.opens is not None:
-        return _renewed(changed, change, change.opens)
+        return _apply_renewal(changed, change, change.opens)
     allotment = state.period.allotment if change.allotment is None else change.allotment
     return replace(changed, period=replace(state.period, plan=change.plan, allotment=allotment))
 
 
-def _opened(change: PlanChange) -> AccountState:
+def _open_account(change: PlanChange) -> AccountState:
     assert change.opens is not None and change.free_left is not None, (
         "an account's first entry opens it"
     )
@@ -114,7 +114,7 @@ def _opened(change: PlanChange) -> AccountState:
     )
 
 
-def _renewed(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
+def _apply_renewal(state: AccountState, change: PlanChange, opens: Period) -> AccountState:
     """End the current period and begin the one that ``opens``.
 
     The unused part of the allotment lapses, and so does use beyond it. The amounts that the ended
@@ -153,7 +153,7 @@ def _without_settled(
     ]
 
 
-def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> AccountState:
+def _apply_grant(state: AccountState, change: GrantChange, entry: LedgerEntry) -> AccountState:
     grant = Grant(
         source=change.source,
         id=change.id,
@@ -165,12 +165,12 @@ def _granted(state: AccountState, change: GrantChange, entry: LedgerEntry) -> Ac
     return replace(state, grants=tuple(by_expiry((*state.grants, grant))))
 
 
-def _expired(state: AccountState, change: GrantChange) -> AccountState:
-    expired = (change.source, change.id, change.expires_at)
+def _apply_expiry(state: AccountState, change: GrantChange) -> AccountState:
+    named = (change.source, change.id, change.expires_at)
     index = next(
         n
         for n, grant in enumerate(state.grants)
-        if (grant.source, grant.id, grant.expires_at) == expired
+        if (grant.source, grant.id, grant.expires_at) == named
     )
     grants = state.grants[:index] + state.grants[index + 1 :]
     return replace(

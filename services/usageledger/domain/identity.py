@@ -57,7 +57,7 @@ class IdentityRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, omi
 
 @lru_cache(maxsize=16_384)  # each is needed a few times within one chunk
 def identity_of(namespace: Namespace, account: str, source: str, event_id: str) -> bytes:
-    """16 bytes that stand for account + source + id.
+    """16 bytes that identify account + source + id.
 
     Usage and account events have a namespace each, so that a reporter of usage cannot use up
     billing's ids.

@@ -20,7 +20,7 @@ from usageledger.domain.events import (
     PlanChanged,
 )
 from usageledger.domain.refusal import Refusal
-from usageledger.domain.renewal import free_left_after, opening, settled
+from usageledger.domain.renewal import free_left_after, next_period, settlement
 
 
 def free_from_the_first_event(at: datetime, catalog: Catalog) -> PlanChange:
@@ -100,11 +100,11 @@ def decide_subscribed(
     if state.period.is_free:
         anchor = _anchor(event.anchor or event.occurred_at, at)
         return _fresh_cycle(
-            plan, state, _not_before(state, event.occurred_at, at), time_zone, anchor
+            plan, state, _effective_time(state, event.occurred_at, at), time_zone, anchor
         )
     if state.next_plan != catalog.free.id:
         return Refusal.ALREADY_SUBSCRIBED
-    return _moved_to(plan, state, catalog)
+    return _move_to(plan, state, catalog)
 
 
 def decide_plan_changed(
@@ -119,13 +119,13 @@ def decide_plan_changed(
     if plan is None:
         return Refusal.UNKNOWN_PLAN
     if not state.period.is_free:
-        return _moved_to(plan, state, catalog)
+        return _move_to(plan, state, catalog)
     if not plan.renews:
         return PlanChange(plan=state.plan)
     return _fresh_cycle(
         plan,
         state,
-        _not_before(state, event.occurred_at, at),
+        _effective_time(state, event.occurred_at, at),
         state.time_zone,
         _anchor(event.occurred_at, at),
     )
@@ -140,21 +140,21 @@ def decide_cancelled(
     free = catalogs.in_force(at).free
     if event.effective == "period_end":
         return PlanChange(plan=state.plan, next_plan=free.id)
-    start = _not_before(state, event.occurred_at, at)
-    opens = opening(state, free, start, state.time_zone, state.anchor, free_left_after(state))
-    return PlanChange(plan=free.id, opens=opens, settled=settled(state))
+    start = _effective_time(state, event.occurred_at, at)
+    opens = next_period(state, free, start, state.time_zone, state.anchor, free_left_after(state))
+    return PlanChange(plan=free.id, opens=opens, settled=settlement(state))
 
 
 def _fresh_cycle(
     plan: Plan, state: AccountState, start: datetime, time_zone: str, anchor: datetime
 ) -> PlanChange:
-    opens = opening(state, plan, start, time_zone, anchor, 0)
+    opens = next_period(state, plan, start, time_zone, anchor, 0)
     return PlanChange(
-        plan=plan.id, opens=opens, settled=settled(state), time_zone=time_zone, anchor=anchor
+        plan=plan.id, opens=opens, settled=settlement(state), time_zone=time_zone, anchor=anchor
     )
 
 
-def _moved_to(plan: Plan, state: AccountState, catalog: Catalog) -> PlanChange:
+def _move_to(plan: Plan, state: AccountState, catalog: Catalog) -> PlanChange:
     """Move to another plan within the cycle, which keeps its use.
 
     A move to the plan that the account has withdraws whatever waits for the renewal.
@@ -171,7 +171,7 @@ def _level(catalog: Catalog, plan_id: str) -> int:
     return -1 if catalog.plan(plan_id) is None else catalog.level(plan_id)
 
 
-def _not_before(state: AccountState, occurred_at: datetime, at: datetime) -> datetime:
+def _effective_time(state: AccountState, occurred_at: datetime, at: datetime) -> datetime:
     """When a change takes effect: when it occurred, within certain bounds.
 
     They are the start of the current period and the ledger's time.

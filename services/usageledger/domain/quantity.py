@@ -36,11 +36,11 @@ def parse_quantity(value: object) -> Decimal:
     if not _QUANTITY.fullmatch(text):
         raise ValueError(
             f"quantity is a decimal from 0 to {QUANTITY_MAX} with at most 6 places, not "
-            f"{_shortened(value)}"
+            f"{_short_repr(value)}"
         )
     quantity = Decimal(text)
     if quantity > QUANTITY_MAX:
-        raise ValueError(f"quantity is at most {QUANTITY_MAX}, not {_shortened(value)}")
+        raise ValueError(f"quantity is at most {QUANTITY_MAX}, not {_short_repr(value)}")
     return quantity
 
 
@@ -76,6 +76,6 @@ def _is_huge(value: object) -> bool:
     return isinstance(value, int) and abs(value) > 10**20
 
 
-def _shortened(value: object) -> str:
+def _short_repr(value: object) -> str:
     text = "a number of over 20 digits" if _is_huge(value) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -28,9 +28,9 @@ def roll(
     boundary = next_boundary(state)
     while boundary is not None and boundary <= until:
         entry = (
-            _ends_period(state, account, until, catalogs)
+            _renewal_entry(state, account, until, catalogs)
             if boundary == state.period.end
-            else _expires(state, account, boundary, until)
+            else _expiry_entry(state, account, boundary, until)
         )
         state = cast(AccountState, evolve(state, entry))
         yield entry, state
@@ -59,7 +59,7 @@ def plan_at(catalogs: AdoptedCatalogs, plan_id: str, at: datetime) -> Plan | Non
     return next((plan for plan in reversed(known) if plan is not None), None)
 
 
-def opening(
+def next_period(
     state: AccountState | None,
     plan: Plan,
     start: datetime,
@@ -80,7 +80,7 @@ def opening(
     return Period(number=number, start=start, end=end, plan=plan.id, allotment=plan.allotment)
 
 
-def settled(state: AccountState) -> tuple[tuple[str, str, int], ...]:
+def settlement(state: AccountState) -> tuple[tuple[str, str, int], ...]:
     """The amounts that the current period draws from grants if it ends now.
 
     Each is ``(source, id, micro-credits)``.
@@ -99,13 +99,13 @@ def free_left_after(state: AccountState) -> int:
     )
 
 
-def _ends_period(
+def _renewal_entry(
     state: AccountState, account: str, until: datetime, catalogs: AdoptedCatalogs
 ) -> LedgerEntry:
     end = cast(datetime, state.period.end)
     plan = plan_at(catalogs, state.next_plan or state.plan, end)
     assert plan is not None, "a plan was adopted before any account could have it"
-    opens = opening(state, plan, end, state.time_zone, state.anchor, free_left_after(state))
+    opens = next_period(state, plan, end, state.time_zone, state.anchor, free_left_after(state))
     return LedgerEntry(
         kind="renewal",
         appended_at=until,
@@ -113,11 +113,11 @@ def _ends_period(
         event=EventReference(
             source=LEDGER_SOURCE, id=f"renewal/{account}/{opens.number}", occurred_at=end
         ),
-        plan_change=PlanChange(plan=plan.id, opens=opens, settled=settled(state)),
+        plan_change=PlanChange(plan=plan.id, opens=opens, settled=settlement(state)),
     )
 
 
-def _expires(state: AccountState, account: str, at: datetime, until: datetime) -> LedgerEntry:
+def _expiry_entry(state: AccountState, account: str, at: datetime, until: datetime) -> LedgerEntry:
     grant, drawn = next(
         (grant, drawn) for grant, drawn in drawn_from_grants(state) if grant.expires_at == at
     )

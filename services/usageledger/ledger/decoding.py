@@ -264,47 +264,47 @@ def _account_event(value: bytes) -> AccountEvent:
     )
 
 
-def _opened(raw: msgspec.Raw, header: dict[str, Any]) -> AccountOpened:
+def _build_opened(raw: msgspec.Raw, header: dict[str, Any]) -> AccountOpened:
     data = msgspec.json.decode(raw, type=_OpenedData)
     return AccountOpened(
         **header,
         plan=check_name("data.plan", data.plan),
-        anchor=_utc("data.anchor", data.anchor),
+        anchor=_cycle_time("data.anchor", data.anchor),
         time_zone=data.time_zone or "UTC",
         used=_credits_used("data.used", data.used),
         free_used=_credits_used("data.free_used", data.free_used),
-        as_of=_utc("data.as_of", data.as_of),
+        as_of=_cycle_time("data.as_of", data.as_of),
     )
 
 
-def _subscribed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSubscribed:
+def _build_subscribed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSubscribed:
     data = msgspec.json.decode(raw, type=_SubscribedData)
     return AccountSubscribed(
         **header,
         plan=check_name("data.plan", data.plan),
         time_zone=data.time_zone or "UTC",
-        anchor=_utc("data.anchor", data.anchor),
+        anchor=_cycle_time("data.anchor", data.anchor),
     )
 
 
-def _plan_changed(raw: msgspec.Raw, header: dict[str, Any]) -> PlanChanged:
+def _build_plan_changed(raw: msgspec.Raw, header: dict[str, Any]) -> PlanChanged:
     return PlanChanged(
         **header, plan=check_name("data.plan", msgspec.json.decode(raw, type=_PlanChangedData).plan)
     )
 
 
-def _cancelled(raw: msgspec.Raw, header: dict[str, Any]) -> AccountCancelled:
+def _build_cancelled(raw: msgspec.Raw, header: dict[str, Any]) -> AccountCancelled:
     return AccountCancelled(
         **header, effective=msgspec.json.decode(raw, type=_CancelledData).effective
     )
 
 
-def _suspended(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSuspended:
+def _build_suspended(raw: msgspec.Raw, header: dict[str, Any]) -> AccountSuspended:
     data = msgspec.json.decode(raw, type=_SuspendedData)
     return AccountSuspended(**header, reason=check_name("data.reason", data.reason), note=data.note)
 
 
-def _resumed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountResumed:
+def _build_resumed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountResumed:
     data = msgspec.json.decode(raw, type=_ResumedData)
     return AccountResumed(
         **header,
@@ -313,14 +313,14 @@ def _resumed(raw: msgspec.Raw, header: dict[str, Any]) -> AccountResumed:
     )
 
 
-def _thresholds_set(raw: msgspec.Raw, header: dict[str, Any]) -> ThresholdsSet:
+def _build_thresholds_set(raw: msgspec.Raw, header: dict[str, Any]) -> ThresholdsSet:
     written = msgspec.json.decode(raw, type=_ThresholdsSetData).thresholds
     return ThresholdsSet(
         **header, thresholds=None if written is None else parse_thresholds(written)
     )
 
 
-def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
+def _build_granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
     data = msgspec.json.decode(raw, type=_GrantedData)
     credits = parse_credits(data.credits)
     if credits <= 0:
@@ -329,11 +329,11 @@ def _granted(raw: msgspec.Raw, header: dict[str, Any]) -> CreditsGranted:
         **header,
         credits=credits,
         reason=data.reason,
-        expires_at=_utc("data.expires_at", data.expires_at),
+        expires_at=_cycle_time("data.expires_at", data.expires_at),
     )
 
 
-def _voided(raw: msgspec.Raw, header: dict[str, Any]) -> UsageVoided:
+def _build_voided(raw: msgspec.Raw, header: dict[str, Any]) -> UsageVoided:
     data = msgspec.json.decode(raw, type=_VoidedData)
     return UsageVoided(
         **header,
@@ -344,19 +344,19 @@ def _voided(raw: msgspec.Raw, header: dict[str, Any]) -> UsageVoided:
 
 
 _ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]] = {
-    "account.opened": _opened,
-    "account.subscribed": _subscribed,
-    "account.plan_changed": _plan_changed,
-    "account.cancelled": _cancelled,
-    "account.suspended": _suspended,
-    "account.resumed": _resumed,
-    "account.thresholds_set": _thresholds_set,
-    "credits.granted": _granted,
-    "usage.voided": _voided,
+    "account.opened": _build_opened,
+    "account.subscribed": _build_subscribed,
+    "account.plan_changed": _build_plan_changed,
+    "account.cancelled": _build_cancelled,
+    "account.suspended": _build_suspended,
+    "account.resumed": _build_resumed,
+    "account.thresholds_set": _build_thresholds_set,
+    "credits.granted": _build_granted,
+    "usage.voided": _build_voided,
 }
 
 
-def _utc(field: str, time: datetime | None) -> datetime | None:
+def _cycle_time(field: str, time: datetime | None) -> datetime | None:
     """Turn a time into UTC, after checking that it is in the years that a cycle may have."""
     if time is not None and not YEAR_MIN <= time.year <= YEAR_MAX:
         raise _Wrong(f"{field} is in the years {YEAR_MIN} to {YEAR_MAX}, not in {time.year}")

@@ -59,7 +59,7 @@ class AppendOutcomeUnknown(LedgerError):
 
 
 class GroupTooLarge(LedgerError):
-    """The entries of one input are more than the log takes in one batch.
+    """The entries of one input are more than the log accepts in one batch.
 
     Nothing was appended, and claiming again cannot help.
     """
