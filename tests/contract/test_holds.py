@@ -148,7 +148,7 @@ def run(
 Run = Callable[[Callable[[Keeper], Coroutine[Any, Any, None]]], None]
 
 
-def test_what_is_held_is_summed_up_for_each_account(run: Run) -> None:
+def test_open_holds_are_summed_up_for_each_account(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         assert await keeper.held() == 0
         assert await keeper.find() is None

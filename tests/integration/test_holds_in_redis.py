@@ -61,7 +61,7 @@ def a_hold(id: str, credits: int = 1, *, remaining: int = 100, life_ms: int = 60
 
 
 @pytest.mark.peer_defect("FluxMeter: holds")
-def test_of_200_workers_at_once_exactly_those_are_given_a_hold_for_whom_credits_are_left(
+def test_of_200_workers_at_once_exactly_as_many_get_holds_as_credits_are_left(
     server: ValkeyServer,
 ) -> None:
     """1,000 holds of one credit for the last 100 credits, from 200 connections: 100 are given."""
@@ -84,7 +84,7 @@ def test_of_200_workers_at_once_exactly_those_are_given_a_hold_for_whom_credits_
         assert ask(mine, KEYS, ReadAccount("ann")).held == 100
 
 
-def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(
+def test_holders_and_commits_at_once_never_use_more_than_there_is(
     server: ValkeyServer,
 ) -> None:
     """The owner charges and settles while workers hold: remaining less open holds never falls below
@@ -146,9 +146,7 @@ def test_holders_and_the_owners_commits_at_once_never_take_what_is_not_there(
     asyncio.run(asyncio.wait_for(test(), 60))
 
 
-def test_whatever_becomes_of_holds_nothing_of_them_stays_in_memory(
-    server: ValkeyServer, client: redis.Redis
-) -> None:
+def test_no_hold_stays_in_memory_however_it_ends(server: ValkeyServer, client: redis.Redis) -> None:
     """Open, settled, released: both keys expire with the last of them, and those that are over are
     swept away by who holds next.
     """
@@ -165,7 +163,9 @@ def test_whatever_becomes_of_holds_nothing_of_them_stays_in_memory(
     assert ask(client, KEYS, ReadAccount("ann")).held == 0
 
 
-def test_who_holds_next_sweeps_away_what_is_over(server: ValkeyServer, client: redis.Redis) -> None:
+def test_the_next_hold_sweeps_away_holds_that_have_ended(
+    server: ValkeyServer, client: redis.Redis
+) -> None:
     ask(client, KEYS, a_hold("stays"))
     for n in range(30):
         ask(client, KEYS, a_hold(f"job-{n}", life_ms=20))
@@ -199,7 +199,7 @@ def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(
     assert {key: client.dump(key) for key in client.keys("*")} == before
 
 
-def test_who_holds_and_releases_without_end_fills_no_memory(client: redis.Redis) -> None:
+def test_holding_and_releasing_without_end_fills_no_memory(client: redis.Redis) -> None:
     """What is remembered of released holds was bounded by time alone: a loop of an hour's holds
     could fill the store.
     """
@@ -220,7 +220,7 @@ def test_who_holds_and_releases_without_end_fills_no_memory(client: redis.Redis)
     assert not {b"old-00000", b"old-00001", b"old-00002"} & {*kept}
 
 
-def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(
+def test_without_memory_nothing_can_be_held_and_holds_can_be_released(
     server: ValkeyServer, client: redis.Redis
 ) -> None:
     ask(client, KEYS, a_hold("job"))
@@ -236,7 +236,7 @@ def test_without_memory_nothing_is_held_and_what_is_held_can_be_released(
         client.config_set("maxmemory", 0)
 
 
-def test_any_order_of_calls_leaves_the_sum_of_what_is_open(
+def test_any_order_of_calls_leaves_the_sum_of_the_open_holds(
     server: ValkeyServer, client: redis.Redis, rng: random.Random
 ) -> None:
     """The sum is kept, not reckoned each time; whatever comes it is what the open holds add

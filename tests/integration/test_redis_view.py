@@ -61,7 +61,7 @@ def server(shared_server: ValkeyServer) -> ValkeyServer:
 
 @pytest.fixture
 def client(server: ValkeyServer) -> Iterator[redis.Redis]:
-    """A client that looks at the server behind the view's back."""
+    """A client that reads the server without the view."""
     with server.client() as client:
         yield client
 
@@ -120,7 +120,7 @@ def test_a_chunk_of_5000_events_is_one_call_to_look_up_and_one_to_commit(
     run(server.url, test)
 
 
-def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(
+def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
     server: ValkeyServer, client: redis.Redis
 ) -> None:
     async def test(view: RedisView) -> None:
@@ -177,9 +177,7 @@ def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(
     asyncio.run(test())
 
 
-def test_the_head_lists_each_window_that_there_is_once(
-    server: ValkeyServer, client: redis.Redis
-) -> None:
+def test_the_head_lists_each_window_once(server: ValkeyServer, client: redis.Redis) -> None:
     async def test(view: RedisView) -> None:
         at = None
         for n in range(6):
@@ -316,7 +314,7 @@ def test_a_wrong_password_is_not_worth_trying_again(tmp_path: Path) -> None:
         run(f"redis://:wrong@{LOOPBACK}:{server.port}/0", test)
 
 
-def test_an_answer_that_is_lost_leaves_a_commit_that_the_head_tells_of(
+def test_a_commit_whose_answer_is_lost_shows_in_the_head(
     server: ValkeyServer,
 ) -> None:
     """The server applies the commit and its answer never arrives.
@@ -429,7 +427,7 @@ def change_number(n: int, position: Position) -> ViewChange:
     )
 
 
-def test_a_view_that_lost_its_head_alone_is_not_taken_for_an_empty_one(
+def test_a_view_that_lost_only_its_head_is_not_treated_as_an_empty_one(
     server: ValkeyServer, client: redis.Redis
 ) -> None:
     """Somebody deleted the head.

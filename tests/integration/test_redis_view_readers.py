@@ -62,7 +62,7 @@ def test_an_account_is_read_with_the_head_it_belongs_to(url: str) -> None:
             assert head.verified_at_ms > 1_700_000_000_000
 
 
-def test_an_account_or_a_view_that_is_not_there_is_none(url: str) -> None:
+def test_a_missing_account_or_view_is_none(url: str) -> None:
     with closing(connect_blocking(url)) as redis:
         head, account, *_ = read_account(redis, "test", 0, "nobody")
         assert head is not None
@@ -79,7 +79,7 @@ def test_heads_of_many_partitions_come_in_one_answer(url: str) -> None:
     }
 
 
-def test_a_reader_whose_server_is_away_is_told_to_try_again(
+def test_a_reader_whose_server_is_down_gets_a_retriable_error(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     server = ValkeyServer(tmp_path_factory.mktemp("never started"))
@@ -91,7 +91,7 @@ def test_a_reader_whose_server_is_away_is_told_to_try_again(
             read_heads(redis, "test", [0, 1])
 
 
-def test_a_cluster_is_found_while_one_of_the_nodes_that_are_named_is_away(tmp_path: Path) -> None:
+def test_a_cluster_is_found_while_one_of_the_named_nodes_is_down(tmp_path: Path) -> None:
     """A processor that was started while one node of six was down ended at once, and again: its
     address named that node alone.
     """

@@ -40,7 +40,7 @@ def check(url: str) -> list[str]:
         return check_server(client)
 
 
-def test_a_server_that_evicts_nothing_and_keeps_its_file_is_taken(server: ValkeyServer) -> None:
+def test_a_server_that_evicts_nothing_and_keeps_its_file_is_accepted(server: ValkeyServer) -> None:
     assert check(server.url) == []
 
 
@@ -61,13 +61,15 @@ def test_a_server_that_would_lose_counters_is_refused_with_what_to_set(
     assert f"{LOOPBACK}:{server.port}" in problem
 
 
-def test_a_server_that_writes_its_file_when_it_pleases_is_warned_of(server: ValkeyServer) -> None:
+def test_a_server_that_does_not_control_its_file_writes_gets_a_warning(
+    server: ValkeyServer,
+) -> None:
     with setting(server, "appendfsync", "no"):
         [warning] = check(server.url)
     assert "appendfsync everysec" in warning
 
 
-def test_a_server_that_lets_nobody_ask_for_settings_is_judged_by_what_it_tells(
+def test_a_server_that_refuses_config_is_judged_by_what_info_says(
     server: ValkeyServer,
 ) -> None:
     """Managed servers refuse CONFIG."""
@@ -92,7 +94,7 @@ def test_a_replica_is_refused(server: ValkeyServer, tmp_path: Path) -> None:
         check(replica.url)
 
 
-def test_each_master_of_a_cluster_is_asked(tmp_path: Path) -> None:
+def test_each_master_of_a_cluster_is_checked(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as node:
         assert check(node.cluster_url) == []
         with closing(redis.RedisCluster.from_url(node.url)) as cluster:

@@ -81,7 +81,7 @@ def gate(request: pytest.FixtureRequest, gateway: RunningGateway) -> Iterator[An
 
 @pytest.fixture
 def account() -> str:
-    """An account that nobody else has."""
+    """An account that no other test has."""
     return f"acct {uuid.uuid4().hex[:10]}/ü"
 
 
@@ -114,7 +114,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_an_account_that_nobody_has_heard_of_has_its_free_credits(gate: Any, account: str) -> None:
+def test_an_unknown_account_has_its_free_credits(gate: Any, account: str) -> None:
     check = gate.check(account, "genai_video", "veo_3", "2")
     assert check == CheckAnswer(
         account=account,
@@ -148,7 +148,7 @@ def test_a_quote_is_by_the_catalog_in_force(gate: Any) -> None:
     assert quote.catalog
 
 
-def test_what_the_catalog_does_not_know_has_no_answer(gate: Any, account: str) -> None:
+def test_a_use_that_the_catalog_does_not_know_has_no_answer(gate: Any, account: str) -> None:
     questions: list[Callable[[str, str | None], Any]] = [
         lambda feature, model: gate.check(account, feature, model),
         lambda feature, model: gate.hold(account, "job", feature, model),
@@ -164,7 +164,9 @@ def test_what_the_catalog_does_not_know_has_no_answer(gate: Any, account: str) -
             assert refused.value.reason == reason
 
 
-def test_what_is_malformed_is_refused_in_the_same_words(gate: Any, account: str) -> None:
+def test_a_malformed_use_is_refused_in_the_same_words_by_every_transport(
+    gate: Any, account: str
+) -> None:
     for wrong in ({"quantity": 1.5}, {"feature": ""}, {"model": " x"}, {"account": "a\n"}):
         with pytest.raises(InvalidUse):
             gate.check(**({"account": account, "feature": "chat_action"} | wrong))
@@ -172,7 +174,9 @@ def test_what_is_malformed_is_refused_in_the_same_words(gate: Any, account: str)
         gate.hold(account, "job", "chat_action", expires_in=timedelta(hours=25))
 
 
-def test_what_is_held_is_not_available_to_others_and_is_given_back(gate: Any, account: str) -> None:
+def test_held_credits_are_not_available_to_others_until_they_are_released(
+    gate: Any, account: str
+) -> None:
     before = datetime.now(UTC)
     hold = gate.hold(account, "job/1", "genai_video", "veo_3", 5, expires_in=timedelta(minutes=2))
     assert (hold.allowed, hold.state, hold.credits, hold.held, hold.available) == (
@@ -216,8 +220,8 @@ def test_what_is_held_is_not_available_to_others_and_is_given_back(gate: Any, ac
 
 
 @pytest.mark.peer_defect("FluxMeter: holds")
-def test_a_hold_whose_worker_has_crashed_frees_itself(gate: Any, account: str) -> None:
-    """Nothing is leaked: not a second after its time the credits are there again."""
+def test_the_hold_of_a_crashed_worker_expires(gate: Any, account: str) -> None:
+    """Nothing is leaked: within a second after it expires, its credits are available again."""
     assert gate.hold(
         account, "crashed", "chat_action", quantity=200, expires_in=timedelta(seconds=1)
     )
@@ -345,7 +349,7 @@ def test_200_workers_share_the_last_credits_and_no_more(
 
 
 @pytest.mark.parametrize("way", ["direct", "http"])
-def test_a_gate_that_was_used_is_of_use_to_forked_children_and_their_parent(
+def test_a_gate_that_was_used_works_in_forked_children_and_their_parent(
     gateway: RunningGateway, account: str, way: str
 ) -> None:
     """As job queues do: the parent makes the gate, and each job is run in a child of its own."""
@@ -369,7 +373,7 @@ def test_a_gate_that_was_used_is_of_use_to_forked_children_and_their_parent(
         assert shared.check(account, "chat_action").held == 5
 
 
-def test_a_key_does_what_its_scopes_say(gateway: RunningGateway, account: str) -> None:
+def test_a_key_may_do_what_its_scopes_say(gateway: RunningGateway, account: str) -> None:
     with httpx.Client(
         base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.key}"}
     ) as admin:
@@ -387,7 +391,7 @@ def test_a_key_does_what_its_scopes_say(gateway: RunningGateway, account: str) -
         gate.check(account, "chat_action")
 
 
-def test_a_ledger_that_is_not_there_is_a_mistake_and_no_outage(gateway: RunningGateway) -> None:
+def test_a_missing_ledger_is_a_misconfiguration_and_not_an_outage(gateway: RunningGateway) -> None:
     wrong = told(gateway, "direct") | {"prefix": "nobodys"}
     with (
         UsageGate(**wrong, on_unavailable="allow") as gate,
@@ -396,10 +400,10 @@ def test_a_ledger_that_is_not_there_is_a_mistake_and_no_outage(gateway: RunningG
         gate.check("a", "chat_action")
 
 
-def test_while_redis_is_away_the_answer_is_the_callers(
+def test_while_redis_is_down_on_unavailable_decides(
     gateway: RunningGateway, tmp_path: Path
 ) -> None:
-    """And when it is there again, it is the ledger's again."""
+    """Once it is up again, the ledger decides again."""
     with running_valkey(tmp_path) as server:
         begin_counters(server.url, gateway.addresses.prefix, PARTITIONS)
         options: dict[str, Any] = told(gateway, "direct") | {"redis_url": server.url}
@@ -423,7 +427,7 @@ def test_while_redis_is_away_the_answer_is_the_callers(
             assert lenient.check("a", "chat_action").held == 1
 
 
-def test_a_redis_cluster_is_asked_where_each_accounts_partition_lies(
+def test_a_redis_cluster_is_asked_at_the_node_of_each_accounts_partition(
     gateway: RunningGateway, tmp_path: Path
 ) -> None:
     with running_cluster(tmp_path) as node:
@@ -454,7 +458,7 @@ def test_a_redis_cluster_is_asked_where_each_accounts_partition_lies(
 
 
 @pytest.mark.parametrize("way", ["http", "direct"])
-def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(
+def test_an_unreachable_gateway_or_kafka_is_an_outage(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "PATIENCE_S", 0.5)
@@ -477,7 +481,7 @@ def test_a_gateway_or_a_kafka_that_is_not_there_is_nobody(
     assert asyncio.run(ask()) == CheckAnswer(account="a", allowed=True, degraded=True)
 
 
-def test_no_answer_of_the_gateway_waits_until_its_head_has_been_acknowledged() -> None:
+def test_no_body_from_the_gateway_waits_until_its_headers_are_acknowledged() -> None:
     """Each took 44 ms over HTTP: head and body are two writes, and the second waited for the
     caller's delayed acknowledgement.
     """

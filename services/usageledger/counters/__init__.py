@@ -1,1 +1,1 @@
-"""Redis: key names, the scripts, reads, holds."""
+"""The views in Redis: key names, scripts, reading, and holds. (Users read "counters".)"""

@@ -1,7 +1,7 @@
-"""Calls of one script each that readers and whoever holds credits make.
+"""The calls that readers and holders of credits make: each is one call of a script.
 
-What is asked and what the answer means is said once, for clients that wait and for those that do
-not.
+A call says which keys and arguments it sends and what the reply means, once for blocking and for
+asyncio clients.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from usageledger.counters.replies import REDIS_FAILURES, view_error
 T_co = TypeVar("T_co", covariant=True)
 
 CALLS_AT_ONCE_MAX = 64
-"""How many calls one client is to carry at a time.
+"""How many calls one client may have under way at a time.
 
-A pool of redis-py has 100 connections, and refuses who comes then instead of letting them wait: 200
-workers that asked at once were told that there is no Redis.
+A pool of redis-py has 100 connections. It refuses a call beyond these instead of letting it wait:
+of 200 workers that called at once, some got the error that there is no Redis.
 """
 
 
@@ -30,7 +30,7 @@ class Call(Protocol[T_co]):
     script: ClassVar[str]
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
-        """The keys that it touches, all of one partition."""
+        """The keys that the script touches, all of one partition."""
         ...
 
     def words(self) -> Sequence[scripts.Word]:
@@ -38,7 +38,7 @@ class Call(Protocol[T_co]):
         ...
 
     def answer(self, reply: Any) -> T_co:
-        """What a reply means."""
+        """The answer in the script's reply."""
         ...
 
 

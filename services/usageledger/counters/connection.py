@@ -1,12 +1,11 @@
-"""How to reach a Redis: one server, one found by its Sentinels, or a Redis Cluster.
+"""Connecting to a Redis: one server, one found by its Sentinels, or a Redis Cluster.
 
-==================================
-===================================================================== ``redis://host:6379/0``
-one server; ``rediss://`` with TLS (options as redis-py's URLs take them)
-``redis+sentinel://a:26379,b/name`` the master that these Sentinels know as ``name``
-``redis+cluster://a:6379,b:6379``   a Redis Cluster, by some of its nodes, one of which must be up;
-``rediss+cluster://`` with TLS ==================================
-=====================================================================
+An address is a URL:
+
+- ``redis://host:6379/0``: one server; ``rediss://`` with TLS. Options are as in redis-py's URLs.
+- ``redis+sentinel://a:26379,b/name``: the master that these Sentinels know as ``name``.
+- ``redis+cluster://a:6379,b:6379``: a Redis Cluster, by some of its nodes, one of which must be
+  up; ``rediss+cluster://`` with TLS.
 """
 
 from __future__ import annotations
@@ -35,13 +34,11 @@ _CLUSTER_RETRIES = 3
 
 
 def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
-    """A client for who writes.
+    """An asyncio client, fit for a view's owner. Raises ValueError for an address it cannot read.
 
-    It connects with its first call. Raises ValueError for an address that it cannot read.
-
-    It repeats nothing on one server: whether to repeat a commit is for the owner to say, who reads
-    the head first. A cluster's client must repeat a call to find a slot that has moved; a commit
-    that was applied and is repeated says HeadMoved.
+    It connects with its first call. On one server it repeats nothing: the owner decides whether to
+    repeat a commit, after reading the head. A cluster's client must repeat a call to find a slot
+    that has moved; a commit that was applied and is repeated raises HeadMoved.
     """
     options = _options(timeout_s)
     scheme, plain_url = _split(url)
@@ -66,9 +63,9 @@ def connect(url: str, *, timeout_s: float = 5.0) -> AsyncClient:
 
 
 def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = True) -> Client:
-    """A synchronous client for who reads: where it is patient, it tries again for a moment.
+    """A blocking client for readers; a patient one repeats a failed call for a moment.
 
-    Raises ValueError for an address that it cannot read, and what redis-py raises for a cluster of
+    Raises ValueError for an address that it cannot read, and redis-py's errors for a cluster of
     which no node answers.
     """
     scheme, plain_url = _split(url)
@@ -78,22 +75,20 @@ def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = Tru
     options = _options(timeout_s) | {"retry": patient if is_patient else impatient}
     if scheme == "cluster":
         first_url, others = _nodes(plain_url)
-        more = [redis.cluster.ClusterNode(host, port) for host, port in others]  # type: ignore[no-untyped-call] # no types here either
+        more = [redis.cluster.ClusterNode(host, port) for host, port in others]  # type: ignore[no-untyped-call] # redis-py has no types here
         return redis.RedisCluster.from_url(first_url, startup_nodes=more, **options)
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
         watch = redis.sentinel.Sentinel(
             sentinels, sentinel_kwargs=options, **options, **credentials
-        )  # type: ignore[no-untyped-call] # nor here
-        master: redis.Redis = watch.master_for(name, connection_pool_class=_SentinelPool)  # type: ignore[no-untyped-call] # nor here
+        )  # type: ignore[no-untyped-call] # redis-py has no types here
+        master: redis.Redis = watch.master_for(name, connection_pool_class=_SentinelPool)  # type: ignore[no-untyped-call] # redis-py has no types here
         return master
     return redis.Redis.from_url(plain_url, **options)
 
 
 class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
-    """Closes the connections to the Sentinels with those to the master; redis-py leaves them
-    open.
-    """
+    """Also closes the connections to the Sentinels, which redis-py leaves open."""
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -102,9 +97,7 @@ class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool):
 
 
 class _SentinelPool(redis.sentinel.SentinelConnectionPool):
-    """Closes the connections to the Sentinels with those to the master; redis-py leaves them
-    open.
-    """
+    """Also closes the connections to the Sentinels, which redis-py leaves open."""
 
     def close(self) -> None:
         super().close()
@@ -113,7 +106,7 @@ class _SentinelPool(redis.sentinel.SentinelConnectionPool):
 
 
 def _options(timeout_s: float) -> dict[str, Any]:
-    # The second version of the protocol has all that the scripts answer, and every server and proxy
+    # Version 2 of the protocol can express every reply of the scripts, and every server and proxy
     # speaks it.
     return {
         "socket_timeout": timeout_s,
@@ -124,9 +117,7 @@ def _options(timeout_s: float) -> dict[str, Any]:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The kind of server an address names ("", "cluster", "sentinel"), and the address as redis-py
-    takes it.
-    """
+    """The kind of server ("", "cluster" or "sentinel"), and the address as redis-py reads it."""
     scheme, separator, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if not separator or base not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
@@ -138,23 +129,22 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _nodes(url: str) -> tuple[str, list[tuple[str, int]]]:
-    """The address of a cluster's first node as redis-py takes it, and the other nodes: who starts
-    while one is away asks another.
+    """A cluster's first node as redis-py reads it, and the other nodes.
+
+    A client that starts while one node is down asks another.
     """
     scheme, _, rest = url.partition("://")
     netloc, slash, path = rest.partition("/")
     credentials, at, hosts = netloc.rpartition("@")
     first, *others = hosts.split(",")
-    places = [host.partition(":") for host in others]
+    addresses = [host.partition(":") for host in others]
     return f"{scheme}://{credentials}{at}{first}{slash}{path}", [
-        (host, int(port or DEFAULT_PORT)) for host, _, port in places
+        (host, int(port or DEFAULT_PORT)) for host, _, port in addresses
     ]
 
 
 def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """The Sentinels, the name of the master that they watch, and what the master itself asks
-    for.
-    """
+    """The Sentinels, the name of the master that they watch, and the master's own options."""
     parts = urlsplit(url)
     addresses = parts.netloc.rpartition("@")[2].split(",")
     name, _, database = parts.path.strip("/").partition("/")

@@ -1,10 +1,9 @@
 """Holds: credits reserved before a generation.
 
-They live in Redis alone, in the slot of their account's partition, and free themselves.
-
-The ledger does not know them; a usage event that names one settles it in the commit of its entry. A
-failover may forget the last second of them: that can let a generation start that should have
-waited, it never loses a charge.
+They are in Redis alone, in the slot of their account's partition, and expire by themselves. The
+ledger does not know them. A usage event that names a hold settles it in the commit of the event's
+entry. A failover may lose the holds of the last second: then a generation may start that should
+have waited, but no charge is lost.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from usageledger.domain.checking import Use
 from usageledger.domain.quantity import format_quantity
 
 OPEN_MAX = 1_000
-"""How many holds of one account may be open at once. It bounds what the store does in one call."""
+"""How many holds of one account may be open. It bounds the work of one call in the store."""
 
-KEPT_MS = 15 * 60 * 1_000
-"""For how long it is known of a hold that it was settled or released, where it would have counted
-for longer. The scripts know it too.
+REMEMBERED_MS = 15 * 60 * 1_000
+"""For how long a settled or released hold is remembered, if it would have counted for longer.
 
-Of 10,000 at most that is known: who holds and releases without end fills no memory (`release.lua`).
+`prelude.lua` has the same number. At most 10,000 released holds of an account are remembered, so a
+client that holds and releases without end fills no memory (`release.lua`).
 """
 
 HoldState = Literal["open", "settled", "released"]
@@ -54,8 +53,10 @@ _content = msgspec.json.Decoder(tuple[str, str | None, str])
 
 
 class Hold(NamedTuple):
-    """A hold as it is kept: what it reserved, in micro-credits, until when it counts (ms since
-    1970), and for what: see `content_of`.
+    """A hold as it is stored.
+
+    ``credits`` is what it reserves, in micro-credits, and ``counts_until_ms`` until when it counts
+    (ms since 1970). ``content`` is what it is for: see `content_of`.
     """
 
     state: HoldState
@@ -65,11 +66,10 @@ class Hold(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What became of a request to hold: ``sum`` is of the account's open holds after it. ``hold``:
-    the one that the id names.
+    """The reply to a request to hold.
 
-    ``account``: the state that is stored by now, where it is not the one that the caller reckoned
-    with.
+    ``sum`` is what the account's open holds reserve after it, in micro-credits, and ``hold`` the
+    one under the id. ``account`` is the stored state if it is not the one that the caller saw.
     """
 
     outcome: Outcome
@@ -80,12 +80,10 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceHold:
-    """Reserve ``credits`` for an account, of which ``remaining`` are left by the state ``seen``.
+    """Reserve ``credits`` for an account that has ``remaining`` left by the state ``seen``.
 
-    The same hold again reserves nothing more.
-
-    A hold that has run out or was released can be placed anew under its id; one that was settled
-    cannot, for as long as that is known.
+    A repeat of a hold reserves nothing more. A hold that has expired or was released can be placed
+    again under its id. One that was settled cannot, for as long as it is remembered.
     """
 
     script: ClassVar[str] = "hold"
@@ -106,15 +104,16 @@ class PlaceHold:
         ]
 
     def words(self) -> Sequence[Word]:
-        reserved = (
+        return [
+            self.account,
+            self.seen or b"",
             self.remaining,
             self.id,
             self.credits,
             self.life_ms,
             self.open_max,
             self.content,
-        )
-        return [self.account, self.seen or b"", *reserved]
+        ]
 
     def answer(self, reply: Any) -> Held:
         outcome = _OUTCOMES[reply[0]]
@@ -125,10 +124,7 @@ class PlaceHold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseHold:
-    """Free an open hold.
-
-    The answer is what it then is; None where there is none, or it has run out.
-    """
+    """Free an open hold. The answer is the hold as it then is; None if it has expired."""
 
     script: ClassVar[str] = "release"
     account: str
@@ -146,7 +142,7 @@ class ReleaseHold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindHold:
-    """Look one hold up. None where there is none, or it has run out."""
+    """Look up a hold. The answer is None if there is none, or it has expired."""
 
     script: ClassVar[str] = "find_hold"
     account: str
@@ -163,17 +159,17 @@ class FindHold:
 
 
 def content_of(use: Use) -> bytes:
-    """What a hold is for, in its one canonical form: a repeat of the same request has the same."""
+    """What a hold is for, in one canonical form: a repeat of the same request has the same."""
     return _json.encode((use.feature, use.model, format_quantity(use.quantity)))
 
 
 def use_of(hold: Hold) -> Use:
-    """What a hold is for."""
+    """The use that a hold is for."""
     feature, model, quantity = _content.decode(hold.content)
     return Use(feature=feature, model=model, quantity=Decimal(quantity))
 
 
 def parse_hold(value: bytes) -> Hold:
-    """Read a hold back as the scripts write it."""
+    """A hold from the text that the scripts write."""
     state, credits, counts_until_ms, content = value.split(b" ", 3)
     return Hold(state.decode(), int(credits), int(counts_until_ms), content)  # type: ignore[arg-type] # the scripts write no other state

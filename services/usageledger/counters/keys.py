@@ -1,6 +1,6 @@
 """The names of one partition's keys.
 
-All carry one hash tag, so they lie in one slot of a Redis Cluster and fall back together.
+All have the same hash tag, so they are in one slot of a Redis Cluster and fall back together.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 class PartitionKeys:
     """The keys of one partition of one ledger.
 
-    ``prefix`` lets several ledgers share one Redis; an empty one is ``ul``.
-
-    Raises ValueError for a prefix that could end the hash tag early or run into another ledger's.
+    ``prefix`` lets several ledgers share one Redis; an empty one means ``ul``. Raises ValueError
+    for a prefix that could end the hash tag early or coincide with another ledger's.
     """
 
     prefix: str
     partition: int
     is_beside: bool = False
-    """Of the view that is being built beside the one that readers see."""
+    """Whether the keys are of the view that is being built beside the one that readers see."""
 
     def __post_init__(self) -> None:
         if self.prefix and not _PREFIX.fullmatch(self.prefix):
@@ -42,7 +41,7 @@ class PartitionKeys:
 
     @property
     def root(self) -> str:
-        """What the names of all keys of the view begin with."""
+        """The beginning of the names of all keys of the view."""
         return f"{self.tag}:beside" if self.is_beside else self.tag
 
     @property
@@ -52,8 +51,9 @@ class PartitionKeys:
 
     @property
     def head(self) -> str:
-        """Hash: ``token`` ("next_offset:hash"), ``value``, ``verified_at_ms``, ``windows`` (the
-        identity windows there are, "566 567").
+        """Hash: ``token`` ("next_offset:hash"), ``value``, ``verified_at_ms`` and ``windows``.
+
+        The last lists the windows that have identities, such as "566 567".
         """
         return f"{self.root}:head"
 
@@ -68,26 +68,27 @@ class PartitionKeys:
         return f"{self.root}:due"
 
     def holds(self, account: str) -> str:
-        """Hash: hold id → the account's hold; its field "" sums up the open ones.
+        """Hash: hold id → the account's hold; the field "" has the sum of the open ones.
 
-        Of no view: the ledger does not know them.
+        It is no part of a view: the ledger does not know holds.
         """
         return f"{self.tag}:holds:{account}"
 
     def hold_ends(self, account: str) -> str:
-        """Sorted set: hold id → until when the account's hold counts (ms since 1970; of one that is
-        over, less 2**52).
+        """Sorted set: hold id → until when the hold counts, or is remembered (ms since 1970).
+
+        2**52 is subtracted for a hold that has ended: see ``scripts/prelude.lua``.
         """
         return f"{self.tag}:hold_ends:{account}"
 
     @property
     def owner(self) -> str:
-        """String: what the partition's owner says of itself; expires. Not a part of the view."""
+        """String: the report of the partition's owner, which expires. It is no part of the view."""
         return f"{self.tag}:owner"
 
     def identities(self, window: int) -> str:
-        """Hash: 16 bytes of identity → what is remembered of it.
+        """Hash: 16 bytes of identity → what is remembered about it.
 
-        One key a window, so that a window is dropped at once.
+        Each window has a key of its own, so that it can be dropped at once.
         """
         return f"{self.root}:identities:{window}"

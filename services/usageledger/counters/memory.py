@@ -1,6 +1,6 @@
-"""A partition's view in memory, for tests of ours and of whoever builds on us.
+"""A partition's view in memory, for our tests and for those of programs that build on us.
 
-It can fall back, as a Redis does that fails over.
+It can fall back to an earlier moment, as a Redis does that fails over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from usageledger.counters.calling import Call
-from usageledger.counters.holding import KEPT_MS, FindHold, Held, Hold, PlaceHold, ReleaseHold
+from usageledger.counters.holding import REMEMBERED_MS, FindHold, Held, Hold, PlaceHold, ReleaseHold
 from usageledger.counters.reading import AccountReading, ReadAccount, ReadAccounts
 from usageledger.counters.view import Fetched, HeadMoved, Position, Snapshot, StoredHead, ViewChange
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySnapshot(Snapshot):
-    """A snapshot that a view can be taken back to: it holds the identities and the holds too."""
+    """A snapshot to which a view can fall back: it has the identities and the holds too."""
 
     remembered: Mapping[int, Mapping[bytes, bytes]]
     holds: Mapping[tuple[str, str], Hold]
@@ -31,7 +31,7 @@ class MemorySnapshot(Snapshot):
 class MemoryView:
     """See ``counters.view.PartitionView``.
 
-    The fields are open: a test may look, and may spoil them.
+    The fields are public: a test may read and change them.
     """
 
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -40,7 +40,7 @@ class MemoryView:
     due_ms: dict[str, int] = field(default_factory=dict)
     identities: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
     holds: dict[tuple[str, str], Hold] = field(default_factory=dict)
-    """By account and id."""
+    """By account and hold id."""
     view_beside: MemoryView | None = None
 
     async def head(self) -> StoredHead | None:
@@ -96,7 +96,7 @@ class MemoryView:
         return self.snapshot_for_rollback()
 
     def snapshot_for_rollback(self) -> MemorySnapshot:
-        """All that ``restore`` needs to take this view back to now."""
+        """Everything that ``restore`` needs to take this view back to this moment."""
         return MemorySnapshot(
             head=self.stored_head,
             accounts=dict(self.stored_accounts),
@@ -107,7 +107,7 @@ class MemoryView:
         )
 
     def restore(self, snapshot: MemorySnapshot) -> None:
-        """Fall back to an earlier moment, whole."""
+        """Fall back to an earlier moment as a whole."""
         self.stored_head = snapshot.head
         self.stored_accounts = dict(snapshot.accounts)
         self.due_ms = dict(snapshot.due_ms)
@@ -132,14 +132,14 @@ class MemoryView:
         self.view_beside = None
 
     def settle(self, holds: Sequence[tuple[str, str]]) -> None:
-        """What a commit does to holds."""
-        for place in holds:
-            hold = self._counting(place)
+        """Settle holds by account and id, as a commit does."""
+        for key in holds:
+            hold = self._live_hold(key)
             if hold is not None and hold.state != "settled":
-                self.holds[place] = self._over(hold._replace(state="settled"))
+                self.holds[key] = self._ended(hold._replace(state="settled"))
 
     def ask(self, call: Call[_T]) -> _T:
-        """Answer what readers and whoever holds credits ask: see ``counters.calling.ask``."""
+        """Answer a call of a reader or a holder of credits: see ``counters.calling.ask``."""
         if isinstance(call, ReadAccount):
             return cast(_T, self._reading(call.account))
         if isinstance(call, ReadAccounts):
@@ -149,18 +149,18 @@ class MemoryView:
         if isinstance(call, ReleaseHold):
             return cast(_T, self._release(call))
         assert isinstance(call, FindHold)
-        return cast(_T, self._counting((call.account, call.id)))
+        return cast(_T, self._live_hold((call.account, call.id)))
 
     def _reading(self, account: str) -> AccountReading:
         """As read_account.lua does."""
-        is_open = [hold.state == "open" for hold in self._counting_of(account)]
+        is_open = [hold.state == "open" for hold in self._live_holds(account)]
         state = self.stored_accounts.get(account)
         return AccountReading(self.stored_head, state, self._held(account), sum(is_open))
 
     def _place(self, call: PlaceHold) -> Held:
         """As hold.lua does."""
-        place, held = (call.account, call.id), self._held(call.account)
-        found = self._counting(place)
+        key, held = (call.account, call.id), self._held(call.account)
+        found = self._live_hold(key)
         if found is not None and found.state != "released":
             return Held(
                 "held" if found.content == call.content else "id_holds_something_else", held, found
@@ -170,35 +170,37 @@ class MemoryView:
             return Held("account_moved", held, account=stored)
         if call.credits > 0 and call.credits > call.remaining - held:
             return Held("insufficient_credits", held)
-        if sum(hold.state == "open" for hold in self._counting_of(call.account)) >= call.open_max:
+        if sum(hold.state == "open" for hold in self._live_holds(call.account)) >= call.open_max:
             return Held("too_many_open_holds", held)
         hold = Hold("open", call.credits, self.now_ms() + call.life_ms, call.content)
         self.holds = {
-            place: kept for place, kept in self.holds.items() if self._counting(place) is not None
+            key: kept for key, kept in self.holds.items() if self._live_hold(key) is not None
         }
-        self.holds[place] = hold
+        self.holds[key] = hold
         return Held("held", held + call.credits, hold)
 
     def _release(self, call: ReleaseHold) -> Hold | None:
-        place = (call.account, call.id)
-        hold = self._counting(place)
+        key = (call.account, call.id)
+        hold = self._live_hold(key)
         if hold is not None and hold.state == "open":
-            hold = self.holds[place] = self._over(hold._replace(state="released"))
+            hold = self.holds[key] = self._ended(hold._replace(state="released"))
         return hold
 
-    def _over(self, hold: Hold) -> Hold:
-        return hold._replace(counts_until_ms=min(hold.counts_until_ms, self.now_ms() + KEPT_MS))
+    def _ended(self, hold: Hold) -> Hold:
+        return hold._replace(
+            counts_until_ms=min(hold.counts_until_ms, self.now_ms() + REMEMBERED_MS)
+        )
 
     def _held(self, account: str) -> int:
-        return sum(hold.credits for hold in self._counting_of(account) if hold.state == "open")
+        return sum(hold.credits for hold in self._live_holds(account) if hold.state == "open")
 
-    def _counting_of(self, account: str) -> list[Hold]:
-        found = [self._counting(place) for place in self.holds if place[0] == account]
+    def _live_holds(self, account: str) -> list[Hold]:
+        found = [self._live_hold(key) for key in self.holds if key[0] == account]
         return [hold for hold in found if hold is not None]
 
-    def _counting(self, place: tuple[str, str]) -> Hold | None:
-        """The hold there, unless it has run out."""
-        hold = self.holds.get(place)
+    def _live_hold(self, key: tuple[str, str]) -> Hold | None:
+        """The hold under this account and id, unless it has expired."""
+        hold = self.holds.get(key)
         return None if hold is None or hold.counts_until_ms <= self.now_ms() else hold
 
     def _check_head(self, expected: Position | None) -> None:

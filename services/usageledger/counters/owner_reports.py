@@ -1,8 +1,7 @@
-"""What the owners of partitions say of themselves, for `status` and `doctor`: kept beside each
-view, for as long as its owner lives.
+"""The reports of partitions' owners, for `status` and `doctor`.
 
-It is no part of the view and nothing is decided by it. An owner that is gone says nothing any more,
-so its report expires.
+Each is stored beside its view and expires soon, so that an owner that is gone has no report. It is
+no part of the view, and no decision depends on it.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ LIFE_MS = 6_000
 
 
 class OwnerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``state`` is the owner's; ``no_progress_s``: for how long there has been something to do and
-    nothing was done.
+    """How a partition's owner is doing.
 
-    A view that is being caught up stands at ledger offset ``caught_up_to`` of ``catch_up_end``.
+    ``no_progress_s`` is for how long it has had work and done none. A view that is being caught up
+    is at ledger offset ``caught_up_to`` of ``catch_up_end``.
     """
 
     worker: str
@@ -54,8 +53,9 @@ async def write_reports(
 def read_reports(
     redis: Client, prefix: str, partitions: Iterable[int]
 ) -> dict[int, OwnerReport | None]:
-    """The reports of partitions; None where no owner has reported lately, or one of another
-    release. Raises ViewError.
+    """The reports of partitions' owners. Raises ViewError.
+
+    It is None if no owner has reported lately, or if one of another release has.
     """
     wanted = list(partitions)
     pipeline = redis.pipeline(transaction=False)
@@ -65,10 +65,10 @@ def read_reports(
         found = pipeline.execute()
     except REDIS_FAILURES as error:
         raise view_error(error) from error
-    return {partition: _read(reply) for partition, reply in zip(wanted, found, strict=True)}
+    return {partition: _report_in(reply) for partition, reply in zip(wanted, found, strict=True)}
 
 
-def _read(reply: bytes | None) -> OwnerReport | None:
+def _report_in(reply: bytes | None) -> OwnerReport | None:
     try:
         return None if reply is None else _decoder.decode(reply)
     except msgspec.MsgspecError:

@@ -1,7 +1,6 @@
-"""What readers take from a view: the CLI, the gateway, the audit. They never move it.
+"""How readers read a view: the CLI, the gateway, the audit. They never change it.
 
-A stored account is as of the last entry that touched it: who shows it calls ``at(now)`` on its
-state first.
+A stored account is as of its last entry: `domain.balance.balance_at` rolls it to the present.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from usageledger.counters.view import StoredHead
 VERIFIED_LATELY = timedelta(seconds=5)
 """An owner verifies its head about once a second.
 
-Older than this, it is away, or the store has lost it.
+If the last time is longer ago than this, the owner is gone, or the store has lost its writes.
 """
 
 _HEAD_FIELDS = ["token", "value", "verified_at_ms"]
 
 
 class AccountReading(NamedTuple):
-    """A view's head and one account's encoded state, of one moment; None where the view has
-    nothing. ``held``: see `ReadAccount`.
+    """A view's head and one account's encoded state at one moment, None for what does not exist.
+
+    ``held`` is what its open holds reserve, in micro-credits, and ``open_holds`` their number.
     """
 
     head: StoredHead | None
@@ -40,9 +40,7 @@ class AccountReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadAccount:
-    """Read the head, one account, what its open holds have reserved at that moment (micro-credits),
-    and how many they are.
-    """
+    """Read the head, one account and its open holds at one moment."""
 
     script: ClassVar[str] = "read_account"
     account: str
@@ -65,9 +63,7 @@ class ReadAccount:
 
 @dataclass(frozen=True, slots=True)
 class ReadAccounts:
-    """Read the head and several accounts of its partition at one moment, each as `ReadAccount`
-    does.
-    """
+    """Read the head and several accounts of its partition at one moment, as `ReadAccount` does."""
 
     script: ClassVar[str] = "read_accounts"
     accounts: Sequence[str]
@@ -97,8 +93,9 @@ def read_account(redis: Client, prefix: str, partition: int, account: str) -> Ac
 def read_heads(
     redis: Client, prefix: str, partitions: Iterable[int]
 ) -> dict[int, StoredHead | None]:
-    """Read the heads of several partitions in one round trip (to each node); no moment is common to
-    all of them. Raises ViewError.
+    """Read the heads of several partitions in one round trip to each node. Raises ViewError.
+
+    They are not of one moment.
     """
     wanted = list(partitions)
     pipeline = redis.pipeline(transaction=False)
@@ -127,20 +124,17 @@ async def read_heads_async(
 
 
 def as_of(head: StoredHead, now: datetime) -> datetime | None:
-    """When the counters under this head were last known to be all that was decided; None if that
-    was lately, so that nothing need be said.
+    """When a view was last known to be complete; None within VERIFIED_LATELY.
 
-    ``now`` is compared with the store's clock: where the two differ by more than VERIFIED_LATELY,
-    more is said than need be, or less.
+    ``now`` is compared with the store's clock. If the two clocks differ by more than
+    VERIFIED_LATELY, a time is returned that was not needed, or none that was.
     """
     at = verified_at(head)
     return None if now - at <= VERIFIED_LATELY else at
 
 
 def verified_at(head: StoredHead) -> datetime:
-    """When the counters under this head were last known to be all that was decided, by the store's
-    clock.
-    """
+    """When a view was last known to be complete, by the store's clock."""
     return datetime.fromtimestamp(head.verified_at_ms // 1_000, UTC) + timedelta(
         milliseconds=head.verified_at_ms % 1_000
     )

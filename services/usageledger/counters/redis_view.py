@@ -1,9 +1,9 @@
-"""A partition's view in Redis: one hash tag, so one slot, one node, one append-only file; it falls
-back as a whole or not at all.
+"""A partition's view in Redis.
 
-Each call is one script. A script's writes reach the append-only file and the replicas as one unit,
-hence whatever a failover loses, what is left is the view as it was after some earlier commit, and
-the head says after which.
+It has one hash tag, so it is in one slot, on one node, in one append-only file: it falls back as a
+whole or not at all. Each call is one script. A script's writes reach the append-only file and the
+replicas as one unit. So whatever a failover loses, what is left is the view as it was after some
+earlier commit, and the head says after which.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from usageledger.counters.view import (
 
 DEFAULT_TIMEOUT_S = 5.0
 
-# A view's set of windows changes about once a month: whoever meets that moment twice meets
-# something else.
+# A view's set of windows changes about once a month. A caller that sees it change more than twice
+# in a row has met another fault.
 _WINDOW_ATTEMPTS_MAX = 3
 _MS_MAX = 2**53
 
@@ -51,7 +51,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class RedisView:
     """See ``counters.view.PartitionView``.
 
-    It keeps nothing in memory; many views may share one client.
+    It keeps nothing in memory. Many views may share one client.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class RedisView:
         self._keys = PartitionKeys(prefix, partition)
         self._timeout_s = timeout_s
         self._beside: RedisView | None = None
-        # A pool gives each call a connection of its own, and between connections there is no order.
-        self._turn = asyncio.Lock()
+        # A pool gives each call a connection of its own, and connections have no common order.
+        self._in_order = asyncio.Lock()
 
     async def head(self) -> StoredHead | None:
         async with self._bounded():
@@ -80,25 +80,25 @@ class RedisView:
         accounts: Sequence[str],
         identities: Sequence[tuple[int, bytes]],
     ) -> Fetched:
-        places = _places_by_window(identities)
-        order = [place for window in places for place in places[window]]
+        by_window = _indexes_by_window(identities)
+        order = [index for window in by_window for index in by_window[window]]
         keys = [self._keys.head, self._keys.accounts]
-        for window in places:
+        for window in by_window:
             keys += (self._keys.identities(window), self._keys.identities(window - 1))
-        asked = [
+        lists = [
             [account.encode() for account in accounts],
-            *([identities[place][1] for place in group] for group in places.values()),
+            *([identities[index][1] for index in group] for group in by_window.values()),
         ]
-        words: list[scripts.Word] = [token_of(expected), *_packed(asked)]
+        words: list[scripts.Word] = [token_of(expected), *_packed_words(lists)]
         async with self._bounded():
             reply = await self._run("fetch", keys, words)
         _check_head(reply)
         found_accounts: list[bytes | None] = [None] * len(accounts)
-        for place, value in pairs(reply[1]):
-            found_accounts[place - 1] = value
+        for number, value in pairs(reply[1]):
+            found_accounts[number - 1] = value
         found_identities: list[bytes | None] = [None] * len(identities)
-        for place, value in pairs(reply[2]):
-            found_identities[order[place - 1]] = value
+        for number, value in pairs(reply[2]):
+            found_identities[order[number - 1]] = value
         return Fetched(found_accounts, found_identities)
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
@@ -111,7 +111,7 @@ class RedisView:
         _check_head(reply)
         if reply[0] == 3:
             raise ViewError(
-                f"the view has no head and yet {reply[1].decode()}: it is damaged: usageledger "
+                f"the view has no head and yet {reply[1].decode()}, so it is damaged: usageledger "
                 f"rebuild --partition {self._keys.partition}",
                 retriable=False,
             )
@@ -178,8 +178,9 @@ class RedisView:
         )
 
     async def _windows(self, keys: PartitionKeys) -> tuple[bytes, list[int]]:
-        """The field that names a view's windows, and their numbers; none where the head is no hash,
-        for then it was never a view's.
+        """The field that lists a view's windows, and their numbers.
+
+        There are none if the head is not a hash: then it was never a view's.
         """
         try:
             listed = (await self._run("head", [keys.head]))[3] or b""
@@ -226,7 +227,7 @@ class RedisView:
             token_of(change.position),
             change.head,
             "" if before is None else before,
-            *_packed(lists),
+            *_packed_words(lists),
         ]
         return await self._run(
             "commit", keys, [*words, "" if change.as_of_ms is None else change.as_of_ms]
@@ -235,8 +236,9 @@ class RedisView:
     async def _run_knowing_windows(
         self, name: str, fixed: Sequence[str], *, look_for_strays: bool = False
     ) -> tuple[list[int], Any]:
-        """Run a script that takes the keys of all windows, which only the head knows: read it, then
-        run, again if they changed between.
+        """Run a script that needs the keys of all windows, which only the head lists.
+
+        The head is read first, and again if the windows changed before the script ran.
         """
         for _ in range(_WINDOW_ATTEMPTS_MAX):
             token, _, _, listed = await self._run("head", [self._keys.head])
@@ -250,11 +252,11 @@ class RedisView:
         raise ViewError(f"the view's windows kept changing; {name} gave up")
 
     async def _stray_windows(self) -> list[str]:
-        """Windows that no head lists any more.
+        """Windows that no head lists any more, found by searching the whole server.
 
-        A search through the whole server, for a view that somebody has damaged.
+        They are left over when somebody has damaged a view.
         """
-        # The tag has braces and no glob characters: its letters stand for themselves.
+        # The tag has braces, but no characters that a pattern gives a meaning to.
         return [
             key.decode()
             async for key in self._redis.scan_iter(
@@ -267,8 +269,8 @@ class RedisView:
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[None]:
-        """One call's turn, bounded in time; failures come out as ViewError."""
-        async with self._turn:
+        """Let one call run at a time, bounded in time; failures are raised as ViewError."""
+        async with self._in_order:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     yield
@@ -283,11 +285,11 @@ def _check_head(reply: Any) -> None:
         raise HeadMoved(position_of(reply[1]))
 
 
-def _places_by_window(identities: Sequence[tuple[int, bytes]]) -> dict[int, list[int]]:
-    places: dict[int, list[int]] = {}
-    for place, (window, _) in enumerate(identities):
-        places.setdefault(window, []).append(place)
-    return places
+def _indexes_by_window(identities: Sequence[tuple[int, bytes]]) -> dict[int, list[int]]:
+    indexes: dict[int, list[int]] = {}
+    for index, (window, _) in enumerate(identities):
+        indexes.setdefault(window, []).append(index)
+    return indexes
 
 
 def _ids_by_account(holds: Sequence[tuple[str, str]]) -> dict[str, dict[str, None]]:
@@ -297,12 +299,11 @@ def _ids_by_account(holds: Sequence[tuple[str, str]]) -> dict[str, dict[str, Non
     return ids
 
 
-def _packed(lists: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
-    """Lists of words as two arguments: their lengths, and all of them joined.
+def _packed_words(lists: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:
+    """Lists of words as two arguments: their lengths, and all words joined.
 
-    The scripts take them apart again.
-
-    MessagePack alone would do if the one that servers have could read binary strings.
+    ``unpack_words`` in ``scripts/prelude.lua`` is the inverse. MessagePack alone would do if the
+    version that servers have could read binary strings.
     """
     return _encode([[len(word) for word in words] for words in lists]), b"".join(
         chain.from_iterable(lists)

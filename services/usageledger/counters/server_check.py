@@ -1,5 +1,6 @@
-"""Whether a Redis can be trusted with counters: it may not evict, and must keep an append-only
-file. Asked before anything is started.
+"""Whether a Redis is fit for counters: it must not evict, and must keep an append-only file.
+
+This is checked before anything is started.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from usageledger.counters.connection import Client
 from usageledger.counters.replies import REDIS_FAILURES, view_error
 
 VERSION_MIN = (7, 0)
-"""The first that refuses a script whole, instead of halfway, when memory runs out (Valkey answers
-7.2 or later).
+"""The first version that refuses a whole script when memory runs out, instead of half of it.
+
+Valkey says 7.2 or later.
 """
 
 
 class ServerUnfit(Exception):
     """The server is not set up for the ledger.
 
-    ``problems`` says what is wrong and what to do, a sentence each.
+    Each of ``problems`` is a sentence that says what is wrong and what to do.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -32,9 +34,9 @@ class ServerUnfit(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What one server says of itself.
+    """One server's settings, as it reports them.
 
-    ``appendfsync`` is None where the server does not tell (many managed ones do not).
+    ``appendfsync`` is None if the server does not report it, as many managed ones do not.
     """
 
     address: str
@@ -46,12 +48,12 @@ class ServerSettings:
 
 
 def check_server(redis: Client) -> list[str]:
-    """Ask every server that may hold counters; return warnings.
+    """Check every server that may hold counters, and return warnings.
 
-    Raises ServerUnfit, or ViewError when one does not answer.
+    Raises ServerUnfit, and ViewError if a server does not answer.
     """
     try:
-        settings = _ask_all(redis)
+        settings = _all_settings(redis)
     except REDIS_FAILURES as error:
         raise view_error(error) from error
     problems = [problem for server in settings for problem in problems_of(server)]
@@ -61,7 +63,7 @@ def check_server(redis: Client) -> list[str]:
 
 
 def problems_of(server: ServerSettings) -> list[str]:
-    """What forbids to keep counters there."""
+    """Why counters must not be kept on this server."""
     problems = []
     if _version_of(server.version) < VERSION_MIN:
         problems.append(
@@ -87,7 +89,7 @@ def problems_of(server: ServerSettings) -> list[str]:
 
 
 def warnings_of(server: ServerSettings) -> list[str]:
-    """What an operator should know of."""
+    """What an operator should know about this server."""
     if server.appendfsync == "no":
         return [
             f"{server.address} leaves it to the system when to write its file (appendfsync no): a "
@@ -101,16 +103,20 @@ def warnings_of(server: ServerSettings) -> list[str]:
     return []
 
 
-def _ask_all(client: Client) -> list[ServerSettings]:
+def _all_settings(client: Client) -> list[ServerSettings]:
     if isinstance(client, redis.RedisCluster):
         nodes = client.get_primaries()  # type: ignore[no-untyped-call] # redis-py has no type for it
-        return [_ask(client.get_redis_connection(node), node.name) for node in nodes]
+        return [_settings_of(client.get_redis_connection(node), node.name) for node in nodes]
     where = client.connection_pool.connection_kwargs
-    return [_ask(client, f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":"))]
+    return [
+        _settings_of(
+            client, f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":")
+        )
+    ]
 
 
-def _ask(client: redis.Redis, address: str) -> ServerSettings:
-    # INFO rather than CONFIG where it tells the same: managed servers refuse CONFIG.
+def _settings_of(client: redis.Redis, address: str) -> ServerSettings:
+    # INFO instead of CONFIG wherever it says the same: managed servers refuse CONFIG.
     about: dict[str, Any] = {}
     for section in ("server", "memory", "persistence", "replication"):
         about |= dict(client.info(section))

@@ -1,8 +1,8 @@
-"""What a ledger partition's view offers: to its owner, who alone moves it, and to readers.
+"""The port of a ledger partition's view: for its owner, who alone changes it, and for readers.
 
 The view is a fold of the ledger up to its head, never ahead of it. Accounts and identities are
-opaque bytes here: `domain` knows them. Adapters: ``counters.redis_view`` and ``counters.memory``;
-one contract suite runs against both.
+opaque bytes here; `domain` knows their meaning. The adapters are ``counters.redis_view`` and
+``counters.memory``; one contract suite runs against both.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 
 
 class Position(NamedTuple):
-    """Where a view stands: the ledger offset it will fold next, and the hash of the last entry
-    folded ("" before the first).
+    """How far a view has come: the next ledger offset to fold, and the last folded entry's hash.
+
+    The hash is "" before the first entry.
     """
 
     next_offset: int
@@ -22,8 +23,9 @@ class Position(NamedTuple):
 
 
 class StoredHead(NamedTuple):
-    """A view's head: its position, the owner's encoded ``domain.head.Head``, and when it was last
-    verified (ms by the store's clock).
+    """A view's head: its position, the owner's encoded ``domain.head.Head``, and its verification.
+
+    ``verified_at_ms`` is when the head was last verified, in ms since 1970 by the store's clock.
     """
 
     position: Position
@@ -32,7 +34,7 @@ class StoredHead(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """What a look-up found, in the order asked; None where the view has nothing."""
+    """The result of a look-up, in the order of the request; None for what does not exist."""
 
     accounts: Sequence[bytes | None]
     identities: Sequence[bytes | None]
@@ -40,9 +42,9 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewChange:
-    """All that one commit writes.
+    """Everything that one commit writes.
 
-    Identities are grouped by window (an integer that grows with time): see ``domain.identity``.
+    Identities are grouped by window, an integer that grows with time: see ``domain.identity``.
     """
 
     head: bytes
@@ -50,16 +52,16 @@ class ViewChange:
     accounts: Mapping[str, bytes] = field(default_factory=dict)
     identities: Mapping[int, Mapping[bytes, bytes]] = field(default_factory=dict)
     due_ms: Mapping[str, int | None] = field(default_factory=dict)
-    """When each account is next due (ms since 1970), None where it no longer is."""
+    """When each account is next due (ms since 1970), None for one that is due no more."""
     settled_holds: Sequence[tuple[str, str]] = ()
-    """Holds that their uses have settled: account and id.
+    """The holds to settle, by account and id.
 
-    No view is made of them, so one beside leaves them alone.
+    Holds are no part of a view, so a view beside leaves them alone.
     """
     as_of_ms: int | None = None
-    """Of when the view then is (ms since 1970), where that is not now: while it is caught up.
+    """The view's as-of time after the commit (ms since 1970), None for now.
 
-    Readers say so.
+    A time is given while the view is being caught up; readers say "as of" it.
     """
     drop_windows_before: int | None = None
     """Identity windows older than this are no longer needed."""
@@ -67,7 +69,7 @@ class ViewChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A whole view at one moment. ``identities`` says how many there are in each window."""
+    """A whole view at one moment. ``identities`` has the number of identities in each window."""
 
     head: StoredHead | None
     accounts: Mapping[str, bytes]
@@ -76,12 +78,10 @@ class Snapshot:
 
 
 class ViewError(Exception):
-    """The store did not do what was asked.
+    """The store did not do what was asked. ``retriable``: the same call can succeed later.
 
-    ``retriable`` says whether the same call can succeed later.
-
-    Nothing was changed, unless it is the answer that was lost: only the head, read again, tells
-    whether a commit was applied.
+    Nothing was changed, unless only the answer was lost: then the head, read again, says whether a
+    commit was applied.
     """
 
     def __init__(self, message: str, *, retriable: bool = True) -> None:
@@ -90,9 +90,9 @@ class ViewError(Exception):
 
 
 class HeadMoved(ViewError):
-    """The head is not where the caller believes: it fell back, or another owner moved it.
+    """The head is not where the caller expects it: it fell back, or another owner moved it.
 
-    ``found`` is None where there is no head.
+    ``found`` is None if there is no head.
     """
 
     def __init__(self, found: Position | None) -> None:
@@ -103,16 +103,15 @@ class HeadMoved(ViewError):
 class PartitionView(Protocol):
     """One partition's view.
 
-    Every call is bounded in time and raises ViewError when the store does not answer.
-
-    Calls on one view are carried out in the order in which they were made, so a look-up made while
-    a commit is on its way expects its head.
+    Every call is bounded in time, and raises ViewError if the store does not answer. Calls on one
+    view are carried out in the order in which they were made. So a look-up that is made while a
+    commit is under way expects the head of that commit.
     """
 
     async def head(self) -> StoredHead | None:
-        """Read the head, None where there is none.
+        """Read the head; None if there is none.
 
-        A write-class call, so a replica never answers it.
+        It counts as a write, so a replica never answers it.
         """
         ...
 
@@ -122,64 +121,61 @@ class PartitionView(Protocol):
         accounts: Sequence[str],
         identities: Sequence[tuple[int, bytes]],
     ) -> Fetched:
-        """Look up accounts and (newest window, identity) pairs if the head is as expected; else
-        raise HeadMoved.
+        """Look up accounts and (newest window, identity) pairs if the head is as expected.
 
-        An identity is looked for in the window given and in the one before it. Where None is
-        expected nothing is found.
+        An identity is searched in the given window and in the one before it. If None is expected,
+        nothing is found. Raises HeadMoved if the head is elsewhere.
         """
         ...
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
-        """Write everything in ``change``, or nothing: raise HeadMoved if the head is not as
-        expected. None expects an empty view.
+        """Write everything in ``change`` if the head is as expected, otherwise nothing.
 
-        It verifies the head as well, unless the change says of when it is. A hold is settled once,
-        whether it is open or was released; one that has run out, or that is not there, is no
-        matter. Identities in a window that is to be dropped are not kept. An answer lost and the
-        commit repeated: HeadMoved, with ``found`` where this change was to move it.
+        None expects an empty view. A commit also verifies the head, unless the change has an as-of
+        time. A hold is settled once, whether it is open or was released; one that has expired or
+        does not exist is ignored. Identities in a window that is to be dropped are not kept. Raises
+        HeadMoved if the head is elsewhere. If the answer was lost and the commit is repeated, its
+        ``found`` is this change's own position.
         """
         ...
 
     async def verify(self, expected: Position) -> None:
-        """Note that the head was seen where expected, now; raise HeadMoved otherwise.
+        """Note that the head is where it is expected now; raise HeadMoved if it is not.
 
-        A write-class call.
+        It counts as a write, so a replica never answers it.
         """
         ...
 
     async def due(self, expected: Position | None = None) -> Mapping[str, int]:
-        """All accounts that are due some time, with when (ms since 1970); if a position is given
-        and the head is not there, HeadMoved.
+        """Every account that will be due, with its time (ms since 1970).
+
+        Raises HeadMoved if a position is given and the head is elsewhere.
         """
         ...
 
     async def snapshot(self) -> Snapshot:
-        """Read all accounts with the head that they belong to (for the audit).
+        """Read all accounts with the head that they belong to, for the audit.
 
-        Holds up the store for as long as that takes.
+        The store answers nothing else meanwhile.
         """
         ...
 
     async def clear(self) -> None:
-        """Throw this view away.
+        """Delete this view, which can be rebuilt from the ledger at any time.
 
-        It can be rebuilt from the ledger at any time. Holds stay, for they are of no ledger.
+        Holds stay: they belong to no ledger.
         """
         ...
 
     def beside(self) -> PartitionView:
-        """A second view of the same partition, which no reader sees: to build anew in what this one
-        is then to be.
-        """
+        """A second view of the same partition that no reader sees: the next one is built in it."""
         ...
 
     async def take_over(self, beside: Position) -> None:
-        """Put the view beside in the place of this one, if it stands there; else HeadMoved.
+        """Replace this view by the one beside, if that one is at the expected position.
 
-        Readers see the old one, then the new one.
-
-        It does not matter what this one was. Holds stay, for they are of no ledger. An answer lost
-        and the call repeated: HeadMoved.
+        Readers see the old one, then the new one, whatever the old one was. Holds stay: they belong
+        to no ledger. Raises HeadMoved if the view beside is elsewhere, and if the call is repeated
+        because its answer was lost.
         """
         ...

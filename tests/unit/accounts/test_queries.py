@@ -1,6 +1,4 @@
-"""What is asked for an answer about an account, in which order, and what is made of it, whoever
-asks.
-"""
+"""The queries behind answers about an account: their steps, in order, and their results."""
 
 from __future__ import annotations
 
@@ -44,15 +42,16 @@ ACTION = Use(feature="chat_action")
 
 
 class Counters:
-    """A view in memory, in which account ``a`` stands as a ledger of the notation has left it, and
-    what was asked of it.
+    """A view in memory with account ``a`` as the notation's ledger has left it.
+
+    ``asked`` are the steps that it has answered.
     """
 
     def __init__(self, *lines: str) -> None:
         self.view = MemoryView(now_ms=lambda: int(NOW.timestamp() * 1_000))
         self.asked: list[Step] = []
         self.before_placing: Callable[[], None] = lambda: None
-        self._stand(NOW)
+        self._set_clock(NOW)
         if lines:
             self.become(*lines)
 
@@ -60,10 +59,10 @@ class Counters:
         partition = Partition()
         for line in lines:
             partition.take(line)
-        self._stand(partition.now)
+        self._set_clock(partition.now)
         self.view.stored_accounts["a"] = encode(partition.state())
 
-    def _stand(self, clock: datetime) -> None:
+    def _set_clock(self, clock: datetime) -> None:
         head = Head(ledger="ledger", next_offset=7, clock=clock, catalog_next=3)
         self.view.stored_head = StoredHead(
             Position(7, "hash"), encode(head), int(NOW.timestamp() * 1_000)
@@ -102,8 +101,9 @@ def test_an_account_is_read_by_the_catalogs_that_its_partition_has_adopted() -> 
 
 
 def test_counters_that_are_not_there_make_no_account_an_untouched_free() -> None:
-    """A Redis that was emptied has no heads until a processor reads the ledger again: a suspended
-    account could hold 200 meanwhile.
+    """A Redis that was emptied has no heads until a processor rebuilds its views.
+
+    Meanwhile a suspended account could have held Free's 200 credits.
     """
     counters = Counters()
     counters.view.stored_head = None
@@ -113,7 +113,7 @@ def test_counters_that_are_not_there_make_no_account_an_untouched_free() -> None
 
 
 def test_now_is_never_before_the_ledgers_time() -> None:
-    """A clock that is behind would show an account as it was before what it has seen of it."""
+    """With a slow clock, an account would be shown as it was before its last entries."""
     counters = Counters("2026-12-01T10:00 use chat_action")
     assert counters.result(balance_query("a", CLOCK)).balance.at == datetime(
         2026, 12, 1, 10, tzinfo=UTC
@@ -121,8 +121,9 @@ def test_now_is_never_before_the_ledgers_time() -> None:
 
 
 def test_while_history_is_imported_now_is_the_ledgers_time() -> None:
-    """Else a subscription of last year would have been renewed a dozen times, and what its month
-    had used would be gone.
+    """Otherwise last year's subscription would have been renewed a dozen times.
+
+    The use of its imported month would then not count any more.
     """
     counters = Counters("2025-03-01T10:00 subscribe pro", "+1d use chat_action 200")
     assert counters.result(check_query("a", ACTION, CLOCK)).check.allowed
@@ -141,7 +142,7 @@ def test_counters_that_were_not_verified_lately_are_as_of_when_they_were() -> No
 
 
 @pytest.mark.parametrize("spoilt", ["head", "account"])
-def test_counters_that_cannot_be_read_are_no_outage(spoilt: str) -> None:
+def test_counters_of_a_newer_release_are_not_an_outage(spoilt: str) -> None:
     counters = Counters("2026-11-20T10:00 use chat_action")
     if spoilt == "head":
         counters.view.stored_head = StoredHead(Position(7, "hash"), b"not ours", 0)
@@ -160,7 +161,7 @@ def test_counters_that_cannot_be_read_are_no_outage(spoilt: str) -> None:
         (Use(feature="genai_video"), "feature 'genai_video' with no model named"),
     ],
 )
-def test_what_has_no_rate_is_named(use: Use, told: str) -> None:
+def test_a_use_without_a_rate_is_named(use: Use, told: str) -> None:
     for query in (
         check_query("a", use, CLOCK),
         hold_query("a", "job", use, 1_000, CLOCK),
@@ -172,9 +173,10 @@ def test_what_has_no_rate_is_named(use: Use, told: str) -> None:
         assert counters.view.holds == {}
 
 
-def test_a_hold_is_reckoned_anew_on_what_the_account_has_become_meanwhile() -> None:
-    """A use is charged between the look at the account and the hold: what is left then is what
-    counts.
+def test_a_hold_is_tried_again_on_an_account_that_has_changed_meanwhile() -> None:
+    """A use is charged between reading the account and placing the hold.
+
+    What is left after that use decides.
     """
     counters = Counters("2026-11-20T10:00 use chat_action 100")
     charges = iter([lambda: counters.become("2026-11-20T10:00 use chat_action 195")])
@@ -190,7 +192,7 @@ def test_a_hold_is_reckoned_anew_on_what_the_account_has_become_meanwhile() -> N
     assert refused.checked.check.upgrade is not None
 
 
-def test_an_account_that_never_stands_still_is_asked_about_again_later() -> None:
+def test_a_hold_on_an_account_that_changes_each_time_ends_in_a_retriable_error() -> None:
     counters = Counters("2026-11-20T10:00 use chat_action 1")
     uses = iter(range(2, 1_000))
     counters.before_placing = lambda: counters.become(
@@ -202,8 +204,8 @@ def test_an_account_that_never_stands_still_is_asked_about_again_later() -> None
     assert sum(isinstance(step, PlaceHold) for step in counters.asked) == ATTEMPTS_MAX
 
 
-def test_a_hold_does_not_stand_against_itself() -> None:
-    """Asked for again when nothing else is left, it is answered and not refused."""
+def test_a_hold_does_not_count_against_itself() -> None:
+    """Repeated when nothing else is left, it is answered and not refused."""
     counters = Counters("2026-11-20T10:00 use chat_action 190")
     use = Use(feature="chat_action", quantity=Decimal(10))
     first, again = (counters.result(hold_query("a", "job", use, 60_000, CLOCK)) for _ in range(2))
@@ -211,7 +213,7 @@ def test_a_hold_does_not_stand_against_itself() -> None:
     assert (again.checked.check.held, again.checked.check.available) == (10_000_000, 0)
 
 
-def test_what_costs_more_than_can_be_held_is_refused_before_it_is_asked_for() -> None:
+def test_a_use_that_costs_more_than_can_be_held_is_refused_without_a_hold_call() -> None:
     counters = Counters()
     use = Use(feature="genai_video", model="veo_3", quantity=Decimal(1_000_000_000))
     placed = counters.result(hold_query("a", "job", use, 60_000, CLOCK))
@@ -219,7 +221,7 @@ def test_what_costs_more_than_can_be_held_is_refused_before_it_is_asked_for() ->
     assert not any(isinstance(step, PlaceHold) for step in counters.asked)
 
 
-def test_a_hold_is_found_released_and_found_released() -> None:
+def test_a_hold_is_found_open_and_after_its_release_found_released() -> None:
     counters = Counters()
     assert counters.result(find_hold_query("a", "job")) is None
     counters.result(hold_query("a", "job", ACTION, 60_000, CLOCK))
@@ -233,7 +235,7 @@ def test_a_hold_is_found_released_and_found_released() -> None:
     )
 
 
-def test_a_loop_asks_the_same() -> None:
+def test_an_asyncio_caller_runs_the_same_steps() -> None:
     waiting, looping = (
         Counters("2026-11-20T10:00 use chat_action"),
         Counters("2026-11-20T10:00 use chat_action"),

@@ -94,7 +94,7 @@ def test_each_setting_that_loses_counters_is_a_problem_by_itself(
 
 
 @pytest.mark.parametrize("version", ["7.0.0", "7.2.4", "8.4.0", "10.1.0"])
-def test_later_versions_are_taken(version: str) -> None:
+def test_later_versions_are_accepted(version: str) -> None:
     assert problems_of(replace(GOOD, version=version)) == []
 
 
@@ -147,7 +147,7 @@ def test_a_head_that_was_verified_lately_needs_no_as_of() -> None:
         ("rediss+cluster://:secret@a,b:6380,c", redis.asyncio.RedisCluster, None),
     ],
 )
-def test_an_address_tells_what_kind_of_server_it_names(
+def test_an_address_says_which_kind_of_server_it_names(
     url: str, kind: type, blocking_kind: type | None
 ) -> None:
     async def connected() -> type:
@@ -214,7 +214,7 @@ def test_a_view_in_memory_falls_back_whole() -> None:
     asyncio.run(test())
 
 
-def test_a_view_takes_the_place_of_whatever_lies_there() -> None:
+def test_a_view_takes_over_whatever_is_under_its_keys() -> None:
     """A head that something had overwritten by a string stopped its partition, and a rebuild failed
     at its very end, however often.
     """

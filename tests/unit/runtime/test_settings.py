@@ -76,7 +76,7 @@ def test_without_a_stack_the_error_says_how_to_start_one(tmp_path: Path) -> None
         Settings.find(tmp_path / "elsewhere")
 
 
-def test_what_a_killed_stack_left_behind_is_no_stack(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_stack_are_not_a_stack(tmp_path: Path) -> None:
     describe(tmp_path / ".usageledger")
     (tmp_path / ".usageledger" / "stack.lock").write_bytes(b"1")
     with pytest.raises(SettingsError, match="no running stack"):
@@ -89,7 +89,7 @@ def test_a_stack_that_is_not_up_yet_is_named_as_such(running: Path) -> None:
         Settings.find(running)
 
 
-def test_the_variable_for_the_directory_is_heeded(
+def test_the_variable_for_the_directory_is_read(
     running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = tmp_path / "moved"

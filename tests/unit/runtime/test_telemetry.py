@@ -1,4 +1,4 @@
-"""What services say of themselves: alive, ready or why not, and figures that Prometheus reads."""
+"""Telemetry of services: alive, ready or why not, and figures that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from usageledger.runtime.telemetry import Figure, Report, Telemetry, telling_of
 
 
 def told(service: str, report: Report) -> dict[str, float]:
-    """What /metrics says of a report, by name and label."""
+    """The values in a report's /metrics, by name and label."""
     telemetry = Telemetry(service)
     telemetry.tell(report)
     answer = telemetry.answer("/metrics")
@@ -89,7 +89,7 @@ def test_a_processor_is_ready_when_it_has_partitions_and_none_has_stopped() -> N
     ]
 
 
-def test_a_processor_tells_of_lags_offsets_and_catching_up() -> None:
+def test_a_processor_reports_lags_offsets_and_catching_up() -> None:
     health = WorkerHealth(
         partitions=(
             partition(

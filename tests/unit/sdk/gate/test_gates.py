@@ -57,13 +57,13 @@ MAX = {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"}
         {"gateway": "http://g", "key": "k", "kafka": "k:9092", "redis_url": "redis://r"},
     ],
 )
-def test_a_gate_is_told_one_way_to_ask(told: dict[str, Any]) -> None:
+def test_a_gate_has_exactly_one_transport(told: dict[str, Any]) -> None:
     for kind in (UsageGate, AsyncUsageGate):
         with pytest.raises(ValueError, match="either gateway and key, or kafka and redis_url"):
             kind(on_unavailable="allow", **told)
 
 
-def test_what_becomes_of_generations_when_nobody_answers_is_for_the_caller_to_say() -> None:
+def test_on_unavailable_has_no_default() -> None:
     with pytest.raises(TypeError, match="on_unavailable"):
         UsageGate(**NOWHERE)
     with pytest.raises(ValueError, match='"allow" or "deny"'):
@@ -71,7 +71,7 @@ def test_what_becomes_of_generations_when_nobody_answers_is_for_the_caller_to_sa
 
 
 def said_by(answer: object, *names: str) -> tuple[object, ...]:
-    """Some of what an answer says."""
+    """Some fields of an answer."""
     return tuple(getattr(answer, name) for name in names)
 
 
@@ -87,7 +87,7 @@ BAD_USES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "named"), BAD_USES)
-def test_what_cannot_be_asked_is_refused_before_anybody_is_asked(
+def test_malformed_arguments_are_refused_before_anything_is_asked(
     wrong: dict[str, Any], named: str
 ) -> None:
     asked: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_a_hold_lasts_a_second_to_a_day(expires_in: Any) -> None:
         InMemoryGate().hold("a", "job", "genai_video", "veo_3", expires_in=expires_in)
 
 
-def test_a_hold_lasts_a_quarter_of_an_hour_unless_it_is_told_and_no_less_than_it_is_told() -> None:
+def test_a_hold_lasts_15_minutes_by_default_and_never_less_than_it_should() -> None:
     now = [datetime(2026, 11, 25, 10, tzinfo=UTC)]
     gate = InMemoryGate(now=lambda: now[0])
     assert gate.hold("a", "job-1", "chat_action").expires_at == now[0] + timedelta(minutes=15)
@@ -179,7 +179,7 @@ def test_a_check_says_what_is_left_and_which_upgrade_would_do() -> None:
     )
 
 
-def test_a_suspended_account_is_given_no_hold_and_keeps_the_one_it_has() -> None:
+def test_a_suspended_account_gets_no_hold_and_keeps_the_one_it_has() -> None:
     gate = InMemoryGate()
     assert gate.hold("a", "job", "chat_action")
     gate.use("a", "chat_message", quantity=0)
@@ -195,7 +195,7 @@ def test_a_suspended_account_is_given_no_hold_and_keeps_the_one_it_has() -> None
         gate.hold("a", "job", "chat_message")
 
 
-def test_what_is_held_is_settled_by_its_use_and_released_by_a_failure() -> None:
+def test_a_hold_is_settled_by_its_use_and_released_by_a_failure() -> None:
     gate = InMemoryGate()
     with gate.held("a", id="job-1", feature="genai_video", model="veo_3", quantity=2) as hold:
         assert said_by(hold, "credits", "state", "held", "available") == (64, "open", 64, 136)
@@ -215,7 +215,7 @@ def test_what_is_held_is_settled_by_its_use_and_released_by_a_failure() -> None:
     assert said_by(done, "allowed", "state", "held") == (True, "settled", 0)
 
 
-def test_who_is_given_no_hold_runs_no_body() -> None:
+def test_a_body_without_a_hold_does_not_run() -> None:
     gate = InMemoryGate()
     gate.open("a", used="190")
     with (
@@ -227,7 +227,7 @@ def test_who_is_given_no_hold_runs_no_body() -> None:
     assert refused.value.answer.upgrade.plan == "pro"
 
 
-def test_the_same_gate_serves_a_loop() -> None:
+def test_the_same_gate_serves_asyncio() -> None:
     async def test(gate: AsyncUsageGate) -> None:
         async with gate:
             await gate.prepare()
@@ -247,7 +247,7 @@ def test_the_same_gate_serves_a_loop() -> None:
 
 
 @pytest.mark.parametrize("on_unavailable", ["allow", "deny"])
-def test_when_nobody_answers_the_answer_is_the_callers_and_says_so(
+def test_without_an_answer_on_unavailable_decides_and_the_answer_is_degraded(
     on_unavailable: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     allowed = on_unavailable == "allow"
@@ -277,7 +277,7 @@ def response(status: int, said: Any) -> httpx.Response:
     return httpx.Response(status, request=request, **content)
 
 
-def test_what_a_gate_sends_names_the_account_in_the_path_and_the_use_in_the_body() -> None:
+def test_a_request_names_the_account_in_the_path_and_the_use_in_the_body() -> None:
     assert check_request("team/7 ü", USE).path == "/v1/accounts/team%2F7%20%C3%BC/check"
     assert check_request("..", USE).path == "/v1/accounts/%2E%2E/check"
     assert check_request("a", USE).body == {
@@ -343,7 +343,7 @@ def test_a_refused_hold_is_an_answer() -> None:
         (422, {"code": "unknown_feature", "detail": "d"}, UnknownUse),
     ],
 )
-def test_what_is_no_answer_is_raised_as_what_it_means(
+def test_a_response_that_is_no_answer_is_raised_as_the_error_it_means(
     status: int, said: Any, raised: type[GateError]
 ) -> None:
     with pytest.raises(raised) as failed:
