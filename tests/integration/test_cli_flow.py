@@ -1,6 +1,4 @@
-"""The whole flow by the command line alone: a stack on the session's servers, a history imported,
-and everything asked of it.
-"""
+"""The whole flow by the command line: a stack, an imported history, and every question about it."""
 
 from __future__ import annotations
 
@@ -130,7 +128,7 @@ class Ledger:
         return [json.loads(line) for line in self.ok(*arguments, "--json").splitlines()]
 
     def get(self, path: str) -> dict[str, Any]:
-        """What the stack's gateway answers."""
+        """The gateway's answer to a GET."""
         answer = httpx.get(
             self.ready["gateway"] + path,
             headers={"Authorization": f"Bearer {self.ready['key']}"},
@@ -271,7 +269,7 @@ def test_the_status_names_every_service_and_its_lag(ledger: Ledger) -> None:
         ),
     ],
 )
-def test_an_account_can_be_asked_for_at_any_time(
+def test_an_account_can_be_shown_at_any_time(
     ledger: Ledger, at: str, expected: dict[str, Any]
 ) -> None:
     shown = ledger.one("account", "show", "ann", "--at", at)
@@ -296,9 +294,7 @@ def test_an_account_is_shown_to_people_as_well(ledger: Ledger) -> None:
 
 
 def test_the_usage_meter_agrees_with_the_command_line(ledger: Ledger) -> None:
-    """Figures come from the counters, days and charges from the history: both have to be what the
-    ledger says.
-    """
+    """Its figures come from the counters, its charges from the history: both follow the ledger."""
     shown = ledger.one("account", "show", "ann")
     assert is_true_within(lambda: ledger.get("/v1/accounts/ann/meter")["history_as_of"] is None, 60)
     meter = ledger.get("/v1/accounts/ann/meter")
@@ -337,7 +333,7 @@ def _is_ready(address: str) -> bool:
     return httpx.get(f"{address}/readyz").status_code == 200
 
 
-def test_entries_lie_in_the_ledger_in_the_order_of_the_file(ledger: Ledger) -> None:
+def test_entries_are_in_the_ledger_in_the_order_of_the_file(ledger: Ledger) -> None:
     entries = [
         entry
         for entry in ledger.each("ledger", "show", "--account", "ann")
@@ -385,8 +381,8 @@ def test_limit_events_are_printed_as_the_cloudevents_that_they_are(ledger: Ledge
         each["specversion"] == "1.0" and each["data"]["crossed_by"]["source"] == "/test"
         for each in events
     )
-    told = ledger.ok("limits", "tail", "--from-beginning", "--until-idle", "1")
-    assert "ann  limit.reached (usage): 224 used, -24 remain on pro, next: Max (500 credits" in told
+    line = ledger.ok("limits", "tail", "--from-beginning", "--until-idle", "1")
+    assert "ann  limit.reached (usage): 224 used, -24 remain on pro, next: Max (500 credits" in line
 
 
 def test_each_bad_line_ends_as_a_refusal_with_its_place_and_nothing_is_lost(ledger: Ledger) -> None:
@@ -410,7 +406,7 @@ def test_each_bad_line_ends_as_a_refusal_with_its_place_and_nothing_is_lost(ledg
     } == {"not_json"}
 
 
-def test_what_kafka_itself_does_not_take_is_told_with_its_line_and_the_rest_is_sent(
+def test_a_line_that_is_too_large_for_kafka_is_named_and_the_rest_is_sent(
     ledger: Ledger,
 ) -> None:
     lines: list[dict[str, Any] | bytes] = [
@@ -426,7 +422,7 @@ def test_what_kafka_itself_does_not_take_is_told_with_its_line_and_the_rest_is_s
     assert ledger.one("account", "show", "carl")["used"] == "64"
 
 
-def test_a_record_as_large_as_the_topic_takes_reaches_the_ledger(ledger: Ledger) -> None:
+def test_a_record_as_large_as_the_topic_accepts_reaches_the_ledger(ledger: Ledger) -> None:
     known = len(ledger.each("refusals", "list", "--reason", "record_too_large"))
     assert ledger.send([b"x" * RECORD_BYTES_MAX])["not_sent"] == []
     assert len(ledger.each("refusals", "list", "--reason", "record_too_large")) == known + 1
@@ -465,7 +461,7 @@ def test_an_event_refused_for_an_unknown_model_is_charged_once_a_catalog_knows_i
     assert ledger.one("refusals", "resend", "--account", "dora")["sent"] == 0
 
 
-def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
+def test_a_command_shows_the_ledgers_decision(ledger: Ledger) -> None:
     told = ledger.one(
         "account",
         "subscribe",
@@ -526,7 +522,7 @@ def test_a_command_shows_what_the_ledger_made_of_it(ledger: Ledger) -> None:
     assert (shown["next_plan"], shown["granted"], shown["remaining"]) == ("free", "7.5", "207.5")
 
 
-def test_what_an_account_holds_is_shown_beside_what_remains(ledger: Ledger) -> None:
+def test_an_accounts_open_holds_are_shown_beside_what_remains(ledger: Ledger) -> None:
     ready = ledger.ready
     with UsageGate(
         kafka=ready["kafka"],
@@ -628,7 +624,7 @@ def test_an_account_is_suspended_resumed_and_given_thresholds_by_hand(ledger: Le
         ),
     ],
 )
-def test_what_is_known_to_be_wrong_is_refused_at_once(
+def test_an_invalid_argument_is_refused_at_once(
     ledger: Ledger, arguments: list[str], says: str
 ) -> None:
     result = ledger.run(*arguments)
@@ -649,12 +645,10 @@ def test_the_audit_gives_one_line_of_verdict(ledger: Ledger) -> None:
     assert verdict.count("\n") == 1
 
 
-def test_counters_that_nobody_confirms_are_shown_with_their_date(
+def test_counters_that_no_owner_verifies_are_shown_with_their_date(
     kafka: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `down` the given servers go on: what they hold is true, but may be behind what has come
-    in since.
-    """
+    """After `down` the given servers still run: their counters are true, but may be behind."""
     prefix = f"t{uuid.uuid4().hex[:10]}"
     up = usageledger(
         *(
@@ -695,7 +689,7 @@ def test_counters_that_nobody_confirms_are_shown_with_their_date(
 
 
 class TestWithoutServices:
-    """A ledger whose topics are there, and nothing that works on it."""
+    """A ledger whose topics exist, without any service."""
 
     @pytest.fixture(autouse=True)
     def settings(
@@ -709,7 +703,7 @@ class TestWithoutServices:
     def run(self, *arguments: str, input: bytes | None = None) -> Result:
         return CliRunner().invoke(app, list(arguments), input=input)
 
-    def test_a_ledger_that_does_not_come_to_rest_is_given_up_and_what_lags_is_named(self) -> None:
+    def test_waiting_for_a_ledger_that_stays_busy_ends_and_names_its_lags(self) -> None:
         assert self.run("send", "-", input=ndjson([b"not json"])).exit_code == 0
         result = self.run("wait-idle", "--timeout", "1")
         assert result.exit_code == 1
@@ -743,7 +737,9 @@ class TestWithoutServices:
         )
         assert self.run("go-live").stdout == "the ledger was live already\n"
 
-    def test_a_decision_that_does_not_come_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_decision_that_does_not_come_is_reported(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("usageledger.cli.event_commands.DECISION_TIMEOUT_S", 0.5)
         result = self.run("usage", "record", "a", "genai_video", "--wait")
         assert result.exit_code == 1
@@ -767,7 +763,7 @@ class TestWithoutServices:
             assert result.stderr.startswith("usageledger: there is no "), (arguments, result.stderr)
             assert result.stderr.count("\n") == 1
 
-    def test_a_kafka_that_does_not_answer_is_told_in_a_line(
+    def test_a_kafka_that_does_not_answer_is_reported_in_one_line(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("USAGELEDGER_KAFKA", "127.0.0.1:1")
@@ -777,7 +773,7 @@ class TestWithoutServices:
         assert result.stderr.startswith("usageledger: no Kafka broker answers at 127.0.0.1:1 (")
         assert result.stderr.count("\n") == 1
 
-    def test_a_redis_that_does_not_answer_is_told_in_a_line(
+    def test_a_redis_that_does_not_answer_is_reported_in_one_line(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("USAGELEDGER_REDIS_URL", "redis://127.0.0.1:1/0")

@@ -1,6 +1,4 @@
-"""``doctor`` on a real broker and store: all well while everything runs, and each fault found with
-what mends it.
-"""
+"""``doctor`` on a real Kafka and Redis: well while everything runs, and every fault is found."""
 
 from __future__ import annotations
 
@@ -39,22 +37,20 @@ def limits(operated: Operated) -> Iterator[None]:
 
 
 async def findings(operated: Operated) -> dict[str, list[dict[str, Any]]]:
-    """What the command finds that needs somebody, by area; its exit code says whether there
-    is any.
-    """
+    """The command's findings that are no notices, by area. Its exit code agrees with them."""
     result = await operated.run("doctor", "--json")
-    told = json.loads(result.stdout)
+    examination = json.loads(result.stdout)
     found: dict[str, list[dict[str, Any]]] = {}
-    for each in told["findings"]:
+    for each in examination["findings"]:
         if each["needs_somebody"]:
             found.setdefault(each["area"], []).append(each)
-    assert (result.exit_code, told["is_well"]) == ((1, False) if found else (0, True)), (
+    assert (result.exit_code, examination["is_well"]) == ((1, False) if found else (0, True)), (
         result.output
     )
     return found
 
 
-def test_a_ledger_that_runs_is_well_and_one_that_does_not_is_told_what_to_do(
+def test_a_running_ledger_is_well_and_each_fault_has_its_command(
     operated: Operated,
 ) -> None:
     async def work() -> None:
@@ -109,7 +105,7 @@ def _unowned(operated: Operated) -> bool:
     )
 
 
-def test_what_does_not_answer_is_a_finding(operated: Operated) -> None:
+def test_a_server_that_does_not_answer_is_a_finding(operated: Operated) -> None:
     async def work() -> None:
         away = Operated("127.0.0.1:9", "redis://127.0.0.1:9/0", operated.prefix)
         found = await findings(away)

@@ -1,6 +1,4 @@
-"""Fourteen months imported by the real commands, as a user would, and every answer held against a
-naive oracle of the published rules.
-"""
+"""Fourteen months imported by the real commands, compared with an oracle of the published rules."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ ASKED_IN_ALL = 400
 
 
 def run(data: Path, *arguments: str, timeout_s: float = 120) -> str:
-    """The installed command's output. Fails with what it said if it fails or takes too long."""
+    """The output of the installed command. Fails with its output if it fails or takes too long."""
     command = [sys.executable, "-m", "usageledger.cli", *arguments, "--data", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, f"{arguments}: {done.stdout[-2_000:]}\n{done.stderr[-2_000:]}"
@@ -46,7 +44,7 @@ def run(data: Path, *arguments: str, timeout_s: float = 120) -> str:
 
 @dataclass(frozen=True)
 class Imported:
-    """A stack with a history in it, and the oracle that has decided the same."""
+    """A stack with a history in it, and an oracle that has decided the same history."""
 
     data: Path
     ready: dict[str, Any]
@@ -75,11 +73,11 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported]:
         run(data, "down")
 
 
-def test_each_line_is_accepted_refused_or_a_duplicate_as_the_oracle_has_it(
+def test_each_line_is_decided_as_the_oracle_decides_it(
     imported: Imported,
 ) -> None:
     decisions = {}
-    arrival_at = _arrivals_by_place(imported)
+    arrival_at = _arrivals_by_address(imported)
     for line in run(imported.data, "ledger", "show", "--json").splitlines():
         entry = json.loads(line)
         place = entry.get("input")
@@ -92,10 +90,8 @@ def test_each_line_is_accepted_refused_or_a_duplicate_as_the_oracle_has_it(
     assert not found, "\n".join(found[:10])
 
 
-def test_every_account_has_at_every_moment_what_the_oracle_says(imported: Imported) -> None:
-    """Asked as the command does it, in one process; the next test asks a few by the command
-    itself.
-    """
+def test_every_account_agrees_with_the_oracle_at_every_moment(imported: Imported) -> None:
+    """In one process, as the command does it. The next test runs the command itself."""
     rng = random.Random(SEED)
     found = []
     redis = connect_blocking(imported.ready["redis"])
@@ -114,7 +110,7 @@ def test_every_account_has_at_every_moment_what_the_oracle_says(imported: Import
     assert not found, "\n".join(found[:10])
 
 
-def test_account_show_says_what_the_oracle_says(imported: Imported) -> None:
+def test_account_show_agrees_with_the_oracle(imported: Imported) -> None:
     rng = random.Random(SEED + 1)
     found = []
     for name, at in rng.sample(_questions(imported.history), ASKED_BY_COMMAND):
@@ -128,7 +124,7 @@ def test_account_show_says_what_the_oracle_says(imported: Imported) -> None:
     assert not found, "\n".join(found[:10])
 
 
-def test_limit_events_come_as_the_oracle_has_them(imported: Imported) -> None:
+def test_limit_events_agree_with_the_oracle(imported: Imported) -> None:
     tail = run(imported.data, "limits", "tail", "--from-beginning", "--until-idle", "3", "--json")
     events = [json.loads(line) for line in tail.splitlines()]
     assert len({event["id"] for event in events}) == len(events)
@@ -158,9 +154,7 @@ def _partition(account: str | None, *, partitions: int) -> int:
 def _in_the_order_of_the_file(
     arrivals: list[Arrival], partition_of: Callable[[str | None], int]
 ) -> list[Arrival]:
-    """Dated so that each partition's decisions come in the order of the lines, as `send` promises
-    it for a history.
-    """
+    """The arrivals, dated so that each partition decides them in the order of the file."""
     last: dict[int, Arrival] = {}
     dated = []
     for arrival in arrivals:
@@ -174,8 +168,8 @@ def _in_the_order_of_the_file(
     return dated
 
 
-def _arrivals_by_place(imported: Imported) -> dict[tuple[str, int, int], int]:
-    """Where each line came to lie: topic, partition and offset, counted in the order of sending."""
+def _arrivals_by_address(imported: Imported) -> dict[tuple[str, int, int], int]:
+    """The number of each line by its topic, partition and offset."""
     counts: Counter[tuple[str, int]] = Counter()
     places = {}
     for number, arrival in enumerate(imported.history.arrivals):
@@ -187,9 +181,7 @@ def _arrivals_by_place(imported: Imported) -> dict[tuple[str, int, int], int]:
 
 
 def _questions(history: History) -> list[tuple[str, datetime]]:
-    """Accounts and times worth asking about: renewals, expiries and what was done, and the
-    millisecond before each.
-    """
+    """Accounts and the times at which they change, each with the millisecond before it."""
     questions = set()
     for name in history.names:
         for moment in history.moments[name]:

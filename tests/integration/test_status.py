@@ -1,4 +1,4 @@
-"""What owners report in Redis while they run, and that it is gone when they are."""
+"""Owners report in Redis what they do; when they end, their reports are gone."""
 
 from __future__ import annotations
 

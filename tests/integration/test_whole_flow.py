@@ -1,6 +1,4 @@
-"""The whole flow as users have it: SDKs, the processor and the limits consumer as processes, on a
-real Kafka and Redis.
-"""
+"""The whole flow: SDKs, processor and limits consumer as processes, on a real Kafka and Redis."""
 
 from __future__ import annotations
 
@@ -73,7 +71,7 @@ class Ledger:
             service.kill()
             service.wait(20)
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         with lag_reader(self.kafka, self.redis_url, self.prefix) as reader:
             lags = wait_until_idle(reader.look, DEADLINE_S)
         logs = {path.name: path.read_text()[-2_000:] for path in self._directory.glob("*.log")}
@@ -126,7 +124,7 @@ def ledger(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> Iterator[
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)
 
 
@@ -147,7 +145,7 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
         AccountClient(source="billing", kafka=ledger.kafka, prefix=ledger.prefix) as billing,
     ):
         billing.subscribe("acct_1", "pro")
-        ledger.settle()
+        ledger.wait_until_idle()
         for n in range(7):
             meter.record(account="acct_1", feature="genai_video", model="veo_3", id=f"gen_{n}")
         until(lambda: subscriber.is_blocked("acct_1"))
@@ -155,7 +153,7 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
         until(lambda: not subscriber.is_blocked("acct_1"))
         until(lambda: len(told) == 3)
     assert told == [("threshold", "max"), ("reached", "max"), ("cleared", None)]
-    ledger.settle()
+    ledger.wait_until_idle()
     balance = ledger.balance("acct_1")
     assert (balance.plan.id, balance.allotment, balance.used, balance.remaining) == (
         "max",
@@ -170,13 +168,11 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
     assert (report.counts.inputs, report.limit_events, report.accounts) == (9, 3, 1)
 
 
-def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_and_double_nothing(
+def test_killed_services_and_an_emptied_redis_neither_lose_nor_double_an_event(
     ledger: Ledger,
 ) -> None:
-    """300 events of 20 accounts, each of 2 credits, every tenth sent twice, while everything of
-    ours is killed in turn.
-    """
-    blows: dict[int, Callable[[], None]] = {
+    """300 events of 2 credits, every tenth sent twice, while each service is killed in turn."""
+    faults: dict[int, Callable[[], None]] = {
         60: lambda: ledger.restart("processor"),
         120: lambda: ledger.restart("limits"),
         180: lambda: _empty(ledger),
@@ -184,11 +180,11 @@ def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_an
     }
     with ledger.meter() as meter:
         for n in range(300):
-            blows.get(n, lambda: None)()
+            faults.get(n, lambda: None)()
             for _ in range(2 if n % 10 == 0 else 1):
                 meter.record(account=f"acct_{n % 20}", feature="chat_message", id=f"gen_{n}")
             time.sleep(0.02)
-    ledger.settle()
+    ledger.wait_until_idle()
     assert [ledger.balance(f"acct_{n}").used for n in range(20)] == [30 * CREDIT] * 20
     report = ledger.audit()
     assert report.is_clean, verdict_line(report)
@@ -200,7 +196,7 @@ def test_killed_processors_a_killed_limits_consumer_and_an_emptied_redis_lose_an
 
 
 @pytest.mark.peer_defect("OpenMeter sink")
-def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_goes_on(
+def test_every_bad_input_is_refused_with_its_reason_and_the_partition_goes_on(
     ledger: Ledger,
 ) -> None:
     good = {
@@ -272,7 +268,7 @@ def test_every_bad_input_ends_in_the_ledger_with_its_reason_and_the_partition_go
         producer.flush(30)
     finally:
         producer.close()
-    ledger.settle()
+    ledger.wait_until_idle()
     expected = [reason for reason, _ in bad] + [
         "wrong_partition",
         "id_reused_with_different_content",
@@ -294,7 +290,7 @@ def _changed(event: dict[str, Any], **changes: Any) -> bytes:
 
 
 def _empty(ledger: Ledger) -> None:
-    """Throw away this ledger's keys, as a FLUSHALL would; other tests' ledgers share the Redis."""
+    """Delete this ledger's keys, as a FLUSHALL would; other tests' ledgers share the Redis."""
     redis = connect_blocking(ledger.redis_url)
     try:
         until(

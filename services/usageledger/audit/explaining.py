@@ -15,7 +15,7 @@ from usageledger.domain.renewal import plan_at
 
 
 def explain(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    """What an entry did to its account, and why. Empty for entries that changed nothing.
+    """Explain an entry's effect on its account; empty for an entry that changed nothing.
 
     The adopted ``catalogs`` give the names of plans, features and models.
     """

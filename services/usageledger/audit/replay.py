@@ -34,7 +34,7 @@ class Difference(Exception):
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What a replay has counted.
+    """The counts of a replay.
 
     ``inputs`` are records of the usage and the account topic. Amounts are micro-credits.
     """

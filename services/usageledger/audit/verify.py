@@ -29,7 +29,7 @@ PROGRESS_EVERY = 2_000
 
 @dataclass(slots=True)
 class AuditReport:
-    """What an audit found, as data. `operations.audit_verdict` words it.
+    """The findings of an audit, as data. `operations.audit_verdict` words them.
 
     ``differences`` has the first one of each partition that has any. ``undecided_inputs`` and
     ``unwritten_limit_events`` are still on their way, and are no differences.

@@ -59,7 +59,7 @@ class IdAndTime(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
-    """What a command sends its event with. ``recorded_at`` is now."""
+    """The client, ids and times that a command sends its event with. ``recorded_at`` is now."""
 
     settings: Settings
     client: AccountClient
@@ -230,7 +230,7 @@ def _print_event(event: SentEvent, decision: SealedEntry | None, *, as_json: boo
 
 
 def _print_decision(decision: SealedEntry, event_data: Mapping[str, Any], *, as_json: bool) -> None:
-    """What the ledger made of the event. Exits with code 1 where it was refused."""
+    """Print the ledger's decision. Exits with code 1 if the event was refused."""
     from usageledger.domain.credits import format_credits
     from usageledger.operations.refusals import refusal_text
 

@@ -19,7 +19,7 @@ OVERLAP_S = 86_400
 
 
 class Scope(str, Enum):
-    """What a key may do. An enumeration, as typer accepts several values of nothing else."""
+    """A scope of keys. An enumeration, as typer accepts several values of nothing else."""
 
     report = "report"
     check = "check"

@@ -82,7 +82,7 @@ def _entry_row(sealed: SealedEntry) -> tuple[str, ...]:
 
 
 def _entry_summary(entry: LedgerEntry) -> str:
-    """What an entry is about, in a few words."""
+    """The content of an entry in a few words."""
     from usageledger.domain.credits import format_credits
     from usageledger.domain.quantity import format_quantity
 

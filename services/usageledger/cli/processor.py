@@ -1,4 +1,4 @@
-"""processor …: what to do about a partition that has stopped."""
+"""processor …: gets a partition that has stopped going again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from usageledger.cli.options import AsJson, Data, connection
 if TYPE_CHECKING:
     from usageledger.domain.entry import InputAddress
 
-app = typer.Typer(no_args_is_help=True, help="What to do about a partition that has stopped.")
+app = typer.Typer(no_args_is_help=True, help="Get a partition that has stopped going again.")
 
 _INPUT = re.compile(r"(\d{1,9})@(\d{1,18})", re.ASCII)
 
 
 @app.callback()
 def processor() -> None:
-    """What to do about a partition that has stopped."""
+    """Get a partition that has stopped going again."""
 
 
 @app.command(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from usageledger.runtime.settings import Settings
     from usageledger.runtime.telemetry import Telemetry
 
-# On a busy machine the gateway goes before the processor, as somebody waits for its answer, and the
+# On a busy machine the gateway goes before the processor, as somebody waits for its answer. The
 # history comes last: its pages say how old they are. At 5,000 events/s on two cores, 99 % of checks
 # took at most 3.6 ms; with equal niceness it was 5.1 ms.
 _NICENESS = {"processor": 5, "limits": 5, "history": 15}

@@ -1,4 +1,4 @@
-"""What commands print: results to stdout, as text or JSON; progress and warnings to stderr."""
+"""The output of commands: results go to stdout, progress and warnings to stderr."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the operator's commands and the console do, once for both. Nothing here decides credits."""
+"""The work behind the operator's commands and the console, once for both. It decides no credits."""

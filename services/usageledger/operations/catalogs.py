@@ -72,7 +72,7 @@ def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
 
 
 def catalog_connector(kafka: str, prefix: str) -> Connect:
-    """What connects to a ledger's catalog topic."""
+    """A function that connects to a ledger's catalog topic."""
     from usageledger.sdk.producer.kafka_publisher import connector_to
 
     return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)

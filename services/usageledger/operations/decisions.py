@@ -1,4 +1,4 @@
-"""What the ledger made of one event that a command has sent."""
+"""Waiting for the ledger's decision on an event that a command has sent."""
 
 from __future__ import annotations
 

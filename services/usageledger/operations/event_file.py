@@ -61,8 +61,8 @@ def outgoing_records(
 
     Account events go to their topic, everything else to the usage topic. The key is the subject; a
     line without one goes to partition 0 without a key. With ``importing`` a record is dated with
-    its event's own time, or with that of the line before if that is later or its own cannot be
-    read.
+    its event's own time. If that is earlier than the line before in its partition, or cannot
+    be read, it is dated like the line before.
     """
     own_ms = 0
     dates: dict[int, _FileOrder] = {}
@@ -82,10 +82,9 @@ def outgoing_records(
 class _FileOrder:
     """Dates one partition's records so that they are decided in the order of the file.
 
-    The processor merges the two topics by time. With its own time, a late usage event would be
-    decided before or after an account event of an earlier line, by which of them the processor
-    happened to read first. The ledger's clock never goes back, so nothing else depends on the
-    dates of late records.
+    The processor merges the two topics by time. Dated with its own time, a late usage event would
+    race an account event of an earlier line: the one that was read first would be decided first.
+    The ledger's clock never goes back, so nothing else depends on the dates of late records.
     """
 
     def __init__(self) -> None:

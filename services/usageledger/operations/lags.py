@@ -118,7 +118,7 @@ class LagReader:
         return LedgerLags(tuple(lags), inputs | ledger)
 
     def owner_reports(self) -> dict[int, OwnerReport | None]:
-        """What the owner of each partition reports; None where a partition has no owner."""
+        """The report of each partition's owner; None where a partition has no owner."""
         return read_reports(self._redis, self._prefix, range(self._count))
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class LagReader:
             offsets = self._admin.list_group_offsets(group)[group]
         except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
             # The broker has just started, or is no longer the group's coordinator. kafka-python
-            # 3.0.12 never forgets which broker that was, so only a new client finds another one.
+            # 3.0.12 never forgets a coordinator, so only a new client finds another one.
             # Until the next look nothing counts as announced.
             self._admin.close()
             self._admin = self._connect_admin()

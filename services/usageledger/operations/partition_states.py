@@ -1,4 +1,4 @@
-"""What each partition is doing; one that is stuck is told apart from one that is idle."""
+"""The state of each partition; one that is stuck differs from one that is idle."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class NotSent:
 
 @dataclass(slots=True)
 class SendReport:
-    """What became of the lines. ``sent`` counts the acknowledged records by type."""
+    """The outcome of sending. ``sent`` counts the acknowledged records by type."""
 
     sent: Counter[str] = field(default_factory=Counter)
     not_sent: list[NotSent] = field(default_factory=list)
@@ -242,7 +242,7 @@ def send_records(
 
 
 def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublisher]:
-    """What connects to a ledger's input topics. It raises SendingFailed if no broker answers."""
+    """A function that connects to an input topic. It raises SendingFailed if no broker answers."""
     from usageledger.sdk.producer.kafka_publisher import KafkaPublisher, connector_to
 
     topics = Topics(prefix)

@@ -1,4 +1,4 @@
-"""Each kind of entry in plain words, with the numbers that it came from."""
+"""Each kind of entry explained, with the numbers that its credits follow from."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_last_entry_is_explained(lines: tuple[str, ...], explanation: str) -
         ),
     ],
 )
-def test_what_comes_with_an_event_is_explained_too(
+def test_an_entry_that_comes_with_an_event_is_explained_too(
     lines: tuple[str, ...], kind: str, explanation: str
 ) -> None:
     (found,) = (entry for entry in entries(*lines) if entry.kind == kind)
@@ -189,7 +189,7 @@ def test_what_comes_with_an_event_is_explained_too(
         ),
     ],
 )
-def test_a_rate_is_said_as_it_was_reckoned(rate: Rate, quantity: str, explanation: str) -> None:
+def test_a_rate_is_worded_as_it_was_applied(rate: Rate, quantity: str, explanation: str) -> None:
     entry = replace(
         last(f"{START} use genai_video/veo_3"),
         rate=rate,

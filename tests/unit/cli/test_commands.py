@@ -1,6 +1,4 @@
-"""The command line without a stack: its help, what it says of mistakes, and what needs no
-ledger.
-"""
+"""The command line without a stack: help pages, mistakes, and commands that need no ledger."""
 
 from __future__ import annotations
 
@@ -58,9 +56,7 @@ PRINTING_DATA = [
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """`service` lets the whole process log to the standard error that it has, which here is the
-    runner's and soon closed.
-    """
+    """`service` makes the process log to its standard error, which the test runner soon closes."""
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     logging.root.handlers[:] = handlers
@@ -99,7 +95,7 @@ def test_every_command_that_prints_data_prints_json(command: str) -> None:
     assert "--json" in run(*command.split(), "--help").stdout
 
 
-def test_the_help_lists_what_there_is() -> None:
+def test_the_help_lists_every_command() -> None:
     listed = run("--help").stdout
     assert all(command.split()[0] in listed for command in COMMANDS)
 
@@ -122,7 +118,7 @@ def test_the_help_lists_what_there_is() -> None:
         "service limits",
     ],
 )
-def test_without_a_stack_the_one_line_on_stderr_says_how_to_get_one(arguments: str) -> None:
+def test_without_a_stack_one_line_on_stderr_says_how_to_start_one(arguments: str) -> None:
     result = run(*arguments.split())
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
@@ -138,7 +134,7 @@ def test_thresholds_are_named_in_one_way(named: str) -> None:
     assert "name the shares, or --none, or --as-plan" in result.stderr
 
 
-def test_there_is_nothing_to_end_where_nothing_runs() -> None:
+def test_down_without_a_stack_is_an_error() -> None:
     result = run("down")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "no running stack in" in result.stderr
@@ -180,7 +176,7 @@ def test_a_time_is_utc_unless_it_names_its_zone(text: str, time: datetime) -> No
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "", "2026-13-01", "0001-01-01T00:00+14:00"])
-def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
+def test_a_text_that_is_no_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no time: write 2026-11-24"):
         parse_time(text)
 
@@ -235,7 +231,7 @@ def test_a_use_that_cannot_be_quoted_is_named(use: str, code: int, says: str) ->
     assert says in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_where_no_ledger_runs_the_shipped_catalog_is_shown_and_that_is_said() -> None:
+def test_where_no_ledger_runs_the_shipped_catalog_is_shown_with_a_note() -> None:
     result = run("catalog", "show", "--json")
     assert json.loads(result.stdout) == catalog_document(load_shipped_catalog())
     assert "no ledger runs here" in result.stderr
@@ -305,7 +301,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
         (["up", "--backend", "cloud"], "'packages', 'docker'"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused_before_anything_is_done(
+def test_a_senseless_option_is_refused_before_anything_is_done(
     arguments: list[str], says: str
 ) -> None:
     result = run(*arguments)

@@ -1,4 +1,4 @@
-"""What publishing a catalog checks and says."""
+"""The checks and warnings of publishing a catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `doctor` makes of what it is told: each finding with the command that mends it."""
+"""The findings of `doctor`, each with the command that mends it."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def with_config(there: dict[str, FoundTopic], topic: str, **configs: str) -> Non
     there[topic] = replace(there[topic], settings=replace(settings, configs=changed))
 
 
-def told(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+def whats_and_mends(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     return [(finding.what, finding.mend) for finding in findings]
 
 
 def test_topics_as_they_should_be_have_no_findings() -> None:
-    assert told(topic_findings("k:1", TOPICS, found_topics(), 3)) == []
+    assert whats_and_mends(topic_findings("k:1", TOPICS, found_topics(), 3)) == []
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,17 @@ def test_topics_as_they_should_be_have_no_findings() -> None:
         ),
     ],
 )
-def test_each_setting_that_is_wrong_is_found_with_what_mends_it(
+def test_each_wrong_setting_is_found_with_the_command_that_mends_it(
     topic: str, configs: dict[str, str], what: str, mend: str
 ) -> None:
     there = found_topics()
     with_config(there, getattr(TOPICS, topic), **configs)
-    [(found, command)] = told(topic_findings("k:1", TOPICS, there, 3))
+    [(found, command)] = whats_and_mends(topic_findings("k:1", TOPICS, there, 3))
     assert what in found
     assert mend in command
 
 
-def test_topics_that_miss_copies_leaders_partitions_or_are_not_there_are_found() -> None:
+def test_topics_without_copies_or_leaders_and_missing_topics_are_found() -> None:
     there = found_topics()
     there[TOPICS.usage] = replace(there[TOPICS.usage], replicas=1)
     there[TOPICS.account] = replace(there[TOPICS.account], lagging=[2], leaderless=[3])
@@ -121,7 +121,7 @@ def test_topics_that_miss_copies_leaders_partitions_or_are_not_there_are_found()
         there[TOPICS.limit], settings=replace(there[TOPICS.limit].settings, partitions=5)
     )
     del there[TOPICS.catalog]
-    found = " | ".join(what for what, _ in told(topic_findings("k:1", TOPICS, there, 3)))
+    found = " | ".join(what for what, _ in whats_and_mends(topic_findings("k:1", TOPICS, there, 3)))
     for what in (
         "1 replica on 3",
         "no leader for partitions 3",
@@ -135,7 +135,7 @@ def test_topics_that_miss_copies_leaders_partitions_or_are_not_there_are_found()
 
 def test_one_broker_is_not_asked_for_copies() -> None:
     there = {name: replace(found, replicas=1) for name, found in found_topics().items()}
-    assert told(topic_findings("k:1", TOPICS, there, 1)) == []
+    assert whats_and_mends(topic_findings("k:1", TOPICS, there, 1)) == []
 
 
 def test_a_redis_that_is_full_cannot_write_or_has_no_replica_is_found() -> None:
@@ -155,25 +155,30 @@ def test_a_redis_that_is_full_cannot_write_or_has_no_replica_is_found() -> None:
 
 
 def test_a_cluster_that_does_not_serve_every_slot_is_found() -> None:
-    assert told(cluster_findings({"cluster_state": "ok", "cluster_slots_ok": "16384"})) == []
-    [(what, _)] = told(cluster_findings({"cluster_state": "fail", "cluster_slots_ok": "10923"}))
+    assert (
+        whats_and_mends(cluster_findings({"cluster_state": "ok", "cluster_slots_ok": "16384"}))
+        == []
+    )
+    [(what, _)] = whats_and_mends(
+        cluster_findings({"cluster_state": "fail", "cluster_slots_ok": "10923"})
+    )
     assert "10923 of 16384" in what
 
 
 @pytest.mark.parametrize(
     ("apart_s", "is_found"), [(-2.0, False), (2.0, False), (2.001, True), (-2.001, True)]
 )
-def test_redis_and_this_machine_have_one_time(apart_s: float, is_found: bool) -> None:
+def test_redis_and_this_machine_may_differ_by_two_seconds(apart_s: float, is_found: bool) -> None:
     assert bool(list(clock_findings(NOW, NOW + timedelta(seconds=apart_s), None))) == is_found
 
 
-def test_a_record_from_the_future_tells_of_a_brokers_clock_and_an_old_one_of_nothing() -> None:
+def test_a_record_from_the_future_shows_that_the_brokers_clock_is_ahead() -> None:
     [finding] = clock_findings(NOW, NOW, NOW + timedelta(seconds=90))
     assert "90.0 s ahead of this machine's clock" in finding.what
     assert list(clock_findings(NOW, NOW, NOW - timedelta(days=90))) == []
 
 
-def test_a_catalog_that_is_not_there_or_not_adopted_is_found_and_lint_is_a_notice() -> None:
+def test_a_missing_or_unadopted_catalog_is_found_and_lint_is_a_notice() -> None:
     assert "no catalog" in next(catalog_findings(AdoptedCatalogs(), 0, {})).what
     published = AdoptedCatalogs((load_shipped_catalog(),))
     behind = list(catalog_findings(published, 1, {0: KNOWN, 1: Head(ledger="l")}))
@@ -191,7 +196,7 @@ def test_rules_that_this_release_does_not_know_are_found() -> None:
     assert "partitions 3" in finding.what
 
 
-def test_partitions_that_do_not_go_on_are_found_with_the_command_that_their_stop_names() -> None:
+def test_a_stopped_partition_is_found_with_the_command_that_its_stop_names() -> None:
     reason = (
         "the code fails on usage 1-5: …; or leave it out: usageledger processor skip 1@5 --topic "
         "usage --reason TEXT"
@@ -204,7 +209,7 @@ def test_partitions_that_do_not_go_on_are_found_with_the_command_that_their_stop
             3, {"usage": 9}, OwnerReport(worker="w", state="running", no_progress_s=30.0)
         ),
     ]
-    found = told(partition_findings(states, "usageledger up"))
+    found = whats_and_mends(partition_findings(states, "usageledger up"))
     assert [what.split(":")[0] for what, _ in found] == [
         "partitions 2 have no owner", "partition 1 has stopped", "partition 3 makes no progress",
     ]  # fmt: skip
@@ -215,7 +220,9 @@ def test_partitions_that_do_not_go_on_are_found_with_the_command_that_their_stop
     ("before", "after", "is_found"),
     [(5, 5, True), (5, 6, True), (5, 4, False), (0, 5, False), (5, 0, False)],
 )
-def test_limit_events_that_do_not_move_are_found(before: int, after: int, is_found: bool) -> None:
+def test_limit_events_that_stay_unwritten_are_found(
+    before: int, after: int, is_found: bool
+) -> None:
     first, second = (LedgerLags((Lag("limits", 0, records),), {}) for records in (before, after))
     assert bool(list(limits_findings(first, second, 2.0))) == is_found
 

@@ -1,4 +1,4 @@
-"""Which record a line of a file becomes."""
+"""The record that each line of a file becomes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_line_that_is_no_event_is_sent_as_it_is_so_that_the_ledger_refuses_it(
     assert record.partition == (0 if key is None else partition_of(key, PARTITIONS))
 
 
-def test_what_is_not_an_event_is_counted_as_such_whatever_it_calls_itself() -> None:
+def test_a_line_of_unknown_type_is_counted_as_no_event_whatever_its_type_says() -> None:
     assert [record.type for record in records(line(type="x" * 1_000), line(type=3), b"{}")] == [
         NO_EVENT
     ] * 3
@@ -154,8 +154,8 @@ def test_in_import_mode_a_late_line_is_dated_by_the_line_before_it() -> None:
     ]
 
 
-def test_in_import_mode_an_account_event_that_follows_usage_in_the_file_is_dated_after_it() -> None:
-    """Of one millisecond account events are merged before usage."""
+def test_in_import_mode_an_account_event_after_usage_is_dated_after_it() -> None:
+    """Within one millisecond the processor merges account events before usage."""
     subscribed = line(type="account.subscribed")
     assert times([subscribed, line(), subscribed, line(), line()]) == [
         1_738_404_000_000 + n for n in (0, 0, 1, 1, 1)
@@ -165,7 +165,7 @@ def test_in_import_mode_an_account_event_that_follows_usage_in_the_file_is_dated
 @pytest.mark.parametrize(
     "time", ["2025-02-01T10:00:00", "yesterday", "", None, 5, {"a": 1}, "2025-02-30T10:00:00Z"]
 )
-def test_in_import_mode_a_line_without_a_time_that_can_be_read_has_that_of_the_line_before(
+def test_in_import_mode_a_line_with_no_readable_time_is_dated_like_the_line_before(
     time: object,
 ) -> None:
     assert (
@@ -174,5 +174,5 @@ def test_in_import_mode_a_line_without_a_time_that_can_be_read_has_that_of_the_l
     )
 
 
-def test_in_import_mode_what_lies_before_1970_is_dated_1970() -> None:
+def test_in_import_mode_a_time_before_1970_becomes_1970() -> None:
     assert times([b"not json", line(time="1931-01-01T00:00:00Z")]) == [0, 0]

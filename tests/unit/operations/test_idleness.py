@@ -22,7 +22,7 @@ def busy(records: int) -> LedgerLags:
 
 
 class Clock:
-    """Time that passes only by sleeping."""
+    """A clock that only sleeping moves."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -54,7 +54,7 @@ def test_a_ledger_is_idle_when_it_was_so_twice_in_a_row() -> None:
     assert (last, looks) == (IDLE, 5)
 
 
-def test_what_came_and_was_decided_between_two_looks_counts_as_work() -> None:
+def test_records_that_were_decided_between_two_looks_count_as_work() -> None:
     last, _, looks = waited(iter([IDLE, IDLE_WITH_MORE, IDLE_WITH_MORE]))
     assert (last, looks) == (IDLE_WITH_MORE, 3)
 
@@ -82,7 +82,7 @@ def test_a_wait_goes_on_while_something_moves() -> None:
     assert waited_s > 50
 
 
-def test_one_moment_of_rest_at_the_deadline_is_looked_at_once_more() -> None:
+def test_an_idle_look_at_the_deadline_is_confirmed_by_another() -> None:
     last, _, looks = waited(iter([IDLE, IDLE]), timeout_s=0)
     assert (last, looks) == (IDLE, 2)
 
@@ -104,9 +104,7 @@ def test_the_processor_answers_for_its_inputs_and_the_servers_for_nothing() -> N
 
 
 class Admin:
-    """Asks the broker that led the group when it first asked, for good, as kafka-python's client
-    does.
-    """
+    """Always asks the same broker for a group's offsets, as kafka-python's client does."""
 
     def __init__(self, leads: bool) -> None:
         self._leads = leads
@@ -121,10 +119,8 @@ class Admin:
         self.is_closed = True
 
 
-def test_another_broker_is_asked_once_the_groups_coordinator_has_moved() -> None:
-    """After a broker had been frozen nothing was known to be announced any more, though all was:
-    `wait-idle` never came to its end.
-    """
+def test_a_moved_group_coordinator_is_found_by_a_new_client() -> None:
+    """After a broker had been frozen, nothing counted as announced: `wait-idle` never ended."""
     admins = [Admin(leads=False), Admin(leads=True)]
     connected = iter(admins)
     reader: Any = SimpleNamespace(partition_count=lambda _topic: 1)

@@ -1,4 +1,4 @@
-"""What `status` makes of the lags and of what owners report."""
+"""The state of a partition, from its lags and its owner's report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def report(state: str = "running", **rest: object) -> OwnerReport:
         (state(None), "no_owner", True, "no processor has it"),
     ],
 )
-def test_a_partition_without_progress_is_told_from_one_without_work(
+def test_a_stuck_partition_differs_from_an_idle_one(
     found: PartitionState, name: str, needs_somebody: bool, detail: str
 ) -> None:
     assert (found.name, found.needs_somebody, found.detail) == (name, needs_somebody, detail)

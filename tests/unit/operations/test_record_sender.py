@@ -1,4 +1,4 @@
-"""The order in which records reach Kafka, and what is said when they do not."""
+"""The order in which records reach Kafka, and the error if they do not."""
 
 from __future__ import annotations
 

@@ -47,5 +47,5 @@ def test_a_refusal_names_what_was_asked_for_and_what_to_do(
     assert says in refusal_text(reason, data)
 
 
-def test_a_reason_without_words_of_its_own_is_told_by_its_code() -> None:
+def test_a_reason_without_words_of_its_own_is_shown_as_its_code() -> None:
     assert refusal_text("too_old", {}) == ""

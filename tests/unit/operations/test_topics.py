@@ -53,7 +53,7 @@ def test_an_import_keeps_the_dates_of_the_two_inputs_alone() -> None:
     assert dated == {topics.usage, topics.account}
 
 
-def test_the_document_for_operators_says_what_the_package_does() -> None:
+def test_the_topics_document_for_operators_agrees_with_the_package() -> None:
     document = tomllib.loads(TOPICS_TOML.read_text(encoding="utf-8"))
     live = topic_settings(Topics(), partitions=64)
     assert document["topics"] == {
@@ -88,9 +88,7 @@ class BrokerBehindItsCluster:
 def test_a_broker_that_does_not_know_a_new_topic_yet_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On three brokers `create_topics` ended with KeyError: it asked a broker for the settings of
-    topics made a moment ago by another.
-    """
+    """On three brokers `create_topics` raised KeyError: one broker did not know new topics yet."""
     broker = BrokerBehindItsCluster()
     monkeypatch.setattr(
         "usageledger.operations.topics.admin_client", lambda bootstrap: nullcontext(broker)

@@ -65,7 +65,7 @@ def described_topics(admin: Any, names: Sequence[str]) -> dict[str, FoundTopic]:
 def topic_findings(
     kafka: str, topics: Topics, found_topics: Mapping[str, FoundTopic], broker_count: int
 ) -> Iterator[Finding]:
-    """What is wrong with the topics, each with Kafka's own command that mends it."""
+    """The faults of the topics, each with Kafka's own command that mends it."""
     up = "usageledger up" if not topics.prefix else f"usageledger up --prefix {topics.prefix}"
     for expected in topic_settings(topics):
         found = found_topics.get(expected.name)

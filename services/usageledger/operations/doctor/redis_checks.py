@@ -1,4 +1,4 @@
-"""Whether Redis keeps what it is told, has copies, and has room."""
+"""Whether Redis keeps the view safely, has copies, and has room."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY_SHARE_MAX = 0.8
 
 
 def redis_findings(client: Client) -> Iterator[Finding]:
-    """What is wrong with each server that holds the view. Raises ViewError, redis-py's errors."""
+    """The faults of each server that holds the view. Raises ViewError, redis-py's errors."""
     try:
         problems, warnings = [], check_server(client)
     except ServerUnfit as unfit:
@@ -44,7 +44,7 @@ def server_infos(client: Client) -> dict[str, Mapping[str, Any]]:
 
 
 def server_findings(address: str, info: Mapping[str, Any]) -> Iterator[Finding]:
-    """What is wrong with one server, by its INFO."""
+    """The faults of one server, by its INFO."""
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if most and used > MEMORY_SHARE_MAX * most:
         yield _finding(
@@ -69,7 +69,7 @@ def server_findings(address: str, info: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def cluster_findings(state: Mapping[str, str]) -> Iterator[Finding]:
-    """What is wrong with a cluster, by its CLUSTER INFO."""
+    """The faults of a cluster, by its CLUSTER INFO."""
     if state.get("cluster_state") != "ok" or state.get("cluster_slots_ok") != "16384":
         yield _finding(
             f"the cluster is {state.get('cluster_state')}, with {state.get('cluster_slots_ok')} of "
