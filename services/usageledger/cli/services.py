@@ -40,7 +40,7 @@ def service(
     Exit code 0 after a signal, 1 after an error, which is logged.
     """
     from usageledger.runtime.settings import Settings, TelemetrySettings
-    from usageledger.runtime.telemetry import telling_of
+    from usageledger.runtime.telemetry import serve_telemetry
 
     _log_to_stderr()
     settings = Settings.find()
@@ -48,8 +48,8 @@ def service(
         _run_gateway(settings)
         return
     os.nice(_NICENESS[name])
-    telling = TelemetrySettings()
-    with telling_of(name, host=telling.host, port=telling.port) as telemetry:
+    address = TelemetrySettings()
+    with serve_telemetry(name, host=address.host, port=address.port) as telemetry:
         if name == "processor":
             _run_processor(settings, telemetry)
         elif name == "limits":
@@ -68,7 +68,7 @@ def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
             redis_url=settings.redis_url,
             prefix=settings.prefix,
             stop=stop,
-            on_health=lambda health: telemetry.tell(health.report()),
+            on_health=lambda health: telemetry.update(health.report()),
         )
     )
 
@@ -106,7 +106,7 @@ def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
             prefix=settings.prefix,
             stop=stop,
             on_health=_log_health,
-            on_report=telemetry.tell,
+            on_report=telemetry.update,
         ),
         explained=(LimitsError,),
     )
@@ -126,7 +126,7 @@ def _run_history(settings: Settings, telemetry: Telemetry) -> None:
             prefix=settings.prefix,
             path=settings.data / "gateway" / HISTORY_FILE,
             stop=stop,
-            on_health=lambda health: telemetry.tell(health.report()),
+            on_health=lambda health: telemetry.update(health.report()),
         )
     )
 

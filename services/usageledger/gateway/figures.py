@@ -79,11 +79,11 @@ class BlockedShown(BaseModel):
     """Why nothing more may be used, and what would change that."""
 
     reason: str = Field(
-        description="What blocked it: that of its `limit.reached`.", examples=["usage"]
+        description="What blocked it: the reason in its `limit.reached`.", examples=["usage"]
     )
-    since: datetime | None = Field(description="Null where that is not known.")
+    since: datetime | None = Field(description="Null if that is not known.")
     suspension: str | None = Field(
-        description="Why the account is suspended, null where it is not.",
+        description="Why the account is suspended; null if it is not.",
         examples=["payment_failed"],
     )
     upgrade: UpgradeShown | None
@@ -93,15 +93,16 @@ class BlockedShown(BaseModel):
 
 
 class HoldsShown(BaseModel):
-    """What generations that have not ended yet have reserved."""
+    """What generations that are still running have reserved."""
 
     open: int
     credits: CreditsText
 
 
 class Figures(BaseModel):
-    """An account's figures at a moment: `remaining` = `allotment` + `granted` - `used`, `available`
-    = `remaining` - `held`.
+    """An account's figures at a moment.
+
+    `remaining` = `allotment` + `granted` - `used`, and `available` = `remaining` - `held`.
     """
 
     model_config = ConfigDict(title="Figures")
@@ -109,8 +110,8 @@ class Figures(BaseModel):
     account: str
     at: datetime
     as_of: datetime | None = Field(
-        description="When the counters were last known to be all that was decided; null if that "
-        "was lately."
+        description="When the figures were last known to be complete; null if that was within the "
+        "last seconds."
     )
     plan: PlanShown
     period: PeriodShown
@@ -121,8 +122,8 @@ class Figures(BaseModel):
     remaining: CreditsText
     available: CreditsText
     share_used: ShareText = Field(
-        description="`used` of `used` + `remaining`, rounded down; 1.0000 or more where nothing "
-        "remains."
+        description="`used` as a share of `used` + `remaining`, rounded down; 1.0000 or more if "
+        "nothing remains."
     )
     blocked: BlockedShown | None
     upgrade: UpgradeShown | None

@@ -1,4 +1,4 @@
-"""Routes: the usage meter of an account, and its past periods."""
+"""The usage meter of an account and its past periods, as answers show them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from usageledger.gateway.history_reach import history_as_of
 from usageledger.history.reading import AccountHistory, DailyUse, ListedPeriod
 
 FREE_DAYS = 31
-"""How many days Free's chart shows: it has no period to show whole."""
+"""How many days the meter shows on Free, whose period has no end."""
 
 LATENESS_DAYS = 36
-"""An account's first period takes what occurred so long before it."""
+"""How many days before an account's first period use can still count in it."""
 
 
 class GrantShown(BaseModel):
-    """Credits that were granted beside the allotment. `left`: what has not been used of them."""
+    """Credits that were granted on top of the allotment. `left` is what is not used of them."""
 
     source: str
     id: str
@@ -50,7 +50,7 @@ class GrantShown(BaseModel):
 
 
 class ModelUse(BaseModel):
-    """What one model was used for in the period. `id` is null for the feature's default rate."""
+    """The use of one model in the period. `id` is null for the feature's default rate."""
 
     id: str | None
     name: str | None
@@ -61,7 +61,7 @@ class ModelUse(BaseModel):
 
 
 class FeatureUse(BaseModel):
-    """What one feature was used for in the period."""
+    """The use of one feature in the period."""
 
     id: str
     name: str
@@ -71,7 +71,7 @@ class FeatureUse(BaseModel):
 
 
 class DayShown(BaseModel):
-    """What was used on one day of the account's time zone."""
+    """The use on one day of the account's time zone."""
 
     date: str = Field(examples=["2026-11-03"])
     credits: CreditsText
@@ -79,18 +79,16 @@ class DayShown(BaseModel):
 
 
 class PaceShown(BaseModel):
-    """How fast the period's credits are used, over all of it that has passed, and what that comes
-    to.
-    """
+    """How fast the period's credits have been used so far, and what follows at this pace."""
 
-    days: str = Field(description="So many days of the period have passed.", examples=["22.04"])
+    days: str = Field(description="How many days of the period have passed.", examples=["22.04"])
     credits_per_day: CreditsText = Field(description="Rounded up to a hundredth.")
     used_up_at: datetime | None = Field(
-        description="Null where something is left at the period's end, and where nothing remains "
-        "now."
+        description="When nothing will remain; null if something will be left at the period's end, "
+        "and if nothing remains now."
     )
     at_period_end: CreditsText | None = Field(
-        description="What will remain then, rounded down; negative if not enough; null on Free."
+        description="What will remain, rounded down; negative if it is not enough; null on Free."
     )
 
 
@@ -102,7 +100,7 @@ class RenewalShown(BaseModel):
     plan_name: str
     allotment: CreditsText
     lapses: CreditsText = Field(description="What of the allotment will not have been used.")
-    granted_left: CreditsText = Field(description="What grants have left after it.")
+    granted_left: CreditsText = Field(description="What grants will have left.")
 
 
 _PLAN_EXAMPLE = {
@@ -187,19 +185,21 @@ _METER_EXAMPLE: dict[str, Any] = {
 
 
 class Meter(Figures):
-    """The usage meter: figures from the counters; features, models and days from the history, which
-    says how far it reaches.
+    """The usage meter of an account.
+
+    Its figures are from the counters; features, models and days are from the history, which can be
+    behind: see `history_as_of`.
     """
 
     model_config = ConfigDict(title="Meter", json_schema_extra={"examples": [_METER_EXAMPLE]})
 
     known: bool = Field(
-        description="Whether the ledger has met the account; one that it has not is on an "
+        description="Whether the ledger knows the account; one that it does not know is on an "
         "untouched Free."
     )
     time_zone: str
     next_plan: PlanShown | None = Field(
-        description="The plan that the next renewal brings, where it is another one."
+        description="The plan that the next renewal brings; null if it stays the same."
     )
     thresholds: list[str] = Field(
         description="The shares of use at which a `limit.threshold` is announced.",
@@ -211,8 +211,7 @@ class Meter(Figures):
     pace: PaceShown | None = Field(description="Null without use, and in the period's first hour.")
     renewal: RenewalShown | None = Field(description="Null on Free.")
     history_as_of: datetime | None = Field(
-        description="Where features, models and days are not up to date yet: until when they are "
-        "complete. Null where they are."
+        description="Until when features, models and days are complete; null if up to date."
     )
 
 
@@ -225,7 +224,7 @@ class PeriodListed(BaseModel):
     plan: str
     plan_name: str
     allotment: CreditsText
-    granted: CreditsText = Field(description="What it drew from grants.")
+    granted: CreditsText = Field(description="What the period drew from grants.")
     used: CreditsText
     by_feature: dict[str, CreditsText]
 
@@ -264,7 +263,7 @@ def meter_of(found: AccountBalance, history: AccountHistory) -> Meter:
 
 
 def block_of(history: AccountHistory) -> Block | None:
-    """When and why the account was blocked, by a history that is up to date."""
+    """When and why the account was blocked, from a history that is up to date."""
     return (
         None
         if history.blocked_since is None
@@ -273,7 +272,7 @@ def block_of(history: AccountHistory) -> Block | None:
 
 
 def features_of(daily_use: Iterable[DailyUse], catalog: Catalog) -> list[FeatureUse]:
-    """The period's use by feature and model, what cost most first."""
+    """The period's use by feature and model, the most expensive first."""
     by_feature: dict[str, dict[str | None, list[DailyUse]]] = defaultdict(lambda: defaultdict(list))
     for use in daily_use:
         by_feature[use.feature][use.model].append(use)

@@ -1,1 +1,1 @@
-"""What every service process needs: settings, telemetry, signals."""
+"""What every service process needs: settings, telemetry, signals, back-off, ending tasks."""

@@ -1,5 +1,6 @@
-"""Where this ledger is and what its services are told: from ``USAGELEDGER_…`` variables, or from
-the stack that runs on this machine.
+"""Settings of commands and services: where the ledger is, from variables or a local stack.
+
+The variables are named ``USAGELEDGER_…``; a stack is one that runs on this machine.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """``USAGELEDGER_KAFKA``, ``USAGELEDGER_REDIS_URL``, ``USAGELEDGER_PREFIX``,
-    ``USAGELEDGER_DATA``.
-    """
+    """Where the ledger is: ``USAGELEDGER_KAFKA``, ``…_REDIS_URL``, ``…_PREFIX``, ``…_DATA``."""
 
     model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", frozen=True)
 
@@ -31,45 +30,44 @@ class Settings(BaseSettings):
     """The broker's ``host:port``, or several with commas between them."""
     redis_url: str
     prefix: str = ""
-    """Which of the ledgers that share this Kafka and Redis; most have one, without a name."""
+    """Which of several ledgers on this Kafka and Redis. The only one usually has no prefix."""
     data: Path = DATA_DEFAULT
     """Where the one-machine stack keeps its data."""
 
     @classmethod
     def find(cls, data: Path | None = None) -> Settings:
-        """The settings in force: a stack that runs in ``data`` if one is named, else the variables,
-        else the stack in ``.usageledger``.
+        """The settings in force. Raises SettingsError.
 
-        Raises SettingsError.
+        They are those of the stack that runs in ``data``, if it is given; otherwise the variables;
+        otherwise the stack in ``.usageledger``.
         """
         if data is not None and (stack := running_stack(data)) is not None:
             return cls._of_stack(stack, data)
-        surroundings = _Surroundings()
-        if surroundings.kafka is not None or surroundings.redis_url is not None:
-            return cls._of_variables(surroundings, data)
-        directory = data or surroundings.data
+        variables = _OptionalSettings()
+        if variables.kafka is not None or variables.redis_url is not None:
+            return cls._of_variables(variables, data)
+        directory = data or variables.data
         if (stack := running_stack(directory)) is not None:
-            return cls._of_stack(stack, directory, surroundings.prefix)
+            return cls._of_stack(stack, directory, variables.prefix)
         raise SettingsError(
             f"no running stack in {directory}: start one with `usageledger up`, name its directory "
-            "with --data, "
-            "or set USAGELEDGER_KAFKA and USAGELEDGER_REDIS_URL"
+            "with --data, or set USAGELEDGER_KAFKA and USAGELEDGER_REDIS_URL"
         )
 
     @classmethod
-    def _of_variables(cls, surroundings: _Surroundings, data: Path | None) -> Settings:
-        missing = [name for name in ("kafka", "redis_url") if getattr(surroundings, name) is None]
+    def _of_variables(cls, variables: _OptionalSettings, data: Path | None) -> Settings:
+        missing = [name for name in ("kafka", "redis_url") if getattr(variables, name) is None]
         if missing:
-            there = "USAGELEDGER_REDIS_URL" if missing == ["kafka"] else "USAGELEDGER_KAFKA"
+            present = "USAGELEDGER_REDIS_URL" if missing == ["kafka"] else "USAGELEDGER_KAFKA"
             raise SettingsError(
-                f"{there} is set but USAGELEDGER_{missing[0].upper()} is not: set both, or neither "
-                "to use the stack in --data"
+                f"{present} is set but USAGELEDGER_{missing[0].upper()} is not: set both, or "
+                "neither to use the stack in --data"
             )
         return cls(
-            kafka=str(surroundings.kafka),
-            redis_url=str(surroundings.redis_url),
-            prefix=surroundings.prefix or "",
-            data=data or surroundings.data,
+            kafka=str(variables.kafka),
+            redis_url=str(variables.redis_url),
+            prefix=variables.prefix or "",
+            data=data or variables.data,
         )
 
     @classmethod
@@ -94,8 +92,9 @@ class Settings(BaseSettings):
 
 
 class GatewaySettings(BaseSettings):
-    """``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY``, ``…_ALLOWED_ORIGINS`` (with commas
-    between them), ``…_WEBHOOK_REACH``.
+    """The gateway's settings: ``USAGELEDGER_GATEWAY_HOST``, ``…_PORT``, ``…_KEY`` and so on.
+
+    Several ``…_ALLOWED_ORIGINS`` are separated by commas.
     """
 
     model_config = SettingsConfigDict(
@@ -105,18 +104,21 @@ class GatewaySettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = 8_137
     key: SecretStr | None = None
-    """An app key with every scope, made elsewhere: it works from the start."""
+    """An app key with every scope that was made elsewhere and works from the start."""
     allowed_origins: str = ""
-    """Whose pages may ask with account tokens, such as ``https://app.example``."""
+    """Origins whose pages may call with account tokens, such as ``https://app.example``."""
     webhook_reach: Literal["public", "loopback", "any"] = "public"
-    """Where webhooks may go: to public addresses over https, to this machine as well, or wherever
-    the gateway reaches.
+    """Where webhooks may be sent.
+
+    ``public`` means public addresses over https, ``loopback`` also this machine, and ``any``
+    every address that the gateway reaches.
     """
 
 
 class TelemetrySettings(BaseSettings):
-    """``USAGELEDGER_TELEMETRY_HOST``, ``…_PORT``: where a service without HTTP of its own tells of
-    itself. Without a port, nowhere.
+    """Where a service without HTTP of its own serves telemetry; nowhere without a port.
+
+    The variables are ``USAGELEDGER_TELEMETRY_HOST`` and ``…_PORT``.
     """
 
     model_config = SettingsConfigDict(
@@ -128,8 +130,9 @@ class TelemetrySettings(BaseSettings):
 
 
 class ClientSettings(BaseSettings):
-    """``USAGELEDGER_GATEWAY_URL`` and ``USAGELEDGER_KEY``: the gateway that commands ask, where it
-    is not a stack's on this machine.
+    """The gateway that commands call, unless it is that of a stack on this machine.
+
+    The variables are ``USAGELEDGER_GATEWAY_URL`` and ``USAGELEDGER_KEY``.
     """
 
     model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", env_ignore_empty=True, frozen=True)
@@ -139,8 +142,8 @@ class ClientSettings(BaseSettings):
     data: Path = DATA_DEFAULT
 
 
-class _Surroundings(BaseSettings):
-    """The same variables, none of which must be there."""
+class _OptionalSettings(BaseSettings):
+    """The variables of `Settings`, none of which is required."""
 
     model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", env_ignore_empty=True)
 
@@ -151,9 +154,7 @@ class _Surroundings(BaseSettings):
 
 
 def running_stack(data: Path) -> dict[str, Any] | None:
-    """What the stack in this directory says of itself in ``stack.json``, None if none runs
-    there.
-    """
+    """The contents of ``stack.json`` of the stack in this directory; None if none runs there."""
     if not is_locked(data / LOCK_FILE):
         return None
     try:
@@ -166,7 +167,7 @@ def running_stack(data: Path) -> dict[str, Any] | None:
 def is_locked(path: Path) -> bool:
     """Whether a running process holds this lock file.
 
-    The system lets go of a lock when its holder ends, however it ends.
+    The system releases a lock when its holder ends, however it ends.
     """
     import fcntl
 

@@ -1,8 +1,7 @@
-"""What a service without HTTP of its own says of itself: ``/healthz``, ``/readyz`` and
-``/metrics``, from a thread beside it.
+"""Telemetry of a service without HTTP of its own: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-It tells what it is told. A service that hangs goes on being told of as it was last: whether it
-makes progress, its figures say.
+A thread beside the service serves its last report. A service that hangs therefore looks as it did
+last: only its figures show whether it makes progress.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ if TYPE_CHECKING:
 METRICS_PREFIX = "usageledger"
 REQUEST_WITHIN_S = 5.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Figure(NamedTuple):
-    """One metric: its name (without ``usageledger_`` and the service's), what it means, and its
-    values by the value of ``label``.
+    """One metric of a service.
 
-    Without ``label`` there is one value, under "". A total only ever rises while its process lives.
+    ``name`` is without ``usageledger_`` and the service's name. ``values`` are by the value of
+    ``label``; without a label there is one value, under "". A total never falls while its process
+    lives.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Figure(NamedTuple):
 class Report:
     """How a service is doing.
 
-    ``unready``: why it does not do its work, or not all of it; empty if it does.
+    ``unready`` says why it does not do all of its work; it is empty if it does.
     """
 
     unready: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Report:
 
 
 class Answer(NamedTuple):
-    """An HTTP answer."""
+    """An HTTP response."""
 
     status: int
     content_type: str
@@ -59,33 +59,30 @@ class Answer(NamedTuple):
 
 
 class Telemetry:
-    """The last report of a service, and the answers that it makes.
-
-    May be used by several threads.
-    """
+    """The last report of a service, and the responses made from it. Threads may share it."""
 
     def __init__(self, service: str) -> None:
         self._service = service
         self._report = Report(unready=("it has only just begun",))
         self._registry: Any = None
 
-    def tell(self, report: Report) -> None:
-        """From now on the service is doing so."""
+    def update(self, report: Report) -> None:
+        """Replace the report from which responses are made."""
         self._report = report
 
     def answer(self, path: str) -> Answer:
-        """The answer to a GET of this path."""
+        """The response to a GET of this path."""
         if path == "/healthz":
-            return _json(200, {"status": "ok", "service": self._service})
+            return _json_answer(200, {"status": "ok", "service": self._service})
         if path == "/readyz":
             unready = list(self._report.unready)
-            return _json(
+            return _json_answer(
                 503 if unready else 200,
                 {"status": "not ready" if unready else "ready", "reasons": unready},
             )
         if path == "/metrics":
             return self._metrics()
-        return _json(404, {"status": "there are /healthz, /readyz and /metrics"})
+        return _json_answer(404, {"status": "there are /healthz, /readyz and /metrics"})
 
     def collect(self) -> Iterator[Metric]:
         """The report's figures, as Prometheus' client collects them."""
@@ -109,8 +106,8 @@ class Telemetry:
                 generate_latest,
             )
         except ModuleNotFoundError as error:
-            return _json(
-                501, {"status": f"{error}: `pip install usageledger[telemetry]` brings it"}
+            return _json_answer(
+                501, {"status": f"{error}: install it with `pip install usageledger[telemetry]`"}
             )
 
         if self._registry is None:
@@ -122,11 +119,11 @@ class Telemetry:
 
 
 @contextmanager
-def telling_of(service: str, *, host: str, port: int | None) -> Iterator[Telemetry]:
-    """Answer at ``host:port`` for as long as the context lasts; nowhere if there is no port.
+def serve_telemetry(service: str, *, host: str, port: int | None) -> Iterator[Telemetry]:
+    """Serve telemetry at ``host:port`` while the context lasts; nowhere if there is no port.
 
-    Where nothing can listen there, that is logged and the service goes on: what tells of a service
-    must not keep it from its work.
+    If the address cannot be used, that is logged and the service goes on: telemetry must not keep a
+    service from its work.
     """
     telemetry = Telemetry(service)
     if port is None:
@@ -135,8 +132,8 @@ def telling_of(service: str, *, host: str, port: int | None) -> Iterator[Telemet
     try:
         server = _server(telemetry, host, port)
     except OSError as error:
-        logger.error(
-            "nothing can listen at %s:%d (%s): this service goes on, and is not told of",
+        log.error(
+            "telemetry cannot be served at %s:%d (%s): the service goes on without it",
             host,
             port,
             error,
@@ -165,12 +162,12 @@ def _server(telemetry: Telemetry, host: str, port: int) -> ThreadingHTTPServer:
             self.wfile.write(answer.body)
 
         def log_message(self, format: str, *args: object) -> None:
-            logger.debug(format, *args)
+            log.debug(format, *args)
 
     server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True
     return server
 
 
-def _json(status: int, content: Mapping[str, object]) -> Answer:
+def _json_answer(status: int, content: Mapping[str, object]) -> Answer:
     return Answer(status, "application/json", json.dumps(content).encode() + b"\n")

@@ -12,13 +12,13 @@ from usageledger.history.service import HistoryHealth
 from usageledger.limits import announcer
 from usageledger.limits.reporting import report_of
 from usageledger.processor.health import PartitionHealth, WorkerHealth
-from usageledger.runtime.telemetry import Figure, Report, Telemetry, telling_of
+from usageledger.runtime.telemetry import Figure, Report, Telemetry, serve_telemetry
 
 
 def told(service: str, report: Report) -> dict[str, float]:
     """The values in a report's /metrics, by name and label."""
     telemetry = Telemetry(service)
-    telemetry.tell(report)
+    telemetry.update(report)
     answer = telemetry.answer("/metrics")
     assert answer.status == 200
     families = text_string_to_metric_families(answer.body.decode())
@@ -36,7 +36,7 @@ def told(service: str, report: Report) -> dict[str, float]:
 
 def unready(report: Report) -> list[str]:
     telemetry = Telemetry("x")
-    telemetry.tell(report)
+    telemetry.update(report)
     answer = telemetry.answer("/readyz")
     reasons: list[str] = json.loads(answer.body)["reasons"]
     assert answer.status == (503 if reasons else 200)
@@ -47,7 +47,7 @@ def test_a_service_is_alive_from_the_start_and_ready_once_it_has_said_so() -> No
     telemetry = Telemetry("processor")
     assert telemetry.answer("/healthz").status == 200
     assert telemetry.answer("/readyz").status == 503
-    telemetry.tell(Report())
+    telemetry.update(Report())
     assert telemetry.answer("/readyz").status == 200
     assert telemetry.answer("/").status == 404
 
@@ -162,6 +162,6 @@ def test_a_service_works_on_though_nothing_can_listen_for_it(
         raise OSError(98, "Address already in use")
 
     monkeypatch.setattr("usageledger.runtime.telemetry._server", taken)
-    with telling_of("processor", host="127.0.0.1", port=1) as telemetry:
-        telemetry.tell(Report())
-    assert "nothing can listen at 127.0.0.1:1" in caplog.text
+    with serve_telemetry("processor", host="127.0.0.1", port=1) as telemetry:
+        telemetry.update(Report())
+    assert "telemetry cannot be served at 127.0.0.1:1" in caplog.text

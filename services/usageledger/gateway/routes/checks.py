@@ -156,8 +156,8 @@ class StandingShown(BaseModel):
     available: CreditsText = Field(description="`remaining` less `held`.")
     resets_at: datetime | None = Field(description="When the period ends; null on Free.")
     as_of: datetime | None = Field(
-        description="When the figures were last known to be all that was decided; null if that was "
-        "lately."
+        description="When the figures were last known to be complete; null if that was within the "
+        "last seconds."
     )
 
 
