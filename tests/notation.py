@@ -137,55 +137,61 @@ class Partition:
 
 def event_of(what: str, words: list[str], now: datetime, event_id: str) -> AnyEvent:
     """The event that a line describes."""
-    said = dict(word.split("=", 1) for word in words if "=" in word)
-    plain = [word for word in words if "=" not in word]
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    arguments = [word for word in words if "=" not in word]
     header: dict[str, Any] = {
-        "account": said.get("account", "a"),
-        "source": said.get("source", "/test"),
-        "id": said.get("id", event_id),
-        "occurred_at": moment(said["on"], now) if "on" in said else now,
+        "account": options.get("account", "a"),
+        "source": options.get("source", "/test"),
+        "id": options.get("id", event_id),
+        "occurred_at": moment(options["on"], now) if "on" in options else now,
     }
     times: dict[str, Any] = {
-        name: moment(said[name], now) for name in ("anchor", "as_of") if name in said
+        name: moment(options[name], now) for name in ("anchor", "as_of") if name in options
     }
     if what == "use":
-        feature, _, model = plain[0].partition("/")
+        feature, _, model = arguments[0].partition("/")
         return UsageRecorded(
             **header,
             feature=feature,
             model=model or None,
-            quantity=Decimal(plain[1] if len(plain) > 1 else 1),
+            quantity=Decimal(arguments[1] if len(arguments) > 1 else 1),
         )
     if what == "subscribe":
-        return AccountSubscribed(**header, plan=plain[0], time_zone=said.get("zone"), **times)
+        return AccountSubscribed(
+            **header, plan=arguments[0], time_zone=options.get("zone"), **times
+        )
     if what == "change":
-        return PlanChanged(**header, plan=plain[0])
+        return PlanChanged(**header, plan=arguments[0])
     if what == "cancel":
-        return AccountCancelled(**header, effective="now" if plain == ["now"] else "period_end")
+        return AccountCancelled(**header, effective="now" if arguments == ["now"] else "period_end")
     if what == "grant":
-        until = moment(said["until"], now) if "until" in said else None
+        until = moment(options["until"], now) if "until" in options else None
         return CreditsGranted(
-            **header, credits=parse_credits(plain[0]), reason="support", expires_at=until
+            **header, credits=parse_credits(arguments[0]), reason="support", expires_at=until
         )
     if what in ("suspend", "resume", "thresholds"):
-        return _status_event(what, plain, header)
+        return _status_event(what, arguments, header)
     if what == "void":
-        return UsageVoided(**header, usage_source="/test", usage_id=plain[0], reason="failed")
+        return UsageVoided(**header, usage_source="/test", usage_id=arguments[0], reason="failed")
     assert what == "open", f"unknown event: {what}"
     amounts: dict[str, Any] = {
-        name: parse_credits(said[name]) for name in ("used", "free_used") if name in said
+        name: parse_credits(options[name]) for name in ("used", "free_used") if name in options
     }
     return AccountOpened(
-        **header, plan=plain[0], time_zone=said.get("zone", "UTC"), **amounts, **times
+        **header, plan=arguments[0], time_zone=options.get("zone", "UTC"), **amounts, **times
     )
 
 
-def _status_event(what: str, plain: list[str], header: dict[str, Any]) -> AnyEvent:
+def _status_event(what: str, arguments: list[str], header: dict[str, Any]) -> AnyEvent:
     if what == "suspend":
-        return AccountSuspended(**header, reason=plain[0])
+        return AccountSuspended(**header, reason=arguments[0])
     if what == "resume":
         return AccountResumed(**header)
-    shares = None if plain == ["plan"] else parse_thresholds([] if plain == ["none"] else plain)
+    shares = (
+        None
+        if arguments == ["plan"]
+        else parse_thresholds([] if arguments == ["none"] else arguments)
+    )
     return ThresholdsSet(**header, thresholds=shares)
 
 

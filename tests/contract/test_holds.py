@@ -67,7 +67,7 @@ class Keeper:
             if await self.held() == credits:
                 return
             await asyncio.sleep(0.002)
-        raise AssertionError("they did not run out")
+        raise AssertionError("they did not expire")
 
     async def find(self, id: str = "job", account: str = "ann") -> Hold | None:
         return await self.ask(FindHold(account=account, id=id))

@@ -508,9 +508,9 @@ def _same_meaning(model: Any, event: Any) -> None:
     )
     shared = set(type(model.data).model_fields) & set(event.__struct_fields__) - {"source", "id"}
     for name in shared:
-        said = getattr(model.data, name)
-        if said is not None:
-            assert said == getattr(event, name) or (name, said) == ("time_zone", ""), name
+        value = getattr(model.data, name)
+        if value is not None:
+            assert value == getattr(event, name) or (name, value) == ("time_zone", ""), name
 
 
 @given(st.floats(), st.sampled_from(["quantity", "credits", "used", "free_used"]))

@@ -65,8 +65,8 @@ def _plan_defects(where: str, plan: Plan) -> Iterator[str]:
     yield from _range_defects(f"{where}.credits", plan.allotment, MICROCREDITS_MAX)
     if not plan.renews and plan.price_cents != 0:
         yield (
-            f"{where}: a plan that does not renew costs nothing, because there is no rule for a "
-            "plan that is paid once"
+            f"{where}: a plan that does not renew costs nothing, there is no rule for one that is "
+            "paid once"
         )
     yield from _threshold_defects(f"{where}.thresholds", plan.thresholds or ())
 
@@ -108,7 +108,7 @@ def _repetition_defects(where: str, items: Iterable[Plan | Feature | Model]) -> 
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
-            yield f"{where}: the id {item.id!r} occurs twice"
+            yield f"{where}: the id {item.id!r} is there twice"
         seen.add(item.id)
 
 

@@ -37,7 +37,8 @@ def threshold_defects(shares: Sequence[Decimal]) -> Iterator[str]:
     for share in shares:
         if not 0 < share < 1:
             yield (
-                f"a share is between 0 and 1, unlike {share} (the limit itself is always announced)"
+                f"a share lies between 0 and 1, unlike {share} (the limit itself is always "
+                "announced)"
             )
             continue
         try:

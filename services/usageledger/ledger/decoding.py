@@ -3,6 +3,9 @@
 Decoding is deterministic: an audit decodes the same bytes to the same result. Nothing raises on bad
 input, whatever the bytes. The accepted shapes are those of `contracts.messages`; a contract test
 keeps the two equal.
+
+A refusal's detail is in its entry, whose bytes an audit compares. To reword a message, here or in
+the functions that parse fields, is therefore a change of the rules: see `domain.claim`.
 """
 
 from __future__ import annotations
@@ -359,7 +362,7 @@ _ACCOUNT_EVENTS: dict[str, Callable[[msgspec.Raw, dict[str, Any]], AccountEvent]
 def _cycle_time(field: str, time: datetime | None) -> datetime | None:
     """Turn a time into UTC, after checking that it is in the years that a cycle may have."""
     if time is not None and not YEAR_MIN <= time.year <= YEAR_MAX:
-        raise _Wrong(f"{field} is in the years {YEAR_MIN} to {YEAR_MAX}, not in {time.year}")
+        raise _Wrong(f"{field} lies in the years {YEAR_MIN} to {YEAR_MAX}, not in {time.year}")
     return None if time is None else time.astimezone(UTC)
 
 

@@ -95,47 +95,47 @@ class TestThePublishedTable:
 
     @pytest.mark.parametrize(("level", "line"), list(enumerate(PLAN_LINES)))
     def test_a_plan_is_at_its_level_with_its_price_and_credits(self, level: int, line: str) -> None:
-        said = PLAN_LINE.fullmatch(line)
-        assert said
+        match = PLAN_LINE.fullmatch(line)
+        assert match
         assert SHIPPED.plans[level] == Plan(
-            id=snake(said["name"]),
-            name=said["name"],
-            price_cents=int(Decimal(said["price"]) * 100),
-            allotment=parse_credits(said["credits"]),
-            renews=said["once"] is None,
+            id=snake(match["name"]),
+            name=match["name"],
+            price_cents=int(Decimal(match["price"]) * 100),
+            allotment=parse_credits(match["credits"]),
+            renews=match["once"] is None,
         )
 
     @pytest.mark.parametrize("line", [*PROJECT_LINES, *ADD_ON_LINES[:2]])
     def test_a_line_with_one_rate_is_a_feature_with_a_default_rate(self, line: str) -> None:
-        said = RATE_LINE.fullmatch(line)
-        assert said
-        feature = SHIPPED.feature(snake(said["name"]))
+        match = RATE_LINE.fullmatch(line)
+        assert match
+        feature = SHIPPED.feature(snake(match["name"]))
         assert feature is not None and feature.rate is not None
-        assert (feature.name, feature.models, feature.stated_range) == (said["name"], (), None)
+        assert (feature.name, feature.models, feature.stated_range) == (match["name"], (), None)
         assert feature.section == (
             "Project Creation Costs" if line in PROJECT_LINES else "Project Add-Ons"
         )
-        assert feature.rate.credits == parse_credits(said["credits"])
+        assert feature.rate.credits == parse_credits(match["credits"])
         assert (feature.rate.per, feature.rate.rounding) == (Decimal(1), "up")
-        assert said["unit"] in (None, feature.rate.unit)
-        assert (feature.rate.unit == "second") == (said["unit"] == "second")
+        assert match["unit"] in (None, feature.rate.unit)
+        assert (feature.rate.unit == "second") == (match["unit"] == "second")
 
     @pytest.mark.parametrize("line", ADD_ON_LINES[2:5])
     def test_a_line_with_a_range_is_a_feature_with_a_stated_range_and_no_default_rate(
         self, line: str
     ) -> None:
-        said = RANGE_LINE.fullmatch(line)
-        assert said
-        feature = SHIPPED.feature(snake(said["name"]))
+        match = RANGE_LINE.fullmatch(line)
+        assert match
+        feature = SHIPPED.feature(snake(match["name"]))
         assert feature is not None
         assert (feature.name, feature.section, feature.rate) == (
-            said["name"],
+            match["name"],
             "Project Add-Ons",
             None,
         )
         assert feature.stated_range == (
-            parse_credits(said["lowest"]),
-            parse_credits(said["highest"]),
+            parse_credits(match["lowest"]),
+            parse_credits(match["highest"]),
         )
 
     @pytest.mark.parametrize(
@@ -143,25 +143,25 @@ class TestThePublishedTable:
         list(zip(("chat_message", "chat_action"), ADD_ON_LINES[5:7], strict=True)),
     )
     def test_chat_costs_by_the_message_and_by_the_action(self, feature_id: str, line: str) -> None:
-        said = CHAT_LINE.fullmatch(line)
-        assert said
+        match = CHAT_LINE.fullmatch(line)
+        assert match
         feature = SHIPPED.feature(feature_id)
         assert feature is not None
-        assert feature.name == f"Chat-Based Editing ({said['unit']})"
+        assert feature.name == f"Chat-Based Editing ({match['unit']})"
         assert feature.rate == Rate(
-            credits=parse_credits(said["credits"]), unit=feature_id.removeprefix("chat_")
+            credits=parse_credits(match["credits"]), unit=feature_id.removeprefix("chat_")
         )
-        assert feature.rate.unit in said["unit"].split()
+        assert feature.rate.unit in match["unit"].split()
 
     @pytest.mark.parametrize("line", MODEL_LINES)
     def test_a_model_is_under_its_feature_with_its_rate_for_one_generation(self, line: str) -> None:
-        said = MODEL_LINE.fullmatch(line)
-        assert said
-        feature = SHIPPED.feature(f"genai_{said['feature'].lower()}")
+        match = MODEL_LINE.fullmatch(line)
+        assert match
+        feature = SHIPPED.feature(f"genai_{match['feature'].lower()}")
         assert feature is not None
-        rate = Rate(credits=parse_credits(said["credits"]), unit="generation", note=said["note"])
-        assert Model(id=snake(said["name"]), name=said["name"], rate=rate) in feature.models
-        assert SHIPPED.rate(feature.id, snake(said["name"])) == rate
+        rate = Rate(credits=parse_credits(match["credits"]), unit="generation", note=match["note"])
+        assert Model(id=snake(match["name"]), name=match["name"], rate=rate) in feature.models
+        assert SHIPPED.rate(feature.id, snake(match["name"])) == rate
 
     @pytest.mark.parametrize("line", RULE_LINES)
     def test_a_rule_beside_the_tables_is_noted_with_where_it_is_implemented(

@@ -80,14 +80,14 @@ def test_an_entry_renamed_a_claim_is_missed_by_the_next() -> None:
 
 def test_an_envelope_that_contradicts_its_entry_is_found() -> None:
     value = _entries()[0].value
-    for said, instead in [
+    for stated, instead in [
         (b'"subject":"a"', b'"subject":"b"'),
         (b'"id":"0-0"', b'"id":"0-1"'),
         (b"ledger/0", b"ledger/1"),
     ]:
-        assert said in value
+        assert stated in value
         with pytest.raises(NotAnEntry):
-            unseal(value.replace(said, instead, 1))
+            unseal(value.replace(stated, instead, 1))
 
 
 def test_an_entry_of_an_unknown_kind_is_no_entry() -> None:

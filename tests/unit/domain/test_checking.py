@@ -163,7 +163,7 @@ def test_a_renewal_that_has_come_is_seen_though_nothing_has_been_decided_since()
         (["subscribe pro", "use chat_action 200"], "0", "301", "scale"),
         (["subscribe pro", "use chat_action 200"], "1", "300", "scale"),
         (["subscribe pro", "grant 10", "use chat_action 210"], "0", "300", "max"),
-        # Subscribing from Free takes along what its grants have left.
+        # The rest of the grants stays with an account that subscribes from Free.
         (["grant 400"], "0", "601", "max"),
         (["use chat_action 200", "grant 400"], "0", "550", "pro"),
         (["use chat_action 300", "grant 400"], "0", "501", "max"),

@@ -154,7 +154,7 @@ def test_a_voids_change_is_its_own_identity_and_that_of_the_usage() -> None:
 
 
 def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
-    told = Partition()
+    decided = Partition()
     for line in [
         "2026-01-31T10:00 subscribe pro",
         "+1d use chat_action 200 id=g",
@@ -165,15 +165,15 @@ def test_folding_entries_makes_the_book_that_deciding_them_made() -> None:
         "2026-03-10T00:00 wait",
         "+1s use genai_video/veo_3 id=h",
     ]:
-        told.take(line)
+        decided.take(line)
     folded = _book()
-    folded.fold(told.entries)
-    assert folded.head == told.book.head
+    folded.fold(decided.entries)
+    assert folded.head == decided.book.head
     assert {name: encode(state) for name, state in folded.accounts.items() if state} == {
-        "a": encode(told.state())
+        "a": encode(decided.state())
     }
-    assert folded.identities == told.book.identities
-    assert folded.due.all() == told.book.due.all()
+    assert folded.identities == decided.book.identities
+    assert folded.due.all() == decided.book.due.all()
 
 
 def test_an_entry_that_the_code_cannot_fold_is_named() -> None:
