@@ -1,3 +1,1 @@
-"""The gateway: HTTP for who asks before a generation, reports without Kafka, listens for limits, or
-shows the usage meter.
-"""
+"""The gateway: checks, holds, reports, limit events and the usage meter over HTTP."""

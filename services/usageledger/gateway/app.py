@@ -1,4 +1,4 @@
-"""The gateway's app: its routers, how errors are answered, who may ask from a browser."""
+"""The gateway's app: its routers, its error answers, and the origins that may ask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from usageledger.gateway.bodies import BodiesWithinBounds
 from usageledger.gateway.metrics import CountedRequests
-from usageledger.gateway.openapi import described
+from usageledger.gateway.openapi import openapi_document
 from usageledger.gateway.parts import Gateway
 from usageledger.gateway.paths import PathsAsSent
 from usageledger.gateway.problems import add_handlers
@@ -58,7 +58,8 @@ strings, times are RFC 3339 in UTC, errors are RFC 9457 problem details.
 def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> FastAPI:
     """The app that serves this gateway.
 
-    ``allowed_origins``: whose pages may ask, besides our own; they send tokens, never cookies.
+    ``allowed_origins``: the origins whose pages may ask, beside our own. They send tokens, never
+    cookies.
     """
     app = bare_app()
     app.state.gateway = gateway
@@ -77,7 +78,7 @@ def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> Fast
 
 
 def bare_app() -> FastAPI:
-    """The app with its routes, and nothing behind them: enough to say what they are."""
+    """The app with its routes and no gateway behind them, for the OpenAPI document."""
     app = FastAPI(
         title="usageledger",
         version="1",
@@ -92,7 +93,7 @@ def bare_app() -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = described(app)
+            app.openapi_schema = openapi_document(app)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change it

@@ -1,6 +1,6 @@
-"""How large a request's body may be.
+"""How large the body of a request may be.
 
-Routes read theirs before they know who asks, so a stranger's counts too.
+Routes read a body before the caller is known, so the bound holds for strangers too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from usageledger.gateway.problems import problem_response
 
 BYTES_MAX = 1_048_576
 _DIGITS_READ = 20
-_TOO_LARGE = f"a request has at most {BYTES_MAX} bytes: send what it holds in several"
+_TOO_LARGE = f"a request has at most {BYTES_MAX} bytes: split it into several"
 
 
 class BodiesWithinBounds:
-    """ASGI middleware: a body that says that it is too large is not read at all, and one that says
-    nothing only as far as it may be.
+    """ASGI middleware: a body that is declared too large is not read.
+
+    A body without a declared length is read up to the bound.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -30,14 +31,14 @@ class BodiesWithinBounds:
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length[:_DIGITS_READ]) > BYTES_MAX:
             return await problem_response("too_large", _TOO_LARGE)(scope, receive, send)
-        taken = 0
+        received = 0
 
         async def bounded() -> Message:
-            nonlocal taken
+            nonlocal received
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BYTES_MAX:
-                # FastAPI hands on what is raised while it reads a body only where it is this.
+            received += len(message.get("body", b""))
+            if received > BYTES_MAX:
+                # While FastAPI reads a body, it passes on no other exception than this one.
                 raise HTTPException(413, _TOO_LARGE)
             return message
 

@@ -1,7 +1,6 @@
-"""Requests that make something anew each time, and that may be sent again when their answer was
-lost: known by an ``Idempotency-Key``.
+"""Idempotency keys: a request that makes something can be sent again if its answer was lost.
 
-A key is its caller's own and counts for a day. The same request under it makes nothing more;
+A key belongs to one caller and is kept for a day. The same request under it makes nothing more;
 another request under it is refused.
 """
 
@@ -24,23 +23,21 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         max_length=200,
-        description="Sent again with it within a day, the request makes nothing new.",
+        description="With it, the same request makes nothing new if it is sent again within a day.",
     ),
 ]
 
 
 class KeyUsedBefore(Exception):
-    """The key came before, with another request."""
+    """The caller used the key before, for another request."""
 
 
 def answer_before(
     store: sqlite3.Connection, caller: str, key: str, request: object, now: datetime
 ) -> Any | None:
-    """What the same request under this key was answered, None if it is new.
+    """The answer to the same request under this key, None if the request is new.
 
-    In the transaction that carries it out.
-
-    Raises KeyUsedBefore.
+    Call it in the transaction that carries out the request. Raises KeyUsedBefore.
     """
     forget_old(store, now)
     row = store.execute(
@@ -56,13 +53,13 @@ def answer_before(
 def note_answer(
     store: sqlite3.Connection, caller: str, key: str, request: object, answer: object, now: datetime
 ) -> None:
-    """Note what a request under this key was answered. In the same transaction."""
+    """Store the answer to a request under this key, in the same transaction."""
     values = (caller, key, _digest(request), json.dumps(answer), milliseconds(now))
     store.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
 
 
 def forget_old(store: sqlite3.Connection, now: datetime) -> None:
-    """Forget the keys that are too old to be a retry's."""
+    """Delete the keys that are older than KEPT_FOR."""
     store.execute(
         "DELETE FROM idempotency_keys WHERE created_ms < ?", (milliseconds(now - KEPT_FOR),)
     )

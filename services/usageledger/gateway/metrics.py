@@ -1,4 +1,4 @@
-"""What the gateway counts of its own requests, for Prometheus."""
+"""The gateway's own metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ REQUESTS = Counter(
 )
 SECONDS = Histogram(
     "usageledger_http_request_seconds",
-    "How long answers took to begin, by route",
+    "Time until an answer begins, by route",
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 REPORTED = Counter(
-    "usageledger_events_reported", "Events reported over HTTP, by what became of them", ["result"]
+    "usageledger_events_reported", "Events reported over HTTP, by result", ["result"]
 )
 FOLLOWED = Counter(
     "usageledger_limit_events_followed",
-    "Limit events taken from Kafka, repeats not counted",
+    "Limit events read from Kafka, without repeats",
     ["type"],
 )
 FOLLOWED_TO = Gauge(
@@ -32,29 +32,33 @@ FOLLOWED_TO = Gauge(
     ["partition"],
 )
 STREAMS = Gauge("usageledger_streams_open", "Clients of account streams")
-STREAMS_CUT = Counter("usageledger_streams_cut", "Streams that the gateway ended, by why", ["why"])
-BLOCKED = Gauge("usageledger_accounts_blocked", "Accounts that are blocked, by the limit events")
+STREAMS_CUT = Counter(
+    "usageledger_streams_cut", "Streams that the gateway ended, by reason", ["why"]
+)
+BLOCKED = Gauge(
+    "usageledger_accounts_blocked", "Accounts that are blocked, according to the limit events"
+)
 WEBHOOK_DELIVERIES = Gauge(
     "usageledger_webhook_deliveries",
-    "Webhook deliveries that wait, and those that are dead",
+    "Webhook deliveries that are pending, and those that are dead",
     ["state"],
 )
 WEBHOOK_ATTEMPTS = Counter(
     "usageledger_webhook_attempts",
-    "Attempts to deliver a webhook, by what came of them",
+    "Attempts to deliver a webhook, by result",
     ["result"],
 )
 WEBHOOK_SECONDS = Histogram(
     "usageledger_webhook_seconds",
-    "How long webhook endpoints took to answer",
+    "Time that webhook endpoints took to answer",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
 )
 
 
 class CountedRequests:
-    """ASGI middleware.
+    """ASGI middleware that counts requests by route.
 
-    Routes are named by their pattern: accounts are too many, and not for everybody to see.
+    A route is named by its pattern, because accounts are too many, and not for everybody to see.
     """
 
     def __init__(self, app: ASGIApp) -> None:

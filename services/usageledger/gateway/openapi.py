@@ -1,6 +1,4 @@
-"""The OpenAPI document of the gateway: FastAPI's, with problem details in the place of its own
-validation errors.
-"""
+"""The gateway's OpenAPI document: FastAPI's, with problem details for its validation errors."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from usageledger.gateway.problems import ProblemDetails
 _FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 
 
-def described(app: FastAPI) -> dict[str, Any]:
-    """The document of an app, as plain values."""
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The document of an app, as JSON values."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -29,19 +27,19 @@ def described(app: FastAPI) -> dict[str, Any]:
     for name in _FASTAPIS_OWN:
         schemas.pop(name, None)
     problem = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    # FastAPI leaves null values out of examples, and then they are no examples of their schemas.
+    # FastAPI drops null values from examples, and then they do not match their schemas.
     for name, examples in _examples_of_models().items():
         if name in schemas:
             schemas[name]["examples"] = examples
     document["components"]["schemas"] = dict(
         sorted((schemas | problem.pop("$defs", {}) | {"ProblemDetails": problem}).items())
     )
-    described_app: dict[str, Any] = with_joined_lines(document)
-    return described_app
+    joined: dict[str, Any] = with_joined_lines(document)
+    return joined
 
 
 def _examples_of_models() -> dict[str, Any]:
-    """The examples that this package's models state, by the model's name."""
+    """The examples that this package's models declare, by the model's name."""
     found: dict[str, Any] = {}
     waiting = list(BaseModel.__subclasses__())
     while waiting:

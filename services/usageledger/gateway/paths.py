@@ -1,6 +1,4 @@
-"""Paths whose segments may hold any name: an account may be called ``team/7``, and then stands in a
-path as ``team%2F7``.
-"""
+"""Paths whose segments may be any name: the account ``team/7`` is the segment ``team%2F7``."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class SegmentConvertor(Convertor[str]):
-    """``{account:segment}``: one segment of the path as it was sent, and only then decoded."""
+    """``{account:segment}``: one segment of the path as it was sent, decoded afterwards."""
 
     regex = "[^/]+"
 
@@ -23,9 +21,9 @@ class SegmentConvertor(Convertor[str]):
 
 
 class PathsAsSent:
-    """ASGI middleware: routes are found by the path as it was sent.
+    """ASGI middleware: routes are matched with the path as it was sent.
 
-    Servers decode it first, and then ``%2F`` would part two segments.
+    Servers decode it first, and then ``%2F`` would separate two segments.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,7 +39,5 @@ class PathsAsSent:
 
 
 def register() -> None:
-    """Make ``:segment`` known to Starlette, which has to be before a route names it; more than once
-    does no harm.
-    """
+    """Make ``:segment`` known to Starlette, before the first route uses it. It may be repeated."""
     register_url_convertor("segment", SegmentConvertor())

@@ -1,6 +1,4 @@
-"""Errors as RFC 9457 problem details: what is wrong, under a name that programs can rely on, and a
-sentence that says what to do.
-"""
+"""Errors as RFC 9457 problem details: a code for programs, and a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -25,27 +23,27 @@ TYPE_PREFIX = "/problems/"
 PROBLEMS: Mapping[str, tuple[int, str]] = {
     "malformed_request": (400, "The request cannot be read"),
     "unauthenticated": (401, "A key or a token is needed"),
-    "insufficient_credits": (402, "The account has not enough credits"),
+    "insufficient_credits": (402, "The account does not have enough credits"),
     "suspended": (402, "The account is suspended"),
-    "unknown_account": (402, "The account is not known, and the catalog refuses unknown ones"),
+    "unknown_account": (402, "The account is unknown, and the catalog refuses unknown accounts"),
     "forbidden": (403, "This key or token may not do that"),
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "There is no such operation here"),
-    "id_reused_with_different_content": (409, "The id was used before, for something else"),
-    "too_many_keys": (409, "There are as many keys as may be"),
-    "conflict": (409, "It is not in a state in which this can be done"),
-    "too_many_endpoints": (409, "There are as many webhook endpoints as there may be"),
+    "id_reused_with_different_content": (409, "The id was used before, with other content"),
+    "too_many_keys": (409, "There are too many keys"),
+    "conflict": (409, "Its present state does not allow this"),
+    "too_many_endpoints": (409, "There are too many webhook endpoints"),
     "too_large": (413, "The request is too large"),
-    "unsupported_media_type": (415, "The request is of a kind that is not read here"),
+    "unsupported_media_type": (415, "The content type is not supported here"),
     "invalid_request": (422, "A field is missing or wrong"),
-    "invalid_event": (422, "The event is not what the ledger takes"),
-    "url_not_allowed": (422, "A webhook may not go there"),
+    "invalid_event": (422, "The ledger would refuse the event"),
+    "url_not_allowed": (422, "A webhook may not be sent to this URL"),
     "unknown_feature": (422, "The catalog does not know the feature"),
     "unknown_model": (422, "The catalog does not know the model"),
     "too_many_open_holds": (429, "The account has too many open holds"),
     "too_many_streams": (429, "Too many streams are open"),
     "rate_limited": (429, "Too many requests"),
-    "internal": (500, "An error of ours"),
+    "internal": (500, "A fault in the gateway"),
     "log_unavailable": (503, "Kafka does not answer"),
     "counters_unavailable": (503, "Redis does not answer"),
     "not_ready": (503, "The gateway is not ready yet"),
@@ -62,7 +60,7 @@ class InvalidField(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """What an error says (RFC 9457). Some have further members, which their descriptions name."""
+    """An error (RFC 9457). Some have further members, which the operation describes."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -91,10 +89,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """Raised where a request cannot be answered.
-
-    ``more``: further members of the answer, ``headers``: of the response.
-    """
+    """A request cannot be answered. ``more`` has further members of the problem."""
 
     def __init__(
         self, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any
@@ -107,9 +102,7 @@ class Problem(Exception):
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """What a route declares as ``responses``: the problems that it can answer with, beside those of
-    every route.
-    """
+    """The ``responses`` of a route: these problems, and those that every route can answer with."""
     by_status: dict[int | str, list[str]] = {}
     for code in (
         *codes,

@@ -1,10 +1,9 @@
-"""``gateway.db``: what only the gateway knows, and what no log can bring back: app keys, webhook
-endpoints and their deliveries.
+"""``gateway.db``: the data that only the gateway has and that no log can bring back.
 
-Beside them, how far limit events were followed: they and the deliveries that they make are written
-in one transaction.
+It holds app keys, webhook endpoints and their deliveries. It also holds how far the limit events
+were followed, because events and the deliveries that they cause are written in one transaction.
 
-SQLite, in a file that nobody else on the machine can read. One gateway process writes it.
+It is a SQLite file that nobody else on the machine can read. One gateway process writes it.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 5.0
 
-# Each brings the database from the version before it to the next. One that has been released is
-# never changed.
+# Each migration upgrades the database by one version. A released one never changes.
 _MIGRATIONS = (
     """
     CREATE TABLE keys (
@@ -125,11 +123,10 @@ _MIGRATIONS = (
 
 
 def open_store(path: Path) -> sqlite3.Connection:
-    """Open ``gateway.db``, making it or bringing it up to date.
+    """Open ``gateway.db``; create it or upgrade it if need be.
 
-    Raises sqlite3.Error, and StoreTooNew for a later release's.
-
-    The connection may be used by any thread, one at a time.
+    The connection may be used by any thread, one at a time. Raises sqlite3.Error, and StoreTooNew
+    for the file of a later release.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -147,10 +144,10 @@ def open_store(path: Path) -> sqlite3.Connection:
 def transaction(
     store: sqlite3.Connection, turn: threading.Lock, *, waits_for_disk: bool = True
 ) -> Iterator[sqlite3.Connection]:
-    """All that is written inside, or nothing of it. Blocking: an event loop calls it in a thread.
+    """Everything that is written inside, or nothing. Blocking: an event loop calls it in a thread.
 
-    Without ``waits_for_disk`` a power cut (not a crash of the process) can take the last
-    transactions back, the later ones first: for what Kafka still has, or what may be done twice.
+    Without ``waits_for_disk``, a power cut can undo the last transactions, the later ones first; a
+    crash of the process cannot. That suits rows that Kafka brings again, or that may be repeated.
     """
     with turn:
         store.execute(f"PRAGMA synchronous = {'FULL' if waits_for_disk else 'NORMAL'}")
@@ -167,27 +164,27 @@ def transaction(
 
 
 class StoreThread:
-    """The thread in which an event loop has ``gateway.db`` read and written.
+    """The thread in which an event loop reads and writes ``gateway.db``.
 
-    One of its own: nothing else that waits can hold it up.
+    It has no other work, so nothing else can delay it.
     """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "gateway-store")
 
     async def run(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Call it there, and return or raise what it does."""
+        """Call it in the thread, and return or raise what it does."""
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, partial(call, *arguments, **named)
         )
 
     def close(self) -> None:
-        """Let the thread end, after what it is at. What was still to come is dropped."""
+        """End the thread after the call that it is in. Calls that have not begun are dropped."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class StoreTooNew(Exception):
-    """A later release has written this file."""
+    """A later release wrote this file."""
 
 
 def _bring_up_to_date(store: sqlite3.Connection) -> None:

@@ -1,1 +1,1 @@
-"""Who may call: app keys and account tokens, and how often."""
+"""Which callers may do what, and how often: app keys, account tokens, rate limits."""

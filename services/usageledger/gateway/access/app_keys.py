@@ -1,10 +1,12 @@
-"""Who may do what: app keys with scopes, and account tokens that an app mints with its key.
+"""App keys with scopes, and the account tokens that an app mints with its key.
 
-A key is ``ulk_<id>_<secret>``. Kept of a secret are two values made from it: its SHA-256, by which
-the key is known again, and the key by which account tokens are verified. So who reads the database
-has no key and no session, but can mint account tokens: nobody else on the machine can read the
-file, and a backup of it is a secret. Rotating a key ends its tokens. An account token is a JWT
-(HS256) that names one account, some scopes and an end, and works on that account's paths alone.
+A key is ``ulk_<id>_<secret>``. Two values derived from the secret are stored: its SHA-256, which
+recognizes the key, and the key that verifies account tokens. Someone who reads the database
+therefore has no key and no session, but can mint account tokens. So the file can be read by nobody
+else on the machine, and a backup of it is a secret.
+
+An account token is a JWT (HS256) that names one account, some scopes and an end. It works on that
+account's paths alone. Rotating a key ends the tokens made with its old secret.
 """
 
 from __future__ import annotations
@@ -39,15 +41,16 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 SESSION_AUDIENCE = "usageledger-session"
 SESSION_LIFETIME = timedelta(hours=12)
 KEYS_MAX = 1_000
-"""How many keys may work at once: they are kept in memory."""
+"""How many keys may work at once. They are kept in memory."""
 _LEEWAY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The sender of a request.
 
-    ``account``: an account token's; such a caller reaches that account's paths and nothing else.
+    ``account`` is the account of an account token, None for a key. A token reaches the paths of its
+    account and nothing else.
     """
 
     key_id: str
@@ -55,13 +58,13 @@ class Caller:
     account: str | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether the caller has this scope. ``admin`` has them all."""
+        """Whether the caller has this scope. ``admin`` includes every scope."""
         return scope in self.scopes or "admin" in self.scopes
 
 
 @dataclass(frozen=True, slots=True)
 class AppKey:
-    """A key as it is listed: never with its secret. ``number``: in which order keys were made."""
+    """A key as it is listed, without its secret. ``number`` counts keys in the order of making."""
 
     number: int
     id: str
@@ -70,18 +73,16 @@ class AppKey:
     created_at: datetime
     revoked_at: datetime | None
     secrets: tuple[tuple[datetime, datetime | None], ...]
-    """When each secret that still works was made, and when it ends (None: it does not).
+    """When each working secret was made, and when it ends (None: never).
 
-    Two, while a rotation overlaps.
+    Two while a rotation overlaps.
     """
 
 
 class NotAuthentic(Exception):
-    """A key or token that is not known, has ended, or is no key at all.
+    """A key or token that is unknown, has ended, or is malformed. The message does not repeat it.
 
-    The message does not repeat it.
-
-    ``is_guess``: it may have been made up. A token that is well signed and has ended was not.
+    ``is_guess``: it may have been invented. A correctly signed token that has ended was not.
     """
 
     def __init__(self, message: str, *, is_guess: bool = True) -> None:
@@ -90,11 +91,11 @@ class NotAuthentic(Exception):
 
 
 class TooManyKeys(Exception):
-    """As many keys work as may."""
+    """KEYS_MAX keys work already."""
 
 
 class MadeBefore(Exception):
-    """The same request has made a key before, whose secret was shown then and is not kept."""
+    """The same request made a key before. Its secret was shown then and is not stored."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__(f"key {key_id}")
@@ -104,20 +105,20 @@ class MadeBefore(Exception):
 class Keys:
     """The app keys in ``gateway.db``.
 
-    What is asked with every request is kept in memory: one process writes the keys.
+    Working keys are kept in memory, because every request needs them. One process writes the keys.
     """
 
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
         self._turn = turn
-        # Of this process alone: what signs sessions can be read nowhere, and who was signed in
-        # signs in again after a restart.
+        # Known to this process alone, so nobody can read the key that signs sessions. After a
+        # restart people sign in again.
         self._session_key = secrets.token_bytes(32)
         self._by_id: dict[str, _Known] = {}
         self._load()
 
     def caller(self, credential: str, now: datetime) -> Caller:
-        """Who holds this key or account token. Raises NotAuthentic."""
+        """The caller with this key or account token. Raises NotAuthentic."""
         return (
             self._caller_by_key(credential, now)
             if credential.startswith("ulk_")
@@ -125,11 +126,11 @@ class Keys:
         )
 
     def caller_of_session(self, session: str, now: datetime) -> Caller:
-        """Who signed in to the pages with this session. Raises NotAuthentic."""
+        """The caller that signed in to the pages with this session. Raises NotAuthentic."""
         return self._caller_by_token(session, SESSION_AUDIENCE, now)
 
     def new_session(self, key: str, now: datetime) -> str:
-        """A session for who has shown a key: what its cookie holds. Raises NotAuthentic."""
+        """A new session for the holder of a key: the value of its cookie. Raises NotAuthentic."""
         caller = self._caller_by_key(key, now)
         _, secret = split_key(key)
         claims = {
@@ -153,15 +154,16 @@ class Keys:
         lifetime: timedelta,
         now: datetime,
     ) -> str:
-        """An account token of this caller's key, as `mint_account_token` makes one from the key
-        itself. Raises NotAuthentic.
+        """An account token made with this caller's key. Raises NotAuthentic.
+
+        `mint_account_token` makes the same from the key itself.
         """
         known = self._by_id.get(caller.key_id)
         if known is None:
             raise NotAuthentic("the key was revoked")
-        listed = [scope for scope in SCOPES if scope in scopes]
+        ordered = [scope for scope in SCOPES if scope in scopes]
         return signed_account_token(
-            caller.key_id, known.secrets[-1].token_key, account, listed, lifetime, now
+            caller.key_id, known.secrets[-1].token_key, account, ordered, lifetime, now
         )
 
     def create(
@@ -173,10 +175,12 @@ class Keys:
         by: str = "",
         idempotency_key: str | None = None,
     ) -> str:
-        """Make a key and return it: this is the only time that it can be seen.
+        """Make a key and return it. It cannot be read again.
 
-        The same request of the caller ``by`` under one idempotency key makes none again. Raises
-        TooManyKeys, MadeBefore, KeyUsedBefore.
+        ``by`` is the id of the caller's key. If that caller sends the same request twice under one
+        idempotency key, the second makes no key.
+
+        Raises TooManyKeys, MadeBefore, KeyUsedBefore.
         """
         key, request = new_key(), [name, sorted(scopes)]
         with transaction(self._store, self._turn) as store:
@@ -192,24 +196,25 @@ class Keys:
         return key
 
     def ensure(self, key: str, name: str, now: datetime) -> bool:
-        """See to it that a key which was made elsewhere works, with every scope; return whether it
-        does.
+        """Add a key that was made elsewhere, with every scope; return whether it works.
 
-        A key that was revoked stays so, and a secret that was rotated away never works again: it
-        may have been ended because it leaked. Raises ValueError for what is no key.
+        A revoked key stays revoked, and a secret that was rotated away never works again: either
+        may have leaked. Raises ValueError for a malformed key.
         """
         key_id, secret = split_key(key)
         with transaction(self._store, self._turn) as store:
-            made = store.execute("SELECT revoked_at FROM keys WHERE id = ?", (key_id,)).fetchone()
-            kept = store.execute(
+            revoked = store.execute(
+                "SELECT revoked_at FROM keys WHERE id = ?", (key_id,)
+            ).fetchone()
+            known = store.execute(
                 "SELECT expires_at FROM key_secrets WHERE key_id = ? AND digest = ?",
                 (key_id, _digest(secret)),
             ).fetchone()
-            if made is not None and made[0] is not None:
+            if revoked is not None and revoked[0] is not None:
                 return False
-            if kept is not None:
-                return kept[0] is None or now < _time(kept[0])
-            if made is None:
+            if known is not None:
+                return known[0] is None or now < _time_of(known[0])
+            if revoked is None:
                 _add(store, key, name, ("admin",), now)
             else:
                 _add_secret(store, key, now)
@@ -217,19 +222,18 @@ class Keys:
         return True
 
     def rotate(self, key_id: str, overlap: timedelta, now: datetime) -> str:
-        """A new secret for a key; the old ones work on for ``overlap``.
+        """Return a key with a new secret; the old secrets work for ``overlap`` longer.
 
-        Raises KeyError where there is no such key, or it was revoked.
+        Raises KeyError if there is no such key, or it was revoked.
         """
         if key_id not in self._by_id:
             raise KeyError(key_id)
-        key, ends = new_key(key_id), _text(now + overlap)
+        key, ends = new_key(key_id), _iso_text(now + overlap)
         with transaction(self._store, self._turn) as store:
-            # Its digest stays: a secret that was rotated away is known for one, should it be
-            # configured still.
+            # The digest stays: it shows that a secret was rotated away, if it is still configured.
             store.execute(
                 "UPDATE key_secrets SET token_key = x'' WHERE key_id = ? AND expires_at <= ?",
-                (key_id, _text(now)),
+                (key_id, _iso_text(now)),
             )
             query = (
                 "UPDATE key_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR "
@@ -241,18 +245,16 @@ class Keys:
         return key
 
     def revoke(self, key_id: str, now: datetime) -> None:
-        """End a key and its tokens, at once. Raises KeyError."""
+        """End a key and its tokens at once. Raises KeyError if no such key works."""
         if key_id not in self._by_id:
             raise KeyError(key_id)
         with transaction(self._store, self._turn) as store:
-            store.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (_text(now), key_id))
+            store.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (_iso_text(now), key_id))
             store.execute("DELETE FROM key_secrets WHERE key_id = ?", (key_id,))
         self._load()
 
     def page(self, after: int, limit: int) -> list[AppKey]:
-        """Keys that there have been, the oldest first: those with a number above ``after``, at most
-        ``limit``.
-        """
+        """Up to ``limit`` keys with numbers above ``after``, the oldest first, revoked ones too."""
         query = (
             "SELECT rowid, id, name, scopes, created_at, revoked_at FROM keys WHERE rowid > ? "
             "ORDER BY rowid LIMIT ?"
@@ -265,8 +267,8 @@ class Keys:
                 key_id,
                 name,
                 _scopes(scopes),
-                _time(made),
-                None if revoked is None else _time(revoked),
+                _time_of(made),
+                None if revoked is None else _time_of(revoked),
                 self._secrets_of(key_id),
             )
             for number, key_id, name, scopes, made, revoked in rows
@@ -283,13 +285,17 @@ class Keys:
             if hmac.compare_digest(kept.digest, digest) and kept.works_at(now):
                 assert known is not None
                 return Caller(key_id, known.scopes)
-        raise NotAuthentic("the key is not known here, was revoked, or has been rotated")
+        raise NotAuthentic(
+            "the key is unknown here, was revoked, or has been rotated: use another one"
+        )
 
     def _caller_by_token(self, token: str, audience: str, now: datetime) -> Caller:
         try:
             key_id = str(jwt.get_unverified_header(token).get("kid"))
         except jwt.PyJWTError:
-            raise NotAuthentic("that is neither a key (ulk_…) nor a token") from None
+            raise NotAuthentic(
+                "that is neither a key (ulk_…) nor a token: send one of them"
+            ) from None
         known = self._by_id.get(key_id)
         for kept in () if known is None else known.secrets:
             if (
@@ -297,13 +303,15 @@ class Keys:
                 and (claims := self._signed_claims(token, kept, audience)) is not None
             ):
                 assert known is not None
-                if not _count_at(claims, audience, now):
+                if not _is_valid_at(claims, audience, now):
                     raise NotAuthentic(
-                        "the token has ended, or is meant to last too long: mint another one",
+                        "the token has ended, or would last too long: mint another one",
                         is_guess=False,
                     )
                 return _caller_by_claims(claims, key_id, known.scopes, audience)
-        raise NotAuthentic("the token was not made with a key that works here: mint another one")
+        raise NotAuthentic(
+            "the token was not made with a working key of this gateway: mint another one"
+        )
 
     def _signed_claims(self, token: str, kept: _Secret, audience: str) -> dict[str, object] | None:
         key = (
@@ -312,7 +320,7 @@ class Keys:
         return _signed_claims(token, key, audience)
 
     def _session_key_of(self, of_secret: bytes) -> bytes:
-        """The key that signs sessions. A secret's own, so that they end with it."""
+        """The key that signs sessions. It depends on the secret, so that they end with it."""
         return hmac.digest(self._session_key, of_secret, hashlib.sha256)
 
     def _secrets_of(self, key_id: str) -> tuple[tuple[datetime, datetime | None], ...]:
@@ -337,7 +345,10 @@ class Keys:
                 (
                     row[0],
                     _Secret(
-                        row[1], row[2], _time(row[3]), None if row[4] is None else _time(row[4])
+                        row[1],
+                        row[2],
+                        _time_of(row[3]),
+                        None if row[4] is None else _time_of(row[4]),
                     ),
                 )
                 for row in rows
@@ -372,7 +383,8 @@ def _add(
 ) -> None:
     listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
     store.execute(
-        "INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (split_key(key)[0], name, listed, _text(now))
+        "INSERT INTO keys VALUES (?, ?, ?, ?, NULL)",
+        (split_key(key)[0], name, listed, _iso_text(now)),
     )
     _add_secret(store, key, now)
 
@@ -381,19 +393,19 @@ def _add_secret(store: sqlite3.Connection, key: str, now: datetime) -> None:
     key_id, secret = split_key(key)
     store.execute(
         "INSERT INTO key_secrets VALUES (?, ?, ?, ?, NULL)",
-        (key_id, _digest(secret), token_key(secret), _text(now)),
+        (key_id, _digest(secret), token_key(secret), _iso_text(now)),
     )
 
 
 def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] | None:
-    """What a token says, if it was made with this key and is for us."""
+    """The claims of a token, None unless it was made with this key and for this audience."""
     try:
         claims: dict[str, object] = jwt.decode(
             token,
             key,
             algorithms=[ALGORITHM],
             audience=audience,
-            # Time is ours to look at, for it is an argument.
+            # Times are checked by `_is_valid_at`, because the time is an argument.
             options={
                 "require": ["exp", "iat", "sub", "aud"],
                 "verify_exp": False,
@@ -405,8 +417,8 @@ def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] |
     return claims
 
 
-def _count_at(claims: dict[str, object], audience: str, now: datetime) -> bool:
-    """Whether a token works at that time, and is not meant to for longer than one may."""
+def _is_valid_at(claims: dict[str, object], audience: str, now: datetime) -> bool:
+    """Whether a token works at that time, and does not last longer than allowed."""
     begins, ends = claims["iat"], claims["exp"]
     if not isinstance(begins, (int, float)) or not isinstance(ends, (int, float)):
         return False
@@ -437,9 +449,9 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _text(moment: datetime) -> str:
+def _iso_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _time(text: str) -> datetime:
+def _time_of(text: str) -> datetime:
     return datetime.fromisoformat(text)

@@ -1,6 +1,6 @@
-"""How often somebody may ask.
+"""How often a caller may ask.
 
-Kept in this process: what protects a gateway, not what apps are billed by.
+The counts are in this process's memory: they protect a gateway, and nothing is billed by them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,17 @@ from usageledger.gateway.problems import Problem
 
 PER_KEY_AND_SECOND = 5_000
 PER_ACCOUNT_TOKEN_AND_SECOND = 50
-"""Of one account's tokens together: a page that shows a meter asks a few times a minute."""
+"""For all tokens of an account together. A page with a meter asks a few times a minute."""
 LISTS_PER_ACCOUNT_TOKEN_AND_SECOND = 25
-"""A page of charges costs as much as thirty checks, and whoever has a browser may ask for it."""
+"""A page of charges costs as much as thirty checks, and any browser with a token may ask."""
 FAILURES_PER_ADDRESS_AND_MINUTE = 60
 
 
 class WindowCounts(Storage):
-    """Counts in memory, of one thread.
+    """Counts in memory, for one thread. Counts whose window has ended are dropped once a second.
 
-    Those whose window has ended are dropped about once a second.
-
-    The library's own starts a thread to drop them, a hundred times a second while requests come,
-    and each answer under way waits for that: it cost the slowest hundredth of all answers some
-    three milliseconds.
+    The library's own storage drops them in a thread, a hundred times a second while requests come.
+    Answers wait for that thread: it added 3 ms to the slowest hundredth of them.
     """
 
     STORAGE_SCHEME = None
@@ -46,7 +43,7 @@ class WindowCounts(Storage):
         return ()
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count, in the window that lasts ``expiry`` seconds from the first count in it."""
+        """Count in the window, which lasts ``expiry`` seconds from its first count."""
         now_s = time.time()
         if now_s >= self._drop_at_s:
             self._counts = {kept: found for kept, found in self._counts.items() if found[1] > now_s}
@@ -58,12 +55,12 @@ class WindowCounts(Storage):
         return count + amount
 
     def get(self, key: str) -> int:
-        """What has been counted in the window."""
+        """The count in the window."""
         count, ends_s = self._counts.get(key, (0, 0.0))
         return count if ends_s > time.time() else 0
 
     def get_expiry(self, key: str) -> float:
-        """When the window ends (seconds since 1970); now, where none has begun."""
+        """When the window ends, in seconds since 1970; now if none has begun."""
         found = self._counts.get(key)
         return time.time() if found is None else found[1]
 
@@ -82,9 +79,9 @@ class WindowCounts(Storage):
 
 
 class RateLimits:
-    """Counts requests by key, by account token, and attempts with wrong keys by address.
+    """Counts requests by key and by account token, and attempts with wrong keys by address.
 
-    Raises Problem `rate_limited`.
+    Every method but `count_failure` raises Problem `rate_limited`.
     """
 
     def __init__(
@@ -104,9 +101,7 @@ class RateLimits:
             self._hit(self._by_account, "account", f"{caller.key_id}/{caller.account}")
 
     def count_list(self, caller: Caller) -> None:
-        """Count a list that an account token asks for; an app's key may ask for as many as it may
-        ask anything.
-        """
+        """Count a request for a list by an account token. Keys have no limit of their own here."""
         if caller.account is not None:
             self._hit(self._lists, "lists", f"{caller.key_id}/{caller.account}")
 
@@ -115,7 +110,7 @@ class RateLimits:
         self._limiter.hit(self._failures, "failures", address)
 
     def refuse_guessing(self, address: str) -> None:
-        """Refuse who has tried too many keys that do not work."""
+        """Refuse an address that has tried too many credentials that do not work."""
         if not self._limiter.test(self._failures, "failures", address):
             raise self._refusal(self._failures, "failures", address)
 

@@ -1,4 +1,4 @@
-"""Routes: what was charged to an account, each charge explained."""
+"""Route: the charges of an account, each explained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from usageledger.domain.credits import format_credits
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.renewal import plan_at
-from usageledger.gateway.cursors import PAGE_DEFAULT, Limit
+from usageledger.gateway.cursors import CURSOR_DESCRIPTION, PAGE_DEFAULT, HistoryAsOf, Limit
 from usageledger.gateway.dependencies import (
     AccountPath,
     MayRead,
@@ -45,19 +45,16 @@ ChargeKind = Literal[
 
 
 class Charge(BaseModel):
-    """One entry of the ledger that changed the account.
-
-    Refusals and duplicates change nothing and are not among them.
-    """
+    """A ledger entry that changed the account. Refusals and duplicates are not listed."""
 
     entry: str = Field(
-        description="Its address in the ledger: partition, offset.", examples=["3-1042"]
+        description="Its address in the ledger: partition-offset.", examples=["3-1042"]
     )
     appended_at: datetime
     occurred_at: datetime | None
     kind: ChargeKind
     event: EventShown | None
-    period: int | None = Field(description="The number of the period that it counts in.")
+    period: int | None = Field(description="The number of the period in which it counts.")
     feature: str | None
     feature_name: str | None
     model: str | None
@@ -65,14 +62,16 @@ class Charge(BaseModel):
     quantity: str | None
     unit: str | None
     credits: CreditsText = Field(
-        description="Charged by a use, given back by a void, granted, or lapsed with a grant: "
-        "never negative."
+        description="The credits charged by a use, given back by a void, granted, or lapsed with a "
+        "grant; never negative."
     )
     remaining_after: CreditsText | None = Field(
-        description="What remained in the period that it counts in."
+        description="What remained afterwards in the period in which it counts."
     )
-    is_late: bool = Field(description="It counts in the period before the one in which it came.")
-    plan: str | None = Field(description="The plan that it brings, where it brings one.")
+    is_late: bool = Field(
+        description="Whether it counts in the period before the one in which it arrived."
+    )
+    plan: str | None = Field(description="The plan that it brings; null if it changes no plan.")
     plan_name: str | None
     explanation: str = Field(description="In plain English.")
     rate: RateShown | None
@@ -108,7 +107,7 @@ _CHARGE_EXAMPLE: dict[str, Any] = {
 
 
 class ChargePage(BaseModel):
-    """Some of what was charged to an account."""
+    """A page of an account's charges, the newest first."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -120,10 +119,7 @@ class ChargePage(BaseModel):
 
     items: list[Charge]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(
-        description="Until when the list is complete, where it is not up to date yet; null where "
-        "it is."
-    )
+    history_as_of: HistoryAsOf
 
 
 @router.get(
@@ -135,17 +131,16 @@ async def list_charges(
     history: TheHistory,
     rate_limits: TheRateLimits,
     caller: MayRead,
-    cursor: Annotated[
-        str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before.")
-    ] = None,
+    cursor: Annotated[str | None, Query(pattern=CURSOR, description=CURSOR_DESCRIPTION)] = None,
     limit: Limit = PAGE_DEFAULT,
     period: Annotated[
         int | None,
-        Query(ge=0, le=2**31, description="Only what counts in the period of that number."),
+        Query(ge=0, le=2**31, description="Only charges that count in the period of this number."),
     ] = None,
 ) -> ChargePage:
-    """What was charged to an account, given back and granted, and what became of its plan: the
-    newest first, each explained.
+    """What an account was charged, given back and granted, and the changes of its plan.
+
+    The newest come first, each with an explanation.
     """
     rate_limits.count_list(caller)
     found = await accounts.balance(account)
@@ -193,10 +188,10 @@ def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
         explanation=explain(entry, catalogs),
         rate=None if entry.rate is None else rate_shown(entry.rate),
         catalog_version=entry.catalog_version,
-        reason=_reason(entry),
+        reason=_event_reason(entry),
     )
 
 
-def _reason(entry: LedgerEntry) -> str | None:
-    said = (entry.voids, entry.grant, entry.suspension)
-    return next((found.reason for found in said if found is not None and found.reason), None)
+def _event_reason(entry: LedgerEntry) -> str | None:
+    parts = (entry.voids, entry.grant, entry.suspension)
+    return next((part.reason for part in parts if part is not None and part.reason), None)

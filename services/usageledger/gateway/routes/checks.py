@@ -1,7 +1,4 @@
-"""Routes: what an app asks before it spends.
-
-May this use start, what would it cost, reserve that.
-"""
+"""Routes for an app that is about to spend: quote, check, hold."""
 
 from __future__ import annotations
 
@@ -66,9 +63,9 @@ _HOLD_EXAMPLE: JsonDict = {
 
 
 def _as_json_integer(value: object) -> object:
-    """To JSON Schema, and to who writes JSON in a language without integers, 2.0 is one.
+    """A float without a fraction as an integer.
 
-    It is exact, so it may pass for what it means.
+    To JSON Schema 2.0 is an integer, and some languages write integers so. The conversion is exact.
     """
     return (
         int(value)
@@ -104,7 +101,7 @@ HoldId = Annotated[
 
 
 class UseAsked(BaseModel):
-    """What an app is about to do."""
+    """A use that an app is about to start."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_USE_EXAMPLE]})
 
@@ -114,12 +111,12 @@ class UseAsked(BaseModel):
 
     @property
     def use(self) -> Use:
-        """As the domain has it."""
+        """The use as the domain has it."""
         return Use(feature=self.feature, model=self.model, quantity=self.quantity)
 
 
 class HoldAsked(UseAsked):
-    """What an app is about to do, and for how long its credits are to be kept for it."""
+    """A use that an app is about to start, and for how long to reserve its credits."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -127,19 +124,19 @@ class HoldAsked(UseAsked):
     )
 
     id: Name = Field(
-        description="The caller's own: the same hold again reserves nothing more. Name it as "
+        description="Chosen by the caller. The same hold again reserves nothing more. Send it as "
         "`hold_id` when the use is reported."
     )
     expires_in: Seconds = Field(
         default=EXPIRES_IN_DEFAULT // timedelta(seconds=1),
         ge=EXPIRES_IN_MIN // timedelta(seconds=1),
         le=EXPIRES_IN_MAX // timedelta(seconds=1),
-        description="Seconds until it frees itself, if it is neither settled nor released.",
+        description="Seconds until it expires, if it is neither settled nor released.",
     )
 
 
 class QuoteAsked(BaseModel):
-    """What an app wants to know the price of."""
+    """Uses whose price an app wants to know."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"uses": [_USE_EXAMPLE]}]}
@@ -149,11 +146,11 @@ class QuoteAsked(BaseModel):
 
 
 class StandingShown(BaseModel):
-    """What an account has left, at the moment of the answer."""
+    """The credits that an account has left, at the moment of the answer."""
 
     remaining: CreditsText
-    held: CreditsText = Field(description="What its open holds have reserved.")
-    available: CreditsText = Field(description="`remaining` less `held`.")
+    held: CreditsText = Field(description="The credits that its open holds reserve.")
+    available: CreditsText = Field(description="`remaining` minus `held`.")
     resets_at: datetime | None = Field(description="When the period ends; null on Free.")
     as_of: datetime | None = Field(
         description="When the figures were last known to be complete; null if that was within the "
@@ -193,7 +190,7 @@ class CheckShown(StandingShown):
 
 
 class HoldShown(BaseModel):
-    """A hold as it is. Settled: its use has been charged. Released: it was given back."""
+    """A hold. Settled: its use was charged. Released: its credits were given back."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_HOLD_EXAMPLE]})
 
@@ -205,12 +202,12 @@ class HoldShown(BaseModel):
     quantity: str
     credits: CreditsText
     expires_at: datetime | None = Field(
-        description="When it frees itself; null where it is not open any more."
+        description="When it expires; null if it is no longer open."
     )
 
 
 class HoldGiven(HoldShown, StandingShown):
-    """A hold, and what the account has left beside it."""
+    """A hold, and the credits that the account has left beside it."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{**_HOLD_EXAMPLE, **_STANDING_EXAMPLE}]}
@@ -218,7 +215,7 @@ class HoldGiven(HoldShown, StandingShown):
 
 
 class HoldReleased(BaseModel):
-    """What a hold is after its release."""
+    """The state of a hold after its release."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -229,12 +226,12 @@ class HoldReleased(BaseModel):
     account: str
     id: str
     state: Literal["settled", "released", "gone"] = Field(
-        description="`gone`: it has run out, or there never was one."
+        description="`gone`: it has expired, or there never was one."
     )
 
 
 class QuotedUse(BaseModel):
-    """A use and what it costs."""
+    """A use and its price."""
 
     feature: str
     model: str | None
@@ -243,7 +240,7 @@ class QuotedUse(BaseModel):
 
 
 class QuoteShown(BaseModel):
-    """What uses cost together."""
+    """The price of several uses together."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -261,9 +258,9 @@ class QuoteShown(BaseModel):
     total: CreditsText
     uses: list[QuotedUse]
     fits: list[UpgradeShown] = Field(
-        description="The plans whose allotment covers that, the lowest first."
+        description="The plans whose allotment covers the total, the lowest first."
     )
-    catalog: str = Field(description="The version of the catalog that says so.")
+    catalog: str = Field(description="The version of the catalog that has these prices.")
 
 
 @router.post(
@@ -271,9 +268,7 @@ class QuoteShown(BaseModel):
     responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"),
 )
 async def quote(asked: QuoteAsked, accounts: TheAccounts, caller: MayCheck) -> QuoteShown:
-    """What uses would cost together, by the catalog that is in force now, and on which plans they
-    fit.
-    """
+    """The price of several uses by the catalog in force now, and the plans that cover it."""
     found, version = await _run(
         accounts, "", quote_query([use.use for use in asked.uses], accounts.clock)
     )
@@ -311,11 +306,10 @@ async def check(
     accounts: TheAccounts,
     caller: MayCheck,
 ) -> CheckShown:
-    """Whether an account may start a use now, and what that would cost.
+    """Whether an account may start a use now, and what the use would cost.
 
-    Where it may not: why, and which upgrade would allow it.
-
-    It reserves nothing. A use that is not allowed is an answer like any other, with status 200.
+    If it may not, the answer says why, and which upgrade would allow it. The status is 200 in both
+    cases. A check reserves nothing.
     """
     checked = await _run(accounts, account, check_query(account, asked.use, accounts.clock))
     found = checked.check
@@ -326,7 +320,7 @@ async def check(
         suspension=found.suspended,
         cost=format_credits(found.cost),
         upgrade=upgrade_shown(found.upgrade),
-        **_standing(checked),
+        **_standing_members(checked),
     )
 
 
@@ -351,20 +345,23 @@ async def place_hold(
     accounts: TheAccounts,
     caller: MayHold,
 ) -> HoldGiven:
-    """Reserve what a use may cost. Two workers never both get the last credits.
+    """Reserve the credits that a use may cost. Two workers never both get the last credits.
 
-    Report the use with `hold_id`, and the hold is settled with it; or release it; or it frees
-    itself after `expires_in`. The same hold again is answered as it is and reserves nothing more:
-    `state` says whether its use has been charged already. One that was released, or has run out,
-    can be placed again under its id. Where no hold is given for want of credits the problem's body
-    has `credits` (what the use would cost), `remaining`, `held`, `available` and the `upgrade` that
-    would allow it.
+    Report the use with `hold_id` to settle the hold, or release it. Otherwise it expires after
+    `expires_in`. The same hold again reserves nothing more and is answered as it is: `state` says
+    whether its use was charged already. A hold that was released or has expired can be placed again
+    under its id.
+
+    If there are not enough credits, the problem has `credits` (the cost of the use), `remaining`,
+    `held`, `available` and the `upgrade` that would allow it.
     """
     query = hold_query(account, asked.id, asked.use, asked.expires_in * 1_000, accounts.clock)
     result = await _run(accounts, account, query)
     if result.refusal is not None or result.hold is None:
-        raise _not_held(result, asked.id)
-    return HoldGiven(**_shown(account, asked.id, result.hold), **_standing(result.checked))
+        raise _hold_problem(result, asked.id)
+    return HoldGiven(
+        **_hold_members(account, asked.id, result.hold), **_standing_members(result.checked)
+    )
 
 
 @router.get(
@@ -376,18 +373,17 @@ async def show_hold(
     accounts: TheAccounts,
     caller: MayHold,
 ) -> HoldShown:
-    """A hold as it is.
+    """One hold.
 
-    That it was settled or released is known for as long as it would have counted, 15 minutes at
-    most.
+    A settled or released hold is known until it would have expired, 15 minutes at most.
     """
     found = await accounts.run(account, find_hold_query(account, hold_id))
     if found is None:
         raise Problem(
             "not_found",
-            f"account {account!r} has no hold {hold_id!r}: it has run out, or there never was one",
+            f"account {account!r} has no hold {hold_id!r}: it has expired, or there never was one",
         )
-    return HoldShown(**_shown(account, hold_id, found))
+    return HoldShown(**_hold_members(account, hold_id, found))
 
 
 @router.post("/v1/accounts/{account:segment}/holds/{hold_id:segment}/release", responses=problems())
@@ -397,9 +393,9 @@ async def release_hold(
     accounts: TheAccounts,
     caller: MayHold,
 ) -> HoldReleased:
-    """Give back what a hold has reserved: the generation failed, or will not start.
+    """Give back the credits of a hold, because the generation failed or will not start.
 
-    Once or often; what is settled stays settled.
+    It may be repeated. A settled hold stays settled.
     """
     found = await accounts.run(account, release_query(account, hold_id))
     state: Literal["settled", "released", "gone"] = (
@@ -421,7 +417,7 @@ async def _run(accounts: Accounts, account: str, query: Query[T]) -> T:
         ) from None
 
 
-def _not_held(result: HoldResult, hold_id: str) -> Problem:
+def _hold_problem(result: HoldResult, hold_id: str) -> Problem:
     checked, refusal = result.checked, result.refusal
     account, check = checked.account.balance.account, checked.check
     if refusal == "id_holds_something_else":
@@ -437,21 +433,21 @@ def _not_held(result: HoldResult, hold_id: str) -> Problem:
     details = {
         "insufficient_credits": f"the use costs {costs}{offer}",
         "suspended": f"the account is suspended ({check.suspended}): resume it first",
-        "unknown_account": "the account has to be opened or subscribed first",
+        "unknown_account": "the account is unknown: open it, or subscribe it to a plan, first",
         "too_many_open_holds": "report or release the uses that have begun, or wait until their "
-        "holds run out",
+        "holds expire",
     }
     more: dict[str, Any] = {
         "account": account,
         "suspension": check.suspended,
         "credits": format_credits(check.cost),
         "upgrade": None if (shown := upgrade_shown(check.upgrade)) is None else shown.model_dump(),
-        **{name: _written(value) for name, value in _standing(checked).items()},
+        **{name: _json_value(value) for name, value in _standing_members(checked).items()},
     }
     return Problem(refusal, details[refusal], **more)
 
 
-def _standing(checked: Checked) -> dict[str, Any]:
+def _standing_members(checked: Checked) -> dict[str, Any]:
     account, found = checked.account, checked.check
     return {
         "remaining": format_credits(found.remaining),
@@ -462,7 +458,7 @@ def _standing(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _shown(account: str, hold_id: str, hold: Hold) -> dict[str, Any]:
+def _hold_members(account: str, hold_id: str, hold: Hold) -> dict[str, Any]:
     use = use_of(hold)
     return {
         "account": account,
@@ -478,6 +474,6 @@ def _shown(account: str, hold_id: str, hold: Hold) -> dict[str, Any]:
     }
 
 
-def _written(value: object) -> object:
-    """A member of a problem, whose times are written as those of every answer are."""
+def _json_value(value: object) -> object:
+    """A member of a problem; times have the same form as in every answer."""
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value

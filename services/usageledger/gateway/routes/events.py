@@ -94,7 +94,7 @@ _BODY: dict[str, Any] = {
 
 
 class Item(BaseModel):
-    """What became of one event."""
+    """The result for one event."""
 
     id: str | None
     source: str | None
@@ -114,7 +114,7 @@ class Item(BaseModel):
 
 
 class Report(BaseModel):
-    """What became of each event, in the order in which they were sent."""
+    """A result for each event, in the order in which they were sent."""
 
     model_config = ConfigDict(
         json_schema_extra={

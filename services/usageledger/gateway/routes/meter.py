@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from usageledger.gateway.cursors import Limit, NumberCursor
+from usageledger.gateway.cursors import HistoryAsOf, Limit, NumberCursor
 from usageledger.gateway.dependencies import (
     AccountPath,
     MayRead,
@@ -34,7 +32,7 @@ _PERIODS_DEFAULT = 24
 
 
 class PeriodPage(BaseModel):
-    """Some of an account's past periods."""
+    """A page of an account's past periods, the newest first."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -44,10 +42,7 @@ class PeriodPage(BaseModel):
 
     items: list[PeriodListed]
     next_cursor: str | None
-    history_as_of: datetime | None = Field(
-        description="Until when the list is complete, where it is not up to date yet; null where "
-        "it is."
-    )
+    history_as_of: HistoryAsOf
 
 
 @router.get(
@@ -56,11 +51,11 @@ class PeriodPage(BaseModel):
 async def read_meter(
     account: AccountPath, accounts: TheAccounts, history: TheHistory, caller: MayRead
 ) -> Meter:
-    """The usage meter of an account: what it has and has used in its current period, by feature,
-    model and day, its pace, its renewal.
+    """The usage meter of an account.
 
-    While the history is not up to date, `history_as_of` says up to when features, models and days
-    are complete; the figures always are.
+    It shows what the account has and has used in its current period, by feature, model and day, its
+    pace and its renewal. The figures are always up to date. While the history is not,
+    `history_as_of` says until when features, models and days are complete.
     """
     found = await accounts.balance(account)
     try:
@@ -84,7 +79,7 @@ async def list_periods(
     cursor: NumberCursor = None,
     limit: Limit = _PERIODS_DEFAULT,
 ) -> PeriodPage:
-    """An account's past periods, the newest first: what each had and what was used in it."""
+    """An account's past periods, the newest first, with their credits and their use."""
     rate_limits.count_list(caller)
     found = await accounts.balance(account)
     balance = found.balance

@@ -1,6 +1,6 @@
-"""Routes of our own pages: the usage meter, alone and in a page, and the operator's console.
+"""Routes of our own pages: the usage meter, as a component and as a page, and the console.
 
-Static files, and no data of anybody.
+They serve static files without anybody's data.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _MEDIA_TYPES = MappingProxyType(
     {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 )
 
-# Our pages run our own scripts and ask our own origin; nothing that slips into one could load, send
-# or frame anything else.
+# Our pages run only our own scripts and ask only our own origin. Injected markup could load,
+# send or frame nothing else.
 _SECURITY = MappingProxyType(
     {
         "Content-Security-Policy": (
@@ -51,32 +51,32 @@ class _File(NamedTuple):
 
 @router.get("/", response_class=Response)
 async def root() -> RedirectResponse:
-    """Who opens the gateway's address in a browser wants to see something."""
+    """A browser that opens the gateway's address gets the console."""
     return RedirectResponse("/console")
 
 
 @router.get("/console", response_class=Response)
 async def console(request: Request) -> Response:
-    """The operator's console. It asks the API as its reader, who signs in with a key."""
-    return _answer(request, "console.html")
+    """The operator's console. It asks the API with the session of the person who signed in."""
+    return _file_response(request, "console.html")
 
 
 @router.get("/accounts/{account:segment}/meter", response_class=Response)
 async def meter_page(account: AccountPath, request: Request) -> Response:
     """The usage meter of an account, on a page of its own.
 
-    The page reads in its address whose it is.
+    The page's script reads the account in the URL.
     """
-    return _answer(request, "meter.html")
+    return _file_response(request, "meter.html")
 
 
 @router.get("/usage-meter.{rest}", response_class=Response)
 async def component(rest: str, request: Request) -> Response:
-    """The component that apps embed, its looks and its words.
+    """The component that apps embed, its style sheet and its texts.
 
-    A browser fetches them for another site's page only where that is said.
+    The headers let pages of other sites load them.
     """
-    return _answer(
+    return _file_response(
         request,
         f"usage-meter.{rest}",
         {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"},
@@ -86,16 +86,19 @@ async def component(rest: str, request: Request) -> Response:
 @router.get("/pages/{name}", response_class=Response)
 async def page_file(name: str, request: Request) -> Response:
     """A script or a style sheet of our pages."""
-    return _answer(request, name)
+    return _file_response(request, name)
 
 
-def _answer(request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE) -> Response:
-    """A file, or that the browser's copy is still the same: a release changes all of them at once,
-    so they are asked for each time.
+def _file_response(
+    request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE
+) -> Response:
+    """A file, or 304 if the browser's copy is current.
+
+    Browsers ask each time, because a release changes all files at once.
     """
     found = _files().get(name)
     if found is None:
-        raise Problem("not_found", f"there is no page {name!r}: /console is where to begin")
+        raise Problem("not_found", f"there is no page {name!r}: open /console")
     headers = {
         **_SECURITY,
         "Cache-Control": "no-cache",
@@ -116,12 +119,12 @@ def _answer(request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE
 
 @cache
 def _files() -> dict[str, _File]:
-    """Every file there is, by name: what is not among them is not served, whatever a path says."""
+    """Every file by name. Only these are served, whatever a path says."""
     files = {}
     for entry in resources.files("usageledger").joinpath("web").iterdir():
         content = entry.read_bytes()
         media_type = _MEDIA_TYPES[entry.name.rpartition(".")[2]]
-        # Weak, for the same file goes out in two encodings.
+        # Weak, because the same file is sent in two encodings.
         etag = f'W/"{hashlib.sha256(content).hexdigest()[:20]}"'
         files[entry.name] = _File(
             content, gzip.compress(content, mtime=0), f"{media_type}; charset=utf-8", etag

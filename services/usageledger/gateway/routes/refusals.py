@@ -113,7 +113,7 @@ class Resending(BaseModel):
 
 
 class Resent(BaseModel):
-    """What became of one refused input."""
+    """The result for one refused input."""
 
     entry: str
     result: Result = Field(
@@ -124,7 +124,7 @@ class Resent(BaseModel):
 
 
 class ResendReport(BaseModel):
-    """What became of each, in the order asked. An input that is named twice is sent once."""
+    """A result for each input, in the order asked. One that is named twice is sent once."""
 
     model_config = ConfigDict(
         json_schema_extra={

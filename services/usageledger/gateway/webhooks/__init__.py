@@ -1,7 +1,6 @@
-"""Webhooks after the Standard Webhooks specification: endpoints, their secrets, and what is
-delivered to them.
+"""Webhooks as the Standard Webhooks specification has them.
 
-``endpoints`` and ``deliveries`` keep both in ``gateway.db``, ``schedule`` says when what failed is
-tried again, ``addresses`` where a webhook may go, ``signing`` what is sent, ``sending`` sends it,
-``routes`` is the API.
+``endpoints`` and ``deliveries`` are tables of ``gateway.db``. ``schedule`` says when a delivery is
+tried again, ``addresses`` which addresses are allowed, ``signing`` what a request looks like, and
+``sending`` sends it. The API is in ``routes/webhooks``.
 """

@@ -1,9 +1,10 @@
-"""Where a webhook may go: what names it is who has a key, and the gateway often stands where that
-person cannot reach.
+"""Which addresses a webhook may be sent to.
 
-``public`` (the default): https, to public addresses. ``loopback``: this machine as well, by http
-too, as on the one-machine stack. ``any``: whatever the gateway reaches, by http too. Names are
-resolved for each attempt and the address that was looked at is the one that is connected to, so a
+A key holder chooses the URL, and the gateway can reach networks that the key holder cannot (SSRF).
+
+``public`` (the default) allows https to public addresses. ``loopback`` also allows this machine,
+over http too, as on the one-machine stack. ``any`` allows every address, over http too. Names are
+resolved for each attempt, and the address that was checked is the one that is connected to. So a
 name that changes in between leads nowhere else.
 """
 
@@ -19,8 +20,8 @@ URL_LENGTH_MAX = 2_000
 LOCAL_NAMES = frozenset({"localhost", "localhost."})
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Not global, though ``ipaddress`` says so of some of them: IPv4 addresses as IPv6 once wrote them,
-# a network's own translation (RFC 8215), and the site's own addresses.
+# Not public, though ``ipaddress`` calls some of them global: IPv4 addresses in the old IPv6 form, a
+# network's own translation (RFC 8215), and site-local addresses.
 _NOT_PUBLIC = tuple(
     ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b:1::/48", "fec0::/10")
 )
@@ -29,11 +30,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class NotAllowed(ValueError):
-    """A webhook may not go there. The message says why."""
+    """A webhook may not be sent there. The message says why."""
 
 
 def check_url(url: str, reach: Reach) -> SplitResult:
-    """Whether a webhook may be sent to this URL, as far as the URL itself says.
+    """The parts of a URL, if a webhook may be sent to it as far as the URL itself says.
 
     Raises NotAllowed.
     """
@@ -49,54 +50,54 @@ def check_url(url: str, reach: Reach) -> SplitResult:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise NotAllowed(f"that is no URL ({error})") from None
+        raise NotAllowed(
+            f"that is not a URL ({error}): send one such as https://app.example/hooks/usage"
+        ) from None
     if parts.scheme not in ("https", "http") or not host or port == 0:
-        raise NotAllowed("a webhook goes to a URL such as https://app.example/hooks/usage")
+        raise NotAllowed("a webhook needs a URL such as https://app.example/hooks/usage")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise NotAllowed(
-            "a URL has no user, password or fragment here: what is delivered is signed, so the "
-            "receiver needs no secret in it"
+            "the URL of a webhook has no user, password or fragment: remove them. Deliveries are "
+            "signed, so the receiver needs no secret in the URL"
         )
-    address = _literal(host)
+    address = _ip_literal(host)
     is_local = host in LOCAL_NAMES or (address is not None and address.is_loopback)
     if is_local and reach == "public":
         raise NotAllowed(
-            "this gateway delivers to public addresses alone (USAGELEDGER_GATEWAY_WEBHOOK_REACH)"
+            "this gateway delivers to public addresses only: set "
+            "USAGELEDGER_GATEWAY_WEBHOOK_REACH to allow others"
         )
     if parts.scheme == "http" and reach != "any" and not is_local:
-        raise NotAllowed("a webhook goes over https: its body is signed, not encrypted")
+        raise NotAllowed("a webhook needs https: its body is signed, not encrypted")
     if address is not None:
         check_address(address, reach)
     return parts
 
 
 def check_address(address: Address, reach: Reach) -> None:
-    """Whether a webhook may be sent to this address. Raises NotAllowed."""
+    """Raises NotAllowed unless a webhook may be sent to this address."""
     if reach == "any" or (reach == "loopback" and address.is_loopback):
         return
-    for one in (address, *_inner(address)):
+    for one in (address, *_embedded_addresses(address)):
         if not one.is_global or one.is_multicast or any(one in network for network in _NOT_PUBLIC):
             raise NotAllowed(
-                f"{address} is no public address, and this gateway delivers to no other "
-                "(USAGELEDGER_GATEWAY_WEBHOOK_REACH)"
+                f"{address} is not a public address, and this gateway delivers to no other: set "
+                "USAGELEDGER_GATEWAY_WEBHOOK_REACH to allow it"
             )
 
 
 def addresses_of(host: str, port: int, reach: Reach) -> list[str]:
-    """The addresses that a host has, each of which may be connected to.
-
-    Blocking. Raises NotAllowed, OSError.
-    """
-    literal = _literal(host)
+    """The addresses of a host, IPv4 first. Blocking. Raises NotAllowed, OSError."""
+    literal = _ip_literal(host)
     if literal is not None:
         check_address(literal, reach)
         return [host]
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # IPv4 first: where only one of the two works, it is nearly always that one.
+    # If only one of the two families works, it is nearly always IPv4.
     addresses = list(
         dict.fromkeys(
-            str(place[4][0])
-            for place in sorted(found, key=lambda place: place[0] != socket.AF_INET)
+            str(entry[4][0])
+            for entry in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
         )
     )
     for address in addresses:
@@ -104,15 +105,15 @@ def addresses_of(host: str, port: int, reach: Reach) -> list[str]:
     return addresses
 
 
-def _literal(host: str) -> Address | None:
+def _ip_literal(host: str) -> Address | None:
     try:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
 
 
-def _inner(address: Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address stands for."""
+def _embedded_addresses(address: Address) -> list[Address]:
+    """The IPv4 addresses that are embedded in an IPv6 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     inner: list[Address] = [

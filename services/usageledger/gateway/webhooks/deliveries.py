@@ -1,6 +1,6 @@
 """Deliveries in ``gateway.db``: one for each endpoint and event.
 
-Blocking: an event loop calls this in a thread.
+Everything here blocks: an event loop calls it in a thread.
 """
 
 from __future__ import annotations
@@ -26,23 +26,26 @@ _PRUNED_AT_ONCE = 1_000
 _LOOKED_THROUGH = 10_000
 _ERROR_LENGTH_MAX = 300
 
-_COLUMNS = (
-    "number, id, endpoint_id, event_id, type, account, body, state, attempts, tries, "
-    "next_attempt_ms, last_status, last_error, created_ms"
-)
-_INSERT = (
-    f"INSERT OR IGNORE INTO webhook_deliveries ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, "
-    "'pending', 0, 0, ?, NULL, NULL, ?)"
-)
-_SUCCEEDED = "UPDATE webhook_endpoints SET last_success_at = ?, failing_since = NULL WHERE id = ?"
-_FAILED = (
-    "UPDATE webhook_endpoints SET last_failure_at = ?, last_failure = ?, failing_since = "
-    "ifnull(failing_since, ?) WHERE id = ?"
-)
+_COLUMNS = """
+    number, id, endpoint_id, event_id, type, account, body, state, attempts, tries,
+    next_attempt_ms, last_status, last_error, created_ms
+"""
+_INSERT = f"""
+    INSERT OR IGNORE INTO webhook_deliveries ({_COLUMNS})
+    VALUES (NULL, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, NULL, NULL, ?)
+"""
+_NOTE_SUCCESS = """
+    UPDATE webhook_endpoints SET last_success_at = ?, failing_since = NULL WHERE id = ?
+"""
+_NOTE_FAILURE = """
+    UPDATE webhook_endpoints
+    SET last_failure_at = ?, last_failure = ?, failing_since = ifnull(failing_since, ?)
+    WHERE id = ?
+"""
 
 
 class AnnouncedEvent(Protocol):
-    """What of a limit event makes a delivery."""
+    """The parts of a limit event that make a delivery."""
 
     @property
     def type(self) -> str: ...
@@ -57,9 +60,9 @@ class AnnouncedEvent(Protocol):
 
 
 class Delivery(NamedTuple):
-    """One event on its way to one endpoint.
+    """The delivery of one event to one endpoint.
 
-    ``attempts`` counts all of them, ``tries`` those since it was last sent off by hand.
+    ``attempts`` counts all attempts, ``tries`` those since somebody last had it sent again.
     """
 
     number: int
@@ -79,12 +82,12 @@ class Delivery(NamedTuple):
 
     @property
     def is_test(self) -> bool:
-        """Whether it only shows that the endpoint works."""
+        """Whether it only tests the endpoint."""
         return self.type == TEST_TYPE
 
 
 class Counts(NamedTuple):
-    """How many deliveries of an endpoint wait, and how many are dead."""
+    """How many deliveries of an endpoint are pending, and how many are dead."""
 
     pending: int
     dead: int
@@ -93,8 +96,9 @@ class Counts(NamedTuple):
 def add_deliveries(
     store: sqlite3.Connection, events: Sequence[AnnouncedEvent], now_ms: int
 ) -> None:
-    """A delivery of each event to each endpoint that wants it, inside the transaction that takes
-    the events.
+    """Add a delivery of each event to each endpoint that wants it.
+
+    Call it in the transaction that writes the events.
     """
     if not events:
         return
@@ -107,35 +111,34 @@ def add_deliveries(
         for event in events:
             if event.type in types and (not accounts or event.account in accounts):
                 body = body_of(event.type, event.time, event.value)
-                named = (
+                identity = (
                     message_id(endpoint_id, event.event_id),
                     endpoint_id,
                     event.event_id,
                     event.type,
                     event.account,
                 )
-                store.execute(_INSERT, (*named, body, now_ms, now_ms))
+                store.execute(_INSERT, (*identity, body, now_ms, now_ms))
 
 
 class DeliveryStore:
-    """What is to be delivered, and what became of it."""
+    """The deliveries of one ``gateway.db``."""
 
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
         self._turn = turn
 
     def due(self, endpoint_id: str, now_ms: int, limit: int) -> list[Delivery]:
-        """The oldest that is due of each account, in the order in which they became so; tests
-        first. At most ``limit``.
+        """The oldest due delivery of up to ``limit`` accounts; tests first, then by due time.
 
-        One at a time of an account is on its way, so what else is due of it waits, and another's is
-        found behind it (unless very much is).
+        An account has one delivery under way at a time, so its other due ones wait. Those of other
+        accounts are found behind them, up to a bound.
         """
-        where = (
-            "endpoint_id = ? AND state = 'pending' AND next_attempt_ms <= ? ORDER BY "
-            "next_attempt_ms, number LIMIT ?"
-        )
-        query = f"SELECT account, number FROM webhook_deliveries WHERE {where}"
+        query = """
+            SELECT account, number FROM webhook_deliveries
+            WHERE endpoint_id = ? AND state = 'pending' AND next_attempt_ms <= ?
+            ORDER BY next_attempt_ms, number LIMIT ?
+        """
         numbers: dict[str, int] = {}
         with (
             self._turn,
@@ -151,38 +154,43 @@ class DeliveryStore:
         )
 
     def next_due_ms(self, endpoint_id: str, after_ms: int) -> int | None:
-        """When the next delivery becomes due that is not yet."""
-        query = (
-            "SELECT min(next_attempt_ms) FROM webhook_deliveries WHERE endpoint_id = ? AND state = "
-            "'pending' AND next_attempt_ms > ?"
-        )
+        """When the next delivery becomes due after a moment, None if none does."""
+        query = """
+            SELECT min(next_attempt_ms) FROM webhook_deliveries
+            WHERE endpoint_id = ? AND state = 'pending' AND next_attempt_ms > ?
+        """
         with self._turn:
             (found,) = self._store.execute(query, (endpoint_id, after_ms)).fetchone()
         return None if found is None else int(found)
 
     def note(self, delivery: Delivery, attempt: Attempt, outcome: Outcome, now: datetime) -> None:
-        """Note an attempt and what it made of the delivery and of its endpoint.
+        """Store an attempt, and the new state of the delivery and its endpoint.
 
-        Nothing of a delivery that was sent off by hand meanwhile: it goes on from there, and is not
-        dead for what came before.
+        If somebody had the delivery sent again during the attempt, its state stays: it starts the
+        schedule anew, and an earlier attempt cannot make it dead.
         """
-        now_ms, at = milliseconds(now), _text(now)
+        now_ms, at = milliseconds(now), _iso_text(now)
         error = (
             None
             if attempt.is_success
             else attempt.error[:_ERROR_LENGTH_MAX] or f"status {attempt.status}"
         )
-        # What a power cut takes back is delivered again, under the same id.
+        # After a power cut the delivery may be made again, under the same id.
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
             store.execute(
-                "UPDATE webhook_deliveries SET attempts = attempts + 1, last_status = ?, "
-                "last_error = ? WHERE id = ?",
+                """
+                UPDATE webhook_deliveries
+                SET attempts = attempts + 1, last_status = ?, last_error = ?
+                WHERE id = ?
+                """,
                 (attempt.status, error, delivery.id),
             )
             store.execute(
-                "UPDATE webhook_deliveries SET state = ?, tries = ?, next_attempt_ms = ?, ended_ms "
-                "= ?"
-                " WHERE id = ? AND attempts = ? AND tries = ?",
+                """
+                UPDATE webhook_deliveries
+                SET state = ?, tries = ?, next_attempt_ms = ?, ended_ms = ?
+                WHERE id = ? AND attempts = ? AND tries = ?
+                """,
                 (
                     outcome.state,
                     delivery.tries + 1,
@@ -194,9 +202,9 @@ class DeliveryStore:
                 ),
             )
             if attempt.is_success:
-                store.execute(_SUCCEEDED, (at, delivery.endpoint_id))
+                store.execute(_NOTE_SUCCESS, (at, delivery.endpoint_id))
             else:
-                store.execute(_FAILED, (at, error, at, delivery.endpoint_id))
+                store.execute(_NOTE_FAILURE, (at, error, at, delivery.endpoint_id))
             if attempt.is_gone:
                 store.execute(
                     "UPDATE webhook_endpoints SET disabled_because = ? WHERE id = ?",
@@ -211,38 +219,41 @@ class DeliveryStore:
     def newest(
         self, endpoint_id: str, state: State | None, before: int | None, limit: int
     ) -> list[Delivery]:
-        """An endpoint's deliveries, the newest first, those with a number below ``before``."""
-        where = (
-            "endpoint_id = ? AND (? IS NULL OR state = ?) AND (? IS NULL OR number < ?) ORDER BY "
-            "number DESC LIMIT ?"
-        )
+        """Up to ``limit`` deliveries of an endpoint before a number, the newest first."""
+        where = """
+            endpoint_id = ? AND (? IS NULL OR state = ?) AND (? IS NULL OR number < ?)
+            ORDER BY number DESC LIMIT ?
+        """
         return self._select(where, (endpoint_id, state, state, before, before, limit))
 
     def send_again(self, endpoint_id: str, delivery_id: str, now_ms: int) -> Delivery | None:
-        """Have a delivery sent at once, whatever its state, and from then on by the whole schedule.
+        """Make a delivery due at once, whatever its state, with the whole schedule before it.
 
-        It keeps its id.
+        It keeps its id. None if there is no such delivery.
         """
         with transaction(self._store, self._turn) as store:
             store.execute(
-                "UPDATE webhook_deliveries SET state = 'pending', tries = 0, next_attempt_ms = ?, "
-                "ended_ms = NULL"
-                " WHERE endpoint_id = ? AND id = ?",
+                """
+                UPDATE webhook_deliveries
+                SET state = 'pending', tries = 0, next_attempt_ms = ?, ended_ms = NULL
+                WHERE endpoint_id = ? AND id = ?
+                """,
                 (now_ms, endpoint_id, delivery_id),
             )
         return self.find(endpoint_id, delivery_id)
 
     def add_test(self, endpoint_id: str, now: datetime) -> Delivery:
-        """A delivery that says nothing but that deliveries arrive. Raises KeyError."""
+        """Add a delivery that only tests the endpoint. Raises KeyError if there is no endpoint."""
         event_id, now_ms = f"test_{secrets.token_hex(8)}", milliseconds(now)
         delivery_id = message_id(endpoint_id, event_id)
         body = body_of(
-            TEST_TYPE, _text(now), json.dumps({"id": event_id, "endpoint": endpoint_id}).encode()
+            TEST_TYPE,
+            _iso_text(now),
+            json.dumps({"id": event_id, "endpoint": endpoint_id}).encode(),
         )
         with transaction(self._store, self._turn) as store:
             require_endpoint(store, endpoint_id)
-            # Due since long ago: who tests an endpoint does not wait for all that it has not
-            # answered yet.
+            # Due since 1970, so that a test does not wait behind everything that is pending.
             store.execute(
                 _INSERT, (delivery_id, endpoint_id, event_id, TEST_TYPE, "", body, 0, now_ms)
             )
@@ -251,26 +262,27 @@ class DeliveryStore:
         return found
 
     def counts(self) -> dict[str, Counts]:
-        """How many deliveries wait and are dead, by endpoint."""
-        query = (
-            "SELECT endpoint_id, sum(state = 'pending'), sum(state = 'dead') FROM "
-            "webhook_deliveries"
-            " WHERE state IN ('pending', 'dead') GROUP BY endpoint_id"
-        )
+        """How many deliveries are pending and dead, by endpoint."""
+        query = """
+            SELECT endpoint_id, sum(state = 'pending'), sum(state = 'dead')
+            FROM webhook_deliveries
+            WHERE state IN ('pending', 'dead') GROUP BY endpoint_id
+        """
         with self._turn:
             return {row[0]: Counts(row[1], row[2]) for row in self._store.execute(query)}
 
     def prune(self, now_ms: int) -> int:
-        """Let go of some deliveries that have ended long ago; return how many."""
+        """Delete some deliveries that ended long ago; return how many."""
         delivered_ms, dead_ms = (
             now_ms - int(kept.total_seconds()) * 1_000
             for kept in (DELIVERED_KEPT_FOR, DEAD_KEPT_FOR)
         )
-        query = (
-            "DELETE FROM webhook_deliveries WHERE number IN (SELECT number FROM webhook_deliveries "
-            "WHERE ended_ms < ?"
-            " AND (state = 'delivered' OR ended_ms < ?) LIMIT ?)"
-        )
+        query = """
+            DELETE FROM webhook_deliveries WHERE number IN (
+              SELECT number FROM webhook_deliveries
+              WHERE ended_ms < ? AND (state = 'delivered' OR ended_ms < ?) LIMIT ?
+            )
+        """
         with transaction(self._store, self._turn, waits_for_disk=False) as store:
             return store.execute(query, (delivered_ms, dead_ms, _PRUNED_AT_ONCE)).rowcount
 
@@ -284,5 +296,5 @@ class DeliveryStore:
             ]
 
 
-def _text(moment: datetime) -> str:
+def _iso_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

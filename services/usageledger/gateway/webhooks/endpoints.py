@@ -1,8 +1,7 @@
 """Webhook endpoints in ``gateway.db``, and their secrets.
 
-Blocking: an event loop calls this in a thread.
-
-A secret is kept as it is, for it signs; the file can be read by nobody else on the machine.
+Everything here blocks: an event loop calls it in a thread. A secret is stored in plain, because it
+signs. Nobody else on the machine can read the file.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ LIMIT_TYPES: tuple[LimitType, ...] = get_args(LimitType)
 EndpointState = Literal["active", "failing", "disabled"]
 
 ENDPOINTS_MAX = 100
-"""Each has connections and a queue of its own."""
+"""Each endpoint has connections and a queue of its own."""
 
-_COLUMNS = (
-    "id, url, types, accounts, description, created_at, disabled_because, failing_since, "
-    "last_success_at, last_failure_at, last_failure"
-)
+_COLUMNS = """
+    id, url, types, accounts, description, created_at, disabled_because, failing_since,
+    last_success_at, last_failure_at, last_failure
+"""
 
 _CHANGE = """
     UPDATE webhook_endpoints SET
@@ -52,17 +51,15 @@ _CHANGE = """
 
 
 class TooManyEndpoints(Exception):
-    """There are as many as there may be."""
+    """There are ENDPOINTS_MAX endpoints already."""
 
 
 class NoLongerThere(Exception):
-    """The idempotency key came before, and what it made has been deleted or has other secrets by
-    now.
-    """
+    """The endpoint that this idempotency key made was deleted, or has other secrets by now."""
 
 
 class EndpointSettings(NamedTuple):
-    """What an endpoint is to be. No accounts: all of them."""
+    """The settings of an endpoint to make. No accounts means all of them."""
 
     url: str
     types: tuple[LimitType, ...] = LIMIT_TYPES
@@ -71,7 +68,7 @@ class EndpointSettings(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What of an endpoint is to be another. None: that stays."""
+    """What to change of an endpoint. None leaves a setting as it is."""
 
     url: str | None = None
     types: tuple[LimitType, ...] | None = None
@@ -81,7 +78,7 @@ class Change(NamedTuple):
 
 
 class Created(NamedTuple):
-    """An endpoint's id and the secret that it was made with."""
+    """The id of a new endpoint, and its secret."""
 
     id: str
     secret: str
@@ -89,7 +86,7 @@ class Created(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """An endpoint as it is kept. ``secrets`` are those that sign now, the newest first."""
+    """A stored endpoint. ``secrets`` are those that sign now, the newest first."""
 
     id: str
     url: str
@@ -105,7 +102,7 @@ class Endpoint:
     secrets: tuple[str, ...]
 
     def state_at(self, now: datetime) -> EndpointState:
-        """What it is called."""
+        """The state of the endpoint at a moment."""
         if self.disabled_because is not None:
             return "disabled"
         return (
@@ -116,7 +113,7 @@ class Endpoint:
 
 
 def require_endpoint(store: sqlite3.Connection, endpoint_id: str) -> None:
-    """Raises KeyError where there is no such endpoint."""
+    """Raises KeyError unless there is such an endpoint."""
     if (
         store.execute("SELECT 1 FROM webhook_endpoints WHERE id = ?", (endpoint_id,)).fetchone()
         is None
@@ -125,7 +122,7 @@ def require_endpoint(store: sqlite3.Connection, endpoint_id: str) -> None:
 
 
 class EndpointStore:
-    """The endpoints that there are."""
+    """The endpoints of one ``gateway.db``."""
 
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
@@ -133,36 +130,38 @@ class EndpointStore:
 
     def create(
         self,
-        wanted: EndpointSettings,
+        settings: EndpointSettings,
         now: datetime,
         *,
         caller: str,
         idempotency_key: str | None = None,
     ) -> Created:
-        """Make an endpoint; the same key of the same caller again makes none, and has the first
-        answer.
+        """Make an endpoint.
 
-        Raises TooManyEndpoints, KeyUsedBefore, NoLongerThere.
+        The same request of the same caller under one idempotency key makes none again, and returns
+        the first result. Raises TooManyEndpoints, KeyUsedBefore, NoLongerThere.
         """
         made = Created(f"wh_{secrets.token_hex(8)}", new_secret())
         with transaction(self._store, self._turn) as store:
             if idempotency_key is not None:
-                before = answer_before(store, caller, idempotency_key, wanted, now)
+                before = answer_before(store, caller, idempotency_key, settings, now)
                 if before is not None:
-                    return _still_there(store, Created(*before))
-                note_answer(store, caller, idempotency_key, wanted, made, now)
+                    return _made_before(store, Created(*before))
+                note_answer(store, caller, idempotency_key, settings, made, now)
             (count,) = store.execute("SELECT count(*) FROM webhook_endpoints").fetchone()
             if count >= ENDPOINTS_MAX:
                 raise TooManyEndpoints
-            listed = (json.dumps(wanted.types), json.dumps(wanted.accounts))
+            listed = (json.dumps(settings.types), json.dumps(settings.accounts))
             store.execute(
-                f"INSERT INTO webhook_endpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, "
-                "NULL, NULL, NULL)",
-                (made.id, wanted.url, *listed, wanted.description, _text(now)),
+                f"""
+                INSERT INTO webhook_endpoints ({_COLUMNS})
+                VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL)
+                """,
+                (made.id, settings.url, *listed, settings.description, _iso_text(now)),
             )
             store.execute(
                 "INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)",
-                (made.id, made.secret, _text(now)),
+                (made.id, made.secret, _iso_text(now)),
             )
         return made
 
@@ -176,12 +175,10 @@ class EndpointStore:
         return found[0] if found else None
 
     def change(self, endpoint_id: str, change: Change) -> None:
-        """Change an endpoint.
+        """Change an endpoint. Raises KeyError.
 
-        What waits for one that is disabled goes on waiting; it gets nothing new until it is enabled
-        again.
-
-        One statement, so that changes at the same time undo nothing of each other. Raises KeyError.
+        Deliveries to a disabled endpoint stay pending, and it gets no new ones until it is enabled.
+        The change is one statement, so that concurrent changes do not undo each other.
         """
         listed = {
             name: None if some is None else json.dumps(some)
@@ -193,47 +190,50 @@ class EndpointStore:
                 raise KeyError(endpoint_id)
 
     def rotate(self, endpoint_id: str, overlap: timedelta, now: datetime) -> str:
-        """A new secret; those before sign as well until the overlap has passed. Raises KeyError."""
-        secret, ends = new_secret(), _text(now + overlap)
+        """A new secret; the old ones sign too until ``overlap`` has passed. Raises KeyError."""
+        secret, ends = new_secret(), _iso_text(now + overlap)
         with transaction(self._store, self._turn) as store:
             require_endpoint(store, endpoint_id)
             store.execute(
                 "DELETE FROM webhook_secrets WHERE endpoint_id = ? AND expires_at <= ?",
-                (endpoint_id, _text(now)),
+                (endpoint_id, _iso_text(now)),
             )
             store.execute(
-                "UPDATE webhook_secrets SET expires_at = ? WHERE endpoint_id = ? AND (expires_at "
-                "IS NULL OR expires_at > ?)",
+                """
+                UPDATE webhook_secrets SET expires_at = ?
+                WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?)
+                """,
                 (ends, endpoint_id, ends),
             )
             store.execute(
                 "INSERT INTO webhook_secrets VALUES (?, ?, ?, NULL)",
-                (endpoint_id, secret, _text(now)),
+                (endpoint_id, secret, _iso_text(now)),
             )
         return secret
 
     def delete(self, endpoint_id: str) -> None:
-        """Take an endpoint away, with its secrets and its deliveries."""
+        """Delete an endpoint, its secrets and its deliveries."""
         with transaction(self._store, self._turn) as store:
             store.execute("DELETE FROM webhook_endpoints WHERE id = ?", (endpoint_id,))
 
     def _select(self, where: str, values: Sequence[object], now: datetime) -> list[Endpoint]:
-        query = (
-            "SELECT secret FROM webhook_secrets WHERE endpoint_id = ? AND (expires_at IS NULL OR "
-            "expires_at > ?) ORDER BY rowid DESC"
-        )
+        query = """
+            SELECT secret FROM webhook_secrets
+            WHERE endpoint_id = ? AND (expires_at IS NULL OR expires_at > ?)
+            ORDER BY rowid DESC
+        """
         with self._turn:
             rows = self._store.execute(
                 f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE {where}", values
             ).fetchall()
             signing = [
-                tuple(secret for (secret,) in self._store.execute(query, (row[0], _text(now))))
+                tuple(secret for (secret,) in self._store.execute(query, (row[0], _iso_text(now))))
                 for row in rows
             ]
         return [_endpoint(row, some) for row, some in zip(rows, signing, strict=True)]
 
 
-def _still_there(store: sqlite3.Connection, made: Created) -> Created:
+def _made_before(store: sqlite3.Connection, made: Created) -> Created:
     if (
         store.execute(
             "SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made
@@ -268,5 +268,5 @@ def _endpoint(row: Sequence[str | None], signing: tuple[str, ...]) -> Endpoint:
     )
 
 
-def _text(moment: datetime) -> str:
+def _iso_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

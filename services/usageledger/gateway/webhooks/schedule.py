@@ -1,6 +1,6 @@
-"""What becomes of a delivery after an attempt: delivered, tried again later, or dead.
+"""The state of a delivery after an attempt: delivered, tried again later, or dead.
 
-Pure: time and chance are arguments.
+Pure: the time and a random number are arguments.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from usageledger.runtime.backoff import Backoff
 State = Literal["pending", "delivered", "dead"]
 
 JITTER = 0.2
-"""Each wait is up to this share shorter or longer, so that what failed together does not come back
-together.
-"""
+"""Each wait is up to this share shorter or longer, so that retries spread out."""
 
 RETRY = Backoff(
     (5, 30, 120, 600, 3_600, 10_800, 36_000, 50_400, 72_000, 86_400), (1 - JITTER, 1 + JITTER)
@@ -24,21 +22,21 @@ RETRY = Backoff(
 
 WAIT_MAX_S = 86_400
 FAILING_AFTER = timedelta(days=1)
-"""An endpoint is called failing when every attempt has failed for so long."""
+"""How long every attempt has to fail until an endpoint is called failing."""
 
 GONE = 410
 
 
 AT_ONCE = 8
-"""So many attempts of an endpoint are under way at a time."""
+"""How many attempts at one endpoint may run at a time."""
 _FAILURES_UNPACED = 3
 _PAUSE_S = 0.25
 
 
 class Attempt(NamedTuple):
-    """What came of one attempt: the status of the answer, or what stood in the way of one.
+    """The result of one attempt: the status of the answer, or the error that prevented one.
 
-    ``retry_after_s``: the answer's own wish.
+    ``retry_after_s`` is the Retry-After of the answer, in seconds.
     """
 
     status: int | None
@@ -47,20 +45,20 @@ class Attempt(NamedTuple):
 
     @property
     def is_success(self) -> bool:
-        """Any status of 200 to 299.
+        """Whether the status is 200 to 299.
 
-        A redirection is none: where an endpoint has moved to, its owner says here.
+        A redirect is a failure: the owner of an endpoint that has moved changes its URL here.
         """
         return self.status is not None and 200 <= self.status < 300
 
     @property
     def is_gone(self) -> bool:
-        """The receiver wants nothing more."""
+        """Whether the receiver wants no more deliveries."""
         return self.status == GONE
 
 
 class Pace(NamedTuple):
-    """How an endpoint is asked: so many attempts at a time, and a pause after each."""
+    """How many attempts run at a time, and the pause after each."""
 
     at_once: int
     pause_s: float
@@ -74,8 +72,9 @@ class Outcome(NamedTuple):
 
 
 def pace_after(failures_in_row: int) -> Pace:
-    """How an endpoint is asked whose last attempts have failed: one that is down costs little,
-    however much waits for it.
+    """The pace of an endpoint whose last attempts have failed.
+
+    An endpoint that is down costs little, however many deliveries wait for it.
     """
     return Pace(AT_ONCE, 0.0) if failures_in_row < _FAILURES_UNPACED else Pace(1, _PAUSE_S)
 
@@ -83,9 +82,9 @@ def pace_after(failures_in_row: int) -> Pace:
 def after_attempt(
     attempt: Attempt, tries: int, now_ms: int, chance: float, *, is_test: bool = False
 ) -> Outcome:
-    """What becomes of a delivery after its ``tries``-th attempt.
+    """The state of a delivery after its ``tries``-th attempt.
 
-    ``chance`` lies in [0, 1). A test is not tried again.
+    ``chance`` is a random number in [0, 1). A test is not tried again.
     """
     if attempt.is_success:
         return Outcome("delivered", None)

@@ -1,8 +1,7 @@
-"""Sends what is due: a worker for each endpoint, so that what one endpoint does never delays
-another.
+"""Sends due deliveries, with a worker for each endpoint: no endpoint delays another.
 
-An attempt is noted after it was made. A gateway that is killed in between makes it again, under the
-same ``webhook-id``: at least once.
+An attempt is stored after it was made. A gateway that is killed in between makes it again, under
+the same ``webhook-id``. So each delivery is made at least once.
 """
 
 from __future__ import annotations
@@ -38,15 +37,14 @@ ACCOUNTS_LOOKED_AT = 64
 LOOK_AGAIN_AFTER_S = 60.0
 AFTER_A_FAILURE_S = 1.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """What serves one endpoint.
+    """The worker of one endpoint.
 
-    Its names are resolved in a thread of its own: a resolver that hangs holds up this endpoint
-    alone.
+    It resolves names in a thread of its own, so a resolver that hangs delays this endpoint alone.
     """
 
     task: asyncio.Task[None] | None = None
@@ -59,7 +57,7 @@ class _Worker:
 
 
 class WebhookSender:
-    """Delivers to all endpoints. ``wake`` it when there may be something new."""
+    """Delivers to all endpoints. Call `wake` when there may be something new."""
 
     def __init__(
         self,
@@ -79,17 +77,17 @@ class WebhookSender:
         self._tls: ssl.SSLContext | None = None
 
     def wake(self) -> None:
-        """There may be new deliveries: look at once what is due."""
+        """Look for due deliveries at once: there may be new ones."""
         for worker in self._workers.values():
             worker.woken.set()
 
     def wake_all(self) -> None:
-        """As `wake`, and an endpoint may be new, gone or another."""
+        """As `wake`, and read the endpoints again: one may be new, deleted or changed."""
         self._woken.set()
         self.wake()
 
     async def run(self) -> None:
-        """Deliver until it is cancelled."""
+        """Deliver until cancelled."""
         self._tls = await asyncio.to_thread(httpx.create_ssl_context)
         try:
             while True:
@@ -97,7 +95,7 @@ class WebhookSender:
                 try:
                     self._keep_workers(await self._thread.run(self._endpoints.all, self._now()))
                 except Exception:
-                    logger.exception("webhook endpoints cannot be read, trying again")
+                    log.exception("webhook endpoints cannot be read, trying again")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_AFTER_S):
                         await self._woken.wait()
@@ -121,9 +119,9 @@ class WebhookSender:
         worker.resolver.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self, endpoint_id: str, worker: _Worker) -> None:
-        """Serve one endpoint.
+        """Deliver to one endpoint until cancelled.
 
-        Its connections are its own, so none is shared with another host at the same address.
+        It has its own connections, so none is shared with another host at the same address.
         """
         running: dict[asyncio.Task[None], Delivery] = {}
         limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
@@ -137,7 +135,7 @@ class WebhookSender:
                     try:
                         wait_s = await self._start_due(endpoint_id, worker, client, running)
                     except Exception:
-                        logger.exception(
+                        log.exception(
                             "deliveries to webhook endpoint %s cannot be read, trying again",
                             endpoint_id,
                         )
@@ -154,9 +152,9 @@ class WebhookSender:
         client: httpx.AsyncClient,
         running: dict[asyncio.Task[None], Delivery],
     ) -> float:
-        """Begin what is due; return how long there is nothing more to do.
+        """Start due deliveries; return for how many seconds there is nothing more to start.
 
-        Of one account there is one delivery on its way at a time.
+        An account has one delivery under way at a time.
         """
         rest_s = worker.rests_until_s - asyncio.get_running_loop().time()
         if rest_s > 0:
@@ -180,9 +178,9 @@ class WebhookSender:
     def _read(
         self, endpoint_id: str, now: datetime
     ) -> tuple[Endpoint, list[Delivery], float] | None:
-        """An endpoint, what is due to it, and in how many seconds something more will be.
+        """An endpoint, its due deliveries, and in how many seconds the next one becomes due.
 
-        None if nothing goes to it.
+        None if it is disabled or deleted.
         """
         endpoint = self._endpoints.find(endpoint_id, now)
         if endpoint is None or endpoint.disabled_because is not None:
@@ -203,7 +201,7 @@ class WebhookSender:
     async def _rest(
         self, worker: _Worker, running: dict[asyncio.Task[None], Delivery], wait_s: float
     ) -> None:
-        """Wait until an attempt has ended, something is new, or the time has come."""
+        """Wait until an attempt ends, the worker is woken, or ``wait_s`` have passed."""
         woken = asyncio.create_task(worker.woken.wait())
         try:
             await asyncio.wait(
@@ -214,11 +212,11 @@ class WebhookSender:
         for task in [task for task in running if task.done()]:
             del running[task]
             if not task.cancelled() and task.exception() is not None:
-                logger.error(
-                    "a webhook attempt could not be noted, and is made again",
+                log.error(
+                    "a webhook attempt could not be stored, and is made again",
                     exc_info=task.exception(),
                 )
-                # What could not be noted is due at once: not over and over without a pause.
+                # Its delivery is still due, so a pause keeps this from looping.
                 await asyncio.sleep(AFTER_A_FAILURE_S)
 
     async def _deliver(
@@ -238,14 +236,14 @@ class WebhookSender:
         await self._thread.run(self._deliveries.note, delivery, attempt, outcome, now)
         WEBHOOK_ATTEMPTS.labels("delivered" if attempt.is_success else "failed").inc()
         if outcome.state == "dead":
-            logger.warning(
+            log.warning(
                 "delivery %s to webhook endpoint %s is dead: %s",
                 delivery.id,
                 endpoint.id,
                 attempt.error or attempt.status,
             )
         if attempt.is_gone:
-            logger.warning("webhook endpoint %s is disabled: it answered 410 Gone", endpoint.id)
+            log.warning("webhook endpoint %s is disabled: it answered 410 Gone", endpoint.id)
             self.wake_all()
 
     async def _attempt(
@@ -291,33 +289,34 @@ class WebhookSender:
                     raise
                 continue
             try:
-                return await _read(response)
+                return await _attempt_of(response)
             finally:
                 await response.aclose()
         raise NotAllowed(f"{host} has no address")
 
 
-async def _read(response: httpx.Response) -> Attempt:
-    """What an answer says.
+async def _attempt_of(response: httpx.Response) -> Attempt:
+    """The attempt that an answer makes. The status alone decides.
 
-    Its status decides, whatever becomes of its body, of which little is read: so that the
-    connection can be used again, and to say what was wrong.
+    A little of the body is read, so that the connection can be reused and an error can be quoted.
     """
-    said = b""
+    body = b""
     with suppress(TimeoutError, httpx.HTTPError):
         async with asyncio.timeout(BODY_WITHIN_S):
             async for chunk in response.aiter_raw():
-                said += chunk
-                if len(said) > ANSWER_BYTES_MAX:
+                body += chunk
+                if len(body) > ANSWER_BYTES_MAX:
                     break
-    wait = response.headers.get("retry-after", "")
+    retry_after = response.headers.get("retry-after", "")
     retry_after_s = (
-        int(wait) if wait.isascii() and wait.isdigit() and len(wait) < _DIGITS_MAX else None
+        int(retry_after)
+        if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < _DIGITS_MAX
+        else None
     )
     attempt = Attempt(response.status_code, "", retry_after_s)
     if attempt.is_success:
         return attempt
-    text = " ".join(said[:200].decode("utf-8", "replace").split())
+    text = " ".join(body[:200].decode("utf-8", "replace").split())
     return attempt._replace(
         error=f"status {response.status_code}"
         + (f": {json.dumps(text, ensure_ascii=False)}" if text else "")

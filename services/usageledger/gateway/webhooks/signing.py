@@ -1,6 +1,4 @@
-"""What is sent to an endpoint: the limit event as Standard Webhooks wrap it, signed by each secret
-that works.
-"""
+"""The request to an endpoint: a limit event in a Standard Webhooks body, and its signatures."""
 
 from __future__ import annotations
 
@@ -19,19 +17,20 @@ TEST_TYPE = "webhook.test"
 
 
 def new_secret() -> str:
-    """A secret as the specification writes it."""
+    """A new secret in the form of the specification."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")
 
 
 def message_id(endpoint_id: str, event_id: str) -> str:
-    """The same for every attempt to deliver this event to this endpoint, however often and
-    whenever: by it a receiver drops repeats.
+    """The id of this event at this endpoint, the same for every attempt.
+
+    A receiver recognizes repeats by it.
     """
     return f"msg_{hashlib.sha256(f'{endpoint_id} {event_id}'.encode()).hexdigest()[:32]}"
 
 
 def body_of(type_: str, timestamp: str, data: bytes) -> bytes:
-    """The body of a delivery. ``data`` is JSON: the CloudEvent as it is on Kafka, byte for byte."""
+    """The body of a delivery. ``data`` is the CloudEvent as it is in Kafka, byte for byte."""
     return b'{"type":%s,"timestamp":%s,"data":%s}' % (
         json.dumps(type_).encode(),
         json.dumps(timestamp).encode(),
@@ -42,8 +41,9 @@ def body_of(type_: str, timestamp: str, data: bytes) -> bytes:
 def signed_headers(
     delivery_id: str, body: bytes, signed_with: Sequence[str], now: datetime
 ) -> Mapping[str, str]:
-    """The headers of an attempt: with a signature for each secret, so that a receiver that knows
-    either of two takes it.
+    """The headers of an attempt, with a signature for each secret.
+
+    While a rotation overlaps, a receiver needs only one of the two secrets.
     """
     text = body.decode()
     return {

@@ -22,7 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
 POLICY_VIOLATION = 1008
 TITLES = {
-    "insufficient_credits": "The account has not enough credits",
+    "insufficient_credits": "The account does not have enough credits",
     "suspended": "The account is suspended",
 }
 

@@ -127,7 +127,7 @@ def test_a_blocked_account_is_answered_402_with_the_upgrade_and_any_other_passes
     ) == (402, MEDIA_TYPE, "no-store")
     assert answer.json() == {
         "type": "/problems/insufficient_credits",
-        "title": "The account has not enough credits",
+        "title": "The account does not have enough credits",
         "status": 402,
         "detail": "The account has used up its credits: upgrade to Max for $24.99, or wait until "
         "2026-02-28 10:00 UTC, "
