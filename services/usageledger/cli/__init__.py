@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -50,6 +51,19 @@ for name, group in (
     ("keys", keys.app),
 ):
     app.add_typer(group, name=name)
+
+
+def _unwrap_help(group: typer.Typer) -> None:
+    """Join the lines of each paragraph of help, so that it wraps to the width of the terminal."""
+    for command in group.registered_commands:
+        paragraphs = inspect.cleandoc(inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _unwrap_help(inner.typer_instance)
+
+
+_unwrap_help(app)
 
 
 def _print_version(is_asked: bool) -> None:

@@ -106,7 +106,7 @@ def open_(
         ),
     ] = None,
 ) -> str:
-    """Bring in an account in the middle of its billing cycle. Only as its first event."""
+    """Bring in an account in mid-cycle. It must be the account's first event."""
     return sending.client.open_account(
         account,
         plan,

@@ -69,7 +69,7 @@ def lint(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             help="A catalog file, published or not (default: the catalog in force).",
         ),
     ] = None,
@@ -163,7 +163,7 @@ def quote(
     uses: Annotated[
         list[str],
         typer.Argument(
-            metavar="FEATURE[/MODEL][=QUANTITY]...",
+            metavar="FEATURE[/MODEL][=QUANTITY]",
             help="Uses, each with its quantity (default: 1).",
         ),
     ],

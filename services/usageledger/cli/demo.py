@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     disaster: Annotated[
-        bool, typer.Option("--disaster", help="Kill the processor and empty Redis meanwhile.")
+        bool, typer.Option("--disaster", help="Also kill the processor and empty Redis.")
     ] = False,
     speed: Annotated[
         float,
@@ -25,7 +25,7 @@ def demo(
             "--speed",
             min=1.0,
             max=2_000.0,
-            help="How many times faster than real time the trace is played.",
+            help="How many times faster than real time.",
         ),
     ] = 140.0,
     data: Annotated[

@@ -21,7 +21,7 @@ def limits() -> None:
 def tail(
     from_beginning: Annotated[
         bool,
-        typer.Option("--from-beginning", help="Start with the first event ever written."),
+        typer.Option("--from-beginning", help="Start with the first event."),
     ] = False,
     until_idle_s: Annotated[
         float | None,

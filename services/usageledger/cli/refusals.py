@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="What the ledger refused: list it, send it again.")
 
-AccountOption = Annotated[str | None, typer.Option("--account", help="Of this account alone.")]
+AccountOption = Annotated[
+    str | None, typer.Option("--account", help="Only refusals of this account.")
+]
 Reasons = Annotated[
-    list[str] | None, typer.Option("--reason", help="Refused for this reason; may be repeated.")
+    list[str] | None,
+    typer.Option("--reason", help="Only inputs refused for this reason; may be repeated."),
 ]
 
 
@@ -28,10 +31,10 @@ def list_(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """List refused inputs with their place, reason and detail."""
+    """List refused inputs: which record, why, and whether it was accepted later."""
     from usageledger.operations.refusals import refusal_row
 
-    _check(reasons)
+    _check_reasons(reasons)
     refused = [
         refusal for refusal in _refused(data, account) if not reasons or refusal.reason in reasons
     ]
@@ -59,17 +62,15 @@ def list_(
 def resend(
     account: AccountOption = None,
     reasons: Reasons = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Of every account and every reason that can change.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Resend for every account.")] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send refused inputs again, unchanged: after the catalog has learned what they use, or the
-    account was opened.
+    """Send refused inputs again, unchanged, once the cause is mended.
 
-    Without --reason only those that can fare better now: refused as unknown_model, unknown_feature,
-    unknown_plan or unknown_account. What has been accepted since is left out.
+    The cause is mended when a new catalog knows what they name, or their account is opened. So
+    without --reason only inputs refused as unknown_model, unknown_feature, unknown_plan or
+    unknown_account are sent. Inputs that were accepted later are left out.
     """
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_entries import ledger_partitions
@@ -79,7 +80,7 @@ def resend(
 
     if not (account or reasons or everything):
         raise typer.BadParameter("say which: --account, --reason or --all")
-    _check(reasons)
+    _check_reasons(reasons)
     chosen = to_send_again(_refused(data, account), reasons or CAN_CHANGE)
     settings = connection(data)
     importing = is_importing(settings.kafka, settings.prefix)
@@ -106,7 +107,7 @@ def _refused(data: Path | None, account: str | None) -> list[RefusedInput]:
         return refused_inputs(ledger_entries(reader, settings.prefix, account))
 
 
-def _check(reasons: list[str] | None) -> None:
+def _check_reasons(reasons: list[str] | None) -> None:
     from usageledger.domain.refusal import Refusal
 
     known = [refusal.value for refusal in Refusal]

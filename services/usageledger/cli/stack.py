@@ -140,7 +140,7 @@ def down(data: Data = None) -> None:
 
 
 def status(data: Data = None, as_json: AsJson = False) -> None:
-    """Show each server and service, how far it is behind, and what each partition is doing.
+    """Show what each server, service and partition is doing, and how far it is behind.
 
     A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming,
     stopped (with its reason) or no_owner.

@@ -95,6 +95,15 @@ def test_every_command_that_prints_data_prints_json(command: str) -> None:
     assert "--json" in run(*command.split(), "--help").stdout
 
 
+def test_a_help_page_wraps_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of the source broke in the middle of a terminal's lines."""
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = [line.strip() for line in run("doctor", "--help").stdout.splitlines()]
+    assert any(
+        line.startswith("It looks at brokers") and line.endswith("1 otherwise.") for line in shown
+    )
+
+
 def test_the_help_lists_every_command() -> None:
     listed = run("--help").stdout
     assert all(command.split()[0] in listed for command in COMMANDS)
