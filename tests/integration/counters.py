@@ -1,4 +1,4 @@
-"""Counters as a processor begins them, for tests that run none."""
+"""Views as a processor begins them, for tests that run none."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ HASH = "0" * 64
 
 
 def begin_counters(redis_url: str, prefix: str, partitions: int, *, catalogs: int = 1) -> None:
-    """Have a Redis hold the counters of a ledger that has adopted so many catalogs, and in which
-    nothing else has happened.
-    """
+    """Write the views of a ledger that has adopted this many catalogs and nothing else."""
 
     async def begin() -> None:
         redis = connect(redis_url)

@@ -1,6 +1,4 @@
-"""Holds on a real server: many workers at once, what is left of them afterwards, and what somebody
-has spoilt.
-"""
+"""Holds on a real server: many workers at once, clean-up afterwards, and damaged keys."""
 
 from __future__ import annotations
 
@@ -87,9 +85,7 @@ def test_of_200_workers_at_once_exactly_as_many_get_holds_as_credits_are_left(
 def test_holders_and_commits_at_once_never_use_more_than_there_is(
     server: ValkeyServer,
 ) -> None:
-    """The owner charges and settles while workers hold: remaining less open holds never falls below
-    nothing.
-    """
+    """The owner charges and settles while workers hold: what is available never falls below 0."""
 
     async def test() -> None:
         async with connect(server.url) as connection:
@@ -147,8 +143,9 @@ def test_holders_and_commits_at_once_never_use_more_than_there_is(
 
 
 def test_no_hold_stays_in_memory_however_it_ends(server: ValkeyServer, client: redis.Redis) -> None:
-    """Open, settled, released: both keys expire with the last of them, and those that are over are
-    swept away by who holds next.
+    """Open, settled or released: both keys expire with the last hold.
+
+    Holds that have ended are swept away by the next hold.
     """
     for n in range(30):
         ask(client, KEYS, a_hold(f"job-{n}", life_ms=300 if n < 20 else 400))
@@ -200,8 +197,9 @@ def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(
 
 
 def test_holding_and_releasing_without_end_fills_no_memory(client: redis.Redis) -> None:
-    """What is remembered of released holds was bounded by time alone: a loop of an hour's holds
-    could fill the store.
+    """The memory of released holds was bounded by time alone.
+
+    An hour of holding and releasing in a loop could fill the store.
     """
     ends_ms = int(client.time()[0]) * 1_000 + 600_000
     released = {f"old-{number:05d}": ends_ms + number for number in range(10_000)}
@@ -239,9 +237,7 @@ def test_without_memory_nothing_can_be_held_and_holds_can_be_released(
 def test_any_order_of_calls_leaves_the_sum_of_the_open_holds(
     server: ValkeyServer, client: redis.Redis, rng: random.Random
 ) -> None:
-    """The sum is kept, not reckoned each time; whatever comes it is what the open holds add
-    up to.
-    """
+    """The sum is stored, not computed each time, and always equals that of the open holds."""
 
     async def settle(ids: list[str]) -> None:
         async with connect(server.url) as connection:

@@ -1,5 +1,6 @@
-"""A view in a server that is full, hung, gone, behind, damaged or cut short: it changes whole or
-not at all, and says what is wrong.
+"""A view in a server that is full, hung, gone, behind, damaged or truncated.
+
+It changes as a whole or not at all, and says what is wrong.
 """
 
 from __future__ import annotations
@@ -145,9 +146,7 @@ def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
 def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(
     server: ValkeyServer, client: redis.Redis
 ) -> None:
-    """The key spaces of a ledger named ``a`` and one named ``a.b``, and of partitions 1 and 11, do
-    not meet.
-    """
+    """Ledgers ``a`` and ``a.b``, and partitions 1 and 11, have no key in common."""
 
     async def test() -> None:
         async with connect(server.url) as connection:
@@ -370,8 +369,9 @@ def test_a_replica_is_never_asked_what_only_a_master_knows(
 def test_whatever_end_of_the_file_is_lost_the_view_is_as_some_commit_left_it(
     tmp_path: Path,
 ) -> None:
-    """A server that lost the end of its append-only file has head, accounts, identities and due
-    list of one and the same moment.
+    """Without the end of its append-only file, a server has a view of one moment.
+
+    Its head, accounts, identities and due list belong together.
     """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -432,8 +432,8 @@ def test_a_view_that_lost_only_its_head_is_not_treated_as_an_empty_one(
 ) -> None:
     """Somebody deleted the head.
 
-    What is left would make new events look like duplicates: nothing is built on it, and it can be
-    cleared.
+    The rest would make new events look like duplicates. Nothing is committed on top of it, and it
+    can be cleared.
     """
 
     async def test(view: RedisView) -> None:
@@ -505,9 +505,7 @@ async def is_true(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def a_deaf_proxy(server_port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """A way to the server that passes everything on; while the event is set it keeps the server's
-    answers for itself.
-    """
+    """A proxy before the server; while the event is set, it drops the server's answers."""
     is_deaf = asyncio.Event()
     links: set[asyncio.Task[None]] = set()
 

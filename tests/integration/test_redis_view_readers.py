@@ -1,6 +1,6 @@
-"""Readers of a view: the CLI, the gateway, the audit.
+"""Reading a view as the CLI, the gateway and the audit do, from one server or a cluster.
 
-One call gives head and account of one moment, from a server or a cluster.
+One call returns the head and an account at one moment.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ PARTITIONS = 8
 
 @pytest.fixture(scope="module", params=["server", "cluster"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where partitions 0 to 7 of the ledger ``test`` have their views, spread over the nodes if
-    there are several.
+    """The address of a Redis with views of partitions 0 to 7 of the ledger ``test``.
+
+    They are spread over the nodes if there are several.
     """
     directory = tmp_path_factory.mktemp(request.param)
     if request.param == "server":
@@ -92,8 +93,9 @@ def test_a_reader_whose_server_is_down_gets_a_retriable_error(
 
 
 def test_a_cluster_is_found_while_one_of_the_named_nodes_is_down(tmp_path: Path) -> None:
-    """A processor that was started while one node of six was down ended at once, and again: its
-    address named that node alone.
+    """A processor that was started while one node of six was down ended at once, each time.
+
+    Its address named only that node.
     """
 
     async def pings(url: str) -> bool:

@@ -1,6 +1,4 @@
-"""A server that would lose counters is refused before anything is started, with what to do about
-it.
-"""
+"""A server that would lose counters is refused before anything starts, with what to do about it."""
 
 from __future__ import annotations
 

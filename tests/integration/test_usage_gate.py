@@ -1,5 +1,6 @@
-"""`UsageGate` on a real ledger with every service running: directly and over HTTP, waiting and on a
-loop, it answers alike.
+"""`UsageGate` on a real ledger with every service running: all four kinds answer alike.
+
+They ask directly or over HTTP, and are blocking or for asyncio.
 """
 
 from __future__ import annotations
@@ -234,9 +235,7 @@ def test_the_hold_of_a_crashed_worker_expires(gate: Any, account: str) -> None:
 def test_a_use_settles_its_hold_in_the_commit_that_charges_it_and_once(
     gate: Any, account: str, meter: UsageMeter
 ) -> None:
-    """What is available never counts a use twice, nor not at all: it is the hold or the charge, at
-    any moment.
-    """
+    """At any moment either the hold or the charge reduces what is available, and never both."""
     assert gate.hold(account, "gen-1", "genai_video", "veo_3", 2)
     assert gate.hold(account, "gen-2", "genai_video", "veo_3", 1)
     meter.record(
@@ -482,8 +481,9 @@ def test_an_unreachable_gateway_or_kafka_is_an_outage(
 
 
 def test_no_body_from_the_gateway_waits_until_its_headers_are_acknowledged() -> None:
-    """Each took 44 ms over HTTP: head and body are two writes, and the second waited for the
-    caller's delayed acknowledgement.
+    """Each answer took 44 ms over HTTP.
+
+    Headers and body are two writes, and the second waited for the caller's delayed acknowledgement.
     """
     with (
         _listening(LOOPBACK, 0) as listening,

@@ -15,9 +15,12 @@ from usageledger.accounts.queries import (
     ATTEMPTS_MAX,
     CatalogsUpTo,
     Clock,
+    LedgerUntil,
     NoRate,
+    PastState,
     Query,
     Step,
+    balance_at_query,
     balance_query,
     check_query,
     find_hold_query,
@@ -250,3 +253,21 @@ def test_an_asyncio_caller_runs_the_same_steps() -> None:
     )
     assert answers[0] == answers[1]
     assert waiting.asked == looping.asked
+
+
+def test_a_balance_before_the_ledgers_time_is_folded_from_the_ledger_without_holds() -> None:
+    counters = Counters("2026-11-20T10:00 use chat_action 20")
+    counters.result(hold_query("a", "job", ACTION, 60_000, CLOCK))
+    earlier, later = Partition(), NOW + timedelta(days=1)
+    earlier.take("2026-11-20T10:00 use chat_action 5")
+
+    def answer(step: Step | LedgerUntil) -> Any:
+        if isinstance(step, LedgerUntil):
+            return PastState(earlier.state(), 1)
+        return counters.answer(step)
+
+    past = run(balance_at_query("a", earlier.now - timedelta(seconds=1), CLOCK), answer).balance
+    future = run(balance_at_query("a", later, CLOCK), answer).balance
+    assert (past.used, past.open_holds) == (5_000_000, 0)
+    assert (future.used, future.open_holds, future.at) == (20_000_000, 0, later)
+    assert [step.before for step in counters.asked if isinstance(step, CatalogsUpTo)][1:] == [1, 3]

@@ -1,6 +1,4 @@
-"""Key names, addresses, what a server's settings and failures mean, and how old a reading is: all
-without a server.
-"""
+"""Key names, addresses, server settings, failures and the age of a reading, without a server."""
 
 from __future__ import annotations
 
@@ -215,8 +213,9 @@ def test_a_view_in_memory_falls_back_whole() -> None:
 
 
 def test_a_view_takes_over_whatever_is_under_its_keys() -> None:
-    """A head that something had overwritten by a string stopped its partition, and a rebuild failed
-    at its very end, however often.
+    """Something had replaced a head by a string, and its partition stopped.
+
+    Each rebuild then failed at its very end.
     """
     keys = PartitionKeys("ul", 0)
     asked: list[tuple[Any, ...]] = []
@@ -242,8 +241,9 @@ def test_a_view_takes_over_whatever_is_under_its_keys() -> None:
 
 
 def test_a_connection_that_is_closed_while_it_is_made_is_tried_again() -> None:
-    """In a failover of a Redis Cluster redis-py raised AttributeError: it passed for an error of
-    ours, and the whole worker ended.
+    """In a failover of a Redis Cluster, redis-py raised AttributeError.
+
+    It was treated as a bug of ours, and the whole worker ended.
     """
 
     class ClosedMeanwhile:

@@ -14,14 +14,8 @@ from usageledger.gateway.dependencies import (
     TheRateLimits,
 )
 from usageledger.gateway.history_reach import history_as_of, history_not_ready
-from usageledger.gateway.meter import (
-    PERIOD_EXAMPLE,
-    Meter,
-    PeriodListed,
-    ended_periods,
-    meter_of,
-    period_listed,
-)
+from usageledger.gateway.meter import ended_periods, meter_of, period_listed
+from usageledger.gateway.meter_models import PERIOD_EXAMPLE, Meter, PeriodListed
 from usageledger.gateway.problems import problems
 from usageledger.history.reading import AccountHistory, HistoryAbsent, Reach
 

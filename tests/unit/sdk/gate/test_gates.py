@@ -1,6 +1,4 @@
-"""`UsageGate` without a ledger: what it refuses to ask, what it answers when nobody does, what the
-gateway's answers mean to it.
-"""
+"""`UsageGate` without a ledger: arguments, degraded answers, and the gateway's responses."""
 
 from __future__ import annotations
 
