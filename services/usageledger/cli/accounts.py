@@ -165,7 +165,7 @@ def suspend(
     reason: Annotated[
         str,
         typer.Option(
-            "--reason", help="A few words that apps are told, such as payment_failed or fraud."
+            "--reason", help="A few words for apps to show, such as payment_failed or fraud."
         ),
     ],
     note: Note = None,

@@ -36,7 +36,9 @@ def list_(
 
     _check_reasons(reasons)
     refused = [
-        refusal for refusal in _refused(data, account) if not reasons or refusal.reason in reasons
+        refusal
+        for refusal in _refused_inputs(data, account)
+        if not reasons or refusal.reason in reasons
     ]
     if as_json:
         for refusal in refused:
@@ -49,7 +51,7 @@ def list_(
             refusal.account or "–",
             refusal.reason,
             refusal.place,
-            _detail(refusal),
+            _detail_text(refusal),
         )
         for refusal in refused
     ]
@@ -81,7 +83,7 @@ def resend(
     if not (account or reasons or everything):
         raise typer.BadParameter("say which: --account, --reason or --all")
     _check_reasons(reasons)
-    chosen = to_send_again(_refused(data, account), reasons or CAN_CHANGE)
+    chosen = to_send_again(_refused_inputs(data, account), reasons or CAN_CHANGE)
     settings = connection(data)
     importing = is_importing(settings.kafka, settings.prefix)
     with log_reader(settings.kafka) as reader:
@@ -97,7 +99,7 @@ def resend(
         terminal.say(f"sent {report.sent.total():,} again{': ' if counts else ''}{counts}")
 
 
-def _refused(data: Path | None, account: str | None) -> list[RefusedInput]:
+def _refused_inputs(data: Path | None, account: str | None) -> list[RefusedInput]:
     from usageledger.log.reading import log_reader
     from usageledger.operations.ledger_entries import ledger_entries
     from usageledger.operations.refusals import refused_inputs
@@ -116,7 +118,7 @@ def _check_reasons(reasons: list[str] | None) -> None:
             raise typer.BadParameter(f"{reason!r} is no reason; there are {', '.join(known)}")
 
 
-def _detail(refusal: RefusedInput) -> str:
+def _detail_text(refusal: RefusedInput) -> str:
     from usageledger.operations.refusals import refusal_detail
 
     about = "" if refusal.event is None else f"{refusal.event.source} {refusal.event.id}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # took at most 3.6 ms; with equal niceness it was 5.1 ms.
 _NICENESS = {"processor": 5, "limits": 5, "history": 15}
 
-logger = logging.getLogger("usageledger")
+log = logging.getLogger(__name__)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -117,8 +117,8 @@ def _run_history(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.history.tables import HISTORY_FILE
     from usageledger.runtime.process import run_process
 
-    # While a broker is away it would say so ten times a second; the service says it once in a
-    # while.
+    # While a broker is away, aiokafka would log that ten times a second. The service logs it every
+    # now and then.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     run_process(
         lambda stop: run_history(
@@ -137,10 +137,10 @@ def _log_health(health: Mapping[int, PartitionHealth]) -> None:
         by_state.setdefault(
             f"{found.state} ({found.detail})" if found.detail else found.state, []
         ).append(partition)
-    told = "; ".join(
+    states = "; ".join(
         f"{state}: {', '.join(map(str, partitions))}" for state, partitions in by_state.items()
     )
-    logger.info("partitions %s", told or "none assigned")
+    log.info("partitions %s", states or "none assigned")
 
 
 def _log_to_stderr() -> None:

@@ -36,7 +36,7 @@ class Identity(NamedTuple):
     subject: str | None = None
 
 
-class Rejected(NamedTuple):
+class RefusedEvent(NamedTuple):
     """The ledger would refuse the event: the rule, the words, and the field that is wrong."""
 
     identity: Identity
@@ -65,17 +65,17 @@ class Conditions(NamedTuple):
     is_admin: bool
 
 
-def check_event(value: bytes, conditions: Conditions) -> Checked | Rejected:
+def check_event(value: bytes, conditions: Conditions) -> Checked | RefusedEvent:
     """Check one event, JSON as it was sent. Its record has the same bytes."""
     if len(value) > EVENT_BYTES_MAX:
-        return Rejected(
+        return RefusedEvent(
             Identity(),
             Refusal.RECORD_TOO_LARGE.value,
             f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}",
         )
     document = _anything.decode(value)
     if not isinstance(document, dict):
-        return Rejected(
+        return RefusedEvent(
             Identity(),
             Refusal.NOT_A_CLOUDEVENT.value,
             "an event is a JSON object, a CloudEvent in structured mode",
@@ -84,42 +84,42 @@ def check_event(value: bytes, conditions: Conditions) -> Checked | Rejected:
     type_ = document.get("type")
     model = INPUTS.get(type_) if isinstance(type_, str) else None
     if model is None:
-        return Rejected(
+        return RefusedEvent(
             identity, Refusal.UNKNOWN_TYPE.value, f"type is one of {', '.join(INPUTS)}", "type"
         )
     if type_ != USAGE_TYPE and not conditions.is_admin:
-        return Rejected(
+        return RefusedEvent(
             identity, "forbidden", f"{type_} needs a key with the scope 'admin'", "type"
         )
     try:
         event = model.model_validate_json(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        return Rejected(
+        return RefusedEvent(
             identity,
             Refusal.INVALID_EVENT.value,
             _message(first),
             "/".join(str(part) for part in first["loc"]),
         )
-    return _late_or_early(event, identity, conditions) or _as_record(
+    return _time_refusal(event, identity, conditions) or _as_record(
         event, identity, value, conditions
     )
 
 
-def _late_or_early(
+def _time_refusal(
     event: InputEvent, identity: Identity, conditions: Conditions
-) -> Rejected | None:
+) -> RefusedEvent | None:
     if conditions.is_importing:
         return None
     if event.time > conditions.now + CLOCK_AHEAD_MAX:
-        return Rejected(
+        return RefusedEvent(
             identity,
             Refusal.DATED_IN_THE_FUTURE.value,
             "time is at most 5 minutes ahead of now",
             "time",
         )
     if event.time < conditions.now - LATENESS_MAX:
-        return Rejected(
+        return RefusedEvent(
             identity, Refusal.TOO_OLD.value, "time is at most 35 days before now", "time"
         )
     return None
@@ -127,7 +127,7 @@ def _late_or_early(
 
 def _as_record(
     event: InputEvent, identity: Identity, value: bytes, conditions: Conditions
-) -> Checked | Rejected:
+) -> Checked | RefusedEvent:
     """The record, if the ledger's own decoder reads it.
 
     So nothing is accepted here that the ledger refuses as malformed.
@@ -138,7 +138,7 @@ def _as_record(
     decode = decode_usage if is_usage else decode_account
     decoded = decode(Record(0, 0, key, value), partition, conditions.partition_count)
     if isinstance(decoded, Malformed):
-        return Rejected(identity, decoded.refusal.value, decoded.detail)
+        return RefusedEvent(identity, decoded.refusal.value, decoded.detail)
     topic = conditions.topics.usage if is_usage else conditions.topics.account
     timestamp_ms = max(0, milliseconds(event.time)) if conditions.is_importing else None
     return Checked(identity, Outgoing(topic, partition, key, value, timestamp_ms))

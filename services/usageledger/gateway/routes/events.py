@@ -26,7 +26,7 @@ from usageledger.operations.event_checks import (
     Checked,
     Conditions,
     Identity,
-    Rejected,
+    RefusedEvent,
     check_event,
 )
 
@@ -192,11 +192,11 @@ async def report_events(
     return _answer(items, is_single=len(values) == 1)  # type: ignore[return-value]  # the model, or another status with the same content
 
 
-async def _publish(checked: Sequence[Checked | Rejected], publish: Publish) -> list[Item]:
+async def _publish(checked: Sequence[Checked | RefusedEvent], publish: Publish) -> list[Item]:
     records = [one.record for one in checked if isinstance(one, Checked)]
     sent = iter(await publish(records) if records else ())
     return [
-        _item_sent(one, next(sent)) if isinstance(one, Checked) else _item_rejected(one)
+        _item_sent(one, next(sent)) if isinstance(one, Checked) else _item_refused(one)
         for one in checked
     ]
 
@@ -213,9 +213,9 @@ def _item_sent(checked: Checked, sent: Sent) -> Item:
     )
 
 
-def _item_rejected(rejected: Rejected) -> Item:
-    why = {"code": rejected.code, "detail": rejected.detail, "pointer": rejected.pointer or None}
-    return _item(rejected.identity, "invalid").model_copy(update=why)
+def _item_refused(refused: RefusedEvent) -> Item:
+    why = {"code": refused.code, "detail": refused.detail, "pointer": refused.pointer or None}
+    return _item(refused.identity, "invalid").model_copy(update=why)
 
 
 def _item(identity: Identity, result: Literal["accepted", "invalid", "unavailable"]) -> Item:
