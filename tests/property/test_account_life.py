@@ -1,6 +1,4 @@
-"""Months in the life of a ledger partition: random events of two accounts, and after each what must
-always hold.
-"""
+"""Months in the life of a ledger partition: random events, and after each every invariant."""
 
 from __future__ import annotations
 

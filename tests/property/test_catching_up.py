@@ -1,5 +1,6 @@
-"""Catching up makes the view that deciding made, wherever it begins, however the log comes in and
-however often it commits.
+"""Catching up makes the view that deciding made.
+
+That is so wherever it begins, whatever the log's chunks, and however often it commits.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Periods tile time, whatever the anchor, the zone and the month; and no boundary drifts from the
-anchor's local day and time.
+"""Periods tile time, whatever the anchor, the zone and the month.
+
+No boundary drifts from the anchor's local day and time.
 """
 
 from __future__ import annotations

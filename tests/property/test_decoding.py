@@ -1,6 +1,4 @@
-"""Nothing raises on bad input, whatever the bytes, and the same bytes are decoded to the same
-result.
-"""
+"""Nothing raises on bad input, whatever the bytes; the same bytes have the same result."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The history is a fold like the counters: whatever came, and in whatever batches it was folded,
-the two agree.
-"""
+"""The history is a fold like the counters: they agree, whatever the batches it is folded in."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Whatever is held, released, settled or left to run out, in whatever order: the sum is what is
-open, and never more than remained.
+"""The sum of holds is that of the open ones, and never more than remained.
+
+That is so whatever is held, released, settled or left to expire, in whatever order.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""An exact duplicate, however late and whatever the worker's clock, is never charged twice, though
-the view forgets.
+"""An exact duplicate is never charged twice, though the view forgets old identities.
+
+That is so however late it is and whatever the worker's clock.
 """
 
 from __future__ import annotations

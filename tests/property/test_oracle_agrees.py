@@ -1,5 +1,6 @@
-"""Whole histories, decided by the product's core and by a naive oracle that recomputes everything
-from the texts: they say the same.
+"""The product's core and a naive oracle decide whole histories alike.
+
+The oracle recomputes everything from the published texts.
 """
 
 from __future__ import annotations

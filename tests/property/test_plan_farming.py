@@ -1,5 +1,6 @@
-"""No sequence of plan changes yields more credits than were paid for, and none less: a farmer
-against a billing system of its own.
+"""No sequence of plan changes yields more or fewer credits than were paid for.
+
+A farmer of credits plays against a billing system of its own.
 """
 
 from __future__ import annotations

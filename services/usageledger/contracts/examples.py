@@ -101,6 +101,25 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
         "account.opened": [
             _event("account.opened", "/billing", "move_4821", "2026-11-01T00:00:00Z", opened)
         ],
+        **_plan_changes(),
+        **_suspension_and_thresholds(),
+        **_corrections(),
+        "catalog.published": [
+            {
+                "specversion": "1.0",
+                "type": "catalog.published",
+                "id": "catalog_2026_12",
+                "source": "/product",
+                "time": "2026-11-20T12:00:00Z",
+                "datacontenttype": "application/json",
+                "data": _CATALOG,
+            }
+        ],
+    }
+
+
+def _plan_changes() -> dict[str, list[dict[str, Any]]]:
+    return {
         "account.subscribed": [
             _event(
                 "account.subscribed",
@@ -127,40 +146,6 @@ def _inputs() -> dict[str, list[dict[str, Any]]]:
                 "2026-12-01T12:00:00Z",
                 {"effective": "period_end"},
             )
-        ],
-        **_suspension_and_thresholds(),
-        "credits.granted": [
-            _event(
-                "credits.granted",
-                "/support",
-                "case_1204",
-                "2026-11-20T08:00:00Z",
-                {
-                    "credits": "25",
-                    "reason": "a render that came out black",
-                    "expires_at": "2027-01-01T00:00:00Z",
-                },
-            )
-        ],
-        "usage.voided": [
-            _event(
-                "usage.voided",
-                "/render",
-                "void_gen_01J9ZK",
-                "2026-11-22T11:00:00Z",
-                {"source": "/render", "id": "gen_01J9ZK", "reason": "the video never arrived"},
-            )
-        ],
-        "catalog.published": [
-            {
-                "specversion": "1.0",
-                "type": "catalog.published",
-                "id": "catalog_2026_12",
-                "source": "/product",
-                "time": "2026-11-20T12:00:00Z",
-                "datacontenttype": "application/json",
-                "data": _CATALOG,
-            }
         ],
     }
 
@@ -192,6 +177,33 @@ def _suspension_and_thresholds() -> dict[str, list[dict[str, Any]]]:
                 "marks_4821",
                 "2026-11-10T09:00:00Z",
                 {"thresholds": ["0.5", "0.9"]},
+            )
+        ],
+    }
+
+
+def _corrections() -> dict[str, list[dict[str, Any]]]:
+    return {
+        "credits.granted": [
+            _event(
+                "credits.granted",
+                "/support",
+                "case_1204",
+                "2026-11-20T08:00:00Z",
+                {
+                    "credits": "25",
+                    "reason": "a render that came out black",
+                    "expires_at": "2027-01-01T00:00:00Z",
+                },
+            )
+        ],
+        "usage.voided": [
+            _event(
+                "usage.voided",
+                "/render",
+                "void_gen_01J9ZK",
+                "2026-11-22T11:00:00Z",
+                {"source": "/render", "id": "gen_01J9ZK", "reason": "the video never arrived"},
             )
         ],
     }

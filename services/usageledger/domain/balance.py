@@ -1,4 +1,4 @@
-"""What an account has at a moment: the one projection from which every answer about it is made.
+"""The balance of an account at a moment: the one projection behind every answer about it.
 
 A balance is never a fact of its own: it follows from the account's state, its open holds and the
 adopted catalogs. All amounts are integers in micro-credits; whoever shows them formats them.
@@ -83,27 +83,27 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def allotment(self) -> int:
-        """What the plan brings to the period."""
+        """The plan's credits for the period."""
         return self.state.period.allotment
 
     @property
     def granted(self) -> int:
-        """What grants add to the allotment."""
+        """The credits that grants add to the allotment."""
         return self.state.granted
 
     @property
     def used(self) -> int:
-        """What was used in the period."""
+        """The credits used in the period."""
         return self.state.period.used
 
     @property
     def remaining(self) -> int:
-        """What is left; negative if more was used than there was."""
+        """The credits that are left. Negative if use exceeded them."""
         return self.state.remaining
 
     @property
     def available(self) -> int:
-        """What is left beside the open holds; negative if they and the use exceed what there is."""
+        """The credits left beside the open holds. Negative if holds and use exceed them."""
         return self.remaining - self.held
 
     @property
@@ -117,7 +117,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def by_feature(self) -> Mapping[str, int]:
-        """What was used in the period by feature, in the order of their names."""
+        """The credits used in the period by feature, in the order of their names."""
         return dict(sorted(self.state.period.by_feature.items()))
 
     @property

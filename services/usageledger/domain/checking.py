@@ -21,7 +21,7 @@ NotAllowed = Literal["unknown_account", "suspended", "insufficient_credits"]
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
-    """What an app is about to do."""
+    """A use that an app is about to start."""
 
     feature: str
     model: str | None = None
@@ -54,7 +54,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def available(self) -> int:
-        """What is left beside the open holds; negative if they and the use exceed what there is."""
+        """The credits left beside the open holds. Negative if holds and use exceed them."""
         return self.remaining - self.held
 
 

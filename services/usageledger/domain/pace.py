@@ -1,7 +1,7 @@
 """The pace at which an account uses what it has, and what its next renewal brings.
 
-Pure, and without a float. A forecast promises no more than there is: the rate is rounded up, and
-what will be left is rounded down, both to hundredths of a credit.
+Pure, and without a float. A forecast promises no more than there is. The rate is rounded up and
+the rest is rounded down, both to hundredths of a credit.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class Pace(NamedTuple):
     None if something will be left when the period ends, and if nothing remains already.
     """
     at_period_end: int | None
-    """What will remain then, in micro-credits; negative if it is not enough. None on Free."""
+    """The micro-credits that will remain then. Negative if they are not enough. None on Free."""
 
 
 class Renewal(NamedTuple):
-    """What the end of the period brings if nothing more is used until then, in micro-credits."""
+    """The result of the period's end if nothing more is used until then, in micro-credits."""
 
     at: datetime
     plan: Plan
     allotment: int
     lapses: int
-    """What of the allotment will not have been used."""
+    """The part of the allotment that will not have been used."""
     granted_left: int
-    """What grants have left after the renewal."""
+    """The rest of the grants after the renewal."""
 
 
 def pace_of(balance: Balance) -> Pace | None:
@@ -76,7 +76,7 @@ def pace_of(balance: Balance) -> Pace | None:
 
 
 def renewal_of(balance: Balance) -> Renewal | None:
-    """What the account's next renewal brings, by the catalogs adopted so far.
+    """The result of the account's next renewal, by the catalogs adopted so far.
 
     None on Free, which does not renew.
     """

@@ -1,6 +1,4 @@
-"""The shipped catalog says what the published table says, line by line; and the version that rates
-a use is the one DESIGN names.
-"""
+"""The shipped catalog is the published table, line by line; which version rates a use."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The lint finds what does not fit in a catalog, and nothing in one where all fits but the top of
-its plans.
+"""The lint finds what does not fit in a catalog.
+
+In one where everything fits, it finds only that the highest plan has no upgrade.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def check(
     model: str | None = None,
     held: str = "0",
 ) -> Check:
-    """Whether account ``a`` may start a use now, beside holds of so many credits."""
+    """Whether account ``a`` may start a use now, beside holds of ``held`` credits."""
     checked = unchecked(partition, feature, model, quantity, held=held)
     assert isinstance(checked, Check)
     return checked

@@ -1,6 +1,4 @@
-"""Which rule refuses an event, at the last moment on either side of it, and which of two that are
-broken.
-"""
+"""Which rule refuses an event: each at its boundary, and which of two broken rules counts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Grants: an allotment is used before them, the soonest to expire before the others, and what they
-gave is settled with the period.
+"""Grants are used after the allotment, the soonest to expire first.
+
+The amounts that they gave are settled with the period.
 """
 
 from __future__ import annotations
