@@ -56,8 +56,8 @@ class OnALoop:
         return lambda *words, **named: self._runner.run(asked(*words, **named))
 
 
-def told(gateway: RunningGateway, way: str) -> dict[str, Any]:
-    if way == "http":
+def gate_options(gateway: RunningGateway, transport: str) -> dict[str, Any]:
+    if transport == "http":
         return {"gateway": gateway.url, "key": gateway.key}
     return {
         "kafka": gateway.addresses.kafka,
@@ -68,8 +68,8 @@ def told(gateway: RunningGateway, way: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=["direct", "http", "direct-async", "http-async"])
 def gate(request: pytest.FixtureRequest, gateway: RunningGateway) -> Iterator[Any]:
-    way, _, is_async = request.param.partition("-")
-    options = {**told(gateway, way), "on_unavailable": "deny", "timeout_s": 10.0}
+    transport, _, is_async = request.param.partition("-")
+    options = {**gate_options(gateway, transport), "on_unavailable": "deny", "timeout_s": 10.0}
     if not is_async:
         with UsageGate(**options) as gate:
             yield gate
@@ -320,10 +320,10 @@ def test_a_suspended_account_starts_nothing(
     until(lambda: bool(gate.check(account, "chat_action")))
 
 
-@pytest.mark.parametrize("way", ["direct", "http"])
+@pytest.mark.parametrize("transport", ["direct", "http"])
 @pytest.mark.peer_defect("FluxMeter: holds")
 def test_200_workers_share_the_last_credits_and_no_more(
-    gateway: RunningGateway, account: str, way: str
+    gateway: RunningGateway, account: str, transport: str
 ) -> None:
     """1,000 holds of two credits for 200 credits: 100 are given."""
     given: Counter[object] = Counter()
@@ -334,7 +334,9 @@ def test_200_workers_share_the_last_credits_and_no_more(
             answer = shared.hold(account, f"job-{next(numbers)}", "chat_action", quantity=2)
             given[answer.allowed, answer.reason, answer.degraded] += 1
 
-    with UsageGate(**told(gateway, way), on_unavailable="deny", timeout_s=60.0) as shared:
+    with UsageGate(
+        **gate_options(gateway, transport), on_unavailable="deny", timeout_s=60.0
+    ) as shared:
         shared.prepare()
         workers = [threading.Thread(target=work) for _ in range(200)]
         for worker in workers:
@@ -347,9 +349,9 @@ def test_200_workers_share_the_last_credits_and_no_more(
     assert check.available == 0
 
 
-@pytest.mark.parametrize("way", ["direct", "http"])
+@pytest.mark.parametrize("transport", ["direct", "http"])
 def test_a_gate_that_was_used_works_in_forked_children_and_their_parent(
-    gateway: RunningGateway, account: str, way: str
+    gateway: RunningGateway, account: str, transport: str
 ) -> None:
     """As job queues do: the parent makes the gate, and each job is run in a child of its own."""
 
@@ -357,7 +359,9 @@ def test_a_gate_that_was_used_works_in_forked_children_and_their_parent(
         with shared.held(account, id=f"job-{number}", feature="chat_action") as hold:
             assert not hold.degraded
 
-    with UsageGate(**told(gateway, way), on_unavailable="deny", timeout_s=10.0) as shared:
+    with UsageGate(
+        **gate_options(gateway, transport), on_unavailable="deny", timeout_s=10.0
+    ) as shared:
         assert shared.hold(account, "parent", "chat_action")
         children = [
             multiprocessing.get_context("fork").Process(target=work, args=(number,))
@@ -391,7 +395,7 @@ def test_a_key_may_do_what_its_scopes_say(gateway: RunningGateway, account: str)
 
 
 def test_a_missing_ledger_is_a_misconfiguration_and_not_an_outage(gateway: RunningGateway) -> None:
-    wrong = told(gateway, "direct") | {"prefix": "nobodys"}
+    wrong = gate_options(gateway, "direct") | {"prefix": "nobodys"}
     with (
         UsageGate(**wrong, on_unavailable="allow") as gate,
         pytest.raises(GateMisconfigured, match="nobodys"),
@@ -405,7 +409,7 @@ def test_while_redis_is_down_on_unavailable_decides(
     """Once it is up again, the ledger decides again."""
     with running_valkey(tmp_path) as server:
         begin_counters(server.url, gateway.addresses.prefix, PARTITIONS)
-        options: dict[str, Any] = told(gateway, "direct") | {"redis_url": server.url}
+        options: dict[str, Any] = gate_options(gateway, "direct") | {"redis_url": server.url}
         with (
             UsageGate(**options, on_unavailable="allow") as lenient,
             UsageGate(**options, on_unavailable="deny") as strict,
@@ -431,7 +435,7 @@ def test_a_redis_cluster_is_asked_at_the_node_of_each_accounts_partition(
 ) -> None:
     with running_cluster(tmp_path) as node:
         begin_counters(node.cluster_url, gateway.addresses.prefix, PARTITIONS)
-        options: dict[str, Any] = told(gateway, "direct") | {
+        options: dict[str, Any] = gate_options(gateway, "direct") | {
             "redis_url": node.cluster_url,
             "on_unavailable": "deny",
             "timeout_s": 5.0,
@@ -456,15 +460,15 @@ def test_a_redis_cluster_is_asked_at_the_node_of_each_accounts_partition(
             assert {gate.release(account, "job-1").state for account in accounts} == {"released"}
 
 
-@pytest.mark.parametrize("way", ["http", "direct"])
+@pytest.mark.parametrize("transport", ["http", "direct"])
 def test_an_unreachable_gateway_or_kafka_is_an_outage(
-    way: str, monkeypatch: pytest.MonkeyPatch
+    transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "PATIENCE_S", 0.5)
     place = f"{LOOPBACK}:{free_port()}"
     nowhere: dict[str, Any] = (
         {"gateway": f"http://{place}", "key": "k"}
-        if way == "http"
+        if transport == "http"
         else {"kafka": place, "redis_url": f"redis://{place}/0"}
     )
     with UsageGate(**nowhere, on_unavailable="deny") as gate:

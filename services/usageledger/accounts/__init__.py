@@ -1,1 +1,1 @@
-"""What an account has: one reader, one projection."""
+"""Reading accounts: one set of queries behind every answer about what an account has."""

@@ -64,7 +64,7 @@ class LedgerUntil(NamedTuple):
 
 
 class PastState(NamedTuple):
-    """What the ledger had decided by a time: an account's state, and which catalogs were adopted.
+    """The ledger's decisions by a time: an account's state, and which catalogs were adopted.
 
     ``catalog_next`` is the offset behind the last adopted catalog.
     """
@@ -80,7 +80,7 @@ PastQuery = Generator[Step | LedgerUntil, Any, T]
 
 
 class Clock(NamedTuple):
-    """What time it is for accounts. While history is imported, that is the ledger's own time."""
+    """The present time for accounts. While history is imported, it is the ledger's own time."""
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     is_importing: Callable[[], bool] = lambda: False
@@ -263,7 +263,7 @@ def find_hold_query(account: str, hold_id: str) -> Query[Hold | None]:
 
 
 def quote_query(uses: Sequence[Use], clock: Clock) -> Query[tuple[Quote, str]]:
-    """What uses would cost together, and the catalog version by which they are rated.
+    """The cost of several uses together, and the catalog version by which they are rated.
 
     Raises NoRate, ViewError.
     """

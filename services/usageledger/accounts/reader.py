@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class AccountSource(Protocol):
-    """What an asyncio reader reads from. `StoredAccounts` is the real one."""
+    """The source that an asyncio reader reads from. `StoredAccounts` is the real one."""
 
     async def ask(self, partition: int, call: Call[T]) -> T:
         """Make a call to a partition's view. Raises ViewError."""

@@ -159,7 +159,7 @@ class FindHold:
 
 
 def content_of(use: Use) -> bytes:
-    """What a hold is for, in one canonical form: a repeat of the same request has the same."""
+    """The use of a hold in one canonical form: a repeat of the same request has the same."""
     return _json.encode((use.feature, use.model, format_quantity(use.quantity)))
 
 

@@ -1,6 +1,6 @@
 """A partition's view in Redis.
 
-It has one hash tag, so it is in one slot, on one node, in one append-only file: it falls back as a
+It has one hash tag, so it is in one slot, on one node, in one append-only file. It falls back as a
 whole or not at all. Each call is one script. A script's writes reach the append-only file and the
 replicas as one unit. So whatever a failover loses, what is left is the view as it was after some
 earlier commit, and the head says after which.
@@ -202,7 +202,7 @@ class RedisView:
         due = {account: ms for account, ms in change.due_ms.items() if ms is not None}
         no_longer_due = [account for account, ms in change.due_ms.items() if ms is None]
         if any(abs(ms) >= _MS_MAX for ms in due.values()):
-            raise ValueError("a due time lies beyond 2**53 ms")
+            raise ValueError("a due time is beyond 2**53 ms")
 
         settled = _ids_by_account(() if self._keys.is_beside else change.settled_holds)
         keys = [self._keys.head, self._keys.accounts, self._keys.due]

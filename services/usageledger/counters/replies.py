@@ -12,7 +12,7 @@ from usageledger.counters.view import Position, StoredHead, ViewError
 REDIS_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 """Everything that a client of redis-py raises when a call fails."""
 
-# Failures of a server that may do later what it refuses now: it is down, is loading, fails over,
+# Failures of a server that may do later what it refuses now. It is down, is loading, fails over,
 # moves slots, or is out of memory.
 _TRANSIENT = (
     exceptions.ConnectionError,
@@ -36,7 +36,7 @@ def token_of(position: Position | None) -> str:
 
 
 def position_of(token: bytes | None) -> Position | None:
-    """The position that a token stands for."""
+    """The position that a token names."""
     if not token:
         return None
     offset, _, hash_ = token.decode("ascii").partition(":")

@@ -89,7 +89,7 @@ def problems_of(server: ServerSettings) -> list[str]:
 
 
 def warnings_of(server: ServerSettings) -> list[str]:
-    """What an operator should know about this server."""
+    """Warnings for the operator about this server."""
     if server.appendfsync == "no":
         return [
             f"{server.address} leaves it to the system when to write its file (appendfsync no): a "

@@ -93,7 +93,7 @@ class BlockedShown(BaseModel):
 
 
 class HoldsShown(BaseModel):
-    """What generations that are still running have reserved."""
+    """The credits that running generations have reserved."""
 
     open: int
     credits: CreditsText
@@ -222,7 +222,7 @@ class EventShown(BaseModel):
 
 
 class RateShown(BaseModel):
-    """What a use costs: `credits` for each `per` units."""
+    """The price of a use: `credits` for each `per` units."""
 
     credits: CreditsText
     unit: str

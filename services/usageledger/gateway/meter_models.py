@@ -65,7 +65,7 @@ class PaceShown(BaseModel):
 
 
 class RenewalShown(BaseModel):
-    """What the period's end brings, if nothing more is used until then."""
+    """The outcome of the period's end, if nothing more is used until then."""
 
     at: datetime
     plan: str

@@ -1,1 +1,1 @@
-"""What every service process needs: settings, telemetry, signals, back-off, ending tasks."""
+"""The needs of every service process: settings, telemetry, signals, back-off, ending tasks."""

@@ -157,21 +157,21 @@ def test_counters_of_a_newer_release_are_not_an_outage(spoilt: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "told"),
+    ("use", "subject"),
     [
         (Use(feature="telepathy"), "feature 'telepathy'"),
         (Use(feature="genai_video", model="veo_99"), "model 'veo_99' of feature 'genai_video'"),
         (Use(feature="genai_video"), "feature 'genai_video' with no model named"),
     ],
 )
-def test_a_use_without_a_rate_is_named(use: Use, told: str) -> None:
+def test_a_use_without_a_rate_is_named(use: Use, subject: str) -> None:
     for query in (
         check_query("a", use, CLOCK),
         hold_query("a", "job", use, 1_000, CLOCK),
         quote_query([ACTION, use], CLOCK),
     ):
         counters = Counters()
-        with pytest.raises(NoRate, match=told):
+        with pytest.raises(NoRate, match=subject):
             counters.result(query)
         assert counters.view.holds == {}
 

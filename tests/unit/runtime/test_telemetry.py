@@ -15,7 +15,7 @@ from usageledger.processor.health import PartitionHealth, WorkerHealth
 from usageledger.runtime.telemetry import Figure, Report, Telemetry, serve_telemetry
 
 
-def told(service: str, report: Report) -> dict[str, float]:
+def metrics_in(service: str, report: Report) -> dict[str, float]:
     """The values in a report's /metrics, by name and label."""
     telemetry = Telemetry(service)
     telemetry.update(report)
@@ -59,7 +59,7 @@ def test_figures_are_named_after_their_service() -> None:
             Figure("lag", "l", {"usage": 3, "account": 0}, label="input"),
         ),
     )
-    assert told("processor", report) == {
+    assert metrics_in("processor", report) == {
         "usageledger_processor_done_total": 5,
         "usageledger_processor_lag/usage": 3,
         "usageledger_processor_lag/account": 0,
@@ -104,7 +104,7 @@ def test_a_processor_reports_lags_offsets_and_catching_up() -> None:
             ),
         )
     )
-    assert told("processor", health.report()) == {
+    assert metrics_in("processor", health.report()) == {
         "usageledger_processor_partitions/running": 1,
         "usageledger_processor_partitions/catching_up": 1,
         "usageledger_processor_lag_records/usage": 8,
@@ -125,7 +125,7 @@ def test_a_limits_consumer_is_ready_when_all_its_partitions_announce() -> None:
     assert unready(report_of({}, {}, 0)) == ["no partition is assigned to it"]
     assert unready(report_of({0: announcing}, {0: 12}, 0)) == []
     assert unready(report_of({0: announcing, 1: stopped}, {}, 0)) == ["partition 1: stopped: a gap"]
-    assert told("limits", report_of({0: announcing, 1: stopped}, {0: 15, 1: 99}, 4)) == {
+    assert metrics_in("limits", report_of({0: announcing, 1: stopped}, {0: 15, 1: 99}, 4)) == {
         "usageledger_limits_partitions/announcing": 1,
         "usageledger_limits_partitions/stopped": 1,
         "usageledger_limits_announced_total": 4,
@@ -142,7 +142,7 @@ def test_a_history_is_ready_while_it_can_read_and_no_partition_has_stopped() -> 
         "partition 1 stopped: a gap",
         "no Kafka",
     ]
-    assert told(
+    assert metrics_in(
         "history",
         HistoryHealth(
             partition_count=2, folded_count=9, lag_records=5, stopped={1: "a gap"}

@@ -1,8 +1,8 @@
 """The scripts that Redis runs for us, and how they are called.
 
 They are plain Lua: nothing need be installed on a server beforehand. A script is called by its
-digest, and sent in full only to a server that does not know it (after a restart, a failover, a
-SCRIPT FLUSH). EVAL finds its server by its keys as EVALSHA does, so on a Redis Cluster the right
+digest. It is sent in full only to a server that does not know it, as after a restart, a failover or
+a SCRIPT FLUSH. EVAL finds its server by its keys as EVALSHA does, so on a Redis Cluster the right
 node learns the script.
 """
 
@@ -21,13 +21,13 @@ Word = bytes | str | int
 
 
 class AsyncCommands(Protocol):
-    """What we use of ``redis.asyncio.Redis`` and ``redis.asyncio.RedisCluster``."""
+    """The part that we use of ``redis.asyncio.Redis`` and ``redis.asyncio.RedisCluster``."""
 
     async def execute_command(self, *args: Word) -> Any: ...
 
 
 class Commands(Protocol):
-    """What we use of ``redis.Redis`` and ``redis.RedisCluster``."""
+    """The part that we use of ``redis.Redis`` and ``redis.RedisCluster``."""
 
     def execute_command(self, *args: Word) -> Any: ...
 

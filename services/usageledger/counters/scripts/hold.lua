@@ -1,6 +1,6 @@
 #!lua
--- Reserves credits for one use, if the account is as the caller saw it and what remains covers the
--- use beside the account's other open holds.
+-- Reserves credits for one use, if the account is as the caller saw it and has enough left beside
+-- its other open holds.
 --
 -- A hold counts until its time by the server's clock, and is free by itself from then on. It is
 -- swept away when the next hold is placed, and both keys expire with the last hold.

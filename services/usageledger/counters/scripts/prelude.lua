@@ -16,7 +16,7 @@
 -- The state of a hold is open, settled or released. A hold that is settled or released has ended.
 -- It is remembered until counts_until, so that a late repeat of its request is recognized.
 
--- Subtracted from the score of a hold that has ended: open holds have scores above 0 and ended ones
+-- Subtracted from the score of a hold that has ended. Open holds have scores above 0 and ended ones
 -- below, so a range finds either kind without the other. For example, a hold that is remembered as
 -- settled until 1767225600000 has the score 1767225600000 - 2^52 = -4501832401770496.
 local ENDED_BELOW_ZERO = 2 ^ 52

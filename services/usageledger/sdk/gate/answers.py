@@ -166,7 +166,7 @@ class QuotedUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuoteAnswer:
-    """What some uses cost together.
+    """The cost of several uses together.
 
     ``fits`` are the plans whose allotment covers that, the lowest first.
     """

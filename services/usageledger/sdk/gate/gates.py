@@ -121,7 +121,7 @@ class UsageGate:
             return _degraded_check(account, self._on_unavailable, error)
 
     def quote(self, uses: Iterable[UseToQuote]) -> QuoteAnswer:
-        """What uses (feature, model, quantity) would cost together, and which plans cover that.
+        """The cost of uses (feature, model, quantity) together, and which plans cover it.
 
         Raises InvalidUse, UnknownUse, GateMisconfigured, and GateUnavailable: a quote cannot be
         degraded, because it would be a guess.
@@ -253,7 +253,7 @@ class AsyncUsageGate:
             return _degraded_check(account, self._on_unavailable, error)
 
     async def quote(self, uses: Iterable[UseToQuote]) -> QuoteAnswer:
-        """What uses (feature, model, quantity) would cost together, and which plans cover that.
+        """The cost of uses (feature, model, quantity) together, and which plans cover it.
 
         See `UsageGate.quote`.
         """

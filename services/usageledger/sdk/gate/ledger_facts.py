@@ -1,4 +1,4 @@
-"""What a gate that asks Redis directly must know about the ledger, from Kafka.
+"""Facts about the ledger that a gate needs to ask Redis directly, from Kafka.
 
 That is the number of partitions, and the catalogs.
 """

@@ -44,7 +44,7 @@ MAX = {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"}
 
 
 @pytest.mark.parametrize(
-    "told",
+    "options",
     [
         {},
         {"gateway": "http://g"},
@@ -55,10 +55,10 @@ MAX = {"plan": "max", "name": "Max", "price_cents": 2499, "allotment": "500"}
         {"gateway": "http://g", "key": "k", "kafka": "k:9092", "redis_url": "redis://r"},
     ],
 )
-def test_a_gate_has_exactly_one_transport(told: dict[str, Any]) -> None:
+def test_a_gate_has_exactly_one_transport(options: dict[str, Any]) -> None:
     for kind in (UsageGate, AsyncUsageGate):
         with pytest.raises(ValueError, match="either gateway and key, or kafka and redis_url"):
-            kind(on_unavailable="allow", **told)
+            kind(on_unavailable="allow", **options)
 
 
 def test_on_unavailable_has_no_default() -> None:
@@ -122,8 +122,10 @@ def test_a_hold_lasts_15_minutes_by_default_and_never_less_than_it_should() -> N
     now = [datetime(2026, 11, 25, 10, tzinfo=UTC)]
     gate = InMemoryGate(now=lambda: now[0])
     assert gate.hold("a", "job-1", "chat_action").expires_at == now[0] + timedelta(minutes=15)
-    told = gate.hold("a", "job-2", "chat_action", expires_in=timedelta(seconds=1, microseconds=1))
-    assert told.expires_at == now[0] + timedelta(seconds=2)
+    options = gate.hold(
+        "a", "job-2", "chat_action", expires_in=timedelta(seconds=1, microseconds=1)
+    )
+    assert options.expires_at == now[0] + timedelta(seconds=2)
     now[0] += timedelta(minutes=15)
     check = gate.check("a", "chat_action")
     assert said_by(check, "held", "available") == (0, 200)
