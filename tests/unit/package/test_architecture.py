@@ -1,14 +1,14 @@
-"""The shape of the source tree: who may import whom, how long things may be, what may not be there
-at all.
+"""The shape of the source tree: imports, sizes, names, and what may not occur at all.
 
-Each rule is a function from a source root to the breaches it finds. One test asks it of
-`services/`; another shows, on a small made-up tree, that it can find something.
+Each rule is a function from a source root to the breaches that it finds. One test applies it to
+`services/`. Another applies it to a small made-up tree, to show that the rule can fail.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 SERVICES = Path(__file__).parents[3] / "services"
+TESTS = Path(__file__).parents[2]
 PACKAGE = "usageledger"
 
 # Imports run from a higher layer to a lower one. Packages of one layer are siblings and do not know
@@ -40,11 +41,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
-# (importing module, imported module or package): why it may, though the layers say no.
-EXCEPTIONS: dict[tuple[str, str], str] = {}
-
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 700
+TEST_NAME_MAX = 110
+
+# A room is a folder of the package. None may grow into a second product.
+ROOM_SHARE_MAX = 0.2
+CODE_SUFFIXES = {".py", ".js", ".css", ".lua"}
 
 VAGUE_NAMES = {
     "utils",
@@ -121,6 +124,46 @@ def imports_against_the_layers(root: Path) -> list[str]:
         for module in modules
         for line, target in imports_of(module, known)
         if target.split(".")[0] == PACKAGE and not _may_import(module, target)
+    ]
+
+
+def circles_of_modules(root: Path) -> list[str]:
+    """Modules that import each other, however indirectly and wherever in the file."""
+    modules = modules_below(root)
+    known = {module.name for module in modules}
+    imported = {
+        module.name: {target for _, target in imports_of(module, known)} & known
+        for module in modules
+    }
+    return [" → ".join(circle) for circle in _circles(imported)]
+
+
+def circles_of_rooms(root: Path) -> list[str]:
+    """Rooms that import each other, however indirectly; the package's own names are no room."""
+    modules = modules_below(root)
+    known = {module.name for module in modules}
+    imported: dict[str, set[str]] = {}
+    for module in modules:
+        for _, target in imports_of(module, known):
+            room = target.split(".")[1] if target.startswith(f"{PACKAGE}.") else ""
+            if module.part and room and room != module.part:
+                imported.setdefault(module.part, set()).add(room)
+    return [" → ".join(circle) for circle in _circles(imported)]
+
+
+def rooms_too_large(root: Path) -> list[str]:
+    """Rooms with more than ROOM_SHARE_MAX of the package's lines of code, in all its languages."""
+    lines: dict[str, int] = {}
+    for path in sorted((root / PACKAGE).rglob("*")):
+        if path.suffix in CODE_SUFFIXES:
+            room = path.relative_to(root / PACKAGE).parts[0]
+            count = len(path.read_text(encoding="utf-8").splitlines())
+            lines[room] = lines.get(room, 0) + count
+    total = sum(lines.values())
+    return [
+        f"{room} has {count / total:.0%} of the code"
+        for room, count in sorted(lines.items())
+        if count > total * ROOM_SHARE_MAX
     ]
 
 
@@ -208,6 +251,79 @@ def files_too_long(root: Path) -> list[str]:
     ]
 
 
+def predicates_that_write(root: Path) -> list[str]:
+    """Functions named as questions that assign to an attribute or an item, or change a list.
+
+    A name that begins with ``is_``, ``has_`` or ``check_`` promises that a call changes nothing.
+    """
+    return [
+        f"{module.name}:{node.lineno} {node.name} writes in line {line}"
+        for module in modules_below(root)
+        for node in ast.walk(module.tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and PREDICATE.match(node.name)
+        and f"{module.name}:{node.name}" not in PREDICATES_TO_RENAME
+        and not any(isinstance(mark, ast.Attribute) for mark in node.decorator_list)  # a setter
+        for line in sorted(set(_writes_in(node)))
+    ]
+
+
+PREDICATES_TO_RENAME = {
+    "usageledger.contracts.catalog_message:_is_usable",
+    "usageledger.gateway.streams.account_streams:check_some",
+    "usageledger.limits.announcer:_check_progress",
+    "usageledger.processor.merge:_is_settled",
+    "usageledger.processor.owner:check_for_gaps",
+    "usageledger.sdk.limits.subscriber:has_handled",
+}
+PREDICATE = re.compile(r"_*(is|has|check)_")
+CHANGING = {
+    "add",
+    "append",
+    "appendleft",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popleft",
+    "remove",
+    "set",
+    "setdefault",
+    "update",
+}
+
+
+def _writes_in(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[int]:
+    """Yield the lines that change something beyond the function's own variables."""
+    own = {
+        node.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    for node in ast.walk(function):
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            yield node.lineno
+        elif isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(
+            node.ctx, ast.Load
+        ):
+            if _root_of(node) not in own:
+                yield node.lineno
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in CHANGING
+            and _root_of(node.func) not in own
+        ):
+            yield node.lineno
+
+
+def _root_of(node: ast.expr) -> str:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def vague_module_names(root: Path) -> list[str]:
     """Modules named for nothing in particular, for a library they use, or as the second of
     something.
@@ -233,15 +349,33 @@ def modules_without_future_annotations(root: Path) -> list[str]:
 
 
 def _may_import(module: Module, target: str) -> bool:
-    if any(
-        module.name == source and (target == allowed or target.startswith(f"{allowed}."))
-        for source, allowed in EXCEPTIONS
-    ):
-        return True
     target_part = target.split(".")[1] if "." in target else ""
     if module.part == target_part:
         return True
     return RANKS.get(module.part, -1) > RANKS.get(target_part, len(LAYERS))
+
+
+def _circles(imported: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return one circle through each group of names that reach each other."""
+    found: list[list[str]] = []
+    seen: set[str] = set()
+    for start in sorted(imported):
+        if start in seen:
+            continue
+        waiting = [[start]]
+        reached: set[str] = set()
+        while waiting:
+            way = waiting.pop(0)
+            for name in sorted(imported.get(way[-1], ())):
+                if name == start:
+                    found.append([*way, start])
+                    seen.update(way)
+                    waiting = []
+                    break
+                if name not in reached:
+                    reached.add(name)
+                    waiting.append([*way, name])
+    return found
 
 
 Rule = Callable[[Path], list[str]]
@@ -249,6 +383,15 @@ Rule = Callable[[Path], list[str]]
 # Each rule, and a file that breaks it.
 RULES: dict[Rule, tuple[str, str]] = {
     imports_against_the_layers: ("domain/rating.py", "from usageledger.counters import view\n"),
+    circles_of_modules: (
+        "audit/verify.py",
+        "def verify():\n    from usageledger.audit import verify\n",
+    ),
+    circles_of_rooms: (
+        "domain/rating.py",
+        "from usageledger.counters import view\n",
+    ),
+    rooms_too_large: ("web/usage-meter.js", "x = 1;\n" * 40),
     parts_without_a_layer: ("sundries/__init__.py", ""),
     imports_of_faust_outside_the_processor: (
         "limits/consumer.py",
@@ -262,6 +405,10 @@ RULES: dict[Rule, tuple[str, str]] = {
     functions_longer_than_a_screen: (
         "audit/verify.py",
         "def verify():\n" + "    x = 1\n" * FUNCTION_LINES_MAX,
+    ),
+    predicates_that_write: (
+        "audit/verify.py",
+        "def is_done(self):\n    self.count = 1\n    return True\n",
     ),
     files_too_long: ("audit/verify.py", "x = 1\n" * (FILE_LINES_MAX + 1)),
     vague_module_names: ("log/utils.py", ""),
@@ -323,15 +470,72 @@ def test_an_import_down_is_not_held_against_anyone(path: str, text: str, tmp_pat
     assert imports_against_the_layers(_made_up_tree(tmp_path, {path: text})) == []
 
 
-def test_every_exception_is_still_needed() -> None:
-    """An exception that nobody uses any more would let the next one in unseen."""
-    modules = {module.name: module for module in modules_below(SERVICES)}
-    for (source, allowed), reason in EXCEPTIONS.items():
-        targets = {target for _, target in imports_of(modules[source], set(modules))}
-        assert any(target == allowed or target.startswith(f"{allowed}.") for target in targets), (
-            f"{source} → {allowed}: {reason}"
-        )
-    assert modules.keys() >= FLOATS_ALLOWED.keys()
+@pytest.mark.parametrize(
+    "body",
+    [
+        "self.count += 1",
+        "self._seen[key] = 1",
+        "self._seen.add(key)",
+        "del self._seen[key]",
+        "global count",
+        "self._waiting.queue.append(key)",
+        "if not self._seen: self._seen.clear()",
+    ],
+)
+def test_a_predicate_that_writes_is_found(body: str, tmp_path: Path) -> None:
+    text = f"def _has_seen(self, key):\n    {body}\n"
+    assert len(predicates_that_write(_made_up_tree(tmp_path, {"audit/verify.py": text}))) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "found = []\n    found.append(key)",
+        "counts = {}\n    counts[key] = 1",
+        "return key in self._seen",
+        "return self._seen.get(key)",
+    ],
+)
+def test_a_predicate_may_use_variables_of_its_own(body: str, tmp_path: Path) -> None:
+    text = f"def _has_seen(self, key):\n    {body}\n"
+    assert predicates_that_write(_made_up_tree(tmp_path, {"audit/verify.py": text})) == []
+
+
+def test_a_circle_by_way_of_others_is_found(tmp_path: Path) -> None:
+    files = {
+        "audit/verify.py": "from usageledger.audit import replay",
+        "audit/replay.py": "def f():\n    import usageledger.audit.report",
+        "audit/report.py": "from usageledger.audit.verify import x",
+    }
+    (circle,) = circles_of_modules(_made_up_tree(tmp_path, files))
+    assert circle.count("→") == 3
+
+
+def test_every_allowed_float_is_in_a_module_that_exists() -> None:
+    assert {module.name for module in modules_below(SERVICES)} >= FLOATS_ALLOWED.keys()
+
+
+def test_test_names_have_at_most_80_characters() -> None:
+    assert names_too_long(TESTS) == []
+
+
+def test_a_test_name_that_is_too_long_is_found(tmp_path: Path) -> None:
+    for length in (TEST_NAME_MAX, TEST_NAME_MAX + 1):
+        name = "test_" + "x" * (length - len("test_"))
+        (tmp_path / f"test_{length}.py").write_text(f"def {name}(): ...\n", encoding="utf-8")
+    assert len(names_too_long(tmp_path)) == 1
+
+
+def names_too_long(root: Path) -> list[str]:
+    """Return the test functions below ``root`` whose names have more than TEST_NAME_MAX letters."""
+    return [
+        f"{path.relative_to(root)}:{node.lineno} {node.name}"
+        for path in sorted(root.rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.name.startswith("test_")
+        and len(node.name) > TEST_NAME_MAX
+    ]
 
 
 def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
@@ -342,7 +546,10 @@ def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
         if part not in {"", "testing", "fastapi", "cli", "__main__"}
     ]
     for file, text in (
-        {f"{part}/__init__.py": "" for part in parts} | {"__init__.py": "", "cli.py": ""} | files
+        {f"{part}/__init__.py": "PART = 1\n" for part in parts}
+        | {"counters/__init__.py": "from usageledger import domain\n"}
+        | {"__init__.py": "", "cli.py": ""}
+        | files
     ).items():
         path = root / PACKAGE / file
         path.parent.mkdir(parents=True, exist_ok=True)
