@@ -53,7 +53,7 @@ def _usage_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     feature, model = names_of(entry, catalogs)
     used = f"{_quantity_text(quantity, rate.unit)} of {model or feature} at {_rate_text(rate)}"
     if entry.is_void_on_arrival:
-        return f"{used}. It costs nothing, for it was voided before it came."
+        return f"{used}. It costs nothing, because it was voided before it arrived."
     late = (
         ""
         if not entry.is_late or entry.period is None or entry.period.end is None
@@ -67,7 +67,7 @@ def _void_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     assert voids is not None, "a void names what it voids"
     why = f" ({voids.reason})" if voids.reason else ""
     if voids.awaits_usage:
-        return f"The use {voids.id} was voided{why} before it came: it will cost nothing."
+        return f"The use {voids.id} was voided{why} before it arrived: it will cost nothing."
     late = (
         ""
         if not entry.is_late or entry.period is None or entry.period.end is None
@@ -126,7 +126,7 @@ def _plan_change_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
             f"The plan is {plan} now, with an allotment of {_allotment_text(entry)}. What was used "
             "in the period stays."
         )
-    return f"The plan stays {plan}: the change that waited for the next renewal was taken back."
+    return f"The plan stays {plan}: the change planned for the next renewal was withdrawn."
 
 
 def _account_opened_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
@@ -146,7 +146,7 @@ def _suspension_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
 
 
 def _resumption_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    return f"The account is suspended no longer{_reason_clause(entry)}."
+    return f"The account is no longer suspended{_reason_clause(entry)}."
 
 
 _SENTENCES: Mapping[str, Callable[[LedgerEntry, AdoptedCatalogs], str]] = {
@@ -168,7 +168,7 @@ def _reason_clause(entry: LedgerEntry) -> str:
 
 
 def _late_sentence(end: datetime) -> str:
-    return f"It counts in the period that ended on {_date_text(end)}, for it was used then."
+    return f"It counts in the period that ended on {_date_text(end)}, because it was used then."
 
 
 def _lapsed_credits(entry: LedgerEntry) -> int:

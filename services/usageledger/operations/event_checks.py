@@ -53,7 +53,7 @@ class Checked(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """What an event is checked against.
+    """The ledger's settings and the caller's rights, which an event is checked against.
 
     ``is_importing``: an event may have any time, and its record gets that time.
     """

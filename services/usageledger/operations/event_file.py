@@ -83,7 +83,7 @@ class _FileOrder:
     """Dates one partition's records so that they are decided in the order of the file.
 
     The processor merges the two topics by time. Dated with its own time, a late usage event would
-    race an account event of an earlier line: the one that was read first would be decided first.
+    race an account event of an earlier line. Whichever was read first would be decided first.
     The ledger's clock never goes back, so nothing else depends on the dates of late records.
     """
 

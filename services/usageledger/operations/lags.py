@@ -140,8 +140,8 @@ class LagReader:
         try:
             offsets = self._admin.list_group_offsets(group)[group]
         except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError):
-            # The broker has just started, or is no longer the group's coordinator. kafka-python
-            # 3.0.12 never forgets a coordinator, so only a new client finds another one.
+            # The broker has just started, or no longer coordinates the group. kafka-python 3.0.12
+            # never forgets a coordinator: only a new client finds another one.
             # Until the next look nothing counts as announced.
             self._admin.close()
             self._admin = self._connect_admin()

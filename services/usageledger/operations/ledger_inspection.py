@@ -1,4 +1,4 @@
-"""What can be seen of a running ledger in Kafka and Redis: lags, partitions, catalogs, records.
+"""Looks at a running ledger in Kafka and Redis: its lags, partitions, catalogs and records.
 
 Blocking, over connections that are kept: the gateway asks in a thread, for its console.
 """

@@ -92,7 +92,7 @@ def refusal_row(refusal: RefusedInput) -> dict[str, Any]:
 
 
 def refusal_detail(refusal: RefusedInput) -> str:
-    """What was wrong, in words: the ledger's own, or those for the reason; often empty."""
+    """The fault in words: the ledger's own, or those for the reason; often empty."""
     return refusal.detail or refusal_text(
         refusal.reason, {"feature": refusal.feature, "model": refusal.model}
     )

@@ -14,7 +14,7 @@ from usageledger.domain.catalog import Rate
 from usageledger.domain.entry import LedgerEntry
 
 START = "2026-01-03T09:00"
-LATE = "It counts in the period that ended on 3 February 2026, for it was used then."
+LATE = "It counts in the period that ended on 3 February 2026, because it was used then."
 
 
 def entries(*lines: str) -> list[LedgerEntry]:
@@ -50,7 +50,7 @@ def last(*lines: str) -> LedgerEntry:
         (
             (f"{START} void g", "+1h use chat_action 2 id=g"),
             "2 actions of Chat-Based Editing (action taken) at 1 credit an action. It costs "
-            "nothing, for it was voided before it came.",
+            "nothing, because it was voided before it arrived.",
         ),
         (
             (f"{START} use chat_action 14 id=g", "+1h void g"),
@@ -58,7 +58,7 @@ def last(*lines: str) -> LedgerEntry:
         ),
         (
             (f"{START} void g",),
-            "The use g was voided (failed) before it came: it will cost nothing.",
+            "The use g was voided (failed) before it arrived: it will cost nothing.",
         ),
         (
             (f"{START} subscribe pro", "+1h use chat_action 3 id=g", "2026-02-03T10:00 void g"),
@@ -87,14 +87,14 @@ def last(*lines: str) -> LedgerEntry:
         ),
         (
             (f"{START} subscribe max", "+1h change pro", "+1h change max"),
-            "The plan stays Max: the change that waited for the next renewal was taken back.",
+            "The plan stays Max: the change planned for the next renewal was withdrawn.",
         ),
         (
             (f"{START} suspend fraud",),
             "The account was suspended (fraud): it is blocked until it is resumed, whatever it has "
             "left.",
         ),
-        ((f"{START} suspend fraud", "+1h resume"), "The account is suspended no longer."),
+        ((f"{START} suspend fraud", "+1h resume"), "The account is no longer suspended."),
     ],
 )
 def test_the_last_entry_is_explained(lines: tuple[str, ...], explanation: str) -> None:
