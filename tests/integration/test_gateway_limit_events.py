@@ -128,7 +128,7 @@ def test_a_new_gateway_knows_who_was_blocked_before_it_and_delivers_none_of_the_
 
 
 @pytest.mark.partitions(1)
-def test_a_gateway_killed_between_following_and_delivering_delivers_each_event_under_one_id(
+def test_a_gateway_killed_before_a_delivery_delivers_each_event_under_one_id(
     gateway: GatewayProcess, announce: Announce
 ) -> None:
     ledger = a_ledger(0, "a", *TEN)
@@ -161,7 +161,7 @@ def test_a_gateway_killed_between_following_and_delivering_delivers_each_event_u
 
 
 @pytest.mark.partitions(1)
-def test_while_a_rotation_overlaps_both_secrets_sign_and_afterwards_the_new_one_alone(
+def test_both_secrets_sign_during_a_rotation_and_only_the_new_one_afterwards(
     gateway: GatewayProcess, announce: Announce
 ) -> None:
     ledger = a_ledger(0, "a", *TEN)

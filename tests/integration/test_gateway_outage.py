@@ -1,4 +1,4 @@
-"""The broker is killed and comes back while a gateway follows limit events and takes reports."""
+"""The broker dies and returns while a gateway follows limit events and publishes reports."""
 
 from __future__ import annotations
 

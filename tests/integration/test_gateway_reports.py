@@ -105,7 +105,7 @@ def test_where_no_broker_answers_nothing_is_said_to_be_taken(
     asyncio.run(scenario())
 
 
-def test_a_broker_that_freezes_is_told_in_time_and_the_event_counts_once_when_it_is_back(
+def test_a_frozen_broker_is_reported_in_time_and_the_event_counts_once_afterwards(
     kafka: str, redis_url: str, prefix: str, tmp_path: Path, broker_pid: int
 ) -> None:
     gateway = GatewayProcess(kafka, redis_url, prefix, tmp_path / "data")

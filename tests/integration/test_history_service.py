@@ -193,7 +193,6 @@ def test_without_a_ledger_the_service_says_what_to_do(
 
 
 # How
-# ------------------------------------------------------------------------------------------
 
 
 def decided(*lines: str) -> Sequence[SealedEntry]:

@@ -243,7 +243,7 @@ def _install_key(keys: Keys, key: str) -> None:
 async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run these beside the requests, and cancel them at the end of the context.
 
-    If one fails, the gateway ends. Without it, clients that listen would be told nothing and would
+    If one fails, the gateway ends. Without it, clients that listen would receive nothing and would
     not notice.
     """
     async with asyncio.TaskGroup() as group:

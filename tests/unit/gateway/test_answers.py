@@ -113,7 +113,7 @@ def test_each_kind_of_problem_has_a_page(world: GatewayWorld) -> None:
 def test_ready_is_who_misses_nothing_and_why_not_is_for_the_log(
     world: GatewayWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stranger was told the addresses of Redis and of Kafka."""
+    """A stranger could read the addresses of Redis and of Kafka."""
 
     async def fine() -> None:
         return None
@@ -167,7 +167,7 @@ def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(
     assert 1 <= len(asked) < 20
 
 
-def test_who_asks_too_often_is_told_when_to_come_back(world: GatewayWorld) -> None:
+def test_a_caller_that_asks_too_often_is_refused_with_the_time_to_wait(world: GatewayWorld) -> None:
     world.use(rate_limits=RateLimits(per_key=3))
     key = world.key("admin")
 

@@ -122,9 +122,9 @@ class _Basis(NamedTuple):
 class WatchedAccount:
     """An account that has clients.
 
-    ``message`` has the figures that were sent last, which a new client gets at once, and ``basis``
-    what they were made from: None if they have to be made anew. ``read_at`` is when the counters
-    were last read. ``is_old``: the clients have been told that the figures are old.
+    ``message`` has the figures that were sent last; a new client gets them at once. ``basis`` is
+    the input that they were made from, None if they have to be made anew. ``read_at`` is when the
+    counters were last read. ``is_old``: the clients know that their figures are old.
     """
 
     clients: set[Client] = field(default_factory=set)

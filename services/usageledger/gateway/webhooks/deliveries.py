@@ -166,8 +166,8 @@ class DeliveryStore:
     def note(self, delivery: Delivery, attempt: Attempt, outcome: Outcome, now: datetime) -> None:
         """Store an attempt, and the new state of the delivery and its endpoint.
 
-        If somebody had the delivery sent again during the attempt, its state stays: it starts the
-        schedule anew, and an earlier attempt cannot make it dead.
+        A delivery that was sent again during the attempt keeps its state. It starts the schedule
+        anew, and an earlier attempt cannot make it dead.
         """
         now_ms, at = milliseconds(now), _iso_text(now)
         error = (

@@ -1,4 +1,4 @@
-"""Keys, account tokens and sessions: who may do what."""
+"""App keys, account tokens and sessions: which caller may do what."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_key_made_elsewhere_works_and_its_next_secret_too(world: GatewayWorld)
 def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starting(
     world: GatewayWorld,
 ) -> None:
-    """Its id was inserted once more, and the gateway failed at every start."""
+    """Inserting its id a second time made the gateway fail at every start."""
     key = f"ulk_0a1b2c3d_{'x' * 43}"
     assert world.keys.ensure(key, "from the start", NOW)
     world.keys.revoke("0a1b2c3d", NOW)
@@ -487,7 +487,7 @@ def test_another_sites_page_may_ask_only_if_it_is_named(world: GatewayWorld) -> 
 
 
 async def _ask_everything(world: GatewayWorld, credential: str, account: str) -> dict[str, int]:
-    """The status of every operation, asked about an account, with a body that says nothing."""
+    """The status of every operation, asked about an account, with an empty body."""
     statuses = {}
     for route in world.routes():
         path = re.sub(r"\{account(:\w+)?\}", quote(account, safe=""), route.path)
@@ -504,7 +504,7 @@ async def _ask_everything(world: GatewayWorld, credential: str, account: str) ->
 
 
 def _needs(dependant: Dependant) -> Needs | None:
-    """What a route asks of its caller, wherever in its dependencies."""
+    """The `Needs` of a route, wherever it is among its dependencies."""
     for inner in dependant.dependencies:
         if isinstance(inner.call, Needs):
             return inner.call

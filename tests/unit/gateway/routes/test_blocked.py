@@ -1,4 +1,4 @@
-"""Who is blocked, by pages, and where limit events go on after that."""
+"""The list of blocked accounts, and the limit events after which it was made."""
 
 from __future__ import annotations
 

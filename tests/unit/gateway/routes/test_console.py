@@ -1,6 +1,4 @@
-"""The operator's API: accounts, refusals, lags, catalogs; over a ledger decided in memory and its
-history in a file.
-"""
+"""The operator's API: accounts, refusals, lags and catalogs, over a ledger in memory."""
 
 from __future__ import annotations
 
@@ -63,7 +61,7 @@ class DecidedAccounts(MemoryAccounts):
 
 
 class ToldInspector(Inspector):
-    """Answers as it was told to."""
+    """An inspector with prepared answers."""
 
     def __init__(self) -> None:
         self.looked = LedgerProgress(NOW, LedgerLags((), {}), ())
@@ -174,7 +172,6 @@ def names(page: dict[str, Any]) -> list[str]:
 
 
 # Accounts
-# ------------------------------------------------------------------------------------------
 
 
 def test_an_account_is_found_by_any_part_of_its_name_whatever_the_case(world: ConsoleWorld) -> None:
@@ -244,7 +241,7 @@ def test_an_accounts_figures_are_rolled_to_now(world: ConsoleWorld) -> None:
     )
 
 
-def test_counters_that_are_behind_the_history_and_know_no_such_plan_leave_an_account_as_it_was(
+def test_an_account_is_not_rolled_forward_by_counters_that_do_not_know_its_plan(
     world: ConsoleWorld,
 ) -> None:
     """Counters that are built anew adopt their catalogs as they come by them; the history has every
@@ -271,7 +268,7 @@ def test_lists_say_up_to_when_they_are_complete(world: ConsoleWorld) -> None:
         assert world.get(path)["history_as_of"] == "2026-11-20T09:00:00Z"
 
 
-def test_where_nothing_is_folded_yet_a_list_is_complete_up_to_nothing(world: ConsoleWorld) -> None:
+def test_with_an_empty_history_a_list_is_complete_until_1970(world: ConsoleWorld) -> None:
     world.fold()
     world.take(f"{START} use ai_edit")
     assert world.get("/v1/accounts") == {
@@ -281,7 +278,7 @@ def test_where_nothing_is_folded_yet_a_list_is_complete_up_to_nothing(world: Con
     }
 
 
-def test_without_a_history_the_lists_say_that_they_are_not_ready(world: ConsoleWorld) -> None:
+def test_without_a_history_lists_are_not_ready(world: ConsoleWorld) -> None:
     for path in ("/v1/accounts", "/v1/refusals"):
         assert world.get(path, status=503)["code"] == "not_ready"
     assert world.resend(["0-1"], status=503)["code"] == "not_ready"
@@ -296,7 +293,7 @@ def test_without_a_history_the_lists_say_that_they_are_not_ready(world: ConsoleW
         ("/v1/refusals", "616363745f34383231"),
     ],
 )
-def test_what_is_no_cursor_of_the_list_is_refused_as_a_field_that_is_wrong(
+def test_a_malformed_cursor_is_refused_as_an_invalid_field(
     world: ConsoleWorld, path: str, cursor: str
 ) -> None:
     world.fold()
@@ -313,7 +310,6 @@ def test_any_string_of_its_pattern_is_a_cursor(world: ConsoleWorld) -> None:
 
 
 # Refusals
-# ------------------------------------------------------------------------------------------
 
 
 def test_a_refusal_is_listed_with_its_place_and_its_reason_the_newest_first(
@@ -378,14 +374,14 @@ def test_pages_of_refusals_go_on_where_the_last_one_ended(world: ConsoleWorld) -
     assert (seen, page["next_cursor"] is None) == (entries[::-1], True)
 
 
-def test_an_unknown_reason_is_refused_and_not_taken_for_one_that_nobody_had(
+def test_an_unknown_reason_is_refused_and_does_not_give_an_empty_list(
     world: ConsoleWorld,
 ) -> None:
     world.fold()
     assert world.get("/v1/refusals?reason=out_of_luck", status=422)["code"] == "invalid_request"
 
 
-def test_the_console_offers_every_reason_that_there_is() -> None:
+def test_the_console_offers_every_reason_and_every_result() -> None:
     page = (
         resources.files("usageledger")
         .joinpath("web/console-refusals.js")
@@ -398,7 +394,6 @@ def test_the_console_offers_every_reason_that_there_is() -> None:
 
 
 # Sending again
-# ------------------------------------------------------------------------------------------
 
 
 def test_a_refused_record_is_sent_again_unchanged(world: ConsoleWorld) -> None:
@@ -416,7 +411,7 @@ def test_a_refused_record_is_sent_again_unchanged(world: ConsoleWorld) -> None:
     ]
 
 
-def test_a_record_goes_to_the_partition_that_its_key_belongs_to_and_one_without_a_key_to_the_first(
+def test_a_resent_record_goes_to_its_keys_partition_or_without_a_key_to_the_first(
     world: ConsoleWorld,
 ) -> None:
     keyed, without = world.refused(f"{START} use genai_video/veo_9", "+1h use genai_video/veo_9")
@@ -440,7 +435,9 @@ def test_into_an_import_a_record_goes_under_its_own_time(world: ConsoleWorld) ->
     assert [record.timestamp_ms for record in world.sent] == [KNOWN_RECORD.timestamp_ms]
 
 
-def test_what_is_not_to_be_sent_is_told_and_the_rest_is_sent(world: ConsoleWorld) -> None:
+def test_each_input_that_is_not_resent_has_a_reason_and_the_rest_is_sent(
+    world: ConsoleWorld,
+) -> None:
     mended, gone, good = world.refused(
         f"{START} use genai_video/veo_9 id=1",
         "+1h use genai_video/veo_9 id=2",
@@ -469,7 +466,7 @@ def test_a_refused_catalog_is_listed_and_never_sent_again(world: ConsoleWorld) -
     assert world.sent == []
 
 
-def test_where_kafka_takes_none_the_answer_is_a_problem_and_nothing_is_said_to_be_sent(
+def test_if_kafka_acknowledges_none_the_answer_is_a_problem_and_nothing_is_sent(
     world: ConsoleWorld,
 ) -> None:
     (entry,) = world.refused(f"{START} use genai_video/veo_9 id=1")
@@ -479,7 +476,7 @@ def test_where_kafka_takes_none_the_answer_is_a_problem_and_nothing_is_said_to_b
     assert [item["result"] for item in problem["items"]] == ["unavailable", "not_found"]
 
 
-def test_where_kafka_takes_some_each_has_its_own_result(world: ConsoleWorld) -> None:
+def test_if_kafka_acknowledges_some_each_input_has_its_own_result(world: ConsoleWorld) -> None:
     first, second = world.refused(
         f"{START} use genai_video/veo_9 id=1", "+1h use genai_video/veo_9 id=2"
     )
@@ -491,7 +488,7 @@ def test_where_kafka_takes_some_each_has_its_own_result(world: ConsoleWorld) -> 
 
 
 @pytest.mark.parametrize("entries", [[], ["0-1"] * 101, ["0"], ["0-1;"], [7]])
-def test_an_address_that_is_none_or_too_many_of_them_are_refused(
+def test_malformed_addresses_and_too_many_of_them_are_refused(
     world: ConsoleWorld, entries: list[Any]
 ) -> None:
     world.fold()
@@ -499,10 +496,11 @@ def test_an_address_that_is_none_or_too_many_of_them_are_refused(
 
 
 # Lags and catalogs
-# ------------------------------------------------------------------------------------------
 
 
-def test_each_service_is_said_to_be_behind_by_what_it_has_not_handled(world: ConsoleWorld) -> None:
+def test_the_lag_of_a_service_counts_the_records_that_it_has_not_handled(
+    world: ConsoleWorld,
+) -> None:
     world.take(f"{START} use ai_edit")
     world.fold()
     folded = len(world.partition.entries)
@@ -553,7 +551,7 @@ def test_without_a_history_the_whole_ledger_waits_to_be_folded(world: ConsoleWor
     assert world.get("/v1/lag")["services"][2] == {"name": "history", "records": 12}
 
 
-def test_every_catalog_is_shown_with_who_has_adopted_it_and_which_is_in_force(
+def test_every_catalog_shows_how_many_partitions_adopted_it_and_if_it_is_in_force(
     world: ConsoleWorld,
 ) -> None:
     shipped = load_shipped_catalog()
@@ -588,19 +586,18 @@ def test_every_catalog_is_shown_with_who_has_adopted_it_and_which_is_in_force(
     assert (first["thresholds"], second["thresholds"]) == (["0.8"], [])
 
 
-def test_catalogs_are_shown_while_the_counters_are_away(world: ConsoleWorld) -> None:
+def test_catalogs_are_listed_while_redis_does_not_answer(world: ConsoleWorld) -> None:
     world.inspector.there = PublishedAndAdopted(SHIPPED, None)
     told = world.get("/v1/catalogs")
     assert (told["partitions"], told["items"][0]["adopted_by"]) == (None, None)
 
 
-def test_where_nothing_is_published_there_is_nothing_in_force(world: ConsoleWorld) -> None:
+def test_without_a_published_catalog_none_is_in_force(world: ConsoleWorld) -> None:
     world.inspector.there = PublishedAndAdopted(AdoptedCatalogs(), {0: AdoptedCatalogs()})
     assert world.get("/v1/catalogs") == {"items": [], "partitions": 1}
 
 
 # Asking Kafka
-# ------------------------------------------------------------------------------------------
 
 
 class MadeUpConnections(LedgerConnections):
@@ -659,7 +656,7 @@ def test_a_connection_that_has_failed_is_replaced_with_the_next_question(
     assert len(made) == 2
 
 
-def test_a_broker_that_says_nothing_holds_up_no_answer(world: ConsoleWorld) -> None:
+def test_a_silent_broker_delays_no_answer_beyond_the_bound(world: ConsoleWorld) -> None:
     answered = threading.Event()
 
     def connect() -> LedgerConnections:
@@ -674,7 +671,7 @@ def test_a_broker_that_says_nothing_holds_up_no_answer(world: ConsoleWorld) -> N
     inspector.close()
 
 
-def test_nobody_who_only_reads_sees_what_operators_see(world: ConsoleWorld) -> None:
+def test_a_key_without_admin_reads_none_of_the_operators_lists(world: ConsoleWorld) -> None:
     world.fold()
     world.key = world.gateway.key("read", "report", "check", "hold")
     for path in ("/v1/accounts", "/v1/refusals", "/v1/lag"):

@@ -1,6 +1,4 @@
-"""Reporting over HTTP: what is accepted, what is not and why, and what is said when Kafka does not
-answer.
-"""
+"""Reporting over HTTP: which events are accepted, which are not, and why."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json
 
 
 class Kafka:
-    """Takes what it is given, but for what is of one of these accounts."""
+    """Accepts every record but those of the accounts in ``away_for``."""
 
     def __init__(self, *away_for: str) -> None:
         self.records: list[Outgoing] = []

@@ -1,6 +1,4 @@
-"""The usage meter over HTTP, its charges and its past periods: from a ledger decided in memory,
-folded into a history in a file.
-"""
+"""The usage meter, charges and past periods over HTTP, from a ledger decided in memory."""
 
 from __future__ import annotations
 

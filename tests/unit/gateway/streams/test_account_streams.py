@@ -1,6 +1,4 @@
-"""Account streams: what a client is sent, when, and what becomes of one that is slow or no longer
-let in.
-"""
+"""Account streams: which messages a client gets, when, and why a stream is ended."""
 
 from __future__ import annotations
 
@@ -106,7 +104,7 @@ class Counters(MemoryAccounts):
 
 
 class Listening:
-    """A client, and what it has been sent."""
+    """A client, and the messages that it has received."""
 
     def __init__(
         self, streams: Streams, account: str = "acct", after: LimitAddress | None = None
@@ -116,7 +114,7 @@ class Listening:
         self._messages: AsyncIterator[bytes] = streams.messages(self.client, after)
 
     async def next(self) -> tuple[str, Any]:
-        """The next message: its id or its kind, and its data."""
+        """The next message: its id or its event name, and its data."""
         async with asyncio.timeout(DEADLINE_S):
             return _read(await anext(self._messages))
 
@@ -161,7 +159,7 @@ def account_in(partition: int) -> str:
 
 
 def take(world: StreamWorld, partition: int, records: Any) -> None:
-    """Limit events come: into the database, and then to who listens."""
+    """Write limit events to the store, and announce them."""
     world.gateway.streams.announce(world.stores.limits.add({partition: records}, NOW_MS))
 
 
@@ -282,7 +280,7 @@ def test_a_slow_client_gets_the_latest_figures_and_every_limit_event(world: Stre
     asyncio.run(scenario())
 
 
-def test_a_client_that_lets_too_many_limit_events_wait_is_cut_off_and_goes_on_where_it_was(
+def test_a_client_with_too_many_waiting_limit_events_is_cut_off_and_can_resume(
     world: StreamWorld,
 ) -> None:
     streams = world.gateway.streams
@@ -393,7 +391,7 @@ def test_only_the_accounts_own_events_are_sent(world: StreamWorld) -> None:
 
 
 def test_a_renewal_moves_the_figures_when_its_time_comes(world: StreamWorld) -> None:
-    """Nothing is written: the period rolls over in the reader's hands."""
+    """Nothing is written: the period renews as the reader rolls the state forward."""
     counters, streams = world.counters, world.gateway.streams
 
     async def scenario() -> None:
@@ -491,7 +489,7 @@ def test_a_stream_ends_with_its_token_and_says_so(world: StreamWorld) -> None:
     asyncio.run(scenario())
 
 
-def test_what_was_announced_before_the_end_is_sent_before_it(world: StreamWorld) -> None:
+def test_events_announced_before_the_end_of_a_stream_are_sent_first(world: StreamWorld) -> None:
     streams = world.gateway.streams
 
     async def scenario() -> None:
@@ -504,7 +502,7 @@ def test_what_was_announced_before_the_end_is_sent_before_it(world: StreamWorld)
     asyncio.run(scenario())
 
 
-def test_a_key_that_is_revoked_ends_what_it_had_begun(world: StreamWorld) -> None:
+def test_a_revoked_key_ends_its_streams(world: StreamWorld) -> None:
     key = world.key("read")
     token = mint_account_token(key, "acct", now=world.now)
     header = (b"authorization", f"Bearer {token}".encode())

@@ -1,4 +1,4 @@
-"""Following limit events: what is handed on when, and what is said while they cannot be read."""
+"""Following limit events: which are announced, and what is reported while Kafka is away."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follo
     made.stores.close()
 
 
-def test_streams_are_told_of_what_is_new_and_not_of_the_past(following: Following) -> None:
+def test_streams_get_new_events_and_not_the_past(following: Following) -> None:
     """A gateway on a new data directory told its streams all limit events since the beginning as if
     they happened now, and cut off whoever did not take a hundred of them in time.
     """
@@ -237,7 +237,7 @@ def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following)
 
 
 def test_a_quiet_topic_is_no_trouble(following: Following) -> None:
-    """Nothing is announced for an hour, and Kafka says so whenever it is asked."""
+    """Nothing is announced for an hour, and Kafka confirms it whenever it is asked."""
     follower = following.follower
     troubles: set[str | None] = set()
 

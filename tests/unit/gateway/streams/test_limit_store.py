@@ -1,4 +1,4 @@
-"""Limit events in gateway.db: taken once, with everything that follows from them, or not at all."""
+"""Limit events in gateway.db: written once with everything that they cause, or not at all."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Webhooks: what is signed, when what failed is tried again, where a webhook may go, what becomes
-of deliveries and endpoints.
-"""
+"""Webhooks: signatures, retries, allowed addresses, and the life of an endpoint."""
 
 from __future__ import annotations
 
@@ -269,7 +267,7 @@ def test_a_dead_delivery_can_be_sent_again_with_its_id_and_the_whole_schedule(
     ]
 
 
-def test_a_delivery_that_is_sent_again_during_its_last_attempt_has_the_whole_schedule_before_it(
+def test_a_delivery_resent_during_its_last_attempt_starts_the_whole_schedule_anew(
     stores: Stores,
 ) -> None:
     """The attempt that was under way was noted over the order to send it again: the delivery was
@@ -332,7 +330,7 @@ def test_however_much_is_due_of_one_account_anothers_is_found(stores: Stores) ->
     assert stores.deliveries.due(endpoint, NOW_MS, 1) == [first]
 
 
-def test_an_endpoint_is_failing_when_nothing_got_through_for_a_day_and_active_with_the_next_success(
+def test_an_endpoint_is_failing_after_a_day_of_failures_and_active_after_a_success(
     stores: Stores,
 ) -> None:
     endpoint_id = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
@@ -440,8 +438,9 @@ def test_an_endpoint_is_made_listed_changed_and_deleted(world: GatewayWorld) -> 
 
 
 def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld) -> None:
-    """Each wrote back all that it had read: the later one undid the other, and switched on what had
-    answered 410 in between.
+    """Each wrote back everything that it had read.
+
+    The later change undid the other, and enabled an endpoint that had just been disabled.
     """
     key, made = (
         world.key("admin"),
@@ -478,7 +477,7 @@ def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld
 
 
 def test_an_endpoint_that_is_deleted_meanwhile_is_not_found(world: GatewayWorld) -> None:
-    """Rotating its secret and testing it failed with 500, where they had seen it just before."""
+    """Rotating its secret and testing it failed with 500 if it was deleted in between."""
     key, stores = world.key("admin"), world.stores
 
     async def statuses(operation: str, body: object) -> list[int]:
@@ -507,7 +506,7 @@ def test_an_endpoint_that_may_not_be_reached_is_refused(world: GatewayWorld) -> 
 
 
 def test_no_endpoint_is_made_while_past_events_may_still_be_read(world: GatewayWorld) -> None:
-    """It would be sent what happened before it was made."""
+    """It would receive events that happened before it was made."""
     world.use(
         limits_trouble=lambda: "limit events that were there at the start are still being read"
     )
