@@ -1,4 +1,4 @@
-"""What a route asks for: parts of the gateway, and a caller who may do this.
+"""The dependencies of routes: parts of the gateway, and a caller with a scope.
 
 A route's signature names the parts that it touches and the scope that it needs.
 """

@@ -193,7 +193,7 @@ class _LimitParts(NamedTuple):
     sender: WebhookSender
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What each part does until it is cancelled."""
+        """The loop of each part, which runs until cancelled."""
         return self.streams.run(), self.follower.run(), self.sender.run()
 
 

@@ -270,7 +270,6 @@ def predicates_that_write(root: Path) -> list[str]:
 
 PREDICATES_TO_RENAME = {
     "usageledger.contracts.catalog_message:_is_usable",
-    "usageledger.gateway.streams.account_streams:check_credentials",
     "usageledger.limits.announcer:_check_progress",
     "usageledger.processor.merge:_is_settled",
     "usageledger.processor.owner:check_for_gaps",

@@ -138,7 +138,7 @@ async def list_charges(
         Query(ge=0, le=2**31, description="Only charges that count in the period of this number."),
     ] = None,
 ) -> ChargePage:
-    """What an account was charged, given back and granted, and the changes of its plan.
+    """The charges of an account, what voids gave back, its grants, and the changes of its plan.
 
     The newest come first, each with an explanation.
     """

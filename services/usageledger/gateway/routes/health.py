@@ -47,7 +47,7 @@ async def metrics(store_counts: TheStoreCounts) -> Response:
 
 @router.get(TYPE_PREFIX + "{code:segment}")
 async def problem_type(code: str) -> PlainTextResponse:
-    """What a problem's ``type`` leads to: its name, its title and its status, in words."""
+    """The page of a problem's ``type``: its name, its title and its status."""
     if code not in PROBLEMS:
         raise Problem(
             "not_found", f"there is no problem {code!r}: GET /openapi.json lists them by route"

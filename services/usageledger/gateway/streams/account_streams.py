@@ -103,7 +103,7 @@ class _Moment(NamedTuple):
 
 
 class _Basis(NamedTuple):
-    """What the figures that were sent last were made from.
+    """The input from which the figures that were sent last were made.
 
     ``changes_at`` is when they change by themselves, None if never.
     """
@@ -286,7 +286,7 @@ class Streams:
                     self._start_polls(polls, new)
                 else:
                     self._start_polls(polls, self._watched)
-                    self.check_credentials()
+                    self.cut_ended_clients()
                     poll_at_s = loop.time() + POLL_S
 
     async def _missed(self, account: str, after: LimitAddress | None) -> AsyncIterator[Waiting]:
@@ -392,7 +392,7 @@ class Streams:
         for client in watched.clients:
             client.show(message)
 
-    def check_credentials(self) -> None:
+    def cut_ended_clients(self) -> None:
         """Disconnect clients whose credential has ended.
 
         A call checks a part of the clients; CHECKED_EVERY_POLLS calls check all of them.

@@ -12,7 +12,7 @@ _CATCHING_UP = "limit events that are there already are still being read"
 
 
 class LimitsHealth:
-    """What the follower knows of its own progress. It alone calls the ``note_`` methods."""
+    """The state of the follower, which alone calls the ``note_`` methods."""
 
     def __init__(self) -> None:
         self._trouble: str | None = "limit events have not been read yet"

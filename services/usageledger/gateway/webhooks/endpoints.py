@@ -68,7 +68,7 @@ class EndpointSettings(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What to change of an endpoint. None leaves a setting as it is."""
+    """A change of an endpoint. None leaves a setting as it is."""
 
     url: str | None = None
     types: tuple[LimitType, ...] | None = None

@@ -481,7 +481,7 @@ def test_a_stream_ends_with_its_token_and_says_so(world: StreamWorld) -> None:
         listening, other = Listening(streams), Listening(streams)
         listening.still_works = False
         for _ in range(CHECKED_EVERY_POLLS):
-            streams.check_credentials()
+            streams.cut_ended_clients()
         assert (await listening.next())[0] == "token_expired"
         assert await listening.has_ended()
         assert other.client.end is None
