@@ -21,11 +21,11 @@ async def cancel_and_wait(
     repetition every ``again_after_s``. Without ``timeout_s`` there is no bound, and nothing is
     left. What the tasks raised is dropped. A cancellation of the caller is raised at the end.
     """
-    tasks = list(tasks)
+    tasks = list(tasks)  # cancelled in this order: a set's order would differ from run to run
     clock = asyncio.get_running_loop().time
     deadline_s = None if timeout_s is None else clock() + timeout_s
     cancelled: asyncio.CancelledError | None = None
-    while running := {task for task in tasks if not task.done()}:
+    while running := [task for task in tasks if not task.done()]:
         left_s = again_after_s if deadline_s is None else deadline_s - clock()
         if left_s <= 0:
             break
@@ -40,7 +40,7 @@ async def cancel_and_wait(
             task.exception()  # retrieved, or asyncio would log it as never retrieved
     if cancelled is not None:
         raise cancelled
-    return running
+    return set(running)
 
 
 async def raise_first_failure(tasks: Sequence[asyncio.Task[Any]]) -> None:

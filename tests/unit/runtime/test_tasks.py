@@ -95,3 +95,25 @@ def test_a_cancellation_that_nobody_asked_for_is_told_apart() -> None:
 
     _within(5.0, test)
     assert answers == [False, True]
+
+
+def test_tasks_are_cancelled_in_the_order_given() -> None:
+    """Incident: a set of tasks is ordered by their addresses.
+
+    The same seed of the simulation then had one digest in some processes and another in others.
+    """
+    ended: list[int] = []
+
+    async def end_noting(number: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(number)
+
+    async def cancel_many() -> None:
+        tasks = [asyncio.create_task(end_noting(number)) for number in range(50)]
+        await asyncio.sleep(0)
+        await cancel_and_wait(tasks)
+
+    asyncio.run(cancel_many())
+    assert ended == list(range(50))
