@@ -1,4 +1,4 @@
-"""Following all partitions of a topic, in no consumer group, over one aiokafka connection at a time.
+"""Following all partitions of a topic, in no consumer group, over one connection at a time.
 
 A follower keeps its own positions and seeks to them after each `TopicFollower.connect`. The
 consumer never jumps to another offset by itself: an offset that the topic does not hold is an
@@ -156,7 +156,7 @@ class TopicFollower:
         """Close the connection, if there is one."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with suppress(TimeoutError, KafkaError):
+            with suppress(TimeoutError, KafkaError, Stalled), _stalled_if_cancelled():
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await consumer.stop()
 
