@@ -2,6 +2,10 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+WEB := tests/web
+WEB_FILES := 'services/usageledger/web/**/*.{js,css,ts}' '$(WEB)/*.{js,json}'
+WITH_NODE := PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(WEB)/node_modules/.bin:$$PATH"
+PRETTIER := $(WITH_NODE) prettier --config $(WEB)/package.json --ignore-path $(WEB)/.prettierignore
 PY := $(BIN)/python
 DEMO :=
 UP :=
@@ -27,11 +31,11 @@ SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract t
   tests/integration tests/examples tests/browser tests/chaos)
 RUNS := 1000000
 # `make check` runs these two at a time. An old make (macOS has 3.81) cannot sort their output.
-CHECKS := types unit property contract
+CHECKS := types web unit property contract
 SORTED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lock wheel lint format types schemas check-schemas test unit simulate property contract fuzz model integration examples browser chaos demo up down bench clean
+.PHONY: help setup check lock wheel lint format types web schemas check-schemas test unit simulate property contract fuzz model integration examples browser chaos demo up down bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,16 +69,30 @@ lint: setup ## ruff, and the English of comments, docstrings and Markdown (which
 	$(BIN)/ruff format --check --quiet .
 	@$(PY) -m tests.prose --list
 
-format: setup ## write the code as ruff formats it
+format: setup $(WEB)/node_modules ## write the code as ruff and Prettier format it
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+	$(PRETTIER) --log-level warn --write $(WEB_FILES)
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
+web: $(WEB)/node_modules ## the JavaScript of web/: lint, types and unit tests
+	$(WITH_NODE) eslint --config $(WEB)/eslint.config.js services/usageledger/web $(WEB)
+	$(PRETTIER) --log-level warn --check $(WEB_FILES)
+	$(WITH_NODE) tsc --project $(WEB)
+	$(WITH_NODE) node --disable-warning=MODULE_TYPELESS_PACKAGE_JSON --test --test-reporter=dot '$(WEB)/*.test.js'
+
+# node and npm are among the locked dependencies of Python.
+$(WEB)/node_modules: $(VENV)/requirements.lock $(WEB)/package.json $(WEB)/package-lock.json
+	@echo "installing the tools for JavaScript into $@"
+	@$(WITH_NODE) npm ci --prefix $(WEB) --loglevel error --no-progress >/dev/null
+	@touch $@
+
 schemas: wheel ## write schemas/ anew from the contracts and the gateway's routes
 	$(PY) -m usageledger.contracts.schemas schemas/
 	$(PY) -m usageledger.gateway.write_openapi schemas/
+	$(WITH_NODE) node $(WEB)/write_gateway_types.js
 
 check-schemas: wheel ## schemas/ is what the contracts and the routes say
 	$(PYTEST) tests/contract/test_schemas.py $(ARGS)
@@ -83,7 +101,7 @@ check: lint wheel ## the inner loop, at most 90 s: lint, types, and the unit, pr
 	@USAGELEDGER_TEST_PROFILE=$${USAGELEDGER_TEST_PROFILE:-quick} \
 	  $(MAKE) --no-print-directory --jobs=2 --keep-going $(SORTED) ARGS="--quiet $(ARGS)" $(CHECKS)
 
-test: lint types wheel ## everything: lint, types, and all tests against the built wheel, a real broker and a real counter store
+test: lint types web wheel ## everything: lint, types, the checks of JavaScript, and all tests against the built wheel, a real broker and a real counter store
 	$(PYTEST) $(SUITES) $(ARGS)
 
 unit: wheel ## unit tests: no network, no processes, seconds
@@ -131,4 +149,4 @@ bench: setup ## list the benchmarks
 	@grep -l "^def main" tests/benchmarks/*.py | sed "s,/,.,g; s,\.py$$,,; s,^,python -m ,"
 
 clean: ## remove what was built and installed (data of a stack stays)
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(WEB)/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -152,7 +152,8 @@ def report(name: str, timings: Timings) -> None:
         else ""
     )
     print(
-        f"{name:<34}{figures}{at(timings.asked_late, 0.99):>17.2f}{at(timings.answered, 0.99):>18.2f}{lost}",
+        f"{name:<34}{figures}{at(timings.asked_late, 0.99):>17.2f}"
+        f"{at(timings.answered, 0.99):>18.2f}{lost}",
         flush=True,
     )
 

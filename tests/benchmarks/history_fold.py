@@ -46,7 +46,8 @@ def main() -> None:
     for name, (processor_s, wall_s) in (("parsing", parsing), ("folding", folding)):
         cost_us = processor_s * 1e6 / asked.entries
         print(
-            f"{name:10}{cost_us:14.2f}{1e6 / cost_us:12,.0f}{processor_s / parsing[0]:12.2f}{wall_s * 1e6 / asked.entries:10.2f}"
+            f"{name:10}{cost_us:14.2f}{1e6 / cost_us:12,.0f}{processor_s / parsing[0]:12.2f}"
+            f"{wall_s * 1e6 / asked.entries:10.2f}"
         )
     print(
         f"{size / asked.entries:.0f} bytes an entry on disk, of "

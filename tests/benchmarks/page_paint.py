@@ -24,7 +24,8 @@ _PAINTS = """() => Object.fromEntries([
     ...performance.getEntriesByType("paint").map((entry) => [entry.name, entry.startTime]),
     ["figures shown", performance.now()],
 ])"""
-_LOADED = """() => performance.getEntriesByType("resource").filter((entry) => entry.name.endsWith(".js"))
+_LOADED = """() => performance.getEntriesByType("resource")
+    .filter((entry) => entry.name.endsWith(".js"))
     .map((entry) => [entry.name, entry.decodedBodySize, entry.encodedBodySize])"""
 
 

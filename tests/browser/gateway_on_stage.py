@@ -64,7 +64,7 @@ class GatewayOnStage:
         self._streams: dict[str, list[asyncio.Queue[ServerSentEvent | None]]] = {}
 
     def say(self, account: str, event: str, data: Answer, *, id: str | None = None) -> None:
-        """Send an event to who follows this account, and to who comes later what its meter then is."""
+        """Send an event to each stream of this account that is open."""
         said = ServerSentEvent(json.dumps(data), event=event, id=id)
         self._queue(said, self._streams.get(account, []))
 

@@ -172,12 +172,12 @@ def test_a_key_is_made_shown_once_rotated_and_revoked(
     key = page.get_by_label("The new key").locator("input").input_value()
     assert stage.world.keys.caller(key, stage.world.now).scopes == {"hold"}
     assert complaints_of_axe(page) == []
-    page.get_by_role("button", name="I have kept it").click()
+    page.get_by_role("button", name="I have stored it").click()
     row = page.get_by_role("row").filter(has_text="render service")
     row.get_by_role("button", name="Rotate").click()
     rotated = page.get_by_role("dialog").locator("input").input_value()
     assert rotated != key
-    page.get_by_role("button", name="I have kept it").click()
+    page.get_by_role("button", name="I have stored it").click()
     expect(row).to_contain_text("rotating")
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
@@ -190,7 +190,7 @@ def test_a_key_is_made_shown_once_rotated_and_revoked(
 
 def test_an_empty_list_says_so(open_page: OpenPage, stage: GatewayOnStage) -> None:
     stage.answers["GET /v1/blocked"] = {"items": [], "next_cursor": None}
-    expect(open_page("/console#/blocked").locator(".empty")).to_have_text("Nobody is blocked.")
+    expect(open_page("/console#/blocked").locator(".empty")).to_have_text("No account is blocked.")
 
 
 def test_what_went_wrong_is_a_sentence_and_can_be_tried_again(

@@ -32,7 +32,8 @@ export default {
   offer: "{name} bringt {allotment} Credits für {price} im Monat.",
   upgrade: "Zu {name} wechseln",
   suspended: "Das Konto ist gesperrt",
-  suspended_payment_failed: "Eine Zahlung ist fehlgeschlagen. Sobald sie erfolgt ist, geht es weiter.",
+  suspended_payment_failed:
+    "Eine Zahlung ist fehlgeschlagen. Sobald sie erfolgt ist, geht es weiter.",
   suspended_more: "Neue Generierungen sind angehalten. Bitte wende dich an den Support.",
   by_day: "Tag für Tag",
   by_day_keys: "Credits nach Tagen. Pfeiltasten gehen von Tag zu Tag.",
@@ -48,7 +49,8 @@ export default {
   renewal_allotment: "Neue Credits",
   renewal_lapses: "Verfallen ungenutzt",
   renewal_kept: "Gutschriften, bleiben",
-  no_renewal: "Die {allotment} Credits von {plan} gibt es einmal. Sie bleiben, bis sie verbraucht sind.",
+  no_renewal:
+    "Die {allotment} Credits von {plan} gibt es einmal. Sie bleiben, bis sie verbraucht sind.",
   grant: "Gutschrift vom {date}",
   grant_left: "{left} von {credits} übrig",
   grant_expires: "{left} von {credits} übrig, bis {date}",

@@ -48,6 +48,7 @@ TEST_NAME_MAX = 110
 # A room is a folder of the package. None may grow into a second product.
 ROOM_SHARE_MAX = 0.2
 CODE_SUFFIXES = {".py", ".js", ".css", ".lua"}
+SCRIPT_LINES_MAX = 550
 
 VAGUE_NAMES = {
     "utils",
@@ -323,6 +324,73 @@ def _root_of(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def scripts_and_styles_too_long(root: Path) -> list[str]:
+    """Scripts (JavaScript, Lua) and style sheets of more than SCRIPT_LINES_MAX lines."""
+    return [
+        f"{path.relative_to(root)} has {length} lines"
+        for path in sorted((root / PACKAGE).rglob("*"))
+        if path.suffix in {".js", ".css", ".lua"}
+        and (length := len(path.read_text(encoding="utf-8").splitlines())) > SCRIPT_LINES_MAX
+    ]
+
+
+def scripts_that_import_a_missing_file(root: Path) -> list[str]:
+    """Imports in web/ that name no file there by a relative path.
+
+    The gateway serves each file at its path in web/, so a path that resolves here does so in a
+    browser too.
+    """
+    return [
+        f"{script.name} imports {name}"
+        for script in _scripts(root)
+        for name in _script_imports(script, _ANY_IMPORT)
+        if not name.startswith(("./", "../")) or not (script.parent / name).is_file()
+    ]
+
+
+def circles_of_scripts(root: Path) -> list[str]:
+    """Scripts of web/ that import themselves, directly or through others."""
+    imports = {
+        script: {(script.parent / name).resolve() for name in _script_imports(script, _IMPORT)}
+        for script in _scripts(root)
+    }
+    found = []
+    for script in imports:
+        reached: set[Path] = set()
+        pending = [script]
+        while pending:
+            new = imports.get(pending.pop(), set()) - reached
+            reached |= new
+            pending += new
+        if script in reached:
+            found.append(f"{script.name} imports itself")
+    return found
+
+
+def scripts_of_the_meter_that_import_a_page(root: Path) -> list[str]:
+    """Other sites embed the meter. They may load its files, which are beside it, and no page's."""
+    return [
+        f"{script.name} imports {name}"
+        for script in _scripts(root)
+        if script.parent.name == "web"
+        for name in _script_imports(script, _ANY_IMPORT)
+        if not name.startswith("./usage-meter")
+    ]
+
+
+_IMPORT = re.compile(r'(?:\bfrom|^import) "(.+?)"', re.MULTILINE)
+# The imports of types, which stand in comments, are among these.
+_ANY_IMPORT = re.compile(r'(?:\bfrom |^import |\bimport\()"(.+?)"', re.MULTILINE)
+
+
+def _scripts(root: Path) -> list[Path]:
+    return sorted(path.resolve() for path in (root / PACKAGE / "web").rglob("*.js"))
+
+
+def _script_imports(script: Path, pattern: re.Pattern[str]) -> list[str]:
+    return pattern.findall(script.read_text(encoding="utf-8"))
+
+
 def vague_module_names(root: Path) -> list[str]:
     """Modules named for nothing in particular, for a library they use, or as the second of
     something.
@@ -410,6 +478,13 @@ RULES: dict[Rule, tuple[str, str]] = {
         "def is_done(self):\n    self.count = 1\n    return True\n",
     ),
     files_too_long: ("audit/verify.py", "x = 1\n" * (FILE_LINES_MAX + 1)),
+    scripts_and_styles_too_long: ("web/usage-meter.css", "p {}\n" * (SCRIPT_LINES_MAX + 1)),
+    scripts_that_import_a_missing_file: ("web/usage-meter.js", 'import { x } from "./gone.js";\n'),
+    circles_of_scripts: ("web/usage-meter.js", 'import "./usage-meter.js";\n'),
+    scripts_of_the_meter_that_import_a_page: (
+        "web/usage-meter.js",
+        'import { ask } from "./pages/asking.js";\n',
+    ),
     vague_module_names: ("log/utils.py", ""),
     modules_without_future_annotations: ("log/topics.py", "PREFIX = ''\n"),
 }
@@ -537,6 +612,33 @@ def names_too_long(root: Path) -> list[str]:
     ]
 
 
+def test_a_circle_of_two_scripts_is_found(tmp_path: Path) -> None:
+    tree = _made_up_tree(
+        tmp_path,
+        {
+            "web/usage-meter-one.js": 'import { two } from "./usage-meter-two.js";\n',
+            "web/usage-meter-two.js": 'export { one } from "./usage-meter-one.js";\n',
+            "web/pages/console.js": 'import "../usage-meter-one.js";\n',
+        },
+    )
+    assert len(circles_of_scripts(tree)) == 2
+    assert scripts_that_import_a_missing_file(tree) == []
+    assert scripts_of_the_meter_that_import_a_page(tree) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'import "/usage-meter.js";\n',
+        'import {\n  one,\n  two,\n} from "./gone.js";\n',
+        '/** @typedef {import("./gone.js").Text} Text */\n',
+    ],
+)
+def test_every_way_to_import_a_script_is_seen(text: str, tmp_path: Path) -> None:
+    tree = _made_up_tree(tmp_path, {"web/usage-meter.js": text})
+    assert len(scripts_that_import_a_missing_file(tree)) == 1
+
+
 def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
     parts = [
         part
@@ -552,6 +654,7 @@ def _made_up_tree(root: Path, files: dict[str, str]) -> Path:
     ).items():
         path = root / PACKAGE / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        future = "" if file == "log/topics.py" else "from __future__ import annotations\n\n"
+        is_exempt = file == "log/topics.py" or not file.endswith(".py")
+        future = "" if is_exempt else "from __future__ import annotations\n\n"
         path.write_text(future + text if text else "", encoding="utf-8")
     return root

@@ -5,6 +5,7 @@ what the SDKs need.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -152,6 +153,19 @@ def test_every_extra_is_locked() -> None:
 
 def test_the_lock_names_no_index() -> None:
     assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def test_the_lock_of_the_web_tools_names_no_registry() -> None:
+    """What it has of addresses are the projects' own, of their donation pages."""
+    lock = json.loads((ROOT / "tests/web/package-lock.json").read_text(encoding="utf-8"))
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert packages.keys() >= {"node_modules/eslint", "node_modules/typescript"}
+    assert [name for name, entry in packages.items() if "resolved" in entry] == []
+    assert [name for name, entry in packages.items() if "integrity" not in entry] == []
+    for entry in packages.values():
+        del entry["integrity"]
+        entry.pop("funding", None)
+    assert "://" not in json.dumps(packages)
 
 
 def test_importing_the_package_loads_no_library() -> None:

@@ -1,6 +1,7 @@
-"""Routes of our own pages: the usage meter, as a component and as a page, and the console.
+"""Routes of the files in web/: the usage meter, which other sites embed, and our own pages.
 
-They serve static files without anybody's data.
+A file's address is its path in web/: the component's files are at the top, those of our pages in
+pages/. All of them are static, and none holds data of an account.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,8 +24,9 @@ from usageledger.gateway.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 
+# Other files of web/ are for its developers, and are not served.
 _MEDIA_TYPES = MappingProxyType(
-    {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+    {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 )
 
 # Our pages run only our own scripts and ask only our own origin. Injected markup could load,
@@ -37,6 +41,12 @@ _SECURITY = MappingProxyType(
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
+)
+
+# A browser gives the component to another site's page only if these headers allow it. Modules are
+# always requested with CORS, and the script fetches the looks.
+_EMBEDDABLE = MappingProxyType(
+    {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 )
 
 _NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
@@ -58,43 +68,32 @@ async def root() -> RedirectResponse:
 @router.get("/console", response_class=Response)
 async def console(request: Request) -> Response:
     """The operator's console. It asks the API with the session of the person who signed in."""
-    return _file_response(request, "console.html")
+    return _file_response(request, "pages/console.html")
 
 
 @router.get("/accounts/{account:segment}/meter", response_class=Response)
 async def meter_page(account: AccountPath, request: Request) -> Response:
-    """The usage meter of an account, on a page of its own.
-
-    The page's script reads the account in the URL.
-    """
-    return _file_response(request, "meter.html")
+    """The usage meter of one account. The page reads the account's name from its own address."""
+    return _file_response(request, "pages/meter.html")
 
 
-@router.get("/usage-meter.{rest}", response_class=Response)
+@router.get("/usage-meter{rest}", response_class=Response)
 async def component(rest: str, request: Request) -> Response:
-    """The component that apps embed, its style sheet and its texts.
-
-    The headers let pages of other sites load them.
-    """
-    return _file_response(
-        request,
-        f"usage-meter.{rest}",
-        {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"},
-    )
+    """The component that apps embed: its scripts, looks and words. Other sites may load each."""
+    return _file_response(request, f"usage-meter{rest}", _EMBEDDABLE)
 
 
 @router.get("/pages/{name}", response_class=Response)
 async def page_file(name: str, request: Request) -> Response:
-    """A script or a style sheet of our pages."""
-    return _file_response(request, name)
+    """A script or a style sheet of our pages. No other site may load it."""
+    return _file_response(request, f"pages/{name}")
 
 
-def _file_response(
-    request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE
-) -> Response:
-    """A file, or 304 if the browser's copy is current.
+def _file_response(request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE) -> Response:
+    """The file, or the news that the browser's copy is still current.
 
-    Browsers ask each time, because a release changes all files at once.
+    A release changes all files at once, and a new module with an old one beside it would fail. So
+    a browser asks for each file each time.
     """
     found = _files().get(name)
     if found is None:
@@ -119,14 +118,20 @@ def _file_response(
 
 @cache
 def _files() -> dict[str, _File]:
-    """Every file by name. Only these are served, whatever a path says."""
-    files = {}
-    for entry in resources.files("usageledger").joinpath("web").iterdir():
-        content = entry.read_bytes()
-        media_type = _MEDIA_TYPES[entry.name.rpartition(".")[2]]
-        # Weak, because the same file is sent in two encodings.
-        etag = f'W/"{hashlib.sha256(content).hexdigest()[:20]}"'
-        files[entry.name] = _File(
-            content, gzip.compress(content, mtime=0), f"{media_type}; charset=utf-8", etag
-        )
-    return files
+    """Every file that is served, by its path in web/. Nothing else is, whatever a path says."""
+    web = resources.files("usageledger").joinpath("web")
+    folders = {"": web, "pages/": web.joinpath("pages")}
+    return {
+        f"{prefix}{entry.name}": _read(entry, media_type)
+        for prefix, folder in folders.items()
+        for entry in folder.iterdir()
+        if (media_type := _MEDIA_TYPES.get(PurePosixPath(entry.name).suffix))
+    }
+
+
+def _read(entry: Traversable, media_type: str) -> _File:
+    content = entry.read_bytes()
+    # Weak, because the same file is sent in two encodings.
+    etag = f'W/"{hashlib.sha256(content).hexdigest()[:20]}"'
+    compressed = gzip.compress(content, mtime=0)
+    return _File(content, compressed, f"{media_type}; charset=utf-8", etag)

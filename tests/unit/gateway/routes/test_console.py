@@ -384,7 +384,7 @@ def test_an_unknown_reason_is_refused_and_does_not_give_an_empty_list(
 def test_the_console_offers_every_reason_and_every_result() -> None:
     page = (
         resources.files("usageledger")
-        .joinpath("web/console-refusals.js")
+        .joinpath("web/pages/console-refusals.js")
         .read_text(encoding="utf-8")
     )
     reasons = page.partition("const REASONS = [")[2].partition("]")[0]

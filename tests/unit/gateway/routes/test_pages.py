@@ -1,6 +1,6 @@
-"""The pages' files: how they are served, and what a page may load.
+"""The files of web/: how they are served, what a page may load, and which files other sites may.
 
-And the tokens that they ask for.
+Also the tokens that the pages ask for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.dependencies import SESSION_COOKIE
 from usageledger.sdk.tokens import mint_account_token
 
-PAGES = SERVICES / "usageledger" / "web"
+WEB = SERVICES / "usageledger" / "web"
+OTHER_SITE = {"Origin": "https://evil.example"}
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_file_goes_out_as_it_is_or_compressed_as_the_browser_likes(world: Gate
     packed = asyncio.run(world.ask("GET", "/usage-meter.js", headers={"Accept-Encoding": "gzip"}))
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
-    assert plain.content == packed.content == (PAGES / "usage-meter.js").read_bytes()
+    assert plain.content == packed.content == (WEB / "usage-meter.js").read_bytes()
     assert (
         int(packed.headers["content-length"])
         == len(gzip.compress(plain.content, mtime=0))
@@ -101,17 +102,47 @@ def test_a_file_goes_out_as_it_is_or_compressed_as_the_browser_likes(world: Gate
     )
 
 
-def test_other_sites_may_load_the_component_and_none_of_our_pages(world: GatewayWorld) -> None:
-    def allowed(path: str) -> str | None:
-        found: str | None = asyncio.run(
-            world.ask("GET", path, headers={"Origin": "https://evil.example"})
-        ).headers.get("access-control-allow-origin")
-        return found
+def test_other_sites_may_load_every_file_of_the_component(world: GatewayWorld) -> None:
+    """The script that an app embeds imports the others: one that is refused breaks the meter."""
+    files = [path.name for path in WEB.iterdir() if path.suffix in {".js", ".css"}]
+    assert {"usage-meter.js", "usage-meter-stream.js", "usage-meter.de.js"} <= set(files)
+    for name in files:
+        answer = asyncio.run(world.ask("GET", f"/{name}", headers=OTHER_SITE))
+        assert answer.status_code == 200, name
+        assert (
+            answer.headers["access-control-allow-origin"],
+            answer.headers["cross-origin-resource-policy"],
+            answer.headers["cache-control"],
+        ) == ("*", "cross-origin", "no-cache"), name
 
-    assert {allowed(f"/usage-meter.{rest}") for rest in ("js", "css", "de.js")} == {"*"}
-    assert {allowed(path) for path in ("/console", "/pages/console.js", "/accounts/a/meter")} == {
-        None
-    }
+
+def test_the_component_imports_only_files_that_other_sites_may_load() -> None:
+    """What it imports, fetches or preloads is beside it: no page of ours, and no other origin."""
+    for path in WEB.glob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        imported = re.findall(r'(?:\bfrom|^import) "(.+?)"', text, re.MULTILINE)
+        assert all(re.fullmatch(r"\./usage-meter[\w.-]*\.js", name) for name in imported), path.name
+        # By name or by template: an address is always resolved against the script's own.
+        assert len(re.findall(r"\bnew URL\(", text)) == text.count("import.meta.url"), path.name
+
+
+def test_one_round_trip_brings_the_whole_component() -> None:
+    """A module that only another module imports would be requested one round trip later."""
+    script = (WEB / "usage-meter.js").read_text(encoding="utf-8")
+    languages = {path.name for path in WEB.glob("usage-meter.??.js")} - {"usage-meter.en.js"}
+    modules = {path.name for path in WEB.glob("*.js")} - languages - {"usage-meter.js"}
+    assert set(re.findall(r'"\./(usage-meter[\w.-]+\.js)";', script)) == modules
+    page = (WEB / "pages" / "meter.html").read_text(encoding="utf-8")
+    assert set(re.findall(r'"modulepreload" href="/(.+?)"', page)) == modules | {"usage-meter.js"}
+
+
+def test_no_other_site_may_load_our_pages(world: GatewayWorld) -> None:
+    paths = [f"/pages/{path.name}" for path in (WEB / "pages").iterdir()]
+    for path in ["/console", "/accounts/a/meter", *paths]:
+        answer = asyncio.run(world.ask("GET", path, headers=OTHER_SITE))
+        assert answer.status_code == 200, path
+        assert "access-control-allow-origin" not in answer.headers, path
+        assert "cross-origin-resource-policy" not in answer.headers, path
 
 
 @pytest.mark.parametrize(
@@ -122,39 +153,41 @@ def test_other_sites_may_load_the_component_and_none_of_our_pages(world: Gateway
         "/pages/nothing.js",
         "/usage-meter.py",
         "/usage-meter.xx.js",
+        "/usage-meter",
+        "/usage-meter%2F..%2Fpages%2Fconsole.js",
+        "/README.md",
+        "/pages/README.md",
+        "/gateway.d.ts",
+        "/pages/usage-meter.js",
     ],
 )
-def test_what_is_no_page_is_not_served(world: GatewayWorld, path: str) -> None:
+def test_a_path_that_names_no_page_is_not_served(world: GatewayWorld, path: str) -> None:
     assert asyncio.run(world.ask("GET", path)).json()["code"] == "not_found"
 
 
+def test_only_known_media_types_are_served(world: GatewayWorld) -> None:
+    """README.md and the types beside the scripts are for developers."""
+    for path in WEB.rglob("*"):
+        if path.is_file() and path.suffix not in {".css", ".html", ".js"}:
+            address = f"/{path.relative_to(WEB)}"
+            assert asyncio.run(world.ask("GET", address)).status_code == 404, address
+
+
 def test_no_script_reads_markup_and_no_page_holds_script_or_style() -> None:
-    """What comes from outside becomes text nodes; the policy forbids what stands inside a page."""
-    scripts = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.js")}
+    """What comes from outside becomes text nodes; the policy forbids inline scripts and styles."""
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in WEB.rglob("*.js")}
+    assert len(scripts) > 20
     assert {
         name
         for name, text in scripts.items()
         if re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
     } == set()
-    for path in PAGES.glob("*.html"):
+    pages = list(WEB.rglob("*.html"))
+    assert len(pages) == 2
+    for path in pages:
         assert not re.search(
             r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", path.read_text(encoding="utf-8")
         ), path.name
-
-
-def test_every_language_has_every_text() -> None:
-    """English stands in for what is missing, which would leave a page in two languages."""
-    component = (PAGES / "usage-meter.js").read_text(encoding="utf-8")
-    english = _names(component.partition("  en: {")[2].partition("\n  },")[0])
-    german = _names((PAGES / "usage-meter.de.js").read_text(encoding="utf-8"))
-    assert len(english) > 80
-    assert {name for name in german if not name.startswith("explain_")} == english
-    # The gateway explains in English itself; another language explains every kind that is listed.
-    kinds = {name.removeprefix("kind_") for name in english if name.startswith("kind_")} | {
-        "usage",
-        "usage_per",
-    }
-    assert {name.removeprefix("explain_") for name in german - english} == kinds
 
 
 def test_a_key_mints_a_token_for_one_account_and_no_more_scopes_than_it_has(
@@ -243,7 +276,3 @@ def test_the_pages_learn_who_is_signed_in_without_an_error(world: GatewayWorld) 
         }
 
     asyncio.run(scenario())
-
-
-def _names(texts: str) -> set[str]:
-    return set(re.findall(r"^\s+(\w+): [\"{]", texts, re.MULTILINE))

@@ -1,15 +1,23 @@
-/** Signing in to our pages: a key goes to the gateway once and comes back as a cookie that no script can read. */
+/** Signing in: a key goes to the gateway once and comes back as a cookie that no script can read. */
 
-import { element } from "./elements.js";
+import { element } from "../usage-meter-elements.js";
 import { ask } from "./asking.js";
+import { messageOf } from "./console-actions.js";
 
-/** Whether somebody is signed in, and with which scopes. */
-export async function session() {
+/**
+ * Whether somebody is signed in, and with which scopes.
+ * @returns {Promise<{ is_signed_in: boolean, scopes: string[] }>}
+ */
+export function session() {
   return ask("GET", "/session");
 }
 
-/** A form that asks for a key; `onDone` is called once the key has been taken. `why`: a sentence above it. */
-export function signInForm(why, onDone) {
+/**
+ * A form that asks for a key.
+ * @param {string} reason A sentence that says why a key is needed.
+ * @param {() => Promise<void>} onSignedIn
+ */
+export function signInForm(reason, onSignedIn) {
   const problem = element("p.problem", { role: "alert" });
   const key = element("input", {
     id: "key",
@@ -25,8 +33,14 @@ export function signInForm(why, onDone) {
     "form.sign-in",
     {},
     element("h2", {}, "Sign in"),
-    element("p.muted", {}, why),
-    element("input", { name: "username", autocomplete: "username", value: "usageledger", hidden: true }),
+    element("p.muted", {}, reason),
+    // A password manager stores the key under this name.
+    element("input", {
+      name: "username",
+      autocomplete: "username",
+      value: "usageledger",
+      hidden: true,
+    }),
     element("label", { for: "key" }, "App key"),
     key,
     problem,
@@ -34,9 +48,9 @@ export function signInForm(why, onDone) {
     element(
       "p.muted.small",
       {},
-      "Keys are made by ",
+      "Make keys with ",
       element("code", {}, "usageledger keys create"),
-      ". The browser keeps a session of twelve hours, not the key.",
+      ". The browser stores a session of twelve hours, not the key.",
     ),
   );
   form.addEventListener("submit", async (event) => {
@@ -45,9 +59,9 @@ export function signInForm(why, onDone) {
     problem.textContent = "";
     try {
       await ask("POST", "/session", { key: key.value.trim() });
-      await onDone();
+      await onSignedIn();
     } catch (error) {
-      problem.textContent = error.message;
+      problem.textContent = messageOf(error);
       key.focus();
     } finally {
       submit.disabled = false;
@@ -56,7 +70,7 @@ export function signInForm(why, onDone) {
   return form;
 }
 
-/** End the session and begin anew. */
+/** End the session and load the page anew. */
 export async function signOut() {
   await ask("DELETE", "/session");
   location.reload();
