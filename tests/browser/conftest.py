@@ -1,6 +1,6 @@
-"""A real browser, and pages of a gateway in it.
+"""A real browser that shows the gateway's pages.
 
-A page that says something on its console as an error fails its test.
+A test fails if its page logs an error or a warning on the browser's console.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from tests.browser.gateway_on_stage import GatewayOnStage, Shown, on_stage
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 DESKTOP, PHONE = 1_180, 390
 WITHIN_MS = 15_000
-"""What a page has come to show by then; most of it comes at once, but a machine can be busy."""
+"""How long a page may take to show something, on a busy machine."""
 
 expect.set_options(timeout=WITHIN_MS)
 
 
 class OpenPage(Protocol):
-    """Opens a page at an address of the gateway (none: an empty one), signed in unless told
-    otherwise.
-    """
+    """Opens a page at an address of the gateway, signed in by default. Without a path it is empty."""
 
     def __call__(
         self,
@@ -45,8 +43,8 @@ class OpenPage(Protocol):
     ) -> Page: ...
 
 
-# By module, for a browser that is driven from here keeps an event loop running in this thread, and
-# other suites run theirs.
+# One per module: Playwright keeps an event loop running in this thread, and other suites run loops
+# of their own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the one that USAGELEDGER_CHROMIUM names."""
@@ -74,7 +72,7 @@ def stage(tmp_path: Path) -> Iterator[GatewayOnStage]:
 
 @pytest.fixture
 def open_page(browser: Browser, stage: GatewayOnStage) -> Iterator[OpenPage]:
-    """Open pages; in the end none of them may have complained, but those that may fail."""
+    """Open pages. At the end none may have logged an error, except those opened with `may_fail`."""
     key = stage.world.key("admin")
     complaints: list[str] = []
     with ExitStack() as stack:
@@ -118,9 +116,9 @@ def new_page(
     locale: str = "en-GB",
     is_calm: bool = False,
 ) -> Page:
-    """A page of a browser that knows nothing yet; the stack closes it.
+    """A page in a fresh context, which the stack closes.
 
-    To ``complaints`` goes what its console says of errors.
+    Errors and warnings of its console are added to ``complaints``.
     """
     context = browser.new_context(
         viewport={"width": width, "height": 900 if width > 500 else 760},
@@ -138,13 +136,13 @@ def new_page(
 
 
 def keep(page: Page, name: str) -> None:
-    """Keep a picture of the whole page, for somebody to look at."""
+    """Save a screenshot of the whole page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 def complaints_of_axe(page: Page) -> list[str]:
-    """What axe finds against WCAG 2.2 AA, and against what is good practice besides."""
+    """The breaches of WCAG 2.2 AA and of good practice that axe finds."""
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = Axe().run(page, options={"runOnly": rules}).response["violations"]
     return [
@@ -155,7 +153,7 @@ def complaints_of_axe(page: Page) -> list[str]:
 
 
 def overflow(page: Page) -> int:
-    """By how many pixels something is wider than the window."""
+    """How many pixels the page is wider than its window."""
     wider: int = page.evaluate(
         "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
@@ -163,9 +161,9 @@ def overflow(page: Page) -> int:
 
 
 def until(page: Page, holds: Callable[[], bool]) -> None:
-    """Wait until something holds.
+    """Wait until a condition holds.
 
-    Playwright's own waiting evaluates strings, which our pages' policy forbids.
+    Playwright's own wait evaluates strings, which our pages' policy forbids.
     """
     for _ in range(WITHIN_MS // 20):
         if holds():

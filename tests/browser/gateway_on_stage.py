@@ -1,6 +1,4 @@
-"""A gateway in a thread for a browser: its real pages, keys, tokens and sessions, and answers about
-accounts as the test sets them.
-"""
+"""A gateway in a thread: real pages, keys and sessions, with the accounts that a test sets."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ Answer = dict[str, Any]
 
 @dataclass(slots=True)
 class Shown:
-    """What the gateway says about one account."""
+    """The gateway's answers about one account."""
 
     meter: Answer
     charges: list[Answer] = field(default_factory=made_up.charges)
@@ -40,11 +38,11 @@ class Shown:
 
 
 class GatewayOnStage:
-    """Accounts answer as they are set; ``answers`` holds the console's by method and path;
-    ``is_away`` refuses everything about accounts.
+    """A gateway whose answers a test sets.
 
-    ``ended`` holds tokens that are over; ``resumed``, the events after which streams were asked to
-    go on.
+    ``accounts`` holds the answers about accounts, and ``answers`` those for the console, by method
+    and path. ``is_away`` refuses every request about an account. ``ended`` holds tokens that have
+    ended. ``resumed`` records the event ids after which streams were resumed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,7 +67,7 @@ class GatewayOnStage:
         self._queue(said, self._streams.get(account, []))
 
     def move(self, account: str, meter: Answer) -> None:
-        """The account's meter moves, and its followers hear of it."""
+        """Change the account's meter, and send its new figures to each open stream."""
         self.accounts[account].meter = meter
         at = max(datetime.now(UTC), datetime.fromisoformat(meter["at"]))
         self.say(account, "meter", made_up.live_figures(meter, at=at))
@@ -172,7 +170,7 @@ class GatewayOnStage:
 
 @contextmanager
 def on_stage(directory: Path) -> Iterator[GatewayOnStage]:
-    """A gateway that listens on a port of its own for as long as the context lasts."""
+    """A gateway that listens on a free port while the context lasts."""
     gateway = GatewayOnStage(directory)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

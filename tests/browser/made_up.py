@@ -50,8 +50,9 @@ _SHARES = {
 
 
 def busy(daily: Sequence[float] = _DAYS) -> Answer:
-    """On Max, in the middle of a period, with a grant and an open hold, having used so much a day:
-    at a pace that leaves something.
+    """An account on Max in the middle of a period, with a grant and an open hold.
+
+    ``daily``: the credits used on each day. The default leaves some at the period's end.
     """
     days = [
         _day(START.date() + timedelta(days=number), Decimal(str(credits)))
@@ -143,7 +144,7 @@ def suspended(meter: Answer) -> Answer:
 
 
 def on_free() -> Answer:
-    """On Free: no period's end, no renewal, no past."""
+    """An account on Free: its period has no end, no renewal and no past."""
     credits = (4, 11, 0, 9, 12, 6)
     dates = _dates(AT.date() - timedelta(days=30), AT.date())
     days = [
@@ -194,7 +195,7 @@ def untouched() -> Answer:
 
 
 def charges(count: int = 30, *, newest: int = 1_042) -> list[Answer]:
-    """What has happened lately, the newest first: every kind there is."""
+    """Recent charges, the newest first: at least one of each kind."""
     kinds = (
         _usage("genai_video", "GenAI Video", "veo_3", "Veo 3", "1", "generation", "32"),
         _usage("ai_edit", "AI Edit", None, None, "1", "edit", "14"),
@@ -251,7 +252,7 @@ def periods() -> list[Answer]:
 
 
 def live_figures(meter: Answer, *, at: datetime) -> Answer:
-    """What the stream says of this meter."""
+    """The part of this meter that the stream sends."""
     kept = (
         *(
             "as_of",

@@ -1,6 +1,4 @@
-"""What the console's routes answer, by method and path: a ledger in which a bit of everything has
-happened.
-"""
+"""Answers of the console's routes, by method and path, about a ledger with a bit of everything."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ HOOK = "wh_0a1b2c3d"
 
 
 def answers() -> dict[str, Any]:
-    """For `GatewayOnStage.answers`."""
+    """The answers, for `GatewayOnStage.answers`."""
     accounts = [_account("acct_4821", "300", "220"), _account("acct_17", "503", "-3", blocked=True)]
     blocked = [
         _blocked("acct_17", "usage", None),

@@ -1,5 +1,4 @@
-"""Draws `docs/usage-meter.png`, the picture in the README: the meter of a made-up account, from the
-component as it is.
+"""Draws `docs/usage-meter.png`, the README's picture of the meter, from the current component.
 
 Run as ``python -m tests.browser.picture``. Needs Chromium; the font is Inter where it is installed.
 """

@@ -1,5 +1,6 @@
-"""The operator's console in a real browser, against a gateway whose answers the test sets; keys and
-sessions are the gateway's own.
+"""The operator's console in a real browser, against a gateway whose answers the test sets.
+
+Keys and sessions are the gateway's own.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def test_every_view_is_reached_by_keyboard_and_has_an_address(open_page: OpenPag
         assert page.evaluate("location.hash") == f"#/{name.lower()}"
 
 
-def test_who_is_nobody_or_no_operator_is_asked_for_a_key_with_admin(
+def test_a_visitor_without_admin_is_asked_for_a_key_with_admin(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page("/console", is_signed_in=False)
@@ -102,7 +103,7 @@ def test_a_search_is_a_part_of_the_address(open_page: OpenPage, stage: GatewayOn
     assert searched[-1] == "team/7"
 
 
-def test_a_list_goes_on_where_its_cursor_says(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_list_continues_at_its_cursor(open_page: OpenPage, stage: GatewayOnStage) -> None:
     items = stage.answers["GET /v1/accounts"]["items"]
 
     def answer(request: Request) -> object:
@@ -142,7 +143,7 @@ def test_a_refusal_is_sent_again_alone_or_with_others(
     ]
 
 
-def test_catalogs_stand_side_by_side_with_what_differs_marked(open_page: OpenPage) -> None:
+def test_catalogs_are_shown_side_by_side_with_differences_marked(open_page: OpenPage) -> None:
     page = open_page("/console#/catalogs")
     expect(page.locator("[data-change='changed']")).to_have_count(2)
     expect(page.locator("tbody tr")).to_have_count(2)
@@ -188,12 +189,12 @@ def test_a_key_is_made_shown_once_rotated_and_revoked(
     assert key not in page.content()
 
 
-def test_an_empty_list_says_so(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_an_empty_list_says_that_it_is_empty(open_page: OpenPage, stage: GatewayOnStage) -> None:
     stage.answers["GET /v1/blocked"] = {"items": [], "next_cursor": None}
     expect(open_page("/console#/blocked").locator(".empty")).to_have_text("No account is blocked.")
 
 
-def test_what_went_wrong_is_a_sentence_and_can_be_tried_again(
+def test_a_failure_is_shown_as_a_sentence_with_a_retry(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     answers = operated.answers()
@@ -209,7 +210,9 @@ def test_what_went_wrong_is_a_sentence_and_can_be_tried_again(
     expect(page.locator("tbody tr")).to_have_count(3)
 
 
-def test_a_name_is_a_text_whatever_it_holds(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_name_in_the_console_is_text_whatever_it_holds(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     hostile = "<img src=x onerror=window.ran=1>"
     stage.answers["GET /v1/accounts"]["items"][0]["account"] = hostile
     page = open_page("/console", may_fail=True)

@@ -1,5 +1,6 @@
-"""The meter and the console in a real browser on the real stack: a ledger in import mode, so that
-time goes by with what is reported.
+"""The meter and the console in a real browser, on the real stack.
+
+The ledger is in import mode: its clock follows the events that the test reports.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MOVES_WITHIN_MS = 20_000
 
 
 class Reporter:
-    """Reports to the gateway, in the order of time."""
+    """Reports events to the gateway, in the order of their times."""
 
     def __init__(self, gateway: RunningGateway) -> None:
         self._client = httpx.Client(
@@ -37,11 +38,11 @@ class Reporter:
         self._count = 0
 
     def account(self, type_: str, account: str, at: str, **data: Any) -> None:
-        """Something happens to an account."""
+        """Report an event of an account, such as a change of its plan."""
         self.send(type_, "/billing", account, at, data)
 
     def use(self, account: str, at: str, *, seconds: int) -> None:
-        """An account uses so many seconds of Prompt to Video."""
+        """Report that an account used this many seconds of Prompt to Video."""
         self.send(
             "usage.recorded",
             "/render",
@@ -51,11 +52,11 @@ class Reporter:
         )
 
     def post(self, path: str, body: object) -> None:
-        """Anything else."""
+        """Post anything else to the gateway."""
         self._client.post(path, json=body).raise_for_status()
 
     def send(self, type_: str, source: str, account: str, at: str, data: dict[str, Any]) -> None:
-        """One event, which Kafka has when this returns."""
+        """Send one event. Kafka has it when this returns."""
         self._count += 1
         event = {
             "specversion": "1.0",
@@ -75,12 +76,12 @@ class Reporter:
 
 
 class Lived(NamedTuple):
-    """A ledger whose time goes by as the test reports."""
+    """A running stack whose ledger's clock follows the test's reports."""
 
     gateway: RunningGateway
     report: Reporter
     app_port: int
-    """Where an app would be whose pages may ask the gateway."""
+    """The port of an app whose pages may send requests to the gateway."""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str) 
         report.close()
 
 
-def test_the_meter_moves_warns_blocks_and_is_freed_by_an_upgrade_and_by_the_renewal(
+def test_the_meter_follows_use_warning_block_upgrade_and_renewal(
     lived: Lived, browser: Browser
 ) -> None:
     complaints: list[str] = []
@@ -193,7 +194,7 @@ def test_an_accounts_token_shows_that_account_and_no_other(lived: Lived, browser
         assert all("403" in complaint for complaint in complaints)
 
 
-def test_an_app_embeds_the_meter_and_its_upgrade_leads_into_the_app(
+def test_an_app_embeds_the_meter_and_receives_its_upgrade(
     lived: Lived, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("USAGELEDGER_GATEWAY_URL", lived.gateway.url)
@@ -294,7 +295,7 @@ def _signed_in(
 
 
 def _expect_all(meters: dict[str, Locator], available: str, state: str) -> None:
-    """Every meter moves by itself, without a reload."""
+    """Wait until each meter shows the figures, without a reload."""
     for meter in meters.values():
         expect(meter.locator(".figure strong")).to_have_text(available, timeout=MOVES_WITHIN_MS)
         expect(meter.locator(".root")).to_have_attribute(
@@ -308,7 +309,7 @@ def _expect_notice(meters: dict[str, Locator], text: str) -> None:
 
 
 def _expect_history(meters: dict[str, Locator], credits: str) -> None:
-    """What comes from the history follows."""
+    """Wait until each meter shows these credits of its history."""
     for meter in meters.values():
         expect(meter.locator(".features .amount").first).to_have_text(
             credits, timeout=MOVES_WITHIN_MS
@@ -321,7 +322,7 @@ def _keep(meters: dict[str, Locator], name: str) -> None:
 
 
 def _reloaded_until_visible(page: Page, found: Locator) -> None:
-    """Lists are as of when they were asked for; what they list may come a moment later."""
+    """Reload until a list shows the row. A list is read once, and its row may be written later."""
     for _ in range(20):
         page.wait_for_timeout(500)
         if found.is_visible():

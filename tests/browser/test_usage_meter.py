@@ -89,7 +89,7 @@ def test_nothing_is_cut_off_at_any_width(
     assert overflow(page) <= 0
 
 
-def test_a_blocked_account_reads_why_and_which_upgrade_at_which_price_clears_it(
+def test_a_blocked_meter_says_why_and_which_upgrade_clears_it(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
@@ -100,7 +100,7 @@ def test_a_blocked_account_reads_why_and_which_upgrade_at_which_price_clears_it(
     expect(notice.get_by_role("button", name="Upgrade to Scale")).to_be_visible()
 
 
-def test_credits_used_beyond_the_allotment_are_said_and_none_are_available(
+def test_use_beyond_the_allotment_is_shown_and_nothing_is_available(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
@@ -109,7 +109,7 @@ def test_credits_used_beyond_the_allotment_are_said_and_none_are_available(
     expect(meter.locator(".figure")).to_contain_text("3 over")
 
 
-def test_a_suspended_account_reads_why_and_is_offered_nothing(
+def test_a_suspended_meter_says_why_and_offers_nothing(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     stage.accounts["acct_4821"] = STATES["suspended"]()
@@ -131,7 +131,7 @@ def test_free_has_no_renewal_and_no_past(open_page: OpenPage, stage: GatewayOnSt
     )
 
 
-def test_pace_is_told_in_words(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_the_pace_is_written_as_a_sentence(open_page: OpenPage, stage: GatewayOnStage) -> None:
     expect(_ready(open_page(PAGE)).locator(".notice")).to_contain_text(
         "About 111 credits left on December 3 at this pace"
     )
@@ -151,14 +151,16 @@ def test_the_meter_moves_with_its_stream(open_page: OpenPage, stage: GatewayOnSt
     expect(meter.get_by_role("meter")).to_have_attribute("aria-valuenow", "340")
 
 
-def test_what_has_changed_is_asked_for_again(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_change_on_the_stream_fetches_the_history_again(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     meter = _ready(open_page(PAGE))
     stage.accounts["acct_4821"].charges = made_up.charges(1, newest=1_043) + made_up.charges()
     stage.move("acct_4821", made_up.using(made_up.busy(), "332"))
     expect(meter.locator(".charge")).to_have_count(9)
 
 
-def test_crossing_a_threshold_a_block_and_its_end_are_announced_and_ticks_are_not(
+def test_thresholds_and_blocks_are_announced_and_ticks_are_not(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     meter = _ready(open_page(PAGE))
@@ -175,7 +177,7 @@ def test_crossing_a_threshold_a_block_and_its_end_are_announced_and_ticks_are_no
     expect(said).to_have_text("The account is free again: 420 credits are available.")
 
 
-def test_who_asks_for_calm_sees_figures_change_at_once(
+def test_figures_change_at_once_under_reduced_motion(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page(PAGE, is_calm=True)
@@ -190,7 +192,9 @@ def test_who_asks_for_calm_sees_figures_change_at_once(
     )
 
 
-def test_others_see_them_count(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_figures_count_to_their_new_value_otherwise(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     page = open_page(PAGE)
     meter = _ready(page)
     page.evaluate(_RECORD_FIGURES)
@@ -199,7 +203,7 @@ def test_others_see_them_count(open_page: OpenPage, stage: GatewayOnStage) -> No
     assert len(page.evaluate("seen")) > 2
 
 
-def test_an_upgrade_is_dispatched_and_its_link_can_be_held_back(
+def test_an_upgrade_dispatches_an_event_that_can_cancel_its_link(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     stage.accounts["acct_4821"] = STATES["blocked"]()
@@ -228,7 +232,7 @@ def test_an_upgrade_is_dispatched_and_its_link_can_be_held_back(
     assert page.evaluate("location.hash") == "#to/scale/of/acct_4821"
 
 
-def test_an_ended_token_is_replaced_and_none_is_ever_in_an_address(
+def test_an_ended_token_is_replaced_and_no_token_is_in_an_address(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page(PAGE, may_fail=True)
@@ -244,7 +248,7 @@ def test_an_ended_token_is_replaced_and_none_is_ever_in_an_address(
     assert not any(secret in asked for secret in (first, second) for asked in stage.asked)
 
 
-def test_a_stream_that_breaks_goes_on_after_the_last_event(
+def test_a_broken_stream_resumes_after_the_last_event(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page(PAGE)
@@ -258,9 +262,11 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event(
 
 
 def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
-    """Line ends of all three kinds, a letter of several bytes, an id alone, and what other servers
-    send besides: comments, retry, empty events. The id alone was dropped once, and with it the
-    limit events of a connection that broke before the first of them.
+    """Every kind of line is read alike, however the stream's bytes are cut.
+
+    There are three kinds of line ends, a letter of several bytes, an id alone, comments, retry and
+    empty events. The id alone was dropped once. A connection that broke before its first event
+    then lost the limit events in between.
     """
     sent = (
         ': hello\r\nid: 3-none\r\nretry: 10\r\n\r\nid: 3-1\r\nevent: meter\ndata: {"a":\rdata: "é '
@@ -302,7 +308,7 @@ def test_a_stream_reads_the_same_however_it_is_cut(open_page: OpenPage) -> None:
     ]
 
 
-def test_a_lost_connection_is_said_with_the_age_of_the_figures_and_made_good(
+def test_a_lost_connection_shows_the_age_of_the_figures_and_recovers(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page(PAGE, may_fail=True)
@@ -329,7 +335,9 @@ def test_a_gateway_that_cannot_answer_yet_is_asked_again(
     expect(meter.locator(".figure strong")).to_have_text("206")
 
 
-def test_figures_that_may_be_old_say_as_of_when(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_figures_that_may_be_old_show_their_time(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     stage.accounts["acct_4821"].meter |= {
         "as_of": "2026-11-25T09:42:00Z",
         "history_as_of": "2026-11-25T09:30:00Z",
@@ -340,7 +348,7 @@ def test_figures_that_may_be_old_say_as_of_when(open_page: OpenPage, stage: Gate
     expect(meter.get_by_role("region", name="Day by day")).to_contain_text("Up to Nov 25, 9:30")
 
 
-def test_a_no_of_the_gateway_is_told_in_its_own_words(
+def test_a_refusal_is_shown_in_the_gateways_words(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page("/accounts/acct_of_nobody/meter", may_fail=True)
@@ -350,7 +358,7 @@ def test_a_no_of_the_gateway_is_told_in_its_own_words(
     assert complaints_of_axe(page) == []
 
 
-def test_it_speaks_german_and_writes_numbers_and_dates_so(
+def test_a_german_meter_has_german_words_numbers_and_dates(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     stage.accounts["acct_4821"] = STATES["near"]()
@@ -375,7 +383,7 @@ def test_it_speaks_german_and_writes_numbers_and_dates_so(
     keep(page, "meter-near-desktop-light-german")
 
 
-def test_another_language_is_brought_by_the_page(open_page: OpenPage) -> None:
+def test_a_page_can_add_a_language(open_page: OpenPage) -> None:
     page = open_page(PAGE)
     meter = _ready(page)
     page.evaluate("""async () => {
@@ -388,7 +396,9 @@ def test_another_language_is_brought_by_the_page(open_page: OpenPage) -> None:
     expect(meter.get_by_role("heading", name="Day by day")).to_be_visible()
 
 
-def test_names_are_texts_whatever_they_hold(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_a_name_in_the_meter_is_text_whatever_it_holds(
+    open_page: OpenPage, stage: GatewayOnStage
+) -> None:
     hostile = '<img src=x onerror="window.ran=1"><script>window.ran=1</script>{used}'
     meter = made_up.using(made_up.busy(), "523")
     meter["plan"] = meter["plan"] | {"name": hostile}
@@ -452,7 +462,7 @@ def test_nothing_jumps_while_it_loads(
         assert moved == {}
 
 
-def test_it_can_be_walked_through_by_keyboard(open_page: OpenPage, stage: GatewayOnStage) -> None:
+def test_the_meter_can_be_used_by_keyboard(open_page: OpenPage, stage: GatewayOnStage) -> None:
     stage.accounts["acct_4821"] = STATES["near"]()
     page = open_page(PAGE)
     meter = _ready(page)
@@ -490,7 +500,7 @@ def test_the_days_can_be_read_as_a_table(open_page: OpenPage) -> None:
     expect(rows.nth(1)).to_contain_text("November 25")
 
 
-def test_what_is_open_stays_open_and_what_has_focus_keeps_it_while_the_meter_moves(
+def test_an_update_keeps_open_details_open_and_the_focus_in_place(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page(PAGE)
@@ -534,7 +544,7 @@ def test_a_compact_meter_is_the_bar_alone_and_asks_for_no_more(
     meter.screenshot(path=SCREENSHOTS / "meter-compact.png")
 
 
-def test_the_theme_that_the_page_asks_for_counts_before_the_systems(open_page: OpenPage) -> None:
+def test_the_pages_theme_overrides_the_systems(open_page: OpenPage) -> None:
     page = open_page(PAGE, scheme="dark")
     _ready(page)
     ground = (
@@ -546,7 +556,7 @@ def test_the_theme_that_the_page_asks_for_counts_before_the_systems(open_page: O
     assert page.evaluate(ground) == "rgb(255, 255, 255)"
 
 
-def test_colours_are_the_embedding_pages_to_choose(open_page: OpenPage) -> None:
+def test_an_embedding_page_can_set_the_colours(open_page: OpenPage) -> None:
     page = open_page(PAGE)
     _ready(page)
     page.evaluate(
@@ -560,7 +570,7 @@ def test_colours_are_the_embedding_pages_to_choose(open_page: OpenPage) -> None:
     until(page, lambda: page.evaluate(ground) == "rgb(0, 100, 80)")
 
 
-def test_on_paper_there_are_no_buttons_and_nothing_is_folded_away(
+def test_on_paper_no_button_is_shown_and_every_detail_is_open(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     stage.accounts["acct_4821"] = STATES["near"]()
@@ -632,7 +642,7 @@ def test_without_its_looks_the_meter_is_plain_but_there(
     expect(page.locator("usage-meter .figure")).to_contain_text("206")
 
 
-def test_properties_set_before_the_component_is_there_count(
+def test_properties_set_before_the_component_loads_apply(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page("/console", is_signed_in=False)
@@ -658,7 +668,7 @@ def test_properties_set_before_the_component_is_there_count(
     expect(meter.get_by_role("heading", name="Our credits")).to_be_visible()
 
 
-def test_who_is_not_signed_in_signs_in_and_is_back(
+def test_a_visitor_signs_in_sees_the_meter_and_signs_out(
     open_page: OpenPage, stage: GatewayOnStage
 ) -> None:
     page = open_page(PAGE, is_signed_in=False, may_fail=True)

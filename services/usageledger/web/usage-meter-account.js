@@ -1,4 +1,4 @@
-/** What a <usage-meter> knows about its account: fetched once, moved on by the stream. */
+/** A <usage-meter>'s account: its figures and history, fetched once and kept current by the stream. */
 
 import { isNothing } from "./usage-meter-elements.js";
 import { backOffMs, isFinal, isUnauthorized, pause } from "./usage-meter-stream.js";

@@ -3,7 +3,7 @@
 const SVG_NAMES = new Set(["svg", "path", "g", "rect", "line", "text"]);
 const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 
-/** What is left out where a child or a property may be missing. */
+/** Stands for a child or a property that is left out. */
 /** @typedef {null | undefined | false} Nothing */
 /** @typedef {Node | string | number | Nothing} Child */
 /** @typedef {string | number | boolean | Nothing | Listener} Property */

@@ -1,4 +1,4 @@
-/** The first card of <usage-meter>: the figures, the bar, and a notice of what is to be expected. */
+/** The first card of <usage-meter>: the figures, the bar, and a notice with the forecast. */
 
 import { element, isNothing } from "./usage-meter-elements.js";
 import { CLOCK, creditsOf, microOf, shareOf } from "./usage-meter-format.js";
@@ -294,7 +294,7 @@ function countTo(node, micro, roundingMode, format) {
 }
 
 /**
- * What there is to say: a title, a sentence or two, and the offer that would help.
+ * The notice of a state: a title, a sentence or two, and the offer that would help.
  * @param {{ state: State, problem: Error | null }} account
  * @param {Gateway.Meter} meter
  * @param {Format} format
@@ -385,8 +385,8 @@ const offerText = (offer, format) =>
 const sentences = (parts) => parts.filter(Boolean).join(" ");
 
 /**
- * What a screen reader says of a change: a threshold, a block, the end of one. Null where there is
- * nothing to say, as at the start and for each tick of the figures.
+ * The text that a screen reader says of a change: a threshold, a block, the end of one. Null at the
+ * start, and for changes of the figures alone.
  * @param {State | null} before Null: nothing was shown yet.
  * @param {State} now
  * @param {Gateway.Meter} meter

@@ -1,4 +1,4 @@
-/** Accounts: search, one account's meter, and who is blocked. */
+/** Accounts: search, one account's meter, and the blocked accounts. */
 
 import "../usage-meter.js";
 import { element } from "../usage-meter-elements.js";

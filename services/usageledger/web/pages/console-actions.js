@@ -1,11 +1,11 @@
-/** What an operator can do in the console: buttons, forms and dialogs. Each shows its own failure. */
+/** The console's buttons, forms and dialogs. Each shows its own failure. */
 
 import { element } from "../usage-meter-elements.js";
 
 /** @typedef {import("../usage-meter-elements.js").Child} Child */
 
 /**
- * What went wrong, and a button to try again.
+ * An error's message, and a button to try again.
  * @param {unknown} error
  * @param {() => unknown} again
  */

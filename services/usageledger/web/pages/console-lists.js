@@ -76,8 +76,8 @@ export function appendList(container, { path, query = {}, columns, empty, signal
 }
 
 /**
- * Add or replace rows. A button that has the focus may be in a row that is replaced: the button in
- * its place gets the focus.
+ * Add or replace rows. Where a row is replaced whose button has the focus, the button in its place
+ * gets the focus.
  * @param {HTMLElement} body
  * @param {HTMLElement[]} rows
  * @param {boolean} isAnew

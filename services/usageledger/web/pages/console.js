@@ -59,7 +59,7 @@ async function begin() {
   main.replaceChildren(signInForm(reason, begin));
 }
 
-/** Show the view that the address names. What the last view still waits for is dropped. */
+/** Show the view that the address names. Requests of the last view are dropped. */
 function route() {
   shown.abort();
   shown = new AbortController();
