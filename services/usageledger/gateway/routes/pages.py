@@ -89,7 +89,9 @@ async def page_file(name: str, request: Request) -> Response:
     return _file_response(request, f"pages/{name}")
 
 
-def _file_response(request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE) -> Response:
+def _file_response(
+    request: Request, name: str, more: Mapping[str, str] = _NOTHING_MORE
+) -> Response:
     """The file, or the news that the browser's copy is still current.
 
     A release changes all files at once, and a new module with an old one beside it would fail. So
