@@ -20,8 +20,8 @@ from pathlib import Path
 from tests.benchmarks.crossing_latency import cross, wait_for
 from tests.benchmarks.listeners import account_name, at, listening
 from tests.servers import running_gateway
+from usageledger.local.daemon import read_status
 from usageledger.local.servers import choose_backend, start_servers
-from usageledger.local.stack import read_status
 
 QUIET_S = 10.0
 

@@ -617,10 +617,10 @@ def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(
             for line in (tmp_path / "worker.log").read_text().splitlines()
             if " aiokafka" not in line
         ]
-        assert [line.rpartition(" usageledger.processor.")[2] for line in log] == [
-            "worker assigned partitions: 0, 1",
-            "process stopping",
-            "worker gave up partitions: 0, 1",
+        assert [line.rpartition(" usageledger.")[2] for line in log] == [
+            "processor.worker assigned partitions: 0, 1",
+            "runtime.process stopping",
+            "processor.worker gave up partitions: 0, 1",
         ]
         # It left the group, so nobody waits until it is missed.
         stream.send(10)

@@ -13,7 +13,7 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
 
 if TYPE_CHECKING:
-    from usageledger.local.stack import Addresses
+    from usageledger.local.addresses import Addresses
     from usageledger.operations.lags import LedgerLags
     from usageledger.operations.partition_states import PartitionState
 
@@ -105,7 +105,8 @@ def up(
 
     The services are the processor, limits, the history and the gateway.
     """
-    from usageledger.local.stack import Stack, start_detached
+    from usageledger.local.daemon import start_detached
+    from usageledger.local.stack import Stack
 
     directory = stack_directory(data).resolve()
     progress = terminal.TerminalProgress()
@@ -132,7 +133,7 @@ def up(
 
 def down(data: Data = None) -> None:
     """End the stack that runs in a directory. Its data stays there."""
-    from usageledger.local.stack import stop_stack
+    from usageledger.local.daemon import stop_stack
 
     directory = stack_directory(data)
     stop_stack(directory)
@@ -145,7 +146,7 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming,
     stopped (with its reason) or no_owner.
     """
-    from usageledger.local.stack import read_status
+    from usageledger.local.daemon import read_status
 
     found = read_status(stack_directory(data))
     lags, partitions = _lags_and_partitions(found)
@@ -271,8 +272,8 @@ def _publish_shipped_catalog(addresses: Addresses) -> None:
 
 
 def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
+    from usageledger.local.daemon import read_status
     from usageledger.local.gateway_place import kept_key
-    from usageledger.local.stack import read_status
 
     key = kept_key(addresses.data) or ""
     took = read_status(addresses.data).get("took", {})

@@ -1,20 +1,15 @@
-"""The one-machine stack: servers, topics, services, and the supervisor that keeps them running, in
-one object.
-"""
+"""`Stack`: the one-machine stack of servers, topics and services, kept running by a supervisor."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -23,22 +18,20 @@ from typing import IO, Any
 from usageledger.counters.connection import connect_blocking
 from usageledger.counters.reading import as_of, read_heads
 from usageledger.counters.view import ViewError
+from usageledger.local.addresses import Addresses
+from usageledger.local.daemon import STATUS_FILE, STOP_TIMEOUT_S, lock_directory, read_status
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
-from usageledger.local.kafka_jars import fetch_jars
 from usageledger.local.ports import LOOPBACK, is_free, kept_ports
-from usageledger.local.processes import ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.servers import Backend, Server, make_kafka, make_redis, start_all
 from usageledger.local.supervisor import Supervisor
 from usageledger.local.units import GivenServer, Service, check_given_kafka, check_given_redis
 from usageledger.operations.errors import StopRequested
 from usageledger.operations.topics import PARTITIONS, create_topics, go_live, ledger_mode
-from usageledger.operations.waiting import is_true_within
-from usageledger.runtime.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
+from usageledger.runtime.settings import STACK_FILE
 
-STATUS_FILE = "status.json"
 TELEMETRY_PORTS_FILE = "telemetry_ports.json"
 GATEWAY = "gateway"
 GATEWAY_SETTINGS = "USAGELEDGER_GATEWAY_"
@@ -46,36 +39,21 @@ SERVICES: Mapping[str, tuple[str, ...]] = {
     name: (sys.executable, "-m", "usageledger.cli", "service", name)
     for name in ("processor", "limits", "history", "gateway")
 }
-SETTLE_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 40.0
-START_TIMEOUT_S = 900.0
-LOCK_TIMEOUT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a running stack's ledger is."""
-
-    kafka: str
-    redis_url: str
-    prefix: str
-    data: Path
-    gateway: str = ""
-    """The gateway's URL; empty where none is run."""
+STEADY_TIMEOUT_S = 20.0
 
 
 Prepare = Callable[[Addresses], None]
 
 
 class Stack:
-    """``start``, use it, ``stop``; or ``run`` until a signal comes.
+    """A stack to ``start``, use and ``stop``, or to ``run`` until a signal comes.
 
-    One stack a directory, one start an object.
+    A directory has one stack at a time, and an object is started once.
 
-    ``kafka`` (``host:port``) and ``redis`` (a URL) are servers that somebody else runs; what is not
-    given is run here, by ``backend``. ``port`` is the gateway's; a free one is taken where none is
-    named. ``prepare`` is called once the topics are there, before any service starts. ``services``
-    are the commands to keep running; they are told the addresses in ``USAGELEDGER_…`` variables.
+    ``kafka`` (``host:port``) and ``redis`` (a URL) are servers that others run. A server that is
+    not given is run here, by ``backend``. ``port`` is the gateway's, by default a free one.
+    ``prepare`` is called once the topics exist, before any service starts. ``services`` are the
+    commands to keep running; they get the addresses in ``USAGELEDGER_…`` variables.
     """
 
     def __init__(
@@ -111,24 +89,23 @@ class Stack:
         self._failure: BaseException | None = None
 
     def start(self, progress: Progress | None = None) -> Addresses:
-        """Bring everything up and return when it is; then supervise in the background.
+        """Bring everything up, then supervise it in the background.
 
-        Raises StackError; then nothing is left running.
+        Raises StackError if that fails; then nothing is left running.
         """
         if self._thread is not None:
             raise RuntimeError("a Stack is started once")
-        lock = _take_lock(self.data)
+        lock = lock_directory(self.data)
         self._thread = threading.Thread(
-            target=self._live,
+            target=self._supervise,
             args=(lock, progress or Silent()),
             name="usageledger-stack",
             daemon=True,
         )
         self._thread.start()
         try:
-            while not self._up.wait(
-                0.2
-            ):  # in turns, so that a signal handler gets its turn as well
+            # In short waits, so that signal handlers can run in between.
+            while not self._up.wait(0.2):
                 pass
         except BaseException:
             self.stop()
@@ -140,9 +117,9 @@ class Stack:
         return self._addresses
 
     def stop(self) -> None:
-        """End the services, then our servers, each in order if it does so in time.
+        """End the services, then our servers. A process that does not end in time is killed.
 
-        Data stays. Raises StackError if that takes too long.
+        The data stays. Raises StackError if that takes too long.
         """
         self._stopping.set()
         if self._thread is not None:
@@ -155,12 +132,11 @@ class Stack:
     def run(
         self, progress: Progress | None = None, on_ready: Callable[[Addresses], None] | None = None
     ) -> None:
-        """Bring everything up, tell ``on_ready``, supervise until SIGINT, SIGTERM or SIGHUP, then
-        stop. Main thread only.
+        """Bring everything up, call ``on_ready``, and supervise until SIGINT, SIGTERM or SIGHUP.
 
-        Raises StackError.
+        Then stop. Call it in the main thread. Raises StackError.
         """
-        with _signals_set(self._stopping):
+        with _signals_setting(self._stopping):
             try:
                 addresses = self.start(progress)
                 if on_ready is not None:
@@ -176,18 +152,21 @@ class Stack:
             raise self._failure
 
     def status(self) -> dict[str, Any]:
-        """What ``read_status`` says of this directory."""
+        """Return the current state, as `read_status` does."""
         return read_status(self.data)
 
-    def _live(self, lock: IO[bytes], progress: Progress) -> None:
-        """The life of the stack, in one thread: the lock is held for as long as anything runs."""
-        telling = _Telling(progress, self._tell)
-        supervisor = Supervisor(self.data / STATUS_FILE, telling)
+    def _supervise(self, lock: IO[bytes], progress: Progress) -> None:
+        """Bring the stack up, supervise it and bring it down, in one thread.
+
+        The lock is held as long as anything runs.
+        """
+        published = _PublishedProgress(progress, self._publish)
+        supervisor = Supervisor(self.data / STATUS_FILE, published)
         servers: list[Server | GivenServer] = []
         services: list[Service] = []
         try:
             (self.data / STATUS_FILE).unlink(missing_ok=True)
-            self._tell(
+            self._publish(
                 state="starting",
                 doing="",
                 pid=os.getpid(),
@@ -195,8 +174,8 @@ class Stack:
                 prefix=self._prefix,
                 backend=self._backend,
             )
-            self._bring_up(telling, supervisor, servers, services)
-            self._tell(state="running", doing="")
+            self._bring_up(published, supervisor, servers, services)
+            self._publish(state="running", doing="")
             self._up.set()
             supervisor.run(self._stopping)
         except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits for it
@@ -218,7 +197,7 @@ class Stack:
         if self._port is not None and not is_free(self._port):
             raise StackError(
                 f"something listens on port {self._port} of {LOOPBACK} already: name another for "
-                "the gateway with --port, or leave it out"
+                "the gateway with --port, or leave --port out"
             )
         servers += [self._server("kafka"), self._server("redis")]
         self._check_given(progress)
@@ -236,7 +215,7 @@ class Stack:
             else ""
         )
         self._addresses = Addresses(kafka, redis, self._prefix, self.data, gateway)
-        self._tell(
+        self._publish(
             kafka=kafka,
             redis=redis,
             gateway=gateway,
@@ -251,11 +230,12 @@ class Stack:
             progress.say(f"starting {name}")
             services.append(self._service(name, command, self._addresses))
             supervisor.start(services[-1])
-        self._let_settle(supervisor)
+        self._wait_until_steady(supervisor)
 
     def _choose_telemetry_ports(self, gateway: str) -> None:
-        """Where each service tells how it is doing: the gateway with the rest of what it answers,
-        any other at a port of its own.
+        """Choose where each service reports its health and metrics.
+
+        The gateway reports at its own address, every other service at a port of its own.
         """
         self._telemetry_ports = kept_ports(
             self.data / TELEMETRY_PORTS_FILE, [name for name in self._services if name != GATEWAY]
@@ -263,7 +243,7 @@ class Stack:
         addresses = {
             name: f"http://{LOOPBACK}:{port}" for name, port in self._telemetry_ports.items()
         }
-        self._tell(telemetry=addresses | ({GATEWAY: gateway} if gateway else {}))
+        self._publish(telemetry=addresses | ({GATEWAY: gateway} if gateway else {}))
 
     def _server(self, name: str) -> Server | GivenServer:
         address = self._given[name]
@@ -278,9 +258,7 @@ class Stack:
             check_given_redis(self._given["redis"], progress)
 
     def _make_topics(self, kafka: str, progress: Progress) -> None:
-        """A ledger that is there keeps its mode: import mode is asked for once, when the ledger is
-        made.
-        """
+        """Make the topics. An existing ledger keeps its mode: only a new one enters import mode."""
         mode = ledger_mode(kafka, self._prefix)
         if mode == "going_live":
             progress.say("finishing what go-live began")
@@ -332,23 +310,23 @@ class Stack:
             | {"PYTHONUNBUFFERED": "1"}
         )
 
-    def _let_settle(self, supervisor: Supervisor) -> None:
-        """Watch the services come up, until who asks is answered.
+    def _wait_until_steady(self, supervisor: Supervisor) -> None:
+        """Supervise the services until all of them run and every account can be answered for.
 
-        One that does not is told of, and started again like any other.
+        A service that does not come up is reported and started again, as at any other time.
         """
-        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+        deadline_s = time.monotonic() + STEADY_TIMEOUT_S
         while (
-            not (supervisor.has_settled() and self._has_counters())
-            and time.monotonic() < deadline_s
+            not (supervisor.is_steady() and self._has_counters()) and time.monotonic() < deadline_s
         ):
             self._raise_if_stopping()
             time.sleep(0.1)
             supervisor.step()
 
     def _has_counters(self) -> bool:
-        """Whether our processor has written and verified every partition's counters: before that
-        nobody knows what an account has.
+        """Whether our processor has written and verified every partition's counters.
+
+        Before that, no service can answer what an account has.
         """
         if self._services.get("processor") != SERVICES["processor"]:
             return True
@@ -371,111 +349,35 @@ class Stack:
         services: Sequence[Service],
     ) -> None:
         if self._failure is None:
-            self._tell(state="stopping", doing="")
+            self._publish(state="stopping", doing="")
         supervisor.stop(services, STOP_TIMEOUT_S / 2)
         supervisor.stop(servers, STOP_TIMEOUT_S / 2)
         if self._failure is None or isinstance(self._failure, StopRequested):
             (self.data / STACK_FILE).unlink(missing_ok=True)
         else:
-            self._tell(state="failed", error=str(self._failure) or type(self._failure).__name__)
+            self._publish(state="failed", error=str(self._failure) or type(self._failure).__name__)
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
             raise StopRequested
 
-    def _tell(self, **changes: Any) -> None:
+    def _publish(self, **changes: Any) -> None:
         self._description |= changes
         write_atomically(self.data / STACK_FILE, json.dumps(self._description, indent=1) + "\n")
 
 
-def start_detached(
-    command: Sequence[str], data: Path, progress: Progress | None = None, *, fetch: bool = True
-) -> Addresses:
-    """Run ``command`` (an ``up`` in the foreground, for ``data``) as a daemon and return when its
-    stack is up, telling its steps meanwhile.
+class _PublishedProgress:
+    """Passes progress on, and publishes the last step in ``stack.json``.
 
-    ``fetch``: fetch the broker's jars here first, where a progress bar is seen. The daemon's own
-    output goes to ``logs/supervisor.log``. Raises StackError if it does not come up; then it does
-    not run.
-    """
-    progress = progress or Silent()
-    data = data.resolve()
-    _refuse_second_stack(data)
-    if fetch:
-        fetch_jars(progress)
-    log = data / "logs" / "supervisor.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    (data / STACK_FILE).unlink(missing_ok=True)
-    with log.open("ab") as output:
-        daemon = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            close_fds=True,
-        )
-    try:
-        return _wait_for_daemon(daemon, data, log, progress)
-    except BaseException:
-        daemon.terminate()
-        try:
-            daemon.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait(10.0)
-        raise
-
-
-def stop_stack(data: Path, *, timeout_s: float = STOP_TIMEOUT_S + 30.0) -> None:
-    """End the stack that runs in a directory, however it was started, and wait until it has.
-
-    Raises StackError if none runs there.
-    """
-    data = data.resolve()
-    pid = _lock_holder(data)
-    if pid is None:
-        raise StackError(f"no running stack in {data}")
-    os.kill(pid, signal.SIGTERM)
-    deadline_s = time.monotonic() + timeout_s
-    while is_locked(data / LOCK_FILE):
-        if time.monotonic() >= deadline_s:
-            os.kill(pid, signal.SIGKILL)
-            raise StackError(
-                f"the stack in {data} did not end within {timeout_s:.0f} s and was killed, with "
-                "all its processes"
-            )
-        time.sleep(0.1)
-    ends_within(pid, 5.0)
-
-
-def read_status(data: Path) -> dict[str, Any]:
-    """The stack in a directory as it is now: ``state`` (starting, running, stopping, stopped),
-    addresses, ``services`` with their states.
-
-    A stack whose supervisor was killed is ``stopped``, whatever its last file says.
-    """
-    data = data.resolve()
-    stack = running_stack(data)
-    services = _read_services(data / STATUS_FILE)
-    if stack is None:
-        for service in services:
-            service |= {"pid": None, "state": "stopped"}
-        stack = {"state": "stopped", "data": str(data)}
-    return stack | {"services": services}
-
-
-class _Telling:
-    """Passes progress on and keeps the last step in ``stack.json``, where a detached start and
-    ``status`` find it.
+    A detached start and ``status`` read it there.
     """
 
-    def __init__(self, progress: Progress, tell: Callable[..., None]) -> None:
+    def __init__(self, progress: Progress, publish: Callable[..., None]) -> None:
         self._progress = progress
-        self._tell = tell
+        self._publish = publish
 
     def say(self, message: str) -> None:
-        self._tell(doing=message)
+        self._publish(doing=message)
         self._progress.say(message)
 
     def warn(self, message: str) -> None:
@@ -484,102 +386,13 @@ class _Telling:
     def fetching(
         self, what: str, total_bytes: int
     ) -> AbstractContextManager[Callable[[int], None]]:
-        self._tell(doing=f"fetching {what}")
+        self._publish(doing=f"fetching {what}")
         return self._progress.fetching(what, total_bytes)
 
 
-def _take_lock(data: Path) -> IO[bytes]:
-    """Hold the directory's lock for as long as the file that is returned stays open."""
-    data.mkdir(parents=True, exist_ok=True)
-    lock = (data / LOCK_FILE).open("a+b")
-    # Who only asks whether the lock is held holds it for a moment: one refusal says nothing yet.
-    if not is_true_within(lambda: _is_taken_now(lock), LOCK_TIMEOUT_S):
-        lock.close()
-        _refuse_second_stack(data)
-        raise StackError(f"a stack is just being started or stopped in {data}: try again")
-    lock.truncate(0)
-    lock.write(str(os.getpid()).encode("ascii"))
-    lock.flush()
-    return lock
-
-
-def _is_taken_now(lock: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _refuse_second_stack(data: Path) -> None:
-    pid = _lock_holder(data)
-    if pid is not None:
-        raise StackError(
-            f"a stack runs in {data} already (process {pid}). Use it, end it with `usageledger "
-            f"down --data {data}`, "
-            "or take another directory with --data."
-        )
-
-
-def _lock_holder(data: Path) -> int | None:
-    """The process that holds the directory's lock.
-
-    The number in the file counts only while the lock is held: pids are used again.
-    """
-    if not is_locked(data / LOCK_FILE):
-        return None
-    content = (data / LOCK_FILE).read_bytes()
-    return int(content) if content.isdigit() else None
-
-
-def _wait_for_daemon(
-    daemon: subprocess.Popen[bytes], data: Path, log: Path, progress: Progress
-) -> Addresses:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    told = ""
-    while time.monotonic() < deadline_s:
-        stack = _read_object(data / STACK_FILE)
-        doing = stack.get("doing") or told
-        if doing != told:
-            progress.say(doing)
-            told = doing
-        if stack.get("state") == "running" and stack.get("pid") == daemon.pid:
-            daemon.returncode = (
-                0  # it goes on without us: there is nothing to wait for, and nothing to warn of
-            )
-            return Addresses(
-                stack["kafka"], stack["redis"], stack["prefix"], data, stack.get("gateway", "")
-            )
-        if daemon.poll() is not None:
-            said = stack.get("error") or "\n".join(last_lines(log, 15))
-            raise StackError(
-                f"the stack did not come up (exit code {daemon.returncode}; its log is "
-                f"{log}):\n{said}"
-            )
-        time.sleep(0.1)
-    raise StackError(f"the stack did not come up within {START_TIMEOUT_S:.0f} s; its log is {log}")
-
-
-def _read_services(path: Path) -> list[dict[str, Any]]:
-    services = _read_object(path).get("services")
-    return (
-        [service for service in services if isinstance(service, dict)]
-        if isinstance(services, list)
-        else []
-    )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @contextmanager
-def _signals_set(event: threading.Event) -> Iterator[None]:
-    """Have SIGINT, SIGTERM and SIGHUP set the event, and nothing else, inside this context."""
+def _signals_setting(event: threading.Event) -> Iterator[None]:
+    """Make SIGINT, SIGTERM and SIGHUP only set the event while in this context."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         event.set()

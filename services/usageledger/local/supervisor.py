@@ -120,7 +120,7 @@ class Supervisor:
         while not stopping.wait(STEP_S):
             self.step()
 
-    def has_settled(self) -> bool:
+    def is_steady(self) -> bool:
         """Whether every unit runs, or has failed at least once, which was told."""
         return all(watched.state == "running" or watched.failures > 0 for watched in self._watched)
 

@@ -161,7 +161,7 @@ def test_an_error_that_nobody_expected_is_not_hidden(monkeypatch: pytest.MonkeyP
     def broken(data: Path) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("usageledger.local.stack.read_status", broken)
+    monkeypatch.setattr("usageledger.local.daemon.read_status", broken)
     assert isinstance(run("status").exception, ZeroDivisionError)
 
 

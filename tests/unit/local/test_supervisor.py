@@ -100,7 +100,7 @@ def test_a_unit_runs_once_it_is_ready(bench: Bench) -> None:
     bench.unit.ready = False
     bench.supervisor.start(bench.unit)
     assert bench.written()["state"] == "starting"
-    assert not bench.supervisor.has_settled()
+    assert not bench.supervisor.is_steady()
     bench.unit.ready = True
     bench.supervisor.step()
     assert (bench.written()["state"], bench.written()["pid"], bench.written()["restarts"]) == (
@@ -108,7 +108,7 @@ def test_a_unit_runs_once_it_is_ready(bench: Bench) -> None:
         1001,
         0,
     )
-    assert bench.supervisor.has_settled()
+    assert bench.supervisor.is_steady()
 
 
 def test_a_crash_is_told_with_the_end_of_the_log(bench: Bench) -> None:

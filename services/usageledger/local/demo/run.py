@@ -20,6 +20,7 @@ from usageledger.counters.reading import read_account
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.encoding import decode_account
 from usageledger.ledger.partitioning import partition_of
+from usageledger.local.addresses import Addresses
 from usageledger.local.demo.customer import Studio, Tally
 from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.screen import Screen
@@ -27,7 +28,7 @@ from usageledger.local.demo.workload import ACCOUNTS, Use, account_name, subscri
 from usageledger.local.errors import StackError
 from usageledger.local.gateway_place import gateway_key
 from usageledger.local.servers import Backend
-from usageledger.local.stack import Addresses, Stack
+from usageledger.local.stack import Stack
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped

@@ -18,10 +18,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from usageledger.domain.credits import format_credits
+from usageledger.local.addresses import Addresses
 from usageledger.local.demo.customer import Tally
 from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.workload import ACCOUNTS
-from usageledger.local.stack import Addresses
 from usageledger.operations.audit_verdict import verdict_line
 
 LINE_EVERY_S = 5.0
