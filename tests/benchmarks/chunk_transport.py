@@ -20,7 +20,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import CorruptRecordException
 from faust.types import TP
@@ -31,12 +30,12 @@ from usageledger.local.progress import Silent
 from usageledger.local.servers import make_kafka, start_all
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
-from usageledger.processor.feed import Chunk, Place
+from usageledger.processor.feed import Fetch, TopicPartition
 from usageledger.processor.transport import (
     RECORDS_PER_FETCH,
-    ChunkConsumer,
-    ChunkThread,
-    ChunkTransport,
+    FetchConsumer,
+    FetchThread,
+    FetchTransport,
     LedgerApp,
     new_app,
 )
@@ -50,7 +49,7 @@ TURNS = 3
 DEADLINE_S = 180.0
 
 
-class IteratorThread(ChunkThread):
+class IteratorThread(FetchThread):
     """Takes records straight from aiokafka's Cython iterator, without a ConsumerRecord for each."""
 
     async def _fetch_records(
@@ -85,7 +84,9 @@ class IteratorThread(ChunkThread):
             if records:
                 tp = TP(*place)
                 self._serials[tp] += 1
-                taken[tp] = [Chunk(Place(*place), self._epochs[tp], self._serials[tp], records)]
+                taken[tp] = [
+                    Fetch(TopicPartition(*place), self._epochs[tp], self._serials[tp], records)
+                ]
         return taken
 
 
@@ -112,12 +113,12 @@ def _taken(result: Any, place: TopicPartition) -> list[Record]:
     return records
 
 
-class IteratorConsumer(ChunkConsumer):
-    def _new_consumer_thread(self) -> ChunkThread:
+class IteratorConsumer(FetchConsumer):
+    def _new_consumer_thread(self) -> FetchThread:
         return IteratorThread(self, loop=self.loop, beacon=self.beacon)
 
 
-class IteratorTransport(ChunkTransport):
+class IteratorTransport(FetchTransport):
     Consumer = IteratorConsumer
 
 
@@ -128,30 +129,30 @@ class FromTheStart:
 
     def __init__(self, app: LedgerApp) -> None:
         self._app = app
-        self._flowing: set[Place] = set()
+        self._flowing: set[TopicPartition] = set()
         self._begin: asyncio.Task[None] | None = None
 
-    def assigned(self, places: set[Place]) -> None:
+    def on_assigned(self, places: set[TopicPartition]) -> None:
         self._begin = asyncio.get_running_loop().create_task(self._rewind(places))
 
-    async def _rewind(self, places: set[Place]) -> None:
+    async def _rewind(self, places: set[TopicPartition]) -> None:
         consumer = self._app.consumer
-        assert isinstance(consumer, ChunkConsumer)
+        assert isinstance(consumer, FetchConsumer)
         await consumer.rewind(dict.fromkeys(places, 0), 1)
         self._flowing = places
 
-    async def revoked(self) -> None:
+    async def on_revoked(self) -> None:
         self._flowing = set()
 
-    def is_flowing(self, place: Place) -> bool:
+    def is_flowing(self, place: TopicPartition) -> bool:
         return place in self._flowing
 
-    def lost(self, place: Place, offset: int) -> None:
+    def on_truncated(self, place: TopicPartition, offset: int) -> None:
         raise AssertionError(f"{place} has no offset {offset}")
 
 
 async def read_all(
-    kafka: str, topics: Topics, group: str, events: int, transport: type[ChunkTransport]
+    kafka: str, topics: Topics, group: str, events: int, transport: type[FetchTransport]
 ) -> tuple[float, float]:
     """Read every event once; return the CPU and the wall clock it took, in µs an event, from the
     first chunk to the last.
@@ -160,17 +161,19 @@ async def read_all(
     first: tuple[float, float] | None = None
     finished = asyncio.Event()
 
-    def take(chunk: Chunk, ack: Callable[[], object]) -> None:
+    def on_fetch(fetch: Fetch, ack: Callable[[], object]) -> None:
         nonlocal seen, first
         if first is None:
             first = time.process_time(), time.perf_counter()
-            seen -= len(chunk.records)
-        seen += len(chunk.records)
+            seen -= len(fetch.records)
+        seen += len(fetch.records)
         ack()
-        if chunk.records[-1].offset + 1 >= events:
+        if fetch.records[-1].offset + 1 >= events:
             finished.set()
 
-    app = new_app(kafka=kafka, group=group, topics=[topics.usage, topics.account], take=take)
+    app = new_app(
+        kafka=kafka, group=group, topics=[topics.usage, topics.account], on_fetch=on_fetch
+    )
     app.transport = transport(app.conf.broker_consumer, app)
     app.assignments = FromTheStart(app)
     starting = asyncio.create_task(app.start())
@@ -200,8 +203,8 @@ def produce(kafka: str, topic: str, events: int) -> None:
 
 def main() -> None:
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
-    ways: dict[str, type[ChunkTransport]] = {
-        "getmany": ChunkTransport,
+    ways: dict[str, type[FetchTransport]] = {
+        "getmany": FetchTransport,
         "iterator": IteratorTransport,
     }
     figures: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}

@@ -595,7 +595,7 @@ def test_the_page_needs_less_than_36_kb_of_script_as_sent(
 ) -> None:
     page = open_page("")
     requests: list[Request] = []
-    page.on("requestfinished", requests.append)
+    page.on("requestfinished", lambda request: requests.append(request))
     page.goto(stage.url + PAGE)
     _ready(page)
     sizes = {

@@ -74,7 +74,7 @@ class RecordingOwner:
 
     async def _append_next(self, offset: int) -> int:
         for source in Source:
-            records = self.inputs.take(source, until_ms=None, limit=CHUNK_RECORDS)
+            records = self.inputs.pop(source, until_ms=None, limit=CHUNK_RECORDS)
             if not records:
                 continue
             self.records_seen += len(records)
@@ -88,9 +88,9 @@ class RecordingOwner:
                 "values": values,
             }
             await self._ledger.append(offset, [[KeyedValue(b"acct", json.dumps(entry).encode())]])
-            self.inputs.control.committed(source, records[-1].offset + 1)
+            self.inputs.control.acknowledge(source, records[-1].offset + 1)
             return offset + 1
-        await self.inputs.changed(0.2)
+        await self.inputs.wait_for_change(0.2)
         return offset
 
 

@@ -19,6 +19,7 @@ from usageledger.log.topics import Topics
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.topics import create_topics
 from usageledger.operations.waiting import is_true_within
+from usageledger.processor.owner_settings import OwnerSettings
 
 __all__ = ["operated"]
 
@@ -167,7 +168,9 @@ def test_topics_with_more_partitions_than_the_ledger_was_made_with_stop_it(
 def test_a_catalog_topic_that_was_made_anew_stops_what_had_adopted_it(
     operated: Operated, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usageledger.processor.catch_up.CATALOG_WAIT_S", 3.0)
+    monkeypatch.setattr(
+        "usageledger.processor.service.DEFAULT_SETTINGS", OwnerSettings(catalog_wait_s=3.0)
+    )
 
     async def work() -> None:
         async with operated.processor():
@@ -176,7 +179,7 @@ def test_a_catalog_topic_that_was_made_anew_stops_what_had_adopted_it(
         await asyncio.to_thread(make_anew, operated, Topics(operated.prefix).catalog)
         async with operated.processor():
             await operated.until(lambda: sorted(stops(caplog)) == [0, 1])
-        assert "the catalog topic does not hold what lies before offset 1" in stops(caplog)[0]
+        assert "the catalog topic does not hold the records before offset 1" in stops(caplog)[0]
 
     asyncio.run(work())
 

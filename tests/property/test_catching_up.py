@@ -27,6 +27,7 @@ from usageledger.ledger.timestamps import milliseconds
 from usageledger.log import memory
 from usageledger.log.memory import MemoryLedgerPartition
 from usageledger.processor import catch_up as catching_up
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
 
 ENTRIES = 600
 
@@ -47,14 +48,11 @@ def test_a_view_that_was_caught_up_is_to_the_byte_what_was_decided(
 ) -> None:
     """It may take several steps: to some of the claims, by workers that came no further."""
     made, view = _made(), MemoryView()
-    with (
-        patch.object(memory, "READ_CHUNK_RECORDS", records_per_read),
-        patch.object(catching_up, "RECORDS_PER_COMMIT", records_per_commit),
-        patch.object(catching_up, "ACCOUNTS_KEPT_MAX", accounts_kept),
-    ):
+    settings = OwnerSettings(records_per_commit=records_per_commit, accounts_kept_max=accounts_kept)
+    with patch.object(memory, "READ_CHUNK_RECORDS", records_per_read):
         for number in sorted(claims):
-            asyncio.run(_caught_up(made, view, made.claims[number]))
-        book = asyncio.run(_caught_up(made, view, made.claims[-1]))
+            asyncio.run(_caught_up(made, view, made.claims[number], settings))
+        book = asyncio.run(_caught_up(made, view, made.claims[-1], settings))
     live = made.book
     assert book.head == replace(live.head, decide=book.head.decide, tzdata=book.head.tzdata)
     assert view.stored_accounts == {
@@ -105,7 +103,12 @@ def test_a_run_of_entries_folds_to_what_they_fold_to_one_by_one(cuts: list[int])
     )
 
 
-async def _caught_up(made: MadeUpLedger, view: MemoryView, claimed_at: int) -> PartitionBook:
+async def _caught_up(
+    made: MadeUpLedger,
+    view: MemoryView,
+    claimed_at: int,
+    settings: OwnerSettings = DEFAULT_SETTINGS,
+) -> PartitionBook:
     """Catch a view up to a claim in the log, as if it were the worker's own."""
     claim = claim_of(0, LEDGER_ID, "worker")
     book = PartitionBook(
@@ -113,6 +116,11 @@ async def _caught_up(made: MadeUpLedger, view: MemoryView, claimed_at: int) -> P
     )
     ledger = MemoryLedgerPartition(made.log)
     await catching_up.catch_up(
-        book, ledger=ledger, view=view, catalogs=made.catalogs, claimed_at=claimed_at
+        book,
+        ledger=ledger,
+        view=view,
+        catalogs=made.catalogs,
+        claimed_at=claimed_at,
+        settings=settings,
     )
     return book

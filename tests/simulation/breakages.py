@@ -77,22 +77,22 @@ def commits_without_comparing_the_head(patch: pytest.MonkeyPatch) -> None:
 
 
 def commits_before_it_appends(patch: pytest.MonkeyPatch) -> None:
-    async def append_all(tenure: Any) -> None:
+    async def append_all(ownership: Any) -> None:
         while True:
-            chunk = await tenure._in_flight.get()
-            async with tenure._view_calls:
-                await tenure._view.commit(tenure._position, chunk.change)
-                tenure._position = chunk.change.position
-            await tenure._ledger.append(
-                chunk.expected_offset,
-                [[owner._keyed(entry) for entry in group] for group in chunk.groups],
+            batch = await ownership._in_flight.get()
+            async with ownership._view_calls:
+                await ownership._view.commit(ownership._position, batch.change)
+                ownership._position = batch.change.position
+            await ownership._ledger.append(
+                batch.expected_offset,
+                [[owner._keyed_value(entry) for entry in group] for group in batch.groups],
             )
-            tenure._forget(chunk)
-            for source, next_offset in chunk.decided.items():
-                tenure._inputs.control.committed(source, next_offset)
-            tenure._in_flight.task_done()
+            ownership._forget(batch)
+            for source, next_offset in batch.decided.items():
+                ownership._inputs.control.acknowledge(source, next_offset)
+            ownership._in_flight.task_done()
 
-    patch.setattr(owner._Tenure, "_append_all", append_all)
+    patch.setattr(owner._Ownership, "_append_all", append_all)
 
 
 def commits_what_was_not_appended(patch: pytest.MonkeyPatch) -> None:
@@ -108,36 +108,36 @@ def commits_what_was_not_appended(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LedgerHandle, "append", careless)
 
 
-def forgets_chunks_before_they_are_committed(patch: pytest.MonkeyPatch) -> None:
-    decide = owner._Tenure._decide
+def forgets_batches_before_they_are_committed(patch: pytest.MonkeyPatch) -> None:
+    decide = owner._Ownership._decide
 
-    async def forgetful(tenure: Any, chunk: Any, step: Any) -> None:
-        await decide(tenure, chunk, step)
-        tenure._book.accounts.clear()
-        tenure._book.identities.clear()
+    async def forgetful(ownership: Any, batch: Any, step: Any) -> None:
+        await decide(ownership, batch, step)
+        ownership._book.accounts.clear()
+        ownership._book.identities.clear()
 
-    patch.setattr(owner._Tenure, "_decide", forgetful)
+    patch.setattr(owner._Ownership, "_decide", forgetful)
 
 
 def never_verifies(patch: pytest.MonkeyPatch) -> None:
     async def sleep(_: Any) -> None:
         await asyncio.sleep(1e9)
 
-    patch.setattr(owner._Tenure, "_verify_when_idle", sleep)
+    patch.setattr(owner._Ownership, "_verify_when_idle", sleep)
 
 
 def acts_on_whoever_was_due(patch: pytest.MonkeyPatch) -> None:
     """By the list that it asked for, without looking again whether the account still is."""
-    act_on_due = owner._Tenure._act_on_due
+    act_on_due = owner._Ownership._act_on_due
 
-    def act(tenure: Any, chunk: Any, until: datetime, groups_max: float = 1e9) -> None:
-        if groups_max == 1e9:
-            return act_on_due(tenure, chunk, until)
-        for account in list(tenure._book.accounts):
-            if tenure._book.accounts[account] is not None:
-                chunk.groups.append(tenure._book.decide_due(account, until))
+    def act(ownership: Any, batch: Any, until: datetime, groups_max: int | None = None) -> None:
+        if groups_max is None:
+            return act_on_due(ownership, batch, until)
+        for account in list(ownership._book.accounts):
+            if ownership._book.accounts[account] is not None:
+                batch.groups.append(ownership._book.decide_due(account, until))
 
-    patch.setattr(owner._Tenure, "_act_on_due", act)
+    patch.setattr(owner._Ownership, "_act_on_due", act)
 
 
 def acts_on_what_is_due_with_inputs_still_to_come(patch: pytest.MonkeyPatch) -> None:
@@ -158,18 +158,17 @@ def never_acts_on_what_is_due_without_an_input(patch: pytest.MonkeyPatch) -> Non
 
 def knows_nothing_of_what_was_due_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
     """The due list is read, but after the fold: dates that ended in it are kept."""
-    begin = catch_up._begin
+    begin = catch_up._ViewFold._begin
 
-    async def forgetful(book: Any, *rest: Any) -> Any:
-        position = await begin(book, *rest)
-        book.due = due_list.DueList()
-        return position
+    async def forgetful(fold: Any, *rest: Any) -> None:
+        await begin(fold, *rest)
+        fold._book.due = due_list.DueList()
 
-    patch.setattr(catch_up, "_begin", forgetful)
+    patch.setattr(catch_up._ViewFold, "_begin", forgetful)
 
 
 def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(catch_up, "_place_of_last_together", len)
+    patch.setattr(catch_up, "last_group_start", len)
 
 
 def settles_no_holds_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
@@ -195,29 +194,31 @@ def looks_identities_up_in_their_window_alone(patch: pytest.MonkeyPatch) -> None
 
 
 def overlooks_gaps_in_what_it_is_fed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(owner.PartitionOwner, "check_for_gaps", lambda *_: None)
+    patch.setattr(owner.PartitionOwner, "note_gaps", lambda *_: None)
 
 
-def takes_chunks_in_any_order(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Any, chunk: Any, inputs: InputBuffer, ack: Any) -> None:
-        if not self._closed and chunk.epoch == self._epoch:
-            source = self._source_of(chunk.place)
-            self._fed[source] = chunk.records[-1].offset + 1
-            inputs.put(source, chunk.records)
+def accepts_fetches_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    def accept(self: Any, fetch: Any, inputs: InputBuffer, ack: Any) -> None:
+        if not self._is_closed and fetch.epoch == self._epoch:
+            source = self._source_of(fetch.topic_partition)
+            self._fed[source] = fetch.records[-1].offset + 1
+            inputs.put(source, fetch.records)
 
-    patch.setattr(feed.PartitionFeed, "take", take)
-    patch.setattr(owner.PartitionOwner, "check_for_gaps", lambda *_: None)
+    patch.setattr(feed.PartitionFeed, "accept", accept)
+    patch.setattr(owner.PartitionOwner, "note_gaps", lambda *_: None)
 
 
-def takes_chunks_of_an_earlier_seek(patch: pytest.MonkeyPatch) -> None:
-    take = feed.PartitionFeed.take
+def accepts_fetches_of_an_earlier_seek(patch: pytest.MonkeyPatch) -> None:
+    accept = feed.PartitionFeed.accept
 
-    def any_epoch(self: Any, chunk: Any, inputs: InputBuffer, ack: Any) -> None:
-        source = self._source_of(chunk.place)
-        take(self, chunk._replace(epoch=self._epoch, serial=self._serials[source] + 1), inputs, ack)
+    def any_epoch(self: Any, fetch: Any, inputs: InputBuffer, ack: Any) -> None:
+        source = self._source_of(fetch.topic_partition)
+        accept(
+            self, fetch._replace(epoch=self._epoch, serial=self._serials[source] + 1), inputs, ack
+        )
 
-    patch.setattr(feed.PartitionFeed, "take", any_epoch)
-    patch.setattr(owner.PartitionOwner, "check_for_gaps", lambda *_: None)
+    patch.setattr(feed.PartitionFeed, "accept", any_epoch)
+    patch.setattr(owner.PartitionOwner, "note_gaps", lambda *_: None)
 
 
 def seeks_from_what_is_buffered(patch: pytest.MonkeyPatch) -> None:
@@ -301,7 +302,7 @@ BREAKAGES = {
         Breakage(commits_without_comparing_the_head, frozenset({PREFIX, FOLD}), first_seed=5),
         Breakage(commits_before_it_appends, frozenset({PREFIX})),
         Breakage(commits_what_was_not_appended, frozenset({PREFIX, FOLD}), first_seed=4),
-        Breakage(forgets_chunks_before_they_are_committed, frozenset({AUDIT, FAILS, STOPS, FOLD})),
+        Breakage(forgets_batches_before_they_are_committed, frozenset({AUDIT, FAILS, STOPS, FOLD})),
         Breakage(never_verifies, frozenset({SETTLES})),
         Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
         Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE}), first_seed=6),
@@ -313,8 +314,8 @@ BREAKAGES = {
         Breakage(settles_no_holds_when_it_catches_up, frozenset({FOLD})),
         Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD})),
         Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT}), first_seed=2),
-        Breakage(takes_chunks_in_any_order, frozenset({AUDIT}), first_seed=9),
-        Breakage(takes_chunks_of_an_earlier_seek, frozenset({AUDIT}), first_seed=5),
+        Breakage(accepts_fetches_in_any_order, frozenset({AUDIT}), first_seed=9),
+        Breakage(accepts_fetches_of_an_earlier_seek, frozenset({AUDIT}), first_seed=5),
         Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES}), first_seed=3),
         Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED, SETTLES}), first_seed=8),
         Breakage(

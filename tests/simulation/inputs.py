@@ -17,7 +17,7 @@ from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.scheduler import Process
 from usageledger.ledger.records import Bounds, LedgerError, Record
 from usageledger.log.topics import Topics
-from usageledger.processor.feed import Chunk, PartitionFeed, Place
+from usageledger.processor.feed import Fetch, PartitionFeed, TopicPartition
 from usageledger.processor.inputs import InputBuffer
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class InputTopic:
 
 @dataclass(slots=True)
 class FeedFaults:
-    """How likely it is that a chunk meets each misfortune, and how long a fetch can take."""
+    """How likely it is that a fetch meets each misfortune, and how long a fetch can take."""
 
     chunk_lost: float = 0.0
     chunk_repeated: float = 0.0
@@ -64,18 +64,18 @@ class _Flow:
     epoch: int
     next_offset: int
     serial: int = 0
-    withheld: Chunk | None = None
+    withheld: Fetch | None = None
 
 
 class Consumer:
-    """A worker's `ChunkSource` and `Offsets`."""
+    """A worker's `FetchSource` and `Offsets`."""
 
     def __init__(
         self,
         network: Network,
         kafka: Server,
         process: Process,
-        topics: Mapping[Place, InputTopic],
+        topics: Mapping[TopicPartition, InputTopic],
         random: Random,
         faults: FeedFaults,
     ) -> None:
@@ -86,55 +86,58 @@ class Consumer:
         self._random = random
         self._faults = faults
         self._count: Counter[str] = network.faults
-        self._feeds: dict[Place, tuple[PartitionFeed, InputBuffer]] = {}
-        self._flows: dict[Place, _Flow] = {}
-        self._held: set[Place] = set()
-        self._ends: dict[Place, int] = {}
-        self._lost_at: set[tuple[Place, int]] = set()
+        self._feeds: dict[TopicPartition, tuple[PartitionFeed, InputBuffer]] = {}
+        self._flows: dict[TopicPartition, _Flow] = {}
+        self._paused: set[TopicPartition] = set()
+        self._ends: dict[TopicPartition, int] = {}
+        self._lost_at: set[tuple[TopicPartition, int]] = set()
         self.woken = asyncio.Event()
 
     def add(self, feed: PartitionFeed, inputs: InputBuffer) -> None:
-        for place in feed.places.values():
-            self._feeds[place] = (feed, inputs)
+        for topic_partition in feed.topic_partitions.values():
+            self._feeds[topic_partition] = (feed, inputs)
 
-    async def rewind(self, positions: Mapping[Place, int], epoch: int) -> None:
+    async def rewind(self, positions: Mapping[TopicPartition, int], epoch: int) -> None:
         await self._asked(lambda: None)
-        for place, offset in positions.items():
-            self._flows[place] = _Flow(epoch, offset)
-            self._held.discard(place)
+        for topic_partition, offset in positions.items():
+            self._flows[topic_partition] = _Flow(epoch, offset)
+            self._paused.discard(topic_partition)
         self.woken.set()
 
-    def known_end_offset(self, place: Place) -> int | None:
-        return self._ends.get(place)
+    def known_end_offset(self, topic_partition: TopicPartition) -> int | None:
+        return self._ends.get(topic_partition)
 
-    def end_before_marks(self, place: Place, end: int) -> int:
+    def end_before_marks(self, topic_partition: TopicPartition, end: int) -> int:
         return end
 
-    def hold(self, place: Place) -> None:
-        self._held.add(place)
+    def pause(self, topic_partition: TopicPartition) -> None:
+        self._paused.add(topic_partition)
 
-    def release(self, place: Place) -> None:
-        self._held.discard(place)
+    def resume(self, topic_partition: TopicPartition) -> None:
+        self._paused.discard(topic_partition)
         self.woken.set()
 
-    def decided(self, place: Place, next_offset: int) -> None: ...
+    def note_decided(self, topic_partition: TopicPartition, next_offset: int) -> None: ...
 
-    async def bounds(self, places: Sequence[Place]) -> Sequence[Bounds]:
+    async def bounds(self, topic_partitions: Sequence[TopicPartition]) -> Sequence[Bounds]:
         return await self._asked(
-            lambda: [Bounds(0, self._topics[place].end_offset) for place in places]
+            lambda: [
+                Bounds(0, self._topics[topic_partition].end_offset)
+                for topic_partition in topic_partitions
+            ]
         )
 
-    async def end_offset(self, place: Place) -> int:
-        return await self._asked(lambda: self._topics[place].end_offset)
+    async def end_offset(self, topic_partition: TopicPartition) -> int:
+        return await self._asked(lambda: self._topics[topic_partition].end_offset)
 
     async def run(self) -> None:
-        """Fetch for as long as the worker runs. Raises ChunkLost where the worker must end."""
+        """Fetch for as long as the worker runs. Raises FetchLost where the worker must end."""
         while True:
             self.woken.clear()
             came = [
-                await self._fetch(place, flow)
-                for place, flow in list(self._flows.items())
-                if place not in self._held
+                await self._fetch(topic_partition, flow)
+                for topic_partition, flow in list(self._flows.items())
+                if topic_partition not in self._paused
             ]
             if not any(came):
                 try:
@@ -143,54 +146,64 @@ class Consumer:
                 except TimeoutError:
                     continue
 
-    async def _fetch(self, place: Place, flow: _Flow) -> bool:
+    async def _fetch(self, topic_partition: TopicPartition, flow: _Flow) -> bool:
         if self._faults.fetch_s and self._random.random() < 0.3:
             await asyncio.sleep(self._random.random() * self._faults.fetch_s)
         limit = self._random.choice((1, 2, 5, 30, 500))
         try:
-            end, records = await self._asked(partial(self._read, place, flow.next_offset, limit))
+            end, records = await self._asked(
+                partial(self._read, topic_partition, flow.next_offset, limit)
+            )
         except LedgerError:
             await asyncio.sleep(0.2)
             return True
-        if self._flows.get(place) is flow:
-            self._ends[place] = end
+        if self._flows.get(topic_partition) is flow:
+            self._ends[topic_partition] = end
         if records:
             flow.next_offset = records[-1].offset + 1
             flow.serial += 1
             self._deliver(
-                Chunk(place, flow.epoch, flow.serial, self._some_lost(place, records)), flow
+                Fetch(
+                    topic_partition,
+                    flow.epoch,
+                    flow.serial,
+                    self._some_lost(topic_partition, records),
+                ),
+                flow,
             )
         return bool(records)
 
-    def _read(self, place: Place, offset: int, limit: int) -> tuple[int, list[Record]]:
-        topic = self._topics[place]
+    def _read(
+        self, topic_partition: TopicPartition, offset: int, limit: int
+    ) -> tuple[int, list[Record]]:
+        topic = self._topics[topic_partition]
         return topic.end_offset, topic.from_(offset, limit)
 
-    def _deliver(self, chunk: Chunk, flow: _Flow) -> None:
+    def _deliver(self, fetch: Fetch, flow: _Flow) -> None:
         faults, fate = self._faults, self._random.random()
         withheld, flow.withheld = flow.withheld, None
         if fate < faults.chunk_lost:
             self._count["feed: chunk lost"] += 1
         elif fate < faults.chunk_lost + faults.chunk_repeated:
             self._count["feed: chunk repeated"] += 1
-            self._take(chunk)
-            self._take(chunk)
+            self._take(fetch)
+            self._take(fetch)
         elif (
             withheld is None
             and fate < faults.chunk_lost + faults.chunk_repeated + faults.chunks_swapped
         ):
             self._count["feed: chunks swapped"] += 1
-            flow.withheld = chunk
+            flow.withheld = fetch
         else:
-            self._take(chunk)
+            self._take(fetch)
         if withheld is not None:
             self._take(withheld)
 
-    def _take(self, chunk: Chunk) -> None:
-        feed, inputs = self._feeds[chunk.place]
-        feed.take(chunk, inputs, lambda: None)
+    def _take(self, fetch: Fetch) -> None:
+        feed, inputs = self._feeds[fetch.topic_partition]
+        feed.accept(fetch, inputs, lambda: None)
 
-    def _some_lost(self, place: Place, records: list[Record]) -> list[Record]:
+    def _some_lost(self, topic_partition: TopicPartition, records: list[Record]) -> list[Record]:
         """Leave one out, never the same twice: what is missing again when it is read anew is
         missing in the topic.
         """
@@ -198,10 +211,10 @@ class Consumer:
         if (
             self._random.random() >= self._faults.records_lost
             or len(records) < 2
-            or (place, records[lost].offset) in self._lost_at
+            or (topic_partition, records[lost].offset) in self._lost_at
         ):
             return records
-        self._lost_at.add((place, records[lost].offset))
+        self._lost_at.add((topic_partition, records[lost].offset))
         self._count["feed: record lost"] += 1
         return records[:lost] + records[lost + 1 :]
 

@@ -41,9 +41,9 @@ from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import LedgerError, Record
 from usageledger.ledger.timestamps import milliseconds
-from usageledger.processor import catch_up, merge, owner
-from usageledger.processor.feed import Place
+from usageledger.processor.feed import TopicPartition
 from usageledger.processor.inputs import Source
+from usageledger.processor.owner_settings import OwnerSettings
 
 BEGIN = datetime(2025, 1, 28, 10, tzinfo=UTC)
 SETTLE_S = 180.0
@@ -79,8 +79,8 @@ def simulate(seed: int, steps: int) -> Outcome:
     gc.disable()  # what a collection finalizes, and when, would be chance
     logging.disable(logging.ERROR)
     try:
-        with _sizes(Random(f"sizes {seed}")):
-            Simulation(seed, steps, outcome).run()
+        with _small_sizes(Random(f"sizes {seed}")) as settings:
+            Simulation(seed, steps, outcome, settings).run()
     finally:
         gc.enable()
         logging.disable(logging.NOTSET)
@@ -88,18 +88,20 @@ def simulate(seed: int, steps: int) -> Outcome:
 
 
 @contextmanager
-def _sizes(random: Random) -> Iterator[None]:
-    """Chunks so small that everything happens between two of them; decoding a catalog is done once
-    for each.
+def _small_sizes(random: Random) -> Iterator[OwnerSettings]:
+    """Sizes so small that everything happens between two batches.
+
+    Each catalog is decoded only once.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 10, 2_000)))
-        patch.setattr(owner, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
-        patch.setattr(catch_up, "LOOK_BACK_RECORDS", random.choice((1, 5, 100)))
-        patch.setattr(catch_up, "RECORDS_PER_COMMIT", random.choice((1, 5, 5_000)))
-        patch.setattr(catch_up, "ACCOUNTS_KEPT_MAX", random.choice((0, 20_000)))
         patch.setattr(adoption, "decode_catalog", _decoded_catalog)
-        yield
+        yield OwnerSettings(
+            records_per_step=random.choice((1, 3, 10, 2_000)),
+            due_per_step=random.choice((1, 2, 500)),
+            look_back_records=random.choice((1, 5, 100)),
+            records_per_commit=random.choice((1, 5, 5_000)),
+            accounts_kept_max=random.choice((0, 20_000)),
+        )
 
 
 _decoded_catalog = cache(decode_catalog)
@@ -130,7 +132,7 @@ class _PartitionWitness:
 class Simulation:
     """One seed's world."""
 
-    def __init__(self, seed: int, steps: int, outcome: Outcome) -> None:
+    def __init__(self, seed: int, steps: int, outcome: Outcome, settings: OwnerSettings) -> None:
         self.random = random = Random(seed)
         self.steps = steps
         self.outcome = outcome
@@ -152,7 +154,7 @@ class Simulation:
         self._imported_at = BEGIN
         partitions = range(self.partition_count)
         self.topics = {
-            Place(topic, p): InputTopic()
+            TopicPartition(topic, p): InputTopic()
             for p in partitions
             for topic in (TOPICS.usage, TOPICS.account)
         }
@@ -180,6 +182,7 @@ class Simulation:
             self.topics,
             self.catalogs,
             self.feed_faults,
+            settings,
             self.now,
             self._is_importing_for,
         )
@@ -228,7 +231,7 @@ class Simulation:
         self, source: Source, partition: int, key: bytes | None, value: bytes | None, at: datetime
     ) -> None:
         topic = self.topics[
-            Place(TOPICS.usage if source is Source.USAGE else TOPICS.account, partition)
+            TopicPartition(TOPICS.usage if source is Source.USAGE else TOPICS.account, partition)
         ]
         offset = topic.end_offset
         if self.has_transactions and self.random.random() < 0.1:
@@ -247,7 +250,9 @@ class Simulation:
         return self._topic(partition, topic).at_or_after(offset)
 
     def _topic(self, partition: int, topic: str) -> InputTopic:
-        return self.topics[Place(TOPICS.usage if topic == "usage" else TOPICS.account, partition)]
+        return self.topics[
+            TopicPartition(TOPICS.usage if topic == "usage" else TOPICS.account, partition)
+        ]
 
     def _undecided(self, partition: int, at: datetime) -> bool:
         """Whether an input of before that time lies there and waits, and none of after it that can

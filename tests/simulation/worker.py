@@ -20,9 +20,10 @@ from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog, SimulatedView
 from usageledger.ledger.records import Record
 from usageledger.processor.catalog_log import CatalogLog
-from usageledger.processor.feed import ChunkLost, PartitionFeed, Place
+from usageledger.processor.feed import FetchLost, PartitionFeed, TopicPartition
 from usageledger.processor.inputs import InputBuffer
 from usageledger.processor.owner import PartitionOwner
+from usageledger.processor.owner_settings import OwnerSettings
 from usageledger.processor.worker import STUCK_S, WATCH_INTERVAL_S, WorkerFailed
 
 CATALOG_POLL_S = 1.0
@@ -39,9 +40,10 @@ class Cluster:
     catalog_server: Server
     ledgers: Mapping[int, SimulatedLog]
     views: Mapping[int, SimulatedView]
-    topics: Mapping[Place, InputTopic]
+    topics: Mapping[TopicPartition, InputTopic]
     catalogs: list[Record]
     feed_faults: FeedFaults
+    owner_settings: OwnerSettings
     now: Callable[[], datetime]
     is_importing: Callable[[float], bool]
     """Whether it is, as a worker knows it that learns of it so many seconds late."""
@@ -135,6 +137,7 @@ class Worker:
             is_importing=lambda: cluster.is_importing(self._learns_s),
             now=lambda: cluster.now() + self.clock_skew,
             new_ledger_id=lambda: f"ledger-of-{self.name}",
+            settings=cluster.owner_settings,
         )
 
     async def _run(self) -> None:
@@ -204,7 +207,7 @@ class Worker:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, ChunkLost | WorkerFailed):
+        if isinstance(error, FetchLost | WorkerFailed):
             self._cluster.network.faults["worker: ended by itself"] += 1
         elif error is not None:
             raise error

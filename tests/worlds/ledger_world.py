@@ -10,8 +10,11 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+import pytest
 
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
@@ -24,9 +27,16 @@ from usageledger.log.memory import MemoryLedgerPartition, MemoryLog
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.owner import PartitionOwner
+from usageledger.processor.owner_settings import OwnerSettings
 from usageledger.processor.rebuilding import ViewRebuild
 
 DEADLINE_S = 10.0
+SETTINGS = OwnerSettings()
+
+
+def change_settings(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Have later workers own their partition by other settings."""
+    monkeypatch.setattr("tests.worlds.ledger_world.SETTINGS", replace(SETTINGS, **changes))
 
 
 class ListedInputs:
@@ -64,7 +74,7 @@ class ListedInputs:
     def known_end_offset(self, source: Source) -> int | None:
         return self.fed.get(source)
 
-    def committed(self, source: Source, next_offset: int) -> None:
+    def acknowledge(self, source: Source, next_offset: int) -> None:
         self.acknowledged[source] = next_offset
 
     def pause(self, source: Source) -> None: ...
@@ -113,6 +123,7 @@ class Worker:
             is_importing=lambda: world.is_importing,
             now=lambda: world.now,
             new_ledger_id=lambda: f"ledger-of-{name}",
+            settings=SETTINGS,
         )
         self.task = asyncio.ensure_future(self.owner.run())
 
@@ -273,6 +284,7 @@ def rebuild_of(
         view=Hesitant(world.view),
         catalogs=world.catalogs,
         read_catalogs=read_catalogs,
+        settings=SETTINGS,
         operator="operator",
         on_progress=on_progress,
     )

@@ -1,6 +1,4 @@
-"""The catalog topic as a worker has read it so far: every owner adopts from here, each at its own
-pace.
-"""
+"""The catalog topic as far as a worker has read it. Each owner adopts from here at its own pace."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ from usageledger.ledger.records import LedgerError, Record
 class CatalogUnread(LedgerError):
     """The catalog topic could not be read as far as the ledger has adopted it.
 
-    Claiming again can help: nothing says that it ends there.
+    Claiming again can help, because the topic is not known to end there.
     """
 
 
 class CatalogLog:
     """All records of ``catalog.v1`` from its beginning.
 
-    One task puts, owners read; all in one event loop.
+    One task puts records and owners read them, all in one event loop.
     """
 
     def __init__(self) -> None:
@@ -36,33 +34,33 @@ class CatalogLog:
         return self._records[-1].offset + 1 if self._records else 0
 
     def put(self, records: Sequence[Record]) -> None:
-        """Add what was read next."""
+        """Add the records that were read next."""
         self._records.extend(records)
         if records:
             self._wake()
 
     def note_end(self, end: int) -> None:
-        """Note where the topic ends, as the broker has just said."""
+        """Note the topic's end offset, which the broker has just said."""
         self._end = end
         self._ends_noted += 1
         self._wake()
 
     def before(self, offset: int) -> list[Record]:
-        """The records below an offset: those that a ledger whose head says so has decided on."""
+        """The records below an offset, which a ledger whose head says ``offset`` has adopted."""
         return [record for record in self._records if record.offset < offset]
 
     def at_or_after(self, offset: int) -> Record | None:
-        """The first record that lies at an offset or beyond it, None if it has not been read."""
+        """The first record at or after an offset; None if it has not been read."""
         return next((record for record in self._records if record.offset >= offset), None)
 
     async def holds(self, offset: int, timeout_s: float) -> bool:
-        """Wait until the records below ``offset`` have been read; False if the topic ends before
-        them.
+        """Wait until the records below ``offset`` have been read; False if the topic ends earlier.
 
-        Raises CatalogUnread if in all that time neither could be found out.
+        Raises CatalogUnread if neither is known after ``timeout_s``.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
-        fresh = self._ends_noted + 2  # the next answer may be to a question that was asked before
+        # The next answer may be to a question that was asked earlier.
+        fresh = self._ends_noted + 2
         while self.next_offset < offset:
             if self._ends_noted >= fresh and self._end < offset:
                 return False
@@ -72,11 +70,11 @@ class CatalogLog:
                     f"the catalog topic was read up to offset {self.next_offset}, and the ledger "
                     f"has adopted it up to {offset}"
                 )
-            await self.changed(remaining_s)
+            await self.wait_for_change(remaining_s)
         return True
 
-    async def changed(self, timeout_s: float) -> None:
-        """Return when something was put or told, or after ``timeout_s``."""
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Return when records were put or an end was noted, or after ``timeout_s``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()

@@ -1,4 +1,4 @@
-"""Reads the catalog topic into a `CatalogLog`, from its start and as long as the worker runs."""
+"""Reads the catalog topic into a `CatalogLog` from its beginning, as long as the worker runs."""
 
 from __future__ import annotations
 

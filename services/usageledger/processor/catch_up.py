@@ -1,5 +1,6 @@
-"""Catching up: a claimed partition's view is folded forward from where its head stands to the
-claim, and only then anything is decided.
+"""Catching up: the ledger is folded into a claimed partition's view, up to the claim.
+
+Only then is anything decided.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange, ViewError
-from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import decode_claim, knows_rules_of
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
@@ -30,23 +30,13 @@ from usageledger.ledger.partition_book import (
 from usageledger.ledger.records import LedgerPartition, Record, Superseded
 from usageledger.ledger.timestamps import milliseconds, time_of
 from usageledger.processor.catalog_log import CatalogLog
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
 
-CATALOG_WAIT_S = 30.0
-LOOK_BACK_RECORDS = 100
-RECORDS_PER_COMMIT = 5_000
-"""An account is encoded once in so many; more would hold the server up for longer, and others with
-it.
-"""
-ACCOUNTS_KEPT_MAX = 20_000
-"""How many accounts stay in memory from one commit to the next, so that they need not be fetched
-again.
-"""
-
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class PartitionStopped(Exception):
-    """This partition must not go on until an operator has looked at it; the others do.
+    """This partition must not go on until an operator has looked at it; the others go on.
 
     The message says why and what to do.
     """
@@ -59,23 +49,25 @@ async def catch_up(
     view: PartitionView,
     catalogs: CatalogLog,
     claimed_at: int,
+    settings: OwnerSettings = DEFAULT_SETTINGS,
 ) -> Position:
-    """Fold the ledger into the view up to the claim at offset ``claimed_at``; return where the view
-    then stands.
+    """Fold the ledger into the view up to the claim at ``claimed_at``; return the view's position.
 
-    Then ``book`` is ready to decide. ``book.head`` comes with the ledger's id and this worker's
-    rules. A view that has counted what the log has lost is built anew beside the old one, which
-    readers see until then. Raises PartitionStopped, LedgerError, ViewError.
+    ``book.head`` comes with the ledger's id and this worker's rules; afterwards ``book`` is ready
+    to decide. If the view has counted entries that the log has lost, another view is built beside
+    it, and readers see the old one until that is complete. Raises PartitionStopped, LedgerError,
+    ViewError.
     """
-    stored = await _head_of_this_ledger(book, ledger, view, claimed_at)
-    if stored is None or await _holds_all_of(stored, ledger):
-        return await _fold_all(book, stored, ledger, view, catalogs, claimed_at)
-    logger.error(
+    fold = _ViewFold(book, ledger, view, catalogs, settings)
+    stored = await fold.head_of_this_ledger(claimed_at)
+    if stored is None or await fold.has_ledger_all_of(stored):
+        return await fold.run(stored, claimed_at)
+    log.error(
         "the ledger of partition %d lost records that its view had counted: rebuilding the view",
         book.partition,
     )
     return await build_anew(
-        book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at
+        book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at, settings=settings
     )
 
 
@@ -86,12 +78,11 @@ async def build_anew(
     view: PartitionView,
     catalogs: CatalogLog,
     claimed_at: int,
+    settings: OwnerSettings = DEFAULT_SETTINGS,
 ) -> Position:
-    """As `catch_up`, but whatever the view is: one beside it is built from the ledger up to the
-    claim and takes its place.
-    """
+    """As `catch_up`, whatever the view holds: a view beside it is built and replaces it."""
     position = await fold_beside(
-        book, ledger=ledger, view=view, catalogs=catalogs, until=claimed_at
+        book, ledger=ledger, view=view, catalogs=catalogs, until=claimed_at, settings=settings
     )
     await view.take_over(position)
     return position
@@ -104,32 +95,38 @@ async def fold_beside(
     view: PartitionView,
     catalogs: CatalogLog,
     until: int,
+    settings: OwnerSettings = DEFAULT_SETTINGS,
 ) -> Position:
-    """Build the view beside up to the record at offset ``until``, going on with what an attempt
-    that was cut short has left.
+    """Build the view beside up to the record at ``until``, going on from an earlier attempt.
 
-    What does not fit this ledger is cleared away first, and that is said. Between two records of
-    one batch ``until`` must not lie.
+    An earlier attempt that does not fit this ledger is cleared first, which is logged. ``until``
+    must not be between two records of one batch.
     """
-    beside = view.beside()
-    stored = await attempt_to_go_on_with(book, ledger=ledger, view=view, until=until)
-    return await _fold_all(book, stored, ledger, beside, catalogs, until)
+    stored = await attempt_to_go_on_with(
+        book, ledger=ledger, view=view, until=until, settings=settings
+    )
+    fold = _ViewFold(book, ledger, view.beside(), catalogs, settings)
+    return await fold.run(stored, until)
 
 
 async def attempt_to_go_on_with(
-    book: PartitionBook, *, ledger: LedgerPartition, view: PartitionView, until: int
+    book: PartitionBook,
+    *,
+    ledger: LedgerPartition,
+    view: PartitionView,
+    until: int,
+    settings: OwnerSettings = DEFAULT_SETTINGS,
 ) -> StoredHead | None:
-    """The head of the view beside, if it is a fold of this ledger; one that is not is cleared
-    away.
-    """
+    """The head of the view beside, if that is a fold of this ledger; otherwise it is cleared."""
+    fold = _ViewFold(book, ledger, view.beside(), CatalogLog(), settings)
     try:
-        stored = await _head_of_this_ledger(book, ledger, view.beside(), until)
-        if stored is None or await _holds_all_of(stored, ledger):
+        stored = await fold.head_of_this_ledger(until)
+        if stored is None or await fold.has_ledger_all_of(stored):
             return stored
     except (PartitionStopped, ViewError) as error:
         if isinstance(error, ViewError) and error.retriable:
             raise
-    logger.warning(
+    log.warning(
         "partition %d: a rebuild that was cut short does not fit this ledger any more; beginning "
         "again",
         book.partition,
@@ -138,41 +135,8 @@ async def attempt_to_go_on_with(
     return None
 
 
-async def _fold_all(
-    book: PartitionBook,
-    stored: StoredHead | None,
-    ledger: LedgerPartition,
-    view: PartitionView,
-    catalogs: CatalogLog,
-    claimed_at: int,
-) -> Position:
-    position = await _begin(book, stored, ledger, view, catalogs)
-    unfolded: list[SealedEntry] = []
-    async for records in ledger.read(book.head.next_offset, claimed_at + 1):
-        unfolded += _valid(book, records)
-        next_offset = records[-1].offset + 1
-        # More entries of the last one's input may follow; the view never stands between two of
-        # them.
-        whole = len(unfolded) if next_offset > claimed_at else _place_of_last_together(unfolded)
-        await _fold(book, view, catalogs, position, unfolded[:whole])
-        unfolded = unfolded[whole:]
-        book.head = replace(
-            book.head, next_offset=unfolded[0].entry.offset if unfolded else next_offset
-        )
-        if (
-            book.head.next_offset - (0 if position is None else position.next_offset)
-            >= RECORDS_PER_COMMIT
-        ):
-            position = await _commit(book, view, position)
-    book.head = replace(book.head, next_offset=claimed_at + 1)
-    if position is None or position.next_offset < claimed_at + 1:
-        position = await _commit(book, view, position)
-    book.accounts.clear()
-    return position
-
-
 async def head_of(view: PartitionView) -> Head | None:
-    """What a view's head says, None where it says nothing that this code can read.
+    """A view's head; None where it has none that this code can read.
 
     Raises ViewError where the store does not answer.
     """
@@ -194,13 +158,14 @@ async def provide(
     accounts: Sequence[str],
     identities: Sequence[tuple[int, bytes]],
 ) -> None:
-    """Fetch accounts and identities into the book, if the view stands where it is believed to; else
-    raise HeadMoved.
+    """Fetch accounts and identities into the book.
+
+    Raises HeadMoved if the view is at another position; ViewError, PartitionStopped.
     """
     if not accounts and not identities:
         return
     if position is None:
-        # An empty view has nothing to give; whether it still is empty, the commit finds out.
+        # An empty view has nothing. The commit finds out whether it still is empty.
         book.accounts.update(dict.fromkeys(accounts))
         book.identities.update({identity: None for _, identity in identities})
         return
@@ -211,7 +176,7 @@ async def provide(
         for (_, identity), blob in zip(identities, fetched.identities, strict=True):
             found = None if blob is None else decode_identity(blob)
             known = book.identities.setdefault(identity, found)
-            # Asked about in several windows, what is known of it last counts.
+            # An identity may be found in several windows; its latest record counts.
             if found is not None and (
                 known is None or found.first_appended_at > known.first_appended_at
             ):
@@ -223,8 +188,8 @@ async def provide(
 def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> ViewChange:
     """What a commit writes: the head, and what decisions or entries have changed.
 
-    ``is_behind``: the ledger goes on. Then the view is of the time of its last entry: last month's
-    figures are not to pass for today's.
+    ``is_behind``: the ledger goes on after it. The view then says that it is as of its last entry's
+    time, so that last month's figures do not pass for today's.
     """
     identities: dict[int, dict[bytes, bytes]] = defaultdict(dict)
     for identity, record in changes.identities.items():
@@ -243,98 +208,178 @@ def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> Vie
     )
 
 
-async def _head_of_this_ledger(
-    book: PartitionBook, ledger: LedgerPartition, view: PartitionView, claimed_at: int
-) -> StoredHead | None:
-    """The view's head, None if it has none.
+class _ViewFold:
+    """Folds one ledger partition into one view: the one that readers see, or the one beside it."""
 
-    Raises PartitionStopped where it is another ledger's or not ours to read, Superseded.
-    """
-    stored = await view.head()
-    if stored is None:
-        return None
-    try:
-        head = decode_head(stored.value)
-    except MsgspecError as error:
-        raise _unreadable(book, error) from error
-    if head.ledger != book.head.ledger:
-        raise PartitionStopped(
-            f"the Redis view of partition {book.partition} belongs to another ledger "
-            f"({head.ledger}, not {book.head.ledger}):"
-            " give this ledger a Redis or a prefix of its own; or, if its topic was made anew, "
-            "restore the topic"
-        )
-    if not knows_rules_of(head):
-        raise PartitionStopped(
-            f"the Redis view of partition {book.partition} was decided by newer rules "
-            f"({head.decide}, tzdata {head.tzdata}):"
-            " upgrade this worker"
-        )
-    if head.next_offset > claimed_at + 1 and head.next_offset <= await ledger.end_offset():
-        raise Superseded(
-            f"the view of partition {book.partition} is at {head.next_offset}, beyond the claim at "
-            f"{claimed_at}"
-        )
-    return stored
+    def __init__(
+        self,
+        book: PartitionBook,
+        ledger: LedgerPartition,
+        view: PartitionView,
+        catalogs: CatalogLog,
+        settings: OwnerSettings,
+    ) -> None:
+        self._book = book
+        self._ledger = ledger
+        self._view = view
+        self._catalogs = catalogs
+        self._settings = settings
+        self._position: Position | None = None
 
+    async def run(self, stored: StoredHead | None, until: int) -> Position:
+        """Fold from the ``stored`` head up to the record at ``until``; return the position."""
+        book = self._book
+        await self._begin(stored)
+        unfolded: list[SealedEntry] = []
+        async for records in self._ledger.read(book.head.next_offset, until + 1):
+            unfolded += _entries_in(book, records)
+            next_offset = records[-1].offset + 1
+            # More entries of the last one's input may follow, and the view never ends between two
+            # of them.
+            whole = len(unfolded) if next_offset > until else last_group_start(unfolded)
+            await self._fold(unfolded[:whole])
+            unfolded = unfolded[whole:]
+            book.head = replace(
+                book.head, next_offset=unfolded[0].entry.offset if unfolded else next_offset
+            )
+            committed = 0 if self._position is None else self._position.next_offset
+            if book.head.next_offset - committed >= self._settings.records_per_commit:
+                await self._commit()
+        book.head = replace(book.head, next_offset=until + 1)
+        if self._position is None or self._position.next_offset < until + 1:
+            await self._commit()
+        book.accounts.clear()
+        assert self._position is not None
+        return self._position
 
-async def _begin(
-    book: PartitionBook,
-    stored: StoredHead | None,
-    ledger: LedgerPartition,
-    view: PartitionView,
-    catalogs: CatalogLog,
-) -> Position | None:
-    """Take up the view's head, or begin an empty view."""
-    if stored is not None:
-        book.head = replace(
-            decode_head(stored.value), decide=book.head.decide, tzdata=book.head.tzdata
+    async def head_of_this_ledger(self, claimed_at: int) -> StoredHead | None:
+        """The view's head; None if it has none.
+
+        Raises PartitionStopped where the view is another ledger's or not ours to read, Superseded.
+        """
+        book = self._book
+        stored = await self._view.head()
+        if stored is None:
+            return None
+        try:
+            head = decode_head(stored.value)
+        except MsgspecError as error:
+            raise _unreadable(book, error) from error
+        if head.ledger != book.head.ledger:
+            raise PartitionStopped(
+                f"the Redis view of partition {book.partition} belongs to another ledger "
+                f"({head.ledger}, not {book.head.ledger}): give this ledger a Redis or a prefix of "
+                "its own; or, if its topic was made anew, restore the topic"
+            )
+        if not knows_rules_of(head):
+            raise PartitionStopped(
+                f"the Redis view of partition {book.partition} was decided by newer rules "
+                f"({head.decide}, tzdata {head.tzdata}): upgrade this worker"
+            )
+        if head.next_offset > claimed_at + 1 and (
+            head.next_offset <= await self._ledger.end_offset()
+        ):
+            raise Superseded(
+                f"the view of partition {book.partition} is at {head.next_offset}, beyond the "
+                f"claim at {claimed_at}"
+            )
+        return stored
+
+    async def has_ledger_all_of(self, stored: StoredHead) -> bool:
+        """Whether the log has all that the view has counted.
+
+        The last entry before the view's position must be the one that it folded last. The log's
+        length says too little: claims may have the offsets of lost entries.
+        """
+        stop, hash_ = stored.position
+        if stop > await self._ledger.end_offset():
+            return False
+        count = self._settings.look_back_records
+        while stop > 0:
+            start = max(0, stop - count)
+            last = None
+            async for records in self._ledger.read(start, stop):
+                for record in records:
+                    with suppress(NotAnEntry):
+                        last = entry_at(record.offset, record.value) or last
+            if last is not None:
+                return last.hash == hash_
+            stop, count = start, 10 * count  # an idle partition gathers claims
+        return hash_ == ""
+
+    async def _begin(self, stored: StoredHead | None) -> None:
+        """Load the view's head, adopted catalogs and due accounts into the book."""
+        book, catalogs = self._book, self._catalogs
+        if stored is not None:
+            book.head = replace(
+                decode_head(stored.value), decide=book.head.decide, tzdata=book.head.tzdata
+            )
+        start = await self._ledger.start_offset()
+        if start > book.head.next_offset:
+            raise PartitionStopped(
+                f"partition {book.partition} of the ledger begins at offset {start}, but the view "
+                f"needs it from {book.head.next_offset}: the topic was truncated; restore it, for "
+                "entries are missing"
+            )
+        if not await catalogs.holds(book.head.catalog_next, self._settings.catalog_wait_s):
+            raise PartitionStopped(
+                "the catalog topic does not hold the records before offset "
+                f"{book.head.catalog_next}, which partition {book.partition} adopted: it was "
+                "truncated or made anew; restore it, then start the processor again"
+            )
+        book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
+        if stored is None:
+            return
+        # Before anything is folded: that an account is no longer due shows only if it is known to
+        # have been.
+        for account, due_ms in (await self._view.due(stored.position)).items():
+            book.due.set(account, time_of(due_ms))
+        book.due.take_changed()
+        self._position = stored.position
+
+    async def _fold(self, entries: Sequence[SealedEntry]) -> None:
+        book = self._book
+        accounts, identities = needed_to_fold(entries)
+        await provide(
+            book,
+            self._view,
+            self._position,
+            [account for account in accounts if account not in book.accounts],
+            [pair for pair in identities if pair[1] not in book.identities],
         )
-    start = await ledger.start_offset()
-    if start > book.head.next_offset:
-        raise PartitionStopped(
-            f"partition {book.partition} of the ledger begins at offset {start}, but the view "
-            f"needs it from {book.head.next_offset}:"
-            " the topic was truncated; restore it, for entries are missing"
-        )
-    if not await catalogs.holds(book.head.catalog_next, CATALOG_WAIT_S):
-        raise PartitionStopped(
-            f"the catalog topic does not hold what lies before offset {book.head.catalog_next}, "
-            f"which partition {book.partition} adopted:"
-            " it was truncated or made anew; restore it, then start the processor again"
-        )
-    book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
-    if stored is None:
-        return None
-    # Before anything is folded: only who knows that an account was due can tell that it no longer
-    # is.
-    for account, due_ms in (await view.due(stored.position)).items():
-        book.due.set(account, time_of(due_ms))
-    book.due.take_changed()
-    return stored.position
+        begin, hash_ = 0, book.head.hash
+        for index, sealed in enumerate(entries):
+            if sealed.entry.previous_hash != hash_:
+                raise PartitionStopped(
+                    f"the hash chain of partition {book.partition} breaks at offset "
+                    f"{sealed.entry.offset}: run `usageledger audit verify`"
+                )
+            hash_ = sealed.hash
+            address = sealed.entry.input
+            if address is not None and address.topic == "catalog":
+                # The entries before it were decided without it.
+                _fold_run(book, entries[begin:index])
+                await self._adopt(address.offset)
+                begin = index
+        _fold_run(book, entries[begin:])
 
+    async def _adopt(self, offset: int) -> None:
+        if not await self._catalogs.holds(offset + 1, self._settings.catalog_wait_s):
+            raise PartitionStopped(
+                f"the catalog topic no longer holds offset {offset}, which the ledger adopted: "
+                "restore it, then start the processor again"
+            )
+        record = self._catalogs.at_or_after(offset)
+        if record is not None:
+            self._book.catalogs = adopted_catalogs([record], self._book.catalogs)
 
-async def _holds_all_of(stored: StoredHead, ledger: LedgerPartition) -> bool:
-    """Whether the log has what the view has counted: where the view stands, the last entry before
-    is the one that it folded last.
-
-    Claims can have taken the place of lost entries, so that the log is long enough is not enough.
-    """
-    stop, hash_ = stored.position
-    if stop > await ledger.end_offset():
-        return False
-    count = LOOK_BACK_RECORDS
-    while stop > 0:
-        start = max(0, stop - count)
-        last = None
-        async for records in ledger.read(start, stop):
-            for record in records:
-                with suppress(NotAnEntry):
-                    last = entry_at(record.offset, record.value) or last
-        if last is not None:
-            return last.hash == hash_
-        stop, count = start, 10 * count  # an idle partition gathers claims
-    return hash_ == ""
+    async def _commit(self) -> None:
+        change = view_change(self._book.head, self._book.take_changes(), is_behind=True)
+        await self._view.commit(self._position, change)
+        self._book.identities.clear()
+        if len(self._book.accounts) > self._settings.accounts_kept_max:
+            self._book.accounts.clear()
+        self._position = change.position
 
 
 def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
@@ -345,46 +390,12 @@ def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
     )
 
 
-def _place_of_last_together(entries: Sequence[SealedEntry]) -> int:
-    """Where those entries at the end begin that were decided together."""
-    place = len(entries)
-    while place > 0 and group_key(entries[place - 1]) == group_key(entries[-1]):
-        place -= 1
-    return place
-
-
-async def _fold(
-    book: PartitionBook,
-    view: PartitionView,
-    catalogs: CatalogLog,
-    position: Position | None,
-    entries: Sequence[SealedEntry],
-) -> None:
-    accounts, identities = needed_to_fold(entries)
-    await provide(
-        book,
-        view,
-        position,
-        [account for account in accounts if account not in book.accounts],
-        [pair for pair in identities if pair[1] not in book.identities],
-    )
-    begin, hash_ = 0, book.head.hash
-    for place, sealed in enumerate(entries):
-        if sealed.entry.previous_hash != hash_:
-            raise PartitionStopped(
-                f"the hash chain of partition {book.partition} breaks at offset "
-                f"{sealed.entry.offset}: run `usageledger audit verify`"
-            )
-        hash_ = sealed.hash
-        address = sealed.entry.input
-        if address is not None and address.topic == "catalog":
-            # What came before it was decided without it.
-            _fold_run(book, entries[begin:place])
-            book.catalogs, begin = (
-                await _with_adopted(book.catalogs, address.offset, catalogs),
-                place,
-            )
-    _fold_run(book, entries[begin:])
+def last_group_start(entries: Sequence[SealedEntry]) -> int:
+    """The index at which the last group of entries begins, which were decided together."""
+    index = len(entries)
+    while index > 0 and group_key(entries[index - 1]) == group_key(entries[-1]):
+        index -= 1
+    return index
 
 
 def _fold_run(book: PartitionBook, entries: Sequence[SealedEntry]) -> None:
@@ -394,8 +405,8 @@ def _fold_run(book: PartitionBook, entries: Sequence[SealedEntry]) -> None:
         raise PartitionStopped(f"the code fails on {error}") from error
 
 
-def _valid(book: PartitionBook, records: Sequence[Record]) -> list[SealedEntry]:
-    valid: list[SealedEntry] = []
+def _entries_in(book: PartitionBook, records: Sequence[Record]) -> list[SealedEntry]:
+    entries: list[SealedEntry] = []
     for record in records:
         try:
             sealed = entry_at(record.offset, record.value)
@@ -405,31 +416,11 @@ def _valid(book: PartitionBook, records: Sequence[Record]) -> list[SealedEntry]:
                 f"entry: {error}"
             ) from error
         if sealed is not None:
-            valid.append(sealed)
+            entries.append(sealed)
         elif (claim := decode_claim(record.value)) is not None and not knows_rules_of(claim):
             raise PartitionStopped(
                 f"partition {book.partition} was claimed by a worker with newer rules "
                 f"({claim.decide}, tzdata {claim.tzdata}):"
                 " upgrade this worker"
             )
-    return valid
-
-
-async def _with_adopted(
-    adopted: AdoptedCatalogs, offset: int, catalogs: CatalogLog
-) -> AdoptedCatalogs:
-    if not await catalogs.holds(offset + 1, CATALOG_WAIT_S):
-        raise PartitionStopped(
-            f"the catalog topic no longer holds offset {offset}, which the ledger adopted"
-        )
-    record = catalogs.at_or_after(offset)
-    return adopted if record is None else adopted_catalogs([record], adopted)
-
-
-async def _commit(book: PartitionBook, view: PartitionView, position: Position | None) -> Position:
-    change = view_change(book.head, book.take_changes(), is_behind=True)
-    await view.commit(position, change)
-    book.identities.clear()
-    if len(book.accounts) > ACCOUNTS_KEPT_MAX:
-        book.accounts.clear()
-    return change.position
+    return entries

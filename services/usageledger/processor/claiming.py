@@ -1,5 +1,6 @@
-"""Claiming a ledger partition: the record that says who appends from here on, and what is made sure
-of before it is written.
+"""Claiming a ledger partition: the record that says who appends from here on.
+
+Before it is written, the partition is checked to be this ledger's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from usageledger.domain.chain import CLAIM_TYPE
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim, knows_rules_of
 from usageledger.domain.head import Head
 from usageledger.ledger.records import KeyedValue, LedgerPartition, Superseded
-from usageledger.processor.catch_up import LOOK_BACK_RECORDS, PartitionStopped
+from usageledger.processor.catch_up import PartitionStopped
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS
 
 _CLAIM_TYPE = CLAIM_TYPE.encode()
 
@@ -27,11 +29,10 @@ async def claim_partition(
 ) -> tuple[Claim, int]:
     """Append a claim and return it with its offset.
 
-    The ledger's id is what the partition's first claim says; ours, if ours is the first.
-
-    ``rules``: see `rules_gone_by`; those that this code does not know, or None, are this code's
-    own. An operator's command never raises those that the workers go by. Raises PartitionStopped
-    where this is no ledger, or one that has lost its beginning; LedgerError.
+    The first claim of a partition names the ledger's id, with ``new_ledger_id``; later ones repeat
+    it. ``rules``: see `current_rules`; None, and rules that this code does not know, mean this
+    code's own. So an operator's command never raises the rules of the workers. Raises
+    PartitionStopped where the topic is no ledger, or has lost its beginning; LedgerError.
     """
     end = await ledger.end_offset()
     ledger_id = await ledger_id_of(ledger, partition) if end > 0 else new_ledger_id()
@@ -44,15 +45,18 @@ async def claim_partition(
     return claim, claimed_at
 
 
-async def rules_gone_by(head: Head | None, ledger: LedgerPartition) -> Head | Claim | None:
-    """By which rules a partition is decided: its view's head says so, or the ledger's last claim
-    where there is none that can be read.
+async def current_rules(head: Head | None, ledger: LedgerPartition) -> Head | Claim | None:
+    """The rules that a partition is decided by: those of its view's head, or of its last claim.
 
-    Raises LedgerError.
+    The last claim counts where no head can be read. Raises LedgerError.
     """
     if head is not None:
         return head
-    start, stop, count = await ledger.start_offset(), await ledger.end_offset(), LOOK_BACK_RECORDS
+    start, stop, count = (
+        await ledger.start_offset(),
+        await ledger.end_offset(),
+        DEFAULT_SETTINGS.look_back_records,
+    )
     while stop > start:
         begin = max(start, stop - count)
         last = None
@@ -67,16 +71,15 @@ async def rules_gone_by(head: Head | None, ledger: LedgerPartition) -> Head | Cl
 
 
 async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str:
-    """The id of the ledger that lies in a partition.
+    """The id of the ledger that a partition belongs to.
 
-    Raises PartitionStopped where it has lost its beginning, or is none; LedgerError.
+    Raises PartitionStopped where it has lost its beginning, or is no ledger's; LedgerError.
     """
     start = await ledger.start_offset()
     if start > 0:
         raise PartitionStopped(
             f"partition {partition} of the ledger begins at offset {start}: it was truncated, and "
-            "the log is the truth;"
-            " restore it, or begin another ledger with a prefix of its own"
+            "the log is the truth; restore it, or begin another ledger with a prefix of its own"
         )
     async for records in ledger.read(0, 1):
         first = decode_claim(records[0].value) if records and records[0].offset == 0 else None

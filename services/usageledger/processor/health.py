@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from usageledger.processor.feed import PartitionFeed
+from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.runtime.telemetry import Figure, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionHealth:
-    """One assigned partition.
+    """How one assigned partition is doing.
 
-    ``state`` is its owner's (claiming, catching_up, running, …) or ``stopped``; a stopped one says
-    why.
-
-    The lags are how many records of each input are known to wait for their decision, None where
-    that is not known at the moment.
+    ``state`` is its owner's (claiming, catching_up, running, …) or ``stopped``, with the reason in
+    ``stopped_because``. A lag is the number of an input's records that are known to await a
+    decision; None while that is unknown.
     """
 
     partition: int
@@ -26,27 +27,57 @@ class PartitionHealth:
     usage_lag_records: int | None
     account_lag_records: int | None
     no_progress_s: float = 0.0
-    """For how long there has been something to do and nothing was done."""
+    """For how long there was something to do and nothing was done."""
     catch_up: tuple[int, int] | None = None
-    """While the view is caught up: the ledger offset that it has come to, and the one where that
-    ends.
-    """
+    """While the view catches up: the ledger offset that it has reached, and where it will end."""
     decided: Mapping[str, int] = field(default_factory=dict)
     """By input, ``usage`` and ``account``: the offset of the record that is decided next."""
     ledger_end: int | None = None
-    """Where its owner knows the ledger partition to end: what it appends next lies there."""
+    """The end of the ledger partition as its owner knows it: it appends there next."""
+
+
+class _OwnerState(Protocol):
+    @property
+    def inputs(self) -> InputBuffer: ...
+
+    @property
+    def catch_up_progress(self) -> tuple[int, int] | None: ...
+
+    @property
+    def ledger_end(self) -> int | None: ...
+
+
+def partition_health(
+    partition: int,
+    state: str,
+    stopped_because: str | None,
+    feed: PartitionFeed,
+    owner: _OwnerState,
+) -> PartitionHealth:
+    """The health of a partition as its feed and its owner know it."""
+    return PartitionHealth(
+        partition=partition,
+        state=state,
+        stopped_because=stopped_because,
+        usage_lag_records=feed.lag_records(Source.USAGE),
+        account_lag_records=feed.lag_records(Source.ACCOUNT),
+        no_progress_s=feed.stuck_s(owner.inputs) if state == "running" else 0.0,
+        catch_up=owner.catch_up_progress,
+        decided={source.value: feed.next_offset(source) for source in Source},
+        ledger_end=owner.ledger_end,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """The partitions that a worker owns now, by number."""
+    """The partitions that are assigned to a worker now, by number."""
 
     partitions: tuple[PartitionHealth, ...]
 
     def report(self) -> Report:
-        """What the worker tells who watches it.
+        """The worker's readiness and figures.
 
-        One without partitions does nothing, be it that others have them all.
+        A worker without partitions is not ready: perhaps other workers have them all.
         """
         stopped = [
             f"partition {each.partition} stopped: {each.stopped_because}"

@@ -1,6 +1,4 @@
-"""The two inputs of one ledger partition, buffered: a feeder puts chunks in, the owner takes
-records out in the ledger's order.
-"""
+"""The two inputs of one ledger partition, buffered between whoever feeds them and their owner."""
 
 from __future__ import annotations
 
@@ -15,19 +13,19 @@ from usageledger.ledger.records import Record
 
 
 class Source(str, Enum):
-    """Which input topic a record lies in."""
+    """Which input topic a record comes from."""
 
     USAGE = "usage"
     ACCOUNT = "account"
 
 
 class InputControl(Protocol):
-    """What the owner asks of whoever feeds it (the Faust worker; a list in tests)."""
+    """What the owner asks of whoever feeds it: the Faust worker, or a list in tests."""
 
     async def seek(self, positions: dict[Source, int]) -> None:
         """Begin to feed each input at the given offset.
 
-        Records fed before this returns are dropped by the buffer.
+        The buffer drops what it is fed before this returns.
         """
         ...
 
@@ -36,21 +34,22 @@ class InputControl(Protocol):
         ...
 
     def known_end_offset(self, source: Source) -> int | None:
-        """The end offset that the last fetch told, without asking; None before the first fetch."""
+        """The end offset that the last fetch brought; None before the first. Asks nobody."""
         ...
 
-    def committed(self, source: Source, next_offset: int) -> None:
-        """All records below ``next_offset`` are committed: acknowledge their chunks (lag tools read
-        this; recovery does not).
+    def acknowledge(self, source: Source, next_offset: int) -> None:
+        """Acknowledge the fetches below ``next_offset``: all their records are committed.
+
+        Lag tools read it; recovery does not.
         """
         ...
 
     def pause(self, source: Source) -> None:
-        """The buffer of this input is full: stop feeding it."""
+        """Stop feeding this input: its buffer is full."""
         ...
 
     def resume(self, source: Source) -> None:
-        """There is room again."""
+        """Go on feeding this input: there is room again."""
         ...
 
 
@@ -74,10 +73,10 @@ class InputBuffer:
         await self.control.seek(positions)
 
     def put(self, source: Source, records: Sequence[Record]) -> None:
-        """Take a fetched chunk.
+        """Buffer the records of a fetch.
 
-        What lies before the expected offset (fetched before a seek) is dropped; a chunk beyond a
-        gap is kept as it is.
+        Records below the expected offset, which were fetched before a seek, are dropped. Records
+        beyond a gap are kept as they are: the owner looks for gaps.
         """
         queue = self._queues[source]
         expected = queue[-1].offset + 1 if queue else self._next[source]
@@ -86,7 +85,7 @@ class InputBuffer:
         fresh = (
             records
             if records and records[0].offset >= expected
-            else [r for r in records if r.offset >= expected]
+            else [record for record in records if record.offset >= expected]
         )
         queue.extend(fresh)
         if len(queue) >= self._records_max and source not in self._paused:
@@ -95,45 +94,47 @@ class InputBuffer:
         self._changed.set()
 
     def peek(self, source: Source) -> Record | None:
-        """The next record of an input that has not been taken, None if none is buffered."""
+        """The next record of an input; None if none is buffered."""
         queue = self._queues[source]
         return queue[0] if queue else None
 
-    def take(self, source: Source, *, until_ms: int | None, limit: int) -> list[Record]:
-        """Take up to ``limit`` records whose timestamp is at most ``until_ms`` (None: any), in
-        order.
+    def pop(self, source: Source, *, until_ms: int | None, limit: int) -> list[Record]:
+        """Remove and return up to ``limit`` records with timestamps up to ``until_ms``, in order.
+
+        ``until_ms`` None: any timestamp.
         """
         queue = self._queues[source]
-        taken: list[Record] = []
+        popped: list[Record] = []
         while (
-            queue and len(taken) < limit and (until_ms is None or queue[0].timestamp_ms <= until_ms)
+            queue
+            and len(popped) < limit
+            and (until_ms is None or queue[0].timestamp_ms <= until_ms)
         ):
-            taken.append(queue.popleft())
-        if taken:
-            self._next[source] = taken[-1].offset + 1
+            popped.append(queue.popleft())
+        if popped:
+            self._next[source] = popped[-1].offset + 1
         if source in self._paused and len(queue) < self._records_max // 2:
             self._paused.discard(source)
             self.control.resume(source)
-        return taken
+        return popped
 
-    def buffered(self, source: Source) -> int:
-        """How many records of an input are waiting to be taken."""
+    def buffered_count(self, source: Source) -> int:
+        """How many records of an input are buffered."""
         return len(self._queues[source])
 
     def position(self, source: Source) -> int:
-        """The offset after the last record taken."""
+        """The offset after the last record that was popped."""
         return self._next[source]
 
     def is_known_to_be_at_end(self, source: Source) -> bool:
-        """Whether nothing is buffered and the last fetch told of nothing more."""
+        """Whether nothing is buffered and the last fetch said that there is nothing more."""
         end = self.control.known_end_offset(source)
         return not self._queues[source] and end is not None and self._next[source] >= end
 
-    async def changed(self, timeout_s: float) -> None:
-        """Return when something was put, or after ``timeout_s``."""
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Return when records were put, or after ``timeout_s``."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(
-                timeout_s
-            ):  # `wait_for` can swallow a cancellation (cpython #86296)
+            # `wait_for` can swallow a cancellation (cpython #86296)
+            async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
         self._changed.clear()

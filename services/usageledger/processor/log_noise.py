@@ -1,6 +1,4 @@
-"""Keeping libraries' logs to what an operator needs: warnings and worse, and the same complaint
-once in a while.
-"""
+"""Keeping libraries' logs to what an operator needs: warnings and worse, each kind once a while."""
 
 from __future__ import annotations
 
@@ -12,9 +10,10 @@ from contextlib import contextmanager
 REPEAT_AFTER_S = 30.0
 
 
-class OnceInAWhile(logging.Filter):
-    """Lets a message through, and its like only after a while: without a broker aiokafka complains
-    ten times a second.
+class RepeatFilter(logging.Filter):
+    """Lets a kind of message pass at most once in ``repeat_after_s``.
+
+    Without a broker aiokafka complains ten times a second.
     """
 
     def __init__(
@@ -23,12 +22,11 @@ class OnceInAWhile(logging.Filter):
         super().__init__()
         self._repeat_after_s = repeat_after_s
         self._clock = clock
-        # By the message before its arguments are filled in, so there are only as many as the
-        # library has.
+        # The key is the message before its arguments are filled in, so a library has few of them.
         self._passed_at: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is to be seen."""
+        """Whether the record is logged; remembers when its kind last was."""
         kind, now = (record.name, str(record.msg)), self._clock()
         passed_at = self._passed_at.get(kind)
         if passed_at is not None and now - passed_at < self._repeat_after_s:
@@ -38,11 +36,9 @@ class OnceInAWhile(logging.Filter):
 
 
 @contextmanager
-def quiet(libraries: Sequence[str]) -> Iterator[None]:
-    """Have these libraries' loggers be quiet, except where someone has asked a logger for more by
-    setting its level.
-    """
-    once = OnceInAWhile()
+def library_noise_reduced(libraries: Sequence[str]) -> Iterator[None]:
+    """Reduce what these libraries log, except by loggers whose level somebody has set."""
+    repeats = RepeatFilter()
     silenced = [
         logging.getLogger(name)
         for name in libraries
@@ -50,18 +46,18 @@ def quiet(libraries: Sequence[str]) -> Iterator[None]:
     ]
     for logger in silenced:
         logger.setLevel(logging.WARNING)
-    # A filter sees what is logged to its own logger, not to those below.
+    # A filter sees only what is logged to its own logger, not to the loggers below it.
     filtered = [
         logging.getLogger(name)
         for name in list(logging.root.manager.loggerDict)
         if name.split(".")[0] in libraries
     ]
     for logger in filtered:
-        logger.addFilter(once)
+        logger.addFilter(repeats)
     try:
         yield
     finally:
         for logger in filtered:
-            logger.removeFilter(once)
+            logger.removeFilter(repeats)
         for logger in silenced:
             logger.setLevel(logging.NOTSET)

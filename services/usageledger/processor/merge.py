@@ -1,5 +1,6 @@
-"""What a partition decides next: its two inputs merged by timestamp, what has come due, and newly
-published catalogs.
+"""What a partition decides next: records of its inputs, due accounts or a published catalog.
+
+The two inputs are merged by timestamp.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds, time_of
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import InputBuffer, Source
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS
 
 OTHER_INPUT_WAIT_S = 1.0
-"""How long a live ledger waits for an input that has more records than were fetched; one in import
-waits as long as it takes.
+"""How long a live ledger waits for an input that has more records than were fetched.
+
+A ledger in import waits as long as necessary.
 """
 
 DUE_GRACE = timedelta(seconds=1)
-"""How long after an account is due, by the wall clock, a ledger without backlog acts: what was
-appended before must have been seen.
+"""How long after an account is due, by the wall clock, an idle ledger acts on it.
+
+By then it has seen all that was appended before.
 """
 
 IDLE_WAIT_S = 0.5
-RECORDS_PER_CHUNK = 2_000
-DUE_PER_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class NextRecords:
 
 @dataclass(frozen=True, slots=True)
 class NextDue:
-    """Act on the accounts that are due at or before that time."""
+    """Act on the accounts that are due at or before ``until``."""
 
     until: datetime
 
@@ -58,7 +60,7 @@ NextStep = NextRecords | NextDue | NextCatalog
 class Merge:
     """Chooses what one partition decides next.
 
-    Live, its choice need not be repeatable: the order of decisions is in the log.
+    On a live ledger the choice need not be repeatable: the log records the order of decisions.
     """
 
     def __init__(
@@ -68,36 +70,39 @@ class Merge:
         *,
         is_importing: Callable[[], bool],
         now: Callable[[], datetime],
+        records_per_step: int = DEFAULT_SETTINGS.records_per_step,
     ) -> None:
         self._inputs = inputs
         self._catalogs = catalogs
         self._is_importing = is_importing
         self._now = now
+        self._records_per_step = records_per_step
         self._waiting_since: float | None = None
 
     async def next(self, book: PartitionBook) -> NextStep:
-        """Wait for the next thing to decide.
+        """Wait for the next step. Before any other, a catalog is adopted.
 
-        Nothing is decided before a catalog has been adopted.
+        Raises LedgerError where the end of an input cannot be asked for.
         """
         while True:
             record = self._catalogs.at_or_after(book.head.catalog_next)
             if record is not None:
                 return NextCatalog(record)
             if not book.catalogs:
-                await self._catalogs.changed(IDLE_WAIT_S)
+                await self._catalogs.wait_for_change(IDLE_WAIT_S)
                 continue
             step = await self._choose(book)
             if step is not None:
                 self._waiting_since = None
                 return step
-            await self._inputs.changed(self._patience_s(book))
+            await self._inputs.wait_for_change(self._wait_s(book))
 
-    async def next_at_hand(self, book: PartitionBook) -> NextStep | None:
-        """What there is to decide next in what has been fed, without waiting for more; None if
-        there is nothing.
+    async def next_buffered(self, book: PartitionBook) -> NextStep | None:
+        """The next step with what is buffered, without waiting for more; None if there is none.
+
+        Raises LedgerError as `next` does.
         """
-        if not book.catalogs or not any(self._inputs.buffered(source) for source in Source):
+        if not book.catalogs or not any(self._inputs.buffered_count(source) for source in Source):
             return None
         step = await self._choose(book)
         if step is not None:
@@ -114,23 +119,27 @@ class Merge:
         else:
             assert usage is not None
             source, first, other = Source.USAGE, usage, account
-        buffered = self._inputs.buffered(source)
-        if other is None and not await self._is_settled(
+        buffered = self._inputs.buffered_count(source)
+        if other is None and not await self._waited_enough_for(
             Source.USAGE if source is Source.ACCOUNT else Source.ACCOUNT
         ):
             return None
         at = max(book.head.clock, time_of(first.timestamp_ms))
         if due is not None and due[0] <= at:
             return NextDue(at)
-        until_ms = _until(source, first, other, due)
+        until_ms = _last_timestamp_ms(source, first, other, due)
         return NextRecords(
             source,
-            self._inputs.take(source, until_ms=until_ms, limit=min(buffered, RECORDS_PER_CHUNK)),
+            self._inputs.pop(
+                source, until_ms=until_ms, limit=min(buffered, self._records_per_step)
+            ),
         )
 
-    async def _is_settled(self, other: Source) -> bool:
-        """Whether nothing that is still to come from the other input can belong before what is at
-        hand.
+    async def _waited_enough_for(self, other: Source) -> bool:
+        """Return whether the merge may go on without a record of the other input.
+
+        It may if that input is at its end; on a live ledger also after `OTHER_INPUT_WAIT_S`, which
+        the first call begins.
         """
         if self._is_importing():
             end = await self._inputs.control.end_offset(other)
@@ -143,7 +152,7 @@ class Merge:
         return clock - self._waiting_since >= OTHER_INPUT_WAIT_S
 
     async def _due_by_wall_clock(self, due: tuple[datetime, str] | None) -> NextDue | None:
-        """With both inputs read to their end, the wall clock tells what is due.
+        """With both inputs read to their end, the wall clock says what is due.
 
         A ledger in import has no clock but its records.
         """
@@ -155,21 +164,21 @@ class Merge:
                 return None
         return NextDue(until)
 
-    def _patience_s(self, book: PartitionBook) -> float:
+    def _wait_s(self, book: PartitionBook) -> float:
         due = book.due.next()
         if due is None or self._is_importing():
             return IDLE_WAIT_S
         return min(IDLE_WAIT_S, max(0.01, (due[0] + DUE_GRACE - self._now()).total_seconds()))
 
 
-def _until(
+def _last_timestamp_ms(
     source: Source, first: Record, other: Record | None, due: tuple[datetime, str] | None
 ) -> int | None:
-    """The last timestamp that may be taken: account events come before usage of the same
-    millisecond, what is due before both.
+    """The last timestamp of records that come next; None if there is no bound.
 
-    ``first`` may be taken in any case: its own timestamp can lie beyond every time that there is
-    (see `time_of`).
+    Account events come before usage of the same millisecond, and due accounts before both.
+    ``first`` comes in any case: its own timestamp may be beyond the last representable time (see
+    `time_of`).
     """
     bounds = []
     if other is not None:

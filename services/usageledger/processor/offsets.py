@@ -1,7 +1,6 @@
-"""What the input topics hold, asked of the broker.
+"""The offsets that input topics hold, asked of the broker over a connection of its own.
 
-Over a connection of its own: behind a fetch that waits for records, a question waits as long (0.1
-s, in a consumer that reads).
+A question behind a fetch waits as long as that fetch does: 0.1 s in a consumer that reads.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+import aiokafka
 from aiokafka.errors import KafkaError
 
 from usageledger.ledger.records import Bounds, LedgerError
-from usageledger.processor.feed import Place
+from usageledger.processor.feed import TopicPartition
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -33,33 +32,33 @@ class KafkaOffsets:
         self._consumer: Any = None
         self._connecting = asyncio.Lock()
 
-    async def bounds(self, places: Sequence[Place]) -> list[Bounds]:
+    async def bounds(self, topic_partitions: Sequence[TopicPartition]) -> list[Bounds]:
         """What each of these topic partitions holds, in their order.
 
         Raises LedgerError when there is no answer in time.
         """
-        asked = [TopicPartition(*place) for place in places]
+        asked = [aiokafka.TopicPartition(*each) for each in topic_partitions]
 
         async def ask(consumer: Any) -> list[Bounds]:
             starts, ends = await asyncio.gather(
                 consumer.beginning_offsets(asked), consumer.end_offsets(asked)
             )
-            return [Bounds(starts[place], ends[place]) for place in asked]
+            return [Bounds(starts[each], ends[each]) for each in asked]
 
-        return await self._answered(ask)
+        return await self._ask(ask)
 
-    async def end_offset(self, place: Place) -> int:
+    async def end_offset(self, topic_partition: TopicPartition) -> int:
         """The offset that the next record of a topic partition will have.
 
         Raises LedgerError when there is no answer in time.
         """
-        asked = TopicPartition(*place)
+        asked = aiokafka.TopicPartition(*topic_partition)
 
         async def ask(consumer: Any) -> int:
-            ends: dict[TopicPartition, int] = await consumer.end_offsets([asked])
+            ends: dict[aiokafka.TopicPartition, int] = await consumer.end_offsets([asked])
             return ends[asked]
 
-        return await self._answered(ask)
+        return await self._ask(ask)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -68,18 +67,18 @@ class KafkaOffsets:
             with suppress(TimeoutError, KafkaError):
                 await asyncio.wait_for(consumer.stop(), 1.0)
 
-    async def _answered(self, ask: Callable[[Any], Awaitable[T]]) -> T:
+    async def _ask(self, ask: Callable[[Any], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await ask(await self._connected())
+                return await ask(await self._connect())
         except (TimeoutError, KafkaError, OSError) as error:
             await self.close()
             raise LedgerError(f"Kafka did not say what the input topics hold: {error!r}") from error
 
-    async def _connected(self) -> Any:
+    async def _connect(self) -> Any:
         async with self._connecting:
             if self._consumer is None:
-                consumer = AIOKafkaConsumer(
+                consumer = aiokafka.AIOKafkaConsumer(
                     bootstrap_servers=self._kafka,
                     client_id="usageledger-processor-offsets",
                     enable_auto_commit=False,

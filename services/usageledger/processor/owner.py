@@ -1,20 +1,19 @@
-"""The owner of one ledger partition: claim, catch up, then look up, decide, append, commit, for as
-long as the log says that it is ours.
+"""The owner of one ledger partition: claim, catch up, then look up, decide, append and commit.
 
-The ledger is the truth and comes first; the view follows. Whatever goes wrong, the owner forgets
-what it held in memory and claims again. `catch_up` says how the view is brought up to the claim,
-`merge` what is decided next, `ledger.partition_book` what becomes of it.
+It goes on for as long as the log says that the partition is its own. The ledger is the truth and
+comes first; the view follows. After any failure the owner forgets what it held in memory and claims
+again. `catch_up` brings the view up to the claim, `merge` chooses what is decided next, and
+`ledger.partition_book` decides it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from math import inf
 from random import Random
 from typing import Literal
 
@@ -34,40 +33,39 @@ from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, provide, view_change
 from usageledger.processor.claiming import claim_partition
 from usageledger.processor.inputs import InputBuffer, Source
-from usageledger.processor.merge import DUE_PER_CHUNK, Merge, NextDue, NextRecords, NextStep
-from usageledger.runtime.backoff import Backoff
+from usageledger.processor.merge import Merge, NextDue, NextRecords, NextStep
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
 from usageledger.runtime.tasks import cancel_and_wait, is_being_cancelled, raise_first_failure
 
-VERIFY_INTERVAL_S = 1.0
-CHUNKS_IN_FLIGHT = 2
-CLAIM_AGAIN = Backoff.doubling(0.05, 5.0, spread=(0.5, 1.5))
-
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OwnerState = Literal["claiming", "catching_up", "waiting_for_a_catalog", "running", "stopped"]
 
 
 @dataclass(slots=True, eq=False)
-class _Chunk:
-    """What is decided and committed together: groups of entries to append at ``expected_offset``,
-    and what the view then becomes.
+class _Batch:
+    """What is decided and committed together.
+
+    Groups of entries to append at ``expected_offset``, and the change of the view after them.
     """
 
     expected_offset: int
     groups: list[list[SealedEntry]] = field(default_factory=list)
     changes: Changes = field(default_factory=lambda: Changes({}, {}, {}, {}))
     change: ViewChange | None = None
-    uses: list[str | bytes] = field(default_factory=list)
-    """The accounts and identities that must stay in memory until it is committed."""
+    accounts: set[str] = field(default_factory=set)
+    """The accounts that must stay in memory until it is committed."""
+    identities: set[bytes] = field(default_factory=set)
+    """The identities that must stay in memory until it is committed."""
     decided: dict[Source, int] = field(default_factory=dict)
     stop: PartitionStopped | None = None
-    """Why nothing is decided after it."""
+    """If set, why nothing is decided after this batch."""
 
 
 class InputGap(LedgerError):
-    """Something is missing between what was decided last and what was fed next.
+    """A record is missing between the last decided one and the next one fed.
 
-    Reading the input anew can help.
+    Reading the input again can help.
     """
 
 
@@ -90,21 +88,31 @@ class PartitionOwner:
         is_importing: Callable[[], bool],
         now: Callable[[], datetime],
         new_ledger_id: Callable[[], str],
+        settings: OwnerSettings = DEFAULT_SETTINGS,
     ) -> None:
         self.partition = partition
         self.inputs = inputs
         self.state: OwnerState = "claiming"
         self.stopped_because: str | None = None
         self.ledger_end: int | None = None
-        """Where the ledger ends by what this owner has claimed and appended: what lies beyond is
-        another's. None without a claim.
+        """The end of the ledger as this owner has claimed and appended it; None without a claim.
+
+        Records at or after it are another's.
         """
         self._partition_count = partition_count
         self._ledger = ledger
         self._view = view
         self._catalogs = catalogs
         self._worker = worker
-        self._new_merge = partial(Merge, inputs, catalogs, is_importing=is_importing, now=now)
+        self._settings = settings
+        self._new_merge = partial(
+            Merge,
+            inputs,
+            catalogs,
+            is_importing=is_importing,
+            now=now,
+            records_per_step=settings.records_per_step,
+        )
         self._new_ledger_id = new_ledger_id
         self._spread = Random(worker)
         self._catching_up: tuple[PartitionBook, int] | None = None
@@ -113,9 +121,7 @@ class PartitionOwner:
 
     @property
     def catch_up_progress(self) -> tuple[int, int] | None:
-        """While the view is caught up: the ledger offset that it has come to, and the one where
-        that ends.
-        """
+        """While the view catches up: the ledger offset that it has reached, and where that ends."""
         if self._catching_up is None:
             return None
         book, end = self._catching_up
@@ -124,10 +130,10 @@ class PartitionOwner:
     async def run(self) -> None:
         """Own the partition until cancelled.
 
-        Returns only where an operator has to look at it, with ``stopped_because``.
+        Returns only when an operator has to look at it; ``stopped_because`` then says why.
         """
         self.state, self.stopped_because = "claiming", None
-        failures = 0
+        backoff, failures = self._settings.claim_again, 0
         while True:
             began = asyncio.get_running_loop().time()
             try:
@@ -138,10 +144,10 @@ class PartitionOwner:
                 if not error.retriable:
                     return self.stop(str(error))
                 if is_being_cancelled():
-                    # A client library can swallow a cancellation that comes together with its
+                    # A client library can swallow a cancellation that arrives together with its
                     # answer.
                     raise asyncio.CancelledError from error
-                logger.info(
+                log.info(
                     "partition %d: claiming again after %s: %s",
                     self.partition,
                     type(error).__name__,
@@ -150,49 +156,46 @@ class PartitionOwner:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # A client library that is closed cancels what it was asked for; ending here would
+                # A client library that is closed cancels its pending answers. Ending here would
                 # leave the partition without an owner.
-                logger.info(
-                    "partition %d: claiming again after what it waited for was cancelled",
+                log.info(
+                    "partition %d: claiming again after a library cancelled an answer",
                     self.partition,
                 )
-            is_settled_in = asyncio.get_running_loop().time() - began > 2 * CLAIM_AGAIN.delays_s[-1]
-            failures = 1 if is_settled_in else failures + 1
+            owned_s = asyncio.get_running_loop().time() - began
+            failures = 1 if owned_s > 2 * backoff.delays_s[-1] else failures + 1
             self.state, self._catching_up = "claiming", None
-            # Two that supersede each other would otherwise do so again at the same moment, and
-            # again.
-            await asyncio.sleep(CLAIM_AGAIN.delay_s(failures, self._spread.random()))
+            await asyncio.sleep(backoff.delay_s(failures, self._spread.random()))
 
-    def check_for_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:
-        """Raise InputGap where an offset is missing before or between records: what lay there would
-        never be decided.
+    def note_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:
+        """Raise InputGap the first time that an offset is missing before or between records.
 
-        Kafka itself leaves out offsets only where a producer uses transactions. A gap that is there
-        again once the input has been read anew, from that very offset, is such a one; from then on
-        this input may have them.
+        A record that was missed would never be decided. Kafka itself leaves out offsets only where
+        a producer uses transactions. So a gap that shows again after the input was read again, from
+        that very offset, is one of those; from then on this input may have gaps.
         """
         if records[-1].offset - expected + 1 == len(records) or source in self._has_transactions:
             return
         offsets = [record.offset for record in records]
         found = next(
             offset
-            for offset, wanted in zip(
+            for offset, contiguous in zip(
                 offsets, range(expected, expected + len(offsets)), strict=True
             )
-            if offset != wanted
+            if offset != contiguous
         )
         if self._gap == (source, found):
             self._has_transactions.add(source)
             return
         self._gap = (source, found)
         raise InputGap(
-            f"{source.value}: before offset {found} something is missing; reading it anew"
+            f"{source.value}: before offset {found} a record is missing; reading it again"
         )
 
     def stop(self, reason: str) -> None:
-        """Do nothing more until an operator has looked at it."""
+        """Stop until an operator has looked at the partition."""
         self.state, self.stopped_because = "stopped", reason
-        logger.error("partition %d stopped: %s", self.partition, reason)
+        log.error("partition %d stopped: %s", self.partition, reason)
 
     async def _own(self) -> None:
         self.ledger_end = None
@@ -209,33 +212,34 @@ class PartitionOwner:
             view=self._view,
             catalogs=self._catalogs,
             claimed_at=claimed_at,
+            settings=self._settings,
         )
         self._catching_up = None
         await self.inputs.seek(
             {Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next}
         )
         self.state = "running" if book.catalogs else "waiting_for_a_catalog"
-        await _Tenure(self, book, position).run()
+        await _Ownership(self, book, position).run()
 
 
-class _Tenure:
-    """From one catch-up to whatever ends it: chunks are decided while the ones before are being
-    appended and committed.
+class _Ownership:
+    """One time of owning the partition, from the end of a catch-up to the first failure.
+
+    Batches are decided while earlier ones are being appended and committed.
     """
 
     def __init__(self, owner: PartitionOwner, book: PartitionBook, position: Position) -> None:
         self._owner = owner
-        self._ledger, self._view, self._inputs, self._merge = (
-            owner._ledger,
-            owner._view,
-            owner.inputs,
-            owner._new_merge(),
-        )
+        self._settings = owner._settings
+        self._ledger, self._view = owner._ledger, owner._view
+        self._inputs, self._merge = owner.inputs, owner._new_merge()
         self._book = book
         self._position = position
         self._view_calls = asyncio.Lock()
-        self._in_flight: asyncio.Queue[_Chunk] = asyncio.Queue(CHUNKS_IN_FLIGHT)
-        self._last_use: dict[str | bytes, _Chunk] = {}
+        self._in_flight: asyncio.Queue[_Batch] = asyncio.Queue(self._settings.batches_in_flight)
+        # By account and by identity: the last batch that needs it in memory.
+        self._last_batch_of_account: dict[str, _Batch] = {}
+        self._last_batch_of_identity: dict[bytes, _Batch] = {}
         self._committed_at = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
@@ -251,94 +255,96 @@ class _Tenure:
 
     async def _decide_all(self) -> None:
         while True:
-            chunk = _Chunk(self._book.head.next_offset)
-            await self._decide(chunk, await self._merge.next(self._book))
-            await self._fill(chunk)
-            chunk.change = view_change(self._book.head, chunk.changes)
-            if chunk.groups:
+            batch = _Batch(self._book.head.next_offset)
+            await self._decide(batch, await self._merge.next(self._book))
+            await self._fill(batch)
+            batch.change = view_change(self._book.head, batch.changes)
+            if batch.groups:
                 self._owner.state = "running"
-                await self._in_flight.put(chunk)
-            if chunk.stop is not None:
+                await self._in_flight.put(batch)
+            if batch.stop is not None:
                 await self._in_flight.join()
-                raise chunk.stop
+                raise batch.stop
 
-    async def _fill(self, chunk: _Chunk) -> None:
-        """Add what else is at hand while the chunk would have to wait for its turn anyhow.
+    async def _fill(self, batch: _Batch) -> None:
+        """Add further steps to a batch that would have to wait for its turn anyway.
 
-        Where the inputs alternate or accounts come due, a step is a record or two: what a partition
-        decides in a second would depend on how far away Kafka is.
+        Where the inputs alternate or accounts come due, a step is only a record or two. Without
+        this, the round trip to Kafka would bound what a partition decides in a second.
         """
-        while self._in_flight.full() and chunk.stop is None and len(chunk.groups) < DUE_PER_CHUNK:
-            step = await self._merge.next_at_hand(self._book)
+        groups_max = self._settings.due_per_step
+        while self._in_flight.full() and batch.stop is None and len(batch.groups) < groups_max:
+            step = await self._merge.next_buffered(self._book)
             if step is None:
                 return
-            await self._decide(chunk, step)
+            await self._decide(batch, step)
 
-    async def _decide(self, chunk: _Chunk, step: NextStep) -> None:
+    async def _decide(self, batch: _Batch, step: NextStep) -> None:
         try:
             if isinstance(step, NextRecords):
-                await self._decide_records(chunk, step)
+                await self._decide_records(batch, step)
             elif isinstance(step, NextDue):
-                self._check_what_is_at_hand()
-                await self._provide(chunk, self._book.due.until(step.until, DUE_PER_CHUNK), [])
-                self._act_on_due(chunk, step.until, DUE_PER_CHUNK)
+                self._note_gaps_before_buffered()
+                groups_max = self._settings.due_per_step
+                await self._provide(batch, self._book.due.until(step.until, groups_max), [])
+                self._act_on_due(batch, step.until, groups_max)
             else:
-                chunk.groups.append(self._book.adopt(step.record))
+                batch.groups.append(self._book.adopt(step.record))
         except Undecidable as error:
-            # What came before it is decided and lies in the chunk.
-            chunk.stop = PartitionStopped(
+            # The inputs before it are decided and in the batch.
+            batch.stop = PartitionStopped(
                 f"the code fails on {error}; it is neither decided nor refused: mend the code, "
-                f"then start again{_or_skip(error)}"
+                f"then start again{_skip_hint(error)}"
             )
-            logger.error(
+            log.error(
                 "partition %d: the code fails on an input", self._owner.partition, exc_info=error
             )
         changes = self._book.take_changes()
-        self._reserve(chunk, [*changes.accounts, *changes.identities])
-        chunk.changes.accounts.update(changes.accounts)
-        chunk.changes.identities.update(changes.identities)
-        chunk.changes.due.update(changes.due)
-        chunk.changes.settled_holds.update(changes.settled_holds)
+        self._reserve(batch, changes.accounts, changes.identities)
+        batch.changes.accounts.update(changes.accounts)
+        batch.changes.identities.update(changes.identities)
+        batch.changes.due.update(changes.due)
+        batch.changes.settled_holds.update(changes.settled_holds)
 
-    async def _decide_records(self, chunk: _Chunk, step: NextRecords) -> None:
-        self._owner.check_for_gaps(
-            step.source, self._book.head.next_of(step.source.value), step.records
-        )
+    async def _decide_records(self, batch: _Batch, step: NextRecords) -> None:
+        self._owner.note_gaps(step.source, self._book.head.next_of(step.source.value), step.records)
         inputs = self._book.decode(step.source.value, step.records)
         accounts, identities = self._book.needed_to_decide(inputs)
-        await self._provide(chunk, accounts, identities)
+        await self._provide(batch, accounts, identities)
         for item in inputs:
-            self._act_on_due(chunk, item.appended_at)
-            chunk.groups.append(self._book.decide_input(item))
-            chunk.decided[step.source] = item.offset + 1
+            self._act_on_due(batch, item.appended_at)
+            batch.groups.append(self._book.decide_input(item))
+            batch.decided[step.source] = item.offset + 1
 
-    def _check_what_is_at_hand(self) -> None:
-        """What is due is found so by the records at hand: one that is missing before them may be of
-        a time before it.
+    def _note_gaps_before_buffered(self) -> None:
+        """Look for a gap before the buffered records, whose timestamps say which accounts are due.
+
+        A missing record may be older than they are.
         """
         for source in Source:
             record = self._inputs.peek(source)
             if record is not None:
-                self._owner.check_for_gaps(source, self._book.head.next_of(source.value), [record])
+                self._owner.note_gaps(source, self._book.head.next_of(source.value), [record])
 
-    def _act_on_due(self, chunk: _Chunk, until: datetime, groups_max: float = inf) -> None:
-        """Act on what is due, in order, as far as its accounts are at hand; an account's next date
-        may come before another's.
+    def _act_on_due(self, batch: _Batch, until: datetime, groups_max: int | None = None) -> None:
+        """Act on due accounts in order, up to the first that is not in memory.
+
+        An account's next due date may be before another's, so the order is looked up each time.
         """
-        while len(chunk.groups) < groups_max:
+        while groups_max is None or len(batch.groups) < groups_max:
             due = self._book.due.next()
             if due is None or due[0] > until or due[1] not in self._book.accounts:
                 return
-            chunk.groups.append(self._book.decide_due(due[1], due[0]))
+            batch.groups.append(self._book.decide_due(due[1], due[0]))
 
     async def _provide(
-        self, chunk: _Chunk, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]
+        self, batch: _Batch, accounts: Sequence[str], identities: Sequence[tuple[int, bytes]]
     ) -> None:
-        """Fetch what is not in memory.
+        """Fetch accounts and identities that are not in memory.
 
-        What is stays there, even if the chunk that brought it is committed while we wait.
+        The others stay there, even if the batch that needed them is committed meanwhile.
         """
-        self._reserve(chunk, [*accounts, *(identity for _, identity in identities)])
+        self._reserve(batch, accounts, [identity for _, identity in identities])
         missing_accounts = [account for account in accounts if account not in self._book.accounts]
         missing_identities = [pair for pair in identities if pair[1] not in self._book.identities]
         async with self._view_calls:
@@ -346,69 +352,77 @@ class _Tenure:
                 self._book, self._view, self._position, missing_accounts, missing_identities
             )
 
-    def _reserve(self, chunk: _Chunk, keys: Sequence[str | bytes]) -> None:
-        chunk.uses += keys
-        self._last_use.update(dict.fromkeys(keys, chunk))
+    def _reserve(self, batch: _Batch, accounts: Iterable[str], identities: Iterable[bytes]) -> None:
+        """Keep these in memory until the batch is committed."""
+        batch.accounts.update(accounts)
+        batch.identities.update(identities)
+        self._last_batch_of_account.update(dict.fromkeys(accounts, batch))
+        self._last_batch_of_identity.update(dict.fromkeys(identities, batch))
 
     async def _append_all(self) -> None:
         while True:
-            chunk = await self._in_flight.get()
-            assert chunk.change is not None
+            batch = await self._in_flight.get()
+            assert batch.change is not None
             try:
                 await self._ledger.append(
-                    chunk.expected_offset,
-                    [[_keyed(entry) for entry in group] for group in chunk.groups],
+                    batch.expected_offset,
+                    [[_keyed_value(entry) for entry in group] for group in batch.groups],
                 )
             except GroupTooLarge as error:
                 raise PartitionStopped(
-                    f"{error}. The largest are those of {_largest(chunk.groups)}"
+                    f"{error}. The largest are those of {_name_of_largest(batch.groups)}"
                 ) from error
-            self._owner.ledger_end = chunk.change.position.next_offset
+            self._owner.ledger_end = batch.change.position.next_offset
             async with self._view_calls:
-                await self._view.commit(self._position, chunk.change)
-                self._position = chunk.change.position
+                await self._view.commit(self._position, batch.change)
+                self._position = batch.change.position
                 self._committed_at = asyncio.get_running_loop().time()
-            self._forget(chunk)
-            for source, next_offset in chunk.decided.items():
-                self._inputs.control.committed(source, next_offset)
+            self._forget(batch)
+            for source, next_offset in batch.decided.items():
+                self._inputs.control.acknowledge(source, next_offset)
             self._in_flight.task_done()
 
-    def _forget(self, chunk: _Chunk) -> None:
-        """Drop what the view now holds, except what a later chunk uses."""
-        for key in chunk.uses:
-            if self._last_use.get(key) is chunk:
-                del self._last_use[key]
-                self._book.accounts.pop(key, None) if isinstance(
-                    key, str
-                ) else self._book.identities.pop(key, None)
+    def _forget(self, batch: _Batch) -> None:
+        """Drop from memory what the view now holds, except what a later batch needs."""
+        for account in batch.accounts:
+            if self._last_batch_of_account.get(account) is batch:
+                del self._last_batch_of_account[account]
+                self._book.accounts.pop(account, None)
+        for identity in batch.identities:
+            if self._last_batch_of_identity.get(identity) is batch:
+                del self._last_batch_of_identity[identity]
+                self._book.identities.pop(identity, None)
 
     async def _verify_when_idle(self) -> None:
-        """Redis may fail over and lose its last second while nothing flows: nobody would notice
-        until the next event came.
+        """Verify the view's position while nothing is committed.
+
+        Redis may fail over and lose its last second. On an idle partition nobody would notice
+        before the next event.
         """
+        interval_s = self._settings.verify_interval_s
         while True:
-            await asyncio.sleep(VERIFY_INTERVAL_S)
-            if asyncio.get_running_loop().time() - self._committed_at < VERIFY_INTERVAL_S:
+            await asyncio.sleep(interval_s)
+            if asyncio.get_running_loop().time() - self._committed_at < interval_s:
                 continue
             async with self._view_calls:
                 await self._view.verify(self._position)
 
 
-def _keyed(sealed: SealedEntry) -> KeyedValue:
+def _keyed_value(sealed: SealedEntry) -> KeyedValue:
     return KeyedValue(sealed.entry.account.encode() or None, sealed.value)
 
 
-def _or_skip(error: Undecidable) -> str:
-    place = error.input
-    if place is None or place.topic == "catalog":
+def _skip_hint(error: Undecidable) -> str:
+    address = error.input
+    if address is None or address.topic == "catalog":
         return ""
     return (
-        f"; or leave it out: usageledger processor skip {place.partition}@{place.offset} --topic "
-        f"{place.topic} --reason TEXT"
+        f"; or leave it out: usageledger processor skip {address.partition}@{address.offset} "
+        f"--topic {address.topic} --reason TEXT"
     )
 
 
-def _largest(groups: Sequence[Sequence[SealedEntry]]) -> str:
+def _name_of_largest(groups: Sequence[Sequence[SealedEntry]]) -> str:
     first = max(groups, key=lambda group: sum(len(sealed.value) for sealed in group))[0].entry
     return (
         f"account {first.account!r}, due"

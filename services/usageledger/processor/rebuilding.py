@@ -28,7 +28,8 @@ from usageledger.processor.catch_up import (
     fold_beside,
     head_of,
 )
-from usageledger.processor.claiming import claim_partition, ledger_id_of, rules_gone_by
+from usageledger.processor.claiming import claim_partition, current_rules, ledger_id_of
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
 
 NEARLY_RECORDS = 1_000
 """With so few left the claim may come: the partition decides nothing from there to the switch."""
@@ -69,6 +70,7 @@ class ViewRebuild:
         read_catalogs: Callable[[], Awaitable[None]],
         operator: str,
         on_progress: OnProgress,
+        settings: OwnerSettings = DEFAULT_SETTINGS,
     ) -> None:
         self._partition = partition
         self._partition_count = partition_count
@@ -78,6 +80,7 @@ class ViewRebuild:
         self._read_catalogs = read_catalogs
         self._operator = operator
         self._on_progress = on_progress
+        self._settings = settings
         self._furthest = 0
 
     async def run(self, *, anew: bool = False) -> Rebuilt:
@@ -98,7 +101,7 @@ class ViewRebuild:
                 f"({head.ledger}, not {ledger_id}), which may be"
                 " alive: give this ledger a Redis or a prefix of its own"
             )
-        rules = await rules_gone_by(head, self._ledger)
+        rules = await current_rules(head, self._ledger)
         if anew:
             await self._view.beside().clear()
         begun_at = await self._build_nearly(ledger_id, rules)
@@ -114,7 +117,12 @@ class ViewRebuild:
         counted = _Counted(self._ledger, self._tell)
         book = self._book(claim.ledger, rules)
         position = await build_anew(
-            book, ledger=counted, view=self._view, catalogs=self._catalogs, claimed_at=claimed_at
+            book,
+            ledger=counted,
+            view=self._view,
+            catalogs=self._catalogs,
+            claimed_at=claimed_at,
+            settings=self._settings,
         )
         await self._wake_who_saw_the_old_view(claimed_at, rules)
         return Rebuilt(partition=self._partition, begun_at=begun_at, position=position)
@@ -154,6 +162,7 @@ class ViewRebuild:
                     ledger=self._ledger,
                     view=self._view,
                     until=end - 1,
+                    settings=self._settings,
                 )
                 begun_at = self._furthest = 0 if stored is None else stored.position.next_offset
             counted = _Counted(self._ledger, self._tell)
@@ -163,6 +172,7 @@ class ViewRebuild:
                 view=self._view,
                 catalogs=self._catalogs,
                 until=end - 1,
+                settings=self._settings,
             )
             if await self._ledger.end_offset() - end < NEARLY_RECORDS:
                 break

@@ -1,4 +1,4 @@
-"""A worker's partitions, told to whoever looks: about once a second, in Redis."""
+"""Publishes the states of a worker's partitions in Redis, about once a second."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from usageledger.processor.health import PartitionHealth, WorkerHealth
 REPORT_INTERVAL_S = 1.0
 WRITE_TIMEOUT_S = 3.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class OwnerReports:
-    """Takes the worker's health as it is told, and publishes the latest.
+    """Publishes the worker's latest health.
 
-    A Redis that does not take it is the owners' to complain of.
+    A failure is only logged for debugging: the owners complain of a Redis that does not answer.
     """
 
     def __init__(self, redis: AsyncClient, prefix: str, worker: str) -> None:
@@ -29,25 +29,26 @@ class OwnerReports:
         self._health = WorkerHealth(partitions=())
 
     def note(self, health: WorkerHealth) -> None:
-        """What the partitions are like now."""
+        """Remember the worker's health, to be published next."""
         self._health = health
 
     async def publish(self) -> None:
         """Publish until cancelled."""
         while True:
             reports = {
-                each.partition: _report(each, self._worker) for each in self._health.partitions
+                each.partition: _owner_report(each, self._worker)
+                for each in self._health.partitions
             }
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT_S):
                     if reports:
                         await write_reports(self._redis, self._prefix, reports)
             except (ViewError, TimeoutError) as error:
-                logger.debug("the partitions' states were not published: %s", error)
+                log.debug("the partitions' states were not published: %s", error)
             await asyncio.sleep(REPORT_INTERVAL_S)
 
 
-def _report(health: PartitionHealth, worker: str) -> OwnerReport:
+def _owner_report(health: PartitionHealth, worker: str) -> OwnerReport:
     caught_up_to, end = health.catch_up or (None, None)
     return OwnerReport(
         worker=worker,

@@ -25,6 +25,7 @@ from usageledger.processor.catalog_reader import read_catalogs
 from usageledger.processor.health import WorkerHealth
 from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.owner import PartitionOwner
+from usageledger.processor.owner_settings import DEFAULT_SETTINGS
 from usageledger.processor.reporting import OwnerReports
 from usageledger.processor.worker import run_worker
 
@@ -125,6 +126,7 @@ class _ServedOwner(PartitionOwner):
             is_importing=import_mode.is_on,
             now=lambda: datetime.now(UTC),
             new_ledger_id=lambda: uuid.uuid4().hex,
+            settings=DEFAULT_SETTINGS,
         )
 
     async def run(self) -> None:

@@ -24,7 +24,7 @@ from usageledger.ledger.partition_book import PartitionBook, Undecidable
 from usageledger.ledger.records import KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change
-from usageledger.processor.claiming import claim_partition, rules_gone_by
+from usageledger.processor.claiming import claim_partition, current_rules
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextCatalog, NextRecords, NextStep
 
@@ -107,7 +107,7 @@ async def _skip_once(
     decided = await head_of(view)
     if decided is not None:
         _refuse_what_was_decided(address, decided)
-    rules = await rules_gone_by(decided, ledger)
+    rules = await current_rules(decided, ledger)
     claim, claimed_at = await claim_partition(
         ledger,
         address.partition,

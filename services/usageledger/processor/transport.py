@@ -1,19 +1,18 @@
-"""Faust fed by the chunk: one Faust event for what was fetched of a partition at once, instead of
-one for each record.
+"""Faust with one event for each fetch, instead of one for each record.
 
-Faust's own cost is an event, a hop and an acknowledgement for each record; by the chunk it does not
-show. Groups, heartbeats, rebalances, streams and commits stay Faust's. What differs from its stock
-consumer, and why:
+Faust itself costs an event, a hop and an acknowledgement for each event. With one event for each
+fetch that cost no longer shows. Groups, heartbeats, rebalances, streams and commits stay Faust's.
+These are the differences from its stock consumer, and why:
 
-- Records are taken with aiokafka's `getmany`, as bytes: Faust would acknowledge and skip what it
-  cannot decode.
-- After an assignment a partition stays paused until its owner has claimed and caught up and says
-  where to begin. `perform_seek`, where Faust seeks to the group's committed offsets, runs under a
-  short timeout and only pauses.
-- Offsets are committed as owners report them, and no others: they are for lag tools. A ledger says
-  itself how far it has decided.
-- A full buffer holds its partition by `_buffered_partitions`: a chunk of a partition that is paused
-  outright is dropped by Faust.
+- Records are read with aiokafka's `getmany`, as bytes. Faust would acknowledge and skip a record
+  that it cannot decode.
+- After an assignment a partition stays paused until its owner has claimed, has caught up, and says
+  where to begin. In `perform_seek` Faust would seek to the group's committed offsets. That call has
+  a short timeout, so here it only pauses.
+- Only the offsets that owners report are committed. They are for lag tools: a ledger says itself
+  how far it has decided.
+- A full buffer pauses its partition by `_buffered_partitions`. Faust drops the fetches of a
+  partition that is paused outright.
 """
 
 from __future__ import annotations
@@ -24,51 +23,52 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
+import aiokafka
 import faust
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from mode.threads import ServiceThread, WorkerThread
 
 from usageledger.ledger.records import LedgerError, Record
-from usageledger.processor.feed import Chunk, Place
+from usageledger.processor.feed import Fetch, TopicPartition
 
 RECORDS_PER_FETCH = 5_000
 FETCH_BYTES_PER_PARTITION = 1024 * 1024
-# While a partition is held back, the broker answers fetches of the others only after this long if
-# they are idle, and one that is released meanwhile has to wait for that answer.
+# While a partition is paused and the others are idle, the broker holds a fetch for this long. A
+# partition that is resumed meanwhile waits for that fetch to return.
 FETCH_WAIT_MS = 100
 POLL_S = 0.1
 ANSWER_TIMEOUT_S = 10.0
 THREAD_STOP_S = 1.0
-# An end offset that was heard longer ago says nothing about what has been appended since.
+# An older end offset says nothing about what has been appended since.
 KNOWN_END_AGE_MAX_S = 2.0
 
 
 class Assignments(Protocol):
-    """What the worker hears from its consumer. All calls come on the worker's own loop."""
+    """What the consumer calls on its worker, always on the worker's own loop."""
 
-    def assigned(self, places: set[Place]) -> None:
-        """These are ours now, all that are; their owners can start."""
+    def on_assigned(self, topic_partitions: set[TopicPartition]) -> None:
+        """Start the owners of these: they are all that is assigned to this worker."""
         ...
 
-    async def revoked(self) -> None:
-        """Nothing is ours any more until the next `assigned`. Must be bounded."""
+    async def on_revoked(self) -> None:
+        """Stop all owners: nothing is assigned until the next `on_assigned`. Must be bounded."""
         ...
 
-    def is_flowing(self, place: Place) -> bool:
-        """Whether the place's owner has said where to begin."""
+    def is_flowing(self, topic_partition: TopicPartition) -> bool:
+        """Whether the partition's owner has said where to begin."""
         ...
 
-    def lost(self, place: Place, offset: int) -> None:
-        """The topic no longer holds what the place's owner is to read next."""
+    def on_truncated(self, topic_partition: TopicPartition, offset: int) -> None:
+        """Stop the partition's owner: the topic no longer holds ``offset``, which comes next."""
         ...
 
 
 class _DaemonThread(WorkerThread):
-    """When a broker that is gone keeps a consumer from closing, neither the process that wants to
-    end nor its loop waits for it.
+    """A thread that neither the process nor its loop waits for at the end.
+
+    A broker that is gone can keep a consumer from closing.
     """
 
     def __init__(self, service: ServiceThread, **kwargs: Any) -> None:
@@ -79,11 +79,11 @@ class _DaemonThread(WorkerThread):
         self.join(THREAD_STOP_S)
 
 
-class ChunkThread(driver.AIOKafkaConsumerThread):
+class FetchThread(driver.AIOKafkaConsumerThread):
     """Reads in the consumer's own thread and loop.
 
-    Epochs and serials are set and stamped there, without an await between, so no record read before
-    a seek can carry the mark of what was read after it.
+    Epochs and serials are set there, and fetches stamped with them, without an await in between. So
+    no record from before a seek carries the epoch of that seek.
     """
 
     Worker = _DaemonThread
@@ -96,30 +96,31 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         self._positions: dict[TP, int] = {}
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        # Or aiokafka would begin to fetch from the committed offsets, for nothing.
-        self._ensure_consumer().pause(*(TopicPartition(*tp) for tp in assigned))
+        # Otherwise aiokafka would begin to fetch from the committed offsets, in vain.
+        self._ensure_consumer().pause(*(aiokafka.TopicPartition(*tp) for tp in assigned))
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def rewind(self, positions: Mapping[TP, int], epoch: int) -> None:
-        """Seek, mark what is read from now on, and let it flow."""
+        """Seek, stamp later fetches with ``epoch``, and resume."""
         for tp in positions:
             self._epochs[tp], self._serials[tp] = epoch, 0
             self._read_up_to[tp] = positions[tp]
             self._positions.pop(tp, None)
         consumer = self._ensure_consumer()
         await self._seek_wait(
-            consumer, {cast(TP, TopicPartition(*tp)): offset for tp, offset in positions.items()}
+            consumer,
+            {cast(TP, aiokafka.TopicPartition(*tp)): offset for tp, offset in positions.items()},
         )
-        consumer.resume(*(TopicPartition(*tp) for tp in positions))
+        consumer.resume(*(aiokafka.TopicPartition(*tp) for tp in positions))
 
     def known_end_offset(self, tp: TP) -> int | None:
-        """The end that the last fetch told, if that is not long ago.
+        """The end offset that the last fetch brought; None if that is too long ago.
 
         Safe from another thread: it reads two attributes.
         """
-        consumer, place = self._ensure_consumer(), TopicPartition(*tp)
+        consumer, asked = self._ensure_consumer(), aiokafka.TopicPartition(*tp)
         try:
-            heard_at_ms, end = consumer.last_poll_timestamp(place), consumer.highwater(place)
+            heard_at_ms, end = consumer.last_poll_timestamp(asked), consumer.highwater(asked)
         except (AssertionError, AttributeError, KeyError, KafkaError):
             # A rebalance is taking the partition away at this moment.
             return None
@@ -128,75 +129,82 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         return None if end is None else self.end_before_marks(tp, end)
 
     def end_before_marks(self, tp: TP, end: int) -> int:
-        """The end as it is for whoever waits for records: where only a transaction's marks follow,
-        the offset after the last record.
-        """
+        """The offset after the last record if only a transaction's marks follow, else ``end``."""
         read_up_to = self._read_up_to.get(tp, end)
         return read_up_to if read_up_to < end <= self._positions.get(tp, -1) else end
 
     async def _fetch_records(
         self,
-        consumer: AIOKafkaConsumer,
+        consumer: aiokafka.AIOKafkaConsumer,
         active_partitions: set[TP],
         timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
         max_records: int | None = None,
     ) -> Mapping[TP, list[Any]]:
-        # Checked here again: the call was queued, and a rebalance may have begun since.
+        # Checked again: the call was queued, and a rebalance may have begun since.
         if not self.consumer.flow_active or not active_partitions:
             return {}
-        places = [TopicPartition(*tp) for tp in active_partitions]
+        asked = [aiokafka.TopicPartition(*tp) for tp in active_partitions]
         try:
             fetched = await consumer.getmany(
-                *places, timeout_ms=int((timeout or 0) * 1000), max_records=max_records
+                *asked, timeout_ms=int((timeout or 0) * 1000), max_records=max_records
             )
         except OffsetOutOfRangeError as error:
-            self._tell_lost(consumer, error.args[0])
+            self._report_truncated(consumer, error.args[0])
             return {}
         except NoOffsetForPartitionError:
-            # Asked before a rebalance and answered after it: the partition's new owner has yet to
-            # say where to begin.
+            # Asked before a rebalance and answered after it: the new owner has not said yet where
+            # to begin.
             return {}
-        for place in places:
-            if not fetched.get(place):
-                await self._note_position(consumer, place)
+        for each in asked:
+            if not fetched.get(each):
+                await self._note_position(consumer, each)
         return {
-            TP(*place): [self._chunk(place, records)]
-            for place, records in fetched.items()
+            TP(*each): [self._stamped_fetch(TP(*each), records)]
+            for each, records in fetched.items()
             if records
         }
 
-    async def _note_position(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
-        """Note how far the consumer has come where the topic goes on and no record comes: past a
-        transaction's marks, it may be.
+    async def _note_position(
+        self, consumer: aiokafka.AIOKafkaConsumer, asked: aiokafka.TopicPartition
+    ) -> None:
+        """Note the consumer's position where the topic goes on and no record comes.
+
+        It may be past a transaction's marks.
         """
-        with suppress(
-            TimeoutError, AssertionError, KafkaError
-        ):  # a rebalance may be taking the partition away
-            end, read_up_to = consumer.highwater(place), self._read_up_to.get(TP(*place))
+        tp = TP(*asked)
+        # A rebalance may be taking the partition away at this moment.
+        with suppress(TimeoutError, AssertionError, KafkaError):
+            end, read_up_to = consumer.highwater(asked), self._read_up_to.get(tp)
             if end is not None and read_up_to is not None and read_up_to < end:
                 async with asyncio.timeout(POLL_S):
-                    self._positions[TP(*place)] = await consumer.position(place)
+                    self._positions[tp] = await consumer.position(asked)
 
-    def _chunk(self, place: TopicPartition, records: list[Any]) -> Chunk:
-        tp = TP(*place)
+    def _stamped_fetch(self, tp: TP, records: list[Any]) -> Fetch:
         self._serials[tp] += 1
         self._read_up_to[tp] = records[-1].offset + 1
-        taken = [Record(found.offset, found.timestamp, found.key, found.value) for found in records]
-        return Chunk(Place(*place), self._epochs[tp], self._serials[tp], taken)
+        ours = [
+            Record(record.offset, record.timestamp, record.key, record.value) for record in records
+        ]
+        return Fetch(TopicPartition(*tp), self._epochs[tp], self._serials[tp], ours)
 
-    def _tell_lost(self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    def _report_truncated(
+        self, consumer: aiokafka.AIOKafkaConsumer, offsets: Mapping[aiokafka.TopicPartition, int]
+    ) -> None:
         assignments = cast(LedgerApp, self.app).assignments
-        for place, offset in offsets.items():
-            consumer.pause(place)
-            self.parent_loop.call_soon_threadsafe(assignments.lost, Place(*place), offset)
+        for each, offset in offsets.items():
+            consumer.pause(each)
+            self.parent_loop.call_soon_threadsafe(
+                assignments.on_truncated, TopicPartition(*each), offset
+            )
 
-    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
-        """As the stock one, but that it never jumps to another offset, takes no longer naps at the
-        broker, and has our client id.
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        """As the stock consumer, but it never jumps to another offset and waits less at the broker.
+
+        It also has our client id.
         """
         conf = self.app.conf
         self._assignor = self.app.assignor
-        return AIOKafkaConsumer(
+        return aiokafka.AIOKafkaConsumer(
             client_id="usageledger-processor",
             group_id=conf.id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
@@ -220,14 +228,14 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             super()._stopped_set()
 
     def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:
-        """The stock one prints; the failure reaches the worker by `crash`, which tells it once."""
+        """Print nothing: `crash` reports the failure to the worker, once."""
 
 
 class _ReadOffsets(dict[TP, "int | None"]):
     """Remembers nothing.
 
-    Faust drops what lies below the offset it read last, also when a seek has gone back in between;
-    here epochs and serials say what is stale.
+    Faust drops records below the offset that it read last, even after a seek back. Here epochs and
+    serials tell which fetches are stale.
     """
 
     def __missing__(self, tp: TP) -> None:
@@ -237,13 +245,13 @@ class _ReadOffsets(dict[TP, "int | None"]):
         return
 
 
-class ChunkConsumer(driver.Consumer):
-    """Faust's consumer, by the chunk: see the module.
+class FetchConsumer(driver.Consumer):
+    """Faust's consumer with one event for each fetch, and the worker's `FetchSource`.
 
-    Is the worker's `ChunkSource`. Lives on the worker's loop.
+    See the module. Belongs to the worker's loop.
     """
 
-    _thread: ChunkThread
+    _thread: FetchThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -251,61 +259,61 @@ class ChunkConsumer(driver.Consumer):
         self._next_offsets: dict[TP, int] = {}
         self._starts_owners = False
 
-    async def rewind(self, positions: Mapping[Place, int], epoch: int) -> None:
-        offsets = {TP(*place): offset for place, offset in positions.items()}
+    async def rewind(self, positions: Mapping[TopicPartition, int], epoch: int) -> None:
+        offsets = {TP(*each): offset for each, offset in positions.items()}
         try:
             await asyncio.wait_for(
                 self._thread.call_thread(self._thread.rewind, offsets, epoch), ANSWER_TIMEOUT_S
             )
         except (TimeoutError, KafkaError) as error:
+            begins = ", ".join(f"{each} at {offset}" for each, offset in positions.items())
             raise LedgerError(
-                f"the input topics cannot be read from {dict(positions)}: {error!r}"
+                f"the input topics cannot be read from {begins}: {error!r}"
             ) from error
         for tp in offsets:
-            # The new position is to be committed even if it lies below the old one.
+            # The new position is to be committed even if it is below the old one.
             self._committed_offset[tp] = None
             self._buffered_partitions.discard(tp)
         self.resume_partitions(offsets)
 
-    def known_end_offset(self, place: Place) -> int | None:
-        return self._thread.known_end_offset(TP(*place))
+    def known_end_offset(self, topic_partition: TopicPartition) -> int | None:
+        return self._thread.known_end_offset(TP(*topic_partition))
 
-    def end_before_marks(self, place: Place, end: int) -> int:
-        return self._thread.end_before_marks(TP(*place), end)
+    def end_before_marks(self, topic_partition: TopicPartition, end: int) -> int:
+        return self._thread.end_before_marks(TP(*topic_partition), end)
 
-    def hold(self, place: Place) -> None:
-        self._buffered_partitions.add(TP(*place))
-        self._get_active_partitions().discard(TP(*place))
+    def pause(self, topic_partition: TopicPartition) -> None:
+        self._buffered_partitions.add(TP(*topic_partition))
+        self._get_active_partitions().discard(TP(*topic_partition))
 
-    def release(self, place: Place) -> None:
-        self._buffered_partitions.discard(TP(*place))
-        self._get_active_partitions().add(TP(*place))
+    def resume(self, topic_partition: TopicPartition) -> None:
+        self._buffered_partitions.discard(TP(*topic_partition))
+        self._get_active_partitions().add(TP(*topic_partition))
 
-    def decided(self, place: Place, next_offset: int) -> None:
-        self._next_offsets[TP(*place)] = next_offset
+    def note_decided(self, topic_partition: TopicPartition, next_offset: int) -> None:
+        self._next_offsets[TP(*topic_partition)] = next_offset
 
     def discard(self) -> None:
-        """Close what an app that never came as far as starting its consumer leaves open: the loop
-        of the thread that never ran.
+        """Close the loop of a thread that never ran.
+
+        An app that was stopped before it started its consumer leaves it open.
         """
         loop = self._thread.thread_loop
         if not self._thread.started and not loop.is_running():
             loop.close()
 
     async def perform_seek(self) -> None:
-        """Pause what has no owner that has caught up, and after an assignment let the owners start.
+        """Pause partitions without an owner that has caught up; after an assignment, start owners.
 
         Short, and harmless when repeated.
         """
-        assigned = {Place(*tp) for tp in self.assignment()}
+        assigned = {TopicPartition(*tp) for tp in self.assignment()}
         assignments = cast(LedgerApp, self.app).assignments
-        self.pause_partitions(
-            {TP(*place) for place in assigned if not assignments.is_flowing(place)}
-        )
-        # It is called between a revocation and the next assignment as well.
+        self.pause_partitions({TP(*each) for each in assigned if not assignments.is_flowing(each)})
+        # Faust also calls this between a revocation and the next assignment.
         if self._starts_owners:
             self._starts_owners = False
-            assignments.assigned(assigned)
+            assignments.on_assigned(assigned)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._starts_owners = True
@@ -313,36 +321,38 @@ class ChunkConsumer(driver.Consumer):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._starts_owners = False
-        await cast(LedgerApp, self.app).assignments.revoked()
+        await cast(LedgerApp, self.app).assignments.on_revoked()
         self._next_offsets.clear()
         self._buffered_partitions.clear()
         await super().on_partitions_revoked(revoked)
 
     def on_buffer_full(self, tp: TP) -> None:
-        """Faust's own queue holds chunks only until the agent, which never waits, has handed them
-        on; back-pressure is `hold`.
+        """Do nothing: `pause` is the back-pressure.
+
+        Faust's own queue holds a fetch only until the agent has handed it on, which never waits.
         """
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """See `on_buffer_full`."""
+        """Do nothing: see `on_buffer_full`."""
 
     def ack(self, message: Message) -> bool:
-        """Only that the chunk is done with is noted: what to commit comes from `decided`."""
+        """Note only that the fetch is done with: `note_decided` says what to commit."""
         message.acked = True
         self._unacked_messages.discard(message)
         return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """The stock check knows no paused partitions, and compares two different clocks; the worker
-        watches its partitions itself.
+        """Do nothing: the worker watches its partitions itself.
+
+        The stock check knows no paused partitions, and compares two different clocks.
         """
 
-    def _new_consumer_thread(self) -> ChunkThread:
-        return ChunkThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> FetchThread:
+        return FetchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:  # noqa: ASYNC109 - Faust's signature
         if self.flow_active and not self._get_active_partitions():
-            # The stock one sleeps for a second here, which every start would wait for.
+            # The stock consumer sleeps for a second here, and every start would wait for that.
             await self.sleep(POLL_S)
             return {}, set()
         return await super()._wait_next_records(timeout)
@@ -352,13 +362,13 @@ class ChunkConsumer(driver.Consumer):
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 - Faust's signature
     ) -> Mapping[TP, list[Any]]:
-        # A copy: the set changes on this loop while the thread goes through it. Short: what is
-        # resumed meanwhile is seen next time.
+        # A copy, because the set changes on this loop while the thread iterates over it. The wait
+        # is short, because a partition that is resumed meanwhile is only seen next time.
         return await super()._getmany(set(active_partitions or ()), min(timeout, POLL_S))
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        chunk = cast(Chunk, record)
-        last = chunk.records[-1]
+        fetch = cast(Fetch, record)
+        last = fetch.records[-1]
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -367,10 +377,10 @@ class ChunkConsumer(driver.Consumer):
             0,
             None,
             None,
-            cast(Any, chunk),
+            cast(Any, fetch),
             None,
             serialized_key_size=0,
-            serialized_value_size=len(chunk.records),
+            serialized_value_size=len(fetch.records),
             tp=TP(*tp),
             generation_id=self.app.consumer_generation_id,
         )
@@ -382,14 +392,14 @@ class ChunkConsumer(driver.Consumer):
         return self._next_offsets.get(tp)
 
 
-class ChunkTransport(driver.Transport):
-    """Faust's aiokafka transport with a consumer of chunks."""
+class FetchTransport(driver.Transport):
+    """Faust's aiokafka transport with our consumer."""
 
-    Consumer = ChunkConsumer
+    Consumer = FetchConsumer
 
 
-class ChunkSchema(faust.Schema[Any, Any]):
-    """Passes chunks on as they are."""
+class FetchSchema(faust.Schema[Any, Any]):
+    """Passes fetches on as they are."""
 
     def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
         event = app.conf.Event
@@ -406,7 +416,7 @@ class LedgerApp(faust.App):
     assignments: Assignments
 
     def _create_directories(self) -> None:
-        """Nothing is kept on disk."""
+        """Create nothing: nothing is kept on disk."""
 
 
 def new_app(
@@ -414,11 +424,11 @@ def new_app(
     kafka: str,
     group: str,
     topics: list[str],
-    take: Callable[[Chunk, Callable[[], object]], None],
+    on_fetch: Callable[[Fetch, Callable[[], object]], None],
 ) -> LedgerApp:
-    """The app that hands every chunk of ``topics`` to ``take``, with what acknowledges it.
+    """The app that calls ``on_fetch`` with every fetch of ``topics`` and its acknowledgement.
 
-    ``take`` must not raise.
+    ``on_fetch`` must not raise.
     """
     app = LedgerApp(
         group,
@@ -436,11 +446,11 @@ def new_app(
         broker_commit_interval=1.0,
         stream_wait_empty=False,
     )
-    app.transport = ChunkTransport(app.conf.broker_consumer, app)
+    app.transport = FetchTransport(app.conf.broker_consumer, app)
 
-    @app.agent(app.topic(*topics, schema=ChunkSchema()), name="usageledger.feed")
-    async def feed(chunks: Any) -> None:
-        async for event in chunks.noack().events():
-            take(event.value, event.ack)
+    @app.agent(app.topic(*topics, schema=FetchSchema()), name="usageledger.feed")
+    async def feed(fetches: Any) -> None:
+        async for event in fetches.noack().events():
+            on_fetch(event.value, event.ack)
 
     return app

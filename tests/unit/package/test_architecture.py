@@ -272,9 +272,6 @@ def predicates_that_write(root: Path) -> list[str]:
 PREDICATES_TO_RENAME = {
     "usageledger.contracts.catalog_message:_is_usable",
     "usageledger.limits.announcer:_check_progress",
-    "usageledger.processor.merge:_is_settled",
-    "usageledger.processor.owner:check_for_gaps",
-    "usageledger.sdk.limits.subscriber:has_handled",
 }
 PREDICATE = re.compile(r"_*(is|has|check)_")
 CHANGING = {

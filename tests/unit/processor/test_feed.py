@@ -1,4 +1,4 @@
-"""What a worker feeds an owner: chunks in order, none from before a seek, acknowledged once they
+"""What a worker feeds an owner: fetches in order, none from before a seek, acknowledged once they
 are committed.
 """
 
@@ -14,11 +14,11 @@ import pytest
 from usageledger.ledger.records import Bounds, LedgerError, Record
 from usageledger.log.topics import Topics
 from usageledger.processor.catch_up import PartitionStopped
-from usageledger.processor.feed import Chunk, ChunkLost, PartitionFeed, Place
+from usageledger.processor.feed import Fetch, FetchLost, PartitionFeed, TopicPartition
 from usageledger.processor.inputs import InputBuffer, Source
 
 TOPICS = Topics()
-USAGE, ACCOUNT = Place(TOPICS.usage, 3), Place(TOPICS.account, 3)
+USAGE, ACCOUNT = TopicPartition(TOPICS.usage, 3), TopicPartition(TOPICS.account, 3)
 
 
 class FakeSource:
@@ -30,35 +30,38 @@ class FakeSource:
     def __init__(self) -> None:
         self.starts = {USAGE: 0, ACCOUNT: 0}
         self.ends = {USAGE: 1_000, ACCOUNT: 1_000}
-        self.heard: dict[Place, int] = {}
-        self.rewound: list[tuple[dict[Place, int], int]] = []
-        self.held: set[Place] = set()
-        self.next_offsets: dict[Place, int] = {}
+        self.heard: dict[TopicPartition, int] = {}
+        self.rewound: list[tuple[dict[TopicPartition, int], int]] = []
+        self.held: set[TopicPartition] = set()
+        self.next_offsets: dict[TopicPartition, int] = {}
 
-    async def rewind(self, positions: Mapping[Place, int], epoch: int) -> None:
+    async def rewind(self, positions: Mapping[TopicPartition, int], epoch: int) -> None:
         self.rewound.append((dict(positions), epoch))
         self.held -= set(positions)
 
-    async def bounds(self, places: Sequence[Place]) -> list[Bounds]:
-        return [Bounds(self.starts[place], self.ends[place]) for place in places]
+    async def bounds(self, topic_partitions: Sequence[TopicPartition]) -> list[Bounds]:
+        return [
+            Bounds(self.starts[topic_partition], self.ends[topic_partition])
+            for topic_partition in topic_partitions
+        ]
 
-    async def end_offset(self, place: Place) -> int:
-        return self.ends[place]
+    async def end_offset(self, topic_partition: TopicPartition) -> int:
+        return self.ends[topic_partition]
 
-    def end_before_marks(self, place: Place, end: int) -> int:
+    def end_before_marks(self, topic_partition: TopicPartition, end: int) -> int:
         return end
 
-    def known_end_offset(self, place: Place) -> int | None:
-        return self.heard.get(place)
+    def known_end_offset(self, topic_partition: TopicPartition) -> int | None:
+        return self.heard.get(topic_partition)
 
-    def hold(self, place: Place) -> None:
-        self.held.add(place)
+    def pause(self, topic_partition: TopicPartition) -> None:
+        self.held.add(topic_partition)
 
-    def release(self, place: Place) -> None:
-        self.held.discard(place)
+    def resume(self, topic_partition: TopicPartition) -> None:
+        self.held.discard(topic_partition)
 
-    def decided(self, place: Place, next_offset: int) -> None:
-        self.next_offsets[place] = next_offset
+    def note_decided(self, topic_partition: TopicPartition, next_offset: int) -> None:
+        self.next_offsets[topic_partition] = next_offset
 
 
 class Fed:
@@ -82,17 +85,21 @@ class Fed:
     async def seek(self, usage: int, account: int) -> None:
         await self.inputs.seek({Source.USAGE: usage, Source.ACCOUNT: account})
 
-    def take(self, place: Place, serial: int, offsets: range, *, epoch: int = 1) -> None:
+    def take(
+        self, topic_partition: TopicPartition, serial: int, offsets: range, *, epoch: int = 1
+    ) -> None:
         records = [Record(offset, offset, b"acct", b"{}") for offset in offsets]
-        self.feed.take(
-            Chunk(place, epoch, serial, records), self.inputs, self.acker(place, offsets[-1])
+        self.feed.accept(
+            Fetch(topic_partition, epoch, serial, records),
+            self.inputs,
+            self.acker(topic_partition, offsets[-1]),
         )
 
-    def acker(self, place: Place, last: int) -> Callable[[], object]:
-        return lambda: self.acked.append((place.topic, last))
+    def acker(self, topic_partition: TopicPartition, last: int) -> Callable[[], object]:
+        return lambda: self.acked.append((topic_partition.topic, last))
 
     def taken(self, source: Source) -> list[int]:
-        return [record.offset for record in self.inputs.take(source, until_ms=None, limit=1_000)]
+        return [record.offset for record in self.inputs.pop(source, until_ms=None, limit=1_000)]
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -111,7 +118,7 @@ def test_nothing_flows_before_the_owner_has_said_where_to_begin() -> None:
     run(work())
 
 
-def test_chunks_reach_the_buffer_in_order() -> None:
+def test_fetches_reach_the_buffer_in_order() -> None:
     async def work() -> None:
         fed = Fed()
         await fed.seek(2, 0)
@@ -124,18 +131,18 @@ def test_chunks_reach_the_buffer_in_order() -> None:
     run(work())
 
 
-def test_a_chunk_that_is_missing_is_an_error_and_not_a_gap() -> None:
+def test_a_fetch_that_is_missing_is_an_error_and_not_a_gap() -> None:
     async def work() -> None:
         fed = Fed()
         await fed.seek(0, 0)
         fed.take(USAGE, 1, range(5))
-        with pytest.raises(ChunkLost, match="chunk 3 came after chunk 1"):
+        with pytest.raises(FetchLost, match="fetch 3 came after fetch 1"):
             fed.take(USAGE, 3, range(10, 15))
 
     run(work())
 
 
-def test_offsets_may_have_holes_where_no_chunk_is_missing() -> None:
+def test_offsets_may_have_holes_where_no_fetch_is_missing() -> None:
     """A transaction's markers take offsets and are never fed."""
 
     async def work() -> None:
@@ -148,7 +155,7 @@ def test_offsets_may_have_holes_where_no_chunk_is_missing() -> None:
     run(work())
 
 
-def test_chunks_from_before_a_seek_are_dropped_on_whichever_side_of_it_they_lie() -> None:
+def test_fetches_from_before_a_seek_are_dropped_on_whichever_side_of_it_they_lie() -> None:
     async def work() -> None:
         fed = Fed()
         await fed.seek(100, 0)
@@ -162,7 +169,7 @@ def test_chunks_from_before_a_seek_are_dropped_on_whichever_side_of_it_they_lie(
     run(work())
 
 
-def test_a_chunk_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
+def test_a_fetch_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
     """Redis was emptied while 800 records a second came in: the owner went back to record 2206, and
     while it asked what the topic holds, a fetch from before came with record 2322. It was taken for
     what follows, and the 116 between were never decided.
@@ -174,9 +181,9 @@ def test_a_chunk_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
         fed.take(USAGE, 1, range(10))
         answer = fed.source.bounds
 
-        async def late(places: Sequence[Place]) -> list[Bounds]:
+        async def late(topic_partitions: Sequence[TopicPartition]) -> list[Bounds]:
             fed.take(USAGE, 2, range(10, 20))
-            return await answer(places)
+            return await answer(topic_partitions)
 
         fed.source.bounds = late  # type: ignore[method-assign] # a broker whose answer takes its time
         await fed.seek(5, 0)
@@ -192,11 +199,11 @@ def test_a_fetch_is_acknowledged_once_all_of_it_is_committed() -> None:
         await fed.seek(0, 0)
         fed.take(USAGE, 1, range(5))
         fed.take(USAGE, 2, range(5, 10))
-        fed.feed.committed(Source.USAGE, 4)
+        fed.feed.acknowledge(Source.USAGE, 4)
         assert fed.acked == [] and fed.source.next_offsets[USAGE] == 4
-        fed.feed.committed(Source.USAGE, 7)
+        fed.feed.acknowledge(Source.USAGE, 7)
         assert fed.acked == [(TOPICS.usage, 4)] and fed.source.next_offsets[USAGE] == 7
-        fed.feed.committed(Source.USAGE, 10)
+        fed.feed.acknowledge(Source.USAGE, 10)
         assert fed.acked == [(TOPICS.usage, 4), (TOPICS.usage, 9)]
 
     run(work())
@@ -232,9 +239,9 @@ def test_a_full_buffer_holds_its_own_input_and_lets_it_go_again_when_there_is_ro
         await fed.seek(0, 0)
         fed.take(USAGE, 1, range(12))
         assert fed.source.held == {USAGE}
-        fed.inputs.take(Source.USAGE, until_ms=None, limit=6)
+        fed.inputs.pop(Source.USAGE, until_ms=None, limit=6)
         assert fed.source.held == {USAGE}
-        fed.inputs.take(Source.USAGE, until_ms=None, limit=2)
+        fed.inputs.pop(Source.USAGE, until_ms=None, limit=2)
         assert fed.source.held == set()
 
     run(work())
@@ -247,7 +254,7 @@ def test_an_owner_that_outlives_its_tenancy_reaches_nothing() -> None:
         fed.take(USAGE, 1, range(5))
         fed.feed.close()
         fed.take(USAGE, 2, range(5, 30))
-        fed.feed.committed(Source.USAGE, 5)
+        fed.feed.acknowledge(Source.USAGE, 5)
         fed.feed.pause(Source.USAGE)
         assert (fed.acked, fed.source.held, fed.source.next_offsets[USAGE]) == ([], set(), 0)
         with pytest.raises(LedgerError, match="no longer this worker's"):
@@ -264,7 +271,7 @@ def test_lag_is_what_is_known_to_wait_for_its_decision() -> None:
         await fed.seek(0, 0)
         assert fed.feed.lag_records(Source.USAGE) is None
         fed.source.heard[USAGE] = 30
-        fed.feed.committed(Source.USAGE, 12)
+        fed.feed.acknowledge(Source.USAGE, 12)
         assert fed.feed.lag_records(Source.USAGE) == 18
 
     run(work())
@@ -303,7 +310,7 @@ def test_records_taken_and_never_committed_are_an_owner_that_is_stuck() -> None:
         fed.take(USAGE, 1, range(5))
         assert fed.taken(Source.USAGE)
         assert stuck_after_a_minute(fed)
-        fed.feed.committed(Source.USAGE, 5)
+        fed.feed.acknowledge(Source.USAGE, 5)
         assert not stuck_after_a_minute(fed)
 
     run(work())

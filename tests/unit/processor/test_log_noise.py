@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from usageledger.processor.log_noise import OnceInAWhile, quiet
+from usageledger.processor.log_noise import RepeatFilter, library_noise_reduced
 
 
 def complaint(number: int, *, logger: str = "library.connection") -> logging.LogRecord:
@@ -17,20 +17,20 @@ def complaint(number: int, *, logger: str = "library.connection") -> logging.Log
 
 def test_the_same_complaint_is_seen_again_only_after_a_while() -> None:
     now_s = 0.0
-    once = OnceInAWhile(repeat_after_s=30, clock=lambda: now_s)
-    assert once.filter(complaint(1))
+    repeats = RepeatFilter(repeat_after_s=30, clock=lambda: now_s)
+    assert repeats.filter(complaint(1))
     now_s = 29.9
-    assert not once.filter(complaint(2))
-    assert once.filter(complaint(2, logger="library.other"))
+    assert not repeats.filter(complaint(2))
+    assert repeats.filter(complaint(2, logger="library.other"))
     now_s = 30.0
-    assert once.filter(complaint(3))
+    assert repeats.filter(complaint(3))
 
 
 def test_a_library_is_quiet_for_the_time_being_and_as_before_afterwards(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     child = logging.getLogger("a_noisy_library.connection")
-    with quiet(["a_noisy_library"]):
+    with library_noise_reduced(["a_noisy_library"]):
         child.info("starting")
         child.warning("slow, %d", 1)
         child.warning("slow, %d", 2)
@@ -42,6 +42,6 @@ def test_a_library_is_quiet_for_the_time_being_and_as_before_afterwards(
 def test_who_asks_a_logger_for_more_gets_more(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("an_interesting_library")
     logger.setLevel(logging.DEBUG)
-    with quiet(["an_interesting_library"]):
+    with library_noise_reduced(["an_interesting_library"]):
         logger.debug("detail")
     assert caplog.messages == ["detail"]

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.worlds.ledger_world import DEADLINE_S, World, a_world
+from tests.worlds.ledger_world import DEADLINE_S, World, a_world, change_settings
 from usageledger.audit.replay import PartitionReplay
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, ViewChange
 from usageledger.ledger.records import KeyedValue, LedgerError, Record
-from usageledger.processor import owner as owner_module
 from usageledger.processor.inputs import Source
 from usageledger.runtime.backoff import Backoff
 
@@ -34,8 +33,11 @@ def run_async(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that stand for a second or more of real life are cut short."""
-    monkeypatch.setattr(owner_module, "VERIFY_INTERVAL_S", 0.02)
-    monkeypatch.setattr(owner_module, "CLAIM_AGAIN", Backoff.doubling(0.001, 0.01, (0.5, 1.5)))
+    change_settings(
+        monkeypatch,
+        verify_interval_s=0.02,
+        claim_again=Backoff.doubling(0.001, 0.01, (0.5, 1.5)),
+    )
 
 
 async def _a_use_whose_view_is_lost(world: World) -> None:
@@ -194,7 +196,7 @@ async def test_two_workers_that_both_believe_count_everything_once(
 ) -> None:
     # On a busy machine a claim and its catch-up take longer than the others' back-off, and then
     # neither would ever get to append.
-    monkeypatch.setattr(owner_module, "CLAIM_AGAIN", Backoff.doubling(0.001, 0.5, (0.5, 1.5)))
+    change_settings(monkeypatch, claim_again=Backoff.doubling(0.001, 0.5, (0.5, 1.5)))
     async with a_world() as world:
         world.start_worker(), world.start_worker()
         for n in range(30):
@@ -456,7 +458,9 @@ async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
                 credits="1",
                 reason="a gift",
             )
-        await world.until(lambda: not any(worker.inputs.buffered(source) for source in Source))
+        await world.until(
+            lambda: not any(worker.inputs.buffered_count(source) for source in Source)
+        )
         decided_from = {worker.owner.inputs.position(source) for source in Source}
         worker.ledger.thaw()
         await world.settled()

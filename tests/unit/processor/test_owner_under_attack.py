@@ -20,7 +20,7 @@ from tests.simulation.scheduler import run_virtually
 from tests.unit.processor.test_owner import replayed
 from tests.worlds import ledger_world
 from tests.worlds.hostile_view import HostileView
-from tests.worlds.ledger_world import World, a_world
+from tests.worlds.ledger_world import World, a_world, change_settings
 from tests.worlds.random_schedule import RandomSchedule
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head, encode
@@ -30,8 +30,6 @@ from usageledger.ledger.due_list import DueList
 from usageledger.ledger.records import KeyedValue, Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log import memory
-from usageledger.processor import catch_up as catch_up_module
-from usageledger.processor import merge
 from usageledger.processor import owner as owner_module
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import Source
@@ -75,11 +73,14 @@ class TestRandomSchedules:
     ) -> None:
         """``ATTACK_SEED=n`` runs that seed alone; ``ATTACK_SEEDS=n`` runs so many."""
         random = Random(seed)
-        monkeypatch.setattr(merge, "RECORDS_PER_CHUNK", random.choice((1, 3, 2_000)))
-        monkeypatch.setattr(owner_module, "DUE_PER_CHUNK", random.choice((1, 2, 500)))
+        change_settings(
+            monkeypatch,
+            records_per_step=random.choice((1, 3, 2_000)),
+            due_per_step=random.choice((1, 2, 500)),
+            records_per_commit=random.choice((1, 5, 10_000)),
+            accounts_kept_max=random.choice((0, 20_000)),
+        )
         monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", random.choice((1, 2, 7, 1_000)))
-        monkeypatch.setattr(catch_up_module, "RECORDS_PER_COMMIT", random.choice((1, 5, 10_000)))
-        monkeypatch.setattr(catch_up_module, "ACCOUNTS_KEPT_MAX", random.choice((0, 20_000)))
         monkeypatch.setattr(adoption, "decode_catalog", cache(decode_catalog))
 
         async def attack() -> None:
@@ -210,7 +211,7 @@ class TestTheLog:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A quiet partition that was claimed again and again."""
-        monkeypatch.setattr(catch_up_module, "LOOK_BACK_RECORDS", 2)
+        change_settings(monkeypatch, look_back_records=2)
         async with a_world() as world:
             for _ in range(30):
                 worker = world.start_worker()
@@ -321,7 +322,7 @@ class TestTheLog:
             }
             for records in range(1, 6):
                 monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", records)
-                monkeypatch.setattr(catch_up_module, "RECORDS_PER_COMMIT", records)
+                change_settings(monkeypatch, records_per_commit=records)
                 view = await rebuilt(world)
                 assert {
                     position.hash for position in view.moved_to if position.hash
@@ -398,7 +399,7 @@ class TestTheCatalogTopic:
             assert worker.owner.stopped_because is None
             world.catalogs.note_end(0)
             await world.until(lambda: worker.owner.stopped_because is not None)
-            assert "the catalog topic does not hold what lies before offset 1" in (
+            assert "the catalog topic does not hold the records before offset 1" in (
                 worker.owner.stopped_because or ""
             )
 
@@ -488,7 +489,11 @@ class TestTheView:
             await world.settled()
             await asyncio.sleep(5)
             (tenure,) = tenures
-            assert (tenure._book.accounts, tenure._book.identities, tenure._last_use) == (
+            assert (
+                tenure._book.accounts,
+                tenure._book.identities,
+                tenure._last_batch_of_account | tenure._last_batch_of_identity,
+            ) == (
                 {},
                 {},
                 {},
@@ -688,7 +693,7 @@ class TestTheOrder:
     async def test_a_flood_of_usage_does_not_keep_a_catalog_from_being_adopted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(merge, "RECORDS_PER_CHUNK", 10)
+        change_settings(monkeypatch, records_per_step=10)
         async with a_world() as world:
             for n in range(2_000):
                 world.use(f"2026-01-01T10:{n // 60:02d}:{n % 60:02d}Z")
@@ -763,7 +768,7 @@ class TestWhatIsDue:
     async def test_more_accounts_due_at_one_moment_than_a_chunk_takes_are_all_acted_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("usageledger.processor.owner.DUE_PER_CHUNK", 3)
+        change_settings(monkeypatch, due_per_step=3)
         async with a_world(importing=True) as world:
             for n in range(20):
                 world.send(
@@ -902,13 +907,13 @@ def watch_appends(worker: Any) -> list[Any]:
 def watch_tenures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The tenures that begin."""
     seen: list[Any] = []
-    run = owner_module._Tenure.run
+    run = owner_module._Ownership.run
 
     async def watched(tenure: Any) -> None:
         seen.append(tenure)
         await run(tenure)
 
-    monkeypatch.setattr(owner_module._Tenure, "run", watched)
+    monkeypatch.setattr(owner_module._Ownership, "run", watched)
     return seen
 
 

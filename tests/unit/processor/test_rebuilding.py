@@ -12,12 +12,12 @@ import pytest
 from tests.unit.processor.test_owner import replayed
 from tests.unit.processor.test_owner_under_attack import attacked
 from tests.worlds import ledger_world
-from tests.worlds.ledger_world import World, a_world, rebuild_of
+from tests.worlds.ledger_world import World, a_world, change_settings, rebuild_of
 from usageledger.counters.holding import Hold
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head
 from usageledger.log import memory
-from usageledger.processor import catch_up, rebuilding
+from usageledger.processor import rebuilding
 from usageledger.processor.catch_up import PartitionStopped
 
 HELD = Hold("open", 5_000_000, 2**52, b"what it is for")
@@ -27,7 +27,7 @@ HELD = Hold("open", 5_000_000, 2**52, b"what it is for")
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_world, "DEADLINE_S", 300.0)
     monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", 5)
-    monkeypatch.setattr(catch_up, "RECORDS_PER_COMMIT", 5)
+    change_settings(monkeypatch, records_per_commit=5)
 
 
 def content(view: MemoryView) -> object:

@@ -34,7 +34,7 @@ def waiting(world: Any, end: int | None) -> asyncio.Task[None]:
         lambda _: None,
         60.0,
     )
-    return asyncio.ensure_future(worker._until_another_claims(0, end))
+    return asyncio.ensure_future(worker._wait_for_another_claim(0, end))
 
 
 def hold_the_switch(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
