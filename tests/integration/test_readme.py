@@ -1,0 +1,100 @@
+"""The README's Python samples run as they are printed, in their order, on a real ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.examples import ledger
+from tests.examples.ledger import balance_of, wait_for
+from tests.prose.samples import blocks_of
+from tests.prose.texts import ROOT
+from tests.servers import RunningGateway
+from usageledger.domain.credits import format_credits
+from usageledger.log.reading import log_reader
+from usageledger.operations.ledger_entries import ledger_entries
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ACCOUNT = "acct_4821"
+KAFKA = 'kafka="127.0.0.1:9092"'
+REDIS = "redis://127.0.0.1:6379/0"
+SPOOL = "/var/lib/render/usage"
+EXPECTED = {"charged": ["32", "32"], "plan": "pro", "granted": "20", "hold": "settled"}
+
+
+def test_the_samples_charge_settle_and_grant_as_printed(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    """Only the addresses and the spool's directory are replaced. No other test has the account."""
+    assert outcome_of(README, ACCOUNT, gateway, tmp_path) == EXPECTED
+
+
+def test_samples_that_do_something_else_are_found(
+    gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "DEADLINE_S", 10.0)
+    wrong = README
+    for right, other in (
+        (ACCOUNT, "acct_of_wrong_samples"),
+        ("quantity=1", "quantity=2"),
+        ('plan="pro"', 'plan="max"'),
+        ("credits=20", "credits=19"),
+        (", hold_id=hold.id", ""),
+    ):
+        assert right in wrong
+        wrong = wrong.replace(right, other)
+    assert outcome_of(wrong, "acct_of_wrong_samples", gateway, tmp_path) == {
+        "charged": ["32", "64"],
+        "plan": "max",
+        "granted": "19",
+        "hold": "open",
+    }
+
+
+def outcome_of(
+    readme: str, account: str, gateway: RunningGateway, directory: Path
+) -> dict[str, object]:
+    """Run the samples of a README and return what became of the account."""
+    names: dict[str, Any] = {}
+    code = _with_addresses("\n".join(blocks_of(readme, "python")), gateway, directory)
+    try:
+        exec(compile(code, "README.md", "exec"), names)
+        assert names["meter"].flush()
+        charged = wait_for(lambda: _charges(gateway, account), lambda found: len(found) == 2)
+        balance = wait_for(
+            lambda: balance_of(gateway, account),
+            lambda found: found["granted"] != "0" and found["held"] == "0",
+        )
+        # The same hold again is answered with its state, and reserves nothing new.
+        hold = names["gate"].hold(account, "gen_01J10", "genai_video", "veo_3")
+    finally:
+        for name in {"meter", "gate"} & names.keys():
+            names[name].close()
+    return {
+        "charged": charged,
+        "plan": balance["plan"],
+        "granted": balance["granted"],
+        "hold": hold.state,
+    }
+
+
+def _with_addresses(code: str, gateway: RunningGateway, directory: Path) -> str:
+    addresses = gateway.addresses
+    for printed, real in (
+        (KAFKA, f"kafka={addresses.kafka!r}, prefix={addresses.prefix!r}"),
+        (REDIS, addresses.redis_url),
+        (SPOOL, str(directory)),
+    ):
+        assert printed in code, f"no sample has {printed}"
+        code = code.replace(printed, real)
+    return code
+
+
+def _charges(gateway: RunningGateway, account: str) -> list[str]:
+    with log_reader(gateway.addresses.kafka) as reader:
+        found = ledger_entries(reader, gateway.addresses.prefix, account)
+        return sorted(
+            format_credits(sealed.entry.credits) for sealed in found if sealed.entry.kind == "usage"
+        )
