@@ -29,6 +29,9 @@ _CODE = re.compile(r"``.+?``|`[^`]+`")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')*_”]*\s+(?=[\"'(*_“]*[A-Z0-9`¤])")
 _ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|etc|cf|vs|No)\.")
+# Notation: a scenario's line (`use … => entry`), and what a Lua script is called with.
+_SCENARIO_LINE = re.compile(r"^(\+\d\S*|\d{4}-\d\d-\d\dT\S*) +\S.* => \S")
+_LUA_TABLE_LINE = re.compile(r"^(KEYS|ARGV)(\[\d+\])?:")
 _PYTHON_DIRECTIVES = re.compile(r"#\s*(type:|noqa|pragma|!|fmt:|nosec|ruff:)")
 
 
@@ -120,7 +123,8 @@ def _docstring_passages(path: Path, tree: ast.Module) -> Iterator[Passage]:
         if docstring is None:
             continue
         line = node.body[0].lineno
-        for at, passage in enumerate(_paragraphs(path, line, docstring.splitlines())):
+        lines = ["" if _SCENARIO_LINE.match(text) else text for text in docstring.splitlines()]
+        for at, passage in enumerate(_paragraphs(path, line, lines)):
             yield Passage(path, passage.line, passage.text, is_summary=at == 0)
 
 
@@ -139,8 +143,20 @@ def _commented_passages(path: Path, text: str, mark: str) -> Iterator[Passage]:
         elif stripped.startswith(mark) and not stripped.startswith("#!"):
             block.append(stripped.removeprefix(mark).strip())
         elif block:
-            yield from _paragraphs(path, number - len(block), block)
+            lines = _without_call_table(block) if mark == "--" else block
+            yield from _paragraphs(path, number - len(block), lines)
             block = []
+
+
+def _without_call_table(block: list[str]) -> list[str]:
+    """Blank a Lua script's table of keys and arguments, up to an empty line or ``Reply:``."""
+    lines = []
+    is_table = False
+    for line in block:
+        begins = _LUA_TABLE_LINE.match(line) is not None
+        is_table = begins or (is_table and line != "" and not line.startswith("Reply:"))
+        lines.append("" if is_table else line)
+    return lines
 
 
 def _paragraphs(path: Path, first_line: int, lines: list[str]) -> Iterator[Passage]:

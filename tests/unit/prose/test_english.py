@@ -110,6 +110,26 @@ def test_prose_is_found_in_every_kind_of_file(name: str, text: str, expected: li
     assert [passage.text for passage in passages_of(Path(name), text)] == expected
 
 
+def test_scenario_lines_of_docstrings_are_no_prose_and_the_words_around_them_are() -> None:
+    text = (
+        'def f():\n    """Charge it.\n\n    +1s use chat_action 1 id=g  => usage 1 200+0-1=199\n'
+        '    2026-01-31T10:00  grant 1 => grant 1\n    A word => another.\n    """\n'
+    )
+    found = [passage.text for passage in passages_of(Path("a.py"), text)]
+    assert found == ["Charge it.", "A word => another."]
+
+
+def test_the_keys_and_arguments_of_a_lua_script_are_no_prose_and_the_rest_is() -> None:
+    text = (
+        "-- Holds it.\n--\n-- KEYS: head,\n--   accounts\n-- ARGV[1]: an id\n-- Reply: its sum.\n"
+        "--\n-- A why.\n\n-- Of KEYS: a comment.\n"
+    )
+    found = [passage.text for passage in passages_of(Path("a.lua"), text)]
+    assert found == ["Holds it.", "Reply: its sum.", "A why.", "Of KEYS: a comment."]
+    not_lua = [passage.text for passage in passages_of(Path("a.sh"), "# KEYS: a comment.\n")]
+    assert not_lua == ["KEYS: a comment."]
+
+
 def test_a_passage_is_split_into_sentences() -> None:
     passage = Passage(Path("a.md"), 1, "One, e.g. this. Two? (Three.) Four is “five”. Six.")
     assert passage.sentences() == ["One, e·g· this.", "Two?", "(Three.", "Four is “five”.", "Six."]
