@@ -440,18 +440,21 @@ def test_nothing_jumps_while_it_loads(
         const seen = (list) => {
             for (const entry of list.getEntries()) window.shift += entry.value;
         };
-        new PerformanceObserver(seen).observe({ type: "layout-shift", buffered: true });
+        window.shifts = new PerformanceObserver(seen);
+        window.shifts.observe({ type: "layout-shift", buffered: true });
     }""")
     if state == "busy":
+        _two_frames(page)
+        before = page.evaluate("window.shift")
         keep(page, f"meter-loading-{'desktop' if width == DESKTOP else 'phone'}-light")
         assert complaints_of_axe(page) == []
+        # A picture of the whole page resizes the viewport, which can count as a shift.
+        _two_frames(page)
+        page.evaluate("(before) => { window.shifts.takeRecords(); window.shift = before; }", before)
     waiting = _tops(page)
     stage.may_answer.set()
     _ready(page)
-    page.evaluate(
-        "() => new Promise((resolve) => requestAnimationFrame(() => "
-        "requestAnimationFrame(resolve)))"
-    )
+    _two_frames(page)
     assert page.evaluate("shift") < SHIFT_MAX
     if width == DESKTOP:
         moved = {
@@ -460,6 +463,14 @@ def test_nothing_jumps_while_it_loads(
             if abs(_tops(page)[name] - top) > 1
         }
         assert moved == {}
+
+
+def _two_frames(page: Page) -> None:
+    """Wait until the browser has painted what it knows."""
+    page.evaluate(
+        "() => new Promise((resolve) => requestAnimationFrame(() => "
+        "requestAnimationFrame(resolve)))"
+    )
 
 
 def test_the_meter_can_be_used_by_keyboard(open_page: OpenPage, stage: GatewayOnStage) -> None:

@@ -32,7 +32,7 @@ def test_the_corpus_holds_the_property_of_its_target(target: str) -> None:
 
 
 @pytest.mark.peer_defect("OpenMeter sink")
-def test_accepted_and_refused_and_duplicates_are_what_was_sent_and_the_ledger_of_it_replays(
+def test_every_input_is_accounted_for_and_the_ledger_replays(
     rng: random.Random,
 ) -> None:
     """OpenMeter's sink drops malformed events after it has acknowledged them.

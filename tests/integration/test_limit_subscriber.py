@@ -138,7 +138,7 @@ def test_a_new_group_hears_what_there_is_if_it_asks_for_it(
     "call",
     ["partitions_for_topic", "beginning_offsets", "end_offsets", "poll", "committed", "commit"],
 )
-def test_a_broker_that_is_away_for_a_moment_ends_no_subscriber_and_nothing_comes_twice(
+def test_a_short_outage_ends_no_subscriber_and_repeats_nothing(
     kafka: str,
     prefix: str,
     announce: Announce,
@@ -298,7 +298,7 @@ def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off
     assert ids == ["0-1-0", "0-2-0"] and blocked[-1]
 
 
-def test_an_asyncio_app_whose_handler_keeps_failing_is_told_and_the_event_comes_again(
+def test_a_failing_asyncio_handler_ends_its_subscriber_and_the_event_comes_again(
     kafka: str, prefix: str, announce: Announce
 ) -> None:
     announce(a_ledger(), 0, 2)

@@ -164,7 +164,7 @@ def test_given_servers_are_used_and_left_running(
     assert create_topics(kafka, prefix, partitions=2) == []
 
 
-def test_a_crashing_service_is_told_with_its_last_words_and_does_not_keep_the_stack_from_coming_up(
+def test_a_crashing_service_is_reported_with_its_log_and_the_stack_comes_up(
     tmp_path: Path, kafka: str, redis_url: str, prefix: str
 ) -> None:
     progress = Remembering()
@@ -298,7 +298,7 @@ def test_a_daemon_that_cannot_come_up_says_why(tmp_path: Path) -> None:
         start_detached(up_command(tmp_path, kafka="127.0.0.1:1"), tmp_path, fetch=False)
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed_and_the_directory_can_be_used_again(
+def test_nothing_outlives_a_killed_supervisor_and_its_directory_can_be_used_again(
     tmp_path: Path, kafka: str, prefix: str
 ) -> None:
     command = up_command(tmp_path, kafka, prefix=prefix)

@@ -80,7 +80,7 @@ def _can_mount() -> bool:
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_a_disk_that_fills_again_and_again_refuses_at_the_call_and_loses_nothing_that_it_took(
+def test_a_full_disk_refuses_at_the_call_and_loses_nothing_recorded_before(
     tmp_path: Path, durability: str
 ) -> None:
     if not _can_mount():

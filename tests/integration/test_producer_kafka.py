@@ -95,7 +95,7 @@ def worker(script: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def test_events_lie_on_their_accounts_partition_in_order_and_the_ledger_can_read_them(
+def test_events_are_in_order_on_their_accounts_partition_and_decode(
     kafka: str, prefix: str, tmp_path: Path
 ) -> None:
     accounts = [f"acct_{number}" for number in range(20)]
@@ -288,7 +288,7 @@ def test_events_for_topics_that_are_not_there_yet_wait_for_them(kafka: str, tmp_
     assert ids(kafka, prefix) == ["gen_1"]
 
 
-def test_an_event_above_the_brokers_limit_is_parked_alone_and_arrives_when_the_limit_is_raised(
+def test_an_event_above_the_brokers_limit_is_parked_until_the_limit_is_raised(
     kafka: str, prefix: str, tmp_path: Path
 ) -> None:
     set_message_bytes_max(kafka, Topics(prefix).usage, 2_000)

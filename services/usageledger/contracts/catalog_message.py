@@ -170,7 +170,7 @@ class CatalogPublished(_Part):
     _catalog: Catalog = PrivateAttr()
 
     @model_validator(mode="after")
-    def _is_usable(self) -> Self:
+    def _read_catalog(self) -> Self:
         self._catalog = read_catalog(self.model_dump(mode="json"))
         return self
 

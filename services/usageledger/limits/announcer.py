@@ -254,7 +254,7 @@ class Announcer:
                 return
             self._announce(polled)
             self._commit(is_idle=not polled)
-            self._check_progress()
+            self._require_progress()
         except Unavailable as error:
             log.warning("Kafka is not available, the next step tries again: %s", error)
         if self._stopped and not self._running and not self._waiting:
@@ -397,8 +397,8 @@ class Announcer:
             self._committed.update(new)
             self._commit_at = self._monotonic() + COMMIT_EVERY_S
 
-    def _check_progress(self) -> None:
-        """A consumer that silently fetches nothing any more is found out, and its process ends."""
+    def _require_progress(self) -> None:
+        """Raise LimitsError, which ends the process, if a consumer silently fetches nothing."""
         now = self._monotonic()
         if now < self._check_at:
             return

@@ -42,7 +42,7 @@ def test_clients_are_told_the_address_that_the_node_listens_at() -> None:
     assert settings["advertised.listeners"] == "CLIENT://127.0.0.1:9092"
 
 
-def test_a_node_in_a_container_listens_everywhere_there_and_tells_the_loopback_address() -> None:
+def test_a_node_in_a_container_listens_everywhere_and_advertises_loopback() -> None:
     node = KafkaNode(
         node_id=1,
         cluster_id="abc",

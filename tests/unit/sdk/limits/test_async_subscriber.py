@@ -161,7 +161,7 @@ def test_a_handler_that_fails_is_called_again_and_then_succeeds(made: Made) -> N
     assert attempts == ["3-1042-1"] * 3 and fake.handled == ["limit.reached"]
 
 
-def test_a_handler_that_keeps_failing_ends_the_subscriber_with_its_name_and_its_error(
+def test_a_handler_that_keeps_failing_ends_the_subscriber_and_is_named(
     made: Made,
 ) -> None:
     subscriber, fake = made
@@ -283,7 +283,7 @@ def test_closing_gives_up_on_a_handler_that_does_not_return(made: Made) -> None:
     assert fake.handled == ["limit.reached"]
 
 
-def test_a_loop_that_ends_without_closing_leaves_no_thread_waiting_and_the_event_unhandled(
+def test_a_loop_that_ends_leaves_no_thread_waiting_and_the_event_unhandled(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(async_subscriber, "LOOP_CHECK_S", 0.01)

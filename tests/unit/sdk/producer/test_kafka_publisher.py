@@ -40,7 +40,7 @@ def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
     assert type(error).__name__ in str(outcome)
 
 
-def test_where_nobody_listens_connecting_ends_in_time_says_so_and_leaves_no_file_open() -> None:
+def test_connecting_where_nobody_listens_ends_in_time_and_leaves_no_file_open() -> None:
     """In a process of its own: kafka-python leaves refused sockets to the garbage collector, and
     captured logs keep them from it.
     """

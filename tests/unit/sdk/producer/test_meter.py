@@ -350,7 +350,7 @@ class _AtOnce:
         self._connection.close()
 
 
-def test_a_meter_closed_while_it_connects_does_not_wait_for_that_and_gives_up_its_spool_afterwards(
+def test_a_meter_closed_while_it_connects_does_not_wait_and_gives_up_its_spool(
     tmp_path: Path,
 ) -> None:
     kafka = FakeKafka()

@@ -167,7 +167,7 @@ def test_a_failure_told_by_a_replaced_connection_does_not_matter(rig: Rig) -> No
     assert not rig.kafka.connections[1].is_closed
 
 
-def test_a_broker_that_is_down_is_tried_less_and_less_often_and_everything_arrives_once_it_is_back(
+def test_a_broker_that_is_down_is_tried_ever_less_often_and_then_gets_everything(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.kafka.is_down = True
@@ -265,7 +265,7 @@ def test_a_topic_that_we_may_not_write_to_parks_nothing_and_keeps_the_order(rig:
     assert rig.kafka.values() == [b"one", b"two"]
 
 
-def test_a_message_that_cannot_be_parked_for_a_full_disk_stays_where_it_is_and_blocks_no_other(
+def test_a_message_that_a_full_disk_cannot_park_stays_and_blocks_no_other(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.kafka.refuses = lambda value: value == b"bad"

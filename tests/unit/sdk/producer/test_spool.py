@@ -101,7 +101,7 @@ def test_a_killed_process_loses_nothing_that_was_appended(tmp_path: Path) -> Non
     spool.close()
 
 
-def test_a_message_cut_off_by_the_end_of_its_process_was_never_recorded_and_harms_no_other(
+def test_a_message_cut_off_by_a_crash_was_never_recorded_and_harms_no_other(
     tmp_path: Path,
 ) -> None:
     dead = Spool(tmp_path)
@@ -121,7 +121,7 @@ def test_a_message_cut_off_by_the_end_of_its_process_was_never_recorded_and_harm
     dead.after_fork_in_child()
 
 
-def test_a_file_that_the_disk_spoiled_is_kept_for_a_person_and_what_is_legible_is_sent(
+def test_a_file_that_the_disk_damaged_is_kept_and_its_legible_events_are_sent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = Spool(tmp_path)

@@ -126,7 +126,7 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(
 
 
 @pytest.mark.parametrize("fault", [FULL, BROKEN])
-def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush_would_wait_for(
+def test_a_file_whose_directory_cannot_be_synced_leaves_nothing_to_wait_for(
     tmp_path: Path, fault: OSError
 ) -> None:
     """Incident: a file was made, the sync of its directory failed, and the empty file stayed on the
@@ -149,7 +149,7 @@ def test_a_new_file_whose_directory_cannot_be_synced_leaves_nothing_that_a_flush
     spool.close()
 
 
-def test_a_disk_that_fills_at_the_change_of_files_refuses_there_and_goes_on_when_it_has_room(
+def test_a_disk_that_fills_at_the_change_of_files_refuses_until_it_has_room(
     tmp_path: Path,
 ) -> None:
     files = FailingFiles()
@@ -432,7 +432,7 @@ def test_two_threads_that_fork_at_once_leave_record_free(tmp_path: Path) -> None
     assert meter.close(DEADLINE_S)
 
 
-def test_a_pool_of_forked_workers_loses_nothing_though_its_workers_end_without_their_clean_up(
+def test_a_pool_of_forked_workers_that_end_without_clean_up_loses_nothing(
     tmp_path: Path,
 ) -> None:
     """multiprocessing ends its children by os._exit: nothing registered with atexit runs there."""
