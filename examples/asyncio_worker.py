@@ -1,11 +1,12 @@
-"""An asyncio worker that reserves what a generation may cost, generates, and reports what it came
-to.
+"""An asyncio worker that holds the most a generation may cost, generates, and reports the use.
 
-    pip install "usageledger[gate]" USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137
-    USAGELEDGER_KEY=ulk_… USAGELEDGER_KAFKA=127.0.0.1:9092 python asyncio_worker.py
+    pip install "usageledger[gate]"
+    export USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137 USAGELEDGER_KEY=ulk_…
+    export USAGELEDGER_KAFKA=127.0.0.1:9092
+    python asyncio_worker.py
 
-However many workers ask at once, no two are given the last credits. A generation that fails, or is
-cancelled, gives its hold back at once; of a worker that dies it frees itself after five minutes.
+However many workers ask at once, no two get the last credits. A generation that fails or is
+cancelled releases its hold at once. If the worker dies, the hold expires after five minutes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""An editor's backend that stops accounts that are out of credits, and offers the upgrade that
-helps.
+"""An editor's backend that stops accounts without credits, and offers the upgrade that helps.
 
     pip install "usageledger[gateway]"
     USAGELEDGER_KAFKA=127.0.0.1:9092 uvicorn fastapi_app:app
 
-Who is blocked is known here in memory, milliseconds after the ledger knows it, so no request waits
-for an answer from elsewhere. A blocked account's request to render is answered 402 with the upgrade
-in the body; one that has come to 80 % is told in a header of its answers.
+The app knows in memory which accounts are blocked, milliseconds after the ledger does. So no
+request waits for another service. A blocked account's request to render is answered 402 with the
+upgrade in the body. An account that has used 80 % sees that in a header of its answers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from usageledger.fastapi import RequireCredits, answer_payment_required
 
 
 class Limits:
-    """What the ledger says of accounts, as this app wants to know it."""
+    """The limits of accounts, as this app needs them."""
 
     def __init__(self) -> None:
         self.offers: dict[str, str] = {}
@@ -40,7 +39,7 @@ class Limits:
             yield
 
     def why_blocked(self, account: str) -> LimitEvent | None:
-        """What blocked an account, if it is blocked."""
+        """The event that blocked an account, if it is blocked."""
         assert self._subscriber is not None, "requests come when the app has started"
         return self._subscriber.why_blocked(account)
 
@@ -74,6 +73,6 @@ async def render(
 
 @app.get("/settings")
 async def settings(request: Request) -> dict[str, str | None]:
-    """What a blocked account may do all the same: look at its settings, and buy the upgrade."""
+    """A blocked account may still look at its settings, and buy the upgrade."""
     account = signed_in(request)
     return {"account": account, "offer": limits.offers.get(account)}

@@ -1,12 +1,13 @@
 """A page of an app's own that shows an account its usage meter.
 
-    pip install "usageledger[gateway]" USAGELEDGER_GATEWAY_ALLOWED_ORIGINS=http://127.0.0.1:3000
-    usageledger up --port 8137 USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137 USAGELEDGER_KEY=ulk_…
+    pip install "usageledger[gateway]"
+    USAGELEDGER_GATEWAY_ALLOWED_ORIGINS=http://127.0.0.1:3000 usageledger up --port 8137
+    export USAGELEDGER_GATEWAY_URL=http://127.0.0.1:8137 USAGELEDGER_KEY=ulk_…
     uvicorn meter_page:app --port 3000
 
-The browser never sees the app's key. It asks the app's own backend, which knows who is signed in,
-for a token: one account, for reading only, for a quarter of an hour. The meter asks for the next
-one by itself.
+The browser never sees the app's key. It asks the app's own backend for a token, because the backend
+knows which user is signed in. A token is for one account, for reading only, and for a quarter of an
+hour. The meter asks for the next one by itself.
 """
 
 from __future__ import annotations
@@ -47,10 +48,7 @@ def usage_page(request: Request) -> HTMLResponse:
 
 @app.post("/usage-token")
 def usage_token(request: Request) -> PlainTextResponse:
-    """A token for the account of who is signed in, and no other.
-
-    Made here, without asking anybody.
-    """
+    """A token for the account of the signed-in user, and no other. No service is asked for it."""
     token = mint_account_token(os.environ["USAGELEDGER_KEY"], signed_in(request))
     return PlainTextResponse(token, headers={"Cache-Control": "no-store"})
 

@@ -38,12 +38,11 @@ def gate() -> UsageGate:
 
 
 def render(account: str, id: str, prompt: str = "") -> str:
-    """Generate one video, if the account's credits are enough for it beside all that its other jobs
-    hold.
+    """Generate one video, if the account's credits suffice beside the holds of its other jobs.
 
-    Each job has a meter of its own and closes it, which waits for Kafka: RQ runs a job in a fork
-    that ends at once when the job is done, and what it had recorded would stay on the disk until
-    another process finds it.
+    Each job has a meter of its own and closes it, which waits for Kafka. RQ runs a job in a fork
+    that ends at once when the job is done. Without the close, the recorded event would stay on the
+    disk until another process finds it.
     """
     try:
         with (

@@ -1,5 +1,4 @@
-"""Stripe's subscription webhooks become account events: who pays gets the plan's credits, who does
-not is suspended.
+"""Turns Stripe's subscription webhooks into account events: plans, renewals, failed payments.
 
     pip install usageledger fastapi uvicorn stripe
     STRIPE_WEBHOOK_SECRET=whsec_… USAGELEDGER_KAFKA=127.0.0.1:9092 uvicorn stripe_bridge:app
@@ -7,9 +6,9 @@ not is suspended.
 In Stripe, a subscription's metadata names the account (``account: acct_4821``), and a price's
 lookup key is the plan's id (``pro``).
 
-Stripe sends a webhook again until it is answered with 200, and now and then twice all the same.
-Each command carries the id of Stripe's event, so the ledger takes it once; an answer is given only
-after Kafka has acknowledged it.
+Stripe sends a webhook again until it is answered with 200, and sometimes twice even so. Each
+command has the id of Stripe's event, so it takes effect once. The answer is given only after Kafka
+has acknowledged it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ app = FastAPI(title="Stripe bridge")
 
 @lru_cache
 def billing() -> AccountClient:
-    """What tells the ledger. USAGELEDGER_KAFKA and USAGELEDGER_PREFIX say where it is."""
+    """The client of the ledger that USAGELEDGER_KAFKA and USAGELEDGER_PREFIX name."""
     return AccountClient(source="stripe")
 
 

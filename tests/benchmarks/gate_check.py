@@ -1,9 +1,10 @@
-"""How long a check takes before a generation: by the SDK from Redis and over HTTP, alone and while
-usage flows through a whole stack.
+"""Measures checks, by the SDK from Redis and over HTTP, alone and while usage flows.
 
-    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20] [--threads 4]
-    [--ways direct http sdk-http] python -m tests.benchmarks.gate_check --gateway URL --key KEY
-    (a gateway that runs already, with whatever load it is under)
+    python -m tests.benchmarks.gate_check [--rate 1000] [--usage 5000] [--seconds 20]
+                                          [--threads 4] [--ways direct http sdk-http]
+    python -m tests.benchmarks.gate_check --gateway URL --key KEY
+
+The second form measures a gateway that runs already, with whatever load it has.
 
 ``http`` is a bare connection of the standard library for each thread, which measures the gateway;
 ``sdk-http`` is `UsageGate` over HTTP, of whose answer a good part is httpx, here in one process

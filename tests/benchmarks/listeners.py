@@ -1,9 +1,10 @@
-"""Who listens for limit events in the benchmarks, each kind as a process of its own: what it hears
-it prints, with when it heard it.
+"""Listeners for limit events in the benchmarks, each kind as a process of its own.
 
-    python -m tests.benchmarks.listeners subscriber KAFKA PREFIX python -m
-    tests.benchmarks.listeners stream URL KEY FIRST_ACCOUNT COUNT       (a client for each of the
-    accounts bench_FIRST…) python -m tests.benchmarks.listeners webhook
+    python -m tests.benchmarks.listeners subscriber KAFKA PREFIX
+    python -m tests.benchmarks.listeners stream URL KEY FIRST_ACCOUNT COUNT
+    python -m tests.benchmarks.listeners webhook
+
+The second form runs one client for each of the accounts from bench_FIRST_ACCOUNT on.
 
 It prints ``ready`` (with its URL, if it has one), then a line for each `limit.reached`: the account
 and seconds since 1970. It ends with its standard input.

@@ -1,8 +1,7 @@
-"""What `record` costs a generation worker, as a ratio to a bare kafka-python `send` of the same
-bytes in the same run.
+"""Measures `record`, as a ratio to a bare kafka-python `send` of the same bytes in one run.
 
-    python -m tests.benchmarks.record_cost --kafka 127.0.0.1:9092 [--prefix demo] [--events 20000]
-    [--rounds 5]
+    python -m tests.benchmarks.record_cost --kafka 127.0.0.1:9092 [--prefix demo]
+                                           [--events 20000] [--rounds 5]
 
 Needs the topics of a ledger (`usageledger up` has them). Wall-clock microseconds in the calling
 thread, each round in turn, medians; what the background does at the same time on the same cores is

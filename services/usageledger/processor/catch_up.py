@@ -55,7 +55,7 @@ async def catch_up(
 
     ``book.head`` comes with the ledger's id and this worker's rules; afterwards ``book`` is ready
     to decide. If the view has counted entries that the log has lost, another view is built beside
-    it, and readers see the old one until that is complete. Raises PartitionStopped, LedgerError,
+    it. Readers see the old one until then. Raises PartitionStopped, LedgerError,
     ViewError.
     """
     fold = _ViewFold(book, ledger, view, catalogs, settings)
@@ -186,7 +186,7 @@ async def provide(
 
 
 def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> ViewChange:
-    """What a commit writes: the head, and what decisions or entries have changed.
+    """The change that a commit writes: the head, and whatever decisions or entries have changed.
 
     ``is_behind``: the ledger goes on after it. The view then says that it is as of its last entry's
     time, so that last month's figures do not pass for today's.

@@ -1,4 +1,4 @@
-"""What feeds one owner: the worker's side of `InputControl`.
+"""The feed of one owner: the worker's side of `InputControl`.
 
 Fetches arrive by way of Faust, but nothing here knows Faust. The package's docstring draws the way
 of a fetch.

@@ -20,7 +20,7 @@ class Source(str, Enum):
 
 
 class InputControl(Protocol):
-    """What the owner asks of whoever feeds it: the Faust worker, or a list in tests."""
+    """The feed as its owner sees it: the Faust worker, or a list in tests."""
 
     async def seek(self, positions: dict[Source, int]) -> None:
         """Begin to feed each input at the given offset.

@@ -1,4 +1,4 @@
-"""What a partition decides next: records of its inputs, due accounts or a published catalog.
+"""The next step of a partition: records of its inputs, due accounts or a published catalog.
 
 The two inputs are merged by timestamp.
 """

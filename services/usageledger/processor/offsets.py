@@ -33,7 +33,7 @@ class KafkaOffsets:
         self._connecting = asyncio.Lock()
 
     async def bounds(self, topic_partitions: Sequence[TopicPartition]) -> list[Bounds]:
-        """What each of these topic partitions holds, in their order.
+        """The bounds of each of these topic partitions, in their order.
 
         Raises LedgerError when there is no answer in time.
         """

@@ -44,7 +44,7 @@ OwnerState = Literal["claiming", "catching_up", "waiting_for_a_catalog", "runnin
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What is decided and committed together.
+    """Decisions that are appended and committed together.
 
     Groups of entries to append at ``expected_offset``, and the change of the view after them.
     """
@@ -171,8 +171,8 @@ class PartitionOwner:
         """Raise InputGap the first time that an offset is missing before or between records.
 
         A record that was missed would never be decided. Kafka itself leaves out offsets only where
-        a producer uses transactions. So a gap that shows again after the input was read again, from
-        that very offset, is one of those; from then on this input may have gaps.
+        a producer uses transactions. So a gap that shows again, after the input was read again from
+        that very offset, is one of those. From then on this input may have gaps.
         """
         if records[-1].offset - expected + 1 == len(records) or source in self._has_transactions:
             return

@@ -1,11 +1,11 @@
 """Making a partition's view anew from the ledger, beside the one that readers see, while the
 processor runs or not.
 
-The view beside is built without a claim, for a fold of the log needs none. Only its end is an
-owner's work: a claim, what lies before it folded, the switch. So whoever owns the partition,
-running or stopped, learns of it as of any other claim, and claims again; whatever it decided in
-between, the view that took over is then an older fold of the same log, as after a failover of
-Redis, and it is caught up.
+The view beside is built without a claim, because a fold of the log needs none. Only the end is an
+owner's work: a claim, the fold of the entries before it, and the switch. So the partition's owner,
+running or stopped, notices it like any other claim, and claims again. Whatever that owner decided
+in between, the new view is then an older fold of the same log, as after a failover of Redis.
+Catching up mends that.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """What was done: ``begun_at`` is 0, or the offset up to which an earlier attempt had come; the
-    view stands at ``position``.
+    """A finished rebuild, whose view is at ``position``.
+
+    ``begun_at`` is 0, or the offset that an earlier attempt had reached.
     """
 
     partition: int
@@ -179,7 +180,7 @@ class ViewRebuild:
         return begun_at or 0
 
     def _tell(self, done: int, of: int) -> None:
-        """What is read again, to see where an earlier attempt stands, is no progress."""
+        """Report progress. Reading again, to find an earlier attempt's end, is none."""
         if done > self._furthest:
             self._furthest = done
             self._on_progress(done, of)

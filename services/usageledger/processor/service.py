@@ -46,7 +46,7 @@ async def run_processor(
 ) -> None:
     """Process a share of a ledger's partitions until ``stop`` is set.
 
-    ``on_health`` is told about once a second.
+    ``on_health`` is called about once a second.
 
     Raises LedgerMissing, ServerUnfit for a Redis that would lose charges, ViewError, KafkaError,
     and WorkerFailed as `run_worker` does.
@@ -147,8 +147,8 @@ async def _beside(
 ) -> None:
     """Run the worker until it ends.
 
-    What runs beside it ends with it; where that fails, the worker is stopped and the failure
-    raised: it would decide by catalogs that grow old, and nobody would know.
+    The tasks beside it end with it. If one of them fails, the worker is stopped and the failure is
+    raised. Otherwise the worker would decide by catalogs that grow old, and nobody would know.
     """
     running = asyncio.create_task(worker)
     pending = {running, *work}

@@ -1,11 +1,9 @@
-"""An operator leaves out the one input that a partition is stopped at: a claim, the entry that says
-so, and the partition is free again.
+"""An operator leaves out the one input at which a partition is stopped.
 
-Whoever skips is the partition's owner for that moment, by the rules that hold for every owner: the
-claim lies in the log and names the operator's process, what an owner that still runs has on its way
-lies off its offset, and the entry is the record of what was done. Nothing has to be carried to a
-running processor and nothing can be lost on the way: a stopped owner sees the claim and claims
-again.
+The operator's process is the partition's owner for that moment, by the rules that hold for every
+owner. Its claim is in the log and names the process. Entries that another owner still appends are
+at wrong offsets, and the entry of the skip is the record of what was done. No message to a running
+processor is needed, so none can be lost. A stopped owner sees the claim and claims again.
 """
 
 from __future__ import annotations
@@ -52,10 +50,9 @@ async def skip_input(
     """Append the skip of the input that the partition would decide next, if this code fails on it,
     and return the entry.
 
-    ``inputs`` feeds both inputs from where it is told to begin, as for an owner; their first
-    records are enough. An owner that claims meanwhile, as one does that stopped and saw a claim of
-    ours, is given way to, and then it is tried again. Raises SkipRefused, and as an owner does
-    PartitionStopped, LedgerError and ViewError.
+    ``inputs`` feeds both inputs from a given offset, as for an owner; their first records are
+    enough. A stopped owner that sees our claim claims too. Then we give way, and try again. Raises
+    SkipRefused, and as an owner does PartitionStopped, LedgerError and ViewError.
     """
     if address.topic == "catalog" or not reason.strip():
         raise SkipRefused("a usage or an account event can be skipped, and for a reason")
@@ -101,8 +98,8 @@ async def _skip_once(
 ) -> SealedEntry:
     """One attempt.
 
-    What it appends is in ``appended``, also where it fails after that: it may lie in the log all
-    the same.
+    The entries that it appends are in ``appended``, also if it fails afterwards: they may be in the
+    log all the same.
     """
     decided = await head_of(view)
     if decided is not None:
@@ -177,8 +174,8 @@ def _asked_for(address: InputAddress, step: NextStep) -> Record:
         )
     first = step.records[0]
     if step.source.value == address.topic and first.offset < address.offset:
-        # Told by the record, not by the offset after the last: there Kafka can have a transaction's
-        # mark.
+        # By the record, not by the offset after the last one: Kafka can have a transaction's mark
+        # there.
         raise SkipRefused(
             f"the partition has not come to {_named(address)}: of that topic it decides offset "
             f"{first.offset} next"

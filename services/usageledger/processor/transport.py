@@ -46,7 +46,7 @@ KNOWN_END_AGE_MAX_S = 2.0
 
 
 class Assignments(Protocol):
-    """What the consumer calls on its worker, always on the worker's own loop."""
+    """The calls of the consumer on its worker, always on the worker's own loop."""
 
     def on_assigned(self, topic_partitions: set[TopicPartition]) -> None:
         """Start the owners of these: they are all that is assigned to this worker."""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """What the worker needs of a `PartitionOwner`."""
+    """The part of a `PartitionOwner` that the worker needs."""
 
     @property
     def inputs(self) -> InputBuffer: ...

@@ -19,7 +19,7 @@ async def cancel_and_wait(
 
     A client library can swallow a cancellation that arrives together with its answer, hence the
     repetition every ``again_after_s``. Without ``timeout_s`` there is no bound, and nothing is
-    left. What the tasks raised is dropped. A cancellation of the caller is raised at the end.
+    left. Errors of the tasks are dropped. A cancellation of the caller is raised at the end.
     """
     tasks = list(tasks)  # cancelled in this order: a set's order would differ from run to run
     clock = asyncio.get_running_loop().time

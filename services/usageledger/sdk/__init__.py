@@ -1,3 +1,1 @@
-"""What runs in others' processes: reporting usage, asking before a use, hearing of limits, account
-tokens.
-"""
+"""The clients that run in others' processes: meters, gates, limit subscribers, account tokens."""

@@ -6,9 +6,9 @@ else. Needs the standard library alone.
     token = mint_account_token(key, account="acct_4821")
 
 An account token is a JWT signed with HS256, so a backend in another language mints it with any JWT
-library: header ``kid`` is the key's id; claims are ``aud`` "usageledger", ``sub`` the account,
-``scope`` such as "read", ``iat`` and ``exp``, at most an hour apart; the signing key is
-HMAC-SHA-256 of "usageledger account token" under the key's secret.
+library. The header ``kid`` is the key's id. The claims are ``aud`` "usageledger", ``sub`` the
+account, ``scope`` such as "read", and ``iat`` and ``exp``, at most an hour apart. The signing key
+is HMAC-SHA-256 of "usageledger account token" under the key's secret.
 """
 
 from __future__ import annotations

@@ -42,9 +42,10 @@ LOOP_CHECK_S = 1.0
 class AsyncLimitSubscriber:
     """Calls an app's handlers on its event loop, and knows which accounts are blocked.
 
-    Its arguments and promises are those of `LimitSubscriber`. A handler is a coroutine function,
-    which is awaited before the next event is handed over, or a plain function, which must not block
-    the loop. Handlers run on the event loop of `start`, `run` or ``async with``.
+    Its arguments and promises are those of `LimitSubscriber`. A handler may be a coroutine
+    function, which is awaited before the next event is handed over. It may also be a plain
+    function, which must not block the loop. Handlers run on the event loop of `start`, `run` or
+    ``async with``.
     """
 
     def __init__(

@@ -64,7 +64,8 @@ class BlockedView:
             return self._last_addresses.get(partition)
 
 
-# What events have in common. With it as zlib's dictionary, an event needs a fifth of its bytes.
+# The bytes that events have in common. With them as zlib's dictionary, an event needs a fifth of
+# its bytes.
 _TYPICAL_EVENT = (
     b'{"specversion":"1.0","type":"limit.reached","source":"/usageledger/limits","id":"0-0-0",'
     b'"subject":"acct_","time":"2026-01-01T00:00:00.000000Z",'

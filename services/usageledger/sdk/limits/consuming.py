@@ -1,4 +1,4 @@
-"""What the two consumers of a subscriber share: their errors, how they close, what they read."""
+"""The code that a subscriber's two consumers share: errors, closing, reading records."""
 
 from __future__ import annotations
 

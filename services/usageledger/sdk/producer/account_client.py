@@ -95,8 +95,8 @@ class AccountClient:
     ) -> str:
         """Bring in an account in the middle of its billing cycle, as the account's first event.
 
-        ``used`` and ``free_used`` are the credits of its period and of its Free allotment that it
-        had used at the time ``as_of``: decimals, such as "14" or "0.5".
+        ``used`` are the credits of its period that it had used at the time ``as_of``, ``free_used``
+        those of its Free allotment. Both are decimals, such as "14" or "0.5".
         """
         return self._send(
             events.account_opened(

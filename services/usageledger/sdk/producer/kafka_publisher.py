@@ -14,9 +14,9 @@ from usageledger.sdk.settings import address_list
 _CONNECT_TIMEOUT_MS = 10_000
 _METADATA_TIMEOUT_MS = 5_000
 
-# What the guarantees stand on. A batch that expires by delivery_timeout_ms after it was sent stops
-# the idempotent producer for ever, without an error. So that time-out never comes: the sender
-# watches the age of what is on its way, and replaces a producer that is stuck.
+# The guarantees depend on these. A batch that expires by delivery_timeout_ms after it was sent
+# stops the idempotent producer for ever, without an error. So that time-out never comes: the sender
+# watches the age of unacknowledged events, and replaces a producer that is stuck.
 _FIXED: dict[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
@@ -123,9 +123,9 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
     """kafka-python's producer, but that it can be closed when it is stuck, and that a forked child
     leaves its parent's alone.
 
-    Its own ``close`` flushes first, and where the flush fails closes nothing. It also runs when the
-    object is collected and when the process ends, in a forked child as well, where the producer's
-    thread does not exist and its locks may be held for ever.
+    Its own ``close`` flushes first, and closes nothing if the flush fails. It also runs when the
+    object is collected and when the process ends. In a forked child, the producer's thread does not
+    exist then, and its locks may be held for ever.
     """
 
     def __init__(self, **config: Any) -> None:
@@ -146,7 +146,7 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
             raise
 
     def give_up(self) -> None:
-        """Close at once. What is on its way fails."""
+        """Close at once. Sends that are on their way fail."""
         self._is_given_up = True
         self.close(timeout=0)
 

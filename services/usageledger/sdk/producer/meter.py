@@ -39,18 +39,19 @@ class UsageMeter(UsageRecorder):
         )
         meter.record(account="acct_4821", feature="genai_video", model="veo_3", id=generation.id)
 
-    One meter serves all threads of a process, and its forked children: a child gets a spool and a
+    One meter serves all threads of a process and its forked children. A child gets a spool and a
     connection of its own at its first use. Processes that report to the same Kafka may share a
     spool directory. After a crash, the waiting events of a process are sent by another one that
     runs, or by the next one that starts.
 
     `record` uses no network, and waits neither for Kafka nor for room. It checks the event and
-    writes it once to a local file; every 4 MiB it makes a new file. It can wait for the disk: for
-    its own write and, before that, for the writes of other threads, a step of the sender or a fork
-    under way. A step of the sender reads at most 2,000 events and 16 MiB, writes one event, or
-    removes a file. With ``durability="power"`` each write includes an fsync. A program cannot bound
-    these waits: on a disk that hangs, `record` hangs as long as the disk does. The first use in a
-    forked child makes two directories and their locks, and reads no events of other processes.
+    writes it once to a local file; every 4 MiB it makes a new file. It can wait for the disk, with
+    its own write. Before that it can wait for the writes of other threads, a step of the sender, or
+    a fork that is under way. A step of the sender reads at most 2,000 events and 16 MiB, writes one
+    event, or removes a file. With ``durability="power"`` each write includes an fsync. A program
+    cannot bound these waits: on a disk that hangs, `record` hangs as long as the disk does. The
+    first use in a forked child makes two directories and their locks, and reads no events of other
+    processes.
 
     In a signal handler, raise SystemExit and let the end of the process send what waits. A call
     that interrupts another call of the same thread raises SpoolError.
@@ -204,7 +205,8 @@ class UsageMeter(UsageRecorder):
     def _register_exit_last(self) -> None:
         """Register `_at_exit` again, behind the producer's own clean-up, so that it runs before it.
 
-        What was registered last runs first, and the producer's clean-up closes the producer.
+        The function that was registered last runs first, and the producer's own closes the
+        producer.
         """
         if not self._is_closed:
             atexit.unregister(self._at_exit)

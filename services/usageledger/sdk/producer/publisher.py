@@ -1,4 +1,4 @@
-"""What the sender needs of a connection to Kafka.
+"""The connection to Kafka, as the sender needs it.
 
 Adapters: ``kafka_publisher`` (kafka-python), and a fake in the tests.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Blame(Enum):
-    """What a failure to publish is due to, and so what helps."""
+    """The cause of a failure to publish, which decides what helps."""
 
     CONNECTION = "connection"
     """The connection, the topic or our rights to it. Every event fails until that is mended."""

@@ -22,7 +22,7 @@ _Self = TypeVar("_Self", bound="UsageRecorder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What has been recorded and Kafka has not acknowledged yet."""
+    """Events that have been recorded and that Kafka has not acknowledged yet."""
 
     count: int = 0
     """Events that wait to be sent or acknowledged."""

@@ -24,7 +24,7 @@ CHUNK_BYTES = 1 << 18
 _HEAD = struct.Struct(">cII")  # status, length of the body, CRC-32 of the body
 _BODY = struct.Struct(">qHH")  # appended at (ms since 1970), length of the key, length of the error
 _ERROR_BYTES_MAX = 2_000
-# Where a frame can begin: a status, and a length below 1 MiB. What is in a frame is text without
+# Where a frame can begin: a status, and a length below 1 MiB. A frame's content is text without
 # NUL, so this is rare inside one.
 _BEGINNING = re.compile(rb"[WS]\x00[\x00-\x0f]", re.DOTALL)
 
@@ -156,8 +156,8 @@ def scan(path: Path) -> tuple[Segment, bool]:
 
     Returns it and whether there is something in it that cannot be read.
 
-    What follows the last whole frame and is shorter than a frame says of itself, or zeros, is an
-    append that did not come to its end: `record` never returned, so nobody was promised anything.
+    Zeros, or less than a frame, after the last whole frame are an append that did not finish.
+    `record` never returned then, so nobody was promised anything.
     """
     data = path.read_bytes()
     segment = Segment(path=path, parked=False, sealed=True, is_retry=path.suffix == PARKED_SUFFIX)

@@ -8,8 +8,7 @@ Three rules, each because of what a producer does when it fails:
 * After any failure the connection is replaced, and all that was not acknowledged goes out again in
   the spool's order.
 * One event that the broker refuses fails all that is on its way with it. So after such an error
-  events go out one at a time, until the one that fails alone is found: it is parked, and the others
-  pass.
+  events go out one at a time, until one fails alone. That one is parked, and the others pass.
 """
 
 from __future__ import annotations
@@ -362,7 +361,7 @@ class Sender:
         try:
             publisher.close()
         except Exception:
-            # What it held goes out again through another. This thread must live.
+            # The events that it held go out again through another. This thread must live.
             log.exception("a connection to Kafka could not be closed")
 
 

@@ -290,8 +290,8 @@ class Spool:
     def before_fork(self) -> bool:
         """Keep all threads out until `after_fork_in_parent`: a child then finds no half-made step.
 
-        Returns False, and keeps nobody out, if a thread does not finish its step within a second or
-        if a signal handler that interrupted a step forks.
+        Returns False, and locks nothing, if a thread does not finish its step within a second. The
+        same holds if a signal handler forks that interrupted a step.
         """
         if not self._lock.acquire(timeout=1.0):
             return False
