@@ -64,10 +64,10 @@ $(VENV)/wheel.stamp: $(VENV)/requirements.lock $(SOURCES) pyproject.toml README.
 	@$(PY) -m pip install --quiet --no-deps --no-index --force-reinstall build/wheel/*.whl
 	@touch $@
 
-lint: setup ## ruff, and the English of comments, docstrings and Markdown (which is listed, not yet refused)
+lint: setup ## ruff, and the English of comments, docstrings and Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	@$(PY) -m tests.prose --list
+	@$(PY) -m tests.prose
 
 format: setup $(WEB)/node_modules ## write the code as ruff and Prettier format it
 	$(BIN)/ruff check --select I --fix .

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# What a comment begins with, by the suffix or the name of its file. Python and Markdown have
+# The mark of a comment, by the suffix or the name of its file. Python and Markdown have
 # readers of their own.
 _COMMENT_MARKS = {
     ".lua": "--",
@@ -141,11 +141,19 @@ def _commented_passages(path: Path, text: str, mark: str) -> Iterator[Passage]:
             in_block_comment = "*/" not in stripped
             block.append(stripped.strip("/* "))
         elif stripped.startswith(mark) and not stripped.startswith("#!"):
-            block.append(stripped.removeprefix(mark).strip())
+            comment = stripped.removeprefix(mark)
+            # Indented lines are commands or tables.
+            is_literal = mark == "#" and comment.startswith("   ")
+            block.append("" if is_literal else comment.strip())
         elif block:
-            lines = _without_call_table(block) if mark == "--" else block
-            yield from _paragraphs(path, number - len(block), lines)
+            yield from _paragraphs(path, number - len(block), _PROSE_OF.get(mark, list)(block))
             block = []
+
+
+def _without_tags(block: list[str]) -> list[str]:
+    """Blank the tags of JSDoc, which are for a type checker: from the first one to the end."""
+    at = next((at for at, line in enumerate(block) if line.startswith("@")), len(block))
+    return block[:at] + [""] * (len(block) - at)
 
 
 def _without_call_table(block: list[str]) -> list[str]:
@@ -157,6 +165,9 @@ def _without_call_table(block: list[str]) -> list[str]:
         is_table = begins or (is_table and line != "" and not line.startswith("Reply:"))
         lines.append("" if is_table else line)
     return lines
+
+
+_PROSE_OF = {"//": _without_tags, "--": _without_call_table}
 
 
 def _paragraphs(path: Path, first_line: int, lines: list[str]) -> Iterator[Passage]:

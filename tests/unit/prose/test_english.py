@@ -130,6 +130,14 @@ def test_the_keys_and_arguments_of_a_lua_script_are_no_prose_and_the_rest_is() -
     assert not_lua == ["KEYS: a comment."]
 
 
+def test_the_tags_of_jsdoc_and_indented_commands_are_no_prose() -> None:
+    script = "/**\n * Adds credits.\n * @param {string} one which\n *   goes on\n */\nadd();\n"
+    assert [passage.text for passage in passages_of(Path("a.js"), script)] == ["Adds credits."]
+    shell = "# Starts it.\n#\n#   start.sh DIRECTORY    so many words\n# Run as root.\n"
+    found = [passage.text for passage in passages_of(Path("a.sh"), shell)]
+    assert found == ["Starts it.", "Run as root."]
+
+
 def test_a_passage_is_split_into_sentences() -> None:
     passage = Passage(Path("a.md"), 1, "One, e.g. this. Two? (Three.) Four is “five”. Six.")
     assert passage.sentences() == ["One, e·g· this.", "Two?", "(Three.", "Four is “five”.", "Six."]
