@@ -315,7 +315,7 @@ BREAKAGES = {
         Breakage(looks_identities_up_in_their_window_alone, frozenset({AUDIT, ONCE, FOLD})),
         Breakage(overlooks_gaps_in_what_it_is_fed, frozenset({AUDIT}), first_seed=2),
         Breakage(accepts_fetches_in_any_order, frozenset({AUDIT}), first_seed=9),
-        Breakage(accepts_fetches_of_an_earlier_seek, frozenset({AUDIT}), first_seed=5),
+        Breakage(accepts_fetches_of_an_earlier_seek, frozenset({AUDIT}), first_seed=61),
         Breakage(seeks_from_what_is_buffered, frozenset({AUDIT, SETTLES}), first_seed=3),
         Breakage(announces_from_committed_offsets, frozenset({ANNOUNCED, SETTLES}), first_seed=8),
         Breakage(
@@ -328,7 +328,7 @@ BREAKAGES = {
             frozenset({ANNOUNCED, SETTLES}),
             first_seed=28,
         ),
-        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=77),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=167),
         Breakage(
             announces_what_no_reader_sees,
             frozenset(

@@ -27,6 +27,7 @@ from tests.simulation.inputs import TOPICS, FeedFaults, InputTopic
 from tests.simulation.invariants import Broken, PartitionOracle
 from tests.simulation.limits import LimitsConsumer, LimitsGroup, LimitTopic
 from tests.simulation.network import Network, Server, Weather
+from tests.simulation.operator import Rebuild
 from tests.simulation.scheduler import SimulatedLoop
 from tests.simulation.servers import SimulatedLog, SimulatedView
 from tests.simulation.work import Work
@@ -39,7 +40,7 @@ from usageledger.domain.identity import window_of
 from usageledger.ledger import adoption
 from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.partitioning import partition_of
-from usageledger.ledger.records import LedgerError, Record
+from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.processor.feed import TopicPartition
 from usageledger.processor.inputs import Source
@@ -188,6 +189,7 @@ class Simulation:
         )
         self.workers: list[Worker] = []
         self.consumers: list[LimitsConsumer] = []
+        self.rebuilds: list[Rebuild] = []
         self.accounts = [f"account-{n}" for n in range(random.choice((2, 5, 9)))] + ["a"]
         self.work = Work(
             random, self.accounts, self.event_time, self.let_pass, self.send, self.send_astray
@@ -304,8 +306,7 @@ class Simulation:
         main.cancel()
         for consumer in self.consumers:
             consumer.kill()
-        for worker in self.workers:
-            worker.kill()
+        self._kill(*self.workers, *self.rebuilds)
         loop.failure = None
         for process in list(loop._processes):
             process.frozen_until = 0.0
@@ -378,6 +379,10 @@ class Simulation:
             (self.fall_back, 8),
             (self.lose_view, 1.5),
             (self.lose_entries, 0.5),
+            (self.claim_and_vanish, 1),
+            (self.rebuild_view, 2),
+            (self.kill_rebuild, 1),
+            (self.freeze_rebuild, 1),
             (self.take_server_down, 2),
             (self.start_consumer, 3),
             (self.kill_consumer, 2),
@@ -452,6 +457,7 @@ class Simulation:
         for process in (
             *(worker.process for worker in self.workers),
             *(consumer.process for consumer in self.consumers),
+            *(rebuild.process for rebuild in self.rebuilds),
         ):
             process.frozen_until = min(process.frozen_until, now)
 
@@ -497,6 +503,8 @@ class Simulation:
     def _unsettled(self) -> str | None:
         if not self.catalogs:
             self.publish_catalog()
+        if any(rebuild.is_alive for rebuild in self.rebuilds):
+            return "a rebuild is at work"
         for partition, oracle in self.oracles.items():
             head = oracle.replay.book.head
             for source in Source:
@@ -662,7 +670,8 @@ class Simulation:
 
     def _freeze(self, what: str, process: Any) -> None:
         process.frozen_until = self.loop.time() + self.random.choice((0.02, 0.3, 3, 12, 40))
-        self.faults["limits: frozen" if what == "limits" else "worker: frozen"] += 1
+        role = what if what in ("limits", "rebuild") else "worker"
+        self.faults[f"{role}: frozen"] += 1
 
     def step_clock(self) -> None:
         """A worker's wall clock, or the broker's, goes wrong, forward or back."""
@@ -698,11 +707,8 @@ class Simulation:
 
         Kafka promises nothing then, so what was announced is spared: no reader could take it back.
         """
-        for worker in self.workers:
-            worker.kill()
-        for consumer in self.consumers:
-            consumer.kill()
-        self.workers, self.consumers = [], []
+        self._kill(*self.workers, *self.consumers, *self.rebuilds)
+        self.workers, self.consumers, self.rebuilds = [], [], []
         self.network.cut()
         for partition, log in self.ledgers.items():
             end = self.random.choice(
@@ -720,6 +726,39 @@ class Simulation:
                 oracle.ledger_appended(log.records)
                 for record in announced:
                     oracle.limits.read(record.value or b"")
+
+    def claim_and_vanish(self) -> None:
+        """A worker claims and dies at once: its claim alone supersedes the owner."""
+        log = self.random.choice(list(self.ledgers.values()))
+        if log.records:
+            log.take([KeyedValue(None, log.records[0].value or b"")])
+            self.faults["worker: claimed and vanished"] += 1
+
+    def rebuild_view(self) -> None:
+        """An operator rebuilds a view beside the workers, going on from a former attempt."""
+        self.rebuilds = [rebuild for rebuild in self.rebuilds if rebuild.is_alive]
+        if not self.rebuilds:
+            self._names += 1
+            partition = self.random.randrange(self.partition_count)
+            self.rebuilds.append(
+                Rebuild(self.cluster, f"rebuild-{self._names}", partition, self.random)
+            )
+            self.faults["rebuild: started"] += 1
+
+    def kill_rebuild(self) -> None:
+        for rebuild in self.rebuilds:
+            if rebuild.is_alive:
+                rebuild.kill()
+                self.faults["rebuild: cut short"] += 1
+
+    def freeze_rebuild(self) -> None:
+        for rebuild in self.rebuilds:
+            if rebuild.is_alive:
+                self._freeze("rebuild", rebuild.process)
+
+    def _kill(self, *processes: Worker | LimitsConsumer | Rebuild) -> None:
+        for process in processes:
+            process.kill()
 
     def take_server_down(self) -> None:
         server = self.random.choice(self.servers)

@@ -6,12 +6,10 @@ Each test tells the incident that it is after; time is virtual, so waits cost no
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from functools import cache, wraps
-from random import Random
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -21,11 +19,9 @@ from tests.unit.processor.test_owner import replayed
 from tests.worlds import ledger_world
 from tests.worlds.hostile_view import HostileView
 from tests.worlds.ledger_world import World, a_world, change_settings
-from tests.worlds.random_schedule import RandomSchedule
 from usageledger.counters.memory import MemoryView
 from usageledger.domain.encoding import decode_head, encode
 from usageledger.ledger import adoption, partition_book
-from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.due_list import DueList
 from usageledger.ledger.records import KeyedValue, Record
 from usageledger.ledger.timestamps import milliseconds
@@ -35,8 +31,6 @@ from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.inputs import Source
 
 DEADLINE_S = 600.0
-FIRST_SEED = int(os.environ.get("ATTACK_SEED", "1"))
-SEEDS = int(os.environ.get("ATTACK_SEEDS", "1" if "ATTACK_SEED" in os.environ else "40"))
 
 
 @pytest.fixture(autouse=True)
@@ -64,37 +58,6 @@ async def rebuilt(world: World) -> HostileView:
 
 def kinds(world: World) -> list[str]:
     return [entry.kind for entry in world.entries()]
-
-
-class TestRandomSchedules:
-    @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
-    def test_each_input_is_decided_once_and_the_view_is_the_ledgers_fold(
-        self, seed: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """``ATTACK_SEED=n`` runs that seed alone; ``ATTACK_SEEDS=n`` runs so many."""
-        random = Random(seed)
-        change_settings(
-            monkeypatch,
-            records_per_step=random.choice((1, 3, 2_000)),
-            due_per_step=random.choice((1, 2, 500)),
-            records_per_commit=random.choice((1, 5, 10_000)),
-            accounts_kept_max=random.choice((0, 20_000)),
-        )
-        monkeypatch.setattr(memory, "READ_CHUNK_RECORDS", random.choice((1, 2, 7, 1_000)))
-        monkeypatch.setattr(adoption, "decode_catalog", cache(decode_catalog))
-
-        async def attack() -> None:
-            async with a_world(importing=random.random() < 0.8) as world:
-                schedule = RandomSchedule(world, seed)
-                try:
-                    await schedule.run()
-                    await schedule.check(replayed(world))
-                except BaseException:
-                    print(f"seed {seed}: {' '.join(schedule.steps)}")
-                    raise
-
-        print(f"seed {seed}")
-        run_virtually(attack(), deadline_s=DEADLINE_S)
 
 
 class TestIdentities:
