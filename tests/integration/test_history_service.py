@@ -133,7 +133,7 @@ def test_a_partition_with_bytes_that_are_no_entry_stops_and_the_others_go_on(
         assert reached(path, 1) == 0
 
 
-def test_a_broker_that_goes_away_is_told_of_and_waited_for(redis_url: str, tmp_path: Path) -> None:
+def test_a_broker_that_goes_away_is_reported_and_waited_for(redis_url: str, tmp_path: Path) -> None:
     stack = Stack(tmp_path / "stack", redis=redis_url, partitions=2, services={})
     kafka = stack.start().kafka
     try:
@@ -162,7 +162,7 @@ def test_a_broker_that_goes_away_is_told_of_and_waited_for(redis_url: str, tmp_p
         stack.stop()
 
 
-def test_the_service_tells_how_it_is_doing(
+def test_the_service_reports_its_readiness_and_figures(
     kafka: str, redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
     append(kafka, prefix, 0, records_of(decided(f"{START} subscribe max")))
@@ -262,7 +262,7 @@ def service(
 
 
 def broker_of(stack: Stack) -> dict[str, Any]:
-    """What the stack says of its Kafka."""
+    """Return the status of the stack's Kafka."""
     found: dict[str, Any] = next(
         each for each in stack.status()["services"] if each["name"] == "kafka"
     )

@@ -252,7 +252,7 @@ def test_limit_events_that_cannot_be_read_stop_their_partition(
     assert "partition 1, offset 0" in str(running.error)
 
 
-def test_a_ledger_without_topics_is_told(kafka: str) -> None:
+def test_a_ledger_without_topics_is_an_error_that_names_one(kafka: str) -> None:
     with pytest.raises(LimitsError, match=r"there is no topic nobody\.ledger\.entries\.v1"):
         run_limits(kafka=kafka, prefix="nobody", stop=threading.Event())
 

@@ -1,4 +1,4 @@
-"""The limits consumer is told to end while its broker does not answer."""
+"""The limits consumer gets SIGTERM while its broker does not answer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def silent_broker() -> Iterator[socket.socket]:
 def test_a_limits_consumer_ends_soon_though_its_broker_is_silent(
     silent_broker: socket.socket,
 ) -> None:
-    """Told to end while brokers were cut off, it did not for twelve seconds and was killed: it
-    waited for an answer first.
+    """It got SIGTERM while brokers were cut off, and was killed after twelve seconds.
+
+    It had waited for an answer before it ended.
     """
     port = silent_broker.getsockname()[1]
     environment = os.environ | {

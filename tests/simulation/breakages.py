@@ -276,14 +276,14 @@ def announces_an_entry_again_from_its_first_crossing(patch: pytest.MonkeyPatch) 
 
 
 def overlooks_gaps_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
-    take = announcer.PartitionProgress.take
+    translate = announcer.PartitionProgress.translate
 
     def careless(self: Any, records: Sequence[Any]) -> Any:
         if records and records[0].offset > self.next_offset:
             self.next_offset = records[0].offset
-        return take(self, records)
+        return translate(self, records)
 
-    patch.setattr(announcer.PartitionProgress, "take", careless)
+    patch.setattr(announcer.PartitionProgress, "translate", careless)
 
 
 def announces_what_no_reader_sees(patch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class Ledger:
         self.partition = partition
         self.records: list[Record] = []
         self.places: list[LimitAddress] = []
-        """What is to be announced, in order."""
+        """The crossings to announce, in order."""
         self._head = Head(ledger="5f0c61a2")
 
     def claim(self) -> None:
@@ -81,7 +81,7 @@ class Ledger:
         return self._put(sealed.value)
 
     def ignored_entry(self, *kinds: Kind) -> None:
-        """What a predecessor appends after another's claim: it lies further on than it names."""
+        """Append an entry of a superseded owner: its offset is higher than the one it names."""
         draft = LedgerEntry(
             kind="usage",
             appended_at=START,
@@ -133,9 +133,7 @@ class World:
             self.now_s += 1.0
 
     def seen_by_a_reader(self, partition: int = 0) -> list[LimitAddress]:
-        """What a reader makes of the limit events: it drops what is not beyond the last one that it
-        has seen.
-        """
+        """Return the addresses that a reader sees: it drops any that is not beyond the last."""
         seen: list[LimitAddress] = []
         for value in self.limit_events[partition]:
             _, place = read_limit_event(value)
@@ -206,7 +204,7 @@ class MemoryFeed:
 class MemoryLimitLog:
     """A `LimitLog` of a world.
 
-    What a fault leaves on its way lands when `late_batches_arrive` is called.
+    A batch that a fault delays lands when `late_batches_arrive` is called.
     """
 
     def __init__(

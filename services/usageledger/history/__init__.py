@@ -1,6 +1,5 @@
-"""What accounts did, day by day: a fold of the ledger's entries into SQLite, which the gateway's
-usage meter and console read.
+"""The use of each account by day: a fold of the ledger's entries into SQLite.
 
-A view like Redis's counters, and as easily thrown away: ``history.db`` may be deleted at any time
-and is built anew from the log.
+The gateway's usage meter and console read it. It is a view like Redis's counters:
+``history.db`` may be deleted at any time and is built anew from the log.
 """

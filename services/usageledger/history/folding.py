@@ -1,8 +1,8 @@
-"""Folding a ledger partition's records into ``history.db``: some at a time, each time in one
-transaction with how far that goes.
+"""Folding a ledger partition's records into ``history.db``, a batch in each transaction.
 
-An account's state is folded by `evolve`, as everywhere. What is kept beside it follows from the
-entries alone: the same entries make the same rows, in whatever batches they come.
+The transaction also records how far the partition is folded. An account's state is folded by
+`evolve`, as everywhere. All other rows follow from the entries alone: the same entries make the
+same rows, in whatever batches they come.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from usageledger.domain.cycle import zone
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.evolve import evolve
-from usageledger.history.tables import microseconds, place_of
+from usageledger.history.tables import entry_number_of, microseconds
 from usageledger.ledger.records import Record
 from usageledger.ledger.refused_input import EventIdentity, event_identity
 
@@ -55,7 +55,7 @@ class FoldFailed(Exception):
 
 
 class AnotherLedger(FoldFailed):
-    """What is folded is of another log than the one that lies there now."""
+    """The history was folded from another log than the one that Kafka holds now."""
 
 
 class _Use(NamedTuple):
@@ -69,11 +69,11 @@ class _Use(NamedTuple):
 
 
 class _Noted(NamedTuple):
-    """A period as an entry left it. ``place``: of the entry that opened it, if it is new."""
+    """A period as an entry left it. ``entry_number``: the one that opened it, if new."""
 
     period: Period
     granted: int
-    place: int
+    entry_number: int
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class _Account:
 
 @dataclass(slots=True)
 class _Batch:
-    """What some entries of one partition change."""
+    """The changes that some entries of one partition make."""
 
     partition: int
     charges: dict[int, tuple[str, int | None, str | None, bytes]] = field(default_factory=dict)
@@ -163,9 +163,14 @@ class HistoryFold:
         if entry.kind in NO_CHARGES:
             return
         date = self._count(batch, entry, account)
-        place = place_of(batch.partition, entry.offset)
+        entry_number = entry_number_of(batch.partition, entry.offset)
         number = None if entry.period is None else entry.period.number
-        batch.charges[place] = (entry.account, number, date, _encoder.encode(_kept_of(entry)))
+        batch.charges[entry_number] = (
+            entry.account,
+            number,
+            date,
+            _encoder.encode(_kept_of(entry)),
+        )
 
     def _count(self, batch: _Batch, entry: LedgerEntry, account: _Account) -> str | None:
         """Count a use, or a void of one, in the day that it happened on; return the day of a
@@ -189,13 +194,13 @@ class HistoryFold:
 
     def _charged(self, batch: _Batch, offset: int) -> tuple[LedgerEntry, str]:
         """The use at an offset of the partition, and the day that it counts in."""
-        place = place_of(batch.partition, offset)
-        row = batch.charges.get(place)
+        entry_number = entry_number_of(batch.partition, offset)
+        row = batch.charges.get(entry_number)
         if row is not None:
             date, entry = row[2], row[3]
         else:
             date, entry = self._database.execute(
-                "SELECT date, entry FROM charges WHERE place = ?", (place,)
+                "SELECT date, entry FROM charges WHERE entry_number = ?", (entry_number,)
             ).fetchone()
         assert date is not None, "a void names the entry of a use"
         return _entries.decode(entry), date
@@ -225,7 +230,7 @@ class HistoryFold:
         try:
             database.executemany(
                 "INSERT INTO charges VALUES (?, ?, ?, ?, ?)",
-                ((place, *row) for place, row in batch.charges.items()),
+                ((entry_number, *row) for entry_number, row in batch.charges.items()),
             )
             database.executemany(
                 _ADD_DAILY_USE, ((*use, *sums) for use, sums in batch.daily_use.items())
@@ -257,8 +262,8 @@ class HistoryFold:
         if has_unresolved:
             self._database.executemany(_RESOLVE, batch.accepted)
         rows = (
-            _refusal_row(place, entry, place in batch.resolved)
-            for place, entry in batch.refusals.items()
+            _refusal_row(entry_number, entry, entry_number in batch.resolved)
+            for entry_number, entry in batch.refusals.items()
         )
         self._database.executemany(f"INSERT INTO refusals VALUES ({', '.join('?' * 13)})", rows)
 
@@ -340,10 +345,10 @@ def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
         return
     identity = event_identity(entry)
     if entry.kind == "refusal":
-        place = place_of(batch.partition, entry.offset)
-        batch.refusals[place] = entry
+        entry_number = entry_number_of(batch.partition, entry.offset)
+        batch.refusals[entry_number] = entry
         if identity is not None:
-            batch.unresolved.setdefault(identity, []).append(place)
+            batch.unresolved.setdefault(identity, []).append(entry_number)
     elif identity is not None:
         batch.resolved.update(batch.unresolved.pop(identity, ()))
         batch.accepted[identity] = None
@@ -365,16 +370,18 @@ def _note_periods(batch: _Batch, entry: LedgerEntry, state: AccountState) -> Non
     just now or had a late use.
     """
     opens = entry.plan_change is not None and entry.plan_change.opens is not None
-    place = place_of(batch.partition, entry.offset)
-    _note_period(batch, entry.account, state.period, state.granted, place)
+    entry_number = entry_number_of(batch.partition, entry.offset)
+    _note_period(batch, entry.account, state.period, state.granted, entry_number)
     if state.previous is not None and (opens or entry.is_late):
-        _note_period(batch, entry.account, state.previous, state.previous.settled, place)
+        _note_period(batch, entry.account, state.previous, state.previous.settled, entry_number)
 
 
-def _note_period(batch: _Batch, account: str, period: Period, granted: int, place: int) -> None:
+def _note_period(
+    batch: _Batch, account: str, period: Period, granted: int, entry_number: int
+) -> None:
     noted = batch.periods.get((account, period.number))
     batch.periods[account, period.number] = _Noted(
-        period, granted, place if noted is None else noted.place
+        period, granted, entry_number if noted is None else noted.entry_number
     )
 
 
@@ -410,7 +417,7 @@ def _period_row(account: str, noted: _Noted) -> tuple[object, ...]:
         noted.granted,
         period.used,
         _encoder.encode(period.by_feature).decode(),
-        noted.place,
+        noted.entry_number,
     )
 
 
@@ -429,11 +436,11 @@ def _account_row(name: str, account: _Account) -> tuple[object, ...]:
     )
 
 
-def _refusal_row(place: int, entry: LedgerEntry, is_resolved: bool) -> tuple[object, ...]:
+def _refusal_row(entry_number: int, entry: LedgerEntry, is_resolved: bool) -> tuple[object, ...]:
     assert entry.input is not None, "what is refused is an input"
     event = entry.event
     return (
-        place,
+        entry_number,
         microseconds(entry.appended_at),
         entry.account,
         entry.reason or "",

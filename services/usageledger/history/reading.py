@@ -1,9 +1,7 @@
-"""What the gateway's answers take from ``history.db``: pages of an account's charges and periods,
-its use by day, accounts, refusals.
+"""Reading ``history.db`` for the gateway: charges, periods, use by day, accounts and refusals.
 
-Every answer is of one moment and says how far the history reached then. Lists go from the newest
-on, and a cursor is the place after which they go on, so that what comes in meanwhile shifts
-nothing.
+Every answer is of one moment and says how far the history reached then. Lists begin with the
+newest item. A cursor names the entry after which a list goes on, so new entries shift nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import msgspec
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.encoding import decode_account
 from usageledger.domain.entry import InputAddress, LedgerEntry
-from usageledger.history.tables import VERSION, address_of, microseconds, moment_of, place_of
+from usageledger.history.tables import VERSION, address_of, entry_number_of, microseconds, moment_of
 from usageledger.ledger.refused_input import EventIdentity, RefusedInput
 
 CONNECTIONS_MAX = 4
@@ -58,7 +56,7 @@ class Reach(NamedTuple):
 
 
 class DailyUse(NamedTuple):
-    """What was used of one model on one day; ``model`` is None for the feature's default rate."""
+    """The use of one model on one day; ``model`` is None for the feature's default rate."""
 
     date: str
     feature: str
@@ -69,7 +67,7 @@ class DailyUse(NamedTuple):
 
 
 class AccountHistory(NamedTuple):
-    """What the history knows of an account and of one of its periods.
+    """The history of an account and of one of its periods.
 
     ``stored`` is the account's state, in the bytes that the counters have for the same.
     ``blocked_since`` and ``blocked_reason`` are of its last `limit.reached`, None once it was
@@ -89,7 +87,7 @@ class AccountHistory(NamedTuple):
 
 
 class AccountListed(NamedTuple):
-    """An account as its last entry left it: who shows it rolls the state over first."""
+    """An account as its last entry left it. Roll the state over before you show it."""
 
     account: str
     state: AccountState
@@ -121,7 +119,7 @@ class HistoryReader:
         self._idle: queue.SimpleQueue[_Connection] = queue.SimpleQueue()
 
     async def account(self, account: str, partition: int, period: int) -> AccountHistory:
-        """What is known of an account and of its period of that number."""
+        """Return the history of an account and of its period of that number."""
         return await self._ask(lambda database: _account(database, account, partition, period))
 
     async def reaches(self) -> dict[int, Reach]:
@@ -207,7 +205,7 @@ class HistoryReader:
 
 
 def reach_of(path: Path) -> dict[int, int]:
-    """Up to which offset each partition is folded, for who looks from another process.
+    """Return the offset up to which each partition is folded, for use from another process.
 
     Raises HistoryAbsent.
     """
@@ -299,13 +297,12 @@ def _daily_use(
 def _charges(
     database: sqlite3.Connection, account: str, period: int | None, cursor: str | None, limit: int
 ) -> Page[LedgerEntry]:
-    first, last = (0, 2**62) if period is None else _places_of_period(database, account, period)
+    first, last = (0, 2**62) if period is None else _numbers_of_period(database, account, period)
     if cursor is not None:
-        last = min(last, _place(cursor))
+        last = min(last, _entry_number(cursor))
     rows = database.execute(
-        "SELECT place, entry FROM charges WHERE account = ? AND place >= ? AND place < ? AND (? IS "
-        "NULL OR period = ?)"
-        " ORDER BY place DESC LIMIT ?",
+        "SELECT entry_number, entry FROM charges WHERE account = ? AND entry_number >= ?"
+        " AND entry_number < ? AND (? IS NULL OR period = ?) ORDER BY entry_number DESC LIMIT ?",
         (account, first, last, period, period, limit + 1),
     ).fetchall()
     items = [_entries.decode(entry) for _, entry in rows[:limit]]
@@ -314,13 +311,14 @@ def _charges(
     )
 
 
-def _places_of_period(database: sqlite3.Connection, account: str, period: int) -> tuple[int, int]:
-    """Where a period's entries can lie: late ones and voids come while the next period runs, none
-    comes once that one is over.
+def _numbers_of_period(database: sqlite3.Connection, account: str, period: int) -> tuple[int, int]:
+    """Return the range of entry numbers that a period's entries can have.
+
+    Late uses and voids come while the next period runs, and none comes after that.
     """
     opened = dict(
         database.execute(
-            "SELECT number, opened_place FROM periods WHERE account = ? AND number IN (?, ?)",
+            "SELECT number, opened_by FROM periods WHERE account = ? AND number IN (?, ?)",
             (account, period, period + 2),
         ).fetchall()
     )
@@ -386,8 +384,8 @@ def _refusals(
     terms = "".join(f" AND {name} = ?" for name in wanted)
     after = (2**62, 2**62) if cursor is None else _after_refusal(cursor)
     rows = database.execute(
-        f"SELECT * FROM refusals WHERE (appended_at_us, place) < (?, ?){terms} ORDER BY "
-        "appended_at_us DESC, place DESC LIMIT ?",
+        f"SELECT * FROM refusals WHERE (appended_at_us, entry_number) < (?, ?){terms} ORDER BY "
+        "appended_at_us DESC, entry_number DESC LIMIT ?",
         (*after, *wanted.values(), limit + 1),
     ).fetchall()
     items = [_refusal(row) for row in rows[:limit]]
@@ -399,7 +397,9 @@ def _refusals(
 
 def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[str, RefusedInput]:
     rows = [
-        database.execute("SELECT * FROM refusals WHERE place = ?", (_place(entry),)).fetchone()
+        database.execute(
+            "SELECT * FROM refusals WHERE entry_number = ?", (_entry_number(entry),)
+        ).fetchone()
         for entry in entries
     ]
     return {
@@ -409,7 +409,7 @@ def _refusals_at(database: sqlite3.Connection, entries: Sequence[str]) -> dict[s
 
 def _refusal(row: Sequence[Any]) -> RefusedInput:
     (
-        place,
+        entry_number,
         appended_at_us,
         account,
         reason,
@@ -423,7 +423,7 @@ def _refusal(row: Sequence[Any]) -> RefusedInput:
         model,
         is_resolved,
     ) = row
-    partition, offset = address_of(place)
+    partition, offset = address_of(entry_number)
     return RefusedInput(
         partition=partition,
         offset=offset,
@@ -439,14 +439,14 @@ def _refusal(row: Sequence[Any]) -> RefusedInput:
     )
 
 
-def _place(cursor: str) -> int:
+def _entry_number(cursor: str) -> int:
     found = _ADDRESS.fullmatch(cursor)
     if found is None:
         raise MalformedCursor(
             f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or "
             "none"
         )
-    return place_of(int(found[1]), int(found[2]))
+    return entry_number_of(int(found[1]), int(found[2]))
 
 
 def _after_refusal(cursor: str) -> tuple[int, int]:
@@ -456,4 +456,4 @@ def _after_refusal(cursor: str) -> tuple[int, int]:
             f"{cursor!r} is no cursor of this list: send the `next_cursor` of its last page, or "
             "none"
         )
-    return int(found[1]), place_of(int(found[2]), int(found[3]))
+    return int(found[1]), entry_number_of(int(found[2]), int(found[3]))

@@ -29,8 +29,8 @@ from usageledger.runtime.telemetry import Figure, Report
 
 POLL_MS = 200
 RECORDS_PER_POLL_MAX = 5_000
-# With fewer records than FEW_RECORDS in a step, the next step waits for GATHER_S, so that more
-# entries share a transaction: ten transactions cost 1.5 times one of as many entries.
+# After a step with fewer than FEW_RECORDS records, the next step waits for GATHER_S. So more
+# entries share a transaction: ten transactions cost 1.5 times as much as one with the same entries.
 GATHER_S, FEW_RECORDS = 0.2, 1_000
 RECONNECT = Backoff((0.5,))
 ANSWER_WITHIN_S = 15.0

@@ -1,9 +1,10 @@
-"""``history.db``: its tables, and how it is opened for the one who writes it.
+"""``history.db``: its tables, and how its one writer opens it.
 
-Amounts are micro-credits, times microseconds since 1970 in UTC, and a place is an entry's address
-as one number that rises within a partition. ``positions`` says how far each partition is folded; it
-changes in the transaction that changes the rest, so that an entry is in the file once, whoever was
-killed when.
+Amounts are micro-credits and times are microseconds since 1970 in UTC. An ``entry_number`` is an
+entry's address as one number that rises within a partition.
+
+``positions`` says how far each partition is folded. It changes in the same transaction as the other
+tables. So the file holds each entry once, even if the service is killed at any moment.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 HISTORY_FILE = "history.db"
-VERSION = 1
+VERSION = 2
 """Of the tables and of what is folded into them. A file of another version is built anew."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -38,9 +39,10 @@ CREATE TABLE positions (
 -- Entries that changed an account, without the fields that only decisions need.
 -- `date`: the day of a use, in the account's time zone.
 CREATE TABLE charges (
-  place INTEGER PRIMARY KEY, account TEXT NOT NULL, period INTEGER, date TEXT, entry BLOB NOT NULL
+  entry_number INTEGER PRIMARY KEY, account TEXT NOT NULL, period INTEGER, date TEXT,
+  entry BLOB NOT NULL
 ) STRICT;
-CREATE INDEX charges_of_account ON charges (account, place);
+CREATE INDEX charges_of_account ON charges (account, entry_number);
 
 -- Uses that were not voided. A quantity is kept as whole units and millionths of a unit, so that
 -- no sum overflows.
@@ -55,7 +57,7 @@ CREATE TABLE periods (
   account TEXT NOT NULL, number INTEGER NOT NULL, start_us INTEGER NOT NULL, end_us INTEGER,
   plan TEXT NOT NULL, allotment INTEGER NOT NULL, granted INTEGER NOT NULL, used INTEGER NOT NULL,
   by_feature TEXT NOT NULL,
-  opened_place INTEGER NOT NULL,    -- of the entry that opened it
+  opened_by INTEGER NOT NULL,   -- the number of the entry that opened it
   PRIMARY KEY (account, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -68,33 +70,34 @@ CREATE TABLE accounts (
 ) STRICT;
 
 CREATE TABLE refusals (
-  place INTEGER PRIMARY KEY, appended_at_us INTEGER NOT NULL, account TEXT NOT NULL,
+  entry_number INTEGER PRIMARY KEY, appended_at_us INTEGER NOT NULL, account TEXT NOT NULL,
   reason TEXT NOT NULL, detail TEXT NOT NULL, topic TEXT NOT NULL,
   input_partition INTEGER NOT NULL, input_offset INTEGER NOT NULL, source TEXT, id TEXT,
   feature TEXT, model TEXT,
   is_resolved INTEGER NOT NULL DEFAULT 0    -- the same event has been accepted since
 ) STRICT;
-CREATE INDEX refusals_by_time ON refusals (appended_at_us, place);
+CREATE INDEX refusals_by_time ON refusals (appended_at_us, entry_number);
 CREATE INDEX refusals_unresolved ON refusals (account, source, id) WHERE is_resolved = 0;
 """
 TABLE_NAMES = ("positions", "charges", "daily_use", "periods", "accounts", "refusals")
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open ``history.db``, making it if it is not there; one that cannot be used is thrown away
-    first. Raises sqlite3.Error, OSError.
+    """Open ``history.db``, and create it if it is missing.
+
+    A file that cannot be used is deleted first. Raises sqlite3.Error, OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _opened(path)
     except UnusableFile as error:
-        logger.warning("%s: it is built anew from the ledger", error)
+        log.warning("%s: it is built anew from the ledger", error)
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise
-        logger.error("%s cannot be read (%s): it is built anew from the ledger", path, error)
+        log.error("%s cannot be read (%s): it is built anew from the ledger", path, error)
     throw_away(path)
     return _opened(path)
 
@@ -140,14 +143,14 @@ def _opened(path: Path) -> sqlite3.Connection:
     return database
 
 
-def place_of(partition: int, offset: int) -> int:
-    """An entry's address as one number."""
+def entry_number_of(partition: int, offset: int) -> int:
+    """An entry's address as one number, which rises within a partition."""
     return (partition << _OFFSET_BITS) + offset
 
 
-def address_of(place: int) -> tuple[int, int]:
-    """The partition and the offset of a place."""
-    return place >> _OFFSET_BITS, place & ((1 << _OFFSET_BITS) - 1)
+def address_of(entry_number: int) -> tuple[int, int]:
+    """The partition and the offset of an entry number."""
+    return entry_number >> _OFFSET_BITS, entry_number & ((1 << _OFFSET_BITS) - 1)
 
 
 def microseconds(at: datetime) -> int:

@@ -1,3 +1,1 @@
-"""Limit events: the consumer that announces what ledger entries cross, and the SDK for the apps
-that react to it.
-"""
+"""Limit events: the consumer that announces the limits that ledger entries cross."""

@@ -1,11 +1,14 @@
-"""From ledger partitions to limit events, without a state of its own: where to go on, the last
-limit event itself says.
+"""From ledger partitions to limit events, without any state but the limit events themselves.
 
-What makes it safe, whoever crashes, is late or runs twice: **every batch that is appended to a
-partition of ``limit.events`` begins right after something that lies in that partition already** (or
-at the ledger's first entry), lies there whole or not at all, and names the places of what it
-announces. So places come without gaps, repeats are known by their places, and a reader drops
-whatever is not beyond the last one that it has seen.
+The last limit event of a partition says where to go on. Two rules keep this safe when a consumer
+crashes, is late or runs twice:
+
+- **Every batch begins right after a limit event that its partition already holds**, or at the
+  ledger's first entry. The partition holds the whole batch or nothing of it.
+- Each limit event carries the address of its crossing.
+
+So addresses come without gaps, and a repeat is recognised by its address. A reader drops any event
+that is not beyond the last one that it has seen.
 """
 
 from __future__ import annotations
@@ -23,12 +26,11 @@ from usageledger.ledger.records import Record
 COMMIT_EVERY_S = 0.5
 CHECK_EVERY_S = 30.0
 RESUME_AGAIN_AFTER_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-# A poll of kafka-python's that begins while a fetch is on its way can miss what that fetch brings,
-# until the next one returns. So polls are long enough that few begin so: ten a second lost one
-# event in a hundred a quarter of a second.
+# A kafka-python poll that begins during a fetch can miss the records of that fetch until the next
+# fetch returns. Long polls make this rare: polling every 100 ms delayed 1 % of events by 250 ms.
 POLL_MS = 500
 
-log = logging.getLogger("usageledger.limits")
+log = logging.getLogger(__name__)
 
 
 class LimitsError(Exception):
@@ -36,26 +38,27 @@ class LimitsError(Exception):
 
 
 class PartitionsStopped(LimitsError):
-    """Partitions stopped whose ledger or limit events are not what they should be; the others went
-    on until the end.
+    """Some partitions stopped because their ledger or limit events are wrong.
+
+    The other partitions went on until the end.
     """
 
 
 class Unavailable(Exception):
-    """Kafka did not do what was asked; asking again later can help."""
+    """Kafka did not answer, or refused for now. A later attempt can succeed."""
 
 
 class PartitionUnusable(Exception):
-    """A partition's ledger or limit events are not what they should be.
+    """A partition's ledger or limit events are wrong.
 
-    It stops, and nothing resets by itself.
+    The partition stops, and nothing resets it automatically.
     """
 
 
 class Assignment(NamedTuple):
-    """The partitions that are this consumer's.
+    """The partitions that are assigned to this consumer.
 
-    Another ``generation`` means that others may have been at work in between.
+    A new ``generation`` means that another consumer may have announced in between.
     """
 
     generation: object
@@ -63,44 +66,40 @@ class Assignment(NamedTuple):
 
 
 class LedgerFeed(Protocol):
-    """The ledger's partitions, as far as they are this consumer's.
+    """The ledger's partitions that are assigned to this consumer.
 
     Every method raises Unavailable.
     """
 
     def assignment(self) -> Assignment:
-        """Which they are now."""
+        """Return the current assignment."""
         ...
 
     def seek(self, partition: int, offset: int) -> None:
-        """Read on from there."""
+        """Read the partition on from this offset."""
         ...
 
     def pause(self, partition: int) -> None:
-        """Read nothing of it until the next ``seek``."""
+        """Read nothing of the partition until the next ``seek``."""
         ...
 
     def poll(self, timeout_ms: int) -> Mapping[int, Sequence[Record]]:
-        """Some records of each partition, in order."""
+        """Return some records of each partition, in order."""
         ...
 
     def bounds(self, partition: int) -> tuple[int, int]:
-        """The offset of the oldest record that is still there, and the one that the next record
-        will have.
-        """
+        """Return the offset of the oldest record, and the offset that the next one will have."""
         ...
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """Say how far each partition is announced.
+        """Commit how far each partition is announced.
 
-        Lag tools read it; where to go on, the limit events say.
+        Lag tools read these offsets. A consumer finds in the limit events where to go on.
         """
         ...
 
     def committed(self, partition: int) -> int:
-        """How far the partition was last said to be announced; 0 if that was never said, or is not
-        remembered.
-        """
+        """Return the offset that was last committed; 0 if Kafka has none."""
         ...
 
 
@@ -108,28 +107,27 @@ class LimitLog(Protocol):
     """The partitions of ``limit.events``."""
 
     def last(self, partition: int) -> Record | None:
-        """The last record, None if there has never been one.
+        """Return the last record, or None if there has never been one.
 
         Raises Unavailable, PartitionUnusable.
         """
         ...
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> Mapping[int, Exception]:
-        """Append, in batches that lie there whole or not at all, in order.
+        """Append the messages in order, in batches of which the log holds all or nothing.
 
-        Returns once all in-sync replicas have them.
-
-        What came back with an error may lie there or not, and nothing after it does. The errors, by
-        partition: Unavailable or PartitionUnusable.
+        Returns once all in-sync replicas have them, with the errors by partition: Unavailable or
+        PartitionUnusable. The log may hold the batch that failed, but nothing after it.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionHealth:
-    """``next_offset``: everything before it in the ledger has been announced (None: not known).
+    """Whether one partition is announced, and how far.
 
-    ``detail``: why it does not announce.
+    Everything before ``next_offset`` in the ledger is announced; it is None while that is unknown.
+    ``detail`` says why the partition is not announced.
     """
 
     state: Literal["announcing", "resuming", "stopped"]
@@ -137,9 +135,10 @@ class PartitionHealth:
     detail: str = ""
 
 
-class Taken(NamedTuple):
-    """What came of some records: what is to be announced, how far that goes, and what is wrong with
-    the record there.
+class Translation(NamedTuple):
+    """The messages to announce for some records, up to the first record with a problem.
+
+    The messages cover everything before ``next_offset``; ``problem`` is about the record there.
     """
 
     messages: list[LimitMessage]
@@ -151,7 +150,8 @@ class Taken(NamedTuple):
 class PartitionProgress:
     """How far one partition of the ledger is announced.
 
-    ``announced_before``: what lies there was announced, though the log of limit events has nothing.
+    ``announced`` is the address of its last limit event. ``announced_before`` is the committed
+    offset if there is no limit event: a crossing before it was announced, and its event was lost.
     """
 
     def __init__(
@@ -162,10 +162,10 @@ class PartitionProgress:
         self.next_offset = 0 if announced is None else announced.offset
         self._announced = announced
 
-    def take(self, records: Sequence[Record]) -> Taken:
-        """Translate records in order, up to the first that cannot be.
+    def translate(self, records: Sequence[Record]) -> Translation:
+        """Translate records in order, up to the first that cannot be translated.
 
-        Changes nothing: `advance` does, once the messages lie in the log.
+        Changes nothing. `advance` records the progress once the log holds the messages.
         """
         messages: list[LimitMessage] = []
         expected = self.next_offset
@@ -173,21 +173,21 @@ class PartitionProgress:
             if record.offset < expected:
                 continue
             if record.offset > expected:
-                return Taken(
+                return Translation(
                     messages, expected, f"the record at offset {expected} is missing", is_gap=True
                 )
             try:
-                messages += self._translated(record)
+                messages += self._messages_of(record)
             except PartitionUnusable as error:
-                return Taken(messages, expected, str(error))
+                return Translation(messages, expected, str(error))
             expected = record.offset + 1
-        return Taken(messages, expected)
+        return Translation(messages, expected)
 
     def advance(self, next_offset: int) -> None:
-        """Everything before ``next_offset`` is announced."""
+        """Note that everything before ``next_offset`` is announced."""
         self.next_offset = next_offset
 
-    def _translated(self, record: Record) -> list[LimitMessage]:
+    def _messages_of(self, record: Record) -> list[LimitMessage]:
         try:
             sealed = entry_at(record.offset, record.value)
         except NotAnEntry as error:
@@ -201,10 +201,10 @@ class PartitionProgress:
         announced = self._announced
         if messages and record.offset < self._announced_before:
             raise PartitionUnusable(
-                "limit.events is empty, but what the ledger has up to offset "
-                f"{self._announced_before} was announced: it was truncated or"
-                " made anew; restore it, or, to have all limit events written again, stop the "
-                "limits service and delete its consumer group"
+                "limit.events is empty, but the ledger was announced up to offset "
+                f"{self._announced_before}: the topic was truncated or recreated. Restore it; or, "
+                "to have all limit events written again, stop the limits service and delete its "
+                "consumer group"
             )
         if announced is None or record.offset != announced.offset:
             return messages
@@ -218,9 +218,46 @@ class PartitionProgress:
         return [message for message in messages if message.address.is_beyond(announced)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A partition to resume at ``until`` (seconds), after ``attempts`` failed lookups."""
+
+    until: float
+    attempts: int = -1
+    detail: str = "not yet looked at"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    detail: str
+
+
+@dataclass(slots=True)
+class _Partition:
+    """An assigned partition: it is announced, waits to be resumed, or has stopped.
+
+    The offsets are None if there is none yet. ``gap_at``: where a record was missing.
+    ``committed``: the last commit. ``checked``: where the last check for a stall found it.
+    """
+
+    state: PartitionProgress | _Wait | _Stop
+    gap_at: int | None = None
+    committed: int | None = None
+    checked: int | None = None
+
+    def health(self) -> PartitionHealth:
+        if isinstance(self.state, PartitionProgress):
+            return PartitionHealth("announcing", self.state.next_offset)
+        state: Literal["resuming", "stopped"] = (
+            "resuming" if isinstance(self.state, _Wait) else "stopped"
+        )
+        return PartitionHealth(state, detail=self.state.detail)
+
+
 class Announcer:
-    """Announces what the entries of its partitions cross, each partition by itself: one that cannot
-    go on does not hold up the others.
+    """Announces the limits that the entries of its partitions cross.
+
+    A partition that cannot go on does not delay the others.
     """
 
     def __init__(
@@ -230,97 +267,86 @@ class Announcer:
         self._limit_log = limit_log
         self._monotonic = monotonic
         self._generation: object = None
-        self._running: dict[int, PartitionProgress] = {}
-        self._waiting: dict[int, _Wait] = {}
-        self._stopped: dict[int, str] = {}
-        self._gaps: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
+        self._partitions: dict[int, _Partition] = {}
         self._commit_at = self._check_at = monotonic()
-        self._checked: dict[int, int] = {}
         self.announced_count = 0
 
     def step(self, poll_ms: int = POLL_MS) -> None:
-        """Announce what comes within ``poll_ms``.
+        """Announce the records that arrive within ``poll_ms``.
 
-        Raises LimitsError where the process had better end.
+        Raises LimitsError if the process must end: nothing is fetched, or every partition stopped.
         """
         try:
             self._follow_assignment()
             self._resume_waiting()
             polled = self._feed.poll(poll_ms)
             if self._feed.assignment().generation != self._generation:
-                # A rebalance came with the poll, whose records begin wherever the group's offsets
-                # say. The next step looks up in the log where to go on.
+                # A rebalance happened during the poll, so its records begin at the group's offsets.
+                # The next step looks up in the log where to go on.
                 return
             self._announce(polled)
             self._commit(is_idle=not polled)
             self._require_progress()
         except Unavailable as error:
             log.warning("Kafka is not available, the next step tries again: %s", error)
-        if self._stopped and not self._running and not self._waiting:
+        if all(isinstance(each.state, _Stop) for each in self._partitions.values()):
             self.raise_if_stopped()
 
     def health(self) -> dict[int, PartitionHealth]:
-        """The state of each partition that is this consumer's."""
-        running = {
-            partition: PartitionHealth("announcing", progress.next_offset)
-            for partition, progress in self._running.items()
-        }
-        waiting = {
-            partition: PartitionHealth("resuming", detail=wait.detail)
-            for partition, wait in self._waiting.items()
-        }
-        stopped = {
-            partition: PartitionHealth("stopped", detail=detail)
-            for partition, detail in self._stopped.items()
-        }
-        return dict(sorted({**running, **waiting, **stopped}.items()))
+        """Return the state of each partition that is assigned to this consumer."""
+        return {number: found.health() for number, found in sorted(self._partitions.items())}
 
     def raise_if_stopped(self) -> None:
         """Raise PartitionsStopped if any partition stopped."""
-        if self._stopped:
-            raise PartitionsStopped(
-                "; ".join(
-                    f"partition {partition}: {detail}"
-                    for partition, detail in sorted(self._stopped.items())
-                )
-            )
+        stopped = [
+            f"partition {number}: {found.state.detail}"
+            for number, found in sorted(self._partitions.items())
+            if isinstance(found.state, _Stop)
+        ]
+        if stopped:
+            raise PartitionsStopped("; ".join(stopped))
+
+    def _announcing(self) -> list[tuple[int, _Partition, PartitionProgress]]:
+        return [
+            (number, found, found.state)
+            for number, found in self._partitions.items()
+            if isinstance(found.state, PartitionProgress)
+        ]
 
     def _follow_assignment(self) -> None:
         generation, partitions = self._feed.assignment()
-        known = self._running.keys() | self._waiting.keys() | self._stopped.keys()
-        if generation == self._generation and partitions == known:
+        if generation == self._generation and partitions == self._partitions.keys():
             return
-        # Another consumer may have announced since, so what was known of a partition counts for
-        # nothing, even if it is ours again.
+        # Another consumer may have announced since. So all progress is looked up again, even that
+        # of a partition which is still assigned here. Only a gap is remembered.
         self._generation = generation
-        self._running, self._stopped, self._committed, self._checked = {}, {}, {}, {}
-        self._waiting = {partition: _Wait(self._monotonic()) for partition in sorted(partitions)}
-        for partition in partitions:
-            self._feed.pause(partition)
+        before, now = self._partitions, self._monotonic()
+        self._partitions = {
+            number: _Partition(_Wait(now), before[number].gap_at if number in before else None)
+            for number in sorted(partitions)
+        }
+        for number in partitions:
+            self._feed.pause(number)
 
     def _resume_waiting(self) -> None:
         now = self._monotonic()
-        for partition, wait in list(self._waiting.items()):
-            if wait.until > now:
+        for partition, found in self._partitions.items():
+            if not isinstance(found.state, _Wait) or found.state.until > now:
                 continue
             try:
-                progress = self._resumed(partition)
+                found.state = self._resumed(partition)
             except Unavailable as error:
                 self._wait(partition, str(error))
                 break  # the next one would wait for the same broker
             except PartitionUnusable as error:
                 self._stop(partition, str(error))
-            else:
-                self._running[partition] = progress
-                del self._waiting[partition]
 
     def _resumed(self, partition: int) -> PartitionProgress:
         """Find in the log where to go on."""
         last = self._limit_log.last(partition)
-        place = None if last is None else _place_of(last, partition)
+        address = None if last is None else _address_of(last, partition)
         progress = PartitionProgress(
-            partition, place, self._feed.committed(partition) if place is None else 0
+            partition, address, self._feed.committed(partition) if address is None else 0
         )
         start, end = self._feed.bounds(partition)
         if progress.next_offset < start:
@@ -328,73 +354,76 @@ class Announcer:
                 f"the ledger begins at offset {start}, but it is announced up to "
                 f"{progress.next_offset} only"
             )
-        if place is not None and place.offset >= end:
+        if address is not None and address.offset >= end:
             raise PartitionUnusable(
                 f"the ledger ends before offset {end}, but limit events name its entry at "
-                f"{place.offset}"
+                f"{address.offset}"
             )
         self._feed.seek(partition, progress.next_offset)
         return progress
 
     def _announce(self, polled: Mapping[int, Sequence[Record]]) -> None:
-        taken = {
-            partition: self._running[partition].take(records)
+        progress = {number: state for number, _, state in self._announcing()}
+        translations = {
+            partition: progress[partition].translate(records)
             for partition, records in polled.items()
-            if partition in self._running
+            if partition in progress
         }
-        messages = {partition: some.messages for partition, some in taken.items() if some.messages}
+        messages = {
+            partition: translation.messages
+            for partition, translation in translations.items()
+            if translation.messages
+        }
         failures = self._limit_log.append(messages) if messages else {}
-        for partition, some in taken.items():
+        for partition, translation in translations.items():
             failure = failures.get(partition)
             if isinstance(failure, PartitionUnusable):
                 self._stop(partition, str(failure))
             elif failure is not None:
                 self._wait(partition, str(failure))
             else:
-                self.announced_count += len(some.messages)
-                self._running[partition].advance(some.next_offset)
-                self._look_at(partition, some)
+                self.announced_count += len(translation.messages)
+                progress[partition].advance(translation.next_offset)
+                self._handle_problem(partition, translation)
 
-    def _look_at(self, partition: int, taken: Taken) -> None:
-        """A missing record is asked for once more (a consumer's position may have been reset); one
-        that is wrong stops its partition.
+    def _handle_problem(self, partition: int, translation: Translation) -> None:
+        """Read a missing record once more; stop the partition at a wrong one.
+
+        A consumer's position may have been reset, and then the second attempt finds the record.
         """
-        if taken.problem is None:
+        if translation.problem is None:
             return
-        if taken.is_gap and self._gaps.get(partition) != taken.next_offset:
-            self._gaps[partition] = taken.next_offset
-            self._wait(partition, taken.problem)
+        found = self._partitions[partition]
+        if translation.is_gap and found.gap_at != translation.next_offset:
+            found.gap_at = translation.next_offset
+            self._wait(partition, translation.problem)
         else:
-            self._stop(partition, taken.problem)
+            self._stop(partition, translation.problem)
 
     def _wait(self, partition: int, detail: str) -> None:
-        """Forget the partition's state and find in the log where to go on, a little later."""
-        self._running.pop(partition, None)
-        attempts = self._waiting[partition].attempts + 1 if partition in self._waiting else 0
+        """Forget the partition's progress, and look it up in the log a little later."""
+        found = self._partitions[partition]
+        attempts = found.state.attempts + 1 if isinstance(found.state, _Wait) else 0
         delay_s = RESUME_AGAIN_AFTER_S[min(attempts, len(RESUME_AGAIN_AFTER_S) - 1)]
-        self._waiting[partition] = _Wait(self._monotonic() + delay_s, attempts, detail)
+        found.state = _Wait(self._monotonic() + delay_s, attempts, detail)
         self._feed.pause(partition)
         log.warning("partition %d: resumed from the log in %s s: %s", partition, delay_s, detail)
 
     def _stop(self, partition: int, detail: str) -> None:
-        self._running.pop(partition, None)
-        self._waiting.pop(partition, None)
-        self._stopped[partition] = detail
-        log.error(
-            "partition %d STOPPED, nothing of it is announced any more: %s", partition, detail
-        )
+        self._partitions[partition].state = _Stop(detail)
+        log.error("partition %d STOPPED, it is no longer announced: %s", partition, detail)
         self._feed.pause(partition)
 
     def _commit(self, *, is_idle: bool) -> None:
-        new = {partition: progress.next_offset for partition, progress in self._running.items()}
-        new = {
-            partition: offset
-            for partition, offset in new.items()
-            if self._committed.get(partition) != offset
+        moved = {
+            number: progress.next_offset
+            for number, found, progress in self._announcing()
+            if found.committed != progress.next_offset
         }
-        if new and (is_idle or self._monotonic() >= self._commit_at):
-            self._feed.commit(new)
-            self._committed.update(new)
+        if moved and (is_idle or self._monotonic() >= self._commit_at):
+            self._feed.commit(moved)
+            for number, offset in moved.items():
+                self._partitions[number].committed = offset
             self._commit_at = self._monotonic() + COMMIT_EVERY_S
 
     def _require_progress(self) -> None:
@@ -403,36 +432,29 @@ class Announcer:
         if now < self._check_at:
             return
         self._check_at = now + CHECK_EVERY_S
-        for partition, progress in self._running.items():
+        for number, found, progress in self._announcing():
             if (
-                self._checked.get(partition) == progress.next_offset
-                and self._feed.bounds(partition)[1] > progress.next_offset
+                found.checked == progress.next_offset
+                and self._feed.bounds(number)[1] > progress.next_offset
             ):
                 raise LimitsError(
-                    f"partition {partition}: nothing came from offset {progress.next_offset} in "
+                    f"partition {number}: nothing came from offset {progress.next_offset} in "
                     f"{CHECK_EVERY_S:.0f} s"
                 )
-        self._checked = {
-            partition: progress.next_offset for partition, progress in self._running.items()
-        }
+        for found in self._partitions.values():
+            state = found.state
+            found.checked = state.next_offset if isinstance(state, PartitionProgress) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    until: float
-    attempts: int = -1
-    detail: str = "not yet looked at"
-
-
-def _place_of(last: Record, partition: int) -> LimitAddress:
+def _address_of(last: Record, partition: int) -> LimitAddress:
     try:
-        _, place = read_limit_event(last.value)
-        if place.partition != partition:
-            raise NotALimitEvent(f"it is of partition {place.partition}")
+        _, address = read_limit_event(last.value)
+        if address.partition != partition:
+            raise NotALimitEvent(f"it is of partition {address.partition}")
     except NotALimitEvent as error:
         raise PartitionUnusable(
             f"limit events, partition {partition}, offset {last.offset}: {error}. Nobody but the "
             "limits consumer may write to that topic; "
             "without its last event nothing says where to go on"
         ) from None
-    return place
+    return address

@@ -36,7 +36,7 @@ COMMIT_TIMEOUT_MS = 5_000
 RECORDS_PER_POLL = 2_000
 
 BATCH_BYTES = 1024 * 1024
-# What one append puts into a partition stays well below a batch, so that it is one batch.
+# An append to a partition stays well below BATCH_BYTES, so that it is one batch.
 APPEND_BYTES_MAX = BATCH_BYTES * 3 // 4
 _RECORD_OVERHEAD_BYTES = 64
 
@@ -56,9 +56,9 @@ def run_limits(
 ) -> None:
     """Announce limits until ``stop`` is set.
 
-    ``on_health`` is told of every change of a partition's state, ``on_report`` how the whole is
-    doing, about once a second. Raises LimitsError when the process had better end: every partition
-    has stopped, or (at the end) some have; raises kafka-python's errors where it is not let in.
+    ``on_health`` is called at every change of a partition's state, and ``on_report`` about once a
+    second. Raises LimitsError if every partition has stopped or nothing is fetched any more, and at
+    the end if some partitions have stopped. Raises kafka-python's errors if Kafka refuses access.
     """
     topics = Topics(prefix)
     reader = LogReader(kafka)
@@ -83,15 +83,15 @@ def _run(
     on_health: OnHealth | None,
     on_report: OnReport | None,
 ) -> None:
-    told: dict[int, str] = {}
+    known_states: dict[int, str] = {}
     report_at_s = 0.0
     while not stop.is_set():
         announcer.step()
         health = announcer.health()
         states = {partition: f"{state.state} {state.detail}" for partition, state in health.items()}
-        if on_health is not None and states != told:
+        if on_health is not None and states != known_states:
             on_health(health)
-            told = states
+            known_states = states
         if on_report is not None and time.monotonic() >= report_at_s:
             on_report(report_of(health, feed.known_ends(health), announcer.announced_count))
             report_at_s = time.monotonic() + REPORT_EVERY_S
@@ -101,10 +101,10 @@ def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
     counts = {topic: reader.partition_count(topic) for topic in (topics.ledger, topics.limit)}
     for topic, count in counts.items():
         if count == 0:
-            raise LimitsError(f"there is no topic {topic}: make the ledger's topics first")
+            raise LimitsError(f"there is no topic {topic}: create the ledger's topics first")
     if counts[topics.ledger] != counts[topics.limit]:
         stated = " and ".join(f"{topic} has {count} partitions" for topic, count in counts.items())
-        raise LimitsError(f"{stated}: both need as many")
+        raise LimitsError(f"{stated}: both must have the same number")
     return counts[topics.ledger]
 
 
@@ -291,8 +291,8 @@ class KafkaLimitLog:
     def _give_up(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            # Its close() flushes first, and closes nothing if that fails. What it still holds must
-            # not be sent after what comes next.
+            # Its close() flushes first, and closes nothing if that fails. The messages that it
+            # still holds must not be sent after later ones.
             producer.flush = lambda timeout=None: None
             producer.close(timeout=0)
 
@@ -329,7 +329,7 @@ def _first_batch(messages: Sequence[LimitMessage]) -> Sequence[LimitMessage]:
 
 
 def _failure(futures: Sequence[Any], expected: int, unfinished: Exception) -> Exception | None:
-    """What became of a partition's batch: None if it lies there, an error otherwise."""
+    """Return why a partition's batch is not known to be in the log; None if it is there."""
     errors = [
         None if future.succeeded() else future.exception if future.failed() else unfinished
         for future in futures
@@ -341,16 +341,17 @@ def _failure(futures: Sequence[Any], expected: int, unfinished: Exception) -> Ex
     error = errors[first_failed]
     if any(later is None for later in errors[first_failed:]):
         return PartitionUnusable(
-            f"a limit event was refused ({error}) but one after it was taken: limit.events has a "
-            "gap"
+            f"a limit event was refused ({error}), but a later one was appended: limit.events "
+            "has a gap"
         )
     return Unavailable(f"{type(error).__name__}: {error}")
 
 
 @contextmanager
 def _translating() -> Iterator[None]:
-    """Errors that pass become Unavailable; others (no permission, a wrong configuration) end the
-    process.
+    """Raise Unavailable for an error that passes by itself.
+
+    Other errors (no permission, a wrong configuration) end the process.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the limits consumer tells who watches it."""
+"""The readiness and the figures of the limits consumer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def report_of(
     """The report of a consumer with these partitions.
 
     ``ends``: where each is known to end; ``announced_count``: the limit events that this process
-    has written. A consumer without partitions does nothing, be it that others have them all.
+    has written. A consumer without partitions is not ready, even if other consumers have them all.
     """
     held_up = tuple(
         f"partition {each}: {found.state}: {found.detail}"

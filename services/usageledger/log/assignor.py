@@ -16,12 +16,12 @@ with warnings.catch_warnings():
 
 
 class KnownPartitionsAssignor(RangePartitionAssignor):  # type: ignore[misc]
-    """kafka-python's range assignor, but told how many partitions there are.
+    """kafka-python's range assignor, with partition counts that are given beforehand.
 
-    A group's leader shares out what its metadata holds at that moment. In kafka-python 3.0.12 about
-    one of 25 consumers joins before any came, gives nothing to anybody (a warning says so) and does
-    not notice when they do: a consumer that is up and hears nothing. A ledger's topics never change
-    their number of partitions, so it can be asked beforehand.
+    A group's leader shares out the partitions in its metadata. With kafka-python 3.0.12 about one
+    consumer in 25 joins before any metadata came. It then assigns nothing to anybody (a warning
+    says so) and does not notice when metadata arrives: it is up and receives nothing. A ledger's
+    topics never change their number of partitions, so the count can be asked for beforehand.
     """
 
     def __init__(self, partition_counts: Mapping[str, int]) -> None:

@@ -37,7 +37,7 @@ class Outgoing(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What became of a record: its offset, or why Kafka is not known to have it."""
+    """The outcome for a record: its offset, or why Kafka is not known to have it."""
 
     offset: int | None
     why: str = ""

@@ -17,7 +17,7 @@ from usageledger.log.topics import Topics
 POLL_INTERVAL_S = 1.0
 ASK_TIMEOUT_S = 10.0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ImportMode:
@@ -66,4 +66,4 @@ class ImportMode:
             try:
                 await self.ask()
             except (KafkaError, OSError, TimeoutError) as error:
-                logger.warning("cannot ask whether import has ended, asking again: %s", error)
+                log.warning("cannot ask whether import has ended, asking again: %s", error)

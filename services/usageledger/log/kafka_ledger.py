@@ -1,10 +1,12 @@
 """One partition of ``ledger.entries`` on Kafka, by aiokafka: the single writer and its reader.
 
-Each partition has an idempotent producer of its own. A shared one would save connections (about two
-for a partition), but aiokafka keeps one produce request on its way to each broker, so one
-partition's slow replica would hold up the others, and the one thing to do after any failure is to
-throw the producer away: every partition of the worker would have to claim again for the misfortune
-of one.
+Each partition has an idempotent producer of its own. A shared one would save connections, about two
+for each partition, but it would spread failures:
+
+- aiokafka sends one produce request at a time to each broker, so one partition's slow replica would
+  delay the others.
+- After any failure the producer must be thrown away, so every partition of the worker would have to
+  claim again because of one.
 """
 
 from __future__ import annotations
@@ -80,20 +82,20 @@ class KafkaLedgerPartition:
         Raises LedgerError.
         """
         async with self._appending:
-            # What the old producer still has on its way may land on either side of the claim; the
-            # offset that it names says what it is.
+            # A batch of the old producer may still land before or after the claim. The offset that
+            # each entry names says whether it is valid.
             self._discard_producer()
             try:
                 async with asyncio.timeout(self._settings.claim_timeout_s):
                     self._producer = await self._start_producer()
                     (offset,) = await self._send([[claim]])
-            except BaseException as error:  # noqa: BLE001 - raised on, told in the owner's words
+            except BaseException as error:  # noqa: BLE001 - raised on as a ledger error
                 self._discard_producer()
-                self._raise_told(error, "claim")
+                self._raise_as_ledger_error(error, "claim")
             if offset == _UNKNOWN_OFFSET:
                 self._discard_producer()
                 raise AppendOutcomeUnknown(
-                    f"{self._name}: the broker took the claim and did not say where it lies"
+                    f"{self._name}: the broker accepted the claim and did not say at which offset"
                 )
             return offset
 
@@ -114,12 +116,12 @@ class KafkaLedgerPartition:
             try:
                 async with asyncio.timeout(settings.append_timeout_s):
                     offsets = await self._send(batches)
-                self._check_places(expected_offset, batches, offsets)
-            except BaseException as error:  # noqa: BLE001 - raised on, told in the owner's words
+                self._check_offsets(expected_offset, batches, offsets)
+            except BaseException as error:  # noqa: BLE001 - raised on as a ledger error
                 # Also when cancelled: nobody will hear what becomes of the batches on their way,
                 # and a later append must not follow them.
                 self._discard_producer()
-                self._raise_told(error, "append")
+                self._raise_as_ledger_error(error, "append")
 
     async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
         """Yield chunks of the records with ``start <= offset < stop``.
@@ -170,7 +172,7 @@ class KafkaLedgerPartition:
         return offsets[self._place]
 
     async def close(self) -> None:
-        """Give up the producer and its connections. What is still on its way counts as unknown."""
+        """Give up the producer. The outcome of unfinished appends counts as unknown."""
         self._discard_producer()
         while self._endings:
             await asyncio.wait(self._endings)
@@ -215,14 +217,14 @@ class KafkaLedgerPartition:
             answer = await self._producer.send_batch(
                 builder, self._place.topic, partition=self._place.partition
             )
-            # When we stop waiting, what becomes of it is nobody's any more, and asyncio need not
-            # complain.
+            # Retrieves the exception of a batch that nobody waits for any more, or asyncio would
+            # log it.
             answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             sent.append(answer)
         await asyncio.shield(asyncio.gather(*sent, return_exceptions=True))
         return [answer.result().offset for answer in sent]
 
-    def _check_places(
+    def _check_offsets(
         self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]
     ) -> None:
         for batch, offset in zip(batches, offsets, strict=True):
@@ -237,8 +239,8 @@ class KafkaLedgerPartition:
                 )
             expected_offset += len(batch)
 
-    def _raise_told(self, error: BaseException, doing: str) -> NoReturn:
-        """Raise what a failed claim or append is to the owner.
+    def _raise_as_ledger_error(self, error: BaseException, doing: str) -> NoReturn:
+        """Raise the ledger error that a failed claim or append means to the owner.
 
         Only the broker's refusal says for sure that nothing was appended.
         """

@@ -98,7 +98,7 @@ class MemoryLedgerPartition:
     async def claim(self, claim: KeyedValue) -> int:
         """Append a claim and return its offset.
 
-        Raises AppendOutcomeUnknown when told to lose the answer.
+        Raises AppendOutcomeUnknown if the answer was made to be lost.
         """
         async with self._appending:
             self._claimed = False
@@ -109,7 +109,7 @@ class MemoryLedgerPartition:
     async def append(self, expected_offset: int, groups: Sequence[Sequence[KeyedValue]]) -> None:
         """Append groups: see LedgerPartition.
 
-        After a failure nothing is taken before a new claim, as with Kafka.
+        After a failure nothing is appended before a new claim, as with Kafka.
         """
         batches = pack(
             groups, batch_bytes=self._group_bytes_max, group_bytes_max=self._group_bytes_max

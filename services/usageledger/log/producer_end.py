@@ -8,7 +8,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError, ProducerClosed
 
-# A worker that is told to end has two seconds for its partitions.
+# A worker that must end has two seconds for its partitions.
 FAREWELL_S = 0.5
 
 

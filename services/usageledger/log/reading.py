@@ -41,9 +41,8 @@ class LogReader:
             # The default grows to half a minute, which a reader would lose after each restart of a
             # broker.
             reconnect_backoff_max_ms=2_000,
-            # Told by a broker that a partition's leader is another now, kafka-python 3.0.12 asks
-            # the same broker again, until the time is up, and does not look who leads. What it
-            # knows of that must not grow old.
+            # When a broker answers that another one now leads a partition, kafka-python 3.0.12 asks
+            # the same broker again until the time is up. So its metadata must not grow old.
             metadata_max_age_ms=2_000,
             check_crcs=True,
         )

@@ -19,12 +19,12 @@ class Topics:
 
     @property
     def usage(self) -> str:
-        """What generation workers report. Keyed by account."""
+        """The reports of generation workers. Keyed by account."""
         return self._named("usage.events.v1")
 
     @property
     def account(self) -> str:
-        """What billing, the CRM and support report. Keyed by account."""
+        """The reports of billing, the CRM and support. Keyed by account."""
         return self._named("account.events.v1")
 
     @property
@@ -37,7 +37,7 @@ class Topics:
 
     @property
     def limit(self) -> str:
-        """What apps react to. Keyed by account, partitioned as the ledger."""
+        """The limit events that apps react to. Keyed by account, partitioned as the ledger."""
         return self._named("limit.events.v1")
 
     @property

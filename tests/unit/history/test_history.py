@@ -24,8 +24,8 @@ from usageledger.history.tables import (
     HISTORY_FILE,
     address_of,
     empty,
+    entry_number_of,
     open_for_writing,
-    place_of,
     throw_away,
 )
 from usageledger.ledger.records import Record
@@ -147,7 +147,7 @@ def test_a_refusal_is_resolved_by_what_comes_after_it_in_one_batch_or_in_two() -
     for sizes in ([100], [1], [2]):
         found = (
             folded(records, sizes)
-            .execute("SELECT id, reason, is_resolved FROM refusals ORDER BY place")
+            .execute("SELECT id, reason, is_resolved FROM refusals ORDER BY entry_number")
             .fetchall()
         )
         assert found == [("g", "unknown_feature", 1), ("h", "unknown_feature", 0)]
@@ -226,10 +226,10 @@ def _late_without_a_previous_period(
     return records_of(sealed)
 
 
-def test_a_place_is_a_partition_and_an_offset() -> None:
+def test_an_entry_number_is_a_partition_and_an_offset() -> None:
     for partition, offset in ((0, 0), (3, 1_042), (999_999, 10**12 - 1)):
-        assert address_of(place_of(partition, offset)) == (partition, offset)
-        assert place_of(partition, offset) < 2**63
+        assert address_of(entry_number_of(partition, offset)) == (partition, offset)
+        assert entry_number_of(partition, offset) < 2**63
 
 
 # The file

@@ -1,6 +1,4 @@
-"""Each crossing is announced, in order and without a gap, with one id, whatever happens to those
-who announce.
-"""
+"""Each crossing is announced in order, without a gap and with one id, whichever consumer fails."""
 
 from __future__ import annotations
 
@@ -268,8 +266,9 @@ def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(
 
 
 def test_recreated_limit_events_stop_their_partition_and_nothing_is_repeated() -> None:
-    """Somebody deletes limit.events and makes it again: apps would be told of every limit of the
-    past as if it were reached now.
+    """Somebody deletes limit.events and creates it again.
+
+    Apps would receive every limit event of the past as if the limit were reached now.
     """
     world = World(a_ledger(), a_ledger(1))
     world.run(world.announcer()[0])
@@ -348,10 +347,11 @@ def test_a_position_that_was_reset_skips_nothing() -> None:
     assert len(world.limit_events[0]) == 7
 
 
-def test_what_comes_with_a_rebalance_is_of_no_use_and_no_reason_to_stop() -> None:
-    """Consumers joined one after another: twice a poll brought a rebalance, and records from the
-    group's offset on, far beyond the last limit event, where reading was to go on. The same record
-    was missing twice, the partition was stopped, and with it the process.
+def test_records_that_come_with_a_rebalance_are_ignored_and_stop_nothing() -> None:
+    """Consumers joined one after another, and two polls brought a rebalance.
+
+    They brought records from the group's offset on, far beyond the last limit event. The same
+    record was missing twice, so the partition was stopped, and the process with it.
     """
     ledger = Ledger()
     ledger.entry("limit.reached")

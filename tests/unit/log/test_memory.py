@@ -1,6 +1,4 @@
-"""The faults that the in-memory ledger partition can be told to have, and how groups are packed
-into batches.
-"""
+"""The faults of the in-memory ledger partition, and how groups are packed into batches."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def test_what_a_frozen_worker_sends_lands_after_the_claim_made_meanwhile() -> No
     asyncio.run(work())
 
 
-def test_what_retention_took_is_told_and_not_skipped() -> None:
+def test_records_that_retention_deleted_are_an_error_and_not_skipped() -> None:
     async def work() -> None:
         ledger = MemoryLedgerPartition()
         await ledger.claim(CLAIM)
@@ -77,8 +75,9 @@ def test_timestamps_never_fall_whatever_the_clock_says() -> None:
 
 
 def batch_sizes(*group_sizes: int, batch_records: int) -> list[int]:
-    """The lengths of the batches that groups of so many one-byte records make, where a batch has
-    room for ``batch_records``.
+    """Return the lengths of the batches that groups of one-byte records make.
+
+    A batch has room for ``batch_records``.
     """
     groups = [[KeyedValue(None, b"x")] * size for size in group_sizes]
     room = batch_records * (RECORD_OVERHEAD_BYTES + 1) + BATCH_OVERHEAD_BYTES

@@ -12,8 +12,9 @@ from usageledger.log.reading import LogReader, LogUnreadable
 
 
 class ForgetfulConsumer:
-    """Knows the leaders of one topic, the one that it reads, and asks for another topic's only if
-    it knows nothing of what is asked for.
+    """Knows the leaders of the topic that it reads only.
+
+    It looks up another topic's leaders only if it knows none of the partitions that are asked for.
 
     That is kafka-python 3.0.12: a partition whose leader is not known is left out of the answer
     when another's is known, and then missed.
@@ -42,7 +43,7 @@ def reader_of(consumer: Any) -> LogReader:
     return reader
 
 
-def test_who_has_read_one_topic_knows_the_ends_of_all() -> None:
+def test_a_reader_of_one_topic_knows_the_ends_of_all() -> None:
     """Once a refused record had been read to be sent again, the gateway could not say how far
     anybody was behind.
     """
@@ -50,7 +51,7 @@ def test_who_has_read_one_topic_knows_the_ends_of_all() -> None:
     assert ends == {("usage", 0): 7, ("usage", 1): 7, ("account", 0): 7, ("account", 1): 7}
 
 
-def test_a_partition_without_a_leader_is_told_as_one() -> None:
+def test_a_partition_without_a_leader_is_named_in_the_error() -> None:
     consumer = ForgetfulConsumer("usage", [TopicPartition("usage", 1)])
     with pytest.raises(LogUnreadable, match="usage: a partition has no leader"):
         reader_of(consumer).end_offsets(["usage"], 2)
