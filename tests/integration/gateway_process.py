@@ -230,7 +230,7 @@ class Stream:
 
     def close(self) -> None:
         if self._connection is not None:
-            # A thread that reads from it is told at once.
+            # Wakes a thread that reads from it at once.
             self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         self._client.close()

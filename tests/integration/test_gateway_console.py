@@ -1,5 +1,6 @@
-"""The operator's API on a real stack: a refusal is found, mended and sent again; accounts are
-found; who waits for what is told.
+"""The operator's API on a real stack: refusals, accounts and lags.
+
+A refusal is found, mended and sent again.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from usageledger.gateway.app import bare_app
 
 # A stream has no end to wait for; what it says is tested where it is read.
 STREAMS = "/stream"
-# What is well-formed and yet refused: no schema knows the rate card, what an account has left, what
-# time it is, or whom a gateway reaches.
+# Refusals of well-formed requests. No schema knows the rate card, an account's remaining credits,
+# the time, or which services a gateway reaches.
 REFUSED_BY_THE_LEDGER = {
     "unknown_feature",
     "unknown_model",
@@ -26,7 +26,7 @@ REFUSED_BY_THE_LEDGER = {
     "invalid_event",
     "url_not_allowed",
 }
-# Who guesses keys is soon told to wait (429), which this check does not expect;
+# A client that guesses keys soon gets a 429, which this check does not expect;
 # tests/unit/gateway/access/test_app_keys.py asks every route instead.
 GUESSING = [ignored_auth]
 EXAMPLES = int(os.environ.get("USAGELEDGER_SCHEMATHESIS_EXAMPLES", "15"))

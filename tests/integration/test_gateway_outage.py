@@ -63,8 +63,8 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_repo
         until(lambda: len(stream.ids) >= 5, "what was announced before")
         assert gateway.ask("POST", "/v1/events", event).status_code == 200
         kill(broker)
-        # Keys and webhooks need no broker; who is blocked is known for as long as it has not been
-        # silent for too long.
+        # Keys and webhooks need no broker. The list of blocked accounts is served until the broker
+        # has been silent for too long.
         assert [item["account"] for item in gateway.ask("GET", "/v1/blocked").json()["items"]] == [
             "a"
         ]

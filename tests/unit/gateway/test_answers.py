@@ -1,6 +1,4 @@
-"""What every answer of the gateway has in common: names in paths, problem details, health,
-metrics.
-"""
+"""Rules of all the gateway's answers: names in paths, problem details, health, metrics."""
 
 from __future__ import annotations
 

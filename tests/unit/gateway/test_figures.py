@@ -1,4 +1,4 @@
-"""What the usage meter shows first: figures of an account, from its state alone."""
+"""The first figures that the usage meter shows, from the account's state alone."""
 
 from __future__ import annotations
 

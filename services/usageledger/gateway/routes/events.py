@@ -168,8 +168,8 @@ async def report_events(
 ) -> Report:
     """Report one event, or a batch of up to 1,000.
 
-    The scope `report` is enough for usage. Account events, which billing and support report, need
-    the scope `admin`.
+    The scope `report` is enough for usage. Account events of billing and support need the
+    scope `admin`.
 
     The answer comes once Kafka has acknowledged the events, and has a result for each. If none was
     accepted, the answer is a problem that has the `items` as well. Sending an event again is

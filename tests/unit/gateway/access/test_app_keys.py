@@ -127,8 +127,9 @@ def test_a_configured_secret_that_was_rotated_away_never_works_again(world: Gate
 
 
 def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorld) -> None:
-    """The answer that was lost had the secret, which nobody has any more: whoever asks again is
-    told to rotate the key.
+    """The lost answer held the secret, which nobody has any more.
+
+    A client that asks again gets the advice to rotate the key.
     """
     admin, asked = world.key("admin"), {"name": "render", "scopes": ["check", "hold"]}
 

@@ -1,4 +1,4 @@
-"""What is counted against a rate limit, and until when."""
+"""Which requests count against a rate limit, and until when."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_other_sites_may_load_every_file_of_the_component(world: GatewayWorld) -
 
 
 def test_the_component_imports_only_files_that_other_sites_may_load() -> None:
-    """What it imports, fetches or preloads is beside it: no page of ours, and no other origin."""
+    """It imports, fetches and preloads only files beside it: no page of ours, no other origin."""
     for path in WEB.glob("*.js"):
         text = path.read_text(encoding="utf-8")
         imported = re.findall(r'(?:\bfrom|^import) "(.+?)"', text, re.MULTILINE)
@@ -174,7 +174,7 @@ def test_only_known_media_types_are_served(world: GatewayWorld) -> None:
 
 
 def test_no_script_reads_markup_and_no_page_holds_script_or_style() -> None:
-    """What comes from outside becomes text nodes; the policy forbids inline scripts and styles."""
+    """Data from outside becomes text nodes; the policy forbids inline scripts and styles."""
     scripts = {path.name: path.read_text(encoding="utf-8") for path in WEB.rglob("*.js")}
     assert len(scripts) > 20
     assert {

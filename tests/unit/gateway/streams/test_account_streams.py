@@ -223,8 +223,9 @@ def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
 def test_a_server_that_does_not_answer_keeps_only_its_own_partitions_waiting(
     world: StreamWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Partitions were looked at one after another: with one node of Redis dead, the meters of all
-    others stood still for its timeout, in every poll, for each of its partitions.
+    """Partitions were polled one after another, and one node of Redis was dead.
+
+    Every poll waited for a timeout for each partition of that node. Meanwhile no other meter moved.
     """
     counters, streams = world.counters, world.gateway.streams
     monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
@@ -309,8 +310,8 @@ def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_tw
 
     async def scenario() -> None:
         listening = Listening(streams, after=LimitAddress(0, 0, 0, 2))
-        # The client is there, and nothing has been read for it yet: this is among what was missed,
-        # and it is told of it as well.
+        # The client has connected, and nothing has been read for it yet. So this event is among
+        # those that it missed, and it receives this one as well.
         take(world, 0, topic.crossing("limit.cleared"))
         assert [(await listening.next())[0] for _ in range(2)] == ["0-0-1", "0-1-0"]
         take(world, 0, topic.crossing("limit.reached"))
@@ -323,8 +324,9 @@ def test_what_comes_while_the_missed_events_are_read_is_neither_lost_nor_sent_tw
 def test_a_client_that_has_had_no_limit_event_misses_none_while_it_is_away(
     world: StreamWorld, has_past: bool
 ) -> None:
-    """A meter's connection broke before the account's first limit event, and it came again without
-    an id: it never heard that the account had been blocked meanwhile.
+    """A meter's connection broke before the account's first limit event.
+
+    It reconnected without an id, and never received the event that had blocked the account.
     """
     topic = Announced()
     caller = world.keys.caller(world.key("read"), NOW)

@@ -148,8 +148,10 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follo
 
 
 def test_streams_get_new_events_and_not_the_past(following: Following) -> None:
-    """A gateway on a new data directory told its streams all limit events since the beginning as if
-    they happened now, and cut off whoever did not take a hundred of them in time.
+    """A gateway on a new data directory sent its streams all limit events since the beginning.
+
+    They looked as if they had just happened. A client that did not read a hundred of them in time
+    was cut off.
     """
     announced, follower = Announced(), following.follower
     following.topic.records = announced.crossing("limit.reached") + announced.crossing(
@@ -171,8 +173,8 @@ def test_streams_get_new_events_and_not_the_past(following: Following) -> None:
 def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: Following) -> None:
     """After ten seconds without a broker aiokafka let a cancellation of its own out.
 
-    The follower's task was then cancelled, which its group takes for an end that was asked for: the
-    gateway went on, and nobody heard of a limit any more.
+    The follower's task was then cancelled, which its task group treats as a requested end. The
+    gateway went on, and no client received a limit event any more.
     """
     announced, follower = Announced(), following.follower
     following.topic.fails_with = asyncio.CancelledError()
@@ -191,8 +193,8 @@ def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: F
 def test_who_listens_is_told_when_following_stops(following: Following) -> None:
     """A record that is no limit event stopped the follower.
 
-    Streams were taken as before, and those that were open stayed so, without a word of who was
-    blocked.
+    New streams were accepted as before, and open streams stayed open, but none received a limit
+    event.
     """
     announced, follower = Announced(), following.follower
     following.topic.records = announced.crossing("limit.reached")
@@ -212,8 +214,9 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
 
 
 def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following) -> None:
-    """Once it had caught up, a gateway whose Kafka was gone said who was blocked, and that it was
-    ready, for as long as it ran.
+    """A gateway had caught up, and then its Kafka was gone.
+
+    It went on listing blocked accounts and reporting that it was ready, for as long as it ran.
     """
     announced, follower = Announced(), following.follower
     following.topic.records = announced.crossing("limit.reached")

@@ -270,8 +270,9 @@ def test_a_dead_delivery_can_be_sent_again_with_its_id_and_the_whole_schedule(
 def test_a_delivery_resent_during_its_last_attempt_starts_the_whole_schedule_anew(
     stores: Stores,
 ) -> None:
-    """The attempt that was under way was noted over the order to send it again: the delivery was
-    dead, and nobody had been told so.
+    """The result of the attempt under way overwrote the order to send the delivery again.
+
+    The delivery was dead, and nobody had been informed.
     """
     endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     stores.limits.add({0: Announced().crossing("limit.reached")}, NOW_MS)
@@ -318,8 +319,9 @@ def test_what_is_due_comes_in_the_order_in_which_it_became_so(stores: Stores) ->
 
 
 def test_however_much_is_due_of_one_account_anothers_is_found(stores: Stores) -> None:
-    """The first 64 that were due were looked at: where all were of one account, nobody else was
-    told anything.
+    """Only the first 64 due deliveries were considered.
+
+    If all of them were of one account, no other account's events were delivered.
     """
     endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     topic = Announced()
