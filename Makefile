@@ -1,4 +1,5 @@
-# Every target does its own set-up. A newcomer needs Python, make and a network, and types `make demo`.
+# Every target does its own set-up. A newcomer needs Python, make and a network, and types `make
+# demo`.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,7 +43,8 @@ help: ## list the targets
 
 setup: $(VENV)/requirements.lock ## make .venv and install the locked dependencies, each checked against its digest
 
-# The copy of the lock inside the venv says what is installed there. A checkout that only touches the file installs nothing.
+# The copy of the lock inside the venv says what is installed there. A checkout that only touches
+# the file installs nothing.
 $(VENV)/requirements.lock: requirements.lock
 	@cmp -s $< $@ || { python=$$(./infra/dev/find_python.sh) \
 	  && echo "installing the locked dependencies into $(VENV) (about half a minute)" \
@@ -57,7 +59,8 @@ lock: setup ## raise the locked dependencies to the newest that pyproject.toml a
 
 wheel: $(VENV)/wheel.stamp ## build the wheel and install it into .venv
 
-# Offline: hatchling is among the locked dependencies, and what the wheel needs is installed already.
+# Offline: hatchling is among the locked dependencies, and what the wheel needs is installed
+# already.
 $(VENV)/wheel.stamp: $(VENV)/requirements.lock $(SOURCES) pyproject.toml README.md LICENSE
 	@rm -rf build/wheel
 	@$(PY) -m hatchling build --target wheel --directory build/wheel

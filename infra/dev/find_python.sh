@@ -1,5 +1,6 @@
 #!/bin/sh
-# Print the Python to build .venv with, or say in one line what is missing. $PYTHON, if set, is the only one looked at.
+# Print the Python to build .venv with, or say in one line what is missing. $PYTHON, if set, is the
+# only one looked at.
 set -eu
 
 fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'
