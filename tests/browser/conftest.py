@@ -28,7 +28,7 @@ expect.set_options(timeout=WITHIN_MS)
 
 
 class OpenPage(Protocol):
-    """Opens a page at an address of the gateway, signed in unless told; without a path, empty."""
+    """Opens a page at an address of the gateway, signed in by default; without a path, empty."""
 
     def __call__(
         self,

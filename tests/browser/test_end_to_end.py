@@ -190,7 +190,7 @@ def test_an_accounts_token_shows_that_account_and_no_other(lived: Lived, browser
                 headers={"Authorization": f"Bearer {token}"},
             )
             assert refused.status_code == 403, path
-        # What the other account's requests were refused with is all that the console says.
+        # The console reports the refusals of the other account's requests, and nothing else.
         assert all("403" in complaint for complaint in complaints)
 
 

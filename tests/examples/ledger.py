@@ -1,4 +1,4 @@
-"""What the examples' tests look at: an account as the ledger has it, waited for."""
+"""Accounts as the ledger has them, for the examples' tests to wait for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def balance_of(gateway: RunningGateway, account: str) -> dict[str, Any]:
-    """What an account has now, as `account show --json` says it."""
+    """An account's balance now, as `account show --json` prints it."""
     redis = connect_blocking(gateway.addresses.redis_url)
     try:
         with log_reader(gateway.addresses.kafka) as reader:
@@ -29,9 +29,7 @@ def balance_of(gateway: RunningGateway, account: str) -> dict[str, Any]:
 
 
 def wait_for(look: Callable[[], T], is_right: Callable[[T], bool]) -> T:
-    """What ``look`` finds once it is right; what it found last, where it does not come to be so in
-    time.
-    """
+    """Wait until ``look`` finds the right thing; return the last thing that it found."""
     deadline_s = time.monotonic() + DEADLINE_S
     while not is_right(found := look()) and time.monotonic() < deadline_s:
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from usageledger.local.ports import LOOPBACK, free_port
 
 @contextmanager
 def served(app: ASGIApp, port: int | None = None) -> Iterator[str]:
-    """The app's URL. ``port``: the one that somebody has been told of."""
+    """The app's URL. ``port`` is the one that another program already knows."""
     port = free_port() if port is None else port
     server = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)

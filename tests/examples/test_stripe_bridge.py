@@ -52,7 +52,7 @@ class Stripe:
         id: str | None = None,
         before: dict[str, Any] | None = None,
     ) -> str:
-        """Send an event; return what the bridge says that it told."""
+        """Send an event; return the account events that the bridge says it has sent."""
         data = {"object": thing} | ({} if before is None else {"previous_attributes": before})
         body = json.dumps(
             {

@@ -42,8 +42,8 @@ def test_a_queue_full_of_jobs_spends_what_the_account_has_and_no_more(
     """A video with Veo 3 is 32 credits: of the account's 200, six are made, and a job that RQ runs
     twice is charged once.
 
-    By RQ's own command, which forks for each job: what a fork had not sent when it ended was
-    charged only when some other process found it.
+    RQ's own command runs it, and forks for each job. Events that a fork had not sent when it ended
+    were charged only when some other process found them.
     """
     address = gateway.addresses
     connection = redis.Redis.from_url(address.redis_url)

@@ -51,7 +51,7 @@ def headless_clauses(sentence: str) -> Iterator[str]:
 
 
 def bare_quantities(sentence: str) -> Iterator[str]:
-    """No bare “such”, “so many” or “it is so”: say which, how many or why."""
+    """A quantity or a likeness is stated, and not left bare: say which, how many or why."""
     for match in _BARE_SUCH.finditer(sentence):
         yield f"bare “{match.group()}”: name the thing again"
     for match in _SO_MANY.finditer(sentence):

@@ -1,7 +1,7 @@
 """Names in backquotes: each one in a Markdown file has to be the name of something that exists.
 
-A name resolves as a path, a make target, a command line, an environment variable, a class's
-attribute, or a set of words that the code itself uses outside its comments and docstrings.
+A name resolves as a path, a make target, a command line or an environment variable. It also does
+as a class's attribute, or as words that the code uses outside its comments and docstrings.
 """
 
 from __future__ import annotations

@@ -139,15 +139,17 @@ def _commented_passages(path: Path, text: str, mark: str) -> Iterator[Passage]:
         stripped = line.strip()
         if mark == "//" and (stripped.startswith("/*") or in_block_comment):
             in_block_comment = "*/" not in stripped
-            block.append(stripped.strip("/* "))
+            block.append(_comment_text(stripped.removeprefix("/*").lstrip("*").removesuffix("*/")))
         elif stripped.startswith(mark) and not stripped.startswith("#!"):
-            comment = stripped.removeprefix(mark)
-            # Indented lines are commands or tables.
-            is_literal = mark == "#" and comment.startswith("   ")
-            block.append("" if is_literal else comment.strip())
+            block.append(_comment_text(stripped.removeprefix(mark)))
         elif block:
             yield from _paragraphs(path, number - len(block), _PROSE_OF.get(mark, list)(block))
             block = []
+
+
+def _comment_text(line: str) -> str:
+    """The prose of a comment's line: none if it is indented, as commands and tables are."""
+    return "" if line.startswith("   ") else line.strip()
 
 
 def _without_tags(block: list[str]) -> list[str]:

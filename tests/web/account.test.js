@@ -1,4 +1,4 @@
-/** What the meter knows about its account, as answers and events come in any order. */
+/** The meter's knowledge of its account, as answers and events come in any order. */
 
 import assert from "node:assert/strict";
 import { afterEach, mock, test } from "node:test";

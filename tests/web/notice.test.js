@@ -1,4 +1,4 @@
-/** What the meter says: its notice, its announcements, and the reason of each charge. */
+/** The meter's words: its notice, its announcements, and the reason of each charge. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -69,12 +69,12 @@ const grouped = (type) => (type.includes(" ") ? `(${type})` : type);
 const recordType = (values) =>
   `Record<string, ${typeof values === "object" ? typeOf(values) : "unknown"}>`;
 
-/** What the file should hold. */
+/** The content that the file should have. */
 export function currentTypes() {
   return typesOf(JSON.parse(readFileSync(OPENAPI, "utf8")).components.schemas);
 }
 
-/** What the file holds. */
+/** The content that the file has. */
 export const committedTypes = () => readFileSync(TYPES, "utf8");
 
 if (process.argv[1] === import.meta.filename) writeFileSync(TYPES, currentTypes());

@@ -1,9 +1,9 @@
 """Ends a container when the process that started this one is gone:
 ``python container_reaper.py CONTAINER_ID``.
 
-The kernel ends our child processes with us; a container is the engine's child. So this waits for
-the end of its standard input, whose other end its parent holds, and then removes the container, if
-it is still there.
+The kernel ends our child processes with us, but a container is the engine's child. So this program
+waits for the end of its standard input, whose other end its parent holds. Then it removes the
+container, if that is still there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stack as a daemon: started detached, stopped and asked for its status by other processes.
 
-A stack's directory has a lock file, which the stack holds while anything of it runs, and two status
-files, which it writes and others read.
+The stack holds a lock file in its directory while anything of it runs. It also writes two status
+files there, which other processes read.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 
 Needs the standard library alone.
 
-The command keeps this process's id. On Linux the kernel kills it with its parent; elsewhere a small
-fork holds the reading end of a pipe whose writing end the parent holds, and kills the command when
-the pipe ends.
+The command keeps this process's id. On Linux the kernel kills it with its parent. Elsewhere a small
+fork reads a pipe whose writing end the parent holds, and kills the command when the pipe ends.
 """
 
 from __future__ import annotations

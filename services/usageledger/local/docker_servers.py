@@ -1,9 +1,9 @@
 """Kafka and Redis in containers, by way of testcontainers, with their data in a directory of ours.
 
 The containers run what we tell them: the same command lines and configurations as the packages'
-servers. So the official images do (Kafka's jars in /opt/kafka/libs and ``java`` on the PATH;
-``valkey-server`` or ``redis-server`` on the PATH), and so does any other that has these things
-there.
+servers. So an image needs Kafka's jars in
+/opt/kafka/libs and ``java`` on the PATH, or ``valkey-server`` or ``redis-server`` on the PATH. The
+official images have them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def redis_image() -> str:
 
 
 class _Recipe(Protocol):
-    """What a kind of server puts into its container."""
+    """A kind of server, and the files that it puts into its container."""
 
     name: str
     image: str

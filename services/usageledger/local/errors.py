@@ -1,4 +1,4 @@
-"""What can go wrong with the one-machine stack. Every message says what to do."""
+"""Errors of the one-machine stack. Every message says what to do."""
 
 from __future__ import annotations
 

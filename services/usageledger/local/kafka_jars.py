@@ -2,7 +2,7 @@
 for each user.
 
 The lock was made with Maven (``infra/kafka/make_jar_lock.py``), because jgo's own resolution of a
-closure mixes versions; jgo is asked for one exact jar at a time.
+closure mixes versions. So jgo fetches one exact jar at a time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Jar:
 
 @dataclass(frozen=True, slots=True)
 class JarLock:
-    """What one version of Apache Kafka runs with."""
+    """The jars that one version of Apache Kafka runs with."""
 
     kafka_version: str
     jars: tuple[Jar, ...]

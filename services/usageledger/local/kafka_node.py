@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from usageledger.local.ports import LOOPBACK
 
 HEAP_MAX = "1g"
-# The second compiler takes most of a core for ten seconds after a load begins, and what it compiles
-# does not matter on one machine: with it one limit event in a hundred took 350 ms, without it 120
+# The second compiler takes most of a core for ten seconds after a load begins. Its code does not
+# matter on one machine. With it, one limit event in a hundred took 350 ms; without it, 120 ms
 # (`tests/benchmarks/crossing_latency.py`, 5,000 events/s on two cores).
 JIT_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 
@@ -52,7 +52,7 @@ class KafkaNode:
     def properties(self) -> str:
         """The server's properties file.
 
-        Clients are always told the loopback address, also by a node in a container.
+        It always advertises the loopback address, also in a container.
         """
         voters = ",".join(f"{node}@{LOOPBACK}:{port}" for node, port in self.controllers)
         replicas = min(3, len(self.controllers))
@@ -94,9 +94,7 @@ class KafkaNode:
         return "".join(f"{name}={value}\n" for name, value in lines.items())
 
     def format_command(self, java: str, class_path: str, properties: str) -> list[str]:
-        """What formats the data directory, once; a directory that is formatted already is left as
-        it is.
-        """
+        """The command that formats the data directory; a formatted one stays as it is."""
         return [
             java, "-Xmx256m", "-cp", class_path, "kafka.tools.StorageTool",
             "format", "--cluster-id", self.cluster_id, "--config", properties, "--ignore-formatted",
@@ -105,7 +103,7 @@ class KafkaNode:
     def serve_command(
         self, java: str, class_path: str, properties: str, *, logging: str, log: str
     ) -> list[str]:
-        """What runs the node; it ends in order on SIGTERM.
+        """The command that runs the node; it ends in order on SIGTERM.
 
         ``logging`` names a file with the text LOGGING, ``log`` the file to write.
         """

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a caller gives to hear of the stack's doings. Called from several threads at once."""
+    """Receives the stack's steps and warnings. Called from several threads at once."""
 
     def say(self, message: str) -> None:
         """A step was begun or done, in one line."""
@@ -45,7 +45,7 @@ class Silent:
 
 
 class Remembering(Silent):
-    """Keeps what was told, for tests and for callers that show it later."""
+    """Keeps the messages, for tests and for callers that show them later."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

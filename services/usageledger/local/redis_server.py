@@ -103,9 +103,7 @@ class RedisServer:
 def redis_configuration(
     *, port: int, data_directory: str, bind_host: str = LOOPBACK, log_file: str = ""
 ) -> str:
-    """What the ledger asks of a Redis: it evicts nothing and its append-only file is at most a
-    second behind.
-    """
+    """The configuration: nothing is evicted, and the log on disk is at most a second behind."""
     return "".join(
         f"{line}\n"
         for line in (

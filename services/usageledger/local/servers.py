@@ -35,12 +35,12 @@ class Server(Protocol):
 
     @property
     def address(self) -> str:
-        """What clients are given; known once prepared, the same after a restart."""
+        """The address for clients; known once prepared, the same after a restart."""
         ...
 
     @property
     def description(self) -> str:
-        """What was taken, for people: "Apache Kafka 4.4.0 from packages"."""
+        """The server, for people: "Apache Kafka 4.4.0 from packages"."""
         ...
 
     @property

@@ -1,6 +1,4 @@
-"""Keeps servers and services running: what ends is told, and started again after a pause that
-grows.
-"""
+"""Keeps servers and services running: reports an end, and restarts after a growing pause."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ State = Literal["starting", "running", "backing_off", "stopped"]
 
 
 class Unit(Protocol):
-    """What is kept running: a server of ours, one that was given to us (it never ends), or a
-    service.
-    """
+    """A server of ours, a server that was given to us (it never ends), or a service."""
 
     @property
     def name(self) -> str: ...
@@ -64,7 +60,7 @@ class Unit(Protocol):
 
 @dataclass(slots=True)
 class _Watched:
-    """What the supervisor remembers of a unit.
+    """The supervisor's state of a unit.
 
     Times are those of a monotonic clock, ``since`` is for people.
     """
@@ -121,7 +117,7 @@ class Supervisor:
             self.step()
 
     def is_steady(self) -> bool:
-        """Whether every unit runs, or has failed at least once, which was told."""
+        """Whether every unit runs, or has failed at least once, which was reported."""
         return all(watched.state == "running" or watched.failures > 0 for watched in self._watched)
 
     def stop(self, units: Sequence[Unit], timeout_s: float) -> None:

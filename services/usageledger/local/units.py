@@ -1,6 +1,4 @@
-"""What the supervisor watches beside our own servers: services, and servers that were given
-to us.
-"""
+"""The units beside our own servers: services, and servers that were given to us."""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ export class History {
 }
 
 /**
- * What a charge was for: feature and model, or what happened to the account.
+ * The title of a charge: feature and model, or the change of the account.
  * @param {Gateway.Charge} charge
  * @param {Format} format
  */

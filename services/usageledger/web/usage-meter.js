@@ -18,8 +18,8 @@
  * - `upgrade-url`: where the offer leads, with {plan} and {account} filled in;
  * - `currency` of the prices, USD by default.
  *
- * Properties: `tokenProvider`, an async function that returns a token (it is called at the start
- * and whenever a token has ended); `texts`, words of this one meter.
+ * Properties: `tokenProvider`, an async function that returns a token. It is called at the start
+ * and whenever a token has ended. `texts` are the words of this one meter.
  * Event: `usage-meter:upgrade`, cancelable, when somebody accepts an offer. Its detail has account,
  * plan, name and price_cents.
  * Looks: `--usage-meter-accent`, `-text`, `-muted`, `-surface`, `-border`, `-track`, `-warning`,

@@ -20,10 +20,11 @@
 --       then of each window in KEYS: identity, value ..., none if it is only to be dropped
 --       then of each account with settled holds: their ids, each once
 -- ARGV[7]: the view's as-of time (ms since 1970), "" for now
--- Reply: {1} done; {0, token} the head is elsewhere;
---        {2, windows} these must be dropped too: call again with their keys;
---        {3, key} the view has no head, and yet this key exists.
---        Only after {1} was anything changed.
+-- Reply:
+-- * {1}: done. Only then was anything changed.
+-- * {0, token}: the head is elsewhere.
+-- * {2, windows}: these must be dropped too; call again with their keys.
+-- * {3, key}: the view has no head, and yet this key exists.
 
 local FIXED_KEYS = 3
 local EXACT = 2 ^ 53 -- numbers are doubles here: whole ones are exact below this

@@ -14,11 +14,14 @@
 -- ARGV[6]: for how long (ms)
 -- ARGV[7]: how many holds of the account may be open
 -- ARGV[8]: content
--- Reply: {1, sum, hold} it is there: reserved now or before, or settled already;
---        {0, sum, state} the account is another by now;
---        {2, sum} what remains does not cover it; {3, sum, hold} the id holds something else;
---        {4, sum} too many are open.
---        The sum is of the open holds, this one among them. Only {1} can have changed anything.
+-- Reply:
+-- * {1, sum, hold}: it is there, reserved now or before, or settled already.
+-- * {0, sum, state}: the account is another by now.
+-- * {2, sum}: the rest does not cover it.
+-- * {3, sum, hold}: the id holds something else.
+-- * {4, sum}: too many are open.
+--
+-- The sum is of the open holds, this one among them. Only {1} can have changed anything.
 
 local ENDED_PER_CALL = 100 -- how many ended holds are forgotten; each call adds one at most
 

@@ -2,16 +2,16 @@
 --
 -- The keys of one partition. Each script names those that it uses.
 --
--- key                   type  contents
--- head                  hash  token "next_offset:hash" | value | verified_at_ms
---                             | windows: those that have identities, such as "566 567"
--- accounts              hash  account -> state
--- due                   zset  account -> when it is due (ms since 1970)
--- identities:<window>   hash  identity -> what is remembered about it
--- holds:<account>       hash  hold id -> "state credits counts_until content"
---                             | "" -> the sum of the open holds' credits
--- hold_ends:<account>   zset  hold id -> counts_until (ms since 1970);
---                             of a hold that has ended: counts_until - ENDED_BELOW_ZERO
+--    key                   type  contents
+--    head                  hash  token "next_offset:hash" | value | verified_at_ms
+--                                | windows: those that have identities, such as "566 567"
+--    accounts              hash  account -> state
+--    due                   zset  account -> when it is due (ms since 1970)
+--    identities:<window>   hash  identity -> what is remembered about it
+--    holds:<account>       hash  hold id -> "state credits counts_until content"
+--                                | "" -> the sum of the open holds' credits
+--    hold_ends:<account>   zset  hold id -> counts_until (ms since 1970);
+--                                of a hold that has ended: counts_until - ENDED_BELOW_ZERO
 --
 -- The state of a hold is open, settled or released. A hold that is settled or released has ended.
 -- It is remembered until counts_until, so that a late repeat of its request is recognized.

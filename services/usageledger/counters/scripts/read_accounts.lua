@@ -4,8 +4,10 @@
 --
 -- KEYS: head, accounts, then of each account: holds, hold_ends
 -- ARGV: the accounts
--- Reply: token, value, verified_at_ms, then three lists in the order of the accounts: the states,
---        nil if there is none; the sums of the open holds' credits; how many are open
+-- Reply: token, value, verified_at_ms, then three lists in the order of the accounts:
+-- * the states, nil if there is none
+-- * the sums of the open holds' credits
+-- * how many are open
 
 local head = redis.call('HMGET', KEYS[1], 'token', 'value', 'verified_at_ms')
 local states = redis.call('HMGET', KEYS[2], unpack(ARGV))

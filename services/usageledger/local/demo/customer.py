@@ -25,9 +25,9 @@ UPGRADES_ONE_IN = 2
 
 @dataclass(slots=True)
 class Tally:
-    """What the studio did and was told, in its own books.
+    """The app's own books: its generations, and the limit events that reached it.
 
-    ``generated`` is micro-credits by account, reckoned from the rate card.
+    ``generated`` is micro-credits by account, computed from the rate card.
     """
 
     generations: int = 0
@@ -113,9 +113,7 @@ class Studio:
         self._note_delay(event)
 
     def _note_delay(self, event: LimitEvent) -> None:
-        """From the generation that crossed the limit to the app that is told, on one machine's
-        clock.
-        """
+        """From the crossing generation to the app's handler, on one machine's clock."""
         if event.crossed_by is not None and event.reason == "usage":
             self.tally.delays_ms.append(
                 (datetime.now(UTC) - event.crossed_by.occurred_at).total_seconds() * 1_000

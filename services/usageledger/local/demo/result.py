@@ -1,4 +1,4 @@
-"""What a run of the demo came to."""
+"""The result of a run of the demo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usageledger.local.demo.customer import Tally
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """What the demo came to.
+    """The counts and the verdict of a run.
 
     ``meters_wrong`` are accounts whose meter is not what their workers generated.
     """

@@ -1,6 +1,4 @@
-"""What the demo shows: a live table on a terminal, a line now and then elsewhere, and the
-verdict.
-"""
+"""Shows the demo: a live table on a terminal, a line now and then elsewhere, and the verdict."""
 
 from __future__ import annotations
 

@@ -1,19 +1,17 @@
-"""From a trace of real requests to usage of some hundred accounts.
+"""Turns a trace of real requests into usage of some hundred accounts.
 
-Arrivals and sizes are the trace's; the mapping to features is ours.
+Arrivals and sizes are the trace's; the mapping to features is ours::
 
-=====================
-========================================================================================== a request
-becomes      by this rule =====================
-========================================================================================== a time
-its arrival, counted from the first request's an account             one of 300, number ``300 u²``
-with ``u`` from a fixed seed: a few use much, many a little ``chat_message``       fewer than 60
-generated tokens; quantity 1 ``chat_action``        60 to 139; quantity 1 for each 500 context
-tokens begun ``genai_image``        140 to 239; quantity 1, the models in turn ``ai_creator``
-240 to 359; a second of video for each 40 generated tokens, in thousandths ``genai_music``
-360 to 449; quantity 1, the models in turn ``genai_video``        450 or more; quantity 1, the
-models in turn =====================
-==========================================================================================
+    a request becomes    by this rule
+    -----------------    ------------
+    a time               its arrival, counted from the first request's
+    an account           one of 300, number 300 u² with u from a fixed seed: a few use much
+    chat_message         fewer than 60 generated tokens; quantity 1
+    chat_action          60 to 139; quantity 1 for each 500 context tokens begun
+    genai_image          140 to 239; quantity 1, the models in turn
+    ai_creator           240 to 359; a second of video for each 40 generated tokens, in thousandths
+    genai_music          360 to 449; quantity 1, the models in turn
+    genai_video          450 or more; quantity 1, the models in turn
 
 Accounts whose number ends in 0 to 3 stay on Free, 4 to 6 subscribe to Pro, 7 and 8 to Max, 9 to
 Scale.
@@ -50,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What a request becomes. ``credits`` are the micro-credits that it costs."""
+    """The use that a request becomes. ``credits`` are the micro-credits that it costs."""
 
     id: str
     arrived_s: float
@@ -81,7 +79,7 @@ def trace() -> Iterator[Request]:
 
 
 def uses(requests: Iterator[Request], catalog: Catalog) -> Iterator[Use]:
-    """What the requests become by the rule above."""
+    """The uses that the requests become by the rule above."""
     chance = Random(_SEED)
     models = {feature.id: [model.id for model in feature.models] for feature in catalog.features}
     for request in requests:
