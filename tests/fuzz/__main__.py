@@ -3,9 +3,9 @@ JSON.
 
     python -m tests.fuzz --runs 1000000 [--target usage …] [--processes 2]
 
-The runs are shared out among the targets, each in a process of its own, which begins with the
-committed corpus and the valid messages of its kind. What makes a target fail is written to
-build/fuzz/crash-TARGET-…: put into tests/fuzz/corpus/TARGET/, the suite runs it for good.
+The runs are divided among the targets, each in a process of its own. It begins with the committed
+corpus and the valid messages of its kind. An input that makes a target fail is written to
+build/fuzz/crash-TARGET-…. The suite runs it for good once it is in tests/fuzz/corpus/TARGET/.
 """
 
 from __future__ import annotations

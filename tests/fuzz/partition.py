@@ -38,7 +38,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class Outcomes:
-    """What became of the inputs that were sent; records of the catalog topic are counted apart."""
+    """Counts of the inputs by result; records of the catalog topic are counted apart."""
 
     sent: int = 0
     accepted: int = 0
@@ -76,7 +76,7 @@ class FuzzedPartition:
 
     @property
     def book(self) -> PartitionBook:
-        """What has been decided."""
+        """The counts of the inputs that were decided."""
         return self._book
 
     def run(self, sent: Iterable[Sent]) -> Outcomes:
@@ -122,7 +122,7 @@ class FuzzedPartition:
         return [*due, *entries]
 
     def _due(self, at: datetime) -> list[SealedEntry]:
-        """What comes due before the input, as its owner would write it."""
+        """Write the entries that fall due before the input, as its owner would."""
         at, written = max(self._book.head.clock, at), []
         while (due := self._book.due.next()) is not None and due[0] <= at:
             written += self._book.decide_due(due[1], due[0])

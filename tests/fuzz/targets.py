@@ -103,9 +103,7 @@ def view(blob: bytes) -> None:
 
 
 def spool(data: bytes) -> None:
-    """What was written whole is found, whatever lies before and behind it; nothing is found
-    twice.
-    """
+    """Every whole frame is found once, whatever bytes are before and after it."""
     before, after = (
         segments.pack(b"key", b"before", "", 1),
         segments.pack(b"key", b"after", "why", 2),
@@ -121,9 +119,7 @@ def spool(data: bytes) -> None:
 
 
 def lines(data: bytes) -> None:
-    """What `usageledger send` makes of a file: one record for each line that is not blank, which
-    the ledger's own decoders judge.
-    """
+    """`usageledger send` makes a record of each line that is not blank, for the decoders."""
     given = data.split(b"\n")
     for importing in (False, True):
         sent = list(outgoing_records(given, partition_count=7, importing=importing))

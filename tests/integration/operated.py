@@ -123,7 +123,7 @@ class Operated:
             await asyncio.sleep(0.2)
 
     async def decided(self, count: int) -> None:
-        """Wait until so many usage events have an entry."""
+        """Wait until that number of usage events have an entry."""
         await self.until(
             lambda: (
                 len(

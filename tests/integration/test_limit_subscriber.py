@@ -53,7 +53,7 @@ def a_ledger(partition: int = 0, account: str = "a") -> Ledger:
 
 
 class Heard:
-    """What a subscriber's handlers were called with."""
+    """The events that a subscriber's handlers were called with."""
 
     def __init__(self, subscriber: LimitSubscriber) -> None:
         self.ids: list[str] = []

@@ -139,7 +139,7 @@ def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: s
 
 
 def setting(kafka: str, topic: str, name: str) -> str:
-    """What the broker says of one of a topic's settings."""
+    """The broker's value of one of a topic's settings."""
     with admin_client(kafka) as admin:
         answer = admin.describe_configs(
             [ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all"

@@ -279,7 +279,7 @@ def test_a_hung_server_costs_the_time_allowed_and_no_more(server: ValkeyServer) 
                 assert time.monotonic() - started < 2.0
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        # What was sent before the server slept is carried out when it wakes: the owner has to look.
+        # The server carries out earlier requests when it wakes, so the owner has to look.
         head = await view.head()
         assert head is not None
         assert head.position in (FIRST, SECOND)

@@ -1,6 +1,4 @@
-"""What a processor does about topics that are not what its ledger has decided on: those partitions
-stop and say so, nothing resets.
-"""
+"""Topics that differ from what a ledger decided on: partitions stop and say so, nothing resets."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ def make_anew(operated: Operated, *names: str) -> None:
 
 
 def truncate_usage(operated: Operated) -> None:
-    """What was sent while the processor was away is deleted before it was decided."""
+    """Records were sent while the processor was away, and deleted before they were decided."""
     operated.use(operated.account_in(1), "lost1", "lost2")
     truncate(operated, Topics(operated.prefix).usage, 1, 4)
 

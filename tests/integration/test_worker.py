@@ -50,7 +50,7 @@ class Stream:
         self.sent = {(source, partition): 0 for source in Source for partition in range(partitions)}
 
     def send(self, count: int, *, source: Source = Source.USAGE, size: int = 0) -> None:
-        """Send so many to each partition of an input; ``size`` bytes of padding each."""
+        """Send a number of events to each partition of an input, with ``size`` bytes of padding."""
         topic = self.topics.usage if source is Source.USAGE else self.topics.account
         producer = KafkaProducer(bootstrap_servers=self.kafka, linger_ms=5)
         try:
@@ -112,7 +112,7 @@ class Stream:
         assert found == {place: list(range(count)) for place, count in self.sent.items()}
 
     def group_offsets(self) -> dict[tuple[Source, int], int]:
-        """What the consumer group has committed, as lag tools see it."""
+        """The offsets that the consumer group has committed, as lag tools see them."""
         sources = {self.topics.usage: Source.USAGE, self.topics.account: Source.ACCOUNT}
         with KafkaAdminClient(bootstrap_servers=self.kafka) as admin:
             listed = admin.list_group_offsets(group_of(self.topics.prefix))
@@ -130,7 +130,7 @@ def stream(kafka: str, prefix: str, request: pytest.FixtureRequest) -> Stream:
 
 
 class RunningWorker:
-    """A worker in this process, its owners and its health, as last told."""
+    """A worker in this process, its owners and its latest health."""
 
     def __init__(
         self, task: asyncio.Task[None], stop: asyncio.Event, owners: list[RecordingOwner]

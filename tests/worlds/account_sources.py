@@ -1,4 +1,4 @@
-"""What the gateway's account reader reads in tests: views in memory, or no server at all."""
+"""Sources for the gateway's account reader in tests: views in memory, or no server at all."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A view in memory that fails as a server does: before or after it has done what was asked, and by
-falling back to what it was.
-"""
+"""A view in memory that fails before or after a call took effect, and falls back as Redis does."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ def change_settings(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 
 class ListedInputs:
-    """An `InputControl` over two lists of records: feeds what is there from where it was told to
-    begin.
-    """
+    """An `InputControl` over two lists of records, fed from the offset of the last seek."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -266,14 +264,14 @@ class World:
         return sealed[-1].hash if sealed else ""
 
     def used(self, account: str = "a") -> int:
-        """What the view says the account has used in its current period, in whole credits."""
+        """The account's use in its current period by the view, in whole credits."""
         return decode_account(self.view.stored_accounts[account]).period.used // 1_000_000
 
 
 def rebuild_of(
     world: World, on_progress: Callable[[int, int], None] = lambda done, of: None
 ) -> ViewRebuild:
-    """What ``rebuild --partition 0`` does, on the world's ledger and view."""
+    """A rebuild as by ``rebuild --partition 0``, on the world's ledger and view."""
 
     async def read_catalogs() -> None: ...
 

@@ -1,6 +1,4 @@
-"""A Kafka that fails as told, for the producer's tests: at the seam where kafka-python is
-otherwise.
-"""
+"""A Kafka that fails as a producer's test wants, in the place of kafka-python."""
 
 from __future__ import annotations
 
@@ -61,8 +59,8 @@ class FakeKafka:
 class FakeConnection:
     """One connection.
 
-    What is sent is stored at once, and answered when `deliver` is called (or at once, if the Kafka
-    answers).
+    Events are stored at once. The answer comes when `deliver` is called, or at once if the Kafka
+    answers.
     """
 
     def __init__(self, kafka: FakeKafka, topic: str) -> None:
@@ -111,7 +109,7 @@ class Clock:
 
 
 class FailingFiles(Files):
-    """A disk that fails as told."""
+    """A disk that fails as a test wants."""
 
     def __init__(self) -> None:
         self.error: OSError | None = None

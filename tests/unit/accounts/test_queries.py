@@ -179,7 +179,7 @@ def test_a_use_without_a_rate_is_named(use: Use, subject: str) -> None:
 def test_a_hold_is_tried_again_on_an_account_that_has_changed_meanwhile() -> None:
     """A use is charged between reading the account and placing the hold.
 
-    What is left after that use decides.
+    The credits left after that use decide.
     """
     counters = Counters("2026-11-20T10:00 use chat_action 100")
     charges = iter([lambda: counters.become("2026-11-20T10:00 use chat_action 195")])

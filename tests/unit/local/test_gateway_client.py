@@ -1,6 +1,4 @@
-"""The commands' way to a gateway: which one is asked, and what is told when it does not do what was
-asked.
-"""
+"""The commands' client of a gateway: which gateway it asks, and how it reports a failure."""
 
 from __future__ import annotations
 

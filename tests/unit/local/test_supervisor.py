@@ -1,4 +1,4 @@
-"""What the supervisor does when a unit ends: by a clock that the test turns."""
+"""The supervisor when a unit ends, by a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is installed (the wheel, with every file it needs), which libraries each part may lean on,
-what the SDKs need.
-"""
+"""The installed wheel has every file, and each part imports only its extra's libraries."""
 
 from __future__ import annotations
 
@@ -31,8 +29,8 @@ from tests.unit.package.test_architecture import (
 ROOT = SERVICES.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-# The extra that a user of each part installs ("" = none), longest prefix first to match. What a
-# part imports has to be in that extra.
+# The extra that a user of each part installs ("" = none), longest prefix first to match. A part
+# may import only the libraries of that extra.
 EXTRA_OF = {
     "usageledger": "",
     "usageledger.domain": "core",
@@ -69,7 +67,7 @@ EXTRA_OF = {
     "usageledger.cli": "cli",
 }
 
-# What a generation worker's image does not have.
+# Libraries that a generation worker's image does not have.
 NOT_FOR_THE_SDKS = (
     "aiokafka",
     "docker",
@@ -156,7 +154,7 @@ def test_the_lock_names_no_index() -> None:
 
 
 def test_the_lock_of_the_web_tools_names_no_registry() -> None:
-    """What it has of addresses are the projects' own, of their donation pages."""
+    """The npm lock has no address."""
     lock = json.loads((ROOT / "tests/web/package-lock.json").read_text(encoding="utf-8"))
     packages = {name: entry for name, entry in lock["packages"].items() if name}
     assert packages.keys() >= {"node_modules/eslint", "node_modules/typescript"}
@@ -252,7 +250,7 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _requirements(extra: str) -> Iterator[Requirement]:
-    """What `pip install usageledger[extra]` asks for, extras of ours unfolded."""
+    """The requirements of `pip install usageledger[extra]`, with extras of ours expanded."""
     yield from map(Requirement, PROJECT["dependencies"])
     pending = [extra] if extra else []
     while pending:
@@ -268,7 +266,7 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 
 def _run_python(code: str) -> str:
-    """What a fresh interpreter prints. Fails with its traceback."""
+    """The output of a fresh interpreter. Fails with its traceback."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     if done.returncode:
         pytest.fail(done.stderr, pytrace=False)

@@ -1,4 +1,4 @@
-"""What programs that use the SDKs may import, and that examples and docs import nothing else."""
+"""Programs import public names, and examples and docs import nothing else."""
 
 from __future__ import annotations
 

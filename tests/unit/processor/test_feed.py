@@ -1,6 +1,4 @@
-"""What a worker feeds an owner: fetches in order, none from before a seek, acknowledged once they
-are committed.
-"""
+"""An owner's feed: fetches in order, none from before a seek, acknowledged once committed."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ USAGE, ACCOUNT = TopicPartition(TOPICS.usage, 3), TopicPartition(TOPICS.account,
 class FakeSource:
     """A consumer that remembers what it was asked.
 
-    ``ends`` is what the broker knows, ``heard`` what fetches have told.
+    ``ends`` are the broker's end offsets, ``heard`` those that fetches brought.
     """
 
     def __init__(self) -> None:
@@ -170,9 +168,10 @@ def test_fetches_from_before_a_seek_are_dropped_on_whichever_side_of_it_they_lie
 
 
 def test_a_fetch_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
-    """Redis was emptied while 800 records a second came in: the owner went back to record 2206, and
-    while it asked what the topic holds, a fetch from before came with record 2322. It was taken for
-    what follows, and the 116 between were never decided.
+    """Redis was emptied while 800 records a second came in. The owner went back to record 2206.
+
+    While it asked for the topic's bounds, an earlier fetch came with record 2322. The owner
+    accepted it as the next one, and the 116 records between were never decided.
     """
 
     async def work() -> None:

@@ -1,6 +1,4 @@
-"""The owner of a partition, on an in-memory log and view: what is sent is counted once, whatever
-happens to the workers and the store.
-"""
+"""An owner on a log and a view in memory counts each event once, whatever workers and store do."""
 
 from __future__ import annotations
 
@@ -499,7 +497,8 @@ async def test_nothing_at_hand_is_decided_before_a_catalog_is_adopted() -> None:
     """A new ledger whose first catalogs were all refused stopped: their chunks waited for a slow
     log, and a use was taken into the last.
 
-    The code fails on a use where there is no catalog at all, and the operator was told to skip it.
+    The code fails on a use where there is no catalog at all, and the operator was advised to skip
+    it.
     """
     world = World()
     try:

@@ -1,6 +1,6 @@
-"""What is tried against the owner of a partition.
+"""Attacks on the owner of a partition.
 
-Each test tells the incident that it is after; time is virtual, so waits cost nothing.
+Each test describes its incident. Time is virtual, so waits cost nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def attacked(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
 
 
 async def rebuilt(world: World) -> HostileView:
-    """What a worker makes of the ledger when it finds no view."""
+    """The view that a worker builds from the ledger when it finds none."""
     await world.stop()
     world.view = view = HostileView()
     world.start_worker()
@@ -67,8 +67,8 @@ class TestIdentities:
     ) -> None:
         """An import chunk spans months.
 
-        The id was looked up in the windows of its last use in the chunk alone, so a duplicate that
-        lay in the windows of its first use was charged twice.
+        The id was looked up only in the windows of its last use in the chunk. So a duplicate in the
+        windows of its first use was charged twice.
         """
         async with a_world(importing=True) as world:
             world.use("2025-01-10T10:00:00Z", event_id="gen_1")
@@ -150,8 +150,8 @@ class TestTheLog:
     ) -> None:
         """After an unclean election claims took the lost entries' offsets.
 
-        The view was not beyond the log's end, so it was believed: the lost uses stayed counted, and
-        the next entry chained to one that nobody has.
+        The view was not beyond the log's end, so the owner trusted it. The lost uses stayed
+        counted, and the next entry chained to a missing one.
         """
         async with a_world() as world:
             for n in range(3):
@@ -297,7 +297,7 @@ class TestTheLog:
     async def test_an_append_that_is_cancelled_from_within_is_a_failed_append(self) -> None:
         """A producer that is closed cancels the futures of its batches.
 
-        Nobody had told the owner to end, and it ended without a word.
+        Nobody had asked the owner to end, and it ended without a message.
         """
         async with a_world() as world:
             worker = world.start_worker()
@@ -322,9 +322,9 @@ class TestTheCatalogTopic:
     async def test_a_catalog_topic_that_cannot_be_read_for_a_minute_stops_no_partition(
         self,
     ) -> None:
-        """Its broker was down for longer than half a minute while a worker took over: the partition
-        stopped until an operator came, though nothing was wrong that the broker's return did not
-        mend.
+        """The topic's broker was down for more than half a minute while a worker took over.
+
+        The partition stopped until an operator came, though the broker's return mended everything.
         """
         async with a_world() as world:
             first = world.start_worker()
@@ -680,8 +680,9 @@ class TestWhatIsDue:
     ) -> None:
         """Killed between a renewal's append and its commit.
 
-        Who caught up did not know that the account had been due, so the view kept the date, and on
-        it the ledger wrote what no state called for: every audit after that found a difference.
+        The worker that caught up did not know that the account had been due, so the view kept the
+        date. On that date the ledger got an entry that no state called for. Every later audit found
+        a difference.
         """
         async with a_world(importing=True) as world:
             world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
@@ -704,9 +705,10 @@ class TestWhatIsDue:
 
     @attacked
     async def test_what_is_due_waits_for_a_record_that_the_feeder_lost(self) -> None:
-        """The record after it was at hand and said that the date had come; that one was missing
-        between showed only when it was decided itself. So a renewal was written before a use of the
-        days before, which was then refused: its period was closed.
+        """The record after it was buffered, and its time showed that the renewal was due.
+
+        The gap showed only when that record was decided itself. So the renewal was written before
+        an earlier use, which was then refused: its period was closed.
         """
         async with a_world(importing=True) as world:
             world.send("account.subscribed", "2025-01-31T10:00:00Z", plan="pro")
@@ -855,7 +857,7 @@ class TestWhatIsDue:
 
 
 def watch_appends(worker: Any) -> list[Any]:
-    """What the worker appends, call by call."""
+    """The entries that the worker appends, call by call."""
     seen: list[Any] = []
     append = worker.ledger.append
 

@@ -40,7 +40,7 @@ async def skip(
     reason: str = "it breaks the code",
     ledger: MemoryLedgerPartition | None = None,
 ) -> SealedEntry:
-    """What ``processor skip 0@OFFSET`` does, on the world's ledger."""
+    """Do as ``processor skip 0@OFFSET`` does, on the world's ledger."""
     control = ListedInputs(world)
     control.buffer = inputs = InputBuffer(control)
     return await skip_input(

@@ -1,4 +1,4 @@
-"""What the worker does about an owner that has stopped, without Kafka and Faust."""
+"""The worker and an owner that has stopped, without Kafka and Faust."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def waiting(world: Any, end: int | None) -> asyncio.Task[None]:
 
 
 def hold_the_switch(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
-    """Have a rebuild set the first event when it is about to put the new view in the old one's
-    place, and wait for the second.
-    """
+    """Make a rebuild set the first event right before its switch, and wait for the second."""
     is_about_to, may_go_on = asyncio.Event(), asyncio.Event()
     take_over = MemoryView.take_over
 
@@ -57,11 +55,10 @@ def hold_the_switch(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asy
 async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A rebuild of a damaged view had claimed, and was about to put the new view in its place, when
-    the owner met the damage and stopped.
+    """A rebuild of a damaged view had claimed. Right before its switch, the owner met the damage.
 
-    It looked at the ledger after that claim, and so for another one: the view was whole again, and
-    the partition stood still.
+    The owner stopped and waited for a claim after that one. The view was whole again, and the
+    partition made no progress.
     """
     monkeypatch.setattr(worker_module, "STOPPED_LOOK_S", 0.001)
     async with a_world() as world:
@@ -107,8 +104,8 @@ async def test_an_owner_that_claims_between_a_rebuilds_claim_and_its_switch_is_w
     """An owner that had stopped at a damaged view saw the claim of its rebuild at once, claimed,
     met the damage once more and stopped.
 
-    Then the new view took the old one's place, and nobody told it: what was to free the partition
-    left it as it was.
+    Then the new view took the old one's place, and the owner did not notice. The rebuild that
+    should free the partition left it stopped.
     """
     monkeypatch.setattr(worker_module, "STOPPED_LOOK_S", 0.001)
     async with a_world() as world:

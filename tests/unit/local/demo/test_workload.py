@@ -1,4 +1,4 @@
-"""What the demo makes of the trace."""
+"""The demo's usage follows from the trace by its rule."""
 
 from __future__ import annotations
 

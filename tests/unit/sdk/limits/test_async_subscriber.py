@@ -1,6 +1,6 @@
 """AsyncLimitSubscriber hands events to an event loop as LimitSubscriber hands them to a thread.
 
-What reads Kafka is a fake here.
+The consumer of Kafka is a fake here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a subscriber refuses before it has read anything."""
+"""A subscriber refuses these before it has read anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What producers put on the wire, and what they refuse at the call."""
+"""The bytes that producers send, and the arguments that they refuse at the call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the adapter makes of kafka-python's errors and of its ways to close."""
+"""The adapter translates kafka-python's errors, and closes it in every state."""
 
 from __future__ import annotations
 

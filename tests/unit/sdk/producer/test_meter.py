@@ -1,6 +1,4 @@
-"""What a program that reports usage can rely on: of `UsageMeter`, and of the in-memory meter that
-stands for it in tests.
-"""
+"""The promises of `UsageMeter` to a program, and of the meter in memory."""
 
 from __future__ import annotations
 
@@ -282,7 +280,7 @@ def test_the_in_memory_meter_can_stand_for_a_full_disk() -> None:
     assert meter.events == []
 
 
-# What is UsageMeter's alone.
+# Rules of UsageMeter alone.
 
 
 def spooled(directory: Path) -> bytes:
@@ -471,12 +469,12 @@ def test_children_forked_while_threads_record_do_not_hang_and_nothing_is_lost(
 def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_others(
     tmp_path: Path,
 ) -> None:
-    """Kafka was down as a server was told to end.
+    """Kafka was down when a server was asked to end.
 
     While its meter tried to send the rest, another thread forked a worker, which lived on.
 
-    It had a copy of the lock that says whose the events on disk are: with Kafka back and the next
-    server up they waited for its end.
+    It had a copy of the lock on the events on disk. When Kafka was back and the next server ran,
+    the events still waited for the worker's end.
     """
     kafka = FakeKafka()
     kafka.is_down = True

@@ -351,8 +351,9 @@ def test_a_crash_after_any_step_is_made_good_by_the_next_process(
 def test_a_flush_does_not_count_as_sent_what_is_tried_again_as_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event that the broker refuses was given out once more just as a flush looked whether any
-    was parked: none was, all was well, and the worker deleted what it would have recorded again.
+    """An event that the broker refuses was sent once more just as a flush counted parked events.
+
+    It found none, so the flush succeeded, and the worker deleted what it would have recorded again.
     """
     kafka = FakeKafka()
     kafka.answers = False

@@ -1,6 +1,4 @@
-"""What `record` returned for is kept and sent, what it raised for is not there: whatever disk,
-clock and process do.
-"""
+"""Recorded events are kept and sent, refused ones are not there, whatever the machine does."""
 
 from __future__ import annotations
 
@@ -172,9 +170,9 @@ def test_a_disk_that_fills_at_the_change_of_files_refuses_until_it_has_room(
 def test_a_full_disk_hinders_neither_sending_nor_forgetting_what_was_sent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is acknowledged needs no room to be noted.
+    """Noting an acknowledgement needs no room on the disk.
 
-    Where even that fails the event goes once more after a crash. Told once a file.
+    If even that fails, the event is sent once more after a crash. It is logged once for each file.
     """
     files, kafka = FailingFiles(), FakeKafka()
     spool = Spool(tmp_path, files=files)
@@ -299,8 +297,8 @@ def test_a_signal_handler_that_interrupts_record_is_refused_and_does_not_hang(
 ) -> None:
     """Incident: on SIGTERM a worker closed its meter in the handler.
 
-    Where the signal had come in the middle of `record`, in the same thread, the handler waited for
-    ever for a lock that its own thread held.
+    The signal had come in the middle of `record`, in the same thread. The handler waited for ever
+    for a lock that its own thread held.
     """
 
     class Interrupted(FailingFiles):
@@ -385,7 +383,7 @@ while True:
 def test_voids_that_a_killed_process_left_are_sent_by_one_that_only_records(tmp_path: Path) -> None:
     """Incident: a parent that only records looked after no voids.
 
-    What a killed worker of its had voided waited on disk until some process was started anew.
+    The voids of a killed worker waited on disk until some process was started anew.
     """
     kafka = FakeKafka()
     meter = a_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01))
