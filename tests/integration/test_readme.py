@@ -27,8 +27,12 @@ EXPECTED = {"charged": ["32", "32"], "plan": "pro", "granted": "20", "hold": "se
 def test_the_samples_charge_settle_and_grant_as_printed(
     gateway: RunningGateway, tmp_path: Path
 ) -> None:
-    """Only the addresses and the spool's directory are replaced. No other test has the account."""
-    assert outcome_of(README, ACCOUNT, gateway, tmp_path) == EXPECTED
+    """Only the account's name, the addresses and the spool's directory are replaced.
+
+    The ledger is shared, and the examples of the API charge the printed account.
+    """
+    readme = README.replace(ACCOUNT, "acct_of_the_readme")
+    assert outcome_of(readme, "acct_of_the_readme", gateway, tmp_path) == EXPECTED
 
 
 def test_samples_that_do_something_else_are_found(

@@ -1,7 +1,7 @@
 """The protocol as a model: TLC goes through every state that it can come to, and misses each check
 that is taken out.
 
-What is modelled, and how it corresponds to the code, is told in README.md beside this file.
+README.md beside this file describes the model, and how it corresponds to the code.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class TlcFailed(Exception):
 
 
 class Verdict(NamedTuple):
-    """What TLC found.
+    """The result of TLC.
 
-    ``violated`` is the invariant or the property, None where all states were seen and nothing was.
+    ``violated`` is the broken invariant or property; None if all states were seen and none broke.
     """
 
     violated: str | None

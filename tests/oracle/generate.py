@@ -42,9 +42,9 @@ ODD_TIMES = [
     "03:15:00",
 ]
 
-# Anchors whose later renewals fall into a gap or are there twice: 30 March and 26 October 2025 in
-# Berlin, 9 March and 2 November in New York, 6 April and 5 October on Lord Howe Island, 6 April and
-# 7 September in Santiago.
+# Anchors whose later renewals fall into a gap or occur twice. In 2025 that is 30 March and 26
+# October in Berlin, and 9 March and 2 November in New York. It is 6 April and 5 October on Lord
+# Howe Island, and 6 April and 7 September in Santiago.
 CLOCK_CHANGES = [
     ("Europe/Berlin", "2025-01-30T02:30:00"),
     ("Europe/Berlin", "2025-02-26T02:30:00"),
@@ -57,7 +57,7 @@ CLOCK_CHANGES = [
 ]
 
 
-# What an account does, and how often.
+# The actions of an account, and how often each comes.
 _WEIGHTS = {
     "use": 24,
     "burst": 13,

@@ -1,10 +1,10 @@
 """The rules of the ledger once more, naively: every figure is recomputed from the whole history
 each time it is asked for.
 
-Nothing of the product is imported. No balance is kept: an `Account` holds facts alone (what was
-accepted, and when), and each question is answered from all of them: the timeline of periods from
-the subscriptions, what was used from the charges, what grants covered from both. Slow on purpose,
-and different on purpose, so that it cannot share a mistake with what it checks. Credits are
+Nothing of the product is imported, and no balance is kept. An `Account` holds facts alone: the
+accepted events, and when they came. Each question is answered from all of them. The periods follow
+from the subscriptions, the use from the charges, and the grants' part from both. It is slow on
+purpose, and different on purpose, so that it cannot share a mistake with the product. Credits are
 Decimals, short enough to be exact.
 """
 
@@ -43,8 +43,9 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of an arrival: ``accepted``, ``duplicate`` or ``refused``. ``reasons``: all that
-    hold; any of them may be given.
+    """The result of an arrival: ``accepted``, ``duplicate`` or ``refused``.
+
+    ``reasons`` are all that hold; the ledger may give any of them.
     """
 
     kinds: frozenset[str]
@@ -70,7 +71,7 @@ class LimitEvent:
 
 @dataclass(frozen=True)
 class Shown:
-    """What an account has at a moment."""
+    """An account's figures at a moment."""
 
     plan: str
     start: datetime | None
@@ -83,8 +84,8 @@ class Shown:
     by_feature: dict[str, Decimal]
 
 
-# A moment in the ledger: its time, and the place of the input decided then. What time itself brings
-# comes before the inputs of its moment.
+# A moment in the ledger: its time, and the index of the input decided then. Renewals and expiries
+# come before the inputs of their moment.
 Moment = tuple[datetime, int]
 
 
@@ -308,7 +309,7 @@ class Account:
         return found
 
     def charges_of(self, period: int, now: Moment) -> list[Charge]:
-        """What counts in a period: charged to it by that moment and not voided by then."""
+        """The uses that count in a period: charged by that moment and not voided by then."""
         voided = [void.charge for void in self.voids if void.moment <= now]
         return [
             charge
@@ -325,7 +326,7 @@ class Account:
         )
 
     def free_left(self, now: Moment, before: int) -> Decimal:
-        """What is left of Free's 200 when the period with this number begins."""
+        """The rest of Free's 200 when the period with this number begins."""
         left = ALLOTMENTS["free"] - sum(
             (fact.free_used for fact in self.plan_facts if fact.kind == "opened"), Decimal(0)
         )
@@ -339,7 +340,7 @@ class Account:
         return self.free_left(now, period.number) if plan == "free" else ALLOTMENTS[plan]
 
     def settlements(self, now: Moment) -> list[tuple[Moment, int, Grant, Decimal]]:
-        """What grants have paid for good: when, in which period, which grant, how much.
+        """The payments of grants that are final: when, in which period, which grant, how much.
 
         Made when a period ends or a grant expires.
         """
@@ -350,7 +351,7 @@ class Account:
                 dates.add(by_time(grant.expires_at))
         settled: list[tuple[Moment, int, Grant, Decimal]] = []
         for date in sorted(dates):
-            # What was decided before that date; the period that ran until then.
+            # The decisions before that date, and the period that ran until then.
             period = (
                 [p for p in periods if p.opened < date][-1]
                 if any(p.opened < date for p in periods)
@@ -514,7 +515,7 @@ class Oracle:
             date = self._next_date(account, self._told[name], now, due_only)
             if date is None:
                 return
-            # What is due brings with it whatever came before it.
+            # A due date comes after everything that occurred before it.
             for each in self._dates(account, self._told[name], date):
                 before = account.show((each, -2))
                 after = account.show(by_time(each))
@@ -860,7 +861,7 @@ class Oracle:
     def _upgrade(self, shown: Shown) -> str | None:
         """The lowest plan above that leaves something.
 
-        Who is on Free would subscribe: a fresh cycle, of which nothing is used.
+        An account on Free would subscribe: a fresh cycle, of which nothing is used.
         """
         for plan in PLANS[PLANS.index(shown.plan) + 1 :]:
             if shown.plan == "free" or ALLOTMENTS[plan] + shown.granted - shown.used > 0:
@@ -870,7 +871,7 @@ class Oracle:
     # Questions
 
     def show(self, name: str, at: datetime) -> Shown:
-        """What ``account show --at`` is to say: by all that the ledger had decided by then."""
+        """The expected ``account show --at``: by all that the ledger had decided by then."""
         account = self.accounts.get(name)
         if account is None or not self._has_facts(account, at):
             return Shown(

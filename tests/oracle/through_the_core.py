@@ -27,8 +27,8 @@ from usageledger.ledger.timestamps import milliseconds
 
 @dataclass
 class Decided:
-    """What the product made of a history: its entries, what it decided on each arrival, and each
-    account's states.
+    """The product's results for a history: entries, the decision on each arrival, and all
+    states.
     """
 
     entries: list[LedgerEntry] = field(default_factory=list)

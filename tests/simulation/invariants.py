@@ -1,5 +1,6 @@
-"""What must hold of one partition at every moment, told incrementally: each record of the ledger is
-looked at once, as it is appended.
+"""The invariants of one partition at every moment.
+
+They are checked incrementally: each record of the ledger is read once, as it is appended.
 """
 
 from __future__ import annotations
@@ -115,9 +116,7 @@ class PartitionOracle:
     def view_commits(
         self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
     ) -> None:
-        """A commit moves the view, with what is due in it, from the fold up to one place in the
-        valid ledger to that up to a later one.
-        """
+        """Check that a commit moves the view from one fold of the valid ledger to a later one."""
         start = 0 if stood_at is None else self._groups_up_to.get(stood_at.hash)
         stop = self._groups_up_to.get(change.position.hash)
         if start is None or stop is None or stop < start:
@@ -196,7 +195,7 @@ class PartitionOracle:
 
 
 class _Life:
-    """What is known of one account from its entries alone."""
+    """The facts about one account that follow from its entries alone."""
 
     def __init__(self) -> None:
         self.state: AccountState | None = None
@@ -278,9 +277,7 @@ class _Life:
 
 
 class LimitsReader:
-    """What an app sees that reads one partition of the limit events and drops what is not beyond
-    the last that it has seen.
-    """
+    """An app that reads one partition of the limit events and drops repeats."""
 
     def __init__(self) -> None:
         self.expected: list[LimitMessage] = []

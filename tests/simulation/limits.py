@@ -54,7 +54,7 @@ class LimitTopic:
 
 @dataclass(slots=True)
 class LimitsGroup:
-    """What the consumers' group knows: offsets that lag tools read.
+    """The offsets that the consumers' group has committed, for lag tools.
 
     ``skips``: how often a position is reset to beyond a record.
     """
@@ -94,7 +94,7 @@ class LimitsConsumer:
         loop.call_soon(self._resume, 0, context=self._context)
 
     def kill(self) -> None:
-        """End it wherever it is. What it has on its way still arrives."""
+        """End it wherever it is. Messages that are on their way still arrive."""
         self.process.is_alive = False
         self._waiting = -1
         if self._greenlet and not self._greenlet.dead:

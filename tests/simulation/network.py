@@ -1,8 +1,7 @@
-"""What lies between a process and Kafka or the store: requests and answers that come late, get
-lost, or fail, by chance.
+"""A network on which requests and answers are late, lost or refused by chance.
 
-A link keeps the order of its requests, as a connection does; what was sent arrives whatever becomes
-of its sender.
+It is between a process and Kafka or the store. A link keeps the order of its requests, as a
+connection does. A request that was sent arrives even if its sender dies.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ class Server:
 class Link:
     """One connection.
 
-    What is lost on it takes what follows with it where ``is_strict`` (Kafka's idempotent
-    producers).
+    If ``is_strict``, a lost request takes those behind it with it, as Kafka's idempotent producers
+    do.
     """
 
     server: Server
@@ -67,7 +66,7 @@ class Link:
 
 
 class Network:
-    """Carries requests. What it does to them is counted in ``faults``."""
+    """Carries requests. Its faults are counted in ``faults``."""
 
     def __init__(self, loop: SimulatedLoop, random: Random, faults: Counter[str]) -> None:
         self.faults = faults
@@ -81,7 +80,7 @@ class Network:
         self._cuts = 0
 
     def cut(self) -> None:
-        """What is on its way never arrives."""
+        """Lose every message that is on its way."""
         self._cuts += 1
 
     def send(

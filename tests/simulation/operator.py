@@ -57,7 +57,7 @@ class Rebuild:
         return self.process.is_alive and not self.task.done()
 
     def kill(self) -> None:
-        """End it wherever it is. What it has sent still arrives."""
+        """End it wherever it is. Requests that it has sent still arrive."""
         self.process.is_alive = False
         self.process.frozen_until = 0.0
         self.task.cancel()

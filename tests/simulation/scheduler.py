@@ -1,9 +1,8 @@
-"""An event loop that is a whole cluster: processes that can be frozen or killed, one virtual clock,
-and a seed that says who is next.
+"""An event loop that is a whole cluster: processes, one virtual clock, and a seed.
 
-Each process runs what is ready in asyncio's own order; which process runs next is drawn. Time moves
-on a little with each resumption, and jumps when nobody has anything to do, so waits cost nothing
-and a run depends on its seed alone.
+A process can be frozen or killed. It runs its ready callbacks in asyncio's own order, and the seed
+decides which process runs next. Time advances a little with each resumption, and jumps when no
+process has anything to do. So waits cost nothing, and a run depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _DEADLOCK = "every task waits for something that will never come"
 
 
 class Process:
-    """What is frozen or killed as one. Its tasks are those that are started in it, and theirs."""
+    """Tasks that are frozen or killed as one: those started in it, and those that they start."""
 
     __slots__ = ("frozen_until", "is_alive", "name", "ready")
 

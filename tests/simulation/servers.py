@@ -1,6 +1,4 @@
-"""What Kafka and the store hold: logs that tell a witness of each record, and views that can fall
-back to any earlier moment.
-"""
+"""Kafka's logs, which show a witness each record, and views that can fall back to any moment."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from usageledger.log.memory import MemoryLog
 
 
 class Witness(Protocol):
-    """Is told of everything that changes in one partition, as it does."""
+    """Sees every change in one partition as it happens."""
 
     def ledger_appended(self, records: Sequence[Record]) -> None: ...
 

@@ -57,7 +57,7 @@ STORM_ACTIONS = (60, 250)
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one seed. ``failure`` names the invariant that broke, or is None."""
+    """The result of one seed. ``failure`` names the invariant that broke, or is None."""
 
     seed: int
     steps: int = 0
@@ -70,10 +70,10 @@ class Outcome:
 
 
 def simulate(seed: int, steps: int) -> Outcome:
-    """Run one seed for at least so many steps.
+    """Run one seed for at least that number of steps.
 
-    A step is one resumption of a process's event loop: a callback, or a task up to its next await,
-    an arriving request or answer, or an action of the schedule.
+    A step is one resumption of a process's event loop: a callback, or a task up to its next await.
+    An arriving request or answer, or an action of the schedule, is one too.
     """
     outcome = Outcome(seed)
     gc.collect()
@@ -819,9 +819,9 @@ class Simulation:
 
 
 def _contents(view: SimulatedView) -> Mapping[str, Any]:
-    """What look-ups find.
+    """The view's contents as look-ups find them.
 
-    Of an id that came again after it had expired, that is what is remembered last.
+    Of an id that came again after it had expired, the latest record counts.
     """
     assert view.stored_head is not None
     since = window_of(decode_head(view.stored_head.value).clock) - 1

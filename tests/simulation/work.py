@@ -1,6 +1,4 @@
-"""What accounts do, at random: use, repeat, void, subscribe, change, cancel, receive grants, are
-suspended; and what none would send.
-"""
+"""The random events of accounts: use, repeats, voids, plan changes, grants, suspensions, junk."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ CATALOG_POLL_S = 1.0
 
 @dataclass(slots=True)
 class Cluster:
-    """What all processes share."""
+    """The servers, clocks and settings that all processes share."""
 
     loop: SimulatedLoop
     network: Network
@@ -88,7 +88,7 @@ class Worker:
         return self.process.is_alive and not self.task.done()
 
     def kill(self) -> None:
-        """End it wherever it is. What it has on its way still arrives."""
+        """End it wherever it is. Requests that are on their way still arrive."""
         self.process.is_alive = False
         self.process.frozen_until = 0.0
         self.task.cancel()
