@@ -1,13 +1,12 @@
-"""What catching up from an empty view costs, µs an entry of this process's CPU and entries a second
-of one core.
+"""Measures catching up from an empty view, in µs of this process's CPU an entry.
 
     python -m tests.benchmarks.catch_up [--entries 500000] [--rounds 3] [--kafka]
 
-The real `catch_up` over a made-up ledger (see `made_up_ledger`): log and view in memory; then the
-view in a Valkey of its own; with --kafka also the log on a broker of its own. Each view is
-compared, byte for byte, with what was decided. Of the rounds the best counts: what else runs on a
-machine makes a round slower, never faster. CPU is this process's alone: Valkey and Kafka have
-theirs. The parts are measured where they are called, a chunk at a time; what freeing a chunk's
+It runs the real `catch_up` over a made-up ledger (see `made_up_ledger`). First log and view are in
+memory, then the view is in a Valkey of its own. With --kafka the log is on a broker of its own too.
+Each view is compared, byte for byte, with what was decided. The best round counts, because other
+work on a machine makes a round slower, never faster. CPU is this process's alone: Valkey and Kafka
+have theirs. The parts are measured where they are called, a chunk at a time; what freeing a chunk's
 entries costs is in "the rest". ``json.loads`` of the same bytes in the same round is there to
 compare machines by, and hours of one machine.
 """
@@ -212,7 +211,7 @@ def filled_kafka(made: MadeUpLedger, directory: Path) -> Iterator[KafkaLedgerPar
 
 
 def json_cost_us(records: Sequence[Record]) -> float:
-    """What ``json.loads`` takes, µs a record, of records from all over the log."""
+    """Time ``json.loads``, in µs a record, of records from all over the log."""
     values = [record.value or b"" for record in records[::JSON_EVERY]]
     began = time.process_time_ns()
     for value in values:

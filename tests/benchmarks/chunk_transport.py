@@ -1,5 +1,4 @@
-"""What an event costs on its way from the broker into an owner's hands: aiokafka's public `getmany`
-against its record iterator.
+"""Measures an event's way from the broker to its owner, by `getmany` and by the record iterator.
 
 `python -m tests.benchmarks.chunk_transport [EVENTS]` starts a broker of its own, fills one
 partition, and reads it by turns in each way, through the whole Faust app. It prints µs of this

@@ -1,5 +1,4 @@
-"""What deciding costs, µs an event on one core, and as ratios to ``json.loads`` of the same events:
-machines differ, ratios less so.
+"""Measures deciding, in µs an event on one core and as ratios to ``json.loads`` of the events.
 
     python -m tests.benchmarks.decide_cost [--rounds 20]
 

@@ -6,13 +6,13 @@
 
 The second form measures a gateway that runs already, with whatever load it has.
 
-``http`` is a bare connection of the standard library for each thread, which measures the gateway;
-``sdk-http`` is `UsageGate` over HTTP, of whose answer a good part is httpx, here in one process
-with one lock for all threads.
+``http`` is a bare connection of the standard library for each thread, which measures the gateway.
+``sdk-http`` is `UsageGate` over HTTP. A good part of its time is httpx, here in one process with
+one lock for all threads.
 
-Questions come at a fixed rate, whatever became of those before: each has its due time, and what is
-measured is from there to its answer, so a pause counts against every question that fell due in it.
-How late a thread was to ask is shown beside it: that is this program and its machine, not the gate.
+Questions come at a fixed rate, whatever became of those before. Each is measured from its due time
+to its answer, so a pause counts against every question that fell due in it. How late a thread asked
+is shown beside it: that is due to this program and its machine, not the gate.
 Usage is reported by a process of its own, for accounts that the checks ask about. On a machine that
 other work shares, compare runs of one minute with each other and with nothing else.
 """
@@ -169,7 +169,7 @@ def at(values: list[float], share: float) -> float:
 def _askers(
     gateway: RunningGateway, way: str
 ) -> Iterator[Callable[[], UsageGate | BareConnection]]:
-    """What each thread asks: one gate for all of them, or a connection of its own."""
+    """The gate of each thread: one for all of them, or a connection of its own."""
     if way == "http":
         yield partial(BareConnection, gateway.url, gateway.key)
         return

@@ -1,11 +1,10 @@
-"""What folding the ledger into ``history.db`` costs, µs an entry on one core, and as a ratio to
-parsing and checking the same entries.
+"""Measures folding the ledger into ``history.db``, also as a ratio to parsing the same entries.
 
     python -m tests.benchmarks.history_fold [--entries 100000] [--batch 5000]
 
 A made-up partition of 5,000 accounts (see `made_up_ledger`), in batches as a poll brings them, into
-a file in a temporary directory. Time is the processor's and, beside it, the wall clock's, which the
-disk is part of: what else runs on the machine makes it slower, never faster.
+a file in a temporary directory. The times are the processor's and the wall
+clock's, which includes the disk. Other work on the machine makes them longer, never shorter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A ledger partition made up from a seed and decided by the real `PartitionBook`, as bytes: what a
 catch-up has to read.
 
-Some thousands of accounts over a hundred days, a few of them using most: uses, repeats, refusals,
-voids, grants and plan changes in one order, and the renewals and expiries that time brings.
+It has some thousands of accounts over a hundred days, and a few of them use most. There are uses,
+repeats, refusals, voids, grants and plan changes, and the renewals and expiries that fall due.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ _WEIGHTS = {
 
 @dataclass(slots=True)
 class MadeUpLedger:
-    """The log of one partition, the catalogs it adopted, and the book that decided it: what a view
-    caught up from the log has to be.
+    """The log of one partition, its adopted catalogs, and the book that decided it.
+
+    A view that is caught up from the log has to equal the book.
     """
 
     log: MemoryLog = field(default_factory=MemoryLog)

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.record_cost --kafka 127.0.0.1:9092 [--prefix demo]
                                            [--events 20000] [--rounds 5]
 
-Needs the topics of a ledger (`usageledger up` has them). Wall-clock microseconds in the calling
-thread, each round in turn, medians; what the background does at the same time on the same cores is
-part of both. Absolute numbers belong to the machine: compare the ratios.
+Needs the topics of a ledger (`usageledger up` has them). The figures are medians of wall-clock
+microseconds in the calling thread. The background work on the same cores is part of both. Absolute
+numbers belong to the machine: compare the ratios.
 """
 
 from __future__ import annotations

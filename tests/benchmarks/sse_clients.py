@@ -1,11 +1,10 @@
-"""What many clients of account streams cost one gateway, and how long a limit event takes to one of
-them.
+"""Measures many clients of account streams on one gateway, and a limit event's way to one of them.
 
     python -m tests.benchmarks.sse_clients [--clients 1000] [--crossings 100]
 
-Each client listens to an account of its own, all in one other process. Shown are the gateway's
-resident memory without clients, with them, and after all figures have moved, its processor time
-while nothing happens, and the time from the event that crosses a limit to the client.
+Each client listens to an account of its own, all in one other process. It prints the gateway's
+resident memory without clients, with them, and after all figures have moved. It also prints the
+gateway's processor time while nothing happens, and the time from a crossing event to the client.
 """
 
 from __future__ import annotations

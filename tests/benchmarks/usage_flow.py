@@ -1,9 +1,9 @@
 """Usage that flows while something else is measured: events at a fixed rate, from a process of its
 own that costs little.
 
-Workers are elsewhere, so their SDK's work is not this machine's to do: events are made from one
-template, and batches of a twentieth of a second are sent by aiokafka whole, which takes a few
-microseconds an event. `tests/benchmarks/record_cost.py` measures the SDK.
+Real workers run elsewhere, so this machine should not do their SDK's work. Events are made from one
+template. aiokafka sends whole batches of a twentieth of a second, at a few microseconds an event.
+`tests/benchmarks/record_cost.py` measures the SDK.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EVENT = (
 
 @contextmanager
 def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
-    """Report ``rate`` events a second meanwhile. What it came to is printed at the end."""
+    """Report ``rate`` events a second meanwhile, and print the total at the end."""
     told = [gateway.addresses.kafka, gateway.addresses.prefix, str(rate)]
     process = subprocess.Popen(
         [sys.executable, "-m", __spec__.name, *told],

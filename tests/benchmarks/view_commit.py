@@ -1,12 +1,11 @@
-"""What one event costs in the view: look-up and commit of a chunk, against a plain pipelined HSET
-of the same bytes in the same run.
+"""Measures look-up and commit of a chunk, as a ratio to a pipelined HSET of the same bytes.
 
     python -m tests.benchmarks.view_commit [--rounds 20]
 
 A chunk is 5,000 new events of 500 accounts: 500 account states of 300 bytes and 5,000 identities of
 16 + 80 bytes. The baseline writes the same fields with the same client, one HSET a field in a
-pipeline; it looks nothing up, compares no head and is not atomic. The rounds alternate, so what the
-machine does besides hits both. Absolute times drift by a factor of two on a shared machine: trust
+pipeline. It looks nothing up, compares no head and is not atomic. The rounds alternate, so other
+work on the machine affects both. Absolute times drift by a factor of two on a shared machine: trust
 the ratios.
 """
 

@@ -20,7 +20,7 @@ from usageledger import AccountClient, CommandFailed
 
 
 class Billing:
-    """Sends commands at a rate until it is told to end; each as often as it takes, under one id."""
+    """Sends commands at a rate until it is stopped; each as often as it takes, under one id."""
 
     def __init__(self, name: str, seed: str, journal: Path, rate: float) -> None:
         self._journal = Journal(journal)

@@ -30,9 +30,8 @@ IN_SYNC_TIMEOUT_S = 90.0
 BROKER_LINK = "brokers"
 PREFERRED = 0
 
-# What a cluster needs for events to flow again soon. By default a half-open connection between two
-# brokers holds up acknowledgements for half a minute, and a broker that was killed is missed after
-# nine seconds.
+# With these, events flow again soon. By default a half-open connection between two brokers delays
+# acknowledgements for half a minute, and a killed broker is noticed after nine seconds.
 CLUSTER_SETTINGS = {
     "broker.session.timeout.ms": 6_000,
     "replica.lag.time.max.ms": 10_000,

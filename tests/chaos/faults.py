@@ -1,4 +1,4 @@
-"""What each kind of fault does, and the lanes in which they are done."""
+"""The kinds of faults, and the lanes in which they run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Suffered:
 
 @dataclass(slots=True)
 class Record:
-    """What has been done so far."""
+    """The faults that were done so far."""
 
     say: Callable[[str], None]
     suffered: list[Suffered] = field(default_factory=list)

@@ -1,6 +1,4 @@
-"""What a process meant to do, on a disk of its own, before it did it: afterwards it is known what
-must be in the ledger.
-"""
+"""The intents of a process, on a disk of its own, from which the expected ledger follows."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ class Journal:
     An intent is synced before it is acted on; that it was carried out is noted behind it.
 
     A process that is killed between the two finds the intent again and carries it out once more, as
-    a job queue would have it do: under the same id, so that it counts once.
+    with a job queue. It uses the same id, so the event counts once.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,6 +1,4 @@
-"""An app that subscribes to limit events: notes each that it is told of, and now and then whom it
-holds for blocked.
-"""
+"""An app that subscribes to limit events, and notes each one and the accounts that are blocked."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ READY_TIMEOUT_S = 120.0
 
 
 class Listener:
-    """Each life of the process is a line of its own in ``heard``: within one life of an app without
-    a group no event may come twice.
+    """Each life of the process has a line of its own in ``heard``.
+
+    Within one life of an app without a group, no event may come twice.
     """
 
     def __init__(self, heard: Path, blocked: Path, group: str | None) -> None:
@@ -42,7 +41,7 @@ class Listener:
         signal.signal(signal.SIGTERM, self._end)
 
     def run(self) -> None:
-        """Listen until told to end.
+        """Listen until stopped.
 
         A subscriber that has failed ends the process, which is then started again.
         """

@@ -1,8 +1,8 @@
 """Whether events flow end to end: a canary account in every partition uses something all the time,
 and is followed through.
 
-``UsageMeter`` takes the use, and from then on the clock runs: until its entry lies in the ledger
-(by Kafka's own timestamp of it), and until the counters hold it.
+The clock starts at the call of ``UsageMeter``. It stops once when the use's entry is in the ledger,
+by Kafka's own timestamp, and once when the counters have it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Probe:
             thread.join(15.0)
 
     def followed(self) -> list[Followed]:
-        """What became of each use."""
+        """The result of each use."""
         found = []
         for id, (partition, sent) in list(self._sent.items()):
             landed = self._landed.get(id)

@@ -1,6 +1,4 @@
-"""The proof, once everything is quiet: from the log and the journals alone, nothing lost, nothing
-doubled, everybody told.
-"""
+"""Proves from the log and the journals that nothing was lost or doubled, and all was announced."""
 
 from __future__ import annotations
 
@@ -73,7 +71,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Log:
-    """What lies in the topics."""
+    """The records of the topics."""
 
     entries: list[list[SealedEntry]] = field(default_factory=list)
     entry_times: list[list[float]] = field(default_factory=list)
@@ -163,8 +161,8 @@ def _every_journaled_use(
     """Accepted once where nothing speaks against it, else refused for the reason that was to be
     expected.
 
-    Short as the periods are here, what waited on a disk through an outage may find that two have
-    ended since: that is a reason too.
+    Periods are short here. For an event that waited on a disk through an outage, two may have ended
+    since; that is a reason too.
     """
     finding = Finding("events that workers journaled are in the ledger, once each")
     expected: dict[Identity, set[str]] = defaultdict(set)
@@ -315,7 +313,7 @@ def crossed_ids(log: Log) -> set[str]:
 
 
 def blocked_accounts(log: Log) -> set[str]:
-    """Who is blocked at the end."""
+    """The accounts that are blocked at the end."""
     blocked: set[str] = set()
     for sealed in log.all_entries():
         for crossing in sealed.entry.crossings:
@@ -327,7 +325,7 @@ def blocked_accounts(log: Log) -> set[str]:
 
 
 def heard_lines(path: Path) -> list[dict[str, Any]]:
-    """What a subscriber noted. A line cut short by a kill counts as not heard."""
+    """The notes of a subscriber. A line cut short by a kill does not count."""
     lines = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
@@ -338,7 +336,7 @@ def heard_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def missing_ids(stage: Stage, log: Log) -> dict[str, set[str]]:
-    """By app: the limit events that it has not been told of.
+    """By app: the limit events that did not reach it.
 
     The instances of a group are one app.
     """

@@ -7,8 +7,8 @@ and for those that come:
 
 * ``open``: bytes pass.
 * ``cut``: connections are reset, and so is every new one.
-* ``half_open``: connections stay, new ones are taken, and no byte passes either way. What was sent
-  meanwhile arrives when the link heals.
+* ``half_open``: connections stay, new ones are accepted, and no byte passes either way. The bytes
+  that were sent meanwhile arrive when the link heals.
 * ``slow``: bytes pass, each chunk after ``delay_s``.
 """
 
@@ -69,7 +69,7 @@ class Link:
             self._writers.add(there)
             await asyncio.gather(self._pass(reader, there), self._pass(answers, writer))
         except OSError:
-            pass  # one end is gone, and the other is told by the reset below
+            pass  # one end is gone, and the reset below ends the other
         finally:
             for side in (writer, there):
                 if side is not None:

@@ -30,7 +30,7 @@ TOLD_TIMEOUT_S = 90.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What is asked for."""
+    """The options of a run."""
 
     faults: int
     seed: int
@@ -42,7 +42,7 @@ class Options:
 
     @property
     def command(self) -> str:
-        """What repeats this run's schedule."""
+        """The command that repeats this run's schedule."""
         more = ("" if self.rate == RATE else f" --rate {self.rate:g}") + (
             " --alone" if self.alone else " --no-alone"
         )
@@ -54,7 +54,7 @@ class Options:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     options: Options
     began: float = 0.0
@@ -181,8 +181,8 @@ def _delay(use: Followed) -> float:
 
 
 def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
-    """End the load, let everything be decided, announced and told; then stop all that writes, and
-    read the log.
+    """End the load, wait until all is decided and announced, stop every writer, and read the
+    log.
     """
     owing = stage.of_role("worker", "billing")
     stage.end([*owing, *stage.of_role("stranger")])

@@ -1,8 +1,8 @@
 """Which faults come, in which order and after which pauses: decided by the seed alone.
 
-Faults come in lanes that run side by side. Within the lanes of the servers one ends before the next
-begins, so that never more than one broker is away and what Kafka has acknowledged stays safe; in
-the others they overlap.
+Faults come in lanes that run side by side. In the lanes of the servers, one ends before the next
+begins. So never more than one broker is away, and acknowledged records stay safe. In the other
+lanes they overlap.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@ are killed and started again.
 
     python -m tests.chaos.sdk_outage --outage-s 600 --rate 300 --seed 7
 
-On a broker of its own, in a temporary directory. Afterwards, from the logs alone: every event whose
-`record` returned lies in the topic, each is charged once by a real `PartitionBook`, and accepted +
-refused + duplicates = what lies in the topic. Prints how long `record` took.
+It uses a broker of its own, in a temporary directory. Afterwards the logs alone must show three
+things. Every event whose `record` returned is in the topic. A real `PartitionBook` charges each
+once. Accepted + refused + duplicates equal the topic's records. Prints how long `record` took.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ CREDITS_EACH = 32_000_000
 
 @dataclass
 class Outcome:
-    """What came of an outage.
+    """The result of an outage.
 
-    ``unlogged`` lie in the topic although no worker lived to say that its `record` had returned.
+    ``unlogged`` events are in the topic, although no worker lived to log that `record` returned.
     """
 
     recorded: int = 0
@@ -68,7 +68,7 @@ class Outcome:
     record_us: list[int] = field(default_factory=list)
 
     def faults(self) -> list[str]:
-        """What must not be, in words; empty if all is well."""
+        """The broken promises, in words; empty if there are none."""
         found = {
             f"{len(self.lost)} recorded events are lost, such as {self.lost[:3]}": bool(self.lost),
             f"{len(self.charged_twice)} events are charged twice, "
@@ -264,7 +264,7 @@ def _records(kafka: str, topic: str) -> dict[int, list[Record]]:
 def work(journal: Path, spool: Path, kafka: str, rate: float) -> None:
     """A worker: record at a rate, and write down what was recorded once `record` has returned.
 
-    Ends when it is told to.
+    Ends when it is asked to.
     """
 
     def end(signum: int, frame: object) -> None:

@@ -33,7 +33,7 @@ FLUSH_TIMEOUT_S = 90.0
 
 
 class Worker:
-    """Records events at a rate, until it is told to end."""
+    """Records events at a rate, until it is stopped."""
 
     def __init__(self, name: str, seed: str, journal: Path, spool: Path, rate: float) -> None:
         self._journal = Journal(journal)

@@ -195,7 +195,7 @@ class Stage:
         return self.directory / "journals" / f"{actor.name}.jsonl"
 
     def heard_by(self, actor: Actor) -> Path:
-        """Where a subscriber notes what it was told."""
+        """The file in which a subscriber notes its events."""
         return self.directory / "heard" / f"{actor.name}.jsonl"
 
     def blocked_at(self, actor: Actor) -> Path:
@@ -299,7 +299,7 @@ class Stage:
                     "--blocked",
                     str(files / "heard" / f"{name}.blocked.json"),
                 ]
-                # The third has no group: it is told everything, in each of its lives.
+                # The third has no group: it gets everything, in each of its lives.
                 return [
                     "-m",
                     "tests.chaos.listener",

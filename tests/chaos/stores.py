@@ -98,7 +98,7 @@ class Node:
         self.child.stop(5.0)
 
     def replication(self) -> dict[str, object]:
-        """What it says of its replication; nothing if it does not answer."""
+        """Its replication state; nothing if it does not answer."""
         try:
             with self.client() as client:
                 return dict(client.info("replication"))
@@ -129,7 +129,7 @@ class Pair(NamedTuple):
 
 
 class Store(Protocol):
-    """What faults need of either."""
+    """The part of either that faults need."""
 
     nodes: list[Node]
     url: str
@@ -141,7 +141,7 @@ class Store(Protocol):
         ...
 
     def is_healthy(self) -> bool:
-        """Whether every master has a replica that follows, and all agree on who is who."""
+        """Whether every master has a replica that follows, and all agree on the roles."""
         ...
 
     def fail_over(self, pair: Pair) -> None:
@@ -356,7 +356,7 @@ class ClusterStore:
             raise RuntimeError(f"{replica.name} does not follow {master.name}")
 
     def _agreed(self) -> dict[int, _Known]:
-        """What the node with the newest view says, by the entrances of the nodes."""
+        """The answer of the node with the newest view, by the entrances of the nodes."""
         found: list[tuple[int, dict[int, _Known]]] = []
         for node in self.nodes:
             with suppress(redis.RedisError, OSError), node.client() as client:
@@ -420,8 +420,8 @@ def fail_over_losing_writes(store: Store, pair: Pair, lose_s: float) -> None:
     replica.signal(signal.SIGSTOP)
     try:
         with suppress(redis.RedisError, OSError), pair.master.client() as client:
-            # What is already on its way would still reach it: the connection has to go while it
-            # cannot make another.
+            # Data on its way would still reach it, so the connection has to end while it cannot
+            # make another.
             client.execute_command("CLIENT", "KILL", "TYPE", "replica")
         time.sleep(lose_s)
         pair.master.kill()

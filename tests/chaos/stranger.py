@@ -1,7 +1,8 @@
 """A producer that knows nothing of the SDK: what it sends is malformed, in the wrong partition, too
 old, or dated tomorrow.
 
-What Kafka has acknowledged is noted with its place: the ledger has to say there why it was refused.
+Each acknowledged record is noted with its address: the ledger has to give the refusal's reason
+there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ with warnings.catch_warnings():
 
 
 class Stranger:
-    """Sends at a rate until it is told to end."""
+    """Sends at a rate until it is stopped."""
 
     def __init__(self, name: str, seed: str, journal: Path, rate: float, partitions: int) -> None:
         self._journal = Journal(journal)
@@ -47,9 +48,7 @@ class Stranger:
         signal.signal(signal.SIGTERM, self._end)
 
     def run(self) -> None:
-        """Send until told to end; a producer that has failed is replaced, for it may never send
-        again.
-        """
+        """Send until stopped. A failed producer is replaced, because it may never send again."""
         while not self._is_ending:
             try:
                 self._send_on()

@@ -11,18 +11,9 @@ from pathlib import Path
 from tests.prose.english import RULES
 from tests.prose.texts import ROOT, files_of_prose, passages_of
 
-NOT_YET_REWRITTEN = (
-    "tests/benchmarks",
-    "tests/chaos",
-)
-"""Folders whose older prose still breaks the rules. Elsewhere a finding fails."""
-
 
 def main() -> int:
-    """List each finding as ``path:line: rule: advice``; 1 if there are any, unless ``--list``.
-
-    Without paths and without ``--list``, findings in NOT_YET_REWRITTEN are left out.
-    """
+    """List each finding as ``path:line: rule: advice``; 1 if there are any, unless ``--list``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders (default: all)")
     parser.add_argument("--list", action="store_true", help="list findings and succeed")
@@ -33,13 +24,7 @@ def main() -> int:
     files = [
         path
         for path in files_of_prose(arguments.root)
-        if (
-            any(path == chosen or chosen in path.parents for chosen in wanted)
-            if wanted
-            else arguments.list
-            or arguments.count
-            or not _is_not_yet_rewritten(path, arguments.root)
-        )
+        if not wanted or any(path == chosen or chosen in path.parents for chosen in wanted)
     ]
     counts: Counter[tuple[str, str]] = Counter()
     for path in files:
@@ -52,12 +37,6 @@ def main() -> int:
         print(f"{count:5d} {rule} {folder}")
     print(f"prose: {counts.total()} findings in {len(files)} files")
     return 1 if counts and not arguments.list else 0
-
-
-def _is_not_yet_rewritten(path: Path, root: Path) -> bool:
-    return str(path.relative_to(root)).startswith(
-        tuple(f"{folder}/" for folder in NOT_YET_REWRITTEN)
-    )
 
 
 def findings(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
