@@ -1,9 +1,10 @@
-"""An operator leaves out the one input at which a partition is stopped.
+"""Skipping the one input at which a partition has stopped, for an operator.
 
-The operator's process is the partition's owner for that moment, by the rules that hold for every
-owner. Its claim is in the log and names the process. Entries that another owner still appends are
-at wrong offsets, and the entry of the skip is the record of what was done. No message to a running
-processor is needed, so none can be lost. A stopped owner sees the claim and claims again.
+The operator's process becomes the partition's owner for a moment, by the rules that hold for every
+owner. Its claim is in the log and names the process. Entries that another owner still appends have
+wrong offsets, so they do not count. The entry of the skip records who skipped what, and why.
+No message to a running processor is needed, so none can be lost: a stopped owner sees the claim
+and claims again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from usageledger.counters.view import PartitionView, ViewError
+from usageledger.counters.view import PartitionView, Position, ViewError
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
-from usageledger.ledger.partition_book import PartitionBook, Undecidable
+from usageledger.ledger.partition_book import DecodedInput, PartitionBook, Undecidable
 from usageledger.ledger.records import KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change
@@ -31,7 +33,7 @@ ATTEMPT_PAUSES_S = (0.2, 1.0, 3.0, 6.0)
 
 
 class SkipRefused(Exception):
-    """The input is not one to skip. Nothing was skipped; the message says why not."""
+    """The input may not be skipped. Nothing was skipped; the message says why not."""
 
 
 async def skip_input(
@@ -47,34 +49,34 @@ async def skip_input(
     is_importing: bool,
     now: Callable[[], datetime],
 ) -> SealedEntry:
-    """Append the skip of the input that the partition would decide next, if this code fails on it,
-    and return the entry.
+    """Append the skip of the input that the partition would decide next; return the entry.
 
     ``inputs`` feeds both inputs from a given offset, as for an owner; their first records are
     enough. A stopped owner that sees our claim claims too. Then we give way, and try again. Raises
-    SkipRefused, and as an owner does PartitionStopped, LedgerError and ViewError.
+    SkipRefused unless this code fails on the input; PartitionStopped, LedgerError and ViewError as
+    an owner does.
     """
     if address.topic == "catalog" or not reason.strip():
-        raise SkipRefused("a usage or an account event can be skipped, and for a reason")
-    appended: list[SealedEntry] = []
+        raise SkipRefused(
+            "only a usage or an account event can be skipped, and only with a reason: give one"
+        )
+    skip = _Skip(
+        address=address,
+        reason=reason,
+        partition_count=partition_count,
+        ledger=ledger,
+        view=view,
+        inputs=inputs,
+        operator=operator,
+        new_merge=lambda: Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now),
+        catalogs=catalogs,
+    )
     for pause_s in (*ATTEMPT_PAUSES_S, None):
         try:
-            return await _skip_once(
-                address,
-                reason,
-                partition_count=partition_count,
-                ledger=ledger,
-                view=view,
-                inputs=inputs,
-                catalogs=catalogs,
-                operator=operator,
-                merge=Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now),
-                appended=appended,
-            )
+            return await skip.attempt()
         except SkipRefused:
-            for skipped in appended:
-                if await _lies_in_its_place(skipped, ledger):
-                    return skipped
+            if (skipped := await skip.entry_in_log()) is not None:
+                return skipped
             raise
         except (LedgerError, ViewError) as error:
             if not error.retriable or pause_s is None:
@@ -83,68 +85,106 @@ async def skip_input(
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _skip_once(
-    address: InputAddress,
-    reason: str,
-    *,
-    partition_count: int,
-    ledger: LedgerPartition,
-    view: PartitionView,
-    inputs: InputBuffer,
-    catalogs: CatalogLog,
-    operator: str,
-    merge: Merge,
-    appended: list[SealedEntry],
-) -> SealedEntry:
-    """One attempt.
+@dataclass(slots=True, kw_only=True)
+class _Skip:
+    """One skip over all of its attempts."""
 
-    The entries that it appends are in ``appended``, also if it fails afterwards: they may be in the
-    log all the same.
-    """
-    decided = await head_of(view)
-    if decided is not None:
-        _refuse_what_was_decided(address, decided)
-    rules = await current_rules(decided, ledger)
-    claim, claimed_at = await claim_partition(
-        ledger,
-        address.partition,
-        partition_count,
-        operator,
-        _no_new_ledger(address.partition),
-        rules,
-    )
-    head = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
-    book = PartitionBook(address.partition, partition_count, head, AdoptedCatalogs())
-    position = await catch_up(
-        book, ledger=ledger, view=view, catalogs=catalogs, claimed_at=claimed_at
-    )
-    _refuse_what_was_decided(address, book.head)
-    await inputs.seek({Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next})
-    record = _asked_for(address, await _next_step(merge, book))
-    accounts, identities = book.needed_to_decide(decoded := book.decode(address.topic, [record]))
-    await provide(book, view, position, accounts, identities)
-    try:
-        book.decide_input(decoded[0])
-    except Undecidable as error:
-        detail = repr(error.error)
-    else:
-        raise SkipRefused(
-            f"{_named(address)} is decided without a fault by this release: it is not skipped, "
-            "start the processor again"
+    address: InputAddress
+    reason: str
+    partition_count: int
+    ledger: LedgerPartition
+    view: PartitionView
+    inputs: InputBuffer
+    catalogs: CatalogLog
+    operator: str
+    new_merge: Callable[[], Merge]
+    sent: list[SealedEntry] = field(default_factory=list)
+    """The skips that were sent to the log. An attempt that failed may have appended its own."""
+
+    async def attempt(self) -> SealedEntry:
+        """Claim the partition, catch up and append the skip. Raises what `skip_input` raises."""
+        book, position = await self._claimed_book()
+        record = await self._record_to_skip(book)
+        topic = self.address.topic
+        decoded = book.decode(topic, [record])
+        accounts, identities = book.needed_to_decide(decoded)
+        await provide(book, self.view, position, accounts, identities)
+        detail = self._failure_to_decide(book, decoded[0])
+        (skipped,) = book.skip(topic, record, reason=self.reason, detail=detail)
+        self.sent.append(skipped)
+        key = skipped.entry.account.encode() or None
+        await self.ledger.append(skipped.entry.offset, [[KeyedValue(key, skipped.value)]])
+        # The log is the truth and has the skip. If this fails, the next owner folds it.
+        with suppress(ViewError):
+            await self.view.commit(position, view_change(book.head, book.take_changes()))
+        return skipped
+
+    async def entry_in_log(self) -> SealedEntry | None:
+        """The skip that an earlier attempt appended though its answer was lost; None if none did.
+
+        Raises LedgerError.
+        """
+        for skipped in self.sent:
+            if await _is_in_log(skipped, self.ledger):
+                return skipped
+        return None
+
+    async def _claimed_book(self) -> tuple[PartitionBook, Position]:
+        """Claim the partition; return its book, ready to decide, and the view's position."""
+        partition = self.address.partition
+        head = await head_of(self.view)
+        # Checked before the claim too, so that a needless command supersedes no owner. The view is
+        # never ahead of the ledger: whatever it has counted was decided.
+        if head is not None:
+            self._require_undecided(head)
+        claim, claimed_at = await claim_partition(
+            self.ledger,
+            partition,
+            self.partition_count,
+            self.operator,
+            _no_new_ledger(partition),
+            await current_rules(head, self.ledger),
         )
-    (skipped,) = book.skip(address.topic, record, reason=reason, detail=detail)
-    appended.append(skipped)
-    await ledger.append(
-        skipped.entry.offset, [[KeyedValue(skipped.entry.account.encode() or None, skipped.value)]]
-    )
-    with suppress(
-        ViewError
-    ):  # it lies in the log, which is the truth: the view's next owner folds it
-        await view.commit(position, view_change(book.head, book.take_changes()))
-    return skipped
+        rules = Head(ledger=claim.ledger, decide=claim.decide, tzdata=claim.tzdata)
+        book = PartitionBook(partition, self.partition_count, rules, AdoptedCatalogs())
+        position = await catch_up(
+            book,
+            ledger=self.ledger,
+            view=self.view,
+            catalogs=self.catalogs,
+            claimed_at=claimed_at,
+        )
+        self._require_undecided(book.head)
+        return book, position
+
+    def _require_undecided(self, head: Head) -> None:
+        if head.next_of(self.address.topic) > self.address.offset:
+            raise SkipRefused(
+                f"{_input_name(self.address)} has been decided: `usageledger ledger show` has its "
+                "entry"
+            )
+
+    async def _record_to_skip(self, book: PartitionBook) -> Record:
+        """The record at the address. Raises SkipRefused unless it is what is decided next."""
+        await self.inputs.seek(
+            {Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next}
+        )
+        return _record_at(self.address, await _next_step(self.new_merge(), book))
+
+    def _failure_to_decide(self, book: PartitionBook, decoded: DecodedInput) -> str:
+        """The error that this code raises on the input. Raises SkipRefused if it raises none."""
+        try:
+            book.decide_input(decoded)
+        except Undecidable as error:
+            return repr(error.error)
+        raise SkipRefused(
+            f"{_input_name(self.address)} is decided without a fault by this release: it is not "
+            "skipped, start the processor again"
+        )
 
 
-async def _lies_in_its_place(sealed: SealedEntry, ledger: LedgerPartition) -> bool:
+async def _is_in_log(sealed: SealedEntry, ledger: LedgerPartition) -> bool:
+    """Whether the log has this very entry at the entry's offset. Raises LedgerError."""
     offset = sealed.entry.offset
     if offset >= await ledger.end_offset():
         return False
@@ -154,35 +194,25 @@ async def _lies_in_its_place(sealed: SealedEntry, ledger: LedgerPartition) -> bo
     return False
 
 
-def _refuse_what_was_decided(address: InputAddress, head: Head) -> None:
-    """Also before anything is claimed: the view is never ahead of the ledger, so what it has
-    counted was decided.
-    """
-    if head.next_of(address.topic) > address.offset:
-        raise SkipRefused(
-            f"{_named(address)} has been decided: `usageledger ledger show` has its entry"
-        )
-
-
-def _asked_for(address: InputAddress, step: NextStep) -> Record:
-    """The record that is asked for, if it is what the partition decides next."""
+def _record_at(address: InputAddress, step: NextStep) -> Record:
+    """The record at this address. Raises SkipRefused if the partition decides another step next."""
     if not isinstance(step, NextRecords):
         what = "a catalog to adopt" if isinstance(step, NextCatalog) else "accounts that are due"
         raise SkipRefused(
-            f"before {_named(address)} there is {what}: start the processor again and see whether "
-            "it still stops"
+            f"before {_input_name(address)} there is {what}: start the processor again and see "
+            "whether it still stops"
         )
     first = step.records[0]
     if step.source.value == address.topic and first.offset < address.offset:
-        # By the record, not by the offset after the last one: Kafka can have a transaction's mark
-        # there.
+        # Compared by the record's offset: the offset after the last decided record may be the mark
+        # of a transaction.
         raise SkipRefused(
-            f"the partition has not come to {_named(address)}: of that topic it decides offset "
-            f"{first.offset} next"
+            f"the partition has not come to {_input_name(address)}: of that topic it decides "
+            f"offset {first.offset} next"
         )
     if (step.source.value, first.offset) != (address.topic, address.offset):
         raise SkipRefused(
-            f"before {_named(address)} the partition decides {step.source.value} "
+            f"before {_input_name(address)} the partition decides {step.source.value} "
             f"{address.partition}@{first.offset}"
         )
     return first
@@ -207,5 +237,5 @@ def _no_new_ledger(partition: int) -> Callable[[], str]:
     return refuse
 
 
-def _named(address: InputAddress) -> str:
+def _input_name(address: InputAddress) -> str:
     return f"{address.topic} {address.partition}@{address.offset}"

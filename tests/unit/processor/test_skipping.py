@@ -1,6 +1,4 @@
-"""An operator's skip: the one input on which the code fails is left out, by an entry of its own,
-and nothing else ever is.
-"""
+"""An operator's skip leaves out the one input on which the code fails, and nothing else."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ async def skip(
 
 
 async def stopped_at_poison(world: World) -> Any:
-    """Five uses, the fourth of which nothing can decide, and a worker that has stopped there."""
+    """A worker that has stopped at the fourth of five usage events, on which the code fails."""
     for n in range(5):
         world.use(f"2026-01-01T10:00:0{n}Z", event_id="poison" if n == 3 else None)
     worker = world.start_worker()
@@ -68,7 +66,7 @@ async def stopped_at_poison(world: World) -> Any:
 
 @attacked
 @pytest.mark.parametrize("where", ["decode_usage", "decide"])
-async def test_a_skipped_input_has_an_entry_that_charges_nothing_and_the_partition_goes_on(
+async def test_a_skip_charges_nothing_and_the_partition_goes_on(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choke_on(monkeypatch, where, "poison")
@@ -104,11 +102,12 @@ async def test_the_owner_that_stopped_can_be_run_again(monkeypatch: pytest.Monke
 
 @attacked
 @pytest.mark.parametrize("steps", range(0, 60, 3))
-async def test_an_owner_that_claims_while_an_operator_skips_is_given_way_to(
+async def test_a_skip_survives_an_owner_that_claims_meanwhile(
     steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A skip that was refused had claimed; the stopped owner saw that and claimed in the middle of
-    the next skip, which failed.
+    """A refused skip had claimed the partition, and the stopped owner saw that.
+
+    It claimed again in the middle of the operator's next skip, which failed.
     """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
@@ -148,8 +147,9 @@ async def test_a_store_that_does_not_answer_once_is_asked_again(
 async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(
     appended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broker took the skip and its answer was lost; the next attempt found the input decided,
-    and the operator read that nothing was skipped.
+    """The broker appended the skip and its answer was lost.
+
+    The next attempt found the input decided, and the operator read that nothing was skipped.
     """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
@@ -175,8 +175,9 @@ async def test_a_skip_whose_answer_is_lost_is_found_in_the_log(
 async def test_an_input_behind_a_transactions_mark_can_be_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The owner stopped at it and named the command; the command answered that the partition had
-    not come to it, for ever.
+    """The owner stopped at the input and named the command to run.
+
+    The command answered each time that the partition had not come to that input.
     """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
@@ -230,7 +231,7 @@ async def test_no_other_input_is_skipped(
 
 
 @attacked
-async def test_what_decides_well_is_never_skipped() -> None:
+async def test_an_input_that_can_be_decided_is_never_skipped() -> None:
     async with a_world() as world:
         world.start_worker()
         world.use("2026-01-01T10:00:00Z")
@@ -243,10 +244,10 @@ async def test_what_decides_well_is_never_skipped() -> None:
 
 
 @attacked
-async def test_what_comes_first_in_the_other_input_is_decided_first(
+async def test_an_earlier_record_of_the_other_input_is_decided_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Skipped out of turn, the input would stand in the ledger before one that precedes it."""
+    """An input skipped out of turn would be in the ledger before one that precedes it."""
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
         world.start_worker()
@@ -269,7 +270,7 @@ async def test_a_newer_catalog_is_adopted_first(monkeypatch: pytest.MonkeyPatch)
 
 
 @attacked
-async def test_a_catalog_is_not_skipped_and_a_reason_is_given(
+async def test_a_catalog_is_never_skipped_and_a_skip_needs_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choke_on(monkeypatch, "decide", "poison")
@@ -289,11 +290,12 @@ async def test_an_empty_ledger_has_nothing_to_skip() -> None:
 
 
 @attacked
-async def test_what_a_superseded_owner_has_on_its_way_does_not_count(
+async def test_entries_that_a_superseded_owner_has_sent_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The operator's claim supersedes as any other: an owner that wakes up appends off its offset,
-    and says so to itself.
+    """An operator's claim supersedes an owner as any other claim does.
+
+    The frozen owner's entries are appended at offsets that they do not name, so nobody counts them.
     """
     choke_on(monkeypatch, "decide", "poison")
     async with a_world() as world:
@@ -319,7 +321,7 @@ async def test_what_a_superseded_owner_has_on_its_way_does_not_count(
 
 
 @attacked
-async def test_an_audit_finds_a_skip_that_charges_or_stands_elsewhere(
+async def test_an_audit_finds_a_skip_that_charges_or_names_another_input(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choke_on(monkeypatch, "decide", "poison")
@@ -328,7 +330,7 @@ async def test_an_audit_finds_a_skip_that_charges_or_stands_elsewhere(
         entry = (await skip(world, 3)).entry
         assert entry.input is not None
         elsewhere = replace(entry.input, offset=4)
-        for forged, told in (
+        for forged, difference in (
             (replace(entry, credits=-5_000_000), "credits"),
             (replace(entry, input=elsewhere), "offset 3"),
         ):
@@ -337,5 +339,5 @@ async def test_an_audit_finds_a_skip_that_charges_or_stands_elsewhere(
             world.ledger.records[entry.offset] = world.ledger.records[entry.offset]._replace(
                 value=sealed.value
             )
-            with pytest.raises(Difference, match=told):
+            with pytest.raises(Difference, match=difference):
                 replayed(world)
