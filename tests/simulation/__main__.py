@@ -17,19 +17,17 @@ from tests.simulation.simulation import Outcome, simulate
 
 
 def main() -> int:
-    """Print each failing seed with the command that runs it again, and at the end what all of them
-    came to.
-    """
+    """Print each failing seed with the command that repeats it, and at the end a summary of all."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
-    parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument(
         "--steps",
         type=int,
         default=10_000,
-        help="each goes on for at least so many steps, and then to rest",
+        help="each runs at least this many steps, and then until everything has settled",
     )
-    parser.add_argument("--seed", type=int, default=None, help="this one alone")
+    parser.add_argument("--seed", type=int, default=None, help="run this seed alone")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     given = parser.parse_args()
     seeds = (
@@ -39,7 +37,7 @@ def main() -> int:
     )
     began = time.monotonic()
     outcomes = []
-    for outcome in simulated(seeds, given.steps, given.cores):
+    for outcome in outcomes_of(seeds, given.steps, given.cores):
         outcomes.append(outcome)
         if outcome.failure is not None:
             print(f"seed {outcome.seed}, step {outcome.steps}: {outcome.failure}")
@@ -52,14 +50,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def simulated(seeds: Iterable[int], steps: int, cores: int | None) -> Iterator[Outcome]:
+def outcomes_of(seeds: Iterable[int], steps: int, cores: int | None) -> Iterator[Outcome]:
     """Each seed's outcome, in order. A process simulates one seed at a time."""
     with ProcessPoolExecutor(cores) as pool:
         yield from pool.map(partial(simulate, steps=steps), seeds)
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """How much was done and befell it, by kind."""
+    """The steps, inputs, entries and faults of all seeds, by kind."""
     faults: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     steps = inputs = 0
@@ -69,11 +67,11 @@ def summary(outcomes: Iterable[Outcome]) -> str:
         faults += outcome.faults
         kinds += outcome.kinds
     lines = [f"{steps:,} steps, {inputs:,} inputs decided, {kinds.total():,} entries"]
-    lines += ["entries by kind:", *_listed(kinds), "faults by kind:", *_listed(faults)]
+    lines += ["entries by kind:", *_count_lines(kinds), "faults by kind:", *_count_lines(faults)]
     return "\n".join(lines)
 
 
-def _listed(counts: Counter[str]) -> list[str]:
+def _count_lines(counts: Counter[str]) -> list[str]:
     return [f"  {count:>9,}  {name}" for name, count in sorted(counts.items())]
 
 

@@ -1,8 +1,7 @@
-"""Ways to break the code under simulation: each takes out one thing that the exactness rests on,
-and some invariant must then break.
+"""Ways to break the code under simulation: each removes one thing that exactness depends on.
 
-A check that cannot fail proves nothing, and a schedule that never comes to where a thing matters
-proves nothing about it.
+Some invariant must then break. A check that cannot fail proves nothing. A schedule that never
+reaches the place where a rule matters proves nothing about that rule.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ from usageledger.processor.merge import Merge, NextDue
 
 
 class Breakage(NamedTuple):
-    """``breaks``: the invariants of which one is to be named; ``first_seed``: where to begin to
-    look.
-    """
+    """``breaks``: the invariants of which one must break. ``first_seed``: the seed to try first."""
 
     apply: Callable[[pytest.MonkeyPatch], None]
     breaks: frozenset[str]
@@ -50,7 +47,7 @@ FAILS = "the code fails on nothing"
 
 
 def appends_without_looking_where_they_lie(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LedgerHandle, "check_places", lambda *_: None)
+    patch.setattr(LedgerHandle, "check_offsets", lambda *_: None)
 
 
 def entries_are_valid_wherever_they_lie(patch: pytest.MonkeyPatch) -> None:
@@ -71,7 +68,7 @@ def commits_without_comparing_the_head(patch: pytest.MonkeyPatch) -> None:
     commit = SimulatedView.commit
 
     async def unchecked(view: SimulatedView, expected: Any, change: Any) -> None:
-        await commit(view, view.stands_at, change)
+        await commit(view, view.position, change)
 
     patch.setattr(SimulatedView, "commit", unchecked)
 
@@ -127,7 +124,7 @@ def never_verifies(patch: pytest.MonkeyPatch) -> None:
 
 
 def acts_on_whoever_was_due(patch: pytest.MonkeyPatch) -> None:
-    """By the list that it asked for, without looking again whether the account still is."""
+    """It trusts the list that it asked for, and does not check whether an account is still due."""
     act_on_due = owner._Ownership._act_on_due
 
     def act(ownership: Any, batch: Any, until: datetime, groups_max: int | None = None) -> None:
@@ -157,7 +154,7 @@ def never_acts_on_what_is_due_without_an_input(patch: pytest.MonkeyPatch) -> Non
 
 
 def knows_nothing_of_what_was_due_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
-    """The due list is read, but after the fold: dates that ended in it are kept."""
+    """The due list is read after the fold, so dates that the fold has ended stay in it."""
     begin = catch_up._ViewFold._begin
 
     async def forgetful(fold: Any, *rest: Any) -> None:
@@ -172,8 +169,9 @@ def leaves_the_view_between_two_entries_of_an_input(patch: pytest.MonkeyPatch) -
 
 
 def settles_no_holds_when_it_catches_up(patch: pytest.MonkeyPatch) -> None:
-    """Of entries that were appended and not committed, the holds would stay until they run out,
-    beside the charge.
+    """The holds of entries that were appended and not committed would stay beside the charge.
+
+    They would stay until they expire.
     """
     fold = partition_book.PartitionBook.fold
 
@@ -230,7 +228,7 @@ def seeks_from_what_is_buffered(patch: pytest.MonkeyPatch) -> None:
 
 
 def announces_from_committed_offsets(patch: pytest.MonkeyPatch) -> None:
-    """Which are committed as records are polled, as consumers do by themselves."""
+    """The offsets are committed as records are polled, as consumers do by default."""
     poll = limits_module._Feed.poll
 
     def committing(self: Any, timeout_ms: int) -> Any:
@@ -262,7 +260,7 @@ def goes_on_announcing_after_a_failed_append(patch: pytest.MonkeyPatch) -> None:
 
 
 def announces_an_entry_again_from_its_first_crossing(patch: pytest.MonkeyPatch) -> None:
-    """And goes on behind it, whatever of it was announced."""
+    """It goes on after that entry, however many of its crossings were announced."""
     init = announcer.PartitionProgress.__init__
 
     def behind(
@@ -287,7 +285,7 @@ def overlooks_gaps_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
 
 
 def announces_what_no_reader_sees(patch: pytest.MonkeyPatch) -> None:
-    """Entries of superseded owners, which lie elsewhere than they name."""
+    """It announces entries of superseded owners, which are at other offsets than they name."""
     patch.setattr(announcer, "entry_at", lambda offset, value: unseal(value))
 
 

@@ -1,5 +1,6 @@
-"""The input topics, and the consumer that feeds a worker's owners from them: chunks that come late,
-twice, in another order, or never.
+"""The input topics, and the consumer that feeds a worker's owners from them.
+
+Its chunks arrive late, twice, in another order, or never.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ class InputTopic:
     def end_offset(self) -> int:
         return self.records[-1].offset + 1 if self.records else 0
 
-    def at_or_after(self, offset: int) -> Record | None:
-        """The first record there or beyond."""
-        found = self.from_(offset, 1)
+    def record_at_or_after(self, offset: int) -> Record | None:
+        """The first record at ``offset`` or beyond."""
+        found = self.records_from(offset, 1)
         return found[0] if found else None
 
-    def from_(self, offset: int, limit: int) -> list[Record]:
-        """Some records, in order."""
+    def records_from(self, offset: int, limit: int) -> list[Record]:
+        """Up to ``limit`` records, in order."""
         start = bisect_left(self.records, offset, key=lambda record: record.offset)
         return self.records[start : start + limit]
 
 
 @dataclass(slots=True)
 class FeedFaults:
-    """How likely it is that a fetch meets each misfortune, and how long a fetch can take."""
+    """The probability of each fault of a fetch, and how long a fetch can take."""
 
     chunk_lost: float = 0.0
     chunk_repeated: float = 0.0
@@ -98,7 +99,7 @@ class Consumer:
             self._feeds[topic_partition] = (feed, inputs)
 
     async def rewind(self, positions: Mapping[TopicPartition, int], epoch: int) -> None:
-        await self._asked(lambda: None)
+        await self._ask(lambda: None)
         for topic_partition, offset in positions.items():
             self._flows[topic_partition] = _Flow(epoch, offset)
             self._paused.discard(topic_partition)
@@ -120,7 +121,7 @@ class Consumer:
     def note_decided(self, topic_partition: TopicPartition, next_offset: int) -> None: ...
 
     async def bounds(self, topic_partitions: Sequence[TopicPartition]) -> Sequence[Bounds]:
-        return await self._asked(
+        return await self._ask(
             lambda: [
                 Bounds(0, self._topics[topic_partition].end_offset)
                 for topic_partition in topic_partitions
@@ -128,7 +129,7 @@ class Consumer:
         )
 
     async def end_offset(self, topic_partition: TopicPartition) -> int:
-        return await self._asked(lambda: self._topics[topic_partition].end_offset)
+        return await self._ask(lambda: self._topics[topic_partition].end_offset)
 
     async def run(self) -> None:
         """Fetch for as long as the worker runs. Raises FetchLost where the worker must end."""
@@ -151,7 +152,7 @@ class Consumer:
             await asyncio.sleep(self._random.random() * self._faults.fetch_s)
         limit = self._random.choice((1, 2, 5, 30, 500))
         try:
-            end, records = await self._asked(
+            end, records = await self._ask(
                 partial(self._read, topic_partition, flow.next_offset, limit)
             )
         except LedgerError:
@@ -167,7 +168,7 @@ class Consumer:
                     topic_partition,
                     flow.epoch,
                     flow.serial,
-                    self._some_lost(topic_partition, records),
+                    self._records_left(topic_partition, records),
                 ),
                 flow,
             )
@@ -177,7 +178,7 @@ class Consumer:
         self, topic_partition: TopicPartition, offset: int, limit: int
     ) -> tuple[int, list[Record]]:
         topic = self._topics[topic_partition]
-        return topic.end_offset, topic.from_(offset, limit)
+        return topic.end_offset, topic.records_from(offset, limit)
 
     def _deliver(self, fetch: Fetch, flow: _Flow) -> None:
         faults, fate = self._faults, self._random.random()
@@ -186,8 +187,8 @@ class Consumer:
             self._count["feed: chunk lost"] += 1
         elif fate < faults.chunk_lost + faults.chunk_repeated:
             self._count["feed: chunk repeated"] += 1
-            self._take(fetch)
-            self._take(fetch)
+            self._hand_over(fetch)
+            self._hand_over(fetch)
         elif (
             withheld is None
             and fate < faults.chunk_lost + faults.chunk_repeated + faults.chunks_swapped
@@ -195,17 +196,18 @@ class Consumer:
             self._count["feed: chunks swapped"] += 1
             flow.withheld = fetch
         else:
-            self._take(fetch)
+            self._hand_over(fetch)
         if withheld is not None:
-            self._take(withheld)
+            self._hand_over(withheld)
 
-    def _take(self, fetch: Fetch) -> None:
+    def _hand_over(self, fetch: Fetch) -> None:
         feed, inputs = self._feeds[fetch.topic_partition]
         feed.accept(fetch, inputs, lambda: None)
 
-    def _some_lost(self, topic_partition: TopicPartition, records: list[Record]) -> list[Record]:
-        """Leave one out, never the same twice: what is missing again when it is read anew is
-        missing in the topic.
+    def _records_left(self, topic_partition: TopicPartition, records: list[Record]) -> list[Record]:
+        """The records, perhaps without one of them. The same record is never left out twice.
+
+        A record that is missing again when it is read anew counts as missing in the topic.
         """
         lost = self._random.randrange(len(records))
         if (
@@ -218,7 +220,7 @@ class Consumer:
         self._count["feed: record lost"] += 1
         return records[:lost] + records[lost + 1 :]
 
-    async def _asked(self, question: Callable[[], T]) -> T:
+    async def _ask(self, question: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 return await self._network.send(Link(self._kafka, self._process), question)

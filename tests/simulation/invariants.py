@@ -41,8 +41,9 @@ class Broken(Exception):
 
 
 class Group(NamedTuple):
-    """The entries of one input, or of one account that was due: what they change in a view, and the
-    head after them.
+    """The entries of one input, or of one account that was due.
+
+    It has their changes to a view and the head after them.
     """
 
     first: int
@@ -66,7 +67,7 @@ class PartitionOracle:
         self.replay = PartitionReplay(partition, partition_count, read_input)
         self.limits = LimitsReader()
         self.ignored = 0
-        """Entries that lie elsewhere than they name: for every reader they do not exist."""
+        """Entries at another offset than they name. For every reader they do not exist."""
         self._undecided_before = undecided_before
         self._groups: list[Group] = []
         self._groups_up_to = {"": 0}
@@ -74,12 +75,13 @@ class PartitionOracle:
 
     @property
     def last_hash(self) -> str:
-        """That of the last valid entry."""
+        """The hash of the last valid entry."""
         return self.replay.book.head.hash
 
-    def ends_that_nobody_knows(self) -> list[int]:
-        """The offsets behind whole groups and beyond what was announced: where a log may end that
-        has lost its last batches.
+    def unannounced_ends(self) -> list[int]:
+        """The offsets after whole groups that were not announced yet.
+
+        A log that has lost its last batches may end at any of them.
         """
         seen = self.limits.seen
         return [
@@ -89,8 +91,9 @@ class PartitionOracle:
         ]
 
     def ledger_appended(self, records: Sequence[Record]) -> None:
-        """Decide again what was appended; fold it; see that nothing is charged twice or had for
-        nothing.
+        """Decide the appended records again and fold them.
+
+        Check that nothing is charged twice and that no credits are free.
         """
         claims, entries, asked_for = len(self.replay.claims), 0, None
         try:
@@ -101,7 +104,7 @@ class PartitionOracle:
                     self._begin_group(entry)
                 self.limits.expect(limit_events(entry))
                 if entry.account and entry.kind not in ("refusal", "duplicate"):
-                    self._lives.setdefault(entry.account, _Life()).take(entry)
+                    self._lives.setdefault(entry.account, _Life()).fold(entry)
                 if entry.input is None and self._undecided_before(entry.appended_at):
                     raise Broken(
                         "what is due comes after what was appended before it",
@@ -114,22 +117,22 @@ class PartitionOracle:
             self._check_fold()
 
     def view_commits(
-        self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
+        self, position_before: Position | None, due_ms: Mapping[str, int], change: ViewChange
     ) -> None:
         """Check that a commit moves the view from one fold of the valid ledger to a later one."""
-        start = 0 if stood_at is None else self._groups_up_to.get(stood_at.hash)
+        start = 0 if position_before is None else self._groups_up_to.get(position_before.hash)
         stop = self._groups_up_to.get(change.position.hash)
         if start is None or stop is None or stop < start:
             raise Broken(
                 "the view is a prefix of the ledger",
-                f"it moves from {stood_at} to {change.position}",
+                f"it moves from {position_before} to {change.position}",
             )
         begins = self._groups[stop - 1].head.next_offset if stop else 0
         ends = self._groups[stop].first if stop < len(self._groups) else inf
         if not begins <= change.position.next_offset <= ends:
             raise Broken(
                 "the view is a prefix of the ledger",
-                f"{change.position} lies not between {begins} and {ends}",
+                f"{change.position} is not between {begins} and {ends}",
             )
         head = decode_head(change.head)
         expected = self._fold_between(start, stop, head)
@@ -139,18 +142,18 @@ class PartitionOracle:
         }
         pairs["settled_holds"] = set(change.settled_holds), set(expected.settled_holds)
         pairs["head"] = head, decode_head(expected.head)
-        # A fold notes a date after each entry, a decision after the last one of an input: what is
-        # there already may be written again.
-        pairs["due_ms"] = _due_after(due_ms, change), _due_after(due_ms, expected)
+        # A fold notes a date after each entry, a decision only after the last entry of an input. So
+        # a date that is there already may be written again.
+        pairs["due_ms"] = _due_dates_after(due_ms, change), _due_dates_after(due_ms, expected)
         for name, (there, wanted) in pairs.items():
             if there != wanted:
                 raise Broken(
                     "the view is the fold up to its head",
-                    f"{name} of {change.position}: {_differing(there, wanted)}",
+                    f"{name} of {change.position}: {_difference(there, wanted)}",
                 )
 
     def check_nobody_is_blocked_after_the_period(self, now: datetime) -> None:
-        """At rest, on a live ledger: an account that is blocked in the ledger is blocked now."""
+        """On a live ledger at rest, an account that is blocked in the ledger is blocked now."""
         book = self.replay.book
         for account, state in book.accounts.items():
             if (
@@ -163,7 +166,7 @@ class PartitionOracle:
                 )
 
     def _begin_group(self, entry: LedgerEntry) -> None:
-        """The replay decides a group whole before it yields the first of its entries."""
+        """Note a group. The replay decides all of it before it yields the first of its entries."""
         book = self.replay.book
         self._groups.append(Group(entry.offset, book.head, book.take_changes()))
         self._groups_up_to[book.head.hash] = len(self._groups)
@@ -190,7 +193,7 @@ class PartitionOracle:
             if self._lives[account].state != self.replay.book.accounts[account]:
                 raise Broken(
                     "the fold of the ledger is the state",
-                    f"{account} behind offset {self._groups[-1].first}",
+                    f"{account} after offset {self._groups[-1].first}",
                 )
 
 
@@ -205,7 +208,7 @@ class _Life:
         self._used: dict[int, int] = {}
         self._free_periods: dict[int, int] = {}
 
-    def take(self, entry: LedgerEntry) -> None:
+    def fold(self, entry: LedgerEntry) -> None:
         """Fold one entry."""
         self._check_identity(entry)
         self._check_credits(entry)
@@ -244,12 +247,13 @@ class _Life:
             self._used[entry.period.number] = self._used.get(entry.period.number, 0) + entry.credits
 
     def _check_paid(self, entry: LedgerEntry, change: PlanChange) -> None:
-        """A cycle begins when the last one has ended, or from Free; it brings what its plan has;
-        Free's credits come once.
+        """A cycle begins when the last one has ended, or when an account leaves Free.
+
+        It brings the allotment of its plan. Free's credits are given once.
         """
         opens = change.opens
         if change.allotment is not None and change.allotment != ALLOTMENTS[change.plan] * CREDIT:
-            self._unpaid(entry)
+            self._raise_unpaid(entry)
         if opens is None:
             return
         self._used[opens.number] = opens.used
@@ -259,17 +263,17 @@ class _Life:
             ended = self.state.period
             is_due = entry.kind == "renewal" and opens.start == ended.end
             if opens.allotment != ALLOTMENTS[change.plan] * CREDIT or not (is_due or ended.is_free):
-                self._unpaid(entry)
+                self._raise_unpaid(entry)
         if opens.is_free:
             taken = sum(
                 min(allotment, max(0, self._used[number]))
                 for number, allotment in self._free_periods.items()
             )
             if opens.allotment > self._free_had - taken:
-                self._unpaid(entry)
+                self._raise_unpaid(entry)
             self._free_periods[opens.number] = opens.allotment
 
-    def _unpaid(self, entry: LedgerEntry) -> None:
+    def _raise_unpaid(self, entry: LedgerEntry) -> None:
         raise Broken(
             "nobody has more credits than were paid for",
             f"{entry.kind} of {entry.account} at offset {entry.offset}",
@@ -288,13 +292,13 @@ class LimitsReader:
         self._blocked: dict[str, bool] = {}
 
     def expect(self, messages: Sequence[LimitMessage]) -> None:
-        """These are to be announced next, for their entry lies in the ledger."""
+        """Expect these to be announced next, because their entry is in the ledger."""
         for message in messages:
             self._index[message.address] = len(self.expected)
             self.expected.append(message)
 
     def read(self, value: bytes) -> None:
-        """Read what was appended."""
+        """Read a value that was appended."""
         try:
             event, place = read_limit_event(value)
         except NotALimitEvent as error:
@@ -318,11 +322,11 @@ class LimitsReader:
             self._blocked[event["subject"]] = is_blocked
 
 
-def _due_after(due_ms: Mapping[str, int], change: ViewChange) -> Mapping[str, int]:
+def _due_dates_after(due_ms: Mapping[str, int], change: ViewChange) -> Mapping[str, int]:
     return {account: ms for account, ms in {**due_ms, **change.due_ms}.items() if ms is not None}
 
 
-def _differing(there: object, wanted: object) -> str:
+def _difference(there: object, wanted: object) -> str:
     if not (isinstance(there, Mapping) and isinstance(wanted, Mapping)):
         return f"{there} is not {wanted}"
     keys = [

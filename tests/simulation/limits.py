@@ -1,5 +1,7 @@
-"""A limits consumer as a process: the announcer blocks in its calls, so it runs in a greenlet that
-others run between.
+"""A limits consumer as a process.
+
+The announcer blocks in its calls. It therefore runs in a greenlet, and other processes run while it
+waits.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class LimitTopic:
         self._oracle = oracle
         self._note = note
 
-    def take(self, values: Sequence[bytes]) -> None:
+    def append_batch(self, values: Sequence[bytes]) -> None:
         """Append a batch, whole."""
         for value in values:
             self.records.append(Record(len(self.records), 0, None, value))
@@ -56,7 +58,7 @@ class LimitTopic:
 class LimitsGroup:
     """The offsets that the consumers' group has committed, for lag tools.
 
-    ``skips``: how often a position is reset to beyond a record.
+    ``skips``: the probability that a poll resets the position to beyond a record.
     """
 
     committed: dict[int, int] = field(default_factory=dict)
@@ -94,25 +96,25 @@ class LimitsConsumer:
         loop.call_soon(self._resume, 0, context=self._context)
 
     def kill(self) -> None:
-        """End it wherever it is. Messages that are on their way still arrive."""
+        """End it wherever it is. Messages that it has sent still arrive."""
         self.process.is_alive = False
         self._waiting = -1
         if self._greenlet and not self._greenlet.dead:
             self._greenlet.throw(GreenletExit)
         self._end()
 
-    def asked(self, link: Link, question: Callable[[], T], timeout_s: float) -> T:
+    def ask(self, link: Link, question: Callable[[], T], timeout_s: float) -> T:
         """Block until the server answers. Raises Unavailable."""
         answer = self._network.send(link, question)
-        if self.waited(timeout_s, answer):
+        if self.wait(timeout_s, answer):
             try:
                 return answer.result()
             except Disconnected as error:
                 raise Unavailable(str(error)) from error
         raise Unavailable("no answer in time")
 
-    def waited(self, seconds: float, answer: asyncio.Future[Any] | None = None) -> bool:
-        """Block for so long, or until the answer is there; whether it is."""
+    def wait(self, seconds: float, answer: asyncio.Future[Any] | None = None) -> bool:
+        """Block for ``seconds``, or until the answer is there. Return whether it is."""
         self._waiting += 1
         resume = partial(self._resume, self._waiting)
         timer = self._loop.call_later(seconds, resume, context=self._context)
@@ -126,11 +128,11 @@ class LimitsConsumer:
         self._network.faults[fault] += 1
 
     def link(self) -> Link:
-        """To where the ledger lies."""
+        """A connection to the server of the ledger."""
         return Link(self._ledger_server, self.process)
 
     def limits_link(self, *, is_strict: bool = False) -> Link:
-        """To where the limit events lie."""
+        """A connection to the server of the limit events."""
         return Link(self._limits_server, self.process, is_strict=is_strict)
 
     def _resume(self, waiting: int) -> None:
@@ -143,7 +145,7 @@ class LimitsConsumer:
         try:
             while True:
                 self.announcer.step()
-                self.waited(PAUSE_S)
+                self.wait(PAUSE_S)
         except PartitionsStopped as error:
             raise Broken("no partition stops", f"limits: {error}") from error
         except LimitsError:
@@ -189,9 +191,9 @@ class _Feed:
         self._paused.add(partition)
 
     def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
-        polled = self._consumer.asked(self._link, self._read, ASK_TIMEOUT_S)
+        polled = self._consumer.ask(self._link, self._read, ASK_TIMEOUT_S)
         if not polled:
-            self._consumer.waited(self._random.random() * timeout_ms / 1000)
+            self._consumer.wait(self._random.random() * timeout_ms / 1000)
         for partition, records in polled.items():
             self._positions[partition] = records[-1].offset + 1
             if (
@@ -205,17 +207,17 @@ class _Feed:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         log = self._ledgers[partition]
-        return self._consumer.asked(
+        return self._consumer.ask(
             self._consumer.link(), lambda: (log.start_offset, log.end_offset), ASK_TIMEOUT_S
         )
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        self._consumer.asked(
+        self._consumer.ask(
             self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S
         )
 
     def committed(self, partition: int) -> int:
-        return self._consumer.asked(
+        return self._consumer.ask(
             self._consumer.link(), lambda: self.group.committed.get(partition, 0), ASK_TIMEOUT_S
         )
 
@@ -243,7 +245,7 @@ class _LimitLog:
 
     def last(self, partition: int) -> Record | None:
         records = self._limits[partition].records
-        return self._consumer.asked(
+        return self._consumer.ask(
             self._consumer.limits_link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S
         )
 
@@ -255,8 +257,10 @@ class _LimitLog:
                 values = [message.value for message in some[start : start + size]]
                 link = self._link = self._link or self._consumer.limits_link(is_strict=True)
                 try:
-                    self._consumer.asked(
-                        link, partial(self._limits[partition].take, values), APPEND_TIMEOUT_S
+                    self._consumer.ask(
+                        link,
+                        partial(self._limits[partition].append_batch, values),
+                        APPEND_TIMEOUT_S,
                     )
                 except Unavailable as error:
                     self._link = None

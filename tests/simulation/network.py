@@ -1,4 +1,4 @@
-"""A network on which requests and answers are late, lost or refused by chance.
+"""A network on which requests and answers are delayed, lost or refused at random.
 
 It is between a process and Kafka or the store. A link keeps the order of its requests, as a
 connection does. A request that was sent arrives even if its sender dies.
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 class Disconnected(Exception):
-    """The connection broke: what was asked may have been done or not."""
+    """The connection broke. The server may have done what the request said, or not."""
 
 
 @dataclass(slots=True)
 class Weather:
-    """How likely it is that a request meets each misfortune.
+    """The probability of each fault of a request.
 
-    ``slow_s``: how long the slow ones may take.
+    ``slow_s``: how long a slow request or answer may take.
     """
 
     request_lost: float = 0.0
@@ -54,8 +54,8 @@ class Server:
 class Link:
     """One connection.
 
-    If ``is_strict``, a lost request takes those behind it with it, as Kafka's idempotent producers
-    do.
+    If ``is_strict``, the requests after a lost one are lost too, as with Kafka's idempotent
+    producers.
     """
 
     server: Server
@@ -71,9 +71,7 @@ class Network:
     def __init__(self, loop: SimulatedLoop, random: Random, faults: Counter[str]) -> None:
         self.faults = faults
         self.answered: tuple[type[Exception], ...] = ()
-        """What a server may answer instead of a result; any other exception is a failure of the
-        simulation.
-        """
+        """The errors that a server may answer with. Any other exception fails the simulation."""
         self._loop = loop
         self._random = random
         self._outside = loop.context_of(loop.outside)
@@ -162,7 +160,7 @@ class Network:
         def arrive() -> None:
             if not future.done():
                 settle(value)
-                future.exception()  # one that nobody waits for any more is nobody's
+                future.exception()  # asyncio would complain of an error that nobody waits for
 
         self._loop.call_later(
             delay_s + self._random.random() * 0.004, arrive, context=self._outside

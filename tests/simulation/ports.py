@@ -33,8 +33,8 @@ GROUP_BYTES_MAX = 8 * 1024 * 1024 - 64 * 1024
 class LedgerHandle:
     """One owner's `LedgerPartition`.
 
-    A failure ends its link, as it ends the Kafka adapter's producer; what is on its way still
-    arrives.
+    A failure ends its link, as it ends the Kafka adapter's producer. A request that is already on
+    its way still arrives.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class LedgerHandle:
         self._link: Link | None = None
         self._appending = asyncio.Lock()
         self.borrowed_claim: int | None = None
-        """What the next claim returns instead of claiming: two workers then go on from one claim,
-        as copies of a running machine do.
+        """The offset that the next claim returns, instead of claiming. Two workers then go on from
+        one claim, as copies of a running machine do.
         """
         self.claimed_at: int | None = None
 
@@ -67,7 +67,7 @@ class LedgerHandle:
             link = Link(self._kafka, self._process, is_strict=True)
             borrowed, self.borrowed_claim = self.borrowed_claim, None
             if borrowed is None:
-                (borrowed,) = await self._sent(link, [[claim]], CLAIM_TIMEOUT_S)
+                (borrowed,) = await self._append_batches(link, [[claim]], CLAIM_TIMEOUT_S)
             self._link = link
             self.claimed_at = borrowed
             return borrowed
@@ -78,52 +78,53 @@ class LedgerHandle:
             link, self._link = self._link, None
             if link is None:
                 raise LedgerError("nothing can be appended before a claim")
-            offsets = await self._sent(link, batches, APPEND_TIMEOUT_S)
-            self.check_places(expected_offset, batches, offsets)
+            offsets = await self._append_batches(link, batches, APPEND_TIMEOUT_S)
+            self.check_offsets(expected_offset, batches, offsets)
             self._link = link
 
-    def check_places(
+    def check_offsets(
         self, expected_offset: int, batches: Sequence[Sequence[KeyedValue]], offsets: Sequence[int]
     ) -> None:
-        """Raise Superseded if a batch does not lie where it was to lie."""
+        """Raise Superseded if a batch was appended at another offset than was expected."""
         for batch, offset in zip(batches, offsets, strict=True):
             if offset != expected_offset:
-                raise Superseded(f"a batch for offset {expected_offset} lies at {offset}")
+                raise Superseded(f"a batch for offset {expected_offset} was appended at {offset}")
             expected_offset += len(batch)
 
     async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
         link = Link(self._kafka, self._process)
         while start < stop:
-            records = await self._asked(link, partial(self._slice, start, stop))
+            records = await self._ask(link, partial(self._slice, start, stop))
             start = records[-1].offset + 1
             yield records
 
     async def start_offset(self) -> int:
-        return await self._asked(Link(self._kafka, self._process), lambda: self._log.start_offset)
+        return await self._ask(Link(self._kafka, self._process), lambda: self._log.start_offset)
 
     async def end_offset(self) -> int:
-        return await self._asked(Link(self._kafka, self._process), lambda: self._log.end_offset)
+        return await self._ask(Link(self._kafka, self._process), lambda: self._log.end_offset)
 
     def _slice(self, start: int, stop: int) -> Sequence[Record]:
         if not self._log.start_offset <= start <= self._log.end_offset:
             raise RecordsMissing(f"offset {start} is not in the log")
         if start == self._log.end_offset:
-            raise LedgerError(f"no record came at offset {start} of {stop}")
+            raise LedgerError(f"there is no record at offset {start}, before {stop}")
         return self._log.records[start : min(stop, start + self._chunk)]
 
-    async def _sent(
+    async def _append_batches(
         self, link: Link, batches: Sequence[Sequence[KeyedValue]], timeout_s: float
     ) -> list[int]:
         try:
             async with asyncio.timeout(timeout_s):
                 sent = [
-                    self._network.send(link, partial(self._log.take, batch)) for batch in batches
+                    self._network.send(link, partial(self._log.append_batch, batch))
+                    for batch in batches
                 ]
                 return [await answer for answer in sent]
         except (TimeoutError, Disconnected) as error:
             raise AppendOutcomeUnknown(f"no answer: {error!r}") from error
 
-    async def _asked(self, link: Link, question: Callable[[], T]) -> T:
+    async def _ask(self, link: Link, question: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 return await self._network.send(link, question)
@@ -144,7 +145,7 @@ class ViewHandle:
         self._link = Link(store, process)
 
     async def head(self) -> StoredHead | None:
-        return await self._asked(lambda: self._view().head())
+        return await self._ask(lambda: self._view().head())
 
     async def fetch(
         self,
@@ -152,43 +153,43 @@ class ViewHandle:
         accounts: Sequence[str],
         identities: Sequence[tuple[int, bytes]],
     ) -> Fetched:
-        return await self._asked(lambda: self._view().fetch(expected, accounts, identities))
+        return await self._ask(lambda: self._view().fetch(expected, accounts, identities))
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
-        await self._asked(lambda: self._view().commit(expected, change))
+        await self._ask(lambda: self._view().commit(expected, change))
 
     async def verify(self, expected: Position) -> None:
-        await self._asked(lambda: self._view().verify(expected))
+        await self._ask(lambda: self._view().verify(expected))
 
     async def due(self, expected: Position | None = None) -> Mapping[str, int]:
-        return await self._asked(lambda: self._view().due(expected))
+        return await self._ask(lambda: self._view().due(expected))
 
     async def snapshot(self) -> Snapshot:
-        return await self._asked(lambda: self._view().snapshot())
+        return await self._ask(lambda: self._view().snapshot())
 
     async def clear(self) -> None:
-        await self._asked(lambda: self._view().clear())
+        await self._ask(lambda: self._view().clear())
 
     def beside(self) -> ViewHandle:
         return ViewHandle(self._network, self._store, self._process, lambda: self._view().beside())
 
     async def take_over(self, beside: Position) -> None:
-        await self._asked(lambda: self._view().take_over(beside))
+        await self._ask(lambda: self._view().take_over(beside))
 
-    async def _asked(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _ask(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
             async with asyncio.timeout(VIEW_TIMEOUT_S):
-                return await self._network.send(self._link, lambda: at_once(call()))
+                return await self._network.send(self._link, lambda: immediate_result(call()))
         except (TimeoutError, Disconnected) as error:
             self._link = Link(self._store, self._process)
             raise ViewError(f"the store did not answer: {error!r}") from error
 
 
-def at_once(call: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits for nothing."""
+def immediate_result(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits. Raises AssertionError if it does."""
     try:
         call.send(None)
     except StopIteration as stop:
         result: T = stop.value
         return result
-    raise AssertionError("it waits for something")
+    raise AssertionError("the coroutine waits for something")

@@ -34,9 +34,9 @@ class Process:
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """Nothing outside the simulation may be waited for: no sockets, no threads.
+    """Nothing may wait for the world outside the simulation: no sockets, no threads.
 
-    Without a ``random`` there is one process and no chance.
+    Without a ``random`` there is one process, and nothing is random.
     """
 
     def __init__(self, random: Random | None = None) -> None:
@@ -44,7 +44,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.outside = Process("outside")
         self.steps = 0
         self.failure: BaseException | None = None
-        """The first exception that nobody has caught."""
+        """The first uncaught exception."""
         self._chance = random.random if random is not None else None
         self._now_s = 0.0
         self._place: ContextVar[Process] = ContextVar("process", default=self.outside)
@@ -73,7 +73,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return context
 
     def forget(self, process: Process) -> None:
-        """A process that is dead and has ended is no longer looked at."""
+        """Remove a process that is dead and has ended."""
         if process in self._processes:
             self._processes.remove(process)
 
@@ -118,7 +118,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self.stop()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+        """Do nothing: the loop skips a cancelled timer when its time comes."""
 
     def _run_once(self) -> None:
         """One resumption: the next callback of one process."""

@@ -1,4 +1,4 @@
-"""Kafka's logs, which show a witness each record, and views that can fall back to any moment."""
+"""Kafka's logs, which pass each record to a witness, and views that can fall back to any moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Witness(Protocol):
     def ledger_appended(self, records: Sequence[Record]) -> None: ...
 
     def view_commits(
-        self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
+        self, position_before: Position | None, due_ms: Mapping[str, int], change: ViewChange
     ) -> None: ...
 
 
@@ -28,7 +28,7 @@ class SimulatedLog(MemoryLog):
         super().__init__(clock_ms)
         self._witness = witness
 
-    def take(self, batch: Sequence[KeyedValue]) -> int:
+    def append_batch(self, batch: Sequence[KeyedValue]) -> int:
         """Append a batch, whole."""
         first = self.append_as_another(*batch)
         self._witness.ledger_appended(self.records[first - self.start_offset :])
@@ -36,7 +36,7 @@ class SimulatedLog(MemoryLog):
 
 
 class SimulatedView(MemoryView):
-    """One partition's view, with all that it was."""
+    """One partition's view, with its past states."""
 
     def __init__(self, clock_ms: Callable[[], int], witness: Witness) -> None:
         super().__init__(clock_ms)
@@ -44,17 +44,17 @@ class SimulatedView(MemoryView):
         self._undo: list[Callable[[], None]] = []
 
     @property
-    def stands_at(self) -> Position | None:
+    def position(self) -> Position | None:
         return self.stored_head.position if self.stored_head is not None else None
 
     @property
     def moments(self) -> int:
-        """How many changes it can fall back."""
+        """The number of changes that it can undo."""
         return len(self._undo)
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
         self._check_head(expected)
-        self._witness.view_commits(self.stands_at, self.due_ms, change)
+        self._witness.view_commits(self.position, self.due_ms, change)
         head, accounts = (
             self.stored_head,
             {account: self.stored_accounts.get(account) for account in change.accounts},
@@ -84,19 +84,19 @@ class SimulatedView(MemoryView):
         self._undo.append(lambda: self._become(*was))
 
     def lose(self) -> None:
-        """Be emptied."""
+        """Empty the view."""
         self.view_beside = None
         was = (self.stored_head, self.stored_accounts, self.due_ms, self.identities)
         self.stored_head, self.stored_accounts, self.due_ms, self.identities = None, {}, {}, {}
         self._undo.append(lambda: self._become(*was))
 
     def fall_back(self, changes: int) -> None:
-        """Lose the last changes."""
+        """Undo the last changes."""
         for _ in range(min(changes, len(self._undo))):
             self._undo.pop()()
 
     def forget_moments(self) -> None:
-        """From now on there is no way back."""
+        """Make the present state final: it can no longer fall back from here."""
         self._undo.clear()
 
     def _take_back(

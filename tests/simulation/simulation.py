@@ -1,8 +1,7 @@
-"""One simulated ledger: its accounts, its workers and limits consumers, the servers they need, and
-everything that befalls them.
+"""One simulated ledger: its accounts, workers, limits consumers and servers, and all their faults.
 
-All of it follows from one seed. Storms, in which whatever can go wrong does, alternate with calms,
-in which everything must settle.
+All of it follows from one seed. Storms, in which anything can fail, alternate with calms, in which
+everything must settle.
 """
 
 from __future__ import annotations
@@ -48,8 +47,10 @@ from usageledger.processor.owner_settings import OwnerSettings
 
 BEGIN = datetime(2025, 1, 28, 10, tzinfo=UTC)
 SETTLE_S = 180.0
-"""With no faults any more everything settles within this: the minute after which a worker takes
-itself for stuck, time-outs that still run, a last back-off, and the work itself.
+"""Once the faults have ended, everything settles within this time.
+
+It covers the minute after which a worker considers itself stuck, time-outs that still run, a last
+back-off, and the work itself.
 """
 
 STORM_ACTIONS = (60, 250)
@@ -77,7 +78,7 @@ def simulate(seed: int, steps: int) -> Outcome:
     """
     outcome = Outcome(seed)
     gc.collect()
-    gc.disable()  # what a collection finalizes, and when, would be chance
+    gc.disable()  # a collection would finalize objects at times that do not follow from the seed
     logging.disable(logging.ERROR)
     try:
         with _small_sizes(Random(f"sizes {seed}")) as settings:
@@ -90,12 +91,12 @@ def simulate(seed: int, steps: int) -> Outcome:
 
 @contextmanager
 def _small_sizes(random: Random) -> Iterator[OwnerSettings]:
-    """Sizes so small that everything happens between two batches.
+    """Sizes so small that anything can happen between two batches.
 
     Each catalog is decoded only once.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adoption, "decode_catalog", _decoded_catalog)
+        patch.setattr(adoption, "decode_catalog", _decode_catalog_once)
         yield OwnerSettings(
             records_per_step=random.choice((1, 3, 10, 2_000)),
             due_per_step=random.choice((1, 2, 500)),
@@ -105,11 +106,11 @@ def _small_sizes(random: Random) -> Iterator[OwnerSettings]:
         )
 
 
-_decoded_catalog = cache(decode_catalog)
+_decode_catalog_once = cache(decode_catalog)
 
 
 class _PartitionWitness:
-    """Tells the oracle, and takes down the history."""
+    """Passes each change to the partition's oracle, and adds it to the history."""
 
     def __init__(self, simulation: Simulation, partition: int) -> None:
         self._simulation = simulation
@@ -124,10 +125,10 @@ class _PartitionWitness:
         self._simulation.oracles[self._partition].ledger_appended(records)
 
     def view_commits(
-        self, stood_at: Position | None, due_ms: Mapping[str, int], change: ViewChange
+        self, position_before: Position | None, due_ms: Mapping[str, int], change: ViewChange
     ) -> None:
         self._simulation.note(f"view {self._partition} {change.position}")
-        self._simulation.oracles[self._partition].view_commits(stood_at, due_ms, change)
+        self._simulation.oracles[self._partition].view_commits(position_before, due_ms, change)
 
 
 class Simulation:
@@ -199,11 +200,11 @@ class Simulation:
     # The clocks
 
     def now(self) -> datetime:
-        """The time that right clocks show."""
+        """The time on a clock that is right."""
         return BEGIN + timedelta(seconds=self.loop.time()) + self._clock_ahead
 
     def event_time(self) -> datetime:
-        """When the next event occurs: now, or in what is imported."""
+        """When the next event occurs: now, or at the import's own time."""
         return self._imported_at if self.is_importing else self.now()
 
     def _broker_ms(self) -> int:
@@ -215,7 +216,7 @@ class Simulation:
     # The topics
 
     def send(self, source: Source, key: bytes | None, value: bytes | None, at: datetime) -> None:
-        """Append an input where its key belongs."""
+        """Append an input to the partition of its key."""
         partition = (
             partition_of(key, self.partition_count)
             if key
@@ -249,22 +250,23 @@ class Simulation:
     def _read(self, partition: int, topic: str, offset: int) -> Record | None:
         if topic == "catalog":
             return self.catalogs[offset] if offset < len(self.catalogs) else None
-        return self._topic(partition, topic).at_or_after(offset)
+        return self._topic(partition, topic).record_at_or_after(offset)
 
     def _topic(self, partition: int, topic: str) -> InputTopic:
         return self.topics[
             TopicPartition(TOPICS.usage if topic == "usage" else TOPICS.account, partition)
         ]
 
-    def _undecided(self, partition: int, at: datetime) -> bool:
-        """Whether an input of before that time lies there and waits, and none of after it that can
-        have brought what was due.
+    def _has_undecided_input(self, partition: int, at: datetime) -> bool:
+        """Whether an input from before that time still waits, and no later input waits with it.
+
+        A later one could have led to the entry of whatever was due.
         """
         if self.live_since > -1e9 or not (self.is_importing or self._clocks_are_good):
             return False
         head = self.oracles[partition].replay.book.head
         waiting = [
-            self._topic(partition, source.value).at_or_after(head.next_of(source.value))
+            self._topic(partition, source.value).record_at_or_after(head.next_of(source.value))
             for source in Source
         ]
         times = [record.timestamp_ms for record in waiting if record is not None]
@@ -275,10 +277,10 @@ class Simulation:
         self.history.update(f"{self.loop.time():.6f} {what} ".encode())
         self.history.update(value)
 
-    # The whole of it
+    # The whole run
 
     def run(self) -> None:
-        """Run to the end, or to the first invariant that breaks; then the outcome says so."""
+        """Run to the end, or to the first invariant that breaks. The outcome names that one."""
         loop, outcome = self.loop, self.outcome
         main = loop.create_task(self._live())
         try:
@@ -288,7 +290,7 @@ class Simulation:
                 raise loop.failure or error from error
         except Broken as broken:
             outcome.invariant, outcome.failure = broken.invariant, str(broken)
-        except Exception as error:  # noqa: BLE001 - whatever a seed fails with is its outcome
+        except Exception as error:  # noqa: BLE001 - any exception is the outcome of its seed
             outcome.invariant, outcome.failure = type(error).__name__, repr(error)
         outcome.steps = loop.steps
         self.note(f"steps {loop.steps}")
@@ -301,7 +303,7 @@ class Simulation:
         self._end(main)
 
     def _end(self, main: asyncio.Task[None]) -> None:
-        """Leave nothing behind that runs."""
+        """Leave no process or task running."""
         loop = self.loop
         main.cancel()
         for consumer in self.consumers:
@@ -413,8 +415,9 @@ class Simulation:
             setattr(self.feed_faults, wanted.name, rate)
 
     async def _calm(self) -> None:
-        """Every fault ends, one worker and one consumer remain: everything settles, and still does
-        after that when a view falls back.
+        """End every fault and leave one worker and one consumer: everything settles.
+
+        It settles once more when a view then falls back.
         """
         self._end_faults()
         self._leave_one_worker()
@@ -434,7 +437,7 @@ class Simulation:
                 oracle.check_nobody_is_blocked_after_the_period(self.now() - timedelta(seconds=3))
 
     async def _let_something_fall_due(self) -> None:
-        """By the wall clock alone, while nothing flows."""
+        """Something falls due by the wall clock alone, while no input arrives."""
         due = [
             date[0]
             for oracle in self.oracles.values()
@@ -462,8 +465,9 @@ class Simulation:
             process.frozen_until = min(process.frozen_until, now)
 
     def _leave_one_worker(self) -> None:
-        """It owns every partition: which of several goes on is for a group to say, and would not be
-        settled without one.
+        """Leave one worker, which owns every partition.
+
+        Only a consumer group could decide between several, and there is none here.
         """
         self._forget_the_dead()
         able = [worker for worker in self.workers if len(worker.partitions) == self.partition_count]
@@ -488,7 +492,7 @@ class Simulation:
 
     async def _settle(self) -> None:
         deadline = self.loop.time() + SETTLE_S
-        while why := self._unsettled():
+        while why := self._unsettled_reason():
             if self.loop.time() > deadline:
                 raise Broken("everything settles", f"within {SETTLE_S:.0f} s, but {why}")
             self._restart_what_ended()
@@ -500,7 +504,7 @@ class Simulation:
         if self.consumers[0].has_ended:
             self.consumers = [self._consumer()]
 
-    def _unsettled(self) -> str | None:
+    def _unsettled_reason(self) -> str | None:
         if not self.catalogs:
             self.publish_catalog()
         if any(rebuild.is_alive for rebuild in self.rebuilds):
@@ -509,7 +513,9 @@ class Simulation:
             head = oracle.replay.book.head
             for source in Source:
                 if (
-                    self._topic(partition, source.value).at_or_after(head.next_of(source.value))
+                    self._topic(partition, source.value).record_at_or_after(
+                        head.next_of(source.value)
+                    )
                     is not None
                 ):
                     return (
@@ -518,9 +524,9 @@ class Simulation:
                     )
             if head.catalog_next < len(self.catalogs):
                 return f"partition {partition} has a catalog to adopt"
-            stands_at = self.views[partition].stands_at
-            if stands_at is None or stands_at.hash != head.hash:
-                return f"the view of partition {partition} is at {stands_at}"
+            view_position = self.views[partition].position
+            if view_position is None or view_position.hash != head.hash:
+                return f"the view of partition {partition} is at {view_position}"
             if oracle.limits.announced < len(oracle.limits.expected):
                 return f"partition {partition} has limits to announce"
             due = oracle.replay.book.due.next()
@@ -533,18 +539,18 @@ class Simulation:
         return None
 
     async def _check_the_end(self) -> None:
-        """A view made anew is the live one; an audit of the whole log agrees; each input has been
+        """A rebuilt view equals the live one; an audit of the whole log agrees; each input has been
         decided once.
         """
         for partition, view in self.views.items():
-            if not await self._is_made_anew(view):
+            if not await self._rebuild_and_compare(view):
                 raise Broken("a view made anew is the live one", f"partition {partition}")
             self._audit(partition)
 
-    async def _is_made_anew(self, view: SimulatedView) -> bool:
-        """Whether a worker that finds no view makes the same one.
+    async def _rebuild_and_compare(self, view: SimulatedView) -> bool:
+        """Lose the view, and return whether a worker rebuilds the same one.
 
-        Something may fall due meanwhile: then another has to be made.
+        If something falls due meanwhile, the two cannot be compared, and it starts over.
         """
         while True:
             live = _contents(view)
@@ -564,7 +570,9 @@ class Simulation:
         except Difference as difference:
             raise Broken("the audit decides the same", str(difference)) from difference
         if replay.book.head.hash != self.oracles[partition].last_hash:
-            raise Broken("the audit decides the same", f"partition {partition} ends elsewhere")
+            raise Broken(
+                "the audit decides the same", f"partition {partition} ends with another hash"
+            )
         outcomes: dict[tuple[str, int], set[str]] = {}
         for entry in decided:
             if entry.input is not None and entry.input.topic != "catalog":
@@ -578,13 +586,13 @@ class Simulation:
         if set(outcomes) != sent or any(len(found) != 1 for found in outcomes.values()):
             raise Broken("accepted + refused + duplicates = sent", f"partition {partition}")
 
-    # What befalls it
+    # The faults and the passing of time
 
     def let_time_pass(self) -> None:
         self.let_pass(timedelta(days=self.random.choice((0.01, 0.3, 1, 5, 20, 37, 75))))
 
     def go_near_a_renewal(self) -> None:
-        """To a moment before some account's period ends, at it, or after."""
+        """Let time pass to just before, exactly at, or just after an account's period ends."""
         at = self.event_time()
         ends = [
             state.period.end
@@ -598,7 +606,7 @@ class Simulation:
             self.let_pass(max(timedelta(0), end + timedelta(seconds=seconds) - at))
 
     def use_around_what_is_due(self) -> None:
-        """Uses right before and after the moment at which something is due."""
+        """Send uses right before and right after the moment at which something is due."""
         due = [
             date[0]
             for oracle in self.oracles.values()
@@ -619,7 +627,7 @@ class Simulation:
             self._clock_ahead += time
 
     def publish_catalog(self) -> None:
-        """Another version; or one that was published before, or with other content, or junk."""
+        """Publish a new version, or an old one again, perhaps with other content, or junk."""
         offset, version = len(self.catalogs), f"version {len(self.catalogs)}"
         if offset and self.random.random() < 0.3:
             version = "version 0"
@@ -642,7 +650,7 @@ class Simulation:
             self.workers.append(self._worker(some or range(self.partition_count)))
 
     def start_twin(self) -> None:
-        """A copy of a worker, with its name; one made while it runs goes on from its claims."""
+        """Start a copy of a worker, with its name. It may go on from the original's claims."""
         self._forget_the_dead()
         if self.workers and len(self.workers) < 5:
             original = self.random.choice(self.workers)
@@ -668,13 +676,13 @@ class Simulation:
         if self.consumers:
             self._freeze("limits", self.random.choice(self.consumers).process)
 
-    def _freeze(self, what: str, process: Any) -> None:
+    def _freeze(self, name: str, process: Any) -> None:
         process.frozen_until = self.loop.time() + self.random.choice((0.02, 0.3, 3, 12, 40))
-        role = what if what in ("limits", "rebuild") else "worker"
+        role = name if name in ("limits", "rebuild") else "worker"
         self.faults[f"{role}: frozen"] += 1
 
     def step_clock(self) -> None:
-        """A worker's wall clock, or the broker's, goes wrong, forward or back."""
+        """Step a worker's wall clock, or the broker's, forward or back."""
         if self._clocks_are_good:
             return
         step = timedelta(seconds=self.random.choice((-86_400, -3_600, -5, -1, 1, 5, 3_600, 86_400)))
@@ -685,7 +693,7 @@ class Simulation:
         self.faults["clock: stepped"] += 1
 
     def fall_back(self) -> None:
-        """The store fails over and loses the last of what it had: of one partition, or of all."""
+        """The store fails over and loses its last changes, of one partition or of all."""
         views = list(self.views.values())
         depth = self.random.choice((1, 1, 1, 2, 3, 5, 20, 10_000))
         for view in self.random.choice((views, [self.random.choice(views)])):
@@ -702,17 +710,17 @@ class Simulation:
         self.faults["store: emptied"] += 1
 
     def lose_entries(self) -> None:
-        """An unclean election while nobody is at work: the ledger's last batches are gone, and
-        claims take their place.
+        """An unclean election while no process runs: the ledger loses its last batches.
 
-        Kafka promises nothing then, so what was announced is spared: no reader could take it back.
+        Claims are then appended at their offsets. Kafka promises nothing in this case. Entries that
+        were already announced are spared, because no reader could undo them.
         """
         self._kill(*self.workers, *self.consumers, *self.rebuilds)
         self.workers, self.consumers, self.rebuilds = [], [], []
         self.network.cut()
         for partition, log in self.ledgers.items():
             end = self.random.choice(
-                self.oracles[partition].ends_that_nobody_knows()[-8:] or [log.end_offset]
+                self.oracles[partition].unannounced_ends()[-8:] or [log.end_offset]
             )
             if end < log.end_offset:
                 self.faults["kafka: entries lost"] += 1
@@ -728,14 +736,14 @@ class Simulation:
                     oracle.limits.read(record.value or b"")
 
     def claim_and_vanish(self) -> None:
-        """A worker claims and dies at once: its claim alone supersedes the owner."""
+        """A worker claims and dies at once. Its claim alone supersedes the owner."""
         log = self.random.choice(list(self.ledgers.values()))
         if log.records:
-            log.take([KeyedValue(None, log.records[0].value or b"")])
+            log.append_batch([KeyedValue(None, log.records[0].value or b"")])
             self.faults["worker: claimed and vanished"] += 1
 
     def rebuild_view(self) -> None:
-        """An operator rebuilds a view beside the workers, going on from a former attempt."""
+        """An operator rebuilds a view beside the workers, and goes on from an earlier attempt."""
         self.rebuilds = [rebuild for rebuild in self.rebuilds if rebuild.is_alive]
         if not self.rebuilds:
             self._names += 1
@@ -775,8 +783,9 @@ class Simulation:
             self.faults["limits: killed"] += 1
 
     def rebalance_consumers(self) -> None:
-        """A consumer is given other partitions; another one may still believe that they are its
-        own.
+        """Assign other partitions to a consumer.
+
+        Another consumer may still believe that they are its own.
         """
         if self.consumers:
             consumer = self.random.choice(self.consumers)
@@ -811,7 +820,7 @@ class Simulation:
             partition,
             self.partition_count,
             partial(self._read, partition),
-            partial(self._undecided, partition),
+            partial(self._has_undecided_input, partition),
         )
 
     def _forget_the_dead(self) -> None:
@@ -821,7 +830,7 @@ class Simulation:
 def _contents(view: SimulatedView) -> Mapping[str, Any]:
     """The view's contents as look-ups find them.
 
-    Of an id that came again after it had expired, the latest record counts.
+    If an id was used again after it had expired, only its latest record counts.
     """
     assert view.stored_head is not None
     since = window_of(decode_head(view.stored_head.value).clock) - 1
@@ -841,7 +850,7 @@ def _contents(view: SimulatedView) -> Mapping[str, Any]:
 
 @cache
 def _document(version: str, *, knows_more: bool) -> bytes:
-    """The shipped plans, and a rate card that is short; a later version knows another model."""
+    """The shipped plans with a short rate card. A later version has one more model."""
     shipped: dict[str, Any] = catalog_document(load_shipped_catalog())
     features = [
         feature

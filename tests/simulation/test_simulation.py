@@ -1,4 +1,4 @@
-"""Whole ledgers from seeds, and that a seed is all that they depend on."""
+"""Whole ledgers from seeds, which depend on nothing but their seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _seen: Counter[str] = Counter()
 def test_whatever_happens_the_invariants_hold_at_every_step(seed: int) -> None:
     """Fails with the invariant that broke.
 
-    The same again, at any length: ``make simulate SEED=… STEPS=…``.
+    ``make simulate SEED=… STEPS=…`` runs the same seed again, at any length.
     """
     print(f"seed {seed}")
     outcome = simulate(seed, STEPS)
@@ -36,9 +36,7 @@ def test_whatever_happens_the_invariants_hold_at_every_step(seed: int) -> None:
 
 
 def test_a_seed_is_all_that_a_simulation_depends_on() -> None:
-    """Two processes whose hashes differ come to the same history, record by record and commit by
-    commit.
-    """
+    """Two processes with different hash seeds have the same history of records and commits."""
     assert (
         _digest(seed=3, hash_seed="1")
         == _digest(seed=3, hash_seed="2")

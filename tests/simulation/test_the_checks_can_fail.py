@@ -1,4 +1,4 @@
-"""The simulation finds what is taken out of the code, and names the invariant that breaks by it."""
+"""The simulation notices when a rule is removed from the code, and names the broken invariant."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ SEEDS_MAX = 60
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_what_breaks_the_code_breaks_an_invariant(
+def test_each_breakage_of_the_code_breaks_an_invariant(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first seed is one that was known to come to where it matters; any other change of the
-    code moves that to another.
+    """The first seed once reached the place where the breakage matters.
+
+    After any change of the code, another seed may be needed.
     """
     breakage = BREAKAGES[name]
     breakage.apply(monkeypatch)

@@ -1,4 +1,4 @@
-"""The random events of accounts: use, repeats, voids, plan changes, grants, suspensions, junk."""
+"""Random events of accounts: uses, repeats, voids, plan changes, grants, suspensions, junk."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ JUNK: tuple[tuple[bytes | None, bytes | None], ...] = (
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 Send = Callable[[Source, bytes | None, bytes | None, datetime], None]
-"""Appends a record to an input topic: key, value, and the time that it has in an import."""
+"""Appends a record to an input topic, given its key, its value and its time in an import."""
 
 
 class Work:
-    """Makes events at ``now()`` and sends them; ``send_astray`` to where their keys do not
-    belong.
+    """Makes events at ``now()`` and sends them.
+
+    ``send_astray`` sends them to partitions where their keys do not belong.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class Work:
         self._send_astray = send_astray
         self._count = 0
         self._used: list[tuple[str, str, datetime, dict[str, Any]]] = []
-        self._told: list[tuple[str, str, str, datetime, dict[str, Any]]] = []
+        self._account_events: list[tuple[str, str, str, datetime, dict[str, Any]]] = []
 
     def use(self) -> None:
         self._use(self._account(), self._now())
 
     def burst(self) -> None:
-        """As much as takes an account to its limit."""
+        """Enough uses to bring an account to its limit."""
         account = self._account()
         for _ in range(self._random.randrange(2, 6)):
             self._use(
@@ -96,7 +97,7 @@ class Work:
         )
 
     def use_again(self) -> None:
-        """A retry: soon or long after, with the same time or another."""
+        """A retry, soon or long afterwards, with the same time or another."""
         if self._used:
             account, event_id, at, data = self._random.choice(self._used[-60:])
             self._send(
@@ -108,8 +109,9 @@ class Work:
             )
 
     def use_over_months(self) -> None:
-        """A retry, and the same id again when it no longer counts: in what is imported, both can
-        lie in one chunk.
+        """A retry, and the same id again after it has expired.
+
+        In an import, both can be in one chunk.
         """
         if self._used:
             account, event_id, at, data = self._used[-1]
@@ -124,37 +126,39 @@ class Work:
 
     def tell_again(self) -> None:
         """An account event twice."""
-        if self._told:
-            type_, account, event_id, at, data = self._random.choice(self._told[-20:])
+        if self._account_events:
+            type_, account, event_id, at, data = self._random.choice(self._account_events[-20:])
             self._send(type_, account, event_id, self._random.choice((at, self._now())), data)
 
     def void(self) -> None:
-        """A use that was sent."""
+        """Void a use that was sent."""
         if self._used:
             account, event_id, _, _ = self._random.choice(self._used[-30:])
-            self._tell("usage.voided", account, {"source": "/render", "id": event_id})
+            self._send_account_event("usage.voided", account, {"source": "/render", "id": event_id})
 
     def void_first(self) -> None:
         """The void overtakes its use, which may never come."""
-        account, event_id, data = self._account(), self._new_id(), self._something()
+        account, event_id, data = self._account(), self._new_id(), self._usage_data()
         self._used.append((account, event_id, self._now(), data))
-        self._tell("usage.voided", account, {"source": "/render", "id": event_id})
+        self._send_account_event("usage.voided", account, {"source": "/render", "id": event_id})
 
     def subscribe(self) -> None:
         account, data = self._account(), {"plan": self._random.choice(PLANS)}
         if self._random.random() < 0.7:
             data["time_zone"] = self._random.choice(ZONES)
         if self._random.random() < 0.2:
-            data["anchor"] = _text(
+            data["anchor"] = _iso_text(
                 self._now() - timedelta(days=self._random.choice((1, 10, 29, 45)))
             )
-        self._tell("account.subscribed", account, data)
+        self._send_account_event("account.subscribed", account, data)
 
     def change_plan(self) -> None:
-        self._tell("account.plan_changed", self._account(), {"plan": self._random.choice(PLANS)})
+        self._send_account_event(
+            "account.plan_changed", self._account(), {"plan": self._random.choice(PLANS)}
+        )
 
     def cancel(self) -> None:
-        self._tell(
+        self._send_account_event(
             "account.cancelled",
             self._account(),
             {"effective": self._random.choice(("now", "period_end"))},
@@ -168,33 +172,35 @@ class Work:
         }
         anchor = self._now() - timedelta(days=self._random.choice((3, 20, 45)))
         account = self._random.choice((self._account(), f"brought-{self._new_id()}"))
-        self._tell(
+        self._send_account_event(
             "account.opened",
             account,
-            {**data, "anchor": _text(anchor), "time_zone": self._random.choice(ZONES)},
+            {**data, "anchor": _iso_text(anchor), "time_zone": self._random.choice(ZONES)},
         )
 
     def grant(self) -> None:
         data = {"credits": self._random.choice(("10", "25", "0.5")), "reason": "sorry"}
         if self._random.random() < 0.7:
-            data["expires_at"] = _text(
+            data["expires_at"] = _iso_text(
                 self._now() + timedelta(days=self._random.choice((-1, 0.001, 0.5, 3, 20, 50)))
             )
-        self._tell("credits.granted", self._account(), data)
+        self._send_account_event("credits.granted", self._account(), data)
 
     def suspend(self) -> None:
-        self._tell(
+        self._send_account_event(
             "account.suspended",
             self._account(),
             {"reason": self._random.choice(("payment_failed", "fraud"))},
         )
 
     def resume(self) -> None:
-        self._tell("account.resumed", self._account(), {})
+        self._send_account_event("account.resumed", self._account(), {})
 
     def set_thresholds(self) -> None:
         thresholds = self._random.choice((None, [], ["0.5"], ["0.25", "0.5", "0.95"]))
-        self._tell("account.thresholds_set", self._account(), {"thresholds": thresholds})
+        self._send_account_event(
+            "account.thresholds_set", self._account(), {"thresholds": thresholds}
+        )
 
     def send_junk(self) -> None:
         self._send_record(
@@ -205,26 +211,25 @@ class Work:
         """In an import a record can have any timestamp."""
         at = self._random.choice((_EPOCH, self._now() - timedelta(days=3)))
         record = self._record(
-            "usage.recorded", self._account(), self._new_id(), self._now(), self._something()
+            "usage.recorded", self._account(), self._new_id(), self._now(), self._usage_data()
         )
         self._send_record(Source.USAGE, *record, at)
 
     def send_astray(self) -> None:
-        """Where another partitioner would put it."""
+        """Send a use to the partition that another partitioner would choose."""
         record = self._record(
-            "usage.recorded", self._account(), self._new_id(), self._now(), self._something()
+            "usage.recorded", self._account(), self._new_id(), self._now(), self._usage_data()
         )
         self._send_astray(Source.USAGE, *record, self._now())
 
     def _use(self, account: str, at: datetime, data: dict[str, Any] | None = None) -> None:
-        data, event_id = data or self._something(), self._new_id()
+        data, event_id = data or self._usage_data(), self._new_id()
         self._used.append((account, event_id, at, data))
         self._send("usage.recorded", account, event_id, at, data)
 
-    def _something(self) -> dict[str, Any]:
-        model = self._random.choice(
-            ("veo_3", "veo_3", "veo_2", "veo_4")
-        )  # the last one a later catalog knows
+    def _usage_data(self) -> dict[str, Any]:
+        # Only a later catalog has the last of these.
+        model = self._random.choice(("veo_3", "veo_3", "veo_2", "veo_4"))
         if self._random.random() < 0.2:
             return {"feature": "chat_message", "quantity": self._random.choice(("1", "2.5", "0"))}
         return {
@@ -233,11 +238,11 @@ class Work:
             "quantity": self._random.choice(("1", "1", "2")),
         }
 
-    def _tell(self, type_: str, account: str, data: dict[str, Any]) -> None:
+    def _send_account_event(self, type_: str, account: str, data: dict[str, Any]) -> None:
         event_id, at = self._new_id(), self._now()
         if self._random.random() < 0.1:
             at -= timedelta(hours=self._random.choice((1, 30, 300)))
-        self._told.append((type_, account, event_id, at, data))
+        self._account_events.append((type_, account, event_id, at, data))
         self._send(type_, account, event_id, at, data)
 
     def _send(
@@ -245,7 +250,7 @@ class Work:
     ) -> None:
         source = Source.USAGE if type_ == "usage.recorded" else Source.ACCOUNT
         appended = self._now()
-        if self._random.random() < 0.1:  # in what is imported dates may jump about
+        if self._random.random() < 0.1:  # the dates of an import are in no order
             appended -= timedelta(days=self._random.choice((0.1, 3)))
         self._send_record(source, *self._record(type_, account, event_id, at, data), appended)
 
@@ -253,9 +258,8 @@ class Work:
         self, type_: str, account: str, event_id: str, at: datetime, data: dict[str, Any]
     ) -> tuple[bytes, bytes]:
         source = "/render" if type_ == "usage.recorded" else "/billing"
-        if (
-            source == "/render" and event_id[-1] in "02468"
-        ):  # a retry names the hold that the first attempt was given
+        if source == "/render" and event_id[-1] in "02468":
+            # A retry names the hold of the first attempt.
             data = {**data, "hold_id": f"hold-{event_id}"}
         event = {
             "specversion": "1.0",
@@ -263,7 +267,7 @@ class Work:
             "id": event_id,
             "source": source,
             "subject": account,
-            "time": _text(at),
+            "time": _iso_text(at),
             "data": data,
         }
         return account.encode(), json.dumps(event).encode()
@@ -276,5 +280,5 @@ class Work:
         return f"id-{self._count}"
 
 
-def _text(at: datetime) -> str:
+def _iso_text(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds")

@@ -46,7 +46,7 @@ class Cluster:
     owner_settings: OwnerSettings
     now: Callable[[], datetime]
     is_importing: Callable[[float], bool]
-    """Whether it is, as a worker knows it that learns of it so many seconds late."""
+    """Whether it is importing, as seen by a worker that learns of it this many seconds late."""
 
 
 class Worker:
@@ -80,7 +80,7 @@ class Worker:
             self._add_owner(partition)
         self.task = cluster.loop.start_in(self.process, self._run())
         self.task.add_done_callback(
-            self._ended, context=cluster.loop.context_of(cluster.loop.outside)
+            self._note_end, context=cluster.loop.context_of(cluster.loop.outside)
         )
 
     @property
@@ -88,13 +88,13 @@ class Worker:
         return self.process.is_alive and not self.task.done()
 
     def kill(self) -> None:
-        """End it wherever it is. Requests that are on their way still arrive."""
+        """End it wherever it is. Requests that it has sent still arrive."""
         self.process.is_alive = False
         self.process.frozen_until = 0.0
         self.task.cancel()
 
     def wake(self) -> None:
-        """There is something new in the input topics."""
+        """Say that the input topics have new records."""
         self._consumer.woken.set()
 
     def borrow_claims_of(self, other: Worker) -> None:
@@ -166,8 +166,9 @@ class Worker:
         raise Broken("no partition stops", str(owner.stopped_because))
 
     async def _watch(self) -> None:
-        """As a worker's process does: what has something to do and does nothing for a minute is
-        ended, and started again.
+        """End a worker that has input and makes no progress for a minute; another then starts.
+
+        A worker's real process does the same.
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
@@ -200,7 +201,7 @@ class Worker:
                     self._catalogs.note_end(end)
             await asyncio.sleep(CATALOG_POLL_S)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
         self.process.is_alive = False
         self.process.ready.clear()
         self._cluster.loop.forget(self.process)
