@@ -1,5 +1,6 @@
-"""``python -m tests.chaos``: break everything for a while, mend it, and prove from the log alone
-that nothing was lost or counted twice.
+"""``python -m tests.chaos``: break everything for a while, then mend it.
+
+It proves from the log alone that nothing was lost or counted twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def main() -> int:
         "--seed",
         type=int,
         default=None,
-        help="decides which, in which order and when (default: a new one, which is printed)",
+        help="decides which faults come, in which order and when (default: a new seed, printed)",
     )
     parser.add_argument(
         "--store",
@@ -40,7 +41,7 @@ def main() -> int:
         "--alone",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="first each kind of fault by itself, and measure",
+        help="first inject each kind of fault by itself, and measure it",
     )
     parser.add_argument(
         "--report", type=Path, default=None, metavar="DIR", help="write an HTML page there"
@@ -49,7 +50,7 @@ def main() -> int:
         "--directory",
         type=Path,
         default=None,
-        help="where data and logs go; kept when something is wrong, or if given",
+        help="the directory of data and logs; kept if it is given, or if something is wrong",
     )
     given = parser.parse_args()
     if given.directory is not None and given.directory.exists() and any(given.directory.iterdir()):

@@ -1,6 +1,6 @@
-"""Which accounts there are, and what they use.
+"""The accounts of a run, and their uses.
 
-New ones come all the time, or soon all would be blocked and nothing crossed any more.
+New accounts appear all the time. Otherwise all would soon be blocked, and none would cross a limit.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ USES = (
 
 
 def account_now(rng: random.Random) -> str:
-    """An account that is being used now: most are of the present generation, some of the one
-    before, a few are older.
+    """An account that is in use now.
+
+    Most are of the present generation, some of the one before, and a few are older.
     """
     generation = int(time.time()) // GENERATION_S - rng.choice((0, 0, 0, 0, 1, 1, 4))
     return f"acct_{generation}_{rng.randrange(ACCOUNTS_PER_GENERATION)}"
 
 
 def anchor_that_ends_in(seconds: float, now: datetime) -> datetime:
-    """An anchor of a monthly cycle whose running period ends that soon."""
+    """The anchor of a monthly cycle whose running period ends in ``seconds``."""
     end = (now + timedelta(seconds=seconds)).astimezone(UTC)
     # A month with 31 days, so that the day is not clamped.
     return end.replace(year=end.year - 1, month=10)

@@ -1,5 +1,6 @@
-"""Billing and support: plans, cancellations, grants and voids through `AccountClient`, which is
-killed and started again.
+"""Billing and support: plans, cancellations, grants and voids through `AccountClient`.
+
+Faults kill this process, and it is started again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from usageledger import AccountClient, CommandFailed
 
 
 class Billing:
-    """Sends commands at a rate until it is stopped; each as often as it takes, under one id."""
+    """Sends commands at a rate until it is stopped.
+
+    It repeats each command, under the same id, until it succeeds.
+    """
 
     def __init__(self, name: str, seed: str, journal: Path, rate: float) -> None:
         self._journal = Journal(journal)
@@ -34,13 +38,13 @@ class Billing:
         signal.signal(signal.SIGTERM, self._end)
 
     def finish(self) -> None:
-        """Finish what the life before left."""
+        """Finish the commands that the previous life left."""
         for number, line in self._journal.unfinished.items():
             self._carry_out(number, line["what"], line["arguments"])
         self._client.close()
 
     def run(self) -> None:
-        """Finish what the life before left, then go on."""
+        """Finish the commands that the previous life left, then go on."""
         for number, line in self._journal.unfinished.items():
             self._carry_out(number, line["what"], line["arguments"])
         due = time.monotonic()
@@ -54,25 +58,28 @@ class Billing:
     def _command(self) -> tuple[str, dict[str, Any]]:
         self._count += 1
         now = datetime.now(UTC)
-        told = {"account": account_now(self._rng), "id": f"{self._name}-{self._life}-{self._count}"}
+        common = {
+            "account": account_now(self._rng),
+            "id": f"{self._name}-{self._life}-{self._count}",
+        }
         dice = self._rng.random()
         if dice < 0.45:
             ends_in_s = self._rng.uniform(8.0, 60.0)
             anchor = anchor_that_ends_in(ends_in_s, now)
-            return "subscribe", told | {
+            return "subscribe", common | {
                 "plan": self._rng.choice(PLANS),
                 "anchor": anchor.isoformat(),
             }
         if dice < 0.60:
-            return "change_plan", told | {"plan": self._rng.choice((*PLANS, "free"))}
+            return "change_plan", common | {"plan": self._rng.choice((*PLANS, "free"))}
         if dice < 0.70:
-            return "cancel", told | {"effective": self._rng.choice(("period_end", "now"))}
+            return "cancel", common | {"effective": self._rng.choice(("period_end", "now"))}
         expires_at = (
             (now + timedelta(seconds=self._rng.uniform(6.0, 50.0))).isoformat()
             if self._rng.random() < 0.7
             else None
         )
-        return "grant_credits", told | {
+        return "grant_credits", common | {
             "credits": self._rng.choice(("5", "40", "250")),
             "reason": "a promotion",
             "expires_at": expires_at,
@@ -89,11 +96,11 @@ class Billing:
             try:
                 getattr(self._client, what)(**given)
             except CommandFailed as error:
-                print(f"sent again: {error}", file=sys.stderr)
+                print(f"sending again: {error}", file=sys.stderr)
                 if not error.retriable:
                     raise
             else:
-                self._journal.done(number)
+                self._journal.note_done(number)
                 return
 
     def _end(self, number: int, frame: FrameType | None) -> None:
@@ -106,7 +113,7 @@ def main() -> None:
         arguments.add_argument(f"--{name}", required=True)
     arguments.add_argument("--journal", required=True, type=Path)
     arguments.add_argument("--rate", required=True, type=float)
-    arguments.add_argument("--finish", action="store_true", help="do what is owed, and end")
+    arguments.add_argument("--finish", action="store_true", help="finish what is owed, and end")
     given = vars(arguments.parse_args())
     is_finishing = given.pop("finish")
     billing = Billing(**given)

@@ -22,8 +22,7 @@ from usageledger.operations.kafka_probe import admin_client, broker_is_ready
 from usageledger.operations.waiting import is_true_within
 
 HEAP = "512m"
-# Three brokers start on few cores: what is compiled quickly counts for more than what runs fast
-# later.
+# Three brokers start on few cores: quick compilation matters more than the speed of compiled code.
 JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k")
 READY_TIMEOUT_S = 180.0
 IN_SYNC_TIMEOUT_S = 90.0
@@ -62,8 +61,7 @@ class Broker:
 class Brokers:
     """The cluster.
 
-    ``parties`` are those who reach it through links; the link of a party to broker n is
-    ``PARTY>kafka-n``.
+    ``parties`` reach it through links. The link of a party to broker n is ``PARTY>kafka-n``.
     """
 
     def __init__(
@@ -84,7 +82,9 @@ class Brokers:
         jars = class_path([str(jar) for jar in fetch_jars(Silent())])
         java = str(find_java())
         for node_id, _ in controllers:
-            self.brokers.append(self._made(node_id, cluster_id, controllers, java, jars, proxies))
+            self.brokers.append(
+                self._new_broker(node_id, cluster_id, controllers, java, jars, proxies)
+            )
 
     @property
     def direct(self) -> str:
@@ -115,13 +115,14 @@ class Brokers:
             )
 
     def is_in_sync(self, topics: Sequence[str]) -> bool:
-        """Whether every replica of these topics' partitions is in sync: then losing any one broker
-        loses nothing.
+        """Whether every replica of these topics' partitions is in sync.
+
+        Then the loss of any one broker loses no record.
         """
         try:
             with admin_client(self.direct, timeout_ms=5_000) as admin:
                 described = admin.describe_topics(list(topics))
-        except Exception:  # noqa: BLE001 - a cluster in trouble answers in many ways, all of which are a no
+        except Exception:  # noqa: BLE001 - any error of a cluster in trouble means no
             return False
         partitions = [partition for topic in described for partition in topic["partitions"]]
         return bool(partitions) and all(
@@ -129,7 +130,7 @@ class Brokers:
         )
 
     def wait_in_sync(self, topics: Sequence[str], timeout_s: float = IN_SYNC_TIMEOUT_S) -> bool:
-        """Wait for that; False if it took too long."""
+        """Wait until all replicas are in sync; False if that took too long."""
         return is_true_within(lambda: self.is_in_sync(topics), timeout_s, every_s=0.5)
 
     def controller(self) -> Broker:
@@ -160,11 +161,11 @@ class Brokers:
             admin.elect_leaders(PREFERRED, partitions, raise_errors=False)
 
     def stop(self) -> None:
-        """End all at once: nothing of them is looked at afterwards."""
+        """End all at once. Nothing reads their data afterwards."""
         with ThreadPoolExecutor(len(self.brokers)) as pool:
             list(pool.map(_end, self.brokers))
 
-    def _made(
+    def _new_broker(
         self,
         node_id: int,
         cluster_id: str,
@@ -187,7 +188,7 @@ class Brokers:
         write_atomically(
             properties,
             node.properties()
-            + _lines(self._through_links(name, port, dict(controllers)[node_id], proxies)),
+            + _lines(self._link_settings(name, port, dict(controllers)[node_id], proxies)),
         )
         write_atomically(logging, LOGGING)
         console = self._logs / f"{name}-console.log"
@@ -199,12 +200,12 @@ class Brokers:
         command[2:2] = JAVA_OPTIONS
         return Broker(node_id, port, ChildProcess(name, command, console))
 
-    def _through_links(
+    def _link_settings(
         self, name: str, port: int, controller_port: int, proxies: Proxies
     ) -> Mapping[str, object]:
-        """Listeners for each party, advertised at the near end of its link.
+        """The settings of a listener for each party, advertised at the near end of its link.
 
-        Java takes the last of two lines with one name.
+        They override earlier lines, because Java uses the last of two lines with one name.
         """
         listeners, advertised, protocols = (
             {"CLIENT": port, "CONTROLLER": controller_port},

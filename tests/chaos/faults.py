@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Suffered:
-    """A fault that was done. ``problem``: it could not be, and why."""
+    """A fault that was injected. ``problem`` says why it failed, if it did."""
 
     number: int
     kind: str
@@ -41,7 +41,7 @@ class Suffered:
 
 @dataclass(slots=True)
 class Record:
-    """The faults that were done so far."""
+    """The faults so far."""
 
     say: Callable[[str], None]
     suffered: list[Suffered] = field(default_factory=list)
@@ -58,18 +58,18 @@ class Record:
 
 
 def do(stage: Stage, planned: Planned, record: Record) -> None:
-    """Do one fault from its beginning to its end."""
+    """Inject one fault, from its beginning to its end, and record it."""
     began = time.time()
     target, problem = "", ""
     try:
         target = ACTS[planned.kind](stage, planned)
-    except Exception as error:  # noqa: BLE001 - a fault that does not come off is told, and the run goes on
-        problem = f"did not come off: {error!r}"
+    except Exception as error:  # noqa: BLE001 - a fault that fails is reported, and the run goes on
+        problem = f"failed: {error!r}"
     record.add(Suffered(planned.number, planned.kind, target, began, time.time(), problem))
 
 
 class Lanes:
-    """All lanes side by side, until each is done."""
+    """Runs all lanes at the same time."""
 
     def __init__(self, stage: Stage, record: Record, lanes: dict[Lane, list[Planned]]) -> None:
         self._stage, self._record = stage, record
@@ -80,7 +80,7 @@ class Lanes:
         ]
 
     def run(self, timeout_s: float) -> None:
-        """Do all faults, or as many as there is time for."""
+        """Inject all faults, or as many as there is time for."""
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.start()
@@ -117,7 +117,7 @@ def _hold(planned: Planned) -> None:
 
 
 def _to_actor(role: Role, act: Callable[[Actor, Planned], None]) -> Callable[[Stage, Planned], str]:
-    def done(stage: Stage, planned: Planned) -> str:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
         actor = _pick(planned, stage.of_role(role))
         if not actor.turn.acquire(timeout=ACTOR_TIMEOUT_S):
             raise TimeoutError(f"{actor.name} was busy with other faults")
@@ -128,7 +128,7 @@ def _to_actor(role: Role, act: Callable[[Actor, Planned], None]) -> Callable[[St
             actor.turn.release()
         return actor.name
 
-    return done
+    return act_on_target
 
 
 def _kill(actor: Actor, planned: Planned) -> None:
@@ -163,34 +163,34 @@ def _fill_disk(actor: Actor, planned: Planned) -> None:
         actor.signal(signal.SIGUSR2)
 
 
-def _spoil_links(mode: Mode, *, all_brokers: bool = False) -> Callable[[Stage, Planned], str]:
-    def done(stage: Stage, planned: Planned) -> str:
+def _disturb_links(mode: Mode, *, all_brokers: bool = False) -> Callable[[Stage, Planned], str]:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
         party = _pick(planned, stage.parties)
         brokers = [broker.child.name for broker in stage.brokers.brokers]
         chosen = brokers if all_brokers else [brokers[int(planned.aside * len(brokers))]]
-        return _spoil(stage, planned, [f"{party}>{broker}" for broker in chosen], mode)
+        return _disturb(stage, planned, [f"{party}>{broker}" for broker in chosen], mode)
 
-    return done
-
-
-def _spoil_store_link(mode: Mode) -> Callable[[Stage, Planned], str]:
-    def done(stage: Stage, planned: Planned) -> str:
-        return _spoil(stage, planned, [_pick(planned, stage.store.nodes).name], mode)
-
-    return done
+    return act_on_target
 
 
-def _spoil_broker_link(mode: Mode) -> Callable[[Stage, Planned], str]:
-    def done(stage: Stage, planned: Planned) -> str:
+def _disturb_store_link(mode: Mode) -> Callable[[Stage, Planned], str]:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
+        return _disturb(stage, planned, [_pick(planned, stage.store.nodes).name], mode)
+
+    return act_on_target
+
+
+def _disturb_broker_link(mode: Mode) -> Callable[[Stage, Planned], str]:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
         _await_sync(stage)
-        return _spoil(
+        return _disturb(
             stage, planned, [f"brokers>{_pick(planned, stage.brokers.brokers).child.name}"], mode
         )
 
-    return done
+    return act_on_target
 
 
-def _spoil(stage: Stage, planned: Planned, links: Sequence[str], mode: Mode) -> str:
+def _disturb(stage: Stage, planned: Planned, links: Sequence[str], mode: Mode) -> str:
     delay_s = SLOW_S[0] + planned.aside * (SLOW_S[1] - SLOW_S[0]) if mode == "slow" else 0.0
     for link in links:
         stage.proxies.set_mode(link, mode, delay_s)
@@ -203,8 +203,9 @@ def _spoil(stage: Stage, planned: Planned, links: Sequence[str], mode: Mode) -> 
 
 
 def _await_sync(stage: Stage) -> None:
-    """No broker is touched before every partition has all its replicas again: only so does Kafka
-    keep what it acknowledged.
+    """Wait until every partition has all its replicas again.
+
+    Kafka keeps all acknowledged records only if no broker is disturbed before that.
     """
     if not stage.brokers.wait_in_sync(stage.replicated_topics):
         raise TimeoutError("the replicas did not come into sync")
@@ -213,16 +214,16 @@ def _await_sync(stage: Stage) -> None:
 def _to_broker(
     act: Callable[[Stage, Broker, Planned], None], *, controller: bool = False
 ) -> Callable[[Stage, Planned], str]:
-    def done(stage: Stage, planned: Planned) -> str:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
         _await_sync(stage)
         broker = stage.brokers.controller() if controller else _pick(planned, stage.brokers.brokers)
         act(stage, broker, planned)
         return broker.child.name
 
-    return done
+    return act_on_target
 
 
-def _broker_killed(stage: Stage, broker: Broker, planned: Planned) -> None:
+def _kill_broker(stage: Stage, broker: Broker, planned: Planned) -> None:
     assert broker.child.pid is not None
     os.kill(broker.child.pid, signal.SIGKILL)
     broker.child.stop(5.0)
@@ -231,14 +232,14 @@ def _broker_killed(stage: Stage, broker: Broker, planned: Planned) -> None:
     stage.brokers.wait_ready(broker)
 
 
-def _broker_ended(stage: Stage, broker: Broker, planned: Planned) -> None:
+def _end_broker(stage: Stage, broker: Broker, planned: Planned) -> None:
     broker.child.stop(30.0)
     _hold(planned)
     broker.child.spawn()
     stage.brokers.wait_ready(broker)
 
 
-def _broker_frozen(stage: Stage, broker: Broker, planned: Planned) -> None:
+def _freeze_broker(stage: Stage, broker: Broker, planned: Planned) -> None:
     assert broker.child.pid is not None
     os.kill(broker.child.pid, signal.SIGSTOP)
     try:
@@ -248,21 +249,21 @@ def _broker_frozen(stage: Stage, broker: Broker, planned: Planned) -> None:
     stage.brokers.wait_ready(broker)
 
 
-def _rolling_restart(stage: Stage, planned: Planned) -> str:
+def _restart_all_brokers(stage: Stage, planned: Planned) -> str:
     for broker in stage.brokers.brokers:
         _await_sync(stage)
-        _broker_ended(stage, broker, planned)
+        _end_broker(stage, broker, planned)
     return "all brokers"
 
 
-def _leaders_moved(stage: Stage, planned: Planned) -> str:
+def _move_leaders(stage: Stage, planned: Planned) -> str:
     _await_sync(stage)
     stage.brokers.move_leaders(stage.topics.partitioned, int(planned.aside * 3))
     return "all partitions"
 
 
 def _to_store(act: Callable[[Stage, Pair, Planned], None]) -> Callable[[Stage, Planned], str]:
-    def done(stage: Stage, planned: Planned) -> str:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
         if not is_true_within(stage.store.is_healthy, HEALTHY_TIMEOUT_S, every_s=0.3):
             raise TimeoutError("the store did not recover from the fault before")
         pair = _pick(planned, stage.store.pairs())
@@ -275,24 +276,24 @@ def _to_store(act: Callable[[Stage, Pair, Planned], None]) -> Callable[[Stage, P
                     node.start()
         return pair.master.name
 
-    return done
+    return act_on_target
 
 
-def _store_killed(stage: Stage, pair: Pair, planned: Planned) -> None:
+def _kill_store(stage: Stage, pair: Pair, planned: Planned) -> None:
     pair.master.kill()
     _hold(planned)
 
 
-def _store_failed_over_losing(stage: Stage, pair: Pair, planned: Planned) -> None:
+def _fail_over_losing_writes(stage: Stage, pair: Pair, planned: Planned) -> None:
     fail_over_losing_writes(stage.store, pair, planned.hold_s)
 
 
-def _store_failed_over(stage: Stage, pair: Pair, planned: Planned) -> None:
+def _fail_store_over(stage: Stage, pair: Pair, planned: Planned) -> None:
     stage.store.fail_over(pair)
 
 
-def _store_fallen_back(stage: Stage, pair: Pair, planned: Planned) -> None:
-    """Master and replica both: a replica would be promoted with all that the master had."""
+def _take_store_back(stage: Stage, pair: Pair, planned: Planned) -> None:
+    """Take back both master and replica: a replica alone would be promoted with all the data."""
     copy = pair.master.copy_data()
     _hold(planned)
     if pair.replica is not None:
@@ -302,17 +303,17 @@ def _store_fallen_back(stage: Stage, pair: Pair, planned: Planned) -> None:
     pair.master.start()
 
 
-def _store_emptied(stage: Stage, pair: Pair, planned: Planned) -> None:
+def _empty_store(stage: Stage, pair: Pair, planned: Planned) -> None:
     with suppress(redis.RedisError), pair.master.client() as client:
         client.flushall()
 
 
-def _store_frozen(stage: Stage, pair: Pair, planned: Planned) -> None:
+def _freeze_store(stage: Stage, pair: Pair, planned: Planned) -> None:
     pair.master.signal(signal.SIGSTOP)
     _hold(planned)
 
 
-def _replica_killed(stage: Stage, pair: Pair, planned: Planned) -> None:
+def _kill_replica(stage: Stage, pair: Pair, planned: Planned) -> None:
     if pair.replica is not None:
         pair.replica.kill()
     _hold(planned)
@@ -335,28 +336,28 @@ ACTS: dict[str, Callable[[Stage, Planned], str]] = {
     "subscriber killed": _to_actor("listener", _kill),
     "subscriber ended": _to_actor("listener", _end),
     "subscriber frozen": _to_actor("listener", _freeze),
-    "link to a broker cut": _spoil_links("cut"),
-    "link to a broker half-open": _spoil_links("half_open"),
-    "link to a broker slow": _spoil_links("slow"),
-    "links to all brokers cut": _spoil_links("cut", all_brokers=True),
-    "links to all brokers half-open": _spoil_links("half_open", all_brokers=True),
-    "link to the store cut": _spoil_store_link("cut"),
-    "link to the store half-open": _spoil_store_link("half_open"),
-    "link to the store slow": _spoil_store_link("slow"),
-    "store killed": _to_store(_store_killed),
-    "store failed over, writes lost": _to_store(_store_failed_over_losing),
-    "store failed over in order": _to_store(_store_failed_over),
-    "store fallen back to an older file": _to_store(_store_fallen_back),
-    "store emptied": _to_store(_store_emptied),
-    "store frozen": _to_store(_store_frozen),
-    "store's replica killed": _to_store(_replica_killed),
-    "broker killed": _to_broker(_broker_killed),
-    "broker ended": _to_broker(_broker_ended),
-    "broker frozen": _to_broker(_broker_frozen),
-    "controller killed": _to_broker(_broker_killed, controller=True),
-    "controller frozen": _to_broker(_broker_frozen, controller=True),
-    "broker cut off from the others": _spoil_broker_link("cut"),
-    "broker half-open to the others": _spoil_broker_link("half_open"),
-    "rolling restart": _rolling_restart,
-    "leaders moved": _leaders_moved,
+    "link to a broker cut": _disturb_links("cut"),
+    "link to a broker half-open": _disturb_links("half_open"),
+    "link to a broker slow": _disturb_links("slow"),
+    "links to all brokers cut": _disturb_links("cut", all_brokers=True),
+    "links to all brokers half-open": _disturb_links("half_open", all_brokers=True),
+    "link to the store cut": _disturb_store_link("cut"),
+    "link to the store half-open": _disturb_store_link("half_open"),
+    "link to the store slow": _disturb_store_link("slow"),
+    "store killed": _to_store(_kill_store),
+    "store failed over, writes lost": _to_store(_fail_over_losing_writes),
+    "store failed over in order": _to_store(_fail_store_over),
+    "store fallen back to an older file": _to_store(_take_store_back),
+    "store emptied": _to_store(_empty_store),
+    "store frozen": _to_store(_freeze_store),
+    "store's replica killed": _to_store(_kill_replica),
+    "broker killed": _to_broker(_kill_broker),
+    "broker ended": _to_broker(_end_broker),
+    "broker frozen": _to_broker(_freeze_broker),
+    "controller killed": _to_broker(_kill_broker, controller=True),
+    "controller frozen": _to_broker(_freeze_broker, controller=True),
+    "broker cut off from the others": _disturb_broker_link("cut"),
+    "broker half-open to the others": _disturb_broker_link("half_open"),
+    "rolling restart": _restart_all_brokers,
+    "leaders moved": _move_leaders,
 }

@@ -1,4 +1,4 @@
-"""The intents of a process, on a disk of its own, from which the expected ledger follows."""
+"""The intents of a process, on a disk of its own. The expected ledger follows from them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 class Journal:
     """Lines of JSON.
 
-    An intent is synced before it is acted on; that it was carried out is noted behind it.
+    An intent is synced to disk before the act, and a later line notes that the act is done.
 
-    A process that is killed between the two finds the intent again and carries it out once more, as
-    with a job queue. It uses the same id, so the event counts once.
+    A process that is killed between the two finds the intent again and acts once more, as with a
+    job queue. It uses the same id, so the event counts once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,20 +29,20 @@ class Journal:
             self._file.write(b"\n")
 
     def intend(self, **what: Any) -> int:
-        """Note what is about to be done; return its number."""
+        """Note an intent and return its number."""
         number = self._next
         self._next += 1
         self._file.write(json.dumps({"n": number, **what}).encode() + b"\n")
         os.fsync(self._file.fileno())
         return number
 
-    def done(self, number: int, **how: Any) -> None:
-        """Note that it was done."""
+    def note_done(self, number: int, **how: Any) -> None:
+        """Note that the act of an intent is done."""
         self._file.write(json.dumps({"n": number, "done": True, **how}).encode() + b"\n")
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Every intent, with what was noted behind it. A line cut short by a kill was not acted on."""
+    """Every intent, with its later notes. A line cut short by a kill has led to no act."""
     if not path.exists():
         return
     found: dict[int, dict[str, Any]] = {}

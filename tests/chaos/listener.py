@@ -15,12 +15,12 @@ from usageledger import LimitSubscriber
 from usageledger.local.files import write_atomically
 from usageledger.sdk.limits.limit_event import LimitEvent
 
-TELL_EVERY_S = 1.0
+WRITE_EVERY_S = 1.0
 READY_TIMEOUT_S = 120.0
 
 
 class Listener:
-    """Each life of the process has a line of its own in ``heard``.
+    """Each line in ``heard`` names the life of the process that wrote it.
 
     Within one life of an app without a group, no event may come twice.
     """
@@ -48,9 +48,9 @@ class Listener:
         self._subscriber.start()
         try:
             self._subscriber.wait_ready(READY_TIMEOUT_S)
-            while not self._is_ending.wait(TELL_EVERY_S):
-                told = {"at": time.time(), "blocked": sorted(self._subscriber.blocked())}
-                write_atomically(self._blocked, json.dumps(told))
+            while not self._is_ending.wait(WRITE_EVERY_S):
+                state = {"at": time.time(), "blocked": sorted(self._subscriber.blocked())}
+                write_atomically(self._blocked, json.dumps(state))
         finally:
             self._subscriber.close(5.0)
 

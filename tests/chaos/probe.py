@@ -1,5 +1,4 @@
-"""Whether events flow end to end: a canary account in every partition uses something all the time,
-and is followed through.
+"""Whether events flow end to end: a canary account in every partition uses a feature all the time.
 
 The clock starts at the call of ``UsageMeter``. It stops once when the use's entry is in the ledger,
 by Kafka's own timestamp, and once when the counters have it.
@@ -29,8 +28,8 @@ FLOWING_WITHIN_S = 3.0
 
 
 class Followed(NamedTuple):
-    """A canary's use: when it was recorded, when its entry came to lie in the ledger, and when the
-    counters held it.
+    """A canary's use: when it was recorded, when its entry was appended, and when the counters had
+    it.
     """
 
     partition: int
@@ -40,7 +39,7 @@ class Followed(NamedTuple):
 
 
 class Probe:
-    """Runs in threads of the harness, past all links between parties."""
+    """Runs in threads of the harness, and uses none of the links between parties."""
 
     def __init__(self, stage: Stage, spool: Path) -> None:
         self._stage = stage
@@ -55,7 +54,7 @@ class Probe:
         self._sent: dict[str, tuple[int, float]] = {}
         self._landed: dict[str, tuple[int, float]] = {}
         self._flow = [0.0] * PARTITIONS
-        """When the newest use was recorded whose entry has been seen, by partition."""
+        """By partition: when the newest use was recorded of those whose entries were seen."""
         self._heads: list[list[tuple[float, int]]] = [[] for _ in range(PARTITIONS)]
         self._is_ending = threading.Event()
         self._stops_sending = threading.Event()
@@ -65,19 +64,18 @@ class Probe:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to send and to watch."""
         for thread in self._threads:
             thread.start()
 
     def lag_s(self) -> float:
-        """How old the newest use is that has come through, in the partition where that is longest
-        ago.
-        """
+        """The age of the newest use that reached the ledger, in the slowest partition."""
         return time.time() - min(self._flow)
 
     def wait_flowing(self, since: float, timeout_s: float) -> bool:
-        """Wait until, in every partition, what was recorded after ``since`` comes through without
-        delay; False if it took too long.
+        """Wait until uses recorded after ``since`` reach the ledger without delay.
+
+        They must do so in every partition. False if that took too long.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -131,9 +129,8 @@ class Probe:
     def _watch_ledger(self) -> None:
         positions = dict.fromkeys(range(PARTITIONS), 0)
         while not self._is_ending.is_set():
-            with suppress(
-                Exception
-            ):  # whatever ails a consumer while brokers come and go, another goes on where it was
+            # A consumer may fail in any way while brokers restart: a new one goes on from there.
+            with suppress(Exception):
                 self._read_ledger(positions)
             self._is_ending.wait(0.3)
 
@@ -154,12 +151,12 @@ class Probe:
             while not self._is_ending.is_set():
                 for place, records in consumer.poll(timeout_ms=100).items():
                     for record in records:
-                        self._take(place.partition, record)
+                        self._note_entry(place.partition, record)
                         positions[place.partition] = record.offset + 1
         finally:
             consumer.close(autocommit=False)
 
-    def _take(self, partition: int, record: Any) -> None:
+    def _note_entry(self, partition: int, record: Any) -> None:
         sealed = entry_at(record.offset, record.value)
         if (
             sealed is None
@@ -174,7 +171,7 @@ class Probe:
 
     def _watch_heads(self) -> None:
         while not self._is_ending.is_set():
-            with suppress(Exception):  # a store that is away is asked again
+            with suppress(Exception):  # a store that is down is asked again
                 self._read_heads()
             self._is_ending.wait(HEADS_EVERY_S)
 

@@ -1,4 +1,4 @@
-"""Proves from the log and the journals that nothing was lost or doubled, and all was announced."""
+"""Proves from the log and the journals that no event was lost, doubled or left unannounced."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ Identity = tuple[str, str, str, str]
 
 @dataclass(slots=True)
 class Finding:
-    """One thing that was looked at: what it is, how many, and what is wrong with which."""
+    """The result of one check: its title, how many items it looked at, and which are wrong."""
 
     title: str
     looked_at: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def check(self, is_right: bool, otherwise: str) -> None:
-        """Count one more, and note what is wrong with it."""
+        """Count one more item. If it is not right, note ``otherwise``."""
         self.looked_at += 1
         if not is_right:
             self.wrong.append(otherwise)
@@ -64,7 +64,7 @@ class Finding:
             else ""
         )
         return (
-            f"{'ok  ' if not self.wrong else 'FAIL'} {self.title}: {self.looked_at:,} looked at, "
+            f"{'ok  ' if not self.wrong else 'FAIL'} {self.title}: {self.looked_at:,} checked, "
             f"{len(self.wrong):,} wrong{shown}{more}"
         )
 
@@ -76,9 +76,9 @@ class Log:
     entries: list[list[SealedEntry]] = field(default_factory=list)
     entry_times: list[list[float]] = field(default_factory=list)
     input_times: list[float] = field(default_factory=list)
-    """When Kafka took each input."""
+    """When Kafka appended each input."""
     decided_times: list[float] = field(default_factory=list)
-    """When the first entry of each input came to lie in the ledger."""
+    """When the first entry of each input was appended to the ledger."""
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     limit_records: list[list[Record]] = field(default_factory=list)
     ledger_records: int = 0
@@ -96,7 +96,7 @@ def read_log(stage: Stage) -> Log:
     with log_reader(stage.kafka) as reader:
         for partition in range(PARTITIONS):
             entries, times = [], []
-            for record in _whole(reader, log, topics.ledger, partition):
+            for record in _all_records(reader, log, topics.ledger, partition):
                 log.ledger_records += 1
                 log.claims += decode_claim(record.value) is not None
                 sealed = entry_at(record.offset, record.value)
@@ -106,10 +106,11 @@ def read_log(stage: Stage) -> Log:
             log.decided_times += _decided_times(entries, times)
             log.entries.append(entries)
             log.entry_times.append(times)
-            log.limit_records.append(list(_whole(reader, log, topics.limit, partition)))
+            log.limit_records.append(list(_all_records(reader, log, topics.limit, partition)))
             for topic in (topics.usage, topics.account):
                 log.input_times += [
-                    record.timestamp_ms / 1000 for record in _whole(reader, log, topic, partition)
+                    record.timestamp_ms / 1000
+                    for record in _all_records(reader, log, topic, partition)
                 ]
     return log
 
@@ -123,7 +124,7 @@ def _decided_times(entries: Sequence[SealedEntry], times: Sequence[float]) -> It
         before = address
 
 
-def _whole(reader: LogReader, log: Log, topic: str, partition: int) -> Iterator[Record]:
+def _all_records(reader: LogReader, log: Log, topic: str, partition: int) -> Iterator[Record]:
     end = log.ends[topic, partition] = reader.end_offset(topic, partition)
     return reader.read(topic, partition, 0, end)
 
@@ -135,11 +136,11 @@ def prove(stage: Stage, log: Log) -> list[Finding]:
         _every_journaled_use(stage, decisions),
         _every_journaled_command(stage, decisions),
         _every_stray_record(stage, log),
-        _each_charged_once(decisions),
+        _every_identity_charged_once(decisions),
         _every_input_decided_once(stage, log),
         _every_limit_event_once(log),
-        *_everybody_told(stage, log),
-        _store_is_a_rebuild(stage, log),
+        *_subscriber_findings(stage, log),
+        _store_equals_a_rebuild(stage, log),
         _audit(stage),
     ]
 
@@ -158,29 +159,30 @@ def _decisions(log: Log) -> dict[Identity, list[SealedEntry]]:
 def _every_journaled_use(
     stage: Stage, decisions: Mapping[Identity, Sequence[SealedEntry]]
 ) -> Finding:
-    """Accepted once where nothing speaks against it, else refused for the reason that was to be
-    expected.
+    """Each use is accepted once, or refused for the reason that the worker expected.
 
-    Periods are short here. For an event that waited on a disk through an outage, two may have ended
-    since; that is a reason too.
+    Periods are short here. While an event waits on a disk through an outage, two of them may end.
+    Then the ledger may refuse it for that reason too.
     """
     finding = Finding("events that workers journaled are in the ledger, once each")
     expected: dict[Identity, set[str]] = defaultdict(set)
     for actor in stage.of_role("worker"):
         for line in read_journal(stage.journal_of(actor)):
-            told = line["arguments"]
+            arguments = line["arguments"]
             if line["what"] == "record":
-                expected["usage", told["account"], "render", told["id"]].add(line["expect"])
+                expected["usage", arguments["account"], "render", arguments["id"]].add(
+                    line["expect"]
+                )
             else:
                 void = usage_voided(
                     source="render",
-                    account=told["account"],
+                    account=arguments["account"],
                     usage_source="render",
-                    usage_id=told["id"],
-                    reason=told["reason"],
+                    usage_id=arguments["id"],
+                    reason=arguments["reason"],
                     now=datetime.now(UTC),
                 )
-                expected["account", told["account"], "render", str(void["id"])].add("void")
+                expected["account", arguments["account"], "render", str(void["id"])].add("void")
     for identity, expectations in expected.items():
         found = decisions.get(identity, ())
         kinds = Counter(sealed.entry.kind for sealed in found)
@@ -204,8 +206,8 @@ def _every_journaled_command(
     finding = Finding("commands that billing journaled are in the ledger, in force once at most")
     for actor in stage.of_role("billing"):
         for line in read_journal(stage.journal_of(actor)):
-            told = line["arguments"]
-            found = decisions.get(("account", told["account"], "billing", told["id"]), ())
+            arguments = line["arguments"]
+            found = decisions.get(("account", arguments["account"], "billing", arguments["id"]), ())
             in_force = {
                 sealed.entry.input
                 for sealed in found
@@ -213,14 +215,14 @@ def _every_journaled_command(
             }
             finding.check(
                 bool(found) and len(in_force) <= 1,
-                f"{line['what']} {told}: {len(found)} entries, in force by {in_force}",
+                f"{line['what']} {arguments}: {len(found)} entries, in force by {in_force}",
             )
     return finding
 
 
 def _every_stray_record(stage: Stage, log: Log) -> Finding:
     finding = Finding(
-        "malformed records that Kafka acknowledged are refused in their place, with the reason"
+        "malformed records that Kafka acknowledged are refused in order, with the reason"
     )
     refused: dict[tuple[str, int, int], str | None] = {
         (
@@ -242,7 +244,7 @@ def _every_stray_record(stage: Stage, log: Log) -> Finding:
     return finding
 
 
-def _each_charged_once(decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
+def _every_identity_charged_once(decisions: Mapping[Identity, Sequence[SealedEntry]]) -> Finding:
     finding = Finding("identities are charged at most once")
     for identity, found in decisions.items():
         charged = [sealed.entry.offset for sealed in found if sealed.entry.kind == "usage"]
@@ -251,8 +253,8 @@ def _each_charged_once(decisions: Mapping[Identity, Sequence[SealedEntry]]) -> F
 
 
 def _every_input_decided_once(stage: Stage, log: Log) -> Finding:
-    """Accepted, duplicate or refused: every record of both inputs, in its order, and none twice."""
-    finding = Finding("input records have one decision each, in their order")
+    """Every record of both inputs is accepted, a duplicate or refused, in order, and only once."""
+    finding = Finding("input records have one decision each, in order")
     for partition, entries in enumerate(log.entries):
         for name, topic in (("usage", stage.topics.usage), ("account", stage.topics.account)):
             decided = [
@@ -260,7 +262,7 @@ def _every_input_decided_once(stage: Stage, log: Log) -> Finding:
                 for s in entries
                 if s.entry.input is not None and s.entry.input.topic == name
             ]
-            # An input may have several entries, which lie together.
+            # An input may have several entries, one directly after the other.
             once = [
                 offset for n, offset in enumerate(decided) if n == 0 or decided[n - 1] != offset
             ]
@@ -272,15 +274,16 @@ def _every_input_decided_once(stage: Stage, log: Log) -> Finding:
                     [o for o, n in Counter(once).items() if n > 1],
                 )
                 finding.wrong.append(
-                    f"{topic}/{partition}: of {end} records {missing[:9]} have no decision, "
-                    f"{again[:9]} several"
+                    f"{topic}/{partition}: of {end} records, {missing[:9]} have no decision and "
+                    f"{again[:9]} have several"
                 )
     return finding
 
 
 def _every_limit_event_once(log: Log) -> Finding:
-    """As a reader sees them, who drops what is not beyond the last place: exactly the crossings of
-    the ledger, in their order.
+    """A reader sees exactly the crossings of the ledger, in their order.
+
+    It drops each event that is not beyond the last one it has seen.
     """
     finding = Finding("crossings are announced once each, by their ids")
     for partition, entries in enumerate(log.entries):
@@ -299,14 +302,14 @@ def _every_limit_event_once(log: Log) -> Finding:
                 min(len(seen), len(crossed)),
             )
             finding.wrong.append(
-                f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed, the first "
-                f"difference is event {at}"
+                f"partition {partition}: {len(seen)} announced, {len(crossed)} crossed; the first "
+                f"difference is at event {at}"
             )
     return finding
 
 
 def crossed_ids(log: Log) -> set[str]:
-    """The ids of all limit events that there must be."""
+    """The ids of all limit events that follow from the ledger."""
     return {
         message.address.id for sealed in log.all_entries() for message in limit_events(sealed.entry)
     }
@@ -350,21 +353,21 @@ def _app_of(name: str) -> str:
     return "the app without a group" if name.endswith("3") else "the group"
 
 
-def _everybody_told(stage: Stage, log: Log) -> list[Finding]:
-    told = Finding("limit events reached the subscribers, and nothing else did")
+def _subscriber_findings(stage: Stage, log: Log) -> list[Finding]:
+    reached = Finding("limit events reached the subscribers, and nothing else did")
     crossed = crossed_ids(log)
     for app, missing in missing_ids(stage, log).items():
-        told.looked_at += len(crossed)
-        told.wrong += [f"{app} was not told of {id}" for id in sorted(missing)]
+        reached.looked_at += len(crossed)
+        reached.wrong += [f"{app} was not notified of {id}" for id in sorted(missing)]
     once = Finding(
-        "a subscriber without a group is told of each event once in each of its lives, in order"
+        "a subscriber without a group is notified of each event once in each of its lives, in order"
     )
     views = Finding("subscribers hold the right accounts for blocked")
     blocked = blocked_accounts(log)
     for actor in stage.of_role("listener"):
         lines = heard_lines(stage.heard_by(actor))
-        told.wrong += [
-            f"{actor.name} was told of {line['id']}, which nothing crossed"
+        reached.wrong += [
+            f"{actor.name} was notified of {line['id']}, which nothing crossed"
             for line in lines
             if line["id"] not in crossed
         ]
@@ -378,7 +381,7 @@ def _everybody_told(stage: Stage, log: Log) -> list[Finding]:
             views.check(
                 said == blocked, f"{actor.name} differs in {sorted(said ^ blocked)[:SHOWN_MAX]}"
             )
-    return [told, once, views]
+    return [reached, once, views]
 
 
 def _check_lives(finding: Finding, lines: Sequence[dict[str, Any]]) -> None:
@@ -388,12 +391,13 @@ def _check_lives(finding: Finding, lines: Sequence[dict[str, Any]]) -> None:
         before = last.get((line["life"], partition), (-1, -1))
         finding.check(
             (offset, index) > before,
-            f"{line['life']} was told of {line['id']} after {partition}-{before[0]}-{before[1]}",
+            f"{line['life']} was notified of {line['id']} after "
+            f"{partition}-{before[0]}-{before[1]}",
         )
         last[line["life"], partition] = (offset, index)
 
 
-def _store_is_a_rebuild(stage: Stage, log: Log) -> Finding:
+def _store_equals_a_rebuild(stage: Stage, log: Log) -> Finding:
     """Fold the whole ledger into an empty store, and compare every key to the byte."""
     finding = Finding("keys of the store are byte for byte those of a rebuild")
     with (
@@ -422,7 +426,7 @@ def _store_is_a_rebuild(stage: Stage, log: Log) -> Finding:
                 for key in sorted(ours.keys() | theirs.keys()):
                     finding.check(
                         ours.get(key) == theirs.get(key),
-                        f"{key}: {_differing(ours.get(key), theirs.get(key))}",
+                        f"{key}: {_difference(ours.get(key), theirs.get(key))}",
                     )
     return finding
 
@@ -464,7 +468,7 @@ def _keys_of(client: Client, partition: int) -> dict[str, Any]:
     return {keys.head: head, keys.due: due} | {name: client.hgetall(name) for name in named}
 
 
-def _differing(ours: Any, theirs: Any) -> str:
+def _difference(ours: Any, theirs: Any) -> str:
     if ours == theirs or not isinstance(ours, dict) or not isinstance(theirs, dict):
         return f"{str(ours)[:200]} and not {str(theirs)[:200]}"
     fields = [

@@ -1,14 +1,13 @@
-"""TCP proxies that spoil connections on demand: a process that holds them all, and the handle by
-which the harness steers it.
+"""TCP proxies that disturb connections on demand.
 
-One link stands between one party and one server, so that any two can be parted while all others
-still see both. Every link is in one of four modes, which hold for the connections that there are
-and for those that come:
+One process runs them all, and the harness controls it through a handle. There is one link between
+each party and each server, so any two can be separated while all others still see both. Every link
+is in one of four modes, which apply to present and future connections:
 
 * ``open``: bytes pass.
 * ``cut``: connections are reset, and so is every new one.
 * ``half_open``: connections stay, new ones are accepted, and no byte passes either way. The bytes
-  that were sent meanwhile arrive when the link heals.
+  that were sent meanwhile arrive when the link is opened again.
 * ``slow``: bytes pass, each chunk after ``delay_s``.
 """
 
@@ -31,7 +30,7 @@ ANSWER_TIMEOUT_S = 20.0
 
 
 class Link:
-    """Passes what comes to ``port`` on to ``target``."""
+    """Forwards connections to ``port`` on to ``target``."""
 
     def __init__(self, port: int, target: int) -> None:
         self._port, self._target = port, target
@@ -42,11 +41,11 @@ class Link:
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def listen(self) -> asyncio.Server:
-        """Begin to take connections."""
+        """Begin to accept connections."""
         return await asyncio.start_server(self._serve, LOOPBACK, self._port, limit=CHUNK_BYTES)
 
     def set_mode(self, mode: Mode, delay_s: float) -> None:
-        """Treat connections so from now on."""
+        """Apply this mode to all connections from now on."""
         self._mode, self._delay_s = mode, delay_s
         if mode == "half_open":
             self._flows.clear()
@@ -88,7 +87,7 @@ class Link:
 
 
 async def _hold(links: dict[str, tuple[int, int]]) -> None:
-    """Hold the links, and change their modes as lines on standard input say, until that ends."""
+    """Run the links until standard input ends. Each line of it changes the mode of one link."""
     held = {name: Link(port, target) for name, (port, target) in links.items()}
     servers = [await link.listen() for link in held.values()]
     commands = asyncio.StreamReader()
@@ -105,17 +104,17 @@ async def _hold(links: dict[str, tuple[int, int]]) -> None:
 
 
 class Proxies:
-    """The harness's handle. Ends with the harness, by the end of the pipe."""
+    """The harness's handle on the proxies' process, which ends when the harness's pipe closes."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         self._links: dict[str, tuple[int, int]] = {}
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
-        self._spoilt: set[str] = set()
+        self._disturbed: set[str] = set()
 
     def add(self, link: str, port: int, target: int) -> None:
-        """Before the start: have a link from ``port`` to ``target``."""
+        """Add a link from ``port`` to ``target``. Call this before the start."""
         self._links[link] = (port, target)
 
     def start(self) -> None:
@@ -133,7 +132,7 @@ class Proxies:
         self._expect("ready")
 
     def set_mode(self, link: str, mode: Mode, delay_s: float = 0.0) -> None:
-        """Spoil a link, or heal it with ``open``."""
+        """Disturb a link, or mend it with ``open``."""
         with self._turn:
             assert self._process is not None and self._process.stdin is not None
             self._process.stdin.write(
@@ -141,11 +140,11 @@ class Proxies:
             )
             self._process.stdin.flush()
             self._expect("done")
-            (self._spoilt.discard if mode == "open" else self._spoilt.add)(link)
+            (self._disturbed.discard if mode == "open" else self._disturbed.add)(link)
 
     def heal_all(self) -> None:
-        """Open every link that is not."""
-        for link in list(self._spoilt):
+        """Open every link that is disturbed."""
+        for link in list(self._disturbed):
             self.set_mode(link, "open")
 
     def stop(self) -> None:
@@ -167,7 +166,7 @@ class Proxies:
         reading.join(ANSWER_TIMEOUT_S)
         if not said or said[0].strip() != answer:
             raise RuntimeError(
-                f"the proxies said {said or 'nothing'} and not {answer!r}: see {self._log}"
+                f"the proxies answered {said or 'nothing'}, not {answer!r}: see {self._log}"
             )
 
 

@@ -1,5 +1,7 @@
-"""One self-contained page, without scripts: which fault was when, what flowed meanwhile, how soon
-it flowed again, and the verdict.
+"""The report: one self-contained page without scripts.
+
+It shows when each fault was, the throughput meanwhile, how soon events flowed again, and the
+verdict.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
 def write_report(outcome: Outcome, directory: Path) -> Path:
-    """Write ``chaos.html`` and return where."""
+    """Write ``chaos.html`` and return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     page = directory / "chaos.html"
     page.write_text(_page(outcome), encoding="utf-8")
@@ -47,9 +49,9 @@ def _page(outcome: Outcome) -> str:
 <title>Chaos: {word.lower()}</title><style>{STYLE}</style></head><body><main>
 <h1><span class="{kind}">{word}</span>: no credit lost or counted twice</h1>
 <p class="soft">{len(outcome.suffered):,} faults on three Kafka brokers and {store}, {day}.
-Again with <code>{escape(options.command)}</code></p>
+Repeat it with <code>{escape(options.command)}</code></p>
 {_figures(outcome)}
-<h2>What was looked at, from the log alone</h2><div class="card">{_findings(outcome)}</div>
+<h2>Checks, from the log alone</h2><div class="card">{_findings(outcome)}</div>
 <h2>The run</h2><div class="card">{_chart(outcome)}</div>
 <h2>How soon events flow again after one fault alone</h2>
 <div class="card">{_recoveries(outcome)}</div>
@@ -66,7 +68,7 @@ def _figures(outcome: Outcome) -> str:
     lost, doubled = (
         f"{len(outcome.findings[n].wrong)}" if outcome.findings else "?" for n in (0, 3)
     )
-    shown = {
+    figures = {
         "faults survived": f"{came_off:,}",
         "events lost": lost,
         "charged twice": doubled,
@@ -77,7 +79,7 @@ def _figures(outcome: Outcome) -> str:
     }
     return (
         '<div class="figures">'
-        + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in shown.items())
+        + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in figures.items())
         + "</div>"
     )
 
@@ -101,7 +103,7 @@ def _findings(outcome: Outcome) -> str:
         for title, looked, wrong, detail, is_right in rows
     )
     return (
-        '<table><tr><th>what</th><th class="n">looked at</th><th '
+        '<table><tr><th>check</th><th class="n">checked</th><th '
         f'class="n">wrong</th></tr>{body}</table>'
     )
 
@@ -160,7 +162,7 @@ def _chart(outcome: Outcome) -> str:
         for fault in outcome.suffered:
             if KINDS[fault.kind].lane == lane:
                 width = max(1.5, x(fault.ended) - x(fault.began))
-                told = escape(
+                label = escape(
                     f"{fault.began - outcome.began:.0f} s: {fault.kind}, {fault.target}, "
                     f"{fault.ended - fault.began:.1f} s"
                 )
@@ -168,7 +170,7 @@ def _chart(outcome: Outcome) -> str:
                     f'<rect class="fault" x="{x(fault.began):.1f}" y="{top}" width="{width:.1f}" '
                     f'height="{LANE - 8}" rx="1.5">'
                 )
-                parts.append(f"{rect}<title>{told}</title></rect>")
+                parts.append(f"{rect}<title>{label}</title></rect>")
         top += LANE
     top += 10
     entries = _per_second(
@@ -176,7 +178,7 @@ def _chart(outcome: Outcome) -> str:
     )
     panels = (
         ("entries a second", entries, "one", True),
-        ("inputs that wait", _lag(outcome, seconds), "two", False),
+        ("inputs waiting", _lag(outcome, seconds), "two", False),
         ("slowest canary, s", _delays(outcome, seconds), "three", False),
     )
     for name, values, style, is_area in panels:

@@ -25,7 +25,7 @@ FLOWING_TIMEOUT_S = 240.0
 WARM_UP_S = 5.0
 FINISH_TIMEOUT_S = 150.0
 IDLE_TIMEOUT_S = 180.0
-TOLD_TIMEOUT_S = 90.0
+REACHED_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,8 @@ class Outcome:
     broke_until: float = 0.0
     suffered: list[Suffered] = field(default_factory=list)
     alone: list[tuple[Suffered, float]] = field(default_factory=list)
-    """Faults that came alone, with the longest that any event needed because of it, in seconds."""
+    """Faults that were injected alone, with the slowest event's time because of each, in seconds.
+    """
     followed: list[Followed] = field(default_factory=list)
     ended: dict[str, list[int]] = field(default_factory=dict)
     log: Log = field(default_factory=Log)
@@ -71,7 +72,7 @@ class Outcome:
 
     @property
     def is_proved(self) -> bool:
-        """Whether everything was looked at and nothing is wrong."""
+        """Whether everything was checked and nothing is wrong."""
         return (
             bool(self.findings)
             and not self.problems
@@ -80,27 +81,27 @@ class Outcome:
 
 
 def store_of(seed: int) -> StoreKind:
-    """Which store a seed takes, where nobody says which."""
+    """The store that a seed selects, if the options name none."""
     return "cluster" if seed % 2 else "sentinel"
 
 
 def run(options: Options) -> Outcome:
-    """Do it all, print what happens, and the verdict at the end.
+    """Do a whole run. Print its progress, and the verdict at the end.
 
-    The logs stay when something is wrong.
+    The logs are kept if something is wrong.
     """
     directory = options.directory or Path(tempfile.mkdtemp(prefix="usageledger-chaos-"))
     outcome = Outcome(options, began=time.time())
     print(
-        f"chaos: {options.faults} faults, seed {options.seed}, store: {options.store}; again with: "
-        f"{options.command}",
+        f"chaos: {options.faults} faults, seed {options.seed}, store: {options.store}; "
+        f"repeat with: {options.command}",
         flush=True,
     )
     stage = Stage(directory, seed=options.seed, store=options.store, rate=options.rate)
     try:
         _break_and_prove(stage, options, outcome)
     except BaseException as error:
-        outcome.problems.append(f"the run did not come to its end: {error!r}")
+        outcome.problems.append(f"the run did not reach its end: {error!r}")
         raise
     finally:
         stage.stop()
@@ -152,14 +153,14 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
     if any(use.in_ledger is None for use in outcome.followed):
         outcome.problems.append(
             f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did "
-            "not come through"
+            "not reach the ledger"
         )
 
 
 def _one_by_one(
     stage: Stage, options: Options, probe: Probe, record: Record, outcome: Outcome
 ) -> None:
-    """Each kind alone, and then until events flow as before."""
+    """Inject each kind of fault alone, and wait after each until events flow as before."""
     for planned in one_of_each(options.seed):
         began = time.time()
         do(stage, planned, record)
@@ -181,28 +182,25 @@ def _delay(use: Followed) -> float:
 
 
 def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
-    """End the load, wait until all is decided and announced, stop every writer, and read the
-    log.
-    """
+    """End the load, wait until everything is decided and announced, and read the log."""
     owing = stage.of_role("worker", "billing")
     stage.end([*owing, *stage.of_role("stranger")])
     outcome.problems += stage.finish(owing, FINISH_TIMEOUT_S)
     if not probe.end(30.0):
         outcome.problems.append("the canaries' uses could not all be sent")
     _wait_idle(stage, outcome)
-    # Accounts come due all the time: only without a processor does the ledger stand still.
+    # Accounts fall due all the time, so the ledger grows until the processors have ended.
     stage.end(stage.of_role("processor"))
     _wait_idle(stage, outcome, "limits")
     outcome.log = read_log(stage)
     if not is_true_within(
-        lambda: not any(missing_ids(stage, outcome.log).values()), TOLD_TIMEOUT_S, every_s=0.5
+        lambda: not any(missing_ids(stage, outcome.log).values()), REACHED_TIMEOUT_S, every_s=0.5
     ):
         outcome.problems.append(
-            f"subscribers were not told of everything within {TOLD_TIMEOUT_S:.0f} s"
+            f"subscribers were not notified of everything within {REACHED_TIMEOUT_S:.0f} s"
         )
-    time.sleep(
-        2.5
-    )  # twice as long as it takes a subscriber to say once more whom it holds for blocked
+    # A subscriber writes its blocked accounts about once a second: wait for twice that.
+    time.sleep(2.5)
     stage.end(stage.of_role("limits", "listener"))
 
 
@@ -234,12 +232,12 @@ def verdict(outcome: Outcome) -> str:
         lines.append(
             f"  canaries: {len(delays):,} uses, recorded to decided: median "
             f"{statistics.median(delays):.2f} s, "
-            f"99 of 100 within {delays[int(len(delays) * 0.99)]:.1f} s, all within "
+            f"99 % within {delays[int(len(delays) * 0.99)]:.1f} s, all within "
             f"{delays[-1]:.1f} s"
         )
     if outcome.ended:
         lines.append(
-            "  ended by themselves and started again: "
+            "  ended by themselves and were started again: "
             f"{', '.join(f'{name} {codes}' for name, codes in outcome.ended.items())}"
         )
     failed = sum(bool(fault.problem) for fault in outcome.suffered)
@@ -254,12 +252,12 @@ def verdict(outcome: Outcome) -> str:
     )
     lines.append(
         f"{'PROVED' if outcome.is_proved else 'NOT PROVED'}: {done:,} faults survived ({failed} "
-        "did not come off) in "
+        "failed) in "
         f"{(outcome.broke_until - outcome.broke_from) / 60:.1f} min; {inputs:,} inputs, "
         f"{kinds['usage']:,} charged, "
         f"{kinds['duplicate']:,} duplicates, {kinds['refusal']:,} refused; {lost} lost, {doubled} "
         "charged twice; "
-        f"{outcome.log.claims:,} claims; again with: {outcome.options.command}"
+        f"{outcome.log.claims:,} claims; repeat with: {outcome.options.command}"
     )
     return "\n".join(lines)
 
@@ -268,7 +266,7 @@ def _recoveries(outcome: Outcome) -> list[str]:
     lines = []
     for fault, slowest in sorted(outcome.alone, key=lambda item: -item[1]):
         goal_s = KINDS[fault.kind].within_s
-        missed = "" if slowest <= goal_s else f", beyond the {goal_s:.0f} s that are the goal"
+        missed = "" if slowest <= goal_s else f", beyond the goal of {goal_s:.0f} s"
         lasted_s = fault.ended - fault.began
         lines.append(
             f"  alone: {fault.kind} ({fault.target}, {lasted_s:.1f} s): slowest event "

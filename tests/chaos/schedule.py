@@ -1,8 +1,8 @@
-"""Which faults come, in which order and after which pauses: decided by the seed alone.
+"""The schedule of faults, with their order and pauses. It follows from the seed alone.
 
-Faults come in lanes that run side by side. In the lanes of the servers, one ends before the next
-begins. So never more than one broker is away, and acknowledged records stay safe. In the other
-lanes they overlap.
+Faults are in lanes that run at the same time. In the servers' lanes, each fault ends before the
+next begins. So at most one broker is down, and acknowledged records stay safe. In the other lanes,
+faults overlap.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 Lane = Literal["services", "apps", "network", "redis", "kafka"]
 
 MEAN_GAP_S = 1.6
-"""Between two faults, over all lanes."""
+"""The mean time between two faults, over all lanes."""
 
 
 class Kind(NamedTuple):
@@ -23,7 +23,7 @@ class Kind(NamedTuple):
     weight: int
     hold_s: tuple[float, float] = (0.0, 0.0)
     within_s: float = 15.0
-    """How soon events are to flow again when it comes alone."""
+    """How soon events must flow again when this fault is alone."""
 
 
 KINDS: dict[str, Kind] = {
@@ -82,7 +82,7 @@ EXCLUSIVE: frozenset[Lane] = frozenset({"redis", "kafka"})
 class Planned(NamedTuple):
     """One fault of the schedule.
 
-    ``pick`` in [0, 1) says which of the possible targets, ``aside`` is for whatever else is drawn.
+    ``pick`` in [0, 1) selects one of the possible targets. ``aside`` is for any other choice.
     """
 
     number: int
@@ -98,42 +98,42 @@ class Planned(NamedTuple):
 
 
 def schedule(seed: int, faults: int) -> dict[Lane, list[Planned]]:
-    """The faults of each lane, in order; ``after_s`` counts from the one before it in its lane.
+    """The faults of each lane, in order. The same arguments give the same faults.
 
-    The same for the same arguments.
+    ``after_s`` counts from the fault before it in its lane.
     """
     rng = random.Random(f"faults/{seed}")
-    counts = _shared_out(faults)
+    counts = _counts_by_lane(faults)
     lanes: dict[Lane, list[Planned]] = {}
     number = 0
     for lane, count in counts.items():
         gap_s = MEAN_GAP_S * faults / count if count else 0.0
         lanes[lane] = []
-        for name in _drawn(rng, lane, count):
+        for name in _kinds_in_turn(rng, lane, count):
             number += 1
-            # In the servers' lanes each takes its time anyway.
+            # In the servers' lanes each fault takes long enough by itself.
             after_s = rng.uniform(0.5, 3.0) if lane in EXCLUSIVE else rng.expovariate(1 / gap_s)
-            lanes[lane].append(_planned(rng, number, name, after_s))
+            lanes[lane].append(_new_fault(rng, number, name, after_s))
     return lanes
 
 
 def one_of_each(seed: int) -> list[Planned]:
-    """Each kind once, to be suffered alone: how soon do events flow again?"""
+    """Each kind once, to be injected alone, to measure how soon events flow again."""
     rng = random.Random(f"alone/{seed}")
     names = list(KINDS)
     rng.shuffle(names)
-    return [_planned(rng, number + 1, name, 0.0) for number, name in enumerate(names)]
+    return [_new_fault(rng, number + 1, name, 0.0) for number, name in enumerate(names)]
 
 
-def _planned(rng: random.Random, number: int, name: str, after_s: float) -> Planned:
+def _new_fault(rng: random.Random, number: int, name: str, after_s: float) -> Planned:
     return Planned(
         number, name, after_s, rng.uniform(*KINDS[name].hold_s), rng.random(), rng.random()
     )
 
 
-def _shared_out(faults: int) -> dict[Lane, int]:
+def _counts_by_lane(faults: int) -> dict[Lane, int]:
     counts: dict[Lane, int] = {lane: int(faults * share) for lane, share in SHARES.items()}
-    # Every lane has its turn in a short run too.
+    # Every lane has a fault in a short run too.
     for lane in ("kafka", "redis", "network", "services"):
         if sum(counts.values()) < faults and not counts[lane]:
             counts[lane] = 1
@@ -141,9 +141,10 @@ def _shared_out(faults: int) -> dict[Lane, int]:
     return counts
 
 
-def _drawn(rng: random.Random, lane: Lane, count: int) -> list[str]:
-    """Kinds in turn rather than at pure chance: each comes about as often as its weight says, in a
-    short run too.
+def _kinds_in_turn(rng: random.Random, lane: Lane, count: int) -> list[str]:
+    """Kinds in shuffled rounds, not independent draws.
+
+    So each occurs about as often as its weight says, in a short run too.
     """
     names: list[str] = []
     while len(names) < count:

@@ -1,11 +1,12 @@
-"""The SDK through an outage of Kafka: frozen, then dead, then back, while the workers that report
-are killed and started again.
+"""The SDK through an outage of Kafka: the broker is frozen, then dead, then back.
+
+Meanwhile the workers that report are killed and started again.
 
     python -m tests.chaos.sdk_outage --outage-s 600 --rate 300 --seed 7
 
 It uses a broker of its own, in a temporary directory. Afterwards the logs alone must show three
 things. Every event whose `record` returned is in the topic. A real `PartitionBook` charges each
-once. Accepted + refused + duplicates equal the topic's records. Prints how long `record` took.
+once. Accepted + refused + duplicates equal the topic's records. It prints how long `record` took.
 """
 
 from __future__ import annotations
@@ -84,9 +85,7 @@ class Outcome:
 
 
 class Workers:
-    """Processes that report into one spool directory, and a journal each of what they have
-    recorded.
-    """
+    """Processes that report into one spool directory. Each keeps a journal of its events."""
 
     def __init__(
         self, directory: Path, kafka: str, count: int, rate: float, rng: random.Random
@@ -103,9 +102,7 @@ class Workers:
         return self.directory / "spool"
 
     def kill_one(self) -> None:
-        """End one worker, by a signal that it can or cannot catch, and start another in its
-        place.
-        """
+        """End one worker, by a signal that it can or cannot catch, and start another instead."""
         place = self.rng.randrange(len(self._running))
         self._end(self._running[place], self.rng.choice([signal.SIGKILL, signal.SIGTERM]))
         self.kills += 1
@@ -184,7 +181,7 @@ def outage(
 def _fail_and_come_back(
     server: KafkaServer, load: Workers, outage_s: float, kill_every_s: float
 ) -> Outcome:
-    """A third of the time the broker answers nothing, the rest of it it is not there."""
+    """For a third of the outage the broker is frozen, and for the rest it is dead."""
     outcome = Outcome()
     time.sleep(SETTLE_S)
     assert server.pid is not None
@@ -219,7 +216,7 @@ def _size(path: Path) -> int:
 
 
 def _drain(outcome: Outcome, load: Workers) -> None:
-    """Send what the last workers left, as the next process to start would."""
+    """Send the events that the last workers left, as the next process to start would."""
     began = time.monotonic()
     with UsageMeter(source="render", kafka=load.kafka, spool_directory=load.spool) as meter:
         if not meter.flush(DRAIN_S):
@@ -262,9 +259,9 @@ def _records(kafka: str, topic: str) -> dict[int, list[Record]]:
 
 
 def work(journal: Path, spool: Path, kafka: str, rate: float) -> None:
-    """A worker: record at a rate, and write down what was recorded once `record` has returned.
+    """A worker: record events at a rate, and note each event once `record` has returned.
 
-    Ends when it is asked to.
+    It ends on SIGTERM.
     """
 
     def end(signum: int, frame: object) -> None:

@@ -1,9 +1,8 @@
-"""A generation worker: reports usage through `UsageMeter`, and is killed and started again.
+"""A generation worker: it reports usage through `UsageMeter`, and faults kill it.
 
-Ends in order on SIGTERM.
-
-On SIGUSR1 its disk is full, on SIGUSR2 it no longer is: files cannot grow, by a limit that needs no
-privileges. The journal lies on another disk, so the limit is lifted while it is written.
+On SIGTERM it ends in an orderly way. SIGUSR1 fills its disk and SIGUSR2 frees it again: a limit on
+the size of files, which needs no privileges. The journal is treated as if it were on another disk,
+so the limit is lifted while it is written.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Worker:
 
     def __init__(self, name: str, seed: str, journal: Path, spool: Path, rate: float) -> None:
         self._journal = Journal(journal)
-        # A life goes on where the one before ended, with other events.
+        # Each life sends other events than the lives before it.
         self._life = datetime.now(UTC).strftime("%H%M%S%f")
         self._rng = random.Random(f"{seed}/{name}/{self._life}")
         self._name = name
@@ -52,15 +51,15 @@ class Worker:
         signal.signal(signal.SIGUSR2, lambda *_: self._fill_disk(False))
 
     def finish(self) -> None:
-        """Finish what the life before left, and send all that waits."""
+        """Finish the intents that the previous life left, and send all events that wait."""
         for number, line in self._journal.unfinished.items():
             self._carry_out(number, line["what"], line["arguments"])
         if not self._meter.flush(FLUSH_TIMEOUT_S):
-            raise TimeoutError(f"events wait still: {self._meter.waiting()}")
+            raise TimeoutError(f"events still wait: {self._meter.waiting()}")
         self._meter.close(1.0)
 
     def run(self) -> None:
-        """Finish what the life before left, then go on."""
+        """Finish the intents that the previous life left, then go on."""
         for number, line in self._journal.unfinished.items():
             self._carry_out(number, line["what"], line["arguments"])
         due = time.monotonic()
@@ -126,7 +125,7 @@ class Worker:
         self._carry_out(None, "record", used)
 
     def _contest(self, used: dict[str, Any]) -> None:
-        """The same id for something else: one of the two counts, the other is refused."""
+        """Use the same id for other content. One of the two counts, and the other is refused."""
         self._do("record", "contested", used | {"feature": "genai_music", "model": "soundraw"})
 
     def _do(self, what: str, expect: str, arguments: dict[str, Any]) -> None:
@@ -148,7 +147,7 @@ class Worker:
             else:
                 if number is not None:
                     with self._another_disk():
-                        self._journal.done(number)
+                        self._journal.note_done(number)
                 return
 
     @contextmanager
@@ -181,7 +180,7 @@ def main() -> None:
     for name in ("journal", "spool"):
         arguments.add_argument(f"--{name}", required=True, type=Path)
     arguments.add_argument("--rate", required=True, type=float)
-    arguments.add_argument("--finish", action="store_true", help="do what is owed, and end")
+    arguments.add_argument("--finish", action="store_true", help="finish what is owed, and end")
     given = vars(arguments.parse_args())
     is_finishing = given.pop("finish")
     worker = Worker(**given)

@@ -1,5 +1,6 @@
-"""All that a run needs: brokers, store, links, and the processes that are put to the test, each
-started again whenever it ends.
+"""Everything that a run needs: brokers, store, links, and the processes under test.
+
+Each of these processes is started again whenever it ends.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
 PREFIX = "chaos"
 RESTART_AFTER_S = 0.5
-# A process that cannot start while a server is away is tried less and less often, as a supervisor
+# A process that cannot start while a server is down is tried less and less often, as a supervisor
 # does.
 RESTART_AFTER_MAX_S = 4.0
 WATCH_S = 0.1
@@ -50,7 +51,7 @@ COUNTS: dict[Role, int] = {
 
 @dataclass(slots=True)
 class Actor:
-    """One process of ours. ``turn`` is held while a fault is at work on it."""
+    """One process of ours. Each fault on it holds ``turn`` meanwhile."""
 
     name: str
     role: Role
@@ -60,7 +61,7 @@ class Actor:
     ended: list[int] = field(default_factory=list)
     """The exit codes with which it ended by itself."""
     was_hit: bool = False
-    """A fault ended it: that is no failure of its own."""
+    """Whether a fault ended it. Then its end is not a failure of its own."""
 
     def signal(self, number: int) -> None:
         """Send a signal to it, if it runs."""
@@ -83,7 +84,7 @@ class Stage:
             f"{role}-{n + 1}" for role in ("processor", "limits") for n in range(COUNTS[role])
         ]
         self.parties = [*own_parties, APPS]
-        # Nobody listens on most of these yet, so all that are given away have to be known.
+        # Most of these ports are not in use yet, so every assigned one must be remembered.
         ports: set[int] = set()
         self.brokers = Brokers(directory, self.logs, self.proxies, ports, self.parties)
         self.store: Store = (SentinelStore if store == "sentinel" else ClusterStore)(
@@ -91,7 +92,7 @@ class Stage:
         )
         self._seed, self._rate = seed, rate
         self.actors = [
-            self._made(role, number + 1)
+            self._new_actor(role, number + 1)
             for role, count in COUNTS.items()
             for number in range(count)
         ]
@@ -100,7 +101,7 @@ class Stage:
 
     @property
     def replicated_topics(self) -> tuple[str, ...]:
-        """The ledger's topics, and that of the groups' offsets."""
+        """The ledger's partitioned topics, and the catalog topic."""
         return (*self.topics.partitioned, self.topics.catalog)
 
     @property
@@ -127,9 +128,7 @@ class Stage:
         return [actor for actor in self.actors if actor.role in roles]
 
     def mend(self) -> None:
-        """Undo whatever faults have left behind: all links open, all servers up, nobody frozen, no
-        disk full.
-        """
+        """Undo all faults: open all links, start all servers, thaw processes and free disks."""
         self.proxies.heal_all()
         for actor in self.actors:
             actor.signal(signal.SIGCONT)
@@ -148,14 +147,14 @@ class Stage:
             self.brokers.wait_ready(broker)
 
     def end(self, actors: Sequence[Actor], timeout_s: float = 15.0) -> None:
-        """Have processes end in order, for good."""
+        """End processes in an orderly way, for good."""
         for actor in actors:
             actor.is_wanted = False
         with ThreadPoolExecutor(len(actors)) as pool:
             list(pool.map(lambda actor: actor.child.stop(timeout_s), actors))
 
     def finish(self, actors: Sequence[Actor], timeout_s: float) -> list[str]:
-        """Have workers carry out what they still owe, once; return what did not come off."""
+        """Run each worker once more, to finish what it owes. Return the failures."""
         finishing = [
             ChildProcess(
                 actor.name,
@@ -191,7 +190,7 @@ class Stage:
         self.proxies.stop()
 
     def journal_of(self, actor: Actor) -> Path:
-        """Where a process notes what it means to do."""
+        """The file in which a process notes its intents."""
         return self.directory / "journals" / f"{actor.name}.jsonl"
 
     def heard_by(self, actor: Actor) -> Path:
@@ -199,7 +198,7 @@ class Stage:
         return self.directory / "heard" / f"{actor.name}.jsonl"
 
     def blocked_at(self, actor: Actor) -> Path:
-        """Where a subscriber says whom it holds for blocked."""
+        """The file in which a subscriber lists the accounts that it considers blocked."""
         return self.directory / "heard" / f"{actor.name}.blocked.json"
 
     def _keep(self) -> None:
@@ -233,7 +232,7 @@ class Stage:
             actor.ended.append(code)
         actor.was_hit = False
 
-    def _made(self, role: Role, number: int) -> Actor:
+    def _new_actor(self, role: Role, number: int) -> Actor:
         name = f"{role}-{number}"
         party = name if role in ("processor", "limits") else APPS
         environment = os.environ | {
@@ -254,7 +253,7 @@ class Stage:
 
     def _command(self, role: Role, name: str) -> list[str]:
         files = self.directory
-        told = ["--name", name, "--seed", str(self._seed)]
+        identity = ["--name", name, "--seed", str(self._seed)]
         journal = ["--journal", str(files / "journals" / f"{name}.jsonl")]
         match role:
             case "processor" | "limits":
@@ -265,7 +264,7 @@ class Stage:
                 return [
                     "-m",
                     "tests.chaos.sdk_worker",
-                    *told,
+                    *identity,
                     *journal,
                     "--spool",
                     str(files / "spool"),
@@ -276,7 +275,7 @@ class Stage:
                 return [
                     "-m",
                     "tests.chaos.billing",
-                    *told,
+                    *identity,
                     *journal,
                     "--rate",
                     str(self._rate / 25),
@@ -285,7 +284,7 @@ class Stage:
                 return [
                     "-m",
                     "tests.chaos.stranger",
-                    *told,
+                    *identity,
                     *journal,
                     "--rate",
                     "1",

@@ -1,8 +1,7 @@
-"""The counter stores that are put to the test: a Valkey with a replica and three Sentinels, and a
-Redis Cluster of 3 + 3.
+"""The counter stores under test: a Valkey with a replica and three Sentinels, and a Redis Cluster
+of 3 + 3.
 
-Every node is reached through one link, by clients, replicas and Sentinels alike; ``redis-n`` is its
-name.
+Clients, replicas and Sentinels all reach a node through one link, whose name is ``redis-n``.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Node:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """A connection of the harness's own, past the link."""
+        """A connection of the harness's own, which does not use the link."""
         with redis.Redis(
             host=LOOPBACK,
             port=self.port,
@@ -79,7 +78,7 @@ class Node:
             yield client
 
     def answers(self) -> bool:
-        """Whether it serves."""
+        """Whether it answers a ping."""
         try:
             with self.client() as client:
                 return bool(client.ping())
@@ -113,23 +112,23 @@ class Node:
         return copy
 
     def take_back_to(self, copy: Path) -> None:
-        """Have the copy for its data, as a machine whose disk has lost its last seconds.
+        """Replace its data with the copy, as if its disk had lost the last seconds.
 
-        It must not run.
+        The server must not be running.
         """
         shutil.rmtree(self.directory / "data")
         copy.rename(self.directory / "data")
 
 
 class Pair(NamedTuple):
-    """A master and its replica, None where it has none just now."""
+    """A master and its replica, or None if it has none at present."""
 
     master: Node
     replica: Node | None
 
 
 class Store(Protocol):
-    """The part of either that faults need."""
+    """The part of either store that faults need."""
 
     nodes: list[Node]
     url: str
@@ -145,7 +144,7 @@ class Store(Protocol):
         ...
 
     def fail_over(self, pair: Pair) -> None:
-        """Ask for a failover in order."""
+        """Request an orderly failover."""
         ...
 
     def stop(self) -> None: ...
@@ -272,8 +271,8 @@ class ClusterStore:
             f"cluster-announce-ip {LOOPBACK}",
             "cluster-announce-port {node.entrance}",
             "cluster-announce-bus-port {node.bus_port}",
-            # One master without a replica must not stop the partitions of the other two; and old
-            # data is better than none here.
+            # One master without a replica must not stop the partitions of the other two. Old data
+            # is better than none here.
             "cluster-require-full-coverage no",
             "cluster-replica-validity-factor 0",
             "cluster-allow-replica-migration no",
@@ -299,7 +298,7 @@ class ClusterStore:
             with self.nodes[0].client() as client:
                 client.execute_command("CLUSTER", "MEET", LOOPBACK, node.entrance, node.bus_port)
         if not is_true_within(
-            lambda: all(len(self._known(node)) == len(self.nodes) for node in self.nodes),
+            lambda: all(len(self._nodes_seen_by(node)) == len(self.nodes) for node in self.nodes),
             HEALTHY_TIMEOUT_S,
         ):
             raise RuntimeError("the cluster's nodes did not meet")
@@ -309,11 +308,11 @@ class ClusterStore:
             raise RuntimeError("the cluster did not form")
 
     def pairs(self) -> list[Pair]:
-        known = self._agreed()
+        known = self._newest_states()
         masters = [
             node
             for node in self.nodes
-            if known.get(node.entrance, _Known("", False, "", False)).has_slots
+            if known.get(node.entrance, _NodeState("", False, "", False)).has_slots
         ]
         return [
             Pair(master, self._replica_of(known[master.entrance].id, known)) for master in masters
@@ -328,7 +327,7 @@ class ClusterStore:
                 if (
                     state["cluster_state"] != "ok"
                     or state["cluster_slots_ok"] != "16384"
-                    or any(k.fails for k in self._known(node).values())
+                    or any(k.fails for k in self._nodes_seen_by(node).values())
                 ):
                     return False
         pairs = self.pairs()
@@ -344,7 +343,7 @@ class ClusterStore:
             node.kill()
 
     def _follow(self, replica: Node, master: Node) -> None:
-        def asked() -> bool:
+        def is_requested() -> bool:
             with suppress(redis.RedisError), master.client() as there, replica.client() as client:
                 client.execute_command(
                     "CLUSTER", "REPLICATE", there.execute_command("CLUSTER", "MYID")
@@ -352,56 +351,59 @@ class ClusterStore:
                 return True
             return False
 
-        if not is_true_within(asked, HEALTHY_TIMEOUT_S):
+        if not is_true_within(is_requested, HEALTHY_TIMEOUT_S):
             raise RuntimeError(f"{replica.name} does not follow {master.name}")
 
-    def _agreed(self) -> dict[int, _Known]:
+    def _newest_states(self) -> dict[int, _NodeState]:
         """The answer of the node with the newest view, by the entrances of the nodes."""
-        found: list[tuple[int, dict[int, _Known]]] = []
+        found: list[tuple[int, dict[int, _NodeState]]] = []
         for node in self.nodes:
             with suppress(redis.RedisError, OSError), node.client() as client:
                 found.append(
-                    (int(client.cluster("INFO")["cluster_current_epoch"]), self._known(node))
+                    (
+                        int(client.cluster("INFO")["cluster_current_epoch"]),
+                        self._nodes_seen_by(node),
+                    )
                 )
         return max(found, key=lambda one: one[0])[1] if found else {}
 
-    def _known(self, node: Node) -> dict[int, _Known]:
+    def _nodes_seen_by(self, node: Node) -> dict[int, _NodeState]:
         try:
             with node.client() as client:
                 text = client.execute_command("CLUSTER", "NODES")
         except (redis.RedisError, OSError):
             return {}
-        return dict(_known_of(line.split()) for line in text.decode("ascii").splitlines())
+        return dict(_node_state(line.split()) for line in text.decode("ascii").splitlines())
 
-    def _replica_of(self, master_id: str, known: dict[int, _Known]) -> Node | None:
+    def _replica_of(self, master_id: str, known: dict[int, _NodeState]) -> Node | None:
         return next(
             (
                 node
                 for node in self.nodes
-                if known.get(node.entrance, _Known("", False, "", False)).master == master_id
+                if known.get(node.entrance, _NodeState("", False, "", False)).master == master_id
             ),
             None,
         )
 
 
-class _Known(NamedTuple):
+class _NodeState(NamedTuple):
     id: str
     has_slots: bool
     master: str
     fails: bool
 
 
-def _known_of(words: Sequence[str]) -> tuple[int, _Known]:
+def _node_state(words: Sequence[str]) -> tuple[int, _NodeState]:
     """A line of CLUSTER NODES: id, address, flags, master, ping, pong, epoch, link, slots ..."""
     id, address, flags, master = words[:4]
     entrance = int(address.partition("@")[0].rpartition(":")[2])
-    return entrance, _Known(
+    return entrance, _NodeState(
         id, "master" in flags.split(",") and len(words) > 8, master, "fail" in flags
     )
 
 
 def wait_failed_over(store: Store, master: Node) -> bool:
-    """Wait until another than ``master`` has taken its place; False if it took too long."""
+    """Wait until another node has replaced ``master``; False if that took too long."""
 
     def is_replaced() -> bool:
         pairs = store.pairs()
@@ -411,8 +413,9 @@ def wait_failed_over(store: Store, master: Node) -> bool:
 
 
 def fail_over_losing_writes(store: Store, pair: Pair, lose_s: float) -> None:
-    """Have the replica stop hearing of writes, go on writing, kill the master: what it acknowledged
-    meanwhile is gone for good.
+    """Freeze the replica while writes go on, then kill the master.
+
+    The writes that the master acknowledged meanwhile are gone for good.
     """
     replica = pair.replica
     if replica is None:
@@ -420,8 +423,8 @@ def fail_over_losing_writes(store: Store, pair: Pair, lose_s: float) -> None:
     replica.signal(signal.SIGSTOP)
     try:
         with suppress(redis.RedisError, OSError), pair.master.client() as client:
-            # Data on its way would still reach it, so the connection has to end while it cannot
-            # make another.
+            # Data on its way would still reach the replica. So its connection must end while it
+            # cannot open another.
             client.execute_command("CLIENT", "KILL", "TYPE", "replica")
         time.sleep(lose_s)
         pair.master.kill()

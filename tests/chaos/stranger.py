@@ -1,8 +1,7 @@
-"""A producer that knows nothing of the SDK: what it sends is malformed, in the wrong partition, too
-old, or dated tomorrow.
+"""A producer that knows nothing of the SDK.
 
-Each acknowledged record is noted with its address: the ledger has to give the refusal's reason
-there.
+Its records are malformed, in the wrong partition, too old, or dated tomorrow. It notes the address
+of each acknowledged record, because the ledger must name that address in the refusal.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Stranger:
             try:
                 self._send_on()
             except KafkaError as error:
-                print(f"another producer after {error!r}", file=sys.stderr)
+                print(f"replacing the producer after {error!r}", file=sys.stderr)
                 time.sleep(0.5)
 
     def _send_on(self) -> None:
@@ -66,7 +65,7 @@ class Stranger:
         try:
             while not self._is_ending:
                 time.sleep(self._rng.expovariate(self._rate))
-                topic, key, value, partition, reason = self._something()
+                topic, key, value, partition, reason = self._malformed_record()
                 there = producer.send(topic, key=key, value=value, partition=partition).get(
                     timeout=15
                 )
@@ -77,7 +76,7 @@ class Stranger:
             producer.flush = lambda timeout=None: None
             producer.close(timeout=0)
 
-    def _something(self) -> tuple[str, bytes, bytes | None, int, str]:
+    def _malformed_record(self) -> tuple[str, bytes, bytes | None, int, str]:
         """Topic, key, value, partition, and the reason for which the ledger must refuse it."""
         self._count += 1
         account = account_now(self._rng)

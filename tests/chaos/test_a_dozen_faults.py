@@ -1,6 +1,6 @@
-"""The short form: a dozen faults on the real thing, drawn by this run's seed.
+"""The short form: a dozen faults on real servers, drawn by this run's seed.
 
-``make chaos`` is the long one.
+``make chaos`` is the long form.
 """
 
 from __future__ import annotations

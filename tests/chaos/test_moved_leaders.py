@@ -35,8 +35,8 @@ def test_a_reader_is_answered_after_its_partitions_have_moved_to_other_leaders(
     """After a broker had been frozen and its partitions led by others, a limits consumer announced
     nothing for minutes.
 
-    Its reader asked the old leader for a partition's end. That one answered that it no longer
-    leads, and the reader asked it again for half a minute, and so for each partition.
+    Its reader asked the old leader for a partition's end. The old leader answered that it no longer
+    leads. The reader asked it again for half a minute, and did the same for each partition.
     """
     create_topics(brokers.direct, partitions=PARTITIONS, replication_factor=3)
     topic = Topics().ledger
