@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import assert_never
 
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog import Catalog, Rate
@@ -15,12 +15,33 @@ from usageledger.domain.renewal import plan_at
 
 
 def explain(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
-    """Explain an entry's effect on its account; empty for an entry that changed nothing.
+    """Explain an entry's effect on its account; empty for an entry that is no charge.
 
     The adopted ``catalogs`` give the names of plans, features and models.
     """
-    sentence = _SENTENCES.get(entry.kind)
-    return "" if sentence is None else sentence(entry, catalogs)
+    match entry.kind:
+        case "usage":
+            return _usage_sentence(entry, catalogs)
+        case "void":
+            return _void_sentence(entry)
+        case "grant":
+            return _grant_sentence(entry)
+        case "grant_expired":
+            return _grant_expired_sentence(entry)
+        case "renewal":
+            return _renewal_sentence(entry, catalogs)
+        case "plan_change":
+            return _plan_change_sentence(entry, catalogs)
+        case "account_opened":
+            return _account_opened_sentence(entry, catalogs)
+        case "suspension":
+            return _suspension_sentence(entry)
+        case "resumption":
+            return _resumption_sentence(entry)
+        case "thresholds_set" | "refusal" | "duplicate" | "skip" | "catalog_adopted":
+            return ""
+        case _:
+            assert_never(entry.kind)
 
 
 def names_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> tuple[str | None, str | None]:
@@ -40,11 +61,29 @@ def credits_of(entry: LedgerEntry) -> int:
 
     It is what a use charged, a void gave back, was granted, or lapsed with a grant; otherwise 0.
     """
-    if entry.kind == "grant" and entry.grant is not None:
-        return entry.grant.credits
-    if entry.kind == "grant_expired":
-        return _lapsed_credits(entry)
-    return abs(entry.credits)
+    match entry.kind:
+        case "usage" | "void":
+            return abs(entry.credits)
+        case "grant":
+            assert entry.grant is not None, "a grant says what is granted"
+            return entry.grant.credits
+        case "grant_expired":
+            return _lapsed_credits(entry)
+        case (
+            "renewal"
+            | "plan_change"
+            | "account_opened"
+            | "suspension"
+            | "resumption"
+            | "thresholds_set"
+            | "refusal"
+            | "duplicate"
+            | "skip"
+            | "catalog_adopted"
+        ):
+            return 0
+        case _:
+            assert_never(entry.kind)
 
 
 def _usage_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
@@ -62,7 +101,7 @@ def _usage_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     return f"{used}{_rounding_clause(rate, quantity)}: {_credits_text(entry.credits)}.{late}"
 
 
-def _void_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _void_sentence(entry: LedgerEntry) -> str:
     voids = entry.voids
     assert voids is not None, "a void names what it voids"
     why = f" ({voids.reason})" if voids.reason else ""
@@ -76,7 +115,7 @@ def _void_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     return f"The use {voids.id} was voided{why}: {_credits_text(-entry.credits)} given back.{late}"
 
 
-def _grant_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _grant_sentence(entry: LedgerEntry) -> str:
     grant = entry.grant
     assert grant is not None, "a grant says what is granted"
     why = f" ({grant.reason})" if grant.reason else ""
@@ -88,7 +127,7 @@ def _grant_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     return f"{_credits_text(grant.credits)} granted{why}, to be used beside the allotment {until}."
 
 
-def _grant_expired_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _grant_expired_sentence(entry: LedgerEntry) -> str:
     assert entry.grant is not None, "what expires is a grant"
     lapsed = _lapsed_credits(entry)
     left = (
@@ -138,28 +177,15 @@ def _account_opened_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> s
     )
 
 
-def _suspension_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _suspension_sentence(entry: LedgerEntry) -> str:
     return (
         f"The account was suspended{_reason_clause(entry)}: it is blocked until it is resumed, "
         "whatever it has left."
     )
 
 
-def _resumption_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
+def _resumption_sentence(entry: LedgerEntry) -> str:
     return f"The account is no longer suspended{_reason_clause(entry)}."
-
-
-_SENTENCES: Mapping[str, Callable[[LedgerEntry, AdoptedCatalogs], str]] = {
-    "usage": _usage_sentence,
-    "void": _void_sentence,
-    "grant": _grant_sentence,
-    "grant_expired": _grant_expired_sentence,
-    "renewal": _renewal_sentence,
-    "plan_change": _plan_change_sentence,
-    "account_opened": _account_opened_sentence,
-    "suspension": _suspension_sentence,
-    "resumption": _resumption_sentence,
-}
 
 
 def _reason_clause(entry: LedgerEntry) -> str:

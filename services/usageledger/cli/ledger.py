@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
@@ -86,22 +86,37 @@ def _entry_summary(entry: LedgerEntry) -> str:
     from usageledger.domain.credits import format_credits
     from usageledger.domain.quantity import format_quantity
 
-    if entry.kind == "usage" and entry.quantity is not None:
-        model = f"/{entry.model}" if entry.model else ""
-        late = " (late)" if entry.is_late else ""
-        voided = " (voided before)" if entry.is_void_on_arrival else ""
-        return f"{entry.feature}{model} × {format_quantity(entry.quantity)}{late}{voided}"
-    if entry.kind == "refusal":
-        return f"{entry.reason}{f': {entry.detail}' if entry.detail else ''}"
-    if entry.plan_change is not None:
-        next_plan = entry.plan_change.next_plan
-        later = f", {next_plan} from the next renewal" if next_plan else ""
-        return f"{entry.plan_change.plan}{later}"
-    if entry.grant is not None:
-        why = f": {entry.grant.reason}" if entry.grant.reason else ""
-        return f"{format_credits(entry.grant.credits)} credits{why}"
-    if entry.voids is not None:
-        return f"{entry.voids.source} {entry.voids.id}: {entry.voids.reason}"
-    if entry.kind == "duplicate" and entry.event is not None:
-        return f"{entry.event.source} {entry.event.id}"
-    return entry.catalog_version or entry.reason or ""
+    match entry.kind:
+        case "usage":
+            assert entry.quantity is not None, "a use has a quantity"
+            model = f"/{entry.model}" if entry.model else ""
+            late = " (late)" if entry.is_late else ""
+            voided = " (voided before)" if entry.is_void_on_arrival else ""
+            return f"{entry.feature}{model} × {format_quantity(entry.quantity)}{late}{voided}"
+        case "refusal":
+            return f"{entry.reason}{f': {entry.detail}' if entry.detail else ''}"
+        case "renewal" | "plan_change" | "account_opened":
+            assert entry.plan_change is not None, "it says what changes of the plan"
+            next_plan = entry.plan_change.next_plan
+            later = f", {next_plan} from the next renewal" if next_plan else ""
+            return f"{entry.plan_change.plan}{later}"
+        case "grant" | "grant_expired":
+            assert entry.grant is not None, "it names a grant"
+            why = f": {entry.grant.reason}" if entry.grant.reason else ""
+            return f"{format_credits(entry.grant.credits)} credits{why}"
+        case "void":
+            assert entry.voids is not None, "a void names what it voids"
+            return f"{entry.voids.source} {entry.voids.id}: {entry.voids.reason}"
+        case "duplicate" if entry.event is not None:
+            return f"{entry.event.source} {entry.event.id}"
+        case (
+            "duplicate"
+            | "suspension"
+            | "resumption"
+            | "thresholds_set"
+            | "catalog_adopted"
+            | "skip"
+        ):
+            return entry.catalog_version or entry.reason or ""
+        case _:
+            assert_never(entry.kind)

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -22,13 +22,10 @@ from usageledger.domain.cycle import zone
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.evolve import evolve
+from usageledger.history.charges import ChargeKind, charge_kind
 from usageledger.history.tables import entry_number_of, microseconds
 from usageledger.ledger.records import Record
 from usageledger.ledger.refused_input import EventIdentity, event_identity
-
-CHANGE_NOTHING = frozenset({"refusal", "duplicate", "skip", "catalog_adopted"})
-NO_CHARGES = frozenset({"thresholds_set"})
-"""They change an account, but neither its credits nor its plan."""
 
 STATES_KEPT_MAX = 50_000
 
@@ -148,7 +145,7 @@ class HistoryFold:
 
     def _apply(self, batch: _Batch, entry: LedgerEntry) -> None:
         _note_refusal(batch, entry)
-        if entry.kind in CHANGE_NOTHING or not entry.account:
+        if not entry.changes_its_account:
             return
         account = batch.accounts.get(entry.account) or self._account(entry.account)
         state = evolve(None if account is None else account.state, entry)
@@ -160,9 +157,10 @@ class HistoryFold:
         batch.accounts[entry.account] = account
         _note_limits(account, entry)
         _note_periods(batch, entry, state)
-        if entry.kind in NO_CHARGES:
+        kind = charge_kind(entry.kind)
+        if kind is None:
             return
-        date = self._count(batch, entry, account)
+        date = self._count(batch, kind, entry, account)
         entry_number = entry_number_of(batch.partition, entry.offset)
         number = None if entry.period is None else entry.period.number
         batch.charges[entry_number] = (
@@ -172,25 +170,41 @@ class HistoryFold:
             _encoder.encode(_kept_of(entry)),
         )
 
-    def _count(self, batch: _Batch, entry: LedgerEntry, account: _Account) -> str | None:
+    def _count(
+        self, batch: _Batch, kind: ChargeKind, entry: LedgerEntry, account: _Account
+    ) -> str | None:
         """Count a use, or a void of one, in the day that it happened on; return the day of a
         use.
         """
-        if entry.kind == "usage" and entry.event is not None and entry.period is not None:
-            occurred_at = min(entry.event.occurred_at, entry.appended_at)
-            account.last_used_at_us = max(account.last_used_at_us or 0, microseconds(occurred_at))
-            date = local_date(occurred_at, account.state.time_zone)
-            if not entry.is_void_on_arrival:
-                _add(batch, entry, date, sign=1)
-            return date
-        if (
-            entry.kind == "void"
-            and entry.voids is not None
-            and entry.voids.entry_offset is not None
-        ):
-            usage, date = self._charged(batch, entry.voids.entry_offset)
-            _add(batch, usage, date, sign=-1)
-        return None
+        match kind:
+            case "usage":
+                assert entry.event is not None, "a use is an event"
+                occurred_at = min(entry.event.occurred_at, entry.appended_at)
+                account.last_used_at_us = max(
+                    account.last_used_at_us or 0, microseconds(occurred_at)
+                )
+                date = local_date(occurred_at, account.state.time_zone)
+                if not entry.is_void_on_arrival:
+                    _add(batch, entry, date, sign=1)
+                return date
+            case "void":
+                assert entry.voids is not None, "a void names what it voids"
+                if entry.voids.entry_offset is not None:
+                    usage, date = self._charged(batch, entry.voids.entry_offset)
+                    _add(batch, usage, date, sign=-1)
+                return None
+            case (
+                "grant"
+                | "grant_expired"
+                | "renewal"
+                | "plan_change"
+                | "account_opened"
+                | "suspension"
+                | "resumption"
+            ):
+                return None
+            case _:
+                assert_never(kind)
 
     def _charged(self, batch: _Batch, offset: int) -> tuple[LedgerEntry, str]:
         """The use at an offset of the partition, and the day that it counts in."""
@@ -356,13 +370,16 @@ def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
 
 def _note_limits(account: _Account, entry: LedgerEntry) -> None:
     for crossing in entry.crossings:
-        if crossing.type == "limit.reached":
-            account.blocked_since_us, account.blocked_reason = (
-                microseconds(entry.appended_at),
-                crossing.reason,
-            )
-        elif crossing.type == "limit.cleared":
-            account.blocked_since_us, account.blocked_reason = None, None
+        match crossing.type:
+            case "limit.reached":
+                account.blocked_since_us = microseconds(entry.appended_at)
+                account.blocked_reason = crossing.reason
+            case "limit.cleared":
+                account.blocked_since_us, account.blocked_reason = None, None
+            case "limit.threshold":
+                pass
+            case _:
+                assert_never(crossing.type)
 
 
 def _note_periods(batch: _Batch, entry: LedgerEntry, state: AccountState) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,23 +25,12 @@ from usageledger.gateway.dependencies import (
 from usageledger.gateway.figures import CreditsText, EventShown, RateShown, rate_shown
 from usageledger.gateway.history_reach import history_not_ready, history_reaches
 from usageledger.gateway.problems import Problem, problems
+from usageledger.history.charges import ChargeKind, charge_kind
 from usageledger.history.reading import HistoryAbsent, MalformedCursor
 
 router = APIRouter(tags=["usage meter"])
 
 CURSOR = r"^[0-9]{1,6}-[0-9]{1,12}$"
-
-ChargeKind = Literal[
-    "usage",
-    "void",
-    "grant",
-    "grant_expired",
-    "renewal",
-    "plan_change",
-    "account_opened",
-    "suspension",
-    "resumption",
-]
 
 
 class Charge(BaseModel):
@@ -160,6 +149,8 @@ async def list_charges(
 
 def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
     """An entry as a charge, explained."""
+    kind = charge_kind(entry.kind)
+    assert kind is not None, "the history lists nothing but charges"
     feature_name, model_name = names_of(entry, catalogs)
     plan_id = (
         None if entry.plan_change is None else entry.plan_change.next_plan or entry.plan_change.plan
@@ -169,7 +160,7 @@ def charge_of(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> Charge:
         entry=f"{entry.partition}-{entry.offset}",
         appended_at=entry.appended_at,
         occurred_at=None if entry.event is None else entry.event.occurred_at,
-        kind=entry.kind,  # type: ignore[arg-type]  # the history keeps these kinds and no others
+        kind=kind,
         event=None
         if entry.event is None
         else EventShown(source=entry.event.source, id=entry.event.id),
