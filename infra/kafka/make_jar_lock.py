@@ -1,7 +1,7 @@
-"""Make services/usageledger/local/kafka_jars.lock.json anew: run it with `mvn` on the PATH when the
-Kafka version is raised.
+"""Write services/usageledger/local/kafka_jars.lock.json.
 
-Maven is asked once for the true runtime closure; users fetch exactly these files and need no Maven.
+Run it with `mvn` on the PATH when the Kafka version is raised. Maven finds the true runtime closure
+here, once. Users fetch exactly these files and need no Maven.
 """
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>usageledger</groupId><artifactId>kafka-runtime</artifactId><version>1</version>
   <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA}</version></dependency>
-    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>{LOG4J}</version></dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{KAFKA}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId>
+      <artifactId>log4j-slf4j-impl</artifactId>
+      <version>{LOG4J}</version>
+    </dependency>
   </dependencies>
 </project>
 """
@@ -37,15 +45,17 @@ POM = f"""<project>
 def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         jars = copy_runtime_jars(Path(directory))
-        lock = {"kafka": KAFKA, "jars": [locked(jar, jars) for jar in sorted(jars.rglob("*.jar"))]}
+        entries = [lock_entry(jar, jars) for jar in sorted(jars.rglob("*.jar"))]
+    lock = {"kafka": KAFKA, "jars": entries}
     LOCK.write_text(json.dumps(lock, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{LOCK.name}: {len(lock['jars'])} jars of Apache Kafka {KAFKA}\n")
+    sys.stdout.write(f"{LOCK.name}: {len(entries)} jars of Apache Kafka {KAFKA}\n")
     return 0
 
 
 def copy_runtime_jars(directory: Path) -> Path:
-    """Have Maven copy the runtime closure into a directory laid out as a repository:
-    group/artifact/version/file.
+    """Copy the runtime closure with Maven, and return the directory of the copy.
+
+    It is laid out as a repository: group/artifact/version/file.
     """
     (directory / "pom.xml").write_text(POM, encoding="utf-8")
     jars = directory / "jars"
@@ -61,11 +71,11 @@ def copy_runtime_jars(directory: Path) -> Path:
     return jars
 
 
-def locked(jar: Path, root: Path) -> dict[str, str | int]:
-    """The coordinates of a jar, read off its path, with its size in bytes and its SHA-256."""
+def lock_entry(jar: Path, root: Path) -> dict[str, str | int]:
+    """Return the coordinates of a jar, as its path gives them, its size in bytes and SHA-256."""
     *group, artifact, version, file = jar.relative_to(root).parts
     if file != f"{artifact}-{version}.jar":
-        raise ValueError(f"{file}: a jar with a classifier; the lock knows plain jars only")
+        raise ValueError(f"{file} has a classifier: the lock has plain jars only")
     digest = hashlib.sha256(jar.read_bytes()).hexdigest()
     return {
         "group": ".".join(group),

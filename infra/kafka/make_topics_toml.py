@@ -1,6 +1,6 @@
 """Write infra/topics.toml from the package's own topic settings.
 
-Run it as ``python infra/kafka/make_topics_toml.py``; a unit test fails when it is due.
+Run it as ``python infra/kafka/make_topics_toml.py``. A unit test fails if the file is out of date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from usageledger.operations.topics import topic_settings
 DOCUMENT = Path(__file__).resolve().parents[1] / "topics.toml"
 
 HEADING = """\
-# The topics of a ledger, for operators who make them on a cluster with tools of their own.
+# The topics of a ledger, for operators who create them on a cluster with their own tools.
 # Written by infra/kafka/make_topics_toml.py.
 #
 # Each name may have a prefix and a dot before it. The four topics keyed by account must have the
