@@ -59,6 +59,9 @@ def verify(
     topics = Topics(prefix)
     report = AuditReport()
     with ExitStack() as stack:
+        # One event loop reads all views. It runs only while one is read: a replay inside it would
+        # put off an interrupt (Ctrl-C) until the partition's end.
+        runner = stack.enter_context(asyncio.Runner())
         readers = {
             topic: stack.enter_context(log_reader(kafka))
             for topic in (*topics.partitioned, topics.catalog)
@@ -73,8 +76,12 @@ def verify(
             ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions)
         )
         read_counter = _ReadCounter(progress, total)
+
+        def read_view(partition: int) -> Snapshot:
+            return runner.run(_snapshot(redis_url, prefix, partition))
+
         for partition in range(report.partitions):
-            _verify_partition(partition, report, topics, readers, redis_url, read_counter)
+            _verify_partition(partition, report, topics, readers, read_view, read_counter)
     return report
 
 
@@ -83,13 +90,13 @@ def _verify_partition(
     report: AuditReport,
     topics: Topics,
     readers: dict[str, LogReader],
-    redis_url: str,
+    read_view: Callable[[int], Snapshot],
     read_counter: _ReadCounter,
 ) -> None:
     # First what is derived is read, then what it is derived from. Whatever is appended meanwhile,
     # the entries of each limit event and of the view are in the ledger that is read.
     limit_values = _limit_event_values(readers[topics.limit], topics.limit, partition)
-    snapshot = asyncio.run(_snapshot(redis_url, topics.prefix, partition))
+    snapshot = read_view(partition)
     ledger = readers[topics.ledger]
     end = ledger.end_offset(topics.ledger, partition)
     cursors = {
@@ -242,6 +249,7 @@ def _address(value: bytes | None) -> tuple[int, int] | None:
 
 
 async def _snapshot(redis_url: str, prefix: str, partition: int) -> Snapshot:
+    # A client of its own: the server may have closed a connection that idled through a replay.
     redis = connect(redis_url)
     try:
         return await RedisView(redis, prefix, partition).snapshot()
