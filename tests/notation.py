@@ -122,15 +122,15 @@ class Partition:
         topic = "usage" if isinstance(event, UsageRecorded) else "account"
         offset, self._offsets[topic] = self._offsets[topic], self._offsets[topic] + 1
         item = DecodedInput("usage" if topic == "usage" else "account", offset, self.now, event)
-        return self._kept(self.book.decide_input(item))
+        return self._record(self.book.decide_input(item))
 
     def _act_on_what_is_due(self) -> list[SealedEntry]:
         sealed: list[SealedEntry] = []
         while (due := self.book.due.next()) is not None and due[0] <= self.now:
-            sealed += self._kept(self.book.decide_due(due[1], due[0]))
+            sealed += self._record(self.book.decide_due(due[1], due[0]))
         return sealed
 
-    def _kept(self, sealed: list[SealedEntry]) -> list[SealedEntry]:
+    def _record(self, sealed: list[SealedEntry]) -> list[SealedEntry]:
         self.entries += sealed
         return sealed
 

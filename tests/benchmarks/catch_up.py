@@ -5,10 +5,10 @@
 It runs the real `catch_up` over a made-up ledger (see `made_up_ledger`). First log and view are in
 memory, then the view is in a Valkey of its own. With --kafka the log is on a broker of its own too.
 Each view is compared, byte for byte, with what was decided. The best round counts, because other
-work on a machine makes a round slower, never faster. CPU is this process's alone: Valkey and Kafka
-have theirs. The parts are measured where they are called, a chunk at a time; what freeing a chunk's
-entries costs is in "the rest". ``json.loads`` of the same bytes in the same round is there to
-compare machines by, and hours of one machine.
+work on a machine makes a round slower, never faster. CPU is this process's alone, without Valkey's
+and Kafka's. The parts are measured where they are called, a chunk at a time. The cost of freeing a
+chunk's entries is in "the rest". Use ``json.loads`` of the same bytes in the same round to compare
+machines, or different hours of one machine.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def main() -> None:
     describe(made)
     with tempfile.TemporaryDirectory() as directory:
         ways = asyncio.run(
-            measured(made, arguments.rounds, Path(directory), with_kafka=arguments.kafka)
+            measure_all(made, arguments.rounds, Path(directory), with_kafka=arguments.kafka)
         )
     report(ways)
 
 
-async def measured(
+async def measure_all(
     made: MadeUpLedger, rounds: int, directory: Path, *, with_kafka: bool
 ) -> dict[str, Costs]:
     in_memory = MemoryLedgerPartition(made.log)
@@ -87,7 +87,7 @@ async def measured(
             view = RedisView(client, "bench", 0)
             found["to Valkey"] = await best_of(rounds, made, in_memory, view)
             if with_kafka:
-                with filled_kafka(made, directory / "kafka") as on_kafka:
+                with kafka_with_ledger(made, directory / "kafka") as on_kafka:
                     found["Kafka to Valkey"] = await best_of(rounds, made, on_kafka, view)
                     await on_kafka.close()
     return found
@@ -96,7 +96,7 @@ async def measured(
 async def best_of(
     rounds: int, made: MadeUpLedger, ledger: LedgerPartition, view: PartitionView
 ) -> Costs:
-    """The round that cost least, by part, µs an entry."""
+    """The costs of the cheapest round by part, in µs per entry."""
     best: Costs = {}
     for _ in range(rounds):
         await view.clear()
@@ -131,43 +131,43 @@ async def one_round(made: MadeUpLedger, ledger: LedgerPartition, view: Partition
 
 @contextmanager
 def measuring(spent: Counter[str], ledger: type, view: type) -> Iterator[None]:
-    """Count this process's CPU, ns by part, in what `catch_up` calls."""
+    """Count this process's CPU in the functions that `catch_up` calls, in ns by part."""
 
     def timed(call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def measured(*args: Any, **kwargs: Any) -> Any:
+        def timed_call(*args: Any, **kwargs: Any) -> Any:
             began = time.process_time_ns()
             try:
                 return call(*args, **kwargs)
             finally:
                 spent[part] += time.process_time_ns() - began
 
-        return measured
+        return timed_call
 
     def timed_async(call: Callable[..., Any], part: str) -> Callable[..., Any]:
-        async def measured(*args: Any, **kwargs: Any) -> Any:
+        async def timed_call(*args: Any, **kwargs: Any) -> Any:
             began = time.process_time_ns()
             try:
                 return await call(*args, **kwargs)
             finally:
                 spent[part] += time.process_time_ns() - began
 
-        return measured
+        return timed_call
 
     def timed_reading(
         read: Callable[..., AsyncIterator[Sequence[Record]]],
     ) -> Callable[..., AsyncIterator[Sequence[Record]]]:
-        async def measured(*args: Any) -> AsyncIterator[Sequence[Record]]:
+        async def timed_call(*args: Any) -> AsyncIterator[Sequence[Record]]:
             began = time.process_time_ns()
             async for records in read(*args):
                 spent["read"] += time.process_time_ns() - began
                 yield records
                 began = time.process_time_ns()
 
-        return measured
+        return timed_call
 
     with ExitStack() as patches:
         for place, name, wrap, part in [
-            (catching_up, "_valid", timed, "decode and check"),
+            (catching_up, "_entries_in", timed, "decode and check"),
             (catching_up, "provide", timed_async, "look up"),
             (catching_up, "view_change", timed, "encode"),
             (PartitionBook, "fold", timed, "fold"),
@@ -179,7 +179,7 @@ def measuring(spent: Counter[str], ledger: type, view: type) -> Iterator[None]:
 
 
 async def compare(made: MadeUpLedger, view: PartitionView) -> None:
-    """The view is, to the byte, what was decided."""
+    """Check that the view is, to the byte, what was decided."""
     found = await view.snapshot()
     assert found.head is not None and found.head.position.hash == made.book.head.hash
     assert found.accounts == {
@@ -191,8 +191,8 @@ async def compare(made: MadeUpLedger, view: PartitionView) -> None:
 
 
 @contextmanager
-def filled_kafka(made: MadeUpLedger, directory: Path) -> Iterator[KafkaLedgerPartition]:
-    """The ledger on a broker that is ended with the block."""
+def kafka_with_ledger(made: MadeUpLedger, directory: Path) -> Iterator[KafkaLedgerPartition]:
+    """The ledger on a broker that runs for the block."""
     broker = make_kafka(directory, "packages")
     start_all([broker], Silent())
     try:
@@ -211,7 +211,7 @@ def filled_kafka(made: MadeUpLedger, directory: Path) -> Iterator[KafkaLedgerPar
 
 
 def json_cost_us(records: Sequence[Record]) -> float:
-    """Time ``json.loads``, in µs a record, of records from all over the log."""
+    """The cost of ``json.loads`` in µs per record, over records from the whole log."""
     values = [record.value or b"" for record in records[::JSON_EVERY]]
     began = time.process_time_ns()
     for value in values:
@@ -242,7 +242,7 @@ def report(ways: dict[str, Costs]) -> None:
         + "".join(f"{costs['whole'] / costs['json.loads']:18.2f}" for costs in ways.values())
     )
     print(
-        f"{'entries/s a core':20}"
+        f"{'entries/s per core':20}"
         + "".join(f"{1e6 / costs['whole']:18,.0f}" for costs in ways.values())
     )
     print(

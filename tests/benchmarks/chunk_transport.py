@@ -1,10 +1,10 @@
 """Measures an event's way from the broker to its owner, by `getmany` and by the record iterator.
 
 `python -m tests.benchmarks.chunk_transport [EVENTS]` starts a broker of its own, fills one
-partition, and reads it by turns in each way, through the whole Faust app. It prints µs of this
-process's CPU an event, the median of the turns, and their ratio. On a shared machine absolute
-figures drift by a factor of two; the ratio of one run is what to trust. The iterator way reaches
-into aiokafka's fetcher.
+partition, and reads it in both ways by turns, through the whole Faust app. It prints the µs of this
+process's CPU per event, as the median of the turns, and the ratio. On a shared machine absolute
+figures drift by a factor of two, so trust only the ratio of one run. The iterator way uses private
+parts of aiokafka's fetcher.
 """
 
 from __future__ import annotations
@@ -64,32 +64,32 @@ class IteratorThread(FetchThread):
         deadline = time.monotonic() + (timeout or 0)
         with fetcher._subscriptions.fetch_context():
             while True:
-                taken = self._take_all(fetcher, active_partitions)
+                fetches = self._take_all(fetcher, active_partitions)
                 left = deadline - time.monotonic()
-                if taken or left <= 0:
-                    return taken
+                if fetches or left <= 0:
+                    return fetches
                 await asyncio.wait([fetcher._create_fetch_waiter()], timeout=left)
 
     def _take_all(self, fetcher: Any, active: set[TP]) -> dict[TP, list[Any]]:
-        taken: dict[TP, list[Any]] = {}
+        fetches: dict[TP, list[Any]] = {}
         for place in list(fetcher._records):
             result = fetcher._records[place]
             if place not in active or type(result) is not FetchResult:
                 continue
-            records = _taken(result, place)
+            records = _unread_records(result, place)
             if not result.has_more():
                 del fetcher._records[place]
                 fetcher._notify(fetcher._wait_consume_future)
             if records:
                 tp = TP(*place)
                 self._serials[tp] += 1
-                taken[tp] = [
+                fetches[tp] = [
                     Fetch(TopicPartition(*place), self._epochs[tp], self._serials[tp], records)
                 ]
-        return taken
+        return fetches
 
 
-def _taken(result: Any, place: TopicPartition) -> list[Record]:
+def _unread_records(result: Any, place: TopicPartition) -> list[Record]:
     if not result.check_assignment(place) or not result.has_more():
         return []
     partition_records = result._partition_records
@@ -122,9 +122,7 @@ class IteratorTransport(FetchTransport):
 
 
 class FromTheStart:
-    """Owners that have nothing to catch up: every place flows from offset 0 as soon as it is
-    assigned.
-    """
+    """Owners without a backlog: every partition flows from offset 0 as soon as it is assigned."""
 
     def __init__(self, app: LedgerApp) -> None:
         self._app = app
@@ -153,8 +151,9 @@ class FromTheStart:
 async def read_all(
     kafka: str, topics: Topics, group: str, events: int, transport: type[FetchTransport]
 ) -> tuple[float, float]:
-    """Read every event once; return the CPU and the wall clock it took, in µs an event, from the
-    first chunk to the last.
+    """Read every event once. Return the µs of CPU and of wall clock per event.
+
+    They are measured from the first chunk to the last.
     """
     seen = 0
     first: tuple[float, float] | None = None

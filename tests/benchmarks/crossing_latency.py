@@ -1,13 +1,12 @@
-"""Measures from a crossing event to a LimitSubscriber, an SSE client and a webhook receiver.
+"""Measures the time from a crossing event to a subscriber, an SSE client and a webhook receiver.
 
     python -m tests.benchmarks.crossing_latency [--crossings 200] [--every-ms 100]
                                                 [--usage 5000] [--idle-only]
 
-Each sample is an account on Free that uses all its credits in one event, reported by `UsageMeter`
+Each sample is an account on Free that uses all its credits in one event, which `UsageMeter` reports
 without waiting. The time begins right before `record`. The event passes the spool, Kafka, the
 processor, the ledger, the limits consumer and the gateway. Each listener is a process of its own,
-and all read the same clock. With load, usage flows for other accounts from another process
-meanwhile.
+and all read the same clock. Under load, another process meanwhile reports usage of other accounts.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.benchmarks.listeners import Listener, account_name, at, listening
+from tests.benchmarks.listeners import Listener, account_name, listening, percentile
 from tests.benchmarks.usage_flow import usage_flowing
 from tests.servers import RunningGateway, running_gateway
 from usageledger import UsageMeter
@@ -74,7 +73,7 @@ def run(
             "SSE client": stack.enter_context(listening(*streams)),
             "webhook receiver": stack.enter_context(listening("webhook")),
         }
-        (url,) = listeners["webhook receiver"].told
+        (url,) = listeners["webhook receiver"].ready_words
         headers = {"Authorization": f"Bearer {gateway.key}"}
         made = httpx.post(
             f"{gateway.url}/v1/webhooks",
@@ -95,7 +94,7 @@ def run(
             if account in listener.heard_s
         ]
         missed = len(accounts) - len(took_ms)
-        figures = "".join(f"{at(took_ms, share):>9.1f}" for share in (0.5, 0.99, 1.0))
+        figures = "".join(f"{percentile(took_ms, share):>9.1f}" for share in (0.5, 0.99, 1.0))
         print(
             f"{f'{name}, {load}':<34}{figures}{f'   {missed} not heard' if missed else ''}",
             flush=True,
@@ -105,7 +104,7 @@ def run(
 def cross(
     gateway: RunningGateway, accounts: list[str], interval_s: float, spool: Path
 ) -> dict[str, float]:
-    """Have each account cross its limit in turn. Returns when the event of each was reported."""
+    """Have each account cross its limit in turn. Return the time of each one's event."""
     sent_s: dict[str, float] = {}
     address = gateway.addresses
     with UsageMeter(
@@ -123,7 +122,7 @@ def cross(
 
 
 def wait_for(listeners: dict[str, Listener], accounts: list[str]) -> None:
-    """Wait until all have heard of all, or no longer."""
+    """Wait until every listener has heard of every account, but at most HEARD_WITHIN_S."""
     deadline_s = time.monotonic() + HEARD_WITHIN_S
     while (
         any(not set(accounts) <= listener.heard_s.keys() for listener in listeners.values())
@@ -134,7 +133,7 @@ def wait_for(listeners: dict[str, Listener], accounts: list[str]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="from the event that crosses a limit to who listens"
+        description="the time from an event that crosses a limit to its listeners"
     )
     parser.add_argument("--crossings", type=int, default=200)
     parser.add_argument("--every-ms", type=int, default=100)

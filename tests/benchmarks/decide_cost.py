@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.decide_cost [--rounds 20]
 
-Usage of 500 accounts in chunks of 1,000 events, as a processor decides them. Each figure is the
-best of the rounds, of processor time: what else runs on the machine makes a round slower, never
-faster. ``decide`` and ``seal`` are parts of ``whole``, which is `decide_input` (identities looked
-up and remembered, decided, sealed, due dates noted).
+The input is usage of 500 accounts in chunks of 1,000 events, as a processor decides them. Each
+figure is the processor time of the best round, because other work on the machine makes a round
+slower, never faster. ``decide`` and ``seal`` are parts of ``whole``. That is `decide_input`, which
+also looks identities up, remembers them and notes due dates.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ def main() -> None:
 
 
 def measure(rounds: int) -> dict[str, float]:
-    """The least µs an event of each step over the rounds."""
+    """The µs per event of each step in its best round."""
     rng = random.Random(20261124)
     book = PartitionBook(0, 1, Head(ledger="benchmark"), AdoptedCatalogs((load_shipped_catalog(),)))
     best = dict.fromkeys(STEPS, float("inf"))
-    for number in range(
-        rounds + 1
-    ):  # the first warms up: every account is opened, every key hashed
+    # The first round warms up: it opens every account and hashes every key.
+    for number in range(rounds + 1):
         for step, cost in _round(
             book, [_record(rng, number * CHUNK + n) for n in range(CHUNK)]
         ).items():

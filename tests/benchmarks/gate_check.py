@@ -10,11 +10,11 @@ The second form measures a gateway that runs already, with whatever load it has.
 ``sdk-http`` is `UsageGate` over HTTP. A good part of its time is httpx, here in one process with
 one lock for all threads.
 
-Questions come at a fixed rate, whatever became of those before. Each is measured from its due time
-to its answer, so a pause counts against every question that fell due in it. How late a thread asked
-is shown beside it: that is due to this program and its machine, not the gate.
-Usage is reported by a process of its own, for accounts that the checks ask about. On a machine that
-other work shares, compare runs of one minute with each other and with nothing else.
+Questions come at a fixed rate, and do not wait for earlier answers. Each is measured from its due
+time to its answer, so a pause counts against every question that fell due in it. The table also
+shows how late the threads asked: this program and its machine cause that, not the gate.
+A process of its own reports usage of the accounts that the checks ask about. On a shared machine,
+compare only runs of the same minute with each other.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ BEHIND_MAX_S = 5.0
 
 @dataclass(slots=True)
 class Timings:
-    """Milliseconds of one round's questions: from when each was due to its answer, to when it was
-    asked, and from there to its answer.
+    """Milliseconds of one round's questions.
+
+    ``from_due``: from the due time to the answer, ``asked_late``: from the due time to the
+    question, ``answered``: from the question to the answer.
     """
 
     from_due: list[float] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Timings:
     answered: list[float] = field(default_factory=list)
     degraded: int = 0
     unasked: int = 0
-    """Those that were not asked any more, for the round was over long ago."""
+    """The questions that were never asked, because the round was long over."""
 
     def add(self, other: Timings) -> None:
         self.from_due += other.from_due
@@ -90,7 +92,7 @@ def main() -> None:
 
 
 class BareConnection:
-    """Checks over one connection to the gateway, with as little around them as there can be."""
+    """Checks over one connection to the gateway, with as little overhead as possible."""
 
     def __init__(self, url: str, key: str) -> None:
         place = urlsplit(url)
@@ -145,7 +147,9 @@ def measure(
 
 
 def report(name: str, timings: Timings) -> None:
-    figures = "".join(f"{at(timings.from_due, share):>8.2f}" for share in (0.5, 0.99, 0.999, 1.0))
+    figures = "".join(
+        f"{percentile(timings.from_due, share):>8.2f}" for share in (0.5, 0.99, 0.999, 1.0)
+    )
     lost = f"   {timings.degraded:,} without an answer" if timings.degraded else ""
     lost += (
         f"   {timings.unasked:,} not asked: this machine does not keep up"
@@ -153,14 +157,14 @@ def report(name: str, timings: Timings) -> None:
         else ""
     )
     print(
-        f"{name:<34}{figures}{at(timings.asked_late, 0.99):>17.2f}"
-        f"{at(timings.answered, 0.99):>18.2f}{lost}",
+        f"{name:<34}{figures}{percentile(timings.asked_late, 0.99):>17.2f}"
+        f"{percentile(timings.answered, 0.99):>18.2f}{lost}",
         flush=True,
     )
 
 
-def at(values: list[float], share: float) -> float:
-    """The value below which that share of them lies."""
+def percentile(values: list[float], share: float) -> float:
+    """The value below which ``share`` of the values are."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -174,13 +178,13 @@ def _askers(
         yield partial(BareConnection, gateway.url, gateway.key)
         return
     address = gateway.addresses
-    told: dict[str, Any] = {
+    direct: dict[str, Any] = {
         "kafka": address.kafka,
         "redis_url": address.redis_url,
         "prefix": address.prefix,
     }
     with UsageGate(
-        **({"gateway": gateway.url, "key": gateway.key} if way == "sdk-http" else told),
+        **({"gateway": gateway.url, "key": gateway.key} if way == "sdk-http" else direct),
         on_unavailable="deny",
         timeout_s=10.0,
     ) as gate:

@@ -28,12 +28,12 @@ from usageledger import LimitSubscriber
 
 
 def account_name(number: int) -> str:
-    """One of the accounts that the benchmarks cross limits with."""
+    """One of the accounts that cross limits in the benchmarks."""
     return f"bench_{number:06d}"
 
 
 class Listener:
-    """A listening process, and when it heard of each account."""
+    """A listening process, and the time when it heard of each account."""
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.listeners", *arguments]
@@ -41,8 +41,8 @@ class Listener:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
-        self.told = self._process.stdout.readline().split()[1:]
-        """What it said when it was ready."""
+        self.ready_words = self._process.stdout.readline().split()[1:]
+        """The words that it printed after ``ready``."""
         self.heard_s: dict[str, float] = {}
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
@@ -52,7 +52,7 @@ class Listener:
         return self._process.pid
 
     def end(self) -> None:
-        """End the process; what it heard stays."""
+        """End the process. ``heard_s`` stays."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
@@ -69,7 +69,7 @@ class Listener:
 
 @contextmanager
 def listening(*arguments: str) -> Iterator[Listener]:
-    """A listener for the block."""
+    """A listener that runs for the block."""
     listener = Listener(*arguments)
     try:
         yield listener
@@ -77,21 +77,21 @@ def listening(*arguments: str) -> Iterator[Listener]:
         listener.end()
 
 
-def at(values: list[float], share: float) -> float:
-    """The value below which that share of them lies."""
+def percentile(values: list[float], share: float) -> float:
+    """The value below which ``share`` of the values are."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _heard(account: str) -> None:
-    # In one piece: several threads hear.
+def _report(account: str) -> None:
+    # A single write, because several threads report.
     sys.stdout.write(f"{account} {time.time()}\n")
     sys.stdout.flush()
 
 
 def _subscriber(kafka: str, prefix: str) -> None:
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix)
-    subscriber.on_reached(lambda event: _heard(event.account))
+    subscriber.on_reached(lambda event: _report(event.account))
     with subscriber:
         print("ready", flush=True)
         sys.stdin.read()
@@ -102,9 +102,9 @@ def _webhook() -> None:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            told = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if told["type"] == "limit.reached":
-                _heard(told["data"]["subject"])
+            event = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if event["type"] == "limit.reached":
+                _report(event["data"]["subject"])
             self.send_response(204)
             self.end_headers()
 
@@ -133,7 +133,7 @@ async def _streams(url: str, key: str, first: int, count: int) -> None:
 
 
 async def _stream(url: str, key: str, account: str, has_figures: asyncio.Event) -> None:
-    """A client by hand: a library's would weigh more than what is measured."""
+    """A minimal client: a library's would cost more than the thing that is measured."""
     place: Any = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     request = (
@@ -145,15 +145,15 @@ async def _stream(url: str, key: str, account: str, has_figures: asyncio.Event) 
         if line == b"event: meter\n":
             has_figures.set()
         elif line == b"event: limit.reached\n":
-            _heard(account)
+            _report(account)
     raise ConnectionError(f"the stream of {account} has ended")
 
 
 if __name__ == "__main__":
-    kind, *told = sys.argv[1:]
+    kind, *options = sys.argv[1:]
     if kind == "subscriber":
-        _subscriber(*told)
+        _subscriber(*options)
     elif kind == "webhook":
         _webhook()
     else:
-        asyncio.run(_streams(told[0], told[1], int(told[2]), int(told[3])))
+        asyncio.run(_streams(options[0], options[1], int(options[2]), int(options[3])))

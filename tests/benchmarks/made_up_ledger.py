@@ -1,8 +1,8 @@
-"""A ledger partition made up from a seed and decided by the real `PartitionBook`, as bytes: what a
-catch-up has to read.
+"""A random ledger partition from a seed, which the real `PartitionBook` decides.
 
-It has some thousands of accounts over a hundred days, and a few of them use most. There are uses,
-repeats, refusals, voids, grants and plan changes, and the renewals and expiries that fall due.
+It is bytes, as a catch-up reads them. It has some thousands of accounts over a hundred days, and a
+few of them use most. There are uses, repeats, refusals, voids, grants and plan changes, and the
+renewals and expiries that fall due.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class MadeUpLedger:
     )
     kinds: Counter[str] = field(default_factory=Counter)
     claims: list[int] = field(default_factory=list)
-    """Where the claims lie: one at the beginning, one at the end, some between."""
+    """The offsets of the claims: one at the beginning, one at the end, some between."""
 
     def claim(self) -> None:
         self.claims.append(
@@ -92,7 +92,7 @@ class MadeUpLedger:
 
 
 def make_ledger(entries: int, *, accounts: int = ACCOUNTS, seed: int = 20261125) -> MadeUpLedger:
-    """Decide a made-up history until there are that many entries."""
+    """Decide a random history until it has ``entries`` entries."""
     made = MadeUpLedger()
     made.claim()
     catalog = _catalog_record()
@@ -118,9 +118,9 @@ def _inputs(rng: random.Random, accounts: int, step_ms: int) -> Iterator[tuple[T
     while True:
         now_ms += rng.randint(0, 2 * step_ms)
         what = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        # The cube puts half of all that happens on an eighth of the accounts.
+        # With the cube, an eighth of the accounts has half of all events.
         account = f"acct_{int(accounts * rng.random() ** 3):05d}"
-        account, type_, data, event_id = _said(rng, what, account, offsets, used)
+        account, type_, data, event_id = _next_event(rng, what, account, offsets, used)
         event = {
             "specversion": "1.0",
             "type": type_,
@@ -139,15 +139,16 @@ def _inputs(rng: random.Random, accounts: int, step_ms: int) -> Iterator[tuple[T
         offsets[topic] += 1
 
 
-def _said(
+def _next_event(
     rng: random.Random,
     what: str,
     account: str,
     offsets: dict[Topic, int],
     used: list[tuple[str, dict[str, Any]]],
 ) -> tuple[str, str, dict[str, Any], str]:
-    """Account, type, data and id of the next event; a repeat or a void is of the account that it
-    repeats or voids.
+    """The account, type, data and id of the next event.
+
+    A repeat or a void has the account of the earlier use.
     """
     if what in ("repeat", "void") and used:
         account, earlier = rng.choice(used)
@@ -155,7 +156,7 @@ def _said(
             return (
                 account,
                 "usage.recorded",
-                {name: said for name, said in earlier.items() if name != "id"},
+                {name: value for name, value in earlier.items() if name != "id"},
                 earlier["id"],
             )
         return (

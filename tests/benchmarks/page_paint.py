@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.page_paint [--loads 20]
 
-Each load is one of a browser that has nothing of the page yet. Answers about the account are made
-up: shown is what the page costs.
+Each load is by a browser with an empty cache. The answers about the account are made up, so the
+figures are the cost of the page alone.
 """
 
 from __future__ import annotations

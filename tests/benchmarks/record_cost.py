@@ -3,7 +3,7 @@
     python -m tests.benchmarks.record_cost --kafka 127.0.0.1:9092 [--prefix demo]
                                            [--events 20000] [--rounds 5]
 
-Needs the topics of a ledger (`usageledger up` has them). The figures are medians of wall-clock
+It needs the topics of a ledger (`usageledger up` has them). The figures are medians of wall-clock
 microseconds in the calling thread. The background work on the same cores is part of both. Absolute
 numbers belong to the machine: compare the ratios.
 """
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as directory:
-        found = measured(
+        found = measure(
             arguments.kafka, arguments.prefix, Path(directory), arguments.events, arguments.rounds
         )
     bare = found["kafka-python send"]
@@ -51,8 +51,8 @@ def main() -> None:
         print(f"{name:<38} {each_us:8.1f} µs  {each_us / bare:6.2f} × a bare send")
 
 
-def measured(kafka: str, prefix: str, directory: Path, count: int, rounds: int) -> dict[str, float]:
-    """Microseconds an event of each way, medians over the rounds."""
+def measure(kafka: str, prefix: str, directory: Path, count: int, rounds: int) -> dict[str, float]:
+    """The median microseconds per event of each way, over the rounds."""
     publisher = kafka_publisher.connector_to(kafka)(Topics(prefix).usage)()
     meter = UsageMeter(
         source="benchmark", kafka=kafka, prefix=prefix, spool_directory=directory / "meter"

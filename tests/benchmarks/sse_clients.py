@@ -3,7 +3,7 @@
     python -m tests.benchmarks.sse_clients [--clients 1000] [--crossings 100]
 
 Each client listens to an account of its own, all in one other process. It prints the gateway's
-resident memory without clients, with them, and after all figures have moved. It also prints the
+resident memory without clients, with them, and after all figures have changed. It also prints the
 gateway's processor time while nothing happens, and the time from a crossing event to the client.
 """
 
@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.benchmarks.crossing_latency import cross, wait_for
-from tests.benchmarks.listeners import account_name, at, listening
+from tests.benchmarks.listeners import account_name, listening, percentile
 from tests.servers import running_gateway
 from usageledger.local.daemon import read_status
 from usageledger.local.servers import choose_backend, start_servers
@@ -26,7 +26,9 @@ QUIET_S = 10.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what clients of account streams cost a gateway")
+    parser = argparse.ArgumentParser(
+        description="the cost of clients of account streams to a gateway"
+    )
     parser.add_argument("--clients", type=int, default=1_000)
     parser.add_argument("--crossings", type=int, default=100)
     arguments = parser.parse_args()
@@ -65,8 +67,8 @@ def main() -> None:
         ]
         heard = f"{len(took_ms)} of {len(accounts)} crossings heard"
         print(
-            f"{heard}: p50 {at(took_ms, 0.5):.1f} ms, p99 {at(took_ms, 0.99):.1f} ms; "
-            f"{resident_mb(pid):.0f} MB"
+            f"{heard}: p50 {percentile(took_ms, 0.5):.1f} ms, "
+            f"p99 {percentile(took_ms, 0.99):.1f} ms; {resident_mb(pid):.0f} MB"
         )
 
 

@@ -1,8 +1,8 @@
-"""Usage that flows while something else is measured: events at a fixed rate, from a process of its
-own that costs little.
+"""Usage that flows while something else is measured, from a process of its own that costs little.
 
-Real workers run elsewhere, so this machine should not do their SDK's work. Events are made from one
-template. aiokafka sends whole batches of a twentieth of a second, at a few microseconds an event.
+It sends events at a fixed rate. Real workers run elsewhere, so this machine should not do their
+SDK's work. Events are made from one template. aiokafka sends a whole batch every twentieth of a
+second, at a few microseconds per event.
 `tests/benchmarks/record_cost.py` measures the SDK.
 """
 
@@ -23,12 +23,10 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.log.topics import Topics
 
 ACCOUNTS = 500
-"""acct_0, acct_1, …: what they use costs nothing, so none of them crosses a limit."""
+"""acct_0, acct_1, …: their uses cost nothing, so none of them crosses a limit."""
 INTERVAL_S = 0.05
 WARM_UP_S = 15.0
-"""The broker's JVM compiles what it runs often, and for some ten seconds after the load begins
-takes three times what it takes later.
-"""
+"""For some ten seconds under load, the broker's JVM compiles code and is three times as slow."""
 
 _EVENT = (
     '{"specversion":"1.0","type":"usage.recorded","id":"%s-%d","source":"/bench","subject":"acct_%d","time":"%s",'
@@ -38,10 +36,10 @@ _EVENT = (
 
 @contextmanager
 def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
-    """Report ``rate`` events a second meanwhile, and print the total at the end."""
-    told = [gateway.addresses.kafka, gateway.addresses.prefix, str(rate)]
+    """Report ``rate`` events a second during the block, and print the total at the end."""
+    arguments = [gateway.addresses.kafka, gateway.addresses.prefix, str(rate)]
     process = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name, *told],
+        [sys.executable, "-m", __spec__.name, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

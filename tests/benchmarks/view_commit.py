@@ -35,8 +35,9 @@ STATE_BYTES, REMEMBERED_BYTES = 300, 80
 
 @dataclass(slots=True)
 class Costs:
-    """Microseconds an event, one figure a round: what the caller waits, its own processor time, the
-    server's processor time.
+    """Microseconds per event, one figure for each round.
+
+    They are the caller's waiting time, its own processor time, and the server's processor time.
     """
 
     waited: list[float] = field(default_factory=list)
@@ -65,22 +66,22 @@ async def measure(server: ValkeyServer, rounds: int) -> dict[str, Costs]:
         at: Position | None = None
         for n in range(-2, rounds):
             change = chunk(n + 2)
-            kept = costs if n >= 0 else {name: Costs() for name in costs}
+            counted = costs if n >= 0 else {name: Costs() for name in costs}
             identities = [
                 (window, identity)
                 for window, found in change.identities.items()
                 for identity in found
             ]
             with server.client() as observer:
-                await timed(kept["plain HSET"], observer, write_plainly(plain, change))
+                await timed(counted["plain HSET"], observer, write_plainly(plain, change))
                 await timed(
-                    kept["fetch"], observer, view.fetch(at, list(change.accounts), identities)
+                    counted["fetch"], observer, view.fetch(at, list(change.accounts), identities)
                 )
-                await timed(kept["commit"], observer, view.commit(at, change))
+                await timed(counted["commit"], observer, view.commit(at, change))
             at = change.position
             for name in ("waited", "ours", "servers"):
-                both = getattr(kept["fetch"], name)[-1] + getattr(kept["commit"], name)[-1]
-                getattr(kept["fetch + commit"], name).append(both)
+                both = getattr(counted["fetch"], name)[-1] + getattr(counted["commit"], name)[-1]
+                getattr(counted["fetch + commit"], name).append(both)
     return costs
 
 

@@ -1,11 +1,10 @@
-"""Coverage-guided fuzzing of every decoder, with atheris (libFuzzer) and mutations that keep JSON
-JSON.
+"""Coverage-guided fuzzing of every decoder, by atheris (libFuzzer) and by mutations of JSON.
 
     python -m tests.fuzz --runs 1000000 [--target usage …] [--processes 2]
 
-The runs are divided among the targets, each in a process of its own. It begins with the committed
-corpus and the valid messages of its kind. An input that makes a target fail is written to
-build/fuzz/crash-TARGET-…. The suite runs it for good once it is in tests/fuzz/corpus/TARGET/.
+The runs are divided among the targets, each in a process of its own. A target begins with the
+committed corpus and the valid messages of its kind. An input that makes it fail is written to
+build/fuzz/crash-TARGET-…. Add that file to tests/fuzz/corpus/TARGET/, and the suite always runs it.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from pathlib import Path
 CORPUS = Path(__file__).parent / "corpus"
 BYTES_MAX = 200_000
 RUN_TIMEOUT_S = 3_600
-# A run of these decides a whole file, some hundred times the work of the others.
+# One run of this target decides a whole file, about a hundred times the work of the others.
 SLOW = {"partition": 10}
 
 
 def has_atheris() -> bool:
-    """Whether atheris is installed; there are wheels for Linux on x86-64 alone."""
+    """Whether atheris is installed. It has wheels only for Linux on x86-64."""
     return importlib.util.find_spec("atheris") is not None
 
 
 def fuzz(target: str, runs: int, seed: int, found: Path) -> None:
-    """Fuzz one target, in this process, which libFuzzer ends."""
+    """Fuzz one target in this process. libFuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["usageledger"]):
-        from tests.fuzz.mutating import mutated
+        from tests.fuzz.mutating import mutation_of
         from tests.fuzz.targets import TARGETS, seeds
 
     directory = found / target
@@ -48,7 +47,7 @@ def fuzz(target: str, runs: int, seed: int, found: Path) -> None:
 
     def mutate(data: bytes, bytes_max: int, mutation_seed: int) -> bytes:
         rng = random.Random(mutation_seed)
-        changed = mutated(data, rng) if rng.random() < 0.8 else atheris.Mutate(data, bytes_max)
+        changed = mutation_of(data, rng) if rng.random() < 0.8 else atheris.Mutate(data, bytes_max)
         return bytes(changed[:bytes_max])
 
     options = [
@@ -69,9 +68,7 @@ def fuzz(target: str, runs: int, seed: int, found: Path) -> None:
 
 
 def fuzz_all(targets: list[str], runs: int, seed: int, found: Path, processes: int) -> list[str]:
-    """Fuzz every target in a process of its own; print what came of each and return those that
-    failed.
-    """
+    """Fuzz each target in a process of its own. Print each result and return the failed ones."""
     each = max(1, runs // len(targets))
     found.mkdir(parents=True, exist_ok=True)
 
@@ -115,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--found", type=Path, default=Path("build") / "fuzz", help="where what is found goes"
+        "--found", type=Path, default=Path("build") / "fuzz", help="the directory of findings"
     )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,10 +1,9 @@
-"""Whatever is sent, accepted + refused + duplicates = sent, and what the ledger says of it replays
-to the same bytes.
+"""For any inputs, accepted + refused + duplicates = sent, and the ledger replays to the same bytes.
 
     python -m tests.fuzz.accounting --inputs 1000000 [--seed 7]
 
 Each partition of inputs is decided by the real `PartitionBook` and, entry by entry, again by the
-audit's replay. Prints what came of them.
+audit's replay. It prints the outcomes.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.fuzz.inputs import made_up
+from tests.fuzz.inputs import random_inputs
 from tests.fuzz.partition import FuzzedPartition, Outcomes
 
 PARTITION_INPUTS = 20_000
 
 
 def outcomes_of(seed: str, count: int) -> Outcomes:
-    """One partition's.
+    """The outcomes of one partition.
 
-    Raises AssertionError, naming the seed and the input, for what must not be.
+    Raises AssertionError, which names the seed and the input, if a promise is broken.
     """
     try:
-        return FuzzedPartition().run(made_up(random.Random(seed), count))
+        return FuzzedPartition().run(random_inputs(random.Random(seed), count))
     except AssertionError as error:
         error.add_note(f"seed {seed!r}, {count} inputs")
         raise
 
 
 def run(inputs: int, seed: int, processes: int) -> Outcomes:
-    """As many partitions as these inputs fill."""
+    """Run as many partitions as these inputs fill."""
     counts = [min(PARTITION_INPUTS, inputs - first) for first in range(0, inputs, PARTITION_INPUTS)]
     every = Outcomes()
     with ProcessPoolExecutor(processes) as pool:

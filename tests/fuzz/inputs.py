@@ -1,6 +1,4 @@
-"""Made-up inputs without end: valid events of every type at the ledger's time, and what mutation
-makes of them.
-"""
+"""Random inputs: valid events of every type at the ledger's time, and mutations of them."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from tests.fuzz.mutating import VALUES, mutated
-from tests.fuzz.partition import Sent, key_of
+from tests.fuzz.mutating import VALUES, mutation_of
+from tests.fuzz.partition import InputRecord, key_of
 from usageledger.contracts.examples import examples
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
 from usageledger.domain.entry import Topic
@@ -42,15 +40,16 @@ _MODELS = (
 )
 
 
-def made_up(rng: random.Random, count: int) -> Iterator[Sent]:
-    """``count`` inputs of the usage and the account topic, after a catalog, and with a mutated one
-    now and then.
+def random_inputs(rng: random.Random, count: int) -> Iterator[InputRecord]:
+    """A catalog, then ``count`` inputs of the usage and account topics.
+
+    There is a mutated catalog among them now and then.
     """
     source = _Source(rng)
-    yield Sent("catalog", BEGIN_MS, None, source.catalog)
+    yield InputRecord("catalog", BEGIN_MS, None, source.catalog)
     for _ in range(count):
         if rng.random() < 0.001:
-            yield Sent("catalog", source.now_ms, None, mutated(source.catalog, rng))
+            yield InputRecord("catalog", source.now_ms, None, mutation_of(source.catalog, rng))
         yield source.next()
 
 
@@ -66,7 +65,7 @@ class _Source:
             {**self._templates["catalog.published"], "id": "fuzzed", "data": document}
         ).encode()
 
-    def next(self) -> Sent:
+    def next(self) -> InputRecord:
         rng = self._rng
         self._count += 1
         self.now_ms += (
@@ -77,12 +76,14 @@ class _Source:
         topic, value = self._again() if self._recent and rng.random() < 0.15 else self._new()
         if rng.random() < 0.5:
             for _ in range(rng.choice([1, 1, 2, 3])):
-                value = mutated(value, rng)
+                value = mutation_of(value, rng)
         key = key_of(value, rng)
         if rng.random() < 0.02:
             topic = rng.choice(["usage", "account"])
         empty = rng.random() < 0.003
-        return Sent(topic, self._timestamp_ms(), key, rng.choice([None, b""]) if empty else value)
+        return InputRecord(
+            topic, self._timestamp_ms(), key, rng.choice([None, b""]) if empty else value
+        )
 
     def _timestamp_ms(self) -> int:
         return (
@@ -92,7 +93,7 @@ class _Source:
         )
 
     def _again(self) -> tuple[Topic, bytes]:
-        """One of the last again, as it was or with another content under its identity."""
+        """A recent event again, as it was or with other content under its identity."""
         topic, value = self._rng.choice(self._recent)
         if self._rng.random() < 0.2:
             value = value.replace(b'"quantity": "1"', b'"quantity": "7"').replace(
@@ -140,7 +141,7 @@ class _Source:
             )
 
     def _time(self, days: int) -> str:
-        """Up to that many days ago, or ahead if they are negative; most often a moment ago."""
+        """A time up to ``days`` ago, or ahead if ``days`` is negative; mostly a moment ago."""
         ago_ms = (
             self._rng.randrange(1_000)
             if days == 2 and self._rng.random() < 0.8

@@ -1,5 +1,6 @@
-"""Mutations that keep an input looking like one: of the JSON's parts, of its lines, and now and
-then of its bytes.
+"""Mutations after which an input still looks like an input.
+
+They change parts of the JSON or whole lines, and now and then single bytes.
 """
 
 from __future__ import annotations
@@ -89,32 +90,32 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-_BRACKETS_MAX = 400  # what is nested more deeply, Python's own JSON does not take apart
+_BRACKETS_MAX = 400  # Python's own JSON cannot parse a much deeper document
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Other bytes, made of these: of lines of JSON where they are that."""
+def mutation_of(data: bytes, rng: random.Random) -> bytes:
+    """A mutation of ``data``: of its lines of JSON if it has them, or else of its bytes."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     choice = rng.random()
     if choice < 0.75:
-        lines[at] = _structurally(lines[at], rng)
+        lines[at] = _structural_mutation(lines[at], rng)
     elif choice < 0.85:
         lines.insert(rng.randrange(len(lines) + 1), lines[at])
     elif choice < 0.9 and len(lines) > 1:
         del lines[at]
     else:
-        lines[at] = _by_bytes(lines[at], rng)
+        lines[at] = _byte_mutation(lines[at], rng)
     return b"\n".join(lines)
 
 
-def _structurally(line: bytes, rng: random.Random) -> bytes:
+def _structural_mutation(line: bytes, rng: random.Random) -> bytes:
     if line.count(b"[") + line.count(b"{") > _BRACKETS_MAX:
-        return _by_bytes(line, rng)
+        return _byte_mutation(line, rng)
     try:
         document = json.loads(line)
     except ValueError:
-        return _by_bytes(line, rng)
+        return _byte_mutation(line, rng)
     if rng.random() < 0.02:
         return rng.choice(
             [
@@ -155,14 +156,14 @@ def _change(part: Any, others: list[Any], rng: random.Random) -> None:
             json.dumps(rng.choice(list(other.values()) if isinstance(other, dict) else other))
         )
     elif choice < 0.9:
-        part[place] = _varied(part[place], rng)
+        part[place] = _variation_of(part[place], rng)
     elif isinstance(part, dict):
         part[rng.choice([str(place).upper(), f"{place} ", "", "extra"])] = part[place]
     else:
         part.insert(place, part[place])
 
 
-def _varied(value: Any, rng: random.Random) -> Any:
+def _variation_of(value: Any, rng: random.Random) -> Any:
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int | float):
@@ -183,7 +184,7 @@ def _with_a_key_twice(text: bytes, rng: random.Random) -> bytes:
     return text.replace(b"{", rng.choice([b'{"id":"twice",', b'{"type":null,', b'{"data":{},']), 1)
 
 
-def _by_bytes(data: bytes, rng: random.Random) -> bytes:
+def _byte_mutation(data: bytes, rng: random.Random) -> bytes:
     changed = bytearray(data or b"{}")
     for _ in range(rng.choice([1, 1, 2, 5])):
         at = rng.randrange(len(changed) + 1)

@@ -1,5 +1,6 @@
-"""A partition of made-up inputs: decided by the real `PartitionBook`, and replayed by the audit
-entry by entry as it is written.
+"""A partition of random inputs, which the real `PartitionBook` decides.
+
+The audit replays its ledger entry by entry as it is written.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ from usageledger.ledger.timestamps import time_of
 _REASONS = {refusal.value for refusal in Refusal}
 
 
-class Sent(NamedTuple):
-    """A record as it lies in one of a partition's input topics (its offset is given by the
-    partition).
-    """
+class InputRecord(NamedTuple):
+    """A record of one of a partition's input topics. The partition assigns its offset."""
 
     topic: Topic
     timestamp_ms: int
@@ -38,7 +37,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class Outcomes:
-    """Counts of the inputs by result; records of the catalog topic are counted apart."""
+    """Counts of the inputs by result. Records of the catalog topic are counted separately."""
 
     sent: int = 0
     accepted: int = 0
@@ -59,9 +58,7 @@ class Outcomes:
 
 
 class FuzzedPartition:
-    """Decides what it is given, in order, and has the audit decide it again from the bytes
-    alone.
-    """
+    """Decides its inputs in order. The audit decides them again from the bytes alone."""
 
     def __init__(self, partition: int = 0, partition_count: int = 1) -> None:
         self.outcomes = Outcomes()
@@ -76,12 +73,15 @@ class FuzzedPartition:
 
     @property
     def book(self) -> PartitionBook:
-        """The counts of the inputs that were decided."""
+        """The book that decides the inputs."""
         return self._book
 
-    def run(self, sent: Iterable[Sent]) -> Outcomes:
-        """Decide and replay. Raises AssertionError, naming the input, for whatever must not be."""
-        for _ in self._replay.verified_entries(self._written(sent)):
+    def run(self, sent: Iterable[InputRecord]) -> Outcomes:
+        """Decide and replay the inputs.
+
+        Raises AssertionError, which names the input, if a promise is broken.
+        """
+        for _ in self._replay.verified_entries(self._ledger_records(sent)):
             self.outcomes.entries += 1
         found, counts = self.outcomes, self._replay.counts
         assert found.sent == found.accepted + found.refused.total() + found.duplicates
@@ -95,24 +95,24 @@ class FuzzedPartition:
         assert self._replay.book.due.all() == self._book.due.all()
         return found
 
-    def _written(self, sent: Iterable[Sent]) -> Iterator[Record]:
-        """The ledger's records, as they come to be."""
+    def _ledger_records(self, sent: Iterable[InputRecord]) -> Iterator[Record]:
+        """The ledger's records, in order, as each input is decided."""
         for each in sent:
             record = Record(self._next_offset[each.topic], each.timestamp_ms, each.key, each.value)
             self._next_offset[each.topic] += 1
             self._unread[each.topic].append(record)
             try:
-                for sealed in self._decided(each.topic, record):
+                for sealed in self._entries_of(each.topic, record):
                     yield Record(sealed.entry.offset, 0, None, sealed.value)
             except Exception as error:
                 raise AssertionError(f"{each.topic} {record!r}: {error!r}") from error
 
-    def _decided(self, topic: Topic, record: Record) -> list[SealedEntry]:
+    def _entries_of(self, topic: Topic, record: Record) -> list[SealedEntry]:
         if topic == "catalog":
             entries = self._book.adopt(record)
             self.outcomes.catalogs[entries[-1].entry.kind] += 1
             return entries
-        due = self._due(time_of(record.timestamp_ms))
+        due = self._due_entries(time_of(record.timestamp_ms))
         (item,), (again,) = self._book.decode(topic, [record]), self._book.decode(topic, [record])
         assert item == again, "the same bytes are decoded to the same result"
         entries = self._book.decide_input(item)
@@ -121,15 +121,15 @@ class FuzzedPartition:
         )
         return [*due, *entries]
 
-    def _due(self, at: datetime) -> list[SealedEntry]:
-        """Write the entries that fall due before the input, as its owner would."""
+    def _due_entries(self, at: datetime) -> list[SealedEntry]:
+        """The entries that fall due before the input, as its owner would write them."""
         at, written = max(self._book.head.clock, at), []
         while (due := self._book.due.next()) is not None and due[0] <= at:
             written += self._book.decide_due(due[1], due[0])
         return written
 
     def _count(self, address: InputAddress, sealed: list[SealedEntry]) -> None:
-        """Each input has one outcome, which names its place and, where it is refused, the rule."""
+        """Count the one outcome of an input, which names its address and, if refused, the rule."""
         assert sealed and all(each.entry.input == address for each in sealed)
         kinds, last = [each.entry.kind for each in sealed], sealed[-1].entry
         self.outcomes.sent += 1
@@ -153,7 +153,7 @@ class FuzzedPartition:
 
 
 def key_of(value: bytes, rng: random.Random) -> bytes | None:
-    """The key that the event's subject asks for, and now and then another one."""
+    """The key that belongs to the event's subject, and now and then another one."""
     if rng.random() < 0.02:
         return rng.choice([None, b"", b"acct_1", b"\xff\xfe", rng.randbytes(6)])
     try:

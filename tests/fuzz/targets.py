@@ -1,5 +1,6 @@
-"""One property for each decoder: for any bytes it returns or raises what it says it does, and the
-same each time.
+"""One property for each decoder: for any bytes it returns or raises only what it documents.
+
+The same bytes have the same result each time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tests.fuzz.inputs import BEGIN_MS
-from tests.fuzz.partition import FuzzedPartition, Sent, key_of
+from tests.fuzz.partition import FuzzedPartition, InputRecord, key_of
 from usageledger.contracts.examples import example_entries, examples
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_check import UnusableCatalog
@@ -64,7 +65,7 @@ def document(value: bytes) -> None:
 
 
 def entry(value: bytes) -> None:
-    """Only what `seal` wrote is an entry, at its own offset alone."""
+    """Only the bytes that `seal` wrote are an entry, and only at its own offset."""
     try:
         sealed = unseal(value)
     except NotAnEntry:
@@ -136,18 +137,17 @@ def lines(data: bytes) -> None:
 
 
 def partition(data: bytes) -> None:
-    """A file of events sent into a ledger: decided, accounted for, and replayed by the audit to the
-    same bytes.
-    """
-    FuzzedPartition().run(_sent(data))
+    """Every event of a file is decided and counted, and the audit replays it to the same bytes."""
+    FuzzedPartition().run(_records_of(data))
 
 
-def _sent(data: bytes) -> list[Sent]:
+def _records_of(data: bytes) -> list[InputRecord]:
     records = outgoing_records(data.split(b"\n")[:50], partition_count=1, importing=True)
     events = [
-        Sent(record.input, record.timestamp_ms or 0, record.key, record.value) for record in records
+        InputRecord(record.input, record.timestamp_ms or 0, record.key, record.value)
+        for record in records
     ]
-    return [Sent("catalog", BEGIN_MS, None, _CATALOG), *events]
+    return [InputRecord("catalog", BEGIN_MS, None, _CATALOG), *events]
 
 
 _scratch = TemporaryDirectory(prefix="fuzz")
@@ -174,12 +174,12 @@ TARGETS: dict[str, Target] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """Valid inputs of every kind that the target takes, to begin with."""
+    """Valid inputs of every kind that the target accepts, to begin with."""
     return _SEEDS[target]()
 
 
 def _messages(*beginnings: str) -> list[bytes]:
-    """The example messages whose type begins so."""
+    """The example messages whose type begins with one of ``beginnings``."""
     return [
         json.dumps(each).encode()
         for type_, found in examples().items()
@@ -196,7 +196,7 @@ def _story() -> bytes:
 def _values_of_the_view() -> list[bytes]:
     """An account, its identities and a head, as a real partition has them."""
     ledger = FuzzedPartition()
-    ledger.run(_sent(_story()))
+    ledger.run(_records_of(_story()))
     values = [
         *ledger.book.accounts.values(),
         *list(ledger.book.identities.values())[:2],

@@ -1,5 +1,6 @@
-"""The short form of the fuzzing: the committed corpus, some seconds of the fuzzer, and twenty
-thousand inputs of a partition.
+"""The short form of the fuzzing.
+
+It runs the committed corpus, some seconds of the fuzzer, and ten thousand inputs of a partition.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 
 from tests.fuzz.__main__ import CORPUS, has_atheris
 from tests.fuzz.accounting import report
-from tests.fuzz.inputs import made_up
+from tests.fuzz.inputs import random_inputs
 from tests.fuzz.partition import FuzzedPartition
 from tests.fuzz.targets import TARGETS, seeds
 
@@ -37,9 +38,9 @@ def test_every_input_is_accounted_for_and_the_ledger_replays(
 ) -> None:
     """OpenMeter's sink drops malformed events after it has acknowledged them.
 
-    Here each has its entry: its reason, and where it lies.
+    Here each has an entry, with its reason and its address.
     """
-    found = FuzzedPartition().run(made_up(rng, INPUTS))
+    found = FuzzedPartition().run(random_inputs(rng, INPUTS))
     assert found.sent == INPUTS
     assert min(found.accepted, found.refused.total(), found.duplicates) > INPUTS / 100, report(
         found, 0

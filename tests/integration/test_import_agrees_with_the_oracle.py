@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
+from tests.oracle.comparing import balance_differences, limit_event_differences, outcome_differences
 from tests.oracle.generate import History, generate
 from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle, is_account_event, subject_of
 from usageledger.accounts.balances import AccountReader
@@ -86,7 +86,7 @@ def test_each_line_is_decided_as_the_oracle_decides_it(
                 entry["kind"],
                 entry.get("reason"),
             )
-    found = list(differing_outcomes(imported.oracle, decisions))
+    found = list(outcome_differences(imported.oracle, decisions))
     assert not found, "\n".join(found[:10])
 
 
@@ -103,7 +103,7 @@ def test_every_account_agrees_with_the_oracle_at_every_moment(imported: Imported
                 shown = balance_document(accounts.balance(name, at=at), with_holds=False)
                 found += [
                     f"{name} at {at}: {each}"
-                    for each in differing_balance(imported.oracle.show(name, at), shown)
+                    for each in balance_differences(imported.oracle.show(name, at), shown)
                 ]
     finally:
         redis.close()
@@ -119,7 +119,7 @@ def test_account_show_agrees_with_the_oracle(imported: Imported) -> None:
         )
         found += [
             f"{name} at {at}: {each}"
-            for each in differing_balance(imported.oracle.show(name, at), shown)
+            for each in balance_differences(imported.oracle.show(name, at), shown)
         ]
     assert not found, "\n".join(found[:10])
 
@@ -133,7 +133,7 @@ def test_limit_events_agree_with_the_oracle(imported: Imported) -> None:
         mine = [event for event in events if event["subject"] == name]
         found += [
             f"{name}: {each}"
-            for each in differing_limit_events(list(imported.oracle.limit_events_of(name)), mine)
+            for each in limit_event_differences(list(imported.oracle.limit_events_of(name)), mine)
         ]
     assert not found, "\n".join(found[:10])
     assert len(events) == len(imported.oracle.limit_events)

@@ -1,4 +1,4 @@
-"""Where the product and the oracle say different things, in words."""
+"""The differences between the product and the oracle, in words."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MALFORMED = {
 }
 
 
-def differing_outcomes(
+def outcome_differences(
     oracle: Oracle, decisions: Mapping[int, tuple[str, str | None]]
 ) -> Iterable[str]:
-    """Inputs that one took for what the other did not.
+    """The inputs that the product and the oracle decided differently.
 
     ``decisions``: the kind and the reason of each arrival's last entry.
     """
@@ -39,8 +39,8 @@ def differing_outcomes(
             yield f"input {number} {kind} {reason or ''}, not {expected}: {arrival.value!r}"
 
 
-def differing_balance(expected: Shown, shown: Mapping[str, Any]) -> list[str]:
-    """The fields of ``account show --json`` that are not as the oracle has them."""
+def balance_differences(expected: Shown, shown: Mapping[str, Any]) -> list[str]:
+    """The fields of ``account show --json`` that differ from the oracle's."""
     period = shown["period"]
     features = {name: Decimal(credits) for name, credits in shown["by_feature"].items()}
     pairs = {
@@ -59,16 +59,16 @@ def differing_balance(expected: Shown, shown: Mapping[str, Any]) -> list[str]:
         pairs["start"] = (expected.start, _time(period["start"]))
         pairs["end"] = (expected.end, _time(period["end"]))
     return [
-        f"{name} {_plain(there)}, not {_plain(here)}"
+        f"{name} {_plain_text(there)}, not {_plain_text(here)}"
         for name, (here, there) in pairs.items()
         if here != there
     ]
 
 
-def differing_limit_events(
+def limit_event_differences(
     expected: list[LimitEvent], events: list[Mapping[str, Any]]
 ) -> list[str]:
-    """One account's limit events beside the oracle's, in their order."""
+    """The first two differences between one account's limit events and the oracle's."""
     different = []
     for place in range(max(len(expected), len(events))):
         here = _line(expected[place]) if place < len(expected) else "none"
@@ -101,7 +101,7 @@ def _limit_event(event: Mapping[str, Any]) -> LimitEvent:
 
 def _line(event: LimitEvent) -> str:
     return " ".join(
-        f"{name}={_plain(getattr(event, name))}" for name in LimitEvent.__dataclass_fields__
+        f"{name}={_plain_text(getattr(event, name))}" for name in LimitEvent.__dataclass_fields__
     )
 
 
@@ -109,11 +109,11 @@ def _time(value: Any) -> Any:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
-def _plain(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"
     return (
         str(value)
         if not isinstance(value, dict)
-        else str({name: _plain(item) for name, item in sorted(value.items())})
+        else str({name: _plain_text(item) for name, item in sorted(value.items())})
     )

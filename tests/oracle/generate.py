@@ -1,5 +1,6 @@
-"""A history made up from a seed: some forty accounts over fourteen months, with everything that is
-awkward about calendars and billing.
+"""A random history from a seed: some forty accounts over fourteen months.
+
+It has everything that is awkward about calendars and billing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ ZONES = [
     "America/Santiago",
 ]
 
-# Local times at which a clock in one of the zones is put forward or back on some day of the
-# history, and odd ones.
+# Local times at which the clocks of some zone change on some day of the history, and odd times.
 ODD_TIMES = [
     "00:00:00",
     "00:30:00",
@@ -57,7 +57,7 @@ CLOCK_CHANGES = [
 ]
 
 
-# The actions of an account, and how often each comes.
+# The actions of an account, and how often each occurs.
 _WEIGHTS = {
     "use": 24,
     "burst": 13,
@@ -80,8 +80,8 @@ _WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class _Sent:
-    """A line, when it is sent, and the time that it says it happened at."""
+class _Line:
+    """A line, the time at which it is sent, and the time of its event."""
 
     sent_at: datetime
     value: bytes
@@ -92,7 +92,7 @@ class _Sent:
 class History:
     """Lines in the order of sending.
 
-    ``names``: the accounts, ``moments``: times that are worth asking about, by account.
+    ``names`` are the accounts, and ``moments`` the times to compare balances at, by account.
     """
 
     arrivals: list[Arrival]
@@ -111,14 +111,14 @@ def generate(
     dated_by_log: bool = False,
     end: datetime | None = None,
 ) -> History:
-    """A history.
+    """Generate a history.
 
-    Its records have their events' own times, as in an import, or with ``dated_by_log`` the times at
-    which they were sent.
+    Its records have their events' own times, as in an import. With ``dated_by_log`` they have the
+    times at which they were sent.
     """
     rng = random.Random(seed)
     names = [f"acct_{seed}_{number:02d}" for number in range(accounts)]
-    sent: list[_Sent] = []
+    sent: list[_Line] = []
     moments = {}
     for number, name in enumerate(names):
         made = _AccountsHistory(rng, name, number, events)
@@ -140,14 +140,14 @@ def generate(
 class _AccountsHistory:
     """One account's events.
 
-    Wanders among plans without looking at what it is allowed: refusals are wanted too.
+    It changes plans without regard to what is allowed, because refusals are wanted too.
     """
 
     def __init__(self, rng: random.Random, name: str, number: int, events: int) -> None:
         self._rng = rng
         self._name = name
         self._ids = 0
-        self.sent: list[_Sent] = []
+        self.sent: list[_Line] = []
         self.moments: list[datetime] = []
         self._uses: list[tuple[datetime, str, str]] = []
         self._made: list[tuple[datetime, dict[str, Any]]] = []
@@ -185,21 +185,21 @@ class _AccountsHistory:
             anchor = start - timedelta(days=rng.choice([3, 40, 100]))
             data = {
                 "plan": rng.choice(PLANS),
-                "anchor": _text(anchor),
+                "anchor": _iso_text(anchor),
                 "time_zone": zone,
                 "used": str(rng.choice([0, "40.5", 250])),
             }
             as_of = rng.choice(
-                [{}, {"as_of": _text(start)}, {"as_of": _text(start - timedelta(days=2))}]
+                [{}, {"as_of": _iso_text(start)}, {"as_of": _iso_text(start - timedelta(days=2))}]
             )
             self._account(
                 "account.opened",
                 start,
                 {**data, "free_used": rng.choice(["0", "150", "200"]), **as_of},
             )
-            for hours in (1, 30):  # what occurred before it was brought in came with it
+            for hours in (1, 30):  # the opening figures include uses from before the opening
                 self._usage(
-                    start + timedelta(hours=2), start - timedelta(hours=hours), self._anything()
+                    start + timedelta(hours=2), start - timedelta(hours=hours), self._any_use()
                 )
             return
         for _ in range(rng.choice([0, 0, 1, 4, 14])):
@@ -212,9 +212,7 @@ class _AccountsHistory:
             self._account("account.subscribed", start, data)
 
     def _moment(self, start: datetime, finish: datetime) -> datetime:
-        """Any time, but often close to a renewal: at it, a little before, a little after, 72 hours
-        after.
-        """
+        """Any time, but often close to a renewal: at it, just before, just after, or 72 h after."""
         rng = self._rng
         if rng.random() < 0.45:
             at = boundary(*self._cycle, rng.randint(1, MONTHS - 1))
@@ -241,7 +239,7 @@ class _AccountsHistory:
         return start + rng.randint(0, (finish - start) // MILLISECOND) * MILLISECOND
 
     def _renewal_near(self, at: datetime) -> datetime:
-        """The first renewal after that time by the cycle that the account had last."""
+        """The first renewal after that time by the account's latest cycle."""
         return next_boundary(*self._cycle, at)
 
     def _do_something(self, at: datetime) -> None:
@@ -249,10 +247,10 @@ class _AccountsHistory:
         self.moments.append(at)
         getattr(self, f"_{what}")(at)
 
-    # What an account does
+    # The actions of an account
 
     def _burst(self, at: datetime) -> None:
-        """Enough to come to a limit, in a few steps."""
+        """Enough uses to reach a limit, in a few steps."""
         for _ in range(self._rng.randint(2, 6)):
             at += timedelta(seconds=self._rng.randint(0, 600))
             seconds = self._rng.choice(["5", "7.25", "10", "12.5", "20", "60"])
@@ -260,13 +258,13 @@ class _AccountsHistory:
 
     def _use(self, at: datetime) -> None:
         at += timedelta(microseconds=self._rng.choice([0, 0, 0, 0, 1, 999]))
-        self._usage(at, at, self._anything())
+        self._usage(at, at, self._any_use())
 
-    def _anything(self) -> dict[str, Any]:
+    def _any_use(self) -> dict[str, Any]:
         feature = self._rng.choice(sorted(RATES))
-        return self._of(feature, self._rng.choice(sorted(RATES[feature], key=str)))
+        return self._use_of(feature, self._rng.choice(sorted(RATES[feature], key=str)))
 
-    def _of(self, feature: str, model: str | None) -> dict[str, Any]:
+    def _use_of(self, feature: str, model: str | None) -> dict[str, Any]:
         quantity = self._rng.choice(
             ["1", 1, "1", "2", 3, "0", "0.000001", "1.5", "2.000001", "12.250000", 7, "0.5"]
         )
@@ -303,7 +301,7 @@ class _AccountsHistory:
             "time_zone": rng.choice([*ZONES, "Mars/Olympus"]),
         }
         if rng.random() < 0.3:
-            data["anchor"] = _text(
+            data["anchor"] = _iso_text(
                 at
                 + rng.choice(
                     [
@@ -349,7 +347,7 @@ class _AccountsHistory:
         given = (
             {}
             if expires is None and rng.random() < 0.5
-            else {"expires_at": None if expires is None else _text(expires)}
+            else {"expires_at": None if expires is None else _iso_text(expires)}
         )
         self._account(
             "credits.granted",
@@ -380,12 +378,13 @@ class _AccountsHistory:
         at += self._rng.choice(
             [timedelta(0), MILLISECOND, timedelta(hours=2), timedelta(days=30), timedelta(days=36)]
         )
-        event = self._event("usage.recorded", at, self._anything(), source="/render", id_=id_)
+        event = self._event("usage.recorded", at, self._any_use(), source="/render", id_=id_)
         self._send(at, at, event)
 
     def _repeat(self, at: datetime) -> None:
-        """The same event again: soon, or after a month, with another time or worker, or to the
-        byte.
+        """The same event again, soon or after a month.
+
+        It has another time or worker, or is the same to the byte.
         """
         if not self._made:
             return
@@ -395,7 +394,7 @@ class _AccountsHistory:
             minutes=self._rng.choice([0, 1, 300, 40_000, 50_395, 50_405, 50_500, 60_000])
         )
         if event["type"] == "usage.recorded" and self._rng.random() < 0.5:
-            event["time"] = _text(again_at)
+            event["time"] = _iso_text(again_at)
             event["data"]["dimensions"] = {"worker": "another"}
             self._send(again_at, again_at, event)
         else:
@@ -408,7 +407,7 @@ class _AccountsHistory:
         made_at, event = self._rng.choice(self._made)
         event = json.loads(json.dumps(event))
         again_at = made_at + timedelta(minutes=self._rng.choice([0, 1, 300, 40_000]))
-        event["time"] = _text(again_at)
+        event["time"] = _iso_text(again_at)
         if event["type"] == "usage.recorded":
             event["data"]["quantity"] = "99"
         else:
@@ -419,9 +418,7 @@ class _AccountsHistory:
         self._send(again_at, again_at, event)
 
     def _late(self, at: datetime) -> None:
-        """Reported hours, days or weeks after it happened: around a renewal, into the period before
-        it.
-        """
+        """A use that is reported hours, days or weeks later, often just after a renewal."""
         hours = self._rng.choice([1, 20, 71, 73, 100, 500, 839, 840, 841, 1200])
         if self._rng.random() < 0.5:
             after = self._rng.choice(
@@ -431,7 +428,7 @@ class _AccountsHistory:
             at = self._renewal_near(at) + after
             hours = self._rng.choice([2, 60, 74, 80])
         data = (
-            self._anything()
+            self._any_use()
             if self._rng.random() < 0.5
             else {"feature": "prompt_to_video", "quantity": self._rng.choice(["4", "30"])}
         )
@@ -440,8 +437,9 @@ class _AccountsHistory:
         )
 
     def _late_account_event(self, at: datetime) -> None:
-        """A subscription, a change, a cancellation or a grant that is reported hours or weeks after
-        it was made.
+        """A subscription, a change, a cancellation or a grant that is reported late.
+
+        It is reported hours or weeks after it was made.
         """
         do = self._rng.choice(
             [self._subscribe, self._change, self._cancel, self._cancel_now, self._grant]
@@ -450,12 +448,12 @@ class _AccountsHistory:
         do(at)
         late = timedelta(hours=self._rng.choice([1, 30, 71, 73, 400, 800]))
         self.sent[before:] = [
-            _Sent(line.sent_at + late, line.value, line.time) for line in self.sent[before:]
+            _Line(line.sent_at + late, line.value, line.time) for line in self.sent[before:]
         ]
         self._use(at + late / 2)
 
     def _ahead(self, at: datetime) -> None:
-        if self._rng.random() < 0.5:  # by its own clock in the next period already
+        if self._rng.random() < 0.5:  # by its own clock, already in the next period
             at = self._renewal_near(at) - timedelta(seconds=20)
         ahead = self._rng.choice(
             [
@@ -466,7 +464,7 @@ class _AccountsHistory:
             ]
         )
         if self._rng.random() < 0.7:
-            self._usage(at, at + ahead, self._anything())
+            self._usage(at, at + ahead, self._any_use())
         else:
             event = self._event(
                 "credits.granted", at + ahead, {"credits": "10", "reason": "sent early"}
@@ -485,9 +483,7 @@ class _AccountsHistory:
         self._usage(at, at, data)
 
     def _every_rate(self, start: datetime, finish: datetime) -> None:
-        """Each account has a stretch of the rate card of its own; all of them together have all of
-        it, many times.
-        """
+        """Use ten random rates. All accounts together use every rate many times."""
         rates = [
             (feature, model)
             for feature in sorted(RATES)
@@ -495,7 +491,7 @@ class _AccountsHistory:
         ]
         for feature, model in self._rng.sample(rates, 10):
             at = self._moment(start, finish)
-            self._usage(at, at, self._of(feature, model))
+            self._usage(at, at, self._use_of(feature, model))
 
     # Sending
 
@@ -529,16 +525,16 @@ class _AccountsHistory:
             "id": id_,
             "source": source,
             "subject": self._name,
-            "time": _text(at),
+            "time": _iso_text(at),
             "data": data,
         }
 
     def _send(self, sent_at: datetime, at: datetime, event: dict[str, Any]) -> None:
-        self.sent.append(_Sent(sent_at, json.dumps(event).encode(), at))
+        self.sent.append(_Line(sent_at, json.dumps(event).encode(), at))
 
 
-def _malformed(rng: random.Random, names: list[str]) -> list[_Sent]:
-    """Lines that are no events; those that name an account and a time come as if they were one."""
+def _malformed(rng: random.Random, names: list[str]) -> list[_Line]:
+    """Lines that are not events. Those with an account and a time are sent like events."""
     lines = []
     data = {"feature": "ai_edit", "quantity": "1"}
     good = {
@@ -550,7 +546,7 @@ def _malformed(rng: random.Random, names: list[str]) -> list[_Sent]:
     }
     for _ in range(40):
         at = BEGIN + timedelta(minutes=rng.randint(60_000, 600_000))
-        event: dict[str, Any] = {**good, "subject": rng.choice(names), "time": _text(at)}
+        event: dict[str, Any] = {**good, "subject": rng.choice(names), "time": _iso_text(at)}
         breach: dict[str, Any] = rng.choice(
             [
                 {"data": {"feature": "ai_edit", "quantity": "-1"}},
@@ -564,14 +560,14 @@ def _malformed(rng: random.Random, names: list[str]) -> list[_Sent]:
                 {"type": "account.cancelled", "data": {"effective": "someday"}},
             ]
         )
-        lines.append(_Sent(at, json.dumps({**event, **breach}).encode(), at))
+        lines.append(_Line(at, json.dumps({**event, **breach}).encode(), at))
     without_zone = json.dumps({**good, "subject": names[0], "time": "2025-06-01T10:00:00"}).encode()
     for text in (b"not json", b"[]", b"{}", b'{"specversion":"1.0"', b"42", without_zone):
-        lines.append(_Sent(BEGIN + timedelta(minutes=rng.randint(60_000, 600_000)), text, None))
+        lines.append(_Line(BEGIN + timedelta(minutes=rng.randint(60_000, 600_000)), text, None))
     return lines
 
 
-def _text(at: datetime) -> str:
+def _iso_text(at: datetime) -> str:
     return at.isoformat(
         timespec="microseconds" if at.microsecond % 1000 else "milliseconds"
     ).replace("+00:00", "Z")

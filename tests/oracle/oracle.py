@@ -1,11 +1,10 @@
-"""The rules of the ledger once more, naively: every figure is recomputed from the whole history
-each time it is asked for.
+"""The rules of the ledger a second time, in a naive way: every answer recomputes every figure.
 
-Nothing of the product is imported, and no balance is kept. An `Account` holds facts alone: the
-accepted events, and when they came. Each question is answered from all of them. The periods follow
-from the subscriptions, the use from the charges, and the grants' part from both. It is slow on
-purpose, and different on purpose, so that it cannot share a mistake with the product. Credits are
-Decimals, short enough to be exact.
+It imports nothing of the product and keeps no balance. An `Account` holds only facts: the accepted
+events and their times. Each question is answered from all of them. The periods follow from the
+subscriptions, the use from the charges, and the grants' part from both. It is slow on purpose, and
+different on purpose, so that it cannot share a mistake with the product. Credits are Decimals,
+short enough to be exact.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ THRESHOLD = Decimal("0.8")
 
 @dataclass(frozen=True)
 class Arrival:
-    """A line of the history in the order in which it was sent, with its record's timestamp."""
+    """A line of the history, with its record's timestamp. Arrivals are in the order of sending."""
 
     value: bytes
     timestamp_ms: int
@@ -45,7 +44,7 @@ class Arrival:
 class Outcome:
     """The result of an arrival: ``accepted``, ``duplicate`` or ``refused``.
 
-    ``reasons`` are all that hold; the ledger may give any of them.
+    ``reasons`` are all the reasons that apply. The ledger may give any of them.
     """
 
     kinds: frozenset[str]
@@ -139,7 +138,7 @@ class Void:
 
 @dataclass(frozen=True)
 class Period:
-    """``closed`` is when the ledger came to know that it is over (None while it runs)."""
+    """``closed`` is when the ledger learned that the period is over (None while it runs)."""
 
     number: int
     start: datetime
@@ -157,9 +156,7 @@ class Period:
 
 @lru_cache(maxsize=100_000)
 def boundary(anchor: datetime, zone: str, month: int) -> datetime:
-    """The ``month``-th renewal: by trying out what each local clock says, not by arithmetic on
-    offsets.
-    """
+    """The ``month``-th renewal. It tries out local clocks, and does no arithmetic on offsets."""
     local = anchor.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
     year, month_of_year = divmod(local.year * 12 + local.month - 1 + month, 12)
     wanted = local.replace(
@@ -201,7 +198,7 @@ def _days_in(year: int, month: int) -> int:
 
 
 def next_boundary(anchor: datetime, zone: str, after: datetime) -> datetime:
-    """The first renewal of a cycle that lies after a moment."""
+    """The first renewal of a cycle after a moment."""
     month = 0
     while boundary(anchor, zone, month) <= after:
         month += 1
@@ -230,16 +227,16 @@ class Account:
     _periods: dict[tuple[int, Moment], list[Period]] = field(default_factory=dict)
 
     def periods(self, now: Moment) -> list[Period]:
-        """All periods up to a moment of the ledger, the last one running.
+        """All periods up to a moment of the ledger. The last one is running.
 
-        Answers are kept as long as the facts are the same.
+        Answers are cached as long as the facts are the same.
         """
         key = (len(self.plan_facts), now)
         if key not in self._periods:
-            self._periods[key] = self._periods_made(now)
+            self._periods[key] = self._compute_periods(now)
         return self._periods[key]
 
-    def _periods_made(self, now: Moment) -> list[Period]:
+    def _compute_periods(self, now: Moment) -> list[Period]:
         assert self.first_seen is not None
         found = [
             Period(
@@ -253,7 +250,7 @@ class Account:
         ]
         cycle: tuple[datetime, str] | None = None
         for fact in [fact for fact in self.plan_facts if fact.moment <= now]:
-            found = self._renewed(found, cycle, fact.moment)
+            found = self._with_renewals(found, cycle, fact.moment)
             running = found[-1]
             plan = running.plans[-1][1]
             if fact.kind in ("subscribed", "opened"):
@@ -263,7 +260,7 @@ class Account:
                 if fact.kind == "opened":
                     found = []
                 else:
-                    found[-1] = _closed(running, fact.since, fact.moment)
+                    found[-1] = _closed_period(running, fact.since, fact.moment)
                 found.append(
                     Period(
                         len(found),
@@ -276,7 +273,7 @@ class Account:
                     )
                 )
             elif fact.kind == "cancelled_now":
-                found[-1] = _closed(running, fact.since, fact.moment)
+                found[-1] = _closed_period(running, fact.since, fact.moment)
                 found.append(
                     Period(
                         len(found), fact.since, None, ((fact.moment, "free"),), fact.moment, None
@@ -292,9 +289,9 @@ class Account:
                 )
             else:
                 found[-1] = replace(running, pending=fact.plan)
-        return self._renewed(found, cycle, now)
+        return self._with_renewals(found, cycle, now)
 
-    def _renewed(
+    def _with_renewals(
         self, found: list[Period], cycle: tuple[datetime, str] | None, now: Moment
     ) -> list[Period]:
         while found[-1].end is not None and by_time(found[-1].end) <= now:
@@ -303,13 +300,13 @@ class Account:
             assert end is not None and cycle is not None
             plan = running.pending or running.plans[-1][1]
             closed = max(by_time(end), running.opened)
-            found = [*found[:-1], _closed(running, end, closed)]
+            found = [*found[:-1], _closed_period(running, end, closed)]
             next_end = None if plan == "free" else next_boundary(*cycle, end)
             found.append(Period(len(found), end, next_end, ((closed, plan),), closed, None))
         return found
 
     def charges_of(self, period: int, now: Moment) -> list[Charge]:
-        """The uses that count in a period: charged by that moment and not voided by then."""
+        """The uses that count in a period: those charged by that moment and not voided by then."""
         voided = [void.charge for void in self.voids if void.moment <= now]
         return [
             charge
@@ -340,9 +337,9 @@ class Account:
         return self.free_left(now, period.number) if plan == "free" else ALLOTMENTS[plan]
 
     def settlements(self, now: Moment) -> list[tuple[Moment, int, Grant, Decimal]]:
-        """The payments of grants that are final: when, in which period, which grant, how much.
+        """The final payments from grants: each has its moment, period, grant and amount.
 
-        Made when a period ends or a grant expires.
+        They are made when a period ends or a grant expires.
         """
         periods = self.periods(now)
         dates = {period.closed for period in periods if period.closed is not None}
@@ -351,7 +348,7 @@ class Account:
                 dates.add(by_time(grant.expires_at))
         settled: list[tuple[Moment, int, Grant, Decimal]] = []
         for date in sorted(dates):
-            # The decisions before that date, and the period that ran until then.
+            # Only decisions before that date count, in the period that ran until then.
             period = (
                 [p for p in periods if p.opened < date][-1]
                 if any(p.opened < date for p in periods)
@@ -377,9 +374,9 @@ class Account:
     def usable(
         self, now: Moment, settled: list[tuple[Moment, int, Grant, Decimal]], at: Moment
     ) -> list[Grant]:
-        """Grants that may be drawn on, the soonest to expire first.
+        """The grants that can still pay, those that expire soonest first.
 
-        One that expires at ``at`` is still among them.
+        A grant that expires at ``at`` is still among them.
         """
         known = [
             grant
@@ -419,7 +416,7 @@ class Account:
         )
 
 
-def _closed(period: Period, end: datetime, closed: Moment) -> Period:
+def _closed_period(period: Period, end: datetime, closed: Moment) -> Period:
     return replace(period, end=end, closed=closed)
 
 
@@ -436,7 +433,7 @@ def _sum_settled(settled: list[tuple[Moment, int, Grant, Decimal]], period: int)
 
 
 class Malformed(Exception):
-    """A line that is no event."""
+    """A line that is not an event."""
 
 
 ACCOUNT_TYPES = {
@@ -451,16 +448,14 @@ ACCOUNT_TYPES = {
 
 @dataclass
 class _Known:
-    """An accepted event by which repeats are known."""
+    """An accepted event, by which its repeats are recognised."""
 
     content: str
     since: datetime
 
 
 class Oracle:
-    """Decides a history, line after line in the ledger's order, one partition of the topics after
-    the other.
-    """
+    """Decides a history line by line in the ledger's order, one partition after the other."""
 
     def __init__(self, arrivals: list[Arrival], partition_of: Any = lambda account: 0) -> None:
         self.arrivals = arrivals
@@ -470,7 +465,7 @@ class Oracle:
         self.clocks: dict[int, datetime] = {}
         self._known: dict[tuple[str, str, str, str], _Known] = {}
         self._announced: set[tuple[str, int, Decimal]] = set()
-        self._told: dict[str, Moment] = {}
+        self._announced_until: dict[str, Moment] = {}
         self._places = 0
         partitions: dict[int, list[int]] = {}
         for number, arrival in enumerate(arrivals):
@@ -479,8 +474,10 @@ class Oracle:
             self._decide_partition(partition, numbers)
 
     def _decide_partition(self, partition: int, numbers: list[int]) -> None:
-        """Two topics, each in the order of sending, merged by their timestamps; account events
-        before usage of the same millisecond.
+        """Merge two topics by their timestamps, and decide each record.
+
+        Each topic is in the order of sending. Account events come before usage of the same
+        millisecond.
         """
         usage = [n for n in numbers if not is_account_event(self.arrivals[n].value)]
         account = [n for n in numbers if is_account_event(self.arrivals[n].value)]
@@ -501,22 +498,22 @@ class Oracle:
         for name in sorted(mine):
             self._let_time_pass(name, clock, due_only=True)
 
-    # What time brings
+    # The passing of time
 
     def _let_time_pass(
-        self, name: str, now: datetime, *, due_only: bool, told_at: datetime | None = None
+        self, name: str, now: datetime, *, due_only: bool, announced_at: datetime | None = None
     ) -> None:
-        """Announce what renewals and expiries bring.
+        """Announce the crossings at renewals and expiries.
 
-        Blocked accounts and expiring grants do not wait for an input of theirs.
+        Those of blocked accounts and of expiring grants do not wait for an input of the account.
         """
         account = self.accounts[name]
         while True:
-            date = self._next_date(account, self._told[name], now, due_only)
+            date = self._next_date(account, self._announced_until[name], now, due_only)
             if date is None:
                 return
             # A due date comes after everything that occurred before it.
-            for each in self._dates(account, self._told[name], date):
+            for each in self._dates(account, self._announced_until[name], date):
                 before = account.show((each, -2))
                 after = account.show(by_time(each))
                 renewed = after.start == each and before.start != each
@@ -529,9 +526,9 @@ class Oracle:
                         by_time(each),
                         "renewed" if renewed else "grant_expired",
                         None,
-                        told_at or date,
+                        announced_at or date,
                     )
-                self._told[name] = by_time(each)
+                self._announced_until[name] = by_time(each)
 
     def _next_date(
         self, account: Account, after: Moment, now: datetime, due_only: bool
@@ -548,7 +545,7 @@ class Oracle:
         return None
 
     def _falls_to_nothing(self, account: Account, date: datetime) -> bool:
-        """A cancelled account whose Free is used up: it is blocked by the renewal itself."""
+        """Whether the renewal itself blocks the account: it was cancelled, and Free is used up."""
         running = account.periods((date, -2))[-1]
         return running.pending == "free" and account.free_left((date, -2), running.number + 1) <= 0
 
@@ -561,7 +558,7 @@ class Oracle:
 
     def _decide(self, number: int, clock: datetime) -> str | None:
         try:
-            event = parsed(self.arrivals[number].value)
+            event = parse(self.arrivals[number].value)
         except Malformed:
             self.outcomes[number] = Outcome(frozenset({"refused"}), frozenset({"malformed"}))
             return None
@@ -598,11 +595,11 @@ class Oracle:
         self._known[topic, name, event["source"], event["id"]] = _Known(event["content"], clock)
         if name not in self.accounts:
             self.accounts[name] = account
-            self._told[name] = by_time(occurred)
+            self._announced_until[name] = by_time(occurred)
         else:
             self._let_time_pass(name, clock, due_only=True)
-            self._let_time_pass(name, clock, due_only=False, told_at=clock)
-        self._told[name] = max(self._told[name], by_time(clock))
+            self._let_time_pass(name, clock, due_only=False, announced_at=clock)
+        self._announced_until[name] = max(self._announced_until[name], by_time(clock))
         self._accept(account, event, fact, moment)
         return name
 
@@ -669,12 +666,12 @@ class Oracle:
             return None, "unknown_plan"
         if kind == "opened":
             return (
-                (self._opened(data, who, moment, occurred), None)
+                (self._opening(data, who, moment, occurred), None)
                 if is_first
                 else (None, "account_already_known")
             )
         if kind == "subscribed":
-            return self._subscribed(
+            return self._subscription(
                 running,
                 data,
                 PlanFact(moment, who, "subscribed", data["plan"], since, data["zone"], occurred),
@@ -688,7 +685,7 @@ class Oracle:
                 since,
             )
             return (None, "not_subscribed") if plan == "free" else (fact, None)
-        if plan == "free" and data["plan"] != "free":  # a subscription by another name
+        if plan == "free" and data["plan"] != "free":  # this is a subscription too
             zones = [
                 fact.zone for fact in account.plan_facts if fact.kind in ("subscribed", "opened")
             ]
@@ -697,14 +694,14 @@ class Oracle:
             ), None
         return PlanFact(moment, who, "changed", data["plan"], since), None
 
-    def _subscribed(
+    def _subscription(
         self, running: Period, data: dict[str, Any], fact: PlanFact
     ) -> tuple[Any, str | None]:
         if data["plan"] == "free":
             return None, "plan_has_no_cycle"
         if data["zone"] not in ZONES:
             return None, "unknown_time_zone"
-        if running.pending == "free":  # takes its cancellation back
+        if running.pending == "free":  # this revokes the cancellation
             return PlanFact(fact.moment, fact.event, "changed", fact.plan, fact.since), None
         if running.plans[-1][1] != "free":
             return None, "already_subscribed"
@@ -712,7 +709,7 @@ class Oracle:
         anchor: datetime = data["anchor"] or fact.anchor or fact.since
         return replace(fact, anchor=now if now < anchor <= now + AHEAD else anchor), None
 
-    def _opened(
+    def _opening(
         self, data: dict[str, Any], who: tuple[str, str], moment: Moment, occurred: datetime
     ) -> PlanFact:
         as_of = min(data["as_of"] or occurred, moment[0])
@@ -820,7 +817,7 @@ class Oracle:
         threshold: str | None = None,
     ) -> None:
         after = account.show(moment)
-        # A change that is reported late can open a period that is over by now: the event speaks of
+        # A change that is reported late can open a period that is over by now. The event is about
         # that period.
         ends = (
             [period.end for period in account.periods(moment) if period.opened == moment]
@@ -859,9 +856,9 @@ class Oracle:
         )
 
     def _upgrade(self, shown: Shown) -> str | None:
-        """The lowest plan above that leaves something.
+        """The lowest plan above that would leave some credits.
 
-        An account on Free would subscribe: a fresh cycle, of which nothing is used.
+        An account on Free would subscribe, and so begin a fresh cycle with no use.
         """
         for plan in PLANS[PLANS.index(shown.plan) + 1 :]:
             if shown.plan == "free" or ALLOTMENTS[plan] + shown.granted - shown.used > 0:
@@ -871,7 +868,7 @@ class Oracle:
     # Questions
 
     def show(self, name: str, at: datetime) -> Shown:
-        """The expected ``account show --at``: by all that the ledger had decided by then."""
+        """The expected ``account show --at``, by all decisions of the ledger up to then."""
         account = self.accounts.get(name)
         if account is None or not self._has_facts(account, at):
             return Shown(
@@ -896,8 +893,8 @@ class Oracle:
 # ------------------------------------------------------------------------------------------
 
 
-def parsed(value: bytes) -> dict[str, Any]:
-    """An event with times, amounts and content made plain. Raises Malformed."""
+def parse(value: bytes) -> dict[str, Any]:
+    """An event with its times, amounts and content in one normal form. Raises Malformed."""
     try:
         event = json.loads(value, parse_float=_no_float)
         data = event["data"]
@@ -927,7 +924,7 @@ def _no_float(text: str) -> Any:
 def _time(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
-        raise ValueError("no zone")
+        raise ValueError("the time has no zone")
     return at.astimezone(UTC)
 
 
@@ -937,7 +934,7 @@ def _amount(value: Any) -> Decimal:
         or not isinstance(value, (str, int))
         or not re.fullmatch(r"[0-9]+(\.[0-9]{1,6})?", str(value))
     ):
-        raise ValueError(f"no amount: {value!r}")
+        raise ValueError(f"not an amount: {value!r}")
     return Decimal(str(value))
 
 
@@ -995,7 +992,7 @@ _READERS = {
 
 
 def is_account_event(value: bytes) -> bool:
-    """Whether a line goes to the account topic. Whatever else it is goes to that of usage."""
+    """Whether a line goes to the account topic. Any other line goes to the usage topic."""
     try:
         type_ = json.loads(value)["type"]
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""Plans and rates, read off the published text itself, line by line.
+"""Plans and rates, read line by line from the published text itself.
 
-Ids are the lower-case snake forms of its names.
+Ids are the names of that text in lower snake case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TEXT = (
 )
 
 PLANS: list[str] = ["free", "pro", "max", "scale", "scale_2x", "scale_4x"]
-"""In the order of the table."""
+"""The plans in the order of the table."""
 
 _FEATURE_OF_KIND = {
     "Image": "genai_image",
@@ -48,7 +48,7 @@ def _allotments() -> dict[str, Decimal]:
 
 
 def _rates() -> dict[str, dict[str | None, Decimal]]:
-    """Credits by feature and model; under None, those of the feature by itself."""
+    """Credits by feature and model. Those of a feature without a model are under None."""
     found: dict[str, dict[str | None, Decimal]] = {
         feature: {} for feature in _FEATURE_OF_KIND.values()
     }

@@ -1,5 +1,6 @@
-"""The same history through the product's pure core: one partition's book, fed as an owner with a
-backlog feeds it.
+"""The same history through the product's pure core: one partition's book.
+
+It gets its inputs as from an owner with a backlog.
 """
 
 from __future__ import annotations
@@ -26,10 +27,8 @@ from usageledger.ledger.timestamps import milliseconds
 
 
 @dataclass
-class Decided:
-    """The product's results for a history: entries, the decision on each arrival, and all
-    states.
-    """
+class CoreResult:
+    """The product's results for a history: entries, a decision on each arrival, and all states."""
 
     entries: list[LedgerEntry] = field(default_factory=list)
     decisions: dict[int, tuple[str, str | None]] = field(default_factory=dict)
@@ -49,18 +48,19 @@ class Decided:
             times.append(entry.appended_at)
 
     def show(self, account: str, at: datetime) -> Balance:
-        """As ``account show --at``: the fold of what had been decided by then."""
+        """The balance as ``account show --at`` has it: the fold of all decisions up to then."""
         times, states = self.states.get(account, ([], []))
         place = bisect.bisect_right(times, at)
         return balance_at(account, states[place - 1] if place else None, at, self.catalogs)
 
 
-def decided(arrivals: list[Arrival]) -> Decided:
-    """Decide a history: the two topics merged by timestamp, account events first, what is due by a
-    record's time before it.
+def decide_history(arrivals: list[Arrival]) -> CoreResult:
+    """Decide a history: merge the two topics by timestamp, account events first.
+
+    An account that is due by the time of a record is renewed before that record.
     """
     book = PartitionBook(0, 1, Head(ledger="oracle"), AdoptedCatalogs())
-    result = Decided()
+    result = CoreResult()
     for sealed in book.adopt(_catalog_record()):
         result.add(sealed)
     result.catalogs = book.catalogs

@@ -245,15 +245,15 @@ class PartitionLife(RuleBasedStateMachine):
         header = self._header(account, None, timedelta(0), timedelta(0))
         self._decide(UsageVoided(**header, usage_source="/test", usage_id=event_id, reason=""))
 
-    @precondition(lambda self: any(self._used_by(account) for account in ACCOUNTS))
+    @precondition(lambda self: any(self._usage_ids(account) for account in ACCOUNTS))
     @rule(account=accounts, wait=st.timedeltas(0 * DAY, 60 * HOUR), back=st.integers(0, 3))
     def void(self, account: str, wait: timedelta, back: int) -> None:
         account = (
             account
-            if self._used_by(account)
-            else next(name for name in ACCOUNTS if self._used_by(name))
+            if self._usage_ids(account)
+            else next(name for name in ACCOUNTS if self._usage_ids(name))
         )
-        usage_id = ([*self._used_by(account)] * 4)[-1 - back]
+        usage_id = ([*self._usage_ids(account)] * 4)[-1 - back]
         header = self._header(account, None, wait, timedelta(0))
         self._decide(UsageVoided(**header, usage_source="/test", usage_id=usage_id, reason=""))
 
@@ -319,9 +319,9 @@ class PartitionLife(RuleBasedStateMachine):
             _limits_alternate(entries, self._states().get(account))
             _thresholds_are_crossed_once(entries)
 
-    # How the rules decide and note
+    # How each rule decides an event and notes its entries
 
-    def _used_by(self, account: str) -> list[str]:
+    def _usage_ids(self, account: str) -> list[str]:
         return [
             entry.event.id
             for entry in self.written[account]

@@ -1,6 +1,6 @@
-"""Catching up makes the view that deciding made.
+"""Catching up makes the same view as deciding.
 
-That is so wherever it begins, whatever the log's chunks, and however often it commits.
+This is true wherever it begins, for any chunks of the log, and however often it commits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ENTRIES = 600
 
 
 @cache
-def _made() -> MadeUpLedger:
+def _ledger() -> MadeUpLedger:
     return make_ledger(ENTRIES, accounts=12)
 
 
@@ -46,13 +46,13 @@ def _made() -> MadeUpLedger:
 def test_a_view_that_was_caught_up_is_to_the_byte_what_was_decided(
     records_per_read: int, records_per_commit: int, accounts_kept: int, claims: set[int]
 ) -> None:
-    """It may take several steps: to some of the claims, by workers that came no further."""
-    made, view = _made(), MemoryView()
+    """It may take several steps: earlier workers may have caught up to some of the claims."""
+    made, view = _ledger(), MemoryView()
     settings = OwnerSettings(records_per_commit=records_per_commit, accounts_kept_max=accounts_kept)
     with patch.object(memory, "READ_CHUNK_RECORDS", records_per_read):
         for number in sorted(claims):
-            asyncio.run(_caught_up(made, view, made.claims[number], settings))
-        book = asyncio.run(_caught_up(made, view, made.claims[-1], settings))
+            asyncio.run(_catch_up(made, view, made.claims[number], settings))
+        book = asyncio.run(_catch_up(made, view, made.claims[-1], settings))
     live = made.book
     assert book.head == replace(live.head, decide=book.head.decide, tzdata=book.head.tzdata)
     assert view.stored_accounts == {
@@ -78,11 +78,11 @@ def test_a_view_that_was_caught_up_is_to_the_byte_what_was_decided(
 def test_a_run_of_entries_folds_to_what_they_fold_to_one_by_one(cuts: list[int]) -> None:
     entries = [
         sealed
-        for record in _made().log.records
+        for record in _ledger().log.records
         if (sealed := entry_at(record.offset, record.value)) is not None
     ]
     whole, single = (
-        PartitionBook(0, 1, Head(ledger=LEDGER_ID), _made().book.catalogs) for _ in range(2)
+        PartitionBook(0, 1, Head(ledger=LEDGER_ID), _ledger().book.catalogs) for _ in range(2)
     )
     places = [0, *sorted(cuts), len(entries)]
     for begin, end in pairwise(places):
@@ -103,7 +103,7 @@ def test_a_run_of_entries_folds_to_what_they_fold_to_one_by_one(cuts: list[int])
     )
 
 
-async def _caught_up(
+async def _catch_up(
     made: MadeUpLedger,
     view: MemoryView,
     claimed_at: int,

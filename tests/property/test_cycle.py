@@ -36,7 +36,7 @@ month_counts = st.integers(-600, 600)
 
 
 def transitions(time_zone: str, first_year: int, last_year: int) -> list[datetime]:
-    """Where a zone's offset changes, to the second."""
+    """The times at which a zone's offset changes, to the second."""
     tz, found = zone(time_zone), []
     at, end = datetime(first_year, 1, 1, tzinfo=UTC), datetime(last_year, 1, 1, tzinfo=UTC)
     while at < end:
@@ -74,7 +74,7 @@ def expected_local(anchor: datetime, tz: ZoneInfo, months: int) -> datetime:
 
 
 def instants_reading(wall: datetime, tz: ZoneInfo) -> list[datetime]:
-    """Every instant at which clocks there show ``wall``: none in a gap, two in an overlap.
+    """Every instant at which clocks in the zone show ``wall``: none in a gap, two in an overlap.
 
     It tries all offsets that the zone has nearby.
     """
@@ -93,10 +93,10 @@ def check_boundary(anchor: datetime, time_zone: str, months: int) -> None:
     if months == 0:
         assert found == anchor
     elif instants := instants_reading(wall, tz):
-        assert found == instants[0], "of a local time that occurs twice, the first"
+        assert found == instants[0], "the first of a local time that occurs twice"
     else:
-        # Moved on by the gap: as far after the clocks' change as the time that never was is after
-        # the change's own local time.
+        # A time in a gap is moved on by the length of the gap. It is as far after the change of
+        # the clocks as the missing time is after the local time of the change.
         moved = found.astimezone(tz).replace(tzinfo=None) - wall
         assert timedelta(0) < moved <= timedelta(hours=24)
         before = (found - moved).astimezone(tz).utcoffset()

@@ -1,4 +1,4 @@
-"""Nothing raises on bad input, whatever the bytes; the same bytes have the same result."""
+"""No decoder raises on bad input, for any bytes. The same bytes have the same result."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def mutated_events(draw: st.DrawFn) -> bytes:
     return bytes(written)
 
 
-def _all_decoded(value: bytes, key: bytes | None) -> list[object]:
+def _decode_all_ways(value: bytes, key: bytes | None) -> list[object]:
     record = Record(0, 0, key, value)
     return [decode_usage(record, 0, 1), decode_account(record, 0, 1), decode_catalog(record)]
 
@@ -120,15 +120,15 @@ def _all_decoded(value: bytes, key: bytes | None) -> list[object]:
     keys,
 )
 def test_arbitrary_bytes_are_decoded_or_refused(value: bytes, key: bytes | None) -> None:
-    for decoded in _all_decoded(value, key):
+    for decoded in _decode_all_ways(value, key):
         assert isinstance(decoded, (Malformed, Event, Catalog))
 
 
 @settings(max_examples=400)
 @given(mutated_events(), keys)
 def test_a_mutated_event_always_has_the_same_result(value: bytes, key: bytes | None) -> None:
-    decoded = _all_decoded(value, key)
-    assert decoded == _all_decoded(value, key)
+    decoded = _decode_all_ways(value, key)
+    assert decoded == _decode_all_ways(value, key)
     for result in decoded:
         if isinstance(result, Malformed):
             assert result.detail and (result.account == "" or result.account.encode() == key)

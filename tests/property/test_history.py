@@ -1,4 +1,4 @@
-"""The history is a fold like the counters: they agree, whatever the batches it is folded in."""
+"""The history is a fold like the counters, and they agree for any size of batches."""
 
 from __future__ import annotations
 

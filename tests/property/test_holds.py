@@ -1,6 +1,6 @@
-"""The sum of holds is that of the open ones, and never more than remained.
+"""The sum of holds is the sum of the open ones, and never more than what remained.
 
-That is so whatever is held, released, settled or left to expire, in whatever order.
+This is true for any order of holding, releasing, settling and expiring.
 """
 
 from __future__ import annotations

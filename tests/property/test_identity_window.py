@@ -1,6 +1,6 @@
 """An exact duplicate is never charged twice, though the view forgets old identities.
 
-That is so however late it is and whatever the worker's clock.
+This is true however late the duplicate comes, and for any clock of the worker.
 """
 
 from __future__ import annotations

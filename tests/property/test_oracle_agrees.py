@@ -12,33 +12,33 @@ from typing import Any
 
 import pytest
 
-from tests.oracle.comparing import differing_balance, differing_limit_events, differing_outcomes
+from tests.oracle.comparing import balance_differences, limit_event_differences, outcome_differences
 from tests.oracle.generate import History, generate
 from tests.oracle.oracle import EPOCH, MILLISECOND, Arrival, Oracle
 from tests.oracle.rate_card import RATES
-from tests.oracle.through_the_core import Decided, decided
+from tests.oracle.through_the_core import CoreResult, decide_history
 from usageledger.accounts.queries import AccountBalance
 from usageledger.cli.account_balance import balance_document
 
 
-def differences(history: History, oracle: Oracle, product: Decided) -> list[str]:
+def differences(history: History, oracle: Oracle, product: CoreResult) -> list[str]:
     """The differences between the two: in inputs, in balances and in limit events.
 
     Balances are compared at each moment that matters, and just before it.
     """
-    found = list(differing_outcomes(oracle, product.decisions))
+    found = list(outcome_differences(oracle, product.decisions))
     for name in history.names:
         for at in _moments(history.moments[name]):
             balance = AccountBalance(product.show(name, at), None, 0)
             shown = balance_document(balance, with_holds=False)
             found += [
                 f"{name} at {at}: {difference}"
-                for difference in differing_balance(oracle.show(name, at), shown)
+                for difference in balance_differences(oracle.show(name, at), shown)
             ]
         events: list[Any] = [event for event in product.limit_events if event["subject"] == name]
         found += [
             f"{name}: {difference}"
-            for difference in differing_limit_events(list(oracle.limit_events_of(name)), events)
+            for difference in limit_event_differences(list(oracle.limit_events_of(name)), events)
         ]
     return found
 
@@ -50,13 +50,13 @@ def test_the_ledger_decides_a_history_of_fourteen_months_as_the_oracle_does(
     seed = rng.randrange(1_000_000)
     print(f"history of seed {seed}, dated by the log: {dated_by_log}")
     history = generate(seed, accounts=24, events=40, dated_by_log=dated_by_log)
-    found = differences(history, Oracle(history.arrivals), decided(history.arrivals))
+    found = differences(history, Oracle(history.arrivals), decide_history(history.arrivals))
     assert not found, "\n".join(found[:10])
 
 
 def test_a_random_history_covers_every_reason_rate_and_limit_event() -> None:
     """Agreement means something only if the history has all of them."""
-    made = [decided(generate(seed, dated_by_log=True).arrivals) for seed in (1, 2, 3)]
+    made = [decide_history(generate(seed, dated_by_log=True).arrivals) for seed in (1, 2, 3)]
     entries = [entry for product in made for entry in product.entries]
     assert {entry.reason for entry in entries if entry.kind == "refusal"} >= {
         "dated_in_the_future",
@@ -124,7 +124,7 @@ def test_the_oracle_notices_one_use_that_was_counted_differently() -> None:
     )
     place, use = next(videos)
     altered[place] = Arrival(use.value.replace(b'"12.5"', b'"12.0"'), use.timestamp_ms)
-    assert differences(history, Oracle(history.arrivals), decided(altered))
+    assert differences(history, Oracle(history.arrivals), decide_history(altered))
 
 
 def _moments(times: list[datetime]) -> list[datetime]:

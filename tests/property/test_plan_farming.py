@@ -34,9 +34,9 @@ FREE_ONCE = 200
 
 
 class Billing:
-    """The credits that the account pays for, computed apart from the ledger.
+    """The credits that the account pays for, computed independently of the ledger.
 
-    It pays once for each cycle: for the highest plan that it had in it.
+    It pays once for each cycle, for the highest plan that it had in that cycle.
     """
 
     def __init__(self) -> None:
@@ -132,19 +132,19 @@ class Farmer(RuleBasedStateMachine):
         header = self._header(wait, skew)
         if plan != "free":
             self.billing.subscribe(plan, header["occurred_at"], self.ledger.now)
-        self._tell(AccountSubscribed(**header, plan=plan))
+        self._decide(AccountSubscribed(**header, plan=plan))
 
     @rule(wait=waits, skew=skews, plan=plans)
     def change(self, wait: timedelta, skew: timedelta, plan: str) -> None:
         header = self._header(wait, skew)
         self.billing.change(plan, header["occurred_at"], self.ledger.now)
-        self._tell(PlanChanged(**header, plan=plan))
+        self._decide(PlanChanged(**header, plan=plan))
 
     @rule(wait=waits, skew=skews, effective=st.sampled_from(["period_end", "now"]))
     def cancel(self, wait: timedelta, skew: timedelta, effective: EffectiveWhen) -> None:
         header = self._header(wait, skew)
         self.billing.cancel(effective, header["occurred_at"], self.ledger.now)
-        self._tell(AccountCancelled(**header, effective=effective))
+        self._decide(AccountCancelled(**header, effective=effective))
 
     @rule(wait=waits, all_but=st.sampled_from([0, 0, 1, 150]))
     def spend(self, wait: timedelta, all_but: int) -> None:
@@ -152,10 +152,10 @@ class Farmer(RuleBasedStateMachine):
         credits = max(0, self._remaining() - all_but)
         self.spent += credits
         self.billing.spend(credits)
-        self._tell(UsageRecorded(**header, feature="chat_action", quantity=Decimal(credits)))
+        self._decide(UsageRecorded(**header, feature="chat_action", quantity=Decimal(credits)))
 
     @invariant()
-    def nothing_is_had_that_was_not_paid_for(self) -> None:
+    def no_more_credits_are_available_than_were_paid_for(self) -> None:
         assert self.spent + self._remaining() <= FREE_ONCE + self.billing.paid
         assert self._remaining() == self.billing.left
 
@@ -180,7 +180,7 @@ class Farmer(RuleBasedStateMachine):
             "occurred_at": self.ledger.now + skew,
         }
 
-    def _tell(self, event: AnyEvent) -> None:
+    def _decide(self, event: AnyEvent) -> None:
         self.ledger.decide(event)
 
     def _state(self) -> AccountState | None:

@@ -1,4 +1,4 @@
-"""Charges are exact: against fractions, which never round."""
+"""Charges are exact. The tests compare them with fractions, which never round."""
 
 from __future__ import annotations
 

@@ -49,12 +49,12 @@ class HostileView(MemoryView):
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
         commit = super().commit
 
-        async def kept() -> None:
+        async def commit_and_keep() -> None:
             await commit(expected, change)
             self.moved_to.append(change.position)
             self.past.append(self.snapshot_for_rollback())
 
-        await self._attempt("commit", kept)
+        await self._attempt("commit", commit_and_keep)
 
     async def verify(self, expected: Position) -> None:
         verify = super().verify
@@ -73,11 +73,11 @@ class HostileView(MemoryView):
     async def take_over(self, beside: Position) -> None:
         take_over = super().take_over
 
-        async def kept() -> None:
+        async def take_over_and_keep() -> None:
             await take_over(beside)
             self.past.append(self.snapshot_for_rollback())
 
-        await self._attempt("take_over", kept)
+        await self._attempt("take_over", take_over_and_keep)
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         self.before.pop(name, lambda: None)()
