@@ -21,27 +21,31 @@ __all__ = ["broker_pid"]
 
 CLAIM = KeyedValue(None, b"claim")
 IMPATIENT = LedgerSettings(append_timeout_s=1.0, claim_timeout_s=3.0, no_progress_timeout_s=3.0)
+PATIENT = LedgerSettings(append_timeout_s=90.0, claim_timeout_s=90.0, no_progress_timeout_s=90.0)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 100))
+    async def checked() -> None:
+        before = asyncio.all_tasks()
+        await work
+        # Nothing goes on trying to deliver what was given up, and nothing keeps connections.
+        deadline = time.monotonic() + 40
+        while left := asyncio.all_tasks() - before:
+            assert time.monotonic() < deadline, f"tasks that outlive the partition: {left}"
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(checked(), 100))
 
 
 @asynccontextmanager
 async def partition(
-    kafka: str, topic: str, settings: LedgerSettings | None = None
+    kafka: str, topic: str, settings: LedgerSettings | None = None, *, number: int = 0
 ) -> AsyncIterator[KafkaLedgerPartition]:
-    before = asyncio.all_tasks()
-    ledger = KafkaLedgerPartition(kafka=kafka, topic=topic, partition=0, settings=settings)
+    ledger = KafkaLedgerPartition(kafka=kafka, topic=topic, partition=number, settings=settings)
     try:
         yield ledger
     finally:
         await ledger.close()
-        # Nothing goes on trying to deliver what was given up, and nothing keeps connections.
-        deadline = time.monotonic() + 10
-        while left := asyncio.all_tasks() - before:
-            assert time.monotonic() < deadline, f"tasks that outlive the partition: {left}"
-            await asyncio.sleep(0.05)
 
 
 async def values(ledger: KafkaLedgerPartition) -> list[bytes | None]:
@@ -70,21 +74,34 @@ def narrow_topic(kafka: str, prefix: str) -> str:
     return name
 
 
-def test_a_silent_broker_leaves_the_outcome_unknown_within_the_deadline(
+def test_a_silent_broker_leaves_the_outcome_unknown_after_the_partitions_own_deadline(
     kafka: str, prefix: str, broker_pid: int
 ) -> None:
+    """Calls with longer deadlines began earlier and still wait when the others have ended."""
+
     async def work() -> None:
-        async with partition(kafka, Topics(prefix).ledger, IMPATIENT) as ledger:
+        topic = Topics(prefix).ledger
+        async with (
+            partition(kafka, topic, IMPATIENT) as ledger,
+            partition(kafka, topic, PATIENT, number=1) as appending,
+            partition(kafka, topic, PATIENT, number=1) as claiming,
+        ):
             await ledger.claim(CLAIM)
             await ledger.append(1, [[KeyedValue(b"a", b"first")]])
-            began = time.monotonic()
+            await appending.claim(CLAIM)
             with frozen(broker_pid):
+                patient = [
+                    asyncio.create_task(appending.append(1, [[KeyedValue(b"a", b"slow")]])),
+                    asyncio.create_task(claiming.claim(CLAIM)),
+                ]
                 with pytest.raises(AppendOutcomeUnknown):
                     await ledger.append(2, [[KeyedValue(b"a", b"unknown")]])
-                assert time.monotonic() - began < 2.5
                 with pytest.raises(AppendOutcomeUnknown):
                     await ledger.claim(CLAIM)
-                assert time.monotonic() - began < 7
+                assert not any(task.done() for task in patient)
+                for task in patient:
+                    task.cancel()
+                await asyncio.wait(patient)
             claimed_at = await claimed_again(ledger)
             await ledger.append(claimed_at + 1, [[KeyedValue(b"a", b"second")]])
             found = await values(ledger)
@@ -152,10 +169,9 @@ def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_wor
     run(work())
 
 
-def test_without_a_broker_every_call_ends_in_time_with_a_retriable_error() -> None:
+def test_without_a_broker_every_call_ends_with_a_retriable_error() -> None:
     async def work() -> None:
         async with partition("127.0.0.1:9", "ledger", IMPATIENT) as ledger:
-            began = time.monotonic()
             for call in (
                 ledger.claim(CLAIM),
                 ledger.start_offset(),
@@ -165,7 +181,6 @@ def test_without_a_broker_every_call_ends_in_time_with_a_retriable_error() -> No
                 with pytest.raises(LedgerError) as caught:
                     await call
                 assert caught.value.retriable
-            assert time.monotonic() - began < 15
 
     run(work())
 
