@@ -144,15 +144,14 @@ def test_commands_are_in_the_account_topic_when_they_return(
     assert [type(event) for event in decoded] == [AccountSubscribed, UsageVoided, UsageVoided]
 
 
-def test_a_command_for_a_ledger_that_is_not_there_fails_in_time(kafka: str) -> None:
-    began = time.monotonic()
+def test_a_command_for_a_ledger_that_is_not_there_fails_and_may_be_repeated(kafka: str) -> None:
+    """The error says how long the topic was looked for: less than a command may take."""
     with (
-        AccountClient(source="billing", kafka=kafka, prefix="nowhere", timeout_s=10.0) as client,
-        pytest.raises(CommandFailed) as caught,
+        AccountClient(source="billing", kafka=kafka, prefix="nowhere") as client,
+        pytest.raises(CommandFailed, match=r"Failed to update metadata after 5\.0 secs") as caught,
     ):
         client.cancel("acct_1")
     assert caught.value.retriable
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("killed_after", [1, 300])
