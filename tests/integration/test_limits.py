@@ -160,28 +160,28 @@ def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
         )
 
 
-def test_a_limit_event_follows_its_entry_within_a_fraction_of_a_second(
-    kafka: str, prefix: str, append: Any
+def test_a_limit_event_follows_its_entry_before_any_poll_times_out(
+    kafka: str, prefix: str, append: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Generous for a busy machine; what is looked for is a time-out that somebody waits for."""
+    """A poll may take longer here than the test waits for an event."""
+    poll = KafkaLedgerFeed.poll
+    monkeypatch.setattr(
+        KafkaLedgerFeed, "poll", lambda feed, _: poll(feed, int(2 * DEADLINE_S * 1000))
+    )
     ledger = Ledger(0)
     ledger.claim()
     ledger.entry("limit.reached")
     topics = Topics(prefix)
     append(topics.ledger, 0, [record.value for record in ledger.records])
-    with limits(kafka, prefix), log_reader(kafka) as reader:
+    with limits(kafka, prefix) as running, log_reader(kafka) as reader:
         until(lambda: reader.end_offset(topics.limit, 0) == 1, "the first event")
-        took_s = []
         for number in range(2, 12):
             value = ledger.entry("limit.cleared" if number % 2 == 0 else "limit.reached").value
-            before = time.monotonic()
             append(topics.ledger, 0, [value])
             until(lambda number=number: reader.end_offset(topics.limit, 0) == number, "the event")  # type: ignore[misc]
-            took_s.append(time.monotonic() - before)
-    print(
-        f"median {sorted(took_s)[len(took_s) // 2] * 1000:.0f} ms, most {max(took_s) * 1000:.0f} ms"
-    )
-    assert sorted(took_s)[len(took_s) // 2] < 1.0, took_s
+        running.stop.set()
+        # One more entry ends the poll.
+        append(topics.ledger, 0, [ledger.entry().value])
 
 
 def test_consumers_that_come_and_go_announce_everything(
