@@ -141,7 +141,7 @@ examples: wheel ## the programs in examples/, run against a real stack
 browser: wheel ## the pages in a real Chromium; screenshots in build/screenshots/
 	$(PYTEST) tests/browser $(ARGS)
 
-chaos: wheel ## FAULTS=100 faults lose nothing (SEED=S STORE=sentinel|cluster REPORT=DIR ARGS=--alone)
+chaos: wheel ## FAULTS=100 faults lose nothing (SEED=S STORE=sentinel|cluster REPORT=D ARGS=--alone)
 	$(PY) -W ignore -m tests.chaos --faults $(FAULTS) --store $(STORE) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 

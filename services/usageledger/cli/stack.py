@@ -276,7 +276,7 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     from usageledger.local.gateway_place import kept_key
 
     key = kept_key(addresses.data) or ""
-    took = read_status(addresses.data).get("took", {})
+    descriptions = read_status(addresses.data).get("took", {})
     if as_json:
         found = {
             "kafka": addresses.kafka,
@@ -285,12 +285,12 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
             "prefix": addresses.prefix,
             "gateway": addresses.gateway,
             "key": key,
-            "took": took,
+            "took": descriptions,
         }
         terminal.print_json(found)
         return
-    for name, description in took.items():
-        terminal.say(f"took {description} for {name}")
+    for name, description in descriptions.items():
+        terminal.say(f"{name}: {description}")
     terminal.say(f"gateway {addresses.gateway} · key {key}")
     terminal.say(
         f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} "

@@ -1,9 +1,9 @@
-"""Ends a container when the process that started this one is gone:
+"""Removes a container when the process that started this one has ended:
 ``python container_reaper.py CONTAINER_ID``.
 
 The kernel ends our child processes with us, but a container is the engine's child. So this program
 waits for the end of its standard input, whose other end its parent holds. Then it removes the
-container, if that is still there.
+container, if there still is one.
 """
 
 from __future__ import annotations

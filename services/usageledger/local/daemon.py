@@ -117,7 +117,7 @@ def lock_directory(data: Path) -> IO[bytes]:
     if not is_true_within(lambda: _try_lock(lock), LOCK_TIMEOUT_S):
         lock.close()
         _refuse_second_stack(data)
-        raise StackError(f"a stack is just being started or stopped in {data}: try again")
+        raise StackError(f"a stack in {data} is starting or stopping: try again")
     lock.truncate(0)
     lock.write(str(os.getpid()).encode("ascii"))
     lock.flush()
@@ -125,7 +125,7 @@ def lock_directory(data: Path) -> IO[bytes]:
 
 
 def _try_lock(lock: IO[bytes]) -> bool:
-    """Take the lock without waiting. Return whether this process holds it now."""
+    """Try to lock the file, without waiting. Return whether this process holds the lock now."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -137,16 +137,15 @@ def _refuse_second_stack(data: Path) -> None:
     pid = _lock_holder(data)
     if pid is not None:
         raise StackError(
-            f"a stack runs in {data} already (process {pid}). Use it, end it with `usageledger "
-            f"down --data {data}`, "
-            "or choose another directory with --data."
+            f"a stack runs in {data} already (process {pid}). Use it, stop it with "
+            f"`usageledger down --data {data}`, or choose another directory with --data."
         )
 
 
 def _lock_holder(data: Path) -> int | None:
     """Return the id of the process that holds the directory's lock, or None.
 
-    The number in the file is valid only while the lock is held: process ids are used again.
+    The number in the file is valid only while the lock is held: process ids are reused.
     """
     if not is_locked(data / LOCK_FILE):
         return None

@@ -1,7 +1,7 @@
 """Run a command that cannot outlive its parent:
 ``python die_with_parent.py PARENT_PID PIPE_FD COMMAND...``.
 
-Needs the standard library alone.
+It needs only the standard library.
 
 The command keeps this process's id. On Linux the kernel kills it with its parent. Elsewhere a small
 fork reads a pipe whose writing end the parent holds, and kills the command when the pipe ends.

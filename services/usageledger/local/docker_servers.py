@@ -1,9 +1,8 @@
-"""Kafka and Redis in containers, by way of testcontainers, with their data in a directory of ours.
+"""Kafka and Redis in containers, through testcontainers, with their data in a directory of ours.
 
-The containers run what we tell them: the same command lines and configurations as the packages'
-servers. So an image needs Kafka's jars in
-/opt/kafka/libs and ``java`` on the PATH, or ``valkey-server`` or ``redis-server`` on the PATH. The
-official images have them.
+The containers run the same command lines and configurations as the packages' servers. So a Kafka
+image needs the jars in /opt/kafka/libs and ``java`` on the PATH. A Redis image needs
+``valkey-server`` or ``redis-server`` on the PATH. The official images have them.
 """
 
 from __future__ import annotations
@@ -72,8 +71,9 @@ class _Recipe(Protocol):
 
 
 class ContainerServer:
-    """A server in a container of its own, made anew at each start; data, settings and port stay in
-    the directory.
+    """A server in a container of its own.
+
+    Each start makes a new container. Data, settings and port stay in the directory.
     """
 
     ready_timeout_s = 120.0
@@ -108,7 +108,7 @@ class ContainerServer:
     def pid(self) -> int | None:
         """The process id on this machine while the container runs.
 
-        Elsewhere than on Linux it runs in a virtual machine: None.
+        None outside Linux, where the engine runs in a virtual machine.
         """
         state = self._state()
         return (
@@ -121,7 +121,7 @@ class ContainerServer:
         return int(state["ExitCode"]) if state.get("Status") in ("exited", "dead") else None
 
     def prepare(self, progress: Progress | None = None, stopping: Event | None = None) -> None:
-        """See that an engine answers and has the image, and write the configuration."""
+        """Fetch the image if the engine has none, and write the configuration."""
         with _docker() as client:
             _pull_if_missing(client, self._recipe.image, progress)
         for directory in (self._directory / "data", self._directory / "settings", self._logs):
@@ -134,7 +134,7 @@ class ContainerServer:
         with _docker() as client:
             _remove_labelled(client, str(self._directory))
             user = _container_user(client)
-        self._container = self._started(user)
+        self._container = self._start_container(user)
         self._reaper = _start_reaper(self._container.get_container_id())
         self._looked_s = 0.0
 
@@ -146,29 +146,28 @@ class ContainerServer:
         )
 
     def stop(self, timeout_s: float) -> None:
-        """End the server in order (the engine kills it when ``timeout_s`` have passed) and remove
-        the container. The data stays.
+        """Stop the server and remove the container. The data stays.
+
+        The engine kills a server that has not ended within ``timeout_s``.
         """
         if self._container is not None:
             wrapped = self._container.get_wrapped_container()
             if wrapped is not None:
-                with _errors_told("stop the container"):
+                with _stack_errors("stop the container"):
                     wrapped.stop(timeout=max(1, int(timeout_s)))
         self._discard()
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of the server's log, or of what the container itself said if the server never
-        wrote one.
-        """
+        """The end of the server's log, or of the container's output if there is no log."""
         lines = last_lines(self.log_path, count)
         wrapped = self._container.get_wrapped_container() if self._container is not None else None
         if lines or wrapped is None:
             return lines
-        with _errors_told("read the container's output"):
+        with _stack_errors("read the container's output"):
             text: str = wrapped.logs(tail=count).decode("utf-8", "replace")
         return text.splitlines()
 
-    def _started(self, user: str) -> Any:
+    def _start_container(self, user: str) -> Any:
         from testcontainers.core.container import DockerContainer
 
         container = DockerContainer(self._recipe.image)
@@ -187,7 +186,7 @@ class ContainerServer:
             labels={DIRECTORY_LABEL: str(self._directory)},
             working_dir="/",
         )
-        with _without_ryuk(), _errors_told(f"start {self._recipe.image}"):
+        with _without_ryuk(), _stack_errors(f"start {self._recipe.image}"):
             try:
                 return container.start()
             except BaseException:
@@ -196,7 +195,7 @@ class ContainerServer:
 
     def _discard(self) -> None:
         if self._container is not None:
-            with _errors_told("remove the container"):
+            with _stack_errors("remove the container"):
                 try:
                     self._container.stop()
                 except _not_found():
@@ -220,10 +219,10 @@ class ContainerServer:
     def _look(self) -> Mapping[str, Any]:
         wrapped = self._container.get_wrapped_container()
         try:
-            with _errors_told("look at the container"):
+            with _stack_errors("inspect the container"):
                 wrapped.reload()
         except StackError:
-            # The container was removed, or the engine is gone and took it along. Start it again.
+            # The container was removed, or ended with its engine. The supervisor starts it again.
             return {"Status": "dead", "Running": False, "ExitCode": 137}
         state: Mapping[str, Any] = wrapped.attrs["State"]
         return state
@@ -304,7 +303,10 @@ class RedisRecipe:
 
 
 def why_not_docker() -> str | None:
-    """None if a Docker engine answers and has both images; else what is missing, in a few words."""
+    """Return a short reason why containers cannot be used.
+
+    None if a Docker engine answers and has both images.
+    """
     try:
         with _docker() as client:
             missing = [
@@ -338,26 +340,27 @@ def _docker() -> Iterator[Any]:
         raise StackError(
             "containers need the docker extra: pip install 'usageledger[docker]'"
         ) from error
-    _refuse_engine(get_docker_host() or ENGINE)
+    _check_engine(get_docker_host() or ENGINE)
     try:
         client = DockerClient(timeout=30).client
     except (docker.errors.DockerException, OSError) as error:
         raise StackError(
-            f"no Docker engine answers ({error}). Start one, name it with DOCKER_HOST, or use "
-            "--backend packages."
+            f"no Docker engine answers ({error}). Start one, set DOCKER_HOST to its address, or "
+            "use --backend packages."
         ) from error
     try:
         client.ping()
         yield client
     except (docker.errors.DockerException, requests.RequestException) as error:
-        raise StackError(f"the Docker engine did not do what was asked: {error}") from error
+        raise StackError(f"the Docker engine failed: {error}") from error
     finally:
         client.close()
 
 
-def _refuse_engine(address: str) -> None:
-    """Raises StackError if nobody listens at the engine's socket, or if the engine is on another
-    machine, whose loopback is not ours.
+def _check_engine(address: str) -> None:
+    """Check that something listens at the engine's socket, and that the engine is on this machine.
+
+    The loopback of another machine is not ours. Raises StackError.
     """
     parts = urlsplit(address)
     if parts.scheme == "unix":
@@ -366,20 +369,19 @@ def _refuse_engine(address: str) -> None:
                 connection.connect(parts.path)
             except OSError as error:
                 raise StackError(
-                    f"no Docker engine answers at {address} ({error.strerror}): start one, name it "
-                    "with DOCKER_HOST, "
-                    "or use --backend packages"
+                    f"no Docker engine answers at {address} ({error.strerror}): start one, set "
+                    "DOCKER_HOST to its address, or use --backend packages"
                 ) from error
     elif parts.scheme != "npipe" and parts.hostname not in ("localhost", LOOPBACK):
         raise StackError(
-            f"the Docker engine at {address} is on another machine: the stack needs one here, or "
-            "--backend packages"
+            f"the Docker engine at {address} is on another machine: use one on this machine, "
+            "or --backend packages"
         )
 
 
 @contextmanager
-def _errors_told(what: str) -> Iterator[None]:
-    """Have the engine's errors come out as StackErrors."""
+def _stack_errors(what: str) -> Iterator[None]:
+    """Raise the engine's errors as StackErrors. ``what`` is the act, such as "start it"."""
     import docker.errors
     import requests
 
@@ -391,8 +393,9 @@ def _errors_told(what: str) -> Iterator[None]:
 
 @contextmanager
 def _without_ryuk() -> Iterator[None]:
-    """testcontainers' own reaper is one more image to fetch, and ends containers of this process
-    alone: ours does without.
+    """Switch off Ryuk, testcontainers' reaper, while in this context.
+
+    Ryuk is one more image to fetch. Our reaper needs none.
     """
     from testcontainers.core.config import testcontainers_config
 
@@ -424,16 +427,17 @@ def _pull_if_missing(client: Any, image: str, progress: Progress | None) -> None
         return
     if progress is not None:
         progress.say(f"pulling {image}")
-    with _errors_told(
-        f"get the image {image} (name another with {KAFKA_IMAGE_VARIABLE} or "
+    with _stack_errors(
+        f"get the image {image} (choose another with {KAFKA_IMAGE_VARIABLE} or "
         f"{REDIS_IMAGE_VARIABLE})"
     ):
         client.images.pull(image)
 
 
 def _remove_labelled(client: Any, directory: str) -> None:
-    """Two servers must never write to one directory: what a run that was killed left behind goes
-    first.
+    """Remove the containers that a killed run has left behind.
+
+    Two servers must never write to one directory.
     """
     for container in client.containers.list(
         all=True, filters={"label": f"{DIRECTORY_LABEL}={directory}"}
@@ -445,8 +449,9 @@ def _remove_labelled(client: Any, directory: str) -> None:
 
 
 def _container_user(client: Any) -> str:
-    """Whoever may write our directories: us, or in a rootless engine the container's root, which is
-    us outside.
+    """The user that may write our directories: ours or, in a rootless engine, the container's root.
+
+    Outside its container, that root is our user.
     """
     rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or ())
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"

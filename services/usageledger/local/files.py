@@ -21,7 +21,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def cache_directory() -> Path:
-    """Where fetched files are kept for this user: ``USAGELEDGER_CACHE``, else ``usageledger`` in
+    """This user's directory for fetched files: ``USAGELEDGER_CACHE``, else ``usageledger`` in
     ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
     if chosen := os.environ.get("USAGELEDGER_CACHE"):

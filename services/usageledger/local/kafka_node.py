@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from usageledger.local.ports import LOOPBACK
 
 HEAP_MAX = "1g"
-# The second compiler takes most of a core for ten seconds after a load begins. Its code does not
-# matter on one machine. With it, one limit event in a hundred took 350 ms; without it, 120 ms
-# (`tests/benchmarks/crossing_latency.py`, 5,000 events/s on two cores).
+# The second compiler occupies most of a core for ten seconds after a load begins. Its faster code
+# makes no difference on one machine. With it, one limit event in a hundred took 350 ms; without it,
+# 120 ms (`tests/benchmarks/crossing_latency.py`, 5,000 events/s on two cores).
 JIT_OPTIONS = ("-XX:TieredStopAtLevel=1",)
 
 LOGGING = """\
@@ -56,13 +56,18 @@ class KafkaNode:
         """
         voters = ",".join(f"{node}@{LOOPBACK}:{port}" for node, port in self.controllers)
         replicas = min(3, len(self.controllers))
+        controller_port = dict(self.controllers)[self.node_id]
+        listeners = (
+            f"CLIENT://{self.bind_host}:{self.client_port}",
+            f"CONTROLLER://{LOOPBACK}:{controller_port}",
+        )
         lines = {
             "process.roles": "broker,controller",
             "node.id": self.node_id,
             # Voters by configuration, not by the metadata log: the controller's port may change
             # between two starts.
             "controller.quorum.voters": voters,
-            "listeners": f"CLIENT://{self.bind_host}:{self.client_port},CONTROLLER://{LOOPBACK}:{dict(self.controllers)[self.node_id]}",
+            "listeners": ",".join(listeners),
             "advertised.listeners": f"CLIENT://{LOOPBACK}:{self.client_port}",
             "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "CLIENT",
@@ -87,14 +92,14 @@ class KafkaNode:
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         }
         if len(self.controllers) == 1:
-            # After a kill the controller refuses the same broker until its old session is over: 9 s
-            # by default. In a cluster that patience is worth having; a broker that shares its
-            # process with the only controller is never out of its sight.
+            # After a kill, the controller refuses the broker until its old session is over: 9 s by
+            # default. That helps in a cluster, where a connection can fail. Here the broker and
+            # the only controller share a process.
             lines |= {"broker.session.timeout.ms": 3_000, "broker.heartbeat.interval.ms": 500}
         return "".join(f"{name}={value}\n" for name, value in lines.items())
 
     def format_command(self, java: str, class_path: str, properties: str) -> list[str]:
-        """The command that formats the data directory; a formatted one stays as it is."""
+        """The command that formats the data directory. It leaves a formatted one as it is."""
         return [
             java, "-Xmx256m", "-cp", class_path, "kafka.tools.StorageTool",
             "format", "--cluster-id", self.cluster_id, "--config", properties, "--ignore-formatted",
@@ -103,7 +108,7 @@ class KafkaNode:
     def serve_command(
         self, java: str, class_path: str, properties: str, *, logging: str, log: str
     ) -> list[str]:
-        """The command that runs the node; it ends in order on SIGTERM.
+        """The command that runs the node, which shuts down cleanly on SIGTERM.
 
         ``logging`` names a file with the text LOGGING, ``log`` the file to write.
         """
@@ -122,8 +127,8 @@ class KafkaNode:
 
 
 def new_cluster_id() -> str:
-    """A random cluster id in Kafka's form: 22 characters of URL-safe base64, not beginning with a
-    dash (it is given on a command line).
+    """A random cluster id in Kafka's form: 22 characters of URL-safe base64. It does not begin
+    with a dash, because it is an argument on a command line.
     """
     while True:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode("ascii")

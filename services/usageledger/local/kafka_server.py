@@ -60,8 +60,9 @@ class KafkaServer:
         return self._child.exit_code if self._child else None
 
     def prepare(self, progress: Progress | None = None, stopping: Event | None = None) -> None:
-        """Fetch the jars, choose the ports, write the configuration and format the data directory;
-        what is there already is kept.
+        """Fetch the jars, choose the ports, write the configuration and format the data directory.
+
+        Jars, ports and data that exist already are kept.
         """
         java = str(find_java())
         jars = class_path([str(jar) for jar in fetch_jars(progress or Silent(), stopping=stopping)])
@@ -95,14 +96,12 @@ class KafkaServer:
         )
 
     def stop(self, timeout_s: float) -> None:
-        """End the broker in order; kill it if that takes longer than ``timeout_s``."""
+        """Shut the broker down; kill it if that takes longer than ``timeout_s``."""
         if self._child is not None:
             self._child.stop(timeout_s)
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of the broker's log, or of what Java itself said if the broker never wrote
-        one.
-        """
+        """The end of the broker's log, or of Java's own output if there is no log."""
         return last_lines(self._log, count) or last_lines(self._console, count)
 
     def _node(self) -> KafkaNode:
@@ -117,7 +116,7 @@ class KafkaServer:
 
 
 def kept_cluster_id(directory: Path) -> str:
-    """The cluster id of this directory, made when first asked for."""
+    """The cluster id of this directory, made at the first call."""
     path = directory / "cluster_id"
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -128,7 +127,7 @@ def kept_cluster_id(directory: Path) -> str:
 
 
 def run_format(command: Sequence[str], log: Path) -> None:
-    """Format a data directory. Raises StackError with what the tool said."""
+    """Format a data directory. Raises StackError with the end of the tool's output."""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         result = subprocess.run(
@@ -139,8 +138,8 @@ def run_format(command: Sequence[str], log: Path) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(result.stdout + result.stderr)
     if result.returncode != 0:
-        said = "\n".join((result.stdout + result.stderr).strip().splitlines()[-5:])
+        output = "\n".join((result.stdout + result.stderr).strip().splitlines()[-5:])
         raise StackError(
-            f"Kafka's data directory could not be formatted (exit code {result.returncode}; all of "
-            f"it in {log}):\n{said}"
+            f"Kafka's data directory could not be formatted (exit code {result.returncode}; the "
+            f"whole output is in {log}):\n{output}"
         )

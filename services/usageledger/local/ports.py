@@ -12,15 +12,16 @@ from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 
 LOOPBACK = "127.0.0.1"
-# Below the range that operating systems take outgoing ports from: while a server restarts, its port
-# is not lost to somebody's connection.
+# Operating systems choose outgoing ports above this range. So no outgoing connection can occupy the
+# port of a server that restarts.
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 ATTEMPTS_MAX = 1_000
 
 
 def kept_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """A port for each name: the one that ``path`` remembers if it is free, else another, which is
-    then remembered.
+    """A port for each name: the one that the file ``path`` has if that is free, else a new one.
+
+    New ports are written to the file.
     """
     remembered = _read(path)
     ports: dict[str, int] = {}
@@ -36,15 +37,15 @@ def kept_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
     return ports
 
 
-def free_port(taken: set[int] | None = None) -> int:
-    """A port that nobody listens on just now."""
+def free_port(excluded: set[int] | None = None) -> int:
+    """A port, none of the excluded ones, on which nothing listens now. Raises StackError."""
     for _ in range(ATTEMPTS_MAX):
         port = random.randrange(FIRST_PORT, LAST_PORT)
-        if port not in (taken or set()) and is_free(port):
+        if port not in (excluded or set()) and is_free(port):
             return port
     raise StackError(
-        f"no free port between {FIRST_PORT} and {LAST_PORT} on {LOOPBACK}: stop something that "
-        "listens there and try again"
+        f"no free port between {FIRST_PORT} and {LAST_PORT} on {LOOPBACK}: stop a program that "
+        "listens on one and try again"
     )
 
 
@@ -60,7 +61,7 @@ def is_free(port: int) -> bool:
 
 
 def accepts_connections(port: int, host: str = LOOPBACK) -> bool:
-    """Whether something listens there."""
+    """Whether something listens on this port."""
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True

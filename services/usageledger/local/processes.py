@@ -1,4 +1,4 @@
-"""A child process with a log of its own that ends when we do."""
+"""Child processes that end with this one. Each has a log of its own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ LOG_BYTES_MAX = 20 * 1024 * 1024
 
 
 class ChildProcess:
-    """One command, run again as often as ``spawn`` is called; its output is appended to
-    ``log_path``.
+    """One command, which each call of ``spawn`` runs again. Its output is appended to ``log_path``.
 
-    It ends with this process, also when this one is killed outright. It has a process group of its
-    own, so that Ctrl-C in a terminal reaches the supervisor alone, which then stops its children in
-    order.
+    It ends with this process, even if this one is killed. It has a process group of its own, so
+    that Ctrl-C in a terminal reaches only the supervisor, which then stops its children.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class ChildProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs or was never started; negative: the signal that ended it."""
+        """None while it runs or was never started. If a signal ended it, minus that signal."""
         return None if self._process is None else self._process.poll()
 
     def spawn(self) -> None:
@@ -65,13 +63,13 @@ class ChildProcess:
         if self.pid is not None:
             raise RuntimeError(f"{self.name} runs already")
         self._close_pipe()
-        self._turn_log()
-        # The kernel ties a child to the thread that started it, not to the process: one thread that
-        # lasts starts them all.
+        self._rotate_log()
+        # The kernel ties a child to the thread that started it, not to the process. So one
+        # lasting thread starts them all.
         self._process = _spawner().submit(self._spawn).result()
 
     def stop(self, timeout_s: float) -> None:
-        """Ask it to end (SIGTERM) and wait; kill it when ``timeout_s`` have passed.
+        """Send it SIGTERM and wait for its end. Kill it if that takes longer than ``timeout_s``.
 
         Does nothing if it does not run.
         """
@@ -88,11 +86,11 @@ class ChildProcess:
         self._close_pipe()
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of what it wrote to its log since it was last started."""
+        """The end of its output since it was last started."""
         return last_lines(self.log_path, count, start=self._log_start)
 
-    def _turn_log(self) -> None:
-        """Begin a new log beside the last one when it has grown large."""
+    def _rotate_log(self) -> None:
+        """Begin a new log if the last one has grown large. The last one stays beside it."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:
             self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
@@ -129,8 +127,9 @@ class ChildProcess:
 
 
 def last_lines(path: Path, count: int, *, start: int = 0, bytes_max: int = 16_384) -> list[str]:
-    """The last ``count`` lines of a text file, from its last ``bytes_max`` bytes not before byte
-    ``start``; none if there is no file.
+    """The last ``count`` lines of a text file; none if there is no file.
+
+    Only its last ``bytes_max`` bytes are read, and none of them before byte ``start``.
     """
     try:
         with path.open("rb") as file:
@@ -161,7 +160,7 @@ def is_alive(pid: int) -> bool:
 
 
 def ends_within(pid: int, timeout_s: float) -> bool:
-    """Wait until no process has this id any more."""
+    """Wait until no process has this id. Return whether that is so in time."""
     deadline = time.monotonic() + timeout_s
     while is_alive(pid):
         if time.monotonic() >= deadline:

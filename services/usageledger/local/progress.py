@@ -1,4 +1,4 @@
-"""How the stack tells its caller what it is doing; nothing in ``local`` prints."""
+"""How the stack reports its steps to its caller. Nothing in ``local`` prints."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ class Progress(Protocol):
     """Receives the stack's steps and warnings. Called from several threads at once."""
 
     def say(self, message: str) -> None:
-        """A step was begun or done, in one line."""
+        """Report in one line that a step begins or is done."""
         ...
 
     def warn(self, message: str) -> None:
-        """Something went wrong and is being dealt with (a service ended and is started again).
+        """Report a fault that the stack handles, such as the end of a service.
 
-        May have several lines.
+        The message may have several lines.
         """
         ...
 
     def fetching(
         self, what: str, total_bytes: int
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """A download of ``total_bytes`` begins; call what the context gives with each number of
-        bytes that came (negative: taken back).
+        """Report a download of ``total_bytes``, which lasts as long as the context.
+
+        The context gives a function. Call it with each number of bytes received. A negative number
+        retracts the bytes of a failed attempt.
         """
         ...
 
 
 class Silent:
-    """Tells nobody."""
+    """Drops every message."""
 
     def say(self, message: str) -> None:
         return
@@ -62,7 +64,7 @@ class Remembering(Silent):
     def fetching(self, what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         self.said.append(f"fetching {what}: {total_bytes} bytes")
 
-        def came(count: int) -> None:
+        def on_bytes(count: int) -> None:
             self.fetched_bytes += count
 
-        yield came
+        yield on_bytes

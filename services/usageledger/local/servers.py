@@ -1,4 +1,4 @@
-"""A Kafka and a Redis for tests and tools: started together, stopped together."""
+"""A Kafka and a Redis that are started and stopped together."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Server(Protocol):
     def ready_timeout_s(self) -> float: ...
 
     def prepare(self, progress: Progress | None = None, stopping: Event | None = None) -> None:
-        """Everything before the first start: fetch, configure, format.
+        """Do everything that precedes the first start: fetch, configure, format.
 
         Raises StackError, StopRequested.
         """
@@ -77,7 +77,7 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """A running Kafka (``host:port``) and Redis (URL), and what they are."""
+    """A running Kafka (``host:port``) and Redis (URL), and a description of both."""
 
     kafka: str
     redis_url: str
@@ -108,8 +108,9 @@ def start_servers(
 
 
 def make_kafka(directory: Path, backend: Backend) -> Server:
-    """A broker that is not started yet; its data goes to ``directory/kafka``, its log to
-    ``directory/logs``.
+    """A broker that is not started yet.
+
+    Its data goes to ``directory/kafka``, its log to ``directory/logs``.
     """
     if backend == "docker":
         return ContainerServer(KafkaRecipe(), directory / "kafka", directory / "logs")
@@ -117,8 +118,9 @@ def make_kafka(directory: Path, backend: Backend) -> Server:
 
 
 def make_redis(directory: Path, backend: Backend) -> Server:
-    """A Redis that is not started yet; its data goes to ``directory/redis``, its log to
-    ``directory/logs``.
+    """A Redis that is not started yet.
+
+    Its data goes to ``directory/redis``, its log to ``directory/logs``.
     """
     if backend == "docker":
         return ContainerServer(RedisRecipe(), directory / "redis", directory / "logs")
@@ -126,7 +128,7 @@ def make_redis(directory: Path, backend: Backend) -> Server:
 
 
 def start_all(servers: Sequence[Server], progress: Progress, stopping: Event | None = None) -> None:
-    """Prepare and start servers beside each other and wait until all serve.
+    """Prepare and start servers, and wait until all serve.
 
     On failure none of them runs.
     """
@@ -149,12 +151,12 @@ def wait_until_ready(server: Server, stopping: Event | None = None) -> None:
 
     Raises StackError with the end of its log if it ended or took too long.
     """
-    came = is_true_within(
+    is_over = is_true_within(
         lambda: server.exit_code is not None or server.is_ready(),
         server.ready_timeout_s,
         stopping=stopping,
     )
-    if came and server.exit_code is None:
+    if is_over and server.exit_code is None:
         return
     ended = server.exit_code is not None
     what = (
@@ -168,20 +170,22 @@ def wait_until_ready(server: Server, stopping: Event | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """Where servers are taken from, and why."""
+    """The backend that runs the servers, and why it was chosen."""
 
     backend: Backend
     reason: str
 
 
-def choose_backend(wished: str | None = None) -> BackendChoice:
-    """The wished backend; with no wish, containers where a Docker engine answers and has the
-    images, else packages.
+def choose_backend(requested: str | None = None) -> BackendChoice:
+    """Return the requested backend.
+
+    Without a request, it is containers if a Docker engine answers and has the images, else
+    packages. Raises StackError for an unknown name.
     """
-    if wished:
-        if wished not in ("packages", "docker"):
-            raise StackError(f"there is no backend {wished!r}: packages or docker")
-        return BackendChoice("docker" if wished == "docker" else "packages", "as asked for")
+    if requested:
+        if requested not in ("packages", "docker"):
+            raise StackError(f"there is no backend {requested!r}: choose packages or docker")
+        return BackendChoice("docker" if requested == "docker" else "packages", "as requested")
     reason = why_not_docker()
     return (
         BackendChoice("packages", reason)

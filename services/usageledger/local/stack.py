@@ -136,7 +136,7 @@ class Stack:
 
         Then stop. Call it in the main thread. Raises StackError.
         """
-        with _signals_setting(self._stopping):
+        with _stop_on_signals(self._stopping):
             try:
                 addresses = self.start(progress)
                 if on_ready is not None:
@@ -178,7 +178,7 @@ class Stack:
             self._publish(state="running", doing="")
             self._up.set()
             supervisor.run(self._stopping)
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits for it
+        except BaseException as error:  # noqa: BLE001 - start() or run() raises it
             self._failure = error
         finally:
             try:
@@ -196,8 +196,8 @@ class Stack:
     ) -> None:
         if self._port is not None and not is_free(self._port):
             raise StackError(
-                f"something listens on port {self._port} of {LOOPBACK} already: name another for "
-                "the gateway with --port, or leave --port out"
+                f"something listens on port {self._port} of {LOOPBACK} already: choose another "
+                "for the gateway with --port, or omit --port"
             )
         servers += [self._server("kafka"), self._server("redis")]
         self._check_given(progress)
@@ -261,7 +261,7 @@ class Stack:
         """Make the topics. An existing ledger keeps its mode: only a new one enters import mode."""
         mode = ledger_mode(kafka, self._prefix)
         if mode == "going_live":
-            progress.say("finishing what go-live began")
+            progress.say("finishing an interrupted go-live")
             go_live(kafka, self._prefix)
         importing = self._importing or mode == "importing"
         if create_topics(kafka, self._prefix, partitions=self._partitions, importing=importing):
@@ -311,7 +311,7 @@ class Stack:
         )
 
     def _wait_until_steady(self, supervisor: Supervisor) -> None:
-        """Supervise the services until all of them run and every account can be answered for.
+        """Supervise the services until all of them run and can answer for every account.
 
         A service that does not come up is reported and started again, as at any other time.
         """
@@ -391,8 +391,8 @@ class _PublishedProgress:
 
 
 @contextmanager
-def _signals_setting(event: threading.Event) -> Iterator[None]:
-    """Make SIGINT, SIGTERM and SIGHUP only set the event while in this context."""
+def _stop_on_signals(event: threading.Event) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP only set the event while in this context."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         event.set()

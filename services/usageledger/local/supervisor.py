@@ -1,4 +1,4 @@
-"""Keeps servers and services running: reports an end, and restarts after a growing pause."""
+"""Keeps servers and services running: reports an end, and restarts after a growing delay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ State = Literal["starting", "running", "backing_off", "stopped"]
 
 
 class Unit(Protocol):
-    """A server of ours, a server that was given to us (it never ends), or a service."""
+    """A server of ours, a server that others run (it never ends), or a service."""
 
     @property
     def name(self) -> str: ...
@@ -62,7 +62,7 @@ class Unit(Protocol):
 class _Watched:
     """The supervisor's state of a unit.
 
-    Times are those of a monotonic clock, ``since`` is for people.
+    Times are monotonic, except ``since``, which is for people.
     """
 
     unit: Unit
@@ -71,12 +71,12 @@ class _Watched:
     began_s: float
     restarts: int = 0
     failures: int = field(default=0)
-    """In a row: since the unit was last healthy."""
-    begin_again_s: float = 0.0
+    """The failures in a row, since the unit was last healthy."""
+    restart_at_s: float = 0.0
 
 
 class Supervisor:
-    """Watches units that were started, in one thread: call ``step`` again and again, or ``run``."""
+    """Watches units that were started, in one thread: call ``step`` repeatedly, or ``run``."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Supervisor:
         self._watched: list[_Watched] = []
 
     def adopt(self, unit: Unit, state: State = "running") -> None:
-        """Watch a unit that was started already."""
+        """Watch a unit that is started already."""
         self._watched.append(_Watched(unit, state, self._now(), self._clock()))
         self._write_status()
 
@@ -104,7 +104,7 @@ class Supervisor:
         self._write_status()
 
     def step(self) -> None:
-        """Look at every unit once and do what is due."""
+        """Check every unit once, and start it again if that is due."""
         before = self.status()
         for watched in self._watched:
             self._look_at(watched)
@@ -121,7 +121,7 @@ class Supervisor:
         return all(watched.state == "running" or watched.failures > 0 for watched in self._watched)
 
     def stop(self, units: Sequence[Unit], timeout_s: float) -> None:
-        """End these units beside each other, each within ``timeout_s``, and watch them no more."""
+        """Stop these units in parallel, each within ``timeout_s``, and watch them no more."""
         if units:
             with ThreadPoolExecutor(len(units), "usageledger-stop") as pool:
                 list(pool.map(lambda unit: self._stop(unit, timeout_s), units))
@@ -131,8 +131,9 @@ class Supervisor:
         self._write_status()
 
     def status(self) -> list[dict[str, Any]]:
-        """One object a unit: name, pid (None while there is no process), state, restarts, since,
-        description, log.
+        """An object for each unit.
+
+        It has name, pid (None while there is no process), state, restarts, since, description, log.
         """
         return [
             {
@@ -149,53 +150,53 @@ class Supervisor:
 
     def _look_at(self, watched: _Watched) -> None:
         if watched.state == "backing_off":
-            if self._clock() >= watched.begin_again_s:
+            if self._clock() >= watched.restart_at_s:
                 watched.restarts += 1
                 self._spawn(watched)
         elif watched.state == "starting":
             self._look_at_start(watched)
         elif watched.state == "running":
             if watched.unit.exit_code is not None:
-                self._failed(watched, _how_it_ended(watched.unit.exit_code))
+                self._back_off(watched, _how_it_ended(watched.unit.exit_code))
             elif watched.failures and self._clock() - watched.began_s >= HEALTHY_AFTER_S:
                 watched.failures = 0
 
     def _look_at_start(self, watched: _Watched) -> None:
         unit = watched.unit
         if unit.exit_code is not None:
-            self._failed(watched, _how_it_ended(unit.exit_code))
+            self._back_off(watched, _how_it_ended(unit.exit_code))
         elif unit.is_ready():
             self._enter(watched, "running")
             if watched.restarts:
                 self._progress.say(f"{unit.name} runs again")
         elif self._clock() - watched.began_s > unit.ready_timeout_s:
             unit.stop(5.0)
-            self._failed(watched, f"did not come up within {unit.ready_timeout_s:.0f} s")
+            self._back_off(watched, f"did not come up within {unit.ready_timeout_s:.0f} s")
 
     def _spawn(self, watched: _Watched) -> None:
         try:
             watched.unit.spawn()
         except (OSError, StackError) as error:
-            self._failed(watched, f"could not be started: {error}")
+            self._back_off(watched, f"could not be started: {error}")
         else:
             self._enter(watched, "starting")
 
     def _stop(self, unit: Unit, timeout_s: float) -> None:
-        """One that cannot be ended must not keep the others from ending."""
+        """Stop a unit. One that cannot be stopped must not prevent the others from stopping."""
         try:
             unit.stop(timeout_s)
         except (OSError, StackError, subprocess.TimeoutExpired) as error:
             self._progress.warn(f"{unit.name} could not be stopped: {error}")
 
-    def _failed(self, watched: _Watched, how: str) -> None:
+    def _back_off(self, watched: _Watched, how: str) -> None:
         watched.failures += 1
-        pause_s = RESTART.delay_s(watched.failures)
-        watched.begin_again_s = self._clock() + pause_s
+        delay_s = RESTART.delay_s(watched.failures)
+        watched.restart_at_s = self._clock() + delay_s
         self._enter(watched, "backing_off")
         log = "".join(f"\n  {line}" for line in watched.unit.last_lines(LOG_LINES))
         where = f"\nThe end of {watched.unit.log_path}:{log}" if log else ""
         self._progress.warn(
-            f"{watched.unit.name} {how}; it is started again in {pause_s:g} s.{where}"
+            f"{watched.unit.name} {how}; it is started again in {delay_s:g} s.{where}"
         )
 
     def _enter(self, watched: _Watched, state: State) -> None:

@@ -1,4 +1,4 @@
-"""The units beside our own servers: services, and servers that were given to us."""
+"""The units that are not servers of ours: services, and servers that others run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Progress
 from usageledger.operations.kafka_probe import admin_client
 
-SETTLED_AFTER_S = 1.0
+READY_AFTER_S = 1.0
 
 
 class Service:
     """A service of the ledger: a child process of ours.
 
-    ``answers`` says that it is ready; without it, one that lives for a second is.
+    It is ready when ``answers`` returns true or, without ``answers``, when it has run for a second.
     """
 
     ready_timeout_s = 60.0
@@ -56,7 +56,7 @@ class Service:
         if self.pid is None:
             return False
         return (
-            time.monotonic() - self._spawned_s >= SETTLED_AFTER_S
+            time.monotonic() - self._spawned_s >= READY_AFTER_S
             if self._answers is None
             else self._answers()
         )
@@ -69,7 +69,7 @@ class Service:
 
 
 class GivenServer:
-    """A Kafka or a Redis that somebody else runs. We neither start nor end it."""
+    """A Kafka or a Redis that others run. We neither start nor stop it."""
 
     pid: int | None = None
     exit_code: int | None = None
@@ -95,9 +95,9 @@ class GivenServer:
 
 
 def check_given_kafka(bootstrap: str) -> None:
-    """``bootstrap`` is ``host:port``, or several with commas between them.
+    """Check that a broker answers at ``bootstrap``. Raises StackError if none does.
 
-    Raises StackError if no broker answers there.
+    ``bootstrap`` is ``host:port``, or several with commas between them.
     """
     if not any(_listens(address) for address in bootstrap.split(",")):
         raise StackError(
@@ -108,8 +108,10 @@ def check_given_kafka(bootstrap: str) -> None:
 
 
 def check_given_redis(url: str, progress: Progress) -> None:
-    """Raises StackError if no Redis answers there, or one that may throw away counters when its
-    memory is full or when it restarts.
+    """Check that a Redis answers at ``url`` and does not lose counters.
+
+    Raises StackError if none answers, or if it may lose counters when its memory is full or when it
+    restarts.
     """
     import redis
 
@@ -126,7 +128,7 @@ def check_given_redis(url: str, progress: Progress) -> None:
         ) from error
     if settings is None:
         progress.warn(
-            f"the Redis at {url} does not tell its settings: see to it that it has "
+            f"the Redis at {url} does not show its settings: make sure that it has "
             "maxmemory-policy noeviction and appendonly yes"
         )
         return
@@ -148,8 +150,9 @@ def _listens(address: str) -> bool:
 
 
 def _redis_settings(client: object) -> dict[str, str] | None:
-    """The two settings that matter; None where the server does not let us ask (managed ones often
-    do not).
+    """The two settings that matter; None if the server does not show them.
+
+    Managed servers often do not.
     """
     import redis
 
