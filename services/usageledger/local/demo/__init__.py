@@ -1,1 +1,1 @@
-"""The demo: a real workload on a real stack, in front of a viewer, and an audit at the end."""
+"""The demo: a real workload on a real stack, shown to a viewer, and an audit at the end."""

@@ -20,12 +20,12 @@ from usageledger.sdk.producer.account_client import AccountClient
 from usageledger.sdk.producer.meter import UsageMeter
 
 UPGRADES_ONE_IN = 2
-"""Every so many accounts that are told that they have run out take the upgrade they are offered."""
+"""One in this many accounts that run out takes the upgrade that it is offered."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """The app's own books: its generations, and the limit events that reached it.
+    """The app's own count of its generations, and of the limit events that reached it.
 
     ``generated`` is micro-credits by account, computed from the rate card.
     """
@@ -41,7 +41,7 @@ class Tally:
 
 
 class Studio:
-    """Plays uses at a speed through the SDKs. ``tally`` may be looked at while it plays."""
+    """Plays uses at a speed through the SDKs. ``tally`` may be read while it plays."""
 
     def __init__(self, kafka: str, prefix: str, spool: Path) -> None:
         self.tally = Tally()
@@ -57,14 +57,14 @@ class Studio:
                 billing.subscribe(account, plan)
 
     def play(self, uses: Iterable[Use], speed: float, on_progress: Callable[[Use], None]) -> None:
-        """Report each use when its time has come, unless its account is blocked.
+        """Report each use at its time, unless its account is blocked.
 
         Returns when Kafka has acknowledged all of them.
         """
         subscriber = LimitSubscriber(kafka=self._kafka, prefix=self._prefix)
-        subscriber.on_reached(self._told_reached)
-        subscriber.on_cleared(self._told_cleared)
-        subscriber.on_threshold(self._told_threshold)
+        subscriber.on_reached(self._on_reached)
+        subscriber.on_cleared(self._on_cleared)
+        subscriber.on_threshold(self._on_threshold)
         selling = threading.Thread(target=self._sell_upgrades, name="demo-billing")
         with (
             subscriber,
@@ -99,21 +99,21 @@ class Studio:
         self.tally.generations += 1
         self.tally.generated[use.account] += use.credits
 
-    def _told_reached(self, event: LimitEvent) -> None:
+    def _on_reached(self, event: LimitEvent) -> None:
         self.tally.blocked += 1
         self._note_delay(event)
         if event.upgrade is not None and self.tally.blocked % UPGRADES_ONE_IN == 0:
             self._offers.put(event)
 
-    def _told_cleared(self, event: LimitEvent) -> None:
+    def _on_cleared(self, event: LimitEvent) -> None:
         self.tally.freed += 1
 
-    def _told_threshold(self, event: LimitEvent) -> None:
+    def _on_threshold(self, event: LimitEvent) -> None:
         self.tally.warned += 1
         self._note_delay(event)
 
     def _note_delay(self, event: LimitEvent) -> None:
-        """From the crossing generation to the app's handler, on one machine's clock."""
+        """Add the time from the crossing generation to the app's handler, on one clock."""
         if event.crossed_by is not None and event.reason == "usage":
             self.tally.delays_ms.append(
                 (datetime.now(UTC) - event.crossed_by.occurred_at).total_seconds() * 1_000

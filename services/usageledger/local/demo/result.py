@@ -12,7 +12,7 @@ from usageledger.local.demo.customer import Tally
 class DemoResult:
     """The counts and the verdict of a run.
 
-    ``meters_wrong`` are accounts whose meter is not what their workers generated.
+    ``meters_wrong`` are the accounts whose meter differs from the count of their workers.
     """
 
     tally: Tally
@@ -21,5 +21,5 @@ class DemoResult:
 
     @property
     def is_right(self) -> bool:
-        """Whether the audit is clean and every meter shows what was generated."""
+        """Whether the audit is clean and every meter is right."""
         return self.report.is_clean and not self.meters_wrong

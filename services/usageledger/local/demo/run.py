@@ -36,15 +36,15 @@ from usageledger.operations.idleness import wait_until_idle
 from usageledger.operations.lags import lag_reader
 
 SPEED = 140.0
-"""How many seconds of the trace go by in one: its hour takes 25."""
+"""Seconds of the trace for each second of the demo: its hour takes 25 s."""
 
 WATCHED = 4
-"""The account whose meter is offered: on Pro, and busy enough to run out."""
+"""The account whose meter is shown: on Pro, and busy enough to run out."""
 
 IDLE_TIMEOUT_S = 120.0
 LOOK_INTERVAL_S = 0.5
 KILL_AT, EMPTY_AT = 0.2, 0.8
-"""Where in the trace a disaster's two blows fall."""
+"""The shares of the trace after which a disaster's two faults happen."""
 
 
 def run_demo(
@@ -57,8 +57,8 @@ def run_demo(
 ) -> DemoResult:
     """Bring a stack up, play the trace, wait until all is decided, audit, compare every meter.
 
-    ``data`` None: a directory that goes afterwards.
-    Raises StackError where the stack does not come up or does not come to rest in time.
+    Without ``data``, the stack has a temporary directory, which is removed after a success. Raises
+    StackError if the stack does not come up, or does not decide everything in time.
     """
     with _directory(data) as directory:
         stack = Stack(
@@ -66,9 +66,9 @@ def run_demo(
         )
         addresses = stack.start(screen)
         try:
-            screen.started(stack.status(), addresses)
-            screen.pages(addresses.gateway, account_name(WATCHED), gateway_key(addresses.data))
-            result = _played(screen, stack, addresses, speed, disaster)
+            screen.show_addresses(stack.status(), addresses)
+            screen.show_pages(addresses.gateway, account_name(WATCHED), gateway_key(addresses.data))
+            result = _play_and_audit(screen, stack, addresses, speed, disaster)
             screen.wait_for_viewer()
             return result
         finally:
@@ -76,27 +76,27 @@ def run_demo(
             stack.stop()
 
 
-def _played(
+def _play_and_audit(
     screen: Screen, stack: Stack, addresses: Addresses, speed: float, disaster: bool
 ) -> DemoResult:
     studio = Studio(addresses.kafka, addresses.prefix, addresses.data / "spool")
     studio.open_accounts(subscriptions())
     plan = list(uses(trace(), load_shipped_catalog()))
-    blows = list(_blows(screen, stack, addresses, len(plan))) if disaster else []
-    with _watching(screen, addresses, studio.tally):
-        studio.play(plan, speed, lambda use: _strike(blows, use))
+    faults = list(_faults(screen, stack, addresses, len(plan))) if disaster else []
+    with _live_figures(screen, addresses, studio.tally):
+        studio.play(plan, speed, lambda use: _cause_if_due(faults, use))
         with lag_reader(addresses.kafka, addresses.redis_url, addresses.prefix) as lags:
-            rest = wait_until_idle(lags.look, IDLE_TIMEOUT_S)
-    if not rest.is_idle:
+            final = wait_until_idle(lags.look, IDLE_TIMEOUT_S)
+    if not final.is_idle:
         raise StackError(
-            f"not all usage was decided within {IDLE_TIMEOUT_S:.0f} s: {rest.waiting[0]}; see "
+            f"not all usage was decided within {IDLE_TIMEOUT_S:.0f} s: {final.waiting[0]}; see "
             f"{addresses.data / 'logs'}"
         )
     report = verify(addresses.kafka, addresses.redis_url, addresses.prefix)
     result = DemoResult(
         tally=studio.tally, report=report, meters_wrong=list(_wrong_meters(addresses, studio.tally))
     )
-    screen.ended(result)
+    screen.show_verdict(result)
     return result
 
 
@@ -105,12 +105,12 @@ def _publish(addresses: Addresses) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Blow:
+class _Fault:
     at: int
-    strike: Callable[[], None]
+    cause: Callable[[], None]
 
 
-def _blows(screen: Screen, stack: Stack, addresses: Addresses, count: int) -> Iterator[_Blow]:
+def _faults(screen: Screen, stack: Stack, addresses: Addresses, count: int) -> Iterator[_Fault]:
     """First the processor is killed without warning, then Redis loses everything."""
 
     def kill_processor() -> None:
@@ -119,30 +119,30 @@ def _blows(screen: Screen, stack: Stack, addresses: Addresses, count: int) -> It
             for service in stack.status()["services"]
             if service["name"] == "processor"
         )
-        screen.disaster(f"kill -9 {pid}: the processor dies between two events")
+        screen.show_fault(f"kill -9 {pid}: the processor dies between two events")
         os.kill(pid, signal.SIGKILL)
 
     def empty_redis() -> None:
-        screen.disaster("FLUSHALL: Redis forgets every counter")
+        screen.show_fault("FLUSHALL: Redis forgets every counter")
         redis = connect_blocking(addresses.redis_url)
         try:
             redis.flushall()
         finally:
             redis.close()
 
-    yield _Blow(int(count * KILL_AT), kill_processor)
-    yield _Blow(int(count * EMPTY_AT), empty_redis)
+    yield _Fault(int(count * KILL_AT), kill_processor)
+    yield _Fault(int(count * EMPTY_AT), empty_redis)
 
 
-def _strike(blows: list[_Blow], use: Use) -> None:
-    if blows and int(use.id.removeprefix("gen_")) >= blows[0].at:
-        blows.pop(0).strike()
+def _cause_if_due(faults: list[_Fault], use: Use) -> None:
+    if faults and int(use.id.removeprefix("gen_")) >= faults[0].at:
+        faults.pop(0).cause()
 
 
 def _wrong_meters(addresses: Addresses, tally: Tally) -> Iterator[str]:
-    """Accounts whose meter differs from the studio's own books.
+    """The accounts whose meter differs from the studio's own count.
 
-    Whoever left Free in the demo has used something in the period before.
+    An account that left Free in the demo has also used something in its previous period.
     """
     redis = connect_blocking(addresses.redis_url)
     try:
@@ -166,14 +166,14 @@ def _wrong_meters(addresses: Addresses, tally: Tally) -> Iterator[str]:
 
 
 @contextmanager
-def _watching(screen: Screen, addresses: Addresses, tally: Tally) -> Iterator[None]:
+def _live_figures(screen: Screen, addresses: Addresses, tally: Tally) -> Iterator[None]:
     """Show the figures about twice a second until the end."""
     is_over = threading.Event()
 
     def watch() -> None:
         with lag_reader(addresses.kafka, addresses.redis_url, addresses.prefix) as lags:
             while not is_over.wait(LOOK_INTERVAL_S):
-                screen.show(tally, lags.look().records("usage", "account"))
+                screen.show_figures(tally, lags.look().records("usage", "account"))
 
     watcher = threading.Thread(target=watch, name="demo-watch", daemon=True)
     with screen.live():
@@ -194,5 +194,5 @@ def _directory(data: Path | None) -> Iterator[Path]:
     try:
         yield directory
     except Exception as error:
-        raise StackError(f"{error} (what the demo left is kept in {directory})") from error
+        raise StackError(f"{error} (the demo's files are kept in {directory})") from error
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Shows the demo: a live table on a terminal, a line now and then elsewhere, and the verdict."""
+"""Shows the demo: a live table on a terminal, a line every few seconds elsewhere, the verdict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINE_EVERY_S = 5.0
 
 
 class Screen:
-    """Tells one viewer. Also the stack's `Progress`."""
+    """Shows the demo to one viewer. It is also the stack's `Progress`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -48,35 +48,35 @@ class Screen:
             task = progress.add_task(f"fetching {what}", total=total_bytes)
             yield lambda count: progress.advance(task, count)
 
-    def started(self, status: dict[str, Any], addresses: Addresses) -> None:
-        """The stack is up."""
-        took = status.get("took", {})
+    def show_addresses(self, status: dict[str, Any], addresses: Addresses) -> None:
+        """Show where the stack's servers are, and the workload."""
+        descriptions = status.get("took", {})
         self._console.print(
-            f"Kafka [bold]{addresses.kafka}[/] ({escape(took.get('kafka', 'given'))})"
+            f"Kafka [bold]{addresses.kafka}[/] ({escape(descriptions.get('kafka', 'given'))})"
         )
         self._console.print(
-            f"Redis [bold]{addresses.redis_url}[/] ({escape(took.get('redis', 'given'))})"
+            f"Redis [bold]{addresses.redis_url}[/] ({escape(descriptions.get('redis', 'given'))})"
         )
         self._console.print(
             f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} "
-            "accounts; features and accounts by our rule"
+            "accounts; a rule of ours chooses account and feature"
         )
 
-    def pages(self, gateway: str, account: str, key: str) -> None:
-        """Where to look on."""
+    def show_pages(self, gateway: str, account: str, key: str) -> None:
+        """Show the addresses of the pages on which a viewer can follow the demo."""
         self._console.print(f"console      [bold]{gateway}/console[/]", soft_wrap=True)
         self._console.print(
             f"usage meter  [bold]{gateway}/accounts/{account}/meter[/]", soft_wrap=True
         )
         self._console.print(f"sign in with [bold]{key}[/]", soft_wrap=True)
 
-    def disaster(self, what: str) -> None:
-        """A blow falls."""
+    def show_fault(self, what: str) -> None:
+        """Show a fault that the demo is about to cause."""
         self._console.print(f"[bold red]{escape(what)}[/]")
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Figures are shown inside."""
+        """Show a live table while in this context, if the console is a terminal."""
         self._began = time.monotonic()
         if not self._console.is_terminal:
             yield
@@ -85,8 +85,8 @@ class Screen:
             yield
         self._live = None
 
-    def show(self, tally: Tally, lag: int) -> None:
-        """The figures now; ``lag`` is how many records wait for their decision."""
+    def show_figures(self, tally: Tally, lag: int) -> None:
+        """Show the figures of now. ``lag`` is the number of records that wait for a decision."""
         now = time.monotonic()
         rate = (tally.generations - self._before[1]) / max(0.001, now - self._before[0])
         self._before = (now, tally.generations)
@@ -100,8 +100,8 @@ class Screen:
                 + "  ".join(f"{name} {value}" for name, value in figures)
             )
 
-    def ended(self, result: DemoResult) -> None:
-        """The verdict."""
+    def show_verdict(self, result: DemoResult) -> None:
+        """Show the totals, the meters and the audit's verdict."""
         tally = result.tally
         self._console.print()
         charged = Decimal(format_credits(sum(tally.generated.values())))
@@ -114,7 +114,7 @@ class Screen:
         if tally.delays_ms:
             ordered = sorted(tally.delays_ms)
             self._console.print(
-                "from the generation that crossed a limit to the app that was told: median "
+                "from the generation that crossed a limit to the app's handler: median "
                 f"{ordered[len(ordered) // 2]:.0f} ms,"
                 f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} "
                 "ms"
@@ -131,9 +131,7 @@ class Screen:
         )
 
     def wait_for_viewer(self) -> None:
-        """Leave the pages there until a viewer at a terminal has seen enough; nobody else is waited
-        for.
-        """
+        """Wait until a viewer at a terminal presses Enter. Without a terminal, return at once."""
         if self._console.is_terminal and sys.stdin.isatty():
             self._console.print("the console and the meter stay until you press Enter")
             sys.stdin.readline()
@@ -142,7 +140,7 @@ class Screen:
 def _figures(tally: Tally, lag: int, rate: float) -> list[tuple[str, str]]:
     return [
         ("generations", f"{tally.generations:,}"),
-        ("a second", f"{rate:,.0f}"),
+        ("per second", f"{rate:,.0f}"),
         ("undecided", f"{lag:,}"),
         ("warned at 80 %", f"{tally.warned:,}"),
         ("ran out", f"{tally.blocked:,}"),

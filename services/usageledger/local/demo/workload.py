@@ -1,6 +1,6 @@
-"""Turns a trace of real requests into usage of some hundred accounts.
+"""Turns a trace of real requests into usage of 300 accounts.
 
-Arrivals and sizes are the trace's; the mapping to features is ours::
+Arrivals and sizes are the trace's. The mapping to features is ours::
 
     a request becomes    by this rule
     -----------------    ------------
@@ -38,7 +38,7 @@ _PLANS = ("free", "free", "free", "free", "pro", "pro", "pro", "max", "max", "sc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A line of the trace; ``arrived_s`` counts seconds from the first."""
+    """A line of the trace. ``arrived_s`` counts seconds from the first line."""
 
     number: int
     arrived_s: float
@@ -100,7 +100,7 @@ def uses(requests: Iterator[Request], catalog: Catalog) -> Iterator[Use]:
 
 
 def subscriptions() -> Iterator[tuple[str, str]]:
-    """Accounts and the plans that they begin with, those on Free left out."""
+    """The accounts and the plans that they begin with, except those on Free."""
     for number in range(ACCOUNTS):
         plan = _PLANS[number % len(_PLANS)]
         if plan != "free":
@@ -108,7 +108,7 @@ def subscriptions() -> Iterator[tuple[str, str]]:
 
 
 def account_name(number: int) -> str:
-    """The account of that number."""
+    """The account with this number."""
     return f"acct_{number:03d}"
 
 
