@@ -1,6 +1,6 @@
 ---------------------------- MODULE LedgerCases ----------------------------
-(* What the two input topics hold, and when the account is due, in the cases
-   that the *.cfg files beside this module choose from.                     *)
+(* The contents of the two input topics, and the times at which the account
+   is due, in the cases that the *.cfg files beside this module choose from. *)
 EXTENDS Ledger
 
 One(id, time) == [id |-> id, time |-> time, entries |-> 1]

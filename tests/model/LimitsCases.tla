@@ -1,9 +1,10 @@
 ---------------------------- MODULE LimitsCases ----------------------------
-(* What lies in the ledger in the cases of limits.cfg. *)
+(* The contents of the ledger in the cases of limits.cfg. *)
 EXTENDS Limits
 
 Entry(crossings) == [isValid |-> TRUE, crossings |-> crossings]
-Stale(crossings) == [isValid |-> FALSE, crossings |-> crossings]  \* of an owner that was superseded: not where it says
+(* An entry of a superseded owner: it is not at the offset that it names. *)
+Stale(crossings) == [isValid |-> FALSE, crossings |-> crossings]
 
 MixedLedger == <<Entry(1), Stale(1), Entry(2), Entry(1)>>
 =============================================================================

@@ -1,6 +1,6 @@
-"""The protocol as a model: TLC goes through every state that it can come to, and misses each check
-that is taken out.
+"""The protocol as a model: TLC goes through every state that the protocol can reach.
 
+It finds a broken promise for each check that is taken out.
 README.md beside this file describes the model, and how it corresponds to the code.
 """
 
@@ -25,8 +25,9 @@ pytestmark = pytest.mark.timeout(10 * LIMIT_S if IS_WIDE else 600)
 
 
 class Run(NamedTuple):
-    """One run of TLC: a configuration file, a check that is taken out, constants that differ from
-    the file's, and what must be violated.
+    """One run of TLC on a configuration file.
+
+    It may be ``without`` a check and may override constants. ``violates``: the promise that breaks.
     """
 
     configuration: str
@@ -46,14 +47,12 @@ class Run(NamedTuple):
 def missing(
     without: str, violates: str, configuration: str, keyword: str = "INVARIANT", **constants: str
 ) -> Run:
-    """A run that must fail: ``violates`` is what TLC must say is violated, and all that it is asked
-    about.
-    """
+    """A run that must fail: TLC checks only the promise ``violates``, and must find it broken."""
     return Run(configuration, without, tuple(constants.items()), violates, keyword)
 
 
 def in_the_end(without: str, violates: str, configuration: str, **constants: str) -> Run:
-    """The same for what must come about in the end."""
+    """The same for a promise that must come true in the end."""
     return missing(without, violates, configuration, "PROPERTY", **constants)
 
 
@@ -91,7 +90,7 @@ VerdictOf = Callable[[Run], Verdict]
 
 @pytest.fixture(scope="module")
 def verdict_of(request: pytest.FixtureRequest) -> Iterator[VerdictOf]:
-    """The verdict of a run. The runs of all chosen tests are begun at once, two at a time."""
+    """The verdict of a run. The runs of all selected tests are queued at once, two at a time."""
     mine = [
         item
         for item in request.session.items
@@ -103,11 +102,11 @@ def verdict_of(request: pytest.FixtureRequest) -> Iterator[VerdictOf]:
 
     def verdict(run: Run) -> Verdict:
         if run not in verdicts:
-            verdicts[run] = pool.submit(_checked, run)
+            verdicts[run] = pool.submit(_check, run)
         return verdicts[run].result()
 
     try:
-        verdicts.update({run: pool.submit(_checked, run) for run in chosen if isinstance(run, Run)})
+        verdicts.update({run: pool.submit(_check, run) for run in chosen if isinstance(run, Run)})
         yield verdict
     finally:
         pool.shutdown(cancel_futures=True)
@@ -124,13 +123,13 @@ def test_no_state_that_the_protocol_can_come_to_breaks_a_promise(
 
 
 @pytest.mark.parametrize("run", WRONG, ids=str)
-def test_a_check_that_is_taken_out_is_missed(run: Run, verdict_of: VerdictOf) -> None:
+def test_without_a_check_its_promise_breaks(run: Run, verdict_of: VerdictOf) -> None:
     assert verdict_of(run).violated == run.violates
 
 
 @pytest.mark.parametrize("module", ["Ledger", "Limits"])
 def test_each_action_is_taken_in_some_right_model(module: str, verdict_of: VerdictOf) -> None:
-    """A model in which something can never happen would say nothing about it."""
+    """If an action can never happen in any model, the models say nothing about it."""
     taken: dict[str, int] = {}
     for run in RIGHT:
         if _module_of(run) == module:
@@ -168,27 +167,30 @@ def test_each_check_that_a_module_names_is_taken_out_by_a_run(module: str) -> No
         (75, f"{NO_ERROR}\n{ALL_SEEN}"),
     ],
 )
-def test_whatever_else_tlc_says_is_no_verdict(code: int, output: str) -> None:
+def test_any_other_output_of_tlc_is_no_verdict(code: int, output: str) -> None:
     with pytest.raises(TlcFailed):
         read_verdict(code, output, "INVARIANT A")
 
 
 def test_a_model_that_takes_too_long_has_no_verdict() -> None:
     with pytest.raises(TlcFailed, match="no verdict within"):
-        check("LedgerCases", _configured(RIGHT[0]), limit_s=0.1)
+        check("LedgerCases", _configuration_text(RIGHT[0]), limit_s=0.1)
 
 
-def _checked(run: Run) -> Verdict:
-    return check(f"{_module_of(run)}Cases", _configured(run), limit_s=LIMIT_S, is_long=IS_WIDE)
+def _check(run: Run) -> Verdict:
+    return check(
+        f"{_module_of(run)}Cases", _configuration_text(run), limit_s=LIMIT_S, is_long=IS_WIDE
+    )
 
 
 def _module_of(run: Run) -> str:
     return "Limits" if run.configuration.startswith("limits") else "Ledger"
 
 
-def _configured(run: Run) -> str:
-    """The configuration file's text with this run's constants, and what it is asked about if it
-    must fail.
+def _configuration_text(run: Run) -> str:
+    """The configuration file's text with this run's constants.
+
+    If the run must fail, it names only the promise that must break.
     """
     text = (MODELS / f"{run.configuration}.cfg").read_text(encoding="utf-8")
     constants = dict(run.constants)

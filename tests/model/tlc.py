@@ -1,5 +1,6 @@
-"""Runs TLC, the model checker of TLA+, and reads its verdict strictly: whatever it says beside the
-two expected things is a failure.
+"""Runs TLC, the model checker of TLA+, and reads its verdict strictly.
+
+Any output other than the two expected verdicts is a failure.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ _CODE_OF_INVARIANT, _CODE_OF_PROPERTY = 12, 13
 
 
 class TlcFailed(Exception):
-    """TLC came to no verdict: a mistake in a module or a configuration, or more states than there
-    was time for.
+    """TLC reached no verdict.
+
+    A module or a configuration has a mistake, or there were too many states for the time.
     """
 
 
@@ -56,19 +58,19 @@ class Verdict(NamedTuple):
     violated: str | None
     states: int
     taken: Mapping[str, int]
-    """How many states each action of the module led to."""
+    """The number of states that each action of the module led to."""
 
 
 def tlc_jar() -> Path:
-    """TLC's jar from Maven's repository, its digest compared, kept for this user."""
+    """The path of TLC's jar, from Maven or this user's cache. Its digest is checked."""
     return fetch_jars(lock=_LOCK)[0]
 
 
 def check(module: str, configuration: str, *, limit_s: float, is_long: bool = False) -> Verdict:
-    """Go through all states of a module, by one worker so that counts and counterexamples are the
-    same each time. Raises TlcFailed.
+    """Go through all states of a module. Raises TlcFailed.
 
-    A run that is not long ends before it is worth Java's while to optimise what it runs.
+    TLC has one worker, so that counts and counterexamples are the same each time. A run that is not
+    long ends before Java's optimising compiler would pay off.
     """
     with tempfile.TemporaryDirectory(prefix="usageledger-model-") as scratch:
         file = Path(scratch, "model.cfg")
@@ -111,8 +113,7 @@ def check(module: str, configuration: str, *, limit_s: float, is_long: bool = Fa
 def read_verdict(code: int, output: str, configuration: str) -> Verdict:
     """Read what TLC printed.
 
-    It does not name the property that is violated, so a configuration that expects that must name
-    just one.
+    TLC does not name a violated property. So a configuration that expects one must name only that.
     """
     errors, states = _ERROR.findall(output), _STATES.findall(output)
     first = errors[0] if errors else ""
