@@ -326,7 +326,7 @@ class Stack:
     def _has_counters(self) -> bool:
         """Whether our processor has written and verified every partition's counters.
 
-        Before that, no service can answer what an account has.
+        Before that, no service can say how much an account has.
         """
         if self._services.get("processor") != SERVICES["processor"]:
             return True

@@ -122,7 +122,7 @@ class Screen:
         right = (
             f"WRONG: {', '.join(result.meters_wrong[:5])}"
             if result.meters_wrong
-            else f"all {ACCOUNTS} meters equal what the workers generated"
+            else f"all {ACCOUNTS} meters equal the count of the workers"
         )
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
