@@ -174,7 +174,8 @@ def measuring(spent: Counter[str], ledger: type, view: type) -> Iterator[None]:
             (view, "commit", timed_async, "commit"),
         ]:
             patches.enter_context(patch.object(place, name, wrap(getattr(place, name), part)))
-        patches.enter_context(patch.object(ledger, "read", timed_reading(ledger.read)))  # type: ignore[attr-defined]
+        reading = timed_reading(ledger.read)  # type: ignore[attr-defined]
+        patches.enter_context(patch.object(ledger, "read", reading))
         yield
 
 

@@ -40,9 +40,12 @@ from usageledger.processor.transport import (
 )
 
 EVENT = (
-    b'{"specversion":"1.0","type":"usage.recorded","id":"gen_%012d","source":"/render","subject":"acct_%05d",'
-    b'"time":"2026-11-22T10:15:30.250Z","recordedtime":"2026-11-22T10:15:31Z","datacontenttype":"application/json",'
-    b'"data":{"feature":"genai_video","model":"veo_3","quantity":"1","hold_id":null,"dimensions":{"project":"p_77"}}}'
+    b'{"specversion":"1.0","type":"usage.recorded","id":"gen_%012d","source":"/render",'
+    b'"subject":"acct_%05d",'
+    b'"time":"2026-11-22T10:15:30.250Z","recordedtime":"2026-11-22T10:15:31Z",'
+    b'"datacontenttype":"application/json",'
+    b'"data":{"feature":"genai_video","model":"veo_3","quantity":"1","hold_id":null,'
+    b'"dimensions":{"project":"p_77"}}}'
 )
 TURNS = 3
 DEADLINE_S = 180.0

@@ -29,8 +29,9 @@ WARM_UP_S = 15.0
 """For some ten seconds under load, the broker's JVM compiles code and is three times as slow."""
 
 _EVENT = (
-    '{"specversion":"1.0","type":"usage.recorded","id":"%s-%d","source":"/bench","subject":"acct_%d","time":"%s",'
-    '"datacontenttype":"application/json","data":{"feature":"genai_sound","model":"mmaudio","quantity":"1"}}'
+    '{"specversion":"1.0","type":"usage.recorded","id":"%s-%d","source":"/bench",'
+    '"subject":"acct_%d","time":"%s","datacontenttype":"application/json",'
+    '"data":{"feature":"genai_sound","model":"mmaudio","quantity":"1"}}'
 )
 
 

@@ -460,7 +460,8 @@ async def _rebuild(stage: Stage, url: str, partition: int, stop: int) -> None:
 def _keys_of(client: Client, partition: int) -> dict[str, Any]:
     """Every key of a partition, without when its head was last verified."""
     keys = PartitionKeys(PREFIX, partition)
-    head: dict[bytes, bytes] = client.hgetall(keys.head)  # type: ignore[assignment] # redis-py's types also cover its asynchronous client
+    # redis-py's types also cover its asynchronous client.
+    head: dict[bytes, bytes] = client.hgetall(keys.head)  # type: ignore[assignment]
     head.pop(b"verified_at_ms", None)
     windows = [int(window) for window in head.get(b"windows", b"").split()]
     named = [keys.accounts, *(keys.identities(window) for window in windows)]

@@ -152,7 +152,8 @@ def operated(kafka: str, redis_url: str, prefix: str) -> Operated:
 @pytest.fixture
 def choking_on_poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code fails on whatever mentions poison."""
-    decide: Any = getattr(partition_book, "decide")  # noqa: B009 - it is imported there, and looked up there
+    # The module imports `decide` without exporting it, and looks it up there.
+    decide: Any = getattr(partition_book, "decide")  # noqa: B009
 
     def choking(*args: Any, **kwargs: Any) -> Any:
         if "poison" in repr(args):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -124,12 +125,15 @@ def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: An
 def test_a_new_group_hears_what_there_is_if_it_asks_for_it(
     kafka: str, prefix: str, announce: Announce
 ) -> None:
+    def has_heard(heard: Heard, count: int) -> bool:
+        return len(heard.ids) >= count
+
     announce(a_ledger())
     for expected in (4, 0):
         subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
         heard = Heard(subscriber)
         with subscriber:
-            until(lambda heard=heard, expected=expected: len(heard.ids) >= expected, "all events")  # type: ignore[misc]
+            until(partial(has_heard, heard, expected), "all events")
         assert len(heard.ids) == expected
 
 

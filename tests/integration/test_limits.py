@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -174,11 +175,15 @@ def test_a_limit_event_follows_its_entry_before_any_poll_times_out(
     topics = Topics(prefix)
     append(topics.ledger, 0, [record.value for record in ledger.records])
     with limits(kafka, prefix) as running, log_reader(kafka) as reader:
-        until(lambda: reader.end_offset(topics.limit, 0) == 1, "the first event")
+
+        def has_ended_at(offset: int) -> bool:
+            return reader.end_offset(topics.limit, 0) == offset
+
+        until(partial(has_ended_at, 1), "the first event")
         for number in range(2, 12):
             value = ledger.entry("limit.cleared" if number % 2 == 0 else "limit.reached").value
             append(topics.ledger, 0, [value])
-            until(lambda number=number: reader.end_offset(topics.limit, 0) == number, "the event")  # type: ignore[misc]
+            until(partial(has_ended_at, number), "the event")
         running.stop.set()
         # One more entry ends the poll.
         append(topics.ledger, 0, [ledger.entry().value])
@@ -311,13 +316,14 @@ def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_j
     none, and heard nothing for ever.
     """
     topics = Topics(prefix)
+
+    def is_given_both(feed: KafkaLedgerFeed) -> bool:
+        return not feed.poll(100) and feed.assignment().partitions == {0, 1}
+
     with log_reader(kafka) as reader:
         for number in range(20):
             feed = KafkaLedgerFeed(kafka, topics, f"{prefix}.{number}", reader, partition_count=2)
             try:
-                until(
-                    lambda feed=feed: not feed.poll(100) and feed.assignment().partitions == {0, 1},  # type: ignore[misc]
-                    "both partitions",
-                )
+                until(partial(is_given_both, feed), "both partitions")
             finally:
                 feed.close()

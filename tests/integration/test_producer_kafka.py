@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,7 @@ def test_processes_forked_from_one_that_reports_report_on_their_own(
         assert meter.close(DEADLINE_S)
 
     for name in ("a", "b", "c"):
-        assert in_child(lambda name=name: work(name), deadline_s=DEADLINE_S) == 0  # type: ignore[misc]
+        assert in_child(partial(work, name), deadline_s=DEADLINE_S) == 0
     meter.record(account="acct_1", feature="genai_image", id="after")
     assert meter.close(DEADLINE_S)
     every = ["before", *(f"{name}_{number}" for name in "abc" for number in range(50)), "after"]

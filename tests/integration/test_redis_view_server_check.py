@@ -96,7 +96,9 @@ def test_each_master_of_a_cluster_is_checked(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as node:
         assert check(node.cluster_url) == []
         with closing(redis.RedisCluster.from_url(node.url)) as cluster:
-            [other] = [primary for primary in cluster.get_primaries() if primary.port != node.port]  # type: ignore[no-untyped-call] # redis-py has no type
+            # redis-py has no type for it.
+            primaries = cluster.get_primaries()  # type: ignore[no-untyped-call]
+            [other] = [primary for primary in primaries if primary.port != node.port]
             cluster.config_set("maxmemory-policy", "allkeys-lru", target_nodes=[other])
         with pytest.raises(ServerUnfit) as refused:
             check(node.cluster_url)

@@ -28,11 +28,13 @@ JUNK: tuple[tuple[bytes | None, bytes | None], ...] = (
     (b"", b"\x00\xff"),
     (
         b"a",
-        b'{"specversion":"1.0","type":"usage.recorded","id":"1","source":"/render","subject":"a","time":"yesterday","data":{}}',
+        b'{"specversion":"1.0","type":"usage.recorded","id":"1","source":"/render",'
+        b'"subject":"a","time":"yesterday","data":{}}',
     ),
     (
         b"a",
-        b'{"specversion":"1.0","type":"usage.exploded","id":"1","source":"/render","subject":"a","time":"2025-01-01T00:00:00Z"}',
+        b'{"specversion":"1.0","type":"usage.exploded","id":"1","source":"/render",'
+        b'"subject":"a","time":"2025-01-01T00:00:00Z"}',
     ),
     (b"a", b"[" * 600),
 )

@@ -75,14 +75,21 @@ def connect_blocking(url: str, *, timeout_s: float = 2.0, is_patient: bool = Tru
     options = _options(timeout_s) | {"retry": patient if is_patient else impatient}
     if scheme == "cluster":
         first_url, others = _nodes(plain_url)
-        more = [redis.cluster.ClusterNode(host, port) for host, port in others]  # type: ignore[no-untyped-call] # redis-py has no types here
+        # redis-py has no types here.
+        more = [
+            redis.cluster.ClusterNode(host, port)  # type: ignore[no-untyped-call]
+            for host, port in others
+        ]
         return redis.RedisCluster.from_url(first_url, startup_nodes=more, **options)
     if scheme == "sentinel":
         sentinels, name, credentials = _sentinels(url)
         watch = redis.sentinel.Sentinel(
             sentinels, sentinel_kwargs=options, **options, **credentials
         )  # type: ignore[no-untyped-call] # redis-py has no types here
-        master: redis.Redis = watch.master_for(name, connection_pool_class=_SentinelPool)  # type: ignore[no-untyped-call] # redis-py has no types here
+        # redis-py has no types here.
+        master: redis.Redis = watch.master_for(  # type: ignore[no-untyped-call]
+            name, connection_pool_class=_SentinelPool
+        )
         return master
     return redis.Redis.from_url(plain_url, **options)
 

@@ -172,4 +172,9 @@ def use_of(hold: Hold) -> Use:
 def parse_hold(value: bytes) -> Hold:
     """A hold from the text that the scripts write."""
     state, credits, counts_until_ms, content = value.split(b" ", 3)
-    return Hold(state.decode(), int(credits), int(counts_until_ms), content)  # type: ignore[arg-type] # the scripts write no other state
+    return Hold(
+        state.decode(),  # type: ignore[arg-type] # the scripts write no other state
+        int(credits),
+        int(counts_until_ms),
+        content,
+    )

@@ -105,7 +105,8 @@ def warnings_of(server: ServerSettings) -> list[str]:
 
 def _all_settings(client: Client) -> list[ServerSettings]:
     if isinstance(client, redis.RedisCluster):
-        nodes = client.get_primaries()  # type: ignore[no-untyped-call] # redis-py has no type for it
+        # redis-py has no type for it.
+        nodes = client.get_primaries()  # type: ignore[no-untyped-call]
         return [_settings_of(client.get_redis_connection(node), node.name) for node in nodes]
     where = client.connection_pool.connection_kwargs
     return [

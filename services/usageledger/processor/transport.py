@@ -350,7 +350,10 @@ class FetchConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> FetchThread:
         return FetchThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:  # noqa: ASYNC109 - Faust's signature
+    async def _wait_next_records(
+        self,
+        timeout: float,  # noqa: ASYNC109 - Faust's signature
+    ) -> tuple[Any, set[TP] | None]:
         if self.flow_active and not self._get_active_partitions():
             # The stock consumer sleeps for a second here, and every start would wait for that.
             await self.sleep(POLL_S)

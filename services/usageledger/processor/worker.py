@@ -182,7 +182,8 @@ class _Worker:
             return
         try:
             assigned.feed.accept(fetch, assigned.owner.inputs, ack)
-        except Exception as error:  # noqa: BLE001 - Faust would acknowledge the fetch and go on without it
+        except Exception as error:  # noqa: BLE001
+            # Faust would acknowledge the fetch and go on without it.
             self._fail(error)
 
     def on_assigned(self, topic_partitions: set[TopicPartition]) -> None:
@@ -190,7 +191,8 @@ class _Worker:
         try:
             for partition in self._partitions_of(topic_partitions):
                 self._start(partition)
-        except Exception as error:  # noqa: BLE001 - Faust would log it and wait for another assignment
+        except Exception as error:  # noqa: BLE001
+            # Faust would log it and wait for another assignment.
             self._fail(error)
         log.info("assigned partitions: %s", _number_list(self._assigned))
         self._report()

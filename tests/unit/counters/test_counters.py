@@ -251,7 +251,8 @@ def test_a_connection_that_is_closed_while_it_is_made_is_tried_again() -> None:
             raise AttributeError("'NoneType' object has no attribute 'writelines'")
 
     async def ask() -> None:
-        view = RedisView(ClosedMeanwhile(), "acme", 0)  # type: ignore[arg-type] # as much of a client as the call comes to
+        # It is as much of a client as the call comes to.
+        view = RedisView(ClosedMeanwhile(), "acme", 0)  # type: ignore[arg-type]
         with pytest.raises(ViewError) as raised:
             await view.verify(Position(1, "hash"))
         assert raised.value.retriable

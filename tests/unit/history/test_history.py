@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -369,8 +370,8 @@ def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: P
         found: list[str] = []
         cursor: str | None = None
         while True:
-            asked = {"reason": None, "is_resolved": None} | filters
-            page = asyncio.run(reader.refusals(**asked, cursor=cursor, limit=2))  # type: ignore[arg-type]
+            asked: dict[str, Any] = {"reason": None, "is_resolved": None} | filters
+            page = asyncio.run(reader.refusals(**asked, cursor=cursor, limit=2))
             found += [item.event.id for item in page.items if item.event is not None]
             cursor = page.next_cursor
             if cursor is None:

@@ -240,7 +240,8 @@ def test_when_every_partition_has_stopped_the_process_ends() -> None:
             "data.account",
         ),
         (
-            b'{"id":"7-1-0","type":"limit.reached","data":{"account":"a","entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}',
+            b'{"id":"7-1-0","type":"limit.reached","data":{"account":"a",'
+            b'"entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}',
             "partition 7",
         ),
     ],

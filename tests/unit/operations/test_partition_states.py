@@ -17,7 +17,8 @@ def state(report: OwnerReport | None, *, usage: int = 0, limits: int = 0) -> Par
 
 
 def report(state: str = "running", **rest: object) -> OwnerReport:
-    return OwnerReport(worker="host/1", state=state, **rest)  # type: ignore[arg-type] # its fields, by name
+    # `rest` has fields of the report, by name.
+    return OwnerReport(worker="host/1", state=state, **rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,8 @@ def test_a_fetch_that_comes_while_a_seek_asks_the_broker_is_dropped() -> None:
             fed.take(USAGE, 2, range(10, 20))
             return await answer(topic_partitions)
 
-        fed.source.bounds = late  # type: ignore[method-assign] # a broker whose answer takes its time
+        # The broker's answer takes its time.
+        fed.source.bounds = late  # type: ignore[method-assign]
         await fed.seek(5, 0)
         fed.take(USAGE, 1, range(5, 12), epoch=2)
         assert fed.taken(Source.USAGE) == [5, 6, 7, 8, 9, 10, 11]

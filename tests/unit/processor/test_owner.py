@@ -483,7 +483,8 @@ async def test_an_owner_whose_cancellation_was_swallowed_does_not_claim_again() 
             except asyncio.CancelledError:
                 raise LedgerError("the partition is no longer this worker's") from None
 
-        worker.control.seek = swallowing  # type: ignore[method-assign] # the feed of a partition that is no longer the worker's
+        # The feed is of a partition that is no longer the worker's.
+        worker.control.seek = swallowing  # type: ignore[method-assign]
         await is_asked.wait()
         claims = len(world.ledger.records)
         worker.task.cancel()
@@ -545,7 +546,8 @@ async def test_a_tenure_ends_also_where_a_cancellation_in_it_was_swallowed() -> 
                 await asyncio.Event().wait()
             await append(expected_offset, groups)
 
-        worker.ledger.append = swallowing  # type: ignore[method-assign] # a client library that is answered as it is cancelled
+        # The client library is answered as it is cancelled.
+        worker.ledger.append = swallowing  # type: ignore[method-assign]
         world.use("2026-01-01T10:00:00Z")
         await is_asked.wait()
         worker.control.loses_next.add(1)

@@ -626,7 +626,11 @@ class TestTheOrder:
         async with a_world() as world:
             worker = world.start_worker()
             await world.until(lambda: worker.owner.state == "running")
-            worker.control.known_end_offset = lambda source: 1 if source is Source.ACCOUNT else None  # type: ignore[method-assign]
+
+            def known_end_offset(source: Source) -> int | None:
+                return 1 if source is Source.ACCOUNT else None
+
+            worker.control.known_end_offset = known_end_offset  # type: ignore[method-assign]
             asked_at = asyncio.get_running_loop().time()
             world.use("2026-01-01T10:00:00Z")
             await world.settled()

@@ -278,7 +278,8 @@ async def test_a_catalog_is_never_skipped_and_a_skip_needs_a_reason(
         await stopped_at_poison(world)
         for topic, reason in (("catalog", "why"), ("usage", " ")):
             with pytest.raises(SkipRefused, match="usage or an account event"):
-                await skip(world, 3, topic=topic, reason=reason)  # type: ignore[arg-type] # a topic is one of three
+                # A topic is one of three.
+                await skip(world, 3, topic=topic, reason=reason)  # type: ignore[arg-type]
 
 
 @attacked

@@ -189,7 +189,8 @@ async def report_events(
     items = await _publish([check_event(value, conditions) for value in values], publish)
     for item in items:
         REPORTED.labels(item.result).inc()
-    return _answer(items, is_single=len(values) == 1)  # type: ignore[return-value]  # the model, or another status with the same content
+    # The answer is the model, or another status with the same content.
+    return _answer(items, is_single=len(values) == 1)  # type: ignore[return-value]
 
 
 async def _publish(checked: Sequence[Checked | RefusedEvent], publish: Publish) -> list[Item]:

@@ -204,7 +204,8 @@ def _heads_once_verified(
 
 def _redis_now(redis: Client) -> datetime:
     """The clock of Redis, or of one of its nodes."""
-    answer: Any = redis.time()  # type: ignore[no-untyped-call, unused-ignore] # a cluster answers by node
+    # A cluster answers by node.
+    answer: Any = redis.time()  # type: ignore[no-untyped-call, unused-ignore]
     seconds, microseconds = next(iter(answer.values())) if isinstance(answer, dict) else answer
     return datetime.fromtimestamp(int(seconds) + int(microseconds) / 1_000_000, UTC)
 

@@ -36,7 +36,8 @@ def redis_findings(client: Client) -> Iterator[Finding]:
 def server_infos(client: Client) -> dict[str, Mapping[str, Any]]:
     """INFO of each server that holds the view, by its address."""
     if isinstance(client, redis.RedisCluster):
-        primaries = client.get_primaries()  # type: ignore[no-untyped-call] # redis-py has no type for it
+        # redis-py has no type for it.
+        primaries = client.get_primaries()  # type: ignore[no-untyped-call]
         return {node.name: dict(client.get_redis_connection(node).info()) for node in primaries}
     where = client.connection_pool.connection_kwargs
     address = f"{where.get('host', 'the Redis')}:{where.get('port', '')}".rstrip(":")

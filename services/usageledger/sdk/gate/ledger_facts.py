@@ -114,7 +114,8 @@ class LedgerFacts:
         with self._lock:
             self._asked.pop(name, None)
         try:
-            answer: T = asked.result()  # type: ignore[assignment]  # one name has one type of answer
+            # One name has one type of answer.
+            answer: T = asked.result()  # type: ignore[assignment]
         except (KafkaError, LogUnreadable, OSError) as error:
             self._wait_s = self._timeout_s
             raise GateUnavailable(

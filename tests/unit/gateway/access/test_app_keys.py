@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -253,9 +254,9 @@ def test_any_jwt_library_mints_the_same_token() -> None:
     ],
 )
 def test_a_token_is_not_minted_from_what_makes_no_sense(bad: dict[str, object]) -> None:
-    asked = {"key": f"ulk_0a1b2c3d_{'x' * 43}", "account": "acct_1"} | bad
+    asked: dict[str, Any] = {"key": f"ulk_0a1b2c3d_{'x' * 43}", "account": "acct_1"} | bad
     with pytest.raises(ValueError):
-        mint_account_token(asked.pop("key"), asked.pop("account"), **asked)  # type: ignore[arg-type]
+        mint_account_token(asked.pop("key"), asked.pop("account"), **asked)
 
 
 def test_the_operations_that_are_asked_are_those_of_the_document(world: GatewayWorld) -> None:

@@ -65,7 +65,8 @@ def test_on_unavailable_has_no_default() -> None:
     with pytest.raises(TypeError, match="on_unavailable"):
         UsageGate(**NOWHERE)
     with pytest.raises(ValueError, match='"allow" or "deny"'):
-        UsageGate(**NOWHERE, on_unavailable="maybe")  # type: ignore[arg-type] # what is wrong is the point
+        # The wrong value is the point.
+        UsageGate(**NOWHERE, on_unavailable="maybe")  # type: ignore[arg-type]
 
 
 def said_by(answer: object, *names: str) -> tuple[object, ...]:

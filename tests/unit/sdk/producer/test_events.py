@@ -52,9 +52,12 @@ def test_a_usage_event_is_the_documented_cloud_event() -> None:
         dimensions={"project": "p_77", "worker": "eu-1/7"},
     )
     assert events.encode(event).decode() == (
-        '{"specversion":"1.0","type":"usage.recorded","id":"gen_01J9","source":"/render","subject":"acct_4821",'
-        '"time":"2026-11-22T10:15:30.250Z","recordedtime":"2026-11-22T10:15:31Z","datacontenttype":"application/json",'
-        '"data":{"feature":"genai_video","model":"veo_3","quantity":"1","hold_id":null,"dimensions":{"project":"p_77","worker":"eu-1/7"}}}'
+        '{"specversion":"1.0","type":"usage.recorded","id":"gen_01J9","source":"/render",'
+        '"subject":"acct_4821",'
+        '"time":"2026-11-22T10:15:30.250Z","recordedtime":"2026-11-22T10:15:31Z",'
+        '"datacontenttype":"application/json",'
+        '"data":{"feature":"genai_video","model":"veo_3","quantity":"1","hold_id":null,'
+        '"dimensions":{"project":"p_77","worker":"eu-1/7"}}}'
     )
     assert events.record_key(event) == b"acct_4821"
     assert events.topic_of(event, Topics("acme")) == "acme.usage.events.v1"
@@ -105,7 +108,8 @@ def test_times_are_written_in_utc_to_the_microsecond() -> None:
         ("quantity", 10**400),
         ("quantity", "1e3"),
         ("quantity", None),
-        ("occurred_at", datetime(2026, 11, 22, 10, 15, 31)),  # noqa: DTZ001 - a naive time is what is refused
+        # A naive time is refused.
+        ("occurred_at", datetime(2026, 11, 22, 10, 15, 31)),  # noqa: DTZ001
         ("occurred_at", "2026-11-22T10:15:31Z"),
         ("occurred_at", NOW + timedelta(minutes=5) + SECOND),
         ("occurred_at", NOW - timedelta(days=35) - SECOND),
@@ -361,7 +365,12 @@ def test_an_account_event_carries_what_was_given_and_leaves_out_what_was_not(
     [
         (events.account_opened, {"plan": "pro", "used": "-1"}, "used"),
         (events.account_opened, {"plan": "pro", "free_used": 0.5}, "free_used"),
-        (events.account_opened, {"plan": "pro", "anchor": datetime(2026, 1, 31)}, "anchor"),  # noqa: DTZ001 - a naive time is what is refused
+        # A naive time is refused.
+        (
+            events.account_opened,
+            {"plan": "pro", "anchor": datetime(2026, 1, 31)},  # noqa: DTZ001
+            "anchor",
+        ),
         (events.account_subscribed, {"plan": "pro", "time_zone": "Mars/Olympus"}, "time_zone"),
         (events.account_subscribed, {"plan": "pro", "time_zone": "../etc/passwd"}, "time_zone"),
         (events.account_subscribed, {"plan": ""}, "plan"),

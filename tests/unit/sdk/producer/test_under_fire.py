@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -443,7 +444,7 @@ def test_a_pool_of_forked_workers_that_end_without_clean_up_loses_nothing(
             meter.record(account="acct_1", feature="genai_image", id=f"{name}_{number}")
         os._exit(0)
 
-    assert [in_child(lambda name=name: work(name)) for name in range(6)] == [0] * 6  # type: ignore[misc]
+    assert [in_child(partial(work, name)) for name in range(6)] == [0] * 6
     assert meter.close(DEADLINE_S)
     with a_meter(kafka, tmp_path) as later:
         assert later.flush(DEADLINE_S)
