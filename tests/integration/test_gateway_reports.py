@@ -104,7 +104,7 @@ def test_where_no_broker_answers_nothing_is_said_to_be_taken(
     asyncio.run(scenario())
 
 
-def test_a_frozen_broker_is_reported_while_it_is_frozen_and_the_event_counts_afterwards(
+def test_a_frozen_broker_is_reported_while_frozen_and_the_event_counts_later(
     kafka: str, redis_url: str, prefix: str, tmp_path: Path, broker_pid: int
 ) -> None:
     gateway = GatewayProcess(kafka, redis_url, prefix, tmp_path / "data")
