@@ -74,7 +74,7 @@ def narrow_topic(kafka: str, prefix: str) -> str:
     return name
 
 
-def test_a_silent_broker_leaves_the_outcome_unknown_after_the_partitions_own_deadline(
+def test_a_silent_broker_leaves_the_outcome_unknown_after_the_partitions_deadline(
     kafka: str, prefix: str, broker_pid: int
 ) -> None:
     """Calls with longer deadlines began earlier and still wait when the others have ended."""
