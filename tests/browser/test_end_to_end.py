@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from examples import meter_page
 from tests.browser.conftest import DESKTOP, PHONE, complaints_of_axe, keep, new_page
-from tests.examples.serving import served
+from tests.examples.serving import running_app
 from tests.servers import RunningGateway, running_gateway
 from usageledger.local.ports import free_port
 
@@ -203,7 +203,7 @@ def test_an_app_embeds_the_meter_and_receives_its_upgrade(
     lived.report.use(embedded, "2026-02-06T10:00:00Z", seconds=22)
     complaints: list[str] = []
     with ExitStack() as stack:
-        app = stack.enter_context(served(meter_page.app, lived.app_port))
+        app = stack.enter_context(running_app(meter_page.app, lived.app_port))
         page = new_page(browser, stack, complaints)
         page.context.add_cookies([{"name": "account", "value": embedded, "url": app}])
         page.route("**/favicon.ico", lambda route: route.fulfill(status=204))

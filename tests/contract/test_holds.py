@@ -332,11 +332,11 @@ def test_settling_a_hold_that_does_not_exist_changes_nothing(run: Run) -> None:
 
 def test_many_holds_of_many_accounts_are_settled_in_one_commit(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
-        places = [(f"account-{n % 5}", f"job-{n}") for n in range(3_000)]
-        for account, id in places[::10]:
+        holds = [(f"account-{n % 5}", f"job-{n}") for n in range(3_000)]
+        for account, id in holds[::10]:
             await keeper.place(id, 1, account=account, seen=None, remaining=1_000)
         assert sum([await keeper.held(f"account-{n}") for n in range(5)]) == 300
-        await keeper.settle(*places[1_000:])
+        await keeper.settle(*holds[1_000:])
         assert sum([await keeper.held(f"account-{n}") for n in range(5)]) == 100
 
     run(test)

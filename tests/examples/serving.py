@@ -14,7 +14,7 @@ from usageledger.local.ports import LOOPBACK, free_port
 
 
 @contextmanager
-def served(app: ASGIApp, port: int | None = None) -> Iterator[str]:
+def running_app(app: ASGIApp, port: int | None = None) -> Iterator[str]:
     """The app's URL. ``port`` is the one that another program already knows."""
     port = free_port() if port is None else port
     server = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_config=None))

@@ -11,7 +11,7 @@ import pytest
 
 from examples import fastapi_app
 from tests.examples.ledger import wait_for
-from tests.examples.serving import served
+from tests.examples.serving import running_app
 from tests.servers import RunningGateway
 from usageledger import AccountClient, UsageMeter
 
@@ -20,7 +20,7 @@ from usageledger import AccountClient, UsageMeter
 def app(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("USAGELEDGER_KAFKA", gateway.addresses.kafka)
     monkeypatch.setenv("USAGELEDGER_PREFIX", gateway.addresses.prefix)
-    with served(fastapi_app.app) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with running_app(fastapi_app.app) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ import stripe
 
 from examples import stripe_bridge
 from tests.examples.ledger import balance_of, wait_for
-from tests.examples.serving import served
+from tests.examples.serving import running_app
 from tests.servers import RunningGateway
 
 SECRET = "whsec_of_this_test"
@@ -85,7 +85,7 @@ def bridge(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("USAGELEDGER_KAFKA", gateway.addresses.kafka)
     monkeypatch.setenv("USAGELEDGER_PREFIX", gateway.addresses.prefix)
     stripe_bridge.billing.cache_clear()
-    with served(stripe_bridge.app) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with running_app(stripe_bridge.app) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
     stripe_bridge.billing().close()
 

@@ -1,4 +1,4 @@
-"""Views as a processor begins them, for tests that run none."""
+"""Views as a processor begins them, for tests that run no processor."""
 
 from __future__ import annotations
 

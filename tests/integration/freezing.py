@@ -1,4 +1,4 @@
-"""Stopping the broker's process for a while, as a machine does that swaps, migrates or loses its
+"""Stop the broker's process for a while, as happens when a machine swaps, migrates or loses its
 disk.
 """
 
@@ -18,7 +18,7 @@ from usageledger.local.servers import Servers
 
 @pytest.fixture
 def broker_pid(servers: Servers) -> int:
-    """The broker's process, where it is one of this machine's."""
+    """The id of the broker's process. The test is skipped if the broker runs elsewhere."""
     pid = servers.parts[0].pid
     if pid is None:
         pytest.skip("the broker is no process of this machine that could be frozen")
@@ -27,7 +27,7 @@ def broker_pid(servers: Servers) -> int:
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """The process does nothing; its sockets stay open."""
+    """Freeze the process for the block. Its sockets stay open."""
     os.kill(pid, signal.SIGSTOP)
     try:
         # A thread that runs on another core may still answer for a moment.

@@ -120,9 +120,9 @@ class Received:
 
 @dataclass
 class Receiver:
-    """An HTTP endpoint that answers with ``status`` and notes what comes.
+    """An HTTP endpoint that answers with ``status`` and lists what it receives.
 
-    While ``hangs`` is set it takes requests and answers none.
+    While ``hangs`` is set it accepts requests and answers none.
     """
 
     status: int = 204

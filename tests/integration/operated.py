@@ -32,10 +32,7 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True)
 class Operated:
-    """One ledger and whoever operates it.
-
-    Calls of the command line run beside the processor, in a thread.
-    """
+    """One ledger and its operator. Commands run beside the processor, in a thread."""
 
     kafka: str
     redis_url: str

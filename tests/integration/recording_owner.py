@@ -97,7 +97,7 @@ class RecordingOwner:
 async def valid_entries(
     ledger: KafkaLedgerPartition, stop: int | None = None
 ) -> list[dict[str, Any]]:
-    """The entries that lie at the offset that they name."""
+    """The entries whose offset is the one that they name."""
     entries = []
     end = await ledger.end_offset() if stop is None else stop
     async for chunk in ledger.read(0, end):

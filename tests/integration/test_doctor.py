@@ -1,4 +1,6 @@
-"""``doctor`` on a real Kafka and Redis: well while everything runs, and every fault is found."""
+"""``doctor`` on a real Kafka and Redis: it finds nothing while everything runs, and it finds every
+fault.
+"""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def usage_meter(gateway: RunningGateway, directory: Path) -> UsageMeter:
 def publish_with(gateway: RunningGateway, model: str) -> str:
     """Publish a catalog that knows this model as well, at 7 credits.
 
-    It takes effect in years, so that nobody else is rated by it.
+    It takes effect years from now, so it rates no other test's uses.
     """
     kafka, prefix = gateway.addresses.kafka, gateway.addresses.prefix
     shipped = load_shipped_catalog()

@@ -1,6 +1,4 @@
-"""Schemathesis against the running gateway: whatever is sent, what comes back is what the OpenAPI
-document says.
-"""
+"""Schemathesis against the running gateway: the OpenAPI document allows every answer."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 from tests.servers import RunningGateway
 from usageledger.gateway.app import bare_app
 
-# A stream has no end to wait for; what it says is tested where it is read.
+# A stream has no end to wait for. The tests of its readers check its content.
 STREAMS = "/stream"
 # Refusals of well-formed requests. No schema knows the rate card, an account's remaining credits,
 # the time, or which services a gateway reaches.

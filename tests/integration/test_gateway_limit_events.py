@@ -76,7 +76,7 @@ TEN: tuple[Kind, ...] = ("limit.reached", "limit.cleared") * 5
 
 
 def ids(ledger: Ledger) -> list[str]:
-    return [place.id for place in ledger.places]
+    return [address.id for address in ledger.addresses]
 
 
 @pytest.mark.partitions(1)
@@ -87,7 +87,7 @@ def test_a_stream_goes_on_across_a_killed_gateway_without_loss_or_repeat(
     gateway.start()
     first = Stream(gateway, "a").opened()
     announce(ledger, 0, 4)
-    until(lambda: len(first.ids) >= 4, "what was announced")
+    until(lambda: len(first.ids) >= 4, "the announced events")
     gateway.kill()
     until(first.has_ended.is_set, "the end of the connection")
     assert first.ids == ids(ledger)[:4]
@@ -95,10 +95,10 @@ def test_a_stream_goes_on_across_a_killed_gateway_without_loss_or_repeat(
     gateway.start()
     again = Stream(gateway, "a", last_event_id=first.ids[-1]).opened()
     announce(ledger, 4, 10)
-    until(lambda: len(again.ids) >= 6, "what was announced meanwhile and after")
+    until(lambda: len(again.ids) >= 6, "the events announced meanwhile and after")
     assert again.ids == ids(ledger)[4:]
     late = Stream(gateway, "a", last_event_id=ids(ledger)[0]).opened()
-    until(lambda: len(late.ids) >= 9, "all that it has missed")
+    until(lambda: len(late.ids) >= 9, "all the events that it missed")
     assert late.ids == ids(ledger)[1:]
     for stream in (again, late):
         stream.close()
@@ -151,7 +151,7 @@ def test_a_gateway_killed_before_a_delivery_delivers_each_event_under_one_id(
         until(lambda: len(set(receiver.ids)) == len(TEN), "every event")
         until(
             lambda: gateway.ask("GET", f"/v1/webhooks/{made['id']}").json()["pending"] == 0,
-            "nothing that waits",
+            "no delivery that waits",
         )
     assert receiver.ids == ids(ledger)
     by_event = {one.event_id: one.id for one in receiver.received}
@@ -187,9 +187,7 @@ def test_both_secrets_sign_during_a_rotation_and_only_the_new_one_afterwards(
 def test_endpoints_that_hang_or_fail_never_delay_another(
     gateway: GatewayProcess, announce: Announce
 ) -> None:
-    """The one hangs on every connection that it may have, the other fails, nobody listens at the
-    third.
-    """
+    """One endpoint hangs on every connection, one fails, and at the third nothing listens."""
     ledger = Ledger(0)
     for number in range(60):
         ledger.entry("limit.reached", account=f"acct_{number}")
@@ -207,19 +205,19 @@ def test_endpoints_that_hang_or_fail_never_delay_another(
         gateway.ask("POST", "/v1/webhooks", {"url": "http://127.0.0.1:9/nobody"})
         announce(ledger)
         until(lambda: len(fine.received) == 60, "every event at the endpoint that works")
-        # An attempt at the one that hangs is given up after 15 s: by then the other has had
-        # everything.
+        # An attempt at the endpoint that hangs is given up after 15 s. By then the other has every
+        # event.
         states = {one["id"]: one for one in gateway.ask("GET", "/v1/webhooks").json()["items"]}
         assert states[endpoints[0]]["last_failure"] is None
         assert 0 < len(hanging.received) <= 8
         assert states[endpoints[0]]["pending"] == 60
         until(
             lambda: len({one.id for one in failing.received}) == 60,
-            "an attempt of each at the one that fails",
+            "an attempt of each at the endpoint that fails",
         )
         until(
             lambda: gateway.ask("GET", "/v1/webhooks").json()["items"][2]["pending"] == 0,
-            "nothing that waits for the one that works",
+            "no delivery that waits for the endpoint that works",
         )
 
 
@@ -261,7 +259,7 @@ def test_a_stream_ends_with_its_key_and_says_so(
     assert stream.data_of("meter")[0]["plan"]["id"] == "free"
     gateway.ask("POST", f"/v1/keys/{made['id']}/revoke")
     until(stream.has_ended.is_set, "the end of the stream")
-    # Counters that nobody verifies are soon said to be as of when they were.
+    # If nobody verifies counters, the answer soon gives the time at which they were last verified.
     assert stream.events in (["meter", "token_expired"], ["meter", "meter", "token_expired"])
     assert Stream(gateway, "b", token=mint_account_token(KEY, "a")).opened().status == 403
 

@@ -60,7 +60,7 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_repo
         gateway.ask("POST", "/v1/webhooks", {"url": receiver.url})
         stream = Stream(gateway, "a").opened()
         announce(broker.address, ledger, 0, 5)
-        until(lambda: len(stream.ids) >= 5, "what was announced before")
+        until(lambda: len(stream.ids) >= 5, "the events announced before")
         assert gateway.ask("POST", "/v1/events", event).status_code == 200
         kill(broker)
         # Keys and webhooks need no broker. The list of blocked accounts is served until the broker
@@ -72,21 +72,21 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_repo
         assert (refused.status_code, refused.json()["items"][0]["result"]) == (503, "unavailable")
         until(
             lambda: gateway.ask("GET", "/v1/blocked").status_code == 503,
-            "that who is blocked is not known any more",
+            "an answer that the blocked accounts are unknown",
         )
         broker.spawn()
         wait_until_ready(broker)
         announce(broker.address, ledger, 3, 10)
-        until(lambda: len(stream.ids) >= 10, "what was announced after")
+        until(lambda: len(stream.ids) >= 10, "the events announced after")
         assert stream.ids == ids(ledger)
         until(
             lambda: gateway.ask("GET", "/v1/blocked").status_code == 200,
-            "that who is blocked is known again",
+            "the list of blocked accounts again",
         )
         until(lambda: len(receiver.received) >= 10, "every delivery")
         assert receiver.ids == ids(ledger)
         until(
             lambda: gateway.ask("POST", "/v1/events", event).status_code == 200,
-            "a report that is taken again",
+            "a report that is accepted again",
         )
         stream.close()

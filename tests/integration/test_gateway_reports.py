@@ -1,5 +1,5 @@
-"""Events reported over HTTP to a real broker: each with its own result, counted once however often,
-and what is said when Kafka is away.
+"""Events reported over HTTP to a real broker: each has its own result and counts once, however
+often it is reported. While Kafka is away, the answer says so.
 """
 
 from __future__ import annotations
@@ -126,15 +126,15 @@ def test_a_frozen_broker_is_reported_while_frozen_and_the_event_counts_later(
 
 @pytest.mark.partitions(1)
 def test_a_record_that_a_topic_refuses_fails_alone(kafka: str, prefix: str) -> None:
-    """One is too large for the topic: the other is taken, and so is what comes after."""
+    """One is too large for the topic. Kafka accepts the other, and the record that comes after."""
 
     async def scenario() -> None:
         reporter = EventPublisher(kafka)
         topic = Topics(prefix).usage
-        taken, refused = await reporter.publish(
+        accepted, refused = await reporter.publish(
             [Outgoing(topic, 0, b"a", b"1", None), Outgoing(topic, 0, b"a", b"x" * 2_000_000, None)]
         )
-        assert taken.offset == 0
+        assert accepted.offset == 0
         assert refused.offset is None
         (after,) = await reporter.publish([Outgoing(topic, 0, b"a", b"2", None)])
         assert after.offset == 1

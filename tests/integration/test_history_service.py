@@ -1,5 +1,5 @@
-"""The history as a service, on a real Kafka: killed in the middle, its file taken away, the ledger
-made anew under it.
+"""The history as a service, on a real Kafka: killed halfway, its file deleted, the ledger created
+again under it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_killed_in_the_middle_again_and_again_it_has_each_entry_once(
         assert is_true_within(lambda: reached(path, 0) == len(records), DEADLINE_S)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
-    assert killed_at[0] < len(records), "a kill that comes when all is done shows nothing"
+    assert killed_at[0] < len(records), "a kill after all is done proves nothing"
     assert content_of(path) == content(folded(records, [len(records)]))
 
 
@@ -203,8 +203,8 @@ def decided(*lines: str) -> Sequence[SealedEntry]:
 
 
 def append(kafka: str, prefix: str, partition: int, records: Sequence[Record]) -> None:
-    """Append records to a ledger partition as the processor would: each lies where it names, for
-    nobody else appends.
+    """Append records to a ledger partition as the processor would. Nobody else appends, so each
+    gets the offset that it names.
     """
     producer = KafkaProducer(bootstrap_servers=kafka, acks="all", linger_ms=20)
     for record in records:
@@ -275,7 +275,7 @@ def trouble_of(health: Sequence[HistoryHealth]) -> str:
 
 @contextmanager
 def following(kafka: str, prefix: str, path: Path) -> Iterator[list[HistoryHealth]]:
-    """The service in a thread, and all that it says of its health."""
+    """The service in a thread, and every health report that it makes."""
     stop, loop = asyncio.Event(), asyncio.new_event_loop()
     health: list[HistoryHealth] = []
     failures: list[BaseException] = []

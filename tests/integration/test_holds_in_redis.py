@@ -85,7 +85,7 @@ def test_of_200_workers_at_once_exactly_as_many_get_holds_as_credits_are_left(
 def test_holders_and_commits_at_once_never_use_more_than_there_is(
     server: ValkeyServer,
 ) -> None:
-    """The owner charges and settles while workers hold: what is available never falls below 0."""
+    """The owner charges and settles while workers hold. Available credits never fall below 0."""
 
     async def test() -> None:
         async with connect(server.url) as connection:
@@ -197,9 +197,8 @@ def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(
 
 
 def test_holding_and_releasing_without_end_fills_no_memory(client: redis.Redis) -> None:
-    """The memory of released holds was bounded by time alone.
-
-    An hour of holding and releasing in a loop could fill the store.
+    """The list of released holds was bounded by time alone. A client that held and released in a
+    loop for an hour could fill the store.
     """
     ends_ms = int(client.time()[0]) * 1_000 + 600_000
     released = {f"old-{number:05d}": ends_ms + number for number in range(10_000)}
@@ -212,7 +211,7 @@ def test_holding_and_releasing_without_end_fills_no_memory(client: redis.Redis) 
         freed = ask(client, KEYS, ReleaseHold(account="ann", id=f"new-{number}"))
         assert freed is not None and freed.state == "released"
     assert client.zcard(KEYS.hold_ends("ann")) == 10_000
-    assert client.hlen(KEYS.holds("ann")) == 10_001  # with the sum of the open ones
+    assert client.hlen(KEYS.holds("ann")) == 10_001  # among them the sum of the open holds
     kept = client.zrange(KEYS.hold_ends("ann"), 0, -1)
     assert {b"new-0", b"new-1", b"new-2", b"old-00003"} <= {*kept}
     assert not {b"old-00000", b"old-00001", b"old-00002"} & {*kept}
@@ -263,7 +262,7 @@ def test_any_order_of_calls_leaves_the_sum_of_the_open_holds(
             ask(client, KEYS, ReleaseHold(account="ann", id=id))
         else:
             asyncio.run(settle([id, f"job-{rng.randrange(12)}"]))
-        # A hold may run out between the look at the sum and the looks at the holds.
+        # A hold may expire after the sum is read and before the holds are.
         until(lambda: ask(client, KEYS, ReadAccount("ann")).held == sum_of_open(client) <= 100)
 
 

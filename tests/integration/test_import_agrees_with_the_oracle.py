@@ -35,7 +35,7 @@ ASKED_IN_ALL = 400
 
 
 def run(data: Path, *arguments: str, timeout_s: float = 120) -> str:
-    """The output of the installed command. Fails with its output if it fails or takes too long."""
+    """The output of the installed command. If the command fails, so does the test."""
     command = [sys.executable, "-m", "usageledger.cli", *arguments, "--data", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, f"{arguments}: {done.stdout[-2_000:]}\n{done.stderr[-2_000:]}"
@@ -80,9 +80,9 @@ def test_each_line_is_decided_as_the_oracle_decides_it(
     arrival_at = _arrivals_by_address(imported)
     for line in run(imported.data, "ledger", "show", "--json").splitlines():
         entry = json.loads(line)
-        place = entry.get("input")
-        if place is not None and place["topic"] != "catalog":
-            decisions[arrival_at[place["topic"], place["partition"], place["offset"]]] = (
+        address = entry.get("input")
+        if address is not None and address["topic"] != "catalog":
+            decisions[arrival_at[address["topic"], address["partition"], address["offset"]]] = (
                 entry["kind"],
                 entry.get("reason"),
             )
@@ -171,13 +171,13 @@ def _in_the_order_of_the_file(
 def _arrivals_by_address(imported: Imported) -> dict[tuple[str, int, int], int]:
     """The number of each line by its topic, partition and offset."""
     counts: Counter[tuple[str, int]] = Counter()
-    places = {}
+    numbers = {}
     for number, arrival in enumerate(imported.history.arrivals):
         topic = "account" if is_account_event(arrival.value) else "usage"
         partition = _partition(subject_of(arrival.value), partitions=imported.partitions)
-        places[topic, partition, counts[topic, partition]] = number
+        numbers[topic, partition, counts[topic, partition]] = number
         counts[topic, partition] += 1
-    return places
+    return numbers
 
 
 def _questions(history: History) -> list[tuple[str, datetime]]:

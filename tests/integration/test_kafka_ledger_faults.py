@@ -58,7 +58,7 @@ async def values(ledger: KafkaLedgerPartition) -> list[bytes | None]:
 
 @pytest.fixture
 def narrow_topic(kafka: str, prefix: str) -> str:
-    """A topic that takes smaller batches than the ledger's settings say."""
+    """A topic whose limit on batches is smaller than the ledger's settings say."""
     name = Topics(prefix).ledger + ".narrow"
     with KafkaAdminClient(bootstrap_servers=kafka) as admin:
         admin.create_topics(
@@ -105,8 +105,8 @@ def test_a_silent_broker_leaves_the_outcome_unknown_after_the_partitions_deadlin
             claimed_at = await claimed_again(ledger)
             await ledger.append(claimed_at + 1, [[KeyedValue(b"a", b"second")]])
             found = await values(ledger)
-            # Whether what was on its way landed, once or not at all, is what the claim and a
-            # catch-up are there to tell.
+            # The append on its way landed once or not at all. The claim and a catch-up find out
+            # which.
             assert [value for value in found if value not in (b"claim", b"unknown")] == [
                 b"first",
                 b"second",
@@ -153,7 +153,7 @@ def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(
 def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_works(
     kafka: str, narrow_topic: str
 ) -> None:
-    """After one such refusal the same idempotent producer fails every later batch as out of order:
+    """After that refusal the same idempotent producer fails every later batch as out of order. So
     it must have been replaced.
     """
 

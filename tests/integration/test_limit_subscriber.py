@@ -100,8 +100,8 @@ def test_each_event_is_handed_over_once_however_often_it_is_announced(
 
 
 def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: Announce) -> None:
-    """Repeats across the restart are recognised too: the group's offsets note the place of the last
-    event that was handled.
+    """Repeats across the restart are recognised too: the group's offsets carry the address of the
+    last event that was handled.
     """
     ledger = a_ledger()
     announce(ledger, 0, 1)
@@ -109,7 +109,7 @@ def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: An
     heard = Heard(first)
     with first:
         announce(ledger, 1, 2)
-        until(lambda: heard.ids == ["0-0-1"], "what came after the start")
+        until(lambda: heard.ids == ["0-0-1"], "the event after the start")
         assert heard.blocked == [True]
     announce(ledger, 0, 2)
     announce(ledger, 2, 3)
@@ -117,7 +117,7 @@ def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: An
     heard = Heard(second)
     with second:
         announce(ledger, 3, 4)
-        until(lambda: len(heard.ids) >= 2, "what came in between and after")
+        until(lambda: len(heard.ids) >= 2, "the events in between and after")
         assert heard.ids == ["0-1-0", "0-2-0"]
         assert heard.blocked[-1]
 
@@ -177,7 +177,7 @@ def test_a_short_outage_ends_no_subscriber_and_repeats_nothing(
     with subscriber:
         announce(ledger, 2, 4)
         until(lambda: subscriber.blocked() is not None and len(heard.ids) >= 4, "all events")
-    assert heard.ids == [place.id for place in ledger.places]
+    assert heard.ids == [address.id for address in ledger.addresses]
 
 
 def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(
@@ -192,7 +192,7 @@ def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(
     with instances[0], instances[1]:
         for ledger in ledgers:
             announce(ledger)
-        ids = {place.id for ledger in ledgers for place in ledger.places}
+        ids = {address.id for ledger in ledgers for address in ledger.addresses}
         until(lambda: {id_ for one in heard for id_ in one.ids} == ids, "all events")
         for instance in instances:
             until(

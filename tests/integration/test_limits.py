@@ -95,18 +95,19 @@ def values_in(kafka: str, topic: str, partition: int) -> list[bytes]:
         return [record.value or b"" for record in reader.read(topic, partition, 0, end)]
 
 
-def places_in(kafka: str, prefix: str, partition: int) -> list[LimitAddress]:
-    """The places of the limit events of a partition, repeats included."""
+def limit_addresses(kafka: str, prefix: str, partition: int) -> list[LimitAddress]:
+    """The addresses of the limit events of a partition, repeats included."""
     return [
         read_limit_event(value)[1] for value in values_in(kafka, Topics(prefix).limit, partition)
     ]
 
 
-def as_a_reader_sees(places: list[LimitAddress]) -> list[LimitAddress]:
+def without_repeats(addresses: list[LimitAddress]) -> list[LimitAddress]:
+    """Return the addresses that a reader keeps: it drops any that is not beyond the last."""
     seen: list[LimitAddress] = []
-    for place in places:
-        if place.is_beyond(seen[-1] if seen else None):
-            seen.append(place)
+    for address in addresses:
+        if address.is_beyond(seen[-1] if seen else None):
+            seen.append(address)
     return seen
 
 
@@ -126,13 +127,13 @@ def a_ledger(partition: int, entries: int) -> Ledger:
     return ledger
 
 
-def committed(kafka: str, prefix: str) -> dict[int, int]:
+def committed_offsets(kafka: str, prefix: str) -> dict[int, int]:
     with KafkaAdminClient(bootstrap_servers=kafka) as admin:
         group = limits_group(prefix)
         offsets: Any = admin.list_group_offsets(
             {group: [TopicPartition(Topics(prefix).ledger, partition) for partition in range(2)]}
         )
-    return {place.partition: found.offset for place, found in offsets[group].items()}
+    return {at.partition: found.offset for at, found in offsets[group].items()}
 
 
 def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
@@ -146,15 +147,15 @@ def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
         for ledger in ledgers:
             until(
                 lambda ledger=ledger: (  # type: ignore[misc]
-                    len(places_in(kafka, prefix, ledger.partition)) >= len(ledger.places)
+                    len(limit_addresses(kafka, prefix, ledger.partition)) >= len(ledger.addresses)
                 ),
                 "every event",
             )
         for ledger in ledgers:
-            assert places_in(kafka, prefix, ledger.partition) == ledger.places
+            assert limit_addresses(kafka, prefix, ledger.partition) == ledger.addresses
         until(
             lambda: (
-                committed(kafka, prefix)
+                committed_offsets(kafka, prefix)
                 == {ledger.partition: len(ledger.records) for ledger in ledgers}
             ),
             "the group's offsets",
@@ -215,7 +216,8 @@ def test_consumers_that_come_and_go_announce_everything(
         for ledger in ledgers:
             until(
                 lambda ledger=ledger: (
-                    as_a_reader_sees(places_in(kafka, prefix, ledger.partition)) == ledger.places
+                    without_repeats(limit_addresses(kafka, prefix, ledger.partition))
+                    == ledger.addresses
                 ),  # type: ignore[misc]
                 "every event",
             )
@@ -236,8 +238,11 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(
             lambda: running.health.get(0, PartitionHealth("announcing")).state == "stopped",
             "the stop",
         )
-        until(lambda: places_in(kafka, prefix, 1) == whole.places, "the other partition's events")
-        assert places_in(kafka, prefix, 0) == [LimitAddress(0, 1, 0, 1)]
+        until(
+            lambda: limit_addresses(kafka, prefix, 1) == whole.addresses,
+            "the other partition's events",
+        )
+        assert limit_addresses(kafka, prefix, 0) == [LimitAddress(0, 1, 0, 1)]
         assert not running.has_ended
     assert isinstance(running.error, PartitionsStopped)
     assert "offset 2" in str(running.error)
@@ -268,9 +273,8 @@ def messages_of(ledger: Ledger) -> list[LimitMessage]:
 
 
 def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None:
-    """A part of a batch cannot be there without the rest, so a failure leaves no gap.
-
-    Kafka gives all records of a batch one time.
+    """Kafka stores a batch whole or not at all, so a failure leaves no gap. All records of a batch
+    have one time.
     """
     messages = {partition: messages_of(a_ledger(partition, 500)) for partition in range(2)}
     with log_reader(kafka) as reader:
@@ -312,8 +316,8 @@ def test_an_append_without_an_answer_fails_and_the_next_has_a_new_producer(
 def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_joins(
     kafka: str, prefix: str
 ) -> None:
-    """A subscriber that joined its group before it had heard of the topic's partitions was given
-    none, and heard nothing for ever.
+    """A subscriber that joined its group before it had heard of the topic's partitions was assigned
+    none, and never received an event.
     """
     topics = Topics(prefix)
 

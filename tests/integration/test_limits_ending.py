@@ -17,7 +17,7 @@ from usageledger.runtime.process import STOP_DEADLINE_S
 
 @pytest.fixture
 def silent_broker() -> Iterator[socket.socket]:
-    """Takes connections and says nothing, as one whose machine is frozen."""
+    """Accepts connections and never answers, as a broker on a frozen machine does."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         listener.settimeout(60.0)
         yield listener
@@ -26,10 +26,7 @@ def silent_broker() -> Iterator[socket.socket]:
 def test_a_limits_consumer_ends_soon_though_its_broker_is_silent(
     silent_broker: socket.socket,
 ) -> None:
-    """It got SIGTERM while brokers were cut off, and was killed after twelve seconds.
-
-    It had waited for an answer before it ended.
-    """
+    """It got SIGTERM while no broker answered, waited for one, and was killed after 12 s."""
     port = silent_broker.getsockname()[1]
     environment = os.environ | {
         "USAGELEDGER_KAFKA": f"{LOOPBACK}:{port}",

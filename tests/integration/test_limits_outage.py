@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
-from tests.integration.test_limits import a_ledger, as_a_reader_sees, limits, places_in, until
+from tests.integration.test_limits import a_ledger, limit_addresses, limits, until, without_repeats
 from usageledger.ledger.records import Record
 from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
@@ -24,7 +24,7 @@ PREFIX = "outage"
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[KafkaServer]:
-    """A broker that may be killed: of this test alone."""
+    """A broker that only this test uses, so it may be killed."""
     server = KafkaServer(tmp_path / "kafka", tmp_path / "logs")
     server.prepare()
     server.spawn()
@@ -65,7 +65,7 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_crossing(broker: KafkaS
 
     def has_heard_all() -> bool:
         subscriber.blocked()  # raises what ended the subscriber, if something did
-        return list(dict.fromkeys(heard)) == [place.id for place in ledger.places]
+        return list(dict.fromkeys(heard)) == [address.id for address in ledger.addresses]
 
     for register in (subscriber.on_threshold, subscriber.on_reached, subscriber.on_cleared):
         register(note)
@@ -76,12 +76,13 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_crossing(broker: KafkaS
                 ledger.records[number * third : None if number == 2 else (number + 1) * third],
             )
             if number < 2:
-                # As soon as some of it has been announced, or none: whenever it falls.
+                # The broker dies at any moment: some events may have been announced, or none.
                 kill(broker)
                 broker.spawn()
                 wait_until_ready(broker)
         until(
-            lambda: as_a_reader_sees(places_in(kafka, PREFIX, 0)) == ledger.places, "every crossing"
+            lambda: without_repeats(limit_addresses(kafka, PREFIX, 0)) == ledger.addresses,
+            "every crossing",
         )
         until(has_heard_all, "every event at the subscriber")
         assert running.error is None

@@ -30,9 +30,9 @@ def repository(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The address and the directory of a repository that holds the two jars."""
     root = tmp_path / "repository"
     for name, content in CONTENT.items():
-        place = root / "org" / "example" / name / "1.0"
-        place.mkdir(parents=True)
-        (place / f"{name}-1.0.jar").write_bytes(content)
+        folder = root / "org" / "example" / name / "1.0"
+        folder.mkdir(parents=True)
+        (folder / f"{name}-1.0.jar").write_bytes(content)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

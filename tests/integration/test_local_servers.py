@@ -27,10 +27,10 @@ TOPIC = Topics().usage
 
 @pytest.fixture(params=["packages", pytest.param("docker", marks=pytest.mark.docker_backend)])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    taken: Backend = request.param
-    if taken == "docker" and (reason := why_not_docker()) is not None:
+    backend_name: Backend = request.param
+    if backend_name == "docker" and (reason := why_not_docker()) is not None:
         pytest.skip(reason)
-    return taken
+    return backend_name
 
 
 def append(servers: Servers, value: bytes) -> None:
@@ -44,13 +44,13 @@ def append(servers: Servers, value: bytes) -> None:
 def values(servers: Servers, count: int) -> list[bytes]:
     consumer = KafkaConsumer(bootstrap_servers=servers.kafka, enable_auto_commit=False)
     try:
-        place = TopicPartition(TOPIC, 0)
-        consumer.assign([place])
-        consumer.seek_to_beginning(place)
+        partition = TopicPartition(TOPIC, 0)
+        consumer.assign([partition])
+        consumer.seek_to_beginning(partition)
         read: list[bytes] = []
         deadline = time.monotonic() + 30
         while len(read) < count and time.monotonic() < deadline:
-            read += [record.value for record in consumer.poll(timeout_ms=1000).get(place, [])]
+            read += [record.value for record in consumer.poll(timeout_ms=1000).get(partition, [])]
         return read
     finally:
         consumer.close()
@@ -133,7 +133,7 @@ time.sleep(300)
 
 
 def test_elsewhere_than_on_linux_a_child_ends_with_its_parent_as_well(tmp_path: Path) -> None:
-    """The way without the kernel's help: a watcher at the other end of a pipe."""
+    """Without the kernel's help, a watcher at the other end of a pipe ends the servers."""
     program = """
 import os, sys
 from usageledger.local import die_with_parent

@@ -230,11 +230,9 @@ def test_a_failure_on_the_way_up_is_raised_and_nothing_is_left_running(
 def test_a_port_for_the_gateway_that_is_taken_is_refused_before_anything_starts(
     tmp_path: Path, kafka: str, redis_url: str
 ) -> None:
-    """It came up without its gateway, said "ready", and sent who had started it to somebody else's
-    server.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    """It came up without its gateway, said "ready", and sent its user to somebody else's server."""
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         with pytest.raises(
             StackError, match=f"something listens on port {port} of 127.0.0.1 already"
         ):

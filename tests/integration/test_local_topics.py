@@ -24,12 +24,12 @@ DAY_MS = 86_400_000
 
 
 def timestamp_of_a_record_sent_as_of(kafka: str, topic: str, timestamp_ms: int) -> int:
-    """Append a record under a date of its own and return the one that Kafka keeps it under."""
+    """Append a record with a timestamp of its own and return the timestamp that Kafka stores."""
     return int(record_sent_as_of(kafka, topic, timestamp_ms, b"{}").timestamp)
 
 
 def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -> Any:
-    """Append a record under a date of its own and return it as Kafka keeps it."""
+    """Append a record with a timestamp of its own and return it as Kafka stores it."""
     producer = KafkaProducer(bootstrap_servers=kafka)
     try:
         sent = producer.send(topic, key=b"acct", value=value, timestamp_ms=timestamp_ms).get(
@@ -41,10 +41,10 @@ def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -
         bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False
     )
     try:
-        place = TopicPartition(topic, sent.partition)
-        consumer.assign([place])
-        consumer.seek(place, sent.offset)
-        (record,) = consumer.poll(timeout_ms=20_000, max_records=1)[place]
+        partition = TopicPartition(topic, sent.partition)
+        consumer.assign([partition])
+        consumer.seek(partition, sent.offset)
+        (record,) = consumer.poll(timeout_ms=20_000, max_records=1)[partition]
         return record
     finally:
         consumer.close()
@@ -83,8 +83,8 @@ def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(
 def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(
     kafka: str, prefix: str
 ) -> None:
-    """OpenMeter #5005 stamps records with the events' own times: retention takes late events away
-    after they were accepted.
+    """OpenMeter #5005 stamps records with the events' own times: retention then deletes late events
+    that were accepted.
     """
     topic, now = Topics(prefix).usage, datetime.now(UTC)
     outcomes = {}
@@ -100,7 +100,7 @@ def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(
             live=False,
         )
         record = record_sent_as_of(kafka, topic, milliseconds(occurred_at), encode(event))
-        assert abs(record.timestamp - milliseconds(now)) < DAY_MS, "Kafka dates it"
+        assert abs(record.timestamp - milliseconds(now)) < DAY_MS, "Kafka sets the timestamp"
         book = PartitionBook(record.partition, 2, Head(ledger="x"), SHIPPED)
         (item,) = book.decode(
             "usage", [Record(record.offset, record.timestamp, record.key, record.value)]

@@ -1,5 +1,5 @@
-"""The producer SDK on a real broker: what was recorded arrives, whatever happens to the worker and
-to the broker.
+"""The producer SDK on a real broker: every recorded event arrives, whatever happens to the worker
+and to the broker.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PARTITIONS = 2
 
 
 def read(kafka: str, topic: str) -> dict[int, list[Record]]:
-    """All records of a topic as they lie now, by partition."""
+    """All records that a topic has now, by partition."""
     with log_reader(kafka) as reader:
         return {
             partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
@@ -79,7 +79,7 @@ def own_kafka(tmp_path: Path) -> Iterator[KafkaServer]:
 
 @contextmanager
 def worker(script: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker process of its own, which says on its output how far it is."""
+    """A worker in a process of its own, which prints its progress."""
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *(path for path in sys.path if path)])
     process = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -254,7 +254,7 @@ def test_a_connection_that_is_stuck_is_replaced_without_waiting_for_it(
 def test_what_waits_when_the_process_ends_is_sent_before_it_does(
     kafka: str, prefix: str, tmp_path: Path
 ) -> None:
-    """kafka-python closes its producers at the end of the process as well: ours must have sent
+    """kafka-python closes its producers at the end of the process too. The meter must have sent
     before that.
     """
     script = """
@@ -306,17 +306,17 @@ def test_an_event_above_the_brokers_limit_is_parked_until_the_limit_is_raised(
                 account="acct_1", feature="genai_image", id=f"gen_{number}", dimensions=dimensions
             )
         others = [f"gen_{number}" for number in range(20) if number != 7]
-        until(lambda: meter.waiting().parked == 1, "the parking of the one that is too large")
+        until(lambda: meter.waiting().parked == 1, "the parking of the event that is too large")
         until(lambda: list(dict.fromkeys(ids(kafka, prefix))) == others, "the others, in order")
         set_message_bytes_max(kafka, Topics(prefix).usage, 1 << 20)
-        until(lambda: "gen_7" in ids(kafka, prefix), "its arrival")
+        until(lambda: "gen_7" in ids(kafka, prefix), "the arrival of the event")
         until(lambda: meter.waiting().parked + meter.waiting().count == 0, "its acknowledgement")
 
 
 def test_processes_forked_from_one_that_reports_report_on_their_own(
     kafka: str, prefix: str, tmp_path: Path
 ) -> None:
-    """As gunicorn does with preload: the parent has a connection and a thread when it forks."""
+    """The parent has a connection and a thread when it forks, as gunicorn does with preload."""
     meter = UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path)
     meter.record(account="acct_1", feature="genai_image", id="before")
     assert meter.flush(DEADLINE_S)

@@ -60,7 +60,7 @@ def test_samples_that_do_something_else_are_found(
 def outcome_of(
     readme: str, account: str, gateway: RunningGateway, directory: Path
 ) -> dict[str, object]:
-    """Run the samples of a README and return what became of the account."""
+    """Run the samples of a README and return the account's final state."""
     names: dict[str, Any] = {}
     code = _with_addresses("\n".join(blocks_of(readme, "python")), gateway, directory)
     try:

@@ -149,8 +149,10 @@ def test_all_keys_of_a_partition_carry_its_tag_and_no_commit_touches_anothers(
 
     async def test() -> None:
         async with connect(server.url) as connection:
-            places = [(prefix, partition) for prefix in ("", "a", "a.b") for partition in (1, 11)]
-            views = [RedisView(connection, *place) for place in places]
+            ledger_partitions = [
+                (prefix, partition) for prefix in ("", "a", "a.b") for partition in (1, 11)
+            ]
+            views = [RedisView(connection, *place) for place in ledger_partitions]
             for n, view in enumerate(views):
                 await view.commit(
                     None,
@@ -377,7 +379,7 @@ def test_a_replica_is_never_asked_what_only_a_master_knows(
 def test_whatever_end_of_the_file_is_lost_the_view_is_as_some_commit_left_it(
     tmp_path: Path,
 ) -> None:
-    """Without the end of its append-only file, a server has a view of one moment.
+    """A server that lost the end of its append-only file has a view of one moment.
 
     Its head, accounts, identities and due list belong together.
     """
@@ -421,7 +423,7 @@ def test_whatever_end_of_the_file_is_lost_the_view_is_as_some_commit_left_it(
         os.truncate(file, chance.randrange(file.stat().st_size))
         with running_valkey(directory, "--aof-load-truncated", "yes") as server:
             run(server.url, check)
-    assert len(heads) > 1, "every cut gave the same view: nothing was tested"
+    assert len(heads) > 1, "every cut gave the same view, so nothing was tested"
 
 
 def change_number(n: int, position: Position) -> ViewChange:

@@ -93,9 +93,8 @@ def test_a_reader_whose_server_is_down_gets_a_retriable_error(
 
 
 def test_a_cluster_is_found_while_one_of_the_named_nodes_is_down(tmp_path: Path) -> None:
-    """A processor that was started while one node of six was down ended at once, each time.
-
-    Its address named only that node.
+    """One node of six was down, and the address named only that node. Each processor that was
+    started then ended at once.
     """
 
     async def pings(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""A server that would lose counters is refused before anything starts, with what to do about it."""
+"""A server that would lose counters is refused at the start. The error says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owners report in Redis what they do; when they end, their reports are gone."""
+"""Owners report their state in Redis. When they end, their reports are gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topics that differ from what a ledger decided on: partitions stop and say so, nothing resets."""
+"""Topics were changed under a ledger: its partitions stop and say so, and nothing resets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STOPPED = re.compile(r"partition (\d+) stopped: (.*)")
 
 
 def stops(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
-    """Which partitions stopped, and why, by the log: one line each."""
+    """The partitions that stopped, each with its reason. The log has one line for each."""
     found = [
         STOPPED.fullmatch(record.getMessage())
         for record in caplog.records
@@ -62,7 +62,7 @@ def truncate_ledger(operated: Operated) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "reason_part"),
     [
         (
             truncate_usage,
@@ -74,7 +74,7 @@ def truncate_ledger(operated: Operated) -> None:
 def test_what_was_truncated_stops_its_partition_and_the_others_go_on(
     operated: Operated,
     harm: Callable[[Operated], None],
-    told: str,
+    reason_part: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def work() -> None:
@@ -88,7 +88,7 @@ def test_what_was_truncated_stops_its_partition_and_the_others_go_on(
             await operated.until(lambda: 1 in stops(caplog))
             await asyncio.to_thread(operated.use, accounts[0], "u3")
             await operated.until(lambda: end_of_usage_decided(operated, 0) == 3)
-        assert told in stops(caplog)[1]
+        assert reason_part in stops(caplog)[1]
         assert list(stops(caplog)) == [1]
 
     asyncio.run(work())
@@ -109,7 +109,7 @@ def end_of_usage_decided(operated: Operated, partition: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "reason_part"),
     [
         (
             ("usage",),
@@ -121,7 +121,7 @@ def end_of_usage_decided(operated: Operated, partition: int) -> int:
     ids=["input", "ledger"],
 )
 def test_a_topic_that_was_made_anew_stops_every_partition_and_none_begins_again(
-    operated: Operated, names: tuple[str, ...], told: str, caplog: pytest.LogCaptureFixture
+    operated: Operated, names: tuple[str, ...], reason_part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
         async with operated.processor():
@@ -132,7 +132,7 @@ def test_a_topic_that_was_made_anew_stops_every_partition_and_none_begins_again(
         await asyncio.to_thread(make_anew, operated, *(getattr(topics, name) for name in names))
         async with operated.processor():
             await operated.until(lambda: len(stops(caplog)) == 2)
-        assert all(told in reason for reason in stops(caplog).values())
+        assert all(reason_part in reason for reason in stops(caplog).values())
 
     asyncio.run(work())
 
@@ -140,8 +140,8 @@ def test_a_topic_that_was_made_anew_stops_every_partition_and_none_begins_again(
 def test_topics_with_more_partitions_than_the_ledger_was_made_with_stop_it(
     operated: Operated, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Accounts would be looked for in partitions where they never were, and begin again with Free's
-    credits.
+    """The worker would look for accounts in partitions that never held them. They would begin again
+    with Free's credits.
     """
 
     async def work() -> None:
@@ -185,7 +185,7 @@ def test_a_catalog_topic_that_was_made_anew_stops_what_had_adopted_it(
 def test_a_catalog_reader_that_fails_ends_the_processor(
     operated: Operated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its task had ended, nobody looked, and the worker decided on by the catalogs that it had."""
+    """Its task had ended unnoticed, and the worker went on deciding by the catalogs that it had."""
 
     async def broken(*_: object) -> None:
         raise ZeroDivisionError(f"at {datetime.now(UTC)}")

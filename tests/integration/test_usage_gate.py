@@ -50,10 +50,10 @@ class OnALoop:
     def __getattr__(self, name: str) -> Any:
         ask = getattr(self._gate, name)
 
-        async def asked(*words: Any, **named: Any) -> Any:
+        async def answer(*words: Any, **named: Any) -> Any:
             return await ask(*words, **named)
 
-        return lambda *words, **named: self._runner.run(asked(*words, **named))
+        return lambda *words, **named: self._runner.run(answer(*words, **named))
 
 
 def gate_options(gateway: RunningGateway, transport: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def gate(request: pytest.FixtureRequest, gateway: RunningGateway) -> Iterator[An
 
 @pytest.fixture
 def account() -> str:
-    """An account that no other test has."""
+    """An account that no other test uses."""
     return f"acct {uuid.uuid4().hex[:10]}/ü"
 
 
@@ -353,7 +353,7 @@ def test_200_workers_share_the_last_credits_and_no_more(
 def test_a_gate_that_was_used_works_in_forked_children_and_their_parent(
     gateway: RunningGateway, account: str, transport: str
 ) -> None:
-    """As job queues do: the parent makes the gate, and each job is run in a child of its own."""
+    """The parent makes the gate and each job runs in a child of its own, as in job queues."""
 
     def work(number: int) -> None:
         with shared.held(account, id=f"job-{number}", feature="chat_action") as hold:
@@ -465,11 +465,11 @@ def test_an_unreachable_gateway_or_kafka_is_an_outage(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "PATIENCE_S", 0.5)
-    place = f"{LOOPBACK}:{free_port()}"
+    address = f"{LOOPBACK}:{free_port()}"
     nowhere: dict[str, Any] = (
-        {"gateway": f"http://{place}", "key": "k"}
+        {"gateway": f"http://{address}", "key": "k"}
         if transport == "http"
-        else {"kafka": place, "redis_url": f"redis://{place}/0"}
+        else {"kafka": address, "redis_url": f"redis://{address}/0"}
     )
     with UsageGate(**nowhere, on_unavailable="deny") as gate:
         for _ in range(2):
@@ -485,7 +485,7 @@ def test_an_unreachable_gateway_or_kafka_is_an_outage(
 
 
 def test_no_body_from_the_gateway_waits_until_its_headers_are_acknowledged() -> None:
-    """Each answer took 44 ms over HTTP.
+    """Each answer was delayed by 44 ms over HTTP.
 
     Headers and body are two writes, and the second waited for the caller's delayed acknowledgement.
     """

@@ -38,7 +38,7 @@ DEADLINE_S = 90.0
 
 
 class Ledger:
-    """One ledger with its services running; ``kill`` and ``start`` take the name of a service."""
+    """One ledger with its services running; ``kill`` and ``start`` expect the name of a service."""
 
     def __init__(self, kafka: str, redis_url: str, prefix: str, directory: Path) -> None:
         self.kafka, self.redis_url, self.prefix = kafka, redis_url, prefix
@@ -130,15 +130,15 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.docker_backend
 def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Ledger) -> None:
-    told: list[tuple[str, str | None]] = []
+    announced: list[tuple[str, str | None]] = []
     subscriber = LimitSubscriber(kafka=ledger.kafka, prefix=ledger.prefix)
     subscriber.on_threshold(
-        lambda event: told.append(("threshold", event.upgrade.plan if event.upgrade else None))
+        lambda event: announced.append(("threshold", event.upgrade.plan if event.upgrade else None))
     )
     subscriber.on_reached(
-        lambda event: told.append(("reached", event.upgrade.plan if event.upgrade else None))
+        lambda event: announced.append(("reached", event.upgrade.plan if event.upgrade else None))
     )
-    subscriber.on_cleared(lambda event: told.append(("cleared", None)))
+    subscriber.on_cleared(lambda event: announced.append(("cleared", None)))
     with (
         subscriber,
         ledger.meter() as meter,
@@ -151,8 +151,8 @@ def test_an_account_that_runs_out_is_stopped_and_an_upgrade_frees_it(ledger: Led
         until(lambda: subscriber.is_blocked("acct_1"))
         billing.change_plan("acct_1", "max")
         until(lambda: not subscriber.is_blocked("acct_1"))
-        until(lambda: len(told) == 3)
-    assert told == [("threshold", "max"), ("reached", "max"), ("cleared", None)]
+        until(lambda: len(announced) == 3)
+    assert announced == [("threshold", "max"), ("reached", "max"), ("cleared", None)]
     ledger.wait_until_idle()
     balance = ledger.balance("acct_1")
     assert (balance.plan.id, balance.allotment, balance.used, balance.remaining) == (

@@ -1,4 +1,4 @@
-"""The worker on a real broker: what it feeds its owners, through restarts, rebalances and
+"""The worker on a real broker: which records it feeds its owners, through restarts, rebalances and
 failures.
 """
 
@@ -101,7 +101,7 @@ class Stream:
         return found
 
     async def all_recorded(self, within_s: float = 60) -> None:
-        """Wait until the ledger has as many records as were sent; they must be each one once, in
+        """Wait until the ledger has as many records as were sent; each must be there once, in
         order.
         """
         deadline = time.monotonic() + within_s
@@ -161,7 +161,7 @@ async def worker(
         stream.kafka, stream.topics.prefix, owners, **options
     )
 
-    def told(health: WorkerHealth) -> None:
+    def note_health(health: WorkerHealth) -> None:
         running.health = health
 
     work = run_worker(
@@ -169,7 +169,7 @@ async def worker(
         prefix=stream.topics.prefix,
         owner_factory=factory,
         stop=stop,
-        on_partitions=told,
+        on_partitions=note_health,
         stuck_s=stuck_s,
     )
     running = RunningWorker(asyncio.create_task(work), stop, owners)
@@ -241,8 +241,8 @@ def test_a_full_buffer_holds_its_partition_back_and_loses_nothing(stream: Stream
 def test_an_owner_that_seeks_back_during_fetches_gets_each_record_once(
     stream: Stream,
 ) -> None:
-    """After a lost claim the owner forgets all and begins again at what the ledger says, while
-    fetched chunks are still coming.
+    """After a lost claim the owner forgets everything and begins again from the ledger, while
+    fetched chunks still arrive.
     """
 
     async def claim_again_now_and_then(owner: RecordingOwner, _: list[Record]) -> None:
@@ -318,7 +318,8 @@ def test_a_partition_that_stops_with_a_reason_leaves_the_others_running(stream: 
             assert running.health.partitions[0].stopped_because == "an operator has to look at it"
             stream.send(2_000)
             await until(lambda: running.owners[1].records_seen == 2_010)
-            # Longer than a partition may be stuck: one that says why it stopped is not.
+            # Longer than a partition may be stuck. A partition that says why it stopped is not
+            # stuck.
             await asyncio.sleep(4)
             assert not running.task.done()
 
@@ -328,15 +329,15 @@ def test_a_partition_that_stops_with_a_reason_leaves_the_others_running(stream: 
 def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so(
     kafka: str, stream: Stream
 ) -> None:
-    """A topic was made anew under a ledger that has decided more than it holds."""
-    told: list[str] = []
+    """A topic was created again under a ledger that has decided more than the topic holds."""
+    reasons: list[str] = []
 
     class Misplaced(RecordingOwner):
         async def run(self) -> None:
             with pytest.raises(PartitionStopped) as caught:
                 await self.inputs.seek({Source.USAGE: 7, Source.ACCOUNT: 0})
-            told.append(str(caught.value))
-            self.stopped_because = told[-1]
+            reasons.append(str(caught.value))
+            self.stopped_because = reasons[-1]
 
     async def work() -> None:
         stream.send(3)
@@ -354,7 +355,7 @@ def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so
             await until(lambda: running.states() == {0: "stopped", 1: "stopped"})
         assert (
             f"{stream.topics.usage}/0 holds offsets 0 to 3, and the ledger has decided up to 7"
-            in " ".join(told)
+            in " ".join(reasons)
         )
 
     run(work())
@@ -363,8 +364,8 @@ def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so
 def test_records_that_vanish_unread_stop_the_partition_and_not_the_worker(
     stream: Stream,
 ) -> None:
-    """Retention, or a hand, deletes what has not been read yet: the consumer must not jump over the
-    hole.
+    """Retention or an operator deletes records that have not been read yet. The consumer must not
+    skip the gap.
     """
     gate = asyncio.Event()
 
@@ -442,8 +443,8 @@ def test_an_idle_partition_is_not_stuck(stream: Stream) -> None:
 
 
 def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> None:
-    """A producer with transactions leaves a mark at the topic's end that nobody is given: the
-    worker took it for work that got stuck.
+    """A producer with transactions leaves a marker at the topic's end that no consumer receives.
+    The worker mistook it for work that got stuck.
     """
 
     async def work() -> None:
@@ -466,8 +467,8 @@ def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> N
 def test_an_owner_whose_cancellation_is_swallowed_is_told_again(
     stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An answer of Kafka that came at the very moment of a rebalance took the cancellation with it;
-    the worker then ended as a whole.
+    """An answer from Kafka arrived at the very moment of a rebalance, and the cancellation was
+    lost. The whole worker then ended.
     """
 
     async def deaf_once(_: RecordingOwner, __: list[Record]) -> None:
@@ -606,8 +607,7 @@ def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert time.monotonic() - asked < 5.5
         recorded = {place: len(numbers) for place, numbers in (await stream.recorded()).items()}
-        # The chunk that it was appending when the signal came may lie in the ledger without its
-        # knowing.
+        # It may not know that the chunk it was appending at the signal is in the ledger.
         assert all(
             0 <= recorded[place] - offset <= CHUNK_RECORDS
             for place, offset in stream.group_offsets().items()
@@ -622,7 +622,7 @@ def test_on_sigterm_a_worker_gives_its_partitions_back_and_exits_0_in_time(
             "runtime.process stopping",
             "processor.worker gave up partitions: 0, 1",
         ]
-        # It left the group, so nobody waits until it is missed.
+        # It left the group, so the others need not wait for its session to time out.
         stream.send(10)
         began = time.monotonic()
         start()

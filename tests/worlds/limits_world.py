@@ -51,7 +51,7 @@ class Ledger:
     def __init__(self, partition: int = 0) -> None:
         self.partition = partition
         self.records: list[Record] = []
-        self.places: list[LimitAddress] = []
+        self.addresses: list[LimitAddress] = []
         """The crossings to announce, in order."""
         self._head = Head(ledger="5f0c61a2")
 
@@ -74,7 +74,7 @@ class Ledger:
             crossings=tuple(crossing(kind) for kind in kinds),
         )
         (sealed,), self._head = seal([draft], self._head, self.partition)
-        self.places += [
+        self.addresses += [
             LimitAddress(self.partition, sealed.entry.offset, index, len(kinds))
             for index in range(len(kinds))
         ]
@@ -132,13 +132,13 @@ class World:
             announcer.step()
             self.now_s += 1.0
 
-    def seen_by_a_reader(self, partition: int = 0) -> list[LimitAddress]:
+    def reader_addresses(self, partition: int = 0) -> list[LimitAddress]:
         """Return the addresses that a reader sees: it drops any that is not beyond the last."""
         seen: list[LimitAddress] = []
         for value in self.limit_events[partition]:
-            _, place = read_limit_event(value)
-            if place.is_beyond(seen[-1] if seen else None):
-                seen.append(place)
+            _, address = read_limit_event(value)
+            if address.is_beyond(seen[-1] if seen else None):
+                seen.append(address)
         return seen
 
 

@@ -62,8 +62,8 @@ def test_each_crossing_of_a_valid_entry_is_announced_once_in_order() -> None:
     world = World(a_ledger())
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.seen_by_a_reader() == world.ledgers[0].places
-    assert len(world.limit_events[0]) == len(world.ledgers[0].places) == 7
+    assert world.reader_addresses() == world.ledgers[0].addresses
+    assert len(world.limit_events[0]) == len(world.ledgers[0].addresses) == 7
     assert announcer.announced_count == 7
     assert world.committed == {0: len(world.ledgers[0].records)}
 
@@ -86,7 +86,7 @@ def test_a_consumer_goes_on_in_the_middle_of_an_entry() -> None:
     world.limit_events[0] = world.limit_events[0][:2]
     world.run(world.announcer()[0])
     assert len(world.limit_events[0]) == 7
-    assert world.seen_by_a_reader() == world.ledgers[0].places
+    assert world.reader_addresses() == world.ledgers[0].addresses
 
 
 @pytest.mark.peer_defect("FluxMeter, Autumn, Blnk")
@@ -104,7 +104,7 @@ def test_killed_at_any_step_each_crossing_is_still_announced(moment: str) -> Non
             break
         world.run(world.announcer()[0])
         for partition in (0, 1):
-            assert world.seen_by_a_reader(partition) == world.ledgers[partition].places, (
+            assert world.reader_addresses(partition) == world.ledgers[partition].addresses, (
                 f"killed {moment} call {call}"
             )
             assert the_same_bytes_under_each_id(world.limit_events[partition])
@@ -123,7 +123,7 @@ def test_killed_again_and_again_it_still_comes_to_the_end() -> None:
             except Crash:
                 continue
         world.run(world.announcer()[0])
-        assert world.seen_by_a_reader() == world.ledgers[0].places, f"seed {seed}"
+        assert world.reader_addresses() == world.ledgers[0].addresses, f"seed {seed}"
 
 
 @pytest.mark.parametrize("fate", ["refused", "answer_lost", "late"])
@@ -137,14 +137,14 @@ def test_an_append_without_an_answer_is_looked_up_in_the_log(fate: Fate) -> None
         world.run(announcer)
         limit_log.late_batches_arrive()
         world.run(world.announcer()[0])
-        assert world.seen_by_a_reader() == world.ledgers[0].places
+        assert world.reader_addresses() == world.ledgers[0].addresses
         assert the_same_bytes_under_each_id(world.limit_events[0])
 
 
 @pytest.mark.peer_defect("FluxMeter, Autumn, Blnk")
 def test_overlapping_consumers_leave_only_repeats(rng: random.Random) -> None:
-    """A rebalance, a frozen process that wakes up, requests that arrive late: whoever appends,
-    begins after something that is there.
+    """After a rebalance, a frozen process that wakes up or late requests, every append begins after
+    an event that is there.
     """
     fates: list[Fate] = ["no", "no", "no", "refused", "answer_lost", "late"]
     for round_ in range(150):
@@ -165,13 +165,13 @@ def test_overlapping_consumers_leave_only_repeats(rng: random.Random) -> None:
         for _, _, limit_log in consumers:
             limit_log.late_batches_arrive()
         world.run(world.announcer()[0])
-        assert world.seen_by_a_reader() == world.ledgers[0].places, f"round {round_}"
+        assert world.reader_addresses() == world.ledgers[0].addresses, f"round {round_}"
         assert the_same_bytes_under_each_id(world.limit_events[0])
 
 
 def test_a_partition_that_was_away_is_looked_up_again() -> None:
-    """Between two polls a partition went to another consumer and came back: what was in memory
-    counts for nothing.
+    """Between two polls a partition went to another consumer and came back. The consumer forgets
+    what it had in memory.
     """
     world = World(a_ledger())
     announcer, feed, _ = world.announcer()
@@ -201,8 +201,8 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_no_other() -> None:
     world = World(broken, a_ledger(1))
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.seen_by_a_reader(0) == [LimitAddress(0, 1, 0, 1)]
-    assert world.seen_by_a_reader(1) == world.ledgers[1].places
+    assert world.reader_addresses(0) == [LimitAddress(0, 1, 0, 1)]
+    assert world.reader_addresses(1) == world.ledgers[1].addresses
     assert announcer.health()[0].state == "stopped" and "offset 2" in announcer.health()[0].detail
     assert announcer.health()[1].state == "announcing"
     with pytest.raises(PartitionsStopped, match="partition 0: offset 2"):
@@ -249,14 +249,14 @@ def test_when_every_partition_has_stopped_the_process_ends() -> None:
 def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(
     value: bytes, named: str
 ) -> None:
-    """It ended the process, which was started again and ended again: one record that somebody wrote
-    by hand silenced every account.
+    """It ended the process, again after each restart. One record that somebody wrote by hand
+    silenced every account.
     """
     world = World(a_ledger(), a_ledger(1))
     world.limit_events[0].append(value)
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.seen_by_a_reader(1) == world.ledgers[1].places
+    assert world.reader_addresses(1) == world.ledgers[1].addresses
     stopped = announcer.health()[0]
     assert (stopped.state, named in stopped.detail, "partition 0, offset 0" in stopped.detail) == (
         "stopped",
@@ -291,7 +291,7 @@ def test_an_empty_log_of_limit_events_is_right_where_nothing_was_crossed() -> No
     ledger.entry("limit.reached")
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.seen_by_a_reader() == ledger.places
+    assert world.reader_addresses() == ledger.addresses
     assert announcer.health()[0].state == "announcing"
 
 
@@ -342,9 +342,9 @@ def test_a_position_that_was_reset_skips_nothing() -> None:
     world = World(a_ledger())
     announcer, feed, _ = world.announcer()
     announcer.step()
-    feed.positions[0] = world.ledgers[0].places[-1].offset
+    feed.positions[0] = world.ledgers[0].addresses[-1].offset
     world.run(announcer)
-    assert world.seen_by_a_reader() == world.ledgers[0].places
+    assert world.reader_addresses() == world.ledgers[0].addresses
     assert len(world.limit_events[0]) == 7
 
 
@@ -374,7 +374,7 @@ def test_records_that_come_with_a_rebalance_are_ignored_and_stop_nothing() -> No
     announcer, feed, _ = world.announcer(before=rebalance)
     world.run(announcer)
     assert rebalances == 0
-    assert world.seen_by_a_reader() == ledger.places
+    assert world.reader_addresses() == ledger.addresses
 
 
 def test_the_group_offset_follows_what_is_acknowledged_and_never_runs_ahead() -> None:
@@ -385,11 +385,11 @@ def test_the_group_offset_follows_what_is_acknowledged_and_never_runs_ahead() ->
         announcer.step()
         world.now_s += 10.0
         announced_to = world.committed.get(0, 0)
-        announced = {place.offset for place in world.seen_by_a_reader()}
+        announced = {address.offset for address in world.reader_addresses()}
         assert all(
-            place.offset in announced
-            for place in world.ledgers[0].places
-            if place.offset < announced_to
+            address.offset in announced
+            for address in world.ledgers[0].addresses
+            if address.offset < announced_to
         )
 
 
