@@ -47,7 +47,7 @@ ACTION = Use(feature="chat_action")
 class Counters:
     """A view in memory with account ``a`` as the notation's ledger has left it.
 
-    ``asked`` are the steps that it has answered.
+    ``asked`` lists the steps that it has answered.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -116,7 +116,7 @@ def test_counters_that_are_not_there_make_no_account_an_untouched_free() -> None
 
 
 def test_now_is_never_before_the_ledgers_time() -> None:
-    """With a slow clock, an account would be shown as it was before its last entries."""
+    """A slow clock would otherwise show an account as it was before its last entries."""
     counters = Counters("2026-12-01T10:00 use chat_action")
     assert counters.result(balance_query("a", CLOCK)).balance.at == datetime(
         2026, 12, 1, 10, tzinfo=UTC
@@ -208,7 +208,7 @@ def test_a_hold_on_an_account_that_changes_each_time_ends_in_a_retriable_error()
 
 
 def test_a_hold_does_not_count_against_itself() -> None:
-    """Repeated when nothing else is left, it is answered and not refused."""
+    """A hold that is repeated when no credits are left is answered and not refused."""
     counters = Counters("2026-11-20T10:00 use chat_action 190")
     use = Use(feature="chat_action", quantity=Decimal(10))
     first, again = (counters.result(hold_query("a", "job", use, 60_000, CLOCK)) for _ in range(2))

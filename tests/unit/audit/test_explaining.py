@@ -212,7 +212,7 @@ def test_names_are_those_of_the_catalog_that_rated_the_use() -> None:
     )
     assert names_of(entry, AdoptedCatalogs((catalog, renamed))) == ("GenAI Video", "Veo 3")
     assert names_of(entry, AdoptedCatalogs((renamed,))) == ("?", "Veo 3"), (
-        "a catalog that is not known here leaves the one in force"
+        "a catalog that is not known here does not replace the one in force"
     )
 
 

@@ -96,7 +96,7 @@ def test_every_command_that_prints_data_prints_json(command: str) -> None:
 
 
 def test_a_help_page_wraps_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines of the source broke in the middle of a terminal's lines."""
+    """Line breaks of the source appeared in the middle of a terminal's lines."""
     monkeypatch.setenv("COLUMNS", "300")
     shown = [line.strip() for line in run("doctor", "--help").stdout.splitlines()]
     assert any(

@@ -1,4 +1,4 @@
-"""The options that every command which sends an event has, whatever else it takes."""
+"""The options that every command which sends an event has in common."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_every_command_that_sends_an_event_has_the_shared_options(command: str) 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_event_can_be_given_an_id_unless_its_content_makes_it(command: str) -> None:
-    """A void's id follows from the use that it voids: another one would void it twice."""
+    """A void's id follows from the use that it voids. Another id would void it twice."""
     assert ("--id" in help_of(command)) == (command != "usage void")

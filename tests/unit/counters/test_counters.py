@@ -213,7 +213,7 @@ def test_a_view_in_memory_falls_back_whole() -> None:
 
 
 def test_a_view_takes_over_whatever_is_under_its_keys() -> None:
-    """Something had replaced a head by a string, and its partition stopped.
+    """Some program had replaced a head with a string, and its partition stopped.
 
     Each rebuild then failed at its very end.
     """

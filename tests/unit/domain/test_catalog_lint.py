@@ -52,18 +52,18 @@ FITTING = Catalog(
 TOP = ("no_next_plan", "plans.max")
 
 
-def found(catalog: Catalog) -> list[tuple[str, str]]:
+def findings_of(catalog: Catalog) -> list[tuple[str, str]]:
     return [(finding.code, finding.where) for finding in lint(catalog)]
 
 
 def with_feature(changed: Feature) -> list[tuple[str, str]]:
-    return found(replace(FITTING, features=(changed,)))
+    return findings_of(replace(FITTING, features=(changed,)))
 
 
 def test_the_published_table_has_these_findings_and_can_be_used() -> None:
     shipped = load_shipped_catalog()
     check_catalog(shipped)
-    assert found(shipped) == [
+    assert findings_of(shipped) == [
         ("allotment_as_lower_plan", "plans.pro"),
         ("no_next_plan", "plans.scale_4x"),
         ("model_outside_stated_range", "features.genai_video.models.veo_3"),
@@ -85,7 +85,7 @@ def test_a_finding_says_in_a_sentence_what_it_found() -> None:
 
 
 def test_a_consistent_catalog_has_one_finding_for_its_highest_plan() -> None:
-    assert found(FITTING) == [TOP]
+    assert findings_of(FITTING) == [TOP]
 
 
 def test_a_model_one_credit_outside_its_range_is_found() -> None:
@@ -126,7 +126,7 @@ def test_a_rate_of_zero_is_found() -> None:
 
 def test_a_plan_that_brings_no_more_or_costs_less_than_the_one_below_it_is_found() -> None:
     def with_top(top: Plan) -> list[tuple[str, str]]:
-        return found(replace(FITTING, plans=(*FITTING.plans[:2], top)))
+        return findings_of(replace(FITTING, plans=(*FITTING.plans[:2], top)))
 
     assert with_top(plan("max", 1999, 21)) == [TOP]
     assert with_top(plan("max", 1999, 20)) == [("allotment_as_lower_plan", "plans.max"), TOP]

@@ -45,7 +45,9 @@ def test_each_entry_names_the_hash_of_the_one_before() -> None:
 
 
 def test_any_changed_byte_is_found() -> None:
-    """The entry itself shows it. If it is no entry any more, the next one names a missing hash."""
+    """The entry itself shows the change. If it can no longer be read, the next entry names a
+    missing hash.
+    """
     sealed = _entries()[1]
     for place in range(len(sealed.value)):
         for flip in (0x01, 0x20):
@@ -93,7 +95,7 @@ def test_an_envelope_that_contradicts_its_entry_is_found() -> None:
 def test_an_entry_of_an_unknown_kind_is_no_entry() -> None:
     """A newer release may write kinds that this one does not know.
 
-    To pass over one would make a wrong state, so reading stops there. Its hash is right.
+    Skipping one would give a wrong state, so reading stops there. Its hash is right.
     """
     sealed = unseal(_value_of_kind("skip"))
     assert sealed is not None and sealed.entry.kind == "skip"

@@ -47,7 +47,7 @@ def unchecked(
     )
 
 
-def given(*lines: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
+def partition_of(*lines: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
     partition = Partition(catalogs)
     for line in lines:
         partition.take(line)
@@ -72,7 +72,7 @@ def given(*lines: str, catalogs: AdoptedCatalogs = SHIPPED) -> Partition:
 def test_a_use_may_start_if_what_is_neither_used_nor_held_covers_it(
     used: str, held: str, quantity: str, allowed: bool
 ) -> None:
-    partition = given(f"2026-01-31T10:00 use chat_action {used}")
+    partition = partition_of(f"2026-01-31T10:00 use chat_action {used}")
     checked = check(partition, quantity, held=held)
     assert checked.allowed is allowed
     assert checked.reason == (None if allowed else "insufficient_credits")
@@ -84,32 +84,32 @@ def test_a_use_may_start_if_what_is_neither_used_nor_held_covers_it(
 
 
 def test_a_use_that_costs_nothing_may_start_whatever_is_left() -> None:
-    partition = given("2026-01-31T10:00 use chat_action 300")
+    partition = partition_of("2026-01-31T10:00 use chat_action 300")
     checked = check(partition, feature="genai_sound", model="mmaudio")
     assert (checked.allowed, checked.cost, checked.available) == (True, 0, -100_000_000)
 
 
 def test_an_account_the_ledger_does_not_know_has_an_untouched_free() -> None:
-    assert check(given(), "200").allowed
-    assert not check(given(), "201").allowed
+    assert check(partition_of(), "200").allowed
+    assert not check(partition_of(), "201").allowed
 
 
 def test_an_account_the_ledger_does_not_know_is_refused_where_the_catalog_says_so() -> None:
     strict = AdoptedCatalogs(
         tuple(replace(catalog, unknown_accounts="refuse") for catalog in SHIPPED)
     )
-    checked = check(given(catalogs=strict))
+    checked = check(partition_of(catalogs=strict))
     assert (checked.allowed, checked.reason, checked.upgrade, checked.remaining) == (
         False,
         "unknown_account",
         None,
         0,
     )
-    assert check(given("2026-01-31T10:00 subscribe pro", catalogs=strict)).allowed
+    assert check(partition_of("2026-01-31T10:00 subscribe pro", catalogs=strict)).allowed
 
 
 def test_while_an_account_is_suspended_nothing_may_start_and_no_upgrade_helps() -> None:
-    partition = given("2026-01-31T10:00 use chat_action 199", "+1s suspend payment_failed")
+    partition = partition_of("2026-01-31T10:00 use chat_action 199", "+1s suspend payment_failed")
     for quantity in ("0", "1", "2"):
         checked = check(partition, quantity)
         assert (checked.allowed, checked.reason, checked.suspended, checked.upgrade) == (
@@ -129,19 +129,19 @@ def test_while_an_account_is_suspended_nothing_may_start_and_no_upgrade_helps() 
 def test_a_use_without_a_rate_is_neither_allowed_nor_not(
     feature: str, model: str | None, reason: str
 ) -> None:
-    assert unchecked(given(), feature, model).reason == reason
+    assert unchecked(partition_of(), feature, model).reason == reason
 
 
 def test_a_use_costs_what_its_event_will() -> None:
-    """Units that were begun are charged whole: a check says so before."""
-    partition = given("2026-01-31T10:00 subscribe pro")
+    """A unit that was begun is charged whole, and the check counts it whole too."""
+    partition = partition_of("2026-01-31T10:00 subscribe pro")
     checked = check(partition, "2.1", feature="prompt_to_video")
     [*_, entry] = partition.take("+1s use prompt_to_video 2.1")
     assert checked.cost == entry.entry.credits == 24_000_000
 
 
 def test_a_renewal_that_has_come_is_seen_though_nothing_has_been_decided_since() -> None:
-    partition = given("2026-01-31T10:00 subscribe pro", "+1s use chat_action 200")
+    partition = partition_of("2026-01-31T10:00 subscribe pro", "+1s use chat_action 200")
     assert not check(partition).allowed
     partition.now += timedelta(days=28)
     assert check(partition, "200").allowed
@@ -174,17 +174,17 @@ def test_a_renewal_that_has_come_is_seen_though_nothing_has_been_decided_since()
 def test_the_upgrade_is_the_lowest_plan_under_which_the_use_fits_beside_the_holds(
     lines: list[str], held: str, quantity: str, plan: str | None
 ) -> None:
-    partition = given(*(f"2026-01-31T10:00 {line}" for line in lines))
+    partition = partition_of(*(f"2026-01-31T10:00 {line}" for line in lines))
     checked = check(partition, quantity, held=held)
     assert not checked.allowed
     assert (checked.upgrade.plan if checked.upgrade else None) == plan
 
 
 def test_no_upgrade_is_offered_for_what_is_allowed() -> None:
-    assert check(given()).upgrade is None
+    assert check(partition_of()).upgrade is None
 
 
 def test_what_costs_more_than_the_ledger_counts_is_never_allowed() -> None:
-    checked = check(given(), "1000000000", feature="genai_video", model="veo_3")
+    checked = check(partition_of(), "1000000000", feature="genai_video", model="veo_3")
     assert checked.cost > 2**53
     assert not checked.allowed

@@ -1,4 +1,4 @@
-"""Which limits an entry crosses, and what a limit event needs to say."""
+"""The limits that an entry crosses, and the figures that a limit event needs."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_threshold_prompts_an_upgrade_and_a_cleared_limit_asks_for_nothing() -
         (
             ["use chat_action 9999"],
             "pro",
-        ),  # from Free a fresh cycle begins: what was used there stays there
+        ),  # from Free a fresh cycle begins: use on Free stays with Free
     ],
 )
 def test_the_offer_is_the_lowest_plan_that_clears_the_block(

@@ -53,7 +53,7 @@ America/St_Johns    2009-10-01T00:00:30 1   2009-11-01T02:30:30 back over a mont
 """
 
 
-def written(line: str) -> tuple[str, datetime, int, datetime]:
+def parsed_line(line: str) -> tuple[str, datetime, int, datetime]:
     time_zone, local, months, expected = line.split()[:4]
     anchor = datetime.fromisoformat(local).replace(tzinfo=zone(time_zone)).astimezone(UTC)
     return time_zone, anchor, int(months), datetime.fromisoformat(expected).replace(tzinfo=UTC)
@@ -61,14 +61,14 @@ def written(line: str) -> tuple[str, datetime, int, datetime]:
 
 @pytest.mark.parametrize("line", BOUNDARIES.strip().splitlines())
 def test_a_boundary_is_at_the_anchors_local_day_and_time(line: str) -> None:
-    time_zone, anchor, months, expected = written(line)
+    time_zone, anchor, months, expected = parsed_line(line)
     assert boundary(anchor, time_zone, months) == expected
     assert boundary(anchor, time_zone, months).tzinfo is UTC
 
 
 @pytest.mark.parametrize("line", BOUNDARIES.strip().splitlines())
 def test_a_period_begins_at_its_boundary_and_the_one_before_ends_there(line: str) -> None:
-    time_zone, anchor, months, start = written(line)
+    time_zone, anchor, months, start = parsed_line(line)
     end = boundary(anchor, time_zone, months + 1)
     before = boundary(anchor, time_zone, months - 1)
     assert period_containing(anchor, time_zone, start - MICROSECOND) == (before, start)

@@ -1,4 +1,4 @@
-"""Which rule refuses an event: each at its boundary, and which of two broken rules counts."""
+"""The rule that refuses an event: each at its boundary, and which of two broken rules counts."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_duplicate_is_a_duplicate_whatever_has_become_of_the_account() -> None
     +1s               subscribe pro id=s    => duplicate
     +1s               cancel id=c           => plan_change pro->free 200+0-0=200
     +1s               subscribe pro id=s
-        => duplicate     # it does not take the cancellation back
+        => duplicate     # it does not undo the cancellation
     +1s               cancel id=c           => duplicate
     """
 

@@ -1,4 +1,4 @@
-"""The fold: how an entry changes a state, and what it leaves alone."""
+"""The fold: how an entry changes a state, and which parts it does not change."""
 
 from __future__ import annotations
 

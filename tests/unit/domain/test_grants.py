@@ -198,7 +198,7 @@ def test_a_grant_that_has_already_expired_is_refused() -> None:
 
 @ledger
 def test_a_grants_id_used_again_when_it_no_longer_counts_is_another_grant() -> None:
-    """Once, each of the two was settled by what both drew, and both went when one expired.
+    """Incident: each of the two was settled by what both drew, and both went when one expired.
 
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200

@@ -1,4 +1,4 @@
-"""Pace and renewal: what a forecast says, and what it does not."""
+"""Pace and renewal: when there is a forecast, and which figures it has."""
 
 from __future__ import annotations
 

@@ -182,9 +182,8 @@ def test_free_can_be_changed_to_but_neither_subscribed_to_nor_cancelled() -> Non
 def test_a_subscription_dated_ahead_begins_when_appended_and_lasts_a_whole_cycle(
     event: str, ahead: str
 ) -> None:
-    """Its cycle once began at the date ahead.
-
-    The next boundary came within minutes, and with it a second allotment.
+    """Incident: its cycle began at the date ahead. The next boundary, and with it a second
+    allotment, came within minutes.
     """
     play(f"""
     2026-01-31T10:00  {event} on={ahead}
@@ -252,7 +251,8 @@ def test_a_plan_or_zone_that_does_not_exist_is_refused_and_opens_no_account() ->
 
 @ledger
 def test_an_account_can_be_brought_in_mid_cycle_with_its_use() -> None:
-    """Use before the stated moment came with the account; the rest of Free waits for it.
+    """The opening balance counts use before the stated moment. The rest of Free waits for the
+    account.
 
     2026-02-10T00:00  open pro used=150 free_used=120 anchor=2025-12-31T10:00 as_of=2026-02-09T12:00
         => account_opened pro 200+0-150=50

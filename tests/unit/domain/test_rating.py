@@ -79,7 +79,7 @@ def test_a_million_uses_at_a_tenth_of_a_credit_are_exactly_100_000_credits() -> 
 
 
 def test_the_largest_use_is_rated_exactly() -> None:
-    """The product has over 19 digits: a Decimal of 28 digits would lose some, a float most."""
+    """The product has more digits than a Decimal of 28 digits or a float can hold."""
     largest = Rate(credits=2**53 - 1, unit="second", per=Decimal("0.000001"), rounding="exact")
     quantity = QUANTITY_MAX - Decimal("0.000001")
     assert rate_usage(largest, quantity) == (2**53 - 1) * (10**15 - 1)

@@ -1,6 +1,5 @@
-"""Suspending blocks an account whatever it has left; resuming frees it if credits remain.
-
-Meanwhile its cycle and credits go on.
+"""Suspending blocks an account, however many credits it has left. Resuming frees it if credits
+remain. Meanwhile its periods renew and its credits change as always.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Voids: a usage event is made to cost nothing, once, wherever the void meets it."""
+"""Voids: a void makes a usage event cost nothing, once, whichever of the two comes first."""
 
 from __future__ import annotations
 

@@ -144,8 +144,8 @@ def test_metrics_name_routes_and_no_accounts(world: GatewayWorld) -> None:
 def test_however_many_ask_for_metrics_at_once_the_store_is_asked_for_them_all(
     world: GatewayWorld,
 ) -> None:
-    """Anybody may ask, and each had everything counted anew in the one thread in which keys and
-    limit events wait to be written.
+    """Anybody may ask. Each request counted everything again, in the one thread that also writes
+    keys and limit events.
     """
     asked: list[str] = []
     world.stores.connection.set_trace_callback(
@@ -179,7 +179,9 @@ def test_a_caller_that_asks_too_often_is_refused_with_the_time_to_wait(world: Ga
 
 
 def test_an_account_token_asks_for_few_lists_a_second(world: GatewayWorld) -> None:
-    """Three browsers that asked for charges without a pause kept the gateway from its checks."""
+    """Three browsers that requested charges without a pause kept the gateway from answering its
+    checks.
+    """
     from usageledger.sdk.tokens import mint_account_token
 
     world.use(rate_limits=RateLimits(per_account=1_000))
@@ -222,8 +224,8 @@ def test_a_limit_by_account_counts_tokens_of_one_account_together(world: Gateway
 def test_no_more_is_taken_of_a_request_than_it_may_have_whoever_sends_it(
     world: GatewayWorld, path: str, says_its_length: bool
 ) -> None:
-    """Routes read their body before they know who asks: 200 MiB from somebody without a key were
-    all held in memory.
+    """Routes read the body before they know the caller. They held all of 200 MiB, sent without a
+    key, in memory.
     """
     key, taken, chunk = world.key("admin"), [0], 64 * 1024
 

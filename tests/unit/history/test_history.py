@@ -1,5 +1,5 @@
-"""The history's fold: what each kind of entry leaves in its tables, and what it does with a log
-that is not what it was.
+"""The history's fold: the rows that each kind of entry adds, and its refusal of a log that has
+changed.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def test_an_entry_that_does_not_follow_the_last_one_is_of_another_ledger() -> No
 
 
 def test_an_entry_that_cannot_be_folded_leaves_nothing_of_its_batch() -> None:
-    """Its bytes are right and its chain too, but it charges a period that no entry has opened."""
+    """Its bytes and its chain are right, but it charges a period that no entry has opened."""
     partition = ledger(f"{START} subscribe max", "+1h use chat_action")
     partition.book.accounts["a"] = None
     records = records_of(partition.entries)
@@ -237,7 +237,7 @@ def test_an_entry_number_is_a_partition_and_an_offset() -> None:
 # ------------------------------------------------------------------------------------------
 
 
-def written(path: Path, *lines: str) -> Partition:
+def write_history(path: Path, *lines: str) -> Partition:
     partition = ledger(*lines)
     database = open_for_writing(path)
     HistoryFold(database).add(0, records_of(partition.entries))
@@ -249,7 +249,7 @@ def test_a_file_that_is_no_database_or_of_another_release_is_built_anew(tmp_path
     path = tmp_path / HISTORY_FILE
     path.write_bytes(b"this is no database, and long enough to be taken for one" * 100)
     assert open_for_writing(path).execute("SELECT count(*) FROM charges").fetchone() == (0,)
-    written(path, f"{START} subscribe max")
+    write_history(path, f"{START} subscribe max")
     other = sqlite3.connect(path)
     other.execute("PRAGMA user_version = 99")
     other.close()
@@ -263,7 +263,9 @@ def test_nobody_else_on_the_machine_can_read_the_file(tmp_path: Path) -> None:
 
 def test_forgetting_leaves_nothing_and_begins_at_the_first_record(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    partition = written(path, f"{START} subscribe max", "+1h use chat_action", "+1h use telepathy")
+    partition = write_history(
+        path, f"{START} subscribe max", "+1h use chat_action", "+1h use telepathy"
+    )
     database = open_for_writing(path)
     empty(database)
     assert not any(content(database).values())
@@ -275,18 +277,18 @@ def test_a_reader_without_a_file_says_so_and_finds_it_once_it_is_there(tmp_path:
     reader = HistoryReader(path)
     with pytest.raises(HistoryAbsent, match=r"there is no history\.db yet"):
         asyncio.run(reader.account("a", 0, 1))
-    written(path, f"{START} subscribe max", "+1h use chat_action")
+    write_history(path, f"{START} subscribe max", "+1h use chat_action")
     assert asyncio.run(reader.account("a", 0, 1)).daily_use[0].credits == 1_000_000
     reader.close()
 
 
 def test_a_reader_sees_the_new_file_where_the_old_one_was_deleted(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    written(path, f"{START} subscribe max", "+1h use chat_action")
+    write_history(path, f"{START} subscribe max", "+1h use chat_action")
     reader = HistoryReader(path)
     assert asyncio.run(reader.account("a", 0, 1)).daily_use[0].quantity == Decimal(1)
     throw_away(path)
-    written(path, f"{START} subscribe max", "+1h use chat_action 3")
+    write_history(path, f"{START} subscribe max", "+1h use chat_action 3")
     assert asyncio.run(reader.account("a", 0, 1)).daily_use[0].quantity == Decimal(3)
     reader.close()
 
@@ -311,7 +313,7 @@ def test_a_list_goes_on_where_it_stopped_though_more_has_come(tmp_path: Path) ->
 
 def test_the_charges_of_a_period_are_those_that_count_in_it(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    written(
+    write_history(
         path,
         f"{START} subscribe pro",
         "+1h use chat_action id=first",
@@ -332,7 +334,7 @@ def test_the_charges_of_a_period_are_those_that_count_in_it(tmp_path: Path) -> N
 
 def test_accounts_are_found_by_any_part_of_their_names(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    written(
+    write_history(
         path,
         *(
             f"+1m use chat_action account={name}"
@@ -357,7 +359,7 @@ def test_accounts_are_found_by_any_part_of_their_names(tmp_path: Path) -> None:
 
 def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    written(
+    write_history(
         path,
         f"{START} subscribe max",
         *(f"+1m use telepathy id=g{n}" for n in range(4)),
@@ -392,7 +394,7 @@ def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: P
 )
 def test_a_cursor_that_no_list_has_given_is_refused(cursor: str, tmp_path: Path) -> None:
     path = tmp_path / HISTORY_FILE
-    written(path, f"{START} subscribe max")
+    write_history(path, f"{START} subscribe max")
     reader = HistoryReader(path)
     with pytest.raises(MalformedCursor):
         asyncio.run(reader.charges("a", period=None, cursor=cursor, limit=3))

@@ -1,4 +1,4 @@
-"""Bad input: every kind of it becomes a refusal with its reason, and nothing raises."""
+"""Bad input: every kind becomes a refusal with its reason, and none raises."""
 
 from __future__ import annotations
 

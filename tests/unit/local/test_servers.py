@@ -1,4 +1,4 @@
-"""Finding what servers are made of, and the words they are configured with."""
+"""The files that servers need, and the text that configures them."""
 
 from __future__ import annotations
 

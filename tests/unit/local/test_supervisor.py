@@ -77,7 +77,9 @@ class Bench:
         self.supervisor.step()
 
     def pause_until_restart_s(self) -> float:
-        """Turn the clock by eighths until the unit is started again."""
+        """Advance the clock by eighths of a second until the unit is started again. Return the
+        seconds.
+        """
         spawned, before = self.unit.spawned, self.time_s
         while self.unit.spawned == spawned:
             assert self.time_s - before < 100.0
@@ -85,7 +87,7 @@ class Bench:
         self.supervisor.step()
         return self.time_s - before
 
-    def written(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         (service,) = json.loads(self.status_path.read_text(encoding="utf-8"))["services"]
         assert isinstance(service, dict)
         return service
@@ -99,11 +101,11 @@ def bench(tmp_path: Path) -> Bench:
 def test_a_unit_runs_once_it_is_ready(bench: Bench) -> None:
     bench.unit.ready = False
     bench.supervisor.start(bench.unit)
-    assert bench.written()["state"] == "starting"
+    assert bench.status()["state"] == "starting"
     assert not bench.supervisor.is_steady()
     bench.unit.ready = True
     bench.supervisor.step()
-    assert (bench.written()["state"], bench.written()["pid"], bench.written()["restarts"]) == (
+    assert (bench.status()["state"], bench.status()["pid"], bench.status()["restarts"]) == (
         "running",
         1001,
         0,
@@ -118,7 +120,7 @@ def test_a_crash_is_told_with_the_end_of_the_log(bench: Bench) -> None:
     (warning,) = bench.progress.warned
     assert "processor ended with exit code 3; it is started again in 0.5 s" in warning
     assert "ValueError: boom" in warning
-    assert (bench.written()["state"], bench.written()["pid"]) == ("backing_off", None)
+    assert (bench.status()["state"], bench.status()["pid"]) == ("backing_off", None)
 
 
 def test_a_kill_is_told_as_one(bench: Bench) -> None:
@@ -136,7 +138,7 @@ def test_the_pause_before_each_restart_doubles_up_to_half_a_minute(bench: Bench)
         bench.crash()
         pauses.append(bench.pause_until_restart_s())
     assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert bench.written()["restarts"] == 8
+    assert bench.status()["restarts"] == 8
 
 
 def test_a_minute_of_health_makes_the_pause_short_again_and_a_moment_less_does_not(
@@ -160,7 +162,7 @@ def test_a_unit_that_cannot_even_be_started_is_tried_again(bench: Bench) -> None
     assert "could not be started: no engine" in bench.progress.warned[0]
     bench.unit.spawn_error = None
     assert bench.pause_until_restart_s() == 0.5
-    assert bench.written()["state"] == "running"
+    assert bench.status()["state"] == "running"
 
 
 def test_a_unit_that_does_not_come_up_in_time_is_ended_and_started_again(bench: Bench) -> None:
@@ -169,7 +171,7 @@ def test_a_unit_that_does_not_come_up_in_time_is_ended_and_started_again(bench: 
     bench.pass_s(31.0)
     assert bench.unit.stopped_within
     assert "did not come up within 30 s" in bench.progress.warned[0]
-    assert bench.written()["state"] == "backing_off"
+    assert bench.status()["state"] == "backing_off"
 
 
 def test_a_stopped_unit_is_not_started_again(bench: Bench) -> None:
@@ -179,7 +181,7 @@ def test_a_stopped_unit_is_not_started_again(bench: Bench) -> None:
     bench.pass_s(100.0)
     assert bench.unit.spawned == 1
     assert bench.unit.stopped_within == [5.0]
-    assert (bench.written()["state"], bench.written()["pid"]) == ("stopped", None)
+    assert (bench.status()["state"], bench.status()["pid"]) == ("stopped", None)
 
 
 def test_a_unit_that_cannot_be_ended_keeps_no_other_from_ending(bench: Bench) -> None:

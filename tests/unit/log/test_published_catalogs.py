@@ -1,4 +1,4 @@
-"""Reading the catalog topic: once, however many ask."""
+"""Reading the catalog topic: once, however many callers ask."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Topic:
 
 
 def test_catalogs_are_read_once_however_many_ask_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty checks that came before the first one had its catalogs read the topic six times, as
-    many as there were threads.
+    """Sixty checks arrived before the first had its catalogs. They read the topic six times, once
+    in each thread.
     """
     topic = Topic()
 

@@ -1,4 +1,4 @@
-"""Reading a topic around what is wrong with kafka-python's consumer."""
+"""Reading a topic in spite of the faults of kafka-python's consumer."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def reader_of(consumer: Any) -> LogReader:
 
 
 def test_a_reader_of_one_topic_knows_the_ends_of_all() -> None:
-    """Once a refused record had been read to be sent again, the gateway could not say how far
-    anybody was behind.
-    """
+    """Once a refused record had been read to be sent again, the gateway could report no lag."""
     ends = reader_of(ForgetfulConsumer("usage")).end_offsets(["usage", "account"], 2)
     assert ends == {("usage", 0): 7, ("usage", 1): 7, ("account", 0): 7, ("account", 1): 7}
 

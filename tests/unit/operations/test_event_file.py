@@ -132,10 +132,10 @@ def test_in_import_mode_a_record_has_its_events_own_time() -> None:
 
 
 def test_in_import_mode_a_late_line_is_dated_by_the_line_before_it() -> None:
-    """By the newest line before it in its own partition.
+    """It is dated by the newest line before it in its own partition.
 
-    With its own date it was decided before or after an earlier account event, by which of the two
-    topics the processor had read first. The same file, imported twice, came to two balances.
+    With its own date it was decided before or after an earlier account event, depending on which
+    topic the processor read first. Two imports of the same file gave two balances.
     """
     other = next(
         f"acct_{n}"

@@ -1,4 +1,4 @@
-"""A refusal in words: what was asked for, and what to do."""
+"""A refusal in words: the request, and the remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from usageledger.operations.refusals import refusal_text
 def test_a_refusal_names_what_was_asked_for_and_what_to_do(
     reason: str, data: dict[str, Any], says: str
 ) -> None:
-    """It gave the reason's code alone: nobody could tell which plan billing had asked for."""
+    """It gave only the reason's code. Nobody could see which plan billing had asked for."""
     assert says in refusal_text(reason, data)
 
 

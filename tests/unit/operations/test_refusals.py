@@ -62,7 +62,7 @@ def test_a_reason_that_is_asked_for_is_sent_again_whichever_it_is() -> None:
 
 
 def test_a_refused_record_is_sent_again_unchanged() -> None:
-    """In import mode it keeps its own time; otherwise Kafka dates it anew."""
+    """In import mode it keeps its own time. Otherwise Kafka gives it a new one."""
     ledger = DecidedPartition()
     ledger.use("u0")
     ledger.use("u1", model="veo_9")

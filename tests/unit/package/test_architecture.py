@@ -1,4 +1,4 @@
-"""The shape of the source tree: imports, sizes, names, and what may not occur at all.
+"""The shape of the source tree: imports, sizes, names, and constructs that may not occur at all.
 
 Each rule is a function from a source root to the breaches that it finds. One test applies it to
 `services/`. Another applies it to a small made-up tree, to show that the rule can fail.
@@ -198,9 +198,7 @@ def floats_in_the_domain(root: Path) -> list[str]:
 
 
 def clocks_and_chance_in_the_domain(root: Path) -> list[str]:
-    """Clock, random and new ids are arguments of the domain: a replay has to come to the same
-    bytes.
-    """
+    """Clock, random and new ids are arguments of the domain: a replay must give the same bytes."""
     impure_modules = {
         "time",
         "random",
@@ -371,7 +369,7 @@ def scripts_of_the_meter_that_import_a_page(root: Path) -> list[str]:
 
 
 _IMPORT = re.compile(r'(?:\bfrom|^import) "(.+?)"', re.MULTILINE)
-# The imports of types, which stand in comments, are among these.
+# The imports of types, which are in comments, are among these.
 _ANY_IMPORT = re.compile(r'(?:\bfrom |^import |\bimport\()"(.+?)"', re.MULTILINE)
 
 

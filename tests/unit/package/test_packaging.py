@@ -173,8 +173,8 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.parametrize("module", SDK_MODULES)
 def test_an_sdk_needs_kafka_python_and_nothing_else(module: str) -> None:
-    """An import that is refused stands for a library that is not installed: a worker's image has
-    kafka-python alone.
+    """A refused import represents a library that is not installed: a worker's image has only
+    kafka-python.
     """
     _run_python(f"{_REFUSING_FINDER}\nimport {module}")
 
@@ -242,9 +242,9 @@ def _undeclared_imports(module: Module) -> Iterator[str]:
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    """Which distributions bring a package.
+    """The distributions that contain each package.
 
-    Made from every file that is installed: asked for each module it took half a minute.
+    Made from every file that is installed: looking up each module on its own lasted half a minute.
     """
     return importlib.metadata.packages_distributions()
 

@@ -1,4 +1,4 @@
-"""Defects seen in other meters, and that each has a test here:
+"""Each defect seen in other meters has a test here:
 ``python -m pytest -m peer_defect tests`` runs them all.
 """
 
@@ -34,7 +34,7 @@ _MARKED = re.compile(r'^(?:@|\w+ = )pytest\.mark\.peer_defect\("([^"]+)"\)', re.
 
 
 def marked() -> dict[str, list[str]]:
-    """The files in which each defect's tests lie."""
+    """The files that contain each defect's tests."""
     found = defaultdict(list)
     for path in sorted(TESTS.rglob("test_*.py")):
         for name in _MARKED.findall(path.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""Where the ledger is found."""
+"""The settings from which a command finds its ledger."""
 
 from __future__ import annotations
 

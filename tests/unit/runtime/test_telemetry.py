@@ -158,10 +158,10 @@ def test_a_history_is_ready_while_it_can_read_and_no_partition_has_stopped() -> 
 def test_a_service_works_on_though_nothing_can_listen_for_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def taken(*_: object) -> SimpleNamespace:
+    def refuse_to_listen(*_: object) -> SimpleNamespace:
         raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr("usageledger.runtime.telemetry._server", taken)
+    monkeypatch.setattr("usageledger.runtime.telemetry._server", refuse_to_listen)
     with serve_telemetry("processor", host="127.0.0.1", port=1) as telemetry:
         telemetry.update(Report())
     assert "telemetry cannot be served at 127.0.0.1:1" in caplog.text

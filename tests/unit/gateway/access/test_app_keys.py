@@ -110,8 +110,8 @@ def test_a_configured_key_that_was_revoked_stays_so_and_keeps_nobody_from_starti
 
 
 def test_a_configured_secret_that_was_rotated_away_never_works_again(world: GatewayWorld) -> None:
-    """A second rotation forgot the first secret, and a restart with the old setting brought it back
-    as an admin: it may have leaked.
+    """A second rotation forgot the first secret, and a restart with the old setting made it an
+    admin key again, although it may have leaked.
     """
     key = f"ulk_0a1b2c3d_{'x' * 43}"
     world.keys.ensure(key, "from the start", NOW)
@@ -260,8 +260,8 @@ def test_a_token_is_not_minted_from_what_makes_no_sense(bad: dict[str, object]) 
 
 
 def test_the_operations_that_are_asked_are_those_of_the_document(world: GatewayWorld) -> None:
-    """FastAPI 0.165 lists no route of an included router: every test over all operations went on
-    passing, and asked none.
+    """FastAPI 0.165 lists no route of an included router. The tests over all operations still
+    passed, but called none.
     """
     asked = {
         (method.lower(), re.sub(r":\w+", "", route.path))
@@ -287,8 +287,8 @@ def test_every_operation_of_the_api_asks_who_is_there(world: GatewayWorld) -> No
 
 
 def test_each_segment_of_a_path_that_names_something_is_decoded_as_one(world: GatewayWorld) -> None:
-    """A plain ``{account}`` would be handed on as it was sent, with its %2F, and an account token
-    of another name would pass for it.
+    """A plain ``{account}`` would be passed on undecoded, with its %2F. An account token of another
+    name would then be accepted for it.
     """
     plain = [route.path for route in world.routes() if re.search(r"\{\w+\}", route.path)]
     assert plain == []
@@ -386,8 +386,8 @@ def test_a_session_is_no_key(world: GatewayWorld) -> None:
 
 
 def test_who_reads_the_database_can_forge_no_session(world: GatewayWorld) -> None:
-    """Sessions were signed with what the file keeps of a secret: a copy of it was enough to be an
-    admin.
+    """Sessions were signed with the digest of a secret that the file holds. A copy of the file was
+    enough to be an admin.
     """
     key_id, _ = split_key(world.key("admin"))
     claims = {"aud": "usageledger-session", "sub": key_id, "iat": NOW, "exp": NOW + HOUR}
@@ -423,7 +423,7 @@ def test_who_has_a_key_does_not_wait_for_who_guesses_behind_the_same_address(
 ) -> None:
     """Many share the address of a reverse proxy.
 
-    An ended token is no guess either: pages have one each quarter of an hour.
+    An ended token is no guess either: every page has one each quarter of an hour.
     """
     key = world.key("admin")
     ended = mint_account_token(key, "a", now=NOW - timedelta(hours=2))

@@ -36,14 +36,14 @@ def test_counts_end_with_their_window_and_are_dropped(clock: Clock) -> None:
     assert counts.incr("a", 2) == 5
     clock.now_s += 1
     assert (counts.get("a"), counts.incr("a", 2)) == (0, 1)
-    assert counts.reset() == 1, "what has ended was dropped"
+    assert counts.reset() == 1, "a window that has ended is dropped"
     counts.incr("a", 2)
     counts.clear("a")
     assert counts.get("a") == 0
 
 
 def test_counting_starts_no_thread() -> None:
-    """Each answer of the gateway waited for one, a hundred times a second."""
+    """Each answer of the gateway waited for a sweep, a hundred times a second."""
     limits = RateLimits()
     before = threading.active_count()
     for _ in range(50):

@@ -49,7 +49,7 @@ KNOWN_RECORD = Record(0, 1_763_629_200_000, b"a", b'{"refused": "as it was"}')
 
 
 class DecidedAccounts(MemoryAccounts):
-    """The one partition that was decided in memory: its head alone is read."""
+    """The one partition that was decided in memory. Only its head is read."""
 
     def __init__(self, world: ConsoleWorld) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ToldInspector(Inspector):
 class ConsoleWorld:
     """A gateway over a partition in memory.
 
-    ``fold`` folds what has been decided; ``sent`` is what went to Kafka.
+    ``fold`` folds what has been decided; ``sent`` lists the records that went to Kafka.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -113,8 +113,8 @@ class ConsoleWorld:
         database.close()
 
     def refused(self, *lines: str) -> list[str]:
-        """Take these, fold them, and return the refusals' addresses; their records lie in the
-        topic.
+        """Decide these lines, fold them, and return the refusals' addresses. The topic holds their
+        records.
         """
         before = len(self.partition.entries)
         self.take(*lines)
@@ -244,7 +244,7 @@ def test_an_accounts_figures_are_rolled_to_now(world: ConsoleWorld) -> None:
 def test_an_account_is_not_rolled_forward_by_counters_that_do_not_know_its_plan(
     world: ConsoleWorld,
 ) -> None:
-    """Counters that are built anew adopt their catalogs as they come by them; the history has every
+    """Counters that are rebuilt adopt each catalog when they reach it. The history has every
     account long before.
     """
     shipped = load_shipped_catalog()
@@ -601,7 +601,7 @@ def test_without_a_published_catalog_none_is_in_force(world: ConsoleWorld) -> No
 
 
 class MadeUpConnections(LedgerConnections):
-    """Connections to nobody, which fail ``failures`` times. ``looks`` counts the questions."""
+    """Connections to no broker, which fail ``failures`` times. ``looks`` counts the requests."""
 
     failures = 0
     looks = 0

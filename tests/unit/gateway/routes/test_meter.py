@@ -244,7 +244,7 @@ def test_a_blocked_account_says_since_when_why_and_what_clears_it(world: MeterWo
 def test_since_when_an_account_is_blocked_is_not_said_by_a_history_that_is_old(
     world: MeterWorld,
 ) -> None:
-    """It may be blocked for the second time, and the history know the first one only."""
+    """The account may be blocked for the second time while the history knows only the first."""
     world.take(f"{START} subscribe pro", "+1h use chat_action 200")
     world.fold()
     world.take("+1h grant 10", "+1h use chat_action 10")

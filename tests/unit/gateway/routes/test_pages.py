@@ -103,7 +103,9 @@ def test_a_file_goes_out_as_it_is_or_compressed_as_the_browser_likes(world: Gate
 
 
 def test_other_sites_may_load_every_file_of_the_component(world: GatewayWorld) -> None:
-    """The script that an app embeds imports the others: one that is refused breaks the meter."""
+    """The script that an app embeds imports the others. If one of them is refused, the meter
+    breaks.
+    """
     files = [path.name for path in WEB.iterdir() if path.suffix in {".js", ".css"}]
     assert {"usage-meter.js", "usage-meter-stream.js", "usage-meter.de.js"} <= set(files)
     for name in files:
@@ -122,7 +124,7 @@ def test_the_component_imports_only_files_that_other_sites_may_load() -> None:
         text = path.read_text(encoding="utf-8")
         imported = re.findall(r'(?:\bfrom|^import) "(.+?)"', text, re.MULTILINE)
         assert all(re.fullmatch(r"\./usage-meter[\w.-]*\.js", name) for name in imported), path.name
-        # By name or by template: an address is always resolved against the script's own.
+        # By name or by template. An address is always resolved against the script's own address.
         assert len(re.findall(r"\bnew URL\(", text)) == text.count("import.meta.url"), path.name
 
 
@@ -240,7 +242,7 @@ def test_a_minted_token_ends_with_its_time_and_with_its_key(world: GatewayWorld)
 
 
 def test_a_token_makes_no_token(world: GatewayWorld) -> None:
-    """Else whoever holds one could go on for ever."""
+    """Otherwise whoever holds a token could renew it for ever."""
     token = mint_account_token(world.key("admin"), "a", now=NOW)
     answer = asyncio.run(world.ask("POST", "/v1/accounts/a/tokens", credential=token, body={}))
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")

@@ -195,10 +195,8 @@ def test_figures_are_sent_at_once_and_then_only_when_they_change(world: StreamWo
 def test_pages_that_are_opened_all_the_time_keep_nobody_from_new_figures(
     world: StreamWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five pages were opened a second, each of an account that nobody watched.
-
-    Each began the wait for the next poll anew, so that no meter moved, and streams whose token had
-    ended went on.
+    """Five pages a second were opened, each of an account that nobody watched. Each restarted the
+    wait for the next poll. So no meter moved, and streams whose token had ended went on.
     """
     counters, streams = world.counters, world.gateway.streams
     monkeypatch.setattr("usageledger.gateway.streams.account_streams.POLL_S", 0.01)
@@ -551,8 +549,8 @@ def test_nobody_listens_while_the_past_is_read(world: StreamWorld) -> None:
 def test_the_tokens_of_an_account_have_few_streams_and_leave_the_apps_theirs(
     world: StreamWorld,
 ) -> None:
-    """A token lies in a browser, and one of them held 100 of the gateway's 5,000 streams: fifty
-    accounts could take all.
+    """A browser holds the token, and one token held 100 of the gateway's 5,000 streams. Fifty
+    accounts could use up all of them.
     """
     streams = world.gateway.streams
     clients = [

@@ -1,4 +1,4 @@
-"""Following limit events: which are announced, and what is reported while Kafka is away."""
+"""Following limit events: which are announced, and which health is reported while Kafka is away."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 class Topic:
     """A partition in memory, and its consumer.
 
-    Each time that it is asked and has nothing, a second passes.
+    Each request that finds no record lasts a second.
     """
 
     def __init__(self) -> None:
@@ -50,8 +50,8 @@ class Topic:
         self.asked = asyncio.Event()
         self._next_offset = 0
 
-    def assign(self, places: Sequence[TopicPartition]) -> None:
-        assert list(places) == [TOPIC]
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        assert list(partitions) == [TOPIC]
 
     async def start(self) -> None: ...
 
@@ -61,14 +61,14 @@ class Topic:
         self._next_offset = offset
 
     async def beginning_offsets(
-        self, places: Sequence[TopicPartition]
+        self, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
         self._answer()
-        return dict.fromkeys(places, 0)
+        return dict.fromkeys(partitions, 0)
 
-    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         self._answer()
-        return dict.fromkeys(places, len(self.records))
+        return dict.fromkeys(partitions, len(self.records))
 
     async def getmany(
         self, timeout_ms: int, max_records: int
@@ -102,7 +102,7 @@ class Topic:
 class Following:
     """A follower of a topic in memory.
 
-    ``heard`` is what it has handed on, each with whether clients could listen then.
+    ``heard`` lists the events that it has passed on, each with whether clients could listen then.
     """
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def test_each_endpoint_has_one_delivery_of_each_event_that_it_wants(stores: Stor
 
 
 def test_a_batch_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
-    """The process is killed between two writes: an error takes the transaction back, as a crash
+    """The process is killed between two writes: an error rolls the transaction back, as a crash
     does.
     """
     stores = Stores(tmp_path / "gateway.db")

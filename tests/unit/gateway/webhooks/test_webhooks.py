@@ -197,8 +197,8 @@ def test_a_webhook_goes_where_the_gateway_is_set_to_reach_and_nowhere_else(
     ],
 )
 def test_a_name_leads_to_no_private_address(address: str) -> None:
-    """Python 3.11 calls fec0::1, ::127.0.0.1 and 64:ff9b:1::… global: by the last, a network's
-    NAT64 led to its metadata service.
+    """Python 3.11 calls fec0::1, ::127.0.0.1 and 64:ff9b:1::… global. Through the last, a network's
+    NAT64 reached its metadata service.
     """
     with pytest.raises(NotAllowed):
         check_address(ipaddress.ip_address(address), "public")
@@ -319,9 +319,8 @@ def test_what_is_due_comes_in_the_order_in_which_it_became_so(stores: Stores) ->
 
 
 def test_however_much_is_due_of_one_account_anothers_is_found(stores: Stores) -> None:
-    """Only the first 64 due deliveries were considered.
-
-    If all of them were of one account, no other account's events were delivered.
+    """The sender considered only the first 64 due deliveries. If one account had all of them, no
+    other account's events were delivered.
     """
     endpoint = stores.endpoints.create(EndpointSettings(URL), NOW, caller="k").id
     topic = Announced()
@@ -440,9 +439,8 @@ def test_an_endpoint_is_made_listed_changed_and_deleted(world: GatewayWorld) -> 
 
 
 def test_changes_at_the_same_time_undo_nothing_of_each_other(world: GatewayWorld) -> None:
-    """Each wrote back everything that it had read.
-
-    The later change undid the other, and enabled an endpoint that had just been disabled.
+    """Each change wrote back everything that it had read. The later one undid the earlier, and
+    enabled an endpoint that had just been disabled.
     """
     key, made = (
         world.key("admin"),

@@ -1,4 +1,4 @@
-"""The demo's usage follows from the trace by its rule."""
+"""The demo derives its usage from the trace by a fixed rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which accounts a view of limit events calls blocked, and why."""
+"""The accounts that a view of limit events calls blocked, and why."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_a_blocked_account_keeps_the_event_that_blocked_it() -> None:
 
 
 def test_a_blocking_event_is_kept_in_less_than_a_third_of_its_bytes() -> None:
-    """An app holds all accounts of a ledger that are blocked, and most of those that ever were on
-    Free are.
+    """An app holds every blocked account of a ledger, and most accounts that were ever on Free are
+    blocked.
     """
     (*_, limit) = Partition().take(
         "2026-01-31T10:00 use chat_action 200 id=gen_01JQ source=/render"

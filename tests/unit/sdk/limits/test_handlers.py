@@ -1,4 +1,4 @@
-"""Which handlers are called with a limit event, and how often."""
+"""The handlers that are called with a limit event, and how often."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THRESHOLD: dict[str, Any] = examples()["limit.threshold"][0]
 
 
 def no_pause(_seconds: float) -> None:
-    """Retries follow at once."""
+    """Retries run without a pause."""
 
 
 def test_a_kinds_handlers_are_called_in_the_order_they_were_added() -> None:

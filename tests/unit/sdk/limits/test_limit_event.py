@@ -49,9 +49,8 @@ def test_a_limit_event_has_decimals_and_aware_times() -> None:
 
 @pytest.mark.peer_defect("Flexprice")
 def test_a_limit_event_names_what_crossed_the_limit_and_when_that_occurred() -> None:
-    """Flexprice says when it found out.
-
-    Here a use that was spooled for a day reaches the limit: app and support see which, and when.
+    """Flexprice gives the time at which it noticed. Here a use that was spooled for a day reaches
+    the limit. App and support see which use, and when.
     """
     partition = Partition()
     partition.take("2026-01-30T10:00 subscribe pro")

@@ -1,4 +1,4 @@
-"""A request of an account that is blocked is answered 402, with what frees it; any other request
+"""A blocked account's request is answered 402, with the remedy; any other request
 passes.
 """
 
@@ -35,7 +35,7 @@ from usageledger.sdk.limits.subscriber import LimitSubscriber
 
 
 class Blocked:
-    """A subscriber that knows of some accounts why they are blocked."""
+    """A subscriber that knows why some accounts are blocked."""
 
     def __init__(self, *events: LimitEvent) -> None:
         self._by_account = {event.account: event for event in events}
@@ -104,13 +104,13 @@ def with_the_middleware(
 
 
 def ask(app: FastAPI, path: str = "/render", **query: str) -> httpx.Response:
-    async def asked() -> httpx.Response:
+    async def answer() -> httpx.Response:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://app"
         ) as client:
             return await client.post(path, params=query)
 
-    return asyncio.run(asked())
+    return asyncio.run(answer())
 
 
 @pytest.mark.parametrize("account", [named_in_the_query, found_by_asking])
@@ -264,8 +264,8 @@ def test_a_blocked_account_opens_no_websocket(
     first_message: dict[str, Any],
     account_of: AccountOf,
 ) -> None:
-    """The middleware looked at http alone: an app that generates over a websocket went on for
-    whoever was blocked.
+    """The middleware checked only http. An app that generates over a websocket went on for blocked
+    accounts.
     """
     sent: list[dict[str, Any]] = []
 

@@ -152,7 +152,7 @@ def test_a_command_without_an_answer_can_be_repeated_under_its_id() -> None:
     with pytest.raises(CommandFailed, match="no answer") as caught:
         client.change_plan("a", "max")
     assert caught.value.retriable
-    assert kafka.connections[0].is_closed, "what it held must not come after the repeat"
+    assert kafka.connections[0].is_closed, "its pending records must not arrive after the repeat"
     kafka.answers = True
     assert client.change_plan("a", "max", id=caught.value.id) == caught.value.id
     assert [event["id"] for event in kafka.events()] == [caught.value.id]
@@ -187,7 +187,7 @@ def test_in_import_mode_an_event_may_be_old_and_dates_its_record() -> None:
 
 
 class AnsweringConnection(FakeConnection):
-    """Answers what it refuses as well."""
+    """Answers refused records as well."""
 
     def send(
         self, key: bytes, value: bytes, done: Done, *, timestamp_ms: int | None = None

@@ -41,8 +41,8 @@ def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
 
 
 def test_connecting_where_nobody_listens_ends_in_time_and_leaves_no_file_open() -> None:
-    """In a process of its own: kafka-python leaves refused sockets to the garbage collector, and
-    captured logs keep them from it.
+    """This runs in a process of its own. kafka-python leaves refused sockets to the garbage
+    collector, but captured logs still refer to them.
     """
     script = """
 import gc, os, socket

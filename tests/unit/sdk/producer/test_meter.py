@@ -31,7 +31,7 @@ DEADLINE_S = 20.0
 
 @dataclass
 class Case:
-    """A meter, and what came of what it recorded."""
+    """A meter, and the events that it delivered."""
 
     meter: UsageRecorder
     events: Callable[[], list[dict[str, Any]]]
@@ -419,7 +419,7 @@ def test_a_forked_child_records_into_a_spool_and_a_connection_of_its_own(tmp_pat
     def work() -> None:
         kafka.log.clear()
         kafka.answers = True
-        assert meter.waiting().count == 0, "what waits is the parent's to send"
+        assert meter.waiting().count == 0, "only the parent sends the events that wait"
         meter.record(account="acct_1", feature="genai_image", id="childs")
         assert meter.flush(10.0)
         assert [event["id"] for event in kafka.events()] == ["childs"]
@@ -473,8 +473,8 @@ def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_oth
 
     While its meter tried to send the rest, another thread forked a worker, which lived on.
 
-    It had a copy of the lock on the events on disk. When Kafka was back and the next server ran,
-    the events still waited for the worker's end.
+    The worker had a copy of the lock on the events on disk. When Kafka was back and the next server
+    ran, the events still waited for the worker to end.
     """
     kafka = FakeKafka()
     kafka.is_down = True
@@ -482,7 +482,7 @@ def test_a_child_forked_while_a_meter_closes_does_not_keep_what_it_left_from_oth
     meter.record(account="acct_1", feature="genai_image", id="left")
     closing = threading.Thread(target=meter.close, args=(1.0,))
     closing.start()
-    while meter.waiting().count:  # it is closing as soon as it tells of nothing any more
+    while meter.waiting().count:  # it is closing once it reports nothing
         closing.join(0.001)
     assert closing.is_alive()
     ends, may_end = os.pipe()
@@ -520,7 +520,7 @@ def test_what_a_killed_child_left_is_sent_by_a_process_that_lives(tmp_path: Path
 
 
 def test_what_waits_at_the_end_of_the_process_is_sent_or_left_on_disk(tmp_path: Path) -> None:
-    """No close, no flush: the process just ends."""
+    """Without close or flush, the process just ends."""
     script = f"""
 import json, sys
 sys.path.insert(0, {str(Path(__file__).parents[4])!r})

@@ -1,5 +1,5 @@
-"""Whatever Kafka does, the sender brings each message there at least once, under the same id, and
-tells what it cannot bring.
+"""Whatever Kafka does, the sender delivers each message at least once, under the same id, and
+reports those that it cannot deliver.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def test_a_broker_that_is_down_is_tried_ever_less_often_and_then_gets_everything
     rig.step(200, after_s=0.5)
     assert rig.sender.last_error == "no broker"
     warnings = [record for record in caplog.records if "wait on disk" in record.getMessage()]
-    assert 1 <= len(warnings) <= 5, "told, and not at every attempt"
+    assert 1 <= len(warnings) <= 5, "reported, but not at every attempt"
     rig.kafka.is_down = False
     rig.step(22, after_s=0.5)
     assert rig.kafka.values() == [b"one", b"two"]
@@ -204,7 +204,7 @@ def test_attempts_to_connect_are_spaced(rig: Rig) -> None:
 def test_one_message_that_the_broker_refuses_is_parked_and_the_others_pass(
     rig: Rig, blame: Blame, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """kafka-python fails all that is on its way with the error of one: the others must not be
+    """kafka-python fails every event on its way with the error of one. The others must not be
     parked for it.
     """
     rig.kafka.refuses = lambda value: value == b"bad"
@@ -353,7 +353,8 @@ def test_a_flush_does_not_count_as_sent_what_is_tried_again_as_it_ends(
 ) -> None:
     """An event that the broker refuses was sent once more just as a flush counted parked events.
 
-    It found none, so the flush succeeded, and the worker deleted what it would have recorded again.
+    It found none, so the flush succeeded. The worker then deleted the events that it would have
+    recorded again.
     """
     kafka = FakeKafka()
     kafka.answers = False

@@ -1,5 +1,5 @@
-"""The spool keeps every message it took until it is settled, whatever ends the process or fills the
-disk.
+"""The spool keeps each message that it accepted until the message is settled, even if the process
+is killed or the disk is full.
 """
 
 from __future__ import annotations

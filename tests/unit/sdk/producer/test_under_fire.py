@@ -1,4 +1,4 @@
-"""Recorded events are kept and sent, refused ones are not there, whatever the machine does."""
+"""Recorded events are kept and sent, and refused ones are not stored, whatever the machine does."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_a_random_life_on_a_failing_disk_keeps_what_was_taken_and_nothing_else(
     spool.unpark()
     held += read_all(spool)
     seen.update(message.value for message in held)
-    assert not refused & (set(seen) | settled), "what record raised for is not there"
-    assert taken == set(seen) | settled, "what record returned for is sent or waits"
+    assert not refused & (set(seen) | settled), "an event for which record raised is not stored"
+    assert taken == set(seen) | settled, "an event for which record returned is sent or waits"
     rolled = spool.roll()
     for message in held:
         spool.acknowledge(message)
@@ -129,8 +129,8 @@ def test_a_file_whose_directory_cannot_be_synced_leaves_nothing_to_wait_for(
     tmp_path: Path, fault: OSError
 ) -> None:
     """Incident: a file was made, the sync of its directory failed, and the empty file stayed on the
-    list of what is to be sent. From then on each flush, and the end of the process, waited out its
-    whole time although everything was acknowledged.
+    list of files to send. From then on each flush, and the end of the process, waited until its
+    deadline, although everything was acknowledged.
     """
     files = FailingFiles()
     spool = Spool(tmp_path, durability="power", files=files)
@@ -194,8 +194,8 @@ def test_a_file_that_cannot_be_removed_costs_nothing_but_a_warning(
 ) -> None:
     """Incident: the file system became read-only after an error of the disk.
 
-    Each file that was done with raised, out of the sender's round: the connection was replaced and
-    the sender waited ten seconds, file after file.
+    Each finished file made the sender's round raise. For each, the sender replaced its connection
+    and waited ten seconds.
     """
     kafka = FakeKafka()
     spool = Spool(tmp_path, segment_bytes=1)
@@ -220,9 +220,8 @@ def test_a_file_that_cannot_be_removed_costs_nothing_but_a_warning(
 def test_one_spoiled_event_costs_no_other_whichever_of_its_bytes_it_is(
     tmp_path: Path, byte: int
 ) -> None:
-    """Incident: a spoiled length made the rest of the file look like an append that was cut off.
-
-    It was removed without a word, with every event behind it.
+    """Incident: a damaged length made the rest of the file look like an append that was cut off.
+    The sender removed it silently, with every later event.
     """
     dead = Spool(tmp_path)
     for number in range(9):
@@ -246,7 +245,7 @@ def test_one_spoiled_event_costs_no_other_whichever_of_its_bytes_it_is(
 def test_a_place_that_cannot_be_read_does_not_hold_up_what_lies_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Incident: a bad sector raised out of the sender's round, each time at the same place: nothing
+    """Incident: a bad sector made each of the sender's rounds raise at the same offset, so nothing
     was sent any more.
     """
     kafka = FakeKafka()
@@ -382,9 +381,8 @@ while True:
 
 
 def test_voids_that_a_killed_process_left_are_sent_by_one_that_only_records(tmp_path: Path) -> None:
-    """Incident: a parent that only records looked after no voids.
-
-    The voids of a killed worker waited on disk until some process was started anew.
+    """Incident: a parent that only records sent no voids. The voids of a killed worker waited on
+    disk until some process was started again.
     """
     kafka = FakeKafka()
     meter = a_meter(kafka, tmp_path, sender_settings=SenderSettings(adopt_every_s=0.0, idle_s=0.01))
@@ -401,8 +399,8 @@ def test_voids_that_a_killed_process_left_are_sent_by_one_that_only_records(tmp_
 
 
 def test_two_threads_that_fork_at_once_leave_record_free(tmp_path: Path) -> None:
-    """Incident: what one fork held was noted where another fork, in another thread, noted what it
-    held. The first then let go of nothing, and `record` waited for ever.
+    """Incident: two forks in two threads noted the locks that they held in the same variable. The
+    first then released none, and `record` waited for ever.
     """
     meter = a_meter(FakeKafka(), tmp_path)
     forks = meter_module._forks
@@ -413,7 +411,7 @@ def test_two_threads_that_fork_at_once_leave_record_free(tmp_path: Path) -> None
 
     forks._before()
     try:
-        # It comes while the first holds everything, and gives up waiting for it after a second.
+        # It begins while the first holds every lock, and gives up waiting after a second.
         other = threading.Thread(target=fork)
         other.start()
         other.join(DEADLINE_S)
@@ -456,7 +454,7 @@ def test_a_pool_of_forked_workers_that_end_without_clean_up_loses_nothing(
 def test_the_first_record_of_a_forked_child_does_not_wait_for_what_others_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Incident: a child's first `record` read all that was left in the directory, up to a gigabyte,
+    """Incident: a child's first `record` read every file left in the directory, up to a gigabyte,
     before it returned.
     """
     dead = Spool(tmp_path / "usage.events.v1")
@@ -475,7 +473,7 @@ def test_the_first_record_of_a_forked_child_does_not_wait_for_what_others_left(
     meter = a_meter(kafka, tmp_path)
     assert reading.wait(DEADLINE_S)
     meter.record(account="acct_1", feature="genai_image", id="first")
-    assert not meter.flush(0.01), "what was found on disk is not sent yet"
+    assert not meter.flush(0.01), "the events found on disk are not sent yet"
     go_on.set()
     assert meter.flush(DEADLINE_S)
     assert [event["id"] for event in kafka.events()] == ["left", "first"]
@@ -596,9 +594,9 @@ def test_the_parts_of_a_process_whose_clock_was_set_back_are_adopted_too(
 def test_a_failure_that_a_late_acknowledgement_has_overtaken_changes_nothing(
     tmp_path: Path,
 ) -> None:
-    """Incident: a message was refused by the new connection just as the stuck one's acknowledgement
-    of it came in. It was looked for among what is to be sent again, where it no longer was: an
-    unexpected error, and ten seconds' pause.
+    """Incident: the new connection refused a message just as the stuck one acknowledged it. The
+    sender looked for it among the messages to repeat, where it no longer was. That raised, and the
+    sender paused for ten seconds.
     """
     kafka, clock = FakeKafka(), Clock()
     kafka.answers = False
