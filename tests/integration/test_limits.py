@@ -165,7 +165,7 @@ def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
 def test_a_limit_event_follows_its_entry_before_any_poll_times_out(
     kafka: str, prefix: str, append: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A poll may take longer here than the test waits for an event."""
+    """A poll may last longer here than the test waits for an event."""
     poll = KafkaLedgerFeed.poll
     monkeypatch.setattr(
         KafkaLedgerFeed, "poll", lambda feed, _: poll(feed, int(2 * DEADLINE_S * 1000))

@@ -143,8 +143,8 @@ def test_an_append_without_an_answer_is_looked_up_in_the_log(fate: Fate) -> None
 
 @pytest.mark.peer_defect("FluxMeter, Autumn, Blnk")
 def test_overlapping_consumers_leave_only_repeats(rng: random.Random) -> None:
-    """After a rebalance, a frozen process that wakes up or late requests, every append begins after
-    an event that is there.
+    """Despite rebalances, frozen processes that wake up and requests that arrive late, each append
+    begins after an event that is there.
     """
     fates: list[Fate] = ["no", "no", "no", "refused", "answer_lost", "late"]
     for round_ in range(150):

@@ -386,8 +386,8 @@ def test_a_session_is_no_key(world: GatewayWorld) -> None:
 
 
 def test_who_reads_the_database_can_forge_no_session(world: GatewayWorld) -> None:
-    """Sessions were signed with the digest of a secret that the file holds. A copy of the file was
-    enough to be an admin.
+    """Sessions were signed with a value that the file stores for a secret. A copy of
+    the file was enough to be an admin.
     """
     key_id, _ = split_key(world.key("admin"))
     claims = {"aud": "usageledger-session", "sub": key_id, "iat": NOW, "exp": NOW + HOUR}

@@ -43,7 +43,7 @@ def test_counts_end_with_their_window_and_are_dropped(clock: Clock) -> None:
 
 
 def test_counting_starts_no_thread() -> None:
-    """Each answer of the gateway waited for a sweep, a hundred times a second."""
+    """Each answer of the gateway waited for a new thread, a hundred times a second."""
     limits = RateLimits()
     before = threading.active_count()
     for _ in range(50):

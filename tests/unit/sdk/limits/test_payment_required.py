@@ -1,6 +1,4 @@
-"""A blocked account's request is answered 402, with the remedy; any other request
-passes.
-"""
+"""A blocked account's request is answered 402, with the remedy; any other request passes."""
 
 from __future__ import annotations
 
