@@ -148,7 +148,7 @@ def operated(kafka: str, redis_url: str, prefix: str) -> Operated:
 
 @pytest.fixture
 def choking_on_poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code fails on whatever mentions poison."""
+    """The code raises on any event that mentions poison."""
     # The module imports `decide` without exporting it, and looks it up there.
     decide: Any = getattr(partition_book, "decide")  # noqa: B009
 
