@@ -1,8 +1,9 @@
-/** A <usage-meter>'s account: its figures and history, fetched once and kept current by the stream. */
+/** A <usage-meter>'s account: its figures and history, fetched once, then updated by the stream. */
 
 import { isNothing } from "./usage-meter-elements.js";
 import { backOffMs, isFinal, isUnauthorized, pause } from "./usage-meter-stream.js";
 
+/** @typedef {import("./usage-meter-stream.js").Connection} Connection */
 /** @typedef {"loading" | "refused" | "fresh" | "near" | "blocked" | "suspended"} State */
 /** @typedef {"connecting" | "live" | "lost"} Status */
 
@@ -43,7 +44,7 @@ export class Account {
   #isRefetching = false;
 
   /**
-   * @param {Pick<import("./usage-meter-stream.js").Connection, "json" | "follow" | "signal">} connection
+   * @param {Pick<Connection, "json" | "follow" | "signal">} connection
    * @param {object} options
    * @param {boolean} options.hasHistory Whether charges and periods are fetched too.
    * @param {() => void} options.onChange
@@ -243,7 +244,7 @@ export class Account {
     const waitMs = this.#fetchedAtMs + this.#refetchWaitMs - performance.now();
     await pause(Math.max(REFETCH_WAIT_MIN_MS, waitMs), this.#connection.signal);
     this.#isRefetching = false;
-    if (!this.#isOver) await this.#fetch().catch(() => undefined); // The stream brings the next try.
+    if (!this.#isOver) await this.#fetch().catch(() => undefined); // The stream retries.
   }
 
   /** @param {Status} status */

@@ -7,7 +7,10 @@ import { CLOCK, creditsOf, microOf, shareOf } from "./usage-meter-format.js";
 /** @typedef {import("./usage-meter-account.js").Account} Account */
 /** @typedef {import("./usage-meter-account.js").State} State */
 /** @typedef {{ title: string, text: string, offer: Gateway.UpgradeShown | null }} Notice */
-/** Gives an element the text of this name, in each language. @typedef {(node: HTMLElement, name: string) => void} Label */
+/**
+ * Gives an element the text of this name, in each language.
+ * @typedef {(node: HTMLElement, name: string) => void} Label
+ */
 
 const COUNT_MS = 500;
 

@@ -52,7 +52,7 @@ export async function* eventsOf(body, signal) {
   }
 }
 
-/** Makes events of the pieces of a stream (the format is the HTML standard's "server-sent events"). */
+/** Makes events of a stream's pieces (the format is the HTML standard's "server-sent events"). */
 class EventParser {
   #rest = "";
   #type = "message";

@@ -1,4 +1,4 @@
-/** The words of <usage-meter>: which languages there are, and one text with its values filled in. */
+/** The words of <usage-meter>: its languages, and one text with its values filled in. */
 
 import english from "./usage-meter.en.js";
 

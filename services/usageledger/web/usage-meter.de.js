@@ -1,4 +1,4 @@
-/** The words of <usage-meter> in German. The component fetches them where its language is German. */
+/** The words of <usage-meter> in German. The component fetches them if its language is German. */
 
 export default {
   title: "KI-Credits",

@@ -97,7 +97,10 @@ export class UsageMeter extends HTMLElement {
   #tokens = new TokenSource();
   /** @type {Texts} */
   #texts = {};
-  /** Ends the requests and the stream of the account that is shown. @type {AbortController | null} */
+  /**
+   * Ends the requests and the stream of the account that is shown.
+   * @type {AbortController | null}
+   */
   #run = null;
   /** @type {Account | null} */
   #account = null;

@@ -7,7 +7,9 @@ import { actionButton, isConfirmed, onSubmit, showSecret } from "./console-actio
 import { appendList, badge } from "./console-lists.js";
 import { number, time } from "./console-words.js";
 
-/** @type {Record<Gateway.EndpointShown["state"] | Gateway.DeliveryShown["state"], "" | "good" | "warning" | "danger">} */
+/** @typedef {Gateway.EndpointShown["state"] | Gateway.DeliveryShown["state"]} State */
+
+/** @type {Record<State, "" | "good" | "warning" | "danger">} */
 const TONES = {
   active: "good",
   delivered: "good",

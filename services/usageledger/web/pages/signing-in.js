@@ -1,4 +1,4 @@
-/** Signing in: a key goes to the gateway once and comes back as a cookie that no script can read. */
+/** Signing in: a key goes to the gateway once and comes back as a cookie that no script reads. */
 
 import { element } from "../usage-meter-elements.js";
 import { ask } from "./asking.js";
