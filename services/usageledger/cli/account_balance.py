@@ -67,7 +67,7 @@ def print_balance(found: AccountBalance) -> None:
         out.print(f"{held} held by {holds}: {available} available")
     if balance.thresholds:
         shares = ", ".join(format_quantity(share) for share in balance.thresholds)
-        out.print(f"announced at {shares} of what it has")
+        out.print(f"thresholds: {shares} of used + remaining")
     if balance.by_feature:
         rows = [
             (feature, format_credits(credits)) for feature, credits in balance.by_feature.items()
