@@ -36,7 +36,7 @@ _entries = msgspec.json.Decoder(LedgerEntry)
 
 class Position(NamedTuple):
     """How far a partition is folded: everything before ``next_offset``, of which the last valid
-    entry lies at ``entry_offset``.
+    entry is at ``entry_offset``.
     """
 
     next_offset: int = 0
@@ -267,7 +267,7 @@ class HistoryFold:
             raise
 
     def _write_refusals(self, batch: _Batch) -> None:
-        """Refusals that lay there before are resolved by what was accepted here, and those of this
+        """Refusals from before are resolved by what was accepted here, and those of this
         batch by what came after them.
         """
         (has_unresolved,) = self._database.execute(
@@ -312,7 +312,7 @@ ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, entry_offset = exc
 
 
 def local_date(at: datetime, time_zone: str) -> str:
-    """The day that a time lies in, in that zone: ``2026-11-25``."""
+    """The day of a time in that zone: ``2026-11-25``."""
     return (
         at.date().isoformat()
         if time_zone == "UTC"

@@ -314,5 +314,5 @@ def _check_last_folded(position: Position, first: Record) -> None:
         sealed = None
     if sealed is None or sealed.hash != position.entry_hash:
         raise AnotherLedger(
-            f"another entry lies at offset {position.entry_offset} than the one that was folded"
+            f"the entry at offset {position.entry_offset} is not the one that was folded"
         )

@@ -151,12 +151,12 @@ class KafkaLedgerFeed:
 
     def seek(self, partition: int, offset: int) -> None:
         with _translating(), _still_ours():
-            self._consumer.seek(self._place(partition), offset)
-            self._consumer.resume(self._place(partition))
+            self._consumer.seek(self._topic_partition(partition), offset)
+            self._consumer.resume(self._topic_partition(partition))
 
     def pause(self, partition: int) -> None:
         with _still_ours():
-            self._consumer.pause(self._place(partition))
+            self._consumer.pause(self._topic_partition(partition))
 
     def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
         with _translating():
@@ -179,14 +179,14 @@ class KafkaLedgerFeed:
         """Where partitions ended when they were last read from. Asks nobody."""
         with _still_ours():
             ends = {
-                partition: self._consumer.highwater(self._place(partition))
+                partition: self._consumer.highwater(self._topic_partition(partition))
                 for partition in partitions
             }
         return {partition: end for partition, end in ends.items() if end is not None}
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         offsets = {
-            self._place(partition): OffsetAndMetadata(offset, "", -1)
+            self._topic_partition(partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in next_offsets.items()
         }
         try:
@@ -198,14 +198,17 @@ class KafkaLedgerFeed:
     def committed(self, partition: int) -> int:
         with _translating(), _still_ours():
             return (
-                self._consumer.committed(self._place(partition), timeout_ms=COMMIT_TIMEOUT_MS) or 0
+                self._consumer.committed(
+                    self._topic_partition(partition), timeout_ms=COMMIT_TIMEOUT_MS
+                )
+                or 0
             )
 
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close(autocommit=False, timeout_ms=COMMIT_TIMEOUT_MS)
 
-    def _place(self, partition: int) -> Any:
+    def _topic_partition(self, partition: int) -> Any:
         return TopicPartition(self._topic, partition)
 
 

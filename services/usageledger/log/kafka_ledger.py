@@ -70,14 +70,14 @@ class KafkaLedgerPartition:
         self, *, kafka: str, topic: str, partition: int, settings: LedgerSettings | None = None
     ) -> None:
         self._kafka = kafka
-        self._place = TopicPartition(topic, partition)
+        self._topic_partition = TopicPartition(topic, partition)
         self._settings = settings or LedgerSettings()
         self._producer: Any = None
         self._appending = asyncio.Lock()
         self._endings: set[asyncio.Task[None]] = set()
 
     async def claim(self, claim: KeyedValue) -> int:
-        """Append a claim with a new producer and return the offset at which it lies.
+        """Append a claim with a new producer and return the offset of that record.
 
         Raises LedgerError.
         """
@@ -131,7 +131,7 @@ class KafkaLedgerPartition:
         if start >= stop:
             return
         async with self._reader() as consumer:
-            consumer.seek(self._place, start)
+            consumer.seek(self._topic_partition, start)
             position, moved_at = start, self._now()
             while True:
                 records = [
@@ -139,7 +139,7 @@ class KafkaLedgerPartition:
                     for record in await self._next_chunk(consumer, position)
                     if record.offset < stop
                 ]
-                reached = await consumer.position(self._place)
+                reached = await consumer.position(self._topic_partition)
                 if reached >= stop:
                     break
                 if reached > position:
@@ -159,17 +159,17 @@ class KafkaLedgerPartition:
         """The offset of the oldest record that is still there. Raises LedgerError."""
         async with self._reader() as consumer:
             offsets: dict[TopicPartition, int] = await self._answered(
-                consumer.beginning_offsets([self._place])
+                consumer.beginning_offsets([self._topic_partition])
             )
-        return offsets[self._place]
+        return offsets[self._topic_partition]
 
     async def end_offset(self) -> int:
         """The offset that the next record will have. Raises LedgerError."""
         async with self._reader() as consumer:
             offsets: dict[TopicPartition, int] = await self._answered(
-                consumer.end_offsets([self._place])
+                consumer.end_offsets([self._topic_partition])
             )
-        return offsets[self._place]
+        return offsets[self._topic_partition]
 
     async def close(self) -> None:
         """Give up the producer. The outcome of unfinished appends counts as unknown."""
@@ -181,7 +181,7 @@ class KafkaLedgerPartition:
         settings = self._settings
         producer = AIOKafkaProducer(
             bootstrap_servers=self._kafka,
-            client_id=f"usageledger-ledger-{self._place.partition}",
+            client_id=f"usageledger-ledger-{self._topic_partition.partition}",
             acks="all",
             enable_idempotence=True,
             max_batch_size=settings.group_bytes_max,
@@ -191,8 +191,8 @@ class KafkaLedgerPartition:
         )
         try:
             await producer.start()
-            if self._place.partition not in (
-                await producer.partitions_for(self._place.topic) or ()
+            if self._topic_partition.partition not in (
+                await producer.partitions_for(self._topic_partition.topic) or ()
             ):
                 raise LedgerError(f"{self._name}: there is no such partition")
         except BaseException:
@@ -215,7 +215,7 @@ class KafkaLedgerPartition:
             # Closed, or the producer might add others' records to it.
             builder.close()
             answer = await self._producer.send_batch(
-                builder, self._place.topic, partition=self._place.partition
+                builder, self._topic_partition.topic, partition=self._topic_partition.partition
             )
             # Retrieves the exception of a batch that nobody waits for any more, or asyncio would
             # log it.
@@ -231,11 +231,11 @@ class KafkaLedgerPartition:
             if offset == _UNKNOWN_OFFSET:
                 raise AppendOutcomeUnknown(
                     f"{self._name}: the broker did not say where the batch for offset "
-                    f"{expected_offset} lies"
+                    f"{expected_offset} is"
                 )
             if offset != expected_offset:
                 raise Superseded(
-                    f"{self._name}: a batch for offset {expected_offset} lies at {offset}"
+                    f"{self._name}: a batch for offset {expected_offset} is at {offset}"
                 )
             expected_offset += len(batch)
 
@@ -270,14 +270,14 @@ class KafkaLedgerPartition:
         """
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._kafka,
-            client_id=f"usageledger-ledger-{self._place.partition}",
+            client_id=f"usageledger-ledger-{self._topic_partition.partition}",
             auto_offset_reset="none",
             enable_auto_commit=False,
             check_crcs=True,
             max_partition_fetch_bytes=self._settings.group_bytes_max,
             request_timeout_ms=int(self._settings.no_progress_timeout_s * 1000),
         )
-        consumer.assign([self._place])
+        consumer.assign([self._topic_partition])
         try:
             await self._answered(consumer.start())
             yield consumer
@@ -288,7 +288,9 @@ class KafkaLedgerPartition:
     async def _next_chunk(self, consumer: Any, position: int) -> list[Record]:
         try:
             fetched = await consumer.getmany(
-                self._place, timeout_ms=_POLL_MS, max_records=self._settings.read_chunk_records
+                self._topic_partition,
+                timeout_ms=_POLL_MS,
+                max_records=self._settings.read_chunk_records,
             )
         except OffsetOutOfRangeError as error:
             raise RecordsMissing(f"{self._name}: offset {position} is not in the log") from error
@@ -298,7 +300,7 @@ class KafkaLedgerPartition:
             ) from error
         return [
             Record(found.offset, found.timestamp, found.key, found.value)
-            for found in fetched.get(self._place, ())
+            for found in fetched.get(self._topic_partition, ())
         ]
 
     async def _answered(self, question: Any) -> Any:
@@ -322,7 +324,7 @@ class KafkaLedgerPartition:
 
     @property
     def _name(self) -> str:
-        return f"{self._place.topic}/{self._place.partition}"
+        return f"{self._topic_partition.topic}/{self._topic_partition.partition}"
 
     @staticmethod
     def _now() -> float:

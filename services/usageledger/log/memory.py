@@ -81,7 +81,7 @@ class MemoryLedgerPartition:
 
     def lose_next_answer(self, *, appended: bool) -> None:
         """The next claim or append raises AppendOutcomeUnknown; ``appended`` says whether its
-        records lie in the log all the same.
+        records are in the log all the same.
         """
         self._lost_answers.append(appended)
 
@@ -121,7 +121,7 @@ class MemoryLedgerPartition:
             for batch in batches:
                 offset = await self._deliver(batch)
                 if offset != expected_offset:
-                    raise Superseded(f"a batch for offset {expected_offset} lies at {offset}")
+                    raise Superseded(f"a batch for offset {expected_offset} is at {offset}")
                 expected_offset += len(batch)
             self._claimed = True
 

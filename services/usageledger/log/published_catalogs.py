@@ -59,7 +59,7 @@ class PublishedCatalogs:
         return self.before(before) or self.published()
 
     def published(self) -> AdoptedCatalogs:
-        """All catalogs that lie in the topic now. Raises KafkaError, LogUnreadable."""
+        """All catalogs that are in the topic now. Raises KafkaError, LogUnreadable."""
         with self._reading() as reader:
             end = reader.end_offset(self._topics.catalog, 0)
         return self.before(end)

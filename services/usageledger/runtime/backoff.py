@@ -29,7 +29,7 @@ class Backoff:
     def delay_s(self, failures: int, chance: float = 0.5) -> float:
         """The delay after this number of ``failures`` in a row (1 or more).
 
-        ``chance`` lies in [0, 1) and says where in the spread the delay is.
+        ``chance`` is in [0, 1) and says where in the spread the delay is.
         """
         lowest, highest = self.spread
         delay_s = self.delays_s[min(failures, len(self.delays_s)) - 1]

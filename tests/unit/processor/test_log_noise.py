@@ -39,7 +39,7 @@ def test_a_library_is_quiet_for_the_time_being_and_as_before_afterwards(
     assert caplog.messages[-1] == "slow, 3"
 
 
-def test_who_asks_a_logger_for_more_gets_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_logger_set_to_a_lower_level_logs_more(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("an_interesting_library")
     logger.setLevel(logging.DEBUG)
     with library_noise_reduced(["an_interesting_library"]):

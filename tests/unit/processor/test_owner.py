@@ -65,7 +65,7 @@ def replayed(world: World) -> PartitionReplay:
 
 
 @run_async
-async def test_what_is_sent_is_decided_and_counted() -> None:
+async def test_a_sent_event_is_decided_and_counted() -> None:
     async with a_world() as world:
         world.use("2026-01-01T10:00:00Z", quantity="2")
         worker = world.start_worker()
@@ -171,7 +171,7 @@ async def test_a_crash_between_any_two_steps_and_a_retry_of_the_event_count_it_o
 
 
 @run_async
-async def test_what_a_superseded_worker_appends_exists_for_nobody() -> None:
+async def test_an_append_of_a_superseded_worker_exists_for_nobody() -> None:
     async with a_world() as world:
         old = world.start_worker()
         world.use("2026-01-01T10:00:00Z")
@@ -434,7 +434,7 @@ async def test_an_input_of_a_years_dates_renews_each_period_of_a_blocked_account
 
 
 @run_async
-async def test_what_comes_while_the_log_is_slow_is_decided_together() -> None:
+async def test_events_that_come_while_the_log_is_slow_are_decided_together() -> None:
     """Under load on three brokers a partition stayed half a minute behind for good, though it had
     nothing else to do.
 
@@ -524,7 +524,7 @@ async def test_nothing_at_hand_is_decided_before_a_catalog_is_adopted() -> None:
 
 
 @run_async
-async def test_a_tenure_ends_also_where_a_cancellation_in_it_was_swallowed() -> None:
+async def test_an_ownership_ends_also_if_a_cancellation_in_it_was_swallowed() -> None:
     """A record was missing from the input while the log was slow, and the broker's answer came with
     the cancellation, which was lost.
 

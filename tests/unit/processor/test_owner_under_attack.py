@@ -213,7 +213,7 @@ class TestTheLog:
             assert "newer rules" in (again.owner.stopped_because or "")
 
     @attacked
-    async def test_what_is_appended_behind_the_claim_of_a_worker_that_vanished_reaches_no_view(
+    async def test_a_record_appended_behind_a_vanished_workers_claim_reaches_no_view(
         self,
     ) -> None:
         """Nobody moved the view, so it would have taken the commit: that the entries lie off their
@@ -437,7 +437,7 @@ class TestTheView:
     async def test_nothing_is_kept_in_memory_once_it_is_committed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tenures = watch_tenures(monkeypatch)
+        ownerships = watch_ownerships(monkeypatch)
         async with a_world() as world:
             world.start_worker()
             for n in range(200):
@@ -450,11 +450,11 @@ class TestTheView:
                     await asyncio.sleep(0)
             await world.settled()
             await asyncio.sleep(5)
-            (tenure,) = tenures
+            (ownership,) = ownerships
             assert (
-                tenure._book.accounts,
-                tenure._book.identities,
-                tenure._last_batch_of_account | tenure._last_batch_of_identity,
+                ownership._book.accounts,
+                ownership._book.identities,
+                ownership._last_batch_of_account | ownership._last_batch_of_identity,
             ) == (
                 {},
                 {},
@@ -638,8 +638,8 @@ class TestTheOrder:
 
     @attacked
     async def test_an_owner_that_claims_again_waits_again(self) -> None:
-        """The patience of the tenure before was still counted, so an account event that was on its
-        way came after the use.
+        """The patience of the ownership before was still counted. So an account event that was on
+        its way came after the use.
         """
         async with a_world() as world:
             view = world.view = HostileView()
@@ -707,7 +707,7 @@ class TestWhatIsDue:
             replayed(world)
 
     @attacked
-    async def test_what_is_due_waits_for_a_record_that_the_feeder_lost(self) -> None:
+    async def test_a_due_act_waits_for_a_record_that_the_feeder_lost(self) -> None:
         """The record after it was buffered, and its time showed that the renewal was due.
 
         The gap showed only when that record was decided itself. So the renewal was written before
@@ -776,7 +776,7 @@ class TestWhatIsDue:
             replayed(world)
 
     @attacked
-    async def test_what_fell_due_before_a_view_was_lost_is_acted_on_after_it(self) -> None:
+    async def test_an_act_that_fell_due_before_a_view_was_lost_is_done_after_it(self) -> None:
         async with a_world() as world:
             world.now = datetime(2026, 2, 1, tzinfo=UTC)
             world.send("account.subscribed", "2026-02-01T00:00:00Z", plan="pro")
@@ -791,7 +791,7 @@ class TestWhatIsDue:
             replayed(world)
 
     @attacked
-    async def test_what_is_due_for_an_account_that_the_view_does_not_know_ends(self) -> None:
+    async def test_a_due_act_for_an_account_that_the_view_does_not_know_ends(self) -> None:
         async with a_world() as world:
             world.use("2026-01-01T10:00:00Z")
             worker = world.start_worker()
@@ -889,14 +889,14 @@ def watch_appends(worker: Any) -> list[Any]:
     return seen
 
 
-def watch_tenures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The tenures that begin."""
+def watch_ownerships(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The ownerships that begin."""
     seen: list[Any] = []
     run = owner_module._Ownership.run
 
-    async def watched(tenure: Any) -> None:
-        seen.append(tenure)
-        await run(tenure)
+    async def watched(ownership: Any) -> None:
+        seen.append(ownership)
+        await run(ownership)
 
     monkeypatch.setattr(owner_module._Ownership, "run", watched)
     return seen

@@ -150,7 +150,7 @@ async def test_an_attempt_that_does_not_fit_is_begun_again_and_that_is_said(
 
 
 @attacked
-async def test_what_is_appended_while_the_ledger_is_read_is_read_too(
+async def test_a_record_appended_while_the_ledger_is_read_is_read_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Left to the claim, a long rebuild would leave a long rest, for which the partition would

@@ -80,7 +80,7 @@ async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(
 
 
 @run_async
-async def test_what_an_owner_has_claimed_and_appended_itself_does_not_wake_it(
+async def test_an_owners_own_claim_and_appends_do_not_wake_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker_module, "STOPPED_LOOK_S", 0.001)
@@ -142,8 +142,8 @@ async def test_a_rebuild_claims_once_where_nobody_else_has() -> None:
 
 @run_async
 async def test_an_owner_that_stops_before_it_has_claimed_is_not_woken_by_what_was_there() -> None:
-    """It would claim in vain, be woken at once by its own last tenure's end, and again, without a
-    pause.
+    """It would claim in vain, be woken at once by the end of its own last ownership, and again,
+    without a pause.
     """
     async with a_world() as world:
         worker = world.start_worker()

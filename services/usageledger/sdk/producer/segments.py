@@ -1,4 +1,4 @@
-"""How messages lie in a spool's files.
+"""How a spool's files store messages.
 
 A file is a row of frames. A frame is a status byte, the body's length and CRC-32, and the body:
 when it was appended, key, error, value. A settled message has its status byte overwritten in place,
@@ -30,7 +30,7 @@ _BEGINNING = re.compile(rb"[WS]\x00[\x00-\x0f]", re.DOTALL)
 
 
 class Frame(NamedTuple):
-    """One message as it lies in a file, ``offset`` bytes into what was read."""
+    """One message as a file stores it, ``offset`` bytes into what was read."""
 
     offset: int
     size: int
