@@ -141,7 +141,8 @@ def main() -> None:
             stop=stop,
         )
 
-    run_process(service)
+    # A busy machine may need more than a service's own deadline, which the log would tell.
+    run_process(service, stop_deadline_s=30.0)
 
 
 if __name__ == "__main__":
