@@ -119,7 +119,7 @@ def test_a_stack_of_our_own_servers_comes_up_heals_and_goes_down(
     finally:
         stack.stop()
     assert all(
-        ends_within(service["pid"], 5) for service in after.values() if service["pid"] is not None
+        ends_within(service["pid"], 60) for service in after.values() if service["pid"] is not None
     )
     status = read_status(tmp_path)
     assert status["state"] == "stopped"
@@ -174,7 +174,7 @@ def test_a_crashing_service_is_reported_with_its_log_and_the_stack_comes_up(
     )
     stack.start(progress)
     try:
-        assert within(20, lambda: services_of(stack.status())["processor"]["restarts"] >= 2)
+        assert within(60, lambda: services_of(stack.status())["processor"]["restarts"] >= 2)
         assert services_of(stack.status())["limits"]["restarts"] == 0
         assert (
             "processor ended with exit code 1; it is started again in 0.5 s" in progress.warned[0]
@@ -286,7 +286,7 @@ def test_a_daemon_comes_up_and_ends_when_told(tmp_path: Path, kafka: str, prefix
         stop_stack(tmp_path)
     assert read_status(tmp_path)["state"] == "stopped"
     ours = [service["pid"] for service in status["services"] if service["name"] != "kafka"]
-    assert all(ends_within(pid, 5) for pid in [status["pid"], *ours])
+    assert all(ends_within(pid, 60) for pid in [status["pid"], *ours])
     with pytest.raises(StackError, match="no running stack"):
         stop_stack(tmp_path)
 
@@ -304,9 +304,9 @@ def test_nothing_outlives_a_killed_supervisor_and_its_directory_can_be_used_agai
     status = read_status(tmp_path)
     os.kill(status["pid"], signal.SIGKILL)
     for name, service in services_of(status).items():
-        assert name == "kafka" or ends_within(service["pid"], 10), name
+        assert name == "kafka" or ends_within(service["pid"], 60), name
     # The directory's lock goes with the supervisor itself, which may end last.
-    assert ends_within(status["pid"], 10)
+    assert ends_within(status["pid"], 60)
     assert read_status(tmp_path)["state"] == "stopped"
     start_detached(command, tmp_path)
     again = read_status(tmp_path)
@@ -339,7 +339,7 @@ def test_a_stack_in_the_foreground_ends_in_order_on_a_signal(
         assert (process.returncode, output) == (0, b"")
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
     assert (
         json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))["services"][-1]["state"]
         == "stopped"
