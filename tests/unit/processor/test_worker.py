@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.processor.test_owner import run_async
-from tests.worlds.ledger_world import a_world, rebuild_of
+from tests.worlds.ledger_world import DEADLINE_S, a_world, rebuild_of
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position
 from usageledger.log.topics import Topics
@@ -73,7 +73,7 @@ async def test_a_claim_that_an_owner_had_not_noticed_when_it_stopped_wakes_it(
         await world.until(lambda: worker.owner.state == "stopped")
         has_stopped.set()
         await rebuilding
-        await asyncio.wait_for(waiting(world, worker.owner.ledger_end), 1.0)
+        await asyncio.wait_for(waiting(world, worker.owner.ledger_end), DEADLINE_S)
         worker.task = asyncio.ensure_future(worker.owner.run())
         await world.settled()
         assert world.used() == 64
@@ -118,11 +118,11 @@ async def test_an_owner_that_claims_between_a_rebuilds_claim_and_its_switch_is_w
         is_about_to, has_stopped = hold_the_switch(monkeypatch)
         rebuilding = asyncio.ensure_future(rebuild_of(world).run())
         await is_about_to.wait()
-        await asyncio.wait_for(waiting(world, worker.owner.ledger_end), 1.0)
+        await asyncio.wait_for(waiting(world, worker.owner.ledger_end), DEADLINE_S)
         await worker.owner.run()
         has_stopped.set()
         await rebuilding
-        await asyncio.wait_for(waiting(world, worker.owner.ledger_end), 1.0)
+        await asyncio.wait_for(waiting(world, worker.owner.ledger_end), DEADLINE_S)
         worker.task = asyncio.ensure_future(worker.owner.run())
         await world.settled()
         assert world.used() == 64
