@@ -23,10 +23,11 @@ def verdict_line(report: AuditReport) -> str:
         )
         if count
     )
+    accounts = "account" if report.accounts == 1 else "accounts"
     return (
         f"CLEAN: {counts.inputs:,} inputs = {counts.accepted_inputs:,} accepted + "
         f"{counts.refused_inputs:,} refused + {counts.duplicate_inputs:,} duplicates{skipped}; "
         f"{counts.entries:,} ledger entries, {report.limit_events:,} limit events and "
-        f"{report.accounts:,} accounts in Redis come out the same, "
+        f"{report.accounts:,} {accounts} in Redis come out the same, "
         f"{Decimal(format_credits(counts.credits)):,} credits in all"
     ) + (f" ({waiting})" if waiting else "")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,8 @@ from usageledger.local.demo.workload import ACCOUNTS
 from usageledger.operations.audit_verdict import verdict_line
 
 LINE_EVERY_S = 5.0
+VERDICT_COLUMNS = 100
+"""Where the audit's verdict wraps, with its label."""
 
 
 class Screen:
@@ -59,7 +62,7 @@ class Screen:
         )
         self._console.print(
             f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} "
-            "accounts; a rule of ours chooses account and feature"
+            "accounts;\na rule of ours chooses account and feature"
         )
 
     def show_pages(self, gateway: str, account: str, key: str) -> None:
@@ -96,7 +99,7 @@ class Screen:
         elif now - self._line_at >= LINE_EVERY_S:
             self._line_at = now
             self._console.print(
-                f"{now - self._began:4.0f} s  "
+                f"{now - self._began:3.0f} s  "
                 + "  ".join(f"{name} {value}" for name, value in figures)
             )
 
@@ -108,13 +111,13 @@ class Screen:
         self._console.print(f"{tally.generations:,} generations were charged {charged:,} credits")
         self._console.print(
             f"{tally.blocked} times an account ran out and was stopped, which held back "
-            f"{tally.held_back:,} more generations;"
-            f" {len(tally.upgraded)} upgrades freed {tally.freed}"
+            f"{tally.held_back:,} more generations;\n"
+            f"{len(tally.upgraded)} upgrades freed {tally.freed}"
         )
         if tally.delays_ms:
             ordered = sorted(tally.delays_ms)
             self._console.print(
-                "from the generation that crossed a limit to the app's handler: median "
+                "from the crossing generation to the app's handler: median "
                 f"{ordered[len(ordered) // 2]:.0f} ms,"
                 f" 99 of 100 within {ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]:.0f} "
                 "ms"
@@ -126,9 +129,13 @@ class Screen:
         )
         self._console.print(f"meters: [bold]{right}[/]")
         colour = "green" if result.is_right else "red"
-        self._console.print(
-            f"audit:  [bold {colour}]{escape(verdict_line(result.report))}[/]", soft_wrap=True
+        label = "audit:  "
+        line = f"{label}{verdict_line(result.report)}"
+        wrapped = fill(
+            line, VERDICT_COLUMNS, subsequent_indent=" " * len(label), break_on_hyphens=False
         )
+        verdict = wrapped.removeprefix(label)
+        self._console.print(f"{label}[bold {colour}]{escape(verdict)}[/]", soft_wrap=True)
 
     def wait_for_viewer(self) -> None:
         """Wait until a viewer at a terminal presses Enter. Without a terminal, return at once."""
@@ -140,9 +147,9 @@ class Screen:
 def _figures(tally: Tally, lag: int, rate: float) -> list[tuple[str, str]]:
     return [
         ("generations", f"{tally.generations:,}"),
-        ("per second", f"{rate:,.0f}"),
+        ("rate", f"{rate:,.0f}/s"),
         ("undecided", f"{lag:,}"),
-        ("warned at 80 %", f"{tally.warned:,}"),
+        ("warned", f"{tally.warned:,}"),
         ("ran out", f"{tally.blocked:,}"),
         ("freed", f"{tally.freed:,}"),
         ("held back", f"{tally.held_back:,}"),
