@@ -21,6 +21,7 @@ from usageledger.local.servers import Servers, choose_backend, start_servers
 from usageledger.local.stack import Stack
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.topics import create_topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 TAKEN = pytest.StashKey[str]()
 
@@ -57,7 +58,7 @@ def servers(
 
 
 @pytest.fixture(scope="session")
-def kafka(servers: Servers) -> str:
+def kafka(servers: Servers) -> KafkaConnection:
     """The broker's ``host:port``."""
     return servers.kafka
 
@@ -69,7 +70,7 @@ def redis_url(servers: Servers) -> str:
 
 
 @pytest.fixture(scope="session")
-def new_ledger(kafka: str) -> NewLedger:
+def new_ledger(kafka: KafkaConnection) -> NewLedger:
     """Make ledgers with topics of their own on the shared broker."""
 
     def make(*, partitions: int = 2, importing: bool = False) -> str:
@@ -101,7 +102,7 @@ class RunningGateway:
 
 @pytest.fixture(scope="session")
 def gateway(
-    tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str
+    tmp_path_factory: pytest.TempPathFactory, kafka: KafkaConnection, redis_url: str
 ) -> Iterator[RunningGateway]:
     """A live ledger of the session, with every service of the stack.
 
@@ -113,7 +114,7 @@ def gateway(
 
 @contextmanager
 def running_gateway(
-    directory: Path, kafka: str, redis_url: str, *, importing: bool = False
+    directory: Path, kafka: KafkaConnection, redis_url: str, *, importing: bool = False
 ) -> Iterator[RunningGateway]:
     """A ledger of its own with every service of the stack, on servers that run."""
     stack = Stack(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from usageledger.sdk.extras import naming_the_extra
 
 if TYPE_CHECKING:
+    from usageledger.runtime.kafka_connection import KafkaConnection as KafkaConnection
+    from usageledger.runtime.kafka_connection import KafkaConnectionError as KafkaConnectionError
     from usageledger.sdk.gate.answers import CheckAnswer as CheckAnswer
     from usageledger.sdk.gate.answers import GateError as GateError
     from usageledger.sdk.gate.answers import GateMisconfigured as GateMisconfigured
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
 # Modules and their public names, each loaded on first use: importing this package loads no Kafka
 # client. The imports above say the same to type checkers; a test compares the two.
 _NAMES_BY_MODULE = {
+    "usageledger.runtime.kafka_connection": (
+        "KafkaConnection",
+        "KafkaConnectionError",
+    ),
     "usageledger.sdk.gate.answers": (
         "CheckAnswer",
         "GateError",

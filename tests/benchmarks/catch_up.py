@@ -50,6 +50,7 @@ from usageledger.log.memory import MemoryLedgerPartition
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
 from usageledger.processor import catch_up as catching_up
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.process import collect_seldom
 
 PARTS = ("read", "decode and check", "look up", "fold", "encode", "commit", "the rest")
@@ -197,16 +198,20 @@ def kafka_with_ledger(made: MadeUpLedger, directory: Path) -> Iterator[KafkaLedg
     broker = make_kafka(directory, "packages")
     start_all([broker], Silent())
     try:
-        create_topics(broker.address, "bench", partitions=1)
+        create_topics(KafkaConnection(servers=broker.address), "bench", partitions=1)
         topic = Topics("bench").ledger
         producer = KafkaProducer(
-            bootstrap_servers=broker.address, linger_ms=20, batch_size=256 * 1024
+            **KafkaConnection(servers=broker.address).for_kafka_python(),
+            linger_ms=20,
+            batch_size=256 * 1024,
         )
         for record in made.log.records:
             producer.send(topic, key=record.key, value=record.value, partition=0)
         producer.flush(timeout=DEADLINE_S)
         producer.close(timeout=10)
-        yield KafkaLedgerPartition(kafka=broker.address, topic=topic, partition=0)
+        yield KafkaLedgerPartition(
+            kafka=KafkaConnection(servers=broker.address), topic=topic, partition=0
+        )
     finally:
         broker.stop(10)
 

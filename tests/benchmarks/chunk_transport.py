@@ -38,6 +38,7 @@ from usageledger.processor.transport import (
     LedgerApp,
     new_app,
 )
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 EVENT = (
     b'{"specversion":"1.0","type":"usage.recorded","id":"gen_%012d","source":"/render",'
@@ -152,7 +153,7 @@ class FromTheStart:
 
 
 async def read_all(
-    kafka: str, topics: Topics, group: str, events: int, transport: type[FetchTransport]
+    kafka: KafkaConnection, topics: Topics, group: str, events: int, transport: type[FetchTransport]
 ) -> tuple[float, float]:
     """Read every event once. Return the µs of CPU and of wall clock per event.
 
@@ -189,8 +190,8 @@ async def read_all(
     return cpu_us, wall_us
 
 
-def produce(kafka: str, topic: str, events: int) -> None:
-    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=20, batch_size=256 * 1024)
+def produce(kafka: KafkaConnection, topic: str, events: int) -> None:
+    producer = KafkaProducer(**kafka.for_kafka_python(), linger_ms=20, batch_size=256 * 1024)
     for number in range(events):
         producer.send(
             topic,
@@ -213,16 +214,20 @@ def main() -> None:
         broker = make_kafka(Path(directory), "packages")
         start_all([broker], Silent())
         try:
-            create_topics(broker.address, "bench", partitions=1)
+            create_topics(KafkaConnection(servers=broker.address), "bench", partitions=1)
             topics = Topics("bench")
-            produce(broker.address, topics.usage, events)
+            produce(KafkaConnection(servers=broker.address), topics.usage, events)
             groups = count()
             for _ in range(TURNS):
                 for way, transport in ways.items():
                     figures[way].append(
                         asyncio.run(
                             read_all(
-                                broker.address, topics, f"bench{next(groups)}", events, transport
+                                KafkaConnection(servers=broker.address),
+                                topics,
+                                f"bench{next(groups)}",
+                                events,
+                                transport,
                             )
                         )
                     )

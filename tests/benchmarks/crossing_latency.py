@@ -68,7 +68,7 @@ def run(
         streams = ("stream", gateway.url, gateway.key, str(first), str(arguments.crossings))
         listeners = {
             "LimitSubscriber": stack.enter_context(
-                listening("subscriber", address.kafka, address.prefix)
+                listening("subscriber", str(address.kafka), address.prefix)
             ),
             "SSE client": stack.enter_context(listening(*streams)),
             "webhook receiver": stack.enter_context(listening("webhook")),

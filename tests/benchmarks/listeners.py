@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from usageledger import LimitSubscriber
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 
 def account_name(number: int) -> str:
@@ -89,7 +90,7 @@ def _report(account: str) -> None:
     sys.stdout.flush()
 
 
-def _subscriber(kafka: str, prefix: str) -> None:
+def _subscriber(kafka: KafkaConnection, prefix: str) -> None:
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix)
     subscriber.on_reached(lambda event: _report(event.account))
     with subscriber:
@@ -152,7 +153,7 @@ async def _stream(url: str, key: str, account: str, has_figures: asyncio.Event) 
 if __name__ == "__main__":
     kind, *options = sys.argv[1:]
     if kind == "subscriber":
-        _subscriber(*options)
+        _subscriber(KafkaConnection(servers=options[0]), options[1])
     elif kind == "webhook":
         _webhook()
     else:

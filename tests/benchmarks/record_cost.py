@@ -22,6 +22,7 @@ from pathlib import Path
 
 from usageledger import UsageMeter
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer import events, kafka_publisher
 from usageledger.sdk.producer.spool import Durability, Spool
 
@@ -51,7 +52,9 @@ def main() -> None:
         print(f"{name:<38} {each_us:8.1f} µs  {each_us / bare:6.2f} × a bare send")
 
 
-def measure(kafka: str, prefix: str, directory: Path, count: int, rounds: int) -> dict[str, float]:
+def measure(
+    kafka: KafkaConnection, prefix: str, directory: Path, count: int, rounds: int
+) -> dict[str, float]:
     """The median microseconds per event of each way, over the rounds."""
     publisher = kafka_publisher.connector_to(kafka)(Topics(prefix).usage)()
     meter = UsageMeter(

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaProducer
 from tests.servers import RunningGateway
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ACCOUNTS = 500
 """acct_0, acct_1, …: their uses cost nothing, so none of them crosses a limit."""
@@ -38,7 +39,7 @@ _EVENT = (
 @contextmanager
 def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
     """Report ``rate`` events a second during the block, and print the total at the end."""
-    arguments = [gateway.addresses.kafka, gateway.addresses.prefix, str(rate)]
+    arguments = [str(gateway.addresses.kafka), gateway.addresses.prefix, str(rate)]
     process = subprocess.Popen(
         [sys.executable, "-m", __spec__.name, *arguments],
         stdin=subprocess.PIPE,
@@ -55,11 +56,11 @@ def usage_flowing(gateway: RunningGateway, rate: int) -> Iterator[None]:
         print(f"  {said.strip()}", flush=True)
 
 
-async def flow(kafka: str, prefix: str, rate: int) -> None:
+async def flow(kafka: KafkaConnection, prefix: str, rate: int) -> None:
     """Send until standard input ends."""
     topic, run = Topics(prefix).usage, f"{time.time():.0f}"
     async with AIOKafkaProducer(
-        bootstrap_servers=kafka, acks="all", max_batch_size=1_000_000
+        bootstrap_servers=str(kafka), acks="all", max_batch_size=1_000_000
     ) as producer:
         partitions = len(await producer.partitions_for(topic))
         homes = [partition_of(f"acct_{number}".encode(), partitions) for number in range(ACCOUNTS)]
@@ -95,4 +96,4 @@ async def flow(kafka: str, prefix: str, rate: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(flow(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(flow(KafkaConnection(servers=sys.argv[1]), sys.argv[2], int(sys.argv[3])))

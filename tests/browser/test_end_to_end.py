@@ -21,6 +21,7 @@ from tests.browser.conftest import DESKTOP, PHONE, complaints_of_axe, keep, new_
 from tests.examples.serving import running_app
 from tests.servers import RunningGateway, running_gateway
 from usageledger.local.ports import free_port
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ACCOUNT, OTHER = "acct_4821", "acct_17"
 SECONDS = Decimal(8)
@@ -85,7 +86,9 @@ class Lived(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory, kafka: str, redis_url: str) -> Iterator[Lived]:
+def lived(
+    tmp_path_factory: pytest.TempPathFactory, kafka: KafkaConnection, redis_url: str
+) -> Iterator[Lived]:
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         app_port = free_port()
         environment.setenv("USAGELEDGER_GATEWAY_ALLOWED_ORIGINS", f"http://127.0.0.1:{app_port}")

@@ -20,6 +20,7 @@ from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Silent
 from usageledger.operations.kafka_probe import admin_client, broker_is_ready
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 HEAP = "512m"
 # Three brokers start on few cores: quick compilation matters more than the speed of compiled code.
@@ -53,9 +54,9 @@ class Broker:
     child: ChildProcess
 
     @property
-    def direct(self) -> str:
+    def direct(self) -> KafkaConnection:
         """Its address for the harness, which no fault between parties touches."""
-        return f"{LOOPBACK}:{self.port}"
+        return KafkaConnection(servers=f"{LOOPBACK}:{self.port}")
 
 
 class Brokers:
@@ -87,9 +88,9 @@ class Brokers:
             )
 
     @property
-    def direct(self) -> str:
+    def direct(self) -> KafkaConnection:
         """The addresses for the harness."""
-        return ",".join(broker.direct for broker in self.brokers)
+        return KafkaConnection(servers=",".join(str(broker.direct) for broker in self.brokers))
 
     def bootstrap(self, party: str) -> str:
         """The addresses for a party."""

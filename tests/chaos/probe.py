@@ -137,7 +137,7 @@ class Probe:
     def _read_ledger(self, positions: dict[int, int]) -> None:
         topic = self._stage.topics.ledger
         consumer = KafkaConsumer(
-            bootstrap_servers=self._stage.kafka.split(","),
+            **self._stage.kafka.for_kafka_python(),
             enable_auto_commit=False,
             fetch_max_wait_ms=100,
             reconnect_backoff_max_ms=500,

@@ -38,6 +38,7 @@ from usageledger.local.servers import start_all
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 PARTITIONS = 2
 THREADS = 2
@@ -88,7 +89,7 @@ class Workers:
     """Processes that report into one spool directory. Each keeps a journal of its events."""
 
     def __init__(
-        self, directory: Path, kafka: str, count: int, rate: float, rng: random.Random
+        self, directory: Path, kafka: KafkaConnection, count: int, rate: float, rng: random.Random
     ) -> None:
         self.directory = directory
         self.kafka = kafka
@@ -135,7 +136,7 @@ class Workers:
             "--work",
             str(journal),
             str(self.spool),
-            self.kafka,
+            str(self.kafka),
             str(self._rate),
         ]
         return subprocess.Popen(
@@ -164,15 +165,15 @@ def outage(
     server = KafkaServer(directory / "kafka", directory / "logs")
     start_all([server], Silent())
     try:
-        create_topics(server.address, "", partitions=PARTITIONS)
-        load = Workers(directory, server.address, workers, rate, random.Random(seed))
+        create_topics(server.connection, "", partitions=PARTITIONS)
+        load = Workers(directory, server.connection, workers, rate, random.Random(seed))
         try:
             outcome = _fail_and_come_back(server, load, outage_s, kill_every_s)
         finally:
             load.stop()
         outcome.kills = load.kills
         _drain(outcome, load)
-        _judge(outcome, load, server.address)
+        _judge(outcome, load, server.connection)
         return outcome
     finally:
         server.stop(30)
@@ -224,7 +225,7 @@ def _drain(outcome: Outcome, load: Workers) -> None:
     outcome.drained_s = time.monotonic() - began
 
 
-def _judge(outcome: Outcome, load: Workers, kafka: str) -> None:
+def _judge(outcome: Outcome, load: Workers, kafka: KafkaConnection) -> None:
     lines = load.journals()
     recorded = {id for what, id, _ in lines if what == "recorded"}
     outcome.recorded, outcome.refused_calls = (
@@ -250,7 +251,7 @@ def _judge(outcome: Outcome, load: Workers, kafka: str) -> None:
     outcome.wrong_credits = credits - len(sent) * CREDITS_EACH
 
 
-def _records(kafka: str, topic: str) -> dict[int, list[Record]]:
+def _records(kafka: KafkaConnection, topic: str) -> dict[int, list[Record]]:
     with log_reader(kafka) as reader:
         return {
             partition: list(reader.read(topic, partition, 0, reader.end_offset(topic, partition)))
@@ -258,7 +259,7 @@ def _records(kafka: str, topic: str) -> dict[int, list[Record]]:
         }
 
 
-def work(journal: Path, spool: Path, kafka: str, rate: float) -> None:
+def work(journal: Path, spool: Path, kafka: KafkaConnection, rate: float) -> None:
     """A worker: record events at a rate, and note each event once `record` has returned.
 
     It ends on SIGTERM.
@@ -336,7 +337,7 @@ def report(outcome: Outcome) -> str:
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
         journal, spool, kafka, rate = sys.argv[2:]
-        work(Path(journal), Path(spool), kafka, float(rate))
+        work(Path(journal), Path(spool), KafkaConnection(servers=kafka), float(rate))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -26,6 +26,7 @@ from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.topics import create_topics
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
@@ -105,7 +106,7 @@ class Stage:
         return (*self.topics.partitioned, self.topics.catalog)
 
     @property
-    def kafka(self) -> str:
+    def kafka(self) -> KafkaConnection:
         """The brokers for the harness itself: no fault between parties touches it."""
         return self.brokers.direct
 

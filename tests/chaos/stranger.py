@@ -57,7 +57,7 @@ class Stranger:
 
     def _send_on(self) -> None:
         producer = KafkaProducer(
-            bootstrap_servers=self._kafka.split(","),
+            **self._kafka.for_kafka_python(),
             acks="all",
             delivery_timeout_ms=2**40,
             max_block_ms=5_000,

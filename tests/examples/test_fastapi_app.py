@@ -18,7 +18,7 @@ from usageledger import AccountClient, UsageMeter
 
 @pytest.fixture
 def app(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-    monkeypatch.setenv("USAGELEDGER_KAFKA", gateway.addresses.kafka)
+    monkeypatch.setenv("USAGELEDGER_KAFKA", str(gateway.addresses.kafka))
     monkeypatch.setenv("USAGELEDGER_PREFIX", gateway.addresses.prefix)
     with running_app(fastapi_app.app) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client

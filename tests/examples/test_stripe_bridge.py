@@ -82,7 +82,7 @@ class Stripe:
 @pytest.fixture
 def bridge(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
-    monkeypatch.setenv("USAGELEDGER_KAFKA", gateway.addresses.kafka)
+    monkeypatch.setenv("USAGELEDGER_KAFKA", str(gateway.addresses.kafka))
     monkeypatch.setenv("USAGELEDGER_PREFIX", gateway.addresses.prefix)
     stripe_bridge.billing.cache_clear()
     with running_app(stripe_bridge.app) as url, httpx.Client(base_url=url, timeout=30) as client:

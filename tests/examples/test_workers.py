@@ -65,7 +65,7 @@ def test_a_queue_full_of_jobs_spends_what_the_account_has_and_no_more(
         str(EXAMPLES),
     ]
     told = {
-        "KAFKA": address.kafka,
+        "KAFKA": str(address.kafka),
         "REDIS_URL": address.redis_url,
         "PREFIX": address.prefix,
         "SPOOL": str(tmp_path),

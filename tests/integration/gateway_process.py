@@ -23,6 +23,7 @@ import httpx
 from tests.integration.test_limits import until
 from usageledger.local.gateway_place import answers
 from usageledger.local.ports import LOOPBACK, free_port
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 KEY = f"ulk_0a1b2c3d_{'k' * 43}"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -31,10 +32,15 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 class GatewayProcess:
     """``usageledger service gateway`` of one ledger. Its data outlives it."""
 
-    def __init__(self, kafka: str, redis_url: str, prefix: str, data: Path) -> None:
+    def __init__(self, kafka: KafkaConnection, redis_url: str, prefix: str, data: Path) -> None:
         self.data = data
         self._port = free_port()
-        own = {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
+        own = {
+            "KAFKA": str(kafka),
+            "REDIS_URL": redis_url,
+            "PREFIX": prefix,
+            "DATA": str(data),
+        }
         of_gateway = {
             "HOST": LOOPBACK,
             "PORT": str(self._port),

@@ -26,6 +26,7 @@ from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.processor.service import run_processor
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 DEADLINE_S = 60.0
 
@@ -34,7 +35,7 @@ DEADLINE_S = 60.0
 class Operated:
     """One ledger and its operator. Commands run beside the processor, in a thread."""
 
-    kafka: str
+    kafka: KafkaConnection
     redis_url: str
     prefix: str
     partitions: int = 2
@@ -55,7 +56,7 @@ class Operated:
     async def run(self, *arguments: str) -> Result:
         """The command's result, with this ledger as the one in the environment."""
         environment = {
-            "USAGELEDGER_KAFKA": self.kafka,
+            "USAGELEDGER_KAFKA": str(self.kafka),
             "USAGELEDGER_REDIS_URL": self.redis_url,
             "USAGELEDGER_PREFIX": self.prefix,
         }
@@ -72,7 +73,7 @@ class Operated:
     def use(self, account: str, *ids: str) -> None:
         """Report uses of 32 credits each."""
         time_ = datetime.now(UTC).isoformat()
-        producer = KafkaProducer(bootstrap_servers=self.kafka)
+        producer = KafkaProducer(**self.kafka.for_kafka_python())
         try:
             for id_ in ids:
                 data = {"feature": "genai_video", "model": "veo_3", "quantity": "1"}
@@ -139,7 +140,7 @@ class Operated:
 
 
 @pytest.fixture
-def operated(kafka: str, redis_url: str, prefix: str) -> Operated:
+def operated(kafka: KafkaConnection, redis_url: str, prefix: str) -> Operated:
     """A ledger of two partitions with its catalog published, and nothing running yet."""
     ledger = Operated(kafka, redis_url, prefix)
     ledger.publish_catalog()

@@ -19,6 +19,7 @@ from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.topics import Topics
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
 from usageledger.processor.worker import OwnerFactory, run_worker
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.process import run_process
 
 CHUNK_RECORDS = 400
@@ -110,7 +111,7 @@ async def valid_entries(
 
 
 def recording_owners(
-    kafka: str, prefix: str, made: list[RecordingOwner] | None = None, **options: Any
+    kafka: KafkaConnection, prefix: str, made: list[RecordingOwner] | None = None, **options: Any
 ) -> OwnerFactory:
     """Makes recording owners, and lists them in ``made``."""
 
@@ -126,7 +127,8 @@ def recording_owners(
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    kafka, prefix, *rest = sys.argv[1:]
+    servers, prefix, *rest = sys.argv[1:]
+    kafka = KafkaConnection(servers=servers)
     fail_at = int(rest[1]) if rest[:1] == ["fail-at-record"] else None
 
     async def choke(owner: RecordingOwner, _: list[Record]) -> None:

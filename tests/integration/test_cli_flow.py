@@ -25,6 +25,7 @@ from usageledger.domain.catalog_document import catalog_document, load_shipped_c
 from usageledger.local.processes import is_alive
 from usageledger.operations.record_sender import RECORD_BYTES_MAX
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 IDLE_TIMEOUT = "90"
 
@@ -161,7 +162,7 @@ def usageledger(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def ledger(
-    kafka: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+    kafka: KafkaConnection, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ledger]:
     """A stack in import mode on the session's servers, with HISTORY in it."""
     data = tmp_path_factory.mktemp("stack")
@@ -172,7 +173,7 @@ def ledger(
             "--data",
             str(data),
             "--kafka",
-            kafka,
+            str(kafka),
             "--redis",
             redis_url,
             "--prefix",
@@ -192,9 +193,11 @@ def ledger(
         usageledger("down", "--data", str(data))
 
 
-def test_the_ready_line_names_every_address(ledger: Ledger, kafka: str, redis_url: str) -> None:
+def test_the_ready_line_names_every_address(
+    ledger: Ledger, kafka: KafkaConnection, redis_url: str
+) -> None:
     assert (ledger.ready["kafka"], ledger.ready["redis"], ledger.ready["data"]) == (
-        kafka,
+        str(kafka),
         redis_url,
         str(ledger.data),
     )
@@ -646,7 +649,7 @@ def test_the_audit_gives_one_line_of_verdict(ledger: Ledger) -> None:
 
 
 def test_counters_that_no_owner_verifies_are_shown_with_their_date(
-    kafka: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConnection, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `down` the given servers still run: their counters are true, but may be behind."""
     prefix = f"t{uuid.uuid4().hex[:10]}"
@@ -656,7 +659,7 @@ def test_counters_that_no_owner_verifies_are_shown_with_their_date(
             "--data",
             str(tmp_path),
             "--kafka",
-            kafka,
+            str(kafka),
             "--redis",
             redis_url,
             "--prefix",
@@ -673,7 +676,7 @@ def test_counters_that_no_owner_verifies_are_shown_with_their_date(
         assert (shown["used"], shown["remaining"]) == ("32", "168")
     finally:
         assert usageledger("down", "--data", str(tmp_path)).returncode == 0
-    for name, value in {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix}.items():
+    for name, value in {"KAFKA": str(kafka), "REDIS_URL": redis_url, "PREFIX": prefix}.items():
         monkeypatch.setenv(f"USAGELEDGER_{name}", value)
     deadline_s = time.monotonic() + 30
     while (
@@ -693,11 +696,11 @@ class TestWithoutServices:
 
     @pytest.fixture(autouse=True)
     def settings(
-        self, kafka: str, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+        self, kafka: KafkaConnection, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in [name for name in os.environ if name.startswith("USAGELEDGER_")]:
             monkeypatch.delenv(name)
-        for name, value in {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix}.items():
+        for name, value in {"KAFKA": str(kafka), "REDIS_URL": redis_url, "PREFIX": prefix}.items():
             monkeypatch.setenv(f"USAGELEDGER_{name}", value)
 
     def run(self, *arguments: str, input: bytes | None = None) -> Result:

@@ -20,6 +20,7 @@ from usageledger.counters.keys import PartitionKeys
 from usageledger.limits.consumer import run_limits
 from usageledger.log.topics import Topics
 from usageledger.operations.doctor.examine import examine
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 __all__ = ["operated"]
 
@@ -73,7 +74,7 @@ def test_a_running_ledger_is_well_and_each_fault_has_its_command(
                     True,
                     True,
                 ), shown.output
-                with KafkaAdminClient(bootstrap_servers=operated.kafka) as admin:
+                with KafkaAdminClient(**operated.kafka.for_kafka_python()) as admin:
                     change = {"retention.ms": "1000000000"}
                     admin.alter_configs(
                         [
@@ -109,7 +110,9 @@ def _unowned(operated: Operated) -> bool:
 
 def test_a_server_that_does_not_answer_is_a_finding(operated: Operated) -> None:
     async def work() -> None:
-        away = Operated("127.0.0.1:9", "redis://127.0.0.1:9/0", operated.prefix)
+        away = Operated(
+            KafkaConnection(servers="127.0.0.1:9"), "redis://127.0.0.1:9/0", operated.prefix
+        )
         found = await findings(away)
         assert sorted(found) == ["broker", "redis"]
         assert all("usageledger up" in each["mend"] for some in found.values() for each in some)

@@ -20,11 +20,12 @@ from usageledger.local.gateway_place import gateway_key
 from usageledger.local.ports import free_port
 from usageledger.local.stack import Stack
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.tokens import mint_account_token
 
 
 def test_a_gateway_that_is_killed_is_started_again_and_knows_its_keys(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     stack = Stack(
         tmp_path,
@@ -53,7 +54,7 @@ def test_a_gateway_that_is_killed_is_started_again_and_knows_its_keys(
 
 
 def test_the_key_is_kept_from_others_and_is_the_same_after_a_restart(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     seen = []
     for port in (free_port(), None):
@@ -106,7 +107,12 @@ def test_no_secret_is_in_the_log_whatever_goes_wrong(gateway: RunningGateway) ->
     ],
 )
 def test_a_gateway_that_cannot_begin_says_why(
-    changes: dict[str, str], said: str, tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    changes: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    kafka: KafkaConnection,
+    redis_url: str,
+    prefix: str,
 ) -> None:
     environment = (
         _environment(tmp_path, kafka, redis_url, prefix)
@@ -121,7 +127,7 @@ def test_a_gateway_that_cannot_begin_says_why(
 
 
 def test_a_port_that_is_taken_is_named(
-    gateway: RunningGateway, tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    gateway: RunningGateway, tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     port = gateway.url.rpartition(":")[2]
     environment = _environment(tmp_path, kafka, redis_url, prefix) | {
@@ -142,8 +148,8 @@ def _command(service: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "usageledger.cli", "service", service)
 
 
-def _environment(data: Path, kafka: str, redis_url: str, prefix: str) -> dict[str, str]:
-    own = {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
+def _environment(data: Path, kafka: KafkaConnection, redis_url: str, prefix: str) -> dict[str, str]:
+    own = {"KAFKA": str(kafka), "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
     return os.environ | {f"USAGELEDGER_{name}": value for name, value in own.items()}
 
 

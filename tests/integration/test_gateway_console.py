@@ -32,6 +32,7 @@ from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import catalog_connector, publish, published_catalogs
 from usageledger.operations.ledger_inspection import LedgerConnections
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -116,7 +117,7 @@ def test_a_record_without_a_key_is_sent_again_as_it_was(
     gateway: RunningGateway, console: Console
 ) -> None:
     said = f"no event: {uuid.uuid4()}".encode()
-    producer = KafkaProducer(bootstrap_servers=gateway.addresses.kafka)
+    producer = KafkaProducer(**gateway.addresses.kafka.for_kafka_python())
     sent = producer.send(Topics(gateway.addresses.prefix).usage, said, partition=0).get(DEADLINE_S)
     producer.close()
     place = f"usage 0-{sent.offset}"
@@ -172,7 +173,7 @@ def test_an_idle_ledger_lags_in_nothing(console: Console) -> None:
 
 
 def test_where_no_broker_answers_that_is_said_within_the_bound(redis_url: str) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = KafkaConnection(servers=f"127.0.0.1:{free_port()}")
     inspector = Inspector(
         partial(LedgerConnections, nobody, redis_url, "", PublishedCatalogs(nobody, ""))
     )

@@ -25,15 +25,16 @@ from usageledger.cli import app
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.topics import create_topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.tokens import mint_account_token
 
 Announce = Callable[..., None]
 
 
 @pytest.fixture
-def announce(kafka: str, prefix: str) -> Iterator[Announce]:
+def announce(kafka: KafkaConnection, prefix: str) -> Iterator[Announce]:
     """Append limit events of a ledger, from one to another."""
-    producer = KafkaProducer(bootstrap_servers=kafka)
+    producer = KafkaProducer(**kafka.for_kafka_python())
 
     def announce(ledger: Ledger, start: int = 0, stop: int | None = None) -> None:
         sent = [
@@ -53,7 +54,9 @@ def announce(kafka: str, prefix: str) -> Iterator[Announce]:
 
 
 @pytest.fixture
-def gateway(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> Iterator[GatewayProcess]:
+def gateway(
+    kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path
+) -> Iterator[GatewayProcess]:
     """A gateway that may be killed, not started yet.
 
     There is no processor: tests announce what they like.
@@ -265,12 +268,12 @@ def test_a_stream_ends_with_its_key_and_says_so(
 
 
 def test_a_topic_that_was_made_anew_is_not_followed_and_the_gateway_says_so(
-    kafka: str, prefix: str, gateway: GatewayProcess, announce: Announce
+    kafka: KafkaConnection, prefix: str, gateway: GatewayProcess, announce: Announce
 ) -> None:
     announce(a_ledger(0, "a", *TEN))
     gateway.start()
     gateway.stop()
-    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+    with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
         admin.delete_topics([Topics(prefix).limit])
         until(lambda: Topics(prefix).limit not in admin.list_topics(), "the topic's end")
     create_topics(kafka, prefix, partitions=2)
@@ -285,7 +288,7 @@ def test_a_topic_that_was_made_anew_is_not_followed_and_the_gateway_says_so(
 
 
 def test_another_ledgers_log_of_the_same_length_is_noticed(
-    kafka: str,
+    kafka: KafkaConnection,
     redis_url: str,
     prefix: str,
     gateway: GatewayProcess,
@@ -296,7 +299,7 @@ def test_another_ledgers_log_of_the_same_length_is_noticed(
     gateway.start()
     gateway.stop()
     other = new_ledger(partitions=2)
-    producer = KafkaProducer(bootstrap_servers=kafka)
+    producer = KafkaProducer(**kafka.for_kafka_python())
     for message in messages_of(a_ledger(0, "b", "limit.threshold", *TEN))[1:]:
         producer.send(Topics(other).limit, key=message.key, value=message.value, partition=0).get(
             timeout=20

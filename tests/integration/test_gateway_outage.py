@@ -20,22 +20,23 @@ from usageledger.local.servers import wait_until_ready
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.topics import create_topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 PREFIX = "outage"
 
 
 @pytest.fixture
 def gateway(broker: KafkaServer, redis_url: str, tmp_path: Path) -> Iterator[GatewayProcess]:
-    create_topics(broker.address, PREFIX, partitions=1)
-    publish_shipped(broker.address, PREFIX, datetime.now(UTC))
-    made = GatewayProcess(broker.address, redis_url, PREFIX, tmp_path / "data")
+    create_topics(broker.connection, PREFIX, partitions=1)
+    publish_shipped(broker.connection, PREFIX, datetime.now(UTC))
+    made = GatewayProcess(broker.connection, redis_url, PREFIX, tmp_path / "data")
     made.start()
     yield made
     made.stop()
 
 
-def announce(kafka: str, ledger: Ledger, start: int, stop: int) -> None:
-    producer = KafkaProducer(bootstrap_servers=kafka)
+def announce(kafka: KafkaConnection, ledger: Ledger, start: int, stop: int) -> None:
+    producer = KafkaProducer(**kafka.for_kafka_python())
     for message in messages_of(ledger)[start:stop]:
         producer.send(Topics(PREFIX).limit, key=message.key, value=message.value, partition=0).get(
             timeout=30
@@ -59,7 +60,7 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_repo
     with Receiver().running() as receiver:
         gateway.ask("POST", "/v1/webhooks", {"url": receiver.url})
         stream = Stream(gateway, "a").opened()
-        announce(broker.address, ledger, 0, 5)
+        announce(broker.connection, ledger, 0, 5)
         until(lambda: len(stream.ids) >= 5, "the events announced before")
         assert gateway.ask("POST", "/v1/events", event).status_code == 200
         kill(broker)
@@ -76,7 +77,7 @@ def test_a_broker_that_is_killed_and_comes_back_costs_no_limit_event_and_no_repo
         )
         broker.spawn()
         wait_until_ready(broker)
-        announce(broker.address, ledger, 3, 10)
+        announce(broker.connection, ledger, 3, 10)
         until(lambda: len(stream.ids) >= 10, "the events announced after")
         assert stream.ids == ids(ledger)
         until(

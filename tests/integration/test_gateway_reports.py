@@ -23,6 +23,7 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.log.event_publisher import EventPublisher, Outgoing
 from usageledger.log.reading import entries_in, log_reader
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 
 def usage(id_: str, account: str, quantity: str = "1") -> dict[str, Any]:
@@ -91,10 +92,10 @@ def test_a_grant_reaches_the_account(gateway: RunningGateway) -> None:
 
 
 def test_where_no_broker_answers_nothing_is_said_to_be_taken(
-    kafka: str, redis_url: str, prefix: str
+    kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     async def scenario() -> None:
-        reporter = EventPublisher("127.0.0.1:1")
+        reporter = EventPublisher(KafkaConnection(servers="127.0.0.1:1"))
         record = Outgoing(Topics(prefix).usage, 0, b"a", b"{}", None)
         (sent,) = await reporter.publish([record])
         assert sent.offset is None
@@ -105,7 +106,7 @@ def test_where_no_broker_answers_nothing_is_said_to_be_taken(
 
 
 def test_a_frozen_broker_is_reported_while_frozen_and_the_event_counts_later(
-    kafka: str, redis_url: str, prefix: str, tmp_path: Path, broker_pid: int
+    kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path, broker_pid: int
 ) -> None:
     gateway = GatewayProcess(kafka, redis_url, prefix, tmp_path / "data")
     gateway.start()
@@ -125,7 +126,7 @@ def test_a_frozen_broker_is_reported_while_frozen_and_the_event_counts_later(
 
 
 @pytest.mark.partitions(1)
-def test_a_record_that_a_topic_refuses_fails_alone(kafka: str, prefix: str) -> None:
+def test_a_record_that_a_topic_refuses_fails_alone(kafka: KafkaConnection, prefix: str) -> None:
     """One is too large for the topic. Kafka accepts the other, and the record that comes after."""
 
     async def scenario() -> None:

@@ -36,13 +36,14 @@ from usageledger.log.topics import Topics
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.topics import create_topics
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 DEADLINE_S = 60.0
 START = "2026-01-03T09:00"
 
 
 def test_killed_in_the_middle_again_and_again_it_has_each_entry_once(
-    kafka: str, redis_url: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
     records = make_ledger(30_000, accounts=300).log.records
     path = tmp_path / "gateway" / HISTORY_FILE
@@ -67,7 +68,9 @@ def test_killed_in_the_middle_again_and_again_it_has_each_entry_once(
     assert content_of(path) == content(folded(records, [len(records)]))
 
 
-def test_a_file_that_is_taken_away_is_built_anew(kafka: str, prefix: str, tmp_path: Path) -> None:
+def test_a_file_that_is_taken_away_is_built_anew(
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
+) -> None:
     records = records_of(decided(f"{START} subscribe max", "+1h use chat_action"))
     append(kafka, prefix, 0, records)
     path = tmp_path / HISTORY_FILE
@@ -80,7 +83,7 @@ def test_a_file_that_is_taken_away_is_built_anew(kafka: str, prefix: str, tmp_pa
 
 
 def test_a_ledger_made_anew_has_a_history_of_its_own(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     old = records_of(
         decided(f"{START} subscribe max", *(f"+1m use chat_action {n}" for n in range(1, 20)))
@@ -98,7 +101,7 @@ def test_a_ledger_made_anew_has_a_history_of_its_own(
 
 
 def test_another_ledger_is_known_though_it_is_the_longer_one(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     old = records_of(decided(f"{START} subscribe max", "+1h use chat_action"))
     new = records_of(
@@ -116,7 +119,7 @@ def test_another_ledger_is_known_though_it_is_the_longer_one(
 
 
 def test_a_partition_with_bytes_that_are_no_entry_stops_and_the_others_go_on(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     first = records_of(decided(f"{START} subscribe max"))
     more = records_of(decided(f"{START} subscribe max", "+1h use chat_action"))
@@ -163,7 +166,7 @@ def test_a_broker_that_goes_away_is_reported_and_waited_for(redis_url: str, tmp_
 
 
 def test_the_service_reports_its_readiness_and_figures(
-    kafka: str, redis_url: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
     append(kafka, prefix, 0, records_of(decided(f"{START} subscribe max")))
     port = free_port()
@@ -184,7 +187,7 @@ def test_the_service_reports_its_readiness_and_figures(
 
 
 def test_without_a_ledger_the_service_says_what_to_do(
-    kafka: str, redis_url: str, tmp_path: Path
+    kafka: KafkaConnection, redis_url: str, tmp_path: Path
 ) -> None:
     with service(kafka, redis_url, "nobody", tmp_path) as process:
         assert process.wait(DEADLINE_S) == 1
@@ -202,11 +205,11 @@ def decided(*lines: str) -> Sequence[SealedEntry]:
     return partition.entries
 
 
-def append(kafka: str, prefix: str, partition: int, records: Sequence[Record]) -> None:
+def append(kafka: KafkaConnection, prefix: str, partition: int, records: Sequence[Record]) -> None:
     """Append records to a ledger partition as the processor would. Nobody else appends, so each
     gets the offset that it names.
     """
-    producer = KafkaProducer(bootstrap_servers=kafka, acks="all", linger_ms=20)
+    producer = KafkaProducer(**kafka.for_kafka_python(), acks="all", linger_ms=20)
     for record in records:
         producer.send(
             Topics(prefix).ledger, value=record.value, key=record.key, partition=partition
@@ -215,7 +218,7 @@ def append(kafka: str, prefix: str, partition: int, records: Sequence[Record]) -
     producer.close()
 
 
-def make_anew(kafka: str, prefix: str) -> None:
+def make_anew(kafka: KafkaConnection, prefix: str) -> None:
     topic = Topics(prefix).ledger
     with closing(admin_client(kafka)) as admin:
         admin.delete_topics([topic])
@@ -241,10 +244,14 @@ def content_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 @contextmanager
 def service(
-    kafka: str, redis_url: str, prefix: str, data: Path, more: Mapping[str, str] | None = None
+    kafka: KafkaConnection,
+    redis_url: str,
+    prefix: str,
+    data: Path,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """`usageledger service history`, killed at the end if it still runs."""
-    own = {"KAFKA": kafka, "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
+    own = {"KAFKA": str(kafka), "REDIS_URL": redis_url, "PREFIX": prefix, "DATA": str(data)}
     environment = (
         os.environ
         | {f"USAGELEDGER_{name}": value for name, value in own.items()}
@@ -274,7 +281,7 @@ def trouble_of(health: Sequence[HistoryHealth]) -> str:
 
 
 @contextmanager
-def following(kafka: str, prefix: str, path: Path) -> Iterator[list[HistoryHealth]]:
+def following(kafka: KafkaConnection, prefix: str, path: Path) -> Iterator[list[HistoryHealth]]:
     """The service in a thread, and every health report that it makes."""
     stop, loop = asyncio.Event(), asyncio.new_event_loop()
     health: list[HistoryHealth] = []

@@ -26,6 +26,7 @@ from usageledger.counters.connection import connect_blocking
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 pytestmark = pytest.mark.timeout(300)  # a stack of its own, and a dozen commands
 
@@ -64,7 +65,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imported]:
         sent = json.loads(run(data, "send", str(file), "--json"))
         assert sent["sent"] == len(history.arrivals)
         run(data, "wait-idle", "--timeout", "100")
-        with log_reader(ready["kafka"]) as reader:
+        with log_reader(KafkaConnection(servers=ready["kafka"])) as reader:
             partitions = reader.partition_count(Topics(ready["prefix"]).ledger)
         partition = partial(_partition, partitions=partitions)
         oracle = Oracle(_in_the_order_of_the_file(history.arrivals, partition), partition)
@@ -96,7 +97,7 @@ def test_every_account_agrees_with_the_oracle_at_every_moment(imported: Imported
     found = []
     redis = connect_blocking(imported.ready["redis"])
     try:
-        with log_reader(imported.ready["kafka"]) as reader:
+        with log_reader(KafkaConnection(servers=imported.ready["kafka"])) as reader:
             clock = Clock(is_importing=lambda: True)
             accounts = AccountReader(reader, redis, imported.ready["prefix"], clock)
             for name, at in rng.sample(_questions(imported.history), ASKED_IN_ALL):

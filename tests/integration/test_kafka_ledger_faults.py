@@ -16,6 +16,7 @@ from tests.integration.freezing import broker_pid, frozen
 from usageledger.ledger.records import AppendOutcomeUnknown, GroupTooLarge, KeyedValue, LedgerError
 from usageledger.log.kafka_ledger import KafkaLedgerPartition, LedgerSettings
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 __all__ = ["broker_pid"]
 
@@ -39,7 +40,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def partition(
-    kafka: str, topic: str, settings: LedgerSettings | None = None, *, number: int = 0
+    kafka: KafkaConnection, topic: str, settings: LedgerSettings | None = None, *, number: int = 0
 ) -> AsyncIterator[KafkaLedgerPartition]:
     ledger = KafkaLedgerPartition(kafka=kafka, topic=topic, partition=number, settings=settings)
     try:
@@ -57,10 +58,10 @@ async def values(ledger: KafkaLedgerPartition) -> list[bytes | None]:
 
 
 @pytest.fixture
-def narrow_topic(kafka: str, prefix: str) -> str:
+def narrow_topic(kafka: KafkaConnection, prefix: str) -> str:
     """A topic whose limit on batches is smaller than the ledger's settings say."""
     name = Topics(prefix).ledger + ".narrow"
-    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+    with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
         admin.create_topics(
             [
                 NewTopic(
@@ -75,7 +76,7 @@ def narrow_topic(kafka: str, prefix: str) -> str:
 
 
 def test_a_silent_broker_leaves_the_outcome_unknown_after_the_partitions_deadline(
-    kafka: str, prefix: str, broker_pid: int
+    kafka: KafkaConnection, prefix: str, broker_pid: int
 ) -> None:
     """Calls with longer deadlines began earlier and still wait when the others have ended."""
 
@@ -128,7 +129,7 @@ async def claimed_again(ledger: KafkaLedgerPartition) -> int:
 
 
 def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(
-    kafka: str, prefix: str, broker_pid: int
+    kafka: KafkaConnection, prefix: str, broker_pid: int
 ) -> None:
     async def work() -> None:
         async with partition(kafka, Topics(prefix).ledger) as ledger:
@@ -151,7 +152,7 @@ def test_an_append_that_is_cancelled_is_not_followed_by_another_before_a_claim(
 
 
 def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_works(
-    kafka: str, narrow_topic: str
+    kafka: KafkaConnection, narrow_topic: str
 ) -> None:
     """After that refusal the same idempotent producer fails every later batch as out of order. So
     it must have been replaced.
@@ -171,7 +172,7 @@ def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_wor
 
 def test_without_a_broker_every_call_ends_with_a_retriable_error() -> None:
     async def work() -> None:
-        async with partition("127.0.0.1:9", "ledger", IMPATIENT) as ledger:
+        async with partition(KafkaConnection(servers="127.0.0.1:9"), "ledger", IMPATIENT) as ledger:
             for call in (
                 ledger.claim(CLAIM),
                 ledger.start_offset(),
@@ -185,7 +186,9 @@ def test_without_a_broker_every_call_ends_with_a_retriable_error() -> None:
     run(work())
 
 
-def test_a_partition_that_is_not_there_is_an_error_that_names_it(kafka: str, prefix: str) -> None:
+def test_a_partition_that_is_not_there_is_an_error_that_names_it(
+    kafka: KafkaConnection, prefix: str
+) -> None:
     async def work() -> None:
         ledger = KafkaLedgerPartition(
             kafka=kafka, topic=Topics(prefix).ledger, partition=9, settings=IMPATIENT

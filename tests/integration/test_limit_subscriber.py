@@ -17,6 +17,7 @@ from tests.worlds.limits_world import Ledger
 from usageledger.log.topics import Topics
 from usageledger.operations.limit_tail import TailFailed, tail
 from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.limits import subscriber as subscriber_module
 from usageledger.sdk.limits.async_subscriber import AsyncLimitSubscriber
 from usageledger.sdk.limits.errors import HandlerFailed, SubscriberFailed
@@ -27,9 +28,9 @@ Announce = Callable[..., None]
 
 
 @pytest.fixture
-def announce(kafka: str, prefix: str) -> Iterator[Announce]:
+def announce(kafka: KafkaConnection, prefix: str) -> Iterator[Announce]:
     """Append limit events of a ledger, from one to another."""
-    producer = KafkaProducer(bootstrap_servers=kafka)
+    producer = KafkaProducer(**kafka.for_kafka_python())
 
     def announce(ledger: Ledger, start: int = 0, stop: int | None = None) -> None:
         for message in messages_of(ledger)[start:stop]:
@@ -69,7 +70,7 @@ class Heard:
 
 
 def test_a_subscriber_knows_who_was_blocked_before_it_started(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     announce(a_ledger(0, "a"))
     announce(a_ledger(1, "b"), 0, 3)
@@ -85,7 +86,7 @@ def test_a_subscriber_knows_who_was_blocked_before_it_started(
 
 
 def test_each_event_is_handed_over_once_however_often_it_is_announced(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 2)
@@ -99,7 +100,9 @@ def test_each_event_is_handed_over_once_however_often_it_is_announced(
     assert heard.ids == ["0-0-0", "0-0-1", "0-1-0", "0-2-0"]
 
 
-def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: Announce) -> None:
+def test_a_group_goes_on_where_it_left_off(
+    kafka: KafkaConnection, prefix: str, announce: Announce
+) -> None:
     """Repeats across the restart are recognised too: the group's offsets carry the address of the
     last event that was handled.
     """
@@ -123,7 +126,7 @@ def test_a_group_goes_on_where_it_left_off(kafka: str, prefix: str, announce: An
 
 
 def test_a_new_group_hears_what_there_is_if_it_asks_for_it(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     def has_heard(heard: Heard, count: int) -> bool:
         return len(heard.ids) >= count
@@ -143,7 +146,7 @@ def test_a_new_group_hears_what_there_is_if_it_asks_for_it(
     ["partitions_for_topic", "beginning_offsets", "end_offsets", "poll", "committed", "commit"],
 )
 def test_a_short_outage_ends_no_subscriber_and_repeats_nothing(
-    kafka: str,
+    kafka: KafkaConnection,
     prefix: str,
     announce: Announce,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,7 +184,7 @@ def test_a_short_outage_ends_no_subscriber_and_repeats_nothing(
 
 
 def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     ledgers = [a_ledger(0, "a"), a_ledger(1, "b")]
     instances = [
@@ -202,7 +205,7 @@ def test_the_instances_of_a_group_share_the_events_and_all_know_who_is_blocked(
 
 
 def test_a_handler_that_keeps_failing_ends_the_subscriber_and_its_event_comes_again(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     ledger = a_ledger()
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, group="app", from_beginning=True)
@@ -241,7 +244,7 @@ def test_a_handler_that_keeps_failing_ends_the_subscriber_and_its_event_comes_ag
 
 
 def test_run_returns_when_a_handler_closes_the_subscriber(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     announce(a_ledger(), 0, 2)
     subscriber = LimitSubscriber(kafka=kafka, prefix=prefix, from_beginning=True)
@@ -261,7 +264,7 @@ def test_run_returns_when_a_handler_closes_the_subscriber(
 
 
 def test_a_subscriber_knows_why_an_account_is_blocked(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     announce(a_ledger())
     with LimitSubscriber(kafka=kafka, prefix=prefix) as subscriber:
@@ -271,7 +274,7 @@ def test_a_subscriber_knows_why_an_account_is_blocked(
 
 
 def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 1)
@@ -303,7 +306,7 @@ def test_an_asyncio_app_is_told_in_order_and_its_group_goes_on_where_it_left_off
 
 
 def test_a_failing_asyncio_handler_ends_its_subscriber_and_the_event_comes_again(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     announce(a_ledger(), 0, 2)
     handled: list[str] = []
@@ -345,9 +348,9 @@ def test_a_failing_asyncio_handler_ends_its_subscriber_and_the_event_comes_again
 
 
 def test_a_record_that_is_no_limit_event_ends_the_subscriber_and_is_named(
-    kafka: str, prefix: str
+    kafka: KafkaConnection, prefix: str
 ) -> None:
-    producer = KafkaProducer(bootstrap_servers=kafka)
+    producer = KafkaProducer(**kafka.for_kafka_python())
     producer.send(Topics(prefix).limit, key=b"a", value=b"not ours", partition=1).get(timeout=20)
     producer.close(timeout=5)
     with (
@@ -359,7 +362,7 @@ def test_a_record_that_is_no_limit_event_ends_the_subscriber_and_is_named(
         list(tail(kafka, prefix, from_beginning=True, until_idle_s=1.0))
 
 
-def test_a_ledger_that_does_not_exist_is_told(kafka: str) -> None:
+def test_a_ledger_that_does_not_exist_is_told(kafka: KafkaConnection) -> None:
     with (
         pytest.raises(SubscriberFailed, match=r"no topic nobody\.limit\.events\.v1"),
         LimitSubscriber(kafka=kafka, prefix="nobody"),
@@ -370,7 +373,7 @@ def test_a_ledger_that_does_not_exist_is_told(kafka: str) -> None:
 
 
 def test_the_tail_shows_each_event_once_as_it_is(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 2)
@@ -381,7 +384,7 @@ def test_the_tail_shows_each_event_once_as_it_is(
 
 
 def test_the_tail_from_now_on_waits_for_what_comes(
-    kafka: str, prefix: str, announce: Announce
+    kafka: KafkaConnection, prefix: str, announce: Announce
 ) -> None:
     ledger = a_ledger()
     announce(ledger, 0, 2)

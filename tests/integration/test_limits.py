@@ -27,6 +27,7 @@ from usageledger.limits.announcer import (
 from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, run_limits
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics, limits_group
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 DEADLINE_S = 60.0
 
@@ -39,9 +40,9 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture
-def append(kafka: str) -> Iterator[Callable[[str, int, list[bytes]], None]]:
+def append(kafka: KafkaConnection) -> Iterator[Callable[[str, int, list[bytes]], None]]:
     """Append values to a partition of a topic."""
-    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
+    producer = KafkaProducer(**kafka.for_kafka_python(), linger_ms=5)
 
     def append(topic: str, partition: int, values: list[bytes]) -> None:
         futures = [
@@ -57,7 +58,7 @@ def append(kafka: str) -> Iterator[Callable[[str, int, list[bytes]], None]]:
 class Running:
     """A limits consumer in a thread."""
 
-    def __init__(self, kafka: str, prefix: str) -> None:
+    def __init__(self, kafka: KafkaConnection, prefix: str) -> None:
         self.stop = threading.Event()
         self.health: dict[int, PartitionHealth] = {}
         self.error: LimitsError | None = None
@@ -73,7 +74,7 @@ class Running:
         self._thread.join(timeout=DEADLINE_S)
         assert self.has_ended
 
-    def _run(self, kafka: str, prefix: str) -> None:
+    def _run(self, kafka: KafkaConnection, prefix: str) -> None:
         try:
             run_limits(kafka=kafka, prefix=prefix, stop=self.stop, on_health=self.health.update)
         except LimitsError as error:
@@ -81,7 +82,7 @@ class Running:
 
 
 @contextmanager
-def limits(kafka: str, prefix: str) -> Iterator[Running]:
+def limits(kafka: KafkaConnection, prefix: str) -> Iterator[Running]:
     running = Running(kafka, prefix)
     try:
         yield running
@@ -89,13 +90,13 @@ def limits(kafka: str, prefix: str) -> Iterator[Running]:
         running.end()
 
 
-def values_in(kafka: str, topic: str, partition: int) -> list[bytes]:
+def values_in(kafka: KafkaConnection, topic: str, partition: int) -> list[bytes]:
     with log_reader(kafka) as reader:
         end = reader.end_offset(topic, partition)
         return [record.value or b"" for record in reader.read(topic, partition, 0, end)]
 
 
-def limit_addresses(kafka: str, prefix: str, partition: int) -> list[LimitAddress]:
+def limit_addresses(kafka: KafkaConnection, prefix: str, partition: int) -> list[LimitAddress]:
     """The addresses of the limit events of a partition, repeats included."""
     return [
         read_limit_event(value)[1] for value in values_in(kafka, Topics(prefix).limit, partition)
@@ -127,8 +128,8 @@ def a_ledger(partition: int, entries: int) -> Ledger:
     return ledger
 
 
-def committed_offsets(kafka: str, prefix: str) -> dict[int, int]:
-    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+def committed_offsets(kafka: KafkaConnection, prefix: str) -> dict[int, int]:
+    with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
         group = limits_group(prefix)
         offsets: Any = admin.list_group_offsets(
             {group: [TopicPartition(Topics(prefix).ledger, partition) for partition in range(2)]}
@@ -137,7 +138,7 @@ def committed_offsets(kafka: str, prefix: str) -> dict[int, int]:
 
 
 def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
-    kafka: str, prefix: str, append: Any
+    kafka: KafkaConnection, prefix: str, append: Any
 ) -> None:
     ledgers = [a_ledger(partition, 400) for partition in range(2)]
     topics = Topics(prefix)
@@ -163,7 +164,7 @@ def test_what_entries_cross_is_announced_in_their_partition_and_in_order(
 
 
 def test_a_limit_event_follows_its_entry_before_any_poll_times_out(
-    kafka: str, prefix: str, append: Any, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConnection, prefix: str, append: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A poll may last longer here than the test waits for an event."""
     poll = KafkaLedgerFeed.poll
@@ -191,7 +192,7 @@ def test_a_limit_event_follows_its_entry_before_any_poll_times_out(
 
 
 def test_consumers_that_come_and_go_announce_everything(
-    kafka: str, prefix: str, append: Any
+    kafka: KafkaConnection, prefix: str, append: Any
 ) -> None:
     ledgers = [a_ledger(partition, 300) for partition in range(2)]
     topics = Topics(prefix)
@@ -224,7 +225,7 @@ def test_consumers_that_come_and_go_announce_everything(
 
 
 def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(
-    kafka: str, prefix: str, append: Any
+    kafka: KafkaConnection, prefix: str, append: Any
 ) -> None:
     broken, whole = Ledger(0), a_ledger(1, 50)
     broken.claim()
@@ -249,7 +250,7 @@ def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(
 
 
 def test_limit_events_that_cannot_be_read_stop_their_partition(
-    kafka: str, prefix: str, append: Any
+    kafka: KafkaConnection, prefix: str, append: Any
 ) -> None:
     append(Topics(prefix).limit, 1, [b"not ours"])
     with limits(kafka, prefix) as running:
@@ -262,7 +263,7 @@ def test_limit_events_that_cannot_be_read_stop_their_partition(
     assert "partition 1, offset 0" in str(running.error)
 
 
-def test_a_ledger_without_topics_is_an_error_that_names_one(kafka: str) -> None:
+def test_a_ledger_without_topics_is_an_error_that_names_one(kafka: KafkaConnection) -> None:
     with pytest.raises(LimitsError, match=r"there is no topic nobody\.ledger\.entries\.v1"):
         run_limits(kafka=kafka, prefix="nobody", stop=threading.Event())
 
@@ -272,7 +273,7 @@ def messages_of(ledger: Ledger) -> list[LimitMessage]:
     return [message for one in sealed if one is not None for message in limit_events(one.entry)]
 
 
-def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None:
+def test_what_is_appended_together_is_one_batch(kafka: KafkaConnection, prefix: str) -> None:
     """Kafka stores a batch whole or not at all, so a failure leaves no gap. All records of a batch
     have one time.
     """
@@ -297,7 +298,7 @@ def test_what_is_appended_together_is_one_batch(kafka: str, prefix: str) -> None
 
 
 def test_an_append_without_an_answer_fails_and_the_next_has_a_new_producer(
-    kafka: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConnection, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages = {0: messages_of(a_ledger(0, 30))}
     with log_reader(kafka) as reader:
@@ -314,7 +315,7 @@ def test_an_append_without_an_answer_fails_and_the_next_has_a_new_producer(
 
 
 def test_a_consumer_gets_its_partitions_whatever_it_knows_of_the_topic_when_it_joins(
-    kafka: str, prefix: str
+    kafka: KafkaConnection, prefix: str
 ) -> None:
     """A subscriber that joined its group before it had heard of the topic's partitions was assigned
     none, and never received an event.

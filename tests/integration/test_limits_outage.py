@@ -16,6 +16,7 @@ from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.servers import wait_until_ready
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.limits.limit_event import LimitEvent
 from usageledger.sdk.limits.subscriber import LimitSubscriber
 
@@ -42,8 +43,8 @@ def kill(server: KafkaServer) -> None:
     until(lambda: server.exit_code is not None, "the broker's end")
 
 
-def append(kafka: str, records: list[Record]) -> None:
-    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
+def append(kafka: KafkaConnection, records: list[Record]) -> None:
+    producer = KafkaProducer(**kafka.for_kafka_python(), linger_ms=5)
     try:
         for record in records:
             producer.send(Topics(PREFIX).ledger, key=record.key, value=record.value, partition=0)
@@ -53,7 +54,7 @@ def append(kafka: str, records: list[Record]) -> None:
 
 
 def test_a_broker_that_is_killed_and_comes_back_costs_no_crossing(broker: KafkaServer) -> None:
-    kafka = broker.address
+    kafka = broker.connection
     create_topics(kafka, PREFIX, partitions=1)
     ledger = a_ledger(0, 900)
     third = len(ledger.records) // 3

@@ -34,7 +34,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def append(servers: Servers, value: bytes) -> None:
-    producer = KafkaProducer(bootstrap_servers=servers.kafka)
+    producer = KafkaProducer(**servers.kafka.for_kafka_python())
     try:
         producer.send(TOPIC, key=b"acct_1", value=value, partition=0).get(timeout=30)
     finally:
@@ -42,7 +42,7 @@ def append(servers: Servers, value: bytes) -> None:
 
 
 def values(servers: Servers, count: int) -> list[bytes]:
-    consumer = KafkaConsumer(bootstrap_servers=servers.kafka, enable_auto_commit=False)
+    consumer = KafkaConsumer(**servers.kafka.for_kafka_python(), enable_auto_commit=False)
     try:
         partition = TopicPartition(TOPIC, 0)
         consumer.assign([partition])

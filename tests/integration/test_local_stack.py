@@ -27,6 +27,7 @@ from usageledger.local.servers import Backend
 from usageledger.local.stack import Stack
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.topics import create_topics, is_importing
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.settings import Settings
 
 STEADY = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -45,11 +46,12 @@ UP = """
 import sys
 from pathlib import Path
 from usageledger.local.stack import Stack
+from usageledger.runtime.kafka_connection import KafkaConnection
 kafka, redis = sys.argv[2:4]
 services = {"processor": [sys.executable, "-c", "import time; time.sleep(600)"]}
 Stack(
     Path(sys.argv[1]),
-    kafka=kafka or None,
+    kafka=KafkaConnection(servers=kafka) if kafka else None,
     redis=redis or None,
     prefix=sys.argv[4],
     partitions=2,
@@ -58,8 +60,10 @@ Stack(
 """
 
 
-def up_command(data: Path, kafka: str = "", redis: str = "", prefix: str = "") -> list[str]:
-    return [sys.executable, "-c", UP, str(data), kafka, redis, prefix]
+def up_command(
+    data: Path, kafka: KafkaConnection | None = None, redis: str = "", prefix: str = ""
+) -> list[str]:
+    return [sys.executable, "-c", UP, str(data), str(kafka or ""), redis, prefix]
 
 
 def services_of(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -141,7 +145,7 @@ def test_a_broker_that_is_killed_is_started_again_at_its_address(
 
 
 def test_given_servers_are_used_and_left_running(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     stack = Stack(
         tmp_path,
@@ -154,7 +158,7 @@ def test_given_servers_are_used_and_left_running(
     stack.start()
     try:
         status = stack.status()
-        assert (status["kafka"], status["redis"]) == (kafka, redis_url)
+        assert (status["kafka"], status["redis"]) == (str(kafka), redis_url)
         assert services_of(status)["kafka"] | {"since": ""} == {
             "name": "kafka", "pid": None, "state": "running", "restarts": 0, "since": "",
             "description": f"Kafka at {kafka}, as given", "log": None,
@@ -165,7 +169,7 @@ def test_given_servers_are_used_and_left_running(
 
 
 def test_a_crashing_service_is_reported_with_its_log_and_the_stack_comes_up(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     progress = Remembering()
     services = {"processor": CRASHING, "limits": STEADY}
@@ -186,7 +190,7 @@ def test_a_crashing_service_is_reported_with_its_log_and_the_stack_comes_up(
 
 
 def test_a_second_stack_in_one_directory_is_refused(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services={})
     stack.start()
@@ -205,7 +209,7 @@ def test_a_second_stack_in_one_directory_is_refused(
 
 
 def test_a_failure_on_the_way_up_is_raised_and_nothing_is_left_running(
-    tmp_path: Path, kafka: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, prefix: str
 ) -> None:
     def refuse(addresses: Addresses) -> None:
         raise StackError("the catalog does not fit")
@@ -228,7 +232,7 @@ def test_a_failure_on_the_way_up_is_raised_and_nothing_is_left_running(
 
 
 def test_a_port_for_the_gateway_that_is_taken_is_refused_before_anything_starts(
-    tmp_path: Path, kafka: str, redis_url: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str
 ) -> None:
     """It came up without its gateway, said "ready", and sent its user to somebody else's server."""
     with socket.create_server(("127.0.0.1", 0)) as occupied:
@@ -240,14 +244,14 @@ def test_a_port_for_the_gateway_that_is_taken_is_refused_before_anything_starts(
     assert not (tmp_path / "logs" / "gateway.log").exists()
 
 
-def test_an_address_where_nobody_answers_is_refused(tmp_path: Path, kafka: str) -> None:
+def test_an_address_where_nobody_answers_is_refused(tmp_path: Path, kafka: KafkaConnection) -> None:
     with pytest.raises(StackError, match=r"no Redis answers at redis://127.0.0.1:1/0"):
         Stack(tmp_path, kafka=kafka, redis="redis://127.0.0.1:1/0", services={}).start()
 
 
 @pytest.mark.importing
 def test_a_ledger_in_import_mode_comes_up_again_in_import_mode(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     progress = Remembering()
     stack = Stack(tmp_path, kafka=kafka, redis=redis_url, prefix=prefix, partitions=2, services={})
@@ -260,7 +264,7 @@ def test_a_ledger_in_import_mode_comes_up_again_in_import_mode(
 
 
 def test_a_live_ledger_cannot_be_brought_up_for_import(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str
 ) -> None:
     with pytest.raises(OperatorError, match="cannot go back to import mode"):
         Stack(
@@ -274,7 +278,9 @@ def test_a_live_ledger_cannot_be_brought_up_for_import(
         ).start()
 
 
-def test_a_daemon_comes_up_and_ends_when_told(tmp_path: Path, kafka: str, prefix: str) -> None:
+def test_a_daemon_comes_up_and_ends_when_told(
+    tmp_path: Path, kafka: KafkaConnection, prefix: str
+) -> None:
     progress = Remembering()
     addresses = start_detached(up_command(tmp_path, kafka, prefix=prefix), tmp_path, progress)
     status = read_status(tmp_path)
@@ -293,11 +299,15 @@ def test_a_daemon_comes_up_and_ends_when_told(tmp_path: Path, kafka: str, prefix
 
 def test_a_daemon_that_cannot_come_up_says_why(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"nobody listens at 127\.0\.0\.1:1"):
-        start_detached(up_command(tmp_path, kafka="127.0.0.1:1"), tmp_path, fetch=False)
+        start_detached(
+            up_command(tmp_path, kafka=KafkaConnection(servers="127.0.0.1:1")),
+            tmp_path,
+            fetch=False,
+        )
 
 
 def test_nothing_outlives_a_killed_supervisor_and_its_directory_can_be_used_again(
-    tmp_path: Path, kafka: str, prefix: str
+    tmp_path: Path, kafka: KafkaConnection, prefix: str
 ) -> None:
     command = up_command(tmp_path, kafka, prefix=prefix)
     start_detached(command, tmp_path)
@@ -316,7 +326,7 @@ def test_nothing_outlives_a_killed_supervisor_and_its_directory_can_be_used_agai
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stack_in_the_foreground_ends_in_order_on_a_signal(
-    tmp_path: Path, kafka: str, redis_url: str, prefix: str, number: signal.Signals
+    tmp_path: Path, kafka: KafkaConnection, redis_url: str, prefix: str, number: signal.Signals
 ) -> None:
     process = subprocess.Popen(
         up_command(tmp_path, kafka, redis_url, prefix),

@@ -17,20 +17,21 @@ from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.topics import Topics
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.topics import TopicMismatch, create_topics, go_live, is_importing
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer.events import encode, usage_recorded
 
 LONG_AGO_MS = 1_500_000_000_000
 DAY_MS = 86_400_000
 
 
-def timestamp_of_a_record_sent_as_of(kafka: str, topic: str, timestamp_ms: int) -> int:
+def timestamp_of_a_record_sent_as_of(kafka: KafkaConnection, topic: str, timestamp_ms: int) -> int:
     """Append a record with a timestamp of its own and return the timestamp that Kafka stores."""
     return int(record_sent_as_of(kafka, topic, timestamp_ms, b"{}").timestamp)
 
 
-def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -> Any:
+def record_sent_as_of(kafka: KafkaConnection, topic: str, timestamp_ms: int, value: bytes) -> Any:
     """Append a record with a timestamp of its own and return it as Kafka stores it."""
-    producer = KafkaProducer(bootstrap_servers=kafka)
+    producer = KafkaProducer(**kafka.for_kafka_python())
     try:
         sent = producer.send(topic, key=b"acct", value=value, timestamp_ms=timestamp_ms).get(
             timeout=20
@@ -38,7 +39,7 @@ def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -
     finally:
         producer.close(timeout=5)
     consumer = KafkaConsumer(
-        bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False
+        **kafka.for_kafka_python(), auto_offset_reset="earliest", enable_auto_commit=False
     )
     try:
         partition = TopicPartition(topic, sent.partition)
@@ -51,27 +52,31 @@ def record_sent_as_of(kafka: str, topic: str, timestamp_ms: int, value: bytes) -
 
 
 def test_making_topics_again_makes_nothing_and_complains_of_nothing(
-    kafka: str, prefix: str
+    kafka: KafkaConnection, prefix: str
 ) -> None:
     assert create_topics(kafka, prefix, partitions=2) == []
 
 
-def test_a_missing_topic_is_made_beside_those_that_are_there(kafka: str, prefix: str) -> None:
+def test_a_missing_topic_is_made_beside_those_that_are_there(
+    kafka: KafkaConnection, prefix: str
+) -> None:
     from kafka.admin import KafkaAdminClient
 
-    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+    with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
         admin.delete_topics([Topics(prefix).limit])
     assert create_topics(kafka, prefix, partitions=2) == [Topics(prefix).limit]
 
 
-def test_another_partition_count_is_refused_and_nothing_is_altered(kafka: str, prefix: str) -> None:
+def test_another_partition_count_is_refused_and_nothing_is_altered(
+    kafka: KafkaConnection, prefix: str
+) -> None:
     with pytest.raises(TopicMismatch, match="has 2 partitions, not 4"):
         create_topics(kafka, prefix, partitions=4)
     assert create_topics(kafka, prefix, partitions=2) == []
 
 
 def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(
-    kafka: str, prefix: str
+    kafka: KafkaConnection, prefix: str
 ) -> None:
     assert not is_importing(kafka, prefix)
     assert timestamp_of_a_record_sent_as_of(kafka, Topics(prefix).usage, LONG_AGO_MS) > LONG_AGO_MS
@@ -81,7 +86,7 @@ def test_a_live_ledger_dates_records_itself_and_cannot_be_imported_into(
 
 @pytest.mark.peer_defect("OpenMeter #5005")
 def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(
-    kafka: str, prefix: str
+    kafka: KafkaConnection, prefix: str
 ) -> None:
     """OpenMeter #5005 stamps records with the events' own times: retention then deletes late events
     that were accepted.
@@ -116,7 +121,9 @@ def test_an_event_under_an_old_date_is_counted_or_refused_and_never_gone(
 
 @pytest.mark.docker_backend
 @pytest.mark.importing
-def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: str) -> None:
+def test_an_import_keeps_dates_until_it_goes_live_for_good(
+    kafka: KafkaConnection, prefix: str
+) -> None:
     topics = Topics(prefix)
     assert is_importing(kafka, prefix)
     assert timestamp_of_a_record_sent_as_of(kafka, topics.usage, LONG_AGO_MS) == LONG_AGO_MS
@@ -138,7 +145,7 @@ def test_an_import_keeps_dates_until_it_goes_live_for_good(kafka: str, prefix: s
     ) == ("-1", "delete")
 
 
-def setting(kafka: str, topic: str, name: str) -> str:
+def setting(kafka: KafkaConnection, topic: str, name: str) -> str:
     """The broker's value of one of a topic's settings."""
     with admin_client(kafka) as admin:
         answer = admin.describe_configs(

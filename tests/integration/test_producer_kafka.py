@@ -32,13 +32,14 @@ from usageledger.local.servers import start_all
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer.sender import SenderSettings
 
 DEADLINE_S = 60.0
 PARTITIONS = 2
 
 
-def read(kafka: str, topic: str) -> dict[int, list[Record]]:
+def read(kafka: KafkaConnection, topic: str) -> dict[int, list[Record]]:
     """All records that a topic has now, by partition."""
     with log_reader(kafka) as reader:
         return {
@@ -47,7 +48,7 @@ def read(kafka: str, topic: str) -> dict[int, list[Record]]:
         }
 
 
-def values(kafka: str, topic: str) -> list[dict[str, Any]]:
+def values(kafka: KafkaConnection, topic: str) -> list[dict[str, Any]]:
     return [
         json.loads(record.value or b"")
         for records in read(kafka, topic).values()
@@ -55,7 +56,7 @@ def values(kafka: str, topic: str) -> list[dict[str, Any]]:
     ]
 
 
-def ids(kafka: str, prefix: str) -> list[str]:
+def ids(kafka: KafkaConnection, prefix: str) -> list[str]:
     return [event["id"] for event in values(kafka, Topics(prefix).usage)]
 
 
@@ -97,7 +98,7 @@ def worker(script: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_events_are_in_order_on_their_accounts_partition_and_decode(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     accounts = [f"acct_{number}" for number in range(20)]
     with UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path) as meter:
@@ -127,7 +128,7 @@ def test_events_are_in_order_on_their_accounts_partition_and_decode(
 
 
 def test_commands_are_in_the_account_topic_when_they_return(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     with AccountClient(source="billing", kafka=kafka, prefix=prefix) as client:
         client.subscribe("acct_1", "pro", time_zone="Europe/Berlin", id="evt_1")
@@ -145,7 +146,9 @@ def test_commands_are_in_the_account_topic_when_they_return(
     assert [type(event) for event in decoded] == [AccountSubscribed, UsageVoided, UsageVoided]
 
 
-def test_a_command_for_a_ledger_that_is_not_there_fails_and_may_be_repeated(kafka: str) -> None:
+def test_a_command_for_a_ledger_that_is_not_there_fails_and_may_be_repeated(
+    kafka: KafkaConnection,
+) -> None:
     """The error says how long the topic was looked for: less than a command may take."""
     with (
         AccountClient(source="billing", kafka=kafka, prefix="nowhere") as client,
@@ -157,7 +160,7 @@ def test_a_command_for_a_ledger_that_is_not_there_fails_and_may_be_repeated(kafk
 
 @pytest.mark.parametrize("killed_after", [1, 300])
 def test_a_worker_killed_while_it_sends_loses_nothing_that_it_recorded(
-    kafka: str, prefix: str, tmp_path: Path, killed_after: int
+    kafka: KafkaConnection, prefix: str, tmp_path: Path, killed_after: int
 ) -> None:
     script = """
 import itertools, os
@@ -172,7 +175,7 @@ for number in itertools.count():
     account, id = f"acct_{number % 7}", f"gen_{number}"
     print(meter.record(account=account, feature="genai_image", id=id), flush=True)
 """
-    with worker(script, K=kafka, P=prefix, S=str(tmp_path)) as process:
+    with worker(script, K=str(kafka), P=prefix, S=str(tmp_path)) as process:
         assert process.stdout is not None
         recorded = [process.stdout.readline().strip() for _ in range(killed_after)]
         process.send_signal(signal.SIGKILL)
@@ -188,7 +191,7 @@ def test_events_recorded_while_the_broker_is_down_arrive_when_it_is_back(
     """The broker is killed with events on their way, stays away while more are recorded, and comes
     back.
     """
-    kafka = own_kafka.address
+    kafka = own_kafka.connection
     create_topics(kafka, "", partitions=PARTITIONS)
     recorded: list[str] = []
 
@@ -225,7 +228,7 @@ def test_a_connection_that_is_stuck_is_replaced_without_waiting_for_it(
     """The broker is frozen with events on their way. kafka-python waits; the meter gives its
     producer up, and sends the same ids again.
     """
-    kafka = own_kafka.address
+    kafka = own_kafka.connection
     create_topics(kafka, "", partitions=PARTITIONS)
     assert own_kafka.pid is not None
     with UsageMeter(
@@ -252,7 +255,7 @@ def test_a_connection_that_is_stuck_is_replaced_without_waiting_for_it(
 
 
 def test_what_waits_when_the_process_ends_is_sent_before_it_does(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     """kafka-python closes its producers at the end of the process too. The meter must have sent
     before that.
@@ -272,13 +275,15 @@ assert meter.flush(30.0)
 for number in range(5_000):
     meter.record(account="acct_1", feature="genai_image", id=f"gen_{number}")
 """
-    with worker(script, K=kafka, P=prefix, S=str(tmp_path)) as process:
+    with worker(script, K=str(kafka), P=prefix, S=str(tmp_path)) as process:
         assert process.wait(DEADLINE_S) == 0
     assert ids(kafka, prefix) == ["first", *(f"gen_{number}" for number in range(5_000))]
     assert list(tmp_path.rglob("*.segment")) == []
 
 
-def test_events_for_topics_that_are_not_there_yet_wait_for_them(kafka: str, tmp_path: Path) -> None:
+def test_events_for_topics_that_are_not_there_yet_wait_for_them(
+    kafka: KafkaConnection, tmp_path: Path
+) -> None:
     prefix = f"late{os.getpid()}"
     with UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path) as meter:
         meter.record(account="acct_1", feature="genai_image", id="gen_1")
@@ -289,7 +294,7 @@ def test_events_for_topics_that_are_not_there_yet_wait_for_them(kafka: str, tmp_
 
 
 def test_an_event_above_the_brokers_limit_is_parked_until_the_limit_is_raised(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     set_message_bytes_max(kafka, Topics(prefix).usage, 2_000)
     settings = SenderSettings(unpark_every_s=2.0)
@@ -314,7 +319,7 @@ def test_an_event_above_the_brokers_limit_is_parked_until_the_limit_is_raised(
 
 
 def test_processes_forked_from_one_that_reports_report_on_their_own(
-    kafka: str, prefix: str, tmp_path: Path
+    kafka: KafkaConnection, prefix: str, tmp_path: Path
 ) -> None:
     """The parent has a connection and a thread when it forks, as gunicorn does with preload."""
     meter = UsageMeter(source="render", kafka=kafka, prefix=prefix, spool_directory=tmp_path)
@@ -334,8 +339,8 @@ def test_processes_forked_from_one_that_reports_report_on_their_own(
     assert ids(kafka, prefix) == every
 
 
-def set_message_bytes_max(kafka: str, topic: str, bytes_max: int) -> None:
-    with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+def set_message_bytes_max(kafka: KafkaConnection, topic: str, bytes_max: int) -> None:
+    with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
         admin.alter_configs(
             [
                 ConfigResource(

@@ -35,7 +35,7 @@ def stops(caplog: pytest.LogCaptureFixture) -> dict[int, str]:
 
 
 def truncate(operated: Operated, topic: str, partition: int, before: int) -> None:
-    with KafkaAdminClient(bootstrap_servers=operated.kafka) as admin:
+    with KafkaAdminClient(**operated.kafka.for_kafka_python()) as admin:
         admin.delete_records({TopicPartition(topic, partition): before})
 
 
@@ -149,7 +149,7 @@ def test_topics_with_more_partitions_than_the_ledger_was_made_with_stop_it(
             for partition in range(2):
                 await asyncio.to_thread(operated.use, operated.account_in(partition), "u1")
             await operated.decided(2)
-        with KafkaAdminClient(bootstrap_servers=operated.kafka) as admin:
+        with KafkaAdminClient(**operated.kafka.for_kafka_python()) as admin:
             admin.create_partitions(
                 {topic: NewPartitions(4) for topic in Topics(operated.prefix).partitioned}
             )

@@ -29,6 +29,7 @@ from usageledger.operations.audit_verdict import verdict_line
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.idleness import wait_until_idle
 from usageledger.operations.lags import lag_reader
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -40,7 +41,9 @@ DEADLINE_S = 90.0
 class Ledger:
     """One ledger with its services running; ``kill`` and ``start`` expect the name of a service."""
 
-    def __init__(self, kafka: str, redis_url: str, prefix: str, directory: Path) -> None:
+    def __init__(
+        self, kafka: KafkaConnection, redis_url: str, prefix: str, directory: Path
+    ) -> None:
         self.kafka, self.redis_url, self.prefix = kafka, redis_url, prefix
         self._directory = directory
         self._services: dict[str, subprocess.Popen[bytes]] = {}
@@ -48,7 +51,7 @@ class Ledger:
 
     def start(self, name: str) -> None:
         environment = os.environ | {
-            "USAGELEDGER_KAFKA": self.kafka,
+            "USAGELEDGER_KAFKA": str(self.kafka),
             "USAGELEDGER_REDIS_URL": self.redis_url,
             "USAGELEDGER_PREFIX": self.prefix,
         }
@@ -111,7 +114,7 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(kafka: str, redis_url: str, prefix: str, tmp_path: Path) -> Iterator[Ledger]:
+def ledger(kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path) -> Iterator[Ledger]:
     running = Ledger(kafka, redis_url, prefix, tmp_path)
     try:
         running.start("processor")
@@ -247,7 +250,7 @@ def test_every_bad_input_is_refused_with_its_reason_and_the_partition_goes_on(
             ),
         ),
     ]
-    producer = KafkaProducer(bootstrap_servers=ledger.kafka)
+    producer = KafkaProducer(**ledger.kafka.for_kafka_python())
     topic = Topics(ledger.prefix).usage
     try:
         for _, value in bad:

@@ -34,6 +34,7 @@ from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.health import WorkerHealth
 from usageledger.processor.inputs import Source
 from usageledger.processor.worker import OwnerFactory, WorkerFailed, group_of, run_worker
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 __all__ = ["broker_pid"]
 
@@ -45,14 +46,14 @@ class Stream:
     recorded once, in order.
     """
 
-    def __init__(self, kafka: str, prefix: str, partitions: int) -> None:
+    def __init__(self, kafka: KafkaConnection, prefix: str, partitions: int) -> None:
         self.kafka, self.topics, self.partitions = kafka, Topics(prefix), partitions
         self.sent = {(source, partition): 0 for source in Source for partition in range(partitions)}
 
     def send(self, count: int, *, source: Source = Source.USAGE, size: int = 0) -> None:
         """Send a number of events to each partition of an input, with ``size`` bytes of padding."""
         topic = self.topics.usage if source is Source.USAGE else self.topics.account
-        producer = KafkaProducer(bootstrap_servers=self.kafka, linger_ms=5)
+        producer = KafkaProducer(**self.kafka.for_kafka_python(), linger_ms=5)
         try:
             for partition in range(self.partitions):
                 first = self.sent[source, partition]
@@ -73,7 +74,7 @@ class Stream:
         sent in.
         """
         producer = KafkaProducer(
-            bootstrap_servers=self.kafka, transactional_id=f"{self.topics.prefix}-transactions"
+            **self.kafka.for_kafka_python(), transactional_id=f"{self.topics.prefix}-transactions"
         )
         try:
             producer.init_transactions()
@@ -114,7 +115,7 @@ class Stream:
     def group_offsets(self) -> dict[tuple[Source, int], int]:
         """The offsets that the consumer group has committed, as lag tools see them."""
         sources = {self.topics.usage: Source.USAGE, self.topics.account: Source.ACCOUNT}
-        with KafkaAdminClient(bootstrap_servers=self.kafka) as admin:
+        with KafkaAdminClient(**self.kafka.for_kafka_python()) as admin:
             listed = admin.list_group_offsets(group_of(self.topics.prefix))
         offsets = listed[group_of(self.topics.prefix)]
         return {
@@ -131,7 +132,7 @@ class Stream:
 
 
 @pytest.fixture
-def stream(kafka: str, prefix: str, request: pytest.FixtureRequest) -> Stream:
+def stream(kafka: KafkaConnection, prefix: str, request: pytest.FixtureRequest) -> Stream:
     marked = request.node.get_closest_marker("partitions")
     return Stream(kafka, prefix, marked.args[0] if marked else 2)
 
@@ -220,7 +221,7 @@ def test_a_new_worker_goes_on_from_the_ledger_and_not_from_group_offsets(
         async with worker(stream) as first:
             await stream.all_recorded()
             await first.stop()
-        misled = KafkaAdminClient(bootstrap_servers=stream.kafka)
+        misled = KafkaAdminClient(**stream.kafka.for_kafka_python())
         misled.delete_groups([group_of(stream.topics.prefix)])
         misled.close()
         stream.send(500)
@@ -334,7 +335,7 @@ def test_a_partition_that_stops_with_a_reason_leaves_the_others_running(stream: 
 
 
 def test_a_position_that_the_topic_does_not_hold_stops_the_partition_and_says_so(
-    kafka: str, stream: Stream
+    kafka: KafkaConnection, stream: Stream
 ) -> None:
     """A topic was created again under a ledger that has decided more than the topic holds."""
     reasons: list[str] = []
@@ -386,7 +387,7 @@ def test_records_that_vanish_unread_stop_the_partition_and_not_the_worker(
             await until(
                 lambda: running.owners and all(owner.records_seen for owner in running.owners)
             )
-            with KafkaAdminClient(bootstrap_servers=stream.kafka) as admin:
+            with KafkaAdminClient(**stream.kafka.for_kafka_python()) as admin:
                 admin.delete_records({TopicPartition(stream.topics.usage, 0): 19_990})
             gate.set()
             await until(lambda: running.states() == {0: "stopped", 1: "running"})
@@ -429,7 +430,7 @@ def test_a_worker_outlasts_a_broker_that_is_silent_for_longer_than_a_session(
 
 def test_without_a_broker_the_worker_ends_and_says_so(stream: Stream) -> None:
     async def work() -> None:
-        nowhere = Stream("127.0.0.1:9", stream.topics.prefix, 2)
+        nowhere = Stream(KafkaConnection(servers="127.0.0.1:9"), stream.topics.prefix, 2)
         async with worker(nowhere) as running:
             with pytest.raises(WorkerFailed, match="Unable to bootstrap"):
                 await asyncio.wait_for(running.task, 40)
@@ -513,9 +514,11 @@ def test_an_exception_in_an_owner_ends_the_worker_with_its_cause(stream: Stream)
     run(work())
 
 
-def test_inputs_that_do_not_come_in_pairs_end_the_worker(kafka: str, stream: Stream) -> None:
+def test_inputs_that_do_not_come_in_pairs_end_the_worker(
+    kafka: KafkaConnection, stream: Stream
+) -> None:
     async def work() -> None:
-        with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+        with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
             admin.create_partitions({stream.topics.usage: NewPartitions(total_count=3)})
         async with worker(stream) as running:
             with pytest.raises(
@@ -528,10 +531,10 @@ def test_inputs_that_do_not_come_in_pairs_end_the_worker(kafka: str, stream: Str
 
 
 def test_no_topic_is_made_and_no_file_written(
-    kafka: str, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConnection, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def topics() -> set[str]:
-        with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+        with KafkaAdminClient(**kafka.for_kafka_python()) as admin:
             return set(admin.list_topics()) - {"__consumer_offsets"}
 
     monkeypatch.chdir(tmp_path)
@@ -557,7 +560,7 @@ def start(stream: Stream, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
             sys.executable,
             "-m",
             "tests.integration.recording_owner",
-            stream.kafka,
+            str(stream.kafka),
             stream.topics.prefix,
             *arguments,
         ]

@@ -20,6 +20,7 @@ from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 Progress = Callable[[int, int], None]
 """Called every 2,000 ledger records with how many have been read, of how many."""
@@ -50,7 +51,7 @@ class AuditReport:
 
 
 def verify(
-    kafka: str, redis_url: str, prefix: str = "", progress: Progress | None = None
+    kafka: KafkaConnection, redis_url: str, prefix: str = "", progress: Progress | None = None
 ) -> AuditReport:
     """Audit a whole ledger, partition by partition. It may be running.
 

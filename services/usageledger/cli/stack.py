@@ -11,6 +11,7 @@ import typer
 
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 if TYPE_CHECKING:
     from usageledger.local.addresses import Addresses
@@ -119,7 +120,7 @@ def up(
         return
     stack = Stack(
         directory,
-        kafka=kafka,
+        kafka=None if kafka is None else KafkaConnection.from_environment(kafka),
         redis=redis,
         backend=backend,
         importing=importing,
@@ -279,7 +280,7 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     descriptions = read_status(addresses.data).get("took", {})
     if as_json:
         found = {
-            "kafka": addresses.kafka,
+            "kafka": str(addresses.kafka),
             "redis": addresses.redis_url,
             "data": str(addresses.data),
             "prefix": addresses.prefix,
@@ -315,17 +316,21 @@ def _lags_and_partitions(
     from usageledger.operations.errors import OperatorError
     from usageledger.operations.lags import history_lag, lag_reader, service_lags
     from usageledger.operations.partition_states import partition_states
+    from usageledger.runtime.kafka_connection import KafkaConnectionError
 
     try:
         with lag_reader(
-            found["kafka"], found["redis"], found.get("prefix", ""), timeout_ms=LAG_TIMEOUT_MS
+            KafkaConnection.from_json(found["kafka_connection"]),
+            found["redis"],
+            found.get("prefix", ""),
+            timeout_ms=LAG_TIMEOUT_MS,
         ) as reader:
             lags = reader.look()
             history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
             return service_lags(lags) | {"history": history}, partition_states(
                 lags, reader.owner_reports()
             )
-    except (KafkaError, ViewError, OperatorError) as error:
+    except (KafkaError, KafkaConnectionError, ViewError, OperatorError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be read: {error}")
         return {}, []
 

@@ -42,6 +42,7 @@ from usageledger.log.import_mode import ImportMode
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
 from usageledger.operations.ledger_inspection import LedgerConnections
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.tasks import is_being_cancelled
 from usageledger.sdk.tokens import split_key
 
@@ -67,7 +68,7 @@ class GatewayOptions:
     ``key`` is an app key that works from the start, with every scope.
     """
 
-    kafka: str
+    kafka: KafkaConnection
     redis_url: str
     prefix: str
     data: Path

@@ -25,6 +25,7 @@ from usageledger.log.follower import NOT_LET_IN, TRANSIENT, TopicFollower
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.telemetry import Figure, Report
 
 POLL_MS = 200
@@ -100,7 +101,12 @@ OnHealth = Callable[[HistoryHealth], None]
 
 
 async def run_history(
-    *, kafka: str, prefix: str, path: Path, stop: asyncio.Event, on_health: OnHealth | None = None
+    *,
+    kafka: KafkaConnection,
+    prefix: str,
+    path: Path,
+    stop: asyncio.Event,
+    on_health: OnHealth | None = None,
 ) -> None:
     """Fold the ledger into the file until ``stop`` is set, and call ``on_health`` at each step.
 

@@ -29,6 +29,7 @@ from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics, limits_group
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.telemetry import Report
 
 APPEND_TIMEOUT_S = 30.0
@@ -48,7 +49,7 @@ REPORT_EVERY_S = 1.0
 
 def run_limits(
     *,
-    kafka: str,
+    kafka: KafkaConnection,
     prefix: str,
     stop: threading.Event,
     on_health: OnHealth | None = None,
@@ -116,13 +117,18 @@ class KafkaLedgerFeed:
     """
 
     def __init__(
-        self, kafka: str, topics: Topics, group: str, reader: LogReader, partition_count: int
+        self,
+        kafka: KafkaConnection,
+        topics: Topics,
+        group: str,
+        reader: LogReader,
+        partition_count: int,
     ) -> None:
         self._topic = topics.ledger
         self._reader = reader
         self._consumer = KafkaConsumer(
             topics.ledger,
-            bootstrap_servers=kafka.split(","),
+            **kafka.for_kafka_python(),
             client_id="usageledger-limits",
             group_id=group,
             partition_assignment_strategy=[
@@ -215,7 +221,7 @@ class KafkaLedgerFeed:
 class KafkaLimitLog:
     """See `LimitLog`."""
 
-    def __init__(self, kafka: str, topics: Topics, reader: LogReader) -> None:
+    def __init__(self, kafka: KafkaConnection, topics: Topics, reader: LogReader) -> None:
         self._kafka = kafka
         self._topic = topics.limit
         self._reader = reader
@@ -300,9 +306,9 @@ class KafkaLimitLog:
             producer.close(timeout=0)
 
 
-def _producer(kafka: str) -> Any:
+def _producer(kafka: KafkaConnection) -> Any:
     return KafkaProducer(
-        bootstrap_servers=kafka.split(","),
+        **kafka.for_kafka_python(),
         client_id="usageledger-limits",
         acks="all",
         enable_idempotence=True,

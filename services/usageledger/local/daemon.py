@@ -22,6 +22,7 @@ from usageledger.local.kafka_jars import fetch_jars
 from usageledger.local.processes import ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
 
 STATUS_FILE = "status.json"
@@ -168,7 +169,11 @@ def _wait_for_daemon(
             # The daemon outlives this process: without this, Popen would warn of a running child.
             daemon.returncode = 0
             return Addresses(
-                stack["kafka"], stack["redis"], stack["prefix"], data, stack.get("gateway", "")
+                KafkaConnection.from_json(stack["kafka_connection"]),
+                stack["redis"],
+                stack["prefix"],
+                data,
+                stack.get("gateway", ""),
             )
         if daemon.poll() is not None:
             reason = stack.get("error") or "\n".join(last_lines(log, 15))

@@ -29,6 +29,7 @@ from usageledger.local.processes import last_lines
 from usageledger.local.progress import Progress
 from usageledger.local.redis_server import answers_ping, redis_configuration
 from usageledger.operations.kafka_probe import broker_is_ready
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 KAFKA_IMAGE_VARIABLE, KAFKA_IMAGE = "USAGELEDGER_KAFKA_IMAGE", "apache/kafka:4.4.0"
 REDIS_IMAGE_VARIABLE, REDIS_IMAGE = "USAGELEDGER_REDIS_IMAGE", "valkey/valkey:9"
@@ -268,7 +269,7 @@ class KafkaRecipe:
         )
 
     def serves(self, port: int) -> bool:
-        return broker_is_ready(self.address(port))
+        return broker_is_ready(KafkaConnection(servers=self.address(port)))
 
     def address(self, port: int) -> str:
         return f"{LOOPBACK}:{port}"

@@ -16,6 +16,7 @@ from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
 from usageledger.local.processes import ChildProcess, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.operations.kafka_probe import broker_is_ready
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 FORMAT_TIMEOUT_S = 120.0
 READY_TIMEOUT_S = 120.0
@@ -42,6 +43,11 @@ class KafkaServer:
     def address(self) -> str:
         """``host:port`` for clients; known once prepared."""
         return f"{LOOPBACK}:{self._port}"
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """How clients connect; known once prepared."""
+        return KafkaConnection(servers=self.address)
 
     @property
     def description(self) -> str:
@@ -92,7 +98,7 @@ class KafkaServer:
         return (
             self.pid is not None
             and accepts_connections(self._port)
-            and broker_is_ready(self.address)
+            and broker_is_ready(self.connection)
         )
 
     def stop(self, timeout_s: float) -> None:

@@ -19,6 +19,7 @@ from usageledger.local.kafka_server import KafkaServer
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.redis_server import RedisServer
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 Backend = Literal["packages", "docker"]
 STOP_TIMEOUT_S = 30.0
@@ -79,7 +80,7 @@ class Server(Protocol):
 class Servers:
     """A running Kafka (``host:port``) and Redis (URL), and a description of both."""
 
-    kafka: str
+    kafka: KafkaConnection
     redis_url: str
     description: str
     parts: tuple[Server, ...]
@@ -103,7 +104,10 @@ def start_servers(
     kafka, redis = make_kafka(directory, backend), make_redis(directory, backend)
     start_all((kafka, redis), progress)
     return Servers(
-        kafka.address, redis.address, f"{kafka.description}, {redis.description}", (kafka, redis)
+        KafkaConnection(servers=kafka.address),
+        redis.address,
+        f"{kafka.description}, {redis.description}",
+        (kafka, redis),
     )
 
 

@@ -30,6 +30,7 @@ from usageledger.local.supervisor import Supervisor
 from usageledger.local.units import GivenServer, Service, check_given_kafka, check_given_redis
 from usageledger.operations.errors import StopRequested
 from usageledger.operations.topics import PARTITIONS, create_topics, go_live, ledger_mode
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.settings import STACK_FILE
 
 TELEMETRY_PORTS_FILE = "telemetry_ports.json"
@@ -50,7 +51,7 @@ class Stack:
 
     A directory has one stack at a time, and an object is started once.
 
-    ``kafka`` (``host:port``) and ``redis`` (a URL) are servers that others run. A server that is
+    ``kafka`` and ``redis`` (a URL) are servers that others run. A server that is
     not given is run here, by ``backend``. ``port`` is the gateway's, by default a free one.
     ``prepare`` is called once the topics exist, before any service starts. ``services`` are the
     commands to keep running; they get the addresses in ``USAGELEDGER_…`` variables.
@@ -60,7 +61,7 @@ class Stack:
         self,
         data: Path,
         *,
-        kafka: str | None = None,
+        kafka: KafkaConnection | None = None,
         redis: str | None = None,
         backend: Backend = "packages",
         importing: bool = False,
@@ -71,7 +72,8 @@ class Stack:
         services: Mapping[str, Sequence[str]] = SERVICES,
     ) -> None:
         self.data = data.resolve()
-        self._given = {"kafka": kafka, "redis": redis}
+        self._given_kafka = kafka
+        self._given = {"kafka": None if kafka is None else str(kafka), "redis": redis}
         self._backend: Backend = backend
         self._importing = importing
         self._partitions = partitions
@@ -208,7 +210,8 @@ class Stack:
         )
         for server in servers:
             supervisor.adopt(server)
-        kafka, redis = (server.address for server in servers)
+        address, redis = (server.address for server in servers)
+        kafka = self._given_kafka or KafkaConnection(servers=address)
         gateway = (
             gateway_address(self._port or gateway_port(self.data))
             if GATEWAY in self._services
@@ -216,7 +219,8 @@ class Stack:
         )
         self._addresses = Addresses(kafka, redis, self._prefix, self.data, gateway)
         self._publish(
-            kafka=kafka,
+            kafka=str(kafka),
+            kafka_connection=kafka.as_json(),
             redis=redis,
             gateway=gateway,
             took={server.name: server.description for server in servers},
@@ -252,12 +256,12 @@ class Stack:
         return (make_kafka if name == "kafka" else make_redis)(self.data, self._backend)
 
     def _check_given(self, progress: Progress) -> None:
-        if self._given["kafka"] is not None:
-            check_given_kafka(self._given["kafka"])
+        if self._given_kafka is not None:
+            check_given_kafka(self._given_kafka)
         if self._given["redis"] is not None:
             check_given_redis(self._given["redis"], progress)
 
-    def _make_topics(self, kafka: str, progress: Progress) -> None:
+    def _make_topics(self, kafka: KafkaConnection, progress: Progress) -> None:
         """Make the topics. An existing ledger keeps its mode: only a new one enters import mode."""
         mode = ledger_mode(kafka, self._prefix)
         if mode == "going_live":
@@ -299,7 +303,6 @@ class Stack:
 
     def _environment(self, addresses: Addresses) -> dict[str, str]:
         own = {
-            "KAFKA": addresses.kafka,
             "REDIS_URL": addresses.redis_url,
             "PREFIX": addresses.prefix,
             "DATA": str(addresses.data),
@@ -307,6 +310,7 @@ class Stack:
         return (
             os.environ
             | {f"USAGELEDGER_{name}": value for name, value in own.items()}
+            | addresses.kafka.as_environment()
             | {"PYTHONUNBUFFERED": "1"}
         )
 

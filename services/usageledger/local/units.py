@@ -11,6 +11,7 @@ from usageledger.local.ports import accepts_connections
 from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Progress
 from usageledger.operations.kafka_probe import admin_client
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 READY_AFTER_S = 1.0
 
@@ -94,17 +95,17 @@ class GivenServer:
         return []
 
 
-def check_given_kafka(bootstrap: str) -> None:
-    """Check that a broker answers at ``bootstrap``. Raises StackError if none does.
+def check_given_kafka(kafka: KafkaConnection) -> None:
+    """Check that a broker answers at ``kafka``. Raises StackError if none does.
 
-    ``bootstrap`` is ``host:port``, or several with commas between them.
+    ``kafka`` is ``host:port``, or several with commas between them.
     """
-    if not any(_listens(address) for address in bootstrap.split(",")):
+    if not any(_listens(address) for address in kafka.addresses):
         raise StackError(
-            f"nobody listens at {bootstrap}: is the address of the Kafka broker right (HOST:PORT), "
+            f"nobody listens at {kafka}: is the address of the Kafka broker right (HOST:PORT), "
             "and does it run?"
         )
-    admin_client(bootstrap, timeout_ms=10_000).close()
+    admin_client(kafka, timeout_ms=10_000).close()
 
 
 def check_given_redis(url: str, progress: Progress) -> None:

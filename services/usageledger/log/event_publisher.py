@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     BrokerResponseError,
     KafkaError,
@@ -15,7 +14,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from usageledger.log.aiokafka_clients import new_producer
 from usageledger.log.producer_end import end_producer
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ACKNOWLEDGED_WITHIN_S = 5.0
 LINGER_MS = 2
@@ -50,7 +51,7 @@ Publish = Callable[[Sequence[Outgoing]], Awaitable[Sequence[Sent]]]
 class EventPublisher:
     """One idempotent producer, made with the first event and made anew after it has failed."""
 
-    def __init__(self, kafka: str) -> None:
+    def __init__(self, kafka: KafkaConnection) -> None:
         self._kafka = kafka
         self._producer: Any = None
         self._starting = asyncio.Lock()
@@ -93,8 +94,8 @@ class EventPublisher:
     async def _ready_producer(self) -> Any:
         async with self._starting:
             if self._producer is None:
-                producer = AIOKafkaProducer(
-                    bootstrap_servers=self._kafka,
+                producer = new_producer(
+                    self._kafka,
                     client_id="usageledger-gateway",
                     acks="all",
                     enable_idempotence=True,

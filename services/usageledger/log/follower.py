@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import kafka.errors
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import (
     AuthenticationFailedError,
     KafkaError,
@@ -23,6 +23,8 @@ from aiokafka.errors import (
 )
 
 from usageledger.ledger.records import Bounds, Record
+from usageledger.log.aiokafka_clients import new_consumer
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.tasks import is_being_cancelled
 
 CLOSE_TIMEOUT_S = 1.0
@@ -61,7 +63,7 @@ class TopicFollower:
 
     def __init__(
         self,
-        kafka: str,
+        kafka: KafkaConnection,
         topic: str,
         *,
         client_id: str,
@@ -75,7 +77,6 @@ class TopicFollower:
         self._answer_within_s = answer_within_s
         self._records_per_poll_max = records_per_poll_max
         self._options = {
-            "bootstrap_servers": kafka,
             "client_id": client_id,
             "auto_offset_reset": "none",
             "enable_auto_commit": False,
@@ -97,7 +98,7 @@ class TopicFollower:
         self._partitions = [
             TopicPartition(self.topic, partition) for partition in range(partition_count)
         ]
-        self._consumer = AIOKafkaConsumer(**self._options)
+        self._consumer = new_consumer(self.kafka, **self._options)
         self._consumer.assign(self._partitions)
         self._connected_s = time.time()
         with _stalled_if_cancelled():

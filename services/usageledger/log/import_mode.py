@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
+from usageledger.log.aiokafka_clients import new_admin
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 POLL_INTERVAL_S = 1.0
 ASK_TIMEOUT_S = 10.0
@@ -26,7 +27,7 @@ class ImportMode:
     ``is_on`` may lag behind by a second or so; until then nothing is decided too early.
     """
 
-    def __init__(self, kafka: str, topics: Topics) -> None:
+    def __init__(self, kafka: KafkaConnection, topics: Topics) -> None:
         self._kafka = kafka
         self._topics = topics
         self._is_on = True
@@ -38,7 +39,7 @@ class ImportMode:
     async def ask(self) -> None:
         """Ask once. Raises KafkaError or TimeoutError where the broker does not answer."""
         async with asyncio.timeout(ASK_TIMEOUT_S):
-            admin = AIOKafkaAdminClient(bootstrap_servers=self._kafka)
+            admin = new_admin(self._kafka)
             await admin.start()
             try:
                 asked = [

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
@@ -35,8 +35,10 @@ from usageledger.ledger.records import (
     RecordsMissing,
     Superseded,
 )
+from usageledger.log.aiokafka_clients import new_consumer, new_producer
 from usageledger.log.packing import pack
 from usageledger.log.producer_end import end_producer
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 _UNKNOWN_OFFSET = -1
 _POLL_MS = 500
@@ -67,7 +69,12 @@ class KafkaLedgerPartition:
     """
 
     def __init__(
-        self, *, kafka: str, topic: str, partition: int, settings: LedgerSettings | None = None
+        self,
+        *,
+        kafka: KafkaConnection,
+        topic: str,
+        partition: int,
+        settings: LedgerSettings | None = None,
     ) -> None:
         self._kafka = kafka
         self._topic_partition = TopicPartition(topic, partition)
@@ -179,8 +186,8 @@ class KafkaLedgerPartition:
 
     async def _start_producer(self) -> Any:
         settings = self._settings
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._kafka,
+        producer = new_producer(
+            self._kafka,
             client_id=f"usageledger-ledger-{self._topic_partition.partition}",
             acks="all",
             enable_idempotence=True,
@@ -268,8 +275,8 @@ class KafkaLedgerPartition:
         """A consumer of this partition alone, in no group, that refuses to jump when its place is
         not there.
         """
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._kafka,
+        consumer = new_consumer(
+            self._kafka,
             client_id=f"usageledger-ledger-{self._topic_partition.partition}",
             auto_offset_reset="none",
             enable_auto_commit=False,

@@ -12,6 +12,7 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.ledger.adoption import NONE_ADOPTED, adopted_catalogs
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 
 class PublishedCatalogs:
@@ -21,7 +22,7 @@ class PublishedCatalogs:
     open already. Blocking; may be shared by threads, but for one over an open reader.
     """
 
-    def __init__(self, kafka: str | LogReader, prefix: str) -> None:
+    def __init__(self, kafka: KafkaConnection | LogReader, prefix: str) -> None:
         self._kafka = kafka
         self._topics = Topics(prefix)
         self._turn = threading.Lock()

@@ -12,6 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.ledger.records import Record
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 TIMEOUT_MS = 30_000
 POLL_MS = 200
@@ -25,13 +26,13 @@ class LogUnreadable(Exception):
 class LogReader:
     """One consumer that reads any partition of one Kafka. Not thread-safe; close it."""
 
-    def __init__(self, kafka: str, *, timeout_ms: int = TIMEOUT_MS) -> None:
+    def __init__(self, kafka: KafkaConnection, *, timeout_ms: int = TIMEOUT_MS) -> None:
         """``timeout_ms``: how long to wait for a connection, for an answer, and for a read's next
         records.
         """
         self._timeout_ms = timeout_ms
         self._consumer = KafkaConsumer(
-            bootstrap_servers=kafka,
+            **kafka.for_kafka_python(),
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_poll_records=RECORDS_PER_POLL,
@@ -116,7 +117,7 @@ class LogReader:
 
 
 @contextmanager
-def log_reader(kafka: str) -> Iterator[LogReader]:
+def log_reader(kafka: KafkaConnection) -> Iterator[LogReader]:
     """A reader that is closed at the end."""
     reader = LogReader(kafka)
     try:

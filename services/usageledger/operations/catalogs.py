@@ -21,6 +21,7 @@ from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.lags import LookAtLags
 from usageledger.operations.topics import MIB
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer.events import format_time
 from usageledger.sdk.producer.publisher import Connect, PublishError
 
@@ -71,21 +72,21 @@ def published_catalogs(reader: LogReader, prefix: str) -> AdoptedCatalogs:
     )
 
 
-def catalog_connector(kafka: str, prefix: str) -> Connect:
+def catalog_connector(kafka: KafkaConnection, prefix: str) -> Connect:
     """A function that connects to a ledger's catalog topic."""
     from usageledger.sdk.producer.kafka_publisher import connector_to
 
     return connector_to(kafka, {"max_request_size": 8 * MIB})(Topics(prefix).catalog)
 
 
-def publish_to(kafka: str, prefix: str, catalog: Catalog, now: datetime) -> Publication:
+def publish_to(kafka: KafkaConnection, prefix: str, catalog: Catalog, now: datetime) -> Publication:
     """Publish a catalog to a ledger. Raises as `publish` and `published_catalogs` do."""
     with log_reader(kafka) as reader:
         published = published_catalogs(reader, prefix)
     return publish(catalog_connector(kafka, prefix), catalog, published, now)
 
 
-def publish_shipped(kafka: str, prefix: str, now: datetime) -> bool:
+def publish_shipped(kafka: KafkaConnection, prefix: str, now: datetime) -> bool:
     """Publish the shipped catalog if the topic is empty. Returns whether it was."""
     with log_reader(kafka) as reader:
         if reader.end_offset(Topics(prefix).catalog, 0) > 0:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from usageledger.operations.errors import OperatorError
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 PROBE_TIMEOUT_MS = 5_000
 
 
-def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
+def admin_client(kafka: KafkaConnection, *, timeout_ms: int = 30_000) -> Any:
     """kafka-python's admin client, connected; a context manager.
 
     Raises OperatorError if no broker answers in time.
@@ -19,15 +20,15 @@ def admin_client(bootstrap: str, *, timeout_ms: int = 30_000) -> Any:
     from usageledger.log.admin import connect_admin
 
     try:
-        return connect_admin(bootstrap, timeout_ms=timeout_ms)
+        return connect_admin(kafka, timeout_ms=timeout_ms)
     except KafkaError as error:
         raise OperatorError(
-            f"no Kafka broker answers at {bootstrap} ({error}): check the address, and whether the "
+            f"no Kafka broker answers at {kafka} ({error}): check the address, and whether the "
             "broker runs"
         ) from error
 
 
-def broker_is_ready(bootstrap: str) -> bool:
+def broker_is_ready(kafka: KafkaConnection) -> bool:
     """Whether a broker answers and is registered with its controller.
 
     Before it is registered no topic can be made.
@@ -35,7 +36,7 @@ def broker_is_ready(bootstrap: str) -> bool:
     from kafka.errors import KafkaError
 
     try:
-        with admin_client(bootstrap, timeout_ms=PROBE_TIMEOUT_MS) as admin:
+        with admin_client(kafka, timeout_ms=PROBE_TIMEOUT_MS) as admin:
             return bool(admin.describe_cluster()["brokers"])
     except (OperatorError, KafkaError):
         return False

@@ -19,6 +19,7 @@ from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics, limits_group
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.ledger_entries import ledger_partitions
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 What = Literal["usage", "account", "catalog", "limits"]
 
@@ -155,7 +156,7 @@ class LagReader:
 
 @contextmanager
 def lag_reader(
-    kafka: str, redis_url: str, prefix: str, *, timeout_ms: int = 30_000
+    kafka: KafkaConnection, redis_url: str, prefix: str, *, timeout_ms: int = 30_000
 ) -> Iterator[LagReader]:
     """A lag reader with connections of its own.
 

@@ -27,6 +27,7 @@ from usageledger.log.topics import Topics
 from usageledger.operations.lags import LagReader, LedgerLags
 from usageledger.operations.partition_states import PartitionState, partition_states
 from usageledger.operations.refusals import refused_records
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 KAFKA_TIMEOUT_MS = 4_000
 
@@ -56,7 +57,7 @@ class LedgerConnections:
     """
 
     def __init__(
-        self, kafka: str, redis_url: str, prefix: str, catalogs: PublishedCatalogs
+        self, kafka: KafkaConnection, redis_url: str, prefix: str, catalogs: PublishedCatalogs
     ) -> None:
         self._prefix = prefix
         self._topics = Topics(prefix)

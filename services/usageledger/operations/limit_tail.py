@@ -10,6 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 POLL_MS = 200
 
@@ -19,7 +20,7 @@ class TailFailed(Exception):
 
 
 def tail(
-    kafka: str, prefix: str, from_beginning: bool, until_idle_s: float | None
+    kafka: KafkaConnection, prefix: str, from_beginning: bool, until_idle_s: float | None
 ) -> Iterator[dict[str, Any]]:
     """Yield limit events as CloudEvents, each once, in each partition's order.
 
@@ -28,7 +29,7 @@ def tail(
     """
     topic = Topics(prefix).limit
     consumer = KafkaConsumer(
-        bootstrap_servers=kafka.split(","),
+        **kafka.for_kafka_python(),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,

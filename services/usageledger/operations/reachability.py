@@ -8,17 +8,18 @@ from __future__ import annotations
 import socket
 
 from usageledger.operations.errors import OperatorError
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 CONNECT_TIMEOUT_S = 3.0
 
 
-def require_listener(kafka: str) -> None:
+def require_listener(kafka: KafkaConnection) -> None:
     """Return if a connection to one of these addresses (``host:port,host:port``) can be made.
 
     Raises OperatorError otherwise.
     """
     problems = []
-    for address in kafka.split(","):
+    for address in kafka.addresses:
         host, _, port = address.strip().rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()

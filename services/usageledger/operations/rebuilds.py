@@ -16,11 +16,12 @@ from usageledger.operations.errors import OperatorError
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.rebuilding import OnProgress, Rebuilt, ViewRebuild
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 
 def rebuild(
     reader: LogReader,
-    kafka: str,
+    kafka: KafkaConnection,
     redis_url: str,
     prefix: str,
     partition: int,

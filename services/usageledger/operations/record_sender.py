@@ -21,6 +21,7 @@ from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.event_file import Input, OutgoingRecord
 from usageledger.operations.topics import MIB
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer.publisher import Done, PublishError
 
 RECORD_BYTES_MAX = 1 * MIB - BATCH_OVERHEAD_BYTES - RECORD_OVERHEAD_BYTES
@@ -241,7 +242,7 @@ def send_records(
         return sender.report
 
 
-def kafka_connector(kafka: str, prefix: str) -> Callable[[Input], RecordPublisher]:
+def kafka_connector(kafka: KafkaConnection, prefix: str) -> Callable[[Input], RecordPublisher]:
     """A function that connects to an input topic. It raises SendingFailed if no broker answers."""
     from usageledger.sdk.producer.kafka_publisher import KafkaPublisher, connector_to
 

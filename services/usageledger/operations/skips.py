@@ -22,12 +22,13 @@ from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.skipping import SkipRefused, skip_input
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 SKIP_TIMEOUT_S = 120.0
 
 
 def skip(
-    kafka: str, redis_url: str, prefix: str, address: InputAddress, reason: str
+    kafka: KafkaConnection, redis_url: str, prefix: str, address: InputAddress, reason: str
 ) -> SealedEntry:
     """Skip the input that a partition has stopped at; return the entry that records the skip.
 
@@ -55,7 +56,7 @@ def skip(
 
 async def _skip(
     reader: LogReader,
-    kafka: str,
+    kafka: KafkaConnection,
     redis_url: str,
     prefix: str,
     address: InputAddress,

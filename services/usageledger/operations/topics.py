@@ -12,6 +12,7 @@ from typing import Any, Literal
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.kafka_probe import admin_client
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 PARTITIONS = 8
 LOG_APPEND_TIME, CREATE_TIME = "LogAppendTime", "CreateTime"
@@ -87,7 +88,7 @@ def topic_settings(
 
 
 def create_topics(
-    bootstrap: str,
+    kafka: KafkaConnection,
     prefix: str = "",
     *,
     partitions: int = PARTITIONS,
@@ -102,7 +103,7 @@ def create_topics(
     be imported into again. Raises OperatorError if the broker does not do what was asked.
     """
     wanted = topic_settings(Topics(prefix), partitions=partitions, importing=importing)
-    with _admin(bootstrap) as admin:
+    with _admin(kafka) as admin:
         there = _describe(admin, [topic.name for topic in wanted])
         _refuse_mismatches(wanted, there)
         missing = [topic for topic in wanted if topic.name not in there]
@@ -113,14 +114,14 @@ def create_topics(
     return [topic.name for topic in missing]
 
 
-def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
+def ledger_mode(kafka: KafkaConnection, prefix: str = "") -> LedgerMode:
     """The mode of a ledger, which is the kind of timestamps of its input topics.
 
     They keep each record's own time (``importing``), have Kafka's (``live``), differ because a
     go-live was cut short (``going_live``), or do not exist (``absent``). Raises OperatorError.
     """
     topics = Topics(prefix)
-    with _admin(bootstrap) as admin:
+    with _admin(kafka) as admin:
         there = _describe(admin, [topics.usage, topics.account])
     kinds = {topic.configs["message.timestamp.type"] for topic in there.values()}
     if len(there) != 2:
@@ -130,14 +131,14 @@ def ledger_mode(bootstrap: str, prefix: str = "") -> LedgerMode:
     return "importing" if kinds == {CREATE_TIME} else "live"
 
 
-def is_importing(bootstrap: str, prefix: str = "") -> bool:
+def is_importing(kafka: KafkaConnection, prefix: str = "") -> bool:
     """Whether the ledger is in import mode: its input topics keep each record's own time.
 
     Raises OperatorError if there is no ledger, or if a go-live was cut short.
     """
-    mode = ledger_mode(bootstrap, prefix)
+    mode = ledger_mode(kafka, prefix)
     if mode == "absent":
-        raise _no_ledger(bootstrap, prefix)
+        raise _no_ledger(kafka, prefix)
     if mode == "going_live":
         raise TopicMismatch(
             "the input topics differ in message.timestamp.type: a go-live was cut short; finish it "
@@ -146,7 +147,7 @@ def is_importing(bootstrap: str, prefix: str = "") -> bool:
     return mode == "importing"
 
 
-def go_live(bootstrap: str, prefix: str = "") -> bool:
+def go_live(kafka: KafkaConnection, prefix: str = "") -> bool:
     """End import mode for good: from now on Kafka dates the records of both input topics.
 
     Returns whether the ledger was in import mode. Raises OperatorError.
@@ -154,10 +155,10 @@ def go_live(bootstrap: str, prefix: str = "") -> bool:
     from kafka.admin import ConfigResource, ConfigResourceType
 
     topics = Topics(prefix)
-    with _admin(bootstrap) as admin:
+    with _admin(kafka) as admin:
         there = _describe(admin, [topics.usage, topics.account])
         if len(there) != 2:
-            raise _no_ledger(bootstrap, prefix)
+            raise _no_ledger(kafka, prefix)
         dated = [
             name
             for name, topic in there.items()
@@ -270,7 +271,7 @@ def _describe(admin: Any, names: list[str]) -> dict[str, TopicSettings]:
 
 
 @contextmanager
-def _admin(bootstrap: str) -> Iterator[Any]:
+def _admin(kafka: KafkaConnection) -> Iterator[Any]:
     """An admin client whose errors are raised as OperatorError."""
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -278,18 +279,18 @@ def _admin(bootstrap: str) -> Iterator[Any]:
         )  # kafka-python's import warns under Python 3.11
         from kafka.errors import KafkaError
     try:
-        with admin_client(bootstrap) as admin:
+        with admin_client(kafka) as admin:
             yield admin
     except KafkaError as error:
         raise OperatorError(
-            f"the Kafka broker at {bootstrap} did not do what was asked ({error}): see its log, "
+            f"the Kafka broker at {kafka} did not do what was asked ({error}): see its log, "
             "and repeat the command"
         ) from error
 
 
-def _no_ledger(bootstrap: str, prefix: str) -> OperatorError:
+def _no_ledger(kafka: KafkaConnection, prefix: str) -> OperatorError:
     which = f" with the prefix {prefix!r}" if prefix else ""
     return OperatorError(
-        f"there is no ledger{which} at {bootstrap}: its input topics do not exist. Make it with "
+        f"there is no ledger{which} at {kafka}: its input topics do not exist. Make it with "
         "`usageledger up`."
     )

@@ -11,6 +11,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from usageledger.log.follower import TRANSIENT, TopicFollower
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 POLL_MS = 1_000
 FETCH_WAIT_MS = 200
@@ -21,7 +22,7 @@ TRUNCATED_RETRY = Backoff((30.0,))
 log = logging.getLogger(__name__)
 
 
-async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
+async def read_catalogs(kafka: KafkaConnection, topic: str, catalogs: CatalogLog) -> None:
     """Read until cancelled.
 
     A broker that does not answer is asked again. Meanwhile the catalogs read so far stay in force.
@@ -42,7 +43,7 @@ async def read_catalogs(kafka: str, topic: str, catalogs: CatalogLog) -> None:
             await asyncio.sleep(RECONNECT.delay_s(1))
 
 
-async def _read_on(kafka: str, topic: str, catalogs: CatalogLog) -> None:
+async def _read_on(kafka: KafkaConnection, topic: str, catalogs: CatalogLog) -> None:
     follower = TopicFollower(
         kafka,
         topic,

@@ -14,7 +14,9 @@ import aiokafka
 from aiokafka.errors import KafkaError
 
 from usageledger.ledger.records import Bounds, LedgerError
+from usageledger.log.aiokafka_clients import new_consumer
 from usageledger.processor.feed import TopicPartition
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -27,7 +29,7 @@ class KafkaOffsets:
     Connects when first asked, and again after a failure; ``close()`` it at the end.
     """
 
-    def __init__(self, kafka: str) -> None:
+    def __init__(self, kafka: KafkaConnection) -> None:
         self._kafka = kafka
         self._consumer: Any = None
         self._connecting = asyncio.Lock()
@@ -78,8 +80,8 @@ class KafkaOffsets:
     async def _connect(self) -> Any:
         async with self._connecting:
             if self._consumer is None:
-                consumer = aiokafka.AIOKafkaConsumer(
-                    bootstrap_servers=self._kafka,
+                consumer = new_consumer(
+                    self._kafka,
                     client_id="usageledger-processor-offsets",
                     enable_auto_commit=False,
                     request_timeout_ms=int(ANSWER_TIMEOUT_S * 1000),

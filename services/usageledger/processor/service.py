@@ -28,6 +28,7 @@ from usageledger.processor.owner import PartitionOwner
 from usageledger.processor.owner_settings import DEFAULT_SETTINGS
 from usageledger.processor.reporting import OwnerReports
 from usageledger.processor.worker import run_worker
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class LedgerMissing(Exception):
 
 async def run_processor(
     *,
-    kafka: str,
+    kafka: KafkaConnection,
     redis_url: str,
     prefix: str,
     stop: asyncio.Event,
@@ -107,7 +108,7 @@ class _ServedOwner(PartitionOwner):
         import_mode: ImportMode,
         unfit: str | None,
         *,
-        kafka: str,
+        kafka: KafkaConnection,
         topics: Topics,
         redis: AsyncClient,
     ) -> None:
@@ -181,7 +182,7 @@ def _repartitioned(partition: int, partition_count: int, made_with: int) -> str 
     )
 
 
-def _partition_counts(kafka: str, topics: Topics) -> tuple[int, int]:
+def _partition_counts(kafka: KafkaConnection, topics: Topics) -> tuple[int, int]:
     """How many partitions the topics have, and how many the ledger was made with, as its first
     claim says (0: it does not).
     """

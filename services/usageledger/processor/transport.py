@@ -31,7 +31,9 @@ from faust.types import TP, ConsumerMessage, Message
 from mode.threads import ServiceThread, WorkerThread
 
 from usageledger.ledger.records import LedgerError, Record
+from usageledger.log.aiokafka_clients import new_consumer
 from usageledger.processor.feed import Fetch, TopicPartition
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 RECORDS_PER_FETCH = 5_000
 FETCH_BYTES_PER_PARTITION = 1024 * 1024
@@ -204,10 +206,10 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         """
         conf = self.app.conf
         self._assignor = self.app.assignor
-        return aiokafka.AIOKafkaConsumer(
+        return new_consumer(
+            cast(LedgerApp, self.app).kafka,
             client_id="usageledger-processor",
             group_id=conf.id,
-            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -417,6 +419,7 @@ class LedgerApp(faust.App):
     """A Faust app without tables, web server, directories or topics of its own."""
 
     assignments: Assignments
+    kafka: KafkaConnection
 
     def _create_directories(self) -> None:
         """Create nothing: nothing is kept on disk."""
@@ -424,7 +427,7 @@ class LedgerApp(faust.App):
 
 def new_app(
     *,
-    kafka: str,
+    kafka: KafkaConnection,
     group: str,
     topics: list[str],
     on_fetch: Callable[[Fetch, Callable[[], object]], None],
@@ -435,7 +438,7 @@ def new_app(
     """
     app = LedgerApp(
         group,
-        broker=[f"kafka://{address.strip()}" for address in kafka.split(",")],
+        broker=[f"kafka://{address.strip()}" for address in kafka.addresses],
         store="memory://",
         autodiscover=False,
         web_enabled=False,
@@ -449,6 +452,7 @@ def new_app(
         broker_commit_interval=1.0,
         stream_wait_empty=False,
     )
+    app.kafka = kafka
     app.transport = FetchTransport(app.conf.broker_consumer, app)
 
     @app.agent(app.topic(*topics, schema=FetchSchema()), name="usageledger.feed")

@@ -19,6 +19,7 @@ from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.log_noise import library_noise_reduced
 from usageledger.processor.offsets import KafkaOffsets
 from usageledger.processor.transport import FetchConsumer, LedgerApp, new_app
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.tasks import cancel_and_wait
 
 STUCK_S = 60.0
@@ -76,7 +77,7 @@ class WorkerFailed(Exception):
 
 async def run_worker(
     *,
-    kafka: str,
+    kafka: KafkaConnection,
     prefix: str,
     owner_factory: OwnerFactory,
     group: str | None = None,

@@ -6,11 +6,15 @@ The variables are named ``USAGELEDGER_…``; a stack is one that runs on this ma
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectionError
 
 DATA_DEFAULT = Path(".usageledger")
 STACK_FILE = "stack.json"
@@ -21,13 +25,12 @@ class SettingsError(Exception):
     """The settings are incomplete or wrong. ``str()`` says which, and what to do."""
 
 
-class Settings(BaseSettings):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """Where the ledger is: ``USAGELEDGER_KAFKA``, ``…_REDIS_URL``, ``…_PREFIX``, ``…_DATA``."""
 
-    model_config = SettingsConfigDict(env_prefix="USAGELEDGER_", frozen=True)
-
-    kafka: str
-    """The broker's ``host:port``, or several with commas between them."""
+    kafka: KafkaConnection
+    """Where Kafka is and how to connect to it: USAGELEDGER_KAFKA and ``USAGELEDGER_KAFKA_…``."""
     redis_url: str
     prefix: str = ""
     """Which of several ledgers on this Kafka and Redis. The only one usually has no prefix."""
@@ -64,7 +67,7 @@ class Settings(BaseSettings):
                 "neither to use the stack in --data"
             )
         return cls(
-            kafka=str(variables.kafka),
+            kafka=_connection(KafkaConnection.from_environment),
             redis_url=str(variables.redis_url),
             prefix=variables.prefix or "",
             data=data or variables.data,
@@ -79,12 +82,12 @@ class Settings(BaseSettings):
             )
         try:
             return cls(
-                kafka=stack["kafka"],
+                kafka=_connection(lambda: KafkaConnection.from_json(stack["kafka_connection"])),
                 redis_url=stack["redis"],
                 prefix=stack.get("prefix", "") if prefix is None else prefix,
                 data=data,
             )
-        except (KeyError, ValidationError) as error:
+        except KeyError as error:
             raise SettingsError(
                 f"{data / STACK_FILE} cannot be read ({error}): `usageledger down` and `up` write "
                 "it anew"
@@ -151,6 +154,13 @@ class _OptionalSettings(BaseSettings):
     redis_url: str | None = None
     prefix: str | None = None
     data: Path = DATA_DEFAULT
+
+
+def _connection(describe: Callable[[], KafkaConnection]) -> KafkaConnection:
+    try:
+        return describe()
+    except KafkaConnectionError as error:
+        raise SettingsError(str(error)) from error
 
 
 def running_stack(data: Path) -> dict[str, Any] | None:

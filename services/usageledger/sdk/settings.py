@@ -5,25 +5,20 @@ from __future__ import annotations
 import os
 import re
 
+from usageledger.runtime.kafka_connection import KafkaConnection
+
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,200}", re.ASCII)
 
 
-def kafka_setting(kafka: str | None) -> str:
-    """Return the brokers' addresses, from the argument or USAGELEDGER_KAFKA.
+def kafka_setting(kafka: KafkaConnection | str | None) -> KafkaConnection:
+    """Return the connection that is given, or that the variables USAGELEDGER_KAFKA… describe.
 
-    Raises ValueError if neither names any.
+    Addresses alone replace USAGELEDGER_KAFKA; how to connect to them is still in the variables.
+    Raises KafkaConnectionError.
     """
-    kafka = kafka or os.environ.get("USAGELEDGER_KAFKA", "")
-    if not kafka.strip():
-        raise ValueError(
-            'kafka="host:port" is needed (or the environment variable USAGELEDGER_KAFKA)'
-        )
-    return kafka
-
-
-def address_list(kafka: str) -> list[str]:
-    """Split ``host:port,host:port`` into addresses."""
-    return [address.strip() for address in kafka.split(",")]
+    if isinstance(kafka, KafkaConnection):
+        return kafka
+    return KafkaConnection.from_environment(kafka)
 
 
 def prefix_setting(prefix: str | None) -> str:

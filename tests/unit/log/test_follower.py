@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from usageledger.log.follower import Stalled, TopicFollower
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 
 class StubbornConsumer:
@@ -21,7 +22,12 @@ class StubbornConsumer:
 
 
 def a_follower(consumer: object) -> TopicFollower:
-    follower = TopicFollower("kafka:9092", "limit.events.v1", client_id="test", answer_within_s=1.0)
+    follower = TopicFollower(
+        KafkaConnection(servers="kafka:9092"),
+        "limit.events.v1",
+        client_id="test",
+        answer_within_s=1.0,
+    )
     follower._consumer = consumer
     return follower
 

@@ -14,6 +14,7 @@ from usageledger.domain.catalog_document import catalog_document, load_shipped_c
 from usageledger.ledger.records import Record
 from usageledger.log import published_catalogs
 from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ASKING = 8
 
@@ -48,11 +49,14 @@ def test_catalogs_are_read_once_however_many_ask_for_them(monkeypatch: pytest.Mo
     topic = Topic()
 
     @contextmanager
-    def reader(kafka: str) -> Iterator[Topic]:
+    def reader(kafka: KafkaConnection) -> Iterator[Topic]:
         yield topic
 
     monkeypatch.setattr(published_catalogs, "log_reader", reader)
-    catalogs, begun = PublishedCatalogs("nowhere:9092", ""), Barrier(ASKING)
+    catalogs, begun = (
+        PublishedCatalogs(KafkaConnection(servers="nowhere:9092"), ""),
+        Barrier(ASKING),
+    )
 
     def ask() -> int:
         begun.wait()

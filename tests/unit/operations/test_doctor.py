@@ -27,8 +27,10 @@ from usageledger.operations.doctor.redis_checks import cluster_findings, server_
 from usageledger.operations.lags import Lag, LedgerLags
 from usageledger.operations.partition_states import PartitionState
 from usageledger.operations.topics import topic_settings
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 TOPICS = Topics("acme")
+KAFKA = KafkaConnection(servers="k:1")
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HEALTHY = {"unclean.leader.election.enable": "false", "min.insync.replicas": "2"}
 KNOWN = Head(ledger="l", catalog_next=1, decide=DECIDE_VERSION, tzdata="2020.1")
@@ -57,7 +59,7 @@ def whats_and_mends(findings: Iterable[Finding]) -> list[tuple[str, str]]:
 
 
 def test_topics_as_they_should_be_have_no_findings() -> None:
-    assert whats_and_mends(topic_findings("k:1", TOPICS, found_topics(), 3)) == []
+    assert whats_and_mends(topic_findings(KAFKA, TOPICS, found_topics(), 3)) == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_each_wrong_setting_is_found_with_the_command_that_mends_it(
 ) -> None:
     there = found_topics()
     with_config(there, getattr(TOPICS, topic), **configs)
-    [(found, command)] = whats_and_mends(topic_findings("k:1", TOPICS, there, 3))
+    [(found, command)] = whats_and_mends(topic_findings(KAFKA, TOPICS, there, 3))
     assert what in found
     assert mend in command
 
@@ -121,7 +123,7 @@ def test_topics_without_copies_or_leaders_and_missing_topics_are_found() -> None
         there[TOPICS.limit], settings=replace(there[TOPICS.limit].settings, partitions=5)
     )
     del there[TOPICS.catalog]
-    found = " | ".join(what for what, _ in whats_and_mends(topic_findings("k:1", TOPICS, there, 3)))
+    found = " | ".join(what for what, _ in whats_and_mends(topic_findings(KAFKA, TOPICS, there, 3)))
     for what in (
         "1 replica on 3",
         "no leader for partitions 3",
@@ -135,7 +137,7 @@ def test_topics_without_copies_or_leaders_and_missing_topics_are_found() -> None
 
 def test_one_broker_is_not_asked_for_copies() -> None:
     there = {name: replace(found, replicas=1) for name, found in found_topics().items()}
-    assert whats_and_mends(topic_findings("k:1", TOPICS, there, 1)) == []
+    assert whats_and_mends(topic_findings(KAFKA, TOPICS, there, 1)) == []
 
 
 def test_a_redis_that_is_full_cannot_write_or_has_no_replica_is_found() -> None:

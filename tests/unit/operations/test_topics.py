@@ -11,6 +11,7 @@ import pytest
 
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import is_importing, topic_settings
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 TOPICS_TOML = Path(__file__).parents[3] / "infra" / "topics.toml"
 
@@ -93,5 +94,5 @@ def test_a_broker_that_does_not_know_a_new_topic_yet_is_asked_again(
     monkeypatch.setattr(
         "usageledger.operations.topics.admin_client", lambda bootstrap: nullcontext(broker)
     )
-    assert not is_importing("localhost:9092")
+    assert not is_importing(KafkaConnection(servers="localhost:9092"))
     assert broker.asked == 2

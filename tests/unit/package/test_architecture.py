@@ -64,6 +64,17 @@ VAGUE_NAMES = {
     "redis",
 }
 
+KAFKA_CLIENTS = {
+    "KafkaConsumer",
+    "KafkaProducer",
+    "KafkaAdminClient",
+    "_Producer",
+    "AIOKafkaConsumer",
+    "AIOKafkaProducer",
+    "AIOKafkaAdminClient",
+    "AIOKafkaClient",
+}
+
 # Modules of domain/ that may name float, with the reason.
 FLOATS_ALLOWED: dict[str, str] = {}
 
@@ -181,6 +192,32 @@ def imports_of_faust_outside_the_processor(root: Path) -> list[str]:
         for line, target in imports_of(module, set())
         if target.split(".")[0] in {"faust", "mode"} and module.part != "processor"
     ]
+
+
+def kafka_clients_that_ignore_the_setting(root: Path) -> list[str]:
+    """A Kafka client connects as `KafkaConnection` says, so that every one can be secured.
+
+    kafka-python's clients get ``**….for_kafka_python()``; aiokafka's are made in one module.
+    """
+    return [
+        f"{module.name}:{node.lineno}"
+        for module in modules_below(root)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and (client := _last_name(node.func)) in KAFKA_CLIENTS
+        and (
+            module.name != "usageledger.log.aiokafka_clients"
+            if client.startswith("AIOKafka")
+            else not any(
+                keyword.arg is None and "for_kafka_python" in ast.unparse(keyword.value)
+                for keyword in node.keywords
+            )
+        )
+    ]
+
+
+def _last_name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def floats_in_the_domain(root: Path) -> list[str]:
@@ -453,6 +490,10 @@ RULES: dict[Rule, tuple[str, str]] = {
     imports_of_faust_outside_the_processor: (
         "limits/consumer.py",
         "def run() -> None:\n    import faust.types\n",
+    ),
+    kafka_clients_that_ignore_the_setting: (
+        "log/reading.py",
+        "def read(kafka):\n    return KafkaConsumer(bootstrap_servers=kafka.addresses)\n",
     ),
     floats_in_the_domain: ("domain/rating.py", "RATE: float = 1\n"),
     clocks_and_chance_in_the_domain: (

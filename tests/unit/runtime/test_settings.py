@@ -24,7 +24,7 @@ def describe(data: Path, **changes: Any) -> None:
     data.mkdir(exist_ok=True)
     stack = {
         "state": "running",
-        "kafka": "127.0.0.1:1",
+        "kafka_connection": {"servers": "127.0.0.1:1"},
         "redis": "redis://127.0.0.1:2/0",
         "prefix": "acme",
     } | changes
@@ -43,7 +43,7 @@ def running(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_running_stack_is_found_in_its_directory(running: Path) -> None:
     for found in (Settings.find(running), Settings.find()):
-        assert (found.kafka, found.redis_url, found.prefix) == (
+        assert (str(found.kafka), found.redis_url, found.prefix) == (
             "127.0.0.1:1",
             "redis://127.0.0.1:2/0",
             "acme",
@@ -55,8 +55,8 @@ def test_variables_come_before_a_stack_that_nobody_named(
 ) -> None:
     monkeypatch.setenv("USAGELEDGER_KAFKA", "broker:9092")
     monkeypatch.setenv("USAGELEDGER_REDIS_URL", "redis://cache:6379/0")
-    assert Settings.find().kafka == "broker:9092"
-    assert Settings.find(running).kafka == "127.0.0.1:1"
+    assert str(Settings.find().kafka) == "broker:9092"
+    assert str(Settings.find(running).kafka) == "127.0.0.1:1"
 
 
 def test_half_of_the_variables_are_refused_naming_the_other(

@@ -22,6 +22,7 @@ from usageledger.ledger.records import Bounds, Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.follower import TRANSIENT, Stalled, TopicFollower
 from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 POLL_MS = 1_000
 RECORDS_PER_POLL_MAX = 2_000
@@ -40,7 +41,7 @@ class FollowingStopped(Exception):
     """The topic is not the one that was followed before. The message says what to do."""
 
 
-def limit_topic(kafka: str, topic: str) -> TopicFollower:
+def limit_topic(kafka: KafkaConnection, topic: str) -> TopicFollower:
     """The topic that a `LimitFollower` follows."""
     return TopicFollower(
         kafka,

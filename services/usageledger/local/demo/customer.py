@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from usageledger.local.demo.workload import SOURCE, Use
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.limits.limit_event import LimitEvent
 from usageledger.sdk.limits.subscriber import LimitSubscriber
 from usageledger.sdk.producer.account_client import AccountClient
@@ -43,7 +44,7 @@ class Tally:
 class Studio:
     """Plays uses at a speed through the SDKs. ``tally`` may be read while it plays."""
 
-    def __init__(self, kafka: str, prefix: str, spool: Path) -> None:
+    def __init__(self, kafka: KafkaConnection, prefix: str, spool: Path) -> None:
         self.tally = Tally()
         self._kafka, self._prefix, self._spool = kafka, prefix, spool
         self._offers: queue.Queue[LimitEvent | None] = queue.Queue()

@@ -37,13 +37,14 @@ from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.lags import lag_reader
 from usageledger.operations.partition_states import partition_states
 from usageledger.operations.waiting import is_true_within
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 ANSWER_TIMEOUT_MS = 10_000
 SECOND_LOOK_S = 2.0
 VERIFIED_WITHIN_S = 5.0
 
 
-def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
+def examine(kafka: KafkaConnection, redis_url: str, prefix: str) -> Examination:
     """Look at every area of a ledger.
 
     A server or topic that does not answer is a finding, and what depends on it is not looked at.
@@ -65,7 +66,7 @@ def examine(kafka: str, redis_url: str, prefix: str) -> Examination:
     return examination
 
 
-def _examine_kafka(examination: Examination, kafka: str, topics: Topics) -> bool:
+def _examine_kafka(examination: Examination, kafka: KafkaConnection, topics: Topics) -> bool:
     """Look at the brokers and the topics; return whether all five topics exist."""
     there: dict[str, FoundTopic] = {}
     with (
@@ -109,7 +110,7 @@ def _examine_redis(examination: Examination, redis: Client, redis_url: str) -> b
 
 def _examine_ledger(
     examination: Examination,
-    kafka: str,
+    kafka: KafkaConnection,
     redis_url: str,
     topics: Topics,
     reader: LogReader,
@@ -137,7 +138,9 @@ def _examine_ledger(
     )
 
 
-def _examine_progress(examination: Examination, kafka: str, redis_url: str, topics: Topics) -> None:
+def _examine_progress(
+    examination: Examination, kafka: KafkaConnection, redis_url: str, topics: Topics
+) -> None:
     with lag_reader(kafka, redis_url, topics.prefix, timeout_ms=ANSWER_TIMEOUT_MS) as lags:
         before = lags.look()
         time.sleep(SECOND_LOOK_S)

@@ -10,6 +10,7 @@ from typing import Any
 from usageledger.log.topics import Topics
 from usageledger.operations.doctor.finding import Finding
 from usageledger.operations.topics import LOG_APPEND_TIME, TopicSettings, topic_settings
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 BROKERS_FOR_COPIES = 3
 
@@ -63,7 +64,10 @@ def described_topics(admin: Any, names: Sequence[str]) -> dict[str, FoundTopic]:
 
 
 def topic_findings(
-    kafka: str, topics: Topics, found_topics: Mapping[str, FoundTopic], broker_count: int
+    kafka: KafkaConnection,
+    topics: Topics,
+    found_topics: Mapping[str, FoundTopic],
+    broker_count: int,
 ) -> Iterator[Finding]:
     """The faults of the topics, each with Kafka's own command that mends it."""
     up = "usageledger up" if not topics.prefix else f"usageledger up --prefix {topics.prefix}"
@@ -101,7 +105,7 @@ def topic_findings(
 
 
 def _setting_findings(
-    kafka: str, expected: TopicSettings, found: FoundTopic, topics: Topics
+    kafka: KafkaConnection, expected: TopicSettings, found: FoundTopic, topics: Topics
 ) -> Iterator[Finding]:
     name, configs = expected.name, found.settings.configs
     alter = partial(_alter_command, kafka, name)
@@ -141,7 +145,9 @@ def _setting_findings(
         )
 
 
-def _copy_findings(kafka: str, found: FoundTopic, broker_count: int) -> Iterator[Finding]:
+def _copy_findings(
+    kafka: KafkaConnection, found: FoundTopic, broker_count: int
+) -> Iterator[Finding]:
     name = found.settings.name
     in_sync_min = int(found.settings.configs.get("min.insync.replicas") or 1)
     describe = f"kafka-topics.sh --bootstrap-server {kafka} --describe --topic {name}"
@@ -173,7 +179,7 @@ def _copy_findings(kafka: str, found: FoundTopic, broker_count: int) -> Iterator
         )
 
 
-def _alter_command(kafka: str, topic: str, setting: str) -> str:
+def _alter_command(kafka: KafkaConnection, topic: str, setting: str) -> str:
     return (
         f"kafka-configs.sh --bootstrap-server {kafka} --entity-type topics --entity-name {topic} "
         f"--alter --add-config {setting}"

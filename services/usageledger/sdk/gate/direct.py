@@ -27,6 +27,7 @@ from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.replies import REDIS_FAILURES, view_error
 from usageledger.counters.view import ViewError
 from usageledger.domain.checking import Use
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.gate.answers import (
     CheckAnswer,
     GateMisconfigured,
@@ -49,7 +50,7 @@ class DirectTransport:
     """See `Transport`. Threads, and processes forked from this one, may share it."""
 
     def __init__(
-        self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float
+        self, kafka: KafkaConnection, redis_url: str, prefix: str, clock: Clock, timeout_s: float
     ) -> None:
         self._facts = LedgerFacts(kafka, prefix, timeout_s)
         self._connect = partial(connect_blocking, redis_url, timeout_s=timeout_s, is_patient=False)
@@ -124,7 +125,7 @@ class AsyncDirectTransport:
     """See `AsyncTransport`. It belongs to one event loop."""
 
     def __init__(
-        self, kafka: str, redis_url: str, prefix: str, clock: Clock, timeout_s: float
+        self, kafka: KafkaConnection, redis_url: str, prefix: str, clock: Clock, timeout_s: float
     ) -> None:
         self._facts = LedgerFacts(kafka, prefix, timeout_s)
         self._redis = connect(redis_url, timeout_s=timeout_s)

@@ -27,6 +27,7 @@ from datetime import timedelta
 from typing import Literal
 
 from usageledger.accounts.queries import Clock
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.gate.answers import (
     CheckAnswer,
     GateError,
@@ -48,6 +49,7 @@ from usageledger.sdk.gate.arguments import (
 from usageledger.sdk.gate.direct import AsyncDirectTransport, DirectTransport
 from usageledger.sdk.gate.over_http import AsyncHttpTransport, HttpTransport
 from usageledger.sdk.gate.transport import AsyncTransport, Transport
+from usageledger.sdk.settings import kafka_setting
 
 OnUnavailable = Literal["allow", "deny"]
 
@@ -79,7 +81,7 @@ class UsageGate:
         on_unavailable: OnUnavailable,
         gateway: str | None = None,
         key: str | None = None,
-        kafka: str | None = None,
+        kafka: KafkaConnection | str | None = None,
         redis_url: str | None = None,
         prefix: str = "",
         timeout_s: float | None = None,
@@ -92,7 +94,7 @@ class UsageGate:
         else:
             clock = Clock(is_importing=lambda: importing)
             self._transport = DirectTransport(
-                str(kafka),
+                kafka_setting(kafka),
                 str(redis_url),
                 prefix,
                 clock,
@@ -211,7 +213,7 @@ class AsyncUsageGate:
         on_unavailable: OnUnavailable,
         gateway: str | None = None,
         key: str | None = None,
-        kafka: str | None = None,
+        kafka: KafkaConnection | str | None = None,
         redis_url: str | None = None,
         prefix: str = "",
         timeout_s: float | None = None,
@@ -224,7 +226,7 @@ class AsyncUsageGate:
         else:
             clock = Clock(is_importing=lambda: importing)
             self._transport = AsyncDirectTransport(
-                str(kafka),
+                kafka_setting(kafka),
                 str(redis_url),
                 prefix,
                 clock,
@@ -370,7 +372,7 @@ def _asks_gateway(
     on_unavailable: str,
     gateway: str | None,
     key: str | None,
-    kafka: str | None,
+    kafka: KafkaConnection | str | None,
     redis_url: str | None,
 ) -> bool:
     if on_unavailable not in ("allow", "deny"):

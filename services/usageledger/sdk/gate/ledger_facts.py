@@ -18,6 +18,7 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogUnreadable
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.gate.answers import GateMisconfigured, GateUnavailable
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class LedgerFacts:
     until Kafka answers again.
     """
 
-    def __init__(self, kafka: str, prefix: str, timeout_s: float) -> None:
+    def __init__(self, kafka: KafkaConnection, prefix: str, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._wait_s = PATIENCE_S
         self._kafka = kafka

@@ -30,6 +30,7 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.limits.errors import SubscriberFailed
 from usageledger.sdk.limits.handlers import Handler
 from usageledger.sdk.limits.limit_event import LimitEvent
@@ -51,7 +52,7 @@ class AsyncLimitSubscriber:
     def __init__(
         self,
         *,
-        kafka: str | None = None,
+        kafka: KafkaConnection | str | None = None,
         prefix: str | None = None,
         group: str | None = None,
         from_beginning: bool = False,

@@ -30,6 +30,7 @@ from usageledger.ledger.limit_address import LimitAddress
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.kafka_python import KafkaConsumer
 from usageledger.sdk.limits.blocked_view import BlockedView
 from usageledger.sdk.limits.broadcast import Broadcast
@@ -43,7 +44,7 @@ from usageledger.sdk.limits.errors import SubscriberFailed
 from usageledger.sdk.limits.group_share import POLL_MS, GroupShare, Starts
 from usageledger.sdk.limits.handlers import Handler, Handlers
 from usageledger.sdk.limits.limit_event import LimitEvent
-from usageledger.sdk.settings import address_list, kafka_setting, prefix_setting
+from usageledger.sdk.settings import kafka_setting, prefix_setting
 
 # For a loop that polls one consumer and has nothing else to do: see `limits.announcer.POLL_MS`.
 LONG_POLL_MS = 500
@@ -58,9 +59,7 @@ _FIXED: dict[str, object] = {
     "auto_offset_reset": "earliest",
     "isolation_level": "read_uncommitted",
 }
-_NOT_TO_BE_SET = frozenset(
-    {*_FIXED, "bootstrap_servers", "group_id", "key_deserializer", "value_deserializer"}
-)
+_NOT_TO_BE_SET = frozenset({*_FIXED, "group_id", "key_deserializer", "value_deserializer"})
 _DEFAULTS: dict[str, object] = {
     "client_id": "usageledger",
     "allow_auto_create_topics": False,
@@ -79,13 +78,14 @@ class LimitSubscriber:
     Each event is handed over once by its id. It counts as handled once its handlers have returned.
     After a crash the last ones may come again with the same ``id``: delivery is at least once.
 
-    * ``kafka``: addresses, "host:port,host:port"; by default USAGELEDGER_KAFKA.
+    * ``kafka``: addresses, "host:port,host:port", or a `KafkaConnection`; by default
+      USAGELEDGER_KAFKA. The variables ``USAGELEDGER_KAFKA_…`` say how to connect to addresses.
     * ``prefix``: of the topics' names; by default USAGELEDGER_PREFIX.
     * ``group`` names the app. Its instances share the events, and an instance continues where
       another stopped. Without ``group``, every instance gets every event from its start on.
     * ``from_beginning`` hands over all existing events first. With ``group``, it does so only if
       the group is new.
-    * ``kafka_options``: more of kafka-python's settings (security, …). Those that these promises
+    * ``kafka_options``: more of kafka-python's settings (fetch sizes, …). Those that these promises
       rest on cannot be set.
 
     A handler that raises is called again, three times in all. Then the subscriber ends: `run`
@@ -101,24 +101,21 @@ class LimitSubscriber:
     def __init__(
         self,
         *,
-        kafka: str | None = None,
+        kafka: KafkaConnection | str | None = None,
         prefix: str | None = None,
         group: str | None = None,
         from_beginning: bool = False,
         kafka_options: Mapping[str, object] | None = None,
     ) -> None:
+        KafkaConnection.check_options(kafka_options)
         refused = sorted(_NOT_TO_BE_SET & set(kafka_options or ()))
         if refused:
             raise ValueError(
                 f"kafka_options cannot set {', '.join(refused)}: the subscriber's promises rest on "
                 "them"
             )
-        self._config = {
-            **_DEFAULTS,
-            **(kafka_options or {}),
-            **_FIXED,
-            "bootstrap_servers": address_list(kafka_setting(kafka)),
-        }
+        self._kafka = kafka_setting(kafka)
+        self._options = {**_DEFAULTS, **(kafka_options or {}), **_FIXED}
         self._topic = Topics(prefix_setting(prefix)).limit
         self._group = group
         self._from_beginning = from_beginning
@@ -282,7 +279,9 @@ class LimitSubscriber:
                 self._stop.wait(delay_s)
 
     def _run_connected(self) -> None:
-        with closing_consumer(KafkaConsumer(**self._config)) as consumer:
+        with closing_consumer(
+            KafkaConsumer(**self._kafka.for_kafka_python(), **self._options)
+        ) as consumer:
             broadcast = Broadcast(consumer, self._topic)
             known = self._build_view(broadcast)
             if self._stop.is_set():
@@ -331,13 +330,15 @@ class LimitSubscriber:
     def _run_in_group(self, broadcast: Broadcast, group: str, starts: Starts) -> None:
         """Handle this instance's share of the group's events, and keep the view over all."""
         assignor = KnownPartitionsAssignor({self._topic: len(broadcast.known_ends)})
-        config = {
+        options = {
             "max_poll_records": EVENTS_PER_POLL,
-            **self._config,
+            **self._options,
             "partition_assignment_strategy": [assignor],
             "group_id": group,
         }
-        with closing_consumer(KafkaConsumer(self._topic, **config)) as consumer:
+        with closing_consumer(
+            KafkaConsumer(self._topic, **self._kafka.for_kafka_python(), **options)
+        ) as consumer:
             share = GroupShare(consumer, self._topic, starts, self._handled)
             has_kafka = True
             try:

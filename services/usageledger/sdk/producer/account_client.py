@@ -13,6 +13,7 @@ from typing import Literal
 
 from usageledger.domain.quantity import check_name
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer import events, kafka_publisher
 from usageledger.sdk.producer.events import Credits, Event, InvalidEvent, Share
 from usageledger.sdk.producer.publisher import Blame, ConnectTo, Publisher, PublishError
@@ -59,7 +60,7 @@ class AccountClient:
         self,
         *,
         source: str,
-        kafka: str | None = None,
+        kafka: KafkaConnection | str | None = None,
         prefix: str | None = None,
         timeout_s: float = 30.0,
         kafka_options: Mapping[str, object] | None = None,

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectionError
 from usageledger.sdk.kafka_python import KafkaProducer, kafka_errors
 from usageledger.sdk.producer.publisher import Blame, ConnectTo, Done, PublishError
-from usageledger.sdk.settings import address_list
 
 _CONNECT_TIMEOUT_MS = 10_000
 _METADATA_TIMEOUT_MS = 5_000
@@ -25,7 +25,6 @@ _FIXED: dict[str, object] = {
 _NOT_TO_BE_SET = frozenset(
     {
         *_FIXED,
-        "bootstrap_servers",
         "retries",
         "partitioner",
         "key_serializer",
@@ -58,25 +57,26 @@ _BLAMES_CONNECTION = (
     kafka_errors.UnsupportedVersionError,
     kafka_errors.KafkaConfigurationError,
     kafka_errors.UnrecognizedBrokerVersion,
+    KafkaConnectionError,
 )
 
 
-def connector_to(kafka: str, options: Mapping[str, object] | None = None) -> ConnectTo:
+def connector_to(kafka: KafkaConnection, options: Mapping[str, object] | None = None) -> ConnectTo:
     """Make what connects to topics of these brokers.
 
-    ``options`` (security, compression, …) go to kafka-python.
+    ``options`` (compression, batches, …) go to kafka-python.
 
     Raises ValueError for an option that what the ledger guarantees rests on.
     """
+    KafkaConnection.check_options(options)
     refused = sorted(_NOT_TO_BE_SET & set(options or ()))
     if refused:
         raise ValueError(
             f"kafka_options cannot set {', '.join(refused)}: what the ledger guarantees rests on "
             "them"
         )
-    servers = {"bootstrap_servers": address_list(kafka)}
-    config = {**_DEFAULTS, **(options or {}), **_FIXED, **servers}
-    return lambda topic: functools.partial(KafkaPublisher, topic, config)
+    config = {**_DEFAULTS, **(options or {}), **_FIXED}
+    return lambda topic: functools.partial(KafkaPublisher, topic, kafka, config)
 
 
 class KafkaPublisher:
@@ -84,10 +84,10 @@ class KafkaPublisher:
     end it for another.
     """
 
-    def __init__(self, topic: str, config: Mapping[str, object]) -> None:
+    def __init__(self, topic: str, kafka: KafkaConnection, config: Mapping[str, object]) -> None:
         self._topic = topic
         try:
-            self._producer = _Producer(**config)
+            self._producer = _Producer(**kafka.for_kafka_python(), **config)
         except Exception as error:
             raise _translated(error) from error
 

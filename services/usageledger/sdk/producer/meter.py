@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from usageledger.log.topics import Topics
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer import kafka_publisher
 from usageledger.sdk.producer.events import Event, record_key, topic_of
 from usageledger.sdk.producer.outbox import Outbox
@@ -61,7 +62,8 @@ class UsageMeter(UsageRecorder):
     clock.
 
     * ``source`` names the service, never the process: account + source + id is an event's identity.
-    * ``kafka``: addresses, "host:port,host:port"; by default USAGELEDGER_KAFKA.
+    * ``kafka``: addresses, "host:port,host:port", or a `KafkaConnection`; by default
+      USAGELEDGER_KAFKA. The variables ``USAGELEDGER_KAFKA_…`` say how to connect to addresses.
     * ``prefix``: of the topics' names; by default USAGELEDGER_PREFIX.
     * ``spool_directory``: on a local disk that outlives the process; by default USAGELEDGER_SPOOL,
       or a directory for this Kafka in the user's state directory (~/.local/state/usageledger). In a
@@ -75,7 +77,7 @@ class UsageMeter(UsageRecorder):
       replaced and its events are sent again under their own ids.
     * ``exit_timeout_s``: how many seconds the end of the process may wait to send what is left.
       `close` does the same earlier.
-    * ``kafka_options``: more of kafka-python's settings (security, compression). Those that the
+    * ``kafka_options``: more of kafka-python's settings (compression, batches). Those that the
       guarantees rest on cannot be set.
 
     Raises ValueError for a setting that is wrong, SpoolError if the directory cannot be used.
@@ -85,7 +87,7 @@ class UsageMeter(UsageRecorder):
         self,
         *,
         source: str,
-        kafka: str | None = None,
+        kafka: KafkaConnection | str | None = None,
         prefix: str | None = None,
         spool_directory: str | os.PathLike[str] | None = None,
         durability: Durability = "process",
@@ -105,7 +107,7 @@ class UsageMeter(UsageRecorder):
             kafka = kafka_setting(kafka)
             connect_to = kafka_publisher.connector_to(kafka, kafka_options)
         self._topics = Topics(prefix_setting(prefix))
-        self._directory = _spool_directory(spool_directory, kafka or "kafka")
+        self._directory = _spool_directory(spool_directory, str(kafka or "kafka"))
         self._durability = durability
         self._bytes_max, self._count_max = spool_bytes_max, spool_count_max
         self._settings = sender_settings or SenderSettings(stuck_after_s=stuck_after_s)

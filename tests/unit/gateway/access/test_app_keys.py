@@ -216,7 +216,7 @@ def test_a_token_without_a_signature_is_refused(world: GatewayWorld) -> None:
     key_id, _ = split_key(world.key("read"))
     token = jwt.encode(
         {"aud": "usageledger", "sub": "a", "iat": NOW, "exp": NOW + HOUR},
-        None,
+        "",
         "none",
         {"kid": key_id},
     )

@@ -22,6 +22,7 @@ from usageledger.gateway.streams.limit_store import LimitRecord
 from usageledger.gateway.streams.limits_health import SILENT_MAX_S, LimitsHealth
 from usageledger.log import follower as log_follower
 from usageledger.runtime.backoff import Backoff
+from usageledger.runtime.kafka_connection import KafkaConnection
 
 DEADLINE_S = 10.0
 TOPIC = TopicPartition("limit.events", 0)
@@ -111,9 +112,9 @@ class Following:
         self.heard: list[tuple[str, bool]] = []
         self.has_stopped = False
         self.health = LimitsHealth()
-        monkeypatch.setattr(log_follower, "AIOKafkaConsumer", lambda **_: self.topic)
+        monkeypatch.setattr(log_follower, "new_consumer", lambda *_, **__: self.topic)
         self.follower = LimitFollower(
-            limit_topic("nowhere", TOPIC.topic),
+            limit_topic(KafkaConnection(servers="nowhere:9092"), TOPIC.topic),
             1,
             self.stores.limits,
             self.stores.thread,

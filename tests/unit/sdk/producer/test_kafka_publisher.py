@@ -46,13 +46,14 @@ def test_connecting_where_nobody_listens_ends_in_time_and_leaves_no_file_open() 
     """
     script = """
 import gc, os, socket
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer import kafka_publisher
 from usageledger.sdk.producer.publisher import PublishError
 
 taken = socket.socket()
 taken.bind(("127.0.0.1", 0))
-address = f"127.0.0.1:{taken.getsockname()[1]}"
-connect = kafka_publisher.connector_to(address, {"bootstrap_timeout_ms": 100})("t")
+kafka = KafkaConnection(servers=f"127.0.0.1:{taken.getsockname()[1]}")
+connect = kafka_publisher.connector_to(kafka, {"bootstrap_timeout_ms": 100})("t")
 before = len(os.listdir("/proc/self/fd"))
 for _ in range(3):
     try:
