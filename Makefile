@@ -29,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
 # The longest comes last.
 SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model \
-  tests/fuzz tests/integration tests/examples tests/browser tests/chaos)
+  tests/fuzz tests/integration tests/security tests/examples tests/browser tests/chaos)
 RUNS := 1000000
 # `make check` runs these two at a time. An old make (macOS has 3.81) cannot sort their output.
 CHECKS := types web unit property contract
@@ -37,7 +37,8 @@ SORTED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check lock wheel lint format types web schemas check-schemas test unit \
-  simulate property contract fuzz model integration examples browser chaos demo up down bench clean
+  simulate property contract fuzz model integration security examples browser chaos demo up down \
+  bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' \
@@ -134,6 +135,9 @@ model: wheel ## visit every state of the protocol's model (WIDE=1: one more faul
 
 integration: wheel ## the whole flow on a real broker (USAGELEDGER_TEST_BACKEND=packages|docker)
 	$(PYTEST) tests/integration $(ARGS)
+
+security: wheel ## attacks from outside, and secured brokers
+	$(PYTEST) tests/security $(ARGS)
 
 examples: wheel ## the programs in examples/, run against a real stack
 	$(PYTEST) tests/examples $(ARGS)

@@ -25,6 +25,7 @@ _LIMITS_S = {
     "model": 600,
     "fuzz": 300,
     "integration": 240,
+    "security": 240,
     "chaos": 1200,
     "examples": 120,
     "browser": 180,
