@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { afterEach, mock, test } from "node:test";
 
 import { Account } from "../../services/usageledger/web/usage-meter-account.js";
+/** @import { StreamEvent } from "../../services/usageledger/web/usage-meter-stream.js" */
+
 import { Refusal } from "../../services/usageledger/web/usage-meter-stream.js";
 import { charge, meter } from "./answers.js";
-
-/** @typedef {import("../../services/usageledger/web/usage-meter-stream.js").StreamEvent} StreamEvent */
 
 const REFETCHED_WITHIN_MS = 3_000;
 

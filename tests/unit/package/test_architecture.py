@@ -44,6 +44,10 @@ RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 700
 TEST_NAME_MAX = 80
+LINE_COLUMNS_MAX = 100
+LINES_CHECKED_IN = {
+    ".cfg", ".css", ".html", ".js", ".lua", ".py", ".sh", ".tla", ".toml", ".ts", ".yaml",
+}  # fmt: skip
 
 # A room is a folder of the package. None may grow into a second product.
 ROOM_SHARE_MAX = 0.2
@@ -618,6 +622,38 @@ def test_a_circle_by_way_of_others_is_found(tmp_path: Path) -> None:
 
 def test_every_allowed_float_is_in_a_module_that_exists() -> None:
     assert {module.name for module in modules_below(SERVICES)} >= FLOATS_ALLOWED.keys()
+
+
+def test_lines_have_at_most_100_columns() -> None:
+    """ruff does not count what follows a pragma, and reads neither scripts nor models."""
+    assert lines_too_long(SERVICES.parent) == []
+
+
+def test_a_line_that_is_too_long_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "tests" / "model" / "Ledger.tla"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{'=' * LINE_COLUMNS_MAX}\n{'=' * (LINE_COLUMNS_MAX + 1)}\n", encoding="utf-8")
+    assert lines_too_long(tmp_path) == ["tests/model/Ledger.tla:2"]
+
+
+def lines_too_long(root: Path) -> list[str]:
+    """Lines of code above LINE_COLUMNS_MAX, whatever the language."""
+    files = [
+        *(root / name for name in ("Makefile", "pyproject.toml", ".ci/run")),
+        *(
+            path
+            for folder in ("services", "tests", "infra", "examples")
+            for path in sorted((root / folder).rglob("*"))
+            if path.suffix in LINES_CHECKED_IN and "node_modules" not in path.parts
+        ),
+    ]
+    return [
+        f"{path.relative_to(root).as_posix()}:{number}"
+        for path in files
+        if path.is_file()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > LINE_COLUMNS_MAX
+    ]
 
 
 def test_test_names_have_at_most_80_characters() -> None:
