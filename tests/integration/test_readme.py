@@ -18,16 +18,15 @@ from usageledger.operations.ledger_entries import ledger_entries
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ACCOUNT = "acct_4821"
-KAFKA = 'kafka="127.0.0.1:9092"'
-REDIS = "redis://127.0.0.1:6379/0"
-SPOOL = "/var/lib/render/usage"
 EXPECTED = {"charged": ["32", "32"], "plan": "pro", "granted": "20", "hold": "settled"}
 
 
 def test_the_samples_charge_settle_and_grant_as_printed(
     gateway: RunningGateway, tmp_path: Path
 ) -> None:
-    """Only the account's name, the addresses and the spool's directory are replaced.
+    """Only the account's name is replaced, and the gate gets a prefix.
+
+    The addresses are in the variables that the README names.
 
     The ledger is shared, and the examples of the API charge the printed account.
     """
@@ -62,9 +61,18 @@ def outcome_of(
 ) -> dict[str, object]:
     """Run the samples of a README and return the account's final state."""
     names: dict[str, Any] = {}
-    code = _with_addresses("\n".join(blocks_of(readme, "python")), gateway, directory)
+    code = "\n".join(blocks_of(readme, "python"))
+    # A gate reads no prefix from the environment. The ledger of these tests has one.
+    gate = "UsageGate(\n"
+    assert gate in code
+    code = code.replace(gate, f"{gate}    prefix={gateway.addresses.prefix!r},\n")
     try:
-        exec(compile(code, "README.md", "exec"), names)
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("USAGELEDGER_KAFKA", str(gateway.addresses.kafka))
+            environment.setenv("USAGELEDGER_REDIS_URL", gateway.addresses.redis_url)
+            environment.setenv("USAGELEDGER_PREFIX", gateway.addresses.prefix)
+            environment.setenv("USAGELEDGER_SPOOL", str(directory))
+            exec(compile(code, "README.md", "exec"), names)
         assert names["meter"].flush()
         charged = wait_for(lambda: _charges(gateway, account), lambda found: len(found) == 2)
         balance = wait_for(
@@ -82,18 +90,6 @@ def outcome_of(
         "granted": balance["granted"],
         "hold": hold.state,
     }
-
-
-def _with_addresses(code: str, gateway: RunningGateway, directory: Path) -> str:
-    addresses = gateway.addresses
-    for printed, real in (
-        (KAFKA, f"kafka={addresses.kafka!r}, prefix={addresses.prefix!r}"),
-        (REDIS, addresses.redis_url),
-        (SPOOL, str(directory)),
-    ):
-        assert printed in code, f"no sample has {printed}"
-        code = code.replace(printed, real)
-    return code
 
 
 def _charges(gateway: RunningGateway, account: str) -> list[str]:
