@@ -88,7 +88,7 @@ def _headline(balance: Balance) -> str:
     why = "" if balance.suspended is None else f": suspended ({escape(balance.suspended)})"
     state = f"[red]blocked[/red]{why}" if balance.is_blocked else "[green]open[/green]"
     return f"[bold]{escape(balance.account)}[/bold] · {escape(plan)} · {state}" + (
-        "" if balance.is_known else " · the ledger has not met it yet"
+        "" if balance.is_known else " · the ledger has no entry of it yet"
     )
 
 

@@ -57,9 +57,8 @@ def _print_examination(examination: Examination) -> None:
     ]
     terminal.print_table(("area", "state", "found"), rows)
     for finding in examination.findings:
-        terminal.say(
-            f"\n{finding.area}{' (good to know)' if finding.is_notice else ''}: {finding.what}"
-        )
+        what = finding.what.replace("\n", "\n        ")
+        terminal.say(f"\n{finding.area}{' (good to know)' if finding.is_notice else ''}: {what}")
         terminal.say(f"  why   {finding.why}")
         terminal.say(f"  mend  {finding.mend}")
     if not examination.findings:

@@ -10,6 +10,8 @@ from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from usageledger.domain.chain import SealedEntry
     from usageledger.domain.entry import LedgerEntry
 
@@ -75,13 +77,13 @@ def _entry_row(sealed: SealedEntry) -> tuple[str, ...]:
         terminal.time_text(entry.appended_at),
         entry.account,
         entry.kind,
-        _entry_summary(entry),
+        entry_summary(entry),
         credits,
         remaining,
     )
 
 
-def _entry_summary(entry: LedgerEntry) -> str:
+def entry_summary(entry: LedgerEntry) -> str:
     """The content of an entry in a few words."""
     from usageledger.domain.credits import format_credits
     from usageledger.domain.quantity import format_quantity
@@ -109,14 +111,21 @@ def _entry_summary(entry: LedgerEntry) -> str:
             return f"{entry.voids.source} {entry.voids.id}: {entry.voids.reason}"
         case "duplicate" if entry.event is not None:
             return f"{entry.event.source} {entry.event.id}"
-        case (
-            "duplicate"
-            | "suspension"
-            | "resumption"
-            | "thresholds_set"
-            | "catalog_adopted"
-            | "skip"
-        ):
+        case "suspension" | "resumption":
+            assert entry.suspension is not None, "it says why"
+            return ": ".join(filter(None, (entry.suspension.reason, entry.suspension.note)))
+        case "thresholds_set":
+            shares = entry.thresholds
+            return "those of the plan" if shares is None else _shares_text(shares)
+        case "skip":
+            return entry.reason or ""
+        case "duplicate" | "catalog_adopted":
             return entry.catalog_version or entry.reason or ""
         case _:
             assert_never(entry.kind)
+
+
+def _shares_text(shares: tuple[Decimal, ...]) -> str:
+    from usageledger.domain.quantity import format_quantity
+
+    return ", ".join(map(format_quantity, shares)) or "none"

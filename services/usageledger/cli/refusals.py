@@ -57,7 +57,8 @@ def list_(
     ]
     terminal.print_table(("entry", "time", "account", "reason", "input", "detail"), rows)
     open_count = sum(not refusal.is_resolved for refusal in refused)
-    terminal.note(f"{len(refused):,} refused, {len(refused) - open_count:,} of them accepted since")
+    since = f", {len(refused) - open_count:,} of them accepted since" if refused else ""
+    terminal.note(f"{len(refused):,} refused{since}")
 
 
 @app.command(epilog="Example: usageledger refusals resend --reason unknown_model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -116,7 +117,8 @@ def up(
         addresses = start_detached(
             command, directory, progress, fetch=backend == "packages" and kafka is None
         )
-        _print_ready(addresses, as_json, "`usageledger down` ends it")
+        where = "" if data is None else f" --data {shlex.quote(str(data))}"
+        _print_ready(addresses, as_json, f"`usageledger down{where}` ends it")
         return
     stack = Stack(
         directory,

@@ -183,9 +183,19 @@ def _refuse_mismatches(
     ]
     if problems:
         raise TopicMismatch(
-            f"topics exist that do not fit: {'; '.join(problems)}. Nothing was altered. Ask for "
-            "the settings they have, or name another --data directory or --prefix for a new ledger."
+            f"topics exist that do not fit: {'; '.join(problems)}. Nothing was altered. "
+            f"{_next_step(wanted, there)} another --data or --prefix for a new ledger."
         )
+
+
+def _next_step(wanted: tuple[TopicSettings, ...], there: Mapping[str, TopicSettings]) -> str:
+    is_live = any(
+        topic.configs["message.timestamp.type"] == CREATE_TIME
+        and there[topic.name].configs["message.timestamp.type"] == LOG_APPEND_TIME
+        for topic in wanted
+        if topic.name in there
+    )
+    return "Start without --import, or name" if is_live else "Name"
 
 
 def _mismatches(wanted: TopicSettings, there: TopicSettings) -> Iterator[str]:

@@ -71,11 +71,12 @@ def catalog_findings(
     newest = catalogs.catalogs[-1]
     found = lint(newest)
     if found:
-        shown = "; ".join(f"{each.where}: {each.message}" for each in found[:LINT_SHOWN])
-        more = f" (and {len(found) - LINT_SHOWN} more)" if len(found) > LINT_SHOWN else ""
+        lines = [f"{each.where}: {each.message}" for each in found[:LINT_SHOWN]]
+        if len(found) > LINT_SHOWN:
+            lines.append(f"and {len(found) - LINT_SHOWN} more")
         yield _finding(
             "catalog",
-            f"catalog {newest.version}: {shown}{more}",
+            "\n".join([f"catalog {newest.version}", *lines]),
             "it may not be what was meant",
             "usageledger catalog lint",
             is_notice=True,
