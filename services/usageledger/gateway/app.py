@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from usageledger.gateway.access.credentials import CredentialsFirst
+from usageledger.gateway.access.strangers import StrangersWithinLimits
 from usageledger.gateway.bodies import BodiesWithinBounds
 from usageledger.gateway.metrics import CountedRequests
 from usageledger.gateway.openapi import openapi_document
@@ -30,6 +32,7 @@ from usageledger.gateway.routes import (
     streams,
     webhooks,
 )
+from usageledger.gateway.safe_headers import SafeAnswers
 
 ROUTERS: Sequence[APIRouter] = (
     checks.router,
@@ -63,7 +66,10 @@ def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> Fast
     """
     app = bare_app()
     app.state.gateway = gateway
+    # The last one that is added is the first to see a request.
     app.add_middleware(BodiesWithinBounds)
+    # Inside CORS: a page of another origin must be able to read that its token has ended.
+    app.add_middleware(CredentialsFirst)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(allowed_origins),
@@ -72,8 +78,10 @@ def create_app(gateway: Gateway, *, allowed_origins: Sequence[str] = ()) -> Fast
         expose_headers=["Retry-After"],
         max_age=600,
     )
+    app.add_middleware(StrangersWithinLimits)
     app.add_middleware(CountedRequests)
     app.add_middleware(PathsAsSent)
+    app.add_middleware(SafeAnswers)
     return app
 
 

@@ -5,18 +5,19 @@ A route's signature names the parts that it touches and the scope that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.security.base import SecurityBase
 from pydantic import WithJsonSchema
 
 from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.access.credentials import SESSION_COOKIE, bearer_of, caller_of
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.parts import Gateway
@@ -37,16 +38,6 @@ from usageledger.log.topics import Topics
 
 # Every module with routes imports this one, so `:segment` is known before the first route.
 register()
-
-SESSION_COOKIE = "usageledger_session"
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="key",
-    description="An app key (`ulk_…`), or an account token minted with one: `Authorization: Bearer "
-    "…`. Never send it in a URL.",
-)
 
 AccountPath = Annotated[
     Name,
@@ -105,24 +96,25 @@ RequireCurrentLimits = Annotated[Callable[[], None], Depends(_limits_check)]
 """Raises Problem `not_ready` while the limit events are not known to be up to date."""
 
 
-class Needs:
+class Needs(SecurityBase):
     """Dependency: a caller with a scope.
 
     An account token passes where the path names its account, and nowhere else. The rule is here
     and not in the routes, so no route that is added lets a token read another account.
     """
 
+    # For the OpenAPI document.
+    scheme_name = "key"
+    model = HTTPBearerModel(
+        description="An app key (`ulk_…`), or an account token minted with one: `Authorization: "
+        "Bearer …`. Never send it in a URL."
+    )
+
     def __init__(self, scope: Scope) -> None:
         self.scope: Scope = scope
 
-    async def __call__(
-        self,
-        request: Request,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
-    ) -> Caller:
-        gateway = gateway_of(request)
-        caller = self._identified(request, gateway, bearer)
-        gateway.rate_limits.count(caller)
+    async def __call__(self, request: Request) -> Caller:
+        caller = caller_of(request)
         if caller.account is not None and request.path_params.get("account") != caller.account:
             raise Problem(
                 "forbidden",
@@ -136,43 +128,12 @@ class Needs:
             )
         return caller
 
-    def _identified(
-        self, request: Request, gateway: Gateway, bearer: HTTPAuthorizationCredentials | None
-    ) -> Caller:
-        session = request.cookies.get(SESSION_COOKIE)
-        keys = gateway.stores.keys
-        try:
-            if bearer is not None:
-                return keys.caller(bearer.credentials, gateway.now())
-            if session is not None and _is_from_our_pages(request.method, request.headers):
-                return keys.caller_of_session(session, gateway.now())
-        except NotAuthentic as error:
-            refuse_or_count(gateway.rate_limits, request, error)
-            raise _unauthenticated(str(error)) from None
-        raise _unauthenticated(
-            "send a key or an account token as `Authorization: Bearer …`; `usageledger keys "
-            "create` makes keys"
-        )
-
 
 MayReport = Annotated[Caller, Depends(Needs("report"))]
 MayCheck = Annotated[Caller, Depends(Needs("check"))]
 MayHold = Annotated[Caller, Depends(Needs("hold"))]
 MayRead = Annotated[Caller, Depends(Needs("read"))]
 MayAdminister = Annotated[Caller, Depends(Needs("admin"))]
-
-
-def refuse_or_count(rate_limits: RateLimits, request: Request, error: NotAuthentic) -> None:
-    """Count a credential that may have been guessed, and refuse an address that guesses too often.
-
-    A client with a working key never waits because of others' guesses.
-
-    Raises Problem.
-    """
-    if error.is_guess:
-        address = "" if request.client is None else request.client.host
-        rate_limits.refuse_guessing(address)
-        rate_limits.count_failure(address)
 
 
 def credential_check(
@@ -182,10 +143,9 @@ def credential_check(
 
     For a request that goes on for long after it was let in.
     """
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    is_bearer = scheme.lower() == "bearer"
-    credential = bearer.strip() if is_bearer else request.cookies.get(SESSION_COOKIE, "")
-    identify = keys.caller if is_bearer else keys.caller_of_session
+    bearer = bearer_of(request.headers)
+    credential = request.cookies.get(SESSION_COOKIE, "") if bearer is None else bearer
+    identify = keys.caller_of_session if bearer is None else keys.caller
 
     def still_works() -> bool:
         try:
@@ -203,18 +163,3 @@ async def _credential_check(request: Request) -> Callable[[], bool]:
 
 
 CredentialCheck = Annotated[Callable[[], bool], Depends(_credential_check)]
-
-
-def _unauthenticated(detail: str) -> Problem:
-    return Problem("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _is_from_our_pages(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request with a session's cookie is one of our own pages'.
-
-    A form on another site could send the cookie too, so a request that changes something must name
-    our origin.
-    """
-    if method in _SAFE_METHODS:
-        return True
-    return urlsplit(headers.get("origin", "")).netloc == headers.get("host")

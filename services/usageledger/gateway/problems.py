@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from usageledger.accounts.errors import CatalogsUnavailable, NoCatalog
 from usageledger.counters.view import ViewError
 from usageledger.gateway.idempotency import KeyUsedBefore
+from usageledger.gateway.safe_headers import SAFE_HEADERS
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -137,7 +138,13 @@ def problem_response(
         "code": code,
         **more,
     }
-    return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    sent = {**SAFE_HEADERS, **(headers or {})}
+    return JSONResponse(content, status, headers=sent, media_type=MEDIA_TYPE)
+
+
+def answer_to(problem: Problem) -> JSONResponse:
+    """The response to a request that failed with this problem."""
+    return problem_response(problem.code, problem.detail, headers=problem.headers, **problem.more)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -155,9 +162,7 @@ def add_handlers(app: FastAPI) -> None:
 def _add_handlers_of_our_errors(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> JSONResponse:
-        return problem_response(
-            problem.code, problem.detail, headers=problem.headers, **problem.more
-        )
+        return answer_to(problem)
 
     @app.exception_handler(ViewError)
     async def on_view_error(request: Request, error: ViewError) -> JSONResponse:

@@ -21,6 +21,8 @@ PER_ACCOUNT_TOKEN_AND_SECOND = 50
 LISTS_PER_ACCOUNT_TOKEN_AND_SECOND = 25
 """A page of charges costs as much as thirty checks, and any browser with a token may ask."""
 FAILURES_PER_ADDRESS_AND_MINUTE = 60
+STRANGERS_PER_ADDRESS_AND_SECOND = 100
+"""For all requests of an address without a valid credential. A page of ours loads some 20 files."""
 
 
 class WindowCounts(Storage):
@@ -79,19 +81,24 @@ class WindowCounts(Storage):
 
 
 class RateLimits:
-    """Counts requests by key and by account token, and attempts with wrong keys by address.
+    """Counts requests by key and by account token, and those without a valid one by address.
 
     Every method but `count_failure` raises Problem `rate_limited`.
     """
 
     def __init__(
-        self, *, per_key: int = PER_KEY_AND_SECOND, per_account: int = PER_ACCOUNT_TOKEN_AND_SECOND
+        self,
+        *,
+        per_key: int = PER_KEY_AND_SECOND,
+        per_account: int = PER_ACCOUNT_TOKEN_AND_SECOND,
+        per_stranger: int = STRANGERS_PER_ADDRESS_AND_SECOND,
     ) -> None:
         self._limiter = FixedWindowRateLimiter(WindowCounts())
         self._by_key = RateLimitItemPerSecond(per_key)
         self._by_account = RateLimitItemPerSecond(per_account)
         self._lists = RateLimitItemPerSecond(LISTS_PER_ACCOUNT_TOKEN_AND_SECOND)
         self._failures = RateLimitItemPerMinute(FAILURES_PER_ADDRESS_AND_MINUTE)
+        self._strangers = RateLimitItemPerSecond(per_stranger)
 
     def count(self, caller: Caller) -> None:
         """Count a request of this caller."""
@@ -104,6 +111,10 @@ class RateLimits:
         """Count a request for a list by an account token. Keys have no limit of their own here."""
         if caller.account is not None:
             self._hit(self._lists, "lists", f"{caller.key_id}/{caller.account}")
+
+    def count_stranger(self, address: str) -> None:
+        """Count a request without a valid key, token or session."""
+        self._hit(self._strangers, "strangers", address)
 
     def count_failure(self, address: str) -> None:
         """Count an attempt with a key or a token that does not work."""

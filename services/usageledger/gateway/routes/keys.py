@@ -19,9 +19,9 @@ from usageledger.gateway.access.app_keys import (
     Scope,
     TooManyKeys,
 )
+from usageledger.gateway.access.credentials import SESSION_COOKIE, refuse_or_count
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
 from usageledger.gateway.dependencies import (
-    SESSION_COOKIE,
     AccountPath,
     MayAdminister,
     MayRead,
@@ -29,7 +29,6 @@ from usageledger.gateway.dependencies import (
     TheKeys,
     TheRateLimits,
     TheStoreThread,
-    refuse_or_count,
 )
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
@@ -305,7 +304,7 @@ async def sign_in(
     try:
         session = keys.new_session(asked.key.get_secret_value(), now())
     except NotAuthentic as error:
-        refuse_or_count(rate_limits, request, error)
+        refuse_or_count(rate_limits, request.scope, error)
         raise Problem("unauthenticated", str(error)) from None
     response = Response(status_code=204)
     is_secure = request.url.scheme == "https"

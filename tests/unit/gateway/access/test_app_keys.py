@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.access.app_keys import SCOPES, NotAuthentic, Scope
-from usageledger.gateway.dependencies import SESSION_COOKIE, Needs
+from usageledger.gateway.access.credentials import SESSION_COOKIE
+from usageledger.gateway.dependencies import Needs
 from usageledger.sdk.tokens import mint_account_token, split_key, token_key
 
 HOUR = timedelta(hours=1)

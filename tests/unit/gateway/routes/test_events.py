@@ -14,7 +14,7 @@ import pytest
 
 from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.accounts.queries import Clock
-from usageledger.gateway.bodies import BYTES_MAX
+from usageledger.gateway.bodies import EVENTS_BYTES_MAX
 from usageledger.gateway.routes.events import EVENTS_MAX
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.event_publisher import Outgoing, Sent
@@ -264,7 +264,7 @@ def test_a_request_has_so_many_events_and_bytes_and_no_more(world: GatewayWorld)
         ).status_code
         == 413
     )
-    assert report(world, b"[" + b" " * BYTES_MAX, Kafka(), key=key).status_code == 413
+    assert report(world, b"[" + b" " * EVENTS_BYTES_MAX, Kafka(), key=key).status_code == 413
 
 
 def test_another_kind_of_body_is_refused(world: GatewayWorld) -> None:

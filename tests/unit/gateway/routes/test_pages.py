@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.package.test_architecture import SERVICES
 from tests.worlds.gateway_world import NOW, GatewayWorld
-from usageledger.gateway.dependencies import SESSION_COOKIE
+from usageledger.gateway.access.credentials import SESSION_COOKIE
 from usageledger.sdk.tokens import mint_account_token
 
 WEB = SERVICES / "usageledger" / "web"
