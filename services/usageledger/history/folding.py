@@ -35,8 +35,9 @@ _entries = msgspec.json.Decoder(LedgerEntry)
 
 
 class Position(NamedTuple):
-    """How far a partition is folded: everything before ``next_offset``, of which the last valid
-    entry is at ``entry_offset``.
+    """How far a partition is folded: up to ``next_offset``, exclusive.
+
+    The last valid entry before it is at ``entry_offset``.
     """
 
     next_offset: int = 0
@@ -45,9 +46,9 @@ class Position(NamedTuple):
 
 
 class FoldFailed(Exception):
-    """A partition's records are not what the fold can go on with.
+    """The fold cannot continue with these records of a partition, and folded none of them.
 
-    The message says why, and nothing of them was folded.
+    The message says why.
     """
 
 
@@ -99,7 +100,7 @@ class _Batch:
 
 
 class HistoryFold:
-    """Writes ``history.db``. One thread, one process."""
+    """Writes ``history.db``. Only one thread of one process may use it."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -116,13 +117,12 @@ class HistoryFold:
         return self._positions.get(partition, Position())
 
     def add(self, partition: int, records: Sequence[Record]) -> int:
-        """Fold records that begin at the partition's position; return how many valid entries there
-        were.
+        """Fold records that begin at the partition's position, and count their valid entries.
 
-        Raises FoldFailed, and then nothing of them is folded; sqlite3.Error.
+        Raises FoldFailed or sqlite3.Error, and then none of the records is folded.
         """
         position = self.position(partition)
-        sealed = _chained(position, partition, records)
+        sealed = _valid_entries(position, partition, records)
         batch = _Batch(partition)
         try:
             for item in sealed:
@@ -140,7 +140,7 @@ class HistoryFold:
         )
         self._write(batch, moved, None if last is None else last.entry.appended_at)
         self._positions[partition] = moved
-        self._keep(batch.accounts)
+        self._remember(batch.accounts)
         return len(sealed)
 
     def _apply(self, batch: _Batch, entry: LedgerEntry) -> None:
@@ -167,15 +167,13 @@ class HistoryFold:
             entry.account,
             number,
             date,
-            _encoder.encode(_kept_of(entry)),
+            _encoder.encode(_charge_of(entry)),
         )
 
     def _count(
         self, batch: _Batch, kind: ChargeKind, entry: LedgerEntry, account: _Account
     ) -> str | None:
-        """Count a use, or a void of one, in the day that it happened on; return the day of a
-        use.
-        """
+        """Count a use, or a void of one, in the day of the use. Return the day if it is a use."""
         match kind:
             case "usage":
                 assert entry.event is not None, "a use is an event"
@@ -188,9 +186,9 @@ class HistoryFold:
                     _add(batch, entry, date, sign=1)
                 return date
             case "void":
-                assert entry.voids is not None, "a void names what it voids"
+                assert entry.voids is not None, "a void names a use"
                 if entry.voids.entry_offset is not None:
-                    usage, date = self._charged(batch, entry.voids.entry_offset)
+                    usage, date = self._charge_at(batch, entry.voids.entry_offset)
                     _add(batch, usage, date, sign=-1)
                 return None
             case (
@@ -206,7 +204,7 @@ class HistoryFold:
             case _:
                 assert_never(kind)
 
-    def _charged(self, batch: _Batch, offset: int) -> tuple[LedgerEntry, str]:
+    def _charge_at(self, batch: _Batch, offset: int) -> tuple[LedgerEntry, str]:
         """The use at an offset of the partition, and the day that it counts in."""
         entry_number = entry_number_of(batch.partition, offset)
         row = batch.charges.get(entry_number)
@@ -233,7 +231,7 @@ class HistoryFold:
         ).fetchone()
         return None if row is None else _Account(decode_account(row[0]), *row[1:])
 
-    def _keep(self, accounts: dict[str, _Account]) -> None:
+    def _remember(self, accounts: dict[str, _Account]) -> None:
         if len(self._known) + len(accounts) > STATES_KEPT_MAX:
             self._known.clear()
         self._known.update(accounts)
@@ -267,8 +265,9 @@ class HistoryFold:
             raise
 
     def _write_refusals(self, batch: _Batch) -> None:
-        """Refusals from before are resolved by what was accepted here, and those of this
-        batch by what came after them.
+        """Write the refusals of the batch, and resolve earlier ones that it accepted.
+
+        A refusal of this batch is already resolved if the batch later accepted the same event.
         """
         (has_unresolved,) = self._database.execute(
             "SELECT EXISTS (SELECT 1 FROM refusals WHERE is_resolved = 0)"
@@ -320,10 +319,12 @@ def local_date(at: datetime, time_zone: str) -> str:
     )
 
 
-def _chained(position: Position, partition: int, records: Sequence[Record]) -> list[SealedEntry]:
+def _valid_entries(
+    position: Position, partition: int, records: Sequence[Record]
+) -> list[SealedEntry]:
     """The valid entries among records that begin at the position.
 
-    Each follows the one before by its hash.
+    Each names the hash of the entry before it. Raises FoldFailed.
     """
     expected, hash_ = position.next_offset, position.entry_hash
     found: list[SealedEntry] = []
@@ -352,8 +353,10 @@ def _chained(position: Position, partition: int, records: Sequence[Record]) -> l
 
 
 def _note_refusal(batch: _Batch, entry: LedgerEntry) -> None:
-    """As `operations.refusals.refused_inputs` has it: whatever the ledger makes of the event later,
-    but another refusal, resolves it.
+    """Note a refusal, or resolve the refusals of the event that this entry accepts.
+
+    Any later entry of the event resolves them, unless it is another refusal. The rule is that of
+    `operations.refusals.refused_inputs`.
     """
     if entry.input is None:
         return
@@ -383,8 +386,9 @@ def _note_limits(account: _Account, entry: LedgerEntry) -> None:
 
 
 def _note_periods(batch: _Batch, entry: LedgerEntry, state: AccountState) -> None:
-    """The periods that an entry can have changed: the current one, and the previous one if it ended
-    just now or had a late use.
+    """Note the periods that an entry can have changed.
+
+    These are the current one, and the previous one if it has just ended or had a late use.
     """
     opens = entry.plan_change is not None and entry.plan_change.opens is not None
     entry_number = entry_number_of(batch.partition, entry.offset)
@@ -416,8 +420,8 @@ def _add(batch: _Batch, usage: LedgerEntry, date: str, *, sign: int) -> None:
     sums[3] += sign * usage.credits
 
 
-def _kept_of(entry: LedgerEntry) -> LedgerEntry:
-    """An entry without what only decides."""
+def _charge_of(entry: LedgerEntry) -> LedgerEntry:
+    """An entry as the table ``charges`` holds it, without the fields that only decisions need."""
     before = entry.before if entry.kind != "usage" else None
     return replace(entry, input=None, hold_id=None, before=before, crossings=(), previous_hash="")
 
@@ -454,7 +458,7 @@ def _account_row(name: str, account: _Account) -> tuple[object, ...]:
 
 
 def _refusal_row(entry_number: int, entry: LedgerEntry, is_resolved: bool) -> tuple[object, ...]:
-    assert entry.input is not None, "what is refused is an input"
+    assert entry.input is not None, "every refusal is of an input"
     event = entry.event
     return (
         entry_number,

@@ -37,18 +37,20 @@ _by_feature = msgspec.json.Decoder(dict[str, int])
 
 
 class HistoryAbsent(Exception):
-    """There is no history that could be read: its service has not begun yet, or is another
-    release's.
+    """There is no history to read.
+
+    Its service has not begun yet, or another release wrote the file.
     """
 
 
 class MalformedCursor(ValueError):
-    """A cursor that no list has given."""
+    """A text that is no cursor of any list."""
 
 
 class Reach(NamedTuple):
-    """How far a partition's history goes: every record before ``next_offset``, the last of them
-    appended at ``clock`` (None: nothing).
+    """How far a partition's history reaches: up to ``next_offset``, exclusive.
+
+    ``clock`` is when its last entry was appended; None if nothing is folded.
     """
 
     next_offset: int
@@ -69,9 +71,8 @@ class DailyUse(NamedTuple):
 class AccountHistory(NamedTuple):
     """The history of an account and of one of its periods.
 
-    ``stored`` is the account's state, in the bytes that the counters have for the same.
-    ``blocked_since`` and ``blocked_reason`` are of its last `limit.reached`, None once it was
-    cleared.
+    ``stored`` is the account's state, in the same bytes as in the counters. ``blocked_since`` and
+    ``blocked_reason`` are those of its last `limit.reached`, or None once it was cleared.
     """
 
     reach: Reach
@@ -123,14 +124,15 @@ class HistoryReader:
         return await self._ask(lambda database: _account(database, account, partition, period))
 
     async def reaches(self) -> dict[int, Reach]:
-        """How far each partition's history goes; those of which nothing is folded are left out."""
+        """Return how far the history of each partition reaches, if any of it is folded."""
         return await self._ask(_reaches)
 
     async def charges(
         self, account: str, *, period: int | None, cursor: str | None, limit: int
     ) -> Page[LedgerEntry]:
-        """The entries that changed an account, or those that count in one of its periods, the
-        newest first.
+        """Return entries that changed an account, the newest first.
+
+        With ``period``, only entries that count in that period.
         """
         return await self._ask(lambda database: _charges(database, account, period, cursor, limit))
 
@@ -139,7 +141,7 @@ class HistoryReader:
         return await self._ask(lambda database: _periods(database, account, before, limit))
 
     async def accounts(self, *, search: str, cursor: str | None, limit: int) -> Page[AccountListed]:
-        """Accounts whose names hold ``search``, whatever the case, in the order of their names."""
+        """Return accounts whose names contain ``search`` in any case, ordered by name."""
         return await self._ask(lambda database: _accounts(database, search, cursor, limit))
 
     async def refusals(
@@ -154,7 +156,7 @@ class HistoryReader:
         return await self._ask(lambda database: _refusals_at(database, entries))
 
     def close(self) -> None:
-        """Let go of the connections that nobody uses."""
+        """Close the connections that are idle."""
         while not self._idle.empty():
             self._idle.get().database.close()
 
@@ -164,7 +166,7 @@ class HistoryReader:
     def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
             with self._connection() as database:
-                database.execute("BEGIN")  # all that is read for one answer is of one moment
+                database.execute("BEGIN")  # one answer shows one moment of the file
                 try:
                     return question(database)
                 finally:
@@ -224,9 +226,9 @@ class _Connection(NamedTuple):
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing.
+    """A connection through which nothing can be changed.
 
-    Not read-only to SQLite, which may have to make the index of the write-ahead log.
+    Its mode is read-write, because SQLite may have to create the index of the write-ahead log.
     """
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
@@ -362,7 +364,7 @@ def _period(
 def _accounts(
     database: sqlite3.Connection, search: str, cursor: str | None, limit: int
 ) -> Page[AccountListed]:
-    # Names are found in the index alone; states are read of those that are shown.
+    # The inner query finds the names in the index alone. Only the states of this page are read.
     rows = database.execute(
         "SELECT account, state, last_used_at_us FROM accounts WHERE account IN ("
         "SELECT account FROM accounts WHERE account > ? AND instr(lower(account), lower(?)) > 0 "

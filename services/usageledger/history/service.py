@@ -2,9 +2,9 @@
 
 It has a process of its own, so that the gateway's answers never wait for it.
 
-``history.db`` alone says where to go on. The entry that was folded last is read again and compared.
-So a ledger that was made anew, or lost its end, is recognised by the first record. Then everything
-is forgotten and folded again, which is logged.
+Only ``history.db`` records how far the fold has come. After a connect, the entry that was folded
+last is read again and compared. A ledger that was recreated, or lost its end, is therefore
+recognised by its first record. The history is then emptied and folded again, and this is logged.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from usageledger.runtime.telemetry import Figure, Report
 
 POLL_MS = 200
 RECORDS_PER_POLL_MAX = 5_000
-# After a step with fewer than FEW_RECORDS records, the next step waits for GATHER_S. So more
-# entries share a transaction: ten transactions cost 1.5 times as much as one with the same entries.
+# After a step with fewer than FEW_RECORDS records, the next step waits for GATHER_S, so that more
+# entries share a transaction. Ten transactions cost 1.5 times as much as one with the same entries.
 GATHER_S, FEW_RECORDS = 0.2, 1_000
 RECONNECT = Backoff((0.5,))
 ANSWER_WITHIN_S = 15.0
 SILENT_MAX_S = 10.0
-# Of one partition: about RECORDS_PER_POLL_MAX entries. Folding 5,000 at once costs a fifth less per
-# entry than folding 1,000.
+# Enough for about RECORDS_PER_POLL_MAX entries of one partition. An entry costs a fifth less in a
+# batch of 5,000 than in one of 1,000.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class HistoryHealth:
     """How far the fold has come.
 
     ``folded_count``: the entries that this process has folded. ``lag_records``: the records of the
-    ledger that are not folded yet; None while that is not known. ``stopped``: by partition, why it
-    is not folded any more.
+    ledger that are not folded yet; None while that is not known. ``stopped``: for each stopped
+    partition, why it stopped.
     """
 
     partition_count: int
@@ -111,7 +111,7 @@ async def run_history(
     """Fold the ledger into the file until ``stop`` is set, and call ``on_health`` at each step.
 
     Raises HistoryError where there is no ledger or every partition has stopped, sqlite3.Error, and
-    one of `NOT_LET_IN` where Kafka refuses the client.
+    one of `NOT_LET_IN` if Kafka refuses access to the client.
     """
     topic = TopicFollower(
         kafka,
@@ -126,7 +126,7 @@ async def run_history(
             try:
                 await _run(topic, path, stop, on_health or (lambda _: None))
             except _FileGone:
-                log.warning("%s was taken away: it is built anew from the ledger", path)
+                log.warning("%s was removed or replaced: it is built anew from the ledger", path)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
@@ -135,7 +135,7 @@ async def run_history(
 
 
 class _FileGone(Exception):
-    """The file at our path is another one now, or missing."""
+    """The file at our path was replaced or removed."""
 
 
 async def _run(topic: TopicFollower, path: Path, stop: asyncio.Event, on_health: OnHealth) -> None:
@@ -197,7 +197,7 @@ class History:
         for partition, records in polled.items():
             self._fold_records(partition, records)
             if not self._is_connected:
-                return  # the history was forgotten, and the rest of the poll belongs to it
+                return  # the history was emptied, and a reconnect reads the rest again
         self._ends |= self._topic.known_ends()
         if sum(map(len, polled.values())) < FEW_RECORDS:
             await asyncio.sleep(GATHER_S)
@@ -210,7 +210,7 @@ class History:
             )
 
     def reconnect(self) -> None:
-        """Have the next step connect anew and look up where each partition is read from."""
+        """Make the next step connect again and look up where each partition continues."""
         self._is_connected = False
 
     def health(self) -> HistoryHealth:
@@ -258,7 +258,7 @@ class History:
                 f"{position.next_offset} only",
             )
         if partition in self._stopped:
-            # A partition without a position is an error, though nothing of it is read.
+            # Kafka's client requires a position, although nothing of the partition is read.
             self._topic.seek(partition, start)
             self._stop(partition, self._stopped[partition])
         elif position.entry_offset >= start:
@@ -291,8 +291,8 @@ class History:
 
     def _forget(self, why: str) -> None:
         log.error(
-            "the topic holds another ledger than the one whose history this is: the history is "
-            "forgotten and built anew (%s)",
+            "the history was folded from another ledger than the topic holds now: it is emptied "
+            "and built anew (%s)",
             why,
         )
         empty(self._database)
@@ -300,7 +300,7 @@ class History:
         self._stopped, self._reread_at = {}, {}
 
     def _stop(self, partition: int, detail: str) -> None:
-        log.error("partition %d STOPPED, its history does not go on: %s", partition, detail)
+        log.error("partition %d STOPPED, its entries are no longer folded: %s", partition, detail)
         self._stopped[partition] = detail
         self._topic.pause(partition)
 

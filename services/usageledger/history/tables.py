@@ -17,7 +17,7 @@ from pathlib import Path
 
 HISTORY_FILE = "history.db"
 VERSION = 2
-"""Of the tables and of what is folded into them. A file of another version is built anew."""
+"""The version of the tables and of the fold. A file of another version is built anew."""
 
 BUSY_TIMEOUT_S = 30.0
 CACHE_KIB = 64 * 1024
@@ -91,7 +91,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return _opened(path)
+        return _open(path)
     except UnusableFile as error:
         log.warning("%s: it is built anew from the ledger", error)
     except sqlite3.DatabaseError as error:
@@ -99,11 +99,11 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             raise
         log.error("%s cannot be read (%s): it is built anew from the ledger", path, error)
     throw_away(path)
-    return _opened(path)
+    return _open(path)
 
 
 def throw_away(path: Path) -> None:
-    """Delete the file and what SQLite keeps beside it."""
+    """Delete the file and the two that SQLite keeps beside it."""
     for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
         name.unlink(missing_ok=True)
 
@@ -120,12 +120,12 @@ class UnusableFile(Exception):
     """The file was written by another release, whose tables differ."""
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode = WAL")
-        # A power cut can take the last transactions, positions and all: what they held is folded
+        # A power cut can undo the last transactions, positions included. Their entries are folded
         # again.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
