@@ -246,7 +246,7 @@ def announces_from_committed_offsets(patch: pytest.MonkeyPatch) -> None:
         return progress
 
     patch.setattr(limits_module._Feed, "poll", committing)
-    patch.setattr(announcer.Announcer, "_resumed", resumed)
+    patch.setattr(announcer.Announcer, "_find_progress", resumed)
 
 
 def goes_on_announcing_after_a_failed_append(patch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ class _Feed:
             self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S
         )
 
-    def committed(self, partition: int) -> int:
+    def committed_offset(self, partition: int) -> int:
         return self._consumer.ask(
             self._consumer.link(), lambda: self.group.committed.get(partition, 0), ASK_TIMEOUT_S
         )

@@ -197,7 +197,7 @@ class MemoryFeed:
         self._world.committed.update(next_offsets)
         self._after("commit")
 
-    def committed(self, partition: int) -> int:
+    def committed_offset(self, partition: int) -> int:
         return self._world.committed.get(partition, 0)
 
 

@@ -1,7 +1,7 @@
 """From ledger partitions to limit events, without any state but the limit events themselves.
 
-The last limit event of a partition says where to go on. Two rules keep this safe when a consumer
-crashes, is late or runs twice:
+A consumer continues after the last limit event of a partition. Two rules keep this safe when a
+consumer crashes, is late or runs twice:
 
 - **Every batch begins right after a limit event that its partition already holds**, or at the
   ledger's first entry. The partition holds the whole batch or nothing of it.
@@ -94,11 +94,11 @@ class LedgerFeed(Protocol):
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Commit how far each partition is announced.
 
-        Lag tools read these offsets. A consumer finds in the limit events where to go on.
+        Lag tools read these offsets. A consumer continues where the limit events end.
         """
         ...
 
-    def committed(self, partition: int) -> int:
+    def committed_offset(self, partition: int) -> int:
         """Return the offset that was last committed; 0 if Kafka has none."""
         ...
 
@@ -334,19 +334,19 @@ class Announcer:
             if not isinstance(found.state, _Wait) or found.state.until > now:
                 continue
             try:
-                found.state = self._resumed(partition)
+                found.state = self._find_progress(partition)
             except Unavailable as error:
                 self._wait(partition, str(error))
                 break  # the next one would wait for the same broker
             except PartitionUnusable as error:
                 self._stop(partition, str(error))
 
-    def _resumed(self, partition: int) -> PartitionProgress:
-        """Find in the log where to go on."""
+    def _find_progress(self, partition: int) -> PartitionProgress:
+        """Find in the limit events how far the partition is announced, and seek there."""
         last = self._limit_log.last(partition)
         address = None if last is None else _address_of(last, partition)
         progress = PartitionProgress(
-            partition, address, self._feed.committed(partition) if address is None else 0
+            partition, address, self._feed.committed_offset(partition) if address is None else 0
         )
         start, end = self._feed.bounds(partition)
         if progress.next_offset < start:
@@ -455,6 +455,6 @@ def _address_of(last: Record, partition: int) -> LimitAddress:
         raise PartitionUnusable(
             f"limit events, partition {partition}, offset {last.offset}: {error}. Nobody but the "
             "limits consumer may write to that topic; "
-            "without its last event nothing says where to go on"
+            "without its last event the consumer cannot know where to continue"
         ) from None
     return address

@@ -1,5 +1,7 @@
-"""The limits consumer on Kafka: reads ``ledger.entries`` as a consumer group, appends to the same
-partition of ``limit.events``.
+"""The limits consumer on Kafka.
+
+It reads ``ledger.entries`` as a consumer group, and appends to the same partition of
+``limit.events``.
 """
 
 from __future__ import annotations
@@ -112,8 +114,8 @@ def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
 class KafkaLedgerFeed:
     """See `LedgerFeed`.
 
-    The group shares the partitions out; where to read, the limit events say, never the group's
-    offsets.
+    The group only assigns the partitions. The limit events, never the group's offsets, say where
+    reading continues.
     """
 
     def __init__(
@@ -156,16 +158,16 @@ class KafkaLedgerFeed:
         return Assignment((member.generation_id, member.member_id), partitions)
 
     def seek(self, partition: int, offset: int) -> None:
-        with _translating(), _still_ours():
+        with _raising_unavailable(), _unless_reassigned():
             self._consumer.seek(self._topic_partition(partition), offset)
             self._consumer.resume(self._topic_partition(partition))
 
     def pause(self, partition: int) -> None:
-        with _still_ours():
+        with _unless_reassigned():
             self._consumer.pause(self._topic_partition(partition))
 
     def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
-        with _translating():
+        with _raising_unavailable():
             polled = self._consumer.poll(timeout_ms=timeout_ms)
         return {
             place.partition: [
@@ -176,14 +178,14 @@ class KafkaLedgerFeed:
         }
 
     def bounds(self, partition: int) -> tuple[int, int]:
-        with _translating():
+        with _raising_unavailable():
             return self._reader.start_offset(self._topic, partition), self._reader.end_offset(
                 self._topic, partition
             )
 
     def known_ends(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Where partitions ended when they were last read from. Asks nobody."""
-        with _still_ours():
+        """Return where partitions ended when they were last read. Sends no request."""
+        with _unless_reassigned():
             ends = {
                 partition: self._consumer.highwater(self._topic_partition(partition))
                 for partition in partitions
@@ -196,13 +198,13 @@ class KafkaLedgerFeed:
             for partition, offset in next_offsets.items()
         }
         try:
-            with _translating():
+            with _raising_unavailable():
                 self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
         except REBALANCED as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
-    def committed(self, partition: int) -> int:
-        with _translating(), _still_ours():
+    def committed_offset(self, partition: int) -> int:
+        with _raising_unavailable(), _unless_reassigned():
             return (
                 self._consumer.committed(
                     self._topic_partition(partition), timeout_ms=COMMIT_TIMEOUT_MS
@@ -228,7 +230,7 @@ class KafkaLimitLog:
         self._producer: Any = None
 
     def last(self, partition: int) -> Record | None:
-        with _translating():
+        with _raising_unavailable():
             start, end = (
                 self._reader.start_offset(self._topic, partition),
                 self._reader.end_offset(self._topic, partition),
@@ -237,8 +239,8 @@ class KafkaLimitLog:
                 return None
             if start == end:
                 raise PartitionUnusable(
-                    f"{self._topic}/{partition} has lost its {end} records: nothing says where to "
-                    "go on"
+                    f"{self._topic}/{partition} has lost its {end} records, so nothing says "
+                    "where to continue"
                 )
             try:
                 return list(self._reader.read(self._topic, partition, end - 1, end))[-1]
@@ -262,14 +264,16 @@ class KafkaLimitLog:
         return failures
 
     def close(self) -> None:
-        """Let go of the producer. Nothing is on its way between two appends."""
+        """Close the producer. Nothing is in flight between two appends."""
         self._give_up()
 
     def _append_batches(
         self, batches: Mapping[int, Sequence[LimitMessage]]
     ) -> dict[int, Exception]:
-        """One batch a partition: a batch is whole or not there, and nothing of a partition is sent
-        while another one is on its way.
+        """Append one batch to each partition, and return the errors by partition.
+
+        Kafka appends a batch whole or not at all. Two batches of a partition are never in flight
+        together.
         """
         sent: dict[int, list[Any]] = {partition: [] for partition in batches}
         try:
@@ -292,16 +296,16 @@ class KafkaLimitLog:
             if (failure := _failure(futures, len(batches[partition]), unfinished)) is not None
         }
         if failures:
-            # A kafka-python producer that has failed may never send again, and one that has not may
-            # still have something on its way.
+            # After a failure a kafka-python producer may never send again. It may also still have
+            # records in flight.
             self._give_up()
         return failures
 
     def _give_up(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            # Its close() flushes first, and closes nothing if that fails. The messages that it
-            # still holds must not be sent after later ones.
+            # close() flushes first, and closes nothing if that fails. The messages that are still
+            # in the producer must not be sent after later ones.
             producer.flush = lambda timeout=None: None
             producer.close(timeout=0)
 
@@ -312,10 +316,10 @@ def _producer(kafka: KafkaConnection) -> Any:
         client_id="usageledger-limits",
         acks="all",
         enable_idempotence=True,
-        # An idempotent producer stops for ever when a batch expires by this time-out;
-        # APPEND_TIMEOUT_S is the one that counts.
+        # An idempotent producer stops for ever when a batch expires by this time-out. So it never
+        # comes, and APPEND_TIMEOUT_S bounds the append.
         delivery_timeout_ms=2**40,
-        # Nothing is sent before flush(), so that what is appended together is one batch.
+        # Nothing is sent before flush(), so that all messages of an append are one batch.
         linger_ms=3_600_000,
         batch_size=BATCH_BYTES,
         max_request_size=8 * BATCH_BYTES,
@@ -328,7 +332,7 @@ def _producer(kafka: KafkaConnection) -> Any:
 
 
 def _first_batch(messages: Sequence[LimitMessage]) -> Sequence[LimitMessage]:
-    """As many as fit into one batch, at least one."""
+    """The first messages, as many as fit into one batch, and at least one."""
     size = 0
     for count, message in enumerate(messages):
         size += len(message.key) + len(message.value) + _RECORD_OVERHEAD_BYTES
@@ -357,7 +361,7 @@ def _failure(futures: Sequence[Any], expected: int, unfinished: Exception) -> Ex
 
 
 @contextmanager
-def _translating() -> Iterator[None]:
+def _raising_unavailable() -> Iterator[None]:
     """Raise Unavailable for an error that passes by itself.
 
     Other errors (no permission, a wrong configuration) end the process.
@@ -369,8 +373,11 @@ def _translating() -> Iterator[None]:
 
 
 @contextmanager
-def _still_ours() -> Iterator[None]:
-    """A rebalance between two calls takes a partition away: the next step sees that."""
+def _unless_reassigned() -> Iterator[None]:
+    """Raise Unavailable if a rebalance took the partition away between two calls.
+
+    The next step sees the new assignment.
+    """
     try:
         yield
     except (kafka_errors.IllegalStateError, KeyError, ValueError) as error:

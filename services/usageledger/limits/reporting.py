@@ -14,8 +14,9 @@ def report_of(
 ) -> Report:
     """The report of a consumer with these partitions.
 
-    ``ends``: where each is known to end; ``announced_count``: the limit events that this process
-    has written. A consumer without partitions is not ready, even if other consumers have them all.
+    ``ends`` is where each is known to end. ``announced_count`` is how many limit events this
+    process has written. A consumer without partitions is not ready, even if other consumers
+    have them all.
     """
     held_up = tuple(
         f"partition {each}: {found.state}: {found.detail}"

@@ -1,5 +1,6 @@
-"""Account tokens: what an app's backend hands to a browser, so that it sees one account and nothing
-else. Needs the standard library alone.
+"""Account tokens: with one, a browser sees one account and nothing else.
+
+An app's backend mints them. Needs the standard library alone.
 
 ::
 
@@ -38,19 +39,17 @@ def mint_account_token(
     scopes: Sequence[str] = ("read",),
     now: datetime | None = None,
 ) -> str:
-    """A token that works on one account's paths until it ends.
+    """Return a token for one account's paths, valid for ``expires_in`` (at most an hour).
 
-    ``scopes``: of the key's own, all but ``admin``.
-
-    Nothing is asked of the gateway. Raises ValueError for what is no key, for an account without a
-    name, and for more than an hour.
+    ``scopes`` can be any of the key's own except ``admin``. The gateway is not asked. Raises
+    ValueError for a malformed key, an empty account or a lifetime out of bounds.
     """
     if not account:
         raise ValueError("account is needed")
     if not timedelta(0) < expires_in <= LIFETIME_MAX:
         raise ValueError(
-            f"expires_in is more than nothing and at most an hour, not {expires_in}: mint another "
-            "token when it ends"
+            f"expires_in is above 0 and at most an hour, not {expires_in}: mint another token "
+            "when this one expires"
         )
     key_id, secret = split_key(key)
     return signed_account_token(
@@ -66,7 +65,7 @@ def signed_account_token(
     expires_in: timedelta,
     now: datetime,
 ) -> str:
-    """An account token, by whoever has what signs it: see `mint_account_token`."""
+    """Return an account token signed with the signing key itself: see `mint_account_token`."""
     begins = int(now.timestamp())
     header = {"alg": ALGORITHM, "typ": "JWT", "kid": key_id}
     ends = begins + int(expires_in.total_seconds())
@@ -77,12 +76,14 @@ def signed_account_token(
         "iat": begins,
         "exp": ends,
     }
-    signed = f"{_encoded(json.dumps(header).encode())}.{_encoded(json.dumps(claims).encode())}"
-    return f"{signed}.{_encoded(hmac.digest(signing_key, signed.encode(), hashlib.sha256))}"
+    signed = (
+        f"{_base64_text(json.dumps(header).encode())}.{_base64_text(json.dumps(claims).encode())}"
+    )
+    return f"{signed}.{_base64_text(hmac.digest(signing_key, signed.encode(), hashlib.sha256))}"
 
 
 def new_key(key_id: str | None = None) -> str:
-    """A key that nobody has had before; with ``key_id``, another secret of that key."""
+    """Return a new key; with ``key_id``, a new secret of that key."""
     return f"ulk_{key_id or secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
 
 
@@ -92,12 +93,14 @@ def token_key(secret: str) -> bytes:
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """A key's id and its secret. Raises ValueError, which does not repeat it."""
+    """Return a key's id and its secret. Raises ValueError, whose message does not show the key."""
     found = _KEY.fullmatch(key)
     if found is None:
-        raise ValueError("that is no key: one begins with ulk_ and is shown once, when it is made")
+        raise ValueError(
+            "this is no key: a key begins with ulk_ and is shown once, when it is made"
+        )
     return found[1], found[2]
 
 
-def _encoded(content: bytes) -> str:
+def _base64_text(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode("ascii")

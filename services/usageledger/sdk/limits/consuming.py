@@ -30,7 +30,7 @@ NOT_OURS_NOW: tuple[type[Exception], ...] = (
 
 @contextmanager
 def closing_consumer(consumer: Any) -> Iterator[Any]:
-    """Close the consumer at the end, without a commit that nobody asked for."""
+    """Close the consumer at the end, without an automatic commit."""
     try:
         yield consumer
     finally:

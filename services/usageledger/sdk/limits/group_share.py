@@ -52,7 +52,7 @@ class GroupShare:
     def poll(self, timeout_ms: int) -> list[Any]:
         """Return the next few records.
 
-        Returns none right after a rebalance, which begins with finding out how far the group is.
+        Returns none right after a rebalance: first it finds out how far the group has come.
         """
         polled = self._consumer.poll(timeout_ms=timeout_ms)
         metadata = self._consumer.group_metadata()
@@ -71,7 +71,7 @@ class GroupShare:
         return last is None or (address.offset, address.index) > last
 
     def note_handled(self, record: Any, address: LimitAddress) -> None:
-        """Continue after this record. `commit` makes that durable."""
+        """Note that the share continues after this record. `commit` makes that durable."""
         if self.is_new(address):
             self._handled_here[address.partition] = address
             last: tuple[int, int] | None = (address.offset, address.index)
@@ -81,10 +81,9 @@ class GroupShare:
         self._uncommitted.add(address.partition)
 
     def commit(self) -> None:
-        """Commit what was handled.
+        """Commit how far the events are handled.
 
-        If that is not possible now, it is committed with the next events, or the events come again
-        after a rebalance.
+        If that fails now, a later call commits it. Or the events come again after a rebalance.
         """
         offsets = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(

@@ -1,6 +1,6 @@
 """402 answers for blocked accounts, under FastAPI and Starlette.
 
-`usageledger.fastapi` exports what is public here, with an example. Needs the extra ``gateway``.
+`usageledger.fastapi` exports the public names, with an example. Needs the extra ``gateway``.
 """
 
 from __future__ import annotations

@@ -243,8 +243,8 @@ class LimitSubscriber:
                 raise
 
     def _run_in_thread(self) -> None:
-        # run() keeps the error, and the app's next call raises it. A traceback that a thread prints
-        # is easily missed.
+        # run() keeps the error, and the app's next call raises it. People easily miss a traceback
+        # that a thread prints.
         with contextlib.suppress(BaseException):
             self.run()
 

@@ -1,4 +1,4 @@
-"""Publishing through kafka-python, around what is wrong with its producer (3.0.x)."""
+"""Publishing through kafka-python, and around the faults of its producer (3.0.x)."""
 
 from __future__ import annotations
 
@@ -62,26 +62,25 @@ _BLAMES_CONNECTION = (
 
 
 def connector_to(kafka: KafkaConnection, options: Mapping[str, object] | None = None) -> ConnectTo:
-    """Make what connects to topics of these brokers.
+    """Return a function that makes publishers to topics of these brokers.
 
-    ``options`` (compression, batches, …) go to kafka-python.
-
-    Raises ValueError for an option that what the ledger guarantees rests on.
+    ``options`` (compression, batches, …) go to kafka-python. Raises ValueError for an option on
+    which the ledger's guarantees rest.
     """
     KafkaConnection.check_options(options)
     refused = sorted(_NOT_TO_BE_SET & set(options or ()))
     if refused:
         raise ValueError(
-            f"kafka_options cannot set {', '.join(refused)}: what the ledger guarantees rests on "
-            "them"
+            f"kafka_options cannot set {', '.join(refused)}: the ledger's guarantees rest on them"
         )
     config = {**_DEFAULTS, **(options or {}), **_FIXED}
     return lambda topic: functools.partial(KafkaPublisher, topic, kafka, config)
 
 
 class KafkaPublisher:
-    """A kafka-python producer for one topic: an error that ends the producer for one topic must not
-    end it for another.
+    """A kafka-python producer for one topic.
+
+    Each topic has its own, because an error can end a producer and must not end other topics'.
     """
 
     def __init__(self, topic: str, kafka: KafkaConnection, config: Mapping[str, object]) -> None:
@@ -89,7 +88,7 @@ class KafkaPublisher:
         try:
             self._producer = _Producer(**kafka.for_kafka_python(), **config)
         except Exception as error:
-            raise _translated(error) from error
+            raise _publish_error(error) from error
 
     def send(
         self,
@@ -102,17 +101,17 @@ class KafkaPublisher:
     ) -> None:
         """See `Publisher.send`. Blocks only while the topic's partitions are not known.
 
-        Without ``partition`` the key decides, without ``timestamp_ms`` the clock (where the topic
-        leaves that to the producer at all).
+        Without ``partition`` the key decides. Without ``timestamp_ms`` the clock does, if the topic
+        lets the producer date its records.
         """
         try:
             future = self._producer.send(
                 self._topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms
             )
         except Exception as error:
-            raise _translated(error) from error
-        future.add_callback(functools.partial(_succeeded, done))
-        future.add_errback(functools.partial(_failed, done))
+            raise _publish_error(error) from error
+        future.add_callback(functools.partial(_report_success, done))
+        future.add_errback(functools.partial(_report_failure, done))
 
     def close(self) -> None:
         """See `Publisher.close`."""
@@ -120,12 +119,11 @@ class KafkaPublisher:
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]
-    """kafka-python's producer, but that it can be closed when it is stuck, and that a forked child
-    leaves its parent's alone.
+    """kafka-python's producer, with a ``close`` for stuck producers and forked children.
 
-    Its own ``close`` flushes first, and closes nothing if the flush fails. It also runs when the
-    object is collected and when the process ends. In a forked child, the producer's thread does not
-    exist then, and its locks may be held for ever.
+    kafka-python's own ``close`` flushes first, and closes nothing if the flush fails. It also runs
+    when the object is collected and when the process ends. In a forked child the producer's thread
+    does not exist, and its locks may be held for ever. A child therefore closes nothing.
     """
 
     def __init__(self, **config: Any) -> None:
@@ -140,13 +138,13 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
         try:
             super().__init__(**config, kafka_client=kafka_client)
         except BaseException:
-            # It would leave its sockets open, at each attempt to reach a broker that is down.
+            # kafka-python would leave its sockets open after each attempt to reach a dead broker.
             for client in clients:
                 client.close()
             raise
 
     def give_up(self) -> None:
-        """Close at once. Sends that are on their way fail."""
+        """Close at once. Sends that are in flight fail."""
         self._is_given_up = True
         self.close(timeout=0)
 
@@ -163,15 +161,15 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
             super().close(timeout=timeout)
 
 
-def _succeeded(done: Done, metadata: object) -> None:
+def _report_success(done: Done, metadata: object) -> None:
     done(None)
 
 
-def _failed(done: Done, error: Exception) -> None:
-    done(_translated(error))
+def _report_failure(done: Done, error: Exception) -> None:
+    done(_publish_error(error))
 
 
-def _translated(error: Exception) -> PublishError:
+def _publish_error(error: Exception) -> PublishError:
     if isinstance(error, _BLAMES_CONNECTION):
         blame = Blame.CONNECTION
     elif isinstance(error, _BLAMES_EVENT):

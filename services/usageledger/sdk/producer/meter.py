@@ -75,8 +75,8 @@ class UsageMeter(UsageRecorder):
       is ever dropped.
     * ``stuck_after_s``: after this many seconds without an acknowledgement, the connection is
       replaced and its events are sent again under their own ids.
-    * ``exit_timeout_s``: how many seconds the end of the process may wait to send what is left.
-      `close` does the same earlier.
+    * ``exit_timeout_s``: how many seconds the end of the process may wait for events that are not
+      sent yet. `close` does the same earlier.
     * ``kafka_options``: more of kafka-python's settings (compression, batches). Those that the
       guarantees rest on cannot be set.
 
@@ -145,7 +145,7 @@ class UsageMeter(UsageRecorder):
         return all(flushed)
 
     def waiting(self) -> Waiting:
-        """Return what this process has recorded or adopted and Kafka has not acknowledged."""
+        """Return which events of this process, or adopted by it, Kafka has not acknowledged."""
         each = [outbox.waiting() for outbox in self._live_outboxes()]
         return Waiting(
             count=sum(waiting.count for waiting in each),
@@ -160,7 +160,7 @@ class UsageMeter(UsageRecorder):
 
     def _outbox(self, topic: str) -> Outbox:
         outbox = self._outboxes.get(topic)
-        # A fork that Python's own hooks did not see (a C extension's) is seen here.
+        # A C extension can fork without Python's hooks. This comparison notices such a fork.
         if outbox is None or self._pid != os.getpid():
             return self._new_outbox_of(topic)
         return outbox
@@ -232,9 +232,9 @@ class UsageMeter(UsageRecorder):
 
 
 def _spool_directory(given: str | os.PathLike[str] | None, kafka: str) -> Path:
-    """Return the directory in which events wait: by default one per Kafka.
+    """Return the directory of the waiting events: by default one for each Kafka.
 
-    Events that wait for one Kafka must not be sent to another.
+    Events for one Kafka must not be sent to another.
     """
     given = given or os.environ.get("USAGELEDGER_SPOOL")
     if given:

@@ -58,7 +58,7 @@ class Outbox:
         return flushed
 
     def waiting(self) -> Waiting:
-        """Return what is on its way."""
+        """Return which messages wait to be sent or acknowledged."""
         count, size, parked = self._spool.figures()
         oldest_ms = self._sender.oldest_written_ms() if count else None
         age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)

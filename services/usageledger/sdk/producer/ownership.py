@@ -1,6 +1,6 @@
 """Which process owns which part of a spool directory.
 
-Owning a part is holding its lock (flock), which lasts exactly as long as the process.
+A process owns a part while it holds the part's lock (flock). The lock ends with the process.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Part:
             self.unlock()
 
 
-# The parts whose lock this process has open; in a forked child those of its parent too. No meter
-# knows a part that was being made, or whose meter was being closed, when the process forked.
+# The parts whose lock this process has open. In a forked child that includes those of its parent.
+# A fork can happen while a part is made or its meter closes. Then no meter knows the part.
 _held: set[Part] = set()
 
 
@@ -148,9 +148,9 @@ def _lock(path: Path, flags: int) -> int | None:
 
 
 def _remove_unlocked(path: Path) -> None:
-    """Remove a part without a lock.
+    """Remove a part that has no lock file.
 
-    Its process died while making it, or is about to lock it and will make another.
+    Its process died while it made the part, or is about to lock it and will make another.
     """
     try:
         path.rmdir()

@@ -19,7 +19,7 @@ class Blame(Enum):
     """One event, which the broker does not accept.
 
     If `Publisher.send` raises this, it is the event being sent. If ``done`` gets it, it may be
-    another event on its way: kafka-python fails all of them with the error of one.
+    another event in flight: kafka-python fails all of them with the error of one.
     """
     UNCLEAR = "unclear"
     """Either."""
@@ -54,7 +54,7 @@ class Publisher(Protocol):
         ...
 
     def close(self) -> None:
-        """Abandon at once what is not acknowledged. ``done`` may still be called."""
+        """Close at once, without waiting for acknowledgements. ``done`` may still be called."""
         ...
 
 

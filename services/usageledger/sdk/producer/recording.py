@@ -119,7 +119,7 @@ class UsageRecorder(ABC):
         dimensions: Mapping[str, str] | None = None,
         record_on_error: bool = False,
     ) -> Generation:
-        """Record what a ``with`` block has produced, once the block has ended.
+        """Record the output of a ``with`` block, once the block has ended.
 
         Set ``quantity`` (or model, dimensions, …) on the `Generation` that it yields. Arguments
         that are already wrong raise InvalidEvent before the work begins. A block that raises
@@ -177,14 +177,14 @@ class UsageRecorder(ABC):
 
     @abstractmethod
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Flush, then stop. Returns what the flush did.
+        """Flush, then stop. Returns the result of `flush`.
 
         Events that could not be sent in time stay on disk for the next process.
         """
 
     @abstractmethod
     def waiting(self) -> Waiting:
-        """Return what is recorded and not acknowledged yet."""
+        """Return which events are recorded and not acknowledged yet."""
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -205,7 +205,7 @@ class UsageRecorder(ABC):
 class Generation:
     """One generation under way.
 
-    Its attributes are recorded as they are when the block ends. After ``cancel()`` nothing is.
+    Its attributes are recorded as they are when the block ends. ``cancel()`` prevents that.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class Generation:
 def _wrap_recording(
     recorder: UsageRecorder, wanted: Mapping[str, object], function: Callable[_P, _R]
 ) -> Callable[_P, _R]:
-    """Wrap ``function`` so that what it returns is recorded."""
+    """Wrap ``function`` so that each call that returns is recorded."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{function.__qualname__} yields, so no one moment is its end: use `with "

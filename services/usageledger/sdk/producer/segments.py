@@ -1,8 +1,8 @@
 """How a spool's files store messages.
 
-A file is a row of frames. A frame is a status byte, the body's length and CRC-32, and the body:
-when it was appended, key, error, value. A settled message has its status byte overwritten in place,
-which needs no room on a full disk.
+A file is a sequence of frames. A frame is a status byte, the body's length and CRC-32, and the
+body: when it was appended, key, error, value. When a message is done, its status byte is
+overwritten in place, which needs no room on a full disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BEGINNING = re.compile(rb"[WS]\x00[\x00-\x0f]", re.DOTALL)
 
 
 class Frame(NamedTuple):
-    """One message as a file stores it, ``offset`` bytes into what was read."""
+    """One message as a file stores it, ``offset`` bytes into the data that was read."""
 
     offset: int
     size: int
@@ -44,8 +44,8 @@ class Frame(NamedTuple):
 class Segment:
     """One file.
 
-    Of its ``pending`` messages (those not settled) ``given_out`` were read; all before
-    ``read_offset`` was read.
+    ``pending`` counts its messages that are not done, ``given_out`` those of them that were read.
+    Everything before ``read_offset`` was read.
     """
 
     path: Path
@@ -59,9 +59,9 @@ class Segment:
     given_out_bytes: int = 0
     sealed: bool = False
     is_retry: bool = False
-    """Whether what it holds was parked before."""
+    """Whether its messages were parked before."""
     is_mark_missing: bool = False
-    """Whether the disk refused to note that a message is settled: told once a file."""
+    """Whether the disk refused to mark a message as done. This is logged once per file."""
 
     @property
     def is_used_up(self) -> bool:
@@ -87,7 +87,7 @@ class Segment:
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """A message given out by the spool; it stays on disk until it is settled or parked."""
+    """A message given out by the spool; it stays on disk until it is done or parked."""
 
     key: bytes
     value: bytes
@@ -109,7 +109,7 @@ def pack(key: bytes, value: bytes, error: str, written_ms: int) -> bytes:
 def frames(data: bytes) -> Iterator[Frame]:
     """Yield every frame in ``data`` that is whole and as it was written.
 
-    One that is not is passed over: those behind it can be read.
+    A damaged frame is skipped, so that the frames after it can be read.
     """
     position = 0
     while True:
@@ -152,12 +152,10 @@ def read_written_ms(segment: Segment) -> int | None:
 
 
 def scan(path: Path) -> tuple[Segment, bool]:
-    """Count what waits in a file that another process wrote.
+    """Count the waiting messages in a file that another process wrote.
 
-    Returns it and whether there is something in it that cannot be read.
-
-    Zeros, or less than a frame, after the last whole frame are an append that did not finish.
-    `record` never returned then, so nobody was promised anything.
+    Returns the segment, and whether a part of the file cannot be read. Zeros or an incomplete frame
+    at the end are an append that did not finish. Its `record` never returned, so no event is lost.
     """
     data = path.read_bytes()
     segment = Segment(path=path, parked=False, sealed=True, is_retry=path.suffix == PARKED_SUFFIX)

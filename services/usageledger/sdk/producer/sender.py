@@ -1,14 +1,14 @@
-"""Brings what the spool holds to Kafka, in the background: sends, waits for acknowledgements, sends
-again, and replaces what is stuck.
+"""Sends the spool's messages to Kafka in the background.
 
-Three rules, each because of what a producer does when it fails:
+It waits for acknowledgements, repeats sends, and replaces a connection that is stuck. Three rules
+follow from how a producer fails:
 
 * A failed future does not mean an absent record. So the event is sent again, under the same id, and
   the ledger counts it once.
-* After any failure the connection is replaced, and all that was not acknowledged goes out again in
-  the spool's order.
-* One event that the broker refuses fails all that is on its way with it. So after such an error
-  events go out one at a time, until one fails alone. That one is parked, and the others pass.
+* After any failure the connection is replaced. All events that were not acknowledged are sent
+  again, in the spool's order.
+* When the broker refuses one event, all events in flight with it fail. After such an error events
+  are therefore sent one at a time, until one fails alone. That one is parked, and the others pass.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class SenderSettings:
     in_flight_max: int = 2_000
     in_flight_bytes_max: int = 16 << 20
     stuck_after_s: float = 60.0
-    """How long an event may be on its way before its connection counts as stuck."""
+    """How long an event may be in flight before its connection counts as stuck."""
     adopt_every_s: float = 30.0
     unpark_every_s: float = 300.0
     idle_s: float = 1.0
 
 
 class Sender:
-    """Sends what a spool holds.
+    """Sends the messages of a spool.
 
     `step` does one round, in the thread that `start` starts (or in a test).
     """
@@ -79,14 +79,14 @@ class Sender:
         self._outcomes: deque[tuple[Publisher, Message, PublishError | None]] = deque()
         self._failures = 0
         self._connect_at = self._logged_at = float("-inf")
-        # At once, so that what an earlier process left goes first; and in the sender's thread, for
-        # that can be a gigabyte to read.
+        # The first step adopts, so that the events of an earlier process are sent first. It does so
+        # in the sender's thread, because they can be a gigabyte to read.
         self._adopt_at = clock()
         self._adopted = threading.Event()
         self._unpark_at = clock() + self._settings.unpark_every_s
         self._last_error: str | None = None
-        # Unlike an Event's, this queue's `put` may be interrupted by a signal handler that calls it
-        # too.
+        # A signal handler may interrupt this queue's `put` and call it too. An Event's `set` would
+        # not allow that.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
         self._progress = threading.Condition()
@@ -103,7 +103,7 @@ class Sender:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something new."""
+        """Make the sender look for new messages."""
         if not self._is_woken:
             self._is_woken = True
             self._wakeups.put(None)
@@ -111,7 +111,7 @@ class Sender:
     def stop(self, timeout_s: float) -> bool:
         """Stop the thread, and close the connection and the spool.
 
-        Returns whether it ended in time; if not, it ends by itself later.
+        Returns whether the thread ended in time. Otherwise it ends by itself later.
         """
         self._is_stopping = True
         self.wake()
@@ -132,23 +132,24 @@ class Sender:
         return min(known if unread is None else [*known, unread], default=None)
 
     def has_adopted(self, timeout_s: float) -> bool:
-        """Wait until what was found on disk at the start is taken over; False if ``timeout_s`` runs
-        out first.
+        """Wait until the events found on disk at the start are adopted.
+
+        Returns False if ``timeout_s`` runs out first.
         """
         return self._adopted.wait(timeout_s)
 
     def wait_for_progress(self, timeout_s: float) -> None:
-        """Return when something was acknowledged or set aside, or after ``timeout_s``."""
+        """Return when a message was acknowledged or parked, or after ``timeout_s``."""
         with self._progress:
             self._progress.wait(timeout_s)
 
     def step(self) -> float:
         """Do one round, without waiting for anything but a connection.
 
-        Returns after how many seconds there may be more to do.
+        Returns how many seconds to wait for the next step.
         """
         now = self._clock()
-        self._take_outcomes()
+        self._handle_outcomes()
         self._watch(now)
         self._adopt_and_unpark(now)
         if self._connect_at > now:
@@ -162,8 +163,7 @@ class Sender:
             try:
                 wait_s = self.step()
             except Exception:
-                # Nothing is lost by it: whatever failed is still in the spool. But the thread must
-                # live.
+                # No event is lost, because the spool still holds it. But the thread must live.
                 log.exception("the sender of usage events met an unexpected error and goes on")
                 self._fail("an unexpected error, see the log")
                 wait_s = _AFTER_UNEXPECTED_S
@@ -177,24 +177,25 @@ class Sender:
         self._disconnect()
         self._spool.close()
 
-    def _take_outcomes(self) -> None:
-        """Settle what is acknowledged, and see to what failed."""
+    def _handle_outcomes(self) -> None:
+        """Finish the messages that were acknowledged, and handle those that failed."""
         failed: list[tuple[Message, PublishError]] = []
         while self._outcomes:
             publisher, message, error = self._outcomes.popleft()
             if error is None:
-                self._acknowledged(message)
+                self._note_acknowledgement(message)
             elif publisher is self._publisher and message in self._in_flight:
                 failed.append((message, error))
-        # An acknowledgement by an earlier connection may have come behind the failure: then the
-        # record is in the log.
+        # An earlier connection may have acknowledged the record after this failure. Then it is in
+        # the log.
         failed = [each for each in failed if not each[0].is_done]
         if failed:
-            self._see_to_failed(failed)
+            self._handle_failures(failed)
 
-    def _acknowledged(self, message: Message) -> None:
-        """An acknowledgement counts whichever connection it comes from: the record is in the
-        log.
+    def _note_acknowledgement(self, message: Message) -> None:
+        """Finish an acknowledged message.
+
+        An acknowledgement counts even from an earlier connection: the record is in the log.
         """
         if message.is_done:
             return
@@ -207,7 +208,7 @@ class Sender:
             log.warning("usage events reach Kafka again")
             self._last_error, self._logged_at = None, float("-inf")
 
-    def _see_to_failed(self, failed: list[tuple[Message, PublishError]]) -> None:
+    def _handle_failures(self, failed: list[tuple[Message, PublishError]]) -> None:
         message, error = next(
             (each for each in failed if each[1].blame is not Blame.CONNECTION), failed[0]
         )
@@ -235,13 +236,14 @@ class Sender:
         try:
             self._spool.park(message, reason)
         except SpoolError as error:
-            # It is in the spool as before; its process remembers to go past it.
+            # It is in the spool as before. This process remembers not to send it yet.
             log.error("the event of %r could not be parked: %s", account, error)
             self._kept_back.append(message)
 
     def _watch(self, now: float) -> None:
-        """Replace a connection that has had an event for too long: kafka-python can stop sending
-        for ever, without an error.
+        """Replace a connection that has not acknowledged an event for too long.
+
+        kafka-python can stop sending for ever, without an error.
         """
         if not self._in_flight:
             return
@@ -260,7 +262,7 @@ class Sender:
                 self._adopted.set()
             if adopted:
                 log.warning(
-                    "adopted %d events that a process which has ended left in %s",
+                    "adopted %d events that an ended process had left in %s",
                     adopted,
                     self._spool.directory,
                 )
@@ -271,7 +273,7 @@ class Sender:
             self._kept_back.clear()
 
     def _fill(self) -> None:
-        """Hand over as much as may be on its way."""
+        """Hand over as many messages as may be in flight."""
         while not self._is_stopping:
             room = self._settings.in_flight_max - len(self._in_flight)
             bytes_room = self._settings.in_flight_bytes_max - self._in_flight_bytes
@@ -287,21 +289,21 @@ class Sender:
                 return
 
     def _must_wait(self, message: Message) -> bool:
-        """Whether a message goes alone, or what is on its way does."""
+        """Whether this message or one in flight has to be sent alone."""
         first = next(iter(self._in_flight), None)
         return first is not None and (
             self._one_by_one > 0 or _goes_alone(message) or _goes_alone(first)
         )
 
     def _hand_over(self, message: Message) -> bool:
-        """Send the first of the queue. Returns whether the next can follow."""
+        """Send the first message of the queue. Returns whether the next can follow."""
         if message.is_done:
             self._queue.popleft()
             return True
         try:
-            publisher = self._publisher or self._connected()
-            # It counts as on its way before it is: its acknowledgement can come before `send`
-            # returns.
+            publisher = self._publisher or self._connect_publisher()
+            # It counts as in flight before it is sent, because its acknowledgement can come before
+            # `send` returns.
             self._queue.popleft()
             self._in_flight[message] = self._clock()
             self._in_flight_bytes += message.frame_bytes
@@ -322,16 +324,16 @@ class Sender:
         self._outcomes.append((publisher, message, error))
         self.wake()
 
-    def _connected(self) -> Publisher:
+    def _connect_publisher(self) -> Publisher:
         self._publisher = self._connect()
         if self._on_connected is not None:
             self._on_connected()
         return self._publisher
 
     def _fail(self, reason: str, *, at_once: bool = False) -> None:
-        """Replace the connection (``at_once``, or after a while that grows).
+        """Replace the connection (``at_once``, or after a delay that grows).
 
-        All that is not acknowledged goes out again, in order.
+        All events that are not acknowledged are sent again, in order.
         """
         now = self._clock()
         self._disconnect()
@@ -361,10 +363,10 @@ class Sender:
         try:
             publisher.close()
         except Exception:
-            # The events that it held go out again through another. This thread must live.
+            # Its events are sent again through another connection. This thread must live.
             log.exception("a connection to Kafka could not be closed")
 
 
 def _goes_alone(message: Message) -> bool:
-    """Whether the broker refused a message before: it would fail what is on its way with it."""
+    """Whether the broker refused a message before. It would fail all that are in flight with it."""
     return message.failures > 0 or message.segment.is_retry

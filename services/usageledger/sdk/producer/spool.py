@@ -75,7 +75,7 @@ class SpoolFigures(NamedTuple):
 
 
 class _Totals:
-    """The sums over a spool's segments. Whoever changes a segment removes and adds it again."""
+    """The sums over a spool's segments. Remove a segment, change it, and add it again."""
 
     def __init__(self) -> None:
         self.waiting = self.waiting_bytes = self.parked = self.file_bytes = 0
@@ -90,7 +90,7 @@ class _Totals:
             self.waiting_bytes += sign * segment.pending_bytes
 
 
-def _locked(
+def _with_lock(
     method: Callable[Concatenate[Spool, _P], _R],
 ) -> Callable[Concatenate[Spool, _P], _R]:
     """Run a method with the spool's lock held.
@@ -107,8 +107,8 @@ def _locked(
             if self._is_busy:
                 raise SpoolError(
                     "the event is NOT recorded, nothing is flushed or closed: the meter was called "
-                    "by a signal handler that interrupted it. In a handler raise SystemExit; "
-                    "what was recorded is on disk, and the end of the process sends it"
+                    "by a signal handler that interrupted it. In a handler raise SystemExit: "
+                    "all recorded events are on disk, and the end of the process sends them"
                 )
             self._is_busy = True
             try:
@@ -170,7 +170,7 @@ class Spool:
         written_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         self._append_frame(segments.pack(key, value, "", written_ms))
 
-    @_locked
+    @_with_lock
     def read(self, count_max: int, bytes_max: int) -> list[Message]:
         """Give out the next messages, oldest first, each once.
 
@@ -190,9 +190,9 @@ class Spool:
                 break
         return messages
 
-    @_locked
+    @_with_lock
     def acknowledge(self, message: Message) -> None:
-        """Remove a message that Kafka has. A second time changes nothing."""
+        """Remove a message that Kafka has. A repeat changes nothing."""
         self._finish(message)
 
     def park(self, message: Message, reason: str) -> None:
@@ -204,7 +204,7 @@ class Spool:
             message, segments.pack(message.key, message.value, reason, message.written_ms)
         )
 
-    @_locked
+    @_with_lock
     def unpark(self) -> int:
         """Let parked messages be read again, after all that wait. Return how many there are."""
         segment, self._active_parked = self._active_parked, None
@@ -229,25 +229,27 @@ class Spool:
             try:
                 adopted += self._adopt_part(path)
             except OSError as error:
-                log.error("could not adopt what an earlier process left in %s: %s", path, error)
+                log.error(
+                    "could not adopt the events that an earlier process left in %s: %s", path, error
+                )
         self._read_first(adopted)
         return sum(segment.pending for segment in adopted)
 
-    @_locked
+    @_with_lock
     def roll(self) -> frozenset[Path]:
-        """Seal what was appended so far and return its files.
+        """Seal the files that hold messages so far, and return them.
 
         Once these files are `gone`, each of their messages was acknowledged or parked.
         """
         self._seal_active()
         return frozenset(segment.path for segment in self._segments() if not segment.parked)
 
-    @_locked
+    @_with_lock
     def gone(self, paths: frozenset[Path]) -> bool:
         """Whether none of these files exists any more."""
         return not any(path in part.segments for part in self._parts.values() for path in paths)
 
-    @_locked
+    @_with_lock
     def holds_refused(self) -> bool:
         """Whether it holds a message that the broker has refused and not accepted since.
 
@@ -258,13 +260,13 @@ class Spool:
             for segment in self._segments()
         )
 
-    @_locked
+    @_with_lock
     def figures(self) -> SpoolFigures:
-        """Return what waits now."""
+        """Return how many messages wait or are parked now."""
         totals = self._totals
         return SpoolFigures(totals.waiting, totals.waiting_bytes, totals.parked)
 
-    @_locked
+    @_with_lock
     def next_written_ms(self) -> int | None:
         """Return when the next message to be read was appended (ms since 1970), or None."""
         for segment in self._unread:
@@ -273,7 +275,7 @@ class Spool:
                 return written_ms
         return None
 
-    @_locked
+    @_with_lock
     def close(self) -> None:
         """Release all parts. Waiting messages stay on disk for another process to adopt."""
         self._is_closed = True
@@ -312,7 +314,7 @@ class Spool:
         for segment in self._segments():
             segment.close()
 
-    @_locked
+    @_with_lock
     def _append_frame(self, frame: bytes) -> None:
         if self._is_closed:
             raise SpoolError("the event is NOT recorded: the meter is closed. Make another meter")
@@ -322,7 +324,7 @@ class Spool:
         except OSError as error:
             raise _as_spool_error(error, self.directory) from error
 
-    @_locked
+    @_with_lock
     def _park_frame(self, message: Message, frame: bytes) -> None:
         try:
             if self._active_parked is None:
@@ -333,7 +335,7 @@ class Spool:
         self._finish(message)
 
     def _adopt_part(self, path: Path) -> list[Segment]:
-        """Return what the part of a dead process holds, nothing if it lives. Raises OSError.
+        """Return the waiting segments of a dead process; none if it lives. Raises OSError.
 
         The files are read without the lock: they can hold a gigabyte.
         """
@@ -358,19 +360,19 @@ class Spool:
                     _keep_damaged(path, self.directory, None)
         return found
 
-    @_locked
+    @_with_lock
     def _lock_part(self, path: Path) -> ownership.Part | None:
         part = ownership.lock_orphan(path)
         if part is not None:
             self._parts[path] = part
         return part
 
-    @_locked
+    @_with_lock
     def _give_back(self, part: ownership.Part) -> None:
         del self._parts[part.path]
         part.unlock()
 
-    @_locked
+    @_with_lock
     def _take_over(self, part: ownership.Part, found: list[Segment]) -> None:
         """Count an adopted part's segments, and remove those in which nothing waits."""
         part.segments.update((segment.path, segment) for segment in found)
@@ -384,7 +386,7 @@ class Spool:
             del self._parts[part.path]
             part.remove()
 
-    @_locked
+    @_with_lock
     def _read_first(self, adopted: list[Segment]) -> None:
         self._unread.extendleft(reversed(adopted))
 
@@ -499,7 +501,7 @@ class Spool:
         return messages
 
     def _finish(self, message: Message) -> None:
-        """Mark a message as done, in memory and on disk. A second time changes nothing."""
+        """Mark a message as done, in memory and on disk. A repeat changes nothing."""
         if message.is_done:
             return
         message.is_done = True

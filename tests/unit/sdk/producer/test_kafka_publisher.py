@@ -33,7 +33,7 @@ from usageledger.sdk.producer.publisher import Blame, PublishError
 )
 def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
     outcomes: list[PublishError | None] = []
-    kafka_publisher._failed(outcomes.append, error)
+    kafka_publisher._report_failure(outcomes.append, error)
     [outcome] = outcomes
     assert outcome is not None
     assert outcome.blame is blame
