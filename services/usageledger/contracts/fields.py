@@ -40,7 +40,7 @@ def _name(value: object) -> str:
     return check_name("the name", value)
 
 
-def _zoned(value: object) -> object:
+def _zoned_time(value: object) -> object:
     """Read a time as the ledger does. pydantic itself would also accept numbers and short forms."""
     if not isinstance(value, str):
         if isinstance(value, datetime):
@@ -55,7 +55,7 @@ def _zoned(value: object) -> object:
 
 
 def _utc(value: object) -> object:
-    read = _zoned(value)
+    read = _zoned_time(value)
     try:
         return (
             read.astimezone(UTC) if isinstance(read, datetime) and read.tzinfo is not None else read
@@ -65,7 +65,7 @@ def _utc(value: object) -> object:
 
 
 def _within_cycle_years(value: object) -> object:
-    written = _zoned(value)
+    written = _zoned_time(value)
     if isinstance(written, datetime) and not YEAR_MIN <= written.year <= YEAR_MAX:
         raise ValueError(f"a year from {YEAR_MIN} to {YEAR_MAX}, not {written.year}")
     return _utc(written)
@@ -128,7 +128,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_utc), _TIME_SCHEMA]
 CycleTime = Annotated[AwareDatetime, BeforeValidator(_within_cycle_years), _TIME_SCHEMA]
 """A time of a billing cycle or a grant, in the years that these may have."""
 
-TimeAsWritten = Annotated[AwareDatetime, BeforeValidator(_zoned), _TIME_SCHEMA]
+TimeAsWritten = Annotated[AwareDatetime, BeforeValidator(_zoned_time), _TIME_SCHEMA]
 """RFC 3339 with a zone, which is kept."""
 
 Quantity = Annotated[

@@ -20,12 +20,12 @@ class Topics:
     @property
     def usage(self) -> str:
         """The reports of generation workers. Keyed by account."""
-        return self._named("usage.events.v1")
+        return self._full_name("usage.events.v1")
 
     @property
     def account(self) -> str:
         """The reports of billing, the CRM and support. Keyed by account."""
-        return self._named("account.events.v1")
+        return self._full_name("account.events.v1")
 
     @property
     def ledger(self) -> str:
@@ -33,24 +33,24 @@ class Topics:
 
         Partition i holds the decisions on partition i of the usage and the account topic.
         """
-        return self._named("ledger.entries.v1")
+        return self._full_name("ledger.entries.v1")
 
     @property
     def limit(self) -> str:
         """The limit events that apps react to. Keyed by account, partitioned as the ledger."""
-        return self._named("limit.events.v1")
+        return self._full_name("limit.events.v1")
 
     @property
     def catalog(self) -> str:
         """Published catalogs, in one partition."""
-        return self._named("catalog.v1")
+        return self._full_name("catalog.v1")
 
     @property
     def partitioned(self) -> tuple[str, str, str, str]:
         """The four topics that share a partition count and a key."""
         return (self.usage, self.account, self.ledger, self.limit)
 
-    def _named(self, topic: str) -> str:
+    def _full_name(self, topic: str) -> str:
         return f"{self.prefix}.{topic}" if self.prefix else topic
 
 
