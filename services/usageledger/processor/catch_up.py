@@ -189,7 +189,7 @@ def view_change(head: Head, changes: Changes, *, is_behind: bool = False) -> Vie
     """The change that a commit writes: the head, and whatever decisions or entries have changed.
 
     ``is_behind``: the ledger goes on after it. The view then says that it is as of its last entry's
-    time, so that last month's figures do not pass for today's.
+    time, so that nobody mistakes last month's figures for today's.
     """
     identities: dict[int, dict[bytes, bytes]] = defaultdict(dict)
     for identity, record in changes.identities.items():
@@ -234,8 +234,8 @@ class _ViewFold:
         async for records in self._ledger.read(book.head.next_offset, until + 1):
             unfolded += _entries_in(book, records)
             next_offset = records[-1].offset + 1
-            # More entries of the last one's input may follow, and the view never ends between two
-            # of them.
+            # More entries of the last entry's input may follow. The view never ends between two of
+            # them.
             whole = len(unfolded) if next_offset > until else last_group_start(unfolded)
             await self._fold(unfolded[:whole])
             unfolded = unfolded[whole:]
@@ -330,8 +330,8 @@ class _ViewFold:
         book.catalogs = adopted_catalogs(catalogs.before(book.head.catalog_next))
         if stored is None:
             return
-        # Before anything is folded: that an account is no longer due shows only if it is known to
-        # have been.
+        # Loaded before anything is folded. A fold reports that an account is no longer due only
+        # if the book knows that it was.
         for account, due_ms in (await self._view.due(stored.position)).items():
             book.due.set(account, time_of(due_ms))
         book.due.take_changed()
@@ -384,14 +384,14 @@ class _ViewFold:
 
 def _unreadable(book: PartitionBook, error: MsgspecError) -> PartitionStopped:
     return PartitionStopped(
-        f"the Redis view of partition {book.partition} holds what this worker cannot read "
+        f"the Redis view of partition {book.partition} holds data that this worker cannot read "
         f"({error}): upgrade the worker;"
         f" or, if the view is damaged: usageledger rebuild --partition {book.partition}"
     )
 
 
 def last_group_start(entries: Sequence[SealedEntry]) -> int:
-    """The index at which the last group of entries begins, which were decided together."""
+    """The index at which the last group begins: the last entries that were decided together."""
     index = len(entries)
     while index > 0 and group_key(entries[index - 1]) == group_key(entries[-1]):
         index -= 1

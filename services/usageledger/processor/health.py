@@ -107,7 +107,7 @@ class WorkerHealth:
             }
             yield Figure(
                 f"decided_{input_}_offset",
-                f"Up to where the {input_} events of a partition are decided",
+                f"The offset up to which the {input_} events of a partition are decided",
                 decided,
                 label="partition",
             )
@@ -118,7 +118,7 @@ class WorkerHealth:
         }
         yield Figure(
             "ledger_offset",
-            "Where its entries in a ledger partition end: it rises with each that is appended",
+            "The end of a ledger partition: it rises with each entry that is appended",
             ends,
             label="partition",
         )

@@ -1,8 +1,8 @@
 """The owner of one ledger partition: claim, catch up, then look up, decide, append and commit.
 
 It goes on for as long as the log says that the partition is its own. The ledger is the truth and
-comes first; the view follows. After any failure the owner forgets what it held in memory and claims
-again. `catch_up` brings the view up to the claim, `merge` chooses what is decided next, and
+comes first; the view follows. After any failure the owner clears its memory and claims again.
+`catch_up` brings the view up to the claim, `merge` chooses the next step, and
 `ledger.partition_book` decides it.
 """
 
@@ -72,7 +72,7 @@ class InputGap(LedgerError):
 class PartitionOwner:
     """Runs one partition.
 
-    All ports are given, and so is the wall clock: nothing here knows Kafka, Redis or Faust.
+    The caller passes all ports and the wall clock: nothing here knows Kafka, Redis or Faust.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class _Ownership:
         except Undecidable as error:
             # The inputs before it are decided and in the batch.
             batch.stop = PartitionStopped(
-                f"the code fails on {error}; it is neither decided nor refused: mend the code, "
+                f"the code fails on {error}; it is neither decided nor refused: fix the code, "
                 f"then start again{_skip_hint(error)}"
             )
             log.error(

@@ -1,5 +1,6 @@
-"""Making a partition's view anew from the ledger, beside the one that readers see, while the
-processor runs or not.
+"""Making a partition's view anew from the ledger, beside the one that readers see.
+
+The processor may run meanwhile or be stopped.
 
 The view beside is built without a claim, because a fold of the log needs none. Only the end is an
 owner's work: a claim, the fold of the entries before it, and the switch. So the partition's owner,
@@ -32,14 +33,17 @@ from usageledger.processor.claiming import claim_partition, current_rules, ledge
 from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
 
 NEARLY_RECORDS = 1_000
-"""With so few left the claim may come: the partition decides nothing from there to the switch."""
+"""With fewer records than this left to fold, the rebuild claims the partition.
+
+From the claim to the switch the partition decides nothing.
+"""
 
 ROUNDS_MAX = 20
 
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
-"""Told how many records of the ledger are folded, of how many."""
+"""Called with the number of ledger records that are folded, and the number of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,7 @@ class ViewRebuild:
         self._furthest = 0
 
     async def run(self, *, anew: bool = False) -> Rebuilt:
-        """Rebuild and switch; ``anew`` throws away what an earlier attempt has left.
+        """Rebuild and switch; ``anew`` discards the view that an earlier attempt left.
 
         Raises PartitionStopped, LedgerError, ViewError.
         """
@@ -115,7 +119,7 @@ class ViewRebuild:
             rules,
         )
         await self._read_catalogs()
-        counted = _Counted(self._ledger, self._tell)
+        counted = _Counted(self._ledger, self._report)
         book = self._book(claim.ledger, rules)
         position = await build_anew(
             book,
@@ -125,12 +129,13 @@ class ViewRebuild:
             claimed_at=claimed_at,
             settings=self._settings,
         )
-        await self._wake_who_saw_the_old_view(claimed_at, rules)
+        await self._wake_owner_of_old_view(claimed_at, rules)
         return Rebuilt(partition=self._partition, begun_at=begun_at, position=position)
 
-    async def _wake_who_saw_the_old_view(self, claimed_at: int, rules: Head | Claim | None) -> None:
-        """An owner that claimed before the switch can have met the old view's damage and stopped:
-        it looks again when another claims.
+    async def _wake_owner_of_old_view(self, claimed_at: int, rules: Head | Claim | None) -> None:
+        """Claim again if another owner may have claimed before the switch.
+
+        That owner may have stopped at the old view's damage. A new claim makes it look again.
         """
         try:
             if await self._ledger.end_offset() > claimed_at + 1:
@@ -150,8 +155,9 @@ class ViewRebuild:
             )
 
     async def _build_nearly(self, ledger_id: str, rules: Head | Claim | None) -> int:
-        """Fold until little is left, however much is appended meanwhile; return where an earlier
-        attempt had come to.
+        """Fold until little is left, however much is appended meanwhile.
+
+        Return the offset that an earlier attempt had reached; 0 without one.
         """
         begun_at: int | None = None
         for _ in range(ROUNDS_MAX):
@@ -166,7 +172,7 @@ class ViewRebuild:
                     settings=self._settings,
                 )
                 begun_at = self._furthest = 0 if stored is None else stored.position.next_offset
-            counted = _Counted(self._ledger, self._tell)
+            counted = _Counted(self._ledger, self._report)
             await fold_beside(
                 self._book(ledger_id, rules),
                 ledger=counted,
@@ -179,8 +185,8 @@ class ViewRebuild:
                 break
         return begun_at or 0
 
-    def _tell(self, done: int, of: int) -> None:
-        """Report progress. Reading again, to find an earlier attempt's end, is none."""
+    def _report(self, done: int, of: int) -> None:
+        """Report progress, but not for records that are read again to check an earlier attempt."""
         if done > self._furthest:
             self._furthest = done
             self._on_progress(done, of)
@@ -200,7 +206,7 @@ def _no_new_ledger() -> str:
 
 
 class _Counted:
-    """A ledger partition that tells how far it has been read."""
+    """A ledger partition that reports how far it has been read."""
 
     def __init__(self, ledger: LedgerPartition, on_progress: OnProgress) -> None:
         self._ledger = ledger

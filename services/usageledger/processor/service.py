@@ -66,7 +66,7 @@ async def run_processor(
         ]
 
         def owner_of(partition: int, control: InputControl) -> PartitionOwner:
-            unfit = _repartitioned(partition, partition_count, made_with)
+            unfit = _repartition_reason(partition, partition_count, made_with)
             return _ServedOwner(
                 partition,
                 partition_count,
@@ -90,13 +90,13 @@ async def run_processor(
         running = run_worker(
             kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=note
         )
-        await _beside(work, running, stop)
+        await _run_beside(work, running, stop)
 
 
 class _ServedOwner(PartitionOwner):
     """An owner with a ledger partition of its own, which it closes when it ends.
 
-    One that is ``unfit`` says why and does nothing.
+    If ``unfit`` gives a reason, the owner stops with it and does nothing else.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ def _worker_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-async def _beside(
+async def _run_beside(
     work: Sequence[asyncio.Task[None]], worker: Coroutine[Any, Any, None], stop: asyncio.Event
 ) -> None:
     """Run the worker until it ends.
 
     The tasks beside it end with it. If one of them fails, the worker is stopped and the failure is
-    raised. Otherwise the worker would decide by catalogs that grow old, and nobody would know.
+    raised. Otherwise the worker would decide by outdated catalogs, and nobody would notice.
     """
     running = asyncio.create_task(worker)
     pending = {running, *work}
@@ -168,23 +168,26 @@ async def _beside(
             raise error
 
 
-def _repartitioned(partition: int, partition_count: int, made_with: int) -> str | None:
-    """Why a partition cannot be run: accounts would be looked for where they never were, and begin
-    again on Free.
+def _repartition_reason(partition: int, partition_count: int, made_with: int) -> str | None:
+    """The reason why a partition must not run; None if it may.
+
+    With another partition count, accounts would be looked up in partitions that never had them.
+    They would begin again on Free.
     """
     wanted, found = made_with or partition_count, max(partition_count, partition + 1)
     if found == wanted:
         return None
     return (
         f"the ledger was made with {wanted} partitions and its topics now have {found}: an "
-        "account's partition hangs on their number;"
+        "account's partition depends on their number;"
         " make topics of another prefix and send the history there, or restore these"
     )
 
 
 def _partition_counts(kafka: KafkaConnection, topics: Topics) -> tuple[int, int]:
-    """How many partitions the topics have, and how many the ledger was made with, as its first
-    claim says (0: it does not).
+    """How many partitions the topics have, and how many the ledger was made with.
+
+    The second number is from the ledger's first claim; 0 if that does not say.
     """
     with log_reader(kafka) as reader:
         counts = {topic: reader.partition_count(topic) for topic in topics.partitioned}

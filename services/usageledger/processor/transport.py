@@ -124,7 +124,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         try:
             heard_at_ms, end = consumer.last_poll_timestamp(asked), consumer.highwater(asked)
         except (AssertionError, AttributeError, KeyError, KafkaError):
-            # A rebalance is taking the partition away at this moment.
+            # A rebalance is revoking the partition at this moment.
             return None
         if heard_at_ms is None or time.time() - heard_at_ms / 1000 > KNOWN_END_AGE_MAX_S:
             return None
@@ -174,7 +174,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         It may be past a transaction's marks.
         """
         tp = TP(*asked)
-        # A rebalance may be taking the partition away at this moment.
+        # A rebalance may be revoking the partition at this moment.
         with suppress(TimeoutError, AssertionError, KafkaError):
             end, read_up_to = consumer.highwater(asked), self._read_up_to.get(tp)
             if end is not None and read_up_to is not None and read_up_to < end:

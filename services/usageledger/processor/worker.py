@@ -112,7 +112,7 @@ def group_of(prefix: str) -> str:
 
 @dataclass(slots=True)
 class _AssignedPartition:
-    """A partition assigned to this worker: its owner, what feeds it, and the task it runs in."""
+    """A partition assigned to this worker: its owner, its feed, and the task that runs it."""
 
     feed: PartitionFeed
     owner: Owner
@@ -227,7 +227,7 @@ class _Worker:
         return assigned is not None and assigned.feed.is_flowing
 
     def on_truncated(self, topic_partition: TopicPartition, offset: int) -> None:
-        """Stop the one partition whose input no longer holds what comes next.
+        """Stop the one partition whose input no longer holds the next record.
 
         Nothing resets by itself.
         """
@@ -280,8 +280,8 @@ class _Worker:
     async def _wait_for_another_claim(self, partition: int, end: int | None) -> None:
         """Return once the ledger of a stopped partition goes on beyond ``end``.
 
-        Its owner knew the ledger to end there, so somebody has claimed the partition. That is what
-        an operator does who skips the input that it stopped at, perhaps before it stopped. Claiming
+        The owner knew that the ledger ended there, so another process has claimed the partition. An
+        operator who skips its input does that, perhaps before it stopped. Claiming
         again is then as safe as at any time: if nothing else has changed, the owner stops again.
         """
         while True:
