@@ -161,7 +161,7 @@ def test_a_batch_that_the_topic_refuses_for_its_size_says_so_and_a_new_claim_wor
     async def work() -> None:
         async with partition(kafka, narrow_topic) as ledger:
             await ledger.claim(CLAIM)
-            with pytest.raises(GroupTooLarge, match="takes smaller batches"):
+            with pytest.raises(GroupTooLarge, match="accepts only smaller batches"):
                 await ledger.append(1, [[KeyedValue(b"a", bytes(60_000))]])
             assert await ledger.claim(CLAIM) == 1
             await ledger.append(2, [[KeyedValue(b"a", b"fits")]])

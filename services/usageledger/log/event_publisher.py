@@ -60,7 +60,7 @@ class EventPublisher:
     async def publish(self, records: Sequence[Outgoing]) -> list[Sent]:
         """Publish these, and wait at most ACKNOWLEDGED_WITHIN_S for Kafka's acknowledgements.
 
-        Kafka may have a record all the same that it has not acknowledged by then.
+        Kafka may nevertheless have a record that it has not acknowledged by then.
         """
         futures: list[Any] = []
         producer = None

@@ -31,7 +31,7 @@ CLOSE_TIMEOUT_S = 1.0
 
 
 class Stalled(Exception):
-    """There are records, and the connection does not bring them."""
+    """There are records, but the connection does not deliver them."""
 
 
 TRANSIENT: tuple[type[Exception], ...] = (
@@ -41,7 +41,10 @@ TRANSIENT: tuple[type[Exception], ...] = (
     TimeoutError,
     Stalled,
 )
-"""What passes by itself or with a new connection. Catch `NOT_LET_IN` first where that must end."""
+"""Errors that pass by themselves or with a new connection.
+
+Catch `NOT_LET_IN` first where it must end the caller.
+"""
 
 NOT_LET_IN: tuple[type[Exception], ...] = (
     AuthenticationFailedError,
@@ -83,8 +86,7 @@ class TopicFollower:
             "check_crcs": True,
             "fetch_max_wait_ms": fetch_wait_ms,
             "max_partition_fetch_bytes": fetch_bytes_max,
-            # After a failover another broker leads a partition: what the client knows of that must
-            # not grow old.
+            # After a failover another broker leads a partition. The client must soon learn which.
             "metadata_max_age_ms": 2_000,
             "request_timeout_ms": int(answer_within_s * 1_000),
         }
@@ -115,7 +117,7 @@ class TopicFollower:
         return {each.partition: Bounds(starts[each], ends[each]) for each in self._partitions}
 
     def known_ends(self) -> dict[int, int]:
-        """The end offset of each partition that a poll has learned it of. Asks nobody."""
+        """The end offsets that polls have learned, by partition. Asks nobody."""
         ends = {each.partition: self._consumer.highwater(each) for each in self._partitions}
         return {partition: end for partition, end in ends.items() if end is not None}
 
@@ -164,13 +166,13 @@ class TopicFollower:
 
 @contextmanager
 def _stalled_if_cancelled() -> Iterator[None]:
-    """After a long outage aiokafka lets a cancellation of its own out, which nobody asked for.
+    """Raise Stalled for a cancellation that aiokafka lets out by itself after a long outage.
 
-    Uncaught, it would end the task that follows, silently.
+    Uncaught, that cancellation would silently end the task that follows the topic.
     """
     try:
         yield
     except asyncio.CancelledError:
         if is_being_cancelled():
             raise
-        raise Stalled("the connection was given up") from None
+        raise Stalled("aiokafka cancelled a call on the connection") from None

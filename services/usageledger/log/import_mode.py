@@ -56,8 +56,8 @@ class ImportMode:
             for entry in resource[4]
             if entry[0] == "message.timestamp.type"
         }
-        # While a go-live is under way the topics differ: what the one still dates itself is still
-        # an import.
+        # While a go-live is under way the topics differ. As long as one of them still keeps its
+        # records' own times, this is still an import.
         self._is_on = kinds != {"LogAppendTime"}
 
     async def watch(self) -> None:

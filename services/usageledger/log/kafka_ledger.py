@@ -50,8 +50,8 @@ class LedgerSettings:
 
     ``group_bytes_max`` must not exceed the topic's ``max.message.bytes``.
 
-    ``read_chunk_records``: few enough that what they are decoded to stays in a processor's cache
-    until it has been folded.
+    ``read_chunk_records``: few enough that the decoded entries stay in a CPU's cache until they are
+    folded.
     """
 
     batch_bytes: int = 512 * 1024
@@ -107,11 +107,10 @@ class KafkaLedgerPartition:
             return offset
 
     async def append(self, expected_offset: int, groups: Sequence[Sequence[KeyedValue]]) -> None:
-        """Append groups, each whole in one record batch, the first record at ``expected_offset``:
-        see LedgerPartition.
+        """Append groups, each whole in one record batch: see LedgerPartition.
 
-        Raises GroupTooLarge, with nothing sent and the claim still good, if the entries of one
-        input do not fit a batch.
+        The first record must get ``expected_offset``. Raises GroupTooLarge if the entries of one
+        input do not fit a batch. Then nothing was sent and the claim is still good.
         """
         settings = self._settings
         batches = pack(
@@ -125,7 +124,7 @@ class KafkaLedgerPartition:
                     offsets = await self._send(batches)
                 self._check_offsets(expected_offset, batches, offsets)
             except BaseException as error:  # noqa: BLE001 - raised on as a ledger error
-                # Also when cancelled: nobody will hear what becomes of the batches on their way,
+                # Also when cancelled: nobody learns the outcome of the batches already sent,
                 # and a later append must not follow them.
                 self._discard_producer()
                 self._raise_as_ledger_error(error, "append")
@@ -157,15 +156,15 @@ class KafkaLedgerPartition:
                     )
                 if records:
                     yield records
-        # Given once the consumer is closed: whoever wants the first records alone need not see to
-        # it.
+        # The last chunk is yielded after the consumer is closed. A caller that wants only the first
+        # records then leaves no consumer open.
         if records:
             yield records
 
     async def start_offset(self) -> int:
         """The offset of the oldest record that is still there. Raises LedgerError."""
         async with self._reader() as consumer:
-            offsets: dict[TopicPartition, int] = await self._answered(
+            offsets: dict[TopicPartition, int] = await self._answer(
                 consumer.beginning_offsets([self._topic_partition])
             )
         return offsets[self._topic_partition]
@@ -173,7 +172,7 @@ class KafkaLedgerPartition:
     async def end_offset(self) -> int:
         """The offset that the next record will have. Raises LedgerError."""
         async with self._reader() as consumer:
-            offsets: dict[TopicPartition, int] = await self._answered(
+            offsets: dict[TopicPartition, int] = await self._answer(
                 consumer.end_offsets([self._topic_partition])
             )
         return offsets[self._topic_partition]
@@ -208,8 +207,9 @@ class KafkaLedgerPartition:
         return producer
 
     async def _send(self, batches: Sequence[Sequence[KeyedValue]]) -> list[int]:
-        """Send one record batch for each, in order, and return the offset at which each begins, -1
-        where the broker did not say.
+        """Send each as one record batch, in order; return the offsets at which they begin.
+
+        An offset is -1 where the broker did not say.
         """
         sent = []
         for batch in batches:
@@ -217,7 +217,7 @@ class KafkaLedgerPartition:
             for key, value in batch:
                 if builder.append(key=key, value=value, timestamp=None) is None:
                     raise GroupTooLarge(
-                        f"{self._name}: a batch of {len(batch)} records did not take them all"
+                        f"{self._name}: a batch of {len(batch)} records has no room for them all"
                     )
             # Closed, or the producer might add others' records to it.
             builder.close()
@@ -255,7 +255,8 @@ class KafkaLedgerPartition:
             case MessageSizeTooLargeError() | RecordListTooLargeError():
                 limit = self._settings.group_bytes_max
                 raise GroupTooLarge(
-                    f"{self._name}: the topic takes smaller batches than the {limit} bytes set here"
+                    f"{self._name}: the topic accepts only smaller batches than the {limit} bytes "
+                    "set here"
                 ) from error
             case TopicAuthorizationFailedError():
                 refused = LedgerError(f"{self._name}: not allowed to {doing}")
@@ -272,8 +273,9 @@ class KafkaLedgerPartition:
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[Any]:
-        """A consumer of this partition alone, in no group, that refuses to jump when its place is
-        not there.
+        """A consumer of this partition alone, in no group.
+
+        It raises where its offset is not in the log: it never jumps to another.
         """
         consumer = new_consumer(
             self._kafka,
@@ -286,7 +288,7 @@ class KafkaLedgerPartition:
         )
         consumer.assign([self._topic_partition])
         try:
-            await self._answered(consumer.start())
+            await self._answer(consumer.start())
             yield consumer
         finally:
             with suppress(TimeoutError, KafkaError):
@@ -310,7 +312,7 @@ class KafkaLedgerPartition:
             for found in fetched.get(self._topic_partition, ())
         ]
 
-    async def _answered(self, question: Any) -> Any:
+    async def _answer(self, question: Any) -> Any:
         try:
             async with asyncio.timeout(
                 self._settings.no_progress_timeout_s

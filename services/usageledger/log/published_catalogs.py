@@ -1,5 +1,6 @@
-"""The catalogs of the topic, for readers: as many of them as a partition's head says that it has
-adopted.
+"""The catalogs of the topic, for readers.
+
+A reader gets as many of them as a partition has adopted, which the partition's head says.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from usageledger.runtime.kafka_connection import KafkaConnection
 class PublishedCatalogs:
     """Reads the catalog topic when it is asked for more than it has read, and only then.
 
-    ``kafka`` is the bootstrap servers, to which it connects for each reading, or a reader that is
-    open already. Blocking; may be shared by threads, but for one over an open reader.
+    ``kafka`` is a connection, opened anew for each reading, or a reader that is open already.
+    Blocking. Threads may share it, unless it is over an open reader.
     """
 
     def __init__(self, kafka: KafkaConnection | LogReader, prefix: str) -> None:
@@ -40,7 +41,7 @@ class PublishedCatalogs:
     def before(self, before: int) -> AdoptedCatalogs:
         """The catalogs below an offset of the topic. Raises KafkaError, LogUnreadable."""
         with self._turn:
-            # Of many that ask at once the first one reads.
+            # When several threads ask at once, only the first one reads.
             known = self.known(before)
             if known is None:
                 with self._reading() as reader:
@@ -52,10 +53,9 @@ class PublishedCatalogs:
         return known
 
     def up_to(self, before: int) -> AdoptedCatalogs:
-        """Those that a partition has adopted, ``before`` being what its head says; before it has
-        adopted any, those that are published.
+        """The catalogs that a partition has adopted; all in the topic if it has adopted none.
 
-        Raises KafkaError, LogUnreadable.
+        ``before`` is its head's ``catalog_next``. Raises KafkaError, LogUnreadable.
         """
         return self.before(before) or self.published()
 

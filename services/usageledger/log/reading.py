@@ -1,5 +1,6 @@
-"""Reading a topic partition from one offset to another with kafka-python, for readers that are no
-processors: audit, command line, apps.
+"""Reading a topic partition from one offset to another with kafka-python.
+
+It is for readers outside the processor: audit, command line, apps.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ RECORDS_PER_POLL = 5_000
 
 
 class LogUnreadable(Exception):
-    """The log did not give what it says it has. The message says what to look at."""
+    """The log did not return records that it says it has. The message says where to look."""
 
 
 class LogReader:
     """One consumer that reads any partition of one Kafka. Not thread-safe; close it."""
 
     def __init__(self, kafka: KafkaConnection, *, timeout_ms: int = TIMEOUT_MS) -> None:
-        """``timeout_ms``: how long to wait for a connection, for an answer, and for a read's next
-        records.
-        """
+        """``timeout_ms`` bounds each wait for a connection, an answer or the next records."""
         self._timeout_ms = timeout_ms
         self._consumer = KafkaConsumer(
             **kafka.for_kafka_python(),
@@ -49,7 +48,7 @@ class LogReader:
         )
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._consumer.close()
 
     def partition_count(self, topic: str) -> int:
@@ -74,9 +73,8 @@ class LogReader:
         Raises LogUnreadable where a partition has no leader at the moment.
         """
         ends: dict[tuple[str, int], int] = {}
-        # One topic after the other: kafka-python 3.0.12 leaves those out whose leader it does not
-        # know, as long as it knows another's. A topic that it has not asked about lately has none
-        # that it knows, and then it asks.
+        # One topic after the other. If kafka-python 3.0.12 knows the leaders of some partitions, it
+        # leaves out the others. If it knows none of a topic's leaders, it asks for them.
         for topic in topics:
             there = [TopicPartition(topic, partition) for partition in range(partition_count)]
             try:
@@ -85,7 +83,7 @@ class LogReader:
                 raise LogUnreadable(
                     f"{topic}: a partition has no leader at the moment ({error})"
                 ) from error
-            ends |= {(place.topic, place.partition): int(offset) for place, offset in found.items()}
+            ends |= {(each.topic, each.partition): int(offset) for each, offset in found.items()}
         return ends
 
     def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
@@ -100,7 +98,7 @@ class LogReader:
         self._consumer.seek(there, start)
         last_progress = time.monotonic()
         while (position := self._consumer.position(there)) < stop:
-            # Whoever wants one record does not wait until all that a fetch has brought is unpacked.
+            # A caller that wants one record need not wait until a whole fetch is unpacked.
             wanted = min(RECORDS_PER_POLL, stop - position)
             for record in self._consumer.poll(timeout_ms=POLL_MS, max_records=wanted).get(
                 there, ()
@@ -111,7 +109,7 @@ class LogReader:
                 yield Record(record.offset, record.timestamp, record.key, record.value)
             if time.monotonic() - last_progress > self._timeout_ms / 1_000:
                 raise LogUnreadable(
-                    f"{topic}/{partition} gave nothing from offset "
+                    f"{topic}/{partition} returned no record from offset "
                     f"{self._consumer.position(there)} in {self._timeout_ms / 1_000:.0f} s"
                 )
 

@@ -36,7 +36,7 @@ def run_process(
     ``service`` must end soon after its event is set. The exit does not wait for threads: a
     consumer's thread that waits for a broker which is gone would keep the process for minutes.
     """
-    _run_and_exit(lambda: asyncio.run(_until_signalled(service, stop_deadline_s)))
+    _run_and_exit(lambda: asyncio.run(_run_until_signal(service, stop_deadline_s)))
 
 
 def run_threaded_process(
@@ -61,7 +61,7 @@ def run_threaded_process(
 
 
 def collect_seldom() -> None:
-    """Look for cycles of objects less often: that takes a tenth of the time of catching up."""
+    """Look for cycles of objects less often: by default it costs a tenth of the catch-up."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 20)
@@ -83,7 +83,7 @@ def _run_and_exit(
     _exit(code)
 
 
-async def _until_signalled(
+async def _run_until_signal(
     service: Callable[[asyncio.Event], Awaitable[None]], stop_deadline_s: float
 ) -> None:
     stop = asyncio.Event()
