@@ -26,9 +26,8 @@ def test_the_samples_charge_settle_and_grant_as_printed(
 ) -> None:
     """Only the account's name is replaced, and the gate gets a prefix.
 
-    The addresses are in the variables that the README names.
-
-    The ledger is shared, and the examples of the API charge the printed account.
+    The addresses are in the variables that the README names. The ledger is shared, and the examples
+    of the API charge the printed account.
     """
     readme = README.replace(ACCOUNT, "acct_of_the_readme")
     assert outcome_of(readme, "acct_of_the_readme", gateway, tmp_path) == EXPECTED

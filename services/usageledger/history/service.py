@@ -110,8 +110,8 @@ async def run_history(
 ) -> None:
     """Fold the ledger into the file until ``stop`` is set, and call ``on_health`` at each step.
 
-    Raises HistoryError where there is no ledger or every partition has stopped, sqlite3.Error, and
-    one of `NOT_LET_IN` if Kafka refuses access to the client.
+    Raises HistoryError if there is no ledger or every partition has stopped. Raises sqlite3.Error,
+    and one of `NOT_LET_IN` if Kafka refuses access to the client.
     """
     topic = TopicFollower(
         kafka,
@@ -189,7 +189,7 @@ class History:
     async def step(self) -> None:
         """Fold the records of one poll.
 
-        Raises HistoryError where nothing can be folded, sqlite3.Error, and as `TopicFollower` does.
+        Raises HistoryError if nothing can be folded, sqlite3.Error, and as `TopicFollower` does.
         """
         if not self._is_connected:
             await self._connect()
