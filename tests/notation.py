@@ -55,7 +55,8 @@ from usageledger.domain.events import (
 from usageledger.domain.head import Head
 from usageledger.domain.quantity import format_quantity
 from usageledger.domain.thresholds import parse_thresholds
-from usageledger.ledger.partition_book import DecodedInput, PartitionBook
+from usageledger.ledger.decoded_input import DecodedInput
+from usageledger.ledger.partition_book import PartitionBook
 
 SHIPPED = AdoptedCatalogs((load_shipped_catalog(),))
 

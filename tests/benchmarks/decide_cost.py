@@ -21,8 +21,9 @@ from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.chain import seal
 from usageledger.domain.decide import decide
 from usageledger.domain.head import Head
+from usageledger.ledger.decoded_input import DecodedInput, NotDecoded
 from usageledger.ledger.decoding import Malformed
-from usageledger.ledger.partition_book import DecodedInput, NotDecoded, PartitionBook
+from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import time_of
 

@@ -126,9 +126,10 @@ class Operated:
             lambda: (
                 len(
                     {
-                        (e.input.partition, e.input.offset)
+                        (e.input.partition, offset)
                         for e in self.entries()
                         if e.input and e.input.topic == "usage"
+                        for offset in e.input_offsets
                     }
                 )
                 == count

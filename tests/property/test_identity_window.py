@@ -15,7 +15,8 @@ from tests.notation import SHIPPED
 from usageledger.domain.events import UsageRecorded
 from usageledger.domain.head import Head
 from usageledger.domain.identity import IDENTITY_LIFE, IdentityRecord, window_of
-from usageledger.ledger.partition_book import DecodedInput, PartitionBook
+from usageledger.ledger.decoded_input import DecodedInput
+from usageledger.ledger.partition_book import PartitionBook
 
 MS = timedelta(milliseconds=1)
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -366,6 +366,7 @@ class Simulation:
             (work.resume, 4),
             (work.set_thresholds, 1),
             (work.send_junk, 3),
+            (work.send_much_junk, 1),
             (work.send_without_a_time, 1),
             (work.send_astray, 1),
             (self.let_time_pass, 4),
@@ -577,7 +578,8 @@ class Simulation:
         for entry in decided:
             if entry.input is not None and entry.input.topic != "catalog":
                 outcome = entry.kind if entry.kind in ("refusal", "duplicate") else "accepted"
-                outcomes.setdefault((entry.input.topic, entry.input.offset), set()).add(outcome)
+                for offset in entry.input_offsets:
+                    outcomes.setdefault((entry.input.topic, offset), set()).add(outcome)
         sent = {
             (source.value, record.offset)
             for source in Source

@@ -209,6 +209,13 @@ class Work:
             self._random.choice(list(Source)), *self._random.choice(JUNK), self._now()
         )
 
+    def send_much_junk(self) -> None:
+        """Send junk in a row, which may become one entry or several."""
+        source, key = self._random.choice(list(Source)), self._account().encode()
+        for _ in range(self._random.randrange(5, 25)):
+            value = self._random.choice((b"junk", b"", b"[]"))
+            self._send_record(source, key, value, self._now())
+
     def send_without_a_time(self) -> None:
         """In an import a record can have any timestamp."""
         at = self._random.choice((_EPOCH, self._now() - timedelta(days=3)))

@@ -249,9 +249,10 @@ class World:
     def decided_inputs(self) -> list[tuple[str, int]]:
         return sorted(
             {
-                (e.input.topic, e.input.offset)
+                (e.input.topic, offset)
                 for e in self.entries()
                 if e.input is not None and e.input.topic != "catalog"
+                for offset in e.input_offsets
             }
         )
 

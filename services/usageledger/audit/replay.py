@@ -6,7 +6,7 @@ Pure: it is given the records.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -17,6 +17,7 @@ from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
 from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
 from usageledger.domain.head import Head
+from usageledger.ledger.decoded_input import DecodedInput, NotMalformed, malformed_run
 from usageledger.ledger.decoding import Malformed
 from usageledger.ledger.partition_book import PartitionBook, Undecidable, group_key
 from usageledger.ledger.records import Record
@@ -70,9 +71,9 @@ class ReplayCounts:
         self.by_kind[entry.kind] += 1
         self.credits += entry.credits
         if entry.kind == "refusal":
-            self.refused[entry.reason or ""] += 1
+            self.refused.update({entry.reason or "": 1} if entry.run is None else entry.run.reasons)
         if entry.input is not None and entry.input.topic != "catalog":
-            self.refused_inputs += entry.kind == "refusal"
+            self.refused_inputs += entry.input_records if entry.kind == "refusal" else 0
             self.duplicate_inputs += entry.kind == "duplicate"
             self.skipped_inputs += entry.kind == "skip"
 
@@ -163,11 +164,11 @@ class PartitionReplay:
                     f"due at {first.appended_at}"
                 )
             return self.book.decide_due(first.account, due)
-        record = self._next_input(address, first)
+        records = self._next_inputs(address, first)
         if address.topic == "catalog":
-            return self.book.adopt(record)
-        self.counts.inputs += 1
-        (item,) = self.book.decode(address.topic, [record])
+            return self.book.adopt(records[-1])
+        self.counts.inputs += len(records)
+        item = self._decoded(address.topic, records, first)
         overdue = self.book.due.next()
         if overdue is not None and overdue[0] <= item.appended_at:
             raise Difference(
@@ -177,26 +178,43 @@ class PartitionReplay:
         if first.kind == "skip":
             # The reason is the operator's; the rest must follow from the input.
             return self.book.skip(
-                address.topic, record, reason=first.reason or "", detail=first.detail or ""
+                address.topic, records[-1], reason=first.reason or "", detail=first.detail or ""
             )
         if isinstance(item.event, Malformed):
             # The detail is the parser's own wording, and decides nothing.
             item = item._replace(event=item.event._replace(detail=actual[-1].entry.detail or ""))
         return self.book.decide_input(item)
 
-    def _next_input(self, address: InputAddress, first: LedgerEntry) -> Record:
-        record = self._read_input(address.topic, self.book.head.next_of(address.topic))
-        if record is None:
+    def _next_inputs(self, address: InputAddress, first: LedgerEntry) -> list[Record]:
+        """The record at the address, after the others of its run if the entry is of a run."""
+        records: list[Record] = []
+        next_offset = self.book.head.next_of(address.topic)
+        for _ in range(first.input_records):
+            record = self._read_input(address.topic, next_offset)
+            if record is None:
+                raise Difference(
+                    f"{self._at(first.offset)}: decides on {_input_place(address)}, "
+                    "which its topic does not hold"
+                )
+            records.append(record)
+            next_offset = record.offset + 1
+        if not records or records[-1].offset != address.offset:
             raise Difference(
                 f"{self._at(first.offset)}: decides on {_input_place(address)}, "
-                "which its topic does not hold"
+                f"but the next input is at offset {next_offset - 1}"
             )
-        if record.offset != address.offset:
+        return records
+
+    def _decoded(self, topic: Topic, records: Sequence[Record], first: LedgerEntry) -> DecodedInput:
+        items = self.book.decode_each(topic, records)
+        if first.run is None:
+            return items[0]
+        try:
+            return malformed_run(items)
+        except NotMalformed as error:
             raise Difference(
-                f"{self._at(first.offset)}: decides on {_input_place(address)}, "
-                f"but the next input is at offset {record.offset}"
-            )
-        return record
+                f"{self._at(first.offset)}: refuses malformed records, but {error}"
+            ) from None
 
     def _at(self, offset: int) -> str:
         return f"ledger entry {self.book.partition}-{offset}"

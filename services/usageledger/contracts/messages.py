@@ -430,6 +430,14 @@ class CrossingData(Part):
     )
 
 
+class MalformedRunData(Part):
+    """Malformed records in a row, refused by one entry. The entry's input is the last of them."""
+
+    first_offset: Offset
+    records: StrictInt = Field(ge=1)
+    reasons: dict[str, StrictInt] = Field(description="How many records broke each rule.")
+
+
 class EntryData(Part):
     """One line of the ledger. Fields with their default value are left out."""
 
@@ -486,6 +494,9 @@ class EntryData(Part):
         default=None, description="The rule that an input broke, or why it was skipped."
     )
     detail: str | None = None
+    run: MalformedRunData | None = Field(
+        default=None, description="Of a refusal of several malformed records in a row."
+    )
     crossings: tuple[CrossingData, ...] = ()
     previous_hash: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = Field(
         default="",

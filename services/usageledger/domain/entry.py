@@ -166,6 +166,18 @@ class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     """Why the account is suspended, or None. No upgrade frees a suspended account."""
 
 
+class MalformedRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Malformed records in a row that are refused by one entry.
+
+    They begin at ``first_offset``; the entry's input is the last of them. ``records`` counts them,
+    and ``reasons`` counts the rules that they broke. Offsets between them may hold no record.
+    """
+
+    first_offset: int
+    records: int
+    reasons: dict[str, int]
+
+
 class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One line of the ledger.
 
@@ -202,8 +214,25 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     reason: str | None = None
     """Why an input was refused (the rule's name), or why an operator skipped it."""
     detail: str | None = None
+    run: MalformedRun | None = None
+    """Of a refusal of several malformed records."""
     crossings: tuple[Crossing, ...] = ()
     previous_hash: str = ""
+
+    @property
+    def input_offsets(self) -> range:
+        """The offsets of its input's topic that it decides; empty without an input."""
+        if self.input is None:
+            return range(0)
+        first = self.input.offset if self.run is None else self.run.first_offset
+        return range(first, self.input.offset + 1)
+
+    @property
+    def input_records(self) -> int:
+        """How many records of its input's topic it decides."""
+        if self.run is not None:
+            return self.run.records
+        return 0 if self.input is None else 1
 
     @property
     def changes_its_account(self) -> bool:

@@ -29,6 +29,8 @@ class Refusal(str, Enum):
     """A field is missing, of the wrong type or out of range. The detail names it."""
     WRONG_KEY = "wrong_key"
     """The record's key is not the event's subject."""
+    MALFORMED_RECORDS = "malformed_records"
+    """Records in a row break different rules of those above. The entry counts each rule."""
 
     DATED_IN_THE_FUTURE = "dated_in_the_future"
     """It is dated more than 5 minutes after Kafka appended it."""

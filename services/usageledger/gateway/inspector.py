@@ -15,10 +15,10 @@ from typing import TypeVar
 from kafka.errors import KafkaError
 
 from usageledger.counters.view import ViewError
-from usageledger.domain.entry import InputAddress
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.shared_answer import SharedAnswer
 from usageledger.ledger.records import Record
+from usageledger.ledger.refused_input import RefusedInput
 from usageledger.log.reading import LogUnreadable
 from usageledger.operations.ledger_inspection import (
     LedgerConnections,
@@ -61,10 +61,10 @@ class Inspector:
         async with _within(self._answer_within_s):
             return await self._catalogs.get()
 
-    async def refused_records(self, addresses: Sequence[InputAddress]) -> list[Record | None]:
-        """The records at these addresses of the input topics; None for one that is gone."""
+    async def refused_records(self, refused: Sequence[RefusedInput]) -> list[list[Record]]:
+        """The refused records of each refusal; none where they are gone."""
         async with _within(self._answer_within_s):
-            return await self._ask(lambda connections: connections.refused_records(addresses))
+            return await self._ask(lambda connections: connections.refused_records(refused))
 
     def close(self) -> None:
         """Close the connections. A question that is being answered ends by its own bound."""

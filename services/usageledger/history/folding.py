@@ -278,7 +278,7 @@ class HistoryFold:
             _refusal_row(entry_number, entry, entry_number in batch.resolved)
             for entry_number, entry in batch.refusals.items()
         )
-        self._database.executemany(f"INSERT INTO refusals VALUES ({', '.join('?' * 13)})", rows)
+        self._database.executemany(f"INSERT INTO refusals VALUES ({', '.join('?' * 14)})", rows)
 
 
 _ADD_DAILY_USE = """
@@ -474,4 +474,5 @@ def _refusal_row(entry_number: int, entry: LedgerEntry, is_resolved: bool) -> tu
         entry.feature,
         entry.model,
         is_resolved,
+        None if entry.run is None else _encoder.encode(entry.run).decode(),
     )

@@ -20,6 +20,7 @@ from usageledger.domain.bounds import EVENT_BYTES_MAX, YEAR_MAX, YEAR_MIN
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import read_catalog
 from usageledger.domain.credits import parse_credits
+from usageledger.domain.entry import MalformedRun
 from usageledger.domain.events import (
     AccountCancelled,
     AccountEvent,
@@ -48,12 +49,14 @@ BRACKETS_MAX = 500
 class Malformed(NamedTuple):
     """A record that is no event: the rule it breaks, and what is wrong in words.
 
-    ``account`` is the one that the record's key names, or "" if it names none.
+    ``account`` is the one that the record's key names, or "" if it names none. With ``run`` it is
+    several records in a row.
     """
 
     refusal: Refusal
     detail: str
     account: str
+    run: MalformedRun | None = None
 
 
 _ZonedTime = Annotated[datetime, msgspec.Meta(tz=True)]

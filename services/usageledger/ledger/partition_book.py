@@ -35,6 +35,7 @@ from usageledger.domain.evolve import evolve
 from usageledger.domain.head import Head, advance
 from usageledger.domain.identity import IdentityRecord, identity_changes, identity_of, window_of
 from usageledger.ledger.adoption import adopted_catalogs, adoption_entry
+from usageledger.ledger.decoded_input import DecodedInput, NotDecoded, with_runs_merged
 from usageledger.ledger.decoding import (
     DETAIL_LENGTH_MAX,
     Malformed,
@@ -58,27 +59,6 @@ class Undecidable(Exception):
         super().__init__(f"{what}: {error!r}")
         self.input = address
         self.error = error
-
-
-class NotDecoded(NamedTuple):
-    """The error that the decoder raised on a record.
-
-    The decoder is at fault, not the record as with `Malformed`, so this is no refusal.
-    """
-
-    error: Exception
-
-
-class DecodedInput(NamedTuple):
-    """A record's address and the event in its bytes.
-
-    ``appended_at`` is the ledger's time when it is decided, if the inputs are decided in order.
-    """
-
-    topic: Topic
-    offset: int
-    appended_at: datetime
-    event: AnyEvent | Malformed | NotDecoded
 
 
 class Changes(NamedTuple):
@@ -133,7 +113,14 @@ class PartitionBook:
         return changes
 
     def decode(self, topic: Topic, records: Sequence[Record]) -> list[DecodedInput]:
-        """Decode records of one input that are to be decided next, in order."""
+        """Decode records of one input that are to be decided next, in order.
+
+        Long runs of malformed records become one input each: see `decoded_input`.
+        """
+        return with_runs_merged(self.decode_each(topic, records))
+
+    def decode_each(self, topic: Topic, records: Sequence[Record]) -> list[DecodedInput]:
+        """Decode records of one input that are to be decided next, each by itself."""
         decode = decode_usage if topic == "usage" else decode_account
         clock = self.head.clock
         decoded: list[DecodedInput] = []
@@ -261,6 +248,7 @@ class PartitionBook:
                 input=address,
                 reason=event.refusal.value,
                 detail=event.detail,
+                run=event.run,
             )
             return self._write([refusal])
         identities = [self.identities.get(identity) for identity in identities_of(event)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
+from usageledger.domain.entry import InputAddress, LedgerEntry, MalformedRun, Topic
 
 
 class EventIdentity(NamedTuple):
@@ -20,11 +20,12 @@ class EventIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedInput:
-    """One input that the ledger refused.
+    """One input that the ledger refused, or a run of malformed ones.
 
     ``partition`` and ``offset`` address the ledger entry of the refusal, ``input`` the refused
-    record. ``account`` is empty where the record has no key. ``event`` is None where the input
-    could not be read as an event. ``is_resolved``: the ledger has accepted the same event since.
+    record, or the last one of a ``run``. ``account`` is empty where the record has no key.
+    ``event`` is None where the input could not be read as an event. ``is_resolved``: the ledger has
+    accepted the same event since.
     """
 
     partition: int
@@ -38,6 +39,7 @@ class RefusedInput:
     feature: str | None = None
     model: str | None = None
     is_resolved: bool = False
+    run: MalformedRun | None = None
 
     @property
     def entry(self) -> str:
@@ -46,8 +48,14 @@ class RefusedInput:
 
     @property
     def place(self) -> str:
-        """The address of the refused record: topic, partition-offset."""
-        return f"{self.input.topic} {self.input.partition}-{self.input.offset}"
+        """The address of the refused record: topic, partition-offset. Of a run, the first's."""
+        return f"{self.input.topic} {self.input.partition}-{self.input_offsets[0]}"
+
+    @property
+    def input_offsets(self) -> range:
+        """The offsets of the refused records. Those between the first and the last may be empty."""
+        first = self.input.offset if self.run is None else self.run.first_offset
+        return range(first, self.input.offset + 1)
 
 
 def event_identity(entry: LedgerEntry) -> EventIdentity | None:

@@ -18,8 +18,8 @@ from usageledger.counters.reading import read_heads
 from usageledger.counters.view import ViewError
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.encoding import decode_head
-from usageledger.domain.entry import InputAddress
 from usageledger.ledger.records import Record
+from usageledger.ledger.refused_input import RefusedInput
 from usageledger.log.admin import connect_admin
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogReader
@@ -100,9 +100,9 @@ class LedgerConnections:
             {partition: self._catalogs.before(end) for partition, end in adopted_before.items()},
         )
 
-    def refused_records(self, addresses: Sequence[InputAddress]) -> list[Record | None]:
-        """The records at these addresses of the input topics; None for one that is gone."""
-        return list(refused_records(self._reader, self._topics, addresses))
+    def refused_records(self, refused: Sequence[RefusedInput]) -> list[list[Record]]:
+        """The refused records of each refusal; none where they are gone."""
+        return list(refused_records(self._reader, self._topics, refused))
 
     def close(self) -> None:
         """Close the connections."""

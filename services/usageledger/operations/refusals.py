@@ -69,6 +69,7 @@ def refused_inputs(entries: Iterable[SealedEntry]) -> list[RefusedInput]:
                 event=identity,
                 feature=entry.feature,
                 model=entry.model,
+                run=entry.run,
             )
         )
     return refused
@@ -88,11 +89,19 @@ def refusal_row(refusal: RefusedInput) -> dict[str, Any]:
         "model": refusal.model,
         "is_resolved": refusal.is_resolved,
         "place": refusal.place,
+        "records": 1 if refusal.run is None else refusal.run.records,
+        "reasons": None if refusal.run is None else refusal.run.reasons,
     }
 
 
 def refusal_detail(refusal: RefusedInput) -> str:
     """The fault in words: the ledger's own, or those for the reason; often empty."""
+    if refusal.run is not None:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in refusal.run.reasons.items())
+        return (
+            f"{refusal.run.records:,} records in a row, up to offset {refusal.input.offset}: "
+            f"{counts}. The first: {refusal.detail}"
+        )
     return refusal.detail or refusal_text(
         refusal.reason, {"feature": refusal.feature, "model": refusal.model}
     )
@@ -143,11 +152,12 @@ def refusal_text(reason: str, data: Mapping[str, Any]) -> str:
 def to_send_again(refused: Iterable[RefusedInput], reasons: Collection[str]) -> list[RefusedInput]:
     """Those that were refused for one of these reasons and that nothing hinders.
 
-    Of several refusals of one event, the first.
+    Of several refusals of one event, the first. A run is sent again whole if it has such a record.
     """
     chosen: dict[object, RefusedInput] = {}
     for refusal in refused:
-        if refusal.reason in reasons and hindrance(refusal) is None:
+        found = {refusal.reason} if refusal.run is None else refusal.run.reasons.keys()
+        if not found.isdisjoint(reasons) and hindrance(refusal) is None:
             chosen.setdefault(refusal.event or refusal.place, refusal)
     return list(chosen.values())
 
@@ -162,23 +172,25 @@ def hindrance(refusal: RefusedInput | None) -> Hindrance | None:
 
 
 def refused_records(
-    reader: LogReader, topics: Topics, addresses: Iterable[InputAddress]
-) -> Iterator[Record | None]:
-    """The refused records at these addresses of the input topics, in the order asked.
+    reader: LogReader, topics: Topics, refused: Iterable[RefusedInput]
+) -> Iterator[list[Record]]:
+    """The refused records of each refusal, in the order asked: one, or those of a run.
 
-    None for a record that its topic no longer has. Raises LogUnreadable, KafkaError.
+    Empty where the topic no longer has them all. Raises LogUnreadable, KafkaError.
     """
     kept: dict[tuple[str, int], range] = {}
-    for address in addresses:
-        topic, partition = _topic_of(topics, address), address.partition
+    for refusal in refused:
+        topic, partition = _topic_of(topics, refusal.input), refusal.input.partition
+        offsets = refusal.input_offsets
         if (topic, partition) not in kept:
             kept[topic, partition] = range(
                 reader.start_offset(topic, partition), reader.end_offset(topic, partition)
             )
+        there = kept[topic, partition]
         yield (
-            next(reader.read(topic, partition, address.offset, address.offset + 1), None)
-            if address.offset in kept[topic, partition]
-            else None
+            list(reader.read(topic, partition, offsets.start, offsets.stop))
+            if offsets[0] in there and offsets[-1] in there
+            else []
         )
 
 
@@ -217,13 +229,16 @@ def resent_records(
 
     Raises LogUnreadable where one is no longer in its topic, KafkaError.
     """
-    records = refused_records(reader, Topics(prefix), (refusal.input for refusal in refused))
-    for line, (refusal, record) in enumerate(zip(refused, records, strict=True), start=1):
-        if record is None:
+    line = 0
+    groups = refused_records(reader, Topics(prefix), refused)
+    for refusal, records in zip(refused, groups, strict=True):
+        if not records:
             raise LogUnreadable(f"{refusal.place}: {HINDRANCES['gone']}")
-        yield resent_record(
-            refusal, record, partition_count=partition_count, importing=importing, line=line
-        )
+        for record in records:
+            line += 1
+            yield resent_record(
+                refusal, record, partition_count=partition_count, importing=importing, line=line
+            )
 
 
 def _topic_of(topics: Topics, address: InputAddress) -> str:

@@ -20,7 +20,8 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
 from usageledger.domain.head import Head
-from usageledger.ledger.partition_book import DecodedInput, PartitionBook, Undecidable
+from usageledger.ledger.decoded_input import DecodedInput
+from usageledger.ledger.partition_book import PartitionBook, Undecidable
 from usageledger.ledger.records import KeyedValue, LedgerError, LedgerPartition, Record
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped, catch_up, head_of, provide, view_change

@@ -472,6 +472,8 @@ declare namespace Gateway {
     model: string | null;
     is_resolved: boolean;
     place: string;
+    records?: number;
+    reasons?: Record<string, number> | null;
   }
 
   interface RenewalShown {

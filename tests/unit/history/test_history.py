@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from tests.history_files import content, folded, memory_database, records_of
 from tests.notation import Partition
+from tests.worlds.decided_partition import JAN_31_MS, DecidedPartition
 from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold
@@ -30,6 +31,7 @@ from usageledger.history.tables import (
     throw_away,
 )
 from usageledger.ledger.records import Record
+from usageledger.operations.refusals import refused_inputs
 
 START = "2026-01-03T09:00"
 
@@ -387,6 +389,20 @@ def test_refusals_are_listed_from_the_newest_on_by_what_is_asked_for(tmp_path: P
     ]
     assert asyncio.run(reader.refusals_at([entry.entry, "0-0"])) == {entry.entry: entry}
     reader.close()
+
+
+def test_a_run_of_malformed_records_is_listed_as_the_ledger_has_it(tmp_path: Path) -> None:
+    ledger = DecidedPartition()
+    junk = [Record(n, JAN_31_MS, b"acct_1", b"junk") for n in range(12)]
+    (item,) = ledger.book.decode("usage", junk)
+    ledger.entries += ledger.book.decide_input(item)
+    database = open_for_writing(tmp_path / HISTORY_FILE)
+    HistoryFold(database).add(0, records_of(ledger.entries))
+    database.close()
+    reader = HistoryReader(tmp_path / HISTORY_FILE)
+    page = asyncio.run(reader.refusals(reason=None, is_resolved=None, cursor=None, limit=1))
+    reader.close()
+    assert page.items == refused_inputs(ledger.entries)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tests.worlds.decided_partition import HOUR_MS, JAN_31_MS, DecidedPartition, InputReader
+from usageledger.ledger.records import Record
 from usageledger.operations.refusals import (
     CAN_CHANGE,
+    refusal_detail,
     refused_inputs,
     resent_records,
     to_send_again,
@@ -75,3 +77,18 @@ def test_a_refused_record_is_sent_again_unchanged() -> None:
         ledger.inputs["usage"][1].value,
     )
     assert (imported.timestamp_ms, live.timestamp_ms) == (JAN_31_MS + HOUR_MS, None)
+
+
+def test_the_records_of_a_run_are_sent_again_one_by_one() -> None:
+    """A producer with another partitioner had all its events refused as one run."""
+    ledger = DecidedPartition()
+    ledger.use("u0")
+    chunk = [Record(1 + n, JAN_31_MS + HOUR_MS, b"acct_1", b"%d" % n) for n in range(12)]
+    ledger.inputs["usage"] += chunk
+    (item,) = ledger.book.decode("usage", chunk)
+    ledger.entries += ledger.book.decide_input(item)
+    (run,) = to_send_again(refused_inputs(ledger.entries), ["not_a_cloudevent"])
+    assert run.place == "usage 0-1"
+    assert refusal_detail(run).startswith("12 records in a row, up to offset 12: 12 not_a_cloud")
+    again = resent_records(InputReader(ledger), "", [run], partition_count=1, importing=False)
+    assert [record.value for record in again] == [record.value for record in chunk]

@@ -69,7 +69,17 @@ class RefusalShown(BaseModel):
     feature: str | None
     model: str | None
     is_resolved: bool = Field(description="Whether the same event has been accepted since.")
-    place: str = Field(description="The address of the refused record: topic, partition-offset.")
+    place: str = Field(
+        description="The address of the refused record: topic, partition-offset. With several "
+        "`records`, the first one's."
+    )
+    records: int = Field(
+        default=1, ge=1, description="How many malformed records in a row this refusal is of."
+    )
+    reasons: dict[str, int] | None = Field(
+        default=None,
+        description="Of several `records`: how many of them broke each rule. Null for one record.",
+    )
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -83,6 +93,8 @@ _EXAMPLE: dict[str, Any] = {
     "model": "veo_9",
     "is_resolved": False,
     "place": "usage 3-812",
+    "records": 1,
+    "reasons": None,
 }
 
 
@@ -196,14 +208,18 @@ async def resend_refusals(
         entry: hindrance(known.get(entry)) for entry in entries
     }
     chosen = [known[entry] for entry, why in hindrances.items() if why is None]
-    records = await inspector.refused_records([each.input for each in chosen]) if chosen else []
-    outgoing = {
-        refusal.entry: _outgoing(accounts, topics, refusal, record)
-        for refusal, record in zip(chosen, records, strict=True)
-        if record is not None
-    }
-    outcomes = await publish(list(outgoing.values())) if outgoing else ()
-    sent = dict(zip(outgoing, outcomes, strict=True))
+    found = await inspector.refused_records(chosen) if chosen else []
+    outgoing = [
+        (refusal.entry, _outgoing(accounts, topics, refusal, record))
+        for refusal, records in zip(chosen, found, strict=True)
+        for record in records
+    ]
+    outcomes = await publish([record for _, record in outgoing]) if outgoing else ()
+    sent: dict[str, Sent] = {}
+    for (entry, _), outcome in zip(outgoing, outcomes, strict=True):
+        # A run counts as sent once all of its records are.
+        if entry not in sent or outcome.offset is None:
+            sent[entry] = outcome
     items = [
         _resent(entry, sent[entry]) if entry in sent else _hindered(entry, why or "gone")
         for entry, why in hindrances.items()

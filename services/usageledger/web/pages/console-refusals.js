@@ -16,6 +16,7 @@ const REASONS = [
   "unknown_type",
   "invalid_event",
   "wrong_key",
+  "malformed_records",
   "dated_in_the_future",
   "too_old",
   "id_reused_with_different_content",

@@ -34,6 +34,7 @@ from usageledger.gateway.routes.refusals import Result
 from usageledger.history.folding import HistoryFold
 from usageledger.history.tables import HISTORY_FILE, open_for_writing
 from usageledger.ledger.records import Record
+from usageledger.ledger.refused_input import RefusedInput
 from usageledger.log.event_publisher import Outgoing, Sent
 from usageledger.log.topics import Topics
 from usageledger.operations.lags import Lag, LedgerLags
@@ -74,8 +75,15 @@ class ToldInspector(Inspector):
     async def catalogs(self) -> PublishedAndAdopted:
         return self.there
 
-    async def refused_records(self, addresses: Sequence[InputAddress]) -> list[Record | None]:
-        return [self.lying.get(address) for address in addresses]
+    async def refused_records(self, refused: Sequence[RefusedInput]) -> list[list[Record]]:
+        return [
+            [
+                self.lying[address]
+                for offset in refusal.input_offsets
+                if (address := replace(refusal.input, offset=offset)) in self.lying
+            ]
+            for refusal in refused
+        ]
 
 
 class ConsoleWorld:
@@ -338,6 +346,8 @@ def test_a_refusal_is_listed_with_its_place_and_its_reason_the_newest_first(
         "model": "veo_9",
         "is_resolved": False,
         "place": "usage 0-0",
+        "records": 1,
+        "reasons": None,
     }
     assert items[1]["place"] == "account 0-0"
 
