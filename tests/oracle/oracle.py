@@ -336,6 +336,16 @@ class Account:
         plan = [plan for moment, plan in period.plans if moment <= now][-1]
         return self.free_left(now, period.number) if plan == "free" else ALLOTMENTS[plan]
 
+    def left_over(self, number: int, now: Moment) -> Decimal:
+        """The credits that are left in a period that is over, as the ledger knows it by now.
+
+        It had its allotment, and from grants what they paid for good. The rest of a grant belongs
+        to the periods after it.
+        """
+        period = self.periods(now)[number]
+        paid_by_grants = _sum_settled(self.settlements(now), number)
+        return self.allotment(period, now) + paid_by_grants - self.used(period, now)
+
     def settlements(self, now: Moment) -> list[tuple[Moment, int, Grant, Decimal]]:
         """The final payments from grants: each has its moment, period, grant and amount.
 
@@ -757,12 +767,16 @@ class Oracle:
             wrong.append("counted_before_opening" if brought else "period_closed")
         if wrong or rates is None or period is None:
             return None, " or ".join(wrong)
-        credits = rates[data["model"]] * math.ceil(data["quantity"])
+        credits = Decimal(rates[data["model"]] * math.ceil(data["quantity"]))
         overtaken = any(
             void.usage == who and void.charge is None and moment[0] - void.moment[0] <= REMEMBERED
             for void in account.voids
         )
-        return Charge(moment, who, period, data["feature"], Decimal(credits), overtaken), None
+        running = account.periods(moment)[-1].number
+        is_backdated = period < running and credits > 0 and not overtaken
+        if is_backdated and account.left_over(period, moment) < credits:
+            period = running
+        return Charge(moment, who, period, data["feature"], credits, overtaken), None
 
     def _period_of(self, account: Account, occurred: datetime, moment: Moment) -> int | None:
         periods = account.periods(moment)

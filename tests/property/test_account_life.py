@@ -318,6 +318,7 @@ class PartitionLife(RuleBasedStateMachine):
             _periods_are_numbered_and_tile(entries)
             _limits_alternate(entries, self._states().get(account))
             _thresholds_are_crossed_once(entries)
+            _late_uses_stay_within_the_ended_period(entries)
 
     # How each rule decides an event and notes its entries
 
@@ -443,6 +444,15 @@ def _thresholds_are_crossed_once(entries: list[LedgerEntry]) -> None:
         if crossing.threshold is not None
     ]
     assert len(crossed) == len(set(crossed))
+
+
+def _late_uses_stay_within_the_ended_period(entries: list[LedgerEntry]) -> None:
+    """A late use takes nothing that the ended period did not have, or else nothing from it."""
+    for entry in entries:
+        if entry.kind == "usage" and entry.is_late and entry.credits > 0:
+            assert entry.after is not None and entry.after.remaining >= 0
+        if entry.counts_after_its_period:
+            assert entry.credits > 0, "a use that costs nothing counts where it occurred"
 
 
 PartitionLife.TestCase.settings = settings(stateful_step_count=60)

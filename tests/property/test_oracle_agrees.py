@@ -93,6 +93,7 @@ def test_a_random_history_covers_every_reason_rate_and_limit_event() -> None:
     assert any(entry.is_void_on_arrival for entry in entries)
     assert any(entry.kind == "void" and entry.is_late for entry in entries)
     assert any(entry.kind == "usage" and entry.is_late for entry in entries)
+    assert any(entry.counts_after_its_period for entry in entries)
     assert any(
         entry.grant is not None and 0 < entry.grant.settled < entry.grant.credits
         for entry in entries

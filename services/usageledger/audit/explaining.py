@@ -93,12 +93,8 @@ def _usage_sentence(entry: LedgerEntry, catalogs: AdoptedCatalogs) -> str:
     used = f"{_quantity_text(quantity, rate.unit)} of {model or feature} at {_rate_text(rate)}"
     if entry.is_void_on_arrival:
         return f"{used}. It costs nothing, because it was voided before it arrived."
-    late = (
-        ""
-        if not entry.is_late or entry.period is None or entry.period.end is None
-        else f" {_late_sentence(entry.period.end)}"
-    )
-    return f"{used}{_rounding_clause(rate, quantity)}: {_credits_text(entry.credits)}.{late}"
+    charge = f"{used}{_rounding_clause(rate, quantity)}: {_credits_text(entry.credits)}."
+    return f"{charge}{_late_clause(entry)}"
 
 
 def _void_sentence(entry: LedgerEntry) -> str:
@@ -107,12 +103,8 @@ def _void_sentence(entry: LedgerEntry) -> str:
     why = f" ({voids.reason})" if voids.reason else ""
     if voids.awaits_usage:
         return f"The use {voids.id} was voided{why} before it arrived: it will cost nothing."
-    late = (
-        ""
-        if not entry.is_late or entry.period is None or entry.period.end is None
-        else f" {_late_sentence(entry.period.end)}"
-    )
-    return f"The use {voids.id} was voided{why}: {_credits_text(-entry.credits)} given back.{late}"
+    given_back = f"{_credits_text(-entry.credits)} given back."
+    return f"The use {voids.id} was voided{why}: {given_back}{_late_clause(entry)}"
 
 
 def _grant_sentence(entry: LedgerEntry) -> str:
@@ -193,8 +185,22 @@ def _reason_clause(entry: LedgerEntry) -> str:
     return f" ({reason})" if reason else ""
 
 
-def _late_sentence(end: datetime) -> str:
-    return f"It counts in the period that ended on {_date_text(end)}, because it was used then."
+def _late_clause(entry: LedgerEntry) -> str:
+    """The period in which an entry counts, if it is about a period that had ended."""
+    period = entry.period
+    if period is None:
+        return ""
+    if entry.counts_after_its_period:
+        return (
+            f" It was used in the period that ended on {_date_text(period.start)}. That period did "
+            "not have enough credits left for it, so it counts in the next one."
+        )
+    if not entry.is_late or period.end is None:
+        return ""
+    return (
+        f" It counts in the period that ended on {_date_text(period.end)}, because it was used "
+        "then."
+    )
 
 
 def _lapsed_credits(entry: LedgerEntry) -> int:

@@ -93,6 +93,7 @@ def entry_summary(entry: LedgerEntry) -> str:
             assert entry.quantity is not None, "a use has a quantity"
             model = f"/{entry.model}" if entry.model else ""
             late = " (late)" if entry.is_late else ""
+            late = " (late, counts now)" if entry.counts_after_its_period else late
             voided = " (voided before)" if entry.is_void_on_arrival else ""
             return f"{entry.feature}{model} × {format_quantity(entry.quantity)}{late}{voided}"
         case "refusal":

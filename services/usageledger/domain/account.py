@@ -95,6 +95,14 @@ class AccountState(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
         return self.suspended is not None or self.remaining <= 0
 
 
+def left_at_end(period: Period) -> int:
+    """The credits left in a period that is over: allotment + settled - used. It can be negative.
+
+    Grants gave it what was settled when it ended. Late uses draw nothing more from them.
+    """
+    return period.allotment + period.settled - period.used
+
+
 def drawn_from_grants(state: AccountState) -> list[tuple[Grant, int]]:
     """Each grant with the amount that the current period draws from it, soonest expiry first.
 

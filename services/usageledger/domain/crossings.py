@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Literal, assert_never
 
-from usageledger.domain.account import AccountState, Period, drawn_from_grants
+from usageledger.domain.account import AccountState, Period, drawn_from_grants, left_at_end
 from usageledger.domain.catalog import Catalog, Plan
 from usageledger.domain.entry import (
     Crossing,
@@ -41,13 +41,12 @@ def figures_of(state: AccountState) -> Figures:
 
 
 def figures_of_ended(period: Period) -> Figures:
-    """The figures of a period that is over.
-
-    Grants gave it what was settled when it ended. Late uses draw nothing more from them.
-    """
-    remaining = period.allotment + period.settled - period.used
+    """The figures of a period that is over."""
     return Figures(
-        allotment=period.allotment, granted=period.settled, used=period.used, remaining=remaining
+        allotment=period.allotment,
+        granted=period.settled,
+        used=period.used,
+        remaining=left_at_end(period),
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypedDict, Unpack, assert_never
 
 from msgspec.structs import replace
 
-from usageledger.domain.account import AccountState, Period
+from usageledger.domain.account import AccountState, Period, left_at_end
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.bounds import CLOCK_AHEAD_MAX, LATENESS_MAX
 from usageledger.domain.catalog import Rate, UnknownRate
@@ -312,13 +312,15 @@ def _draft_usage(
     event: UsageRecorded, reference: EventReference, draft: _Draft, *, is_voided: bool
 ) -> Refusal | None:
     occurred_at = min(event.occurred_at, draft.appended_at)
-    period = _period_to_charge(occurred_at, draft.known, draft.appended_at)
-    if isinstance(period, Refusal):
-        return period
+    occurred_in = _open_period_at(occurred_at, draft.known, draft.appended_at)
+    if isinstance(occurred_in, Refusal):
+        return occurred_in
     rated = draft.catalogs.rate_for(event.feature, event.model, occurred_at)
     if isinstance(rated, UnknownRate):
         return Refusal(rated.reason)
     credits = rate_usage(rated.rate, event.quantity)
+    charged = 0 if is_voided else credits
+    period = _period_to_charge(charged, occurred_in, draft.known)
     if period.used + credits > MICROCREDITS_MAX:
         return Refusal.QUANTITY_OUT_OF_RANGE
     draft.write(
@@ -331,14 +333,25 @@ def _draft_usage(
         quantity=event.quantity,
         rate=rated.rate,
         catalog_version=rated.catalog.version,
-        credits=0 if is_voided else credits,
+        credits=charged,
         is_void_on_arrival=is_voided,
         hold_id=event.hold_id,
     )
     return None
 
 
-def _period_to_charge(
+def _period_to_charge(credits: int, occurred_in: Period, state: AccountState) -> Period:
+    """The period in which a use occurred, unless it has ended with fewer credits left.
+
+    The use counts in the current period then. Backdated into a period that has ended with nothing
+    left, it would cost nothing, and no limit would stop it.
+    """
+    if occurred_in is state.period or credits <= max(0, left_at_end(occurred_in)):
+        return occurred_in
+    return state.period
+
+
+def _open_period_at(
     occurred_at: datetime, state: AccountState, appended_at: datetime
 ) -> Period | Refusal:
     """The current period, or the previous one within its grace."""

@@ -235,6 +235,21 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
         return 0 if self.input is None else 1
 
     @property
+    def counts_after_its_period(self) -> bool:
+        """Whether a late use counts in the current period.
+
+        The one in which it occurred had ended with fewer credits left than the use costs.
+        """
+        return (
+            self.kind == "usage"
+            and not self.is_late
+            and self.event is not None
+            and self.period is not None
+            and self.period.number > 0
+            and self.event.occurred_at < self.period.start
+        )
+
+    @property
     def changes_its_account(self) -> bool:
         """Whether it has an account whose state it can change."""
         match self.kind:

@@ -48,6 +48,16 @@ def last(*lines: str) -> LedgerEntry:
             f"{LATE}",
         ),
         (
+            (
+                f"{START} subscribe pro",
+                "+1h use chat_action 200",
+                "2026-02-03T10:00 use chat_action 1 on=2026-02-03T08:00",
+            ),
+            "1 action of Chat-Based Editing (action taken) at 1 credit an action: 1 credit. It was "
+            "used in the period that ended on 3 February 2026. That period did not have enough "
+            "credits left for it, so it counts in the next one.",
+        ),
+        (
             (f"{START} void g", "+1h use chat_action 2 id=g"),
             "2 actions of Chat-Based Editing (action taken) at 1 credit an action. It costs "
             "nothing, because it was voided before it arrived.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.notation import Partition
 from usageledger.cli.ledger import entry_summary
 from usageledger.domain.entry import LedgerEntry, SuspensionChange
 
@@ -37,3 +38,15 @@ def test_an_entry_is_summed_up_by_what_it_changes(
     """Every entry has a catalog version. Only the adoption of a catalog is summed up by it."""
     entry = LedgerEntry(kind=kind, appended_at=AT, catalog_version="2026-11", **fields)
     assert entry_summary(entry) == summary
+
+
+@pytest.mark.parametrize(
+    ("used", "summary"),
+    [("199", "chat_action × 1 (late)"), ("200", "chat_action × 1 (late, counts now)")],
+)
+def test_a_late_use_says_when_it_counts_in_the_current_period(used: str, summary: str) -> None:
+    partition = Partition()
+    partition.take(f"2026-02-01T00:00 open pro used={used}")
+    assert entry_summary(partition.take("2026-03-01T01:00 use chat_action on=-2h")[-1].entry) == (
+        summary
+    )

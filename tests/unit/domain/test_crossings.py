@@ -79,8 +79,8 @@ def test_a_crossing_in_a_period_that_is_over_is_not_announced() -> None:
     """
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
-    2026-02-28T11:00  use chat_action 500 on=-2h
-        => renewal pro 200+0-0=200 ; usage 500 late 200+0-500=-300
+    2026-02-28T11:00  use chat_action 200 on=-2h
+        => renewal pro 200+0-0=200 ; usage 200 late 200+0-200=0
     """
 
 

@@ -107,7 +107,7 @@ def test_an_ended_period_keeps_the_amounts_it_drew_from_all_grants() -> None:
     2026-02-10T00:00  use chat_action 20
         => grant_expired 200+130-230=100 ; usage 20 200+130-250=80
     2026-02-28T10:00  use chat_action 5 on=-1s
-        => renewal pro 200+80-0=280 ; usage 5 late 200+50-255=-5
+        => renewal pro 200+80-0=280 ; usage 5 200+80-5=275
     """
 
 
@@ -130,9 +130,9 @@ def test_a_grant_that_expires_as_the_period_ends_lapses_with_it() -> None:
     2026-01-31T10:00  subscribe pro
         => account_opened free 200+0-0=200 ; plan_change pro 200+0-0=200
     +1d               grant 100 until=2026-02-28T10:00  => grant 200+100-0=300
-    +1d               use chat_action 230               => usage 230 200+100-230=70
+    +1d               use chat_action 230 id=g          => usage 230 200+100-230=70
     2026-02-28T10:00  wait                              => renewal pro 200+0-0=200
-    +1s               use chat_action 5 on=-2s          => usage 5 late 200+30-235=-5
+    +1s               void g                            => void -230 late 200+30-0=230
     """
 
 
@@ -179,8 +179,7 @@ def test_late_usage_in_an_ended_period_draws_nothing_more_from_grants() -> None:
     +1d               grant 100                   => grant 200+100-0=300
     +1d               use chat_action 230         => usage 230 200+100-230=70
     2026-02-28T11:00  use chat_action 20 on=-2h
-        => renewal pro 200+70-0=270 ; usage 20 late 200+30-250=-20
-    +1h               use chat_action             => usage 1 200+70-1=269
+        => renewal pro 200+70-0=270 ; usage 20 200+70-20=250
     """
 
 
