@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,10 +30,24 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 class GatewayProcess:
-    """``usageledger service gateway`` of one ledger. Its data outlives it."""
+    """``usageledger service gateway`` of one ledger. Its data outlives it.
 
-    def __init__(self, kafka: KafkaConnection, redis_url: str, prefix: str, data: Path) -> None:
+    ``settings`` are further ones, without ``USAGELEDGER_GATEWAY_``. ``files_max`` is its limit of
+    open files.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaConnection,
+        redis_url: str,
+        prefix: str,
+        data: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        files_max: int | None = None,
+    ) -> None:
         self.data = data
+        self._files_max = files_max
         self._port = free_port()
         own = {
             "KAFKA": str(kafka),
@@ -46,6 +60,7 @@ class GatewayProcess:
             "PORT": str(self._port),
             "KEY": KEY,
             "WEBHOOK_REACH": "loopback",
+            **(settings or {}),
         }
         self._environment = os.environ | {
             f"USAGELEDGER_{name}": value for name, value in own.items()
@@ -59,6 +74,11 @@ class GatewayProcess:
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self._port}"
 
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection((LOOPBACK, self._port))
+        connection.settimeout(30)
+        return connection
+
     @property
     def log(self) -> str:
         return (self.data / "gateway.log").read_text(encoding="utf-8")
@@ -68,11 +88,15 @@ class GatewayProcess:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *, is_ready: bool = True) -> None:
+    def start(self, *, is_ready: bool = True, is_awaited: bool = True) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data / "gateway.log").open("ab") as log:
             command = [sys.executable, "-m", "usageledger.cli", "service", "gateway"]
+            if self._files_max is not None:
+                command = ["sh", "-c", f'ulimit -n {self._files_max} && exec "$@"', "sh", *command]
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        if not is_awaited:
+            return
         until(lambda: self._has_ended() or self._answers(is_ready), "the gateway's readiness")
         assert not self._has_ended(), self.log
 

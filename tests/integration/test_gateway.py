@@ -103,7 +103,7 @@ def test_no_secret_is_in_the_log_whatever_goes_wrong(gateway: RunningGateway) ->
             {"USAGELEDGER_PREFIX": "nobody"},
             "there is no topic nobody.ledger.entries.v1: `usageledger up` makes a ledger",
         ),
-        ({"USAGELEDGER_GATEWAY_KEY": "secret"}, "that is no key"),
+        ({"USAGELEDGER_GATEWAY_KEY": "secret"}, "this is no key"),
     ],
 )
 def test_a_gateway_that_cannot_begin_says_why(

@@ -25,7 +25,7 @@ from tests.integration.counters import begin_counters
 from tests.servers import RunningGateway
 from tests.valkey_server import running_cluster, running_valkey
 from usageledger import AccountClient, AsyncUsageGate, UsageGate, UsageMeter
-from usageledger.gateway.serving import _listening
+from usageledger.gateway.connections.server import listening_socket
 from usageledger.local.ports import LOOPBACK, free_port
 from usageledger.sdk.gate import ledger_facts as ledger
 from usageledger.sdk.gate.answers import (
@@ -490,7 +490,7 @@ def test_no_body_from_the_gateway_waits_until_its_headers_are_acknowledged() -> 
     Headers and body are two writes, and the second waited for the caller's delayed acknowledgement.
     """
     with (
-        _listening(LOOPBACK, 0) as listening,
+        listening_socket(LOOPBACK, 0) as listening,
         socket.create_connection(listening.getsockname()),
         listening.accept()[0] as accepted,
     ):

@@ -88,6 +88,9 @@ def _run_gateway(settings: Settings) -> None:
         port=own.port,
         key=None if own.key is None else own.key.get_secret_value(),
         webhook_reach=own.webhook_reach,
+        trusted_proxies=own.proxy_networks,
+        connections_per_address=own.connections_per_address,
+        certificate=own.certificate,
         allowed_origins=tuple(
             origin.strip() for origin in own.allowed_origins.split(",") if origin.strip()
         ),

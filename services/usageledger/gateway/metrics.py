@@ -31,6 +31,18 @@ FOLLOWED_TO = Gauge(
     "The offset of limit.events that is read next",
     ["partition"],
 )
+CONNECTIONS = Gauge("usageledger_connections_open", "Connections to the gateway")
+CONNECTIONS_REFUSED = Counter(
+    "usageledger_connections_refused",
+    "Connections that were not accepted, by reason: a cap, a failed handshake, an error",
+    ["why"],
+)
+CONNECTIONS_CUT = Counter(
+    "usageledger_connections_cut",
+    "Connections that the gateway ended: a head, a body or the rest of one came too slowly, an "
+    "answer was not read, or another connection needed the room",
+    ["why"],
+)
 STREAMS = Gauge("usageledger_streams_open", "Clients of account streams")
 STREAMS_CUT = Counter(
     "usageledger_streams_cut", "Streams that the gateway ended, by reason", ["why"]

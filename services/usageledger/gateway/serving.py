@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
-import socket
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +22,14 @@ from usageledger.counters.connection import AsyncClient, connect
 from usageledger.gateway.access.app_keys import Keys
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.app import create_app
+from usageledger.gateway.connections.caps import (
+    PER_ADDRESS,
+    Caps,
+    Networks,
+    connections_allowed,
+)
+from usageledger.gateway.connections.certificate import Certificate
+from usageledger.gateway.connections.server import BoundedServer, listening_socket
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.parts import Gateway
 from usageledger.gateway.readiness import Check, Readiness
@@ -49,8 +55,6 @@ from usageledger.sdk.tokens import split_key
 STORE_FILE = "gateway.db"
 ANSWER_WITHIN_S = 2.0
 FINISH_WITHIN_S = 3
-BACKLOG = 2_048
-CONNECTIONS = 16_384
 PRUNE_ON_AFTER_S = 1.0
 PRUNE_AGAIN_AFTER_S = 600.0
 
@@ -65,7 +69,9 @@ class LedgerMissing(Exception):
 class GatewayOptions:
     """Where the ledger is, where to listen, and which origins may ask.
 
-    ``key`` is an app key that works from the start, with every scope.
+    ``key`` is an app key that works from the start, with every scope. ``trusted_proxies`` are the
+    networks of peers whose ``X-Forwarded-For`` is believed. ``certificate`` is the certificate's
+    file, and that of its key if it is another.
     """
 
     kafka: KafkaConnection
@@ -77,14 +83,19 @@ class GatewayOptions:
     key: str | None = None
     allowed_origins: tuple[str, ...] = ()
     webhook_reach: Reach = "public"
+    trusted_proxies: Networks = ()
+    connections_per_address: int = PER_ADDRESS
+    certificate: tuple[Path, Path | None] | None = None
 
 
 async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set.
 
-    Raises LedgerMissing, KafkaError, ViewError, OSError if it cannot start.
+    Raises LedgerMissing, CertificateError, KafkaError, ViewError, OSError if it cannot start.
     """
-    with _listening(options.host, options.port) as listener:
+    certificate = options.certificate and Certificate(*options.certificate)
+    caps = Caps(connections_allowed(), options.connections_per_address, options.trusted_proxies)
+    with listening_socket(options.host, options.port) as listener:
         async with open_gateway(options) as gateway:
             app = create_app(gateway, allowed_origins=options.allowed_origins)
             config = uvicorn.Config(
@@ -92,11 +103,16 @@ async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
                 access_log=False,
                 log_config=None,
                 lifespan="off",
+                ws="none",
                 server_header=False,
+                # Otherwise uvicorn believes whoever connects from this machine.
+                proxy_headers=bool(options.trusted_proxies),
+                forwarded_allow_ips=[str(network) for network in options.trusted_proxies],
                 timeout_graceful_shutdown=FINISH_WITHIN_S,
             )
-            server = _Server(config)
-            log.info("answering at http://%s:%d", options.host, options.port)
+            server = BoundedServer(config, listener, caps, certificate)
+            scheme = "http" if certificate is None else "https"
+            log.info("answering at %s://%s:%d", scheme, options.host, options.port)
             ended, stopping = (
                 asyncio.create_task(server.serve([listener])),
                 asyncio.create_task(stop.wait()),
@@ -106,23 +122,6 @@ async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
             server.should_exit = True
             stopping.cancel()
             await ended
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        listening = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
-        )
-        # Connections inherit it. asyncio sets it only on sockets that name their protocol, which
-        # this one does not. Without it an answer's body waits 40 ms until the caller has
-        # acknowledged its head.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listening
-    except OSError as error:
-        raise OSError(
-            f"nothing can listen at {host}:{port} ({error.strerror}): choose another port with "
-            "--port or USAGELEDGER_GATEWAY_PORT"
-        ) from None
 
 
 @asynccontextmanager
@@ -138,7 +137,6 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
         raise LedgerMissing(f"there is no topic {topics.ledger}: `usageledger up` makes a ledger")
     import_mode = ImportMode(options.kafka, topics)
     await import_mode.ask()
-    allow_many_connections()
     async with AsyncExitStack() as stack:
         redis = connect(options.redis_url, timeout_s=ANSWER_WITHIN_S)
         stack.push_async_callback(redis.aclose)
@@ -280,22 +278,6 @@ async def _prune_loop(stores: Stores) -> None:
             log.exception("old rows of gateway.db could not be deleted, trying again")
             pruned = 0
         await asyncio.sleep(PRUNE_ON_AFTER_S if pruned else PRUNE_AGAIN_AFTER_S)
-
-
-def allow_many_connections() -> None:
-    """Raise the process's limit of open files: every stream is a connection."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(CONNECTIONS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to the process."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _redis_trouble(redis: AsyncClient) -> str | None:

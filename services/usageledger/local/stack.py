@@ -290,6 +290,9 @@ class Stack:
             "WEBHOOK_REACH": reach,
             "PORT": addresses.gateway.rpartition(":")[2],
             "KEY": gateway_key(self.data),
+            # It listens on loopback, where its address is http://….
+            "TLS_CERTFILE": "",
+            "TLS_KEYFILE": "",
         }
         environment |= {f"{GATEWAY_SETTINGS}{setting}": value for setting, value in own.items()}
         return Service(

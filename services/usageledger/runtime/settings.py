@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectionError
@@ -116,6 +117,38 @@ class GatewaySettings(BaseSettings):
     ``public`` means public addresses over https, ``loopback`` also this machine, and ``any``
     every address that the gateway reaches.
     """
+    trusted_proxies: str = ""
+    """Networks of the reverse proxies whose X-Forwarded-For is believed, such as ``10.0.0.0/8``."""
+    connections_per_address: int = Field(default=2_048, ge=1)
+    """How many connections one address may have, unless it is a trusted proxy's."""
+    tls_certfile: Path | None = None
+    """The gateway's own TLS certificate with those of its issuers, in PEM."""
+    tls_keyfile: Path | None = None
+    """The key of that certificate, if another file has it."""
+
+    @property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of ``trusted_proxies``. Raises SettingsError."""
+        named = [name.strip() for name in self.trusted_proxies.split(",") if name.strip()]
+        try:
+            return tuple(ip_network(name) for name in named)
+        except ValueError as error:
+            raise SettingsError(
+                f"USAGELEDGER_GATEWAY_TRUSTED_PROXIES: {error}. Name addresses or networks, such "
+                "as 10.0.0.0/8, with commas between them"
+            ) from None
+
+    @property
+    def certificate(self) -> tuple[Path, Path | None] | None:
+        """The files of the certificate and of its key. Raises SettingsError."""
+        if self.tls_certfile is not None:
+            return self.tls_certfile, self.tls_keyfile
+        if self.tls_keyfile is not None:
+            raise SettingsError(
+                "USAGELEDGER_GATEWAY_TLS_KEYFILE is set but USAGELEDGER_GATEWAY_TLS_CERTFILE is "
+                "not: set both, or neither to serve http"
+            )
+        return None
 
 
 class TelemetrySettings(BaseSettings):

@@ -1,0 +1,1 @@
+"""The gateway's connections: which are accepted, how long they may take, TLS."""
