@@ -326,7 +326,7 @@ BREAKAGES = {
             frozenset({ANNOUNCED, SETTLES}),
             first_seed=28,
         ),
-        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=167),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=145),
         Breakage(
             announces_what_no_reader_sees,
             frozenset(
