@@ -473,6 +473,6 @@ def _refusal_row(entry_number: int, entry: LedgerEntry, is_resolved: bool) -> tu
         None if event is None else event.id,
         entry.feature,
         entry.model,
-        is_resolved,
         None if entry.run is None else _encoder.encode(entry.run).decode(),
+        is_resolved,
     )

@@ -423,8 +423,8 @@ def _refusal(row: Sequence[Any]) -> RefusedInput:
         id_,
         feature,
         model,
-        is_resolved,
         run,
+        is_resolved,
     ) = row
     partition, offset = address_of(entry_number)
     return RefusedInput(

@@ -74,8 +74,8 @@ CREATE TABLE refusals (
   reason TEXT NOT NULL, detail TEXT NOT NULL, topic TEXT NOT NULL,
   input_partition INTEGER NOT NULL, input_offset INTEGER NOT NULL, source TEXT, id TEXT,
   feature TEXT, model TEXT,
-  is_resolved INTEGER NOT NULL DEFAULT 0,   -- the same event has been accepted since
-  run TEXT                                  -- of several malformed records, as JSON
+  run TEXT,                                 -- of several malformed records, as JSON
+  is_resolved INTEGER NOT NULL DEFAULT 0    -- the same event has been accepted since
 ) STRICT;
 CREATE INDEX refusals_by_time ON refusals (appended_at_us, entry_number);
 CREATE INDEX refusals_unresolved ON refusals (account, source, id) WHERE is_resolved = 0;
