@@ -24,7 +24,7 @@ EXPECTED = {"charged": ["32", "32"], "plan": "pro", "granted": "20", "hold": "se
 def test_the_samples_charge_settle_and_grant_as_printed(
     gateway: RunningGateway, tmp_path: Path
 ) -> None:
-    """Only the account's name is replaced, and the gate gets a prefix.
+    """Only the account's name is replaced.
 
     The addresses are in the variables that the README names. The ledger is shared, and the examples
     of the API charge the printed account.
@@ -61,10 +61,6 @@ def outcome_of(
     """Run the samples of a README and return the account's final state."""
     names: dict[str, Any] = {}
     code = "\n".join(blocks_of(readme, "python"))
-    # A gate reads no prefix from the environment. The ledger of these tests has one.
-    gate = "UsageGate(\n"
-    assert gate in code
-    code = code.replace(gate, f"{gate}    prefix={gateway.addresses.prefix!r},\n")
     try:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("USAGELEDGER_KAFKA", str(gateway.addresses.kafka))

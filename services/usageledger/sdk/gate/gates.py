@@ -49,7 +49,7 @@ from usageledger.sdk.gate.arguments import (
 from usageledger.sdk.gate.direct import AsyncDirectTransport, DirectTransport
 from usageledger.sdk.gate.over_http import AsyncHttpTransport, HttpTransport
 from usageledger.sdk.gate.transport import AsyncTransport, Transport
-from usageledger.sdk.settings import kafka_setting
+from usageledger.sdk.settings import kafka_setting, prefix_setting
 
 OnUnavailable = Literal["allow", "deny"]
 
@@ -62,7 +62,8 @@ log = logging.getLogger(__name__)
 class UsageGate:
     """Says before a generation whether it may start.
 
-    Give either ``gateway`` and ``key``, or ``kafka`` and ``redis_url`` (and ``prefix``).
+    Give either ``gateway`` and ``key``, or ``kafka`` and ``redis_url``. ``prefix`` is that of the
+    topics' names; by default USAGELEDGER_PREFIX.
 
     ``on_unavailable`` has no default, because it is a decision about money. If no answer comes in
     time, ``"allow"`` lets every generation start (it is charged all the same once it is reported),
@@ -83,7 +84,7 @@ class UsageGate:
         key: str | None = None,
         kafka: KafkaConnection | str | None = None,
         redis_url: str | None = None,
-        prefix: str = "",
+        prefix: str | None = None,
         timeout_s: float | None = None,
         importing: bool = False,
     ) -> None:
@@ -96,7 +97,7 @@ class UsageGate:
             self._transport = DirectTransport(
                 kafka_setting(kafka),
                 str(redis_url),
-                prefix,
+                prefix_setting(prefix),
                 clock,
                 REDIS_TIMEOUT_S if timeout_s is None else timeout_s,
             )
@@ -215,7 +216,7 @@ class AsyncUsageGate:
         key: str | None = None,
         kafka: KafkaConnection | str | None = None,
         redis_url: str | None = None,
-        prefix: str = "",
+        prefix: str | None = None,
         timeout_s: float | None = None,
         importing: bool = False,
     ) -> None:
@@ -228,7 +229,7 @@ class AsyncUsageGate:
             self._transport = AsyncDirectTransport(
                 kafka_setting(kafka),
                 str(redis_url),
-                prefix,
+                prefix_setting(prefix),
                 clock,
                 REDIS_TIMEOUT_S if timeout_s is None else timeout_s,
             )

@@ -61,6 +61,19 @@ def test_a_gate_has_exactly_one_transport(options: dict[str, Any]) -> None:
             kind(on_unavailable="allow", **options)
 
 
+def test_a_gate_takes_its_prefix_from_the_variable_that_every_client_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It asked another ledger on the same Kafka, the one without a prefix."""
+    monkeypatch.setenv("USAGELEDGER_PREFIX", "acme")
+    servers: dict[str, Any] = {"kafka": "nowhere:9092", "redis_url": "redis://nowhere"}
+    for kind in (UsageGate, AsyncUsageGate):
+        gate: Any = kind(on_unavailable="allow", **servers)
+        assert gate._transport._facts._prefix == "acme"
+        other: Any = kind(on_unavailable="allow", prefix="", **servers)
+        assert other._transport._facts._prefix == ""
+
+
 def test_on_unavailable_has_no_default() -> None:
     with pytest.raises(TypeError, match="on_unavailable"):
         UsageGate(**NOWHERE)
