@@ -22,7 +22,6 @@ from usageledger.gateway.app import ROUTERS, create_app
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.parts import Gateway
 from usageledger.gateway.readiness import Readiness
-from usageledger.gateway.shared_answer import SharedAnswer
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.history.reading import HistoryReader
@@ -69,7 +68,6 @@ class GatewayWorld:
             webhook_reach="public",
             rate_limits=RateLimits(),
             readiness=Readiness({}),
-            store_counts=SharedAnswer(lambda: self.stores.thread.run(self.stores.counts)),
         )
         self.app: FastAPI = create_app(self.gateway, allowed_origins=["https://app.example"])
 

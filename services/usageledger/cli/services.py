@@ -44,18 +44,17 @@ def service(
 
     _log_to_stderr()
     settings = Settings.find()
-    if name == "gateway":
-        _run_gateway(settings)
-        return
-    os.nice(_NICENESS[name])
+    os.nice(_NICENESS.get(name, 0))
     address = TelemetrySettings()
     with serve_telemetry(name, host=address.host, port=address.port) as telemetry:
         if name == "processor":
             _run_processor(settings, telemetry)
         elif name == "limits":
             _run_limits(settings, telemetry)
-        else:
+        elif name == "history":
             _run_history(settings, telemetry)
+        else:
+            _run_gateway(settings, telemetry)
 
 
 def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
@@ -73,7 +72,7 @@ def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
     )
 
 
-def _run_gateway(settings: Settings) -> None:
+def _run_gateway(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.gateway.serving import GatewayOptions, run_gateway
     from usageledger.runtime.process import run_process
     from usageledger.runtime.settings import GatewaySettings
@@ -95,7 +94,7 @@ def _run_gateway(settings: Settings) -> None:
             origin.strip() for origin in own.allowed_origins.split(",") if origin.strip()
         ),
     )
-    run_process(lambda stop: run_gateway(options, stop))
+    run_process(lambda stop: run_gateway(options, stop, telemetry))
 
 
 def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
@@ -147,12 +146,14 @@ def _log_health(health: Mapping[int, PartitionHealth]) -> None:
 
 
 def _log_to_stderr() -> None:
-    """Log one line per message: time (UTC), level, logger, message."""
+    """Log one line per message: time (UTC), level, logger, message. Repeats are counted."""
+    from usageledger.runtime.log_lines import CountedRepeats
+
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
+    handler = CountedRepeats(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("kafka").setLevel(logging.WARNING)

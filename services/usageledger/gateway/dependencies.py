@@ -24,9 +24,7 @@ from usageledger.gateway.parts import Gateway
 from usageledger.gateway.paths import register
 from usageledger.gateway.problems import Problem
 from usageledger.gateway.readiness import Readiness
-from usageledger.gateway.shared_answer import SharedAnswer
 from usageledger.gateway.store import StoreThread
-from usageledger.gateway.stores import StoreCounts
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_store import LimitStore
 from usageledger.gateway.webhooks.addresses import Reach
@@ -74,7 +72,6 @@ TheKeys = Annotated[Keys, _part(lambda gateway: gateway.stores.keys)]
 TheLimits = Annotated[LimitStore, _part(lambda gateway: gateway.stores.limits)]
 TheEndpoints = Annotated[EndpointStore, _part(lambda gateway: gateway.stores.endpoints)]
 TheDeliveries = Annotated[DeliveryStore, _part(lambda gateway: gateway.stores.deliveries)]
-TheStoreCounts = Annotated[SharedAnswer[StoreCounts], _part(lambda gateway: gateway.store_counts)]
 TheWebhookReach = Annotated[Reach, _part(lambda gateway: gateway.webhook_reach)]
 WakeWebhooks = Annotated[Callable[[], None], _part(lambda gateway: gateway.wake_webhooks)]
 TheClock = Annotated[Callable[[], datetime], _part(lambda gateway: gateway.now)]

@@ -1,4 +1,4 @@
-"""The gateway's own metrics, for Prometheus."""
+"""The gateway's own metrics, for Prometheus. Its telemetry port serves them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from usageledger.gateway.stores import StoreCounts
 
 REQUESTS = Counter(
     "usageledger_http_requests",
@@ -65,6 +67,13 @@ WEBHOOK_SECONDS = Histogram(
     "Time that webhook endpoints took to answer",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
 )
+
+
+def show_counts(counts: StoreCounts) -> None:
+    """Show these counts as metrics."""
+    WEBHOOK_DELIVERIES.labels("pending").set(counts.pending)
+    WEBHOOK_DELIVERIES.labels("dead").set(counts.dead)
+    BLOCKED.set(counts.blocked)
 
 
 class CountedRequests:

@@ -10,8 +10,7 @@ from usageledger.accounts.reader import Accounts
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.readiness import Readiness
-from usageledger.gateway.shared_answer import SharedAnswer
-from usageledger.gateway.stores import StoreCounts, Stores
+from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.history.reading import HistoryReader
@@ -40,4 +39,3 @@ class Gateway:
     webhook_reach: Reach
     rate_limits: RateLimits
     readiness: Readiness
-    store_counts: SharedAnswer[StoreCounts]

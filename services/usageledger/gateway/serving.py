@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvicorn
+from prometheus_client import REGISTRY
 from redis.exceptions import RedisError
 
 from usageledger.accounts.queries import Clock
@@ -31,9 +32,9 @@ from usageledger.gateway.connections.caps import (
 from usageledger.gateway.connections.certificate import Certificate
 from usageledger.gateway.connections.server import BoundedServer, listening_socket
 from usageledger.gateway.inspector import Inspector
+from usageledger.gateway.metrics import show_counts
 from usageledger.gateway.parts import Gateway
 from usageledger.gateway.readiness import Check, Readiness
-from usageledger.gateway.shared_answer import SharedAnswer
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_follower import LimitFollower, limit_topic
@@ -50,11 +51,13 @@ from usageledger.log.topics import Topics
 from usageledger.operations.ledger_inspection import LedgerConnections
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.tasks import is_being_cancelled
+from usageledger.runtime.telemetry import Report, Telemetry
 from usageledger.sdk.tokens import split_key
 
 STORE_FILE = "gateway.db"
 ANSWER_WITHIN_S = 2.0
 FINISH_WITHIN_S = 3
+REPORT_AGAIN_AFTER_S = 5.0
 PRUNE_ON_AFTER_S = 1.0
 PRUNE_AGAIN_AFTER_S = 600.0
 
@@ -88,15 +91,16 @@ class GatewayOptions:
     certificate: tuple[Path, Path | None] | None = None
 
 
-async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
-    """Serve until ``stop`` is set.
+async def run_gateway(options: GatewayOptions, stop: asyncio.Event, telemetry: Telemetry) -> None:
+    """Serve until ``stop`` is set. The telemetry gets the metrics, and whether all is ready.
 
     Raises LedgerMissing, CertificateError, KafkaError, ViewError, OSError if it cannot start.
     """
     certificate = options.certificate and Certificate(*options.certificate)
     caps = Caps(connections_allowed(), options.connections_per_address, options.trusted_proxies)
     with listening_socket(options.host, options.port) as listener:
-        async with open_gateway(options) as gateway:
+        telemetry.use_registry(REGISTRY)
+        async with open_gateway(options, telemetry.update) as gateway:
             app = create_app(gateway, allowed_origins=options.allowed_origins)
             config = uvicorn.Config(
                 app,
@@ -125,7 +129,9 @@ async def run_gateway(options: GatewayOptions, stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    options: GatewayOptions, on_report: Callable[[Report], None]
+) -> AsyncIterator[Gateway]:
     """Make the gateway's parts, and run its background tasks for as long as the context lasts.
 
     Raises as `run_gateway`.
@@ -178,9 +184,9 @@ async def open_gateway(options: GatewayOptions) -> AsyncIterator[Gateway]:
                     "limit_events": _as_check(limits.health.trouble),
                 }
             ),
-            store_counts=SharedAnswer(partial(stores.thread.run, stores.counts)),
         )
         background = (import_mode.watch(), *limits.loops(), _prune_loop(stores))
+        background += (_report_loop(gateway, on_report),)
         await stack.enter_async_context(_running(*background))
         yield gateway
 
@@ -278,6 +284,18 @@ async def _prune_loop(stores: Stores) -> None:
             log.exception("old rows of gateway.db could not be deleted, trying again")
             pruned = 0
         await asyncio.sleep(PRUNE_ON_AFTER_S if pruned else PRUNE_AGAIN_AFTER_S)
+
+
+async def _report_loop(gateway: Gateway, on_report: Callable[[Report], None]) -> None:
+    """Report to the telemetry until cancelled."""
+    stores = gateway.stores
+    while True:
+        try:
+            show_counts(await stores.thread.run(stores.counts))
+        except sqlite3.Error:
+            log.exception("gateway.db could not be counted, trying again")
+        on_report(Report(unready=tuple(await gateway.readiness.missing())))
+        await asyncio.sleep(REPORT_AGAIN_AFTER_S)
 
 
 async def _redis_trouble(redis: AsyncClient) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,7 +64,9 @@ class ChildProcess:
         if self.pid is not None:
             raise RuntimeError(f"{self.name} runs already")
         self._close_pipe()
-        self._rotate_log()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        rotate_log(self.log_path)
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         # The kernel ties a child to the thread that started it, not to the process. So one
         # lasting thread starts them all.
         self._process = _spawner().submit(self._spawn).result()
@@ -88,13 +91,6 @@ class ChildProcess:
     def last_lines(self, count: int = 10) -> list[str]:
         """The end of its output since it was last started."""
         return last_lines(self.log_path, count, start=self._log_start)
-
-    def _rotate_log(self) -> None:
-        """Begin a new log if the last one has grown large. The last one stays beside it."""
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES_MAX:
-            self.log_path.replace(self.log_path.with_name(f"{self.log_path.name}.1"))
-        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         reading, self._pipe = os.pipe()
@@ -126,6 +122,27 @@ class ChildProcess:
             self._pipe = None
 
 
+def rotate_log(path: Path) -> None:
+    """Move the end of a log that has grown large to ``<name>.1``, and empty the log.
+
+    Its writer may go on meanwhile: it appends, so its next line is the first of the empty file. A
+    line that is written between the last read and the cut is lost. Does nothing if there is no such
+    file.
+    """
+    try:
+        excess = path.stat().st_size - LOG_BYTES_MAX
+    except FileNotFoundError:
+        return
+    if excess <= 0:
+        return
+    kept, new = path.with_name(f"{path.name}.1"), path.with_name(f".{path.name}.1")
+    with path.open("rb") as reading, new.open("wb") as writing:
+        reading.seek(excess)
+        shutil.copyfileobj(reading, writing)
+        os.truncate(path, 0)
+    new.replace(kept)
+
+
 def last_lines(path: Path, count: int, *, start: int = 0, bytes_max: int = 16_384) -> list[str]:
     """The last ``count`` lines of a text file; none if there is no file.
 
@@ -133,7 +150,9 @@ def last_lines(path: Path, count: int, *, start: int = 0, bytes_max: int = 16_38
     """
     try:
         with path.open("rb") as file:
-            file.seek(max(start, path.stat().st_size - bytes_max))
+            size = path.stat().st_size
+            # A log that was rotated since is shorter than it was then.
+            file.seek(max(start if start <= size else 0, size - bytes_max))
             return file.read().decode("utf-8", "replace").splitlines()[-count:]
     except FileNotFoundError:
         return []

@@ -225,7 +225,7 @@ class Stack:
             gateway=gateway,
             took={server.name: server.description for server in servers},
         )
-        self._choose_telemetry_ports(gateway)
+        self._choose_telemetry_ports()
         self._make_topics(kafka, progress)
         if self._prepare is not None:
             self._prepare(self._addresses)
@@ -236,18 +236,13 @@ class Stack:
             supervisor.start(services[-1])
         self._wait_until_steady(supervisor)
 
-    def _choose_telemetry_ports(self, gateway: str) -> None:
-        """Choose where each service reports its health and metrics.
-
-        The gateway reports at its own address, every other service at a port of its own.
-        """
-        self._telemetry_ports = kept_ports(
-            self.data / TELEMETRY_PORTS_FILE, [name for name in self._services if name != GATEWAY]
-        )
+    def _choose_telemetry_ports(self) -> None:
+        """Choose where each service reports its health and metrics."""
+        self._telemetry_ports = kept_ports(self.data / TELEMETRY_PORTS_FILE, list(self._services))
         addresses = {
             name: f"http://{LOOPBACK}:{port}" for name, port in self._telemetry_ports.items()
         }
-        self._publish(telemetry=addresses | ({GATEWAY: gateway} if gateway else {}))
+        self._publish(telemetry=addresses)
 
     def _server(self, name: str) -> Server | GivenServer:
         address = self._given[name]
@@ -275,15 +270,10 @@ class Stack:
 
     def _service(self, name: str, command: Sequence[str], addresses: Addresses) -> Service:
         log, environment = self._logs / f"{name}.log", self._environment(addresses)
+        environment["USAGELEDGER_TELEMETRY_HOST"] = LOOPBACK
+        environment["USAGELEDGER_TELEMETRY_PORT"] = str(self._telemetry_ports[name])
         if name != GATEWAY:
-            own = {"HOST": LOOPBACK, "PORT": str(self._telemetry_ports[name])}
-            return Service(
-                name,
-                command,
-                log,
-                environment
-                | {f"USAGELEDGER_TELEMETRY_{setting}": value for setting, value in own.items()},
-            )
+            return Service(name, command, log, environment)
         reach = environment.get(f"{GATEWAY_SETTINGS}WEBHOOK_REACH") or "loopback"
         own = {
             "HOST": LOOPBACK,

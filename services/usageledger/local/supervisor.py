@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
+from usageledger.local.processes import rotate_log
 from usageledger.local.progress import Progress
 from usageledger.runtime.backoff import Backoff
 
@@ -73,6 +74,7 @@ class _Watched:
     failures: int = field(default=0)
     """The failures in a row, since the unit was last healthy."""
     restart_at_s: float = 0.0
+    is_log_stuck: bool = False
 
 
 class Supervisor:
@@ -104,10 +106,11 @@ class Supervisor:
         self._write_status()
 
     def step(self) -> None:
-        """Check every unit once, and start it again if that is due."""
+        """Check every unit once, start it again if that is due, and keep its log small."""
         before = self.status()
         for watched in self._watched:
             self._look_at(watched)
+            self._rotate_log(watched)
         if self.status() != before:
             self._write_status()
 
@@ -172,6 +175,19 @@ class Supervisor:
         elif self._clock() - watched.began_s > unit.ready_timeout_s:
             unit.stop(5.0)
             self._back_off(watched, f"did not come up within {unit.ready_timeout_s:.0f} s")
+
+    def _rotate_log(self, watched: _Watched) -> None:
+        """Rotate a log. A full disk must not end the supervisor, which would stop the stack."""
+        if watched.unit.log_path is None:
+            return
+        try:
+            rotate_log(watched.unit.log_path)
+        except OSError as error:
+            if not watched.is_log_stuck:
+                self._progress.warn(f"{watched.unit.log_path} cannot be rotated: {error}")
+            watched.is_log_stuck = True
+        else:
+            watched.is_log_stuck = False
 
     def _spawn(self, watched: _Watched) -> None:
         try:

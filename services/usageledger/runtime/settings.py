@@ -152,7 +152,7 @@ class GatewaySettings(BaseSettings):
 
 
 class TelemetrySettings(BaseSettings):
-    """Where a service without HTTP of its own serves telemetry; nowhere without a port.
+    """Where a service serves telemetry; nowhere without a port.
 
     The variables are ``USAGELEDGER_TELEMETRY_HOST`` and ``…_PORT``.
     """

@@ -1,4 +1,4 @@
-"""Telemetry of a service without HTTP of its own: ``/healthz``, ``/readyz`` and ``/metrics``.
+"""Telemetry of a service, at a port of its own: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 A thread beside the service serves its last report. A service that hangs therefore looks as it did
 last: only its figures show whether it makes progress.
@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
 METRICS_PREFIX = "usageledger"
@@ -65,6 +66,11 @@ class Telemetry:
         self._service = service
         self._report = Report(unready=("it has only just begun",))
         self._registry: Any = None
+
+    def use_registry(self, registry: CollectorRegistry) -> None:
+        """Serve the metrics of this registry as well. It has those of the process already."""
+        registry.register(self)
+        self._registry = registry
 
     def update(self, report: Report) -> None:
         """Replace the report from which responses are made."""

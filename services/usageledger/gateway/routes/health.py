@@ -1,13 +1,11 @@
-"""Routes for the operator: alive, ready, metrics, and what a problem's type means."""
+"""Routes for the operator: alive, ready, and what a problem's type means."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from usageledger.gateway.dependencies import TheReadiness, TheStoreCounts
-from usageledger.gateway.metrics import BLOCKED, WEBHOOK_DELIVERIES
+from usageledger.gateway.dependencies import TheReadiness
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem, problem_response
 
 router = APIRouter(include_in_schema=False)
@@ -33,16 +31,6 @@ async def readyz(readiness: TheReadiness) -> JSONResponse:
             missing=missing,
         )
     return JSONResponse({"status": "ready"})
-
-
-@router.get("/metrics")
-async def metrics(store_counts: TheStoreCounts) -> Response:
-    """Figures for Prometheus."""
-    counts = await store_counts.get()
-    WEBHOOK_DELIVERIES.labels("pending").set(counts.pending)
-    WEBHOOK_DELIVERIES.labels("dead").set(counts.dead)
-    BLOCKED.set(counts.blocked)
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get(TYPE_PREFIX + "{code:segment}")

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from tests.worlds.gateway_events import NOW_MS, Announced
 from tests.worlds.gateway_world import NOW, GatewayWorld
+from usageledger.gateway.metrics import show_counts
 from usageledger.gateway.webhooks.endpoints import EndpointSettings
 from usageledger.sdk.tokens import mint_account_token
 
@@ -81,7 +83,8 @@ def test_metrics_tell_how_many_are_blocked_and_what_waits_for_endpoints(
     world.stores.limits.add(
         {0: Announced().crossing("limit.threshold", "limit.reached", account="a")}, NOW_MS
     )
-    told = asyncio.run(world.ask("GET", "/metrics")).text.splitlines()
+    show_counts(world.stores.counts())
+    told = generate_latest().decode().splitlines()
     assert "usageledger_accounts_blocked 1.0" in told
     assert 'usageledger_webhook_deliveries{state="pending"} 2.0' in told
     assert 'usageledger_webhook_deliveries{state="dead"} 0.0' in told
