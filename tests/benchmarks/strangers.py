@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from tests.servers import running_gateway
 from usageledger.local.servers import choose_backend, start_servers
+from usageledger.operations.waiting import is_true_within
 
 BODY = json.dumps({"uses": [{"feature": "chat_action", "quantity": "1"}] * 1_300}).encode()
 JSON = {"Content-Type": "application/json"}
@@ -52,6 +53,8 @@ def main() -> None:
 
 def _measure(url: str, key: str, arguments: argparse.Namespace) -> None:
     netloc = urlsplit(url).netloc
+    if not is_true_within(lambda: _status_of_check(HTTPConnection(netloc), key) == 200, 60):
+        raise SystemExit("no check is answered: see the gateway's log")
     _checks_ms(netloc, key, 2.0)
     before = _checks_ms(netloc, key, arguments.seconds)
     with strangers_at(netloc, arguments.strangers, arguments.new_connections):
@@ -73,19 +76,22 @@ def _show(what: str, times_ms: list[float]) -> None:
 def _checks_ms(netloc: str, key: str, seconds: float) -> list[float]:
     """The milliseconds of each check, asked one after the other."""
     connection, found = HTTPConnection(netloc, timeout=60), []
-    body = json.dumps({"feature": "chat_action", "quantity": "1"})
     ends_s = time.perf_counter() + seconds
     while (began_s := time.perf_counter()) < ends_s:
-        connection.request(
-            "POST", "/v1/accounts/bench/check", body, JSON | {"Authorization": f"Bearer {key}"}
-        )
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"a check was answered with {answer.status}")
+        if (status := _status_of_check(connection, key)) != 200:
+            raise SystemExit(f"a check was answered with {status}")
         found.append((time.perf_counter() - began_s) * 1_000)
     connection.close()
     return found
+
+
+def _status_of_check(connection: HTTPConnection, key: str) -> int:
+    body = json.dumps({"feature": "chat_action", "quantity": "1"})
+    headers = JSON | {"Authorization": f"Bearer {key}"}
+    connection.request("POST", "/v1/accounts/bench/check", body, headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
 
 
 @contextmanager
