@@ -27,6 +27,7 @@ from kafka import KafkaProducer
 from usageledger.ledger.records import Record
 from usageledger.local.progress import Silent
 from usageledger.local.servers import make_kafka, start_all
+from usageledger.log.bounded_codecs import Unreadable
 from usageledger.log.topics import Topics
 from usageledger.operations.topics import create_topics
 from usageledger.processor.feed import Fetch, TopicPartition
@@ -147,6 +148,9 @@ class FromTheStart:
 
     def is_flowing(self, place: TopicPartition) -> bool:
         return place in self._flowing
+
+    def on_unreadable(self, place: TopicPartition, found: Unreadable) -> None:
+        raise AssertionError(f"{place} cannot be read: {found}")
 
     def on_truncated(self, place: TopicPartition, offset: int) -> None:
         raise AssertionError(f"{place} has no offset {offset}")

@@ -268,6 +268,7 @@ def test_the_asyncapi_document_has_the_topics_that_are_created() -> None:
         assert [
             str(stated[name]) for name in ("retention.ms", "retention.bytes", "max.message.bytes")
         ] == [real[name] for name in ("retention.ms", "retention.bytes", "max.message.bytes")]
+        assert channel["x-compression-type"] == real["compression.type"]
         assert channel["x-message-timestamp-type"] == real["message.timestamp.type"]
 
 

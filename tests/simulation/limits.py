@@ -28,6 +28,7 @@ from usageledger.limits.announcer import (
     PartitionsStopped,
     Unavailable,
 )
+from usageledger.log.bounded_codecs import Unreadable
 
 T = TypeVar("T")
 
@@ -204,6 +205,9 @@ class _Feed:
                 self._consumer.count("limits: record skipped")
                 polled[partition] = records[1:]
         return {partition: records for partition, records in polled.items() if records}
+
+    def unreadable(self) -> Mapping[int, Unreadable]:
+        return {}
 
     def bounds(self, partition: int) -> tuple[int, int]:
         log = self._ledgers[partition]

@@ -16,6 +16,7 @@ from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
 from usageledger.limits.announcer import Announcer, Assignment, Unavailable
+from usageledger.log.bounded_codecs import Unreadable
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 CREDIT = 1_000_000
@@ -187,6 +188,9 @@ class MemoryFeed:
                 polled[partition] = records
         self._after("poll")
         return polled
+
+    def unreadable(self) -> Mapping[int, Unreadable]:
+        return {}
 
     def bounds(self, partition: int) -> tuple[int, int]:
         self._before("bounds")

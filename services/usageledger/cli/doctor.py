@@ -23,7 +23,8 @@ def add_to(app: typer.Typer) -> None:
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Examine a ledger and everything it runs on. Nothing is changed.
 
-    It looks at brokers, topics, Redis, clocks, the catalog, partitions, counters and limit events.
+    It looks at brokers, topics, codecs, Redis, clocks, the catalog, partitions, counters and limit
+    events.
     Each finding says why it matters and which command mends it. Exit code 0 if nothing needs
     action, 1 otherwise.
     """

@@ -146,6 +146,7 @@ def _channel(topic: _Topic) -> dict[str, Any]:
         "retention.bytes": -1,
         "max.message.bytes": topic.bytes_max,
     }
+    # AsyncAPI's binding knows no compression.type.
     binding["bindingVersion"] = "0.5.0"
     return {
         "address": topic.address,
@@ -156,6 +157,7 @@ def _channel(topic: _Topic) -> dict[str, Any]:
         "bindings": {"kafka": binding},
         "x-written-by": topic.written_by,
         "x-message-timestamp-type": "LogAppendTime",
+        "x-compression-type": "producer" if topic.action == "send" else "uncompressed",
     }
 
 

@@ -198,6 +198,11 @@ class History:
             self._fold_records(partition, records)
             if not self._is_connected:
                 return  # the history was emptied, and a reconnect reads the rest again
+        for partition, found in self._topic.unreadable.items():
+            if partition not in self._stopped:
+                self._stop(
+                    partition, f"it cannot be read from offset {found.offset} on: {found.why}"
+                )
         self._ends |= self._topic.known_ends()
         if sum(map(len, polled.values())) < FEW_RECORDS:
             await asyncio.sleep(GATHER_S)

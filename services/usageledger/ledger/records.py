@@ -76,6 +76,15 @@ class RecordsMissing(LedgerError):
     retriable = False
 
 
+class RecordsUnreadable(LedgerError):
+    """A batch of the log cannot be decoded: it is broken, too large, or of an unknown codec.
+
+    Nothing skips it by itself.
+    """
+
+    retriable = False
+
+
 class LedgerPartition(Protocol):
     """One partition of ``ledger.entries``.
 

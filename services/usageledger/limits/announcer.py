@@ -22,6 +22,7 @@ from usageledger.domain.chain import NotAnEntry, entry_at
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.ledger.records import Record
+from usageledger.log.bounded_codecs import Unreadable
 
 COMMIT_EVERY_S = 0.5
 CHECK_EVERY_S = 30.0
@@ -85,6 +86,10 @@ class LedgerFeed(Protocol):
 
     def poll(self, timeout_ms: int) -> Mapping[int, Sequence[Record]]:
         """Return some records of each partition, in order."""
+        ...
+
+    def unreadable(self) -> Mapping[int, Unreadable]:
+        """Return where the last poll could not read partitions on."""
         ...
 
     def bounds(self, partition: int) -> tuple[int, int]:
@@ -285,6 +290,7 @@ class Announcer:
                 # The next step looks up in the log where to go on.
                 return
             self._announce(polled)
+            self._stop_unreadable()
             self._commit(is_idle=not polled)
             self._require_progress()
         except Unavailable as error:
@@ -385,6 +391,16 @@ class Announcer:
                 self.announced_count += len(translation.messages)
                 progress[partition].advance(translation.next_offset)
                 self._handle_problem(partition, translation)
+
+    def _stop_unreadable(self) -> None:
+        unreadable = self._feed.unreadable()
+        for partition, _, progress in self._announcing():
+            found = unreadable.get(partition)
+            if found is not None and found.offset <= progress.next_offset:
+                self._stop(
+                    partition,
+                    f"the ledger cannot be read from offset {found.offset} on: {found.why}",
+                )
 
     def _handle_problem(self, partition: int, translation: Translation) -> None:
         """Read a missing record once more; stop the partition at a wrong one.

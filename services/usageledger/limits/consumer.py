@@ -28,6 +28,8 @@ from usageledger.limits.announcer import (
 )
 from usageledger.limits.reporting import report_of
 from usageledger.log.assignor import KnownPartitionsAssignor
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
+from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics, limits_group
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
@@ -146,8 +148,11 @@ class KafkaLedgerFeed:
             request_timeout_ms=15_000,
             reconnect_backoff_max_ms=2_000,
             fetch_max_wait_ms=250,
+            fetch_max_bytes=FETCH_BYTES_MAX,
             metrics_enabled=False,
         )
+        self._polls = BoundedPolls(self._consumer)
+        self._unreadable: dict[int, Unreadable] = {}
         # A consumer that joins before it knows the topic's partitions causes another rebalance when
         # it does.
         self._consumer.partitions_for_topic(topics.ledger)
@@ -168,7 +173,8 @@ class KafkaLedgerFeed:
 
     def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
         with _raising_unavailable():
-            polled = self._consumer.poll(timeout_ms=timeout_ms)
+            polled, unreadable = self._polls.poll(timeout_ms)
+        self._unreadable = {place.partition: found for place, found in unreadable.items()}
         return {
             place.partition: [
                 Record(record.offset, record.timestamp, record.key, record.value)
@@ -176,6 +182,9 @@ class KafkaLedgerFeed:
             ]
             for place, records in polled.items()
         }
+
+    def unreadable(self) -> Mapping[int, Unreadable]:
+        return self._unreadable
 
     def bounds(self, partition: int) -> tuple[int, int]:
         with _raising_unavailable():
@@ -316,6 +325,8 @@ def _producer(kafka: KafkaConnection) -> Any:
         client_id="usageledger-limits",
         acks="all",
         enable_idempotence=True,
+        # A subscriber with kafka-python alone has no other codec.
+        compression_type="gzip",
         # An idempotent producer stops for ever when a batch expires by this time-out. So it never
         # comes, and APPEND_TIMEOUT_S bounds the append.
         delivery_timeout_ms=2**40,

@@ -29,7 +29,13 @@ from usageledger.local.servers import Backend, Server, make_kafka, make_redis, s
 from usageledger.local.supervisor import Supervisor
 from usageledger.local.units import GivenServer, Service, check_given_kafka, check_given_redis
 from usageledger.operations.errors import StopRequested
-from usageledger.operations.topics import PARTITIONS, create_topics, go_live, ledger_mode
+from usageledger.operations.topics import (
+    PARTITIONS,
+    compression_notes,
+    create_topics,
+    go_live,
+    ledger_mode,
+)
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.settings import STACK_FILE
 
@@ -265,6 +271,8 @@ class Stack:
         importing = self._importing or mode == "importing"
         if create_topics(kafka, self._prefix, partitions=self._partitions, importing=importing):
             progress.say(f"made the topics, {self._partitions} partitions each")
+        for note in compression_notes(kafka, self._prefix):
+            progress.warn(note)
         if importing:
             progress.say("the ledger is in import mode until `usageledger go-live`")
 

@@ -24,6 +24,8 @@ from aiokafka.errors import (
 
 from usageledger.ledger.records import Bounds, Record
 from usageledger.log.aiokafka_clients import new_consumer
+from usageledger.log.aiokafka_reading import read_fetched
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.tasks import is_being_cancelled
 
@@ -61,6 +63,9 @@ class TopicFollower:
     has nothing new holds a fetch. ``fetch_bytes_max`` and ``records_per_poll_max`` bound what a
     fetch brings of one partition and what a poll returns of all.
 
+    ``unreadable`` has the partitions that this connection cannot read on, by number. Nothing more
+    comes of them.
+
     Every method that asks Kafka raises one of `TRANSIENT`.
     """
 
@@ -77,6 +82,7 @@ class TopicFollower:
     ) -> None:
         self.kafka = kafka
         self.topic = topic
+        self.unreadable: dict[int, Unreadable] = {}
         self._answer_within_s = answer_within_s
         self._records_per_poll_max = records_per_poll_max
         self._options = {
@@ -86,6 +92,7 @@ class TopicFollower:
             "check_crcs": True,
             "fetch_max_wait_ms": fetch_wait_ms,
             "max_partition_fetch_bytes": fetch_bytes_max,
+            "fetch_max_bytes": FETCH_BYTES_MAX,
             # After a failover another broker leads a partition. The client must soon learn which.
             "metadata_max_age_ms": 2_000,
             "request_timeout_ms": int(answer_within_s * 1_000),
@@ -97,6 +104,7 @@ class TopicFollower:
     async def connect(self, partition_count: int) -> dict[int, Bounds]:
         """Connect anew and return what each partition holds. Then `seek` in each of them."""
         await self.aclose()
+        self.unreadable.clear()
         self._partitions = [
             TopicPartition(self.topic, partition) for partition in range(partition_count)
         ]
@@ -144,9 +152,12 @@ class TopicFollower:
     async def poll(self, timeout_ms: int) -> dict[int, list[Record]]:
         """Wait up to ``timeout_ms`` for records, and return some of each partition, in order."""
         with _stalled_if_cancelled():
-            polled = await self._consumer.getmany(
-                timeout_ms=timeout_ms, max_records=self._records_per_poll_max
+            polled, unreadable = await read_fetched(
+                self._consumer, timeout_ms=timeout_ms, max_records=self._records_per_poll_max
             )
+        for each, found in unreadable.items():
+            self.unreadable[each.partition] = found
+            self.pause(each.partition)
         return {
             each.partition: [
                 Record(record.offset, record.timestamp, record.key, record.value)

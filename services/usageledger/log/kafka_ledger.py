@@ -33,13 +33,17 @@ from usageledger.ledger.records import (
     LedgerError,
     Record,
     RecordsMissing,
+    RecordsUnreadable,
     Superseded,
 )
 from usageledger.log.aiokafka_clients import new_consumer, new_producer
+from usageledger.log.aiokafka_reading import read_fetched
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
 from usageledger.log.packing import pack
 from usageledger.log.producer_end import end_producer
 from usageledger.runtime.kafka_connection import KafkaConnection
 
+COMPRESSION = "zstd"
 _UNKNOWN_OFFSET = -1
 _POLL_MS = 500
 
@@ -132,7 +136,8 @@ class KafkaLedgerPartition:
     async def read(self, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
         """Yield chunks of the records with ``start <= offset < stop``.
 
-        Raises RecordsMissing if ``start`` is no longer in the log.
+        Raises RecordsMissing if ``start`` is no longer in the log, RecordsUnreadable where a batch
+        cannot be decoded.
         """
         if start >= stop:
             return
@@ -190,6 +195,7 @@ class KafkaLedgerPartition:
             client_id=f"usageledger-ledger-{self._topic_partition.partition}",
             acks="all",
             enable_idempotence=True,
+            compression_type=COMPRESSION,
             max_batch_size=settings.group_bytes_max,
             max_request_size=settings.group_bytes_max,
             request_timeout_ms=int(settings.append_timeout_s * 1000),
@@ -284,6 +290,7 @@ class KafkaLedgerPartition:
             enable_auto_commit=False,
             check_crcs=True,
             max_partition_fetch_bytes=self._settings.group_bytes_max,
+            fetch_max_bytes=FETCH_BYTES_MAX,
             request_timeout_ms=int(self._settings.no_progress_timeout_s * 1000),
         )
         consumer.assign([self._topic_partition])
@@ -296,7 +303,8 @@ class KafkaLedgerPartition:
 
     async def _next_chunk(self, consumer: Any, position: int) -> list[Record]:
         try:
-            fetched = await consumer.getmany(
+            fetched, unreadable = await read_fetched(
+                consumer,
                 self._topic_partition,
                 timeout_ms=_POLL_MS,
                 max_records=self._settings.read_chunk_records,
@@ -307,10 +315,16 @@ class KafkaLedgerPartition:
             raise LedgerError(
                 f"{self._name}: reading at offset {position} failed: {error!r}"
             ) from error
-        return [
+        records = [
             Record(found.offset, found.timestamp, found.key, found.value)
             for found in fetched.get(self._topic_partition, ())
         ]
+        if unreadable and not records:
+            (place,) = unreadable.values()
+            raise RecordsUnreadable(
+                f"{self._name} cannot be read from offset {place.offset} on: {place.why}"
+            )
+        return records
 
     async def _answer(self, question: Any) -> Any:
         try:

@@ -13,6 +13,8 @@ from kafka import KafkaConsumer, TopicPartition
 
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.ledger.records import Record
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
+from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 TIMEOUT_MS = 30_000
@@ -36,6 +38,7 @@ class LogReader:
             auto_offset_reset="none",
             max_poll_records=RECORDS_PER_POLL,
             fetch_max_wait_ms=100,
+            fetch_max_bytes=FETCH_BYTES_MAX,
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms,
             # The default grows to half a minute, which a reader would lose after each restart of a
@@ -46,6 +49,7 @@ class LogReader:
             metadata_max_age_ms=2_000,
             check_crcs=True,
         )
+        self._polls = BoundedPolls(self._consumer)
 
     def close(self) -> None:
         """Close the connections."""
@@ -89,7 +93,7 @@ class LogReader:
     def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
         """Yield the records with ``start <= offset < stop`` in order.
 
-        Raises LogUnreadable when no more come before ``stop``.
+        Raises LogUnreadable when no more come before ``stop``, and where a batch cannot be decoded.
 
         One read at a time: a second one ends the first.
         """
@@ -100,13 +104,17 @@ class LogReader:
         while (position := self._consumer.position(there)) < stop:
             # A caller that wants one record need not wait until a whole fetch is unpacked.
             wanted = min(RECORDS_PER_POLL, stop - position)
-            for record in self._consumer.poll(timeout_ms=POLL_MS, max_records=wanted).get(
-                there, ()
-            ):
+            records, unreadable = self._polls.poll(POLL_MS, wanted)
+            for record in records.get(there, ()):
                 last_progress = time.monotonic()
                 if record.offset >= stop:
                     return
                 yield Record(record.offset, record.timestamp, record.key, record.value)
+            if there in unreadable:
+                offset, why = unreadable[there]
+                raise LogUnreadable(
+                    f"{topic}/{partition} cannot be read from offset {offset} on: {why}"
+                )
             if time.monotonic() - last_progress > self._timeout_ms / 1_000:
                 raise LogUnreadable(
                     f"{topic}/{partition} returned no record from offset "

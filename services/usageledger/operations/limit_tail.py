@@ -9,6 +9,8 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
+from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -34,20 +36,27 @@ def tail(
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
         fetch_max_wait_ms=100,
+        fetch_max_bytes=FETCH_BYTES_MAX,
         metrics_enabled=False,
     )
     try:
+        polls = BoundedPolls(consumer)
         _assign(consumer, topic, from_beginning)
         seen: dict[int, LimitAddress] = {}
         last_event_s = time.monotonic()
         while until_idle_s is None or time.monotonic() - last_event_s < until_idle_s:
-            for records in consumer.poll(timeout_ms=POLL_MS).values():
+            polled, unreadable = polls.poll(POLL_MS)
+            for records in polled.values():
                 for record in records:
                     event = _new_event(record, seen)
                     if event is not None:
                         yield event
                 # After the events, as the caller may be slow to handle them.
                 last_event_s = time.monotonic()
+            for place, (offset, why) in unreadable.items():
+                raise TailFailed(
+                    f"{place.topic}, partition {place.partition}, offset {offset}: {why}"
+                )
     finally:
         consumer.close(autocommit=False)
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
@@ -19,6 +19,10 @@ LOG_APPEND_TIME, CREATE_TIME = "LogAppendTime", "CreateTime"
 FOR_EVER_MS = 2**63 - 1
 UNHEARD_OF_TIMEOUT_S = 20.0
 MIB = 1024 * 1024
+
+# The broker decompresses what it receives and then measures it. So max.message.bytes bounds what a
+# reader gets, whatever the writer compresses with.
+READ_AS_RECEIVED = {"compression.type": "uncompressed"}
 
 LedgerMode = Literal["absent", "importing", "going_live", "live"]
 
@@ -56,7 +60,9 @@ def topic_settings(
         "message.timestamp.before.max.ms": str(FOR_EVER_MS),
         "message.timestamp.after.max.ms": str(FOR_EVER_MS),
     }
-    inputs = dated if importing else appended
+    inputs = (dated if importing else appended) | READ_AS_RECEIVED
+    # Whatever a cluster's default is: their writers choose a codec.
+    announced = appended | {"compression.type": "producer", "max.message.bytes": str(8 * MIB)}
     return (
         TopicSettings(
             name=topics.usage,
@@ -72,17 +78,17 @@ def topic_settings(
         TopicSettings(
             name=topics.ledger,
             partitions=partitions,
-            configs=appended | {"max.message.bytes": str(8 * MIB)},
+            configs=announced,
         ),
         TopicSettings(
             name=topics.limit,
             partitions=partitions,
-            configs=appended | {"max.message.bytes": str(8 * MIB)},
+            configs=announced,
         ),
         TopicSettings(
             name=topics.catalog,
             partitions=1,
-            configs=appended | {"max.message.bytes": str(8 * MIB)},
+            configs=appended | READ_AS_RECEIVED | {"max.message.bytes": str(8 * MIB)},
         ),
     )
 
@@ -112,6 +118,57 @@ def create_topics(
             # Another process may have made some of them in the meantime, with other settings.
             _refuse_mismatches(wanted, _describe(admin, [topic.name for topic in wanted]))
     return [topic.name for topic in missing]
+
+
+def compression_notes(kafka: KafkaConnection, prefix: str = "") -> list[str]:
+    """The topics that are compressed in another way than ours, each with what mends it.
+
+    A ledger works on such topics. Raises OperatorError.
+    """
+    topics = Topics(prefix)
+    wanted = {topic.name: topic for topic in topic_settings(topics)}
+    with _admin(kafka) as admin:
+        there = _describe(admin, list(wanted))
+    return [
+        f"{note.what}: {note.why}. To change that: {note.mend}"
+        for name, topic in there.items()
+        if (note := compression_note(kafka, wanted[name], topic.configs)) is not None
+    ]
+
+
+class CompressionNote(NamedTuple):
+    """How a topic is compressed, why that matters, and Kafka's command that mends it."""
+
+    what: str
+    why: str
+    mend: str
+
+
+def compression_note(
+    kafka: KafkaConnection, wanted: TopicSettings, configs: Mapping[str, str]
+) -> CompressionNote | None:
+    """A note if a topic's ``compression.type`` is not the one that it should have."""
+    found, right = configs.get("compression.type"), wanted.configs["compression.type"]
+    if found == right:
+        return None
+    return CompressionNote(
+        what=f"{wanted.name} has compression.type={found}",
+        why=(
+            "the broker does not bound what a reader decompresses, and one batch that is too large "
+            "stops a partition"
+            if right == "uncompressed"
+            else "the broker compresses anew what its writer has compressed already"
+        ),
+        mend=alter_command(kafka, wanted.name, f"compression.type={right}"),
+    )
+
+
+def alter_command(kafka: KafkaConnection, topic: str, setting: str) -> str:
+    """Kafka's own command that changes a topic's setting."""
+    return (
+        f"kafka-configs.sh --bootstrap-server {kafka} --entity-type topics --entity-name {topic} "
+        f"--alter --add-config {setting}"
+    )
 
 
 def ledger_mode(kafka: KafkaConnection, prefix: str = "") -> LedgerMode:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from aiokafka.errors import OffsetOutOfRangeError
 
+from usageledger.log.bounded_codecs import Unreadable
 from usageledger.log.follower import TRANSIENT, TopicFollower
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.runtime.backoff import Backoff
@@ -20,6 +21,12 @@ RECONNECT = Backoff((1.0,))
 TRUNCATED_RETRY = Backoff((30.0,))
 
 log = logging.getLogger(__name__)
+
+
+class _CatalogUnreadable(Exception):
+    def __init__(self, found: Unreadable) -> None:
+        super().__init__(found.why)
+        self.found = found
 
 
 async def read_catalogs(kafka: KafkaConnection, topic: str, catalogs: CatalogLog) -> None:
@@ -36,6 +43,15 @@ async def read_catalogs(kafka: KafkaConnection, topic: str, catalogs: CatalogLog
                 "catalogs that were read before stay in force",
                 topic,
                 catalogs.next_offset,
+            )
+            await asyncio.sleep(TRUNCATED_RETRY.delay_s(1))
+        except _CatalogUnreadable as error:
+            log.error(
+                "%s cannot be read from offset %d on: %s. The catalogs that were read before stay "
+                "in force",
+                topic,
+                error.found.offset,
+                error.found.why,
             )
             await asyncio.sleep(TRUNCATED_RETRY.delay_s(1))
         except TRANSIENT as error:
@@ -57,6 +73,8 @@ async def _read_on(kafka: KafkaConnection, topic: str, catalogs: CatalogLog) -> 
         while True:
             records = (await follower.poll(POLL_MS)).get(0, [])
             catalogs.put(records)
+            if follower.unreadable:
+                raise _CatalogUnreadable(follower.unreadable[0])
             if not records:
                 # Either the topic ends here or the broker does not answer. Asking tells which.
                 catalogs.note_end((await follower.bounds())[0].end)

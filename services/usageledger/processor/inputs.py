@@ -19,6 +19,10 @@ class Source(str, Enum):
     ACCOUNT = "account"
 
 
+BYTES_MAX = 4 * 1024 * 1024
+"""Of keys and values that are buffered for one input: about 14,000 events."""
+
+
 class InputControl(Protocol):
     """The feed as its owner sees it: the Faust worker, or a list in tests."""
 
@@ -56,9 +60,13 @@ class InputControl(Protocol):
 class InputBuffer:
     """One partition's inputs. Not thread-safe: feeder and owner share one event loop."""
 
-    def __init__(self, control: InputControl, *, records_max: int = 20_000) -> None:
+    def __init__(
+        self, control: InputControl, *, records_max: int = 20_000, bytes_max: int = BYTES_MAX
+    ) -> None:
         self.control = control
         self._records_max = records_max
+        self._bytes_max = bytes_max
+        self._bytes = dict.fromkeys(Source, 0)
         self._queues: dict[Source, deque[Record]] = {source: deque() for source in Source}
         self._next: dict[Source, int] = dict.fromkeys(Source, -1)
         self._paused: set[Source] = set()
@@ -68,6 +76,7 @@ class InputBuffer:
         """Drop what is buffered and begin again at ``positions``."""
         for source, position in positions.items():
             self._queues[source].clear()
+            self._bytes[source] = 0
             self._next[source] = position
         self._paused.clear()
         await self.control.seek(positions)
@@ -88,7 +97,9 @@ class InputBuffer:
             else [record for record in records if record.offset >= expected]
         )
         queue.extend(fresh)
-        if len(queue) >= self._records_max and source not in self._paused:
+        self._bytes[source] += sum(map(_size_of, fresh))
+        is_full = len(queue) >= self._records_max or self._bytes[source] >= self._bytes_max
+        if is_full and source not in self._paused:
             self._paused.add(source)
             self.control.pause(source)
         self._changed.set()
@@ -113,7 +124,11 @@ class InputBuffer:
             popped.append(queue.popleft())
         if popped:
             self._next[source] = popped[-1].offset + 1
-        if source in self._paused and len(queue) < self._records_max // 2:
+        self._bytes[source] -= sum(map(_size_of, popped))
+        has_room = (
+            len(queue) < self._records_max // 2 and self._bytes[source] < self._bytes_max // 2
+        )
+        if source in self._paused and has_room:
             self._paused.discard(source)
             self.control.resume(source)
         return popped
@@ -138,3 +153,7 @@ class InputBuffer:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
         self._changed.clear()
+
+
+def _size_of(record: Record) -> int:
+    return len(record.key or b"") + len(record.value or b"")

@@ -32,6 +32,8 @@ from mode.threads import ServiceThread, WorkerThread
 
 from usageledger.ledger.records import LedgerError, Record
 from usageledger.log.aiokafka_clients import new_consumer
+from usageledger.log.aiokafka_reading import read_fetched
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
 from usageledger.processor.feed import Fetch, TopicPartition
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -64,6 +66,10 @@ class Assignments(Protocol):
 
     def on_truncated(self, topic_partition: TopicPartition, offset: int) -> None:
         """Stop the partition's owner: the topic no longer holds ``offset``, which comes next."""
+        ...
+
+    def on_unreadable(self, topic_partition: TopicPartition, found: Unreadable) -> None:
+        """Stop the partition's owner once it has decided what comes before: nothing else will."""
         ...
 
 
@@ -147,8 +153,8 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             return {}
         asked = [aiokafka.TopicPartition(*tp) for tp in active_partitions]
         try:
-            fetched = await consumer.getmany(
-                *asked, timeout_ms=int((timeout or 0) * 1000), max_records=max_records
+            fetched, unreadable = await read_fetched(
+                consumer, *asked, timeout_ms=int((timeout or 0) * 1000), max_records=max_records
             )
         except OffsetOutOfRangeError as error:
             self._report_truncated(consumer, error.args[0])
@@ -157,6 +163,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             # Asked before a rebalance and answered after it: the new owner has not said yet where
             # to begin.
             return {}
+        self._report_unreadable(consumer, unreadable)
         for each in asked:
             if not fetched.get(each):
                 await self._note_position(consumer, each)
@@ -199,6 +206,18 @@ class FetchThread(driver.AIOKafkaConsumerThread):
                 assignments.on_truncated, TopicPartition(*each), offset
             )
 
+    def _report_unreadable(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        unreadable: Mapping[aiokafka.TopicPartition, Unreadable],
+    ) -> None:
+        assignments = cast(LedgerApp, self.app).assignments
+        for each, found in unreadable.items():
+            consumer.pause(each)
+            self.parent_loop.call_soon_threadsafe(
+                assignments.on_unreadable, TopicPartition(*each), found
+            )
+
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         """As the stock consumer, but it never jumps to another offset and waits less at the broker.
 
@@ -216,6 +235,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             max_poll_records=RECORDS_PER_FETCH,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             max_partition_fetch_bytes=FETCH_BYTES_PER_PARTITION,
+            fetch_max_bytes=FETCH_BYTES_MAX,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             check_crcs=True,

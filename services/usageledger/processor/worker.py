@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
 from usageledger.ledger.records import LedgerError
+from usageledger.log.bounded_codecs import Unreadable
 from usageledger.log.topics import Topics
 from usageledger.processor.feed import Fetch, PartitionFeed, TopicPartition
 from usageledger.processor.health import WorkerHealth, partition_health
@@ -28,6 +29,7 @@ STUCK_S = 60.0
 The process then ends and is started again.
 """
 
+UNREADABLE_IDLE_LOOKS = 5
 WATCH_INTERVAL_S = 1.0
 STOPPED_LOOK_S = 2.0
 # Together these stay below the five seconds that a process has to end.
@@ -111,17 +113,27 @@ def group_of(prefix: str) -> str:
 
 
 @dataclass(slots=True)
+class _UnreadableInput:
+    """Where an input cannot be read on, and how often nothing had been decided since a look."""
+
+    found: Unreadable
+    next_offset: int = -1
+    idle_looks: int = 0
+
+
+@dataclass(slots=True)
 class _AssignedPartition:
     """A partition assigned to this worker: its owner, its feed, and the task that runs it."""
 
     feed: PartitionFeed
     owner: Owner
     task: asyncio.Task[None]
-    truncated_because: str | None = None
+    unreadable: dict[TopicPartition, _UnreadableInput] = field(default_factory=dict)
+    ended_because: str | None = None
 
     @property
     def stopped_because(self) -> str | None:
-        return self.truncated_because or self.owner.stopped_because
+        return self.ended_because or self.owner.stopped_because
 
     @property
     def state(self) -> str:
@@ -231,13 +243,42 @@ class _Worker:
 
         Nothing resets by itself.
         """
+        self._stop_partition(
+            topic_partition.partition,
+            f"{topic_partition} no longer holds offset {offset}: it was truncated or made anew",
+        )
+
+    def on_unreadable(self, topic_partition: TopicPartition, found: Unreadable) -> None:
+        """Stop the one partition whose input cannot be read on, once the rest before is decided."""
         assigned = self._assigned.get(topic_partition.partition)
+        if assigned is not None:
+            assigned.unreadable[topic_partition] = _UnreadableInput(found)
+
+    def _stop_where_unreadable(self, partition: int, assigned: _AssignedPartition) -> None:
+        for source, topic_partition in assigned.feed.topic_partitions.items():
+            looked_at = assigned.unreadable.get(topic_partition)
+            if looked_at is None:
+                continue
+            found, before = looked_at.found, looked_at.next_offset
+            looked_at.next_offset = assigned.feed.next_offset(source)
+            has_moved = looked_at.next_offset != before
+            looked_at.idle_looks = 0 if has_moved else looked_at.idle_looks + 1
+            # The records before may themselves wait for the one that cannot be read.
+            if (
+                looked_at.next_offset >= found.offset
+                or looked_at.idle_looks >= UNREADABLE_IDLE_LOOKS
+            ):
+                self._stop_partition(
+                    partition,
+                    f"{topic_partition} cannot be read from offset {found.offset} on: {found.why}",
+                )
+
+    def _stop_partition(self, partition: int, why: str) -> None:
+        assigned = self._assigned.get(partition)
         if assigned is None or assigned.stopped_because:
             return
-        assigned.truncated_because = (
-            f"{topic_partition} no longer holds offset {offset}: it was truncated or made anew"
-        )
-        log.error("partition %d stopped: %s", topic_partition.partition, assigned.truncated_because)
+        assigned.ended_because = why
+        log.error("partition %d stopped: %s", partition, why)
         assigned.feed.close()
         assigned.task.cancel()
         self._report()
@@ -315,6 +356,7 @@ class _Worker:
                 raise self._app.crash_reason or WorkerFailed("Faust crashed")
             self._require_owners()
             for partition, assigned in self._assigned.items():
+                self._stop_where_unreadable(partition, assigned)
                 stuck_s = assigned.feed.stuck_s(assigned.owner.inputs)
                 if assigned.state == "running" and stuck_s > self._stuck_s:
                     raise WorkerFailed(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import aiokafka.codec
+import kafka.codec
 import pytest
 
 from usageledger.counters.owner_reports import OwnerReport
@@ -13,7 +16,9 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.claim import DECIDE_VERSION
 from usageledger.domain.head import Head
+from usageledger.log import bounded_codecs
 from usageledger.log.topics import Topics
+from usageledger.operations.doctor.codec_checks import codec_findings
 from usageledger.operations.doctor.finding import Examination, Finding
 from usageledger.operations.doctor.kafka_checks import FoundTopic, topic_findings
 from usageledger.operations.doctor.ledger_checks import (
@@ -239,3 +244,55 @@ def test_notices_alone_leave_a_ledger_well() -> None:
     assert (examination.is_well, examination.worst("redis")) == (True, "notice")
     examination.add("clocks", "", [Finding(area="clocks", what="w", why="y", mend="m")])
     assert (examination.is_well, examination.worst("clocks")) == (False, "finding")
+
+
+def test_every_codec_is_read_by_both_libraries() -> None:
+    assert list(codec_findings()) == []
+
+
+def test_a_codec_whose_library_is_missing_names_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setattr(kafka.codec, "zstd", None)
+    monkeypatch.setattr(aiokafka.codec, "cramjam", None)
+    monkeypatch.setitem(sys.modules, "cramjam", None)
+    found = {finding.what.partition(":")[0]: finding.mend for finding in codec_findings()}
+    assert found == {
+        "aiokafka cannot read snappy": "pip install cramjam",
+        "aiokafka cannot read lz4": "pip install cramjam",
+        "aiokafka cannot read zstd": "pip install zstandard cramjam",
+        "kafka-python cannot read zstd": "pip install zstandard",
+    }
+
+
+def test_a_codec_that_decodes_to_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bounded_codecs._DECODERS, "lz4", lambda payload, bytes_max: b"")
+    assert {finding.what.split(":")[0] for finding in codec_findings()} == {
+        "aiokafka cannot read lz4",
+        "kafka-python cannot read lz4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("topic", "found", "right"),
+    [
+        (TOPICS.usage, "producer", "uncompressed"),
+        (TOPICS.account, "zstd", "uncompressed"),
+        (TOPICS.catalog, "producer", "uncompressed"),
+        (TOPICS.ledger, "lz4", "producer"),
+        (TOPICS.limit, "uncompressed", "producer"),
+    ],
+)
+def test_a_topic_that_is_compressed_in_another_way_is_found(
+    topic: str, found: str, right: str
+) -> None:
+    there = found_topics()
+    with_config(there, topic, compression_type=found)
+    assert whats_and_mends(topic_findings(KAFKA, TOPICS, there, broker_count=3)) == [
+        (
+            f"{topic} has compression.type={found}",
+            "kafka-configs.sh --bootstrap-server k:1 --entity-type topics --entity-name "
+            f"{topic} --alter --add-config compression.type={right}",
+        )
+    ]

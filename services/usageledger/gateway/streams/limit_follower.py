@@ -78,6 +78,8 @@ class LimitFollower:
         self._on_events = on_events
         self._on_stopped = on_stopped
         self._next: dict[int, int] = {}
+        self._unreadable: dict[int, str] = {}
+        """Why partitions are not followed. The others are."""
         self._awaited: dict[int, int] | None = None
         """The end offsets when Kafka first answered, or answered again after a silence.
 
@@ -115,6 +117,7 @@ class LimitFollower:
         was_silent = self._health.is_silent()
         self._health.note_answer()
         self._next = self._begin(positions, bounds)
+        self._unreadable.clear()
         if self._awaited is None or was_silent:
             self._awaited = {partition: end for partition, (_, end) in bounds.items()}
             self._health.note_catching_up()
@@ -192,6 +195,13 @@ class LimitFollower:
                 self._next[partition] = position.next_offset
             if some:
                 read[partition] = some
+        for partition, (offset, why) in self._topic.unreadable.items():
+            if partition not in self._unreadable:
+                self._unreadable[partition] = (
+                    f"{self._topic.topic}, partition {partition} cannot be read from offset "
+                    f"{offset} on: {why}"
+                )
+                log.error("limit events stop: %s", self._unreadable[partition])
         self._note_progress()
         return read
 
@@ -225,15 +235,22 @@ class LimitFollower:
     def _note_progress(self) -> None:
         if self._has_caught_up():
             self._health.note_caught_up()
+            if self._unreadable:
+                self._health.note_failure("; ".join(self._unreadable.values()))
         elif self._health.trouble() is not None:
             self._health.note_catching_up()
 
     def _has_caught_up(self) -> bool:
         return self._awaited is not None and all(
-            self._next.get(partition, 0) >= end for partition, end in self._awaited.items()
+            partition in self._unreadable or self._next.get(partition, 0) >= end
+            for partition, end in self._awaited.items()
         )
 
     async def _is_behind(self) -> bool:
         bounds = await self._topic.bounds()
         self._health.note_answer()
-        return any(self._next[partition] < end for partition, (_, end) in bounds.items())
+        return any(
+            self._next[partition] < end
+            for partition, (_, end) in bounds.items()
+            if partition not in self._unreadable
+        )

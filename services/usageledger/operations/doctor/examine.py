@@ -20,6 +20,7 @@ from usageledger.ledger.timestamps import time_of
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import published_catalogs
+from usageledger.operations.doctor.codec_checks import CODECS, codec_findings
 from usageledger.operations.doctor.finding import Area, Examination, Finding
 from usageledger.operations.doctor.kafka_checks import FoundTopic, described_topics, topic_findings
 from usageledger.operations.doctor.ledger_checks import (
@@ -54,6 +55,7 @@ def examine(kafka: KafkaConnection, redis_url: str, prefix: str) -> Examination:
     redis = connect_blocking(redis_url)
     try:
         has_topics = _examine_kafka(examination, kafka, topics)
+        examination.add("codecs", ", ".join(CODECS), list(codec_findings()))
         has_redis = _examine_redis(examination, redis, redis_url)
         if has_topics and has_redis:
             with (

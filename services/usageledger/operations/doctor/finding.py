@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Area = Literal[
-    "broker", "topics", "redis", "clocks", "catalog", "partitions", "view", "limits", "rules"
+    "broker",
+    "topics",
+    "codecs",
+    "redis",
+    "clocks",
+    "catalog",
+    "partitions",
+    "view",
+    "limits",
+    "rules",
 ]
 
 

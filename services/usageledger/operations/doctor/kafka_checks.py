@@ -9,7 +9,13 @@ from typing import Any
 
 from usageledger.log.topics import Topics
 from usageledger.operations.doctor.finding import Finding
-from usageledger.operations.topics import LOG_APPEND_TIME, TopicSettings, topic_settings
+from usageledger.operations.topics import (
+    LOG_APPEND_TIME,
+    TopicSettings,
+    alter_command,
+    compression_note,
+    topic_settings,
+)
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 BROKERS_FOR_COPIES = 3
@@ -108,7 +114,7 @@ def _setting_findings(
     kafka: KafkaConnection, expected: TopicSettings, found: FoundTopic, topics: Topics
 ) -> Iterator[Finding]:
     name, configs = expected.name, found.settings.configs
-    alter = partial(_alter_command, kafka, name)
+    alter = partial(alter_command, kafka, name)
 
     if configs.get("cleanup.policy") != "delete":
         yield _finding(
@@ -129,6 +135,9 @@ def _setting_findings(
             "such an election loses acknowledged entries",
             alter("unclean.leader.election.enable=false"),
         )
+    note = compression_note(kafka, expected, configs)
+    if note is not None:
+        yield _finding(*note)
     is_input = name in (topics.usage, topics.account)
     if not is_input and configs.get("message.timestamp.type") != LOG_APPEND_TIME:
         yield _finding(
@@ -175,15 +184,8 @@ def _copy_findings(
         yield _finding(
             f"{name} has min.insync.replicas={in_sync_min}",
             "an acknowledged entry may be on one broker alone",
-            _alter_command(kafka, name, "min.insync.replicas=2"),
+            alter_command(kafka, name, "min.insync.replicas=2"),
         )
-
-
-def _alter_command(kafka: KafkaConnection, topic: str, setting: str) -> str:
-    return (
-        f"kafka-configs.sh --bootstrap-server {kafka} --entity-type topics --entity-name {topic} "
-        f"--alter --add-config {setting}"
-    )
 
 
 def _finding(what: str, why: str, mend: str) -> Finding:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.sdk.kafka_python import TopicPartition
+from usageledger.sdk.limits.consuming import require_readable
 from usageledger.sdk.limits.errors import SubscriberFailed
 
 
@@ -18,6 +20,7 @@ class Broadcast:
 
     def __init__(self, consumer: Any, topic: str) -> None:
         self._consumer = consumer
+        self._polls = BoundedPolls(consumer)
         numbers = consumer.partitions_for_topic(topic)
         if not numbers:
             raise SubscriberFailed(
@@ -48,8 +51,13 @@ class Broadcast:
         return self._next_offsets[record.partition] > int(record.offset)
 
     def poll(self, timeout_ms: int) -> Iterator[Any]:
-        """Yield the records that have come, in order within each partition."""
-        for partition, records in self._consumer.poll(timeout_ms=timeout_ms).items():
+        """Yield the records that have come, in order within each partition.
+
+        Raises SubscriberFailed where a partition cannot be read on.
+        """
+        polled, unreadable = self._polls.poll(timeout_ms)
+        for partition, records in polled.items():
             for record in records:
                 yield record
                 self._next_offsets[partition.partition] = record.offset + 1
+        require_readable(unreadable)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.log.bounded_codecs import Unreadable
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.sdk.kafka_python import kafka_errors
 from usageledger.sdk.limits.errors import SubscriberFailed
@@ -35,6 +36,14 @@ def closing_consumer(consumer: Any) -> Iterator[Any]:
         yield consumer
     finally:
         consumer.close(autocommit=False, timeout_ms=COMMIT_TIMEOUT_MS)
+
+
+def require_readable(unreadable: Mapping[Any, Unreadable]) -> None:
+    """Raise SubscriberFailed, naming the record, if a partition cannot be read on."""
+    for place, (offset, why) in unreadable.items():
+        raise SubscriberFailed(
+            f"{place.topic}, partition {place.partition}, offset {offset}: {why}"
+        )
 
 
 def read_record(record: Any) -> tuple[dict[str, Any], LimitAddress]:

@@ -8,8 +8,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from usageledger.ledger.limit_address import LimitAddress
+from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.sdk.kafka_python import OffsetAndMetadata, TopicPartition, kafka_errors
-from usageledger.sdk.limits.consuming import COMMIT_TIMEOUT_MS, NOT_OURS_NOW
+from usageledger.sdk.limits.consuming import (
+    COMMIT_TIMEOUT_MS,
+    NOT_OURS_NOW,
+    require_readable,
+)
 
 POLL_MS = 100
 LAST_COMMIT_ATTEMPTS = 20
@@ -39,6 +44,7 @@ class GroupShare:
         self, consumer: Any, topic: str, starts: Starts, handled_here: dict[int, LimitAddress]
     ) -> None:
         self._consumer = consumer
+        self._polls = BoundedPolls(consumer)
         self._topic = topic
         self._starts = starts
         self._handled_here = handled_here
@@ -53,13 +59,16 @@ class GroupShare:
         """Return the next few records.
 
         Returns none right after a rebalance: first it finds out how far the group has come.
+        Raises SubscriberFailed where a partition cannot be read on.
         """
-        polled = self._consumer.poll(timeout_ms=timeout_ms)
+        polled, unreadable = self._polls.poll(timeout_ms)
         metadata = self._consumer.group_metadata()
         membership = _Membership(
             metadata.member_id, metadata.generation_id, frozenset(self._consumer.assignment())
         )
         if membership == self._membership:
+            if not polled:
+                require_readable(unreadable)
             return [record for records in polled.values() for record in records]
         with contextlib.suppress(kafka_errors.RetriableError, *NOT_OURS_NOW):
             self._adopt(membership)

@@ -28,6 +28,7 @@ from typing import Any
 
 from usageledger.ledger.limit_address import LimitAddress
 from usageledger.log.assignor import KnownPartitionsAssignor
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -64,6 +65,7 @@ _DEFAULTS: dict[str, object] = {
     "client_id": "usageledger",
     "allow_auto_create_topics": False,
     "fetch_max_wait_ms": 250,
+    "fetch_max_bytes": FETCH_BYTES_MAX,
     "reconnect_backoff_max_ms": 2_000,
     "request_timeout_ms": 15_000,
     "metrics_enabled": False,
