@@ -24,6 +24,7 @@ from usageledger.gateway.parts import Gateway
 from usageledger.gateway.readiness import Readiness
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.account_streams import Streams
+from usageledger.gateway.webhooks.addresses import Destinations
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
 from usageledger.log.event_publisher import Outgoing, Sent
@@ -65,7 +66,7 @@ class GatewayWorld:
             ),
             limits_trouble=lambda: None,
             wake_webhooks=lambda: None,
-            webhook_reach="public",
+            webhook_destinations=Destinations(),
             rate_limits=RateLimits(),
             readiness=Readiness({}),
         )

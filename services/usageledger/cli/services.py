@@ -74,6 +74,7 @@ def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
 
 def _run_gateway(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.gateway.serving import GatewayOptions, run_gateway
+    from usageledger.gateway.webhooks.addresses import Destinations
     from usageledger.runtime.process import run_process
     from usageledger.runtime.settings import GatewaySettings
 
@@ -86,7 +87,7 @@ def _run_gateway(settings: Settings, telemetry: Telemetry) -> None:
         host=own.host,
         port=own.port,
         key=None if own.key is None else own.key.get_secret_value(),
-        webhook_reach=own.webhook_reach,
+        webhook_destinations=Destinations(own.webhook_reach, own.allowed_webhook_ports),
         trusted_proxies=own.proxy_networks,
         connections_per_address=own.connections_per_address,
         certificate=own.certificate,

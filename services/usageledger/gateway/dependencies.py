@@ -27,7 +27,7 @@ from usageledger.gateway.readiness import Readiness
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_store import LimitStore
-from usageledger.gateway.webhooks.addresses import Reach
+from usageledger.gateway.webhooks.addresses import Destinations
 from usageledger.gateway.webhooks.deliveries import DeliveryStore
 from usageledger.gateway.webhooks.endpoints import EndpointStore
 from usageledger.history.reading import HistoryReader
@@ -72,7 +72,7 @@ TheKeys = Annotated[Keys, _part(lambda gateway: gateway.stores.keys)]
 TheLimits = Annotated[LimitStore, _part(lambda gateway: gateway.stores.limits)]
 TheEndpoints = Annotated[EndpointStore, _part(lambda gateway: gateway.stores.endpoints)]
 TheDeliveries = Annotated[DeliveryStore, _part(lambda gateway: gateway.stores.deliveries)]
-TheWebhookReach = Annotated[Reach, _part(lambda gateway: gateway.webhook_reach)]
+TheDestinations = Annotated[Destinations, _part(lambda gateway: gateway.webhook_destinations)]
 WakeWebhooks = Annotated[Callable[[], None], _part(lambda gateway: gateway.wake_webhooks)]
 TheClock = Annotated[Callable[[], datetime], _part(lambda gateway: gateway.now)]
 

@@ -12,7 +12,7 @@ from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.readiness import Readiness
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.account_streams import Streams
-from usageledger.gateway.webhooks.addresses import Reach
+from usageledger.gateway.webhooks.addresses import Destinations
 from usageledger.history.reading import HistoryReader
 from usageledger.log.event_publisher import Publish
 from usageledger.log.topics import Topics
@@ -36,6 +36,6 @@ class Gateway:
     streams: Streams
     limits_trouble: Callable[[], str | None]
     wake_webhooks: Callable[[], None]
-    webhook_reach: Reach
+    webhook_destinations: Destinations
     rate_limits: RateLimits
     readiness: Readiness

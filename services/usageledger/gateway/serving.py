@@ -40,7 +40,7 @@ from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_follower import LimitFollower, limit_topic
 from usageledger.gateway.streams.limit_store import LimitRecord
 from usageledger.gateway.streams.limits_health import LimitsHealth
-from usageledger.gateway.webhooks.addresses import Reach
+from usageledger.gateway.webhooks.addresses import PUBLIC, Destinations
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
@@ -85,7 +85,7 @@ class GatewayOptions:
     port: int = 8_137
     key: str | None = None
     allowed_origins: tuple[str, ...] = ()
-    webhook_reach: Reach = "public"
+    webhook_destinations: Destinations = PUBLIC
     trusted_proxies: Networks = ()
     connections_per_address: int = PER_ADDRESS
     certificate: tuple[Path, Path | None] | None = None
@@ -176,7 +176,7 @@ async def open_gateway(
             streams=limits.streams,
             limits_trouble=limits.health.trouble,
             wake_webhooks=limits.sender.wake_all,
-            webhook_reach=options.webhook_reach,
+            webhook_destinations=options.webhook_destinations,
             rate_limits=RateLimits(),
             readiness=Readiness(
                 {
@@ -209,7 +209,7 @@ def _limit_parts(
     health = LimitsHealth()
     streams = Streams(accounts, stores.limits, stores.thread, _utc_now, health.stream_trouble)
     sender = WebhookSender(
-        stores.endpoints, stores.deliveries, stores.thread, options.webhook_reach
+        stores.endpoints, stores.deliveries, stores.thread, options.webhook_destinations
     )
 
     def announce(events: Sequence[LimitRecord]) -> None:

@@ -117,6 +117,8 @@ class GatewaySettings(BaseSettings):
     ``public`` means public addresses over https, ``loopback`` also this machine, and ``any``
     every address that the gateway reaches.
     """
+    webhook_ports: str = "443"
+    """The ports that webhooks may be sent to on other machines, with commas between them."""
     trusted_proxies: str = ""
     """Networks of the reverse proxies whose X-Forwarded-For is believed, such as ``10.0.0.0/8``."""
     connections_per_address: int = Field(default=2_048, ge=1)
@@ -137,6 +139,17 @@ class GatewaySettings(BaseSettings):
                 f"USAGELEDGER_GATEWAY_TRUSTED_PROXIES: {error}. Name addresses or networks, such "
                 "as 10.0.0.0/8, with commas between them"
             ) from None
+
+    @property
+    def allowed_webhook_ports(self) -> frozenset[int]:
+        """The ports of ``webhook_ports``. Raises SettingsError."""
+        named = [name.strip() for name in self.webhook_ports.split(",")]
+        if not all(name.isascii() and name.isdigit() and 0 < int(name) < 65_536 for name in named):
+            raise SettingsError(
+                f"USAGELEDGER_GATEWAY_WEBHOOK_PORTS: {self.webhook_ports!r} is not a list of "
+                "ports. Name ports such as 443,8443, with commas between them"
+            )
+        return frozenset(map(int, named))
 
     @property
     def certificate(self) -> tuple[Path, Path | None] | None:

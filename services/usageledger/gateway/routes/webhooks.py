@@ -16,14 +16,19 @@ from usageledger.gateway.dependencies import (
     RequireCurrentLimits,
     TheClock,
     TheDeliveries,
+    TheDestinations,
     TheEndpoints,
     TheStoreThread,
-    TheWebhookReach,
     WakeWebhooks,
 )
 from usageledger.gateway.idempotency import IdempotencyKey
 from usageledger.gateway.problems import Problem, problems
-from usageledger.gateway.webhooks.addresses import URL_LENGTH_MAX, NotAllowed, Reach, check_url
+from usageledger.gateway.webhooks.addresses import (
+    URL_LENGTH_MAX,
+    Destinations,
+    NotAllowed,
+    check_url,
+)
 from usageledger.gateway.webhooks.deliveries import Counts, Delivery, DeliveryStore
 from usageledger.gateway.webhooks.endpoints import (
     ENDPOINTS_MAX,
@@ -235,7 +240,7 @@ async def create_webhook(
     asked: NewEndpoint,
     endpoints: TheEndpoints,
     thread: TheStoreThread,
-    reach: TheWebhookReach,
+    destinations: TheDestinations,
     require_current_limits: RequireCurrentLimits,
     wake_webhooks: WakeWebhooks,
     now: TheClock,
@@ -251,7 +256,7 @@ async def create_webhook(
     one account come in order, unless one had to be tried again: the greater `data.data.entry` is
     the later one.
     """
-    _require_allowed_url(asked.url, reach)
+    _require_allowed_url(asked.url, destinations)
     require_current_limits()
     settings = EndpointSettings(
         asked.url,
@@ -321,7 +326,7 @@ async def change_webhook(
     endpoints: TheEndpoints,
     deliveries: TheDeliveries,
     thread: TheStoreThread,
-    reach: TheWebhookReach,
+    destinations: TheDestinations,
     wake_webhooks: WakeWebhooks,
     now: TheClock,
     caller: MayAdminister,
@@ -331,7 +336,7 @@ async def change_webhook(
     A disabled endpoint gets no new deliveries, and its pending ones stay pending.
     """
     if asked.url is not None:
-        _require_allowed_url(asked.url, reach)
+        _require_allowed_url(asked.url, destinations)
     change = Change(
         url=asked.url,
         types=None if asked.types is None else tuple(dict.fromkeys(asked.types)),
@@ -553,9 +558,9 @@ def _moment(milliseconds: int) -> datetime:
     )
 
 
-def _require_allowed_url(url: str, reach: Reach) -> None:
+def _require_allowed_url(url: str, destinations: Destinations) -> None:
     try:
-        check_url(url, reach)
+        check_url(url, destinations)
     except NotAllowed as error:
         raise Problem("url_not_allowed", f"body/url: {error}") from None
 

@@ -5,35 +5,41 @@ A key holder chooses the URL, and the gateway can reach networks that the key ho
 ``public`` (the default) allows https to public addresses. ``loopback`` also allows this machine,
 over http too, as on the one-machine stack. ``any`` allows every address, over http too. Names are
 resolved for each attempt, and the address that was checked is the one that is connected to. So a
-name that changes in between leads nowhere else.
+name that changes in between leads nowhere else. Redirects are not followed.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
+
+from usageledger.gateway.webhooks.special_addresses import is_special
 
 Reach = Literal["public", "loopback", "any"]
 URL_LENGTH_MAX = 2_000
+PORTS = frozenset({443})
 LOCAL_NAMES = frozenset({"localhost", "localhost."})
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Not public, though ``ipaddress`` calls some of them global: IPv4 addresses in the old IPv6 form, a
-# network's own translation (RFC 8215), and site-local addresses.
-_NOT_PUBLIC = tuple(
-    ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b:1::/48", "fec0::/10")
-)
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Destinations(NamedTuple):
+    """Where webhooks may be sent. ``ports`` are those of other machines; ours may use any."""
+
+    reach: Reach = "public"
+    ports: frozenset[int] = PORTS
+
+
+PUBLIC = Destinations()
 
 
 class NotAllowed(ValueError):
     """A webhook may not be sent there. The message says why."""
 
 
-def check_url(url: str, reach: Reach) -> SplitResult:
+def check_url(url: str, allowed: Destinations) -> SplitResult:
     """The parts of a URL, if a webhook may be sent to it as far as the URL itself says.
 
     Raises NotAllowed.
@@ -60,7 +66,7 @@ def check_url(url: str, reach: Reach) -> SplitResult:
             "the URL of a webhook has no user, password or fragment: remove them. Deliveries are "
             "signed, so the receiver needs no secret in the URL"
         )
-    address = _ip_literal(host)
+    reach, address = allowed.reach, _ip_literal(host)
     is_local = host in LOCAL_NAMES or (address is not None and address.is_loopback)
     if is_local and reach == "public":
         raise NotAllowed(
@@ -71,19 +77,29 @@ def check_url(url: str, reach: Reach) -> SplitResult:
         raise NotAllowed("a webhook needs https: its body is signed, not encrypted")
     if address is not None:
         check_address(address, reach)
+    if not is_local and port_of(parts) not in allowed.ports:
+        raise NotAllowed(
+            f"this gateway delivers to no port {port_of(parts)}: use port "
+            f"{' or '.join(map(str, sorted(allowed.ports)))}, or add it to "
+            "USAGELEDGER_GATEWAY_WEBHOOK_PORTS"
+        )
     return parts
+
+
+def port_of(url: SplitResult) -> int:
+    """The port of a webhook's URL."""
+    return url.port or (443 if url.scheme == "https" else 80)
 
 
 def check_address(address: Address, reach: Reach) -> None:
     """Raises NotAllowed unless a webhook may be sent to this address."""
     if reach == "any" or (reach == "loopback" and address.is_loopback):
         return
-    for one in (address, *_embedded_addresses(address)):
-        if not one.is_global or one.is_multicast or any(one in network for network in _NOT_PUBLIC):
-            raise NotAllowed(
-                f"{address} is not a public address, and this gateway delivers to no other: set "
-                "USAGELEDGER_GATEWAY_WEBHOOK_REACH to allow it"
-            )
+    if is_special(address):
+        raise NotAllowed(
+            f"{address} is not a public address, and this gateway delivers to no other: set "
+            "USAGELEDGER_GATEWAY_WEBHOOK_REACH to allow it"
+        )
 
 
 def addresses_of(host: str, port: int, reach: Reach) -> list[str]:
@@ -110,15 +126,3 @@ def _ip_literal(host: str) -> Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _embedded_addresses(address: Address) -> list[Address]:
-    """The IPv4 addresses that are embedded in an IPv6 address."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    inner: list[Address] = [
-        one for one in (address.ipv4_mapped, address.sixtofour) if one is not None
-    ]
-    if address in _NAT64:
-        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return inner

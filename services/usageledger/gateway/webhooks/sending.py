@@ -7,6 +7,7 @@ the same ``webhook-id``. So each delivery is made at least once.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import random
@@ -21,11 +22,18 @@ import httpx
 
 from usageledger.gateway.metrics import WEBHOOK_ATTEMPTS, WEBHOOK_SECONDS
 from usageledger.gateway.store import StoreThread
-from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, addresses_of, check_url
+from usageledger.gateway.webhooks.addresses import (
+    Destinations,
+    NotAllowed,
+    addresses_of,
+    check_url,
+    port_of,
+)
 from usageledger.gateway.webhooks.deliveries import Delivery, DeliveryStore
 from usageledger.gateway.webhooks.endpoints import Endpoint, EndpointStore
 from usageledger.gateway.webhooks.schedule import AT_ONCE, Attempt, after_attempt, pace_after
 from usageledger.gateway.webhooks.signing import signed_headers
+from usageledger.gateway.webhooks.special_addresses import is_special
 from usageledger.ledger.timestamps import milliseconds
 
 ANSWER_WITHIN_S = 15.0
@@ -64,13 +72,13 @@ class WebhookSender:
         endpoints: EndpointStore,
         deliveries: DeliveryStore,
         thread: StoreThread,
-        reach: Reach,
+        destinations: Destinations,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._endpoints = endpoints
         self._deliveries = deliveries
         self._thread = thread
-        self.reach: Reach = reach
+        self._destinations = destinations
         self._now = now
         self._workers: dict[str, _Worker] = {}
         self._woken = asyncio.Event()
@@ -254,6 +262,9 @@ class WebhookSender:
                 return await self._ask(endpoint, delivery, worker, client)
         except TimeoutError:
             return Attempt(None, f"no answer within {ANSWER_WITHIN_S:.0f} s")
+        except httpx.RemoteProtocolError:
+            # The error quotes the answer, and what answers may be private.
+            return Attempt(None, "the answer is not HTTP")
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, ValueError) as error:
             return Attempt(
                 None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -262,11 +273,11 @@ class WebhookSender:
     async def _ask(
         self, endpoint: Endpoint, delivery: Delivery, worker: _Worker, client: httpx.AsyncClient
     ) -> Attempt:
-        parts = check_url(endpoint.url, self.reach)
-        host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+        parts = check_url(endpoint.url, self._destinations)
+        host, port = str(parts.hostname), port_of(parts)
         loop = asyncio.get_running_loop()
         addresses = await loop.run_in_executor(
-            worker.resolver, addresses_of, host, port, self.reach
+            worker.resolver, addresses_of, host, port, self._destinations.reach
         )
         headers = {
             "host": parts.netloc,
@@ -289,16 +300,21 @@ class WebhookSender:
                     raise
                 continue
             try:
-                return await _attempt_of(response)
+                return await _attempt_of(response, is_quoted=_is_public(address))
             finally:
                 await response.aclose()
         raise NotAllowed(f"{host} has no address")
 
 
-async def _attempt_of(response: httpx.Response) -> Attempt:
+def _is_public(address: str) -> bool:
+    return not is_special(ipaddress.ip_address(address.partition("%")[0]))
+
+
+async def _attempt_of(response: httpx.Response, *, is_quoted: bool) -> Attempt:
     """The attempt that an answer makes. The status alone decides.
 
     A little of the body is read, so that the connection can be reused and an error can be quoted.
+    A body from a private address is not: whoever lists deliveries may not reach that address.
     """
     body = b""
     with suppress(TimeoutError, httpx.HTTPError):
@@ -316,7 +332,7 @@ async def _attempt_of(response: httpx.Response) -> Attempt:
     attempt = Attempt(response.status_code, "", retry_after_s)
     if attempt.is_success:
         return attempt
-    text = " ".join(body[:200].decode("utf-8", "replace").split())
+    text = " ".join(body[:200].decode("utf-8", "replace").split()) if is_quoted else ""
     return attempt._replace(
         error=f"status {response.status_code}"
         + (f": {json.dumps(text, ensure_ascii=False)}" if text else "")

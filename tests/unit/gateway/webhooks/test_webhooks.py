@@ -15,7 +15,13 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from tests.worlds.gateway_events import NOW_MS, Announced
 from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.stores import Stores
-from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, check_address, check_url
+from usageledger.gateway.webhooks.addresses import (
+    Destinations,
+    NotAllowed,
+    Reach,
+    check_address,
+    check_url,
+)
 from usageledger.gateway.webhooks.deliveries import DEAD_KEPT_FOR, DELIVERED_KEPT_FOR
 from usageledger.gateway.webhooks.endpoints import Change, EndpointSettings
 from usageledger.gateway.webhooks.schedule import (
@@ -130,13 +136,17 @@ def test_a_test_is_sent_once() -> None:
     [
         ("https://app.example/hook?x=1", "public loopback any"),
         ("https://93.184.216.34/hook", "public loopback any"),
-        ("https://[2606:2800:220:1::1]:8443/", "public loopback any"),
+        ("https://[2606:2800:220:1::1]:443/", "public loopback any"),
+        ("https://app.example:8443/", ""),
+        ("https://app.example:22/", ""),
+        ("https://10.0.0.7:6379/", ""),
         ("http://127.0.0.1:8080/", "loopback any"),
         ("https://127.0.0.1/", "loopback any"),
         ("http://localhost:8080/", "loopback any"),
         ("http://[::1]/", "loopback any"),
-        ("http://app.example/", "any"),
-        ("http://10.0.0.7/", "any"),
+        ("http://app.example:443/", "any"),
+        ("http://app.example/", ""),
+        ("http://10.0.0.7:443/", "any"),
         ("https://10.0.0.7/", "any"),
         ("https://169.254.169.254/latest/meta-data", "any"),
         ("https://[::ffff:10.0.0.7]/", "any"),
@@ -166,7 +176,7 @@ def test_a_webhook_goes_where_the_gateway_is_set_to_reach_and_nowhere_else(
     allowed = []
     for reach in every:
         try:
-            check_url(url, reach)
+            check_url(url, Destinations(reach))
             allowed.append(reach)
         except NotAllowed:
             pass
