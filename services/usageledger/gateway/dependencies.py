@@ -17,8 +17,9 @@ from pydantic import WithJsonSchema
 from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name
 from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
-from usageledger.gateway.access.credentials import SESSION_COOKIE, bearer_of, caller_of
+from usageledger.gateway.access.credentials import bearer_of, caller_of, caller_of_session
 from usageledger.gateway.access.rate_limits import RateLimits
+from usageledger.gateway.access.sessions import Sessions
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.parts import Gateway
 from usageledger.gateway.paths import register
@@ -69,6 +70,7 @@ TheRateLimits = Annotated[RateLimits, _part(lambda gateway: gateway.rate_limits)
 TheReadiness = Annotated[Readiness, _part(lambda gateway: gateway.readiness)]
 TheStoreThread = Annotated[StoreThread, _part(lambda gateway: gateway.stores.thread)]
 TheKeys = Annotated[Keys, _part(lambda gateway: gateway.stores.keys)]
+TheSessions = Annotated[Sessions, _part(lambda gateway: gateway.stores.sessions)]
 TheLimits = Annotated[LimitStore, _part(lambda gateway: gateway.stores.limits)]
 TheEndpoints = Annotated[EndpointStore, _part(lambda gateway: gateway.stores.endpoints)]
 TheDeliveries = Annotated[DeliveryStore, _part(lambda gateway: gateway.stores.deliveries)]
@@ -134,19 +136,20 @@ MayAdminister = Annotated[Caller, Depends(Needs("admin"))]
 
 
 def credential_check(
-    request: Request, keys: Keys, now: Callable[[], datetime]
+    request: Request, keys: Keys, sessions: Sessions, now: Callable[[], datetime]
 ) -> Callable[[], bool]:
     """A function that says whether the request's key, token or session still works.
 
     For a request that goes on for long after it was let in.
     """
     bearer = bearer_of(request.headers)
-    credential = request.cookies.get(SESSION_COOKIE, "") if bearer is None else bearer
-    identify = keys.caller_of_session if bearer is None else keys.caller
 
     def still_works() -> bool:
         try:
-            identify(credential, now())
+            if bearer is None:
+                caller_of_session(request, sessions, now())
+            else:
+                keys.caller(bearer, now())
         except NotAuthentic:
             return False
         return True
@@ -156,7 +159,7 @@ def credential_check(
 
 async def _credential_check(request: Request) -> Callable[[], bool]:
     gateway = gateway_of(request)
-    return credential_check(request, gateway.stores.keys, gateway.now)
+    return credential_check(request, gateway.stores.keys, gateway.stores.sessions, gateway.now)
 
 
 CredentialCheck = Annotated[Callable[[], bool], Depends(_credential_check)]

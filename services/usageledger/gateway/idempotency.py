@@ -1,7 +1,9 @@
 """Idempotency keys: a request that makes something can be sent again if its answer was lost.
 
-A key belongs to one caller and is kept for a day. The same request under it makes nothing more;
-another request under it is refused.
+A key belongs to one caller and is kept for a day; of a caller, the newest KEPT_OF_A_CALLER_MAX are
+kept. The same request under it makes nothing more; another request under it is refused.
+
+A record has the id of the thing that was made and a hash of the request: it has no secret.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import hashlib
 import json
 import sqlite3
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Header
 
 from usageledger.ledger.timestamps import milliseconds
 
 KEPT_FOR = timedelta(days=1)
+KEPT_OF_A_CALLER_MAX = 1_000
 
 IdempotencyKey = Annotated[
     str | None,
@@ -32,30 +35,41 @@ class KeyUsedBefore(Exception):
     """The caller used the key before, for another request."""
 
 
-def answer_before(
-    store: sqlite3.Connection, caller: str, key: str, request: object, now: datetime
-) -> Any | None:
-    """The answer to the same request under this key, None if the request is new.
+class MadeBefore(Exception):
+    """The same request made this before. Its secret was shown then, and is not stored with it."""
 
-    Call it in the transaction that carries out the request. Raises KeyUsedBefore.
+    def __init__(self, made_id: str) -> None:
+        super().__init__(made_id)
+        self.made_id = made_id
+
+
+def make_once(
+    store: sqlite3.Connection, caller: str, key: str, request: object, made_id: str, now: datetime
+) -> None:
+    """Note what a request under this key makes. Call it in the transaction that makes it.
+
+    Raises MadeBefore for the same request, KeyUsedBefore for another one.
     """
     forget_old(store, now)
     row = store.execute(
-        "SELECT digest, answer FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)
+        "SELECT digest, made_id FROM idempotency_keys WHERE caller = ? AND key = ?", (caller, key)
     ).fetchone()
-    if row is None:
-        return None
-    if row[0] != _digest(request):
-        raise KeyUsedBefore
-    return json.loads(row[1])
-
-
-def note_answer(
-    store: sqlite3.Connection, caller: str, key: str, request: object, answer: object, now: datetime
-) -> None:
-    """Store the answer to a request under this key, in the same transaction."""
-    values = (caller, key, _digest(request), json.dumps(answer), milliseconds(now))
-    store.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
+    if row is not None:
+        if row[0] != _digest(request):
+            raise KeyUsedBefore
+        raise MadeBefore(row[1])
+    store.execute(
+        "INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)",
+        (caller, key, _digest(request), made_id, milliseconds(now)),
+    )
+    store.execute(
+        """
+        DELETE FROM idempotency_keys WHERE caller = ? AND rowid NOT IN (
+          SELECT rowid FROM idempotency_keys WHERE caller = ? ORDER BY rowid DESC LIMIT ?
+        )
+        """,
+        (caller, caller, KEPT_OF_A_CALLER_MAX),
+    )
 
 
 def forget_old(store: sqlite3.Connection, now: datetime) -> None:

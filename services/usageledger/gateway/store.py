@@ -1,7 +1,8 @@
 """``gateway.db``: the data that only the gateway has and that no log can bring back.
 
-It holds app keys, webhook endpoints and their deliveries. It also holds how far the limit events
-were followed, because events and the deliveries that they cause are written in one transaction.
+It holds app keys, sessions of our pages, webhook endpoints and their deliveries. It also holds how
+far the limit events were followed, because events and the deliveries that they cause are written in
+one transaction.
 
 It is a SQLite file that nobody else on the machine can read. One gateway process writes it.
 """
@@ -40,6 +41,15 @@ _MIGRATIONS = (
       created_at TEXT NOT NULL,
       expires_at TEXT,
       PRIMARY KEY (key_id, digest)
+    ) STRICT;
+    CREATE TABLE page_sessions (
+      digest BLOB PRIMARY KEY,
+      key_id TEXT NOT NULL,
+      secret_digest BLOB NOT NULL,
+      origin TEXT NOT NULL,
+      begun_ms INTEGER NOT NULL,
+      used_ms INTEGER NOT NULL,
+      FOREIGN KEY (key_id, secret_digest) REFERENCES key_secrets (key_id, digest) ON DELETE CASCADE
     ) STRICT;
     """,
     """
@@ -114,7 +124,7 @@ _MIGRATIONS = (
       caller TEXT NOT NULL,
       key TEXT NOT NULL,
       digest BLOB NOT NULL,
-      answer TEXT NOT NULL,
+      made_id TEXT NOT NULL,
       created_ms INTEGER NOT NULL,
       PRIMARY KEY (caller, key)
     ) STRICT;

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from usageledger.gateway.access.app_keys import Keys
+from usageledger.gateway.access.sessions import Sessions
 from usageledger.gateway.idempotency import forget_old
 from usageledger.gateway.store import StoreThread, open_store, transaction
 from usageledger.gateway.streams.limit_store import LimitStore
@@ -34,6 +35,7 @@ class Stores:
         self.connection = open_store(path)
         self._turn = threading.Lock()
         self.keys = Keys(self.connection, self._turn)
+        self.sessions = Sessions(self.connection, self._turn, self.keys)
         self.limits = LimitStore(self.connection, self._turn)
         self.endpoints = EndpointStore(self.connection, self._turn)
         self.deliveries = DeliveryStore(self.connection, self._turn)
@@ -62,6 +64,7 @@ class Stores:
         for store in (self.limits, self.deliveries):
             pruned += await self.thread.run(store.prune, milliseconds(now))
         await self.thread.run(self.forget_requests, now)
+        await self.thread.run(self.sessions.prune, now)
         return pruned
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable
@@ -23,7 +22,7 @@ from typing import Literal, cast, get_args
 
 import jwt
 
-from usageledger.gateway.idempotency import answer_before, note_answer
+from usageledger.gateway.idempotency import make_once
 from usageledger.gateway.store import transaction
 from usageledger.sdk.tokens import (
     ALGORITHM,
@@ -38,8 +37,6 @@ from usageledger.sdk.tokens import (
 Scope = Literal["report", "check", "hold", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-SESSION_AUDIENCE = "usageledger-session"
-SESSION_LIFETIME = timedelta(hours=12)
 KEYS_MAX = 1_000
 """How many keys may work at once. They are kept in memory."""
 _LEEWAY_S = 5
@@ -94,14 +91,6 @@ class TooManyKeys(Exception):
     """KEYS_MAX keys work already."""
 
 
-class MadeBefore(Exception):
-    """The same request made a key before. Its secret was shown then and is not stored."""
-
-    def __init__(self, key_id: str) -> None:
-        super().__init__(f"key {key_id}")
-        self.key_id = key_id
-
-
 class Keys:
     """The app keys in ``gateway.db``.
 
@@ -111,39 +100,35 @@ class Keys:
     def __init__(self, store: sqlite3.Connection, turn: threading.Lock) -> None:
         self._store = store
         self._turn = turn
-        # Known to this process alone, so nobody can read the key that signs sessions. After a
-        # restart people sign in again.
-        self._session_key = secrets.token_bytes(32)
         self._by_id: dict[str, _Known] = {}
         self._load()
 
     def caller(self, credential: str, now: datetime) -> Caller:
         """The caller with this key or account token. Raises NotAuthentic."""
         return (
-            self._caller_by_key(credential, now)
+            self.caller_with_digest(credential, now)[0]
             if credential.startswith("ulk_")
-            else self._caller_by_token(credential, AUDIENCE, now)
+            else self._caller_by_token(credential, now)
         )
 
-    def caller_of_session(self, session: str, now: datetime) -> Caller:
-        """The caller that signed in to the pages with this session. Raises NotAuthentic."""
-        return self._caller_by_token(session, SESSION_AUDIENCE, now)
+    def caller_with_digest(self, key: str, now: datetime) -> tuple[Caller, bytes]:
+        """The caller with this key, and the digest of its secret. Raises NotAuthentic."""
+        try:
+            key_id, secret = split_key(key)
+        except ValueError as error:
+            raise NotAuthentic(str(error)) from None
+        digest = _digest(secret)
+        return self.caller_of_secret(key_id, digest, now), digest
 
-    def new_session(self, key: str, now: datetime) -> str:
-        """A new session for the holder of a key: the value of its cookie. Raises NotAuthentic."""
-        caller = self._caller_by_key(key, now)
-        _, secret = split_key(key)
-        claims = {
-            "aud": SESSION_AUDIENCE,
-            "sub": caller.key_id,
-            "iat": now,
-            "exp": now + SESSION_LIFETIME,
-        }
-        return jwt.encode(
-            claims,
-            self._session_key_of(token_key(secret)),
-            ALGORITHM,
-            headers={"kid": caller.key_id},
+    def caller_of_secret(self, key_id: str, digest: bytes, now: datetime) -> Caller:
+        """The caller whose key has a secret with this digest, if it works. Raises NotAuthentic."""
+        known = self._by_id.get(key_id)
+        for kept in () if known is None else known.secrets:
+            if hmac.compare_digest(kept.digest, digest) and kept.works_at(now):
+                assert known is not None
+                return Caller(key_id, known.scopes)
+        raise NotAuthentic(
+            "the key is unknown here, was revoked, or has been rotated: use another one"
         )
 
     def new_account_token(
@@ -187,10 +172,7 @@ class Keys:
             if len(self._by_id) >= KEYS_MAX:
                 raise TooManyKeys
             if idempotency_key is not None:
-                before = answer_before(store, by, idempotency_key, request, now)
-                if before is not None:
-                    raise MadeBefore(before)
-                note_answer(store, by, idempotency_key, request, split_key(key)[0], now)
+                make_once(store, by, idempotency_key, request, split_key(key)[0], now)
             _add(store, key, name, scopes, now)
         self._load()
         return key
@@ -274,22 +256,7 @@ class Keys:
             for number, key_id, name, scopes, made, revoked in rows
         ]
 
-    def _caller_by_key(self, key: str, now: datetime) -> Caller:
-        try:
-            key_id, secret = split_key(key)
-        except ValueError as error:
-            raise NotAuthentic(str(error)) from None
-        digest = _digest(secret)
-        known = self._by_id.get(key_id)
-        for kept in () if known is None else known.secrets:
-            if hmac.compare_digest(kept.digest, digest) and kept.works_at(now):
-                assert known is not None
-                return Caller(key_id, known.scopes)
-        raise NotAuthentic(
-            "the key is unknown here, was revoked, or has been rotated: use another one"
-        )
-
-    def _caller_by_token(self, token: str, audience: str, now: datetime) -> Caller:
+    def _caller_by_token(self, token: str, now: datetime) -> Caller:
         try:
             key_id = str(jwt.get_unverified_header(token).get("kid"))
         except jwt.PyJWTError:
@@ -298,30 +265,17 @@ class Keys:
             ) from None
         known = self._by_id.get(key_id)
         for kept in () if known is None else known.secrets:
-            if (
-                kept.works_at(now)
-                and (claims := self._signed_claims(token, kept, audience)) is not None
-            ):
+            if kept.works_at(now) and (claims := _signed_claims(token, kept.token_key)) is not None:
                 assert known is not None
-                if not _is_valid_at(claims, audience, now):
+                if not _is_valid_at(claims, now):
                     raise NotAuthentic(
                         "the token has ended, or would last too long: mint another one",
                         is_guess=False,
                     )
-                return _caller_by_claims(claims, key_id, known.scopes, audience)
+                return _caller_by_claims(claims, key_id, known.scopes)
         raise NotAuthentic(
             "the token was not made with a working key of this gateway: mint another one"
         )
-
-    def _signed_claims(self, token: str, kept: _Secret, audience: str) -> dict[str, object] | None:
-        key = (
-            self._session_key_of(kept.token_key) if audience == SESSION_AUDIENCE else kept.token_key
-        )
-        return _signed_claims(token, key, audience)
-
-    def _session_key_of(self, of_secret: bytes) -> bytes:
-        """The key that signs sessions. It depends on the secret, so that they end with it."""
-        return hmac.digest(self._session_key, of_secret, hashlib.sha256)
 
     def _secrets_of(self, key_id: str) -> tuple[tuple[datetime, datetime | None], ...]:
         known = self._by_id.get(key_id)
@@ -397,14 +351,14 @@ def _add_secret(store: sqlite3.Connection, key: str, now: datetime) -> None:
     )
 
 
-def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] | None:
-    """The claims of a token, None unless it was made with this key and for this audience."""
+def _signed_claims(token: str, key: bytes) -> dict[str, object] | None:
+    """The claims of a token, None unless it was made with this key."""
     try:
         claims: dict[str, object] = jwt.decode(
             token,
             key,
             algorithms=[ALGORITHM],
-            audience=audience,
+            audience=AUDIENCE,
             # Times are checked by `_is_valid_at`, because the time is an argument.
             options={
                 "require": ["exp", "iat", "sub", "aud"],
@@ -417,21 +371,16 @@ def _signed_claims(token: str, key: bytes, audience: str) -> dict[str, object] |
     return claims
 
 
-def _is_valid_at(claims: dict[str, object], audience: str, now: datetime) -> bool:
+def _is_valid_at(claims: dict[str, object], now: datetime) -> bool:
     """Whether a token works at that time, and does not last longer than allowed."""
     begins, ends = claims["iat"], claims["exp"]
     if not isinstance(begins, (int, float)) or not isinstance(ends, (int, float)):
         return False
-    lifetime_max = SESSION_LIFETIME if audience == SESSION_AUDIENCE else LIFETIME_MAX
-    is_short = ends - begins <= lifetime_max.total_seconds()
+    is_short = ends - begins <= LIFETIME_MAX.total_seconds()
     return is_short and begins - _LEEWAY_S <= now.timestamp() < ends + _LEEWAY_S
 
 
-def _caller_by_claims(
-    claims: dict[str, object], key_id: str, of_key: frozenset[Scope], audience: str
-) -> Caller:
-    if audience == SESSION_AUDIENCE:
-        return Caller(key_id, of_key)
+def _caller_by_claims(claims: dict[str, object], key_id: str, of_key: frozenset[Scope]) -> Caller:
     asked = set(str(claims.get("scope", "read")).split())
     given = {
         scope

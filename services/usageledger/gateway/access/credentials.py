@@ -7,6 +7,7 @@ therefore be parsed, whatever its size. This check runs in front of the routes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from usageledger.gateway.access.app_keys import Caller, NotAuthentic
 from usageledger.gateway.access.rate_limits import RateLimits
+from usageledger.gateway.access.sessions import Sessions
 from usageledger.gateway.access.strangers import API, address_of, count_stranger, pause_reading
 from usageledger.gateway.problems import Problem, answer_to
 
@@ -77,14 +79,43 @@ def bearer_of(headers: Mapping[str, str]) -> str | None:
     return credential.strip() if scheme.lower() == "bearer" else None
 
 
+def caller_of_session(request: HTTPConnection, sessions: Sessions, now: datetime) -> Caller:
+    """The caller that the request's cookie signed in. Raises NotAuthentic.
+
+    A form on another site could send the cookie too. So a request that changes something must name
+    the origin where the session was begun, and no request may name another one.
+    """
+    cookie, host = request.cookies.get(SESSION_COOKIE, ""), request.headers.get("host", "")
+    caller, begun_at = sessions.caller(cookie, host, now)
+    named = request.headers.get("origin")
+    is_safe = named is None and request.scope.get("method", "GET") in _SAFE_METHODS
+    if not is_safe and named != begun_at:
+        raise NotAuthentic(
+            "a session works from the pages of its own origin alone: sign in here", is_guess=False
+        )
+    return caller
+
+
+def origin_of(request: HTTPConnection) -> str:
+    """The origin of our pages as this request reaches them. Raises Problem for another site's.
+
+    A browser names it. For others it is the address that they asked.
+    """
+    host = request.headers.get("host", "")
+    named = request.headers.get("origin", f"{request.url.scheme}://{host}")
+    if urlsplit(named).netloc != host:
+        raise Problem("forbidden", "only our own pages sign in and out: open /console")
+    return named
+
+
 def _identified(request: HTTPConnection, gateway: Gateway) -> Caller:
     bearer, keys = bearer_of(request.headers), gateway.stores.keys
     session = None if bearer is not None else request.cookies.get(SESSION_COOKIE)
     try:
         if bearer is not None:
             return keys.caller(bearer, gateway.now())
-        if session is not None and _is_from_our_pages(request.scope["method"], request.headers):
-            return keys.caller_of_session(session, gateway.now())
+        if session is not None:
+            return caller_of_session(request, gateway.stores.sessions, gateway.now())
     except NotAuthentic as error:
         refuse_or_count(gateway.rate_limits, request.scope, error)
         raise _unauthenticated(str(error)) from None
@@ -99,14 +130,3 @@ def _identified(request: HTTPConnection, gateway: Gateway) -> Caller:
 
 def _unauthenticated(detail: str) -> Problem:
     return Problem("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _is_from_our_pages(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request with a session's cookie is one of our own pages'.
-
-    A form on another site could send the cookie too, so a request that changes something must name
-    our origin.
-    """
-    if method in _SAFE_METHODS:
-        return True
-    return urlsplit(headers.get("origin", "")).netloc == headers.get("host")

@@ -12,14 +12,18 @@ from pydantic.config import JsonDict
 from usageledger.gateway.access.app_keys import (
     KEYS_MAX,
     SCOPES,
-    SESSION_LIFETIME,
     AppKey,
-    MadeBefore,
     NotAuthentic,
     Scope,
     TooManyKeys,
 )
-from usageledger.gateway.access.credentials import SESSION_COOKIE, refuse_or_count
+from usageledger.gateway.access.credentials import (
+    SESSION_COOKIE,
+    caller_of_session,
+    origin_of,
+    refuse_or_count,
+)
+from usageledger.gateway.access.sessions import SESSION_LIFETIME
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
 from usageledger.gateway.dependencies import (
     AccountPath,
@@ -28,9 +32,10 @@ from usageledger.gateway.dependencies import (
     TheClock,
     TheKeys,
     TheRateLimits,
+    TheSessions,
     TheStoreThread,
 )
-from usageledger.gateway.idempotency import IdempotencyKey
+from usageledger.gateway.idempotency import IdempotencyKey, MadeBefore
 from usageledger.gateway.problems import Problem, problems
 from usageledger.sdk.tokens import LIFETIME_MAX
 
@@ -199,10 +204,10 @@ async def create_key(
         ) from None
     except MadeBefore as error:
         detail = (
-            f"this Idempotency-Key made the key {error.key_id}, whose secret was shown then and is "
-            "not kept: rotate the key to get a new secret"
+            f"this Idempotency-Key made the key {error.made_id}, whose secret was shown then and "
+            "is not kept: rotate the key to get a new secret"
         )
-        raise Problem("conflict", detail, id=error.key_id) from None
+        raise Problem("conflict", detail, id=error.made_id) from None
     return KeyMade(id=key.split("_")[1], key=key)
 
 
@@ -281,13 +286,10 @@ async def mint_token(
 
 
 @router.get("/session", include_in_schema=False)
-async def show_session(request: Request, keys: TheKeys, now: TheClock) -> SessionShown:
+async def show_session(request: Request, sessions: TheSessions, now: TheClock) -> SessionShown:
     """Whether this browser is signed in: our pages ask, and show the sign-in form if it is not."""
-    session = request.cookies.get(SESSION_COOKIE)
-    if session is None:
-        return SessionShown(is_signed_in=False, scopes=[])
     try:
-        caller = keys.caller_of_session(session, now())
+        caller = caller_of_session(request, sessions, now())
     except NotAuthentic:
         return SessionShown(is_signed_in=False, scopes=[])
     return SessionShown(is_signed_in=True, scopes=[scope for scope in SCOPES if caller.may(scope)])
@@ -295,33 +297,41 @@ async def show_session(request: Request, keys: TheKeys, now: TheClock) -> Sessio
 
 @router.post("/session", status_code=204, include_in_schema=False)
 async def sign_in(
-    asked: SignIn, request: Request, keys: TheKeys, rate_limits: TheRateLimits, now: TheClock
+    asked: SignIn,
+    request: Request,
+    sessions: TheSessions,
+    thread: TheStoreThread,
+    rate_limits: TheRateLimits,
+    now: TheClock,
 ) -> Response:
     """Begin a session of our own pages.
 
     The browser keeps a cookie that scripts cannot read, and not the key.
     """
+    origin = origin_of(request)
     try:
-        session = keys.new_session(asked.key.get_secret_value(), now())
+        session = await thread.run(sessions.begin, asked.key.get_secret_value(), origin, now())
     except NotAuthentic as error:
         refuse_or_count(rate_limits, request.scope, error)
         raise Problem("unauthenticated", str(error)) from None
     response = Response(status_code=204)
-    is_secure = request.url.scheme == "https"
     response.set_cookie(
         SESSION_COOKIE,
         session,
         httponly=True,
         samesite="strict",
-        secure=is_secure,
+        secure=origin.startswith("https://"),
         max_age=int(SESSION_LIFETIME.total_seconds()),
     )
     return response
 
 
 @router.delete("/session", status_code=204, include_in_schema=False)
-async def sign_out() -> Response:
-    """End the session."""
+async def sign_out(request: Request, sessions: TheSessions, thread: TheStoreThread) -> Response:
+    """End the session at once, wherever its cookie is."""
+    origin_of(request)
+    if (session := request.cookies.get(SESSION_COOKIE)) is not None:
+        await thread.run(sessions.end, session)
     response = Response(status_code=204)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
     return response

@@ -21,7 +21,7 @@ from usageledger.gateway.dependencies import (
     TheStoreThread,
     WakeWebhooks,
 )
-from usageledger.gateway.idempotency import IdempotencyKey
+from usageledger.gateway.idempotency import IdempotencyKey, MadeBefore
 from usageledger.gateway.problems import Problem, problems
 from usageledger.gateway.webhooks.addresses import (
     URL_LENGTH_MAX,
@@ -39,7 +39,6 @@ from usageledger.gateway.webhooks.endpoints import (
     EndpointState,
     EndpointStore,
     LimitType,
-    NoLongerThere,
     TooManyEndpoints,
 )
 from usageledger.gateway.webhooks.schedule import State
@@ -276,12 +275,12 @@ async def create_webhook(
         raise Problem(
             "too_many_endpoints", f"there are {ENDPOINTS_MAX} webhook endpoints: delete one first"
         ) from None
-    except NoLongerThere:
-        raise Problem(
-            "conflict",
-            "the endpoint that this Idempotency-Key made was deleted, or has another secret by "
-            "now: send the request under a new key",
-        ) from None
+    except MadeBefore as error:
+        detail = (
+            f"this Idempotency-Key made the endpoint {error.made_id}, whose secret was shown then: "
+            "rotate its secret to get a new one"
+        )
+        raise Problem("conflict", detail, id=error.made_id) from None
     wake_webhooks()
     return EndpointMade(id=made.id, secret=made.secret)
 

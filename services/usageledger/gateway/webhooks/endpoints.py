@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, get_args
 
-from usageledger.gateway.idempotency import answer_before, note_answer
+from usageledger.gateway.idempotency import make_once
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.schedule import FAILING_AFTER
 from usageledger.gateway.webhooks.signing import new_secret
@@ -52,10 +52,6 @@ _CHANGE = """
 
 class TooManyEndpoints(Exception):
     """There are ENDPOINTS_MAX endpoints already."""
-
-
-class NoLongerThere(Exception):
-    """The endpoint that this idempotency key made was deleted, or has other secrets by now."""
 
 
 class EndpointSettings(NamedTuple):
@@ -138,16 +134,13 @@ class EndpointStore:
     ) -> Created:
         """Make an endpoint.
 
-        The same request of the same caller under one idempotency key makes none again, and returns
-        the first result. Raises TooManyEndpoints, KeyUsedBefore, NoLongerThere.
+        The same request of the same caller under one idempotency key makes none again. Raises
+        TooManyEndpoints, MadeBefore, KeyUsedBefore.
         """
         made = Created(f"wh_{secrets.token_hex(8)}", new_secret())
         with transaction(self._store, self._turn) as store:
             if idempotency_key is not None:
-                before = answer_before(store, caller, idempotency_key, settings, now)
-                if before is not None:
-                    return _made_before(store, Created(*before))
-                note_answer(store, caller, idempotency_key, settings, made, now)
+                make_once(store, caller, idempotency_key, settings, made.id, now)
             (count,) = store.execute("SELECT count(*) FROM webhook_endpoints").fetchone()
             if count >= ENDPOINTS_MAX:
                 raise TooManyEndpoints
@@ -231,17 +224,6 @@ class EndpointStore:
                 for row in rows
             ]
         return [_endpoint(row, some) for row, some in zip(rows, signing, strict=True)]
-
-
-def _made_before(store: sqlite3.Connection, made: Created) -> Created:
-    if (
-        store.execute(
-            "SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made
-        ).fetchone()
-        is None
-    ):
-        raise NoLongerThere
-    return made
 
 
 def _endpoint(row: Sequence[str | None], signing: tuple[str, ...]) -> Endpoint:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.access.app_keys import SCOPES, NotAuthentic, Scope
-from usageledger.gateway.access.credentials import SESSION_COOKIE
 from usageledger.gateway.dependencies import Needs
 from usageledger.sdk.tokens import mint_account_token, split_key, token_key
 
@@ -347,64 +346,6 @@ def test_a_key_in_a_url_is_no_key(world: GatewayWorld) -> None:
     assert (
         asyncio.run(world.ask("GET", f"/v1/keys?key={key}&access_token={key}")).status_code == 401
     )
-
-
-def test_a_session_reads_and_changes_only_from_our_own_pages(world: GatewayWorld) -> None:
-    async def scenario() -> None:
-        signed_in = await world.ask("POST", "/session", body={"key": world.key("admin")})
-        cookie = signed_in.headers["set-cookie"]
-        assert signed_in.status_code == 204
-        assert "httponly" in cookie.lower()
-        assert "samesite=strict" in cookie.lower()
-        assert "secure" not in cookie.lower()
-        session = {"Cookie": cookie.partition(";")[0]}
-        assert (await world.ask("GET", "/v1/keys", headers=session)).status_code == 200
-        asked = {"name": "n", "scopes": ["read"]}
-        for origin, status in (
-            ({}, 401),
-            ({"Origin": "https://evil.example"}, 401),
-            ({"Origin": "http://gateway"}, 201),
-        ):
-            assert (
-                await world.ask("POST", "/v1/keys", body=asked, headers=session | origin)
-            ).status_code == status
-        world.pass_time(timedelta(hours=12, seconds=6))
-        assert (await world.ask("GET", "/v1/keys", headers=session)).status_code == 401
-
-    asyncio.run(scenario())
-
-
-def test_a_session_is_no_key(world: GatewayWorld) -> None:
-    session = world.keys.new_session(world.key("admin"), NOW)
-    with pytest.raises(NotAuthentic):
-        world.keys.caller(session, NOW)
-    assert (
-        SESSION_COOKIE
-        in asyncio.run(world.ask("POST", "/session", body={"key": world.key("read")})).headers[
-            "set-cookie"
-        ]
-    )
-
-
-def test_who_reads_the_database_can_forge_no_session(world: GatewayWorld) -> None:
-    """Sessions were signed with a value that the file stores for a secret. A copy of
-    the file was enough to be an admin.
-    """
-    key_id, _ = split_key(world.key("admin"))
-    claims = {"aud": "usageledger-session", "sub": key_id, "iat": NOW, "exp": NOW + HOUR}
-    for kept in next(world.stores.connection.execute("SELECT digest, token_key FROM key_secrets")):
-        with pytest.raises(NotAuthentic):
-            world.keys.caller_of_session(jwt.encode(claims, kept, "HS256", {"kid": key_id}), NOW)
-
-
-def test_a_session_ends_with_the_secret_that_it_was_begun_with(world: GatewayWorld) -> None:
-    key = world.key("admin")
-    session = world.keys.new_session(key, NOW)
-    assert world.keys.caller_of_session(session, NOW).may("admin")
-    world.keys.rotate(split_key(key)[0], HOUR, NOW)
-    assert world.keys.caller_of_session(session, NOW + HOUR / 2).may("admin")
-    with pytest.raises(NotAuthentic):
-        world.keys.caller_of_session(session, NOW + HOUR)
 
 
 def test_who_guesses_keys_is_told_to_wait(world: GatewayWorld) -> None:

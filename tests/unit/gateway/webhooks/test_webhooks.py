@@ -14,6 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.worlds.gateway_events import NOW_MS, Announced
 from tests.worlds.gateway_world import NOW, GatewayWorld
+from usageledger.gateway.idempotency import KEPT_OF_A_CALLER_MAX, MadeBefore, make_once
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.webhooks.addresses import (
     Destinations,
@@ -217,7 +218,12 @@ def test_a_name_leads_to_no_private_address(address: str) -> None:
 def test_the_same_request_to_make_an_endpoint_makes_it_once(stores: Stores) -> None:
     create = stores.endpoints.create
     first = create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1")
-    assert create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1") == first
+    with pytest.raises(MadeBefore, match=first.id):
+        create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1")
+    assert list(stores.connection.execute("SELECT made_id FROM idempotency_keys")) == [(first.id,)]
+    assert not any(
+        first.secret in line for line in stores.connection.iterdump() if "idempotency" in line
+    )
     others = {
         create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r2").id,
         create(EndpointSettings(URL), NOW, caller="another", idempotency_key="r1").id,
@@ -230,6 +236,18 @@ def test_the_same_request_to_make_an_endpoint_makes_it_once(stores: Stores) -> N
         ).id,
     }
     assert len(others | {first.id}) == 5
+
+
+def test_a_caller_has_a_thousand_idempotency_records_at_most(stores: Stores) -> None:
+    for number in range(KEPT_OF_A_CALLER_MAX + 1):
+        make_once(stores.connection, "k", f"r{number}", "request", f"id{number}", NOW)
+    make_once(stores.connection, "another", "r0", "request", "id", NOW)
+    kept = [key for (key,) in stores.connection.execute("SELECT key FROM idempotency_keys")]
+    assert len(kept) == KEPT_OF_A_CALLER_MAX + 1
+    assert "r1" in kept
+    with pytest.raises(MadeBefore):
+        make_once(stores.connection, "k", "r1", "request", "again", NOW)
+    make_once(stores.connection, "k", "r0", "request", "again", NOW)
 
 
 def test_a_rotated_secret_signs_on_until_the_overlap_ends(stores: Stores) -> None:
@@ -542,8 +560,8 @@ def test_an_idempotency_key_makes_one_endpoint_and_is_refused_for_another(
         return answer.status_code, answer.json().get("secret") or answer.json()["code"]
 
     async def scenario() -> None:
-        first = await make(URL)
-        assert await make(URL) == first
+        assert (await make(URL))[0] == 201
+        assert await make(URL) == (409, "conflict")
         assert await make(URL + "/other") == (409, "id_reused_with_different_content")
         (endpoint,) = (await world.ask("GET", "/v1/webhooks", credential=key)).json()["items"]
         await world.ask("DELETE", f"/v1/webhooks/{endpoint['id']}", credential=key)
