@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from usageledger.cli import (
     catalog,
     demo,
     doctor,
+    environment,
     keys,
     ledger,
     limits,
@@ -26,6 +29,7 @@ from usageledger.cli import (
     webhooks,
 )
 from usageledger.cli.failures import Commands
+from usageledger.runtime.redaction import redacted
 
 app = typer.Typer(
     name="usageledger",
@@ -36,7 +40,7 @@ app = typer.Typer(
     help="An event-sourced ledger of AI-generation credits. It reads usage from Kafka, keeps each "
     "account's counters, and tells your app when an account reaches a limit.",
 )
-for part in (stack, send, demo, rebuild, doctor, services):
+for part in (stack, environment, send, demo, rebuild, doctor, services):
     part.add_to(app)
 for name, group in (
     ("account", accounts.app),
@@ -88,4 +92,9 @@ def top(
 
 def main() -> None:
     """The entry point of the ``usageledger`` command."""
-    app()
+    try:
+        app()
+    except Exception:  # noqa: BLE001 - it is shown, and ends the command
+        # An error that nobody expected may quote an address with its password.
+        sys.stderr.write(redacted(traceback.format_exc()))
+        sys.exit(1)

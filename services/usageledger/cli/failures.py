@@ -7,6 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from usageledger.runtime.redaction import redacted
+
 
 class Commands(TyperGroup):
     """A group of commands that prints an expected error in one line and exits with code 1."""
@@ -18,7 +20,7 @@ class Commands(TyperGroup):
             message = explained(error)
             if message is None:
                 raise
-            typer.echo(f"usageledger: {message}", err=True)
+            typer.echo(redacted(f"usageledger: {message}"), err=True)
             raise typer.Exit(1) from error
 
 

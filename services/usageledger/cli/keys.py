@@ -57,6 +57,17 @@ def create(
     _print_key(made, as_json)
 
 
+@app.command(epilog="Example: USAGELEDGER_GATEWAY_KEY=$(usageledger keys generate)")
+def generate() -> None:
+    """Print a new key, for USAGELEDGER_GATEWAY_KEY of a gateway that has no key yet.
+
+    Nothing is asked or stored: keep the key where your deployment keeps its secrets.
+    """
+    from usageledger.sdk.tokens import new_key
+
+    terminal.say(new_key())
+
+
 @app.command("list", epilog="Example: usageledger keys list")
 def list_(data: Data = None, as_json: AsJson = False) -> None:
     """Show every key, also revoked ones, without secrets."""

@@ -13,6 +13,7 @@ import typer
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.runtime.redaction import has_password, redacted
 
 if TYPE_CHECKING:
     from usageledger.local.addresses import Addresses
@@ -35,6 +36,20 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, epilog=f"Example: {example}")(command)
 
 
+def _without_password(
+    context: typer.Context, option: typer.CallbackParam, url: str | None
+) -> str | None:
+    """Refuse a password among the arguments, which every user of the machine can read."""
+    source = context.get_parameter_source(option.name or "")
+    is_argument = source is not None and source.name == "COMMANDLINE"
+    if url and is_argument and has_password(url):
+        raise typer.BadParameter(
+            "every user of this machine can read a command's arguments: give an address with a "
+            "password in the variable USAGELEDGER_REDIS_URL"
+        )
+    return url
+
+
 KafkaOption = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +65,8 @@ RedisOption = Annotated[
         "--redis",
         metavar="URL",
         envvar="USAGELEDGER_REDIS_URL",
-        help="Use this Redis instead of starting one.",
+        help="Use this Redis instead of starting one. A password belongs in the variable.",
+        callback=_without_password,
     ),
 ]
 BackendOption = Annotated[
@@ -113,9 +129,13 @@ def up(
     directory = stack_directory(data).resolve()
     progress = terminal.TerminalProgress()
     if detach:
-        command = _up_command(directory, kafka, redis, backend, importing, prefix, port)
+        command = _up_command(directory, kafka, backend, importing, prefix, port)
         addresses = start_detached(
-            command, directory, progress, fetch=backend == "packages" and kafka is None
+            command,
+            directory,
+            progress,
+            fetch=backend == "packages" and kafka is None,
+            environment={"USAGELEDGER_REDIS_URL": redis} if redis else None,
         )
         where = "" if data is None else f" --data {shlex.quote(str(data))}"
         _print_ready(addresses, as_json, f"`usageledger down{where}` ends it")
@@ -241,7 +261,6 @@ class _WaitNotes:
 def _up_command(
     directory: Path,
     kafka: str | None,
-    redis: str | None,
     backend: str,
     importing: bool,
     prefix: str,
@@ -249,7 +268,6 @@ def _up_command(
 ) -> list[str]:
     options = [
         ("--kafka", kafka),
-        ("--redis", redis),
         ("--prefix", prefix),
         ("--port", str(port or "")),
     ]
@@ -276,28 +294,27 @@ def _publish_shipped_catalog(addresses: Addresses) -> None:
 
 def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     from usageledger.local.daemon import read_status
-    from usageledger.local.gateway_place import kept_key
 
-    key = kept_key(addresses.data) or ""
+    redis = redacted(addresses.redis_url)
     descriptions = read_status(addresses.data).get("took", {})
     if as_json:
         found = {
             "kafka": str(addresses.kafka),
-            "redis": addresses.redis_url,
+            "redis": redis,
             "data": str(addresses.data),
             "prefix": addresses.prefix,
             "gateway": addresses.gateway,
-            "key": key,
             "took": descriptions,
         }
         terminal.print_json(found)
         return
     for name, description in descriptions.items():
         terminal.say(f"{name}: {description}")
-    terminal.say(f"gateway {addresses.gateway} · key {key}")
     terminal.say(
-        f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} "
-        f"({ending})"
+        f"gateway {addresses.gateway} · `usageledger env` prints its key and Redis's address"
+    )
+    terminal.say(
+        f"ready: kafka {addresses.kafka} · redis {redis} · data {addresses.data} ({ending})"
     )
 
 
@@ -319,11 +336,12 @@ def _lags_and_partitions(
     from usageledger.operations.lags import history_lag, lag_reader, service_lags
     from usageledger.operations.partition_states import partition_states
     from usageledger.runtime.kafka_connection import KafkaConnectionError
+    from usageledger.runtime.settings import stack_redis_url
 
     try:
         with lag_reader(
             KafkaConnection.from_json(found["kafka_connection"]),
-            found["redis"],
+            stack_redis_url(Path(found["data"])),
             found.get("prefix", ""),
             timeout_ms=LAG_TIMEOUT_MS,
         ) as reader:

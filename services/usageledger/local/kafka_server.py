@@ -8,12 +8,12 @@ from pathlib import Path
 from threading import Event
 
 from usageledger.local.errors import StackError
-from usageledger.local.files import write_atomically
+from usageledger.local.files import open_private, write_atomically
 from usageledger.local.java import find_java
 from usageledger.local.kafka_jars import fetch_jars, read_lock
 from usageledger.local.kafka_node import LOGGING, KafkaNode, class_path, new_cluster_id
 from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
-from usageledger.local.processes import ChildProcess, last_lines
+from usageledger.local.processes import PRIVATE_UMASK, ChildProcess, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.operations.kafka_probe import broker_is_ready
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -134,15 +134,19 @@ def kept_cluster_id(directory: Path) -> str:
 
 def run_format(command: Sequence[str], log: Path) -> None:
     """Format a data directory. Raises StackError with the end of the tool's output."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=FORMAT_TIMEOUT_S,
+            check=False,
+            umask=PRIVATE_UMASK,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StackError(f"Kafka's data directory could not be formatted: {error}") from error
-    with log.open("a", encoding="utf-8") as file:
-        file.write(result.stdout + result.stderr)
+    with open_private(log, "ab") as file:
+        file.write((result.stdout + result.stderr).encode())
     if result.returncode != 0:
         output = "\n".join((result.stdout + result.stderr).strip().splitlines()[-5:])
         raise StackError(

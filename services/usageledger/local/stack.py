@@ -37,7 +37,8 @@ from usageledger.operations.topics import (
     ledger_mode,
 )
 from usageledger.runtime.kafka_connection import KafkaConnection
-from usageledger.runtime.settings import STACK_FILE
+from usageledger.runtime.redaction import redacted
+from usageledger.runtime.settings import REDIS_URL_FILE, STACK_FILE
 
 TELEMETRY_PORTS_FILE = "telemetry_ports.json"
 GATEWAY = "gateway"
@@ -224,10 +225,11 @@ class Stack:
             else ""
         )
         self._addresses = Addresses(kafka, redis, self._prefix, self.data, gateway)
+        write_atomically(self.data / REDIS_URL_FILE, redis + "\n")
         self._publish(
             kafka=str(kafka),
             kafka_connection=kafka.as_json(),
-            redis=redis,
+            redis=redacted(redis),
             gateway=gateway,
             took={server.name: server.description for server in servers},
         )
@@ -360,7 +362,9 @@ class Stack:
         if self._failure is None or isinstance(self._failure, StopRequested):
             (self.data / STACK_FILE).unlink(missing_ok=True)
         else:
-            self._publish(state="failed", error=str(self._failure) or type(self._failure).__name__)
+            why = redacted(str(self._failure)) or type(self._failure).__name__
+            self._publish(state="failed", error=why)
+        (self.data / REDIS_URL_FILE).unlink(missing_ok=True)
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
@@ -382,7 +386,7 @@ class _PublishedProgress:
         self._publish = publish
 
     def say(self, message: str) -> None:
-        self._publish(doing=message)
+        self._publish(doing=redacted(message))
         self._progress.say(message)
 
     def warn(self, message: str) -> None:

@@ -146,8 +146,8 @@ class EndpointStore:
             if idempotency_key is not None:
                 before = answer_before(store, caller, idempotency_key, settings, now)
                 if before is not None:
-                    return _made_before(store, Created(*before))
-                note_answer(store, caller, idempotency_key, settings, made, now)
+                    return _made_before(store, before)
+                note_answer(store, caller, idempotency_key, settings, made.id, now)
             (count,) = store.execute("SELECT count(*) FROM webhook_endpoints").fetchone()
             if count >= ENDPOINTS_MAX:
                 raise TooManyEndpoints
@@ -233,15 +233,18 @@ class EndpointStore:
         return [_endpoint(row, some) for row, some in zip(rows, signing, strict=True)]
 
 
-def _made_before(store: sqlite3.Connection, made: Created) -> Created:
-    if (
-        store.execute(
-            "SELECT 1 FROM webhook_secrets WHERE endpoint_id = ? AND secret = ?", made
-        ).fetchone()
-        is None
-    ):
+def _made_before(store: sqlite3.Connection, endpoint_id: str) -> Created:
+    """The endpoint with its first secret, which the record of the request does not repeat."""
+    query = """
+        SELECT secret FROM webhook_secrets
+        JOIN webhook_endpoints ON webhook_endpoints.id = endpoint_id
+        WHERE endpoint_id = ? AND webhook_secrets.created_at = webhook_endpoints.created_at
+        ORDER BY webhook_secrets.rowid LIMIT 1
+    """
+    found = store.execute(query, (endpoint_id,)).fetchone()
+    if found is None:
         raise NoLongerThere
-    return made
+    return Created(endpoint_id, found[0])
 
 
 def _endpoint(row: Sequence[str | None], signing: tuple[str, ...]) -> Endpoint:

@@ -17,7 +17,7 @@ from tests.worlds.gateway_world import NOW, GatewayWorld
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.webhooks.addresses import NotAllowed, Reach, check_address, check_url
 from usageledger.gateway.webhooks.deliveries import DEAD_KEPT_FOR, DELIVERED_KEPT_FOR
-from usageledger.gateway.webhooks.endpoints import Change, EndpointSettings
+from usageledger.gateway.webhooks.endpoints import Change, EndpointSettings, NoLongerThere
 from usageledger.gateway.webhooks.schedule import (
     FAILING_AFTER,
     JITTER,
@@ -220,6 +220,18 @@ def test_the_same_request_to_make_an_endpoint_makes_it_once(stores: Stores) -> N
         ).id,
     }
     assert len(others | {first.id}) == 5
+
+
+def test_the_record_of_a_request_for_an_endpoint_holds_no_secret(stores: Stores) -> None:
+    create = stores.endpoints.create
+    made = create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1")
+    [(answer,)] = stores.endpoints._store.execute("SELECT answer FROM idempotency_keys")
+    assert json.loads(answer) == made.id
+    stores.endpoints.rotate(made.id, timedelta(0), NOW + timedelta(seconds=1))
+    assert create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1") == made
+    stores.endpoints.rotate(made.id, timedelta(0), NOW + timedelta(seconds=2))
+    with pytest.raises(NoLongerThere):
+        create(EndpointSettings(URL), NOW, caller="k", idempotency_key="r1")
 
 
 def test_a_rotated_secret_signs_on_until_the_overlap_ends(stores: Stores) -> None:
