@@ -18,6 +18,7 @@ from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
+from usageledger.log.partition_counts import PartitionCounts, partition_counts
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -32,22 +33,28 @@ PROGRESS_EVERY = 2_000
 class AuditReport:
     """The findings of an audit, as data. `operations.audit_verdict` words them.
 
-    ``differences`` has the first one of each partition that has any. ``undecided_inputs`` and
-    ``unwritten_limit_events`` are still on their way, and are no differences.
+    ``differences`` has the first one of each partition that has any. ``uncovered`` counts the input
+    records that no entry covers, by topic and partition. ``unwritten_limit_events`` are still on
+    their way, and are no differences.
     """
 
     partitions: int = 0
     counts: ReplayCounts = field(default_factory=ReplayCounts)
     limit_events: int = 0
     accounts: int = 0
-    undecided_inputs: int = 0
+    uncovered: dict[tuple[str, int], int] = field(default_factory=dict)
     unwritten_limit_events: int = 0
     differences: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything that has been decided follows from the inputs."""
-        return not self.differences
+        """Whether every input has its entry, and all that is decided follows from the inputs."""
+        return not self.differences and not self.uncovered
+
+    @property
+    def undecided_inputs(self) -> int:
+        """How many input records no entry covers."""
+        return sum(self.uncovered.values())
 
 
 def verify(
@@ -68,10 +75,16 @@ def verify(
             for topic in (*topics.partitioned, topics.catalog)
         }
         ledger = readers[topics.ledger]
-        report.partitions = ledger.partition_count(topics.ledger)
+        counts = partition_counts(ledger, topics)
+        difference = counts.difference()
+        if difference is not None:
+            report.differences.append(difference)
+        # A partition that one of the topics lacks cannot be replayed: the difference says so.
+        report.partitions = min(counts.of_ledger, *counts.by_topic.values())
+        input_ends = _input_ends(readers, topics, counts)
         if report.partitions == 0:
             report.differences.append(
-                f"there is no topic {topics.ledger}: is the prefix {prefix!r} right?"
+                f"there is no topic {', '.join(counts.missing)}: is the prefix {prefix!r} right?"
             )
         total = sum(
             ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions)
@@ -82,8 +95,39 @@ def verify(
             return runner.run(_snapshot(redis_url, prefix, partition))
 
         for partition in range(report.partitions):
-            _verify_partition(partition, report, topics, readers, read_view, read_counter)
+            _verify_partition(
+                partition, report, topics, readers, read_view, read_counter, input_ends
+            )
+        for (topic, partition), end in input_ends.items():
+            if partition >= report.partitions:
+                _note_uncovered(report, readers[topic], topic, partition, 0, end)
     return report
+
+
+def _input_ends(
+    readers: dict[str, LogReader], topics: Topics, counts: PartitionCounts
+) -> dict[tuple[str, int], int]:
+    """Where every partition of the inputs ends now, those beyond the ledger's count too.
+
+    An input that arrives later may await its entry at the end of the audit.
+    """
+    return {
+        (topic, partition): readers[topic].end_offset(topic, partition)
+        for topic in (topics.usage, topics.account)
+        for partition in range(counts.by_topic[topic])
+    }
+
+
+def _note_uncovered(
+    report: AuditReport, reader: LogReader, topic: str, partition: int, start: int, end: int
+) -> None:
+    """Count the records of an input from ``start`` to ``end``, which no entry covers."""
+    start = max(start, reader.start_offset(topic, partition))
+    if start < end:
+        # Offsets are no count: transactions leave some out.
+        found = sum(1 for _ in reader.read(topic, partition, start, end))
+        if found:
+            report.uncovered[topic, partition] = found
 
 
 def _verify_partition(
@@ -93,6 +137,7 @@ def _verify_partition(
     readers: dict[str, LogReader],
     read_view: Callable[[int], Snapshot],
     read_counter: _ReadCounter,
+    input_ends: dict[tuple[str, int], int],
 ) -> None:
     # First what is derived is read, then what it is derived from. Whatever is appended meanwhile,
     # the entries of each limit event and of the view are in the ledger that is read.
@@ -123,11 +168,12 @@ def _verify_partition(
     report.limit_events += limits.compared
     report.unwritten_limit_events += limits.awaited
     report.accounts += view.accounts_compared
-    for topic, next_offset in (
-        ("usage", replay.book.head.usage_next),
-        ("account", replay.book.head.account_next),
+    for topic, decided in (
+        (topics.usage, replay.book.head.usage_next),
+        (topics.account, replay.book.head.account_next),
     ):
-        report.undecided_inputs += max(0, cursors[topic].end - next_offset)
+        end = input_ends[topic, partition]
+        _note_uncovered(report, readers[topic], topic, partition, decided, end)
 
 
 class _ViewCheck:
@@ -262,9 +308,11 @@ class _Cursor:
     """Reads an input forwards: the offsets that are asked for must rise."""
 
     def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
-        self.end = reader.end_offset(topic, partition)
         self._records = reader.read(
-            topic, partition, reader.start_offset(topic, partition), self.end
+            topic,
+            partition,
+            reader.start_offset(topic, partition),
+            reader.end_offset(topic, partition),
         )
         self._next: Record | None = None
 

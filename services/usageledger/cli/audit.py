@@ -24,8 +24,9 @@ def audit() -> None:
 def verify(data: Data = None, as_json: AsJson = False) -> None:
     """Decide every input again and compare all entries, limit events and counters.
 
-    Prints one line: CLEAN or DIFFERENT. If something differs, the first place in each partition
-    follows, and the exit code is 1.
+    Prints one line: CLEAN, INCOMPLETE (input records have no entry, perhaps not yet) or DIFFERENT.
+    If something differs, the first place in each partition follows. The exit code is 1 unless it
+    is CLEAN.
     """
     from usageledger.audit.verify import verify as verify_ledger
     from usageledger.operations.audit_verdict import verdict_line
@@ -64,5 +65,9 @@ def _report_json(report: AuditReport) -> dict[str, Any]:
         "limit_events": report.limit_events,
         "accounts": report.accounts,
         "undecided_inputs": report.undecided_inputs,
+        "uncovered": [
+            {"topic": topic, "partition": partition, "records": records}
+            for (topic, partition), records in sorted(report.uncovered.items())
+        ],
         "unwritten_limit_events": report.unwritten_limit_events,
     }

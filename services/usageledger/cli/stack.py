@@ -172,11 +172,12 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     from usageledger.local.daemon import read_status
 
     found = read_status(stack_directory(data))
-    lags, partitions = _lags_and_partitions(found)
+    lags, partitions, difference = _lags_and_partitions(found)
     for service in found["services"]:
         service["lag"] = lags.get(service["name"])
     if found["state"] == "running":
         found["partitions"] = [partition.plain() for partition in partitions]
+        found["partition_counts_differ"] = difference
     if as_json:
         terminal.print_json(found)
         return
@@ -191,6 +192,8 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     if rows:
         terminal.print_table(columns, rows, right=("pid", "restarts", "lag"))
     _print_partitions(partitions)
+    if difference is not None:
+        terminal.warn(difference)
 
 
 def go_live(data: Data = None) -> None:
@@ -217,6 +220,8 @@ def wait_idle(
 
     Gives up, with exit code 1, when nothing has moved for two minutes.
     """
+    from usageledger.log.topics import Topics
+    from usageledger.operations.audit_verdict import uncovered_line
     from usageledger.operations.idleness import STALLED_AFTER_S, wait_until_idle
     from usageledger.operations.lags import lag_reader
 
@@ -234,8 +239,11 @@ def wait_idle(
         if timeout_s is not None and waited_s >= timeout_s
         else f"nothing moved for {STALLED_AFTER_S:.0f} s"
     )
+    uncovered = lags.uncovered(Topics(settings.prefix))
     for line in (
         f"usageledger: {why}; see `usageledger status`",
+        *([f"usageledger: {uncovered_line(uncovered)}"] if uncovered else []),
+        *([f"usageledger: {lags.difference}"] if lags.difference else []),
         *(f"  {lag}" for lag in lags.waiting),
     ):
         typer.echo(line, err=True)
@@ -320,14 +328,14 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
 
 def _lags_and_partitions(
     found: dict[str, Any],
-) -> tuple[dict[str, int | None], list[PartitionState]]:
-    """The lag of each service and the state of each partition.
+) -> tuple[dict[str, int | None], list[PartitionState], str | None]:
+    """The lag of each service, the state of each partition, and how partition counts differ.
 
-    Both are empty, with a warning, where they cannot be read: a broken broker must not keep the
+    All are empty, with a warning, where they cannot be read: a broken broker must not keep the
     rest of the status from being shown.
     """
     if found["state"] != "running":
-        return {}, []
+        return {}, [], None
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
@@ -347,12 +355,11 @@ def _lags_and_partitions(
         ) as reader:
             lags = reader.look()
             history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
-            return service_lags(lags) | {"history": history}, partition_states(
-                lags, reader.owner_reports()
-            )
+            states = partition_states(lags, reader.owner_reports())
+            return service_lags(lags) | {"history": history}, states, lags.difference
     except (KafkaError, KafkaConnectionError, ViewError, OperatorError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be read: {error}")
-        return {}, []
+        return {}, [], None
 
 
 def _print_partitions(partitions: list[PartitionState]) -> None:

@@ -44,8 +44,9 @@ from usageledger.gateway.webhooks.addresses import Reach
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
-from usageledger.log.event_publisher import EventPublisher
+from usageledger.log.event_publisher import EventPublisher, Outgoing, Publish, Sent
 from usageledger.log.import_mode import ImportMode
+from usageledger.log.partition_counts import PartitionCountWatch, watched_partition_counts
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.topics import Topics
 from usageledger.operations.ledger_inspection import LedgerConnections
@@ -164,6 +165,9 @@ async def open_gateway(
         stack.callback(inspector.close)
         publisher = EventPublisher(options.kafka)
         stack.push_async_callback(publisher.close)
+        watch = stack.enter_context(
+            watched_partition_counts(options.kafka, topics, partition_count)
+        )
         limits = _limit_parts(options, topics, accounts, stores)
         gateway = Gateway(
             topics=topics,
@@ -172,7 +176,7 @@ async def open_gateway(
             accounts=accounts,
             history=history,
             inspector=inspector,
-            publish=publisher.publish,
+            publish=partial(_publish_unless_stopped, watch, publisher.publish),
             streams=limits.streams,
             limits_trouble=limits.health.trouble,
             wake_webhooks=limits.sender.wake_all,
@@ -182,6 +186,7 @@ async def open_gateway(
                 {
                     "redis": partial(_redis_trouble, redis),
                     "limit_events": _as_check(limits.health.trouble),
+                    "partition_counts": _as_check(lambda: watch.difference),
                 }
             ),
         )
@@ -189,6 +194,15 @@ async def open_gateway(
         background += (_report_loop(gateway, on_report),)
         await stack.enter_async_context(_running(*background))
         yield gateway
+
+
+async def _publish_unless_stopped(
+    watch: PartitionCountWatch, publish: Publish, records: Sequence[Outgoing]
+) -> Sequence[Sent]:
+    """Publish nothing for a ledger that decides nothing: the caller still has the events."""
+    if watch.difference is not None:
+        return [Sent(None, watch.difference)] * len(records)
+    return await publish(records)
 
 
 class _LimitParts(NamedTuple):

@@ -22,6 +22,13 @@ from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold, 
 from usageledger.history.tables import empty, open_for_writing, throw_away
 from usageledger.ledger.records import Record
 from usageledger.log.follower import NOT_LET_IN, TRANSIENT, TopicFollower
+from usageledger.log.partition_counts import (
+    PartitionCounts,
+    PartitionCountsDiffer,
+    PartitionCountWatch,
+    partition_counts,
+    watched_partition_counts,
+)
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
@@ -36,6 +43,7 @@ GATHER_S, FEW_RECORDS = 0.2, 1_000
 RECONNECT = Backoff((0.5,))
 ANSWER_WITHIN_S = 15.0
 SILENT_MAX_S = 10.0
+REPORT_EVERY_S = 1.0
 # Enough for about RECORDS_PER_POLL_MAX entries of one partition. An entry costs a fifth less in a
 # batch of 5,000 than in one of 1,000.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -112,10 +120,31 @@ async def run_history(
 
     Raises HistoryError if there is no ledger or every partition has stopped. Raises sqlite3.Error,
     and one of `NOT_LET_IN` if Kafka refuses access to the client.
+    Where the topics' partition counts differ from the ledger's, nothing is folded any more, and the
+    health says why.
     """
+    on_health = on_health or (lambda _: None)
+    try:
+        with watched_partition_counts(kafka, Topics(prefix), 0) as watch:
+            await _follow(kafka, watch, path, stop, on_health)
+    except PartitionCountsDiffer as differ:
+        log.error("nothing is folded any more: %s", differ)
+        while not stop.is_set():
+            on_health(HistoryHealth(partition_count=watch.count, trouble=str(differ)))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), REPORT_EVERY_S)
+
+
+async def _follow(
+    kafka: KafkaConnection,
+    watch: PartitionCountWatch,
+    path: Path,
+    stop: asyncio.Event,
+    on_health: OnHealth,
+) -> None:
     topic = TopicFollower(
         kafka,
-        Topics(prefix).ledger,
+        watch.topics.ledger,
         client_id="usageledger-history",
         answer_within_s=ANSWER_WITHIN_S,
         fetch_bytes_max=FETCH_BYTES_MAX,
@@ -124,7 +153,7 @@ async def run_history(
     async with aclosing(topic):
         while not stop.is_set():
             try:
-                await _run(topic, path, stop, on_health or (lambda _: None))
+                await _run(topic, watch, path, stop, on_health)
             except _FileGone:
                 log.warning("%s was removed or replaced: it is built anew from the ledger", path)
             except sqlite3.OperationalError:
@@ -138,12 +167,19 @@ class _FileGone(Exception):
     """The file at our path was replaced or removed."""
 
 
-async def _run(topic: TopicFollower, path: Path, stop: asyncio.Event, on_health: OnHealth) -> None:
+async def _run(
+    topic: TopicFollower,
+    watch: PartitionCountWatch,
+    path: Path,
+    stop: asyncio.Event,
+    on_health: OnHealth,
+) -> None:
     with closing(open_for_writing(path)) as database:
         inode = _inode(path)
-        history = History(topic, database)
+        history = History(topic, watch, database)
         logged = None
         while not stop.is_set():
+            watch.check()
             trouble = None
             try:
                 await history.step()
@@ -174,8 +210,11 @@ class History:
     A partition that cannot be folded stops, and the others go on.
     """
 
-    def __init__(self, topic: TopicFollower, database: sqlite3.Connection) -> None:
+    def __init__(
+        self, topic: TopicFollower, watch: PartitionCountWatch, database: sqlite3.Connection
+    ) -> None:
         self._topic = topic
+        self._watch = watch
         self._database = database
         self._fold = HistoryFold(database)
         self._is_connected = False
@@ -232,11 +271,13 @@ class History:
         )
 
     async def _connect(self) -> None:
-        count = await asyncio.to_thread(_partition_count, self._topic)
-        if count == 0:
+        counts = await asyncio.to_thread(_partition_counts, self._topic, self._watch.topics)
+        if self._topic.topic in counts.missing:
             raise HistoryError(
                 f"there is no topic {self._topic.topic}: make the ledger with `usageledger up`"
             )
+        counts.check()
+        count = self._watch.count = counts.of_ledger
         bounds = await self._topic.connect(count)
         self._partition_count = count
         for partition, (_, end) in bounds.items():
@@ -310,9 +351,9 @@ class History:
         self._topic.pause(partition)
 
 
-def _partition_count(topic: TopicFollower) -> int:
+def _partition_counts(topic: TopicFollower, topics: Topics) -> PartitionCounts:
     with log_reader(topic.kafka) as reader:
-        return reader.partition_count(topic.topic)
+        return partition_counts(reader, topics)
 
 
 def _check_last_folded(position: Position, first: Record) -> None:

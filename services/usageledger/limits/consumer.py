@@ -6,6 +6,7 @@ It reads ``ledger.entries`` as a consumer group, and appends to the same partiti
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,12 @@ from usageledger.limits.reporting import report_of
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
 from usageledger.log.kafka_python_reading import BoundedPolls
+from usageledger.log.partition_counts import (
+    PartitionCountsDiffer,
+    PartitionCountWatch,
+    partition_counts,
+    watched_partition_counts,
+)
 from usageledger.log.reading import LogReader, LogUnreadable
 from usageledger.log.topics import Topics, limits_group
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
@@ -50,6 +57,8 @@ OnReport = Callable[[Report], None]
 
 REPORT_EVERY_S = 1.0
 
+log = logging.getLogger(__name__)
+
 
 def run_limits(
     *,
@@ -64,16 +73,33 @@ def run_limits(
     ``on_health`` is called at every change of a partition's state, and ``on_report`` about once a
     second. Raises LimitsError if every partition has stopped or nothing is fetched any more, and at
     the end if some partitions have stopped. Raises kafka-python's errors if Kafka refuses access.
+    Where the topics' partition counts differ from the ledger's, nothing is announced any more, and
+    the report says why.
     """
+    try:
+        _announce(kafka, prefix, stop, on_health, on_report)
+    except PartitionCountsDiffer as differ:
+        log.error("nothing is announced any more: %s", differ)
+        _report_until(stop, str(differ), on_report)
+
+
+def _announce(
+    kafka: KafkaConnection,
+    prefix: str,
+    stop: threading.Event,
+    on_health: OnHealth | None,
+    on_report: OnReport | None,
+) -> None:
     topics = Topics(prefix)
     reader = LogReader(kafka)
     feed = limit_log = None
     try:
-        partition_count = _checked_partition_count(reader, topics)
-        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader, partition_count)
+        count = _checked_partition_count(reader, topics)
+        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader, count)
         limit_log = KafkaLimitLog(kafka, topics, reader)
         announcer = Announcer(feed, limit_log, time.monotonic)
-        _run(announcer, feed, stop, on_health, on_report)
+        with watched_partition_counts(kafka, topics, count) as watch:
+            _run(announcer, feed, watch, stop, on_health, on_report)
     finally:
         for open_ in (feed, limit_log, reader):
             if open_ is not None:
@@ -84,6 +110,7 @@ def run_limits(
 def _run(
     announcer: Announcer,
     feed: KafkaLedgerFeed,
+    watch: PartitionCountWatch,
     stop: threading.Event,
     on_health: OnHealth | None,
     on_report: OnReport | None,
@@ -91,6 +118,7 @@ def _run(
     known_states: dict[int, str] = {}
     report_at_s = 0.0
     while not stop.is_set():
+        watch.check()
         announcer.step()
         health = announcer.health()
         states = {partition: f"{state.state} {state.detail}" for partition, state in health.items()}
@@ -103,14 +131,18 @@ def _run(
 
 
 def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
-    counts = {topic: reader.partition_count(topic) for topic in (topics.ledger, topics.limit)}
-    for topic, count in counts.items():
-        if count == 0:
+    counts = partition_counts(reader, topics)
+    for topic in (topics.ledger, topics.limit):
+        if topic in counts.missing:
             raise LimitsError(f"there is no topic {topic}: create the ledger's topics first")
-    if counts[topics.ledger] != counts[topics.limit]:
-        stated = " and ".join(f"{topic} has {count} partitions" for topic, count in counts.items())
-        raise LimitsError(f"{stated}: both must have the same number")
-    return counts[topics.ledger]
+    counts.check()
+    return counts.of_ledger
+
+
+def _report_until(stop: threading.Event, difference: str, on_report: OnReport | None) -> None:
+    while not stop.wait(REPORT_EVERY_S):
+        if on_report is not None:
+            on_report(Report(unready=(difference,)))
 
 
 class KafkaLedgerFeed:

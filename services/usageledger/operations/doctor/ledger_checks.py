@@ -16,6 +16,7 @@ from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
 from usageledger.log.reading import LogReader
 from usageledger.log.topics import Topics
+from usageledger.operations.audit_verdict import uncovered_line
 from usageledger.operations.doctor.finding import Area, Finding
 from usageledger.operations.lags import LedgerLags
 from usageledger.operations.partition_states import PartitionState
@@ -80,6 +81,22 @@ def catalog_findings(
             "it may not be what was meant",
             "usageledger catalog lint",
             is_notice=True,
+        )
+
+
+def partition_count_findings(
+    difference: str | None, uncovered: Mapping[tuple[str, int], int]
+) -> Iterator[Finding]:
+    """Topics with another partition count than the ledger was made with."""
+    if difference is not None:
+        what, _, next_step = difference.partition(": ")
+        yield _finding(
+            "partitions",
+            what,
+            f"nothing more is decided; {uncovered_line(uncovered)}"
+            if uncovered
+            else "nothing more is decided",
+            next_step,
         )
 
 
