@@ -81,7 +81,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def unready_of(url: str) -> str:
-    """What a service's readyz says while it is not ready; empty once it is."""
+    """The answer of a service's readyz while it is not ready; empty once it is."""
     try:
         urllib.request.urlopen(f"{url}/readyz", timeout=10).close()
     except urllib.error.HTTPError as answer:

@@ -25,6 +25,7 @@ from usageledger.cli import (
     send,
     services,
     stack,
+    topics,
     usage,
     webhooks,
 )
@@ -49,6 +50,7 @@ for name, group in (
     ("limits", limits.app),
     ("refusals", refusals.app),
     ("catalog", catalog.app),
+    ("topics", topics.app),
     ("audit", audit.app),
     ("processor", processor.app),
     ("webhooks", webhooks.app),

@@ -95,6 +95,17 @@ PortOption = Annotated[
 ]
 
 
+PartitionsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--partitions",
+        metavar="N",
+        min=1,
+        help="How many partitions a new ledger gets (default: as its topics that exist, else 8).",
+    ),
+]
+
+
 def up(
     data: Annotated[
         Path | None,
@@ -116,6 +127,7 @@ def up(
         typer.Option("--detach", help="Return once everything is up. `usageledger down` ends it."),
     ] = False,
     prefix: PrefixOption = "",
+    partitions: PartitionsOption = None,
     port: PortOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -129,7 +141,7 @@ def up(
     directory = stack_directory(data).resolve()
     progress = terminal.TerminalProgress()
     if detach:
-        command = _up_command(directory, kafka, backend, importing, prefix, port)
+        command = _up_command(directory, kafka, backend, importing, prefix, partitions, port)
         addresses = start_detached(
             command,
             directory,
@@ -147,6 +159,7 @@ def up(
         backend=backend,
         importing=importing,
         prefix=prefix,
+        partitions=partitions,
         port=port,
         prepare=_publish_shipped_catalog,
     )
@@ -272,11 +285,13 @@ def _up_command(
     backend: str,
     importing: bool,
     prefix: str,
+    partitions: int | None,
     port: int | None,
 ) -> list[str]:
     options = [
         ("--kafka", kafka),
         ("--prefix", prefix),
+        ("--partitions", str(partitions or "")),
         ("--port", str(port or "")),
     ]
     given = [word for option, value in options if value for word in (option, value)]

@@ -182,18 +182,22 @@ async def open_gateway(
             wake_webhooks=limits.sender.wake_all,
             webhook_reach=options.webhook_reach,
             rate_limits=RateLimits(),
-            readiness=Readiness(
-                {
-                    "redis": partial(_redis_trouble, redis),
-                    "limit_events": _as_check(limits.health.trouble),
-                    "partition_counts": _as_check(lambda: watch.difference),
-                }
-            ),
+            readiness=_readiness(redis, limits.health, watch),
         )
         background = (import_mode.watch(), *limits.loops(), _prune_loop(stores))
         background += (_report_loop(gateway, on_report),)
         await stack.enter_async_context(_running(*background))
         yield gateway
+
+
+def _readiness(redis: AsyncClient, health: LimitsHealth, watch: PartitionCountWatch) -> Readiness:
+    return Readiness(
+        {
+            "redis": partial(_redis_trouble, redis),
+            "limit_events": _as_check(health.trouble),
+            "partition_counts": _as_check(lambda: watch.difference),
+        }
+    )
 
 
 async def _publish_unless_stopped(

@@ -31,8 +31,8 @@ from usageledger.local.units import GivenServer, Service, check_given_kafka, che
 from usageledger.operations.errors import StopRequested
 from usageledger.operations.topics import (
     PARTITIONS,
-    compression_notes,
     create_topics,
+    existing_partitions,
     go_live,
     ledger_mode,
 )
@@ -72,7 +72,7 @@ class Stack:
         redis: str | None = None,
         backend: Backend = "packages",
         importing: bool = False,
-        partitions: int = PARTITIONS,
+        partitions: int | None = None,
         prefix: str = "",
         port: int | None = None,
         prepare: Prepare | None = None,
@@ -271,10 +271,10 @@ class Stack:
             progress.say("finishing an interrupted go-live")
             go_live(kafka, self._prefix)
         importing = self._importing or mode == "importing"
-        if create_topics(kafka, self._prefix, partitions=self._partitions, importing=importing):
-            progress.say(f"made the topics, {self._partitions} partitions each")
-        for note in compression_notes(kafka, self._prefix):
-            progress.warn(note)
+        count = self._partitions or existing_partitions(kafka, self._prefix) or PARTITIONS
+        self._partitions = count
+        if create_topics(kafka, self._prefix, partitions=count, importing=importing):
+            progress.say(f"made the topics, {count} partitions each")
         if importing:
             progress.say("the ledger is in import mode until `usageledger go-live`")
 
@@ -340,7 +340,7 @@ class Stack:
         assert self._addresses is not None
         redis = connect_blocking(self._addresses.redis_url)
         try:
-            heads = read_heads(redis, self._prefix, range(self._partitions)).values()
+            heads = read_heads(redis, self._prefix, range(self._partitions or 0)).values()
             return all(
                 head is not None and as_of(head, datetime.now(UTC)) is None for head in heads
             )

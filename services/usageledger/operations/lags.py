@@ -144,7 +144,7 @@ class LagReader:
         )
 
     def _beyond_the_ledger(self, ends: Mapping[tuple[str, int], int]) -> Iterator[Lag]:
-        """What is in partitions of the inputs that the ledger does not have."""
+        """Records in partitions of the inputs that the ledger does not have."""
         whats: tuple[tuple[What, str], ...] = (
             ("usage", self._topics.usage),
             ("account", self._topics.account),

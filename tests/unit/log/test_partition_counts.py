@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kafka.errors import KafkaConnectionError
@@ -76,18 +78,22 @@ def test_a_missing_topic_is_no_other_count() -> None:
 
 
 def test_any_partitions_first_claim_says_the_count() -> None:
-    log = Log(dict.fromkeys(EIGHT, 12), {0: b"junk", 3: claim(8, 3)})
-    assert partition_counts(log, TOPICS) == PartitionCounts(8, dict.fromkeys(EIGHT, 12))  # type: ignore[arg-type]
-    assert ledger_partition_count(log, TOPICS) == 8  # type: ignore[arg-type]
+    log: Any = Log(dict.fromkeys(EIGHT, 12), {0: b"junk", 3: claim(8, 3)})
+    assert partition_counts(log, TOPICS) == PartitionCounts(8, dict.fromkeys(EIGHT, 12))
+    assert ledger_partition_count(log, TOPICS) == 8
 
 
 def test_a_ledger_without_a_claim_has_its_topics_count() -> None:
-    assert ledger_partition_count(Log(EIGHT, {}), TOPICS) == 8  # type: ignore[arg-type]
+    log: Any = Log(EIGHT, {})
+    assert ledger_partition_count(log, TOPICS) == 8
 
 
 def test_a_watch_finds_a_difference_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker that does not answer has not said that anything is different."""
-    answers = iter([KafkaConnectionError("down"), EIGHT, EIGHT | {TOPICS.usage: 12}])
+    grown = EIGHT | {TOPICS.usage: 12}
+    answers: Iterator[dict[str, int] | Exception] = iter(
+        [KafkaConnectionError("down"), EIGHT, grown]
+    )
 
     def described(*_: object) -> dict[str, int]:
         answer = next(answers)
