@@ -46,8 +46,13 @@ from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
 from usageledger.log.event_publisher import EventPublisher, Outgoing, Publish, Sent
 from usageledger.log.import_mode import ImportMode
-from usageledger.log.partition_counts import PartitionCountWatch, watched_partition_counts
+from usageledger.log.partition_counts import (
+    PartitionCountWatch,
+    ledger_partition_count,
+    watched_partition_counts,
+)
 from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.ledger_inspection import LedgerConnections
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -139,7 +144,7 @@ async def open_gateway(
     """
     topics = Topics(options.prefix)
     catalogs = PublishedCatalogs(options.kafka, options.prefix)
-    partition_count = await asyncio.to_thread(catalogs.partition_count)
+    partition_count = await asyncio.to_thread(_ledger_partition_count, options.kafka, topics)
     if partition_count == 0:
         raise LedgerMissing(f"there is no topic {topics.ledger}: `usageledger up` makes a ledger")
     import_mode = ImportMode(options.kafka, topics)
@@ -188,6 +193,11 @@ async def open_gateway(
         background += (_report_loop(gateway, on_report),)
         await stack.enter_async_context(_running(*background))
         yield gateway
+
+
+def _ledger_partition_count(kafka: KafkaConnection, topics: Topics) -> int:
+    with log_reader(kafka) as reader:
+        return ledger_partition_count(reader, topics)
 
 
 def _readiness(redis: AsyncClient, health: LimitsHealth, watch: PartitionCountWatch) -> Readiness:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.ledger.adoption import NONE_ADOPTED, adopted_catalogs
-from usageledger.log.partition_counts import ledger_partition_count
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -31,12 +30,9 @@ class PublishedCatalogs:
         self._by_end: dict[int, AdoptedCatalogs] = {}
 
     def partition_count(self) -> int:
-        """How many partitions the ledger was made with; 0 where there is none.
-
-        Raises KafkaError, LogUnreadable.
-        """
+        """How many partitions the ledger has; 0 where there is none. Raises KafkaError."""
         with self._reading() as reader:
-            return ledger_partition_count(reader, self._topics)
+            return reader.partition_count(self._topics.ledger)
 
     def known(self, before: int) -> AdoptedCatalogs | None:
         """The catalogs below an offset of the topic, if they need not be read first."""
