@@ -31,6 +31,7 @@ from usageledger.local.units import GivenServer, Service, check_given_kafka, che
 from usageledger.operations.errors import StopRequested
 from usageledger.operations.topics import (
     PARTITIONS,
+    compression_notes,
     create_topics,
     existing_partitions,
     go_live,
@@ -275,6 +276,8 @@ class Stack:
         self._partitions = count
         if create_topics(kafka, self._prefix, partitions=count, importing=importing):
             progress.say(f"made the topics, {count} partitions each")
+        for note in compression_notes(kafka, self._prefix):
+            progress.warn(note)
         if importing:
             progress.say("the ledger is in import mode until `usageledger go-live`")
 
