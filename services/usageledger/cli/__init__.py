@@ -11,6 +11,7 @@ import typer
 
 from usageledger.cli import (
     accounts,
+    acls,
     audit,
     catalog,
     demo,
@@ -41,7 +42,7 @@ app = typer.Typer(
     help="An event-sourced ledger of AI-generation credits. It reads usage from Kafka, keeps each "
     "account's counters, and tells your app when an account reaches a limit.",
 )
-for part in (stack, environment, send, demo, rebuild, doctor, services):
+for part in (stack, environment, send, demo, rebuild, doctor, acls, services):
     part.add_to(app)
 for name, group in (
     ("account", accounts.app),

@@ -64,7 +64,9 @@ def service(
 
 
 def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
-    from usageledger.processor.service import run_processor
+    from usageledger.counters.server_check import ServerUnfit
+    from usageledger.log.reading import LogUnreadable
+    from usageledger.processor.service import LedgerMissing, run_processor
     from usageledger.runtime.process import run_process
 
     run_process(
@@ -74,12 +76,14 @@ def _run_processor(settings: Settings, telemetry: Telemetry) -> None:
             prefix=settings.prefix,
             stop=stop,
             on_health=lambda health: telemetry.update(health.report()),
-        )
+        ),
+        explained=(LedgerMissing, LogUnreadable, ServerUnfit),
     )
 
 
 def _run_gateway(settings: Settings, telemetry: Telemetry) -> None:
-    from usageledger.gateway.serving import GatewayOptions, run_gateway
+    from usageledger.gateway.serving import GatewayOptions, LedgerMissing, run_gateway
+    from usageledger.log.reading import LogUnreadable
     from usageledger.runtime.process import run_process
     from usageledger.runtime.settings import GatewaySettings
 
@@ -100,12 +104,16 @@ def _run_gateway(settings: Settings, telemetry: Telemetry) -> None:
             origin.strip() for origin in own.allowed_origins.split(",") if origin.strip()
         ),
     )
-    run_process(lambda stop: run_gateway(options, stop, telemetry))
+    run_process(
+        lambda stop: run_gateway(options, stop, telemetry),
+        explained=(LedgerMissing, LogUnreadable),
+    )
 
 
 def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.limits.announcer import LimitsError
     from usageledger.limits.consumer import run_limits
+    from usageledger.log.reading import LogUnreadable
     from usageledger.runtime.process import run_threaded_process
 
     run_threaded_process(
@@ -116,13 +124,14 @@ def _run_limits(settings: Settings, telemetry: Telemetry) -> None:
             on_health=_log_health,
             on_report=telemetry.update,
         ),
-        explained=(LimitsError,),
+        explained=(LimitsError, LogUnreadable),
     )
 
 
 def _run_history(settings: Settings, telemetry: Telemetry) -> None:
     from usageledger.history.service import run_history
     from usageledger.history.tables import HISTORY_FILE
+    from usageledger.log.reading import LogUnreadable
     from usageledger.runtime.process import run_process
 
     # While a broker is away, aiokafka would log that ten times a second. The service logs it every
@@ -135,7 +144,8 @@ def _run_history(settings: Settings, telemetry: Telemetry) -> None:
             path=settings.data / "gateway" / HISTORY_FILE,
             stop=stop,
             on_health=lambda health: telemetry.update(health.report()),
-        )
+        ),
+        explained=(LogUnreadable,),
     )
 
 
