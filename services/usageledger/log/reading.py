@@ -14,9 +14,9 @@ from kafka.errors import TopicAuthorizationFailedError
 
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.ledger.records import Record
+from usageledger.log.admin import connect_admin
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
 from usageledger.log.kafka_python_reading import BoundedPolls
-from usageledger.log.admin import connect_admin
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 TIMEOUT_MS = 30_000
