@@ -40,7 +40,7 @@ class SecuredServers:
         return self.security.connection(self.broker.address, role)
 
     def redis_as(self, role: str, prefix: str) -> str:
-        host = self.redis_url.partition("//")[2]
+        host = self.redis_url.rpartition("//")[2].rpartition("@")[2]
         return f"redis://{prefix}-{role}:{REDIS_PASSWORD}@{host}"
 
     def give_rights(self, prefix: str) -> None:

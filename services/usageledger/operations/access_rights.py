@@ -28,11 +28,16 @@ _TOPIC_RIGHTS: dict[str, dict[str, tuple[Operation, ...]]] = {
         "usage": ("Read", "DescribeConfigs"),
         "account": ("Read", "DescribeConfigs"),
         "ledger": ("Read", "Write"),
-        # It checks that all four have one partition count.
+        # A service checks that all four have one partition count.
         "limit": ("Describe",),
         "catalog": ("Read",),
     },
-    "limits": {"ledger": ("Read",), "limit": ("Read", "Write")},
+    "limits": {
+        "usage": ("Describe",),
+        "account": ("Describe",),
+        "ledger": ("Read",),
+        "limit": ("Read", "Write"),
+    },
     # With the history, which is a process of its own.
     "gateway": {
         "usage": ("Read", "Write", "DescribeConfigs"),
