@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,12 +13,14 @@ from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import Snapshot
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.encoding import encode
+from usageledger.domain.record_skip import SkippedPlace, place_of
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, limit_event_in
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.partition_counts import PartitionCounts, partition_counts
-from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.reading import LogReader, log_reader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -35,7 +36,8 @@ class AuditReport:
 
     ``differences`` has the first one of each partition that has any. ``uncovered`` counts the input
     records that no entry covers, by topic and partition. ``unwritten_limit_events`` are still on
-    their way, and are no differences.
+    their way, and are no differences. ``invalid_records`` names the records of the ledger and the
+    limit events that our services did not write; each is reported until an operator skips it.
     """
 
     partitions: int = 0
@@ -45,11 +47,15 @@ class AuditReport:
     uncovered: dict[tuple[str, int], int] = field(default_factory=dict)
     unwritten_limit_events: int = 0
     differences: list[str] = field(default_factory=list)
+    invalid_records: list[SkippedPlace] = field(default_factory=list)
+    skipped_records: int = 0
 
     @property
     def is_clean(self) -> bool:
-        """Whether every input has its entry, and all that is decided follows from the inputs."""
-        return not self.differences and not self.uncovered
+        """Whether every input has its entry, all that is decided follows from the inputs, and no
+        record is a stranger's.
+        """
+        return not self.differences and not self.uncovered and not self.invalid_records
 
     @property
     def undecided_inputs(self) -> int:
@@ -141,7 +147,7 @@ def _verify_partition(
 ) -> None:
     # First what is derived is read, then what it is derived from. Whatever is appended meanwhile,
     # the entries of each limit event and of the view are in the ledger that is read.
-    limit_values = _limit_event_values(readers[topics.limit], topics.limit, partition)
+    limit_values, invalid = _limit_event_values(readers[topics.limit], topics.limit, partition)
     snapshot = read_view(partition)
     ledger = readers[topics.ledger]
     end = ledger.end_offset(topics.ledger, partition)
@@ -151,7 +157,11 @@ def _verify_partition(
         "catalog": _Cursor(readers[topics.catalog], topics.catalog, 0),
     }
     replay = PartitionReplay(
-        partition, report.partitions, lambda topic, offset: cursors[topic].at_or_after(offset)
+        partition,
+        report.partitions,
+        lambda topic, offset: cursors[topic].at_or_after(offset),
+        # The ledger's own reader is in the middle of a read.
+        lambda offset: skips_after(readers[topics.limit], topics.ledger, partition, offset),
     )
     view = _ViewCheck(snapshot, partition)
     limits = _LimitCheck(limit_values, partition)
@@ -164,6 +174,9 @@ def _verify_partition(
         limits.compare_at_end()
     except Difference as difference:
         report.differences.append(str(difference))
+    invalid += replay.invalid
+    report.invalid_records += [place for place in invalid if place not in replay.skipped]
+    report.skipped_records += len(replay.skipped)
     report.counts.include(replay.counts)
     report.limit_events += limits.compared
     report.unwritten_limit_events += limits.awaited
@@ -272,27 +285,26 @@ class _LimitCheck:
             )
 
 
-def _limit_event_values(reader: LogReader, topic: str, partition: int) -> list[bytes]:
-    """The values of a partition's limit events in order, without repeats.
+def _limit_event_values(
+    reader: LogReader, topic: str, partition: int
+) -> tuple[list[bytes], list[SkippedPlace]]:
+    """The values of a partition's limit events in order, without repeats; and its other records.
 
     A repeat's address is at or before that of an earlier event.
     """
     events: list[bytes] = []
-    last = (-1, -1)
+    invalid: list[SkippedPlace] = []
+    last: LimitAddress | None = None
     for record in reader.read(topic, partition, 0, reader.end_offset(topic, partition)):
-        address = _address(record.value)
-        if address is None or address > last:
+        try:
+            _, address = limit_event_in(record.value, partition)
+        except NotALimitEvent:
+            invalid.append(place_of("limit", partition, record.offset, record.value))
+            continue
+        if address.is_beyond(last):
             events.append(record.value or b"")
-            last = address or last
-    return events
-
-
-def _address(value: bytes | None) -> tuple[int, int] | None:
-    try:
-        place = json.loads(value or b"")["data"]["entry"]
-        return (int(place["offset"]), int(place["index"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+            last = address
+    return events, invalid
 
 
 async def _snapshot(redis_url: str, prefix: str, partition: int) -> Snapshot:

@@ -33,7 +33,6 @@ def explained(error: Exception) -> str | None:
     from usageledger.accounts.errors import AccountError
     from usageledger.counters.view import ViewError
     from usageledger.domain.catalog_check import UnusableCatalog
-    from usageledger.domain.chain import NotAnEntry
     from usageledger.log.reading import LogUnreadable
     from usageledger.operations.errors import OperatorError, StopRequested
     from usageledger.operations.limit_tail import TailFailed
@@ -54,7 +53,7 @@ def explained(error: Exception) -> str | None:
             f"the counters cannot be read ({error}): see `usageledger status` for whether Redis "
             "runs"
         )
-    if isinstance(error, (LogUnreadable, NotAnEntry)):
+    if isinstance(error, LogUnreadable):
         return f"the ledger cannot be read ({error}): run `usageledger doctor`"
     if isinstance(
         error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)

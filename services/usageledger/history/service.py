@@ -12,16 +12,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from usageledger.domain.chain import NotAnEntry, entry_at
+from usageledger.domain.chain import entry_at
+from usageledger.domain.record_skip import SkippedPlace
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
 from usageledger.history.tables import empty, open_for_writing, throw_away
+from usageledger.ledger.reader_rule import NO_SKIPS, RecordStops
 from usageledger.ledger.records import Record
-from usageledger.log.follower import NOT_LET_IN, TRANSIENT, TopicFollower
+from usageledger.log.follower import NOT_LET_IN, TRANSIENT, Stalled, TopicFollower
 from usageledger.log.partition_counts import (
     PartitionCounts,
     PartitionCountsDiffer,
@@ -29,7 +32,7 @@ from usageledger.log.partition_counts import (
     partition_counts,
     watched_partition_counts,
 )
-from usageledger.log.reading import log_reader
+from usageledger.log.reading import LogUnreadable, log_reader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -44,6 +47,7 @@ RECONNECT = Backoff((0.5,))
 ANSWER_WITHIN_S = 15.0
 SILENT_MAX_S = 10.0
 REPORT_EVERY_S = 1.0
+LOOK_FOR_SKIP_EVERY_S = 5.0
 # Enough for about RECORDS_PER_POLL_MAX entries of one partition. An entry costs a fifth less in a
 # batch of 5,000 than in one of 1,000.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -221,6 +225,10 @@ class History:
         self._unconfirmed: set[int] = set()
         self._reread_at: dict[int, int] = {}
         self._stopped: dict[int, str] = {}
+        self._stopped_at: dict[int, SkippedPlace] = {}
+        """The records that stopped partitions. An operator may skip them."""
+        self._skipped = NO_SKIPS
+        self._look_for_skips_at_s = 0.0
         self._partition_count = 0
         self._folded_count = 0
         self._ends: dict[int, int] = {}
@@ -230,6 +238,7 @@ class History:
 
         Raises HistoryError if nothing can be folded, sqlite3.Error, and as `TopicFollower` does.
         """
+        await self._resume_skipped()
         if not self._is_connected:
             await self._connect()
         polled = await self._topic.poll(POLL_MS)
@@ -245,7 +254,8 @@ class History:
         self._ends |= self._topic.known_ends()
         if sum(map(len, polled.values())) < FEW_RECORDS:
             await asyncio.sleep(GATHER_S)
-        if self._stopped and len(self._stopped) == self._partition_count:
+        are_for_good = self._stopped.keys() - self._stopped_at.keys()
+        if are_for_good and len(are_for_good) == self._partition_count:
             raise HistoryError(
                 "; ".join(
                     f"partition {partition}: {detail}"
@@ -269,6 +279,23 @@ class History:
             lag_records=sum(behind) if self._ends else None,
             stopped=dict(self._stopped),
         )
+
+    async def _resume_skipped(self) -> None:
+        """Read on in each stopped partition whose record an operator has skipped since."""
+        now_s = time.monotonic()
+        if not self._stopped_at or now_s < self._look_for_skips_at_s:
+            return
+        self._look_for_skips_at_s = now_s + LOOK_FOR_SKIP_EVERY_S
+        try:
+            found = await asyncio.to_thread(_skips_beyond, self._topic, dict(self._stopped_at))
+        except LogUnreadable as error:
+            raise Stalled(str(error)) from error
+        self._skipped |= found
+        for partition, place in list(self._stopped_at.items()):
+            if place in found:
+                log.info("partition %d: an operator has skipped %s", partition, place)
+                del self._stopped_at[partition], self._stopped[partition]
+                self.reconnect()
 
     async def _connect(self) -> None:
         counts = await asyncio.to_thread(_partition_counts, self._topic, self._watch.topics)
@@ -322,10 +349,19 @@ class History:
                 _check_last_folded(position, records[0])
                 self._unconfirmed.discard(partition)
             new = [record for record in records if record.offset >= position.next_offset]
-            self._folded_count += self._fold.add(partition, new) if new else 0
+            if new:
+                self._folded_count += self._fold.add(partition, new, self._skipped)
         except AnotherLedger as error:
             self._forget(f"partition {partition}: {error}")
             self.reconnect()
+        except RecordStops as stop:
+            if self._reread_at.get(partition) == position.next_offset:
+                self._stopped_at[partition] = stop.place
+                self._stop(partition, str(stop))
+            else:
+                # A reconnect compares the entry that was folded last: this may be another ledger.
+                self._reread_at[partition] = position.next_offset
+                self.reconnect()
         except FoldFailed as error:
             if self._reread_at.get(partition) == position.next_offset:
                 self._stop(partition, str(error))
@@ -343,7 +379,7 @@ class History:
         )
         empty(self._database)
         self._fold = HistoryFold(self._database)
-        self._stopped, self._reread_at = {}, {}
+        self._stopped, self._stopped_at, self._reread_at = {}, {}, {}
 
     def _stop(self, partition: int, detail: str) -> None:
         log.error("partition %d STOPPED, its entries are no longer folded: %s", partition, detail)
@@ -356,14 +392,20 @@ def _partition_counts(topic: TopicFollower, topics: Topics) -> PartitionCounts:
         return partition_counts(reader, topics)
 
 
+def _skips_beyond(
+    topic: TopicFollower, stopped_at: Mapping[int, SkippedPlace]
+) -> frozenset[SkippedPlace]:
+    with log_reader(topic.kafka) as reader:
+        found = [
+            skips_after(reader, topic.topic, partition, place.offset)
+            for partition, place in stopped_at.items()
+        ]
+    return NO_SKIPS.union(*found)
+
+
 def _check_last_folded(position: Position, first: Record) -> None:
     """Raise AnotherLedger unless the record is the entry that was folded last."""
-    try:
-        sealed = (
-            entry_at(first.offset, first.value) if first.offset == position.entry_offset else None
-        )
-    except NotAnEntry:
-        sealed = None
+    sealed = entry_at(first.offset, first.value) if first.offset == position.entry_offset else None
     if sealed is None or sealed.hash != position.entry_hash:
         raise AnotherLedger(
             f"the entry at offset {position.entry_offset} is not the one that was folded"

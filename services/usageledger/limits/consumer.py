@@ -17,6 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from usageledger.domain.record_skip import SkippedPlace
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
 from usageledger.limits.announcer import (
@@ -37,7 +38,7 @@ from usageledger.log.partition_counts import (
     partition_counts,
     watched_partition_counts,
 )
-from usageledger.log.reading import LogReader, LogUnreadable
+from usageledger.log.reading import LogReader, LogUnreadable, skips_after
 from usageledger.log.topics import Topics, limits_group
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -244,6 +245,13 @@ class KafkaLedgerFeed:
         except REBALANCED as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
+    def skips_after(self, partition: int, offset: int) -> frozenset[SkippedPlace]:
+        try:
+            with _raising_unavailable():
+                return skips_after(self._reader, self._topic, partition, offset)
+        except LogUnreadable as error:
+            raise Unavailable(str(error)) from error
+
     def committed_offset(self, partition: int) -> int:
         with _raising_unavailable(), _unless_reassigned():
             return (
@@ -270,25 +278,34 @@ class KafkaLimitLog:
         self._reader = reader
         self._producer: Any = None
 
-    def last(self, partition: int) -> Record | None:
+    def newest_first(self, partition: int) -> Iterator[Record]:
         with _raising_unavailable():
             start, end = (
                 self._reader.start_offset(self._topic, partition),
                 self._reader.end_offset(self._topic, partition),
             )
-            if end == 0:
-                return None
-            if start == end:
-                raise PartitionUnusable(
-                    f"{self._topic}/{partition} has lost its {end} records, so nothing says "
-                    "where to continue"
-                )
-            try:
-                return list(self._reader.read(self._topic, partition, end - 1, end))[-1]
-            except (LogUnreadable, IndexError) as error:
-                raise Unavailable(
-                    f"the last record of {self._topic}/{partition} did not come: {error}"
-                ) from error
+        if start == end > 0:
+            raise PartitionUnusable(
+                f"{self._topic}/{partition} has lost its {end} records, so nothing says "
+                "where to continue"
+            )
+        count = 1
+        while end > start:
+            begin = max(start, end - count)
+            yield from reversed(self._read(partition, begin, end))
+            end, count = begin, min(10 * count, RECORDS_PER_POLL)
+
+    def _read(self, partition: int, begin: int, end: int) -> list[Record]:
+        try:
+            with _raising_unavailable():
+                records = list(self._reader.read(self._topic, partition, begin, end))
+        except LogUnreadable as error:
+            raise Unavailable(str(error)) from error
+        if not records:
+            raise Unavailable(
+                f"the last records of {self._topic}/{partition} before {end} did not come"
+            )
+        return records
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}

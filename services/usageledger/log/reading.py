@@ -13,6 +13,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import TopicAuthorizationFailedError
 
 from usageledger.domain.chain import SealedEntry, entry_at
+from usageledger.domain.record_skip import SkippedPlace, places_skipped
 from usageledger.ledger.records import Record
 from usageledger.log.admin import connect_admin
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
@@ -158,11 +159,20 @@ def log_reader(kafka: KafkaConnection) -> Iterator[LogReader]:
         reader.close()
 
 
-def entries_in(records: Iterator[Record]) -> Iterator[SealedEntry]:
-    """The valid entries among a ledger partition's records.
+def skips_after(
+    reader: LogReader, ledger_topic: str, partition: int, offset: int
+) -> frozenset[SkippedPlace]:
+    """The records that the skips beyond an offset of a ledger partition name.
 
-    Raises NotAnEntry for bytes that are neither an entry nor a claim.
+    Raises LogUnreadable. It ends the reader's read that is under way.
     """
+    end = reader.end_offset(ledger_topic, partition)
+    records = reader.read(ledger_topic, partition, offset + 1, end)
+    return places_skipped(record.value for record in records)
+
+
+def entries_in(records: Iterator[Record]) -> Iterator[SealedEntry]:
+    """The entries among a ledger partition's records, each at the offset that it names."""
     for record in records:
         entry = entry_at(record.offset, record.value)
         if entry is not None:

@@ -50,7 +50,7 @@ def ledger_entries(
 ) -> Iterator[SealedEntry]:
     """The ledger's valid entries now, of all accounts or of one, partition after partition.
 
-    Raises OperatorError, LogUnreadable, NotAnEntry.
+    Raises OperatorError, LogUnreadable.
     """
     topic = Topics(prefix).ledger
     key = None if account is None else account.encode()
