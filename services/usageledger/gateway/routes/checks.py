@@ -29,7 +29,7 @@ from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import format_quantity
-from usageledger.gateway.dependencies import AccountPath, MayCheck, MayHold, TheAccounts
+from usageledger.gateway.dependencies import AccountPath, MayCheck, MayHold, MayQuote, TheAccounts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.problems import Problem, problems
 from usageledger.sdk.gate.answers import id_reused_message
@@ -267,7 +267,7 @@ class QuoteShown(BaseModel):
     "/v1/quote",
     responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"),
 )
-async def quote(asked: QuoteAsked, accounts: TheAccounts, caller: MayCheck) -> QuoteShown:
+async def quote(asked: QuoteAsked, accounts: TheAccounts, caller: MayQuote) -> QuoteShown:
     """The price of several uses by the catalog in force now, and the plans that cover it."""
     found, version = await _run(
         accounts, "", quote_query([use.use for use in asked.uses], accounts.clock)
