@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from tests.servers import RunningGateway
+from usageledger import NotTheHolder, UsageGate, mint_account_token
 
-USE = {"feature": "genai_image", "model": "flux_1_1_pro", "quantity": "1"}
+USE = {"feature": "chat_action", "quantity": "1"}
 
 Call = Callable[..., httpx.Response]
 
@@ -101,3 +102,67 @@ def test_a_key_with_a_quota_reports_no_more_events_a_second(
         answers.append(call("POST", "/v1/events", batch[:2]))
     assert answers[-1].status_code == 429
     assert answers[-1].headers["retry-after"] == "1"
+
+
+def test_a_hold_is_released_by_the_key_that_placed_it_or_an_admin(
+    gateway: RunningGateway, region: str
+) -> None:
+    """Another service freed the credits of a generation that was running."""
+    path = f"/v1/accounts/{region}1/holds"
+    scopes = ("--scope", "hold", "--scope", "read")
+    holder = caller(gateway, key_of_cli(gateway, "render", *scopes)["key"])
+    other = caller(gateway, key_of_cli(gateway, "music", *scopes)["key"])
+    admin = caller(gateway, gateway.key)
+    for number, frees in enumerate((holder, admin)):
+        assert holder("POST", path, {"id": f"gen_{number}", **USE}).status_code == 201
+        refused = other("POST", f"{path}/gen_{number}/release")
+        assert (refused.status_code, refused.json()["code"]) == (403, "not_the_holder")
+        assert other("GET", f"{path}/gen_{number}").json()["state"] == "open"
+        freed = frees("POST", f"{path}/gen_{number}/release")
+        assert (freed.status_code, freed.json()["state"]) == (200, "released")
+
+
+def test_a_browsers_token_releases_its_own_holds_and_none_of_its_backends(
+    gateway: RunningGateway, region: str
+) -> None:
+    account = f"{region}1"
+    path = f"/v1/accounts/{account}/holds"
+    key = key_of_cli(gateway, "render", "--scope", "hold", "--scope", "read")["key"]
+    backend = caller(gateway, key)
+    browser = caller(gateway, mint_account_token(key, account, scopes=["hold"]))
+    assert backend("POST", path, {"id": "of backend", **USE}).status_code == 201
+    assert browser("POST", f"{path}/of%20backend/release").json()["code"] == "not_the_holder"
+    for id, frees in (("one", browser), ("two", backend)):
+        assert browser("POST", path, {"id": id, **USE}).status_code == 201
+        assert frees("POST", f"{path}/{id}/release").json()["state"] == "released"
+
+
+def test_the_hold_of_a_source_is_released_by_this_source_alone(
+    gateway: RunningGateway, region: str
+) -> None:
+    def gate(source: str | None) -> UsageGate:
+        addresses = gateway.addresses
+        return UsageGate(
+            kafka=addresses.kafka,
+            redis_url=addresses.redis_url,
+            prefix=addresses.prefix,
+            source=source,
+            on_unavailable="deny",
+            timeout_s=10,
+        )
+
+    account = f"{region}1"
+    with gate("/render") as render, gate("/music") as music, gate(None) as nameless:
+        assert render.hold(account, "gen_1", "chat_action").allowed
+        for other in (music, nameless):
+            with pytest.raises(NotTheHolder, match="placed by another key or source"):
+                other.release(account, "gen_1")
+        key = key_of_cli(gateway, "video", "--scope", "hold")["key"]
+        with (
+            UsageGate(gateway=gateway.url, key=key, on_unavailable="deny", timeout_s=10) as http,
+            pytest.raises(NotTheHolder, match="placed by another key or source"),
+        ):
+            http.release(account, "gen_1")
+        assert render.release(account, "gen_1").state == "released"
+        assert nameless.hold(account, "gen_2", "chat_action").allowed
+        assert music.release(account, "gen_2").state == "released", "its holder is unknown"

@@ -29,6 +29,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "unknown_account": (402, "The account is unknown, and the catalog refuses unknown accounts"),
     "forbidden": (403, "This key or token may not do that"),
     "outside_key_bounds": (403, "This key is bound to other accounts or sources"),
+    "not_the_holder": (403, "Another key or source placed the hold"),
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "There is no such operation here"),
     "too_slow": (408, "The request did not arrive in time"),

@@ -24,6 +24,7 @@ from typing import Literal, cast, get_args
 
 import jwt
 
+from usageledger.counters.holding import Holder
 from usageledger.gateway.access.key_bounds import UNBOUND, KeyBounds
 from usageledger.gateway.idempotency import answer_before, note_answer
 from usageledger.gateway.store import transaction
@@ -59,6 +60,21 @@ class Caller:
     scopes: frozenset[Scope]
     account: str | None = None
     bounds: KeyBounds = UNBOUND
+
+    @property
+    def holder(self) -> Holder:
+        """The holder of the holds that this caller places."""
+        return f"{'key' if self.account is None else 'token'}:{self.key_id}"
+
+    @property
+    def holders(self) -> tuple[Holder, ...] | None:
+        """Whose holds this caller may release: its own, and a key those of its tokens.
+
+        None for anybody's.
+        """
+        if self.may("admin"):
+            return None
+        return (self.holder,) if self.account is not None else (self.holder, f"token:{self.key_id}")
 
     def may(self, scope: Scope) -> bool:
         """Whether the caller has this scope. ``admin`` includes every scope."""

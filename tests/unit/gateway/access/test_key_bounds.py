@@ -141,7 +141,7 @@ def test_a_bound_key_reaches_no_route_of_another_account(world: GatewayWorld) ->
             continue
         path = route.path.replace("{account:segment}", "acct_us_1")
         path = path.replace("{hold_id:segment}", "gen_1")
-        for method in route.methods:
+        for method in route.methods or ():
             for credential in (key, token):
                 answer = ask(world, method, path, credential, {} if method == "POST" else None)
                 if answer.status_code == 422 and answer.json()["code"] == "invalid_request":
