@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from usageledger.sdk.gate.answers import HoldIdReused as HoldIdReused
     from usageledger.sdk.gate.answers import InvalidUse as InvalidUse
     from usageledger.sdk.gate.answers import NotEnoughCredits as NotEnoughCredits
+    from usageledger.sdk.gate.answers import NotTheHolder as NotTheHolder
     from usageledger.sdk.gate.answers import QuoteAnswer as QuoteAnswer
     from usageledger.sdk.gate.answers import QuotedUse as QuotedUse
     from usageledger.sdk.gate.answers import ReleaseAnswer as ReleaseAnswer
@@ -59,6 +60,7 @@ _NAMES_BY_MODULE = {
         "GateUnavailable",
         "HoldAnswer",
         "HoldIdReused",
+        "NotTheHolder",
         "InvalidUse",
         "NotEnoughCredits",
         "QuoteAnswer",

@@ -19,9 +19,11 @@ from usageledger.counters.holding import (
     FindHold,
     Held,
     Hold,
+    Holder,
     PlaceHold,
     ReleaseHold,
     content_of,
+    holder_of_source,
     use_of,
 )
 from usageledger.counters.keys import PartitionKeys
@@ -72,17 +74,24 @@ class Keeper:
     async def find(self, id: str = "job", account: str = "ann") -> Hold | None:
         return await self.ask(FindHold(account=account, id=id))
 
-    async def release(self, id: str = "job", account: str = "ann") -> Hold | None:
-        return await self.ask(ReleaseHold(account=account, id=id))
+    async def release(
+        self, id: str = "job", account: str = "ann", holders: tuple[Holder, ...] | None = ()
+    ) -> Hold | None:
+        return await self.ask(ReleaseHold(account=account, id=id, holders=holders))
 
-    async def settle(self, *holds: tuple[str, str]) -> None:
+    async def settle(self, *holds: tuple[str, str], source: str = "/render") -> None:
         """Settle holds as the owner's next commit does."""
         head = await self.view.head()
         before = None if head is None else head.position
         after = Position(0 if before is None else before.next_offset + 1, "hash")
         await self.view.commit(
             before,
-            ViewChange(head=b"head", position=after, accounts={"ann": b"A1"}, settled_holds=holds),
+            ViewChange(
+                head=b"head",
+                position=after,
+                accounts={"ann": b"A1"},
+                settled_holds=[(*hold, source) for hold in holds],
+            ),
         )
 
 
@@ -276,13 +285,102 @@ def test_a_hold_is_settled_once_however_often_its_use_is_reported(run: Run) -> N
     run(test)
 
 
+def test_a_hold_is_released_by_its_holder_or_by_an_admin(run: Run) -> None:
+    async def test(keeper: Keeper) -> None:
+        await keeper.place(holder="key:mine")
+        for others in ((), ("",), ("key:other", "token:mine"), ("key:min",), ("source:mine",)):
+            kept = await keeper.release(holders=others)
+            assert kept is not None
+            assert (kept.state, kept.holder, await keeper.held()) == ("open", "key:mine", 40)
+        freed = await keeper.release(holders=("token:x", "key:mine"))
+        assert freed is not None
+        assert (freed.state, freed.holder, await keeper.held()) == ("released", "key:mine", 0)
+        await keeper.place("for admin", holder="key:mine")
+        freed = await keeper.release("for admin", holders=None)
+        assert freed is not None
+        assert (freed.state, await keeper.held()) == ("released", 0)
+
+    run(test)
+
+
+def test_a_hold_whose_holder_is_unknown_is_released_by_anybody(run: Run) -> None:
+    async def test(keeper: Keeper) -> None:
+        await keeper.place()
+        freed = await keeper.release(holders=("key:other",))
+        assert freed is not None
+        assert (freed.state, freed.content, await keeper.held()) == ("released", USE, 0)
+
+    run(test)
+
+
+def test_a_repeat_of_a_hold_does_not_change_its_holder(run: Run) -> None:
+    async def test(keeper: Keeper) -> None:
+        await keeper.place(holder="key:mine")
+        again = await keeper.place(holder="key:other")
+        assert again.hold is not None
+        assert (again.outcome, again.hold.holder) == ("held", "key:mine")
+
+    run(test)
+
+
+@pytest.mark.parametrize("source", ["/render", "a b/ü%", " ".join("xyz")])
+def test_the_hold_of_a_source_is_settled_by_its_own_uses_alone(run: Run, source: str) -> None:
+    """Another service named the holds of others, and reserved credits were free too early."""
+
+    async def test(keeper: Keeper) -> None:
+        await keeper.place(holder=holder_of_source(source))
+        await keeper.settle(("ann", "job"), source="/other")
+        found = await keeper.find()
+        assert found is not None
+        assert (found.state, await keeper.held()) == ("open", 40)
+        await keeper.settle(("ann", "job"), source=source)
+        found = await keeper.find()
+        assert found is not None
+        assert (found.state, found.content, await keeper.held()) == ("settled", USE, 0)
+
+    run(test)
+
+
+def test_of_several_uses_in_a_commit_that_name_a_hold_one_of_its_source_settles_it(
+    run: Run,
+) -> None:
+    async def test(keeper: Keeper) -> None:
+        await keeper.place(holder=holder_of_source("/render"))
+        await keeper.place("other", 60, holder=holder_of_source("/music"))
+        head = await keeper.view.head()
+        settled = [
+            ("ann", "job", "/music"),
+            ("ann", "other", "/render"),
+            ("ann", "job", "/render"),
+            ("ann", "job", "/render"),
+        ]
+        change = ViewChange(head=b"h", position=Position(900, "h"), settled_holds=settled)
+        await keeper.view.commit(None if head is None else head.position, change)
+        assert await keeper.held() == 60
+
+    run(test)
+
+
+def test_a_hold_of_a_key_is_settled_by_uses_of_any_source(run: Run) -> None:
+    """A service holds over HTTP and reports to Kafka, where its key is not known."""
+
+    async def test(keeper: Keeper) -> None:
+        await keeper.place(holder="key:mine")
+        await keeper.settle(("ann", "job"), source="/render")
+        assert await keeper.held() == 0
+
+    run(test)
+
+
 def test_a_hold_is_settled_in_the_commit_of_its_use_or_not_at_all(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         await keeper.place()
         with pytest.raises(Exception, match="head"):
             await keeper.view.commit(
                 Position(77, "elsewhere"),
-                ViewChange(head=b"", position=Position(78, ""), settled_holds=[("ann", "job")]),
+                ViewChange(
+                    head=b"", position=Position(78, ""), settled_holds=[("ann", "job", "/render")]
+                ),
             )
         assert await keeper.held() == 40
         await keeper.settle(("ann", "job"))
@@ -392,7 +490,9 @@ def test_holds_stay_when_a_view_is_cleared_or_replaced(run: Run) -> None:
         beside = keeper.view.beside()
         await beside.commit(
             None,
-            ViewChange(head=b"h", position=Position(5, "anew"), settled_holds=[("ann", "job")]),
+            ViewChange(
+                head=b"h", position=Position(5, "anew"), settled_holds=[("ann", "job", "/render")]
+            ),
         )
         assert await keeper.find() == held.hold
         await keeper.view.take_over(Position(5, "anew"))

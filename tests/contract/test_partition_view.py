@@ -408,7 +408,7 @@ def test_a_change_of_any_size_is_committed_and_found_whole(open_view: OpenView, 
                 head=b"h",
                 position=SECOND,
                 due_ms=dict.fromkeys(accounts),
-                settled_holds=[(account, account) for account in accounts],
+                settled_holds=[(account, account, "/render") for account in accounts],
             ),
         )
         assert await view.due() == {}

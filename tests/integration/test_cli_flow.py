@@ -26,6 +26,7 @@ from usageledger.local.processes import is_alive
 from usageledger.operations.record_sender import RECORD_BYTES_MAX
 from usageledger.operations.waiting import is_true_within
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.runtime.redaction import redacted
 
 IDLE_TIMEOUT = "90"
 
@@ -113,6 +114,11 @@ class Ledger:
     data: Path
     ready: dict[str, Any]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that reach the stack, its key and Redis's password among them."""
+        return self.one("env")
+
     def run(self, *arguments: str, input: bytes | None = None) -> Result:
         return CliRunner().invoke(app, [*arguments, "--data", str(self.data)], input=input)
 
@@ -132,7 +138,7 @@ class Ledger:
         """The gateway's answer to a GET."""
         answer = httpx.get(
             self.ready["gateway"] + path,
-            headers={"Authorization": f"Bearer {self.ready['key']}"},
+            headers={"Authorization": f"Bearer {self.environment['USAGELEDGER_KEY']}"},
             timeout=10,
         )
         assert answer.status_code == 200, answer.text
@@ -151,9 +157,10 @@ def ndjson(events: Sequence[dict[str, Any] | bytes]) -> bytes:
     )
 
 
-def usageledger(*arguments: str) -> subprocess.CompletedProcess[str]:
+def usageledger(*arguments: str, redis_url: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "usageledger.cli", *arguments],
+        env=os.environ | {"USAGELEDGER_REDIS_URL": redis_url},
         capture_output=True,
         text=True,
         timeout=120,
@@ -174,14 +181,13 @@ def ledger(
             str(data),
             "--kafka",
             str(kafka),
-            "--redis",
-            redis_url,
             "--prefix",
             prefix,
             "--import",
             "--detach",
             "--json",
-        )
+        ),
+        redis_url=redis_url,
     )
     assert up.returncode == 0, up.stderr
     found = Ledger(data, json.loads(up.stdout))
@@ -198,7 +204,7 @@ def test_the_ready_line_names_every_address(
 ) -> None:
     assert (ledger.ready["kafka"], ledger.ready["redis"], ledger.ready["data"]) == (
         str(kafka),
-        redis_url,
+        redacted(redis_url),
         str(ledger.data),
     )
 
@@ -529,7 +535,7 @@ def test_an_accounts_open_holds_are_shown_beside_what_remains(ledger: Ledger) ->
     ready = ledger.ready
     with UsageGate(
         kafka=ready["kafka"],
-        redis_url=ready["redis"],
+        redis_url=ledger.environment["USAGELEDGER_REDIS_URL"],
         prefix=ready["prefix"],
         importing=True,
         on_unavailable="deny",
@@ -660,12 +666,11 @@ def test_counters_that_no_owner_verifies_are_shown_with_their_date(
             str(tmp_path),
             "--kafka",
             str(kafka),
-            "--redis",
-            redis_url,
             "--prefix",
             prefix,
             "--detach",
-        )
+        ),
+        redis_url=redis_url,
     )
     assert up.returncode == 0, up.stderr
     try:

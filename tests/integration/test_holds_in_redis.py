@@ -122,7 +122,9 @@ def test_holders_and_commits_at_once_never_use_more_than_there_is(
             workers = [asyncio.create_task(hold(worker)) for worker in range(20)]
             charged = 0
             while not (all(worker.done() for worker in workers) and given.empty()):
-                settled = [("ann", given.get_nowait()) for _ in range(min(7, given.qsize()))]
+                settled = [
+                    ("ann", given.get_nowait(), "/render") for _ in range(min(7, given.qsize()))
+                ]
                 before, position = position, Position(position.next_offset + 1, "h")
                 charged += len(settled)
                 change = ViewChange(
@@ -150,7 +152,7 @@ def test_no_hold_stays_in_memory_however_it_ends(server: ValkeyServer, client: r
     for n in range(30):
         ask(client, KEYS, a_hold(f"job-{n}", life_ms=300 if n < 20 else 400))
     for n in range(5):
-        ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}"))
+        ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}", holders=()))
     until_ms = client.zscore(KEYS.hold_ends("ann"), "job-29")
     assert until_ms is not None
     assert {client.pexpiretime(key) for key in (KEYS.holds("ann"), KEYS.hold_ends("ann"))} == {
@@ -167,7 +169,7 @@ def test_the_next_hold_sweeps_away_holds_that_have_ended(
     for n in range(30):
         ask(client, KEYS, a_hold(f"job-{n}", life_ms=20))
     for n in range(10):
-        ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}"))
+        ask(client, KEYS, ReleaseHold(account="ann", id=f"job-{n}", holders=()))
     until(
         lambda: (
             ask(client, KEYS, FindHold(account="ann", id="job-29")) is None
@@ -189,7 +191,7 @@ def test_a_key_of_another_type_refuses_every_call_and_nothing_changes(
     client.delete(spoilt)
     client.set(spoilt, "not ours")
     before = {key: client.dump(key) for key in client.keys("*")}
-    for call in (a_hold("job"), a_hold("other"), ReleaseHold(account="ann", id="job")):
+    for call in (a_hold("job"), a_hold("other"), ReleaseHold(account="ann", id="job", holders=())):
         with pytest.raises(ViewError, match="WRONGTYPE") as refused:
             ask(client, KEYS, call)
         assert not refused.value.retriable
@@ -208,7 +210,7 @@ def test_holding_and_releasing_without_end_fills_no_memory(client: redis.Redis) 
     client.zadd(KEYS.hold_ends("ann"), {id: ends - 2**52 for id, ends in released.items()})
     for number in range(3):
         assert ask(client, KEYS, a_hold(f"new-{number}", life_ms=3_600_000)).outcome == "held"
-        freed = ask(client, KEYS, ReleaseHold(account="ann", id=f"new-{number}"))
+        freed = ask(client, KEYS, ReleaseHold(account="ann", id=f"new-{number}", holders=()))
         assert freed is not None and freed.state == "released"
     assert client.zcard(KEYS.hold_ends("ann")) == 10_000
     assert client.hlen(KEYS.holds("ann")) == 10_001  # among them the sum of the open holds
@@ -227,7 +229,7 @@ def test_without_memory_nothing_can_be_held_and_holds_can_be_released(
             ask(client, KEYS, a_hold("other"))
         assert refused.value.retriable
         assert ask(client, KEYS, ReadAccount("ann")).held == 1
-        ask(client, KEYS, ReleaseHold(account="ann", id="job"))
+        ask(client, KEYS, ReleaseHold(account="ann", id="job", holders=()))
         assert ask(client, KEYS, ReadAccount("ann")).held == 0
     finally:
         client.config_set("maxmemory", 0)
@@ -247,7 +249,7 @@ def test_any_order_of_calls_leaves_the_sum_of_the_open_holds(
                 head=b"h",
                 position=position,
                 accounts={"ann": b"A1"},
-                settled_holds=[("ann", id) for id in ids],
+                settled_holds=[("ann", id, "/render") for id in ids],
             )
             await view.commit(None if head is None else head.position, change)
 
@@ -259,7 +261,7 @@ def test_any_order_of_calls_leaves_the_sum_of_the_open_holds(
         if what < 0.6:
             ask(client, KEYS, a_hold(id, rng.randrange(40), life_ms=rng.choice((1, 5, 60_000))))
         elif what < 0.85:
-            ask(client, KEYS, ReleaseHold(account="ann", id=id))
+            ask(client, KEYS, ReleaseHold(account="ann", id=id, holders=()))
         else:
             asyncio.run(settle([id, f"job-{rng.randrange(12)}"]))
         # A hold may expire after the sum is read and before the holds are.

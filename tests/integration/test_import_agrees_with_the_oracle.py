@@ -27,6 +27,7 @@ from usageledger.ledger.partitioning import partition_of
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.runtime.settings import stack_redis_url
 
 pytestmark = pytest.mark.timeout(300)  # a stack of its own, and a dozen commands
 
@@ -95,7 +96,7 @@ def test_every_account_agrees_with_the_oracle_at_every_moment(imported: Imported
     """In one process, as the command does it. The next test runs the command itself."""
     rng = random.Random(SEED)
     found = []
-    redis = connect_blocking(imported.ready["redis"])
+    redis = connect_blocking(stack_redis_url(imported.data))
     try:
         with log_reader(KafkaConnection(servers=imported.ready["kafka"])) as reader:
             clock = Clock(is_importing=lambda: True)

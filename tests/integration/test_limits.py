@@ -308,8 +308,10 @@ def test_an_append_without_an_answer_fails_and_the_next_has_a_new_producer(
             assert isinstance(limit_log.append(messages)[0], Unavailable)
             monkeypatch.undo()
             assert limit_log.append(messages) == {}
-            last = limit_log.last(0)
-            assert last is not None and last.value == messages[0][-1].value
+            newest = limit_log.newest_first(0)
+            assert [record.value for record in newest] == [
+                message.value for message in reversed(messages[0])
+            ]
         finally:
             limit_log.close()
 

@@ -28,6 +28,7 @@ from usageledger.local.stack import Stack
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.topics import create_topics, is_importing
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.runtime.redaction import redacted
 from usageledger.runtime.settings import Settings
 
 STEADY = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -158,7 +159,7 @@ def test_given_servers_are_used_and_left_running(
     stack.start()
     try:
         status = stack.status()
-        assert (status["kafka"], status["redis"]) == (str(kafka), redis_url)
+        assert (status["kafka"], status["redis"]) == (str(kafka), redacted(redis_url))
         assert services_of(status)["kafka"] | {"since": ""} == {
             "name": "kafka", "pid": None, "state": "running", "restarts": 0, "since": "",
             "description": f"Kafka at {kafka}, as given", "log": None,

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from typer.testing import CliRunner, Result
 
 from tests.notation import SHIPPED
+from usageledger.cli import app
 from usageledger.domain.head import Head
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.topics import Topics
 from usageledger.operations.kafka_probe import admin_client
-from usageledger.operations.topics import TopicMismatch, create_topics, go_live, is_importing
+from usageledger.operations.topics import (
+    TopicMismatch,
+    create_topics,
+    existing_partitions,
+    go_live,
+    is_importing,
+)
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer.events import encode, usage_recorded
 
@@ -154,3 +163,29 @@ def setting(kafka: KafkaConnection, topic: str, name: str) -> str:
             [ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all"
         )
     return str(answer["topic"][topic][name]["value"])
+
+
+def test_the_command_makes_missing_topics_and_reports_the_others(
+    kafka: KafkaConnection, prefix: str
+) -> None:
+    environment = {
+        "USAGELEDGER_KAFKA": str(kafka),
+        "USAGELEDGER_REDIS_URL": "redis://localhost:6379",
+        "USAGELEDGER_PREFIX": prefix,
+    }
+
+    def create(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["topics", "create", *arguments, "--json"], env=environment)
+
+    topics = Topics(prefix)
+    every = [*topics.partitioned, topics.catalog]
+    assert json.loads(create().stdout) == {"partitions": 2, "created": [], "existing": every}
+
+    refused = create("--partitions", "4")
+    assert refused.exit_code == 1
+    assert f"{topics.usage} has 2 partitions, not 4" in refused.output
+
+    made = json.loads(create("--prefix", f"{prefix}.new", "--partitions", "3").stdout)
+    assert (made["partitions"], len(made["created"]), made["existing"]) == (3, 5, [])
+    assert existing_partitions(kafka, f"{prefix}.new") == 3
+    assert existing_partitions(kafka, f"{prefix}.none") is None

@@ -229,7 +229,7 @@ def test_a_key_of_another_type_refuses_the_commit_and_nothing_changes(
             accounts={"ann": b"A2"},
             identities={100: {GEN_2: b"two"}, 101: {GEN_2: b"two"}},
             due_ms={"ann": 6},
-            settled_holds=[("ann", "hold")],
+            settled_holds=[("ann", "hold", "/render")],
         )
         with pytest.raises(ViewError, match="WRONGTYPE") as refused:
             await view.commit(FIRST, change)

@@ -29,11 +29,11 @@ from tests.integration.recording_owner import (
 )
 from usageledger.ledger.records import Record, Superseded
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
-from usageledger.log.topics import Topics
+from usageledger.log.topics import Topics, processor_group
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.health import WorkerHealth
 from usageledger.processor.inputs import Source
-from usageledger.processor.worker import OwnerFactory, WorkerFailed, group_of, run_worker
+from usageledger.processor.worker import OwnerFactory, WorkerFailed, run_worker
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 __all__ = ["broker_pid"]
@@ -116,8 +116,8 @@ class Stream:
         """The offsets that the consumer group has committed, as lag tools see them."""
         sources = {self.topics.usage: Source.USAGE, self.topics.account: Source.ACCOUNT}
         with KafkaAdminClient(**self.kafka.for_kafka_python()) as admin:
-            listed = admin.list_group_offsets(group_of(self.topics.prefix))
-        offsets = listed[group_of(self.topics.prefix)]
+            listed = admin.list_group_offsets(processor_group(self.topics.prefix))
+        offsets = listed[processor_group(self.topics.prefix)]
         return {
             (sources[place.topic], place.partition): found.offset
             for place, found in offsets.items()
@@ -125,7 +125,7 @@ class Stream:
 
     def group_members(self) -> list[Any]:
         """The members that the consumer group has now."""
-        group = group_of(self.topics.prefix)
+        group = processor_group(self.topics.prefix)
         with KafkaAdminClient(bootstrap_servers=self.kafka) as admin:
             members: list[Any] = admin.describe_groups([group])[group]["members"]
         return members
@@ -222,7 +222,7 @@ def test_a_new_worker_goes_on_from_the_ledger_and_not_from_group_offsets(
             await stream.all_recorded()
             await first.stop()
         misled = KafkaAdminClient(**stream.kafka.for_kafka_python())
-        misled.delete_groups([group_of(stream.topics.prefix)])
+        misled.delete_groups([processor_group(stream.topics.prefix)])
         misled.close()
         stream.send(500)
         async with worker(stream) as second:

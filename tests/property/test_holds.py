@@ -62,7 +62,7 @@ def test_the_sum_is_what_is_open_and_never_more_than_remained(
             else:
                 assert held.sum == before
         elif step.what == "release":
-            view.ask(ReleaseHold(account="ann", id=step.id))
+            view.ask(ReleaseHold(account="ann", id=step.id, holders=()))
             open_.end(step.id, now_ms[0], for_good=False)
         elif step.what == "settle":
             asyncio.run(settle(view, step.id))
@@ -113,5 +113,5 @@ async def settle(view: MemoryView, id: str) -> None:
     position = Position(0 if head is None else head.position.next_offset + 1, "h")
     await view.commit(
         None if head is None else head.position,
-        ViewChange(head=b"h", position=position, settled_holds=[("ann", id)]),
+        ViewChange(head=b"h", position=position, settled_holds=[("ann", id, "/render")]),
     )

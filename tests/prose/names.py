@@ -23,6 +23,7 @@ _PACKAGE = ROOT / "services" / "usageledger"
 # Spans that name nothing of ours, by the reason why they are right as they are.
 ALLOWED: Mapping[str, frozenset[str]] = {
     "settings of nginx": frozenset({"client_header_timeout", "client_body_timeout"}),
+    "commands of Redis": frozenset({"+cluster|slots +cluster|shards +command"}),
 }
 
 _SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.S)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from usageledger.audit.replay import Difference, PartitionReplay, ReadInput
+from usageledger.audit.replay import Difference, PartitionReplay, ReadInput, ReadSkips
 from usageledger.counters.view import Position, ViewChange
 from usageledger.domain.account import AccountState
 from usageledger.domain.encoding import decode_head
@@ -62,9 +62,10 @@ class PartitionOracle:
         partition_count: int,
         read_input: ReadInput,
         undecided_before: Callable[[datetime], bool],
+        read_skips: ReadSkips,
     ) -> None:
         self.partition = partition
-        self.replay = PartitionReplay(partition, partition_count, read_input)
+        self.replay = PartitionReplay(partition, partition_count, read_input, read_skips)
         self.limits = LimitsReader()
         self.ignored = 0
         """Entries at another offset than they name. For every reader they do not exist."""

@@ -7,7 +7,7 @@ waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -19,6 +19,7 @@ from tests.simulation.invariants import Broken, PartitionOracle
 from tests.simulation.network import Disconnected, Link, Network, Server
 from tests.simulation.scheduler import Process, SimulatedLoop
 from tests.simulation.servers import SimulatedLog
+from usageledger.domain.record_skip import SkippedPlace, places_skipped
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
 from usageledger.limits.announcer import (
@@ -35,6 +36,8 @@ T = TypeVar("T")
 ASK_TIMEOUT_S = 15.0
 APPEND_TIMEOUT_S = 10.0
 PAUSE_S = 0.02
+
+JUNK = b"junk"
 
 
 class LimitTopic:
@@ -53,6 +56,10 @@ class LimitTopic:
             self.records.append(Record(len(self.records), 0, None, value))
             self._note("limit event", value)
             self._oracle().limits.read(value)
+
+    def append_junk(self) -> None:
+        """A stranger appends bytes that are no limit event."""
+        self.records.append(Record(len(self.records), 0, None, JUNK))
 
 
 @dataclass(slots=True)
@@ -215,6 +222,14 @@ class _Feed:
             self._consumer.link(), lambda: (log.start_offset, log.end_offset), ASK_TIMEOUT_S
         )
 
+    def skips_after(self, partition: int, offset: int) -> frozenset[SkippedPlace]:
+        log = self._ledgers[partition]
+        return self._consumer.ask(
+            self._consumer.link(),
+            lambda: places_skipped(each.value for each in log.records if each.offset > offset),
+            ASK_TIMEOUT_S,
+        )
+
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         self._consumer.ask(
             self._consumer.link(), lambda: self.group.committed.update(next_offsets), ASK_TIMEOUT_S
@@ -247,11 +262,13 @@ class _LimitLog:
         self._random = random
         self._link: Link | None = None
 
-    def last(self, partition: int) -> Record | None:
+    def newest_first(self, partition: int) -> Iterator[Record]:
         records = self._limits[partition].records
-        return self._consumer.ask(
-            self._consumer.limits_link(), lambda: records[-1] if records else None, ASK_TIMEOUT_S
-        )
+        end = self._consumer.ask(self._consumer.limits_link(), lambda: len(records), ASK_TIMEOUT_S)
+        for offset in reversed(range(end)):
+            yield self._consumer.ask(
+                self._consumer.limits_link(), partial(records.__getitem__, offset), ASK_TIMEOUT_S
+            )
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}

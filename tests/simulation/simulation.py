@@ -24,7 +24,7 @@ import pytest
 
 from tests.simulation.inputs import TOPICS, FeedFaults, InputTopic
 from tests.simulation.invariants import Broken, PartitionOracle
-from tests.simulation.limits import LimitsConsumer, LimitsGroup, LimitTopic
+from tests.simulation.limits import JUNK, LimitsConsumer, LimitsGroup, LimitTopic
 from tests.simulation.network import Network, Server, Weather
 from tests.simulation.operator import Rebuild
 from tests.simulation.scheduler import SimulatedLoop
@@ -34,8 +34,18 @@ from tests.simulation.worker import Cluster, Worker
 from usageledger.audit.replay import Difference, PartitionReplay
 from usageledger.counters.view import Position, ViewChange, ViewError
 from usageledger.domain.catalog_document import catalog_document, load_shipped_catalog
+from usageledger.domain.chain import seal
 from usageledger.domain.encoding import decode_head
+from usageledger.domain.entry import LedgerEntry
+from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
+from usageledger.domain.record_skip import (
+    RecordSkip,
+    SkippedPlace,
+    encode_skip,
+    place_of,
+    places_skipped,
+)
 from usageledger.ledger import adoption
 from usageledger.ledger.decoding import decode_catalog
 from usageledger.ledger.partitioning import partition_of
@@ -252,6 +262,10 @@ class Simulation:
             return self.catalogs[offset] if offset < len(self.catalogs) else None
         return self._topic(partition, topic).record_at_or_after(offset)
 
+    def _skips_after(self, partition: int, offset: int) -> frozenset[SkippedPlace]:
+        records = self.ledgers[partition].records
+        return places_skipped(record.value for record in records if record.offset > offset)
+
     def _topic(self, partition: int, topic: str) -> InputTopic:
         return self.topics[
             TopicPartition(TOPICS.usage if topic == "usage" else TOPICS.account, partition)
@@ -383,6 +397,7 @@ class Simulation:
             (self.lose_view, 1.5),
             (self.lose_entries, 0.5),
             (self.claim_and_vanish, 1),
+            (self.let_a_stranger_write, 2),
             (self.rebuild_view, 2),
             (self.kill_rebuild, 1),
             (self.freeze_rebuild, 1),
@@ -563,7 +578,12 @@ class Simulation:
                 return _contents(view) == live
 
     def _audit(self, partition: int) -> None:
-        replay = PartitionReplay(partition, self.partition_count, partial(self._read, partition))
+        replay = PartitionReplay(
+            partition,
+            self.partition_count,
+            partial(self._read, partition),
+            partial(self._skips_after, partition),
+        )
         try:
             decided = [
                 sealed.entry for sealed in replay.verified_entries(self.ledgers[partition].records)
@@ -739,7 +759,8 @@ class Simulation:
                 self.oracles[partition] = oracle = self._oracle(partition)
                 oracle.ledger_appended(log.records)
                 for record in announced:
-                    oracle.limits.read(record.value or b"")
+                    if record.value != JUNK:
+                        oracle.limits.read(record.value or b"")
 
     def claim_and_vanish(self) -> None:
         """A worker claims and dies at once. Its claim alone supersedes the owner."""
@@ -747,6 +768,38 @@ class Simulation:
         if log.records:
             log.append_batch([KeyedValue(None, log.records[0].value or b"")])
             self.faults["worker: claimed and vanished"] += 1
+
+    def let_a_stranger_write(self) -> None:
+        """A stranger appends junk to the ledger or to the limit events.
+
+        An entry of the stranger's that is at its own offset stops every reader. An operator skips
+        it at once here, because only then can everything settle.
+        """
+        partition = self.random.randrange(self.partition_count)
+        log, what = (
+            self.ledgers[partition],
+            self.random.choice(("junk", "nothing", "copy", "entry")),
+        )
+        if not log.records:
+            return
+        if self.random.random() < 0.4:
+            self.limits[partition].append_junk()
+            self.faults["stranger: wrote to the limit events"] += 1
+            return
+        self.faults[f"stranger: wrote {what} to the ledger"] += 1
+        if what == "junk":
+            log.append_batch([KeyedValue(b"stranger", self.random.randbytes(8))])
+        elif what == "nothing":
+            log.append_batch([KeyedValue(b"stranger", b"")])
+        elif what == "copy":
+            log.append_batch([KeyedValue(None, self.random.choice(log.records).value or b"")])
+        else:
+            head = Head(ledger="?", next_offset=log.end_offset, hash=64 * "0")
+            draft = LedgerEntry(kind="usage", appended_at=self.now(), account=self.accounts[0])
+            ((forged, _, value),), _ = seal([draft], head, partition)
+            place = place_of("ledger", partition, forged.offset, value)
+            skip = RecordSkip(place=place, reason="forged", operator="operator")
+            log.append_batch([KeyedValue(None, value), KeyedValue(None, encode_skip(skip))])
 
     def rebuild_view(self) -> None:
         """An operator rebuilds a view beside the workers, and goes on from an earlier attempt."""
@@ -827,6 +880,7 @@ class Simulation:
             self.partition_count,
             partial(self._read, partition),
             partial(self._has_undecided_input, partition),
+            partial(self._skips_after, partition),
         )
 
     def _forget_the_dead(self) -> None:

@@ -8,6 +8,7 @@ from tests.worlds.limits_world import Kind, Ledger
 from usageledger.domain.chain import entry_at
 from usageledger.gateway.streams.limit_store import LimitRecord, limit_record
 from usageledger.ledger.limit_events import limit_events
+from usageledger.ledger.records import Record
 
 NOW_MS = 1_795_000_000_000
 
@@ -31,7 +32,10 @@ class Announced:
         sealed = entry_at(record.offset, record.value)
         assert sealed is not None
         return self.again(
-            [limit_record(0, announced_ms, message.value) for message in limit_events(sealed.entry)]
+            [
+                limit_record(self.partition, Record(0, announced_ms, message.key, message.value))
+                for message in limit_events(sealed.entry)
+            ]
         )
 
     def again(self, records: Sequence[LimitRecord]) -> list[LimitRecord]:

@@ -4,7 +4,7 @@ consumer and of its readers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -12,6 +12,13 @@ from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
 from usageledger.domain.entry import Crossing, EventReference, Figures, LedgerEntry, PeriodReference
 from usageledger.domain.head import Head
+from usageledger.domain.record_skip import (
+    RecordSkip,
+    SkippedPlace,
+    encode_skip,
+    place_of,
+    places_skipped,
+)
 from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
@@ -100,6 +107,23 @@ class Ledger:
     def junk(self) -> None:
         """Bytes that no processor wrote."""
         self._put(b'{"type":"ledger.entry","data":{"kind":"usage"}}')
+
+    def forgery(self, *kinds: Kind) -> None:
+        """An entry at its own offset that does not continue the chain."""
+        draft = LedgerEntry(
+            kind="usage",
+            appended_at=START,
+            account="acct",
+            crossings=tuple(crossing(kind) for kind in kinds),
+        )
+        forged_head = Head(ledger="5f0c61a2", next_offset=len(self.records), hash="0" * 64)
+        (sealed,), _ = seal([draft], forged_head, self.partition)
+        self._put(sealed.value)
+
+    def skip(self, offset: int) -> None:
+        """An operator skips a record."""
+        place = place_of("ledger", self.partition, offset, self.records[offset].value)
+        self._put(encode_skip(RecordSkip(place=place, reason="a test", operator="operator")))
 
     def _put(self, value: bytes) -> Record:
         record = Record(len(self.records), 0, b"acct", value)
@@ -201,6 +225,11 @@ class MemoryFeed:
         self._world.committed.update(next_offsets)
         self._after("commit")
 
+    def skips_after(self, partition: int, offset: int) -> frozenset[SkippedPlace]:
+        self._before("skips_after")
+        records = self._world.ledgers[partition].records[offset + 1 :]
+        return places_skipped(record.value for record in records)
+
     def committed_offset(self, partition: int) -> int:
         return self._world.committed.get(partition, 0)
 
@@ -223,10 +252,11 @@ class MemoryLimitLog:
         self._on_their_way: list[tuple[int, list[bytes]]] = []
         self.loses_next: Fate = "no"
 
-    def last(self, partition: int) -> Record | None:
-        self._before("last")
+    def newest_first(self, partition: int) -> Iterator[Record]:
+        self._before("newest_first")
         values = self._world.limit_events[partition]
-        return Record(len(values) - 1, 0, b"acct", values[-1]) if values else None
+        for offset in reversed(range(len(values))):
+            yield Record(offset, 0, b"acct", values[offset])
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}

@@ -18,6 +18,7 @@ from usageledger.counters.holding import (
     FindHold,
     Held,
     Hold,
+    Holder,
     Outcome,
     PlaceHold,
     ReleaseHold,
@@ -217,7 +218,7 @@ def check_query(account: str, use: Use, clock: Clock) -> Query[Checked]:
 
 
 def hold_query(
-    account: str, hold_id: str, use: Use, life_ms: int, clock: Clock
+    account: str, hold_id: str, use: Use, life_ms: int, clock: Clock, holder: Holder = ""
 ) -> Query[HoldResult]:
     """Reserve what a use costs, if the use may start.
 
@@ -237,6 +238,7 @@ def hold_query(
             credits=check.cost,
             life_ms=life_ms,
             content=content_of(use),
+            holder=holder,
         )
         if held.outcome != "account_moved":
             refusal = None if held.outcome == "held" else held.outcome
@@ -247,12 +249,15 @@ def hold_query(
     )
 
 
-def release_query(account: str, hold_id: str) -> Query[Hold | None]:
-    """Free an open hold, and return it as it then is.
+def release_query(
+    account: str, hold_id: str, holders: tuple[Holder, ...] | None
+) -> Query[Hold | None]:
+    """Free an open hold of one of these holders, and return it as it then is.
 
+    It is open still if its holder is another; None frees it whoever its holder is. The answer is
     None if there is no such hold, or it has expired. Raises ViewError.
     """
-    found: Hold | None = yield ReleaseHold(account=account, id=hold_id)
+    found: Hold | None = yield ReleaseHold(account=account, id=hold_id, holders=holders)
     return found
 
 

@@ -13,13 +13,21 @@ from itertools import groupby
 from msgspec.structs import replace
 
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
-from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
+from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
 from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
 from usageledger.domain.head import Head
+from usageledger.domain.record_skip import SkippedPlace, decode_skip, place_of
 from usageledger.ledger.decoded_input import DecodedInput, NotMalformed, malformed_run
 from usageledger.ledger.decoding import Malformed
 from usageledger.ledger.partition_book import PartitionBook, Undecidable, group_key
+from usageledger.ledger.reader_rule import (
+    NO_SKIPS,
+    RecordStops,
+    check_rules,
+    kind_of_record,
+    next_entry,
+)
 from usageledger.ledger.records import Record
 
 ReadInput = Callable[[Topic, int], Record | None]
@@ -27,6 +35,10 @@ ReadInput = Callable[[Topic, int], Record | None]
 
 The offsets rise from call to call of one topic.
 """
+
+
+ReadSkips = Callable[[int], frozenset[SkippedPlace]]
+"""The records that skips beyond an offset of the partition name."""
 
 
 class Difference(Exception):
@@ -84,11 +96,23 @@ class PartitionReplay:
     After each of the `verified_entries`, ``book`` is what the view must be at that point.
     """
 
-    def __init__(self, partition: int, partition_count: int, read_input: ReadInput) -> None:
+    def __init__(
+        self,
+        partition: int,
+        partition_count: int,
+        read_input: ReadInput,
+        read_skips: ReadSkips = lambda _: NO_SKIPS,
+    ) -> None:
         self.book = PartitionBook(partition, partition_count, Head(ledger=""), AdoptedCatalogs())
         self.counts = ReplayCounts()
         self.claims: list[Claim] = []
+        self.invalid: list[SkippedPlace] = []
+        """The records that are no entries, claims or skips, with those that were skipped."""
+        self.skipped: set[SkippedPlace] = set()
+        """The records of this partition and of its limit events that operators have skipped."""
         self._read_input = read_input
+        self._read_skips = read_skips
+        self._skipped: frozenset[SkippedPlace] = NO_SKIPS
 
     def verified_entries(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
         """Yield each valid entry once it has been decided again to the same bytes.
@@ -99,31 +123,36 @@ class PartitionReplay:
             yield from self._verified_group(list(group))
 
     def _valid_entries(self, records: Iterable[Record]) -> Iterator[SealedEntry]:
+        partition, hash_ = self.book.partition, self.book.head.hash
         for record in records:
             try:
-                sealed = entry_at(record.offset, record.value)
-            except NotAnEntry as error:
-                raise Difference(f"{self._at(record.offset)}: {error}") from None
+                sealed = self._entry_of(record, hash_)
+            except RecordStops as stop:
+                self._skipped |= self._read_skips(record.offset)
+                if stop.place not in self._skipped:
+                    raise Difference(str(stop)) from None
+                sealed = None
             if sealed is not None:
+                hash_ = sealed.hash
                 yield sealed
             elif (claim := decode_claim(record.value)) is not None:
-                self._note_claim(claim, record.offset)
+                if knows_rules_of(claim):
+                    self.claims.append(claim)
+            elif (skip := decode_skip(record.value)) is not None:
+                self.skipped.add(skip.place)
+            elif kind_of_record(record) == "invalid":
+                place = place_of("ledger", partition, record.offset, record.value)
+                self.invalid.append(place)
 
-    def _note_claim(self, claim: Claim, offset: int) -> None:
-        if not knows_rules_of(claim):
-            raise Difference(
-                f"{self._at(offset)}: claimed under rules newer than this audit's ({claim.decide}, "
-                f"tzdata {claim.tzdata}): upgrade it"
-            )
-        self.claims.append(claim)
+    def _entry_of(self, record: Record, hash_: str) -> SealedEntry | None:
+        sealed = next_entry(record, self.book.partition, hash_, self._skipped)
+        if sealed is None:
+            check_rules(record, self.book.partition, self._skipped)
+        return sealed
 
     def _verified_group(self, actual: list[SealedEntry]) -> Iterator[SealedEntry]:
         """Decide the entries of one input, or of one account that was due, and compare them."""
         first = actual[0].entry
-        if first.partition != self.book.partition:
-            raise Difference(
-                f"{self._at(first.offset)}: the entry names partition {first.partition}"
-            )
         # Claims and the appends of superseded workers lie between entries. So the offset is the
         # log's, and everything else must follow from the inputs.
         self.book.head = replace(self.book.head, next_offset=first.offset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,11 +13,14 @@ from usageledger.counters.redis_view import RedisView
 from usageledger.counters.view import Snapshot
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.encoding import encode
+from usageledger.domain.record_skip import SkippedPlace, place_of
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, limit_event_in
 from usageledger.ledger.limit_events import LimitMessage, limit_events
 from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
-from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.partition_counts import PartitionCounts, partition_counts
+from usageledger.log.reading import LogReader, log_reader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -32,22 +34,33 @@ PROGRESS_EVERY = 2_000
 class AuditReport:
     """The findings of an audit, as data. `operations.audit_verdict` words them.
 
-    ``differences`` has the first one of each partition that has any. ``undecided_inputs`` and
-    ``unwritten_limit_events`` are still on their way, and are no differences.
+    ``differences`` has the first one of each partition that has any. ``uncovered`` counts the input
+    records that no entry covers, by topic and partition. ``unwritten_limit_events`` are still on
+    their way, and are no differences. ``invalid_records`` names the records of the ledger and the
+    limit events that our services did not write; each is reported until an operator skips it.
     """
 
     partitions: int = 0
     counts: ReplayCounts = field(default_factory=ReplayCounts)
     limit_events: int = 0
     accounts: int = 0
-    undecided_inputs: int = 0
+    uncovered: dict[tuple[str, int], int] = field(default_factory=dict)
     unwritten_limit_events: int = 0
     differences: list[str] = field(default_factory=list)
+    invalid_records: list[SkippedPlace] = field(default_factory=list)
+    skipped_records: int = 0
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything that has been decided follows from the inputs."""
-        return not self.differences
+        """Whether every input has its entry, all that is decided follows from the inputs, and no
+        record is a stranger's.
+        """
+        return not self.differences and not self.uncovered and not self.invalid_records
+
+    @property
+    def undecided_inputs(self) -> int:
+        """How many input records no entry covers."""
+        return sum(self.uncovered.values())
 
 
 def verify(
@@ -68,10 +81,16 @@ def verify(
             for topic in (*topics.partitioned, topics.catalog)
         }
         ledger = readers[topics.ledger]
-        report.partitions = ledger.partition_count(topics.ledger)
+        counts = partition_counts(ledger, topics)
+        difference = counts.difference()
+        if difference is not None:
+            report.differences.append(difference)
+        # A partition that one of the topics lacks cannot be replayed: the difference says so.
+        report.partitions = min(counts.of_ledger, *counts.by_topic.values())
+        input_ends = _input_ends(readers, topics, counts)
         if report.partitions == 0:
             report.differences.append(
-                f"there is no topic {topics.ledger}: is the prefix {prefix!r} right?"
+                f"there is no topic {', '.join(counts.missing)}: is the prefix {prefix!r} right?"
             )
         total = sum(
             ledger.end_offset(topics.ledger, partition) for partition in range(report.partitions)
@@ -82,8 +101,39 @@ def verify(
             return runner.run(_snapshot(redis_url, prefix, partition))
 
         for partition in range(report.partitions):
-            _verify_partition(partition, report, topics, readers, read_view, read_counter)
+            _verify_partition(
+                partition, report, topics, readers, read_view, read_counter, input_ends
+            )
+        for (topic, partition), end in input_ends.items():
+            if partition >= report.partitions:
+                _note_uncovered(report, readers[topic], topic, partition, 0, end)
     return report
+
+
+def _input_ends(
+    readers: dict[str, LogReader], topics: Topics, counts: PartitionCounts
+) -> dict[tuple[str, int], int]:
+    """Where every partition of the inputs ends now, those beyond the ledger's count too.
+
+    An input that arrives later may await its entry at the end of the audit.
+    """
+    return {
+        (topic, partition): readers[topic].end_offset(topic, partition)
+        for topic in (topics.usage, topics.account)
+        for partition in range(counts.by_topic[topic])
+    }
+
+
+def _note_uncovered(
+    report: AuditReport, reader: LogReader, topic: str, partition: int, start: int, end: int
+) -> None:
+    """Count the records of an input from ``start`` to ``end``, which no entry covers."""
+    start = max(start, reader.start_offset(topic, partition))
+    if start < end:
+        # Offsets are no count: transactions leave some out.
+        found = sum(1 for _ in reader.read(topic, partition, start, end))
+        if found:
+            report.uncovered[topic, partition] = found
 
 
 def _verify_partition(
@@ -93,10 +143,11 @@ def _verify_partition(
     readers: dict[str, LogReader],
     read_view: Callable[[int], Snapshot],
     read_counter: _ReadCounter,
+    input_ends: dict[tuple[str, int], int],
 ) -> None:
     # First what is derived is read, then what it is derived from. Whatever is appended meanwhile,
     # the entries of each limit event and of the view are in the ledger that is read.
-    limit_values = _limit_event_values(readers[topics.limit], topics.limit, partition)
+    limit_values, invalid = _limit_event_values(readers[topics.limit], topics.limit, partition)
     snapshot = read_view(partition)
     ledger = readers[topics.ledger]
     end = ledger.end_offset(topics.ledger, partition)
@@ -106,7 +157,11 @@ def _verify_partition(
         "catalog": _Cursor(readers[topics.catalog], topics.catalog, 0),
     }
     replay = PartitionReplay(
-        partition, report.partitions, lambda topic, offset: cursors[topic].at_or_after(offset)
+        partition,
+        report.partitions,
+        lambda topic, offset: cursors[topic].at_or_after(offset),
+        # The ledger's own reader is in the middle of a read.
+        lambda offset: skips_after(readers[topics.limit], topics.ledger, partition, offset),
     )
     view = _ViewCheck(snapshot, partition)
     limits = _LimitCheck(limit_values, partition)
@@ -119,15 +174,19 @@ def _verify_partition(
         limits.compare_at_end()
     except Difference as difference:
         report.differences.append(str(difference))
+    invalid += replay.invalid
+    report.invalid_records += [place for place in invalid if place not in replay.skipped]
+    report.skipped_records += len(replay.skipped)
     report.counts.include(replay.counts)
     report.limit_events += limits.compared
     report.unwritten_limit_events += limits.awaited
     report.accounts += view.accounts_compared
-    for topic, next_offset in (
-        ("usage", replay.book.head.usage_next),
-        ("account", replay.book.head.account_next),
+    for topic, decided in (
+        (topics.usage, replay.book.head.usage_next),
+        (topics.account, replay.book.head.account_next),
     ):
-        report.undecided_inputs += max(0, cursors[topic].end - next_offset)
+        end = input_ends[topic, partition]
+        _note_uncovered(report, readers[topic], topic, partition, decided, end)
 
 
 class _ViewCheck:
@@ -226,27 +285,26 @@ class _LimitCheck:
             )
 
 
-def _limit_event_values(reader: LogReader, topic: str, partition: int) -> list[bytes]:
-    """The values of a partition's limit events in order, without repeats.
+def _limit_event_values(
+    reader: LogReader, topic: str, partition: int
+) -> tuple[list[bytes], list[SkippedPlace]]:
+    """The values of a partition's limit events in order, without repeats; and its other records.
 
     A repeat's address is at or before that of an earlier event.
     """
     events: list[bytes] = []
-    last = (-1, -1)
+    invalid: list[SkippedPlace] = []
+    last: LimitAddress | None = None
     for record in reader.read(topic, partition, 0, reader.end_offset(topic, partition)):
-        address = _address(record.value)
-        if address is None or address > last:
+        try:
+            _, address = limit_event_in(record.value, partition)
+        except NotALimitEvent:
+            invalid.append(place_of("limit", partition, record.offset, record.value))
+            continue
+        if address.is_beyond(last):
             events.append(record.value or b"")
-            last = address or last
-    return events
-
-
-def _address(value: bytes | None) -> tuple[int, int] | None:
-    try:
-        place = json.loads(value or b"")["data"]["entry"]
-        return (int(place["offset"]), int(place["index"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+            last = address
+    return events, invalid
 
 
 async def _snapshot(redis_url: str, prefix: str, partition: int) -> Snapshot:
@@ -262,9 +320,11 @@ class _Cursor:
     """Reads an input forwards: the offsets that are asked for must rise."""
 
     def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
-        self.end = reader.end_offset(topic, partition)
         self._records = reader.read(
-            topic, partition, reader.start_offset(topic, partition), self.end
+            topic,
+            partition,
+            reader.start_offset(topic, partition),
+            reader.end_offset(topic, partition),
         )
         self._next: Record | None = None
 

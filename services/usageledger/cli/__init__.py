@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from usageledger.cli import (
     accounts,
+    acls,
     audit,
     catalog,
     demo,
     doctor,
+    environment,
     keys,
     ledger,
     limits,
@@ -22,10 +26,12 @@ from usageledger.cli import (
     send,
     services,
     stack,
+    topics,
     usage,
     webhooks,
 )
 from usageledger.cli.failures import Commands
+from usageledger.runtime.redaction import redacted
 
 app = typer.Typer(
     name="usageledger",
@@ -36,7 +42,7 @@ app = typer.Typer(
     help="An event-sourced ledger of AI-generation credits. It reads usage from Kafka, keeps each "
     "account's counters, and tells your app when an account reaches a limit.",
 )
-for part in (stack, send, demo, rebuild, doctor, services):
+for part in (stack, environment, send, demo, rebuild, doctor, acls, services):
     part.add_to(app)
 for name, group in (
     ("account", accounts.app),
@@ -45,6 +51,7 @@ for name, group in (
     ("limits", limits.app),
     ("refusals", refusals.app),
     ("catalog", catalog.app),
+    ("topics", topics.app),
     ("audit", audit.app),
     ("processor", processor.app),
     ("webhooks", webhooks.app),
@@ -88,4 +95,9 @@ def top(
 
 def main() -> None:
     """The entry point of the ``usageledger`` command."""
-    app()
+    try:
+        app()
+    except Exception:  # noqa: BLE001 - it is shown, and ends the command
+        # An error that nobody expected may quote an address with its password.
+        sys.stderr.write(redacted(traceback.format_exc()))
+        sys.exit(1)

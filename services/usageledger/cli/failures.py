@@ -7,6 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from usageledger.runtime.redaction import redacted
+
 
 class Commands(TyperGroup):
     """A group of commands that prints an expected error in one line and exits with code 1."""
@@ -18,7 +20,7 @@ class Commands(TyperGroup):
             message = explained(error)
             if message is None:
                 raise
-            typer.echo(f"usageledger: {message}", err=True)
+            typer.echo(redacted(f"usageledger: {message}"), err=True)
             raise typer.Exit(1) from error
 
 
@@ -31,7 +33,6 @@ def explained(error: Exception) -> str | None:
     from usageledger.accounts.errors import AccountError
     from usageledger.counters.view import ViewError
     from usageledger.domain.catalog_check import UnusableCatalog
-    from usageledger.domain.chain import NotAnEntry
     from usageledger.log.reading import LogUnreadable
     from usageledger.operations.errors import OperatorError, StopRequested
     from usageledger.operations.limit_tail import TailFailed
@@ -52,7 +53,7 @@ def explained(error: Exception) -> str | None:
             f"the counters cannot be read ({error}): see `usageledger status` for whether Redis "
             "runs"
         )
-    if isinstance(error, (LogUnreadable, NotAnEntry)):
+    if isinstance(error, LogUnreadable):
         return f"the ledger cannot be read ({error}): run `usageledger doctor`"
     if isinstance(
         error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)

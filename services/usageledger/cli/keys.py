@@ -37,7 +37,10 @@ KeyId = Annotated[
 ]
 
 
-@app.command(epilog='Example: usageledger keys create "render service" --scope check --scope hold')
+@app.command(
+    epilog="Example: usageledger keys create render --scope report --source /render "
+    "--account 'acct_eu_*'"
+)
 def create(
     name: Annotated[str, typer.Argument(help="Which app uses it.")],
     scopes: Annotated[
@@ -46,6 +49,30 @@ def create(
             "--scope", help="What the key may do; may be repeated. admin may do everything."
         ),
     ],
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="PATTERN",
+            help="Bind the key to this source, or with a final * to all that begin so; may be "
+            "repeated.",
+        ),
+    ] = None,
+    accounts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--account", metavar="PATTERN", help="Bind the key to accounts in the same way."
+        ),
+    ] = None,
+    events_per_second: Annotated[
+        int | None,
+        typer.Option(
+            "--events-per-second",
+            metavar="N",
+            min=1,
+            help="How many events the key may report in a second. Without it: no quota.",
+        ),
+    ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,8 +80,25 @@ def create(
     from usageledger.local.gateway_client import GatewayClient
 
     with GatewayClient.find(data) as gateway:
-        made = gateway.create_key(name, [scope.value for scope in scopes])
+        made = gateway.create_key(
+            name,
+            [scope.value for scope in scopes],
+            sources=sources or (),
+            accounts=accounts or (),
+            events_per_second=events_per_second,
+        )
     _print_key(made, as_json)
+
+
+@app.command(epilog="Example: USAGELEDGER_GATEWAY_KEY=$(usageledger keys generate)")
+def generate() -> None:
+    """Print a new key, for USAGELEDGER_GATEWAY_KEY of a gateway that has no key yet.
+
+    Nothing is asked or stored: keep the key where your deployment keeps its secrets.
+    """
+    from usageledger.sdk.tokens import new_key
+
+    terminal.say(new_key())
 
 
 @app.command("list", epilog="Example: usageledger keys list")
@@ -69,7 +113,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
             terminal.print_json(key)
         return
     terminal.print_table(
-        ("id", "name", "scopes", "made", "state"), [_key_row(key) for key in found]
+        ("id", "name", "scopes", "bound to", "made", "state"), [_key_row(key) for key in found]
     )
 
 
@@ -124,4 +168,21 @@ def _key_row(key: dict[str, Any]) -> tuple[str, ...]:
         if working == 1
         else f"works, {working} secrets"
     )
-    return (key["id"], key["name"], ", ".join(key["scopes"]), key["created_at"], state)
+    return (
+        key["id"],
+        key["name"],
+        ", ".join(key["scopes"]),
+        _bounds_of(key),
+        key["created_at"],
+        state,
+    )
+
+
+def _bounds_of(key: dict[str, Any]) -> str:
+    quota = key["events_per_second"]
+    bounds = [
+        *key["sources"],
+        *key["accounts"],
+        *([] if quota is None else [f"{quota} events/s"]),
+    ]
+    return ", ".join(bounds) or "–"

@@ -13,6 +13,7 @@ import typer
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data, connection, now, stack_directory
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.runtime.redaction import has_password, redacted
 
 if TYPE_CHECKING:
     from usageledger.local.addresses import Addresses
@@ -35,6 +36,20 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, epilog=f"Example: {example}")(command)
 
 
+def _without_password(
+    context: typer.Context, option: typer.CallbackParam, url: str | None
+) -> str | None:
+    """Refuse a password among the arguments, which every user of the machine can read."""
+    source = context.get_parameter_source(option.name or "")
+    is_argument = source is not None and source.name == "COMMANDLINE"
+    if url and is_argument and has_password(url):
+        raise typer.BadParameter(
+            "every user of this machine can read a command's arguments: give an address with a "
+            "password in the variable USAGELEDGER_REDIS_URL"
+        )
+    return url
+
+
 KafkaOption = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +65,8 @@ RedisOption = Annotated[
         "--redis",
         metavar="URL",
         envvar="USAGELEDGER_REDIS_URL",
-        help="Use this Redis instead of starting one.",
+        help="Use this Redis instead of starting one. A password belongs in the variable.",
+        callback=_without_password,
     ),
 ]
 BackendOption = Annotated[
@@ -79,6 +95,17 @@ PortOption = Annotated[
 ]
 
 
+PartitionsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--partitions",
+        metavar="N",
+        min=1,
+        help="How many partitions a new ledger gets (default: as its topics that exist, else 8).",
+    ),
+]
+
+
 def up(
     data: Annotated[
         Path | None,
@@ -100,6 +127,7 @@ def up(
         typer.Option("--detach", help="Return once everything is up. `usageledger down` ends it."),
     ] = False,
     prefix: PrefixOption = "",
+    partitions: PartitionsOption = None,
     port: PortOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,9 +141,13 @@ def up(
     directory = stack_directory(data).resolve()
     progress = terminal.TerminalProgress()
     if detach:
-        command = _up_command(directory, kafka, redis, backend, importing, prefix, port)
+        command = _up_command(directory, kafka, backend, importing, prefix, partitions, port)
         addresses = start_detached(
-            command, directory, progress, fetch=backend == "packages" and kafka is None
+            command,
+            directory,
+            progress,
+            fetch=backend == "packages" and kafka is None,
+            environment={"USAGELEDGER_REDIS_URL": redis} if redis else None,
         )
         where = "" if data is None else f" --data {shlex.quote(str(data))}"
         _print_ready(addresses, as_json, f"`usageledger down{where}` ends it")
@@ -127,6 +159,7 @@ def up(
         backend=backend,
         importing=importing,
         prefix=prefix,
+        partitions=partitions,
         port=port,
         prepare=_publish_shipped_catalog,
     )
@@ -152,11 +185,12 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     from usageledger.local.daemon import read_status
 
     found = read_status(stack_directory(data))
-    lags, partitions = _lags_and_partitions(found)
+    lags, partitions, difference = _lags_and_partitions(found)
     for service in found["services"]:
         service["lag"] = lags.get(service["name"])
     if found["state"] == "running":
         found["partitions"] = [partition.plain() for partition in partitions]
+        found["partition_counts_differ"] = difference
     if as_json:
         terminal.print_json(found)
         return
@@ -171,6 +205,8 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     if rows:
         terminal.print_table(columns, rows, right=("pid", "restarts", "lag"))
     _print_partitions(partitions)
+    if difference is not None:
+        terminal.warn(difference)
 
 
 def go_live(data: Data = None) -> None:
@@ -197,6 +233,8 @@ def wait_idle(
 
     Gives up, with exit code 1, when nothing has moved for two minutes.
     """
+    from usageledger.log.topics import Topics
+    from usageledger.operations.audit_verdict import uncovered_line
     from usageledger.operations.idleness import STALLED_AFTER_S, wait_until_idle
     from usageledger.operations.lags import lag_reader
 
@@ -214,8 +252,11 @@ def wait_idle(
         if timeout_s is not None and waited_s >= timeout_s
         else f"nothing moved for {STALLED_AFTER_S:.0f} s"
     )
+    uncovered = lags.uncovered(Topics(settings.prefix))
     for line in (
         f"usageledger: {why}; see `usageledger status`",
+        *([f"usageledger: {uncovered_line(uncovered)}"] if uncovered else []),
+        *([f"usageledger: {lags.difference}"] if lags.difference else []),
         *(f"  {lag}" for lag in lags.waiting),
     ):
         typer.echo(line, err=True)
@@ -241,16 +282,16 @@ class _WaitNotes:
 def _up_command(
     directory: Path,
     kafka: str | None,
-    redis: str | None,
     backend: str,
     importing: bool,
     prefix: str,
+    partitions: int | None,
     port: int | None,
 ) -> list[str]:
     options = [
         ("--kafka", kafka),
-        ("--redis", redis),
         ("--prefix", prefix),
+        ("--partitions", str(partitions or "")),
         ("--port", str(port or "")),
     ]
     given = [word for option, value in options if value for word in (option, value)]
@@ -276,41 +317,40 @@ def _publish_shipped_catalog(addresses: Addresses) -> None:
 
 def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     from usageledger.local.daemon import read_status
-    from usageledger.local.gateway_place import kept_key
 
-    key = kept_key(addresses.data) or ""
+    redis = redacted(addresses.redis_url)
     descriptions = read_status(addresses.data).get("took", {})
     if as_json:
         found = {
             "kafka": str(addresses.kafka),
-            "redis": addresses.redis_url,
+            "redis": redis,
             "data": str(addresses.data),
             "prefix": addresses.prefix,
             "gateway": addresses.gateway,
-            "key": key,
             "took": descriptions,
         }
         terminal.print_json(found)
         return
     for name, description in descriptions.items():
         terminal.say(f"{name}: {description}")
-    terminal.say(f"gateway {addresses.gateway} · key {key}")
     terminal.say(
-        f"ready: kafka {addresses.kafka} · redis {addresses.redis_url} · data {addresses.data} "
-        f"({ending})"
+        f"gateway {addresses.gateway} · `usageledger env` prints its key and Redis's address"
+    )
+    terminal.say(
+        f"ready: kafka {addresses.kafka} · redis {redis} · data {addresses.data} ({ending})"
     )
 
 
 def _lags_and_partitions(
     found: dict[str, Any],
-) -> tuple[dict[str, int | None], list[PartitionState]]:
-    """The lag of each service and the state of each partition.
+) -> tuple[dict[str, int | None], list[PartitionState], str | None]:
+    """The lag of each service, the state of each partition, and how partition counts differ.
 
-    Both are empty, with a warning, where they cannot be read: a broken broker must not keep the
+    All are empty, with a warning, where they cannot be read: a broken broker must not keep the
     rest of the status from being shown.
     """
     if found["state"] != "running":
-        return {}, []
+        return {}, [], None
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
@@ -319,22 +359,22 @@ def _lags_and_partitions(
     from usageledger.operations.lags import history_lag, lag_reader, service_lags
     from usageledger.operations.partition_states import partition_states
     from usageledger.runtime.kafka_connection import KafkaConnectionError
+    from usageledger.runtime.settings import stack_redis_url
 
     try:
         with lag_reader(
             KafkaConnection.from_json(found["kafka_connection"]),
-            found["redis"],
+            stack_redis_url(Path(found["data"])),
             found.get("prefix", ""),
             timeout_ms=LAG_TIMEOUT_MS,
         ) as reader:
             lags = reader.look()
             history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
-            return service_lags(lags) | {"history": history}, partition_states(
-                lags, reader.owner_reports()
-            )
+            states = partition_states(lags, reader.owner_reports())
+            return service_lags(lags) | {"history": history}, states, lags.difference
     except (KafkaError, KafkaConnectionError, ViewError, OperatorError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be read: {error}")
-        return {}, []
+        return {}, [], None
 
 
 def _print_partitions(partitions: list[PartitionState]) -> None:

@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from usageledger.runtime.redaction import redacted
+
 WIDTH_WITHOUT_TERMINAL = 180
 
 
@@ -51,12 +53,12 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Print one line on stderr."""
-    notices().print(escape(text), style="dim", soft_wrap=True)
+    notices().print(escape(redacted(text)), style="dim", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    notices().print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+    notices().print(f"[yellow]warning:[/yellow] {escape(redacted(text))}", soft_wrap=True)
 
 
 def print_table(
@@ -118,10 +120,12 @@ class TerminalProgress:
         self._console = notices()
 
     def say(self, message: str) -> None:
-        self._console.print(escape(message), style="dim", soft_wrap=True)
+        self._console.print(escape(redacted(message)), style="dim", soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self._console.print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True)
+        self._console.print(
+            f"[yellow]warning:[/yellow] {escape(redacted(message))}", soft_wrap=True
+        )
 
     @contextmanager
     def fetching(self, what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:

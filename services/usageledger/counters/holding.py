@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -52,16 +53,31 @@ _json = msgspec.json.Encoder()
 _content = msgspec.json.Decoder(tuple[str, str | None, str])
 
 
+Holder = str
+"""Who placed a hold: ``key:<id>``, ``token:<id of its key>``, or ``source:<name>``.
+
+Such a hold is released by its holder alone, and one of a source is settled by uses of this source
+alone. An empty holder is unknown: anybody may release its hold, and any use settles it.
+"""
+
+
+def holder_of_source(source: str) -> Holder:
+    """The holder of holds that programs of this source place, as one word."""
+    return f"source:{quote(source, safe='')}"
+
+
 class Hold(NamedTuple):
     """A hold as it is stored.
 
     ``credits`` is what it reserves, in micro-credits, and ``counts_until_ms`` until when it counts
-    (ms since 1970). ``content`` is what it is for: see `content_of`.
+    (ms since 1970). ``holder`` is whoever placed it: see `Holder`. ``content`` is what it is for:
+    see `content_of`.
     """
 
     state: HoldState
     credits: int
     counts_until_ms: int
+    holder: Holder
     content: bytes
 
 
@@ -94,6 +110,7 @@ class PlaceHold:
     credits: int
     life_ms: int
     content: bytes
+    holder: Holder = ""
     open_max: int = OPEN_MAX
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
@@ -112,6 +129,7 @@ class PlaceHold:
             self.credits,
             self.life_ms,
             self.open_max,
+            self.holder,
             self.content,
         ]
 
@@ -124,17 +142,22 @@ class PlaceHold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseHold:
-    """Free an open hold. The answer is the hold as it then is; None if it has expired."""
+    """Free an open hold. The answer is the hold as it then is; None if it has expired.
+
+    It is free only if its holder is among ``holders`` or unknown, and stays open otherwise. None
+    frees it whoever its holder is.
+    """
 
     script: ClassVar[str] = "release"
     account: str
     id: str
+    holders: tuple[Holder, ...] | None
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
         return [partition.holds(self.account), partition.hold_ends(self.account)]
 
     def words(self) -> Sequence[Word]:
-        return [self.id]
+        return [self.id, ""] if self.holders is None else [self.id, "only", *self.holders]
 
     def answer(self, reply: Any) -> Hold | None:
         return None if reply is None else parse_hold(reply)
@@ -171,10 +194,11 @@ def use_of(hold: Hold) -> Use:
 
 def parse_hold(value: bytes) -> Hold:
     """A hold from the text that the scripts write."""
-    state, credits, counts_until_ms, content = value.split(b" ", 3)
+    state, credits, counts_until_ms, holder, content = value.split(b" ", 4)
     return Hold(
         state.decode(),  # type: ignore[arg-type] # the scripts write no other state
         int(credits),
         int(counts_until_ms),
+        holder.decode(),
         content,
     )

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from usageledger.counters.calling import Call
-from usageledger.counters.holding import REMEMBERED_MS, FindHold, Held, Hold, PlaceHold, ReleaseHold
+from usageledger.counters.holding import (
+    REMEMBERED_MS,
+    FindHold,
+    Held,
+    Hold,
+    PlaceHold,
+    ReleaseHold,
+    holder_of_source,
+)
 from usageledger.counters.reading import AccountReading, ReadAccount, ReadAccounts
 from usageledger.counters.view import Fetched, HeadMoved, Position, Snapshot, StoredHead, ViewChange
 
@@ -131,11 +139,14 @@ class MemoryView:
         self.due_ms, self.identities = other.due_ms, other.identities
         self.view_beside = None
 
-    def settle(self, holds: Sequence[tuple[str, str]]) -> None:
-        """Settle holds by account and id, as a commit does."""
-        for key in holds:
+    def settle(self, holds: Sequence[tuple[str, str, str]]) -> None:
+        """Settle holds by account, id and the use's source, as a commit does."""
+        for account, id, source in holds:
+            key = (account, id)
             hold = self._live_hold(key)
-            if hold is not None and hold.state != "settled":
+            if hold is None or hold.state == "settled":
+                continue
+            if not hold.holder.startswith("source:") or hold.holder == holder_of_source(source):
                 self.holds[key] = self._ended(hold._replace(state="settled"))
 
     def ask(self, call: Call[_T]) -> _T:
@@ -172,7 +183,7 @@ class MemoryView:
             return Held("insufficient_credits", held)
         if sum(hold.state == "open" for hold in self._live_holds(call.account)) >= call.open_max:
             return Held("too_many_open_holds", held)
-        hold = Hold("open", call.credits, self.now_ms() + call.life_ms, call.content)
+        hold = Hold("open", call.credits, self.now_ms() + call.life_ms, call.holder, call.content)
         self.holds = {
             key: kept for key, kept in self.holds.items() if self._live_hold(key) is not None
         }
@@ -182,7 +193,10 @@ class MemoryView:
     def _release(self, call: ReleaseHold) -> Hold | None:
         key = (call.account, call.id)
         hold = self._live_hold(key)
-        if hold is not None and hold.state == "open":
+        may_release = hold is not None and (
+            call.holders is None or hold.holder in ("", *call.holders)
+        )
+        if hold is not None and hold.state == "open" and may_release:
             hold = self.holds[key] = self._ended(hold._replace(state="released"))
         return hold
 

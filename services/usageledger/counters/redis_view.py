@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 
 from usageledger.counters import scripts
 from usageledger.counters.connection import AsyncClient
+from usageledger.counters.holding import holder_of_source
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.replies import (
     REDIS_FAILURES,
@@ -204,7 +205,7 @@ class RedisView:
         if any(abs(ms) >= _MS_MAX for ms in due.values()):
             raise ValueError("a due time is beyond 2**53 ms")
 
-        settled = _ids_by_account(() if self._keys.is_beside else change.settled_holds)
+        settled = _settled_by_account(() if self._keys.is_beside else change.settled_holds)
         keys = [self._keys.head, self._keys.accounts, self._keys.due]
         keys += [self._keys.identities(window) for window in (*written, *dropped)]
         for account in settled:
@@ -220,7 +221,7 @@ class RedisView:
             [b"%d" % window for window in (*written, *dropped)],
             *(list(chain.from_iterable(found.items())) for found in written.values()),
             *([] for _ in dropped),
-            *([hold.encode() for hold in ids] for ids in settled.values()),
+            *([word.encode() for word in words] for words in settled.values()),
         ]
         words = [
             token_of(expected),
@@ -292,11 +293,12 @@ def _indexes_by_window(identities: Sequence[tuple[int, bytes]]) -> dict[int, lis
     return indexes
 
 
-def _ids_by_account(holds: Sequence[tuple[str, str]]) -> dict[str, dict[str, None]]:
-    ids: dict[str, dict[str, None]] = {}
-    for account, hold in holds:
-        ids.setdefault(account, {})[hold] = None
-    return ids
+def _settled_by_account(holds: Sequence[tuple[str, str, str]]) -> dict[str, list[str]]:
+    """For each account: hold id, holder, hold id, holder …, as commit.lua expects them."""
+    words: dict[str, list[str]] = {}
+    for account, hold, source in dict.fromkeys(holds):
+        words.setdefault(account, []).extend((hold, holder_of_source(source)))
+    return words
 
 
 def _packed_words(lists: Sequence[Sequence[bytes]]) -> tuple[bytes, bytes]:

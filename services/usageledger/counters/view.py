@@ -53,8 +53,10 @@ class ViewChange:
     identities: Mapping[int, Mapping[bytes, bytes]] = field(default_factory=dict)
     due_ms: Mapping[str, int | None] = field(default_factory=dict)
     """When each account is next due (ms since 1970), None for one that is due no more."""
-    settled_holds: Sequence[tuple[str, str]] = ()
-    """The holds to settle, by account and id.
+    settled_holds: Sequence[tuple[str, str, str]] = ()
+    """The holds to settle: account, id, and the source of the use that names it.
+
+    A hold of another source stays open: see `counters.holding.Holder`.
 
     Holds are no part of a view, so a view beside leaves them alone.
     """

@@ -97,11 +97,14 @@ def unseal(value: bytes) -> SealedEntry | None:
 def entry_at(offset: int, value: bytes | None) -> SealedEntry | None:
     """The reader's rule: an entry is valid if it is at the offset that it names.
 
-    The result is None for a claim, a tombstone and an entry elsewhere. An entry that a predecessor
-    appends after another worker's claim is at a later offset than it names. For every reader it
-    therefore does not exist. Raises NotAnEntry, as `unseal` does.
+    The result is None for everything else: a claim, bytes that are no entry, an entry elsewhere.
+    An entry that a predecessor appends after another worker's claim is at a later offset than it
+    names. For every reader it therefore does not exist. See also `ledger.reader_rule`.
     """
-    sealed = unseal(value) if value is not None else None
+    try:
+        sealed = unseal(value) if value is not None else None
+    except NotAnEntry:
+        return None
     return sealed if sealed is not None and sealed.entry.offset == offset else None
 
 

@@ -98,8 +98,10 @@ RequireCurrentLimits = Annotated[Callable[[], None], Depends(_limits_check)]
 class Needs(SecurityBase):
     """Dependency: a caller with a scope.
 
-    An account token passes where the path names its account, and nowhere else. The rule is here
-    and not in the routes, so no route that is added lets a token read another account.
+    An account token passes where the path names its account, and nowhere else. A key that is bound
+    to accounts passes where the path names one of them. It also passes where ``path_names_account``
+    is False: such a route is about no account, or checks each account itself. The rules are here
+    and not in the routes, so a route that is added lets neither read another account.
     """
 
     # For the OpenAPI document.
@@ -109,8 +111,9 @@ class Needs(SecurityBase):
         "Bearer …`. Never send it in a URL."
     )
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, path_names_account: bool = True) -> None:
         self.scope: Scope = scope
+        self._path_names_account = path_names_account
 
     async def __call__(self, request: Request) -> Caller:
         caller = caller_of(request)
@@ -125,10 +128,30 @@ class Needs(SecurityBase):
                 f"this needs the scope {self.scope!r}: use a key that has it",
                 scope=self.scope,
             )
+        if self._path_names_account:
+            _refuse_outside(caller, request.path_params.get("account"))
         return caller
 
 
-MayReport = Annotated[Caller, Depends(Needs("report"))]
+def _refuse_outside(caller: Caller, account: str | None) -> None:
+    bounds = caller.bounds
+    if account is not None and not bounds.includes_account(account):
+        raise Problem(
+            "outside_key_bounds", bounds.why_account_is_outside(account), accounts=bounds.accounts
+        )
+    if account is None and bounds.accounts:
+        raise Problem(
+            "outside_key_bounds",
+            "this key is bound to accounts, and this is about all of them: ask for one account, or "
+            "use a key without --account",
+            accounts=bounds.accounts,
+        )
+
+
+MayReport = Annotated[Caller, Depends(Needs("report", path_names_account=False))]
+"""The route compares each event with the caller's bounds."""
+MayQuote = Annotated[Caller, Depends(Needs("check", path_names_account=False))]
+MayReadCatalogs = Annotated[Caller, Depends(Needs("read", path_names_account=False))]
 MayCheck = Annotated[Caller, Depends(Needs("check"))]
 MayHold = Annotated[Caller, Depends(Needs("hold"))]
 MayRead = Annotated[Caller, Depends(Needs("read"))]

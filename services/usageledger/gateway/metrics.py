@@ -28,6 +28,11 @@ FOLLOWED = Counter(
     "Limit events read from Kafka, without repeats",
     ["type"],
 )
+IGNORED = Counter(
+    "usageledger_limit_records_ignored",
+    "Records of limit.events that are no limit events",
+    ["partition"],
+)
 FOLLOWED_TO = Gauge(
     "usageledger_limit_events_next_offset",
     "The offset of limit.events that is read next",

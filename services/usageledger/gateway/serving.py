@@ -44,9 +44,15 @@ from usageledger.gateway.webhooks.addresses import PUBLIC, Destinations
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
-from usageledger.log.event_publisher import EventPublisher
+from usageledger.log.event_publisher import EventPublisher, Outgoing, Publish, Sent
 from usageledger.log.import_mode import ImportMode
+from usageledger.log.partition_counts import (
+    PartitionCountWatch,
+    ledger_partition_count,
+    watched_partition_counts,
+)
 from usageledger.log.published_catalogs import PublishedCatalogs
+from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.ledger_inspection import LedgerConnections
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -138,7 +144,7 @@ async def open_gateway(
     """
     topics = Topics(options.prefix)
     catalogs = PublishedCatalogs(options.kafka, options.prefix)
-    partition_count = await asyncio.to_thread(catalogs.partition_count)
+    partition_count = await asyncio.to_thread(_ledger_partition_count, options.kafka, topics)
     if partition_count == 0:
         raise LedgerMissing(f"there is no topic {topics.ledger}: `usageledger up` makes a ledger")
     import_mode = ImportMode(options.kafka, topics)
@@ -164,6 +170,9 @@ async def open_gateway(
         stack.callback(inspector.close)
         publisher = EventPublisher(options.kafka)
         stack.push_async_callback(publisher.close)
+        watch = stack.enter_context(
+            watched_partition_counts(options.kafka, topics, partition_count)
+        )
         limits = _limit_parts(options, topics, accounts, stores)
         gateway = Gateway(
             topics=topics,
@@ -172,23 +181,42 @@ async def open_gateway(
             accounts=accounts,
             history=history,
             inspector=inspector,
-            publish=publisher.publish,
+            publish=partial(_publish_unless_stopped, watch, publisher.publish),
             streams=limits.streams,
             limits_trouble=limits.health.trouble,
             wake_webhooks=limits.sender.wake_all,
             webhook_destinations=options.webhook_destinations,
             rate_limits=RateLimits(),
-            readiness=Readiness(
-                {
-                    "redis": partial(_redis_trouble, redis),
-                    "limit_events": _as_check(limits.health.trouble),
-                }
-            ),
+            readiness=_readiness(redis, limits.health, watch),
         )
         background = (import_mode.watch(), *limits.loops(), _prune_loop(stores))
         background += (_report_loop(gateway, on_report),)
         await stack.enter_async_context(_running(*background))
         yield gateway
+
+
+def _ledger_partition_count(kafka: KafkaConnection, topics: Topics) -> int:
+    with log_reader(kafka) as reader:
+        return ledger_partition_count(reader, topics)
+
+
+def _readiness(redis: AsyncClient, health: LimitsHealth, watch: PartitionCountWatch) -> Readiness:
+    return Readiness(
+        {
+            "redis": partial(_redis_trouble, redis),
+            "limit_events": _as_check(health.trouble),
+            "partition_counts": _as_check(lambda: watch.difference),
+        }
+    )
+
+
+async def _publish_unless_stopped(
+    watch: PartitionCountWatch, publish: Publish, records: Sequence[Outgoing]
+) -> Sequence[Sent]:
+    """Publish nothing for a ledger that decides nothing: the caller still has the events."""
+    if watch.difference is not None:
+        return [Sent(None, watch.difference)] * len(records)
+    return await publish(records)
 
 
 class _LimitParts(NamedTuple):

@@ -129,6 +129,11 @@ _MIGRATIONS = (
       PRIMARY KEY (caller, key)
     ) STRICT;
     """,
+    """
+    ALTER TABLE keys ADD COLUMN sources TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE keys ADD COLUMN accounts TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE keys ADD COLUMN events_per_second INTEGER;
+    """,
 )
 
 

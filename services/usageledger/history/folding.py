@@ -8,7 +8,7 @@ same rows, in whatever batches they come.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, assert_never
@@ -17,13 +17,15 @@ import msgspec
 from msgspec.structs import replace
 
 from usageledger.domain.account import AccountState, Period
-from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
+from usageledger.domain.chain import SealedEntry
 from usageledger.domain.cycle import zone
 from usageledger.domain.encoding import decode_account, encode
 from usageledger.domain.entry import LedgerEntry
 from usageledger.domain.evolve import evolve
+from usageledger.domain.record_skip import SkippedPlace
 from usageledger.history.charges import ChargeKind, charge_kind
 from usageledger.history.tables import entry_number_of, microseconds
+from usageledger.ledger.reader_rule import NO_SKIPS, next_entry
 from usageledger.ledger.records import Record
 from usageledger.ledger.refused_input import EventIdentity, event_identity
 
@@ -116,13 +118,18 @@ class HistoryFold:
         """How far the partition is folded."""
         return self._positions.get(partition, Position())
 
-    def add(self, partition: int, records: Sequence[Record]) -> int:
+    def add(
+        self,
+        partition: int,
+        records: Sequence[Record],
+        skipped: Collection[SkippedPlace] = NO_SKIPS,
+    ) -> int:
         """Fold records that begin at the partition's position, and count their valid entries.
 
-        Raises FoldFailed or sqlite3.Error, and then none of the records is folded.
+        Raises RecordStops, FoldFailed or sqlite3.Error, and then none of the records is folded.
         """
         position = self.position(partition)
-        sealed = _valid_entries(position, partition, records)
+        sealed = _valid_entries(position, partition, records, skipped)
         batch = _Batch(partition)
         try:
             for item in sealed:
@@ -320,35 +327,22 @@ def local_date(at: datetime, time_zone: str) -> str:
 
 
 def _valid_entries(
-    position: Position, partition: int, records: Sequence[Record]
+    position: Position,
+    partition: int,
+    records: Sequence[Record],
+    skipped: Collection[SkippedPlace],
 ) -> list[SealedEntry]:
-    """The valid entries among records that begin at the position.
-
-    Each names the hash of the entry before it. Raises FoldFailed.
-    """
+    """The entries among records that begin at the position. Raises FoldFailed, RecordStops."""
     expected, hash_ = position.next_offset, position.entry_hash
     found: list[SealedEntry] = []
     for record in records:
         if record.offset != expected:
             raise FoldFailed(f"the record at offset {expected} is missing")
         expected += 1
-        try:
-            sealed = entry_at(record.offset, record.value)
-        except NotAnEntry as error:
-            raise FoldFailed(f"offset {record.offset}: {error}") from None
-        if sealed is None:
-            continue
-        if sealed.entry.partition != partition:
-            raise FoldFailed(
-                f"offset {record.offset} holds an entry of partition {sealed.entry.partition}"
-            )
-        if sealed.entry.previous_hash != hash_:
-            raise AnotherLedger(
-                f"the entry at offset {record.offset} does not follow the one that was folded "
-                "before it"
-            )
-        hash_ = sealed.hash
-        found.append(sealed)
+        sealed = next_entry(record, partition, hash_, skipped)
+        if sealed is not None:
+            hash_ = sealed.hash
+            found.append(sealed)
     return found
 
 

@@ -12,17 +12,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from usageledger.domain.chain import NotAnEntry, entry_at
+from usageledger.domain.chain import entry_at
+from usageledger.domain.record_skip import SkippedPlace
 from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold, Position
 from usageledger.history.tables import empty, open_for_writing, throw_away
+from usageledger.ledger.reader_rule import NO_SKIPS, RecordStops
 from usageledger.ledger.records import Record
-from usageledger.log.follower import NOT_LET_IN, TRANSIENT, TopicFollower
-from usageledger.log.reading import log_reader
+from usageledger.log.follower import NOT_LET_IN, TRANSIENT, Stalled, TopicFollower
+from usageledger.log.partition_counts import (
+    PartitionCounts,
+    PartitionCountsDiffer,
+    PartitionCountWatch,
+    partition_counts,
+    watched_partition_counts,
+)
+from usageledger.log.reading import LogUnreadable, log_reader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -36,6 +46,8 @@ GATHER_S, FEW_RECORDS = 0.2, 1_000
 RECONNECT = Backoff((0.5,))
 ANSWER_WITHIN_S = 15.0
 SILENT_MAX_S = 10.0
+REPORT_EVERY_S = 1.0
+LOOK_FOR_SKIP_EVERY_S = 5.0
 # Enough for about RECORDS_PER_POLL_MAX entries of one partition. An entry costs a fifth less in a
 # batch of 5,000 than in one of 1,000.
 FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -112,10 +124,31 @@ async def run_history(
 
     Raises HistoryError if there is no ledger or every partition has stopped. Raises sqlite3.Error,
     and one of `NOT_LET_IN` if Kafka refuses access to the client.
+    Where the topics' partition counts differ from the ledger's, nothing is folded any more, and the
+    health says why.
     """
+    on_health = on_health or (lambda _: None)
+    try:
+        with watched_partition_counts(kafka, Topics(prefix), 0) as watch:
+            await _follow(kafka, watch, path, stop, on_health)
+    except PartitionCountsDiffer as differ:
+        log.error("nothing is folded any more: %s", differ)
+        while not stop.is_set():
+            on_health(HistoryHealth(partition_count=watch.count, trouble=str(differ)))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), REPORT_EVERY_S)
+
+
+async def _follow(
+    kafka: KafkaConnection,
+    watch: PartitionCountWatch,
+    path: Path,
+    stop: asyncio.Event,
+    on_health: OnHealth,
+) -> None:
     topic = TopicFollower(
         kafka,
-        Topics(prefix).ledger,
+        watch.topics.ledger,
         client_id="usageledger-history",
         answer_within_s=ANSWER_WITHIN_S,
         fetch_bytes_max=FETCH_BYTES_MAX,
@@ -124,7 +157,7 @@ async def run_history(
     async with aclosing(topic):
         while not stop.is_set():
             try:
-                await _run(topic, path, stop, on_health or (lambda _: None))
+                await _run(topic, watch, path, stop, on_health)
             except _FileGone:
                 log.warning("%s was removed or replaced: it is built anew from the ledger", path)
             except sqlite3.OperationalError:
@@ -138,12 +171,19 @@ class _FileGone(Exception):
     """The file at our path was replaced or removed."""
 
 
-async def _run(topic: TopicFollower, path: Path, stop: asyncio.Event, on_health: OnHealth) -> None:
+async def _run(
+    topic: TopicFollower,
+    watch: PartitionCountWatch,
+    path: Path,
+    stop: asyncio.Event,
+    on_health: OnHealth,
+) -> None:
     with closing(open_for_writing(path)) as database:
         inode = _inode(path)
-        history = History(topic, database)
+        history = History(topic, watch, database)
         logged = None
         while not stop.is_set():
+            watch.check()
             trouble = None
             try:
                 await history.step()
@@ -174,14 +214,21 @@ class History:
     A partition that cannot be folded stops, and the others go on.
     """
 
-    def __init__(self, topic: TopicFollower, database: sqlite3.Connection) -> None:
+    def __init__(
+        self, topic: TopicFollower, watch: PartitionCountWatch, database: sqlite3.Connection
+    ) -> None:
         self._topic = topic
+        self._watch = watch
         self._database = database
         self._fold = HistoryFold(database)
         self._is_connected = False
         self._unconfirmed: set[int] = set()
         self._reread_at: dict[int, int] = {}
         self._stopped: dict[int, str] = {}
+        self._stopped_at: dict[int, SkippedPlace] = {}
+        """The records that stopped partitions. An operator may skip them."""
+        self._skipped = NO_SKIPS
+        self._look_for_skips_at_s = 0.0
         self._partition_count = 0
         self._folded_count = 0
         self._ends: dict[int, int] = {}
@@ -191,6 +238,7 @@ class History:
 
         Raises HistoryError if nothing can be folded, sqlite3.Error, and as `TopicFollower` does.
         """
+        await self._resume_skipped()
         if not self._is_connected:
             await self._connect()
         polled = await self._topic.poll(POLL_MS)
@@ -206,7 +254,8 @@ class History:
         self._ends |= self._topic.known_ends()
         if sum(map(len, polled.values())) < FEW_RECORDS:
             await asyncio.sleep(GATHER_S)
-        if self._stopped and len(self._stopped) == self._partition_count:
+        are_for_good = self._stopped.keys() - self._stopped_at.keys()
+        if are_for_good and len(are_for_good) == self._partition_count:
             raise HistoryError(
                 "; ".join(
                     f"partition {partition}: {detail}"
@@ -231,12 +280,31 @@ class History:
             stopped=dict(self._stopped),
         )
 
+    async def _resume_skipped(self) -> None:
+        """Read on in each stopped partition whose record an operator has skipped since."""
+        now_s = time.monotonic()
+        if not self._stopped_at or now_s < self._look_for_skips_at_s:
+            return
+        self._look_for_skips_at_s = now_s + LOOK_FOR_SKIP_EVERY_S
+        try:
+            found = await asyncio.to_thread(_skips_beyond, self._topic, dict(self._stopped_at))
+        except LogUnreadable as error:
+            raise Stalled(str(error)) from error
+        self._skipped |= found
+        for partition, place in list(self._stopped_at.items()):
+            if place in found:
+                log.info("partition %d: an operator has skipped %s", partition, place)
+                del self._stopped_at[partition], self._stopped[partition]
+                self.reconnect()
+
     async def _connect(self) -> None:
-        count = await asyncio.to_thread(_partition_count, self._topic)
-        if count == 0:
+        counts = await asyncio.to_thread(_partition_counts, self._topic, self._watch.topics)
+        if self._topic.topic in counts.missing:
             raise HistoryError(
                 f"there is no topic {self._topic.topic}: make the ledger with `usageledger up`"
             )
+        counts.check()
+        count = self._watch.count = counts.of_ledger
         bounds = await self._topic.connect(count)
         self._partition_count = count
         for partition, (_, end) in bounds.items():
@@ -281,10 +349,19 @@ class History:
                 _check_last_folded(position, records[0])
                 self._unconfirmed.discard(partition)
             new = [record for record in records if record.offset >= position.next_offset]
-            self._folded_count += self._fold.add(partition, new) if new else 0
+            if new:
+                self._folded_count += self._fold.add(partition, new, self._skipped)
         except AnotherLedger as error:
             self._forget(f"partition {partition}: {error}")
             self.reconnect()
+        except RecordStops as stop:
+            if self._reread_at.get(partition) == position.next_offset:
+                self._stopped_at[partition] = stop.place
+                self._stop(partition, str(stop))
+            else:
+                # A reconnect compares the entry that was folded last: this may be another ledger.
+                self._reread_at[partition] = position.next_offset
+                self.reconnect()
         except FoldFailed as error:
             if self._reread_at.get(partition) == position.next_offset:
                 self._stop(partition, str(error))
@@ -302,7 +379,7 @@ class History:
         )
         empty(self._database)
         self._fold = HistoryFold(self._database)
-        self._stopped, self._reread_at = {}, {}
+        self._stopped, self._stopped_at, self._reread_at = {}, {}, {}
 
     def _stop(self, partition: int, detail: str) -> None:
         log.error("partition %d STOPPED, its entries are no longer folded: %s", partition, detail)
@@ -310,19 +387,25 @@ class History:
         self._topic.pause(partition)
 
 
-def _partition_count(topic: TopicFollower) -> int:
+def _partition_counts(topic: TopicFollower, topics: Topics) -> PartitionCounts:
     with log_reader(topic.kafka) as reader:
-        return reader.partition_count(topic.topic)
+        return partition_counts(reader, topics)
+
+
+def _skips_beyond(
+    topic: TopicFollower, stopped_at: Mapping[int, SkippedPlace]
+) -> frozenset[SkippedPlace]:
+    with log_reader(topic.kafka) as reader:
+        found = [
+            skips_after(reader, topic.topic, partition, place.offset)
+            for partition, place in stopped_at.items()
+        ]
+    return NO_SKIPS.union(*found)
 
 
 def _check_last_folded(position: Position, first: Record) -> None:
     """Raise AnotherLedger unless the record is the entry that was folded last."""
-    try:
-        sealed = (
-            entry_at(first.offset, first.value) if first.offset == position.entry_offset else None
-        )
-    except NotAnEntry:
-        sealed = None
+    sealed = entry_at(first.offset, first.value) if first.offset == position.entry_offset else None
     if sealed is None or sealed.hash != position.entry_hash:
         raise AnotherLedger(
             f"the entry at offset {position.entry_offset} is not the one that was folded"

@@ -66,6 +66,17 @@ def read_limit_event(value: bytes | None) -> tuple[dict[str, Any], LimitAddress]
     return event, address
 
 
+def limit_event_in(value: bytes | None, partition: int) -> tuple[dict[str, Any], LimitAddress]:
+    """Read the value of a record of one partition of ``limit.events``: see `read_limit_event`.
+
+    Raises NotALimitEvent also for an event of another partition.
+    """
+    event, address = read_limit_event(value)
+    if address.partition != partition:
+        raise NotALimitEvent(f"it is of partition {address.partition}")
+    return event, address
+
+
 def _whole_number(entry: dict[str, Any], name: str) -> int:
     number = entry[name]
     if type(number) is not int or number < 0:

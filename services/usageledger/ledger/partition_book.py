@@ -64,13 +64,13 @@ class Undecidable(Exception):
 class Changes(NamedTuple):
     """The accounts, identities and due dates that changed, and the holds that were settled.
 
-    ``settled_holds`` is a set in order; its members are (account, hold id).
+    ``settled_holds`` is a set in order; its members are (account, hold id, source of the use).
     """
 
     accounts: dict[str, AccountState]
     identities: dict[bytes, IdentityRecord]
     due: dict[str, datetime | None]
-    settled_holds: dict[tuple[str, str], None]
+    settled_holds: dict[tuple[str, str, str], None]
 
 
 class PartitionBook:
@@ -91,7 +91,7 @@ class PartitionBook:
         self.due = DueList()
         self._changed_accounts: dict[str, None] = {}
         self._changed_identities: dict[bytes, None] = {}
-        self._settled_holds: dict[tuple[str, str], None] = {}
+        self._settled_holds: dict[tuple[str, str, str], None] = {}
 
     def take_changes(self) -> Changes:
         """Return what changed since the last call, which is what a commit has to write."""
@@ -302,8 +302,9 @@ class PartitionBook:
 
         A duplicate settles one too, because a retry may have a hold of its own. A refusal does not.
         """
-        if entry.hold_id is not None and entry.kind != "refusal":
-            self._settled_holds[entry.account, entry.hold_id] = None
+        hold_id, event = entry.hold_id, entry.event
+        if hold_id is not None and event is not None and entry.kind != "refusal":
+            self._settled_holds[entry.account, hold_id, event.source] = None
 
     def _note_state(self, entry: LedgerEntry, state: AccountState | None) -> None:
         due = None if state is None else self._due_at(state, entry.appended_at)

@@ -14,17 +14,20 @@ that is not beyond the last one that it has seen.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from usageledger.domain.chain import NotAnEntry, entry_at
-from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.domain.chain import SealedEntry, entry_at
+from usageledger.domain.record_skip import SkippedPlace
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, limit_event_in
 from usageledger.ledger.limit_events import LimitMessage, limit_events
+from usageledger.ledger.reader_rule import NO_SKIPS, RecordStops, next_entry
 from usageledger.ledger.records import Record
 from usageledger.log.bounded_codecs import Unreadable
 
 COMMIT_EVERY_S = 0.5
+LOOK_FOR_SKIP_EVERY_S = 5.0
 CHECK_EVERY_S = 30.0
 RESUME_AGAIN_AFTER_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # A kafka-python poll that begins during a fetch can miss the records of that fetch until the next
@@ -103,6 +106,10 @@ class LedgerFeed(Protocol):
         """
         ...
 
+    def skips_after(self, partition: int, offset: int) -> frozenset[SkippedPlace]:
+        """Return the records that skips beyond the offset name."""
+        ...
+
     def committed_offset(self, partition: int) -> int:
         """Return the offset that was last committed; 0 if Kafka has none."""
         ...
@@ -111,8 +118,8 @@ class LedgerFeed(Protocol):
 class LimitLog(Protocol):
     """The partitions of ``limit.events``."""
 
-    def last(self, partition: int) -> Record | None:
-        """Return the last record, or None if there has never been one.
+    def newest_first(self, partition: int) -> Iterator[Record]:
+        """Yield the records from the last one to the first.
 
         Raises Unavailable, PartitionUnusable.
         """
@@ -144,12 +151,16 @@ class Translation(NamedTuple):
     """The messages to announce for some records, up to the first record with a problem.
 
     The messages cover everything before ``next_offset``; ``problem`` is about the record there.
+    ``hash`` is that of the last entry before it. ``stopped_at``: the record is an entry that stops
+    every reader, unless an operator skips it.
     """
 
     messages: list[LimitMessage]
     next_offset: int
+    hash: str | None
     problem: str | None = None
     is_gap: bool = False
+    stopped_at: SkippedPlace | None = None
 
 
 class PartitionProgress:
@@ -157,12 +168,20 @@ class PartitionProgress:
 
     ``announced`` is the address of its last limit event. ``announced_before`` is the committed
     offset if there is no limit event: a crossing before it was announced, and its event was lost.
+    ``skipped``: the records that operators have skipped.
     """
 
     def __init__(
-        self, partition: int, announced: LimitAddress | None, announced_before: int = 0
+        self,
+        partition: int,
+        announced: LimitAddress | None,
+        announced_before: int = 0,
+        skipped: frozenset[SkippedPlace] = NO_SKIPS,
     ) -> None:
         self.partition = partition
+        self._skipped = skipped
+        # The last limit event was announced from a valid entry, so the chain goes on from there.
+        self._hash = "" if announced is None else None
         self._announced_before = announced_before
         self.next_offset = 0 if announced is None else announced.offset
         self._announced = announced
@@ -173,35 +192,38 @@ class PartitionProgress:
         Changes nothing. `advance` records the progress once the log holds the messages.
         """
         messages: list[LimitMessage] = []
-        expected = self.next_offset
+        expected, hash_ = self.next_offset, self._hash
         for record in records:
             if record.offset < expected:
                 continue
             if record.offset > expected:
-                return Translation(
-                    messages, expected, f"the record at offset {expected} is missing", is_gap=True
-                )
+                problem = f"the record at offset {expected} is missing"
+                return Translation(messages, expected, hash_, problem, is_gap=True)
             try:
-                messages += self._messages_of(record)
+                sealed = self._entry_of(record, hash_)
+                messages += self._messages_of(record, sealed)
+            except RecordStops as stop:
+                return Translation(messages, expected, hash_, str(stop), stopped_at=stop.place)
             except PartitionUnusable as error:
-                return Translation(messages, expected, str(error))
+                return Translation(messages, expected, hash_, str(error))
             expected = record.offset + 1
-        return Translation(messages, expected)
+            hash_ = hash_ if sealed is None else sealed.hash
+        return Translation(messages, expected, hash_)
 
-    def advance(self, next_offset: int) -> None:
-        """Note that everything before ``next_offset`` is announced."""
-        self.next_offset = next_offset
+    def advance(self, next_offset: int, hash_: str | None) -> None:
+        """Note that everything before ``next_offset`` is announced.
 
-    def _messages_of(self, record: Record) -> list[LimitMessage]:
-        try:
+        The last entry there has this hash; None if no entry was read yet.
+        """
+        self.next_offset, self._hash = next_offset, hash_
+
+    def _entry_of(self, record: Record, hash_: str | None) -> SealedEntry | None:
+        if hash_ is None:
             sealed = entry_at(record.offset, record.value)
-        except NotAnEntry as error:
-            raise PartitionUnusable(f"offset {record.offset} of the ledger: {error}") from None
-        if sealed is not None and sealed.entry.partition != self.partition:
-            raise PartitionUnusable(
-                f"offset {record.offset} holds an entry of partition {sealed.entry.partition}: "
-                "another ledger's"
-            )
+            hash_ = "" if sealed is None else sealed.entry.previous_hash
+        return next_entry(record, self.partition, hash_, self._skipped)
+
+    def _messages_of(self, record: Record, sealed: SealedEntry | None) -> list[LimitMessage]:
         messages = [] if sealed is None else limit_events(sealed.entry)
         announced = self._announced
         if messages and record.offset < self._announced_before:
@@ -234,7 +256,11 @@ class _Wait:
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
+    """A partition that is not announced. Where a skip can help, it is looked for at ``until``."""
+
     detail: str
+    at: SkippedPlace | None = None
+    until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -243,12 +269,14 @@ class _Partition:
 
     The offsets are None if there is none yet. ``gap_at``: where a record was missing.
     ``committed``: the last commit. ``checked``: where the last check for a stall found it.
+    ``skipped``: the records that operators have skipped, as far as they were in the way.
     """
 
     state: PartitionProgress | _Wait | _Stop
     gap_at: int | None = None
     committed: int | None = None
     checked: int | None = None
+    skipped: frozenset[SkippedPlace] = NO_SKIPS
 
     def health(self) -> PartitionHealth:
         if isinstance(self.state, PartitionProgress):
@@ -283,6 +311,7 @@ class Announcer:
         """
         try:
             self._follow_assignment()
+            self._resume_skipped()
             self._resume_waiting()
             polled = self._feed.poll(poll_ms)
             if self._feed.assignment().generation != self._generation:
@@ -295,7 +324,7 @@ class Announcer:
             self._require_progress()
         except Unavailable as error:
             log.warning("Kafka is not available, the next step tries again: %s", error)
-        if all(isinstance(each.state, _Stop) for each in self._partitions.values()):
+        if all(_is_for_good(each.state) for each in self._partitions.values()):
             self.raise_if_stopped()
 
     def health(self) -> dict[int, PartitionHealth]:
@@ -347,12 +376,27 @@ class Announcer:
             except PartitionUnusable as error:
                 self._stop(partition, str(error))
 
+    def _resume_skipped(self) -> None:
+        """Resume each stopped partition whose record an operator has skipped since."""
+        now = self._monotonic()
+        for partition, found in self._partitions.items():
+            stop = found.state
+            if not isinstance(stop, _Stop) or stop.at is None or stop.until > now:
+                continue
+            found.state = _Stop(stop.detail, stop.at, now + LOOK_FOR_SKIP_EVERY_S)
+            skipped = self._feed.skips_after(partition, stop.at.offset)
+            if stop.at in skipped:
+                found.skipped |= skipped
+                self._wait(partition, "an operator has skipped the record that it stopped at")
+
     def _find_progress(self, partition: int) -> PartitionProgress:
         """Find in the limit events how far the partition is announced, and seek there."""
-        last = self._limit_log.last(partition)
-        address = None if last is None else _address_of(last, partition)
+        address = self._last_address(partition)
         progress = PartitionProgress(
-            partition, address, self._feed.committed_offset(partition) if address is None else 0
+            partition,
+            address,
+            self._feed.committed_offset(partition) if address is None else 0,
+            self._partitions[partition].skipped,
         )
         start, end = self._feed.bounds(partition)
         if progress.next_offset < start:
@@ -367,6 +411,24 @@ class Announcer:
             )
         self._feed.seek(partition, progress.next_offset)
         return progress
+
+    def _last_address(self, partition: int) -> LimitAddress | None:
+        """The address of the last limit event; None if there has never been one.
+
+        Bytes that are no limit event say nothing about how far the partition is announced.
+        """
+        for record in self._limit_log.newest_first(partition):
+            try:
+                return limit_event_in(record.value, partition)[1]
+            except NotALimitEvent as error:
+                log.error(
+                    "limit record %d@%d is no limit event, and is ignored (%s): find out who may "
+                    "write to that topic, see `usageledger audit verify`",
+                    partition,
+                    record.offset,
+                    error,
+                )
+        return None
 
     def _announce(self, polled: Mapping[int, Sequence[Record]]) -> None:
         progress = {number: state for number, _, state in self._announcing()}
@@ -389,7 +451,7 @@ class Announcer:
                 self._wait(partition, str(failure))
             else:
                 self.announced_count += len(translation.messages)
-                progress[partition].advance(translation.next_offset)
+                progress[partition].advance(translation.next_offset, translation.hash)
                 self._handle_problem(partition, translation)
 
     def _stop_unreadable(self) -> None:
@@ -414,7 +476,7 @@ class Announcer:
             found.gap_at = translation.next_offset
             self._wait(partition, translation.problem)
         else:
-            self._stop(partition, translation.problem)
+            self._stop(partition, translation.problem, translation.stopped_at)
 
     def _wait(self, partition: int, detail: str) -> None:
         """Forget the partition's progress, and look it up in the log a little later."""
@@ -425,8 +487,8 @@ class Announcer:
         self._feed.pause(partition)
         log.warning("partition %d: resumed from the log in %s s: %s", partition, delay_s, detail)
 
-    def _stop(self, partition: int, detail: str) -> None:
-        self._partitions[partition].state = _Stop(detail)
+    def _stop(self, partition: int, detail: str, at: SkippedPlace | None = None) -> None:
+        self._partitions[partition].state = _Stop(detail, at)
         log.error("partition %d STOPPED, it is no longer announced: %s", partition, detail)
         self._feed.pause(partition)
 
@@ -462,15 +524,6 @@ class Announcer:
             found.checked = state.next_offset if isinstance(state, PartitionProgress) else None
 
 
-def _address_of(last: Record, partition: int) -> LimitAddress:
-    try:
-        _, address = read_limit_event(last.value)
-        if address.partition != partition:
-            raise NotALimitEvent(f"it is of partition {address.partition}")
-    except NotALimitEvent as error:
-        raise PartitionUnusable(
-            f"limit events, partition {partition}, offset {last.offset}: {error}. Nobody but the "
-            "limits consumer may write to that topic; "
-            "without its last event the consumer cannot know where to continue"
-        ) from None
-    return address
+def _is_for_good(state: PartitionProgress | _Wait | _Stop) -> bool:
+    """Whether a partition has stopped and this process cannot resume it."""
+    return isinstance(state, _Stop) and state.at is None

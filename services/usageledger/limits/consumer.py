@@ -6,6 +6,7 @@ It reads ``ledger.entries`` as a consumer group, and appends to the same partiti
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from usageledger.domain.record_skip import SkippedPlace
 from usageledger.ledger.limit_events import LimitMessage
 from usageledger.ledger.records import Record
 from usageledger.limits.announcer import (
@@ -30,7 +32,13 @@ from usageledger.limits.reporting import report_of
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
 from usageledger.log.kafka_python_reading import BoundedPolls
-from usageledger.log.reading import LogReader, LogUnreadable
+from usageledger.log.partition_counts import (
+    PartitionCountsDiffer,
+    PartitionCountWatch,
+    partition_counts,
+    watched_partition_counts,
+)
+from usageledger.log.reading import LogReader, LogUnreadable, skips_after
 from usageledger.log.topics import Topics, limits_group
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -50,6 +58,8 @@ OnReport = Callable[[Report], None]
 
 REPORT_EVERY_S = 1.0
 
+log = logging.getLogger(__name__)
+
 
 def run_limits(
     *,
@@ -64,16 +74,33 @@ def run_limits(
     ``on_health`` is called at every change of a partition's state, and ``on_report`` about once a
     second. Raises LimitsError if every partition has stopped or nothing is fetched any more, and at
     the end if some partitions have stopped. Raises kafka-python's errors if Kafka refuses access.
+    Where the topics' partition counts differ from the ledger's, nothing is announced any more, and
+    the report says why.
     """
+    try:
+        _announce(kafka, prefix, stop, on_health, on_report)
+    except PartitionCountsDiffer as differ:
+        log.error("nothing is announced any more: %s", differ)
+        _report_until(stop, str(differ), on_report)
+
+
+def _announce(
+    kafka: KafkaConnection,
+    prefix: str,
+    stop: threading.Event,
+    on_health: OnHealth | None,
+    on_report: OnReport | None,
+) -> None:
     topics = Topics(prefix)
     reader = LogReader(kafka)
     feed = limit_log = None
     try:
-        partition_count = _checked_partition_count(reader, topics)
-        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader, partition_count)
+        count = _checked_partition_count(reader, topics)
+        feed = KafkaLedgerFeed(kafka, topics, limits_group(prefix), reader, count)
         limit_log = KafkaLimitLog(kafka, topics, reader)
         announcer = Announcer(feed, limit_log, time.monotonic)
-        _run(announcer, feed, stop, on_health, on_report)
+        with watched_partition_counts(kafka, topics, count) as watch:
+            _run(announcer, feed, watch, stop, on_health, on_report)
     finally:
         for open_ in (feed, limit_log, reader):
             if open_ is not None:
@@ -84,6 +111,7 @@ def run_limits(
 def _run(
     announcer: Announcer,
     feed: KafkaLedgerFeed,
+    watch: PartitionCountWatch,
     stop: threading.Event,
     on_health: OnHealth | None,
     on_report: OnReport | None,
@@ -91,6 +119,7 @@ def _run(
     known_states: dict[int, str] = {}
     report_at_s = 0.0
     while not stop.is_set():
+        watch.check()
         announcer.step()
         health = announcer.health()
         states = {partition: f"{state.state} {state.detail}" for partition, state in health.items()}
@@ -103,14 +132,18 @@ def _run(
 
 
 def _checked_partition_count(reader: LogReader, topics: Topics) -> int:
-    counts = {topic: reader.partition_count(topic) for topic in (topics.ledger, topics.limit)}
-    for topic, count in counts.items():
-        if count == 0:
+    counts = partition_counts(reader, topics)
+    for topic in (topics.ledger, topics.limit):
+        if topic in counts.missing:
             raise LimitsError(f"there is no topic {topic}: create the ledger's topics first")
-    if counts[topics.ledger] != counts[topics.limit]:
-        stated = " and ".join(f"{topic} has {count} partitions" for topic, count in counts.items())
-        raise LimitsError(f"{stated}: both must have the same number")
-    return counts[topics.ledger]
+    counts.check()
+    return counts.of_ledger
+
+
+def _report_until(stop: threading.Event, difference: str, on_report: OnReport | None) -> None:
+    while not stop.wait(REPORT_EVERY_S):
+        if on_report is not None:
+            on_report(Report(unready=(difference,)))
 
 
 class KafkaLedgerFeed:
@@ -212,6 +245,13 @@ class KafkaLedgerFeed:
         except REBALANCED as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
+    def skips_after(self, partition: int, offset: int) -> frozenset[SkippedPlace]:
+        try:
+            with _raising_unavailable():
+                return skips_after(self._reader, self._topic, partition, offset)
+        except LogUnreadable as error:
+            raise Unavailable(str(error)) from error
+
     def committed_offset(self, partition: int) -> int:
         with _raising_unavailable(), _unless_reassigned():
             return (
@@ -238,25 +278,34 @@ class KafkaLimitLog:
         self._reader = reader
         self._producer: Any = None
 
-    def last(self, partition: int) -> Record | None:
+    def newest_first(self, partition: int) -> Iterator[Record]:
         with _raising_unavailable():
             start, end = (
                 self._reader.start_offset(self._topic, partition),
                 self._reader.end_offset(self._topic, partition),
             )
-            if end == 0:
-                return None
-            if start == end:
-                raise PartitionUnusable(
-                    f"{self._topic}/{partition} has lost its {end} records, so nothing says "
-                    "where to continue"
-                )
-            try:
-                return list(self._reader.read(self._topic, partition, end - 1, end))[-1]
-            except (LogUnreadable, IndexError) as error:
-                raise Unavailable(
-                    f"the last record of {self._topic}/{partition} did not come: {error}"
-                ) from error
+        if start == end > 0:
+            raise PartitionUnusable(
+                f"{self._topic}/{partition} has lost its {end} records, so nothing says "
+                "where to continue"
+            )
+        count = 1
+        while end > start:
+            begin = max(start, end - count)
+            yield from reversed(self._read(partition, begin, end))
+            end, count = begin, min(10 * count, RECORDS_PER_POLL)
+
+    def _read(self, partition: int, begin: int, end: int) -> list[Record]:
+        try:
+            with _raising_unavailable():
+                records = list(self._reader.read(self._topic, partition, begin, end))
+        except LogUnreadable as error:
+            raise Unavailable(str(error)) from error
+        if not records:
+            raise Unavailable(
+                f"the last records of {self._topic}/{partition} before {end} did not come"
+            )
+        return records
 
     def append(self, messages: Mapping[int, Sequence[LimitMessage]]) -> dict[int, Exception]:
         failures: dict[int, Exception] = {}

@@ -12,18 +12,25 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from usageledger.local.addresses import Addresses
 from usageledger.local.errors import StackError
+from usageledger.local.files import make_private_directory, open_private
 from usageledger.local.kafka_jars import fetch_jars
-from usageledger.local.processes import ends_within, last_lines
+from usageledger.local.processes import PRIVATE_UMASK, ends_within, last_lines
 from usageledger.local.progress import Progress, Silent
 from usageledger.operations.waiting import is_true_within
 from usageledger.runtime.kafka_connection import KafkaConnection
-from usageledger.runtime.settings import LOCK_FILE, STACK_FILE, is_locked, running_stack
+from usageledger.runtime.settings import (
+    LOCK_FILE,
+    STACK_FILE,
+    is_locked,
+    running_stack,
+    stack_redis_url,
+)
 
 STATUS_FILE = "status.json"
 STOP_TIMEOUT_S = 40.0
@@ -32,13 +39,20 @@ LOCK_TIMEOUT_S = 1.0
 
 
 def start_detached(
-    command: Sequence[str], data: Path, progress: Progress | None = None, *, fetch: bool = True
+    command: Sequence[str],
+    data: Path,
+    progress: Progress | None = None,
+    *,
+    fetch: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> Addresses:
     """Run ``command``, a foreground ``up`` for ``data``, as a daemon; return once its stack is up.
 
     Meanwhile ``progress`` gets its steps. With ``fetch``, the broker's jars are fetched here first,
-    where a progress bar is visible. The daemon's own output goes to ``logs/supervisor.log``. Raises
-    StackError if the stack does not come up; then the daemon does not run.
+    where a progress bar is visible. ``environment`` adds variables for the daemon: a secret belongs
+    there, as every user can read a command. The daemon's own output goes to
+    ``logs/supervisor.log``. Raises StackError if the stack does not come up; then the daemon does
+    not run.
     """
     progress = progress or Silent()
     data = data.resolve()
@@ -46,9 +60,9 @@ def start_detached(
     if fetch:
         fetch_jars(progress)
     log = data / "logs" / "supervisor.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_private_directory(log.parent)
     (data / STACK_FILE).unlink(missing_ok=True)
-    with log.open("ab") as output:
+    with open_private(log, "ab") as output:
         daemon = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -56,6 +70,8 @@ def start_detached(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             close_fds=True,
+            umask=PRIVATE_UMASK,
+            env=os.environ | dict(environment or {}),
         )
     try:
         return _wait_for_daemon(daemon, data, log, progress)
@@ -112,8 +128,7 @@ def lock_directory(data: Path) -> IO[bytes]:
 
     Raises StackError if another stack holds the lock.
     """
-    data.mkdir(parents=True, exist_ok=True)
-    lock = (data / LOCK_FILE).open("a+b")
+    lock = open_private(data / LOCK_FILE, "a+b")
     # A process that only checks the lock holds it for a moment, so one failure proves nothing.
     if not is_true_within(lambda: _try_lock(lock), LOCK_TIMEOUT_S):
         lock.close()
@@ -170,7 +185,7 @@ def _wait_for_daemon(
             daemon.returncode = 0
             return Addresses(
                 KafkaConnection.from_json(stack["kafka_connection"]),
-                stack["redis"],
+                stack_redis_url(data),
                 stack["prefix"],
                 data,
                 stack.get("gateway", ""),

@@ -21,13 +21,18 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from usageledger.local.errors import StackError
-from usageledger.local.files import write_atomically
+from usageledger.local.files import make_private_directory, write_atomically
 from usageledger.local.kafka_node import LOGGING, KafkaNode
 from usageledger.local.kafka_server import kept_cluster_id
 from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
 from usageledger.local.processes import last_lines
 from usageledger.local.progress import Progress
-from usageledger.local.redis_server import answers_ping, redis_configuration
+from usageledger.local.redis_server import (
+    answers_ping,
+    kept_password,
+    redis_address,
+    redis_configuration,
+)
 from usageledger.operations.kafka_probe import broker_is_ready
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -126,7 +131,7 @@ class ContainerServer:
         with _docker() as client:
             _pull_if_missing(client, self._recipe.image, progress)
         for directory in (self._directory / "data", self._directory / "settings", self._logs):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_private_directory(directory)
         self._port = self._recipe.write(self._directory)
 
     def spawn(self) -> None:
@@ -179,7 +184,7 @@ class ContainerServer:
             self._logs, LOGS, "rw"
         )
         container.with_volume_mapping(self._directory / "settings", SETTINGS, "ro").with_command(
-            ["-c", self._recipe.script()]
+            ["-c", f"umask 077\n{self._recipe.script()}"]
         )
         container.with_kwargs(
             entrypoint=["/bin/sh"],
@@ -282,11 +287,17 @@ class RedisRecipe:
 
     def __init__(self) -> None:
         self.image = redis_image()
+        self._password = ""
 
     def write(self, directory: Path) -> int:
         port = kept_ports(directory / "ports.json", ("client",))["client"]
+        self._password = kept_password(directory)
         configuration = redis_configuration(
-            port=port, data_directory=DATA, bind_host=ANYWHERE, log_file=f"{LOGS}/redis.log"
+            port=port,
+            data_directory=DATA,
+            password=self._password,
+            bind_host=ANYWHERE,
+            log_file=f"{LOGS}/redis.log",
         )
         write_atomically(directory / "settings" / "redis.conf", configuration)
         return port
@@ -300,7 +311,7 @@ class RedisRecipe:
         return answers_ping(self.address(port))
 
     def address(self, port: int) -> str:
-        return f"redis://{LOOPBACK}:{port}/0"
+        return redis_address(port, self._password)
 
 
 def why_not_docker() -> str | None:

@@ -67,9 +67,24 @@ class GatewayClient:
             )
         return cls(stack["gateway"], key)
 
-    def create_key(self, name: str, scopes: Sequence[str]) -> dict[str, Any]:
+    def create_key(
+        self,
+        name: str,
+        scopes: Sequence[str],
+        *,
+        sources: Sequence[str] = (),
+        accounts: Sequence[str] = (),
+        events_per_second: int | None = None,
+    ) -> dict[str, Any]:
         """Make a key. Only this answer contains it."""
-        return self._ask("POST", "/v1/keys", {"name": name, "scopes": list(scopes)})
+        asked = {
+            "name": name,
+            "scopes": list(scopes),
+            "sources": list(sources),
+            "accounts": list(accounts),
+            "events_per_second": events_per_second,
+        }
+        return self._ask("POST", "/v1/keys", asked)
 
     def keys(self) -> list[dict[str, Any]]:
         """Every key, with those that have ended."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from usageledger.history.tables import HISTORY_FILE
+from usageledger.local.files import write_atomically
 from usageledger.local.ports import LOOPBACK, kept_ports
 from usageledger.sdk.tokens import new_key
 
@@ -34,12 +34,8 @@ def gateway_key(data: Path) -> str:
     path = data / DIRECTORY / KEY_FILE
     if (key := kept_key(data)) is not None:
         return key
-    path.parent.mkdir(parents=True, exist_ok=True)
     key = new_key()
-    with os.fdopen(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii"
-    ) as file:
-        file.write(key + "\n")
+    write_atomically(path, key + "\n")
     return key
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from usageledger.local.ports import LOOPBACK
 
@@ -39,7 +39,8 @@ rootLogger.appenderRef.file.ref = file
 class KafkaNode:
     """A broker that is a controller as well.
 
-    ``controllers`` are the voters of the whole cluster: (node id, controller port).
+    ``controllers`` are the voters of the whole cluster: (node id, controller port). ``security``
+    are the settings of a secured one, and ``users`` the arguments that create its users.
     """
 
     node_id: int
@@ -48,6 +49,8 @@ class KafkaNode:
     controllers: tuple[tuple[int, int], ...]
     data_directory: str
     bind_host: str = LOOPBACK
+    security: Mapping[str, str] = field(default_factory=dict, repr=False)
+    users: Sequence[str] = field(default=(), repr=False)
 
     def properties(self) -> str:
         """The server's properties file.
@@ -96,13 +99,15 @@ class KafkaNode:
             # default. That helps in a cluster, where a connection can fail. Here the broker and
             # the only controller share a process.
             lines |= {"broker.session.timeout.ms": 3_000, "broker.heartbeat.interval.ms": 500}
-        return "".join(f"{name}={value}\n" for name, value in lines.items())
+        settings = lines | dict(self.security)
+        return "".join(f"{name}={value}\n" for name, value in settings.items())
 
     def format_command(self, java: str, class_path: str, properties: str) -> list[str]:
         """The command that formats the data directory. It leaves a formatted one as it is."""
         return [
             java, "-Xmx256m", "-cp", class_path, "kafka.tools.StorageTool",
             "format", "--cluster-id", self.cluster_id, "--config", properties, "--ignore-formatted",
+            *self.users,
         ]  # fmt: skip
 
     def serve_command(

@@ -14,9 +14,12 @@ from functools import cache
 from pathlib import Path
 
 from usageledger.local import die_with_parent
+from usageledger.local.files import make_private_directory, open_private
 
 KILL_TIMEOUT_S = 10.0
 LOG_BYTES_MAX = 20 * 1024 * 1024
+# The files of a child are for its own user alone.
+PRIVATE_UMASK = 0o077
 
 
 class ChildProcess:
@@ -64,7 +67,7 @@ class ChildProcess:
         if self.pid is not None:
             raise RuntimeError(f"{self.name} runs already")
         self._close_pipe()
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self.log_path.parent)
         rotate_log(self.log_path)
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         # The kernel ties a child to the thread that started it, not to the process. So one
@@ -95,7 +98,7 @@ class ChildProcess:
     def _spawn(self) -> subprocess.Popen[bytes]:
         reading, self._pipe = os.pipe()
         try:
-            with self.log_path.open("ab") as log:
+            with open_private(self.log_path, "ab") as log:
                 return subprocess.Popen(
                     [
                         sys.executable,
@@ -112,6 +115,7 @@ class ChildProcess:
                     env=self.environment,
                     pass_fds=(reading,),
                     process_group=0,
+                    umask=PRIVATE_UMASK,
                 )
         finally:
             os.close(reading)

@@ -5,13 +5,14 @@ installed server.
 from __future__ import annotations
 
 import importlib.util
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 from usageledger.local.errors import StackError
-from usageledger.local.files import write_atomically
+from usageledger.local.files import make_private_directory, write_atomically
 from usageledger.local.ports import LOOPBACK, accepts_connections, kept_ports
 from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Progress
@@ -30,7 +31,8 @@ class RedisBinary:
 class RedisServer:
     """One server with an append-only file.
 
-    Its directory holds ``data/``, the configuration and the port; all outlive a restart.
+    Its directory holds ``data/``, the configuration, the port and the password; all outlive a
+    restart.
     """
 
     name = "redis"
@@ -42,11 +44,12 @@ class RedisServer:
         self._child: ChildProcess | None = None
         self._binary: RedisBinary | None = None
         self._port = 0
+        self._password = ""
 
     @property
     def address(self) -> str:
-        """``redis://host:port/0``; known once prepared."""
-        return f"redis://{LOOPBACK}:{self._port}/0"
+        """``redis://:password@host:port/0``; known once prepared. Show it `redacted` only."""
+        return redis_address(self._port, self._password)
 
     @property
     def description(self) -> str:
@@ -69,10 +72,12 @@ class RedisServer:
         self._binary = find_redis()
         self._port = kept_ports(self._directory / "ports.json", ("client",))["client"]
         data = self._directory / "data"
-        data.mkdir(parents=True, exist_ok=True)
+        make_private_directory(data)
+        self._password = kept_password(self._directory)
         configuration = self._directory / "redis.conf"
         write_atomically(
-            configuration, redis_configuration(port=self._port, data_directory=str(data))
+            configuration,
+            redis_configuration(port=self._port, data_directory=str(data), password=self._password),
         )
         self._child = ChildProcess(
             self.name, [str(self._binary.path), str(configuration)], self._log
@@ -100,10 +105,38 @@ class RedisServer:
         return self._child.last_lines(count) if self._child else []
 
 
+def kept_password(directory: Path) -> str:
+    """The password of this directory's Redis, made at the first call.
+
+    Only this user can read its file.
+    """
+    path = directory / "password"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        password = secrets.token_urlsafe(32)
+        write_atomically(path, password + "\n")
+        return password
+
+
+def redis_address(port: int, password: str) -> str:
+    """The URL of a Redis of ours, with its password."""
+    return f"redis://:{password}@{LOOPBACK}:{port}/0"
+
+
 def redis_configuration(
-    *, port: int, data_directory: str, bind_host: str = LOOPBACK, log_file: str = ""
+    *,
+    port: int,
+    data_directory: str,
+    password: str | None = None,
+    bind_host: str = LOOPBACK,
+    log_file: str = "",
 ) -> str:
-    """The configuration: nothing is evicted, and the log on disk is at most a second behind."""
+    """The configuration: nothing is evicted, and the log on disk is at most a second behind.
+
+    The password belongs here. As an argument of the server, every user could read it.
+    """
+    required = () if password is None else (f'requirepass "{password}"',)
     return "".join(
         f"{line}\n"
         for line in (
@@ -117,6 +150,7 @@ def redis_configuration(
             "appendfsync everysec",
             'save ""',
             f'logfile "{log_file}"',
+            *required,
         )
     )
 

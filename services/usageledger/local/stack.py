@@ -33,11 +33,13 @@ from usageledger.operations.topics import (
     PARTITIONS,
     compression_notes,
     create_topics,
+    existing_partitions,
     go_live,
     ledger_mode,
 )
 from usageledger.runtime.kafka_connection import KafkaConnection
-from usageledger.runtime.settings import STACK_FILE
+from usageledger.runtime.redaction import redacted
+from usageledger.runtime.settings import REDIS_URL_FILE, STACK_FILE
 
 TELEMETRY_PORTS_FILE = "telemetry_ports.json"
 GATEWAY = "gateway"
@@ -71,7 +73,7 @@ class Stack:
         redis: str | None = None,
         backend: Backend = "packages",
         importing: bool = False,
-        partitions: int = PARTITIONS,
+        partitions: int | None = None,
         prefix: str = "",
         port: int | None = None,
         prepare: Prepare | None = None,
@@ -224,10 +226,11 @@ class Stack:
             else ""
         )
         self._addresses = Addresses(kafka, redis, self._prefix, self.data, gateway)
+        write_atomically(self.data / REDIS_URL_FILE, redis + "\n")
         self._publish(
             kafka=str(kafka),
             kafka_connection=kafka.as_json(),
-            redis=redis,
+            redis=redacted(redis),
             gateway=gateway,
             took={server.name: server.description for server in servers},
         )
@@ -269,8 +272,10 @@ class Stack:
             progress.say("finishing an interrupted go-live")
             go_live(kafka, self._prefix)
         importing = self._importing or mode == "importing"
-        if create_topics(kafka, self._prefix, partitions=self._partitions, importing=importing):
-            progress.say(f"made the topics, {self._partitions} partitions each")
+        count = self._partitions or existing_partitions(kafka, self._prefix) or PARTITIONS
+        self._partitions = count
+        if create_topics(kafka, self._prefix, partitions=count, importing=importing):
+            progress.say(f"made the topics, {count} partitions each")
         for note in compression_notes(kafka, self._prefix):
             progress.warn(note)
         if importing:
@@ -338,7 +343,7 @@ class Stack:
         assert self._addresses is not None
         redis = connect_blocking(self._addresses.redis_url)
         try:
-            heads = read_heads(redis, self._prefix, range(self._partitions)).values()
+            heads = read_heads(redis, self._prefix, range(self._partitions or 0)).values()
             return all(
                 head is not None and as_of(head, datetime.now(UTC)) is None for head in heads
             )
@@ -360,7 +365,9 @@ class Stack:
         if self._failure is None or isinstance(self._failure, StopRequested):
             (self.data / STACK_FILE).unlink(missing_ok=True)
         else:
-            self._publish(state="failed", error=str(self._failure) or type(self._failure).__name__)
+            why = redacted(str(self._failure)) or type(self._failure).__name__
+            self._publish(state="failed", error=why)
+        (self.data / REDIS_URL_FILE).unlink(missing_ok=True)
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
@@ -382,7 +389,7 @@ class _PublishedProgress:
         self._publish = publish
 
     def say(self, message: str) -> None:
-        self._publish(doing=message)
+        self._publish(doing=redacted(message))
         self._progress.say(message)
 
     def warn(self, message: str) -> None:

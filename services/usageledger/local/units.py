@@ -12,6 +12,7 @@ from usageledger.local.processes import ChildProcess
 from usageledger.local.progress import Progress
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.runtime.redaction import redacted
 
 READY_AFTER_S = 1.0
 
@@ -80,7 +81,9 @@ class GivenServer:
     def __init__(self, name: str, address: str) -> None:
         self.name = name
         self.address = address
-        self.description = f"{'Kafka' if name == 'kafka' else 'Redis'} at {address}, as given"
+        self.description = redacted(
+            f"{'Kafka' if name == 'kafka' else 'Redis'} at {address}, as given"
+        )
 
     def spawn(self) -> None:
         return
@@ -116,6 +119,7 @@ def check_given_redis(url: str, progress: Progress) -> None:
     """
     import redis
 
+    shown = redacted(url)
     try:
         with redis.Redis.from_url(
             url, socket_timeout=5.0, socket_connect_timeout=5.0, decode_responses=True
@@ -124,12 +128,12 @@ def check_given_redis(url: str, progress: Progress) -> None:
             settings = _redis_settings(client)
     except (redis.RedisError, ValueError) as error:
         raise StackError(
-            f"no Redis answers at {url} ({error}): is the address right (redis://HOST:PORT/0), and "
-            "does it run?"
+            f"no Redis answers at {shown} ({redacted(str(error))}): is the address right "
+            "(redis://HOST:PORT/0), and does it run?"
         ) from error
     if settings is None:
         progress.warn(
-            f"the Redis at {url} does not show its settings: make sure that it has "
+            f"the Redis at {shown} does not show its settings: make sure that it has "
             "maxmemory-policy noeviction and appendonly yes"
         )
         return
@@ -140,7 +144,7 @@ def check_given_redis(url: str, progress: Progress) -> None:
     ]
     if wrong:
         raise StackError(
-            f"the Redis at {url} may lose counters: {', '.join(wrong)}. The ledger needs "
+            f"the Redis at {shown} may lose counters: {', '.join(wrong)}. The ledger needs "
             "maxmemory-policy noeviction and appendonly yes."
         )
 

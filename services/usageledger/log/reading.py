@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import TopicAuthorizationFailedError
 
 from usageledger.domain.chain import SealedEntry, entry_at
+from usageledger.domain.record_skip import SkippedPlace, places_skipped
 from usageledger.ledger.records import Record
+from usageledger.log.admin import connect_admin
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
 from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -26,11 +29,24 @@ class LogUnreadable(Exception):
     """The log did not return records that it says it has. The message says where to look."""
 
 
+class TopicRefused(LogUnreadable):
+    """The broker keeps a topic from the user that asks. A topic that is not there looks the same
+    in what it lists.
+    """
+
+    def __init__(self, topic: str, kafka: KafkaConnection) -> None:
+        super().__init__(
+            f"Kafka does not let {kafka.sasl_username or 'this client'} describe the topic "
+            f"{topic}: give it that right (`usageledger acls` prints the rights of each role)"
+        )
+
+
 class LogReader:
     """One consumer that reads any partition of one Kafka. Not thread-safe; close it."""
 
     def __init__(self, kafka: KafkaConnection, *, timeout_ms: int = TIMEOUT_MS) -> None:
         """``timeout_ms`` bounds each wait for a connection, an answer or the next records."""
+        self._kafka = kafka
         self._timeout_ms = timeout_ms
         self._consumer = KafkaConsumer(
             **kafka.for_kafka_python(),
@@ -56,8 +72,19 @@ class LogReader:
         self._consumer.close()
 
     def partition_count(self, topic: str) -> int:
-        """How many partitions a topic has; 0 where there is no such topic."""
-        return len(self._consumer.partitions_for_topic(topic) or ())
+        """How many partitions a topic has; 0 where there is no such topic.
+
+        Raises TopicRefused where the user may not know.
+        """
+        count = len(self._consumer.partitions_for_topic(topic) or ())
+        if count == 0 and self._is_refused(topic):
+            raise TopicRefused(topic, self._kafka)
+        return count
+
+    def _is_refused(self, topic: str) -> bool:
+        with connect_admin(self._kafka, timeout_ms=self._timeout_ms) as admin:
+            found = admin.describe_topics([topic])
+        return any(each["error_code"] == TopicAuthorizationFailedError.errno for each in found)
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The offset of the oldest record that is still there."""
@@ -132,11 +159,20 @@ def log_reader(kafka: KafkaConnection) -> Iterator[LogReader]:
         reader.close()
 
 
-def entries_in(records: Iterator[Record]) -> Iterator[SealedEntry]:
-    """The valid entries among a ledger partition's records.
+def skips_after(
+    reader: LogReader, ledger_topic: str, partition: int, offset: int
+) -> frozenset[SkippedPlace]:
+    """The records that the skips beyond an offset of a ledger partition name.
 
-    Raises NotAnEntry for bytes that are neither an entry nor a claim.
+    Raises LogUnreadable. It ends the reader's read that is under way.
     """
+    end = reader.end_offset(ledger_topic, partition)
+    records = reader.read(ledger_topic, partition, offset + 1, end)
+    return places_skipped(record.value for record in records)
+
+
+def entries_in(records: Iterator[Record]) -> Iterator[SealedEntry]:
+    """The entries among a ledger partition's records, each at the offset that it names."""
     for record in records:
         entry = entry_at(record.offset, record.value)
         if entry is not None:

@@ -1,4 +1,4 @@
-"""The five topics of a ledger, the group that announces its limits, and how their names are made.
+"""The five topics of a ledger, the groups of its services, and how their names are made.
 
 Needs the standard library alone: the SDKs use it.
 """
@@ -52,6 +52,11 @@ class Topics:
 
     def _full_name(self, topic: str) -> str:
         return f"{self.prefix}.{topic}" if self.prefix else topic
+
+
+def processor_group(prefix: str) -> str:
+    """The consumer group of a ledger's processor, where lag tools look."""
+    return f"{prefix or 'usageledger'}.processor"
 
 
 def limits_group(prefix: str) -> str:

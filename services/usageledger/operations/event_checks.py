@@ -46,10 +46,12 @@ class RefusedEvent(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """An event that can be sent."""
+    """An event that can be sent. ``account`` and ``source`` are those that the ledger reads."""
 
     identity: Identity
     record: Outgoing
+    account: str
+    source: str
 
 
 class Conditions(NamedTuple):
@@ -141,7 +143,8 @@ def _as_record(
         return RefusedEvent(identity, decoded.refusal.value, decoded.detail)
     topic = conditions.topics.usage if is_usage else conditions.topics.account
     timestamp_ms = max(0, milliseconds(event.time)) if conditions.is_importing else None
-    return Checked(identity, Outgoing(topic, partition, key, value, timestamp_ms))
+    record = Outgoing(topic, partition, key, value, timestamp_ms)
+    return Checked(identity, record, decoded.account, decoded.source)
 
 
 def _text_or_none(value: object) -> str | None:

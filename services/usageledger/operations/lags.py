@@ -15,6 +15,7 @@ from usageledger.counters.reading import read_heads
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.history.reading import HistoryAbsent, reach_of
+from usageledger.log.partition_counts import PartitionCounts, ledger_partition_count
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics, limits_group
 from usageledger.operations.kafka_probe import admin_client
@@ -52,6 +53,8 @@ class LedgerLags:
 
     lags: tuple[Lag, ...]
     ends: Mapping[tuple[str, int], int]
+    difference: str | None = None
+    """How the topics' partition counts differ from the ledger's."""
 
     @property
     def is_idle(self) -> bool:
@@ -62,6 +65,15 @@ class LedgerLags:
     def waiting(self) -> list[Lag]:
         """The lags above 0, the longest first."""
         return sorted((lag for lag in self.lags if lag.records > 0), key=lambda lag: -lag.records)
+
+    def uncovered(self, topics: Topics) -> dict[tuple[str, int], int]:
+        """How many input records no entry covers, by topic and partition."""
+        names = {"usage": topics.usage, "account": topics.account}
+        return {
+            (names[lag.what], lag.partition): lag.records
+            for lag in self.lags
+            if lag.what in names and lag.records
+        }
 
     def records(self, *what: What) -> int:
         """How many records wait for one of these."""
@@ -94,7 +106,7 @@ class LagReader:
         self._admin = connect_admin()
         self._prefix = prefix
         self._topics = Topics(prefix)
-        self._count = reader.partition_count(self._topics.ledger)
+        self._count = ledger_partition_count(reader, self._topics)
 
     def look(self) -> LedgerLags:
         """The lags now.
@@ -103,9 +115,11 @@ class LagReader:
         that every record up to that end has been handled.
         """
         topics, partitions = self._topics, range(self._count)
-        inputs = self._reader.end_offsets(
-            [topics.usage, topics.account], self._count
-        ) | self._reader.end_offsets([topics.catalog], 1)
+        counts = self._counts_now()
+        inputs = self._reader.end_offsets([topics.catalog], 1)
+        for topic in (topics.usage, topics.account):
+            there = max(self._count, counts.by_topic[topic])
+            inputs |= self._reader.end_offsets([topic], there)
         heads = read_heads(self._redis, self._prefix, partitions)
         ledger = self._reader.end_offsets([topics.ledger], self._count)
         announced = self.announced()
@@ -116,7 +130,30 @@ class LagReader:
             lags += _undecided(head, partition, topics, inputs)
             unannounced = ledger[topics.ledger, partition] - announced.get(partition, 0)
             lags.append(Lag("limits", partition, max(0, unannounced)))
-        return LedgerLags(tuple(lags), inputs | ledger)
+        lags += self._beyond_the_ledger(inputs)
+        return LedgerLags(tuple(lags), inputs | ledger, counts.difference())
+
+    def _counts_now(self) -> PartitionCounts:
+        """The counts as the broker describes them now; the reader's may be older."""
+        described = self._admin.describe_topics(list(self._topics.partitioned))
+        found = {
+            each["name"]: len(each["partitions"]) for each in described if not each["error_code"]
+        }
+        return PartitionCounts(
+            self._count, {topic: found.get(topic, 0) for topic in self._topics.partitioned}
+        )
+
+    def _beyond_the_ledger(self, ends: Mapping[tuple[str, int], int]) -> Iterator[Lag]:
+        """Records in partitions of the inputs that the ledger does not have."""
+        whats: tuple[tuple[What, str], ...] = (
+            ("usage", self._topics.usage),
+            ("account", self._topics.account),
+        )
+        for what, topic in whats:
+            for (name, partition), end in ends.items():
+                if name == topic and partition >= self._count:
+                    start = self._reader.start_offset(topic, partition)
+                    yield Lag(what, partition, max(0, end - start))
 
     def owner_reports(self) -> dict[int, OwnerReport | None]:
         """The report of each partition's owner; None where a partition has no owner."""

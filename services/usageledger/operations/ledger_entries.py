@@ -11,6 +11,7 @@ import msgspec
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.credits import format_credits
 from usageledger.ledger.partitioning import partition_of
+from usageledger.log.partition_counts import ledger_partition_count
 from usageledger.log.reading import LogReader, entries_in
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
@@ -23,14 +24,14 @@ _AMOUNTS = frozenset(
 def ledger_partitions(reader: LogReader, prefix: str, account: str | None = None) -> list[int]:
     """The partitions of a ledger, or the one that an account belongs to.
 
-    Raises OperatorError where there is no such ledger.
+    Raises OperatorError where there is no such ledger, LogUnreadable.
     """
-    topic = Topics(prefix).ledger
-    count = reader.partition_count(topic)
+    topics = Topics(prefix)
+    count = ledger_partition_count(reader, topics)
     if count == 0:
         raise OperatorError(
-            f"there is no topic {topic}: is the prefix {prefix!r} right? `usageledger up` makes a "
-            "ledger"
+            f"there is no topic {topics.ledger}: is the prefix {prefix!r} right? `usageledger up` "
+            "makes a ledger"
         )
     return list(range(count)) if account is None else [partition_of(account.encode(), count)]
 
@@ -49,7 +50,7 @@ def ledger_entries(
 ) -> Iterator[SealedEntry]:
     """The ledger's valid entries now, of all accounts or of one, partition after partition.
 
-    Raises OperatorError, LogUnreadable, NotAnEntry.
+    Raises OperatorError, LogUnreadable.
     """
     topic = Topics(prefix).ledger
     key = None if account is None else account.encode()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, limit_event_in
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
 from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.log.topics import Topics
@@ -16,9 +17,11 @@ from usageledger.runtime.kafka_connection import KafkaConnection
 
 POLL_MS = 200
 
+log = logging.getLogger(__name__)
+
 
 class TailFailed(Exception):
-    """The limit events cannot be read. The message says which one, or what is missing."""
+    """The limit events cannot be read. The message says what is missing."""
 
 
 def tail(
@@ -76,11 +79,16 @@ def _assign(consumer: Any, topic: str, from_beginning: bool) -> None:
 
 def _new_event(record: Any, seen: dict[int, LimitAddress]) -> dict[str, Any] | None:
     try:
-        event, place = read_limit_event(record.value)
+        event, place = limit_event_in(record.value, record.partition)
     except NotALimitEvent as error:
-        raise TailFailed(
-            f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}"
-        ) from error
+        log.warning(
+            "ignored %s, partition %d, offset %d: %s",
+            record.topic,
+            record.partition,
+            record.offset,
+            error,
+        )
+        return None
     if not place.is_beyond(seen.get(place.partition)):
         return None
     seen[place.partition] = place

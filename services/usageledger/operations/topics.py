@@ -171,6 +171,21 @@ def alter_command(kafka: KafkaConnection, topic: str, setting: str) -> str:
     )
 
 
+def existing_partitions(kafka: KafkaConnection, prefix: str = "") -> int | None:
+    """How many partitions a ledger's existing topics have: the fewest, as topics only grow.
+
+    None if there are none. Raises OperatorError.
+    """
+    names = list(Topics(prefix).partitioned)
+    with _admin(kafka) as admin:
+        counts = [
+            len(topic["partitions"])
+            for topic in admin.describe_topics(names)
+            if topic["error_code"] == 0
+        ]
+    return min(counts, default=None)
+
+
 def ledger_mode(kafka: KafkaConnection, prefix: str = "") -> LedgerMode:
     """The mode of a ledger, which is the kind of timestamps of its input topics.
 

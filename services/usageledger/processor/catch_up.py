@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 
 from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from usageledger.counters.view import PartitionView, Position, StoredHead, ViewChange, ViewError
-from usageledger.domain.chain import NotAnEntry, SealedEntry, entry_at
-from usageledger.domain.claim import decode_claim, knows_rules_of
+from usageledger.domain.chain import SealedEntry
+from usageledger.domain.claim import knows_rules_of
 from usageledger.domain.encoding import decode_account, decode_head, decode_identity, encode
 from usageledger.domain.head import Head
 from usageledger.domain.identity import window_of
+from usageledger.domain.record_skip import SkippedPlace, places_skipped
 from usageledger.ledger.adoption import adopted_catalogs
 from usageledger.ledger.partition_book import (
     Changes,
@@ -26,6 +26,14 @@ from usageledger.ledger.partition_book import (
     Undecidable,
     group_key,
     needed_to_fold,
+)
+from usageledger.ledger.reader_rule import (
+    NO_SKIPS,
+    HeadSearch,
+    RecordStops,
+    check_rules,
+    kind_of_record,
+    next_entry,
 )
 from usageledger.ledger.records import LedgerPartition, Record, Superseded
 from usageledger.ledger.timestamps import milliseconds, time_of
@@ -225,14 +233,19 @@ class _ViewFold:
         self._catalogs = catalogs
         self._settings = settings
         self._position: Position | None = None
+        self._read_hash = ""
+        """The hash of the last entry that was read, folded or not."""
+        self._skipped: frozenset[SkippedPlace] | None = None
+        """The records that operators have skipped; None until one of them is in the way."""
 
     async def run(self, stored: StoredHead | None, until: int) -> Position:
         """Fold from the ``stored`` head up to the record at ``until``; return the position."""
         book = self._book
         await self._begin(stored)
+        self._read_hash = book.head.hash
         unfolded: list[SealedEntry] = []
         async for records in self._ledger.read(book.head.next_offset, until + 1):
-            unfolded += _entries_in(book, records)
+            unfolded += await self._entries_in(records, until)
             next_offset = records[-1].offset + 1
             # More entries of the last entry's input may follow. The view never ends between two of
             # them.
@@ -294,18 +307,13 @@ class _ViewFold:
         stop, hash_ = stored.position
         if stop > await self._ledger.end_offset():
             return False
-        count = self._settings.look_back_records
-        while stop > 0:
+        count, search = self._settings.look_back_records, HeadSearch(hash_)
+        while stop > 0 and not search.is_over:
             start = max(0, stop - count)
-            last = None
             async for records in self._ledger.read(start, stop):
-                for record in records:
-                    with suppress(NotAnEntry):
-                        last = entry_at(record.offset, record.value) or last
-            if last is not None:
-                return last.hash == hash_
+                search.see(records)
             stop, count = start, 10 * count  # an idle partition gathers claims
-        return hash_ == ""
+        return search.is_last
 
     async def _begin(self, stored: StoredHead | None) -> None:
         """Load the view's head, adopted catalogs and due accounts into the book."""
@@ -337,6 +345,44 @@ class _ViewFold:
         book.due.take_changed()
         self._position = stored.position
 
+    async def _entries_in(self, records: Sequence[Record], until: int) -> list[SealedEntry]:
+        """The entries among records. Raises PartitionStopped at one that stops every reader."""
+        entries: list[SealedEntry] = []
+        for record in records:
+            try:
+                sealed = self._entry_of(record)
+            except RecordStops as stop:
+                if self._skipped is None:
+                    self._skipped = await self._skips_after(record.offset, until)
+                try:
+                    sealed = self._entry_of(record)
+                except RecordStops:
+                    raise PartitionStopped(str(stop)) from None
+            if sealed is not None:
+                entries.append(sealed)
+                self._read_hash = sealed.hash
+        return entries
+
+    def _entry_of(self, record: Record) -> SealedEntry | None:
+        partition, skipped = self._book.partition, self._skipped or NO_SKIPS
+        sealed = next_entry(record, partition, self._read_hash, skipped)
+        if sealed is None:
+            check_rules(record, partition, skipped)
+            if kind_of_record(record) == "invalid":
+                log.error(
+                    "ledger record %d@%d is neither an entry nor a claim, and decides nothing: "
+                    "find out who may write to that topic, see `usageledger audit verify`",
+                    partition,
+                    record.offset,
+                )
+        return sealed
+
+    async def _skips_after(self, offset: int, until: int) -> frozenset[SkippedPlace]:
+        found: frozenset[SkippedPlace] = frozenset()
+        async for records in self._ledger.read(offset + 1, until + 1):
+            found |= places_skipped(record.value for record in records)
+        return found
+
     async def _fold(self, entries: Sequence[SealedEntry]) -> None:
         book = self._book
         accounts, identities = needed_to_fold(entries)
@@ -347,14 +393,8 @@ class _ViewFold:
             [account for account in accounts if account not in book.accounts],
             [pair for pair in identities if pair[1] not in book.identities],
         )
-        begin, hash_ = 0, book.head.hash
+        begin = 0
         for index, sealed in enumerate(entries):
-            if sealed.entry.previous_hash != hash_:
-                raise PartitionStopped(
-                    f"the hash chain of partition {book.partition} breaks at offset "
-                    f"{sealed.entry.offset}: run `usageledger audit verify`"
-                )
-            hash_ = sealed.hash
             address = sealed.entry.input
             if address is not None and address.topic == "catalog":
                 # The entries before it were decided without it.
@@ -403,24 +443,3 @@ def _fold_run(book: PartitionBook, entries: Sequence[SealedEntry]) -> None:
         book.fold(entries)
     except Undecidable as error:
         raise PartitionStopped(f"the code fails on {error}") from error
-
-
-def _entries_in(book: PartitionBook, records: Sequence[Record]) -> list[SealedEntry]:
-    entries: list[SealedEntry] = []
-    for record in records:
-        try:
-            sealed = entry_at(record.offset, record.value)
-        except NotAnEntry as error:
-            raise PartitionStopped(
-                f"the record at offset {record.offset} of ledger partition {book.partition} is no "
-                f"entry: {error}"
-            ) from error
-        if sealed is not None:
-            entries.append(sealed)
-        elif (claim := decode_claim(record.value)) is not None and not knows_rules_of(claim):
-            raise PartitionStopped(
-                f"partition {book.partition} was claimed by a worker with newer rules "
-                f"({claim.decide}, tzdata {claim.tzdata}):"
-                " upgrade this worker"
-            )
-    return entries

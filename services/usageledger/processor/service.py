@@ -8,26 +8,32 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from usageledger.counters.connection import AsyncClient, connect, connect_blocking
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.server_check import check_server
-from usageledger.domain.claim import decode_claim
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
+from usageledger.log.partition_counts import (
+    PartitionCounts,
+    PartitionCountsDiffer,
+    PartitionCountWatch,
+    partition_counts,
+    watched_partition_counts,
+)
 from usageledger.log.reading import log_reader
 from usageledger.log.topics import Topics
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catalog_reader import read_catalogs
-from usageledger.processor.health import WorkerHealth
+from usageledger.processor.health import PartitionHealth, WorkerHealth
 from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.owner import PartitionOwner
 from usageledger.processor.owner_settings import DEFAULT_SETTINGS
-from usageledger.processor.reporting import OwnerReports
-from usageledger.processor.worker import run_worker
+from usageledger.processor.reporting import REPORT_INTERVAL_S, OwnerReports
+from usageledger.processor.worker import WorkerFailed, run_worker
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 logger = logging.getLogger(__name__)
@@ -49,55 +55,118 @@ async def run_processor(
 
     ``on_health`` is called about once a second.
 
-    Raises LedgerMissing, ServerUnfit for a Redis that would lose charges, ViewError, KafkaError,
-    and WorkerFailed as `run_worker` does.
+    Where the topics' partition counts differ from the ledger's, nothing more is decided, and the
+    health says why. Raises LedgerMissing, ServerUnfit for a Redis that would lose charges,
+    ViewError, KafkaError, and WorkerFailed as `run_worker` does.
     """
     topics = Topics(prefix)
-    partition_count, made_with = await asyncio.to_thread(_partition_counts, kafka, topics)
+    counts = await asyncio.to_thread(_existing_partition_counts, kafka, topics)
     await asyncio.to_thread(_check_redis, redis_url)
-    catalogs, import_mode = CatalogLog(), ImportMode(kafka, topics)
-    await import_mode.ask()
     async with AsyncExitStack() as stack:
         redis = connect(redis_url)
         stack.push_async_callback(redis.aclose)
-        work = [
-            asyncio.create_task(read_catalogs(kafka, topics.catalog, catalogs)),
-            asyncio.create_task(import_mode.watch()),
-        ]
-
-        def owner_of(partition: int, control: InputControl) -> PartitionOwner:
-            unfit = _repartition_reason(partition, partition_count, made_with)
-            return _ServedOwner(
-                partition,
-                partition_count,
-                control,
-                catalogs,
-                import_mode,
-                unfit,
-                kafka=kafka,
-                topics=topics,
-                redis=redis,
-            )
-
         reports = OwnerReports(redis, prefix, _worker_name())
-        work.append(asyncio.create_task(reports.publish()))
 
         def note(health: WorkerHealth) -> None:
             reports.note(health)
             if on_health is not None:
                 on_health(health)
 
+        try:
+            counts.check()
+            await _decide(kafka, topics, counts.of_ledger, redis, reports, note, stop)
+        except PartitionCountsDiffer as differ:
+            stopped = _stay_stopped(str(differ), counts.of_ledger, note, stop)
+            await _run_beside([asyncio.create_task(reports.publish())], stopped, stop)
+
+
+async def _decide(
+    kafka: KafkaConnection,
+    topics: Topics,
+    partition_count: int,
+    redis: AsyncClient,
+    reports: OwnerReports,
+    note: Callable[[WorkerHealth], None],
+    stop: asyncio.Event,
+) -> None:
+    """Run a worker until ``stop`` is set.
+
+    Raises PartitionCountsDiffer as soon as the topics have another partition count.
+    """
+    catalogs, import_mode = CatalogLog(), ImportMode(kafka, topics)
+    await import_mode.ask()
+    ending = asyncio.Event()
+    with watched_partition_counts(kafka, topics, partition_count) as watch:
+        work = [
+            asyncio.create_task(_end_once(ending, stop, watch)),
+            asyncio.create_task(reports.publish()),
+            asyncio.create_task(read_catalogs(kafka, topics.catalog, catalogs)),
+            asyncio.create_task(import_mode.watch()),
+        ]
+
+        def owner_of(partition: int, control: InputControl) -> PartitionOwner:
+            return _ServedOwner(
+                partition,
+                partition_count,
+                control,
+                catalogs,
+                import_mode,
+                kafka=kafka,
+                topics=topics,
+                redis=redis,
+            )
+
         running = run_worker(
-            kafka=kafka, prefix=prefix, owner_factory=owner_of, stop=stop, on_partitions=note
+            kafka=kafka,
+            prefix=topics.prefix,
+            owner_factory=owner_of,
+            stop=ending,
+            on_partitions=note,
         )
-        await _run_beside(work, running, stop)
+        try:
+            await _run_beside(work, running, ending)
+        except WorkerFailed:
+            # A worker fails too when it is assigned partitions of one input alone.
+            await asyncio.to_thread(watch.look)
+            watch.check()
+            raise
+        watch.check()
+
+
+async def _end_once(ending: asyncio.Event, stop: asyncio.Event, watch: PartitionCountWatch) -> None:
+    """Set ``ending`` once ``stop`` is set or the partition counts differ."""
+    while not stop.is_set() and watch.difference is None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), REPORT_INTERVAL_S)
+    ending.set()
+
+
+async def _stay_stopped(
+    difference: str,
+    partition_count: int,
+    note: Callable[[WorkerHealth], None],
+    stop: asyncio.Event,
+) -> None:
+    """Report every partition as stopped until ``stop`` is set: each account's home is unknown."""
+    logger.error("every partition has stopped: %s", difference)
+    stopped = tuple(
+        PartitionHealth(
+            partition=partition,
+            state="stopped",
+            stopped_because=difference,
+            usage_lag_records=None,
+            account_lag_records=None,
+        )
+        for partition in range(partition_count)
+    )
+    while not stop.is_set():
+        note(WorkerHealth(partitions=stopped))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), REPORT_INTERVAL_S)
 
 
 class _ServedOwner(PartitionOwner):
-    """An owner with a ledger partition of its own, which it closes when it ends.
-
-    If ``unfit`` gives a reason, the owner stops with it and does nothing else.
-    """
+    """An owner with a ledger partition of its own, which it closes when it ends."""
 
     def __init__(
         self,
@@ -106,13 +175,11 @@ class _ServedOwner(PartitionOwner):
         control: InputControl,
         catalogs: CatalogLog,
         import_mode: ImportMode,
-        unfit: str | None,
         *,
         kafka: KafkaConnection,
         topics: Topics,
         redis: AsyncClient,
     ) -> None:
-        self._unfit = unfit
         self._kafka_partition = KafkaLedgerPartition(
             kafka=kafka, topic=topics.ledger, partition=partition
         )
@@ -131,8 +198,6 @@ class _ServedOwner(PartitionOwner):
         )
 
     async def run(self) -> None:
-        if self._unfit is not None:
-            return self.stop(self._unfit)
         try:
             await super().run()
         finally:
@@ -168,47 +233,15 @@ async def _run_beside(
             raise error
 
 
-def _repartition_reason(partition: int, partition_count: int, made_with: int) -> str | None:
-    """The reason why a partition must not run; None if it may.
-
-    With another partition count, accounts would be looked up in partitions that never had them.
-    They would begin again on Free.
-    """
-    wanted, found = made_with or partition_count, max(partition_count, partition + 1)
-    if found == wanted:
-        return None
-    return (
-        f"the ledger was made with {wanted} partitions and its topics now have {found}: an "
-        "account's partition depends on their number;"
-        " make topics of another prefix and send the history there, or restore these"
-    )
-
-
-def _partition_counts(kafka: KafkaConnection, topics: Topics) -> tuple[int, int]:
-    """How many partitions the topics have, and how many the ledger was made with.
-
-    The second number is from the ledger's first claim; 0 if that does not say.
-    """
+def _existing_partition_counts(kafka: KafkaConnection, topics: Topics) -> PartitionCounts:
     with log_reader(kafka) as reader:
-        counts = {topic: reader.partition_count(topic) for topic in topics.partitioned}
-        is_begun = (
-            reader.start_offset(topics.ledger, 0) == 0 < reader.end_offset(topics.ledger, 0)
-            if counts[topics.ledger]
-            else False
-        )
-        first = next(iter(reader.read(topics.ledger, 0, 0, 1)), None) if is_begun else None
-    missing = [topic for topic, count in counts.items() if count == 0]
-    if missing:
+        counts = partition_counts(reader, topics)
+    if counts.missing:
         raise LedgerMissing(
-            f"there is no topic {missing[0]} at {kafka}: make the ledger with `usageledger up`, or "
-            "correct the prefix"
+            f"there is no topic {counts.missing[0]} at {kafka}: make the ledger with `usageledger "
+            "up` or `usageledger topics create`, or correct the prefix"
         )
-    if len(set(counts.values())) > 1:
-        raise LedgerMissing(
-            f"the topics of a ledger have one partition count, but there is {counts}"
-        )
-    claim = None if first is None else decode_claim(first.value)
-    return counts[topics.ledger], 0 if claim is None else claim.partitions
+    return counts
 
 
 def _check_redis(redis_url: str) -> None:

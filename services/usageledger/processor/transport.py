@@ -31,7 +31,7 @@ from faust.types import TP, ConsumerMessage, Message
 from mode.threads import ServiceThread, WorkerThread
 
 from usageledger.ledger.records import LedgerError, Record
-from usageledger.log.aiokafka_clients import new_consumer
+from usageledger.log.aiokafka_clients import new_consumer, new_producer
 from usageledger.log.aiokafka_reading import read_fetched
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
 from usageledger.processor.feed import Fetch, TopicPartition
@@ -417,10 +417,18 @@ class FetchConsumer(driver.Consumer):
         return self._next_offsets.get(tp)
 
 
+class UnusedProducer(driver.Producer):
+    """Faust starts a producer, though the ledger has its own. This one connects as the worker."""
+
+    def _new_producer(self, transactional_id: str | None = None) -> aiokafka.AIOKafkaProducer:
+        return new_producer(cast(LedgerApp, self.app).kafka, client_id="usageledger-processor")
+
+
 class FetchTransport(driver.Transport):
     """Faust's aiokafka transport with our consumer."""
 
     Consumer = FetchConsumer
+    Producer = UnusedProducer
 
 
 class FetchSchema(faust.Schema[Any, Any]):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from usageledger.ledger.records import LedgerError
 from usageledger.log.bounded_codecs import Unreadable
-from usageledger.log.topics import Topics
+from usageledger.log.topics import Topics, processor_group
 from usageledger.processor.feed import Fetch, PartitionFeed, TopicPartition
 from usageledger.processor.health import WorkerHealth, partition_health
 from usageledger.processor.inputs import InputBuffer, InputControl
@@ -99,17 +99,12 @@ async def run_worker(
     )
     app = new_app(
         kafka=kafka,
-        group=group or group_of(prefix),
+        group=group or processor_group(prefix),
         topics=[topics.usage, topics.account],
         on_fetch=worker.hand_over,
     )
     with library_noise_reduced(NOISY):
         await worker.run(app, stop)
-
-
-def group_of(prefix: str) -> str:
-    """The consumer group of a ledger's processor, where lag tools look."""
-    return f"{prefix}.processor" if prefix else "usageledger.processor"
 
 
 @dataclass(slots=True)

@@ -19,17 +19,18 @@ from typing import Any
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 SERVERS_VARIABLE = "USAGELEDGER_KAFKA"
+PASSWORD_VARIABLE = "USAGELEDGER_KAFKA_SASL_PASSWORD"
 # The fields that variables, and the file of a running stack, give a value to.
-_FIELDS_BY_NAME = {
-    "SECURITY_PROTOCOL": "security_protocol",
-    "SASL_MECHANISM": "sasl_mechanism",
-    "SASL_USERNAME": "sasl_username",
-    "SASL_PASSWORD": "sasl_password",
-    "SASL_PASSWORD_FILE": "sasl_password_file",
-    "SASL_TOKEN_FILE": "sasl_token_file",
-    "SSL_CAFILE": "ssl_cafile",
-    "SSL_CERTFILE": "ssl_certfile",
-    "SSL_KEYFILE": "ssl_keyfile",
+_FIELDS_BY_VARIABLE = {
+    "USAGELEDGER_KAFKA_SECURITY_PROTOCOL": "security_protocol",
+    "USAGELEDGER_KAFKA_SASL_MECHANISM": "sasl_mechanism",
+    "USAGELEDGER_KAFKA_SASL_USERNAME": "sasl_username",
+    "USAGELEDGER_KAFKA_SASL_PASSWORD": "sasl_password",
+    "USAGELEDGER_KAFKA_SASL_PASSWORD_FILE": "sasl_password_file",
+    "USAGELEDGER_KAFKA_SASL_TOKEN_FILE": "sasl_token_file",
+    "USAGELEDGER_KAFKA_SSL_CAFILE": "ssl_cafile",
+    "USAGELEDGER_KAFKA_SSL_CERTFILE": "ssl_certfile",
+    "USAGELEDGER_KAFKA_SSL_KEYFILE": "ssl_keyfile",
 }
 _SECRETS = ("sasl_password",)
 # The options of a kafka-python client that only a KafkaConnection sets.
@@ -112,7 +113,7 @@ class KafkaConnection:
         variables = os.environ if environment is None else environment
         return cls._from_texts(
             servers or variables.get(SERVERS_VARIABLE, ""),
-            {name: variables.get(f"{SERVERS_VARIABLE}_{name}", "") for name in _FIELDS_BY_NAME},
+            {name: variables.get(name, "") for name in _FIELDS_BY_VARIABLE},
         )
 
     @classmethod
@@ -124,15 +125,15 @@ class KafkaConnection:
         Raises KafkaConnectionError.
         """
         variables = os.environ if environment is None else environment
-        texts = {name: document.get(each) or "" for name, each in _FIELDS_BY_NAME.items()}
-        if texts["SASL_MECHANISM"] and not texts["SASL_PASSWORD_FILE"]:
-            texts["SASL_PASSWORD"] = variables.get(f"{SERVERS_VARIABLE}_SASL_PASSWORD", "")
+        texts = {name: document.get(each) or "" for name, each in _FIELDS_BY_VARIABLE.items()}
+        if document.get("sasl_mechanism") and not document.get("sasl_password_file"):
+            texts[PASSWORD_VARIABLE] = variables.get(PASSWORD_VARIABLE, "")
         return cls._from_texts(document.get("servers", ""), texts)
 
     @classmethod
     def _from_texts(cls, servers: str, texts: Mapping[str, str]) -> KafkaConnection:
         values: dict[str, Any] = {
-            _FIELDS_BY_NAME[name]: Path(text) if name.endswith("FILE") else text
+            _FIELDS_BY_VARIABLE[name]: Path(text) if name.endswith("FILE") else text
             for name, text in texts.items()
             if text
         }
@@ -158,8 +159,7 @@ class KafkaConnection:
                 f"{SERVERS_VARIABLE}_SASL_TOKEN_FILE"
             )
         return {SERVERS_VARIABLE: self.servers} | {
-            f"{SERVERS_VARIABLE}_{name}": str(getattr(self, each) or "")
-            for name, each in _FIELDS_BY_NAME.items()
+            name: str(getattr(self, each) or "") for name, each in _FIELDS_BY_VARIABLE.items()
         }
 
     @property

@@ -29,14 +29,19 @@ log = logging.getLogger(__name__)
 
 
 def run_process(
-    service: Callable[[asyncio.Event], Awaitable[None]], *, stop_deadline_s: float = STOP_DEADLINE_S
+    service: Callable[[asyncio.Event], Awaitable[None]],
+    *,
+    explained: tuple[type[Exception], ...] = (),
+    stop_deadline_s: float = STOP_DEADLINE_S,
 ) -> NoReturn:
     """Run an asyncio service and exit: 0 after a signal, 1 after an error, which is logged.
+
+    ``explained``: errors whose message says all there is to say, logged without a traceback.
 
     ``service`` must end soon after its event is set. The exit does not wait for threads: a
     consumer's thread that waits for a broker which is gone would keep the process for minutes.
     """
-    _run_and_exit(lambda: asyncio.run(_run_until_signal(service, stop_deadline_s)))
+    _run_and_exit(lambda: asyncio.run(_run_until_signal(service, stop_deadline_s)), explained)
 
 
 def run_threaded_process(
@@ -45,10 +50,7 @@ def run_threaded_process(
     explained: tuple[type[Exception], ...] = (),
     stop_deadline_s: float = STOP_DEADLINE_S,
 ) -> NoReturn:
-    """As `run_process`, for a service that blocks its thread. Call it in the main thread.
-
-    ``explained``: errors whose message says all there is to say, logged without a traceback.
-    """
+    """As `run_process`, for a service that blocks its thread. Call it in the main thread."""
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:

@@ -19,6 +19,8 @@ from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectio
 
 DATA_DEFAULT = Path(".usageledger")
 STACK_FILE = "stack.json"
+REDIS_URL_FILE = "redis_url"
+"""In a running stack's directory: the address of its Redis, with the password."""
 LOCK_FILE = "stack.lock"
 
 
@@ -84,15 +86,12 @@ class Settings:
         try:
             return cls(
                 kafka=_connection(lambda: KafkaConnection.from_json(stack["kafka_connection"])),
-                redis_url=stack["redis"],
+                redis_url=stack_redis_url(data),
                 prefix=stack.get("prefix", "") if prefix is None else prefix,
                 data=data,
             )
         except KeyError as error:
-            raise SettingsError(
-                f"{data / STACK_FILE} cannot be read ({error}): `usageledger down` and `up` write "
-                "it anew"
-            ) from error
+            raise _unreadable(data / STACK_FILE, error) from error
 
 
 class GatewaySettings(BaseSettings):
@@ -218,6 +217,25 @@ def running_stack(data: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def stack_redis_url(data: Path) -> str:
+    """The address of the Redis of the stack in this directory, with the password.
+
+    It is in a file of its own, which only the stack's user can read. Raises SettingsError.
+    """
+    path = data / REDIS_URL_FILE
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"{path} cannot be read ({error}): use the stack as the user that started it, or let "
+        "`usageledger down` and `up` write it anew"
+    )
 
 
 def is_locked(path: Path) -> bool:

@@ -301,6 +301,9 @@ declare namespace Gateway {
     id: string;
     name: string;
     scopes: ("report" | "check" | "hold" | "read" | "admin")[];
+    sources: string[];
+    accounts: string[];
+    events_per_second: number | null;
     created_at: string;
     revoked_at: string | null;
     secrets: SecretShown[];
@@ -370,6 +373,9 @@ declare namespace Gateway {
   interface NewKey {
     name: string;
     scopes: ("report" | "check" | "hold" | "read" | "admin")[];
+    sources?: string[];
+    accounts?: string[];
+    events_per_second?: number | null;
   }
 
   interface PaceShown {

@@ -232,7 +232,7 @@ def test_a_hold_is_found_open_and_after_its_release_found_released() -> None:
     assert found is not None
     assert found.state == "open"
     assert (
-        counters.result(release_query("a", "job"))
+        counters.result(release_query("a", "job", ()))
         == counters.result(find_hold_query("a", "job"))
         == found._replace(state="released")
     )

@@ -191,7 +191,7 @@ def test_a_view_in_memory_falls_back_whole() -> None:
                 identities={1: {b"x": b""}},
             ),
         )
-        hold = view.holds["ann", "hold"] = Hold("open", 5, 2**52, b"for")
+        hold = view.holds["ann", "hold"] = Hold("open", 5, 2**52, "", b"for")
         earlier, seen = view.snapshot_for_rollback(), await view.snapshot()
         change = ViewChange(
             head=b"2",
@@ -199,7 +199,7 @@ def test_a_view_in_memory_falls_back_whole() -> None:
             accounts={"ann": b"2", "bob": b"2"},
             identities={1: {b"y": b""}},
             due_ms={"ann": 1},
-            settled_holds=[("ann", "hold")],
+            settled_holds=[("ann", "hold", "/render")],
         )
         await view.commit(Position(1, "a"), change)
         view.restore(earlier)

@@ -20,7 +20,7 @@ from tests.notation import Partition
 from tests.worlds.decided_partition import JAN_31_MS, DecidedPartition
 from usageledger.domain.chain import seal
 from usageledger.domain.claim import claim_of, encode_claim
-from usageledger.history.folding import AnotherLedger, FoldFailed, HistoryFold
+from usageledger.history.folding import FoldFailed, HistoryFold
 from usageledger.history.reading import HistoryAbsent, HistoryReader, MalformedCursor
 from usageledger.history.tables import (
     HISTORY_FILE,
@@ -30,6 +30,7 @@ from usageledger.history.tables import (
     open_for_writing,
     throw_away,
 )
+from usageledger.ledger.reader_rule import RecordStops
 from usageledger.ledger.records import Record
 from usageledger.operations.refusals import refused_inputs
 
@@ -192,13 +193,13 @@ def test_records_that_do_not_begin_where_the_fold_stands_change_nothing(offset: 
     assert not any(content(database).values())
 
 
-def test_an_entry_that_does_not_follow_the_last_one_is_of_another_ledger() -> None:
+def test_an_entry_that_does_not_follow_the_last_one_stops_the_fold() -> None:
     mine = records_of(ledger(f"{START} subscribe max", "+1h use chat_action").entries)
     other = records_of(ledger(f"{START} subscribe pro", "+1h use chat_action").entries)
     fold = HistoryFold(memory_database())
     fold.add(0, mine[:1])
     before = fold.position(0)
-    with pytest.raises(AnotherLedger):
+    with pytest.raises(RecordStops, match="processor skip 0@2 --topic ledger"):
         fold.add(0, [mine[1], *other[2:]])
     assert fold.position(0) == before
 

@@ -136,7 +136,7 @@ def test_a_use_or_its_duplicate_settles_its_hold_and_a_refusal_does_not() -> Non
         (item,) = book.decode("usage", [_record(offset, AT, id=id_, data=data)])
         book.decide_input(item)
     changes = book.take_changes()
-    assert list(changes.settled_holds) == [("a", "h1"), ("a", "h2")]
+    assert list(changes.settled_holds) == [("a", "h1", "/render"), ("a", "h2", "/render")]
     assert book.take_changes().settled_holds == {}
 
 

@@ -12,7 +12,6 @@ import pytest
 from kafka.cluster import ClusterMetadata
 
 from tests.worlds.limits_world import Fate, Ledger, World
-from usageledger.ledger.limit_address import LimitAddress
 from usageledger.limits.announcer import LimitsError, PartitionsStopped
 from usageledger.log.assignor import KnownPartitionsAssignor
 
@@ -192,78 +191,95 @@ def test_a_revoked_partition_is_announced_no_more() -> None:
     assert announcer.health().keys() == {1}
 
 
-def test_a_record_that_is_no_entry_stops_its_partition_and_no_other() -> None:
-    broken = Ledger(0)
-    broken.claim()
-    broken.entry("limit.reached")
-    broken.junk()
-    broken.entry("limit.cleared")
-    world = World(broken, a_ledger(1))
+def test_bytes_that_are_no_entry_are_passed_over() -> None:
+    ledger = Ledger(0)
+    ledger.claim()
+    ledger.entry("limit.reached")
+    ledger.junk()
+    ledger.claim()
+    ledger.entry("limit.cleared")
+    world = World(ledger)
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.reader_addresses(0) == [LimitAddress(0, 1, 0, 1)]
+    assert world.reader_addresses() == ledger.addresses
+    assert announcer.health()[0].state == "announcing"
+
+
+def test_a_forged_entry_stops_its_partition_until_it_is_skipped() -> None:
+    """An entry at its own offset was announced, whether it continued the hash chain or not."""
+    ledger = Ledger(0)
+    ledger.claim()
+    ledger.entry("limit.reached")
+    ledger.forgery("limit.cleared")
+    world = World(ledger, a_ledger(1))
+    announcer, _, _ = world.announcer()
+    world.run(announcer)
+    stopped = announcer.health()[0]
+    assert stopped.state == "stopped"
+    assert "usageledger processor skip 0@2 --topic ledger" in stopped.detail
     assert world.reader_addresses(1) == world.ledgers[1].addresses
-    assert announcer.health()[0].state == "stopped" and "offset 2" in announcer.health()[0].detail
-    assert announcer.health()[1].state == "announcing"
-    with pytest.raises(PartitionsStopped, match="partition 0: offset 2"):
-        announcer.raise_if_stopped()
+    ledger.skip(2)
+    ledger.claim()
+    ledger.entry("limit.cleared")
+    world.run(announcer)
+    assert announcer.health()[0].state == "announcing"
+    assert world.reader_addresses() == ledger.addresses
+
+
+def test_a_skip_of_other_bytes_at_that_offset_changes_nothing() -> None:
+    ledger, other = Ledger(0), Ledger(0)
+    for each in (ledger, other):
+        each.claim()
+        each.entry("limit.reached")
+    ledger.forgery("limit.cleared")
+    other.forgery("limit.reached")
+    ledger.skip(2)
+    other.skip(2)
+    ledger.records[3] = other.records[3]
+    world = World(ledger)
+    announcer, _, _ = world.announcer()
+    world.run(announcer)
+    assert announcer.health()[0].state == "stopped"
 
 
 def test_when_every_partition_has_stopped_the_process_ends() -> None:
-    ledger = Ledger()
-    ledger.junk()
-    world = World(ledger)
+    world = World(a_ledger())
+    world.run(world.announcer()[0])
+    _shorten_the_ledger(world)
     with pytest.raises(PartitionsStopped, match="partition 0"):
         world.run(world.announcer()[0])
 
 
 @pytest.mark.parametrize(
-    ("value", "named"),
+    "value",
     [
-        (b"junk", "not a limit event"),
-        (b"", "not a limit event"),
-        (b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0}}}', "crossings"),
-        (
-            b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1.5,"index":0,"crossings":1}}}',
-            "offset is a whole number",
-        ),
-        (
-            b'{"id":"0-2-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}',
-            "0-2-0",
-        ),
-        (
-            b'{"id":"0-1-1","data":{"entry":{"partition":0,"offset":1,"index":1,"crossings":1}}}',
-            "crossing 1 of 1",
-        ),
-        (
-            b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}',
-            "data.account",
-        ),
-        (
-            b'{"id":"7-1-0","type":"limit.reached","data":{"account":"a",'
-            b'"entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}',
-            "partition 7",
-        ),
+        b"junk",
+        b"",
+        b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0}}}',
+        b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1.5,"index":0,"crossings":1}}}',
+        b'{"id":"0-2-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}',
+        b'{"id":"0-1-1","data":{"entry":{"partition":0,"offset":1,"index":1,"crossings":1}}}',
+        b'{"id":"0-1-0","data":{"entry":{"partition":0,"offset":1,"index":0,"crossings":1}}}',
+        b'{"id":"7-1-0","type":"limit.reached","data":{"account":"a",'
+        b'"entry":{"partition":7,"offset":1,"index":0,"crossings":1}}}',
     ],
 )
-def test_a_last_event_that_cannot_be_read_stops_its_partition_and_is_named(
-    value: bytes, named: str
+def test_records_that_are_no_limit_events_do_not_change_where_a_consumer_goes_on(
+    value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It ended the process, again after each restart. One record that somebody wrote by hand
-    silenced every account.
-    """
-    world = World(a_ledger(), a_ledger(1))
+    """One record that somebody wrote by hand silenced the partition for good."""
+    world = World(a_ledger())
+    world.limit_events[0] += [value, value]
+    world.run(world.announcer()[0])
+    events = [each for each in world.limit_events[0] if each != value]
+    assert len(events) == 7
     world.limit_events[0].append(value)
+    world.ledgers[0].entry("limit.threshold")
     announcer, _, _ = world.announcer()
     world.run(announcer)
-    assert world.reader_addresses(1) == world.ledgers[1].addresses
-    stopped = announcer.health()[0]
-    assert (stopped.state, named in stopped.detail, "partition 0, offset 0" in stopped.detail) == (
-        "stopped",
-        True,
-        True,
-    )
-    assert world.limit_events[0] == [value]
+    assert [each for each in world.limit_events[0] if each != value][:-1] == events
+    assert len(world.limit_events[0]) == 7 + 3 + 1
+    assert "is no limit event" in caplog.text
 
 
 def test_recreated_limit_events_stop_their_partition_and_nothing_is_repeated() -> None:

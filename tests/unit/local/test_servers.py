@@ -17,7 +17,7 @@ from usageledger.local.java import find_java, java_version, parse_java_version
 from usageledger.local.kafka_jars import read_lock
 from usageledger.local.kafka_node import KafkaNode, new_cluster_id
 from usageledger.local.ports import free_port, is_free, kept_ports
-from usageledger.local.redis_server import find_redis, redis_configuration
+from usageledger.local.redis_server import find_redis, kept_password, redis_configuration
 from usageledger.local.servers import choose_backend
 
 SERVER_NODE = KafkaNode(
@@ -98,6 +98,26 @@ def test_a_redis_of_ours_evicts_nothing_and_keeps_an_append_only_file() -> None:
         "bind 127.0.0.1",
         'dir "/data dir"',
     } <= set(lines)
+
+
+def test_a_redis_of_ours_has_a_password_that_outlives_a_restart(tmp_path: Path) -> None:
+    password = kept_password(tmp_path)
+    assert len(password) >= 32
+    assert kept_password(tmp_path) == password
+    assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
+    lines = redis_configuration(port=1, data_directory="/d", password=password).splitlines()
+    assert f'requirepass "{password}"' in lines
+
+
+def test_a_redis_in_a_container_has_the_password_in_its_settings_alone(tmp_path: Path) -> None:
+    recipe = RedisRecipe()
+    port = recipe.write(tmp_path)
+    password = kept_password(tmp_path)
+    assert recipe.address(port) == f"redis://:{password}@127.0.0.1:{port}/0"
+    assert password not in recipe.script()
+    settings = tmp_path / "settings" / "redis.conf"
+    assert f'requirepass "{password}"' in settings.read_text(encoding="utf-8")
+    assert settings.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_container_is_given_the_same_command_lines(

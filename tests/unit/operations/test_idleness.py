@@ -123,7 +123,9 @@ def test_a_moved_group_coordinator_is_found_by_a_new_client() -> None:
     """After a broker had been frozen, nothing counted as announced: `wait-idle` never ended."""
     admins = [Admin(leads=False), Admin(leads=True)]
     connected = iter(admins)
-    reader: Any = SimpleNamespace(partition_count=lambda _topic: 1)
+    reader: Any = SimpleNamespace(
+        partition_count=lambda _topic: 1, start_offset=lambda *_: 0, end_offset=lambda *_: 0
+    )
     lags = LagReader(reader, None, lambda: next(connected), "")
     assert (lags.announced(), lags.announced()) == ({}, {0: 521})
     assert [admin.is_closed for admin in admins] == [True, False]

@@ -20,7 +20,7 @@ from usageledger.log import memory
 from usageledger.processor import rebuilding
 from usageledger.processor.catch_up import PartitionStopped
 
-HELD = Hold("open", 5_000_000, 2**52, b"what it is for")
+HELD = Hold("open", 5_000_000, 2**52, "", b"what it is for")
 
 
 @pytest.fixture(autouse=True)

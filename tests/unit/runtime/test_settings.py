@@ -25,10 +25,11 @@ def describe(data: Path, **changes: Any) -> None:
     stack = {
         "state": "running",
         "kafka_connection": {"servers": "127.0.0.1:1"},
-        "redis": "redis://127.0.0.1:2/0",
+        "redis": "redis://***@127.0.0.1:2/0",
         "prefix": "acme",
     } | changes
     (data / "stack.json").write_text(json.dumps(stack), encoding="utf-8")
+    (data / "redis_url").write_text("redis://:secret@127.0.0.1:2/0\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_running_stack_is_found_in_its_directory(running: Path) -> None:
     for found in (Settings.find(running), Settings.find()):
         assert (str(found.kafka), found.redis_url, found.prefix) == (
             "127.0.0.1:1",
-            "redis://127.0.0.1:2/0",
+            "redis://:secret@127.0.0.1:2/0",
             "acme",
         )
 

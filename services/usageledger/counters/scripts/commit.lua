@@ -18,7 +18,7 @@
 --       3: the accounts that are no longer due
 --       4: the numbers of the windows in KEYS
 --       then of each window in KEYS: identity, value ..., none if it is only to be dropped
---       then of each account with settled holds: their ids, each once
+--       then of each account with settled holds: id, source, id, source ..., each pair once
 -- ARGV[7]: the view's as-of time (ms since 1970), "" for now
 -- Reply:
 -- * {1}: done. Only then was anything changed.
@@ -102,22 +102,33 @@ local now = now_ms()
 
 -- Adds to the parts what settles some of one account's holds. An open hold's credits are free
 -- afterwards, and it is remembered as settled. One that has expired is free already, and one that
--- does not exist is ignored.
-local function settle(holds, hold_ends, ids)
+-- does not exist is ignored. So is one whose holder is another source. A holder that is no source,
+-- such as a key, lets any use settle the hold: its uses may be reported to Kafka.
+local function settle(holds, hold_ends, words)
   local sum, fields, ends = tonumber(redis.call('HGET', holds, '') or 0) or 0, {}, {}
+  local ids, sources = {}, {} -- sources[id]: the sources whose uses name the hold
+  for i = 1, #words - 1, 2 do
+    local id, source = words[i], words[i + 1]
+    if not sources[id] then
+      ids[#ids + 1] = id
+      sources[id] = {}
+    end
+    sources[id][source] = true
+  end
   for from = 1, #ids, WORDS_PER_COMMAND do
     local to = math.min(from + WORDS_PER_COMMAND - 1, #ids)
     local found = redis.call('HMGET', holds, unpack(ids, from, to))
     for i = 1, to - from + 1 do
-      local state, credits, counts_until, content = parse_hold(found[i])
-      if state and state ~= 'settled' and counts_until > now then
+      local state, credits, counts_until, holder, content = parse_hold(found[i])
+      local is_of_source = state and (string.sub(holder, 1, 7) ~= 'source:'
+        or sources[ids[from + i - 1]][holder])
+      if is_of_source and state ~= 'settled' and counts_until > now then
         if state == 'open' then
           sum = sum - credits
         end
         local until_ms = math.min(counts_until, now + REMEMBERED_MS)
         fields[#fields + 1] = ids[from + i - 1]
-        fields[#fields + 1] = string.format(
-          'settled %s %s %s', whole(credits), whole(until_ms), content)
+        fields[#fields + 1] = hold_text('settled', credits, until_ms, holder, content)
         ends[#ends + 1] = whole(until_ms - ENDED_BELOW_ZERO)
         ends[#ends + 1] = ids[from + i - 1]
       end

@@ -13,7 +13,8 @@
 -- ARGV[5]: the credits to reserve
 -- ARGV[6]: for how long (ms)
 -- ARGV[7]: how many holds of the account may be open
--- ARGV[8]: content
+-- ARGV[8]: the holder, "" for none
+-- ARGV[9]: content
 -- Reply:
 -- * {1, sum, hold}: it is there, reserved now or before, or settled already.
 -- * {0, sum, state}: the account is another by now.
@@ -27,7 +28,7 @@ local ENDED_PER_CALL = 100 -- how many ended holds are forgotten; each call adds
 
 local account, seen, remaining = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local id, credits, life_ms = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local open_max, content = tonumber(ARGV[7]), ARGV[8]
+local open_max, holder, content = tonumber(ARGV[7]), ARGV[8], ARGV[9]
 
 check_type(KEYS[2], 'hash')
 check_type(KEYS[3], 'zset')
@@ -37,7 +38,7 @@ local stored = redis.call('HMGET', KEYS[2], '', id)
 local expired = expired_holds(KEYS[3], now)
 local sum = open_sum(stored[1], KEYS[2], expired)
 
-local state, _, counts_until, stored_content = parse_hold(stored[2])
+local state, _, counts_until, _, stored_content = parse_hold(stored[2])
 if state and state ~= 'released' and counts_until > now then
   return {stored_content == content and 1 or 3, sum, stored[2]}
 end
@@ -63,7 +64,7 @@ for _, swept in ipairs({expired, forgotten}) do
   end
 end
 local ends = now + life_ms
-local hold = string.format('open %s %s %s', whole(credits), whole(ends), content)
+local hold = hold_text('open', credits, ends, holder, content)
 redis.call('HSET', KEYS[2], id, hold, '', whole(sum + credits))
 redis.call('ZADD', KEYS[3], whole(ends), id)
 for k = 2, 3 do

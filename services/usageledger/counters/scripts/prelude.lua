@@ -8,13 +8,14 @@
 --    accounts              hash  account -> state
 --    due                   zset  account -> when it is due (ms since 1970)
 --    identities:<window>   hash  identity -> what is remembered about it
---    holds:<account>       hash  hold id -> "state credits counts_until content"
+--    holds:<account>       hash  hold id -> "state credits counts_until holder content"
 --                                | "" -> the sum of the open holds' credits
 --    hold_ends:<account>   zset  hold id -> counts_until (ms since 1970);
 --                                of a hold that has ended: counts_until - ENDED_BELOW_ZERO
 --
 -- The state of a hold is open, settled or released. A hold that is settled or released has ended.
--- It is remembered until counts_until, so that a late repeat of its request is recognized.
+-- It is remembered until counts_until, so that a late repeat of its request is recognized. The
+-- holder is a word without spaces, and empty for a hold that anybody may release.
 
 -- Subtracted from the score of a hold that has ended. Open holds have scores above 0 and ended ones
 -- below, so a range finds either kind without the other. For example, a hold that is remembered as
@@ -47,11 +48,17 @@ local function check_type(key, expected)
   end
 end
 
--- A stored hold's state, credits, counts_until and content; nil for false.
+-- A stored hold's state, credits, counts_until, holder and content; nil for false.
 local function parse_hold(hold)
-  local state, credits, counts_until, content =
-    string.match(hold or '', '^(%a+) (%d+) (%d+) (.*)$')
-  return state, tonumber(credits), tonumber(counts_until), content
+  local state, credits, counts_until, holder, content =
+    string.match(hold or '', '^(%a+) (%d+) (%d+) (%S*) (.*)$')
+  return state, tonumber(credits), tonumber(counts_until), holder, content
+end
+
+-- A hold as it is stored.
+local function hold_text(state, credits, counts_until, holder, content)
+  return string.format(
+    '%s %s %s %s %s', state, whole(credits), whole(counts_until), holder, content)
 end
 
 -- The sum of open holds as stored, less those that have expired and were not swept away yet.

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, cast, get_args
 
 import jwt
 
+from usageledger.counters.holding import Holder
+from usageledger.gateway.access.key_bounds import UNBOUND, KeyBounds
 from usageledger.gateway.idempotency import make_once
 from usageledger.gateway.store import transaction
 from usageledger.sdk.tokens import (
@@ -47,12 +50,28 @@ class Caller:
     """The sender of a request.
 
     ``account`` is the account of an account token, None for a key. A token reaches the paths of its
-    account and nothing else.
+    account and nothing else. ``bounds`` are those of the key, also for its tokens and sessions.
     """
 
     key_id: str
     scopes: frozenset[Scope]
     account: str | None = None
+    bounds: KeyBounds = UNBOUND
+
+    @property
+    def holder(self) -> Holder:
+        """The holder of the holds that this caller places."""
+        return f"{'key' if self.account is None else 'token'}:{self.key_id}"
+
+    @property
+    def holders(self) -> tuple[Holder, ...] | None:
+        """Whose holds this caller may release: its own, and a key those of its tokens.
+
+        None for anybody's.
+        """
+        if self.may("admin"):
+            return None
+        return (self.holder,) if self.account is not None else (self.holder, f"token:{self.key_id}")
 
     def may(self, scope: Scope) -> bool:
         """Whether the caller has this scope. ``admin`` includes every scope."""
@@ -69,6 +88,7 @@ class AppKey:
     scopes: tuple[Scope, ...]
     created_at: datetime
     revoked_at: datetime | None
+    bounds: KeyBounds
     secrets: tuple[tuple[datetime, datetime | None], ...]
     """When each working secret was made, and when it ends (None: never).
 
@@ -89,6 +109,10 @@ class NotAuthentic(Exception):
 
 class TooManyKeys(Exception):
     """KEYS_MAX keys work already."""
+
+
+class BoundAdmin(Exception):
+    """A key with bounds cannot have the scope ``admin``: it could make a key without them."""
 
 
 class Keys:
@@ -126,7 +150,7 @@ class Keys:
         for kept in () if known is None else known.secrets:
             if hmac.compare_digest(kept.digest, digest) and kept.works_at(now):
                 assert known is not None
-                return Caller(key_id, known.scopes)
+                return Caller(key_id, known.scopes, bounds=known.bounds)
         raise NotAuthentic(
             "the key is unknown here, was revoked, or has been rotated: use another one"
         )
@@ -154,9 +178,10 @@ class Keys:
     def create(
         self,
         name: str,
-        scopes: Iterable[Scope],
+        scopes: Collection[Scope],
         now: datetime,
         *,
+        bounds: KeyBounds = UNBOUND,
         by: str = "",
         idempotency_key: str | None = None,
     ) -> str:
@@ -165,15 +190,17 @@ class Keys:
         ``by`` is the id of the caller's key. If that caller sends the same request twice under one
         idempotency key, the second makes no key.
 
-        Raises TooManyKeys, MadeBefore, KeyUsedBefore.
+        Raises BoundAdmin, TooManyKeys, MadeBefore, KeyUsedBefore.
         """
-        key, request = new_key(), [name, sorted(scopes)]
+        if bounds.is_bound and "admin" in scopes:
+            raise BoundAdmin
+        key, request = new_key(), [name, sorted(scopes), asdict(bounds)]
         with transaction(self._store, self._turn) as store:
             if len(self._by_id) >= KEYS_MAX:
                 raise TooManyKeys
             if idempotency_key is not None:
                 make_once(store, by, idempotency_key, request, split_key(key)[0], now)
-            _add(store, key, name, scopes, now)
+            _add(store, key, name, scopes, bounds, now)
         self._load()
         return key
 
@@ -197,7 +224,7 @@ class Keys:
             if known is not None:
                 return known[0] is None or now < _time_of(known[0])
             if revoked is None:
-                _add(store, key, name, ("admin",), now)
+                _add(store, key, name, ("admin",), UNBOUND, now)
             else:
                 _add_secret(store, key, now)
         self._load()
@@ -238,8 +265,8 @@ class Keys:
     def page(self, after: int, limit: int) -> list[AppKey]:
         """Up to ``limit`` keys with numbers above ``after``, the oldest first, revoked ones too."""
         query = (
-            "SELECT rowid, id, name, scopes, created_at, revoked_at FROM keys WHERE rowid > ? "
-            "ORDER BY rowid LIMIT ?"
+            "SELECT rowid, id, name, scopes, created_at, revoked_at, sources, accounts, "
+            "events_per_second FROM keys WHERE rowid > ? ORDER BY rowid LIMIT ?"
         )
         with self._turn:
             rows = self._store.execute(query, (after, limit)).fetchall()
@@ -251,9 +278,10 @@ class Keys:
                 _scopes(scopes),
                 _time_of(made),
                 None if revoked is None else _time_of(revoked),
+                _bounds(*bounds),
                 self._secrets_of(key_id),
             )
-            for number, key_id, name, scopes, made, revoked in rows
+            for number, key_id, name, scopes, made, revoked, *bounds in rows
         ]
 
     def _caller_by_token(self, token: str, now: datetime) -> Caller:
@@ -272,7 +300,7 @@ class Keys:
                         "the token has ended, or would last too long: mint another one",
                         is_guess=False,
                     )
-                return _caller_by_claims(claims, key_id, known.scopes)
+                return _caller_by_claims(claims, key_id, known)
         raise NotAuthentic(
             "the token was not made with a working key of this gateway: mint another one"
         )
@@ -288,7 +316,8 @@ class Keys:
     def _load(self) -> None:
         with self._turn:
             keys = self._store.execute(
-                "SELECT id, scopes FROM keys WHERE revoked_at IS NULL"
+                "SELECT id, scopes, sources, accounts, events_per_second FROM keys "
+                "WHERE revoked_at IS NULL"
             ).fetchall()
             query = (
                 "SELECT key_id, digest, token_key, created_at, expires_at FROM key_secrets WHERE "
@@ -309,9 +338,11 @@ class Keys:
             ]
         self._by_id = {
             key_id: _Known(
-                frozenset(_scopes(scopes)), tuple(secret for of, secret in kept if of == key_id)
+                frozenset(_scopes(scopes)),
+                _bounds(*bounds),
+                tuple(secret for of, secret in kept if of == key_id),
             )
-            for key_id, scopes in keys
+            for key_id, scopes, *bounds in keys
         }
 
 
@@ -329,16 +360,30 @@ class _Secret:
 @dataclass(frozen=True, slots=True)
 class _Known:
     scopes: frozenset[Scope]
+    bounds: KeyBounds
     secrets: tuple[_Secret, ...]
 
 
 def _add(
-    store: sqlite3.Connection, key: str, name: str, scopes: Iterable[Scope], now: datetime
+    store: sqlite3.Connection,
+    key: str,
+    name: str,
+    scopes: Iterable[Scope],
+    bounds: KeyBounds,
+    now: datetime,
 ) -> None:
     listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
     store.execute(
-        "INSERT INTO keys VALUES (?, ?, ?, ?, NULL)",
-        (split_key(key)[0], name, listed, _iso_text(now)),
+        "INSERT INTO keys VALUES (?, ?, ?, ?, NULL, ?, ?, ?)",
+        (
+            split_key(key)[0],
+            name,
+            listed,
+            _iso_text(now),
+            json.dumps(bounds.sources),
+            json.dumps(bounds.accounts),
+            bounds.events_per_second,
+        ),
     )
     _add_secret(store, key, now)
 
@@ -380,18 +425,27 @@ def _is_valid_at(claims: dict[str, object], now: datetime) -> bool:
     return is_short and begins - _LEEWAY_S <= now.timestamp() < ends + _LEEWAY_S
 
 
-def _caller_by_claims(claims: dict[str, object], key_id: str, of_key: frozenset[Scope]) -> Caller:
+def _caller_by_claims(claims: dict[str, object], key_id: str, known: _Known) -> Caller:
+    of_key = known.scopes
     asked = set(str(claims.get("scope", "read")).split())
     given = {
         scope
         for scope in SCOPES
         if scope != "admin" and scope in asked and (scope in of_key or "admin" in of_key)
     }
-    return Caller(key_id, frozenset(given), str(claims["sub"]))
+    return Caller(key_id, frozenset(given), str(claims["sub"]), known.bounds)
 
 
 def _scopes(listed: str) -> tuple[Scope, ...]:
     return tuple(cast(Scope, scope) for scope in listed.split())
+
+
+def _bounds(sources: str, accounts: str, events_per_second: int | None) -> KeyBounds:
+    return KeyBounds(
+        sources=tuple(json.loads(sources)),
+        accounts=tuple(json.loads(accounts)),
+        events_per_second=events_per_second,
+    )
 
 
 def _digest(secret: str) -> bytes:

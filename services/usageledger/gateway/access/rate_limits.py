@@ -112,6 +112,26 @@ class RateLimits:
         if caller.account is not None:
             self._hit(self._lists, "lists", f"{caller.key_id}/{caller.account}")
 
+    def count_events(self, caller: Caller, count: int) -> None:
+        """Count the events of one report, if the caller's key has a quota.
+
+        A report that is refused counts nothing. Raises Problem `too_large` for one that no second
+        has room for.
+        """
+        quota = caller.bounds.events_per_second
+        if quota is None:
+            return
+        if count > quota:
+            raise Problem(
+                "too_large",
+                f"this key may report {quota} events a second, and the request has {count}: split "
+                "it into several",
+            )
+        item = RateLimitItemPerSecond(quota)
+        if not self._limiter.test(item, "events", caller.key_id, cost=count):
+            raise self._refusal(item, "events", caller.key_id)
+        self._limiter.hit(item, "events", caller.key_id, cost=count)
+
     def count_stranger(self, address: str) -> None:
         """Count a request without a valid key, token or session."""
         self._hit(self._strangers, "strangers", address)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from usageledger.domain.catalog import Catalog, Feature, Plan
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import format_quantity
-from usageledger.gateway.dependencies import MayRead, TheClock, TheInspector
+from usageledger.gateway.dependencies import MayReadCatalogs, TheClock, TheInspector
 from usageledger.gateway.figures import PlanShown, RateShown, rate_shown
 from usageledger.gateway.problems import problems
 from usageledger.operations.ledger_inspection import PublishedAndAdopted
@@ -111,7 +111,9 @@ class CatalogList(BaseModel):
 
 
 @router.get("/v1/catalogs", responses=problems("log_unavailable"))
-async def list_catalogs(inspector: TheInspector, now: TheClock, caller: MayRead) -> CatalogList:
+async def list_catalogs(
+    inspector: TheInspector, now: TheClock, caller: MayReadCatalogs
+) -> CatalogList:
     """Every published catalog with its plans and rates, in the order of publishing.
 
     The versions can be compared with each other.

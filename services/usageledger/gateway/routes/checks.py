@@ -29,10 +29,10 @@ from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
 from usageledger.domain.quantity import format_quantity
-from usageledger.gateway.dependencies import AccountPath, MayCheck, MayHold, TheAccounts
+from usageledger.gateway.dependencies import AccountPath, MayCheck, MayHold, MayQuote, TheAccounts
 from usageledger.gateway.figures import CreditsText, UpgradeShown, upgrade_shown
 from usageledger.gateway.problems import Problem, problems
-from usageledger.sdk.gate.answers import id_reused_message
+from usageledger.sdk.gate.answers import id_reused_message, not_the_holder_message
 from usageledger.sdk.gate.arguments import (
     EXPIRES_IN_DEFAULT,
     EXPIRES_IN_MAX,
@@ -267,7 +267,7 @@ class QuoteShown(BaseModel):
     "/v1/quote",
     responses=problems("unknown_feature", "unknown_model", "log_unavailable", "not_ready"),
 )
-async def quote(asked: QuoteAsked, accounts: TheAccounts, caller: MayCheck) -> QuoteShown:
+async def quote(asked: QuoteAsked, accounts: TheAccounts, caller: MayQuote) -> QuoteShown:
     """The price of several uses by the catalog in force now, and the plans that cover it."""
     found, version = await _run(
         accounts, "", quote_query([use.use for use in asked.uses], accounts.clock)
@@ -355,7 +355,8 @@ async def place_hold(
     If there are not enough credits, the problem has `credits` (the cost of the use), `remaining`,
     `held`, `available` and the `upgrade` that would allow it.
     """
-    query = hold_query(account, asked.id, asked.use, asked.expires_in * 1_000, accounts.clock)
+    life_ms = asked.expires_in * 1_000
+    query = hold_query(account, asked.id, asked.use, life_ms, accounts.clock, caller.holder)
     result = await _run(accounts, account, query)
     if result.refusal is not None or result.hold is None:
         raise _hold_problem(result, asked.id)
@@ -386,7 +387,10 @@ async def show_hold(
     return HoldShown(**_hold_members(account, hold_id, found))
 
 
-@router.post("/v1/accounts/{account:segment}/holds/{hold_id:segment}/release", responses=problems())
+@router.post(
+    "/v1/accounts/{account:segment}/holds/{hold_id:segment}/release",
+    responses=problems("not_the_holder"),
+)
 async def release_hold(
     account: AccountPath,
     hold_id: HoldId,
@@ -395,9 +399,12 @@ async def release_hold(
 ) -> HoldReleased:
     """Give back the credits of a hold, because the generation failed or will not start.
 
-    It may be repeated. A settled hold stays settled.
+    It may be repeated. A settled hold stays settled. Only the key that placed the hold may release
+    it, or a key with the scope `admin`. A key may also release what its tokens placed.
     """
-    found = await accounts.run(account, release_query(account, hold_id))
+    found = await accounts.run(account, release_query(account, hold_id, caller.holders))
+    if found is not None and found.state == "open":
+        raise Problem("not_the_holder", not_the_holder_message(account, hold_id))
     state: Literal["settled", "released", "gone"] = (
         "gone" if found is None else "settled" if found.state == "settled" else "released"
     )

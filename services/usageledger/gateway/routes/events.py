@@ -11,11 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.contracts.examples import examples
+from usageledger.gateway.access.key_bounds import KeyBounds
 from usageledger.gateway.dependencies import (
     MayReport,
     TheAccounts,
     TheClock,
     ThePublisher,
+    TheRateLimits,
     TheTopics,
 )
 from usageledger.gateway.metrics import REPORTED
@@ -39,6 +41,7 @@ ONE, BATCH, EITHER = (
     "application/json",
 )
 
+OUTSIDE = "outside_key_bounds"
 AGAIN = "send it again as it is: its identity (account, source and id) counts once"
 
 _EVENT_SCHEMA: dict[str, Any] = {
@@ -163,13 +166,15 @@ async def report_events(
     accounts: TheAccounts,
     topics: TheTopics,
     publish: ThePublisher,
+    rate_limits: TheRateLimits,
     now: TheClock,
     caller: MayReport,
 ) -> Report:
     """Report one event, or a batch of up to 1,000.
 
     The scope `report` is enough for usage. Account events of billing and support need the
-    scope `admin`.
+    scope `admin`. An event outside of the key's bounds is refused by itself (`outside_key_bounds`),
+    and so is a request beyond the key's quota (`rate_limited`).
 
     The answer comes once Kafka has acknowledged the events, and has a result for each. If none was
     accepted, the answer is a problem that has the `items` as well. Sending an event again is
@@ -179,6 +184,7 @@ async def report_events(
     `unknown_model`.
     """
     values = _values(await request.body(), request.headers.get("content-type", EITHER))
+    rate_limits.count_events(caller, len(values))
     conditions = Conditions(
         topics=topics,
         partition_count=accounts.partition_count,
@@ -186,11 +192,26 @@ async def report_events(
         is_importing=accounts.clock.is_importing(),
         is_admin=caller.may("admin"),
     )
-    items = await _publish([check_event(value, conditions) for value in values], publish)
+    checked = [_within(caller.bounds, check_event(value, conditions)) for value in values]
+    items = await _publish(checked, publish)
     for item in items:
         REPORTED.labels(item.result).inc()
     # The answer is the model, or another status with the same content.
     return _answer(items, is_single=len(values) == 1)  # type: ignore[return-value]
+
+
+def _within(bounds: KeyBounds, checked: Checked | RefusedEvent) -> Checked | RefusedEvent:
+    """The event, or its refusal because it is outside of the caller's bounds."""
+    if isinstance(checked, RefusedEvent):
+        return checked
+    identity = checked.identity
+    if not bounds.includes_source(checked.source):
+        detail = bounds.why_source_is_outside(checked.source)
+        return RefusedEvent(identity, OUTSIDE, detail, "source")
+    if not bounds.includes_account(checked.account):
+        detail = bounds.why_account_is_outside(checked.account)
+        return RefusedEvent(identity, OUTSIDE, detail, "subject")
+    return checked
 
 
 async def _publish(checked: Sequence[Checked | RefusedEvent], publish: Publish) -> list[Item]:
@@ -238,6 +259,8 @@ def _answer(items: Sequence[Item], *, is_single: bool) -> JSONResponse:
         )
     if first.code == "forbidden" and is_single:
         return problem_response("forbidden", str(first.detail), scope="admin", items=content)
+    if all(item.code == OUTSIDE for item in items):
+        return problem_response(OUTSIDE, str(first.detail), items=content)
     where = f"{first.pointer}: " if first.pointer else ""
     detail = (
         f"{where}{first.detail}"

@@ -6,13 +6,23 @@ from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StrictInt,
+    WithJsonSchema,
+)
 from pydantic.config import JsonDict
 
+from usageledger.domain.bounds import NAME_LENGTH_MAX
 from usageledger.gateway.access.app_keys import (
     KEYS_MAX,
     SCOPES,
     AppKey,
+    BoundAdmin,
     NotAuthentic,
     Scope,
     TooManyKeys,
@@ -22,6 +32,12 @@ from usageledger.gateway.access.credentials import (
     caller_of_session,
     origin_of,
     refuse_or_count,
+)
+from usageledger.gateway.access.key_bounds import (
+    EVENTS_PER_SECOND_MAX,
+    PATTERNS_MAX,
+    KeyBounds,
+    checked_pattern,
 )
 from usageledger.gateway.access.sessions import SESSION_LIFETIME
 from usageledger.gateway.cursors import PAGE_DEFAULT, Limit, NumberCursor
@@ -49,6 +65,9 @@ _KEY_EXAMPLE: JsonDict = {
     "id": "0a1b2c3d",
     "name": "render service",
     "scopes": ["check", "hold"],
+    "sources": ["/render"],
+    "accounts": ["acct_eu_*"],
+    "events_per_second": None,
     "created_at": "2026-11-25T10:00:00Z",
     "revoked_at": None,
     "secrets": [{"created_at": "2026-11-25T10:00:00Z", "expires_at": None}],
@@ -60,18 +79,70 @@ KeyId = Annotated[
 ]
 
 
+Pattern = Annotated[
+    str,
+    AfterValidator(checked_pattern),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": NAME_LENGTH_MAX,
+            "pattern": r"^[^*]*\*?$",
+            "description": "A whole name, or a prefix and a final `*`.",
+            "examples": ["acct_eu_*"],
+        }
+    ),
+]
+
+
 class NewKey(BaseModel):
     """A key to make, and what its holder may do."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"name": "render service", "scopes": ["check", "hold"]}]},
+        json_schema_extra={
+            "examples": [
+                {"name": "render service", "scopes": ["check", "hold"]},
+                {
+                    "name": "render service in the EU",
+                    "scopes": ["report", "hold"],
+                    "sources": ["/render"],
+                    "accounts": ["acct_eu_*"],
+                    "events_per_second": 500,
+                },
+            ]
+        },
     )
 
     name: str = Field(
         min_length=1, max_length=100, description="Which service uses it, for people."
     )
     scopes: list[Scope] = Field(min_length=1, max_length=5)
+    sources: list[Pattern] = Field(
+        default=[],
+        max_length=PATTERNS_MAX,
+        description="Which sources it may report for. Empty: all.",
+    )
+    accounts: list[Pattern] = Field(
+        default=[],
+        max_length=PATTERNS_MAX,
+        description="Which accounts it, and the tokens made with it, may act for. Empty: all.",
+    )
+    events_per_second: StrictInt | None = Field(
+        default=None,
+        ge=1,
+        le=EVENTS_PER_SECOND_MAX,
+        description="How many events it may report in a second; null: no quota.",
+    )
+
+    @property
+    def bounds(self) -> KeyBounds:
+        """The bounds of the key."""
+        return KeyBounds(
+            sources=tuple(self.sources),
+            accounts=tuple(self.accounts),
+            events_per_second=self.events_per_second,
+        )
 
 
 class Rotation(BaseModel):
@@ -108,6 +179,9 @@ class KeyShown(BaseModel):
     id: str
     name: str
     scopes: list[Scope]
+    sources: list[str] = Field(description="The sources that it is bound to. Empty: all.")
+    accounts: list[str] = Field(description="The accounts that it is bound to. Empty: all.")
+    events_per_second: int | None
     created_at: datetime
     revoked_at: datetime | None
     secrets: list[SecretShown] = Field(
@@ -178,7 +252,9 @@ class SignIn(BaseModel):
 @router.post(
     "/v1/keys",
     status_code=201,
-    responses=problems("conflict", "id_reused_with_different_content", "too_many_keys"),
+    responses=problems(
+        "bound_admin", "conflict", "id_reused_with_different_content", "too_many_keys"
+    ),
 )
 async def create_key(
     asked: NewKey,
@@ -188,19 +264,29 @@ async def create_key(
     caller: MayAdminister,
     idempotency_key: IdempotencyKey = None,
 ) -> KeyMade:
-    """Make a key. Its secret is shown in this answer and never again."""
+    """Make a key. Its secret is shown in this answer and never again.
+
+    A key with `sources` or `accounts` works for these alone, and so do the tokens made with it.
+    """
     try:
         key = await thread.run(
             keys.create,
             asked.name,
             asked.scopes,
             now(),
+            bounds=asked.bounds,
             by=caller.key_id,
             idempotency_key=idempotency_key,
         )
     except TooManyKeys:
         raise Problem(
             "too_many_keys", f"there are {KEYS_MAX} working keys already: revoke one first"
+        ) from None
+    except BoundAdmin:
+        raise Problem(
+            "bound_admin",
+            "a key with the scope 'admin' could make a key without bounds: leave out 'admin', or "
+            "leave out the sources and accounts",
         ) from None
     except MadeBefore as error:
         detail = (
@@ -342,6 +428,9 @@ def _key_shown(key: AppKey) -> KeyShown:
         id=key.id,
         name=key.name,
         scopes=list(key.scopes),
+        sources=list(key.bounds.sources),
+        accounts=list(key.bounds.accounts),
+        events_per_second=key.bounds.events_per_second,
         created_at=key.created_at,
         revoked_at=key.revoked_at,
         secrets=[

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO
+from usageledger.gateway.metrics import FOLLOWED, FOLLOWED_TO, IGNORED
 from usageledger.gateway.store import StoreThread
 from usageledger.gateway.streams.limit_store import LimitRecord, LimitStore, Position, limit_record
 from usageledger.gateway.streams.limits_health import LimitsHealth, now_s
@@ -80,6 +80,8 @@ class LimitFollower:
         self._next: dict[int, int] = {}
         self._unreadable: dict[int, str] = {}
         """Why partitions are not followed. The others are."""
+        self._read_to: dict[int, int] = {}
+        """Where each partition's last poll ended: its events may not be written yet."""
         self._awaited: dict[int, int] | None = None
         """The end offsets when Kafka first answered, or answered again after a silence.
 
@@ -181,20 +183,17 @@ class LimitFollower:
         if polled:
             self._health.note_answer()
         for partition, records in polled.items():
-            some = [self._read(partition, record) for record in records]
+            read_here = [self._read(partition, record) for record in records]
+            some = [record for record in read_here if record is not None]
             position = to_check.pop(partition, None)
-            if position is not None and some and some[0].offset == position.next_offset - 1:
-                if some[0].address.id != position.last_record:
-                    raise FollowingStopped(
-                        f"{self._topic.topic}, partition {partition}, offset {some[0].offset} "
-                        f"holds {some[0].address.id} and held "
-                        f"{position.last_record}: it is another log. Give the gateway another data "
-                        "directory if this is another ledger"
-                    )
+            if position is not None and records[0].offset == position.next_offset - 1:
+                self._check_same_log(partition, position, read_here[0])
                 del some[0]
-                self._next[partition] = position.next_offset
+            self._read_to[partition] = records[-1].offset + 1
             if some:
                 read[partition] = some
+            else:
+                self._next[partition] = self._read_to[partition]
         for partition, (offset, why) in self._topic.unreadable.items():
             if partition not in self._unreadable:
                 self._unreadable[partition] = (
@@ -205,17 +204,36 @@ class LimitFollower:
         self._note_progress()
         return read
 
-    def _read(self, partition: int, record: Record) -> LimitRecord:
-        try:
-            found = limit_record(record.offset, record.timestamp_ms, record.value)
-            if found.address.partition != partition:
-                raise NotALimitEvent(f"it is of partition {found.address.partition}")
-        except NotALimitEvent as error:
+    def _check_same_log(
+        self, partition: int, position: Position, found: LimitRecord | None
+    ) -> None:
+        """Raise FollowingStopped unless the record before a position is the one that was there."""
+        if found is None or found.address.id != position.last_record:
             raise FollowingStopped(
-                f"{self._topic.topic}, partition {partition}, offset {record.offset}: {error}. "
-                "Only the limits consumer may write to that topic"
-            ) from error
-        return found
+                f"{self._topic.topic}, partition {partition}, offset {position.next_offset - 1} "
+                f"holds {'no limit event' if found is None else found.address.id} and held "
+                f"{position.last_record}: it is another log. Give the gateway another data "
+                "directory if this is another ledger"
+            )
+
+    def _read(self, partition: int, record: Record) -> LimitRecord | None:
+        """Decode a record; None for bytes that are no limit event, which is logged.
+
+        They say nothing about any account, so every reader goes on after them.
+        """
+        try:
+            return limit_record(partition, record)
+        except NotALimitEvent as error:
+            IGNORED.labels(partition).inc()
+            log.error(
+                "%s, partition %d, offset %d is no limit event, and is ignored (%s): only the "
+                "limits consumer may write to that topic, see `usageledger audit verify`",
+                self._topic.topic,
+                partition,
+                record.offset,
+                error,
+            )
+            return None
 
     async def _write(self, records: Mapping[int, Sequence[LimitRecord]]) -> None:
         # Shielded, because an event that has been written must also be announced, even if the
@@ -227,8 +245,8 @@ class LimitFollower:
         self._on_events(new)
         for record in new:
             FOLLOWED.labels(record.type).inc()
-        for partition, some in records.items():
-            self._next[partition] = some[-1].offset + 1
+        for partition in records:
+            self._next[partition] = self._read_to[partition]
             FOLLOWED_TO.labels(partition).set(self._next[partition])
         self._note_progress()
 

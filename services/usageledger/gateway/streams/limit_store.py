@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from usageledger.gateway.store import transaction
 from usageledger.gateway.webhooks.deliveries import add_deliveries
-from usageledger.ledger.limit_address import LimitAddress, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, limit_event_in
+from usageledger.ledger.records import Record
 
 KEPT_FOR = timedelta(days=35)
 """How long a stream can resume after an event, from when the event was announced."""
@@ -66,17 +67,17 @@ class BlockedAccount(NamedTuple):
     event: bytes
 
 
-def limit_record(offset: int, timestamp_ms: int, value: bytes | None) -> LimitRecord:
-    """Decode a record. Raises NotALimitEvent."""
-    event, address = read_limit_event(value)
+def limit_record(partition: int, record: Record) -> LimitRecord:
+    """Decode a record of a partition. Raises NotALimitEvent."""
+    event, address = limit_event_in(record.value, partition)
     return LimitRecord(
-        offset,
-        timestamp_ms,
+        record.offset,
+        record.timestamp_ms,
         address,
         event["type"],
         event["data"]["account"],
         str(event.get("time")),
-        value or b"",
+        record.value or b"",
     )
 
 

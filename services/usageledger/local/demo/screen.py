@@ -22,6 +22,7 @@ from usageledger.local.demo.customer import Tally
 from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.workload import ACCOUNTS
 from usageledger.operations.audit_verdict import verdict_line
+from usageledger.runtime.redaction import redacted
 
 LINE_EVERY_S = 5.0
 VERDICT_COLUMNS = 100
@@ -57,8 +58,9 @@ class Screen:
         self._console.print(
             f"Kafka [bold]{addresses.kafka}[/] ({escape(descriptions.get('kafka', 'given'))})"
         )
+        redis = escape(redacted(addresses.redis_url))
         self._console.print(
-            f"Redis [bold]{addresses.redis_url}[/] ({escape(descriptions.get('redis', 'given'))})"
+            f"Redis [bold]{redis}[/] ({escape(descriptions.get('redis', 'given'))})"
         )
         self._console.print(
             f"19,366 requests of a real LLM service (Azure, 2023) become usage of {ACCOUNTS} "
@@ -66,12 +68,16 @@ class Screen:
         )
 
     def show_pages(self, gateway: str, account: str, key: str) -> None:
-        """Show the addresses of the pages on which a viewer can follow the demo."""
+        """Show the addresses of the pages on which a viewer can follow the demo.
+
+        The key is shown on a terminal only: elsewhere, it would stay in a log.
+        """
         self._console.print(f"console      [bold]{gateway}/console[/]", soft_wrap=True)
         self._console.print(
             f"usage meter  [bold]{gateway}/accounts/{account}/meter[/]", soft_wrap=True
         )
-        self._console.print(f"sign in with [bold]{key}[/]", soft_wrap=True)
+        shown = key if self._console.is_terminal else redacted(key)
+        self._console.print(f"sign in with [bold]{shown}[/]", soft_wrap=True)
 
     def show_fault(self, what: str) -> None:
         """Show a fault that the demo is about to cause."""

@@ -17,6 +17,7 @@ from usageledger.counters.view import StoredHead, ViewError
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.ledger.timestamps import time_of
+from usageledger.log.partition_counts import ledger_partition_count
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import published_catalogs
@@ -28,6 +29,7 @@ from usageledger.operations.doctor.ledger_checks import (
     clock_findings,
     is_verified,
     limits_findings,
+    partition_count_findings,
     partition_findings,
     rules_findings,
     view_findings,
@@ -118,7 +120,7 @@ def _examine_ledger(
     reader: LogReader,
     redis: Client,
 ) -> None:
-    count = reader.partition_count(topics.ledger)
+    count = ledger_partition_count(reader, topics)
     redis_now, newest = _redis_now(redis), _newest_record_time(reader, topics.ledger, count)
     examination.add(
         "clocks",
@@ -153,7 +155,10 @@ def _examine_progress(
     examination.add(
         "partitions",
         f"{len(states)}, {idle} of them idle; {undecided:,} records to decide",
-        partition_findings(states, "usageledger up (or `usageledger service processor`)"),
+        [
+            *partition_count_findings(after.difference, after.uncovered(topics)),
+            *partition_findings(states, "usageledger up (or `usageledger service processor`)"),
+        ],
     )
     examination.add(
         "limits",

@@ -94,8 +94,8 @@ def topic_findings(
         yield _finding(
             f"the topics differ in their partition counts: {count_list}",
             "partition i of one belongs with partition i of the others",
-            "restore the topic that was changed from a backup: a topic cannot be given fewer "
-            "partitions, nor a ledger more",
+            "usageledger topics create --prefix NEW: a topic cannot lose partitions again, so the "
+            "history goes to a new ledger",
         )
     kinds = {
         found_topics[name].settings.configs.get("message.timestamp.type")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 from usageledger.counters.reading import verified_at
 from usageledger.counters.view import StoredHead
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog_lint import lint
-from usageledger.domain.chain import NotAnEntry, entry_at
 from usageledger.domain.claim import DECIDE_VERSION, knows_rules_of
 from usageledger.domain.cycle import rules_version
 from usageledger.domain.head import Head
+from usageledger.ledger.reader_rule import HeadSearch
 from usageledger.log.reading import LogReader
 from usageledger.log.topics import Topics
+from usageledger.operations.audit_verdict import uncovered_line
 from usageledger.operations.doctor.finding import Area, Finding
 from usageledger.operations.lags import LedgerLags
 from usageledger.operations.partition_states import PartitionState
@@ -80,6 +80,22 @@ def catalog_findings(
             "it may not be what was meant",
             "usageledger catalog lint",
             is_notice=True,
+        )
+
+
+def partition_count_findings(
+    difference: str | None, uncovered: Mapping[tuple[str, int], int]
+) -> Iterator[Finding]:
+    """Topics with another partition count than the ledger was made with."""
+    if difference is not None:
+        what, _, next_step = difference.partition(": ")
+        yield _finding(
+            "partitions",
+            what,
+            f"nothing more is decided; {uncovered_line(uncovered)}"
+            if uncovered
+            else "nothing more is decided",
+            next_step,
         )
 
 
@@ -213,17 +229,12 @@ def _is_prefix(reader: LogReader, topic: str, partition: int, stored: StoredHead
     stop, start = stored.position.next_offset, reader.start_offset(topic, partition)
     if stop > reader.end_offset(topic, partition):
         return False
-    count = LOOK_BACK_RECORDS
-    while stop > start:
+    count, search = LOOK_BACK_RECORDS, HeadSearch(stored.position.hash)
+    while stop > start and not search.is_over:
         begin = max(start, stop - count)
-        last = None
-        for record in reader.read(topic, partition, begin, stop):
-            with suppress(NotAnEntry):
-                last = entry_at(record.offset, record.value) or last
-        if last is not None:
-            return last.hash == stored.position.hash
+        search.see(reader.read(topic, partition, begin, stop))
         stop, count = begin, 10 * count
-    return stored.position.hash == ""
+    return search.is_last
 
 
 def _finding(area: Area, what: str, why: str, mend: str, *, is_notice: bool = False) -> Finding:

@@ -46,6 +46,10 @@ class HoldIdReused(GateError):
     """The id is, or was until its hold was settled, for another use: give this one another id."""
 
 
+class NotTheHolder(GateError):
+    """Another key or source placed the hold, so it stays open."""
+
+
 class GateMisconfigured(GateError):
     """Asking again will not help until something is changed.
 
@@ -249,7 +253,9 @@ def quote_answer(quoted: tuple[Quote, str]) -> QuoteAnswer:
 
 
 def release_answer(account: str, hold_id: str, hold: Hold | None) -> ReleaseAnswer:
-    """The answer to a request to release a hold."""
+    """The answer to a request to release a hold. Raises NotTheHolder."""
+    if hold is not None and hold.state == "open":
+        raise NotTheHolder(not_the_holder_message(account, hold_id))
     return ReleaseAnswer(account=account, id=hold_id, state="gone" if hold is None else hold.state)
 
 
@@ -257,6 +263,14 @@ def id_reused_message(account: str, hold_id: str, hold: Hold | None) -> str:
     """The sentence about an id that is for another use. ``hold`` is what it holds, if known."""
     what = "something else" if hold is None else _use_text(use_of(hold))
     return f"hold {hold_id!r} of account {account!r} is for {what}: another use needs another id"
+
+
+def not_the_holder_message(account: str, hold_id: str) -> str:
+    """The sentence about a hold that the caller may not release."""
+    return (
+        f"hold {hold_id!r} of account {account!r} was placed by another key or source: release it "
+        "with that one, or with a key that has the scope 'admin', or let it expire"
+    )
 
 
 def credits_of(microcredits: int) -> Decimal:

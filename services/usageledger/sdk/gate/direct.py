@@ -23,6 +23,7 @@ from usageledger.accounts.queries import (
 )
 from usageledger.counters.calling import CALLS_AT_ONCE_MAX, ask, ask_async
 from usageledger.counters.connection import Client, connect, connect_blocking
+from usageledger.counters.holding import Holder
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.replies import REDIS_FAILURES, view_error
 from usageledger.counters.view import ViewError
@@ -50,12 +51,19 @@ class DirectTransport:
     """See `Transport`. Threads, and processes forked from this one, may share it."""
 
     def __init__(
-        self, kafka: KafkaConnection, redis_url: str, prefix: str, clock: Clock, timeout_s: float
+        self,
+        kafka: KafkaConnection,
+        redis_url: str,
+        prefix: str,
+        clock: Clock,
+        timeout_s: float,
+        holder: Holder,
     ) -> None:
         self._facts = LedgerFacts(kafka, prefix, timeout_s)
         self._connect = partial(connect_blocking, redis_url, timeout_s=timeout_s, is_patient=False)
         self._redis: Client | None = None
         self._clock = clock
+        self._holder = holder
         self._timeout_s = timeout_s
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
 
@@ -70,13 +78,12 @@ class DirectTransport:
         return quote_answer(self._run("", quote_query(uses, self._clock)))
 
     def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return hold_answer(
-            self._run(account, hold_query(account, hold_id, use, life_s * 1_000, self._clock)),
-            hold_id,
-        )
+        query = hold_query(account, hold_id, use, life_s * 1_000, self._clock, self._holder)
+        return hold_answer(self._run(account, query), hold_id)
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return release_answer(account, hold_id, self._run(account, release_query(account, hold_id)))
+        query = release_query(account, hold_id, (self._holder,))
+        return release_answer(account, hold_id, self._run(account, query))
 
     def close(self) -> None:
         if self._redis is not None:
@@ -125,11 +132,18 @@ class AsyncDirectTransport:
     """See `AsyncTransport`. It belongs to one event loop."""
 
     def __init__(
-        self, kafka: KafkaConnection, redis_url: str, prefix: str, clock: Clock, timeout_s: float
+        self,
+        kafka: KafkaConnection,
+        redis_url: str,
+        prefix: str,
+        clock: Clock,
+        timeout_s: float,
+        holder: Holder,
     ) -> None:
         self._facts = LedgerFacts(kafka, prefix, timeout_s)
         self._redis = connect(redis_url, timeout_s=timeout_s)
         self._clock = clock
+        self._holder = holder
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
@@ -144,17 +158,12 @@ class AsyncDirectTransport:
         return quote_answer(await self._run("", quote_query(uses, self._clock)))
 
     async def hold(self, account: str, hold_id: str, use: Use, life_s: int) -> HoldAnswer:
-        return hold_answer(
-            await self._run(
-                account, hold_query(account, hold_id, use, life_s * 1_000, self._clock)
-            ),
-            hold_id,
-        )
+        query = hold_query(account, hold_id, use, life_s * 1_000, self._clock, self._holder)
+        return hold_answer(await self._run(account, query), hold_id)
 
     async def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return release_answer(
-            account, hold_id, await self._run(account, release_query(account, hold_id))
-        )
+        query = release_query(account, hold_id, (self._holder,))
+        return release_answer(account, hold_id, await self._run(account, query))
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -27,6 +27,8 @@ from datetime import timedelta
 from typing import Literal
 
 from usageledger.accounts.queries import Clock
+from usageledger.counters.holding import holder_of_source
+from usageledger.domain.quantity import check_name
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.gate.answers import (
     CheckAnswer,
@@ -72,6 +74,10 @@ class UsageGate:
     Kafka must say which partition an account is in. `prepare` does that in advance. ``importing``
     means that history is being imported, so that the ledger's clock says what time it is.
 
+    With ``source``, the holds belong to this service: only gates with the same source release them,
+    and only uses that this source reports settle them. Over HTTP, holds belong to the key. A hold
+    that a gate without either has placed can be released by anybody.
+
     Threads, and processes forked from this one, may share a gate. Raises ValueError unless exactly
     one transport is given.
     """
@@ -87,8 +93,9 @@ class UsageGate:
         prefix: str | None = None,
         timeout_s: float | None = None,
         importing: bool = False,
+        source: str | None = None,
     ) -> None:
-        if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url):
+        if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url, source):
             self._transport: Transport = HttpTransport(
                 str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s
             )
@@ -100,6 +107,7 @@ class UsageGate:
                 prefix_setting(prefix),
                 clock,
                 REDIS_TIMEOUT_S if timeout_s is None else timeout_s,
+                "" if source is None else holder_of_source(check_name("source", source)),
             )
         self._on_unavailable: OnUnavailable = on_unavailable
 
@@ -159,7 +167,7 @@ class UsageGate:
     def release(self, account: str, id: str) -> ReleaseAnswer:
         """Free a hold whose generation failed, or will not start. It may be repeated.
 
-        Raises InvalidUse, GateMisconfigured.
+        Raises InvalidUse, GateMisconfigured, and NotTheHolder if another key or source placed it.
         """
         account, hold_id = valid_account(account), valid_hold_id(id)
         try:
@@ -219,8 +227,9 @@ class AsyncUsageGate:
         prefix: str | None = None,
         timeout_s: float | None = None,
         importing: bool = False,
+        source: str | None = None,
     ) -> None:
-        if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url):
+        if _asks_gateway(on_unavailable, gateway, key, kafka, redis_url, source):
             self._transport: AsyncTransport = AsyncHttpTransport(
                 str(gateway), str(key), HTTP_TIMEOUT_S if timeout_s is None else timeout_s
             )
@@ -232,6 +241,7 @@ class AsyncUsageGate:
                 prefix_setting(prefix),
                 clock,
                 REDIS_TIMEOUT_S if timeout_s is None else timeout_s,
+                "" if source is None else holder_of_source(check_name("source", source)),
             )
         self._on_unavailable: OnUnavailable = on_unavailable
 
@@ -375,10 +385,13 @@ def _asks_gateway(
     key: str | None,
     kafka: KafkaConnection | str | None,
     redis_url: str | None,
+    source: str | None,
 ) -> bool:
     if on_unavailable not in ("allow", "deny"):
         raise ValueError(f'on_unavailable is "allow" or "deny", not {on_unavailable!r}')
     if gateway is not None and key is not None and kafka is None and redis_url is None:
+        if source is not None:
+            raise ValueError("leave out source: over HTTP, the key says who holds")
         return True
     if gateway is None and key is None and kafka is not None and redis_url is not None:
         return False

@@ -173,7 +173,7 @@ class _MemoryTransport:
         )
 
     def release(self, account: str, hold_id: str) -> ReleaseAnswer:
-        return release_answer(account, hold_id, self._run(release_query(account, hold_id)))
+        return release_answer(account, hold_id, self._run(release_query(account, hold_id, ())))
 
     def close(self) -> None:
         """Nothing to close."""
@@ -194,7 +194,7 @@ class _MemoryTransport:
             raise InvalidUse(f"the ledger refuses this: {decision.entries[-1].reason}")
         self._view.stored_accounts[event.account] = encode(decision.state)
         if isinstance(event, UsageRecorded) and event.hold_id is not None:
-            self._view.settle([(event.account, event.hold_id)])
+            self._view.settle([(event.account, event.hold_id, event.source)])
 
     def _run(self, query: Query[T]) -> T:
         if not self.is_available:

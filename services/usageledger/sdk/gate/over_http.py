@@ -23,6 +23,7 @@ from usageledger.sdk.gate.answers import (
     HoldAnswer,
     HoldIdReused,
     InvalidUse,
+    NotTheHolder,
     QuoteAnswer,
     QuotedUse,
     ReleaseAnswer,
@@ -185,6 +186,8 @@ def _failure(status: int, body: Mapping[str, Any]) -> GateError:
         return UnknownUse(detail, code)
     if code == "id_reused_with_different_content":
         return HoldIdReused(detail)
+    if code == "not_the_holder":
+        return NotTheHolder(detail)
     return InvalidUse(detail) if code == "invalid_request" else GateMisconfigured(detail)
 
 

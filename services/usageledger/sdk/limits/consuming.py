@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, read_limit_event
+from usageledger.ledger.limit_address import LimitAddress, NotALimitEvent, limit_event_in
 from usageledger.log.bounded_codecs import Unreadable
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.sdk.kafka_python import kafka_errors
 from usageledger.sdk.limits.errors import SubscriberFailed
+from usageledger.sdk.limits.limit_event import kind_of, parse_limit_event
 
 COMMIT_TIMEOUT_MS = 5_000
+
+log = logging.getLogger(__name__)
 
 
 class Stalled(Exception):
@@ -46,17 +50,24 @@ def require_readable(unreadable: Mapping[Any, Unreadable]) -> None:
         )
 
 
-def read_record(record: Any) -> tuple[dict[str, Any], LimitAddress]:
+def read_record(record: Any) -> tuple[dict[str, Any], LimitAddress] | None:
     """Read a record of the limits topic: its event and address.
 
-    Raises SubscriberFailed, naming the record, if it holds no limit event of its partition.
+    The result is None, which is logged, for bytes that are no limit event of this partition. The
+    limits service writes no such bytes, so no event is lost. Another format would be another topic.
     """
     try:
-        event, address = read_limit_event(record.value)
-        if address.partition != record.partition:
-            raise NotALimitEvent(f"it is of partition {address.partition}")
+        event, address = limit_event_in(record.value, record.partition)
+        if kind_of(event) is not None:
+            parse_limit_event(event)
         return event, address
     except NotALimitEvent as error:
-        raise SubscriberFailed(
-            f"{record.topic}, partition {record.partition}, offset {record.offset}: {error}"
-        ) from error
+        log.error(
+            "%s, partition %d, offset %d is no limit event, and is ignored (%s): tell whoever runs "
+            "the ledger that a stranger writes to that topic",
+            record.topic,
+            record.partition,
+            record.offset,
+            error,
+        )
+        return None

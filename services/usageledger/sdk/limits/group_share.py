@@ -89,6 +89,12 @@ class GroupShare:
         self._progress[address.partition] = _Progress(record.offset + 1, last)
         self._uncommitted.add(address.partition)
 
+    def note_ignored(self, record: Any) -> None:
+        """Note that the share continues after this record, which holds no event."""
+        last = self._progress[record.partition].last
+        self._progress[record.partition] = _Progress(record.offset + 1, last)
+        self._uncommitted.add(record.partition)
+
     def commit(self) -> None:
         """Commit how far the events are handled.
 

@@ -94,6 +94,8 @@ class LimitSubscriber:
     raises HandlerFailed, and after `start` every other method raises SubscriberFailed. The event
     that was not handled comes again to the next subscriber of the group.
 
+    A record of the topic that is no limit event is logged as an error and ignored.
+
     While Kafka is away, the subscriber waits for it without a limit and logs a warning. Meanwhile
     `is_blocked` answers from the last events it has read.
 
@@ -304,7 +306,7 @@ class LimitSubscriber:
         known: dict[int, LimitAddress] = {}
         while not self._stop.is_set() and not broadcast.is_at_known_end():
             for record in broadcast.poll(POLL_MS):
-                self._view.apply(*read_record(record), record.value)
+                self._apply(record)
                 last = self._view.last_address(record.partition)
                 if last is not None and record.offset < broadcast.known_ends[record.partition]:
                     known[record.partition] = last
@@ -319,15 +321,26 @@ class LimitSubscriber:
         broadcast.read_again_from(starts.offsets)
         while not self._stop.is_set():
             for record in broadcast.poll(LONG_POLL_MS):
-                event, address = read_record(record)
-                self._view.apply(event, address, record.value)
-                if address.is_beyond(
-                    self._handled.get(address.partition, starts.addresses.get(address.partition))
-                ):
-                    self._handlers.hand_over(event)
-                    self._handled[address.partition] = address
+                self._handle_alone(record, starts)
                 if self._stop.is_set():
                     return
+
+    def _handle_alone(self, record: Any, starts: Starts) -> None:
+        found = read_record(record)
+        if found is None:
+            return
+        event, address = found
+        self._view.apply(event, address, record.value)
+        if address.is_beyond(
+            self._handled.get(address.partition, starts.addresses.get(address.partition))
+        ):
+            self._handlers.hand_over(event)
+            self._handled[address.partition] = address
+
+    def _apply(self, record: Any) -> None:
+        found = read_record(record)
+        if found is not None:
+            self._view.apply(*found, record.value)
 
     def _run_in_group(self, broadcast: Broadcast, group: str, starts: Starts) -> None:
         """Handle this instance's share of the group's events, and keep the view over all."""
@@ -346,7 +359,7 @@ class LimitSubscriber:
             try:
                 while not self._stop.is_set():
                     for record in broadcast.poll(0):
-                        self._view.apply(*read_record(record), record.value)
+                        self._apply(record)
                     self._handle(broadcast, share, share.poll(POLL_MS))
                     share.commit()
             except RECONNECTABLE:
@@ -361,7 +374,11 @@ class LimitSubscriber:
             self._apply_through(record, broadcast)
             if self._stop.is_set():
                 return
-            event, address = read_record(record)
+            found = read_record(record)
+            if found is None:
+                share.note_ignored(record)
+                continue
+            event, address = found
             if share.is_new(address):
                 self._handlers.hand_over(event)
             share.note_handled(record, address)
@@ -379,4 +396,4 @@ class LimitSubscriber:
                     f"{NO_PROGRESS_S:.0f} s"
                 )
             for seen in broadcast.poll(POLL_MS):
-                self._view.apply(*read_record(seen), seen.value)
+                self._apply(seen)

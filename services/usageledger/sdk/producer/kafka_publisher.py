@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from usageledger.ledger.partitioning import partition_of
 from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectionError
 from usageledger.sdk.kafka_python import KafkaProducer, kafka_errors
 from usageledger.sdk.producer.publisher import Blame, ConnectTo, Done, PublishError
@@ -74,17 +75,28 @@ def connector_to(kafka: KafkaConnection, options: Mapping[str, object] | None = 
             f"kafka_options cannot set {', '.join(refused)}: the ledger's guarantees rest on them"
         )
     config = {**_DEFAULTS, **(options or {}), **_FIXED}
-    return lambda topic: functools.partial(KafkaPublisher, topic, kafka, config)
+    counts: dict[str, int] = {}
+    return lambda topic: functools.partial(KafkaPublisher, topic, kafka, config, counts)
 
 
 class KafkaPublisher:
     """A kafka-python producer for one topic.
 
     Each topic has its own, because an error can end a producer and must not end other topics'.
+
+    ``counts`` outlives the connection. It has each topic's partition count as it was first seen,
+    because an account's partition hangs on that. Nothing is sent to a topic that has grown since.
     """
 
-    def __init__(self, topic: str, kafka: KafkaConnection, config: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        kafka: KafkaConnection,
+        config: Mapping[str, object],
+        counts: dict[str, int],
+    ) -> None:
         self._topic = topic
+        self._counts = counts
         try:
             self._producer = _Producer(**kafka.for_kafka_python(), **config)
         except Exception as error:
@@ -101,17 +113,34 @@ class KafkaPublisher:
     ) -> None:
         """See `Publisher.send`. Blocks only while the topic's partitions are not known.
 
-        Without ``partition`` the key decides. Without ``timestamp_ms`` the clock does, if the topic
-        lets the producer date its records.
+        Without ``partition`` the key decides, by the partition count that was seen first.
+        Without ``timestamp_ms`` the clock does, if the topic lets the producer date its records.
+        Raises PublishError.
         """
         try:
+            if partition is None and key is not None:
+                partition = partition_of(key, self._first_count())
             future = self._producer.send(
                 self._topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms
             )
+        except PublishError:
+            raise
         except Exception as error:
             raise _publish_error(error) from error
         future.add_callback(functools.partial(_report_success, done))
         future.add_errback(functools.partial(_report_failure, done))
+
+    def _first_count(self) -> int:
+        """The topic's partition count. Raises PublishError if it is another one than before."""
+        count = len(self._producer.partitions_for(self._topic))
+        first = self._counts.setdefault(self._topic, count)
+        if count != first:
+            raise PublishError(
+                f"{self._topic} has {count} partitions, and had {first}: its ledger decides "
+                "nothing more; `usageledger doctor` says what to do, then start this process again",
+                Blame.CONNECTION,
+            )
+        return first
 
     def close(self) -> None:
         """See `Publisher.close`."""

@@ -43,6 +43,7 @@ export function showKeys(container, { signal }) {
       ],
     },
     { name: "Scopes", value: ({ scopes }) => scopes.join(", ") },
+    { name: "Bound to", value: boundsOf },
     { name: "Made", value: ({ created_at: at }) => time(at) },
     { name: "State", value: stateOf },
     { name: "Do", value: (key) => (key.revoked_at ? "–" : actions(key)) },
@@ -113,6 +114,12 @@ async function revoke({ id, name }) {
   if (await isConfirmed(`Revoke the key of “${name}”?`, text, "Revoke")) {
     await ask("POST", `${pathOf(id)}/revoke`);
   }
+}
+
+/** @param {Gateway.KeyShown} key */
+function boundsOf({ sources, accounts, events_per_second: quota }) {
+  const bounds = [...sources, ...accounts, ...(quota === null ? [] : [`${quota} events/s`])];
+  return bounds.join(", ") || "–";
 }
 
 /** @param {Gateway.KeyShown} key */

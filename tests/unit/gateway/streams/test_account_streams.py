@@ -82,7 +82,7 @@ class Counters(MemoryAccounts):
 
     def hold(self, account: str, credits: int) -> None:
         """The account has one open hold of this many credits."""
-        hold = Hold("open", credits * CREDIT, _ms(END), b"")
+        hold = Hold("open", credits * CREDIT, _ms(END), "", b"")
         for view in self.views:
             view.holds[account, "hold"] = hold
 

@@ -192,7 +192,7 @@ def test_a_cancellation_that_nobody_has_asked_for_ends_no_following(following: F
 
 
 def test_who_listens_is_told_when_following_stops(following: Following) -> None:
-    """A record that is no limit event stopped the follower.
+    """Another log stopped the follower.
 
     New streams were accepted as before, and open streams stayed open, but none received a limit
     event.
@@ -203,15 +203,34 @@ def test_who_listens_is_told_when_following_stops(following: Following) -> None:
     async def scenario() -> None:
         running = asyncio.create_task(follower.run())
         await following.until(lambda: following.health.stream_trouble() is None)
-        following.topic.records += [
-            record._replace(value=b"garbage") for record in announced.crossing("limit.cleared")
+        running.cancel()
+        following.topic.records = [
+            record._replace(value=b"garbage") for record in following.topic.records
         ]
         async with asyncio.timeout(DEADLINE_S):
-            await running
+            await follower.run()
 
     asyncio.run(scenario())
     assert following.has_stopped
-    assert "Only the limits consumer may write" in str(following.health.stream_trouble())
+    assert "another log" in str(following.health.stream_trouble())
+
+
+def test_a_record_that_is_no_limit_event_stops_nothing(following: Following) -> None:
+    """One record that a stranger wrote ended the streams and webhooks of every partition."""
+    announced, follower = Announced(), following.follower
+    following.topic.records = announced.crossing("limit.reached")
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: following.health.stream_trouble() is None)
+        junk = [record._replace(value=b"junk") for record in announced.crossing("limit.cleared")]
+        following.topic.records += junk
+        following.topic.records += announced.crossing("limit.cleared")
+        await following.until(lambda: len(following.heard) == 2)
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert not following.has_stopped
 
 
 def test_who_is_blocked_is_not_known_while_kafka_is_silent(following: Following) -> None:

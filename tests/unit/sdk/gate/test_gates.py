@@ -20,6 +20,7 @@ from usageledger.sdk.gate.answers import (
     HoldAnswer,
     HoldIdReused,
     InvalidUse,
+    NotTheHolder,
     UnknownUse,
     Upgrade,
 )
@@ -352,6 +353,7 @@ def test_a_refused_hold_is_an_answer() -> None:
         (200, [], GateMisconfigured),
         (402, {"code": "insufficient_credits"}, GateMisconfigured),
         (409, {"code": "id_reused_with_different_content", "detail": "d"}, HoldIdReused),
+        (403, {"code": "not_the_holder", "detail": "d"}, NotTheHolder),
         (422, {"code": "invalid_request", "detail": "d"}, InvalidUse),
         (422, {"code": "unknown_model", "detail": "d"}, UnknownUse),
         (422, {"code": "unknown_feature", "detail": "d"}, UnknownUse),
