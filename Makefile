@@ -38,7 +38,7 @@ SORTED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 .DEFAULT_GOAL := help
 .PHONY: help setup check lock wheel lint format types web schemas check-schemas test unit \
   simulate property contract fuzz model integration security examples browser chaos demo up down \
-  bench clean
+  bench sbom audit-dependencies clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' \
@@ -55,11 +55,16 @@ $(VENV)/requirements.lock: requirements.lock
 	  && $(PY) -m pip install --quiet --require-hashes --only-binary :all: -r $<; }
 	@cp $< $@
 
+# Constraints are read off the installed packages, so they are installed in between.
 lock: setup ## raise the locked dependencies to the newest that pyproject.toml allows
 	$(PY) -m pip install --quiet uv==0.13.9
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --python-version 3.11 --extra all --group dev \
 	  --output-file requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory constraints.txt
+
+constraints.txt: $(VENV)/requirements.lock
+	@$(PY) -m tests.supply_chain.write_constraints
 
 wheel: $(VENV)/wheel.stamp ## build the wheel and install it into .venv
 
@@ -157,6 +162,12 @@ up: wheel ## start the one-machine stack in the foreground (UP='--data DIR …')
 
 down: wheel ## stop the stack of `make up` (UP='--data DIR')
 	$(BIN)/usageledger down $(UP)
+
+sbom: wheel ## write build/sbom.json: every locked package and jar with its digests (CycloneDX)
+	@$(PY) -m tests.supply_chain.write_sbom build/sbom.json
+
+audit-dependencies: setup ## ask for advisories about the locked versions; says so if it cannot ask
+	@$(PY) -m tests.supply_chain.audit_dependencies
 
 bench: setup ## list the benchmarks
 	@grep -l "^def main" tests/benchmarks/*.py | sed "s,/,.,g; s,\.py$$,,; s,^,python -m ,"

@@ -3,6 +3,8 @@
 The containers run the same command lines and configurations as the packages' servers. So a Kafka
 image needs the jars in /opt/kafka/libs and ``java`` on the PATH. A Redis image needs
 ``valkey-server`` or ``redis-server`` on the PATH. The official images have them.
+
+An image named by a tag can be another one tomorrow. The stack says so, and how to pin it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -55,11 +57,29 @@ def redis_image() -> str:
     return os.environ.get(REDIS_IMAGE_VARIABLE) or REDIS_IMAGE
 
 
+def pinning_advice(
+    image: str, variable: str, repository_digests: Sequence[str] | None, image_id: str
+) -> str | None:
+    """A warning that an image is named by a tag, with the line that pins it as it is now.
+
+    The engine knows the digests of an image that it fetched, and the id of every image. None if
+    the name has a digest or is an id.
+    """
+    if "@sha256:" in image or image.startswith("sha256:"):
+        return None
+    pinned = repository_digests[0] if repository_digests else image_id
+    return (
+        f"the image {image} is named by a tag, which may be another image tomorrow. "
+        f"To keep the one that runs now: export {variable}={pinned}"
+    )
+
+
 class _Recipe(Protocol):
     """A kind of server, and the files that it puts into its container."""
 
     name: str
     image: str
+    image_variable: str
 
     def write(self, directory: Path) -> int:
         """Write the configuration into ``directory/settings`` and return the port that the server
@@ -130,6 +150,15 @@ class ContainerServer:
         """Fetch the image if the engine has none, and write the configuration."""
         with _docker() as client:
             _pull_if_missing(client, self._recipe.image, progress)
+            found = client.images.get(self._recipe.image)
+        advice = pinning_advice(
+            self._recipe.image,
+            self._recipe.image_variable,
+            found.attrs.get("RepoDigests"),
+            found.id,
+        )
+        if advice is not None and progress is not None:
+            progress.warn(advice)
         for directory in (self._directory / "data", self._directory / "settings", self._logs):
             make_private_directory(directory)
         self._port = self._recipe.write(self._directory)
@@ -238,6 +267,7 @@ class KafkaRecipe:
     """One KRaft node, formatted at the first start."""
 
     name = "kafka"
+    image_variable = KAFKA_IMAGE_VARIABLE
 
     def __init__(self) -> None:
         self.image = kafka_image()
@@ -284,6 +314,7 @@ class RedisRecipe:
     """One Redis-protocol server with an append-only file."""
 
     name = "redis"
+    image_variable = REDIS_IMAGE_VARIABLE
 
     def __init__(self) -> None:
         self.image = redis_image()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from usageledger.local import java, redis_server
-from usageledger.local.docker_servers import KafkaRecipe, RedisRecipe
+from usageledger.local.docker_servers import KafkaRecipe, RedisRecipe, pinning_advice
 from usageledger.local.errors import StackError
 from usageledger.local.files import cache_directory, write_atomically
 from usageledger.local.java import find_java, java_version, parse_java_version
@@ -245,3 +245,17 @@ def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(StackError, match="packages or docker"):
         choose_backend("podman")
     assert choose_backend("packages").backend == "packages"
+
+
+def test_an_image_named_by_a_tag_is_warned_of_with_the_line_that_pins_it() -> None:
+    digest, image_id = f"apache/kafka@sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    variable = KafkaRecipe.image_variable
+    fetched = pinning_advice("apache/kafka:4.4.0", variable, [digest], image_id)
+    assert fetched is not None
+    assert fetched.endswith(f"export USAGELEDGER_KAFKA_IMAGE={digest}")
+    # An image that was built here has no digest of a registry.
+    built = pinning_advice("usageledger-redis", RedisRecipe.image_variable, [], image_id)
+    assert built is not None
+    assert built.endswith(f"export USAGELEDGER_REDIS_IMAGE={image_id}")
+    for pinned in (digest, image_id):
+        assert pinning_advice(pinned, variable, [digest], image_id) is None
