@@ -28,6 +28,7 @@ AHEAD = timedelta(minutes=5)
 LATE = timedelta(days=35)
 REMEMBERED = LATE + AHEAD
 CLOSES_AFTER = timedelta(hours=72)
+GRANTS_AT_ONCE = 100
 ZONES = available_timezones()
 THRESHOLD = Decimal("0.8")
 
@@ -655,7 +656,7 @@ class Oracle:
         if event["type"] == "usage.recorded":
             return self._charge(account, data, who, moment, occurred)
         if event["type"] == "credits.granted":
-            return self._grant(data, who, moment)
+            return self._grant(account, data, who, moment)
         if event["type"] == "usage.voided":
             return self._void(account, data, who, moment)
         return self._plan_fact(account, event, who, moment, occurred, is_first)
@@ -791,10 +792,19 @@ class Oracle:
         return None
 
     def _grant(
-        self, data: dict[str, Any], who: tuple[str, str], moment: Moment
+        self, account: Account, data: dict[str, Any], who: tuple[str, str], moment: Moment
     ) -> tuple[Any, str | None]:
         if data["expires_at"] is not None and data["expires_at"] <= moment[0]:
             return None, "grant_already_expired"
+        settled = account.settlements(moment)
+        having_credits = [
+            grant
+            for grant in account.grants
+            if (grant.expires_at is None or grant.expires_at > moment[0])
+            and grant.credits > _sum_of(settled, grant)
+        ]
+        if len(having_credits) >= GRANTS_AT_ONCE:
+            return None, "too_many_open_grants"
         return Grant(moment, who, data["credits"], data["expires_at"]), None
 
     def _void(

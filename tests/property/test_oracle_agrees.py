@@ -5,9 +5,10 @@ The oracle recomputes everything from the published texts.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -132,3 +133,41 @@ def _moments(times: list[datetime]) -> list[datetime]:
     """Each time in whole milliseconds, and the millisecond before."""
     whole = {EPOCH + ((at - EPOCH) // MILLISECOND) * MILLISECOND for at in times}
     return sorted(whole | {at - timedelta(milliseconds=1) for at in whole})
+
+
+def test_an_account_with_very_many_grants_is_decided_as_the_oracle_does(
+    rng: random.Random,
+) -> None:
+    """No random history comes near the bound. This one does, with uses and renewals."""
+    seed = rng.randrange(1_000_000)
+    print(f"grants of seed {seed}")
+    at = datetime(2026, 1, 31, 10, tzinfo=UTC)
+    arrivals: list[Arrival] = []
+
+    def send(type_: str, data: dict[str, Any]) -> None:
+        event = {
+            "specversion": "1.0",
+            "type": type_,
+            "id": f"e{len(arrivals)}",
+            "source": "/test",
+            "subject": "acct_1",
+            "time": at.isoformat(),
+            "data": data,
+        }
+        arrivals.append(Arrival(json.dumps(event).encode(), (at - EPOCH) // MILLISECOND))
+
+    send("account.subscribed", {"plan": "pro"})
+    chance = random.Random(seed)
+    for _ in range(150):
+        at += timedelta(hours=chance.choice([0, 1, 12]), milliseconds=1)
+        ends = at + timedelta(hours=chance.randint(1, 1_500))
+        lasts = {"expires_at": ends.isoformat()} if chance.random() < 0.3 else {}
+        send(
+            "credits.granted", {"credits": chance.choice(["1", "2.5"]), "reason": "sorry", **lasts}
+        )
+        if chance.random() < 0.1:
+            quantity = str(chance.randint(1, 90))
+            send("usage.recorded", {"feature": "chat_action", "quantity": quantity})
+    product, oracle = decide_history(arrivals), Oracle(arrivals)
+    assert list(outcome_differences(oracle, product.decisions)) == []
+    assert "too_many_open_grants" in {entry.reason for entry in product.entries}

@@ -23,6 +23,12 @@ THRESHOLDS_MAX = 20
 They are kept with its state, which is read with every use.
 """
 
+OPEN_GRANTS_MAX = 100
+"""How many grants of an account can have credits left at a time.
+
+They are kept with its state, which is read with every use.
+"""
+
 CLOCK_AHEAD_MAX = timedelta(minutes=5)
 """How far ahead of the ledger's time an event may be dated, because clocks differ."""
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from usageledger.domain.account import AccountState, Period, left_at_end
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
-from usageledger.domain.bounds import CLOCK_AHEAD_MAX, LATENESS_MAX
+from usageledger.domain.bounds import CLOCK_AHEAD_MAX, LATENESS_MAX, OPEN_GRANTS_MAX
 from usageledger.domain.catalog import Rate, UnknownRate
 from usageledger.domain.credits import MICROCREDITS_MAX
 from usageledger.domain.crossings import (
@@ -413,6 +413,8 @@ def _charged_period(
 def _draft_grant(event: CreditsGranted, reference: EventReference, draft: _Draft) -> Refusal | None:
     if event.expires_at is not None and event.expires_at <= draft.appended_at:
         return Refusal.GRANT_ALREADY_EXPIRED
+    if len(draft.known.grants) >= OPEN_GRANTS_MAX:
+        return Refusal.TOO_MANY_OPEN_GRANTS
     if draft.known.period.allotment + draft.known.granted + event.credits > MICROCREDITS_MAX:
         return Refusal.QUANTITY_OUT_OF_RANGE
     grant = GrantChange(

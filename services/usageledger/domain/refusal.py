@@ -48,6 +48,8 @@ class Refusal(str, Enum):
     UNKNOWN_FEATURE = "unknown_feature"
     UNKNOWN_MODEL = "unknown_model"
     GRANT_ALREADY_EXPIRED = "grant_already_expired"
+    TOO_MANY_OPEN_GRANTS = "too_many_open_grants"
+    """The account has 100 grants with credits left. Wait until one is used up or ends."""
     QUANTITY_OUT_OF_RANGE = "quantity_out_of_range"
     """With it, the period would have or have used more credits than the ledger can count."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.notation import Partition, ledger, play
+from usageledger.domain.bounds import OPEN_GRANTS_MAX
 from usageledger.domain.credits import MICROCREDITS_MAX, MICROCREDITS_PER_CREDIT, format_credits
 
 
@@ -248,3 +249,29 @@ def test_the_state_keeps_no_grant_that_is_used_up(spent: str) -> None:
     ]:
         partition.take(line)
     assert len(partition.state().grants) == (1 if spent == "100" else 0)
+
+
+def test_an_account_has_at_most_100_open_grants() -> None:
+    """Grants are a part of the account's state, which each use reads."""
+    partition = Partition()
+
+    def last(line: str) -> tuple[str, str | None]:
+        (*_, item) = partition.take(line)
+        return item.entry.kind, item.entry.reason
+
+    partition.take("2026-01-31T10:00 subscribe pro")
+    partition.take("+1s grant 1 id=first until=+1h")
+    for number in range(OPEN_GRANTS_MAX - 1):
+        assert last(f"+1s grant 1 id=g{number}") == ("grant", None)
+    refused = ("refusal", "too_many_open_grants")
+    assert last("+1s grant 9007199254 id=more") == refused
+    assert last("+1s grant 1 id=more until=-1s") == ("refusal", "grant_already_expired")
+    assert last("+1h grant 1 id=more") == ("grant", None), "the first one has expired"
+    assert last("+1s use chat_action 203") == ("usage", None)
+    assert last("+1s grant 1 id=another") == refused, "a void could still give them back"
+    for number in range(3):
+        assert last(f"{'2026-02-28T10:00' if number == 0 else '+1s'} grant 1 id=n{number}") == (
+            "grant",
+            None,
+        ), "three were used up by the period that has ended"
+    assert last("+1s grant 1 id=n3") == refused

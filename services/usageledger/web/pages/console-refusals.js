@@ -27,6 +27,7 @@ const REASONS = [
   "unknown_feature",
   "unknown_model",
   "grant_already_expired",
+  "too_many_open_grants",
   "quantity_out_of_range",
   "account_already_known",
   "unknown_plan",
