@@ -21,6 +21,7 @@ from usageledger.gateway.streams.limit_follower import (
 from usageledger.gateway.streams.limit_store import LimitRecord
 from usageledger.gateway.streams.limits_health import SILENT_MAX_S, LimitsHealth
 from usageledger.log import follower as log_follower
+from usageledger.log.bounded_codecs import BatchUnreadable, current_decoding
 from usageledger.runtime.backoff import Backoff
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -48,6 +49,8 @@ class Topic:
         self.now_s = 0.0
         self.is_away = False
         self.fails_with: BaseException | None = None
+        self.unreadable_from: int | None = None
+        self.paused: list[TopicPartition] = []
         self.asked = asyncio.Event()
         self._next_offset = 0
 
@@ -60,6 +63,9 @@ class Topic:
 
     def seek(self, place: TopicPartition, offset: int) -> None:
         self._next_offset = offset
+
+    def pause(self, place: TopicPartition) -> None:
+        self.paused.append(place)
 
     async def beginning_offsets(
         self, partitions: Sequence[TopicPartition]
@@ -76,7 +82,13 @@ class Topic:
     ) -> dict[TopicPartition, list[Stored]]:
         self.asked.set()
         await asyncio.sleep(0)
-        found = [] if self.is_away else self.records[self._next_offset : self._next_offset + 1]
+        if self._next_offset == self.unreadable_from and not self.paused:
+            decoding = current_decoding()
+            assert decoding is not None
+            decoding.note(TOPIC, self._next_offset, BatchUnreadable("a zstd batch is broken"))
+            return {}
+        is_silent = self.is_away or bool(self.paused)
+        found = [] if is_silent else self.records[self._next_offset : self._next_offset + 1]
         self._next_offset += len(found)
         self.now_s += 0 if found else timeout_ms / 1_000
         return (
@@ -230,6 +242,28 @@ def test_a_record_that_is_no_limit_event_stops_nothing(following: Following) -> 
         running.cancel()
 
     asyncio.run(scenario())
+    assert not following.has_stopped
+
+
+def test_a_partition_that_cannot_be_read_is_stopped_and_named(following: Following) -> None:
+    """The events before it are announced, and the follower goes on without that partition."""
+    announced, follower, topic = Announced(), following.follower, following.topic
+    topic.records = announced.crossing("limit.reached") + announced.crossing("limit.cleared")
+    topic.unreadable_from = 1
+    why = "limit.events, partition 0 cannot be read from offset 1 on: a zstd batch is broken"
+
+    async def scenario() -> None:
+        running = asyncio.create_task(follower.run())
+        await following.until(lambda: following.health.trouble() == why)
+        asked_s = topic.now_s
+        await following.until(lambda: topic.now_s > asked_s + 2 * QUIET_S)
+        assert following.health.trouble() == why
+        assert not running.done()
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert following.heard == [("0-0-0", False)]
+    assert topic.paused == [TOPIC]
     assert not following.has_stopped
 
 
