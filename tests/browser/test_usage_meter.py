@@ -685,7 +685,7 @@ def test_a_visitor_signs_in_sees_the_meter_and_signs_out(
     page = open_page(PAGE, is_signed_in=False, may_fail=True)
     page.get_by_label("App key").fill("ulk_0a1b2c3d_wrong")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("That is no key")
+    expect(page.get_by_role("alert")).to_contain_text("This is no key")
     assert complaints_of_axe(page) == []
     page.get_by_label("App key").fill(stage.world.key("read"))
     page.get_by_role("button", name="Sign in").click()
