@@ -21,7 +21,6 @@ from usageledger.limits import consumer
 from usageledger.limits.announcer import (
     LimitsError,
     PartitionHealth,
-    PartitionsStopped,
     Unavailable,
 )
 from usageledger.limits.consumer import KafkaLedgerFeed, KafkaLimitLog, run_limits
@@ -224,43 +223,48 @@ def test_consumers_that_come_and_go_announce_everything(
             )
 
 
-def test_a_record_that_is_no_entry_stops_its_partition_and_the_other_goes_on(
+def test_a_record_that_is_no_entry_is_passed_over_and_its_partition_goes_on(
     kafka: KafkaConnection, prefix: str, append: Any
 ) -> None:
-    broken, whole = Ledger(0), a_ledger(1, 50)
-    broken.claim()
-    broken.entry("limit.reached")
-    broken.junk()
-    broken.entry("limit.cleared")
-    for ledger in (broken, whole):
-        append(Topics(prefix).ledger, ledger.partition, [record.value for record in ledger.records])
+    ledger = Ledger(0)
+    ledger.claim()
+    ledger.entry("limit.reached")
+    ledger.junk()
+    ledger.claim()
+    ledger.entry("limit.cleared")
+    append(Topics(prefix).ledger, ledger.partition, [record.value for record in ledger.records])
     with limits(kafka, prefix) as running:
         until(
-            lambda: running.health.get(0, PartitionHealth("announcing")).state == "stopped",
-            "the stop",
+            lambda: (
+                limit_addresses(kafka, prefix, 0)
+                == [LimitAddress(0, 1, 0, 1), LimitAddress(0, 4, 0, 1)]
+            ),
+            "the events on both sides of the junk",
         )
-        until(
-            lambda: limit_addresses(kafka, prefix, 1) == whole.addresses,
-            "the other partition's events",
-        )
-        assert limit_addresses(kafka, prefix, 0) == [LimitAddress(0, 1, 0, 1)]
         assert not running.has_ended
-    assert isinstance(running.error, PartitionsStopped)
-    assert "offset 2" in str(running.error)
+    assert running.error is None
 
 
-def test_limit_events_that_cannot_be_read_stop_their_partition(
+def test_junk_among_the_limit_events_is_passed_over(
     kafka: KafkaConnection, prefix: str, append: Any
 ) -> None:
     append(Topics(prefix).limit, 1, [b"not ours"])
+    ledger = a_ledger(1, 5)
+    append(Topics(prefix).ledger, ledger.partition, [record.value for record in ledger.records])
     with limits(kafka, prefix) as running:
         until(
-            lambda: [found.state for found in running.health.values()] == ["announcing", "stopped"],
-            "the stop",
+            lambda: [found.state for found in running.health.values()] == ["announcing"] * 2,
+            "both partitions are announced",
         )
+        until(lambda: running_events(kafka, prefix) == len(ledger.addresses), "its events")
         assert not running.has_ended
-    assert isinstance(running.error, PartitionsStopped)
-    assert "partition 1, offset 0" in str(running.error)
+    assert running.error is None
+
+
+def running_events(kafka: KafkaConnection, prefix: str) -> int:
+    """How many records follow the junk."""
+    with log_reader(kafka) as reader:
+        return reader.end_offset(Topics(prefix).limit, 1) - 1
 
 
 def test_a_ledger_without_topics_is_an_error_that_names_one(kafka: KafkaConnection) -> None:

@@ -41,7 +41,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "The content type is not supported here"),
     "invalid_request": (422, "A field is missing or wrong"),
     "invalid_event": (422, "The ledger would refuse the event"),
-    "bound_admin": (422, "A key with bounds cannot have the scope admin"),
+    "bound_admin": (409, "A key with bounds cannot have the scope admin"),
     "url_not_allowed": (422, "A webhook may not be sent to this URL"),
     "unknown_feature": (422, "The catalog does not know the feature"),
     "unknown_model": (422, "The catalog does not know the model"),

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 
 from usageledger.domain.claim import decode_claim
 from usageledger.log.admin import connect_admin
-from usageledger.log.reading import LogReader
+from usageledger.log.reading import BatchUnreadable, LogReader
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectionError
 
@@ -95,12 +95,18 @@ def ledger_partition_count(reader: LogReader, topics: Topics) -> int:
 
 
 def claimed_partitions(reader: LogReader, topics: Topics, found: int) -> int:
-    """The count in the first claim of any of the ``found`` ledger partitions; 0 without a claim."""
+    """The count in the first claim of any of the ``found`` ledger partitions; 0 without a claim.
+
+    A partition whose first batch cannot be read says nothing, and stops its own readers alone.
+    """
     for partition in range(found):
         start = reader.start_offset(topics.ledger, partition)
         if not start == 0 < reader.end_offset(topics.ledger, partition):
             continue
-        first = next(iter(reader.read(topics.ledger, partition, 0, 1)), None)
+        try:
+            first = next(iter(reader.read(topics.ledger, partition, 0, 1)), None)
+        except BatchUnreadable:
+            continue
         claim = None if first is None else decode_claim(first.value)
         if claim is not None and claim.partitions:
             return claim.partitions

@@ -29,6 +29,10 @@ class LogUnreadable(Exception):
     """The log did not return records that it says it has. The message says where to look."""
 
 
+class BatchUnreadable(LogUnreadable):
+    """A batch cannot be decoded, or decompresses to too much. It stays so."""
+
+
 class TopicRefused(LogUnreadable):
     """The broker keeps a topic from the user that asks. A topic that is not there looks the same
     in what it lists.
@@ -139,7 +143,7 @@ class LogReader:
                 yield Record(record.offset, record.timestamp, record.key, record.value)
             if there in unreadable:
                 offset, why = unreadable[there]
-                raise LogUnreadable(
+                raise BatchUnreadable(
                     f"{topic}/{partition} cannot be read from offset {offset} on: {why}"
                 )
             if time.monotonic() - last_progress > self._timeout_ms / 1_000:

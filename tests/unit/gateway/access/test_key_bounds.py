@@ -127,7 +127,7 @@ def test_a_bound_key_cannot_have_admin_which_could_make_a_key_without_bounds(
         world.keys.create("billing", ["admin"], NOW, bounds=EU)
     asked = {"name": "billing", "scopes": ["admin"], "sources": ["/billing"]}
     answer = ask(world, "POST", "/v1/keys", world.key("admin"), asked)
-    assert (answer.status_code, answer.json()["code"]) == (422, "bound_admin")
+    assert (answer.status_code, answer.json()["code"]) == (409, "bound_admin")
 
 
 def test_a_bound_key_reaches_no_route_of_another_account(world: GatewayWorld) -> None:
