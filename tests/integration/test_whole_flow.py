@@ -92,15 +92,22 @@ class Ledger:
         return verify(self.kafka, self.redis_url, self.prefix)
 
     def reasons(self) -> list[str]:
+        """Why records were refused: one reason for each record, also of a run."""
         topic = Topics(self.prefix).ledger
         with log_reader(self.kafka) as reader:
             return [
-                sealed.entry.reason or ""
+                reason
                 for partition in range(PARTITIONS)
                 for sealed in entries_in(
                     reader.read(topic, partition, 0, reader.end_offset(topic, partition))
                 )
                 if sealed.entry.kind == "refusal"
+                for reason, count in (
+                    {sealed.entry.reason or "": 1}
+                    if sealed.entry.run is None
+                    else sealed.entry.run.reasons
+                ).items()
+                for _ in range(count)
             ]
 
     @contextmanager
