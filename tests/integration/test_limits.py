@@ -312,10 +312,10 @@ def test_an_append_without_an_answer_fails_and_the_next_has_a_new_producer(
             assert isinstance(limit_log.append(messages)[0], Unavailable)
             monkeypatch.undo()
             assert limit_log.append(messages) == {}
-            newest = limit_log.newest_first(0)
-            assert [record.value for record in newest] == [
-                message.value for message in reversed(messages[0])
-            ]
+            # The first append may have arrived all the same. Readers drop such repeats.
+            newest = [record.value for record in limit_log.newest_first(0)]
+            expected = [message.value for message in reversed(messages[0])]
+            assert newest in (expected, expected * 2)
         finally:
             limit_log.close()
 
