@@ -181,7 +181,7 @@ def measuring(spent: Counter[str], ledger: type, view: type) -> Iterator[None]:
 
 
 async def compare(made: MadeUpLedger, view: PartitionView) -> None:
-    """Check that the view is, to the byte, what was decided."""
+    """Check that the view equals the decisions, to the byte."""
     found = await view.snapshot()
     assert found.head is not None and found.head.position.hash == made.book.head.hash
     assert found.accounts == {

@@ -16,40 +16,23 @@ from usageledger.runtime.kafka_connection import KafkaConnection
 
 def new_consumer(kafka: KafkaConnection, *topics: str, **options: Any) -> Any:
     """An AIOKafkaConsumer, not started. Raises KafkaConnectionError."""
-    consumer = AIOKafkaConsumer(*topics, **_options_of(kafka), **options)
+    consumer = AIOKafkaConsumer(*topics, **kafka.client_options(_TokenProvider), **options)
     _follow_password(consumer._client, kafka)
     return consumer
 
 
 def new_producer(kafka: KafkaConnection, **options: Any) -> Any:
     """An AIOKafkaProducer, not started. Raises KafkaConnectionError."""
-    producer = AIOKafkaProducer(**_options_of(kafka), **options)
+    producer = AIOKafkaProducer(**kafka.client_options(_TokenProvider), **options)
     _follow_password(producer.client, kafka)
     return producer
 
 
 def new_admin(kafka: KafkaConnection, **options: Any) -> Any:
     """An AIOKafkaAdminClient, not started. Raises KafkaConnectionError."""
-    admin = AIOKafkaAdminClient(**_options_of(kafka), **options)
+    admin = AIOKafkaAdminClient(**kafka.client_options(_TokenProvider), **options)
     _follow_password(admin._client, kafka)
     return admin
-
-
-def _options_of(kafka: KafkaConnection) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "bootstrap_servers": kafka.addresses,
-        "security_protocol": kafka.security_protocol,
-        "ssl_context": kafka.tls_context(),
-    }
-    if not kafka.is_authenticated:
-        return options
-    options["sasl_mechanism"] = kafka.sasl_mechanism
-    if kafka.sasl_mechanism == "OAUTHBEARER":
-        return options | {"sasl_oauth_token_provider": _TokenProvider(kafka.token)}
-    return options | {
-        "sasl_plain_username": kafka.sasl_username,
-        "sasl_plain_password": kafka.password(),
-    }
 
 
 class _TokenProvider(AbstractTokenProvider):  # type: ignore[misc] # aiokafka has no types

@@ -39,11 +39,9 @@ class BoundedPolls:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._decoding = Decoding()
-        polls = self
 
         class PartitionRecords(_PartitionRecords):
-            def decoding(self) -> Decoding:
-                return polls._decoding
+            polls = self
 
         # One consumer's alone: an app's own consumers keep kafka-python's.
         consumer._fetcher.PartitionRecords = PartitionRecords
@@ -67,15 +65,12 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] # kafka
     topic_partition: TopicPartition
     next_fetch_offset: int
     record_iterator: Iterator[Any] | None
-
-    def decoding(self) -> Decoding:
-        """The poll that is under way."""
-        raise NotImplementedError
+    polls: BoundedPolls
 
     def take(self, n: int | None = None) -> list[Any]:
         """Up to ``n`` records; none once the partition cannot be read on."""
         records: list[Any] = []
-        decoding = self.decoding()
+        decoding = self.polls._decoding
         if tuple(self.topic_partition) in decoding.unreadable:
             self.drain()
         if self.record_iterator is None:

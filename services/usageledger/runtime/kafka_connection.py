@@ -180,7 +180,11 @@ class KafkaConnection:
     @property
     def follows_password_file(self) -> bool:
         """Whether the password is read anew for each connection."""
-        return self.is_authenticated and self.sasl_password_file is not None
+        return (
+            self.is_authenticated
+            and self.sasl_mechanism != "OAUTHBEARER"
+            and self.sasl_password_file is not None
+        )
 
     def password(self) -> str:
         """The password as it is now. Raises KafkaConnectionError if its file cannot be read."""
@@ -216,8 +220,11 @@ class KafkaConnection:
                 f"or set the variables {SERVERS_VARIABLE}_…"
             )
 
-    def for_kafka_python(self) -> dict[str, Any]:
-        """The options of a kafka-python client. Raises KafkaConnectionError."""
+    def client_options(self, token_provider: Callable[[Callable[[], str]], Any]) -> dict[str, Any]:
+        """The options that kafka-python and aiokafka call alike, with the password as it is now.
+
+        ``token_provider`` makes what the library asks for a token. Raises KafkaConnectionError.
+        """
         options: dict[str, Any] = {
             "bootstrap_servers": self.addresses,
             "security_protocol": self.security_protocol,
@@ -225,20 +232,25 @@ class KafkaConnection:
         }
         if not self.is_authenticated:
             return options
-        from usageledger.runtime.kafka_python_sasl import FollowedPassword, token_provider
-
         options["sasl_mechanism"] = self.sasl_mechanism
         if self.sasl_mechanism == "OAUTHBEARER":
             return options | {"sasl_oauth_token_provider": token_provider(self.token)}
-        password = self.password()
         return options | {
             "sasl_plain_username": self.sasl_username,
-            "sasl_plain_password": (
-                FollowedPassword(password, self.password)
-                if self.follows_password_file
-                else password
-            ),
+            "sasl_plain_password": self.password(),
         }
+
+    def for_kafka_python(self) -> dict[str, Any]:
+        """The options of a kafka-python client. Raises KafkaConnectionError."""
+        if not self.is_authenticated:
+            return self.client_options(lambda _: None)
+        from usageledger.runtime.kafka_python_sasl import FollowedPassword, token_provider
+
+        options = self.client_options(token_provider)
+        if self.follows_password_file:
+            password = FollowedPassword(options["sasl_plain_password"], self.password)
+            options["sasl_plain_password"] = password
+        return options
 
     def _servers_problem(self) -> str | None:
         if self.servers.strip():
