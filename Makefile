@@ -27,18 +27,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Directories are listed too: a directory's time changes when a file in it is deleted.
 SOURCES := $(shell find services/usageledger ! -name '__pycache__' ! -name '*.pyc')
-# The longest comes last.
-SUITES := $(wildcard tests/unit tests/simulation tests/property tests/contract tests/model \
-  tests/fuzz tests/integration tests/security tests/examples tests/browser tests/chaos)
+# `make test` runs these beside the integration tests, which mostly wait. The longest comes last.
+OTHERS := $(addprefix tests/,unit simulation property contract model fuzz security examples \
+  browser chaos)
 RUNS := 1000000
 # `make check` runs these two at a time. An old make (macOS has 3.81) cannot sort their output.
 CHECKS := types web unit property contract
 SORTED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lock wheel lint format types web schemas check-schemas test unit \
-  simulate property contract fuzz model integration security examples browser chaos demo up down \
-  bench sbom audit-dependencies clean
+.PHONY: help setup check lock wheel lint format types web schemas check-schemas test \
+  test-integration test-others unit simulate property contract fuzz model integration \
+  security examples browser chaos demo up down bench sbom audit-dependencies clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' \
@@ -114,7 +114,17 @@ check: lint wheel ## the inner loop (90 s): lint, types, unit, property and cont
 	  $(MAKE) --no-print-directory --jobs=2 --keep-going $(SORTED) ARGS="--quiet $(ARGS)" $(CHECKS)
 
 test: lint types web wheel ## every check and test, with a real broker, counter store and browser
-	$(PYTEST) $(SUITES) $(ARGS)
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-integration test-others
+
+# Two outputs at a time cannot be read: this one is shown when it is complete.
+test-integration: wheel
+	@mkdir -p build
+	@echo "the integration tests run meanwhile, and write to build/test-integration.log"
+	@status=0; $(PYTEST) tests/integration $(ARGS) >build/test-integration.log 2>&1 || status=$$?; \
+	  cat build/test-integration.log; exit $$status
+
+test-others: wheel
+	$(PYTEST) $(OTHERS) $(ARGS)
 
 unit: wheel ## unit tests: no network and no processes, a few seconds
 	$(PYTEST) tests/unit $(ARGS)

@@ -166,6 +166,7 @@ def test_the_service_reports_its_readiness_and_figures(
     kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
     append(kafka, prefix, 0, records_of(decided(f"{START} subscribe max")))
+    forged = records_of(decided(f"{START} subscribe pro", "+1h use chat_action"))[-1]
     port = free_port()
     with service(
         kafka, redis_url, prefix, tmp_path, {"USAGELEDGER_TELEMETRY_PORT": str(port)}
@@ -177,7 +178,7 @@ def test_the_service_reports_its_readiness_and_figures(
             DEADLINE_S,
         )
         assert json.loads(body_of(f"{address}/healthz")) == {"status": "ok", "service": "history"}
-        append(kafka, prefix, 1, [Record(0, 0, None, b"{}")])
+        append(kafka, prefix, 0, [forged])
         assert is_true_within(lambda: status_of(f"{address}/readyz") == 503, DEADLINE_S)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
@@ -308,7 +309,7 @@ def following(kafka: KafkaConnection, prefix: str, path: Path) -> Iterator[list[
 
 def status_of(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -317,5 +318,5 @@ def status_of(url: str) -> int:
 
 
 def body_of(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=DEADLINE_S) as response:
         return bytes(response.read())

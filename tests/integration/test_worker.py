@@ -126,7 +126,7 @@ class Stream:
     def group_members(self) -> list[Any]:
         """The members that the consumer group has now."""
         group = processor_group(self.topics.prefix)
-        with KafkaAdminClient(bootstrap_servers=self.kafka) as admin:
+        with KafkaAdminClient(**self.kafka.for_kafka_python()) as admin:
             members: list[Any] = admin.describe_groups([group])[group]["members"]
         return members
 

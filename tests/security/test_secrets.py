@@ -96,7 +96,7 @@ def test_no_other_user_can_read_anything_under_data(running: Running) -> None:
     assert sorted(str(path) for path in set(paths) - set(private)) == []
     if os.getuid() != 0:
         pytest.skip("only root can look as another user")
-    bait = running.data / "bait"
+    bait = running.data.parent / "bait"  # Readable by everybody: the walk can find things.
     bait.write_text("readable", encoding="utf-8")
     bait.chmod(0o644)
     walked = subprocess.run(

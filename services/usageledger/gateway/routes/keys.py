@@ -12,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    StrictInt,
     WithJsonSchema,
 )
 from pydantic.config import JsonDict
@@ -128,7 +127,7 @@ class NewKey(BaseModel):
         max_length=PATTERNS_MAX,
         description="Which accounts it, and the tokens made with it, may act for. Empty: all.",
     )
-    events_per_second: StrictInt | None = Field(
+    events_per_second: int | None = Field(
         default=None,
         ge=1,
         le=EVENTS_PER_SECOND_MAX,
