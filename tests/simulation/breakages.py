@@ -23,7 +23,7 @@ from usageledger.ledger.limit_address import LimitAddress
 from usageledger.ledger.reader_rule import next_entry
 from usageledger.ledger.records import LedgerError, Record
 from usageledger.limits import announcer
-from usageledger.processor import catch_up, feed, owner
+from usageledger.processor import catch_up, feed, owner, patient_view
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextDue
 
@@ -45,6 +45,7 @@ ONCE = "no identity counts twice"
 ANNOUNCED = "each crossing is announced once, in order"
 DUE = "what is due comes after what was appended before it"
 FAILS = "the code fails on nothing"
+LOOPS = "nobody claims in a loop"
 
 
 def appends_without_looking_where_they_lie(patch: pytest.MonkeyPatch) -> None:
@@ -128,6 +129,13 @@ def forgets_batches_before_they_are_committed(patch: pytest.MonkeyPatch) -> None
         ownership._book.identities.clear()
 
     patch.setattr(owner._Ownership, "_decide", forgetful)
+
+
+def claims_again_when_the_store_refuses(patch: pytest.MonkeyPatch) -> None:
+    async def impatient(_: Any, call: Any) -> Any:
+        return await call()
+
+    patch.setattr(patient_view.PatientView, "_until_answered", impatient)
 
 
 def never_verifies(patch: pytest.MonkeyPatch) -> None:
@@ -315,6 +323,7 @@ BREAKAGES = {
         Breakage(commits_before_it_appends, frozenset({PREFIX})),
         Breakage(commits_what_was_not_appended, frozenset({PREFIX, FOLD}), first_seed=4),
         Breakage(forgets_batches_before_they_are_committed, frozenset({AUDIT, FAILS, STOPS, FOLD})),
+        Breakage(claims_again_when_the_store_refuses, frozenset({LOOPS})),
         Breakage(never_verifies, frozenset({SETTLES})),
         Breakage(acts_on_whoever_was_due, frozenset({AUDIT, STOPS})),
         Breakage(acts_on_what_is_due_with_inputs_still_to_come, frozenset({DUE}), first_seed=6),
@@ -340,7 +349,7 @@ BREAKAGES = {
             frozenset({ANNOUNCED, SETTLES}),
             first_seed=28,
         ),
-        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=145),
+        Breakage(overlooks_gaps_in_the_ledger, frozenset({ANNOUNCED, SETTLES}), first_seed=91),
         Breakage(
             announces_what_no_reader_sees,
             frozenset(

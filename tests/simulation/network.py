@@ -47,6 +47,7 @@ class Server:
 
     name: str
     down_until: float = 0.0
+    refuses_writes_until: float = 0.0
     weather: Weather = field(default_factory=Weather)
 
 
@@ -76,6 +77,10 @@ class Network:
         self._random = random
         self._outside = loop.context_of(loop.outside)
         self._cuts = 0
+
+    def now(self) -> float:
+        """The time on the clock that says until when a server has a fault."""
+        return self._loop.time()
 
     def cut(self) -> None:
         """Lose every message that is on its way."""

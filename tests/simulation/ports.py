@@ -145,7 +145,7 @@ class ViewHandle:
         self._link = Link(store, process)
 
     async def head(self) -> StoredHead | None:
-        return await self._ask(lambda: self._view().head())
+        return await self._write(lambda: self._view().head())
 
     async def fetch(
         self,
@@ -156,25 +156,36 @@ class ViewHandle:
         return await self._ask(lambda: self._view().fetch(expected, accounts, identities))
 
     async def commit(self, expected: Position | None, change: ViewChange) -> None:
-        await self._ask(lambda: self._view().commit(expected, change))
+        await self._write(lambda: self._view().commit(expected, change))
 
     async def verify(self, expected: Position) -> None:
-        await self._ask(lambda: self._view().verify(expected))
+        await self._write(lambda: self._view().verify(expected))
 
     async def due(self, expected: Position | None = None) -> Mapping[str, int]:
-        return await self._ask(lambda: self._view().due(expected))
+        return await self._write(lambda: self._view().due(expected))
 
     async def snapshot(self) -> Snapshot:
-        return await self._ask(lambda: self._view().snapshot())
+        return await self._write(lambda: self._view().snapshot())
 
     async def clear(self) -> None:
-        await self._ask(lambda: self._view().clear())
+        await self._write(lambda: self._view().clear())
 
     def beside(self) -> ViewHandle:
         return ViewHandle(self._network, self._store, self._process, lambda: self._view().beside())
 
     async def take_over(self, beside: Position) -> None:
-        await self._ask(lambda: self._view().take_over(beside))
+        await self._write(lambda: self._view().take_over(beside))
+
+    async def _write(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a call that counts as a write: a store that is full or read-only refuses it."""
+
+        async def refused() -> T:
+            raise ViewError("the store is full, or a read-only replica")
+
+        def is_refused() -> bool:
+            return self._store.refuses_writes_until > self._network.now()
+
+        return await self._ask(lambda: refused() if is_refused() else call())
 
     async def _ask(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:

@@ -63,6 +63,10 @@ It covers the minute after which a worker considers itself stuck, time-outs that
 back-off, and the work itself.
 """
 
+REFUSED_S = 20.0
+CLAIMS_WHILE_REFUSED_MAX = 2
+"""A claim that was still on its way supersedes the owner, who then claims again."""
+
 STORM_ACTIONS = (60, 250)
 
 
@@ -402,6 +406,7 @@ class Simulation:
             (self.kill_rebuild, 1),
             (self.freeze_rebuild, 1),
             (self.take_server_down, 2),
+            (self.refuse_writes, 2),
             (self.start_consumer, 3),
             (self.kill_consumer, 2),
             (self.freeze_consumer, 3),
@@ -447,10 +452,26 @@ class Simulation:
             await asyncio.sleep(0)
             await self._settle()
         if self.random.random() < 0.5:
+            await self._wait_for_a_store_that_refuses_writes()
+        if self.random.random() < 0.5:
             await self._let_something_fall_due()
         if not self.is_importing:
             for oracle in self.oracles.values():
                 oracle.check_nobody_is_blocked_after_the_period(self.now() - timedelta(seconds=3))
+
+    async def _wait_for_a_store_that_refuses_writes(self) -> None:
+        """Nothing else fails meanwhile, so an owner has no reason to claim again."""
+        before = {partition: len(found.replay.claims) for partition, found in self.oracles.items()}
+        self.store.refuses_writes_until = self.loop.time() + REFUSED_S
+        self.faults["store: refused writes"] += 1
+        for _ in range(self.random.choice((0, 1, 8))):
+            self.work.use()
+        await asyncio.sleep(REFUSED_S)
+        for partition, oracle in self.oracles.items():
+            claims = len(oracle.replay.claims) - before[partition]
+            if claims > CLAIMS_WHILE_REFUSED_MAX:
+                raise Broken("nobody claims in a loop", f"{claims} claims of partition {partition}")
+        await self._settle()
 
     async def _let_something_fall_due(self) -> None:
         """Something falls due by the wall clock alone, while no input arrives."""
@@ -468,6 +489,7 @@ class Simulation:
         now = self.loop.time()
         for server in self.servers:
             server.weather, server.down_until = Weather(), min(server.down_until, now)
+            server.refuses_writes_until = min(server.refuses_writes_until, now)
         self._set_feed_faults([0.0] * 3, 0.0, 0.0)
         self.limits_group.skips = 0.0
         self._broker_skew = timedelta(0)
@@ -830,6 +852,12 @@ class Simulation:
     def take_server_down(self) -> None:
         server = self.random.choice(self.servers)
         server.down_until = self.loop.time() + self.random.choice((0.1, 2, 20, 60))
+
+    def refuse_writes(self) -> None:
+        """The store is full or a read-only replica for a while."""
+        seconds = self.random.choice((0.1, 2, 20))
+        self.store.refuses_writes_until = self.loop.time() + seconds
+        self.faults["store: refused writes"] += 1
 
     def start_consumer(self) -> None:
         self.consumers = [consumer for consumer in self.consumers if not consumer.has_ended]

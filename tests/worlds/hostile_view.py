@@ -22,6 +22,11 @@ class HostileView(MemoryView):
         self.past: list[MemorySnapshot] = []
         self.before: dict[str, Callable[[], None]] = {}
         self._failing: dict[str, bool] = {}
+        self._refusal: tuple[frozenset[str], str] = frozenset(), ""
+
+    def refuse(self, *calls: str, why: str) -> None:
+        """Refuse every call of these names, as a store that is full or read-only does."""
+        self._refusal = frozenset(calls), why
 
     def fail_next(self, call: str, *, applied: bool) -> None:
         """The next call of that name is not answered; ``applied`` says whether it is carried out
@@ -33,6 +38,7 @@ class HostileView(MemoryView):
         """Nothing fails any more."""
         self.before.clear()
         self._failing.clear()
+        self._refusal = frozenset(), ""
 
     async def head(self) -> StoredHead | None:
         return await self._attempt("head", super().head)
@@ -81,6 +87,9 @@ class HostileView(MemoryView):
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         self.before.pop(name, lambda: None)()
+        refused, why = self._refusal
+        if name in refused:
+            raise ViewError(why)
         applied = self._failing.pop(name, None)
         if applied is False:
             raise ViewError(f"{name} did not arrive")

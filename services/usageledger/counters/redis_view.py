@@ -276,7 +276,7 @@ class RedisView:
                 async with asyncio.timeout(self._timeout_s):
                     yield
             except TimeoutError:
-                raise ViewError(f"redis: no answer within {self._timeout_s:g} s") from None
+                raise view_error(TimeoutError()) from None
             except REDIS_FAILURES as error:
                 raise view_error(error) from error
 

@@ -7,27 +7,11 @@ from typing import Any
 
 from redis import exceptions
 
+from usageledger.counters.troubles import trouble_of
 from usageledger.counters.view import Position, StoredHead, ViewError
 
 REDIS_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 """Everything that a client of redis-py raises when a call fails."""
-
-# Failures of a server that may do later what it refuses now. It is down, is loading, fails over,
-# moves slots, or is out of memory.
-_TRANSIENT = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ClusterError,
-    exceptions.RedisClusterException,
-    exceptions.TryAgainError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    OSError,
-)
-_PERMANENT = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-# Transient failures for which redis-py has no class: a script runs too long, the disk is full, too
-# few replicas are connected.
-_TRANSIENT_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 
 def token_of(position: Position | None) -> str:
@@ -65,9 +49,8 @@ def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def view_error(error: Exception) -> ViewError:
-    """A client's failure as a ViewError that says whether the same call can succeed later."""
-    is_transient = isinstance(error, _TRANSIENT) or str(error).startswith(_TRANSIENT_CODES)
-    return ViewError(
-        f"redis: {error or type(error).__name__}",
-        retriable=is_transient and not isinstance(error, _PERMANENT),
-    )
+    """A client's failure as a ViewError that says why, and whether the call can succeed later."""
+    trouble = trouble_of(error)
+    if trouble is None:
+        return ViewError(f"redis: {error or type(error).__name__}", retriable=False)
+    return ViewError(trouble.sentence, retriable=trouble.is_transient, cause=trouble.cause)

@@ -9,7 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+Cause = Literal[
+    "full",
+    "read_only",
+    "cannot_persist",
+    "too_few_replicas",
+    "loading",
+    "busy",
+    "slow",
+    "cluster_down",
+    "slots_move",
+    "too_many_clients",
+    "unreachable",
+    "wrong_password",
+    "no_permission",
+]
+"""What keeps a store from doing what it is asked: see ``counters.troubles``."""
 
 
 class Position(NamedTuple):
@@ -82,13 +99,16 @@ class Snapshot:
 class ViewError(Exception):
     """The store did not do what was asked. ``retriable``: the same call can succeed later.
 
+    ``cause`` is the store's; None where the store itself is well.
+
     Nothing was changed, unless only the answer was lost: then the head, read again, says whether a
     commit was applied.
     """
 
-    def __init__(self, message: str, *, retriable: bool = True) -> None:
+    def __init__(self, message: str, *, retriable: bool = True, cause: Cause | None = None) -> None:
         super().__init__(message)
         self.retriable = retriable
+        self.cause = cause
 
 
 class HeadMoved(ViewError):

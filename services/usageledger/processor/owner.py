@@ -1,7 +1,8 @@
 """The owner of one ledger partition: claim, catch up, then look up, decide, append and commit.
 
 It goes on for as long as the log says that the partition is its own. The ledger is the truth and
-comes first; the view follows. After any failure the owner clears its memory and claims again.
+comes first; the view follows. While the view's store refuses or does not answer, the owner waits.
+After any other failure it clears its memory and claims again.
 `catch_up` brings the view up to the claim, `merge` chooses the next step, and
 `ledger.partition_book` decides it.
 """
@@ -35,11 +36,14 @@ from usageledger.processor.claiming import claim_partition
 from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextDue, NextRecords, NextStep
 from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
+from usageledger.processor.patient_view import PatientView, Waiting
 from usageledger.runtime.tasks import cancel_and_wait, is_being_cancelled, raise_first_failure
 
 log = logging.getLogger(__name__)
 
-OwnerState = Literal["claiming", "catching_up", "waiting_for_a_catalog", "running", "stopped"]
+OwnerState = Literal[
+    "claiming", "catching_up", "waiting_for_a_catalog", "waiting_for_redis", "running", "stopped"
+]
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +96,7 @@ class PartitionOwner:
     ) -> None:
         self.partition = partition
         self.inputs = inputs
-        self.state: OwnerState = "claiming"
+        self._step: OwnerState = "claiming"
         self.stopped_because: str | None = None
         self.ledger_end: int | None = None
         """The end of the ledger as this owner has claimed and appended it; None without a claim.
@@ -101,7 +105,11 @@ class PartitionOwner:
         """
         self._partition_count = partition_count
         self._ledger = ledger
-        self._view = view
+        self._spread = Random(worker)
+        self._waiting = Waiting(partition)
+        self._view = PatientView(
+            view, self._waiting, again=settings.view_again, spread=self._spread
+        )
         self._catalogs = catalogs
         self._worker = worker
         self._settings = settings
@@ -114,10 +122,23 @@ class PartitionOwner:
             records_per_step=settings.records_per_step,
         )
         self._new_ledger_id = new_ledger_id
-        self._spread = Random(worker)
         self._catching_up: tuple[PartitionBook, int] | None = None
         self._gap: tuple[Source, int] | None = None
         self._has_transactions: set[Source] = set()
+
+    @property
+    def state(self) -> OwnerState:
+        """The step it is at, or that it waits for the view's store."""
+        return self._step if self.waiting_because is None else "waiting_for_redis"
+
+    @state.setter
+    def state(self, step: OwnerState) -> None:
+        self._step = step
+
+    @property
+    def waiting_because(self) -> str | None:
+        """Why it waits for the view's store; None if it does not."""
+        return None if self._step == "stopped" else self._waiting.because
 
     @property
     def catch_up_progress(self) -> tuple[int, int] | None:
@@ -133,6 +154,7 @@ class PartitionOwner:
         Returns only when an operator has to look at it; ``stopped_because`` then says why.
         """
         self.state, self.stopped_because = "claiming", None
+        self._waiting.because = None
         backoff, failures = self._settings.claim_again, 0
         while True:
             began = asyncio.get_running_loop().time()
@@ -165,6 +187,7 @@ class PartitionOwner:
             owned_s = asyncio.get_running_loop().time() - began
             failures = 1 if owned_s > 2 * backoff.delays_s[-1] else failures + 1
             self.state, self._catching_up = "claiming", None
+            self._waiting.because = None
             await asyncio.sleep(backoff.delay_s(failures, self._spread.random()))
 
     def note_gaps(self, source: Source, expected: int, records: Sequence[Record]) -> None:

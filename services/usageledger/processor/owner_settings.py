@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from usageledger.runtime.backoff import Backoff
 
 CLAIM_AGAIN = Backoff.doubling(0.05, 5.0, spread=(0.5, 1.5))
+VIEW_AGAIN = Backoff.doubling(0.05, 2.0, spread=(0.5, 1.5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,9 @@ class OwnerSettings:
 
     claim_again: Backoff = CLAIM_AGAIN
     """Two owners that supersede each other would otherwise do so again at the same moment."""
+
+    view_again: Backoff = VIEW_AGAIN
+    """How long to wait before a store that refused or did not answer is asked again."""
 
     verify_interval_s: float = 1.0
     """How often the view of an idle partition is verified."""

@@ -643,12 +643,13 @@ class TestTheOrder:
         """
         async with a_world() as world:
             view = world.view = HostileView()
+            empty = view.snapshot_for_rollback()
             worker = world.start_worker()
             await world.until(lambda: worker.owner.state == "running")
             worker.control.known_end_offset = lambda source: None  # type: ignore[method-assign]
             await asyncio.sleep(0.3)
             world.use("2026-01-01T10:00:01Z")
-            view.fail_next("verify", applied=False)
+            view.before["verify"] = lambda: view.restore(empty)
             await world.until(lambda: len(world.ledger.records) > len(world.entries()) + 1)
             await asyncio.sleep(0.6)
             world.send("account.subscribed", "2026-01-01T10:00:00Z", plan="pro")

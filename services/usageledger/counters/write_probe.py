@@ -1,0 +1,82 @@
+"""Whether Redis would accept a commit now, and why not. Services, status and doctor ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import redis.asyncio
+
+from usageledger.counters.calling import ask, ask_async
+from usageledger.counters.connection import AsyncClient, Client
+from usageledger.counters.keys import PartitionKeys
+from usageledger.counters.replies import REDIS_FAILURES
+from usageledger.counters.scripts import Word
+from usageledger.counters.troubles import full_sentence
+from usageledger.counters.view import ViewError
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptWrite:
+    """A call that writes nothing and is refused wherever a commit would be."""
+
+    script: ClassVar[str] = "accept_write"
+
+    def keys(self, partition: PartitionKeys) -> Sequence[str]:
+        return [partition.head]
+
+    def words(self) -> Sequence[Word]:
+        return []
+
+    def answer(self, reply: Any) -> None:
+        return None
+
+
+def refusal(client: Client, prefix: str, partition_count: int) -> ViewError | None:
+    """Why a server that holds counters accepts no writes; None if each of them does."""
+    try:
+        for keys in _one_of_each_server(client, prefix, partition_count):
+            ask(client, keys, AcceptWrite())
+    except ViewError as error:
+        if error.cause != "full" or isinstance(client, redis.RedisCluster):
+            return error
+        try:
+            return _full(client.info("memory"))
+        except REDIS_FAILURES:
+            return error
+    return None
+
+
+async def refusal_async(client: AsyncClient, prefix: str, partition_count: int) -> ViewError | None:
+    """As ``refusal``, with an asynchronous client."""
+    try:
+        for keys in _one_of_each_server(client, prefix, partition_count):
+            await ask_async(client, keys, AcceptWrite())
+    except ViewError as error:
+        if error.cause != "full" or isinstance(client, redis.asyncio.RedisCluster):
+            return error
+        try:
+            return _full(await client.info("memory"))
+        except REDIS_FAILURES:
+            return error
+    return None
+
+
+def _one_of_each_server(
+    client: Client | AsyncClient, prefix: str, partition_count: int
+) -> list[PartitionKeys]:
+    """The keys of one partition on each server that holds some."""
+    if not isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        return [PartitionKeys(prefix, 0)]
+    found: dict[Any, PartitionKeys] = {}
+    for partition in range(partition_count):
+        keys = PartitionKeys(prefix, partition)
+        # None before the client has asked for the nodes: then one partition stands for all.
+        found.setdefault(client.get_node_from_key(keys.head), keys)
+    return list(found.values())
+
+
+def _full(memory: Any) -> ViewError:
+    figures = ("used_memory_human", "maxmemory_human", "maxmemory_policy")
+    return ViewError(full_sentence(*(str(memory[name]) for name in figures)), cause="full")
