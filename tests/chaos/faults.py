@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
@@ -13,11 +14,13 @@ from typing import TypeVar
 
 import redis
 
+from tests.chaos import intruder
 from tests.chaos.brokers import Broker
 from tests.chaos.proxy import Mode
 from tests.chaos.schedule import EXCLUSIVE, Lane, Planned
-from tests.chaos.stage import Actor, Role, Stage
+from tests.chaos.stage import PARTITIONS, Actor, Role, Stage
 from tests.chaos.stores import HEALTHY_TIMEOUT_S, Pair, fail_over_losing_writes
+from usageledger.log.topics import Topics
 from usageledger.operations.waiting import is_true_within
 
 ACTOR_TIMEOUT_S = 60.0
@@ -319,6 +322,25 @@ def _kill_replica(stage: Stage, pair: Pair, planned: Planned) -> None:
     _hold(planned)
 
 
+def _write_junk(topic_of: Callable[[Topics], str]) -> Callable[[Stage, Planned], str]:
+    def act_on_target(stage: Stage, planned: Planned) -> str:
+        topic, partition = topic_of(stage.topics), _pick(planned, range(PARTITIONS))
+        written = intruder.write_junk(stage, topic, partition, random.Random(planned.aside))
+        return f"{written} records in {topic}/{partition}"
+
+    return act_on_target
+
+
+def _store_in_other_codecs(stage: Stage, planned: Planned) -> str:
+    before = intruder.codec_settings(stage)
+    chosen = intruder.set_codecs(stage, int(planned.pick * len(intruder.CODECS)))
+    try:
+        _hold(planned)
+    finally:
+        intruder.reset_codecs(stage, before)
+    return ", ".join(f"{topic} in {codec}" for topic, codec in chosen.items())
+
+
 ACTS: dict[str, Callable[[Stage, Planned], str]] = {
     "processor killed": _to_actor("processor", _kill),
     "processor ended": _to_actor("processor", _end),
@@ -344,6 +366,9 @@ ACTS: dict[str, Callable[[Stage, Planned], str]] = {
     "link to the store cut": _disturb_store_link("cut"),
     "link to the store half-open": _disturb_store_link("half_open"),
     "link to the store slow": _disturb_store_link("slow"),
+    "junk in the ledger": _write_junk(lambda topics: topics.ledger),
+    "junk in the limit topic": _write_junk(lambda topics: topics.limit),
+    "batches in other codecs": _store_in_other_codecs,
     "store killed": _to_store(_kill_store),
     "store failed over, writes lost": _to_store(_fail_over_losing_writes),
     "store failed over in order": _to_store(_fail_store_over),

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.intruder import MARK, STRAY_EVENTS, grow_usage_topic
 from tests.chaos.journal import read_journal
 from tests.chaos.stage import PARTITIONS, PREFIX, Stage
 from tests.valkey_server import running_valkey
@@ -24,6 +25,7 @@ from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.claim import claim_of, decode_claim
 from usageledger.domain.head import Head
+from usageledger.domain.record_skip import SkippedPlace, SkippedTopic, place_of
 from usageledger.ledger.limit_address import LimitAddress, read_limit_event
 from usageledger.ledger.limit_events import limit_events
 from usageledger.ledger.partition_book import PartitionBook
@@ -81,6 +83,8 @@ class Log:
     """When the first entry of each input was appended to the ledger."""
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     limit_records: list[list[Record]] = field(default_factory=list)
+    junk: list[SkippedPlace] = field(default_factory=list)
+    """The records of an intruder in the ledger and in the limit topic."""
     ledger_records: int = 0
     claims: int = 0
 
@@ -99,6 +103,7 @@ def read_log(stage: Stage) -> Log:
             for record in _all_records(reader, log, topics.ledger, partition):
                 log.ledger_records += 1
                 log.claims += decode_claim(record.value) is not None
+                log.junk += _junk("ledger", partition, record)
                 sealed = entry_at(record.offset, record.value)
                 if sealed is not None:
                     entries.append(sealed)
@@ -106,13 +111,21 @@ def read_log(stage: Stage) -> Log:
             log.decided_times += _decided_times(entries, times)
             log.entries.append(entries)
             log.entry_times.append(times)
-            log.limit_records.append(list(_all_records(reader, log, topics.limit, partition)))
+            announced = list(_all_records(reader, log, topics.limit, partition))
+            log.limit_records.append(announced)
+            for record in announced:
+                log.junk += _junk("limit", partition, record)
             for topic in (topics.usage, topics.account):
                 log.input_times += [
                     record.timestamp_ms / 1000
                     for record in _all_records(reader, log, topic, partition)
                 ]
     return log
+
+
+def _junk(topic: SkippedTopic, partition: int, record: Record) -> list[SkippedPlace]:
+    is_junk = MARK in (record.value or b"")
+    return [place_of(topic, partition, record.offset, record.value)] if is_junk else []
 
 
 def _decided_times(entries: Sequence[SealedEntry], times: Sequence[float]) -> Iterator[float]:
@@ -141,7 +154,7 @@ def prove(stage: Stage, log: Log) -> list[Finding]:
         _every_limit_event_once(log),
         *_subscriber_findings(stage, log),
         _store_equals_a_rebuild(stage, log),
-        _audit(stage),
+        _audit(stage, log),
     ]
 
 
@@ -291,6 +304,8 @@ def _every_limit_event_once(log: Log) -> Finding:
         seen: list[bytes] = []
         last: LimitAddress | None = None
         for record in log.limit_records[partition]:
+            if MARK in (record.value or b""):
+                continue
             _, place = read_limit_event(record.value)
             if place.is_beyond(last):
                 seen.append(record.value or b"")
@@ -481,10 +496,13 @@ def _difference(ours: Any, theirs: Any) -> str:
     )
 
 
-def _audit(stage: Stage) -> Finding:
+def _audit(stage: Stage, log: Log) -> Finding:
     report = verify(stage.kafka, stage.store.url, PREFIX)
+    found, junk = set(report.invalid_records), set(log.junk)
+    report.invalid_records = []
     finding = Finding(
-        f"audit verify ({verdict_line(report)})",
+        f"audit verify names {len(found)} records of an intruder, and the rest is "
+        f"{verdict_line(report)}",
         looked_at=report.counts.entries,
         wrong=list(report.differences[:AUDIT_FAULTS_MAX]),
     )
@@ -493,4 +511,22 @@ def _audit(stage: Stage) -> Finding:
             f"{report.undecided_inputs} inputs and {report.unwritten_limit_events} limit events "
             "still wait"
         )
+    if found != junk:
+        finding.wrong.append(
+            f"it named {len(found)} records of an intruder, {len(junk)} are there; one or the "
+            f"other alone: {list(found ^ junk)[:SHOWN_MAX]}"
+        )
+    return finding
+
+
+def a_grown_topic_is_noticed(stage: Stage) -> Finding:
+    """Grow the usage topic under running processors: the end of this ledger.
+
+    It cannot be undone, so it comes after everything else.
+    """
+    for actor in stage.of_role("processor"):
+        actor.is_wanted = True
+    finding = Finding("a grown usage topic stops the ledger, and the audit counts what it lacks")
+    finding.looked_at = STRAY_EVENTS
+    finding.wrong += grow_usage_topic(stage)
     return finding

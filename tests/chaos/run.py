@@ -12,7 +12,14 @@ from pathlib import Path
 
 from tests.chaos.faults import Lanes, Record, Suffered, do
 from tests.chaos.probe import Followed, Probe
-from tests.chaos.proof import Finding, Log, missing_ids, prove, read_log
+from tests.chaos.proof import (
+    Finding,
+    Log,
+    a_grown_topic_is_noticed,
+    missing_ids,
+    prove,
+    read_log,
+)
 from tests.chaos.report import write_report
 from tests.chaos.schedule import KINDS, MEAN_GAP_S, one_of_each, schedule
 from tests.chaos.stage import PREFIX, Stage, StoreKind
@@ -149,7 +156,7 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
         outcome.followed = probe.followed()
         outcome.ended = {actor.name: actor.ended for actor in stage.actors if actor.ended}
     say("proving")
-    outcome.findings = prove(stage, outcome.log)
+    outcome.findings = [*prove(stage, outcome.log), a_grown_topic_is_noticed(stage)]
     if any(use.in_ledger is None for use in outcome.followed):
         outcome.problems.append(
             f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did "

@@ -1,8 +1,8 @@
 """The schedule of faults, with their order and pauses. It follows from the seed alone.
 
-Faults are in lanes that run at the same time. In the servers' lanes, each fault ends before the
-next begins. So at most one broker is down, and acknowledged records stay safe. In the other lanes,
-faults overlap.
+Faults are in lanes that run at the same time. In the lanes of servers and topics, each fault ends
+before the next begins. So at most one broker is down, and acknowledged records stay safe. In the
+other lanes, faults overlap.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from typing import Literal, NamedTuple
 
-Lane = Literal["services", "apps", "network", "redis", "kafka"]
+Lane = Literal["services", "apps", "network", "topics", "redis", "kafka"]
 
 MEAN_GAP_S = 1.6
 """The mean time between two faults, over all lanes."""
@@ -51,6 +51,9 @@ KINDS: dict[str, Kind] = {
     "link to the store cut": Kind("network", 3, (0.2, 5.0)),
     "link to the store half-open": Kind("network", 3, (0.5, 6.0)),
     "link to the store slow": Kind("network", 2, (1.0, 6.0)),
+    "junk in the ledger": Kind("topics", 2),
+    "junk in the limit topic": Kind("topics", 1),
+    "batches in other codecs": Kind("topics", 2, (3.0, 15.0)),
     "store killed": Kind("redis", 4, (0.0, 6.0)),
     "store failed over, writes lost": Kind("redis", 5, (0.5, 2.0)),
     "store failed over in order": Kind("redis", 2),
@@ -71,12 +74,13 @@ KINDS: dict[str, Kind] = {
 
 SHARES: dict[Lane, float] = {
     "services": 0.25,
-    "apps": 0.36,
+    "apps": 0.30,
     "network": 0.25,
+    "topics": 0.06,
     "redis": 0.08,
     "kafka": 0.06,
 }
-EXCLUSIVE: frozenset[Lane] = frozenset({"redis", "kafka"})
+EXCLUSIVE: frozenset[Lane] = frozenset({"topics", "redis", "kafka"})
 
 
 class Planned(NamedTuple):
@@ -111,7 +115,7 @@ def schedule(seed: int, faults: int) -> dict[Lane, list[Planned]]:
         lanes[lane] = []
         for name in _kinds_in_turn(rng, lane, count):
             number += 1
-            # In the servers' lanes each fault takes long enough by itself.
+            # In the exclusive lanes each fault takes long enough by itself.
             after_s = rng.uniform(0.5, 3.0) if lane in EXCLUSIVE else rng.expovariate(1 / gap_s)
             lanes[lane].append(_new_fault(rng, number, name, after_s))
     return lanes
@@ -134,7 +138,7 @@ def _new_fault(rng: random.Random, number: int, name: str, after_s: float) -> Pl
 def _counts_by_lane(faults: int) -> dict[Lane, int]:
     counts: dict[Lane, int] = {lane: int(faults * share) for lane, share in SHARES.items()}
     # Every lane has a fault in a short run too.
-    for lane in ("kafka", "redis", "network", "services"):
+    for lane in ("kafka", "redis", "topics", "network", "services"):
         if sum(counts.values()) < faults and not counts[lane]:
             counts[lane] = 1
     counts["apps"] += faults - sum(counts.values())
