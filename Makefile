@@ -32,7 +32,7 @@ OTHERS := $(addprefix tests/,unit simulation property contract model fuzz securi
   browser chaos)
 RUNS := 1000000
 # `make check` runs these two at a time. An old make (macOS has 3.81) cannot sort their output.
-CHECKS := types web unit property contract
+CHECKS := types unit contract web property
 SORTED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .DEFAULT_GOAL := help
@@ -126,7 +126,7 @@ test-integration: wheel
 test-others: wheel
 	$(PYTEST) $(OTHERS) $(ARGS)
 
-unit: wheel ## unit tests: no network and no processes, a few seconds
+unit: wheel ## unit tests: no network and no servers, less than a minute
 	$(PYTEST) tests/unit $(ARGS)
 
 simulate: wheel ## whole ledgers with every fault, on all cores (SEEDS=100 STEPS=10000, or SEED=n)

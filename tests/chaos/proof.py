@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from tests.chaos.http_worker import SOURCE
 from tests.chaos.intruder import MARK, STRAY_EVENTS, grow_usage_topic
 from tests.chaos.journal import read_journal
 from tests.chaos.stage import PARTITIONS, PREFIX, Stage
@@ -196,6 +199,11 @@ def _every_journaled_use(
                     now=datetime.now(UTC),
                 )
                 expected["account", arguments["account"], "render", str(void["id"])].add("void")
+    for actor in stage.of_role("http_worker"):
+        for line in read_journal(stage.journal_of(actor)):
+            if line["what"] == "record":
+                arguments = line["arguments"]
+                expected["usage", arguments["account"], SOURCE, arguments["id"]].add("accepted")
     for identity, expectations in expected.items():
         found = decisions.get(identity, ())
         kinds = Counter(sealed.entry.kind for sealed in found)
@@ -516,6 +524,33 @@ def _audit(stage: Stage, log: Log) -> Finding:
             f"it named {len(found)} records of an intruder, {len(junk)} are there; one or the "
             f"other alone: {list(found ^ junk)[:SHOWN_MAX]}"
         )
+    return finding
+
+
+def no_finished_generation_keeps_its_hold(stage: Stage) -> Finding:
+    """Ask the gateway, once everything is decided.
+
+    In a failover the store may forget a hold, which is then gone. The entry of a use settles its
+    hold, whatever the store forgot.
+    """
+    finding = Finding("holds of reported generations are settled or gone")
+    with httpx.Client(
+        base_url=stage.gateway,
+        headers={"Authorization": f"Bearer {stage.key}"},
+        transport=httpx.HTTPTransport(retries=3),
+        timeout=30.0,
+    ) as client:
+        for actor in stage.of_role("http_worker"):
+            for line in read_journal(stage.journal_of(actor)):
+                if line["what"] != "record":
+                    continue
+                account, hold = line["arguments"]["account"], line["arguments"]["id"]
+                answer = client.get(f"/v1/accounts/{account}/holds/{hold}")
+                state = answer.json().get("state")
+                finding.check(
+                    answer.status_code == 404 or state == "settled",
+                    f"{account}/{hold}: {answer.status_code} {state}",
+                )
     return finding
 
 

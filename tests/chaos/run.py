@@ -17,6 +17,7 @@ from tests.chaos.proof import (
     Log,
     a_grown_topic_is_noticed,
     missing_ids,
+    no_finished_generation_keeps_its_hold,
     prove,
     read_log,
 )
@@ -156,7 +157,11 @@ def _break_and_prove(stage: Stage, options: Options, outcome: Outcome) -> None:
         outcome.followed = probe.followed()
         outcome.ended = {actor.name: actor.ended for actor in stage.actors if actor.ended}
     say("proving")
-    outcome.findings = [*prove(stage, outcome.log), a_grown_topic_is_noticed(stage)]
+    outcome.findings = [
+        *prove(stage, outcome.log),
+        *outcome.findings,
+        a_grown_topic_is_noticed(stage),
+    ]
     if any(use.in_ledger is None for use in outcome.followed):
         outcome.problems.append(
             f"{sum(use.in_ledger is None for use in outcome.followed)} uses of the canaries did "
@@ -190,7 +195,7 @@ def _delay(use: Followed) -> float:
 
 def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
     """End the load, wait until everything is decided and announced, and read the log."""
-    owing = stage.of_role("worker", "billing")
+    owing = stage.of_role("worker", "http_worker", "billing")
     stage.end([*owing, *stage.of_role("stranger")])
     outcome.problems += stage.finish(owing, FINISH_TIMEOUT_S)
     if not probe.end(30.0):
@@ -208,7 +213,8 @@ def _wind_down(stage: Stage, probe: Probe, outcome: Outcome) -> None:
         )
     # A subscriber writes its blocked accounts about once a second: wait for twice that.
     time.sleep(2.5)
-    stage.end(stage.of_role("limits", "listener"))
+    outcome.findings.append(no_finished_generation_keeps_its_hold(stage))
+    stage.end(stage.of_role("limits", "listener", "gateway"))
 
 
 def _wait_idle(stage: Stage, outcome: Outcome, what: str = "") -> None:

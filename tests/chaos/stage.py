@@ -21,12 +21,14 @@ from typing import Literal
 from tests.chaos.brokers import Brokers
 from tests.chaos.proxy import Proxies
 from tests.chaos.stores import ClusterStore, SentinelStore, Store
+from usageledger.local.ports import LOOPBACK, free_port
 from usageledger.local.processes import ChildProcess
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.topics import create_topics
 from usageledger.operations.waiting import is_true_within
 from usageledger.runtime.kafka_connection import KafkaConnection
+from usageledger.sdk.tokens import new_key
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 8
@@ -39,11 +41,17 @@ WATCH_S = 0.1
 APPS = "apps"
 
 StoreKind = Literal["sentinel", "cluster"]
-Role = Literal["processor", "limits", "worker", "billing", "stranger", "listener"]
+Role = Literal[
+    "processor", "limits", "gateway", "worker", "http_worker", "billing", "stranger", "listener"
+]
+SERVICES: tuple[Role, ...] = ("processor", "limits", "gateway")
+"""Each process of these has links of its own to the brokers. The apps share theirs."""
 COUNTS: dict[Role, int] = {
     "processor": 3,
     "limits": 2,
+    "gateway": 1,
     "worker": 3,
+    "http_worker": 1,
     "billing": 1,
     "stranger": 1,
     "listener": 3,
@@ -81,9 +89,7 @@ class Stage:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.topics = Topics(PREFIX)
         self.proxies = Proxies(self.logs / "proxies.log")
-        own_parties = [
-            f"{role}-{n + 1}" for role in ("processor", "limits") for n in range(COUNTS[role])
-        ]
+        own_parties = [f"{role}-{n + 1}" for role in SERVICES for n in range(COUNTS[role])]
         self.parties = [*own_parties, APPS]
         # Most of these ports are not in use yet, so every assigned one must be remembered.
         ports: set[int] = set()
@@ -91,6 +97,9 @@ class Stage:
         self.store: Store = (SentinelStore if store == "sentinel" else ClusterStore)(
             directory, self.logs, self.proxies, ports
         )
+        self._gateway_port = free_port(ports)
+        ports.add(self._gateway_port)
+        self.gateway, self.key = f"http://{LOOPBACK}:{self._gateway_port}", new_key()
         self._seed, self._rate = seed, rate
         self.actors = [
             self._new_actor(role, number + 1)
@@ -119,7 +128,7 @@ class Stage:
                 starting.result()
         create_topics(self.kafka, PREFIX, partitions=PARTITIONS, replication_factor=3)
         publish_shipped(self.kafka, PREFIX, datetime.now(UTC))
-        say("starting processors, limits consumers, workers, billing and subscribers")
+        say("starting the services, workers, billing and subscribers")
         for actor in self.actors:
             actor.child.spawn()
         self._keeper.start()
@@ -235,12 +244,14 @@ class Stage:
 
     def _new_actor(self, role: Role, number: int) -> Actor:
         name = f"{role}-{number}"
-        party = name if role in ("processor", "limits") else APPS
+        party = name if role in SERVICES else APPS
         environment = os.environ | {
             "USAGELEDGER_KAFKA": self.brokers.bootstrap(party),
             "USAGELEDGER_REDIS_URL": self.store.url,
             "USAGELEDGER_PREFIX": PREFIX,
-            "USAGELEDGER_DATA": str(self.directory / "none"),
+            "USAGELEDGER_DATA": str(self.directory / name),
+            "USAGELEDGER_GATEWAY_PORT": str(self._gateway_port),
+            "USAGELEDGER_GATEWAY_KEY": self.key,
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(ROOT),
         }
@@ -257,7 +268,7 @@ class Stage:
         identity = ["--name", name, "--seed", str(self._seed)]
         journal = ["--journal", str(files / "journals" / f"{name}.jsonl")]
         match role:
-            case "processor" | "limits":
+            case "processor" | "limits" | "gateway":
                 return ["-m", "usageledger.cli", "service", role]
             case "worker":
                 # One directory for all: what one leaves behind, another adopts.
@@ -271,6 +282,19 @@ class Stage:
                     str(files / "spool"),
                     "--rate",
                     str(rate),
+                ]
+            case "http_worker":
+                return [
+                    "-m",
+                    "tests.chaos.http_worker",
+                    *identity,
+                    *journal,
+                    "--rate",
+                    str(self._rate / 12),
+                    "--gateway",
+                    self.gateway,
+                    "--key",
+                    self.key,
                 ]
             case "billing":
                 return [

@@ -39,6 +39,10 @@ from usageledger.runtime.kafka_connection import KafkaConnection
 __all__ = ["broker_pid"]
 
 REPOSITORY = Path(__file__).parents[2]
+STUCK_S = 5.0
+"""How long a partition may make no progress, where a test waits for longer than that. A busy
+machine needs a second for a few records.
+"""
 
 
 class Stream:
@@ -320,7 +324,7 @@ def test_a_partition_that_stops_with_a_reason_leaves_the_others_running(stream: 
             owner.stopped_because = "an operator has to look at it"
 
     async def work() -> None:
-        async with worker(stream, before_append=stop_the_first, stuck_s=2) as running:
+        async with worker(stream, before_append=stop_the_first, stuck_s=STUCK_S) as running:
             stream.send(10)
             await until(lambda: running.states() == {0: "stopped", 1: "running"})
             assert running.health.partitions[0].stopped_because == "an operator has to look at it"
@@ -328,7 +332,7 @@ def test_a_partition_that_stops_with_a_reason_leaves_the_others_running(stream: 
             await until(lambda: running.owners[1].records_seen == 2_010)
             # Longer than a partition may be stuck. A partition that says why it stopped is not
             # stuck.
-            await asyncio.sleep(4)
+            await asyncio.sleep(STUCK_S + 3)
             assert not running.task.done()
 
     run(work())
@@ -440,9 +444,9 @@ def test_without_a_broker_the_worker_ends_and_says_so(stream: Stream) -> None:
 
 def test_an_idle_partition_is_not_stuck(stream: Stream) -> None:
     async def work() -> None:
-        async with worker(stream, stuck_s=1) as running:
+        async with worker(stream, stuck_s=STUCK_S) as running:
             await until(lambda: set(running.states().values()) == {"running"})
-            await asyncio.sleep(4)
+            await asyncio.sleep(STUCK_S + 3)
             assert not running.task.done()
             stream.send(100)
             await stream.all_recorded()
@@ -456,10 +460,10 @@ def test_the_marks_of_a_transaction_are_nothing_to_wait_for(stream: Stream) -> N
     """
 
     async def work() -> None:
-        async with worker(stream, stuck_s=2) as running:
+        async with worker(stream, stuck_s=STUCK_S) as running:
             stream.send_in_a_transaction(partition=0)
             await stream.all_recorded()
-            await asyncio.sleep(5)
+            await asyncio.sleep(STUCK_S + 3)
             assert not running.task.done()
             inputs = next(owner.inputs for owner in running.owners if owner.partition == 0)
             assert (

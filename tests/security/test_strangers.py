@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import resource
 import select
@@ -131,6 +132,14 @@ def test_a_client_that_drips_its_head_or_its_body_is_disconnected(start: StartGa
     assert found[head] == b""
 
 
+def _status_of_answer(connection: socket.socket) -> int:
+    """Read one whole answer, which may come in several pieces."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
 def test_a_large_body_without_a_key_is_refused_and_not_read(start: StartGateway) -> None:
     gateway = start()
     with gateway.connect() as connection:
@@ -138,13 +147,13 @@ def test_a_large_body_without_a_key_is_refused_and_not_read(start: StartGateway)
             b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Content-Length: 1000000000\r\n\r\n"
         )
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+        assert _status_of_answer(connection) == 401
         assert _sent_on(connection, 1_000_000_000) < 100_000_000
     with gateway.connect() as connection:
         # A small body is dropped, and the connection serves the next request.
         for _ in range(2):
             connection.sendall(b"POST /v1/quote HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+            assert _status_of_answer(connection) == 401
             connection.sendall(b"{}")
 
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from usageledger.domain.bounds import NAME_LENGTH_MAX
+from usageledger.contracts.fields import NAME_SCHEMA
 from usageledger.gateway.access.app_keys import (
     KEYS_MAX,
     SCOPES,
@@ -82,11 +82,9 @@ Pattern = Annotated[
     str,
     AfterValidator(checked_pattern),
     WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": NAME_LENGTH_MAX,
-            "pattern": r"^[^*]*\*?$",
+        NAME_SCHEMA
+        | {
+            "allOf": [{"pattern": r"^[^*]*\*?$"}],
             "description": "A whole name, or a prefix and a final `*`.",
             "examples": ["acct_eu_*"],
         }
