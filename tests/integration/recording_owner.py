@@ -43,6 +43,7 @@ class RecordingOwner:
         self.inputs = InputBuffer(control, records_max=records_max)
         self.state = "claiming"
         self.stopped_because: str | None = None
+        self.waiting_because: str | None = None
         self.catch_up_progress: tuple[int, int] | None = None
         self.ledger_end: int | None = None
         self.begun_at: list[dict[Source, int]] = []

@@ -31,6 +31,7 @@ def explained(error: Exception) -> str | None:
     from redis.exceptions import RedisError
 
     from usageledger.accounts.errors import AccountError
+    from usageledger.counters.replies import view_error
     from usageledger.counters.view import ViewError
     from usageledger.domain.catalog_check import UnusableCatalog
     from usageledger.log.reading import LogUnreadable
@@ -48,7 +49,9 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, KafkaError):
         what = f"Kafka did not do what was asked ({type(error).__name__}: {error})"
         return f"{what}: see `usageledger status` for whether it runs"
-    if isinstance(error, (ViewError, RedisError)):
+    if isinstance(error, RedisError):
+        error = view_error(error)
+    if isinstance(error, ViewError):
         return (
             f"the counters cannot be read ({error}): see `usageledger status` for whether Redis "
             "runs"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -16,6 +17,7 @@ from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.redaction import has_password, redacted
 
 if TYPE_CHECKING:
+    from usageledger.counters.view import ViewError
     from usageledger.local.addresses import Addresses
     from usageledger.operations.lags import LedgerLags
     from usageledger.operations.partition_states import PartitionState
@@ -179,18 +181,20 @@ def down(data: Data = None) -> None:
 def status(data: Data = None, as_json: AsJson = False) -> None:
     """Show what each server, service and partition is doing, and how far it is behind.
 
-    A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog, claiming,
-    stopped (with its reason) or no_owner.
+    A partition is running/idle, running/behind, catching_up, waiting_for_a_catalog,
+    waiting_for_redis or stopped (with the reason), claiming, no_owner, or unknown if Redis refuses
+    the owners' reports.
     """
     from usageledger.local.daemon import read_status
 
     found = read_status(stack_directory(data))
-    lags, partitions, difference = _lags_and_partitions(found)
+    ledger = _ledger_status(found)
     for service in found["services"]:
-        service["lag"] = lags.get(service["name"])
+        service["lag"] = ledger.lags.get(service["name"])
     if found["state"] == "running":
-        found["partitions"] = [partition.plain() for partition in partitions]
-        found["partition_counts_differ"] = difference
+        found["partitions"] = [partition.plain() for partition in ledger.partitions]
+        found["partition_counts_differ"] = ledger.difference
+        found["redis_trouble"] = ledger.redis_trouble
     if as_json:
         terminal.print_json(found)
         return
@@ -204,9 +208,11 @@ def status(data: Data = None, as_json: AsJson = False) -> None:
     rows = [_status_row(service) for service in found["services"]]
     if rows:
         terminal.print_table(columns, rows, right=("pid", "restarts", "lag"))
-    _print_partitions(partitions)
-    if difference is not None:
-        terminal.warn(difference)
+    _print_partitions(ledger.partitions)
+    if ledger.difference is not None:
+        terminal.warn(ledger.difference)
+    if ledger.redis_trouble is not None and ledger.partitions:
+        terminal.warn(ledger.redis_trouble["what"])
 
 
 def go_live(data: Data = None) -> None:
@@ -341,16 +347,25 @@ def _print_ready(addresses: Addresses, as_json: bool, ending: str) -> None:
     )
 
 
-def _lags_and_partitions(
-    found: dict[str, Any],
-) -> tuple[dict[str, int | None], list[PartitionState], str | None]:
-    """The lag of each service, the state of each partition, and how partition counts differ.
+class _LedgerStatus(NamedTuple):
+    """The lag of each service, the state of each partition, and what is wrong with the ledger."""
 
-    All are empty, with a warning, where they cannot be read: a broken broker must not keep the
-    rest of the status from being shown.
+    lags: Mapping[str, int | None] = {}
+    partitions: Sequence[PartitionState] = ()
+    difference: str | None = None
+    """How the topics' partition counts differ from the ledger's."""
+    redis_trouble: Mapping[str, str] | None = None
+    """The cause for which Redis does not do what it is asked, and a sentence that says more."""
+
+
+def _ledger_status(found: dict[str, Any]) -> _LedgerStatus:
+    """The status of a running stack's ledger.
+
+    It is empty, with a warning, where it cannot be read: a broken broker must not keep the rest of
+    the status from being shown.
     """
     if found["state"] != "running":
-        return {}, [], None
+        return _LedgerStatus()
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
@@ -370,14 +385,27 @@ def _lags_and_partitions(
         ) as reader:
             lags = reader.look()
             history = history_lag(lags, found.get("prefix", ""), history_file(Path(found["data"])))
-            states = partition_states(lags, reader.owner_reports())
-            return service_lags(lags) | {"history": history}, states, lags.difference
+            refusal = reader.redis_refusal()
+            return _LedgerStatus(
+                service_lags(lags) | {"history": history},
+                partition_states(lags, reader.owner_reports(), refusal),
+                lags.difference,
+                _redis_trouble(refusal),
+            )
     except (KafkaError, KafkaConnectionError, ViewError, OperatorError) as error:
         terminal.warn(f"the lags and the partitions' states cannot be read: {error}")
-        return {}, [], None
+        return _LedgerStatus(
+            redis_trouble=_redis_trouble(error) if isinstance(error, ViewError) else None
+        )
 
 
-def _print_partitions(partitions: list[PartitionState]) -> None:
+def _redis_trouble(error: ViewError | None) -> Mapping[str, str] | None:
+    if error is None or error.cause is None:
+        return None
+    return {"cause": error.cause, "what": str(error)}
+
+
+def _print_partitions(partitions: Sequence[PartitionState]) -> None:
     """Print how many partitions are idle, and a row for each that is not."""
     busy = [partition for partition in partitions if partition.name != "running/idle"]
     idle = len(partitions) - len(busy)

@@ -28,6 +28,7 @@ class OwnerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     worker: str
     state: str
     stopped_because: str | None = None
+    waiting_because: str | None = None
     no_progress_s: float = 0.0
     caught_up_to: int | None = None
     catch_up_end: int | None = None

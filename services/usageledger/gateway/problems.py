@@ -51,7 +51,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "head_too_large": (431, "The head of the request is too large"),
     "internal": (500, "A fault in the gateway"),
     "log_unavailable": (503, "Kafka does not answer"),
-    "counters_unavailable": (503, "Redis does not answer"),
+    "counters_unavailable": (503, "Redis does not do what it is asked"),
     "not_ready": (503, "The gateway is not ready yet"),
 }
 
@@ -172,12 +172,16 @@ def _add_handlers_of_our_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ViewError)
     async def on_view_error(request: Request, error: ViewError) -> JSONResponse:
-        if not error.retriable:
+        if not error.retriable and error.cause is None:
             return problem_response(
                 "internal", f"{error}. `usageledger doctor` says how to mend it"
             )
+        more = {} if error.cause is None else {"cause": error.cause}
         return problem_response(
-            "counters_unavailable", f"{error}. Ask again in a moment", headers={"Retry-After": "1"}
+            "counters_unavailable",
+            f"{error}. Ask again in a moment",
+            headers={"Retry-After": "1"},
+            **more,
         )
 
     @app.exception_handler(CatalogsUnavailable)

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import uvicorn
 from prometheus_client import REGISTRY
-from redis.exceptions import RedisError
 
 from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts, StoredAccounts
 from usageledger.counters.connection import AsyncClient, connect
+from usageledger.counters.replies import view_error
+from usageledger.counters.troubles import REFUSING_WRITES
+from usageledger.counters.write_probe import refusal_async
 from usageledger.gateway.access.app_keys import Keys
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.app import create_app
@@ -34,7 +36,7 @@ from usageledger.gateway.connections.server import BoundedServer, listening_sock
 from usageledger.gateway.inspector import Inspector
 from usageledger.gateway.metrics import show_counts
 from usageledger.gateway.parts import Gateway
-from usageledger.gateway.readiness import Check, Readiness
+from usageledger.gateway.readiness import Check, Lack, Readiness
 from usageledger.gateway.stores import Stores
 from usageledger.gateway.streams.account_streams import Streams
 from usageledger.gateway.streams.limit_follower import LimitFollower, limit_topic
@@ -203,7 +205,7 @@ def _ledger_partition_count(kafka: KafkaConnection, topics: Topics) -> int:
 def _readiness(redis: AsyncClient, health: LimitsHealth, watch: PartitionCountWatch) -> Readiness:
     return Readiness(
         {
-            "redis": partial(_redis_trouble, redis),
+            "redis": partial(_redis_trouble, redis, watch),
             "limit_events": _as_check(health.trouble),
             "partition_counts": _as_check(lambda: watch.difference),
         }
@@ -322,21 +324,27 @@ async def _report_loop(gateway: Gateway, on_report: Callable[[Report], None]) ->
             show_counts(await stores.thread.run(stores.counts))
         except sqlite3.Error:
             log.exception("gateway.db could not be counted, trying again")
-        on_report(Report(unready=tuple(await gateway.readiness.missing())))
+        lacks = await gateway.readiness.look()
+        unready, degraded = lacks.reasons(lacks.missing), lacks.reasons(lacks.degraded)
+        on_report(Report(unready=unready, degraded=degraded))
         await asyncio.sleep(REPORT_AGAIN_AFTER_S)
 
 
-async def _redis_trouble(redis: AsyncClient) -> str | None:
+async def _redis_trouble(redis: AsyncClient, watch: PartitionCountWatch) -> Lack | None:
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            await redis.ping()
-    except (RedisError, OSError, TimeoutError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+            refused = await refusal_async(redis, watch.topics.prefix, watch.count)
+    except TimeoutError as error:
+        refused = view_error(error)
+    if refused is None:
+        return None
+    # Reads are still answered, so checks and meters are too.
+    return Lack(str(refused), refused.cause, is_partial=refused.cause in REFUSING_WRITES)
 
 
 def _as_check(trouble: Callable[[], str | None]) -> Check:
-    async def check() -> str | None:
-        return trouble()
+    async def check() -> Lack | None:
+        why = trouble()
+        return None if why is None else Lack(why)
 
     return check

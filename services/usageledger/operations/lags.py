@@ -12,6 +12,8 @@ from typing import Any, Literal
 from usageledger.counters.connection import connect_blocking
 from usageledger.counters.owner_reports import OwnerReport, read_reports
 from usageledger.counters.reading import read_heads
+from usageledger.counters.view import ViewError
+from usageledger.counters.write_probe import refusal
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
 from usageledger.history.reading import HistoryAbsent, reach_of
@@ -158,6 +160,10 @@ class LagReader:
     def owner_reports(self) -> dict[int, OwnerReport | None]:
         """The report of each partition's owner; None where a partition has no owner."""
         return read_reports(self._redis, self._prefix, range(self._count))
+
+    def redis_refusal(self) -> ViewError | None:
+        """Why Redis accepts no writes; None if it does."""
+        return refusal(self._redis, self._prefix, self._count)
 
     def close(self) -> None:
         """Close the admin client."""

@@ -79,8 +79,8 @@ class LedgerConnections:
     def progress(self) -> LedgerProgress:
         """How far the services are, and what each partition is doing."""
         lags = self._lags.look()
-        reports = self._lags.owner_reports()
-        return LedgerProgress(datetime.now(UTC), lags, partition_states(lags, reports))
+        states = partition_states(lags, self._lags.owner_reports(), self._lags.redis_refusal())
+        return LedgerProgress(datetime.now(UTC), lags, states)
 
     def catalogs(self) -> PublishedAndAdopted:
         """The published catalogs, and which of them each partition has adopted."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from usageledger.counters.owner_reports import OwnerReport
+from usageledger.counters.view import ViewError
 from usageledger.operations.lags import LedgerLags
 
 NO_PROGRESS_S = 10.0
@@ -17,20 +18,23 @@ NO_PROGRESS_S = 10.0
 class PartitionState:
     """One partition: how many records wait, by what they wait for, and its owner's report.
 
-    ``report`` is None if the partition has no owner.
+    ``report`` is None if the partition has no owner, or if Redis refused the owner's report:
+    ``refusal`` then says why.
     """
 
     partition: int
     lag: Mapping[str, int]
     report: OwnerReport | None
+    refusal: str | None = None
 
     @property
     def name(self) -> str:
         """``running/idle``, ``running/behind``, ``catching_up``, ``waiting_for_a_catalog``,
-        ``claiming``, ``stopped`` or ``no_owner``.
+        ``waiting_for_redis``, ``claiming``, ``stopped``, ``no_owner``, or ``unknown`` if Redis
+        refuses the owners' reports.
         """
         if self.report is None:
-            return "no_owner"
+            return "no_owner" if self.refusal is None else "unknown"
         if self.report.state != "running":
             return self.report.state
         return "running/behind" if self.undecided else "running/idle"
@@ -55,9 +59,11 @@ class PartitionState:
         """More about the state, in a few words; often empty."""
         report = self.report
         if report is None:
-            return "no processor has it"
+            return "no processor has it" if self.refusal is None else self.refusal
         if report.stopped_because:
             return report.stopped_because
+        if report.waiting_because:
+            return report.waiting_because
         if report.catch_up_end is not None and report.state == "catching_up":
             return (
                 f"its view stands at ledger offset {report.caught_up_to or 0:,} of "
@@ -77,18 +83,20 @@ class PartitionState:
             if report is None or report.catch_up_end is None
             else [report.caught_up_to or 0, report.catch_up_end],
             "stopped_because": None if report is None else report.stopped_because,
+            "waiting_because": None if report is None else report.waiting_because,
             "worker": None if report is None else report.worker,
         }
 
 
 def partition_states(
-    lags: LedgerLags, reports: Mapping[int, OwnerReport | None]
+    lags: LedgerLags, reports: Mapping[int, OwnerReport | None], refusal: ViewError | None = None
 ) -> list[PartitionState]:
-    """The partitions of a ledger, in their order."""
+    """The partitions of a ledger, in their order. ``refusal``: why Redis accepts no writes."""
+    because = None if refusal is None else str(refusal)
     by_partition: dict[int, dict[str, int]] = {partition: {} for partition in sorted(reports)}
     for lag in lags.lags:
         by_partition.setdefault(lag.partition, {})[lag.what] = lag.records
     return [
-        PartitionState(partition, found, reports.get(partition))
+        PartitionState(partition, found, reports.get(partition), because)
         for partition, found in by_partition.items()
     ]

@@ -17,8 +17,8 @@ class PartitionHealth:
     """How one assigned partition is doing.
 
     ``state`` is its owner's (claiming, catching_up, running, …) or ``stopped``, with the reason in
-    ``stopped_because``. A lag is the number of an input's records that are known to await a
-    decision; None while that is unknown.
+    ``stopped_because``. While it waits for Redis, ``waiting_because`` says why. A lag is the number
+    of an input's records that are known to await a decision; None while that is unknown.
     """
 
     partition: int
@@ -32,6 +32,7 @@ class PartitionHealth:
     """While the view catches up: the ledger offset that it has reached, and where it will end."""
     decided: Mapping[str, int] = field(default_factory=dict)
     """By input, ``usage`` and ``account``: the offset of the record that is decided next."""
+    waiting_because: str | None = None
     ledger_end: int | None = None
     """The end of the ledger partition as its owner knows it: it appends there next."""
 
@@ -39,6 +40,9 @@ class PartitionHealth:
 class _OwnerState(Protocol):
     @property
     def inputs(self) -> InputBuffer: ...
+
+    @property
+    def waiting_because(self) -> str | None: ...
 
     @property
     def catch_up_progress(self) -> tuple[int, int] | None: ...
@@ -63,6 +67,7 @@ def partition_health(
         account_lag_records=feed.lag_records(Source.ACCOUNT),
         no_progress_s=feed.stuck_s(owner.inputs) if state == "running" else 0.0,
         catch_up=owner.catch_up_progress,
+        waiting_because=None if stopped_because else owner.waiting_because,
         decided={source.value: feed.next_offset(source) for source in Source},
         ledger_end=owner.ledger_end,
     )
@@ -73,6 +78,8 @@ class WorkerHealth:
     """The partitions that are assigned to a worker now, by number."""
 
     partitions: tuple[PartitionHealth, ...]
+    redis_trouble: str | None = None
+    """Why Redis refuses even small writes, and what to do; None while it accepts them."""
 
     def report(self) -> Report:
         """The worker's readiness and figures.
@@ -84,8 +91,16 @@ class WorkerHealth:
             for each in self.partitions
             if each.stopped_because
         ]
+        waiting = Counter(each.waiting_because for each in self.partitions if each.waiting_because)
+        waits = [
+            f"{count} partition{' waits' if count == 1 else 's wait'}: {because}"
+            for because, count in waiting.items()
+        ]
+        trouble = [self.redis_trouble] if self.redis_trouble else []
         return Report(
-            unready=tuple(stopped) if self.partitions else ("no partition is assigned to it",),
+            unready=(*stopped, *waits, *trouble)
+            if self.partitions
+            else ("no partition is assigned to it", *trouble),
             figures=tuple(self._figures()),
         )
 

@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,7 +71,7 @@ async def run_processor(
         def note(health: WorkerHealth) -> None:
             reports.note(health)
             if on_health is not None:
-                on_health(health)
+                on_health(replace(health, redis_trouble=reports.trouble))
 
         try:
             counts.check()

@@ -56,6 +56,9 @@ class Owner(Protocol):
     def stopped_because(self) -> str | None: ...
 
     @property
+    def waiting_because(self) -> str | None: ...
+
+    @property
     def catch_up_progress(self) -> tuple[int, int] | None: ...
 
     @property

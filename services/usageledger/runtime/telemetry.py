@@ -44,10 +44,12 @@ class Figure(NamedTuple):
 class Report:
     """How a service is doing.
 
-    ``unready`` says why it does not do all of its work; it is empty if it does.
+    ``unready`` says why it does not do its work; it is empty if it does. ``degraded`` says why it
+    does most of its work, but not all.
     """
 
     unready: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = field(default=())
 
 
@@ -84,7 +86,11 @@ class Telemetry:
             unready = list(self._report.unready)
             return _json_answer(
                 503 if unready else 200,
-                {"status": "not ready" if unready else "ready", "reasons": unready},
+                {
+                    "status": "not ready" if unready else "ready",
+                    "reasons": unready,
+                    "degraded": list(self._report.degraded),
+                },
             )
         if path == "/metrics":
             return self._metrics()

@@ -21,7 +21,7 @@ from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.bodies import BYTES_MAX, EVENTS, EVENTS_BYTES_MAX
 from usageledger.gateway.dependencies import AccountPath, Needs
 from usageledger.gateway.problems import PROBLEMS, TYPE_PREFIX, Problem
-from usageledger.gateway.readiness import Check, Readiness
+from usageledger.gateway.readiness import Check, Lack, Readiness
 
 
 @pytest.fixture
@@ -38,6 +38,8 @@ def world(tmp_path: Path) -> Iterator[GatewayWorld]:
     async def fails(how: str) -> None:
         raise {
             "view": ViewError("redis: gone"),
+            "full": ViewError("Redis is full", cause="full"),
+            "password": ViewError("no", retriable=False, cause="wrong_password"),
             "damaged": ViewError("the view is damaged", retriable=False),
             "problem": Problem("conflict", "it is so", more="said"),
             "bug": RuntimeError("secret detail"),
@@ -74,6 +76,8 @@ def test_what_cannot_name_an_account_is_said_to_be_so(world: GatewayWorld, accou
     ("how", "code", "more"),
     [
         ("view", "counters_unavailable", {}),
+        ("full", "counters_unavailable", {"cause": "full"}),
+        ("password", "counters_unavailable", {"cause": "wrong_password"}),
         ("damaged", "internal", {}),
         ("problem", "conflict", {"more": "said"}),
         ("bug", "internal", {}),
@@ -118,22 +122,44 @@ def test_ready_is_who_misses_nothing_and_why_not_is_for_the_log(
     async def fine() -> None:
         return None
 
-    async def gone() -> str:
-        return "Error 111 connecting to 10.0.0.7:6379"
+    async def gone() -> Lack:
+        return Lack("Error 111 connecting to 10.0.0.7:6379", "unreachable")
 
     checks: dict[str, Check] = {"redis": fine}
     world.use(readiness=Readiness(checks))
     assert asyncio.run(world.ask("GET", "/readyz")).status_code == 200
     checks["kafka"] = gone
     answers = [asyncio.run(world.ask("GET", "/readyz")) for _ in range(3)]
-    assert [(answer.status_code, answer.json()["missing"]) for answer in answers] == [
-        (503, ["kafka"])
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert [(answer.json()["missing"], answer.json()["causes"]) for answer in answers] == [
+        (["kafka"], {"kafka": "unreachable"})
     ] * 3
     assert not any("10.0.0.7" in answer.text for answer in answers)
     assert [
         record.getMessage() for record in caplog.records if "10.0.0.7" in record.getMessage()
     ] == ["not ready, kafka: Error 111 connecting to 10.0.0.7:6379"]
     assert asyncio.run(world.ask("GET", "/healthz")).status_code == 200
+
+
+def test_a_redis_that_only_refuses_writes_leaves_the_gateway_ready_and_degraded(
+    world: GatewayWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A balancer would otherwise remove every gateway, and with them checks and meters."""
+    used = iter(("65.1M", "65.2M", "65.3M"))
+
+    async def full() -> Lack:
+        return Lack(f"Redis is full ({next(used)})", "full", is_partial=True)
+
+    world.use(readiness=Readiness({"redis": full}))
+    for _ in range(3):
+        answer = asyncio.run(world.ask("GET", "/readyz"))
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"status": "ready", "degraded": ["redis"], "causes": {"redis": "full"}},
+        )
+    assert [record.getMessage() for record in caplog.records if "full" in record.getMessage()] == [
+        "not ready, redis: Redis is full (65.1M)"
+    ]
 
 
 def test_metrics_name_routes_and_no_accounts(world: GatewayWorld) -> None:

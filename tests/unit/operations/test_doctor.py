@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 import aiokafka.codec
 import kafka.codec
 import pytest
+from redis import exceptions
 
 from usageledger.counters.owner_reports import OwnerReport
+from usageledger.counters.replies import view_error
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.claim import DECIDE_VERSION
@@ -28,7 +30,11 @@ from usageledger.operations.doctor.ledger_checks import (
     partition_findings,
     rules_findings,
 )
-from usageledger.operations.doctor.redis_checks import cluster_findings, server_findings
+from usageledger.operations.doctor.redis_checks import (
+    cluster_findings,
+    refusal_finding,
+    server_findings,
+)
 from usageledger.operations.lags import Lag, LedgerLags
 from usageledger.operations.partition_states import PartitionState
 from usageledger.operations.topics import topic_settings
@@ -159,6 +165,13 @@ def test_a_redis_that_is_full_cannot_write_or_has_no_replica_is_found() -> None:
         list(server_findings("h:1", {"used_memory": 80, "maxmemory": 100, "connected_slaves": 1}))
         == []
     )
+
+
+def test_a_redis_that_refuses_is_found_with_its_cause_and_what_to_do() -> None:
+    finding = refusal_finding(view_error(exceptions.OutOfMemoryError("command not allowed")))
+    assert (finding.what, finding.mend) == (
+        "Redis is full and writes nothing", "raise its maxmemory, or make room in it",
+    )  # fmt: skip
 
 
 def test_a_cluster_that_does_not_serve_every_slot_is_found() -> None:

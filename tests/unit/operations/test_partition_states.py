@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from usageledger.counters.owner_reports import OwnerReport
+from usageledger.counters.view import ViewError
 from usageledger.operations.lags import Lag, LedgerLags
 from usageledger.operations.partition_states import PartitionState, partition_states
 
@@ -46,6 +47,12 @@ def report(state: str = "running", **rest: object) -> OwnerReport:
             True,
             "it was truncated",
         ),
+        (
+            state(report("waiting_for_redis", waiting_because="Redis is full"), usage=7),
+            "waiting_for_redis",
+            False,
+            "Redis is full",
+        ),
         (state(None, usage=7), "no_owner", True, "no processor has it"),
         (state(None), "no_owner", True, "no processor has it"),
     ],
@@ -55,3 +62,11 @@ def test_a_stuck_partition_differs_from_an_idle_one(
 ) -> None:
     assert (found.name, found.needs_somebody, found.detail) == (name, needs_somebody, detail)
     assert found.plain()["state"] == name
+
+
+def test_a_partition_whose_report_redis_refused_is_not_called_unowned() -> None:
+    """A full Redis refuses the owners' reports: `doctor` said that a processor must be started."""
+    refusal = ViewError("Redis is full: raise its maxmemory", cause="full")
+    lags = LedgerLags((Lag("usage", 0, 7),), {})
+    (found,) = partition_states(lags, {0: None}, refusal)
+    assert (found.name, found.needs_somebody, found.detail) == ("unknown", False, str(refusal))

@@ -89,6 +89,31 @@ def test_a_processor_is_ready_when_it_has_partitions_and_none_has_stopped() -> N
     ]
 
 
+def test_a_processor_that_waits_for_redis_is_not_ready_and_says_why() -> None:
+    full = "Redis is full and writes nothing: raise its maxmemory, or make room in it"
+    waiting = [
+        partition(number, state="waiting_for_redis", waiting_because=full) for number in range(3)
+    ]
+    assert unready(WorkerHealth(partitions=(*waiting, partition(3))).report()) == [
+        f"3 partitions wait: {full}"
+    ]
+    assert unready(WorkerHealth(partitions=(waiting[0],)).report()) == [
+        f"1 partition waits: {full}"
+    ]
+    # No partition has anything to write.
+    assert unready(WorkerHealth(partitions=(partition(),), redis_trouble=full).report()) == [full]
+
+
+def test_a_service_that_does_most_of_its_work_is_ready_and_says_what_it_does_not() -> None:
+    telemetry = Telemetry("gateway")
+    telemetry.update(Report(degraded=("redis: Redis is full",)))
+    answer = telemetry.answer("/readyz")
+    assert answer.status == 200
+    assert json.loads(answer.body) == {
+        "status": "ready", "reasons": [], "degraded": ["redis: Redis is full"],
+    }  # fmt: skip
+
+
 def test_a_processor_reports_lags_offsets_and_catching_up() -> None:
     health = WorkerHealth(
         partitions=(

@@ -21,16 +21,18 @@ async def healthz() -> dict[str, str]:
 async def readyz(readiness: TheReadiness) -> JSONResponse:
     """Whether everything that the gateway needs is there: 200, or 503 that names what is missing.
 
-    The reasons are only in the log: anybody may ask here, and reasons contain addresses.
+    While Redis only refuses writes, the gateway is ready and says ``degraded``. Reasons are in the
+    log and at the telemetry port: anybody may ask here, and reasons contain addresses.
     """
-    missing = await readiness.missing()
-    if missing:
+    lacks = await readiness.look()
+    if lacks.missing:
         return problem_response(
             "not_ready",
-            f"not there: {', '.join(missing)}. The gateway's log says why",
-            missing=missing,
+            f"not there: {', '.join(lacks.missing)}. The gateway's log says why",
+            missing=lacks.missing,
+            causes=lacks.causes,
         )
-    return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "ready", "degraded": lacks.degraded, "causes": lacks.causes})
 
 
 @router.get(TYPE_PREFIX + "{code:segment}")

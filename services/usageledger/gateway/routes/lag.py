@@ -29,7 +29,8 @@ class PartitionShown(BaseModel):
     partition: int
     state: str = Field(
         description="`running/idle`, `running/behind`, `catching_up`, `waiting_for_a_catalog`, "
-        "`claiming`, `stopped` or `no_owner`."
+        "`waiting_for_redis`, `claiming`, `stopped`, `no_owner`, or `unknown` if Redis refuses the "
+        "owners' reports."
     )
     undecided: int = Field(description="How many records wait to be decided.")
     lag: dict[str, int] = Field(

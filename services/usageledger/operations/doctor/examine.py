@@ -12,7 +12,7 @@ from msgspec import MsgspecError
 
 from usageledger.counters.connection import Client, connect_blocking
 from usageledger.counters.reading import read_heads
-from usageledger.counters.replies import REDIS_FAILURES
+from usageledger.counters.replies import REDIS_FAILURES, view_error
 from usageledger.counters.view import StoredHead, ViewError
 from usageledger.domain.encoding import decode_head
 from usageledger.domain.head import Head
@@ -34,7 +34,7 @@ from usageledger.operations.doctor.ledger_checks import (
     rules_findings,
     view_findings,
 )
-from usageledger.operations.doctor.redis_checks import redis_findings
+from usageledger.operations.doctor.redis_checks import redis_findings, refusal_finding
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.lags import lag_reader
@@ -58,7 +58,7 @@ def examine(kafka: KafkaConnection, redis_url: str, prefix: str) -> Examination:
     try:
         has_topics = _examine_kafka(examination, kafka, topics)
         examination.add("codecs", ", ".join(CODECS), list(codec_findings()))
-        has_redis = _examine_redis(examination, redis, redis_url)
+        has_redis = _examine_redis(examination, redis, redis_url, prefix)
         if has_topics and has_redis:
             with (
                 _unanswered_as_finding(examination, "view", "usageledger status"),
@@ -102,12 +102,12 @@ def _examine_kafka(examination: Examination, kafka: KafkaConnection, topics: Top
     return len(there) == 5
 
 
-def _examine_redis(examination: Examination, redis: Client, redis_url: str) -> bool:
+def _examine_redis(examination: Examination, redis: Client, redis_url: str, prefix: str) -> bool:
     """Look at the servers; return whether they answer."""
     with _unanswered_as_finding(
         examination, "redis", "usageledger up, or start the Redis at that address"
     ):
-        examination.add("redis", redis_url.rpartition("@")[2], list(redis_findings(redis)))
+        examination.add("redis", redis_url.rpartition("@")[2], list(redis_findings(redis, prefix)))
         return True
     return False
 
@@ -149,7 +149,7 @@ def _examine_progress(
         before = lags.look()
         time.sleep(SECOND_LOOK_S)
         after = lags.look()
-        states = partition_states(after, lags.owner_reports())
+        states = partition_states(after, lags.owner_reports(), lags.redis_refusal())
     idle = sum(state.name == "running/idle" for state in states)
     undecided = after.records("usage", "account", "catalog")
     examination.add(
@@ -241,11 +241,20 @@ def _unanswered_as_finding(examination: Examination, area: Area, mend: str) -> I
 
     try:
         yield
-    except (KafkaError, OperatorError, ViewError, LogUnreadable, *REDIS_FAILURES) as error:
-        finding = Finding(
-            area=area,
-            what=f"it cannot be looked at: {error}",
-            why="the ledger needs it",
-            mend=mend,
-        )
-        examination.add(area, "no answer", [finding])
+    except (KafkaError, OperatorError, ViewError, LogUnreadable) as error:
+        if isinstance(error, ViewError) and error.cause is not None:
+            examination.add(area, "no answer", [refusal_finding(error)])
+        else:
+            examination.add(area, "no answer", [_unanswered(area, error, mend)])
+    except REDIS_FAILURES as error:
+        cause = view_error(error)
+        examination.add(area, "no answer", [refusal_finding(cause)])
+
+
+def _unanswered(area: Area, error: Exception, mend: str) -> Finding:
+    return Finding(
+        area=area,
+        what=f"it cannot be looked at: {error}",
+        why="the ledger needs it",
+        mend=mend,
+    )

@@ -9,13 +9,23 @@ import redis
 
 from usageledger.counters.connection import Client
 from usageledger.counters.server_check import ServerUnfit, check_server
+from usageledger.counters.troubles import REFUSING_WRITES
+from usageledger.counters.view import ViewError
+from usageledger.counters.write_probe import refusal
 from usageledger.operations.doctor.finding import Finding
 
 MEMORY_SHARE_MAX = 0.8
+PROBED_PARTITIONS = 64
+"""In a cluster, the servers of these partitions are asked whether they accept writes."""
 
 
-def redis_findings(client: Client) -> Iterator[Finding]:
+def redis_findings(client: Client, prefix: str) -> Iterator[Finding]:
     """The faults of each server that holds the view. Raises ViewError, redis-py's errors."""
+    refused = refusal(client, prefix, PROBED_PARTITIONS)
+    if refused is not None:
+        if refused.cause not in REFUSING_WRITES:
+            raise refused
+        yield refusal_finding(refused)
     try:
         problems, warnings = [], check_server(client)
     except ServerUnfit as unfit:
@@ -31,6 +41,12 @@ def redis_findings(client: Client) -> Iterator[Finding]:
         yield from cluster_findings(
             {name: str(value) for name, value in dict(client.cluster_info()).items()}
         )
+
+
+def refusal_finding(error: ViewError) -> Finding:
+    """A Redis that does not do what it is asked."""
+    what, _, mend = str(error).partition(": ")
+    return _finding(what, "partitions wait, holds are refused, and checks become old", mend)
 
 
 def server_infos(client: Client) -> dict[str, Mapping[str, Any]]:

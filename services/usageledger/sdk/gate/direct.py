@@ -187,8 +187,8 @@ class AsyncDirectTransport:
             return await run_async(query, answer)
         except (ViewError, NoRate) as error:
             raise _as_gate_error(error) from error
-        except TimeoutError:
-            raise GateUnavailable(f"Redis did not answer within {self._timeout_s:g} s") from None
+        except TimeoutError as error:
+            raise _as_gate_error(view_error(error)) from None
 
 
 def _as_gate_error(error: ViewError | NoRate) -> Exception:
