@@ -33,6 +33,8 @@ from usageledger.runtime.settings import (
 )
 
 STATUS_FILE = "status.json"
+SUPERVISOR_LOG = "logs/supervisor.log"
+"""The output of a detached stack's own process."""
 STOP_TIMEOUT_S = 40.0
 START_TIMEOUT_S = 900.0
 LOCK_TIMEOUT_S = 1.0
@@ -59,7 +61,7 @@ def start_detached(
     _refuse_second_stack(data)
     if fetch:
         fetch_jars(progress)
-    log = data / "logs" / "supervisor.log"
+    log = data / SUPERVISOR_LOG
     make_private_directory(log.parent)
     (data / STACK_FILE).unlink(missing_ok=True)
     with open_private(log, "ab") as output:

@@ -19,7 +19,13 @@ from usageledger.counters.connection import connect_blocking
 from usageledger.counters.reading import as_of, read_heads
 from usageledger.counters.view import ViewError
 from usageledger.local.addresses import Addresses
-from usageledger.local.daemon import STATUS_FILE, STOP_TIMEOUT_S, lock_directory, read_status
+from usageledger.local.daemon import (
+    STATUS_FILE,
+    STOP_TIMEOUT_S,
+    SUPERVISOR_LOG,
+    lock_directory,
+    read_status,
+)
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
@@ -171,7 +177,9 @@ class Stack:
         The lock is held as long as anything runs.
         """
         published = _PublishedProgress(progress, self._publish)
-        supervisor = Supervisor(self.data / STATUS_FILE, published)
+        supervisor = Supervisor(
+            self.data / STATUS_FILE, published, own_log=self.data / SUPERVISOR_LOG
+        )
         servers: list[Server | GivenServer] = []
         services: list[Service] = []
         try:

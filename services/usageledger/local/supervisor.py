@@ -74,7 +74,6 @@ class _Watched:
     failures: int = field(default=0)
     """The failures in a row, since the unit was last healthy."""
     restart_at_s: float = 0.0
-    is_log_stuck: bool = False
 
 
 class Supervisor:
@@ -85,10 +84,14 @@ class Supervisor:
         status_path: Path,
         progress: Progress,
         *,
+        own_log: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] | None = None,
     ) -> None:
+        """``own_log`` is the file to which this process's own output goes, if it goes to one."""
         self._status_path = status_path
+        self._own_log = own_log
+        self._stuck_logs: set[Path] = set()
         self._progress = progress
         self._clock = clock
         self._now = now or (lambda: datetime.now(UTC))
@@ -106,11 +109,12 @@ class Supervisor:
         self._write_status()
 
     def step(self) -> None:
-        """Check every unit once, start it again if that is due, and keep its log small."""
+        """Check every unit once, start it again if that is due, and keep all logs small."""
         before = self.status()
         for watched in self._watched:
             self._look_at(watched)
-            self._rotate_log(watched)
+            self._rotate_log(watched.unit.log_path)
+        self._rotate_log(self._own_log)
         if self.status() != before:
             self._write_status()
 
@@ -176,18 +180,18 @@ class Supervisor:
             unit.stop(5.0)
             self._back_off(watched, f"did not come up within {unit.ready_timeout_s:.0f} s")
 
-    def _rotate_log(self, watched: _Watched) -> None:
+    def _rotate_log(self, path: Path | None) -> None:
         """Rotate a log. A full disk must not end the supervisor, which would stop the stack."""
-        if watched.unit.log_path is None:
+        if path is None:
             return
         try:
-            rotate_log(watched.unit.log_path)
+            rotate_log(path)
         except OSError as error:
-            if not watched.is_log_stuck:
-                self._progress.warn(f"{watched.unit.log_path} cannot be rotated: {error}")
-            watched.is_log_stuck = True
+            if path not in self._stuck_logs:
+                self._progress.warn(f"{path} cannot be rotated: {error}")
+            self._stuck_logs.add(path)
         else:
-            watched.is_log_stuck = False
+            self._stuck_logs.discard(path)
 
     def _spawn(self, watched: _Watched) -> None:
         try:

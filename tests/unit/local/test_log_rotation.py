@@ -9,6 +9,7 @@ import pytest
 from tests.unit.local.test_supervisor import Bench
 from usageledger.local import processes
 from usageledger.local.processes import last_lines, rotate_log
+from usageledger.local.supervisor import Supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,19 @@ def test_the_supervisor_rotates_the_logs_of_its_units(tmp_path: Path) -> None:
     bench.supervisor.step()
     assert bench.unit.log_path.stat().st_size == 0
     assert (tmp_path / "processor.log.1").stat().st_size == 1_000
+
+
+def test_the_supervisor_rotates_the_log_of_a_detached_stack(tmp_path: Path) -> None:
+    """A stack that cannot start a service says so each time, for as long as it runs."""
+    bench = Bench(tmp_path)
+    own_log = tmp_path / "supervisor.log"
+    supervisor = Supervisor(tmp_path / "status.json", bench.progress, own_log=own_log)
+    with own_log.open("ab", buffering=0) as output:
+        output.write(b"x" * 2_000)
+        supervisor.step()
+        output.write(b"new\n")
+    assert own_log.read_bytes() == b"new\n"
+    assert (tmp_path / "supervisor.log.1").stat().st_size == 1_000
 
 
 def test_a_log_that_cannot_be_rotated_is_reported_once(tmp_path: Path) -> None:
