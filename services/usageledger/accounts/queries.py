@@ -39,6 +39,12 @@ from usageledger.domain.rating import Quote, quote
 T = TypeVar("T")
 S = TypeVar("S")
 
+DECIDED_WITHIN_MS = 60_000
+"""Checks and holds follow a view whose head was verified within this time.
+
+An owner verifies it about once a second. A restart or a failover takes less than a minute.
+"""
+
 ATTEMPTS_MAX = 20
 """How often a hold is tried again because the account has changed meanwhile.
 
@@ -213,7 +219,7 @@ def balance_at_query(account: str, at: datetime, clock: Clock) -> PastQuery[Acco
 
 def check_query(account: str, use: Use, clock: Clock) -> Query[Checked]:
     """Whether a use may start. Raises NoRate, ViewError."""
-    found = yield from balance_query(account, clock)
+    found = yield from _current_balance_query(account, clock)
     return _check(found, use)
 
 
@@ -224,7 +230,7 @@ def hold_query(
 
     A repeated request is answered with the hold as it is. Raises NoRate, ViewError.
     """
-    found = yield from balance_query(account, clock)
+    found = yield from _current_balance_query(account, clock)
     for _ in range(ATTEMPTS_MAX):
         checked = _check(found, use)
         check = checked.check
@@ -302,6 +308,20 @@ async def run_async(query: Generator[S, Any, T], answer: Callable[[S], Awaitable
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+def _current_balance_query(account: str, clock: Clock) -> Query[AccountBalance]:
+    """An account's balance, if it is current enough to decide by it.
+
+    Raises ViewError otherwise: then an answer would be a guess about money.
+    """
+    reading: AccountReading = yield ReadAccount(account)
+    if reading.unverified_ms > DECIDED_WITHIN_MS and not clock.is_importing():
+        raise ViewError(
+            f"the account's counters were last verified {reading.unverified_ms // 1_000} s ago: "
+            "`usageledger status` says why its partition does not go on"
+        )
+    return (yield from balance_from(account, reading, clock))
 
 
 def _refused_hold_query(checked: Checked, hold_id: str) -> Query[HoldResult]:

@@ -154,7 +154,9 @@ class MemoryView:
         if isinstance(call, ReadAccount):
             return cast(_T, self._reading(call.account))
         if isinstance(call, ReadAccounts):
-            return cast(_T, [self._reading(account) for account in call.accounts])
+            return cast(
+                _T, [self._reading(account)._replace(read_at_ms=None) for account in call.accounts]
+            )
         if isinstance(call, PlaceHold):
             return cast(_T, self._place(call))
         if isinstance(call, ReleaseHold):
@@ -166,7 +168,9 @@ class MemoryView:
         """As read_account.lua does."""
         is_open = [hold.state == "open" for hold in self._live_holds(account)]
         state = self.stored_accounts.get(account)
-        return AccountReading(self.stored_head, state, self._held(account), sum(is_open))
+        return AccountReading(
+            self.stored_head, state, self._held(account), sum(is_open), self.now_ms()
+        )
 
     def _place(self, call: PlaceHold) -> Held:
         """As hold.lua does."""

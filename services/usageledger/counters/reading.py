@@ -30,12 +30,22 @@ class AccountReading(NamedTuple):
     """A view's head and one account's encoded state at one moment, None for what does not exist.
 
     ``held`` is what its open holds reserve, in micro-credits, and ``open_holds`` their number.
+    ``read_at_ms`` is that moment, in ms since 1970 by the store's clock. It is None where several
+    accounts are read: readers that watch accounts compare these readings with earlier ones.
     """
 
     head: StoredHead | None
     account: bytes | None
     held: int = 0
     open_holds: int = 0
+    read_at_ms: int | None = None
+
+    @property
+    def unverified_ms(self) -> int:
+        """How long ago the head was verified, by the store's clock alone; 0 if not known."""
+        if self.head is None or self.read_at_ms is None:
+            return 0
+        return self.read_at_ms - self.head.verified_at_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,8 @@ class ReadAccount:
         return [self.account]
 
     def answer(self, reply: Any) -> AccountReading:
-        token, value, verified_at_ms, state, held, open_holds = reply
-        return AccountReading(head_of(token, value, verified_at_ms), state, held, open_holds)
+        token, value, verified_at_ms, *rest = reply
+        return AccountReading(head_of(token, value, verified_at_ms), *rest)
 
 
 @dataclass(frozen=True, slots=True)

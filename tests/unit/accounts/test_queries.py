@@ -36,6 +36,7 @@ from usageledger.counters.view import Position, StoredHead, ViewError
 from usageledger.domain.checking import Use
 from usageledger.domain.encoding import encode
 from usageledger.domain.head import Head
+from usageledger.ledger.timestamps import milliseconds
 
 T = TypeVar("T")
 
@@ -142,6 +143,31 @@ def test_counters_that_were_not_verified_lately_are_as_of_when_they_were() -> No
     counters = Counters("2026-11-20T10:00 use chat_action")
     late = Clock(lambda: NOW + timedelta(minutes=1))
     assert counters.result(balance_query("a", late)).verified_at == NOW
+
+
+@pytest.mark.parametrize("query", ["check", "hold"])
+@pytest.mark.parametrize(("unverified_ms", "is_answered"), [(60_000, True), (60_001, False)])
+def test_nothing_is_decided_by_counters_that_were_not_verified_for_a_minute(
+    query: str, unverified_ms: int, is_answered: bool
+) -> None:
+    """Redis was read-only, so no use was counted, and each check allowed another one."""
+    counters = Counters("2026-11-20T10:00 use chat_action")
+    counters.view.now_ms = lambda: milliseconds(NOW) + unverified_ms
+
+    def decide(clock: Clock) -> object:
+        if query == "check":
+            return counters.result(check_query("a", ACTION, clock))
+        return counters.result(hold_query("a", "h", ACTION, 1_000, clock))
+
+    if is_answered:
+        assert decide(CLOCK)
+    else:
+        with pytest.raises(ViewError, match="last verified 60 s ago") as refused:
+            decide(CLOCK)
+        assert refused.value.retriable
+    # A balance says as of when it is, and an import decides by its own time.
+    assert counters.result(balance_query("a", CLOCK))
+    assert decide(Clock(lambda: NOW, lambda: True))
 
 
 @pytest.mark.parametrize("spoilt", ["head", "account"])

@@ -67,12 +67,13 @@ class UsageGate:
     Give either ``gateway`` and ``key``, or ``kafka`` and ``redis_url``. ``prefix`` is that of the
     topics' names; by default USAGELEDGER_PREFIX.
 
-    ``on_unavailable`` has no default, because it is a decision about money. If no answer comes in
-    time, ``"allow"`` lets every generation start (it is charged all the same once it is reported),
-    and ``"deny"`` lets none. Either answer says ``degraded``. ``timeout_s`` is how long one call
-    may take, by default 0.25 s to Redis and 1 s over HTTP. The first call to Redis takes longer:
-    Kafka must say which partition an account is in. `prepare` does that in advance. ``importing``
-    means that history is being imported, so that the ledger's clock says what time it is.
+    ``on_unavailable`` has no default, because it is a decision about money. There may be no answer
+    in time, or the counters were last verified more than a minute ago. Then ``"allow"`` lets every
+    generation start (it is charged all the same once it is reported), and ``"deny"`` lets none.
+    Either answer says ``degraded``. ``timeout_s`` is how long one call may take, by default 0.25 s
+    to Redis and 1 s over HTTP. The first call to Redis takes longer: Kafka must say which partition
+    an account is in. `prepare` does that in advance. ``importing`` means that history is being
+    imported, so that the ledger's clock says what time it is.
 
     With ``source``, the holds belong to this service: only gates with the same source release them,
     and only uses that this source reports settle them. Over HTTP, holds belong to the key. A hold
