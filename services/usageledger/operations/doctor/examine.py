@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -241,14 +242,19 @@ def _unanswered_as_finding(examination: Examination, area: Area, mend: str) -> I
 
     try:
         yield
-    except (KafkaError, OperatorError, ViewError, LogUnreadable) as error:
-        if isinstance(error, ViewError) and error.cause is not None:
-            examination.add(area, "no answer", [refusal_finding(error)])
-        else:
-            examination.add(area, "no answer", [_unanswered(area, error, mend)])
-    except REDIS_FAILURES as error:
-        cause = view_error(error)
-        examination.add(area, "no answer", [refusal_finding(cause)])
+    except (KafkaError, OperatorError, LogUnreadable) as error:
+        examination.add(area, "no answer", [_unanswered(area, error, mend)])
+    except (ViewError, *REDIS_FAILURES) as error:
+        examination.add(area, "no answer", [_unread(area, error, mend)])
+
+
+def _unread(area: Area, error: Exception, mend: str) -> Finding:
+    if area == "broker":  # a client of Kafka raises an OSError as well
+        return _unanswered(area, error, mend)
+    found = error if isinstance(error, ViewError) else view_error(error)
+    if found.cause in (None, "unreachable"):
+        return _unanswered(area, found, mend)
+    return replace(refusal_finding(found), area=area)
 
 
 def _unanswered(area: Area, error: Exception, mend: str) -> Finding:
