@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import TopicAuthorizationFailedError
@@ -43,6 +44,16 @@ class TopicRefused(LogUnreadable):
             f"Kafka does not let {kafka.sasl_username or 'this client'} describe the topic "
             f"{topic}: give it that right (`usageledger acls` prints the rights of each role)"
         )
+
+
+class RecordReader(Protocol):
+    """Reads the partitions of topics. Adapter: `LogReader`."""
+
+    def start_offset(self, topic: str, partition: int) -> int: ...
+
+    def end_offset(self, topic: str, partition: int) -> int: ...
+
+    def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]: ...
 
 
 class LogReader:
@@ -164,7 +175,7 @@ def log_reader(kafka: KafkaConnection) -> Iterator[LogReader]:
 
 
 def skips_after(
-    reader: LogReader, ledger_topic: str, partition: int, offset: int
+    reader: RecordReader, ledger_topic: str, partition: int, offset: int
 ) -> frozenset[SkippedPlace]:
     """The records that the skips beyond an offset of a ledger partition name.
 

@@ -113,7 +113,7 @@ def publish(
     if known is not None:
         return Publication(catalog.version, is_new=False)
     warnings = tuple(_warnings(catalog, published, now))
-    _send(connect, catalog_event(catalog, now))
+    append_catalog(connect, catalog_event(catalog, now))
     return Publication(catalog.version, is_new=True, warnings=warnings)
 
 
@@ -164,7 +164,8 @@ def _warnings(catalog: Catalog, published: AdoptedCatalogs, now: datetime) -> li
     return warnings
 
 
-def _send(connect: Connect, value: bytes) -> None:
+def append_catalog(connect: Connect, value: bytes) -> None:
+    """Append a record to the catalog topic. Raises OperatorError."""
     try:
         publisher = connect()
     except PublishError as error:

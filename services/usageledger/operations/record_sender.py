@@ -115,7 +115,7 @@ class Sender:
         A record that is too large for Kafka is noted in the report. Raises SendingFailed.
         """
         size = _size(record)
-        if size > RECORD_BYTES_MAX:
+        if is_too_large(record):
             self.report.not_sent.append(
                 NotSent(
                     record.line,
@@ -271,6 +271,11 @@ def kafka_connector(kafka: KafkaConnection, prefix: str) -> Callable[[Input], Re
         return publisher
 
     return connect
+
+
+def is_too_large(record: OutgoingRecord) -> bool:
+    """Whether no input topic accepts a record."""
+    return _size(record) > RECORD_BYTES_MAX
 
 
 def _size(record: OutgoingRecord) -> int:
