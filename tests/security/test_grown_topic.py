@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from kafka.admin import NewPartitions
 from typer.testing import CliRunner, Result
 
 from tests.servers import RunningGateway, running_gateway
-from usageledger import UsageMeter
+from usageledger import UsageGate, UsageMeter
 from usageledger.audit.verify import verify
 from usageledger.cli import app
 from usageledger.local.addresses import Addresses
 from usageledger.local.daemon import read_status
 from usageledger.log.topics import Topics
 from usageledger.operations.kafka_probe import admin_client
+from usageledger.operations.topics import go_live
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 DEADLINE_S = 120.0
@@ -69,6 +71,16 @@ def report_uses(addresses: Addresses, id_: str) -> None:
         producer.flush(timeout=60)
 
 
+def gate_of(addresses: Addresses, prefix: str) -> UsageGate:
+    return UsageGate(
+        kafka=addresses.kafka,
+        redis_url=addresses.redis_url,
+        prefix=prefix,
+        source="/render",
+        on_unavailable="deny",
+    )
+
+
 def run(addresses: Addresses, *arguments: str) -> Result:
     return CliRunner().invoke(app, [*arguments, "--data", str(addresses.data)])
 
@@ -95,6 +107,8 @@ def test_a_grown_topic_stops_every_service_and_no_usage_is_forgotten(
     addresses, topics = ledger.addresses, Topics(ledger.addresses.prefix)
     report_uses(addresses, "before")
     assert run(addresses, "wait-idle").exit_code == 0
+    with closing(gate_of(addresses, addresses.prefix)) as gate:
+        assert gate.hold(ACCOUNTS[0], "h1", "genai_video", "veo_3")
 
     grow(addresses, topics.usage, 5)
     services: dict[str, str] = read_status(addresses.data)["telemetry"]
@@ -127,6 +141,30 @@ def test_a_grown_topic_stops_every_service_and_no_usage_is_forgotten(
     doctor = run(addresses, "doctor")
     assert doctor.exit_code == 1
     assert "60 input records have no entry" in doctor.output
+
+    is_copied_into_another_number_of_partitions(addresses)
+
+
+def is_copied_into_another_number_of_partitions(addresses: Addresses) -> None:
+    new = f"{addresses.prefix}-3"
+    reshard = ("reshard", "--to-prefix", new, "--partitions", "3")
+    copied = run(addresses, *reshard)
+    assert copied.exit_code == 0, copied.output
+    assert "copied from 2 partitions into 3: inputs 60, catalogs 1" in copied.output
+    assert "the same in both ledgers: accounts 60, open holds 1" in copied.output
+    assert "not decided by the old ledger, and sent afterwards: inputs 60" in copied.output
+    assert f"USAGELEDGER_PREFIX={new} usageledger go-live" in copied.output
+
+    again = run(addresses, *reshard)
+    assert again.exit_code == 1
+    assert "Only an empty ledger can be filled. Name another --to-prefix" in again.output
+
+    report = verify(addresses.kafka, addresses.redis_url, new)
+    assert (report.is_clean, report.counts.inputs, report.accounts) == (True, 120, len(ACCOUNTS))
+    assert go_live(addresses.kafka, new)
+    with closing(gate_of(addresses, new)) as gate:
+        check = gate.check(ACCOUNTS[0], "genai_video", "veo_3")
+        assert (check.remaining, check.available) == (Decimal(136), Decimal(104))
 
 
 @pytest.mark.parametrize("topic", ["account", "ledger", "limit"])

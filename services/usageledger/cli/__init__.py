@@ -23,6 +23,7 @@ from usageledger.cli import (
     processor,
     rebuild,
     refusals,
+    reshard,
     send,
     services,
     stack,
@@ -42,7 +43,7 @@ app = typer.Typer(
     help="An event-sourced ledger of AI-generation credits. It reads usage from Kafka, keeps each "
     "account's counters, and tells your app when an account reaches a limit.",
 )
-for part in (stack, environment, send, demo, rebuild, doctor, acls, services):
+for part in (stack, environment, send, demo, rebuild, reshard, doctor, acls, services):
     part.add_to(app)
 for name, group in (
     ("account", accounts.app),

@@ -24,8 +24,7 @@ LOOK_EVERY_S = 15.0
 ANSWER_TIMEOUT_MS = 10_000
 NEXT_STEP = (
     "an account's partition hangs on their number, so nothing more is decided; a topic cannot lose "
-    "partitions again: make a ledger of another prefix with `usageledger topics create`, and send "
-    "the history there"
+    "partitions again: stop what reports to it, and copy it with `usageledger reshard`"
 )
 
 log = logging.getLogger(__name__)

@@ -73,7 +73,8 @@ _REDIS_COMMANDS: dict[str, tuple[str, ...]] = {
     "gate": (*_SCRIPTS, *_READ_VIEW, *_HOLD),
     "auditor": (*_SCRIPTS, "hmget", "hlen", "hgetall", "zrange"),
     "operator": (
-        *_SCRIPTS, *_READ_VIEW, *_WRITE_VIEW, "get", "set", "scan", "info", "config|get", "ping",
+        *_SCRIPTS, *_READ_VIEW, *_WRITE_VIEW, "pexpireat", "pexpiretime",
+        *("get", "set", "scan", "info", "config|get", "ping"),
     ),
 }  # fmt: skip
 ROLES: tuple[str, ...] = tuple(_TOPIC_RIGHTS)

@@ -31,7 +31,7 @@ def account_differences(
     at: datetime,
     catalogs: AdoptedCatalogs,
 ) -> Iterator[Difference]:
-    """What differs between the accounts of two ledgers, each account rolled to ``at``.
+    """The differences between the accounts of two ledgers, each account rolled to ``at``.
 
     Every account of either ledger is compared, and the whole of its state.
     """
@@ -55,7 +55,7 @@ def account_differences(
 def hold_differences(
     old: Mapping[tuple[str, str], Hold], new: Mapping[tuple[str, str], Hold]
 ) -> Iterator[Difference]:
-    """What differs between the open holds of two ledgers, by account and id.
+    """The differences between the open holds of two ledgers, by account and id.
 
     When a hold ends is not compared: it is placed again with the time that it has left.
     """

@@ -55,8 +55,8 @@ class HistoryUnreadable(OperatorError):
 class CopiedInput(NamedTuple):
     """An input that the new ledger gets.
 
-    ``catalogs`` is how many records of the catalog topic had been adopted before it, and
-    ``appended_ms`` its date: when the old ledger decided it, by the ledger's time.
+    ``catalogs`` is the offset in the catalog topic up to which the old ledger had adopted when it
+    decided the input. ``appended_ms`` is when that was, by the ledger's time.
     """
 
     catalogs: int

@@ -176,7 +176,7 @@ class _Filling:
             self._on_progress(self.sent)
 
     def _send_and_flush(self, dated: Sequence[OutgoingRecord]) -> None:
-        # Topic by topic: the ledger is told in which order the two are decided.
+        # Topic by topic: `NewLedger.decide` gets the order of the two.
         for record in sorted(dated, key=lambda each: each.input):
             self._sender.send(record)
         self._sender.flush()
