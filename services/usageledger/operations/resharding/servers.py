@@ -13,14 +13,13 @@ from usageledger.counters.holding import Hold, PlaceHold, parse_hold
 from usageledger.counters.keys import PartitionKeys
 from usageledger.counters.redis_view import RedisView
 from usageledger.counters.replies import REDIS_FAILURES, view_error
-from usageledger.ledger.records import LedgerError, LedgerPartition
+from usageledger.ledger.records import LedgerPartition
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
-from usageledger.log.partition_counts import partition_counts
+from usageledger.log.partition_counts import PartitionCounts, partition_counts
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.catalogs import append_catalog, catalog_connector
 from usageledger.operations.errors import OperatorError
-from usageledger.operations.event_file import Input
 from usageledger.operations.record_sender import kafka_connector
 from usageledger.operations.resharding.running import (
     Progress,
@@ -133,12 +132,8 @@ def reshard(
         )
     with ExitStack() as stack:
         old_reader = stack.enter_context(log_reader(kafka))
-        counts = partition_counts(old_reader, Topics(prefix))
-        if counts.missing:
-            raise OperatorError(
-                f"there is no topic {counts.missing[0]}: is the prefix {prefix!r} right?"
-            )
         new_reader = stack.enter_context(log_reader(kafka))
+        counts = _counts_of(old_reader, prefix)
         _require_empty(new_reader, to_prefix)
         asyncio.run(_require_no_counters(redis_url, to_prefix, partitions))
         create_topics(
@@ -148,22 +143,21 @@ def reshard(
             importing=True,
             replication_factor=replication_factor,
         )
-        topics = Topics(prefix)
-        input_counts: dict[Input, int] = {
-            "usage": counts.by_topic[topics.usage],
-            "account": counts.by_topic[topics.account],
-        }
 
         async def run() -> ReshardReport:
             redis = connect(redis_url)
+            old = ServerPorts(kafka, redis, prefix, old_reader)
             new = ServerPorts(kafka, redis, to_prefix, new_reader)
             try:
                 return await fill_and_compare(
-                    ServerPorts(kafka, redis, prefix, old_reader),
+                    old,
                     new,
                     old_partitions=counts.of_ledger,
                     new_partitions=partitions,
-                    input_counts=input_counts,
+                    input_counts={
+                        "usage": counts.by_topic[old.topics.usage],
+                        "account": counts.by_topic[old.topics.account],
+                    },
                     now=lambda: datetime.now(UTC),
                     on_progress=on_progress,
                 )
@@ -171,10 +165,17 @@ def reshard(
                 await new.close()
                 await redis.aclose()
 
-        try:
-            return asyncio.run(run())
-        except LedgerError as error:
-            raise OperatorError(str(error)) from error
+        return asyncio.run(run())
+
+
+def _counts_of(reader: LogReader, prefix: str) -> PartitionCounts:
+    """The partition counts of a ledger's topics. Raises OperatorError where one is missing."""
+    counts = partition_counts(reader, Topics(prefix))
+    if counts.missing:
+        raise OperatorError(
+            f"there is no topic {counts.missing[0]}: is the prefix {prefix!r} right?"
+        )
+    return counts
 
 
 def _require_empty(reader: LogReader, prefix: str) -> None:
