@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 import redis
 
 from tests.valkey_server import ValkeyServer, running_cluster, running_valkey
-from usageledger.counters.connection import connect_blocking
+from usageledger.counters.connection import connect, connect_blocking
 from usageledger.counters.server_check import ServerUnfit, check_server
 from usageledger.counters.view import ViewError
+from usageledger.counters.write_probe import refusal, refusal_async
 from usageledger.local.ports import LOOPBACK
+
+PARTITIONS = 16
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,40 @@ def test_each_master_of_a_cluster_is_checked(tmp_path: Path) -> None:
             check(node.cluster_url)
         [problem] = refused.value.problems
         assert str(other.port) in problem
+
+
+def test_each_master_of_a_cluster_is_asked_whether_it_accepts_writes(tmp_path: Path) -> None:
+    async def refusal_by_asyncio(url: str) -> ViewError | None:
+        cluster = connect(url)
+        try:
+            return await refusal_async(cluster, "ul", PARTITIONS)
+        finally:
+            await cluster.aclose()
+
+    def refusals(url: str) -> list[str | None]:
+        with closing(connect_blocking(url)) as cluster:
+            blocking = refusal(cluster, "ul", PARTITIONS)
+        found = (blocking, asyncio.run(refusal_by_asyncio(url)))
+        return [None if error is None else error.cause for error in found]
+
+    with running_cluster(tmp_path) as node:
+        assert refusals(node.cluster_url) == [None, None]
+        with closing(redis.RedisCluster.from_url(node.url)) as cluster:
+            # redis-py has no type for it.
+            for primary in cluster.get_primaries():  # type: ignore[no-untyped-call]
+                cluster.config_set("maxmemory", "100kb", target_nodes=[primary])
+                assert refusals(node.cluster_url) == ["full", "full"]
+                cluster.config_set("maxmemory", 0, target_nodes=[primary])
+
+
+def test_a_full_server_says_how_full_it_is(server: ValkeyServer) -> None:
+    with (
+        setting(server, "maxmemory", "100kb"),
+        closing(connect_blocking(server.url)) as client,
+    ):
+        error = refusal(client, "ul", PARTITIONS)
+    assert error is not None
+    assert "of its maxmemory 100.00K, maxmemory-policy noeviction" in str(error)
 
 
 def test_a_server_that_does_not_answer_is_not_called_unfit(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import redis.asyncio
+from redis.exceptions import SlotNotCoveredError
 
 from usageledger.counters.calling import ask, ask_async
 from usageledger.counters.connection import AsyncClient, Client
@@ -65,16 +66,30 @@ async def refusal_async(client: AsyncClient, prefix: str, partition_count: int) 
 
 def _one_of_each_server(
     client: Client | AsyncClient, prefix: str, partition_count: int
-) -> list[PartitionKeys]:
-    """The keys of one partition on each server that holds some."""
+) -> Iterator[PartitionKeys]:
+    """The keys of one partition on each server that holds some.
+
+    The first is asked before the others are chosen: a cluster's client knows the nodes only then.
+    """
+    first = PartitionKeys(prefix, 0)
+    yield first
     if not isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
-        return [PartitionKeys(prefix, 0)]
-    found: dict[Any, PartitionKeys] = {}
-    for partition in range(partition_count):
+        return
+    asked = {_node_of(client, first)}
+    for partition in range(1, partition_count):
         keys = PartitionKeys(prefix, partition)
-        # None before the client has asked for the nodes: then one partition stands for all.
-        found.setdefault(client.get_node_from_key(keys.head), keys)
-    return list(found.values())
+        node = _node_of(client, keys)
+        if node not in asked:
+            asked.add(node)
+            yield keys
+
+
+def _node_of(client: redis.RedisCluster | redis.asyncio.RedisCluster, keys: PartitionKeys) -> Any:
+    """The node that has these keys; None if no node has their slot, which asking then shows."""
+    try:
+        return client.get_node_from_key(keys.head)
+    except SlotNotCoveredError:
+        return None
 
 
 def _full(memory: Any) -> ViewError:
