@@ -38,7 +38,7 @@ from usageledger.log.partition_counts import (
     partition_counts,
     watched_partition_counts,
 )
-from usageledger.log.reading import LogReader, LogUnreadable, skips_after
+from usageledger.log.reading import BatchUnreadable, LogReader, LogUnreadable, skips_after
 from usageledger.log.topics import Topics, limits_group
 from usageledger.log.transient_errors import REBALANCED, TRANSIENT
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -296,9 +296,21 @@ class KafkaLimitLog:
             end, count = begin, min(10 * count, RECORDS_PER_POLL)
 
     def _read(self, partition: int, begin: int, end: int) -> list[Record]:
+        """The records from ``begin`` to ``end``, without those from an unreadable batch on.
+
+        Events that were announced behind it are announced again, and every reader drops a repeat.
+        """
+        records: list[Record] = []
         try:
             with _raising_unavailable():
-                records = list(self._reader.read(self._topic, partition, begin, end))
+                for record in self._reader.read(self._topic, partition, begin, end):
+                    records.append(record)
+        except BatchUnreadable as error:
+            log.error(
+                "%s: find out who may write to that topic. It does not say what was announced",
+                error,
+            )
+            return records
         except LogUnreadable as error:
             raise Unavailable(str(error)) from error
         if not records:
