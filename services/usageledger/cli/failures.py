@@ -27,7 +27,7 @@ class Commands(TyperGroup):
 def explained(error: Exception) -> str | None:
     """The line that is printed for an error; None for one that nobody expected."""
     # Imported only now, so that a help page is shown without them.
-    from kafka.errors import KafkaError
+    from kafka.errors import AuthorizationError, KafkaError
     from redis.exceptions import RedisError
 
     from usageledger.accounts.errors import AccountError
@@ -46,6 +46,11 @@ def explained(error: Exception) -> str | None:
         )
     if isinstance(error, StopRequested):
         return "stopped while starting; start it again with `usageledger up`"
+    if isinstance(error, AuthorizationError):
+        return (
+            f"Kafka does not let this user do that ({error}): grant the rights of role operator "
+            "(`usageledger acls --role operator`)"
+        )
     if isinstance(error, KafkaError):
         what = f"Kafka did not do what was asked ({type(error).__name__}: {error})"
         return f"{what}: see `usageledger status` for whether it runs"

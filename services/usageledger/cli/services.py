@@ -44,6 +44,7 @@ def service(
 
     Exit code 0 after a signal, 1 after an error, which is logged.
     """
+    from usageledger.log.diagnosis import LastProblem
     from usageledger.runtime.settings import Settings, TelemetrySettings
     from usageledger.runtime.telemetry import serve_telemetry
 
@@ -52,7 +53,9 @@ def service(
     settings = Settings.find()
     os.nice(_NICENESS.get(name, 0))
     address = TelemetrySettings()
-    with serve_telemetry(name, host=address.host, port=address.port) as telemetry:
+    with serve_telemetry(
+        name, host=address.host, port=address.port, obstacle=LastProblem(settings.kafka)
+    ) as telemetry:
         if name == "processor":
             _run_processor(settings, telemetry)
         elif name == "limits":

@@ -373,12 +373,15 @@ def _ledger_status(found: dict[str, Any]) -> _LedgerStatus:
     from usageledger.operations.errors import OperatorError
     from usageledger.operations.lags import history_lag, lag_reader, service_lags
     from usageledger.operations.partition_states import partition_states
+    from usageledger.operations.reachability import require_listener
     from usageledger.runtime.kafka_connection import KafkaConnectionError
     from usageledger.runtime.settings import stack_redis_url
 
     try:
+        kafka = KafkaConnection.from_json(found["kafka_connection"])
+        require_listener(kafka)
         with lag_reader(
-            KafkaConnection.from_json(found["kafka_connection"]),
+            kafka,
             stack_redis_url(Path(found["data"])),
             found.get("prefix", ""),
             timeout_ms=LAG_TIMEOUT_MS,

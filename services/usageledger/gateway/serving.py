@@ -46,6 +46,7 @@ from usageledger.gateway.webhooks.addresses import PUBLIC, Destinations
 from usageledger.gateway.webhooks.sending import WebhookSender
 from usageledger.history.reading import HistoryReader
 from usageledger.history.tables import HISTORY_FILE
+from usageledger.log.diagnosis import LastProblem
 from usageledger.log.event_publisher import EventPublisher, Outgoing, Publish, Sent
 from usageledger.log.import_mode import ImportMode
 from usageledger.log.partition_counts import (
@@ -189,7 +190,7 @@ async def open_gateway(
             wake_webhooks=limits.sender.wake_all,
             webhook_destinations=options.webhook_destinations,
             rate_limits=RateLimits(),
-            readiness=_readiness(redis, limits.health, watch),
+            readiness=_readiness(redis, limits.health, LastProblem(options.kafka), watch),
         )
         background = (import_mode.watch(), *limits.loops(), _prune_loop(stores))
         background += (_report_loop(gateway, on_report),)
@@ -202,11 +203,16 @@ def _ledger_partition_count(kafka: KafkaConnection, topics: Topics) -> int:
         return ledger_partition_count(reader, topics)
 
 
-def _readiness(redis: AsyncClient, health: LimitsHealth, watch: PartitionCountWatch) -> Readiness:
+def _readiness(
+    redis: AsyncClient,
+    health: LimitsHealth,
+    kafka_problem: LastProblem,
+    watch: PartitionCountWatch,
+) -> Readiness:
     return Readiness(
         {
             "redis": partial(_redis_trouble, redis, watch),
-            "limit_events": _as_check(health.trouble),
+            "limit_events": partial(_limits_trouble, health, kafka_problem),
             "partition_counts": _as_check(lambda: watch.difference),
         }
     )
@@ -328,6 +334,15 @@ async def _report_loop(gateway: Gateway, on_report: Callable[[Report], None]) ->
         unready, degraded = lacks.reasons(lacks.missing), lacks.reasons(lacks.degraded)
         on_report(Report(unready=unready, degraded=degraded))
         await asyncio.sleep(REPORT_AGAIN_AFTER_S)
+
+
+async def _limits_trouble(health: LimitsHealth, kafka_problem: LastProblem) -> Lack | None:
+    """Why limit events are missing. Kafka is looked at only if they are."""
+    trouble = health.trouble()
+    if trouble is None:
+        return None
+    problem = await asyncio.to_thread(kafka_problem)
+    return Lack(problem or trouble)
 
 
 async def _redis_trouble(redis: AsyncClient, watch: PartitionCountWatch) -> Lack | None:

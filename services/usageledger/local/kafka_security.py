@@ -10,10 +10,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from usageledger.local.files import write_atomically
 from usageledger.local.ports import LOOPBACK
 from usageledger.runtime.kafka_connection import KafkaConnection
+
+if TYPE_CHECKING:
+    from trustme import CA
 
 # The broker's own user, and the one that may do everything: it creates users and their rights.
 BROKER, ADMIN = "broker", "admin"
@@ -67,19 +71,23 @@ class KafkaSecurity:
         """Replace the password in a user's file. The broker learns it from an administrator."""
         write_atomically(self.password_file(user), password + "\n")
 
-    def renew_certificate(self) -> None:
-        """Issue another certificate for the broker, which uses it from its next start on."""
-        from cryptography.hazmat.primitives import serialization
+    def authority(self) -> CA:
+        """The authority, with its key; made at the first call."""
         from trustme import CA
 
         key_file = self._directory / "ca.key"
         if key_file.exists():
-            authority = CA.from_pem(self.cafile.read_bytes(), key_file.read_bytes())
-        else:
-            authority = CA(organization_name="usageledger", organization_unit_name="local stack")
-            write_atomically(key_file, authority.private_key_pem.bytes().decode("ascii"))
-            write_atomically(self.cafile, authority.cert_pem.bytes().decode("ascii"))
-        issued = authority.issue_cert(LOOPBACK, "localhost", common_name="broker")
+            return CA.from_pem(self.cafile.read_bytes(), key_file.read_bytes())
+        authority = CA(organization_name="usageledger", organization_unit_name="local stack")
+        write_atomically(key_file, authority.private_key_pem.bytes().decode("ascii"))
+        write_atomically(self.cafile, authority.cert_pem.bytes().decode("ascii"))
+        return authority
+
+    def renew_certificate(self) -> None:
+        """Issue another certificate for the broker, which uses it from its next start on."""
+        from cryptography.hazmat.primitives import serialization
+
+        issued = self.authority().issue_cert(LOOPBACK, "localhost", common_name="broker")
         # Kafka reads keys in PKCS #8 alone.
         key = serialization.load_pem_private_key(
             issued.private_key_pem.bytes(), None

@@ -39,6 +39,7 @@ from usageledger.ledger.records import (
 from usageledger.log.aiokafka_clients import new_consumer, new_producer
 from usageledger.log.aiokafka_reading import read_fetched
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
+from usageledger.log.missing_rights import missing_right
 from usageledger.log.packing import pack
 from usageledger.log.producer_end import end_producer
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -265,7 +266,8 @@ class KafkaLedgerPartition:
                     "set here"
                 ) from error
             case TopicAuthorizationFailedError():
-                refused = LedgerError(f"{self._name}: not allowed to {doing}")
+                topic = self._topic_partition.topic
+                refused = LedgerError(missing_right(self._kafka, "write to", topic, "processor"))
                 refused.retriable = False
                 raise refused from error
             case TimeoutError():

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import TopicAuthorizationFailedError
 
 from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.record_skip import SkippedPlace, places_skipped
 from usageledger.ledger.records import Record
 from usageledger.log.admin import connect_admin
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
+from usageledger.log.diagnosis import named_cause
 from usageledger.log.kafka_python_reading import BoundedPolls
+from usageledger.log.missing_rights import is_refused, missing_right
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 TIMEOUT_MS = 30_000
@@ -40,10 +41,7 @@ class TopicRefused(LogUnreadable):
     """
 
     def __init__(self, topic: str, kafka: KafkaConnection) -> None:
-        super().__init__(
-            f"Kafka does not let {kafka.sasl_username or 'this client'} describe the topic "
-            f"{topic}: give it that right (`usageledger acls` prints the rights of each role)"
-        )
+        super().__init__(missing_right(kafka, "describe", topic))
 
 
 class RecordReader(Protocol):
@@ -63,23 +61,25 @@ class LogReader:
         """``timeout_ms`` bounds each wait for a connection, an answer or the next records."""
         self._kafka = kafka
         self._timeout_ms = timeout_ms
-        self._consumer = KafkaConsumer(
-            **kafka.for_kafka_python(),
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            max_poll_records=RECORDS_PER_POLL,
-            fetch_max_wait_ms=100,
-            fetch_max_bytes=FETCH_BYTES_MAX,
-            bootstrap_timeout_ms=timeout_ms,
-            request_timeout_ms=timeout_ms,
-            # The default grows to half a minute, which a reader would lose after each restart of a
-            # broker.
-            reconnect_backoff_max_ms=2_000,
-            # When a broker answers that another one now leads a partition, kafka-python 3.0.12 asks
-            # the same broker again until the time is up. So its metadata must not grow old.
-            metadata_max_age_ms=2_000,
-            check_crcs=True,
-        )
+        with named_cause(kafka):
+            self._consumer = KafkaConsumer(
+                **kafka.for_kafka_python(),
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_poll_records=RECORDS_PER_POLL,
+                fetch_max_wait_ms=100,
+                fetch_max_bytes=FETCH_BYTES_MAX,
+                bootstrap_timeout_ms=timeout_ms,
+                request_timeout_ms=timeout_ms,
+                # The default grows to half a minute, which a reader would lose after each restart
+                # of a broker.
+                reconnect_backoff_max_ms=2_000,
+                # When a broker answers that another one now leads a partition, kafka-python 3.0.12
+                # asks the same broker again until the time is up. So its metadata must not grow
+                # old.
+                metadata_max_age_ms=2_000,
+                check_crcs=True,
+            )
         self._polls = BoundedPolls(self._consumer)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class LogReader:
     def _is_refused(self, topic: str) -> bool:
         with connect_admin(self._kafka, timeout_ms=self._timeout_ms) as admin:
             found = admin.describe_topics([topic])
-        return any(each["error_code"] == TopicAuthorizationFailedError.errno for each in found)
+        return is_refused(found)
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The offset of the oldest record that is still there."""

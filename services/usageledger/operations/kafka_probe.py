@@ -13,7 +13,7 @@ PROBE_TIMEOUT_MS = 5_000
 def admin_client(kafka: KafkaConnection, *, timeout_ms: int = 30_000) -> Any:
     """kafka-python's admin client, connected; a context manager.
 
-    Raises OperatorError if no broker answers in time.
+    Raises OperatorError if no connection can be made in time. It says why not.
     """
     from kafka.errors import KafkaError
 
@@ -22,10 +22,7 @@ def admin_client(kafka: KafkaConnection, *, timeout_ms: int = 30_000) -> Any:
     try:
         return connect_admin(kafka, timeout_ms=timeout_ms)
     except KafkaError as error:
-        raise OperatorError(
-            f"no Kafka broker answers at {kafka} ({error}): check the address, and whether the "
-            "broker runs"
-        ) from error
+        raise OperatorError(f"Kafka at {kafka} cannot be used: {error}") from error
 
 
 def broker_is_ready(kafka: KafkaConnection) -> bool:

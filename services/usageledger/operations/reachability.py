@@ -1,33 +1,20 @@
-"""Whether a broker's address accepts connections.
+"""Whether a ledger's broker can be used as the settings say.
 
-Commands ask this first: kafka-python takes half a minute to give up on an address.
+Commands ask this first: kafka-python takes half a minute to give up, and does not say why.
 """
 
 from __future__ import annotations
 
-import socket
-
+from usageledger.log.diagnosis import connection_problem
 from usageledger.operations.errors import OperatorError
 from usageledger.runtime.kafka_connection import KafkaConnection
 
-CONNECT_TIMEOUT_S = 3.0
-
 
 def require_listener(kafka: KafkaConnection) -> None:
-    """Return if a connection to one of these addresses (``host:port,host:port``) can be made.
+    """Return if a connection to one of the addresses (``host:port,host:port``) can be made.
 
-    Raises OperatorError otherwise.
+    Raises OperatorError otherwise, which says why not.
     """
-    problems = []
-    for address in kafka.addresses:
-        host, _, port = address.strip().rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-        except (OSError, ValueError, OverflowError) as error:
-            problems.append(f"{address.strip()} ({error})")
-        else:
-            return
-    raise OperatorError(
-        f"no Kafka broker answers at {', '.join(problems)}: check the address, and see "
-        "`usageledger status` for whether it runs"
-    )
+    problem = connection_problem(kafka)
+    if problem is not None:
+        raise OperatorError(problem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,8 +64,10 @@ class Answer(NamedTuple):
 class Telemetry:
     """The last report of a service, and the responses made from it. Threads may share it."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, obstacle: Callable[[], str | None] | None = None) -> None:
+        """``obstacle`` says what keeps the service from its servers, if anything does."""
         self._service = service
+        self._obstacle = obstacle
         self._report = Report(unready=("it has only just begun",))
         self._registry: Any = None
 
@@ -83,7 +85,8 @@ class Telemetry:
         if path == "/healthz":
             return _json_answer(200, {"status": "ok", "service": self._service})
         if path == "/readyz":
-            unready = list(self._report.unready)
+            obstacle = self._obstacle() if self._obstacle is not None else None
+            unready = [*([obstacle] if obstacle else []), *self._report.unready]
             return _json_answer(
                 503 if unready else 200,
                 {
@@ -131,13 +134,21 @@ class Telemetry:
 
 
 @contextmanager
-def serve_telemetry(service: str, *, host: str, port: int | None) -> Iterator[Telemetry]:
+def serve_telemetry(
+    service: str,
+    *,
+    host: str,
+    port: int | None,
+    obstacle: Callable[[], str | None] | None = None,
+) -> Iterator[Telemetry]:
     """Serve telemetry at ``host:port`` while the context lasts; nowhere if there is no port.
+
+    Whoever asks whether it is ready gets the ``obstacle`` too, which is looked for at that moment.
 
     If the address cannot be used, that is logged and the service goes on: telemetry must not keep a
     service from its work.
     """
-    telemetry = Telemetry(service)
+    telemetry = Telemetry(service, obstacle)
     if port is None:
         yield telemetry
         return

@@ -52,6 +52,19 @@ def test_a_service_is_alive_from_the_start_and_ready_once_it_has_said_so() -> No
     assert telemetry.answer("/").status == 404
 
 
+def test_what_keeps_a_service_from_its_servers_comes_first() -> None:
+    obstacles: list[str | None] = ["the broker refuses the user", None]
+    telemetry = Telemetry("processor", lambda: obstacles.pop(0))
+    telemetry.update(Report())
+    assert readiness(telemetry) == (503, ["the broker refuses the user"])
+    assert readiness(telemetry) == (200, [])
+
+
+def readiness(telemetry: Telemetry) -> tuple[int, list[str]]:
+    answer = telemetry.answer("/readyz")
+    return answer.status, json.loads(answer.body)["reasons"]
+
+
 def test_figures_are_named_after_their_service() -> None:
     report = Report(
         figures=(

@@ -40,6 +40,7 @@ from usageledger.operations.errors import OperatorError
 from usageledger.operations.kafka_probe import admin_client
 from usageledger.operations.lags import lag_reader
 from usageledger.operations.partition_states import partition_states
+from usageledger.operations.reachability import require_listener
 from usageledger.operations.waiting import is_true_within
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -76,9 +77,9 @@ def _examine_kafka(examination: Examination, kafka: KafkaConnection, topics: Top
     there: dict[str, FoundTopic] = {}
     with (
         _unanswered_as_finding(
-            examination, "broker", "usageledger up, or start the broker at that address"
+            examination, "broker", "do what it says; `usageledger up` starts a broker here"
         ),
-        admin_client(kafka, timeout_ms=ANSWER_TIMEOUT_MS) as admin,
+        _admin_at_once(kafka) as admin,
     ):
         brokers = admin.describe_cluster()["brokers"]
         fenced = [broker["broker_id"] for broker in brokers if broker.get("is_fenced")]
@@ -101,6 +102,14 @@ def _examine_kafka(examination: Examination, kafka: KafkaConnection, topics: Top
         count = there[topics.ledger].settings.partitions if topics.ledger in there else 0
         examination.add("topics", f"{len(there)} of 5 topics, {count} partitions", found)
     return len(there) == 5
+
+
+@contextmanager
+def _admin_at_once(kafka: KafkaConnection) -> Iterator[Any]:
+    """An admin client. Raises OperatorError at once if there can be no connection."""
+    require_listener(kafka)
+    with admin_client(kafka, timeout_ms=ANSWER_TIMEOUT_MS) as admin:
+        yield admin
 
 
 def _examine_redis(examination: Examination, redis: Client, redis_url: str, prefix: str) -> bool:

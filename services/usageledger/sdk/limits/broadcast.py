@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from usageledger.log.admin import connect_admin
 from usageledger.log.kafka_python_reading import BoundedPolls
+from usageledger.log.missing_rights import is_refused, missing_right
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.kafka_python import TopicPartition
 from usageledger.sdk.limits.consuming import require_readable
 from usageledger.sdk.limits.errors import SubscriberFailed
+
+ANSWER_TIMEOUT_MS = 10_000
 
 
 class Broadcast:
     """All partitions of the topic from their beginnings, for this instance alone.
 
     ``known_ends`` has the end offset of each partition at the start. Raises SubscriberFailed if the
-    topic does not exist.
+    topic does not exist, or if the user may not know.
     """
 
-    def __init__(self, consumer: Any, topic: str) -> None:
+    def __init__(self, consumer: Any, topic: str, kafka: KafkaConnection) -> None:
         self._consumer = consumer
         self._polls = BoundedPolls(consumer)
         numbers = consumer.partitions_for_topic(topic)
         if not numbers:
+            with connect_admin(kafka, timeout_ms=ANSWER_TIMEOUT_MS) as admin:
+                if is_refused(admin.describe_topics([topic])):
+                    raise SubscriberFailed(missing_right(kafka, "read", topic, "subscriber"))
             raise SubscriberFailed(
                 f"there is no topic {topic}: are the address and the prefix right?"
             )

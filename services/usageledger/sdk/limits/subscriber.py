@@ -29,10 +29,12 @@ from typing import Any
 from usageledger.ledger.limit_address import LimitAddress
 from usageledger.log.assignor import KnownPartitionsAssignor
 from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
+from usageledger.log.diagnosis import named_cause
+from usageledger.log.missing_rights import missing_right
 from usageledger.log.topics import Topics
 from usageledger.runtime.backoff import Backoff
 from usageledger.runtime.kafka_connection import KafkaConnection
-from usageledger.sdk.kafka_python import KafkaConsumer
+from usageledger.sdk.kafka_python import KafkaConsumer, kafka_errors
 from usageledger.sdk.limits.blocked_view import BlockedView
 from usageledger.sdk.limits.broadcast import Broadcast
 from usageledger.sdk.limits.consuming import (
@@ -64,6 +66,8 @@ _NOT_TO_BE_SET = frozenset({*_FIXED, "group_id", "key_deserializer", "value_dese
 _DEFAULTS: dict[str, object] = {
     "client_id": "usageledger",
     "allow_auto_create_topics": False,
+    # So that `wait_ready` can say what keeps it.
+    "bootstrap_timeout_ms": 10_000,
     "fetch_max_wait_ms": 250,
     "fetch_max_bytes": FETCH_BYTES_MAX,
     "reconnect_backoff_max_ms": 2_000,
@@ -281,12 +285,21 @@ class LimitSubscriber:
                     self._trouble,
                 )
                 self._stop.wait(delay_s)
+            except kafka_errors.AuthorizationError as error:
+                raise self._missing_right(error) from error
+
+    def _missing_right(self, error: Exception) -> SubscriberFailed:
+        if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
+            return SubscriberFailed(
+                f"Kafka does not let {self._kafka.sasl_username or 'this client'} use the consumer "
+                f"group {self._group}: grant the rights of role subscriber (`usageledger acls "
+                f"--role subscriber --group {self._group}`)"
+            )
+        return SubscriberFailed(missing_right(self._kafka, "read", self._topic, "subscriber"))
 
     def _run_connected(self) -> None:
-        with closing_consumer(
-            KafkaConsumer(**self._kafka.for_kafka_python(), **self._options)
-        ) as consumer:
-            broadcast = Broadcast(consumer, self._topic)
+        with closing_consumer(self._consumer()) as consumer:
+            broadcast = Broadcast(consumer, self._topic, self._kafka)
             known = self._build_view(broadcast)
             if self._stop.is_set():
                 return
@@ -300,6 +313,10 @@ class LimitSubscriber:
                 self._run_alone(broadcast, self._starts)
             else:
                 self._run_in_group(broadcast, self._group, self._starts)
+
+    def _consumer(self) -> Any:
+        with named_cause(self._kafka):
+            return KafkaConsumer(**self._kafka.for_kafka_python(), **self._options)
 
     def _build_view(self, broadcast: Broadcast) -> dict[int, LimitAddress]:
         """Read the events that exist, and return each partition's last address at the start."""

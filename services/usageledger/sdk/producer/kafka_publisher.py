@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from usageledger.ledger.partitioning import partition_of
+from usageledger.log.diagnosis import connection_problem
+from usageledger.log.missing_rights import missing_right, writer_of
 from usageledger.runtime.kafka_connection import KafkaConnection, KafkaConnectionError
 from usageledger.sdk.kafka_python import KafkaProducer, kafka_errors
 from usageledger.sdk.producer.publisher import Blame, ConnectTo, Done, PublishError
@@ -96,11 +98,13 @@ class KafkaPublisher:
         counts: dict[str, int],
     ) -> None:
         self._topic = topic
+        self._kafka = kafka
         self._counts = counts
         try:
             self._producer = _Producer(**kafka.for_kafka_python(), **config)
         except Exception as error:
-            raise _publish_error(error) from error
+            problem = connection_problem(kafka) or _text(error, kafka, topic)
+            raise PublishError(problem, _blame(error)) from error
 
     def send(
         self,
@@ -126,9 +130,9 @@ class KafkaPublisher:
         except PublishError:
             raise
         except Exception as error:
-            raise _publish_error(error) from error
+            raise _publish_error(error, self._kafka, self._topic) from error
         future.add_callback(functools.partial(_report_success, done))
-        future.add_errback(functools.partial(_report_failure, done))
+        future.add_errback(functools.partial(_report_failure, done, self._kafka, self._topic))
 
     def _first_count(self) -> int:
         """The topic's partition count. Raises PublishError if it is another one than before."""
@@ -194,22 +198,26 @@ def _report_success(done: Done, metadata: object) -> None:
     done(None)
 
 
-def _report_failure(done: Done, error: Exception) -> None:
-    done(_publish_error(error))
+def _report_failure(done: Done, kafka: KafkaConnection, topic: str, error: Exception) -> None:
+    done(_publish_error(error, kafka, topic))
 
 
-def _publish_error(error: Exception) -> PublishError:
-    if isinstance(error, _BLAMES_CONNECTION):
-        blame = Blame.CONNECTION
-    elif isinstance(error, _BLAMES_EVENT):
-        blame = Blame.EVENT
-    elif isinstance(error, OSError | kafka_errors.IllegalStateError):
-        blame = Blame.CONNECTION
-    else:
-        blame = Blame.UNCLEAR
-    return PublishError(_text(error), blame)
+def _publish_error(error: Exception, kafka: KafkaConnection, topic: str) -> PublishError:
+    return PublishError(_text(error, kafka, topic), _blame(error))
 
 
-def _text(error: Exception) -> str:
+def _text(error: Exception, kafka: KafkaConnection, topic: str) -> str:
+    if isinstance(error, kafka_errors.AuthorizationError):
+        return missing_right(kafka, "write to", topic, writer_of(topic))
     name, text = type(error).__name__, str(error)
     return text if name in text else f"{name}: {text}"
+
+
+def _blame(error: Exception) -> Blame:
+    if isinstance(error, _BLAMES_CONNECTION):
+        return Blame.CONNECTION
+    if isinstance(error, _BLAMES_EVENT):
+        return Blame.EVENT
+    if isinstance(error, OSError | kafka_errors.IllegalStateError):
+        return Blame.CONNECTION
+    return Blame.UNCLEAR

@@ -9,6 +9,7 @@ import sys
 import pytest
 from kafka import errors
 
+from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.sdk.producer import kafka_publisher
 from usageledger.sdk.producer.publisher import Blame, PublishError
 
@@ -33,11 +34,13 @@ from usageledger.sdk.producer.publisher import Blame, PublishError
 )
 def test_an_error_says_whom_it_is_about(error: Exception, blame: Blame) -> None:
     outcomes: list[PublishError | None] = []
-    kafka_publisher._report_failure(outcomes.append, error)
+    kafka = KafkaConnection(servers="broker:9092")
+    kafka_publisher._report_failure(outcomes.append, kafka, "usage.events.v1", error)
     [outcome] = outcomes
     assert outcome is not None
     assert outcome.blame is blame
-    assert type(error).__name__ in str(outcome)
+    is_refused = isinstance(error, errors.AuthorizationError)
+    assert ("--role worker" if is_refused else type(error).__name__) in str(outcome)
 
 
 def test_connecting_where_nobody_listens_ends_in_time_and_leaves_no_file_open() -> None:
