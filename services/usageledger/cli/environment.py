@@ -18,16 +18,21 @@ def add_to(app: typer.Typer) -> None:
 def env(data: Data = None, as_json: AsJson = False) -> None:
     """Print the variables that reach the running stack, its first key among them.
 
-    The key has every scope. No other command, log or status shows it or Redis's password.
+    Those of a secured stack (`up --secure`) are a generation worker's. The key has every scope. No
+    other command, log or status shows it or Redis's password.
     """
     from usageledger.local.gateway_place import kept_key
+    from usageledger.runtime.kafka_connection import KafkaConnection
     from usageledger.runtime.settings import Settings, running_stack
 
     directory = stack_directory(data)
     settings = Settings.find(directory)
-    gateway = (running_stack(directory) or {}).get("gateway", "")
-    variables = settings.kafka.as_environment() | {
-        "USAGELEDGER_REDIS_URL": settings.redis_url,
+    stack = running_stack(directory) or {}
+    gateway, is_secure = stack.get("gateway", ""), stack.get("is_secure", False)
+    kafka = KafkaConnection.from_json(stack["worker_connection"]) if is_secure else settings.kafka
+    variables = kafka.as_environment() | {
+        # A worker reports to Kafka alone: no user of Redis is its own.
+        "USAGELEDGER_REDIS_URL": "" if is_secure else settings.redis_url,
         "USAGELEDGER_PREFIX": settings.prefix,
         "USAGELEDGER_GATEWAY_URL": gateway,
         "USAGELEDGER_KEY": (kept_key(directory) or "") if gateway else "",

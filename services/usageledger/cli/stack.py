@@ -108,6 +108,15 @@ PartitionsOption = Annotated[
 ]
 
 
+SecureOption = Annotated[
+    bool,
+    typer.Option(
+        "--secure",
+        help="Kafka with TLS, users and rights, and Redis with users: one for each service.",
+    ),
+]
+
+
 def up(
     data: Annotated[
         Path | None,
@@ -131,6 +140,7 @@ def up(
     prefix: PrefixOption = "",
     partitions: PartitionsOption = None,
     port: PortOption = None,
+    secure: SecureOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Start Kafka, Redis and the services on this machine, and run them until Ctrl-C.
@@ -140,10 +150,9 @@ def up(
     from usageledger.local.daemon import start_detached
     from usageledger.local.stack import Stack
 
-    directory = stack_directory(data).resolve()
-    progress = terminal.TerminalProgress()
+    directory, progress = stack_directory(data).resolve(), terminal.TerminalProgress()
     if detach:
-        command = _up_command(directory, kafka, backend, importing, prefix, partitions, port)
+        command = _up_words(directory, kafka, backend, importing, secure, prefix, partitions, port)
         addresses = start_detached(
             command,
             directory,
@@ -163,6 +172,7 @@ def up(
         prefix=prefix,
         partitions=partitions,
         port=port,
+        secure=secure,
         prepare=_publish_shipped_catalog,
     )
     stack.run(progress, lambda addresses: _print_ready(addresses, as_json, "Ctrl-C ends it"))
@@ -285,11 +295,12 @@ class _WaitNotes:
         )
 
 
-def _up_command(
+def _up_words(
     directory: Path,
     kafka: str | None,
     backend: str,
     importing: bool,
+    secure: bool,
     prefix: str,
     partitions: int | None,
     port: int | None,
@@ -312,7 +323,8 @@ def _up_command(
         backend,
         *given,
     ]
-    return [*command, "--import"] if importing else command
+    flags = [("--import", importing), ("--secure", secure)]
+    return [*command, *(flag for flag, is_set in flags if is_set)]
 
 
 def _publish_shipped_catalog(addresses: Addresses) -> None:

@@ -4,9 +4,11 @@ installed server.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import secrets
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -38,7 +40,11 @@ class RedisServer:
     name = "redis"
     ready_timeout_s = READY_TIMEOUT_S
 
-    def __init__(self, directory: Path, logs: Path) -> None:
+    def __init__(
+        self, directory: Path, logs: Path, users: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """``users`` are further users with the rules of each. Each gets a generated password."""
+        self._users = users or {}
         self._directory = directory.resolve()
         self._log = logs.resolve() / "redis.log"
         self._child: ChildProcess | None = None
@@ -50,6 +56,12 @@ class RedisServer:
     def address(self) -> str:
         """``redis://:password@host:port/0``; known once prepared. Show it `redacted` only."""
         return redis_address(self._port, self._password)
+
+    def address_as(self, user: str) -> str:
+        """The address of one of the ``users``. A name without rules gets one that opens nothing."""
+        if user not in self._users:
+            return f"redis://{LOOPBACK}:{self._port}/0"
+        return redis_address(self._port, self._user_password(user), user)
 
     @property
     def description(self) -> str:
@@ -77,11 +89,20 @@ class RedisServer:
         configuration = self._directory / "redis.conf"
         write_atomically(
             configuration,
-            redis_configuration(port=self._port, data_directory=str(data), password=self._password),
+            redis_configuration(port=self._port, data_directory=str(data), password=self._password)
+            + "".join(self._user_lines()),
         )
         self._child = ChildProcess(
             self.name, [str(self._binary.path), str(configuration)], self._log
         )
+
+    def _user_lines(self) -> Iterator[str]:
+        for user, rules in self._users.items():
+            digest = hashlib.sha256(self._user_password(user).encode()).hexdigest()
+            yield f"user {user} on #{digest} {' '.join(rules)}\n"
+
+    def _user_password(self, user: str) -> str:
+        return kept_password(self._directory / "users" / user)
 
     def spawn(self) -> None:
         """Start the server; it is ready when it has loaded its data."""
@@ -119,9 +140,9 @@ def kept_password(directory: Path) -> str:
         return password
 
 
-def redis_address(port: int, password: str) -> str:
+def redis_address(port: int, password: str, user: str = "") -> str:
     """The URL of a Redis of ours, with its password."""
-    return f"redis://:{password}@{LOOPBACK}:{port}/0"
+    return f"redis://{user}:{password}@{LOOPBACK}:{port}/0"
 
 
 def redis_configuration(

@@ -31,6 +31,7 @@ from usageledger.local.files import write_atomically
 from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
 from usageledger.local.ports import LOOPBACK, is_free, kept_ports
 from usageledger.local.progress import Progress, Silent
+from usageledger.local.secured_stack import OPERATOR, WORKER, SecuredServers, was_secured
 from usageledger.local.servers import Backend, Server, make_kafka, make_redis, start_all
 from usageledger.local.supervisor import Supervisor
 from usageledger.local.units import GivenServer, Service, check_given_kafka, check_given_redis
@@ -67,6 +68,7 @@ class Stack:
 
     ``kafka`` and ``redis`` (a URL) are servers that others run. A server that is
     not given is run here, by ``backend``. ``port`` is the gateway's, by default a free one.
+    With ``secure``, Kafka and Redis refuse strangers, and each service has a user of its own.
     ``prepare`` is called once the topics exist, before any service starts. ``services`` are the
     commands to keep running; they get the addresses in ``USAGELEDGER_…`` variables.
     """
@@ -82,6 +84,7 @@ class Stack:
         partitions: int | None = None,
         prefix: str = "",
         port: int | None = None,
+        secure: bool = False,
         prepare: Prepare | None = None,
         services: Mapping[str, Sequence[str]] = SERVICES,
     ) -> None:
@@ -93,6 +96,8 @@ class Stack:
         self._partitions = partitions
         self._prefix = prefix
         self._port = port
+        self._is_secure = secure or was_secured(self.data)
+        self._secured: SecuredServers | None = None
         self._prepare = prepare
         self._services = services
         self._logs = self.data / "logs"
@@ -217,7 +222,7 @@ class Stack:
                 f"something listens on port {self._port} of {LOOPBACK} already: choose another "
                 "for the gateway with --port, or omit --port"
             )
-        servers += [self._server("kafka"), self._server("redis")]
+        servers += self._servers()
         self._check_given(progress)
         start_all(
             [server for server in servers if not isinstance(server, GivenServer)],
@@ -226,8 +231,7 @@ class Stack:
         )
         for server in servers:
             supervisor.adopt(server)
-        address, redis = (server.address for server in servers)
-        kafka = self._given_kafka or KafkaConnection(servers=address)
+        kafka, redis = self._reached(servers)
         gateway = (
             gateway_address(self._port or gateway_port(self.data))
             if GATEWAY in self._services
@@ -240,6 +244,10 @@ class Stack:
             kafka_connection=kafka.as_json(),
             redis=redacted(redis),
             gateway=gateway,
+            worker_connection=(
+                kafka if self._secured is None else self._secured.connection(WORKER)
+            ).as_json(),
+            is_secure=self._is_secure,
             took={server.name: server.description for server in servers},
         )
         self._choose_telemetry_ports()
@@ -260,6 +268,25 @@ class Stack:
             name: f"http://{LOOPBACK}:{port}" for name, port in self._telemetry_ports.items()
         }
         self._publish(telemetry=addresses)
+
+    def _servers(self) -> list[Server | GivenServer]:
+        if not self._is_secure:
+            return [self._server("kafka"), self._server("redis")]
+        if self._backend != "packages" or any(self._given.values()):
+            raise StackError(
+                "a secured stack runs its own Kafka and Redis from packages: omit --kafka, --redis "
+                "and --backend (and USAGELEDGER_KAFKA and USAGELEDGER_REDIS_URL)"
+            )
+        self._secured = SecuredServers.under(self.data, self._prefix)
+        return [self._secured.kafka, self._secured.redis]
+
+    def _reached(self, servers: Sequence[Server | GivenServer]) -> tuple[KafkaConnection, str]:
+        """How commands on this machine reach the servers that run now."""
+        address, redis = (server.address for server in servers)
+        if self._secured is None:
+            return self._given_kafka or KafkaConnection(servers=address), redis
+        self._secured.give_rights(self._prefix)
+        return self._secured.connection(OPERATOR), self._secured.redis.address_as(OPERATOR)
 
     def _server(self, name: str) -> Server | GivenServer:
         address = self._given[name]
@@ -290,7 +317,10 @@ class Stack:
             progress.say("the ledger is in import mode until `usageledger go-live`")
 
     def _service(self, name: str, command: Sequence[str], addresses: Addresses) -> Service:
-        log, environment = self._logs / f"{name}.log", self._environment(addresses)
+        own_addresses = (
+            addresses if self._secured is None else self._secured.addresses_of(name, addresses)
+        )
+        log, environment = self._logs / f"{name}.log", self._environment(own_addresses)
         environment["USAGELEDGER_TELEMETRY_HOST"] = LOOPBACK
         environment["USAGELEDGER_TELEMETRY_PORT"] = str(self._telemetry_ports[name])
         if name != GATEWAY:
