@@ -20,6 +20,7 @@ from tests.integration.test_history_service import following, reached
 from tests.integration.test_limits import Running
 from tests.notation import Partition
 from tests.security.batches import CODECS, bomb, made_by_others, send, send_payload
+from usageledger.audit.verify import verify
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.history.tables import HISTORY_FILE
 from usageledger.ledger.limit_events import limit_events
@@ -172,12 +173,43 @@ def test_an_input_that_cannot_be_read_stops_its_partition_and_no_other(
     async def decide() -> None:
         async with operated.processor():
             await operated.until(lambda: len(decided(operated)) == 2)
-            await operated.until(lambda: why in stopped_because(operated))
+            await operated.until(lambda: why in told(operated))
 
     asyncio.run(decide())
 
 
-def stopped_because(operated: Operated) -> str:
+def test_an_operator_gets_past_an_input_batch_that_cannot_be_read(
+    kafka: KafkaConnection, redis_url: str, prefix: str
+) -> None:
+    """Nothing but deleting records of the topic had helped, and then the audit was not clean."""
+    made_by_others(kafka, prefix)
+    operated, topics = Operated(kafka, redis_url, prefix), Topics(prefix)
+    publish_shipped(kafka, prefix, datetime.now(UTC))
+    account = operated.account_in(0)
+    send(kafka, topics.usage, 0, [use(account, "before")], None)
+    send_payload(kafka, topics.usage, [0], "zstd", bomb("zstd"))
+    send(kafka, topics.usage, 0, [use(account, "after")], "zstd")
+    skip = ("processor", "skip", "--topic", "usage", "--reason", "a bomb")
+
+    async def decide() -> Any:
+        async with operated.processor():
+            await operated.until(lambda: "processor skip 0@1 --topic usage" in told(operated))
+            wrong = await operated.run(*skip, "0@2")
+            assert (wrong.exit_code, "name 0@1" in wrong.output) == (1, True)
+            skipped = await operated.json(*skip, "0@1")
+            await operated.until(lambda: ("usage", 0, 2) in decided(operated))
+            return skipped
+
+    skipped = asyncio.run(decide())
+    assert (skipped["kind"], skipped["reason"]) == ("skip", "a bomb")
+    assert skipped["run"] == {"first_offset": 1, "records": 1, "reasons": {}}
+    assert "decompresses to more than" in skipped["detail"]
+    report = verify(kafka, redis_url, prefix)
+    assert report.is_clean, report.differences
+    assert (report.counts.inputs, report.counts.skipped_inputs) == (3, 1)
+
+
+def told(operated: Operated) -> str:
     """The words of `doctor` and `status` of the partitions, by what their owners have reported."""
     with lag_reader(operated.kafka, operated.redis_url, operated.prefix) as lags:
         states = partition_states(lags.look(), lags.owner_reports())

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.claim import Claim, decode_claim, knows_rules_of
-from usageledger.domain.entry import InputAddress, LedgerEntry, Topic
+from usageledger.domain.entry import InputAddress, InputRun, LedgerEntry, Topic
 from usageledger.domain.head import Head
 from usageledger.domain.record_skip import SkippedPlace, decode_skip, place_of
 from usageledger.ledger.decoded_input import DecodedInput, NotMalformed, malformed_run
@@ -87,7 +87,7 @@ class ReplayCounts:
         if entry.input is not None and entry.input.topic != "catalog":
             self.refused_inputs += entry.input_records if entry.kind == "refusal" else 0
             self.duplicate_inputs += entry.kind == "duplicate"
-            self.skipped_inputs += entry.kind == "skip"
+            self.skipped_inputs += entry.input_records if entry.kind == "skip" else 0
 
 
 class PartitionReplay:
@@ -193,6 +193,8 @@ class PartitionReplay:
                     f"due at {first.appended_at}"
                 )
             return self.book.decide_due(first.account, due)
+        if first.kind == "skip" and first.run is not None:
+            return self._expected_of_unread(address, first, first.run)
         records = self._next_inputs(address, first)
         if address.topic == "catalog":
             return self.book.adopt(records[-1])
@@ -213,6 +215,24 @@ class PartitionReplay:
             # The detail is the parser's own wording, and decides nothing.
             item = item._replace(event=item.event._replace(detail=actual[-1].entry.detail or ""))
         return self.book.decide_input(item)
+
+    def _expected_of_unread(
+        self, address: InputAddress, first: LedgerEntry, run: InputRun
+    ) -> list[SealedEntry]:
+        """The skip of a batch that cannot be read. That it could not is the operator's word."""
+        next_offset = self.book.head.next_of(address.topic)
+        if run.first_offset != next_offset:
+            raise Difference(
+                f"{self._at(first.offset)}: skips {address.topic} from offset {run.first_offset} "
+                f"on, but the next input is at offset {next_offset}"
+            )
+        self.counts.inputs += run.records
+        return self.book.skip_unreadable(
+            address.topic,
+            range(run.first_offset, address.offset + 1),
+            reason=first.reason or "",
+            detail=first.detail or "",
+        )
 
     def _next_inputs(self, address: InputAddress, first: LedgerEntry) -> list[Record]:
         """The record at the address, after the others of its run if the entry is of a run."""

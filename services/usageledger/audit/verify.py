@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from usageledger.audit.replay import Difference, PartitionReplay, ReplayCounts
 from usageledger.counters.connection import connect
@@ -20,7 +21,7 @@ from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.partition_counts import PartitionCounts, partition_counts
-from usageledger.log.reading import LogReader, log_reader, skips_after
+from usageledger.log.reading import BatchUnreadable, LogReader, log_reader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -131,7 +132,12 @@ def _note_uncovered(
     start = max(start, reader.start_offset(topic, partition))
     if start < end:
         # Offsets are no count: transactions leave some out.
-        found = sum(1 for _ in reader.read(topic, partition, start, end))
+        found = 0
+        try:
+            for _ in reader.read(topic, partition, start, end):
+                found += 1
+        except BatchUnreadable as error:
+            report.differences.append(str(error))
         if found:
             report.uncovered[topic, partition] = found
 
@@ -320,16 +326,23 @@ class _Cursor:
     """Reads an input forwards: the offsets that are asked for must rise."""
 
     def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
-        self._records = reader.read(
-            topic,
-            partition,
-            reader.start_offset(topic, partition),
-            reader.end_offset(topic, partition),
-        )
+        end = reader.end_offset(topic, partition)
+        self._read = partial(reader.read, topic, partition, stop=end)
+        self._records = self._read(start=reader.start_offset(topic, partition))
         self._next: Record | None = None
 
     def at_or_after(self, offset: int) -> Record | None:
-        """The first record at that offset or beyond."""
+        """The first record at that offset or beyond. Raises BatchUnreadable."""
+        try:
+            return self._advance_to(offset)
+        except BatchUnreadable as error:
+            if error.place.offset >= offset:
+                raise
+            # An operator has skipped that batch.
+            self._records = self._read(start=offset)
+            return self._advance_to(offset)
+
+    def _advance_to(self, offset: int) -> Record | None:
         while self._next is None or self._next.offset < offset:
             self._next = next(self._records, None)
             if self._next is None:

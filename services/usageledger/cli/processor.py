@@ -49,7 +49,8 @@ def skip(
     An entry that continues the ledger, a claim that this release knows and a limit event are
     refused. Every reader then goes on, and `usageledger audit verify` reports the record no more.
 
-    With --topic usage or account: the one input that this release's code fails on.
+    With --topic usage or account: the one input that this release's code fails on, or the whole
+    batch that cannot be read.
 
     The ledger records the skip in an entry and charges nothing. Any other input is refused: one
     that is decided already, one that the partition has not reached, and one that this release can

@@ -430,12 +430,17 @@ class CrossingData(Part):
     )
 
 
-class MalformedRunData(Part):
-    """Malformed records in a row, refused by one entry. The entry's input is the last of them."""
+class InputRunData(Part):
+    """Records in a row that one entry decides. The entry's input is the last of them.
+
+    They are malformed, or a batch that cannot be read and that an operator has skipped.
+    """
 
     first_offset: Offset
     records: StrictInt = Field(ge=1)
-    reasons: dict[str, StrictInt] = Field(description="How many records broke each rule.")
+    reasons: dict[str, StrictInt] = Field(
+        description="How many records broke each rule. Empty for a skip."
+    )
 
 
 class EntryData(Part):
@@ -494,7 +499,7 @@ class EntryData(Part):
         default=None, description="The rule that an input broke, or why it was skipped."
     )
     detail: str | None = None
-    run: MalformedRunData | None = Field(
+    run: InputRunData | None = Field(
         default=None, description="Of a refusal of several malformed records in a row."
     )
     crossings: tuple[CrossingData, ...] = ()

@@ -166,11 +166,13 @@ class Crossing(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     """Why the account is suspended, or None. No upgrade frees a suspended account."""
 
 
-class MalformedRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Malformed records in a row that are refused by one entry.
+class InputRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Records in a row that one entry decides: malformed ones, or a batch that cannot be read.
 
-    They begin at ``first_offset``; the entry's input is the last of them. ``records`` counts them,
-    and ``reasons`` counts the rules that they broke. Offsets between them may hold no record.
+    They begin at ``first_offset``; the entry's input is the last of them. ``records`` counts them.
+    Of malformed ones, ``reasons`` counts the rules that they broke, and offsets between them may
+    hold no record. Of an unreadable batch that an operator skipped, ``records`` counts offsets, and
+    ``reasons`` is empty.
     """
 
     first_offset: int
@@ -214,7 +216,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     reason: str | None = None
     """Why an input was refused (the rule's name), or why an operator skipped it."""
     detail: str | None = None
-    run: MalformedRun | None = None
+    run: InputRun | None = None
     """Of a refusal of several malformed records."""
     crossings: tuple[Crossing, ...] = ()
     previous_hash: str = ""

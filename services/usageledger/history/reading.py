@@ -21,7 +21,7 @@ import msgspec
 
 from usageledger.domain.account import AccountState, Period
 from usageledger.domain.encoding import decode_account
-from usageledger.domain.entry import InputAddress, LedgerEntry, MalformedRun
+from usageledger.domain.entry import InputAddress, InputRun, LedgerEntry
 from usageledger.history.tables import VERSION, address_of, entry_number_of, microseconds, moment_of
 from usageledger.ledger.refused_input import EventIdentity, RefusedInput
 
@@ -439,7 +439,7 @@ def _refusal(row: Sequence[Any]) -> RefusedInput:
         feature=feature,
         model=model,
         is_resolved=bool(is_resolved),
-        run=None if run is None else msgspec.json.decode(run, type=MalformedRun),
+        run=None if run is None else msgspec.json.decode(run, type=InputRun),
     )
 
 

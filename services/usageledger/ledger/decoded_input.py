@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import NamedTuple
 
-from usageledger.domain.entry import MalformedRun, Topic
+from usageledger.domain.entry import InputRun, Topic
 from usageledger.domain.events import AnyEvent
 from usageledger.domain.refusal import Refusal
 from usageledger.ledger.decoding import Malformed
@@ -73,7 +73,7 @@ def malformed_run(items: Sequence[DecodedInput]) -> DecodedInput:
         events.append(item.event)
     reasons = Counter(event.refusal.value for event in events)
     accounts = {event.account for event in events}
-    run = MalformedRun(first_offset=items[0].offset, records=len(items), reasons=dict(reasons))
+    run = InputRun(first_offset=items[0].offset, records=len(items), reasons=dict(reasons))
     event = Malformed(
         refusal=events[0].refusal if len(reasons) == 1 else Refusal.MALFORMED_RECORDS,
         detail=events[0].detail,

@@ -20,7 +20,7 @@ from usageledger.domain.bounds import EVENT_BYTES_MAX, YEAR_MAX, YEAR_MIN
 from usageledger.domain.catalog import Catalog
 from usageledger.domain.catalog_document import read_catalog
 from usageledger.domain.credits import parse_credits
-from usageledger.domain.entry import MalformedRun
+from usageledger.domain.entry import InputRun
 from usageledger.domain.events import (
     AccountCancelled,
     AccountEvent,
@@ -56,7 +56,7 @@ class Malformed(NamedTuple):
     refusal: Refusal
     detail: str
     account: str
-    run: MalformedRun | None = None
+    run: InputRun | None = None
 
 
 _ZonedTime = Annotated[datetime, msgspec.Meta(tz=True)]

@@ -17,7 +17,7 @@ from usageledger.domain.account import AccountState, due_at
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.chain import SealedEntry, seal
 from usageledger.domain.decide import decide, decide_due
-from usageledger.domain.entry import InputAddress, LedgerEntry, Topic, Voids
+from usageledger.domain.entry import InputAddress, InputRun, LedgerEntry, Topic, Voids
 from usageledger.domain.events import (
     AccountCancelled,
     AccountOpened,
@@ -206,6 +206,24 @@ class PartitionBook:
             input=InputAddress(topic=topic, partition=self.partition, offset=record.offset),
             reason=reason,
             detail=detail[:DETAIL_LENGTH_MAX],
+        )
+        return self._write([entry])
+
+    def skip_unreadable(
+        self, topic: Topic, offsets: range, *, reason: str, detail: str
+    ) -> list[SealedEntry]:
+        """Leave a batch that cannot be read undecided for good, because an operator said so.
+
+        Neither its accounts nor its times are known. So the entry is dated with the ledger's time,
+        which does not advance.
+        """
+        entry = LedgerEntry(
+            kind="skip",
+            appended_at=self.head.clock,
+            input=InputAddress(topic=topic, partition=self.partition, offset=offsets[-1]),
+            reason=reason,
+            detail=detail[:DETAIL_LENGTH_MAX],
+            run=InputRun(first_offset=offsets[0], records=len(offsets), reasons={}),
         )
         return self._write([entry])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from usageledger.domain.entry import InputAddress, LedgerEntry, MalformedRun, Topic
+from usageledger.domain.entry import InputAddress, InputRun, LedgerEntry, Topic
 
 
 class EventIdentity(NamedTuple):
@@ -39,7 +39,7 @@ class RefusedInput:
     feature: str | None = None
     model: str | None = None
     is_resolved: bool = False
-    run: MalformedRun | None = None
+    run: InputRun | None = None
 
     @property
     def entry(self) -> str:

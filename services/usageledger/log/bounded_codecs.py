@@ -71,10 +71,14 @@ class ReadFull(Exception):
 
 
 class Unreadable(NamedTuple):
-    """Where a partition cannot be read on, and why."""
+    """Where a partition cannot be read on, and why.
+
+    ``last_offset`` is the last one of the batch there; None where its header is broken too.
+    """
 
     offset: int
     why: str
+    last_offset: int | None = None
 
 
 class Decoding:
@@ -93,9 +97,15 @@ class Decoding:
         self._spent_bytes += len(data)
         return data
 
-    def note(self, place: tuple[str, int], offset: int, error: Exception) -> None:
-        """Note why a topic's partition cannot be read on from ``offset``."""
-        self.unreadable[place] = Unreadable(offset, reason_of(error))
+    def note(
+        self,
+        place: tuple[str, int],
+        offset: int,
+        error: Exception,
+        last_offset: int | None = None,
+    ) -> None:
+        """Note why a topic's partition cannot be read on from ``offset``: see `Unreadable`."""
+        self.unreadable[place] = Unreadable(offset, reason_of(error), last_offset)
 
 
 _current: ContextVar[Decoding | None] = ContextVar("usageledger_decoding", default=None)

@@ -59,6 +59,25 @@ class BoundedPolls:
         )
 
 
+class _Batches:
+    """The batches of a fetched partition. It remembers the one that is being unpacked."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+        self._batch: Any = None
+
+    def next_batch(self) -> Any:
+        self._batch = self._records.next_batch()
+        return self._batch
+
+    def last_offset(self, offset: int) -> int | None:
+        """The last offset of the batch that has ``offset``, by its header; None if none has."""
+        batch = self._batch
+        if batch is None or batch.magic < 2 or batch.last_offset < offset:
+            return None
+        return int(batch.last_offset)
+
+
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] # kafka-python has no types
     """A fetched partition's records, which end where they cannot be read on."""
 
@@ -66,6 +85,11 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] # kafka
     next_fetch_offset: int
     record_iterator: Iterator[Any] | None
     polls: BoundedPolls
+    batches: _Batches
+
+    def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Any:
+        self.batches = _Batches(records)
+        return super()._unpack_records(tp, self.batches, *deserializers)
 
     def take(self, n: int | None = None) -> list[Any]:
         """Up to ``n`` records; none once the partition cannot be read on."""
@@ -81,7 +105,12 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] # kafka
         except ReadFull:
             self.drain()
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises is the reason
-            decoding.note(self.topic_partition, self.next_fetch_offset, error)
+            decoding.note(
+                self.topic_partition,
+                self.next_fetch_offset,
+                error,
+                self.batches.last_offset(self.next_fetch_offset),
+            )
             self.drain()
         return records
 

@@ -16,7 +16,7 @@ from usageledger.domain.chain import SealedEntry, entry_at
 from usageledger.domain.record_skip import SkippedPlace, places_skipped
 from usageledger.ledger.records import Record
 from usageledger.log.admin import connect_admin
-from usageledger.log.bounded_codecs import FETCH_BYTES_MAX
+from usageledger.log.bounded_codecs import FETCH_BYTES_MAX, Unreadable
 from usageledger.log.diagnosis import named_cause
 from usageledger.log.kafka_python_reading import BoundedPolls
 from usageledger.log.missing_rights import is_refused, missing_right
@@ -32,7 +32,16 @@ class LogUnreadable(Exception):
 
 
 class BatchUnreadable(LogUnreadable):
-    """A batch cannot be decoded, or decompresses to too much. It stays so."""
+    """A batch cannot be decoded, or decompresses to too much. It stays so.
+
+    ``place`` has the offset at which reading ends, and the last one of the batch if it is known.
+    """
+
+    def __init__(self, topic: str, partition: int, place: Unreadable) -> None:
+        super().__init__(
+            f"{topic}/{partition} cannot be read from offset {place.offset} on: {place.why}"
+        )
+        self.place = place
 
 
 class TopicRefused(LogUnreadable):
@@ -153,10 +162,7 @@ class LogReader:
                     return
                 yield Record(record.offset, record.timestamp, record.key, record.value)
             if there in unreadable:
-                offset, why = unreadable[there]
-                raise BatchUnreadable(
-                    f"{topic}/{partition} cannot be read from offset {offset} on: {why}"
-                )
+                raise BatchUnreadable(topic, partition, unreadable[there])
             if time.monotonic() - last_progress > self._timeout_ms / 1_000:
                 raise LogUnreadable(
                     f"{topic}/{partition} returned no record from offset "

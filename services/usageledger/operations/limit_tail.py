@@ -56,9 +56,10 @@ def tail(
                         yield event
                 # After the events, as the caller may be slow to handle them.
                 last_event_s = time.monotonic()
-            for place, (offset, why) in unreadable.items():
+            for place, found in unreadable.items():
                 raise TailFailed(
-                    f"{place.topic}, partition {place.partition}, offset {offset}: {why}"
+                    f"{place.topic}, partition {place.partition}, offset {found.offset}: "
+                    f"{found.why}"
                 )
     finally:
         consumer.close(autocommit=False)

@@ -11,9 +11,9 @@ from usageledger.counters.connection import connect
 from usageledger.counters.redis_view import RedisView
 from usageledger.domain.chain import SealedEntry
 from usageledger.domain.entry import InputAddress
-from usageledger.ledger.records import LedgerError
+from usageledger.ledger.records import LedgerError, Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
-from usageledger.log.reading import LogReader, log_reader
+from usageledger.log.reading import BatchUnreadable, LogReader, log_reader
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.ledger_entries import ledger_partitions, require_partition
@@ -21,7 +21,7 @@ from usageledger.operations.topics import is_importing
 from usageledger.processor.catalog_log import CatalogLog
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.inputs import InputBuffer, Source
-from usageledger.processor.skipping import SkipRefused, skip_input
+from usageledger.processor.skipping import SkipRefused, UnreadableBatch, skip_input
 from usageledger.runtime.kafka_connection import KafkaConnection
 
 SKIP_TIMEOUT_S = 120.0
@@ -84,6 +84,7 @@ async def _skip(
                 operator=f"skip/{socket.gethostname()}/{os.getpid()}",
                 is_importing=importing,
                 now=lambda: datetime.now(UTC),
+                unreadable=control.unreadable.get,
             )
     finally:
         await ledger.close()
@@ -102,6 +103,8 @@ class _FirstRecords:
         self._topics = {Source.USAGE: topics.usage, Source.ACCOUNT: topics.account}
         self._partition = partition
         self._ends: dict[Source, int] = {}
+        self.unreadable: dict[Source, UnreadableBatch] = {}
+        """The inputs that cannot be read from where they were sought to."""
 
     async def seek(self, positions: dict[Source, int]) -> None:
         for source, position in positions.items():
@@ -116,11 +119,23 @@ class _FirstRecords:
                     f"the ledger has decided up to {position}: the topic was truncated or made "
                     "anew. Restore it from a backup"
                 )
-            first = next(
-                iter(self._reader.read(topic, self._partition, position, self._ends[source])), None
-            )
+            first = self._first(source, position)
             if first is not None:
                 self.buffer.put(source, [first])
+
+    def _first(self, source: Source, position: int) -> Record | None:
+        self.unreadable.pop(source, None)
+        topic, end = self._topics[source], self._ends[source]
+        try:
+            return next(iter(self._reader.read(topic, self._partition, position, end)), None)
+        except BatchUnreadable as error:
+            last = error.place.last_offset
+            if last is None:
+                raise OperatorError(
+                    f"{error}, and its header is broken too: restore {topic} from a backup"
+                ) from error
+            self.unreadable[source] = UnreadableBatch(range(position, last + 1), error.place.why)
+            return None
 
     async def end_offset(self, source: Source) -> int:
         return self._ends[source]

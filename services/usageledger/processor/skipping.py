@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from usageledger.counters.view import PartitionView, Position, ViewError
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
@@ -37,6 +38,13 @@ class SkipRefused(Exception):
     """The input may not be skipped. Nothing was skipped; the message says why not."""
 
 
+class UnreadableBatch(NamedTuple):
+    """The batch with which an input goes on, and why it cannot be read."""
+
+    offsets: range
+    why: str
+
+
 async def skip_input(
     address: InputAddress,
     reason: str,
@@ -49,13 +57,16 @@ async def skip_input(
     operator: str,
     is_importing: bool,
     now: Callable[[], datetime],
+    unreadable: Callable[[Source], UnreadableBatch | None] = lambda _: None,
 ) -> SealedEntry:
     """Append the skip of the input that the partition would decide next; return the entry.
 
     ``inputs`` feeds both inputs from a given offset, as for an owner; their first records are
-    enough. A stopped owner that sees our claim claims too. Then we give way, and try again. Raises
-    SkipRefused unless this code fails on the input; PartitionStopped, LedgerError and ViewError as
-    an owner does.
+    enough. ``unreadable`` says whether an input cannot be read from there on: then the whole batch
+    is skipped. A stopped owner that sees our claim claims too. Then we give way, and try again.
+
+    Raises SkipRefused unless this code fails on the input or cannot read it; PartitionStopped,
+    LedgerError and ViewError as an owner does.
     """
     if address.topic == "catalog" or not reason.strip():
         raise SkipRefused(
@@ -71,6 +82,7 @@ async def skip_input(
         operator=operator,
         new_merge=lambda: Merge(inputs, catalogs, is_importing=lambda: is_importing, now=now),
         catalogs=catalogs,
+        unreadable=unreadable,
     )
     for pause_s in (*ATTEMPT_PAUSES_S, None):
         try:
@@ -99,25 +111,49 @@ class _Skip:
     catalogs: CatalogLog
     operator: str
     new_merge: Callable[[], Merge]
+    unreadable: Callable[[Source], UnreadableBatch | None]
     sent: list[SealedEntry] = field(default_factory=list)
     """The skips that were sent to the log. An attempt that failed may have appended its own."""
 
     async def attempt(self) -> SealedEntry:
         """Claim the partition, catch up and append the skip. Raises what `skip_input` raises."""
         book, position = await self._claimed_book()
-        record = await self._record_to_skip(book)
-        topic = self.address.topic
-        decoded = book.decode(topic, [record])
-        accounts, identities = book.needed_to_decide(decoded)
-        await provide(book, self.view, position, accounts, identities)
-        detail = self._failure_to_decide(book, decoded[0])
-        (skipped,) = book.skip(topic, record, reason=self.reason, detail=detail)
+        await self.inputs.seek(
+            {Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next}
+        )
+        batch = self.unreadable(Source(self.address.topic))
+        skipped = (
+            await self._skip_record(book, position)
+            if batch is None
+            else self._skip_unreadable(book, batch)
+        )
         self.sent.append(skipped)
         key = skipped.entry.account.encode() or None
         await self.ledger.append(skipped.entry.offset, [[KeyedValue(key, skipped.value)]])
         # The log is the truth and has the skip. If this fails, the next owner folds it.
         with suppress(ViewError):
             await self.view.commit(position, view_change(book.head, book.take_changes()))
+        return skipped
+
+    async def _skip_record(self, book: PartitionBook, position: Position) -> SealedEntry:
+        record = _record_at(self.address, await _next_step(self.new_merge(), book))
+        topic = self.address.topic
+        decoded = book.decode(topic, [record])
+        accounts, identities = book.needed_to_decide(decoded)
+        await provide(book, self.view, position, accounts, identities)
+        detail = self._failure_to_decide(book, decoded[0])
+        (skipped,) = book.skip(topic, record, reason=self.reason, detail=detail)
+        return skipped
+
+    def _skip_unreadable(self, book: PartitionBook, batch: UnreadableBatch) -> SealedEntry:
+        """Skip the batch that begins where the partition stopped."""
+        topic, offsets = self.address.topic, batch.offsets
+        if self.address.offset not in offsets:
+            raise SkipRefused(
+                f"of {topic} the offsets {offsets[0]} to {offsets[-1]} are next, a batch that "
+                f"cannot be read ({batch.why}): name {self.address.partition}@{offsets[0]}"
+            )
+        (skipped,) = book.skip_unreadable(topic, offsets, reason=self.reason, detail=batch.why)
         return skipped
 
     async def entry_in_log(self) -> SealedEntry | None:
@@ -164,13 +200,6 @@ class _Skip:
                 f"{_input_name(self.address)} has been decided: `usageledger ledger show` has its "
                 "entry"
             )
-
-    async def _record_to_skip(self, book: PartitionBook) -> Record:
-        """The record at the address. Raises SkipRefused unless it is what is decided next."""
-        await self.inputs.seek(
-            {Source.USAGE: book.head.usage_next, Source.ACCOUNT: book.head.account_next}
-        )
-        return _record_at(self.address, await _next_step(self.new_merge(), book))
 
     def _failure_to_decide(self, book: PartitionBook, decoded: DecodedInput) -> str:
         """The error that this code raises on the input. Raises SkipRefused if it raises none."""

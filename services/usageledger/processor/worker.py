@@ -266,20 +266,39 @@ class _Worker:
                 looked_at.next_offset >= found.offset
                 or looked_at.idle_looks >= UNREADABLE_IDLE_LOOKS
             ):
-                self._stop_partition(
+                has_stopped = self._stop_partition(
                     partition,
-                    f"{topic_partition} cannot be read from offset {found.offset} on: {found.why}",
+                    f"{topic_partition} cannot be read from offset {found.offset} on: "
+                    f"{found.why}. To go on without that batch: usageledger processor skip "
+                    f"{partition}@{found.offset} --topic {source.value} --reason TEXT",
                 )
+                if has_stopped:
+                    starting = self._start_again(partition, assigned.owner, assigned.task)
+                    assigned.task = asyncio.create_task(starting)
+                    assigned.task.add_done_callback(self._fail_with_task)
 
-    def _stop_partition(self, partition: int, why: str) -> None:
+    async def _start_again(
+        self, partition: int, stopped: Owner, ending: asyncio.Task[None]
+    ) -> None:
+        """Start another owner of a stopped partition once an operator has claimed it."""
+        await asyncio.wait([ending])
+        await self._wait_for_another_claim(partition, stopped.ledger_end)
+        log.info("partition %d: another has claimed it since it stopped; starting again", partition)
+        del self._assigned[partition]
+        self._start(partition)
+        self._report()
+
+    def _stop_partition(self, partition: int, why: str) -> bool:
+        """Stop a partition's owner. Return False if the partition had stopped before."""
         assigned = self._assigned.get(partition)
         if assigned is None or assigned.stopped_because:
-            return
+            return False
         assigned.ended_because = why
         log.error("partition %d stopped: %s", partition, why)
         assigned.feed.close()
         assigned.task.cancel()
         self._report()
+        return True
 
     def _start(self, partition: int) -> None:
         if partition in self._assigned:

@@ -13,7 +13,7 @@ from usageledger.audit.replay import Difference, PartitionReplay
 from usageledger.domain.adopted_catalogs import AdoptedCatalogs
 from usageledger.domain.catalog_document import load_shipped_catalog
 from usageledger.domain.chain import SealedEntry, seal
-from usageledger.domain.entry import LedgerEntry, MalformedRun, Topic
+from usageledger.domain.entry import InputRun, LedgerEntry, Topic
 from usageledger.domain.head import Head
 from usageledger.ledger.decoded_input import RUN_RECORDS_MIN
 from usageledger.ledger.partition_book import PartitionBook
@@ -50,7 +50,7 @@ def test_a_few_malformed_records_have_an_entry_each() -> None:
 def test_malformed_records_in_a_row_are_one_entry_that_counts_them() -> None:
     (entry,) = decided(records(*[b"junk"] * RUN_RECORDS_MIN, first=40))
     assert (entry.kind, entry.reason, entry.account) == ("refusal", "not_json", "acct_1")
-    assert entry.run == MalformedRun(
+    assert entry.run == InputRun(
         first_offset=40, records=RUN_RECORDS_MIN, reasons={"not_json": RUN_RECORDS_MIN}
     )
     assert entry.input_offsets == range(40, 40 + RUN_RECORDS_MIN)
@@ -122,7 +122,7 @@ def test_an_audit_counts_each_record_of_a_run() -> None:
     ids=["too few", "too many", "another first", "another count"],
 )
 def test_an_audit_finds_a_run_that_does_not_fit_its_records(
-    forge: Callable[[MalformedRun], MalformedRun], problem: str
+    forge: Callable[[InputRun], InputRun], problem: str
 ) -> None:
     inputs = records(*[b"junk"] * 12)
     with pytest.raises(Difference, match=problem):
@@ -136,7 +136,7 @@ def test_an_audit_finds_an_event_that_was_passed_over_as_malformed() -> None:
         audited(with_an_event, ledger_of(junk))
 
 
-def forged(sealed: SealedEntry, forge: Callable[[MalformedRun], MalformedRun]) -> Any:
+def forged(sealed: SealedEntry, forge: Callable[[InputRun], InputRun]) -> Any:
     """The entry with another run, sealed as its owner would."""
     assert sealed.entry.run is not None
     draft = replace(

@@ -7,6 +7,7 @@ from typing import cast
 
 from usageledger.ledger.records import Record
 from usageledger.limits.consumer import KafkaLimitLog
+from usageledger.log.bounded_codecs import Unreadable
 from usageledger.log.reading import BatchUnreadable, LogReader
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
@@ -27,7 +28,7 @@ class LogWithBombs:
     def read(self, topic: str, partition: int, start: int, stop: int) -> Iterator[Record]:
         for offset in range(start, stop):
             if offset in self._bombs:
-                raise BatchUnreadable(f"{topic}/{partition} cannot be read from offset {offset} on")
+                raise BatchUnreadable(topic, partition, Unreadable(offset, "a bomb"))
             yield Record(offset, 0, None, b"")
 
 

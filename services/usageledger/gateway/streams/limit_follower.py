@@ -194,11 +194,11 @@ class LimitFollower:
                 read[partition] = some
             else:
                 self._next[partition] = self._read_to[partition]
-        for partition, (offset, why) in self._topic.unreadable.items():
+        for partition, found in self._topic.unreadable.items():
             if partition not in self._unreadable:
                 self._unreadable[partition] = (
                     f"{self._topic.topic}, partition {partition} cannot be read from offset "
-                    f"{offset} on: {why}"
+                    f"{found.offset} on: {found.why}"
                 )
                 log.error("limit events stop: %s", self._unreadable[partition])
         self._note_progress()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from usageledger.ledger.partition_book import group_key
 from usageledger.ledger.reader_rule import NO_SKIPS, RecordStops, next_entry
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds, whole_milliseconds_up
-from usageledger.log.reading import RecordReader, skips_after
+from usageledger.log.reading import BatchUnreadable, RecordReader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.event_file import Input
@@ -203,11 +203,24 @@ class _Cursor:
 
     def __init__(self, reader: RecordReader, topic: str, partition: int) -> None:
         end = reader.end_offset(topic, partition)
-        self._records = records_between(reader, topic, partition, 0, end)
+        self._read_from: Callable[[int], Iterator[Record]] = lambda start: records_between(
+            reader, topic, partition, start, end
+        )
+        self._records = self._read_from(0)
         self._last: Record | None = None
 
     def at(self, offset: int) -> Record | None:
-        """The record at that offset, if it is there."""
+        """The record at that offset, if it is there. Raises BatchUnreadable."""
+        try:
+            return self._advance_to(offset)
+        except BatchUnreadable as error:
+            if error.place.offset >= offset:
+                raise
+            # An operator has skipped that batch.
+            self._records = self._read_from(offset)
+            return self._advance_to(offset)
+
+    def _advance_to(self, offset: int) -> Record | None:
         while self._last is None or self._last.offset < offset:
             self._last = next(self._records, None)
             if self._last is None:

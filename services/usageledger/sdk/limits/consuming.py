@@ -44,9 +44,9 @@ def closing_consumer(consumer: Any) -> Iterator[Any]:
 
 def require_readable(unreadable: Mapping[Any, Unreadable]) -> None:
     """Raise SubscriberFailed, naming the record, if a partition cannot be read on."""
-    for place, (offset, why) in unreadable.items():
+    for place, found in unreadable.items():
         raise SubscriberFailed(
-            f"{place.topic}, partition {place.partition}, offset {offset}: {why}"
+            f"{place.topic}, partition {place.partition}, offset {found.offset}: {found.why}"
         )
 
 
