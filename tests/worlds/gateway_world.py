@@ -16,7 +16,6 @@ from kafka.errors import KafkaConnectionError
 from tests.worlds.account_sources import UnreachableAccounts
 from usageledger.accounts.queries import Clock
 from usageledger.accounts.reader import Accounts
-from usageledger.gateway.access.app_keys import Scope
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.app import ROUTERS, create_app
 from usageledger.gateway.inspector import Inspector
@@ -30,6 +29,7 @@ from usageledger.history.tables import HISTORY_FILE
 from usageledger.log.event_publisher import Outgoing, Sent
 from usageledger.log.topics import Topics
 from usageledger.operations.ledger_inspection import LedgerConnections
+from usageledger.sdk.scopes import Scope
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 

@@ -9,6 +9,7 @@ import typer
 
 from usageledger.cli import terminal
 from usageledger.cli.options import AsJson, Data
+from usageledger.sdk.scopes import SCOPES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,16 +18,8 @@ app = typer.Typer(
 
 OVERLAP_S = 86_400
 
-
-class Scope(str, Enum):
-    """A scope of keys. An enumeration, as typer accepts several values of nothing else."""
-
-    report = "report"
-    check = "check"
-    hold = "hold"
-    read = "read"
-    admin = "admin"
-
+# typer accepts several values of nothing else than an enumeration.
+ScopeName = Enum("ScopeName", {scope: scope for scope in SCOPES})  # type: ignore[misc] # one list
 
 KeyId = Annotated[
     str,
@@ -44,7 +37,7 @@ KeyId = Annotated[
 def create(
     name: Annotated[str, typer.Argument(help="Which app uses it.")],
     scopes: Annotated[
-        list[Scope],
+        list[ScopeName],
         typer.Option(
             "--scope", help="What the key may do; may be repeated. admin may do everything."
         ),

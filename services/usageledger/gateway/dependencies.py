@@ -16,7 +16,7 @@ from pydantic import WithJsonSchema
 
 from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name
-from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic, Scope
+from usageledger.gateway.access.app_keys import Caller, Keys, NotAuthentic
 from usageledger.gateway.access.credentials import bearer_of, caller_of, caller_of_session
 from usageledger.gateway.access.rate_limits import RateLimits
 from usageledger.gateway.access.sessions import Sessions
@@ -34,6 +34,7 @@ from usageledger.gateway.webhooks.endpoints import EndpointStore
 from usageledger.history.reading import HistoryReader
 from usageledger.log.event_publisher import Publish
 from usageledger.log.topics import Topics
+from usageledger.sdk.scopes import Scope
 
 # Every module with routes imports this one, so `:segment` is known before the first route.
 register()

@@ -23,6 +23,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from usageledger.sdk.scopes import TOKEN_SCOPES, checked_scopes
+
 ALGORITHM = "HS256"
 AUDIENCE = "usageledger"
 LIFETIME_MAX = timedelta(hours=1)
@@ -41,8 +43,9 @@ def mint_account_token(
 ) -> str:
     """Return a token for one account's paths, valid for ``expires_in`` (at most an hour).
 
-    ``scopes`` can be any of the key's own except ``admin``. The gateway is not asked. Raises
-    ValueError for a malformed key, an empty account or a lifetime out of bounds.
+    ``scopes`` are ``check``, ``hold`` and ``read``, or some of them, as far as the key has them:
+    no path of an account accepts another. The gateway is not asked. Raises ValueError for another
+    scope or none, a malformed key, an empty account or a lifetime out of bounds.
     """
     if not account:
         raise ValueError("account is needed")
@@ -51,9 +54,10 @@ def mint_account_token(
             f"expires_in is above 0 and at most an hour, not {expires_in}: mint another token "
             "when this one expires"
         )
+    listed = checked_scopes(scopes, TOKEN_SCOPES, "an account token")
     key_id, secret = split_key(key)
     return signed_account_token(
-        key_id, token_key(secret), account, scopes, expires_in, now or datetime.now(UTC)
+        key_id, token_key(secret), account, listed, expires_in, now or datetime.now(UTC)
     )
 
 

@@ -360,7 +360,7 @@ declare namespace Gateway {
 
   interface NewAccountToken {
     expires_in?: number;
-    scopes?: ("report" | "check" | "hold" | "read")[];
+    scopes?: ("check" | "hold" | "read")[];
   }
 
   interface NewEndpoint {

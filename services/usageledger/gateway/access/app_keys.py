@@ -16,10 +16,10 @@ import hmac
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, cast, get_args
+from typing import cast
 
 import jwt
 
@@ -27,6 +27,7 @@ from usageledger.counters.holding import Holder
 from usageledger.gateway.access.key_bounds import UNBOUND, KeyBounds
 from usageledger.gateway.idempotency import make_once
 from usageledger.gateway.store import transaction
+from usageledger.sdk.scopes import SCOPES, TOKEN_SCOPES, Scope, TokenScope, checked_scopes
 from usageledger.sdk.tokens import (
     ALGORITHM,
     AUDIENCE,
@@ -36,9 +37,6 @@ from usageledger.sdk.tokens import (
     split_key,
     token_key,
 )
-
-Scope = Literal["report", "check", "hold", "read", "admin"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 KEYS_MAX = 1_000
 """How many keys may work at once. They are kept in memory."""
@@ -159,7 +157,7 @@ class Keys:
         self,
         caller: Caller,
         account: str,
-        scopes: Collection[Scope],
+        scopes: Collection[TokenScope],
         lifetime: timedelta,
         now: datetime,
     ) -> str:
@@ -170,7 +168,7 @@ class Keys:
         known = self._by_id.get(caller.key_id)
         if known is None:
             raise NotAuthentic("the key was revoked")
-        ordered = [scope for scope in SCOPES if scope in scopes]
+        ordered = checked_scopes(scopes, TOKEN_SCOPES, "an account token")
         return signed_account_token(
             caller.key_id, known.secrets[-1].token_key, account, ordered, lifetime, now
         )
@@ -190,17 +188,19 @@ class Keys:
         ``by`` is the id of the caller's key. If that caller sends the same request twice under one
         idempotency key, the second makes no key.
 
-        Raises BoundAdmin, TooManyKeys, MadeBefore, KeyUsedBefore.
+        Raises BoundAdmin, TooManyKeys, MadeBefore and KeyUsedBefore, and ValueError for an unknown
+        scope or none.
         """
         if bounds.is_bound and "admin" in scopes:
             raise BoundAdmin
-        key, request = new_key(), [name, sorted(scopes), asdict(bounds)]
+        listed = checked_scopes(scopes, SCOPES, "a key")
+        key, request = new_key(), [name, sorted(listed), asdict(bounds)]
         with transaction(self._store, self._turn) as store:
             if len(self._by_id) >= KEYS_MAX:
                 raise TooManyKeys
             if idempotency_key is not None:
                 make_once(store, by, idempotency_key, request, split_key(key)[0], now)
-            _add(store, key, name, scopes, bounds, now)
+            _add(store, key, name, listed, bounds, now)
         self._load()
         return key
 
@@ -368,17 +368,16 @@ def _add(
     store: sqlite3.Connection,
     key: str,
     name: str,
-    scopes: Iterable[Scope],
+    scopes: tuple[Scope, ...],
     bounds: KeyBounds,
     now: datetime,
 ) -> None:
-    listed = " ".join(scope for scope in SCOPES if scope in set(scopes))
     store.execute(
         "INSERT INTO keys VALUES (?, ?, ?, ?, NULL, ?, ?, ?)",
         (
             split_key(key)[0],
             name,
-            listed,
+            " ".join(scopes),
             _iso_text(now),
             json.dumps(bounds.sources),
             json.dumps(bounds.accounts),
@@ -428,10 +427,8 @@ def _is_valid_at(claims: dict[str, object], now: datetime) -> bool:
 def _caller_by_claims(claims: dict[str, object], key_id: str, known: _Known) -> Caller:
     of_key = known.scopes
     asked = set(str(claims.get("scope", "read")).split())
-    given = {
-        scope
-        for scope in SCOPES
-        if scope != "admin" and scope in asked and (scope in of_key or "admin" in of_key)
+    given: set[Scope] = {
+        scope for scope in TOKEN_SCOPES if scope in asked and (scope in of_key or "admin" in of_key)
     }
     return Caller(key_id, frozenset(given), str(claims["sub"]), known.bounds)
 

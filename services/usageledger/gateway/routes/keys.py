@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import (
@@ -19,11 +19,9 @@ from pydantic.config import JsonDict
 from usageledger.contracts.fields import NAME_SCHEMA
 from usageledger.gateway.access.app_keys import (
     KEYS_MAX,
-    SCOPES,
     AppKey,
     BoundAdmin,
     NotAuthentic,
-    Scope,
     TooManyKeys,
 )
 from usageledger.gateway.access.credentials import (
@@ -52,13 +50,13 @@ from usageledger.gateway.dependencies import (
 )
 from usageledger.gateway.idempotency import IdempotencyKey, MadeBefore
 from usageledger.gateway.problems import Problem, problems
+from usageledger.sdk.scopes import SCOPES, TOKEN_SCOPES, Scope, TokenScope
 from usageledger.sdk.tokens import LIFETIME_MAX
 
 router = APIRouter(tags=["keys"])
 
 OVERLAP_MAX_S = 30 * 86_400
 
-TokenScope = Literal["report", "check", "hold", "read"]
 
 _KEY_EXAMPLE: JsonDict = {
     "id": "0a1b2c3d",
@@ -208,8 +206,8 @@ class NewAccountToken(BaseModel):
     scopes: list[TokenScope] = Field(
         default=["read"],
         min_length=1,
-        max_length=4,
-        description="A part of the key's own scopes; never `admin`.",
+        max_length=len(TOKEN_SCOPES),
+        description="A part of the key's own scopes. Other scopes open no path of an account.",
     )
 
 

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worlds.gateway_world import NOW, GatewayWorld
-from usageledger.gateway.access.app_keys import SCOPES, NotAuthentic, Scope
+from usageledger.gateway.access.app_keys import NotAuthentic
 from usageledger.gateway.dependencies import Needs
-from usageledger.sdk.tokens import mint_account_token, split_key, token_key
+from usageledger.sdk.scopes import SCOPES, TOKEN_SCOPES, Scope
+from usageledger.sdk.tokens import mint_account_token, signed_account_token, split_key, token_key
 
 HOUR = timedelta(hours=1)
 
@@ -164,19 +165,48 @@ def test_a_key_is_made_once_however_often_its_request_is_sent(world: GatewayWorl
 def test_a_token_names_one_account_and_never_gets_a_scope_that_its_key_lacks(
     world: GatewayWorld,
 ) -> None:
-    token = mint_account_token(
-        world.key("read"), "acct_1", scopes=["read", "hold", "admin"], now=NOW
-    )
+    token = _signed(world.key("read"), "read", "hold", "report", "admin")
     caller = world.keys.caller(token, NOW)
     assert caller.account == "acct_1"
     assert caller.scopes == {"read"}
 
 
-def test_an_admins_token_is_no_admin(world: GatewayWorld) -> None:
-    caller = world.keys.caller(
-        mint_account_token(world.key("admin"), "acct_1", scopes=["read", "admin"], now=NOW), NOW
-    )
+def test_an_admins_token_is_no_admin_and_reports_nothing(world: GatewayWorld) -> None:
+    caller = world.keys.caller(_signed(world.key("admin"), "read", "report", "admin"), NOW)
     assert caller.scopes == {"read"}
+
+
+def test_account_tokens_have_the_scopes_that_a_path_of_an_account_asks_for(
+    world: GatewayWorld,
+) -> None:
+    asked = {
+        needs.scope
+        for route in world.routes()
+        if "{account:" in route.path and (needs := _needs(route.dependant)) is not None
+    }
+    assert asked - {"admin"} == set(TOKEN_SCOPES)
+
+
+@pytest.mark.parametrize("scopes", [["report"], ["read", "admin"], ["write"], [""], [], "read"])
+def test_a_token_is_not_minted_with_a_scope_that_no_path_of_an_account_accepts(
+    scopes: Any,
+) -> None:
+    """A backend minted tokens for `report`. They looked well, and every request was refused."""
+    with pytest.raises(ValueError, match=r"check, hold, read|not one text"):
+        mint_account_token(f"ulk_0a1b2c3d_{'x' * 43}", "acct_1", scopes=scopes)
+
+
+@pytest.mark.parametrize("scopes", [["reed"], ["report", "write"], []])
+def test_a_key_is_not_made_with_an_unknown_scope(world: GatewayWorld, scopes: Any) -> None:
+    with pytest.raises(ValueError, match="report, check, hold, read, admin"):
+        world.keys.create("typo", scopes, NOW)
+    assert world.keys.page(0, 10) == []
+
+
+def _signed(key: str, *scopes: str) -> str:
+    """A token with any scopes, as another JWT library would mint it."""
+    key_id, secret = split_key(key)
+    return signed_account_token(key_id, token_key(secret), "acct_1", scopes, HOUR, NOW)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +341,7 @@ def test_no_operation_lets_an_accounts_token_reach_another_account(
     )
     world = GatewayWorld(tmp_path_factory.mktemp("gateway"))
     try:
-        token = mint_account_token(world.key("admin"), owner, scopes=SCOPES, now=NOW)
+        token = mint_account_token(world.key("admin"), owner, scopes=TOKEN_SCOPES, now=NOW)
         statuses = asyncio.run(_ask_everything(world, token, other))
         assert {
             operation: status for operation, status in statuses.items() if status not in (403, 404)
