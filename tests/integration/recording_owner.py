@@ -18,6 +18,7 @@ from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.topics import Topics
 from usageledger.processor.inputs import InputBuffer, InputControl, Source
+from usageledger.processor.reused_ids import ReusedIds
 from usageledger.processor.worker import OwnerFactory, run_worker
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.process import run_process
@@ -46,6 +47,7 @@ class RecordingOwner:
         self.waiting_because: str | None = None
         self.catch_up_progress: tuple[int, int] | None = None
         self.ledger_end: int | None = None
+        self.reused_ids = ReusedIds()
         self.begun_at: list[dict[Source, int]] = []
         self.records_seen = 0
         self._ledger = ledger

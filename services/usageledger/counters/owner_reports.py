@@ -22,7 +22,8 @@ class OwnerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """How a partition's owner is doing.
 
     ``no_progress_s`` is for how long it has had work and done none. A view that is being caught up
-    is at ledger offset ``caught_up_to`` of ``catch_up_end``.
+    is at ledger offset ``caught_up_to`` of ``catch_up_end``. ``ids_reused`` counts the events that
+    it refused since it started because their id had been used for other content.
     """
 
     worker: str
@@ -32,6 +33,8 @@ class OwnerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     no_progress_s: float = 0.0
     caught_up_to: int | None = None
     catch_up_end: int | None = None
+    ids_reused: int = 0
+    last_id_reused: str | None = None
 
 
 _encoder = msgspec.json.Encoder()

@@ -79,6 +79,7 @@ class PartitionState:
             "state": self.name,
             "lag": dict(self.lag),
             "no_progress_s": 0.0 if report is None else report.no_progress_s,
+            "ids_reused": 0 if report is None else report.ids_reused,
             "catch_up": None
             if report is None or report.catch_up_end is None
             else [report.caught_up_to or 0, report.catch_up_end],

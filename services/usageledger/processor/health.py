@@ -9,6 +9,7 @@ from typing import Protocol
 
 from usageledger.processor.feed import PartitionFeed
 from usageledger.processor.inputs import InputBuffer, Source
+from usageledger.processor.reused_ids import ReusedIds
 from usageledger.runtime.telemetry import Figure, Report
 
 
@@ -35,6 +36,9 @@ class PartitionHealth:
     waiting_because: str | None = None
     ledger_end: int | None = None
     """The end of the ledger partition as its owner knows it: it appends there next."""
+    ids_reused: int = 0
+    """How many events with an id that had been used for other content its owner has refused."""
+    last_id_reused: str | None = None
 
 
 class _OwnerState(Protocol):
@@ -49,6 +53,9 @@ class _OwnerState(Protocol):
 
     @property
     def ledger_end(self) -> int | None: ...
+
+    @property
+    def reused_ids(self) -> ReusedIds: ...
 
 
 def partition_health(
@@ -70,6 +77,8 @@ def partition_health(
         waiting_because=None if stopped_because else owner.waiting_because,
         decided={source.value: feed.next_offset(source) for source in Source},
         ledger_end=owner.ledger_end,
+        ids_reused=owner.reused_ids.count,
+        last_id_reused=owner.reused_ids.last,
     )
 
 
@@ -136,6 +145,14 @@ class WorkerHealth:
             "The end of a ledger partition: it rises with each entry that is appended",
             ends,
             label="partition",
+        )
+        yield Figure(
+            "ids_reused",
+            "Events refused because their id was used before for other content, by partition. "
+            "Counted since the owner of the partition started",
+            {str(each.partition): each.ids_reused for each in self.partitions},
+            label="partition",
+            is_total=True,
         )
         behind = [
             end - reached

@@ -37,6 +37,7 @@ from usageledger.processor.inputs import InputBuffer, Source
 from usageledger.processor.merge import Merge, NextDue, NextRecords, NextStep
 from usageledger.processor.owner_settings import DEFAULT_SETTINGS, OwnerSettings
 from usageledger.processor.patient_view import PatientView, Waiting
+from usageledger.processor.reused_ids import ReusedIds
 from usageledger.runtime.tasks import cancel_and_wait, is_being_cancelled, raise_first_failure
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class PartitionOwner:
 
         Records at or after it are another's.
         """
+        self.reused_ids = ReusedIds()
         self._partition_count = partition_count
         self._ledger = ledger
         self._spread = Random(worker)
@@ -396,6 +398,7 @@ class _Ownership:
                     f"{error}. The largest are those of {_name_of_largest(batch.groups)}"
                 ) from error
             self._owner.ledger_end = batch.change.position.next_offset
+            self._owner.reused_ids.note(batch.groups)
             async with self._view_calls:
                 await self._view.commit(self._position, batch.change)
                 self._position = batch.change.position

@@ -68,4 +68,6 @@ def _owner_report(health: PartitionHealth, worker: str) -> OwnerReport:
         no_progress_s=round(health.no_progress_s, 1),
         caught_up_to=caught_up_to,
         catch_up_end=end,
+        ids_reused=health.ids_reused,
+        last_id_reused=health.last_id_reused,
     )

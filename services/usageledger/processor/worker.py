@@ -19,6 +19,7 @@ from usageledger.processor.health import WorkerHealth, partition_health
 from usageledger.processor.inputs import InputBuffer, InputControl
 from usageledger.processor.log_noise import library_noise_reduced
 from usageledger.processor.offsets import KafkaOffsets
+from usageledger.processor.reused_ids import ReusedIds
 from usageledger.processor.transport import FetchConsumer, LedgerApp, new_app
 from usageledger.runtime.kafka_connection import KafkaConnection
 from usageledger.runtime.tasks import cancel_and_wait
@@ -63,6 +64,9 @@ class Owner(Protocol):
 
     @property
     def ledger_end(self) -> int | None: ...
+
+    @property
+    def reused_ids(self) -> ReusedIds: ...
 
     async def run(self) -> None:
         """Own the partition until cancelled.

@@ -28,6 +28,7 @@ from usageledger.operations.doctor.ledger_checks import (
     clock_findings,
     limits_findings,
     partition_findings,
+    reused_id_findings,
     rules_findings,
 )
 from usageledger.operations.doctor.redis_checks import (
@@ -236,6 +237,15 @@ def test_a_stopped_partition_is_found_with_the_command_that_its_stop_names() -> 
         "partitions 2 have no owner", "partition 1 has stopped", "partition 3 makes no progress",
     ]  # fmt: skip
     assert found[1][1] == "usageledger processor skip 1@5 --topic usage --reason TEXT"
+
+
+def test_ids_that_were_used_again_are_found_with_the_last_one() -> None:
+    report = OwnerReport(worker="w", state="running", ids_reused=2, last_id_reused="a /render u1")
+    states = [PartitionState(0, {}, None), PartitionState(1, {}, report)]
+    [finding] = reused_id_findings(states)
+    assert "2 times, as by a /render u1" in finding.what
+    assert finding.is_notice
+    assert list(reused_id_findings(states[:1])) == []
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,19 @@ async def test_a_sent_event_is_decided_and_counted() -> None:
 
 
 @run_async
+async def test_an_id_that_comes_back_with_other_content_is_counted_and_named() -> None:
+    """Two services with one source lost every other generation, and no figure showed it."""
+    async with a_world() as world:
+        world.use("2026-01-01T10:00:00Z", event_id="u1")
+        world.use("2026-01-01T10:00:01Z", event_id="u1")
+        world.use("2026-01-01T10:00:02Z", event_id="u1", quantity="2")
+        worker = world.start_worker()
+        await world.settled()
+        assert (worker.owner.reused_ids.count, worker.owner.reused_ids.last) == (1, "a /test u1")
+        assert world.used() == 32
+
+
+@run_async
 async def test_nothing_is_decided_before_a_catalog_is_adopted() -> None:
     world = World()
     try:

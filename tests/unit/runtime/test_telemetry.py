@@ -136,6 +136,7 @@ def test_a_processor_reports_lags_offsets_and_catching_up() -> None:
                 account_lag_records=None,
                 decided={"usage": 40, "account": 2},
                 ledger_end=43,
+                ids_reused=3,
             ),
             partition(
                 1, state="catching_up", usage_lag_records=1, catch_up=(10, 25), no_progress_s=1.5
@@ -150,6 +151,8 @@ def test_a_processor_reports_lags_offsets_and_catching_up() -> None:
         "usageledger_processor_decided_usage_offset/0": 40,
         "usageledger_processor_decided_account_offset/0": 2,
         "usageledger_processor_ledger_offset/0": 43,
+        "usageledger_processor_ids_reused_total/0": 3,
+        "usageledger_processor_ids_reused_total/1": 0,
         "usageledger_processor_catch_up_records": 15,
         "usageledger_processor_no_progress_seconds": 1.5,
     }

@@ -32,6 +32,7 @@ from usageledger.operations.doctor.ledger_checks import (
     limits_findings,
     partition_count_findings,
     partition_findings,
+    reused_id_findings,
     rules_findings,
     view_findings,
 )
@@ -167,6 +168,7 @@ def _examine_progress(
         f"{len(states)}, {idle} of them idle; {undecided:,} records to decide",
         [
             *partition_count_findings(after.difference, after.uncovered(topics)),
+            *reused_id_findings(states),
             *partition_findings(states, "usageledger up (or `usageledger service processor`)"),
         ],
     )

@@ -15,6 +15,7 @@ Area = Literal[
     "catalog",
     "partitions",
     "view",
+    "events",
     "limits",
     "rules",
 ]

@@ -130,6 +130,22 @@ def partition_findings(states: Sequence[PartitionState], service: str) -> Iterat
             )
 
 
+def reused_id_findings(states: Sequence[PartitionState]) -> Iterator[Finding]:
+    """Events whose id had been used before for other content, since the processors started."""
+    reports = [state.report for state in states if state.report is not None]
+    total = sum(report.ids_reused for report in reports)
+    if total:
+        last = next(report.last_id_reused for report in reports if report.ids_reused)
+        yield _finding(
+            "events",
+            f"an id was used again for other content {_times(total)}, as by {last}",
+            "such an event is refused and not charged: two services have one source or make the "
+            "same ids, or somebody tries ids",
+            "usageledger refusals list --reason id_reused_with_different_content",
+            is_notice=True,
+        )
+
+
 def limits_findings(before: LedgerLags, after: LedgerLags, seconds: float) -> Iterator[Finding]:
     """Partitions with limit events to write, none of which was written between two looks."""
     lag = {each.partition: each.records for each in before.lags if each.what == "limits"}
@@ -246,6 +262,10 @@ def _apart(difference: timedelta) -> str:
         f"{abs(difference).total_seconds():.1f} s "
         f"{'ahead of' if difference > timedelta() else 'behind'}"
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _numbers(partitions: Sequence[int]) -> str:

@@ -158,7 +158,7 @@ def test_what_billing_tells_of_accounts_needs_admin(world: GatewayWorld) -> None
 
 def test_an_accounts_token_reports_nothing(world: GatewayWorld) -> None:
     kafka = Kafka()
-    token = mint_account_token(world.key("admin"), "acct_1", scopes=["report", "read"], now=NOW)
+    token = mint_account_token(world.key("admin"), "acct_1", scopes=["read"], now=NOW)
     assert report(world, usage(), kafka, key=token).status_code == 403
     assert kafka.records == []
 
