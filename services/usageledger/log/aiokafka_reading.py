@@ -20,6 +20,7 @@ from usageledger.log.bounded_codecs import (
     current_decoding,
     decoding_within,
 )
+from usageledger.log.checked_batches import CheckedBatches
 
 
 class Fetched(NamedTuple):
@@ -52,18 +53,24 @@ async def read_fetched(
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc] # aiokafka has no types
     """A fetched partition's records, which end where they cannot be read on."""
 
+    _records: Any
+
     def _unpack_records(self) -> Iterator[ConsumerRecord]:
         decoding = current_decoding()
         if decoding is None:
             yield from super()._unpack_records()
         elif self._tp not in decoding.unreadable:
+            self._records = CheckedBatches(self._records)
             try:
                 yield from super()._unpack_records()
             except ReadFull:
                 return
             except Exception as error:  # noqa: BLE001 - whatever a decoder raises is the reason
                 # Perhaps a later read than the one that began with these records.
-                (current_decoding() or decoding).note(self._tp, self.next_fetch_offset, error)
+                offset = self.next_fetch_offset
+                (current_decoding() or decoding).note(
+                    self._tp, offset, error, self._records.last_offset(offset)
+                )
 
     def _consumer_record(self, tp: TopicPartition, record: Any) -> ConsumerRecord:
         # No reader of ours looks at headers, and a batch of nothing else is a hundred times its

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from usageledger.log.bounded_codecs import Decoding, ReadFull, Unreadable, decoding_within
+from usageledger.log.checked_batches import CheckedBatches
 
 with warnings.catch_warnings():
     # kafka-python reads its message schemas by a call that Python 3.11 and 3.12 deprecate.
@@ -59,25 +60,6 @@ class BoundedPolls:
         )
 
 
-class _Batches:
-    """The batches of a fetched partition. It remembers the one that is being unpacked."""
-
-    def __init__(self, records: Any) -> None:
-        self._records = records
-        self._batch: Any = None
-
-    def next_batch(self) -> Any:
-        self._batch = self._records.next_batch()
-        return self._batch
-
-    def last_offset(self, offset: int) -> int | None:
-        """The last offset of the batch that has ``offset``, by its header; None if none has."""
-        batch = self._batch
-        if batch is None or batch.magic < 2 or batch.last_offset < offset:
-            return None
-        return int(batch.last_offset)
-
-
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] # kafka-python has no types
     """A fetched partition's records, which end where they cannot be read on."""
 
@@ -85,10 +67,10 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] # kafka
     next_fetch_offset: int
     record_iterator: Iterator[Any] | None
     polls: BoundedPolls
-    batches: _Batches
+    batches: CheckedBatches
 
     def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Any:
-        self.batches = _Batches(records)
+        self.batches = CheckedBatches(records)
         return super()._unpack_records(tp, self.batches, *deserializers)
 
     def take(self, n: int | None = None) -> list[Any]:
