@@ -148,6 +148,7 @@ class _EventCommand:
         self, settings: Settings, options: SharedOptions, arguments: Mapping[str, Any]
     ) -> SentEvent:
         """Send the event; return it once Kafka has it. Raises InvalidEvent, OperatorError."""
+        from usageledger.operations.actors import system_user
         from usageledger.operations.decisions import SentEvent
         from usageledger.operations.errors import OperatorError
         from usageledger.operations.record_sender import SendingFailed
@@ -164,6 +165,7 @@ class _EventCommand:
                 source=options.source,
                 kafka=settings.kafka,
                 prefix=settings.prefix,
+                actor=f"user:{system_user()}",
                 importing=importing,
                 clock=lambda: recorded_at,
             ) as client:

@@ -62,6 +62,11 @@ class InputEvent(CloudEvent):
     recordedtime: TimeAsWritten | None = Field(
         default=None, description="When the worker or service made the event."
     )
+    actor: Name | None = Field(
+        default=None,
+        description="Who sent the event: `key:ID`, `token:ID` or `user:NAME`. The gateway sets it. "
+        "It is neither identity nor content.",
+    )
 
 
 # usage.events
@@ -297,6 +302,7 @@ class EventReferenceData(Part):
     id: str
     occurred_at: Time
     content: str | None = Field(default=None, description="A digest of the event's content.")
+    actor: str | None = Field(default=None, description="Who sent the event, if that is known.")
 
 
 class PeriodReferenceData(Part):

@@ -94,6 +94,7 @@ def decide(
         id=event.id,
         occurred_at=event.occurred_at,
         content=content_digest(event),
+        actor=event.actor,
     )
     refusal = _time_refusal(event, appended_at)
     if refusal is not None:

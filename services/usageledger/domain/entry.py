@@ -49,13 +49,15 @@ class InputAddress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class EventReference(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """The identity of the event behind an entry.
 
-    It is derived if the ledger acts by itself. ``content`` is a digest of the event's content.
+    It is derived if the ledger acts by itself. ``content`` is a digest of the event's content, and
+    ``actor`` who sent it: ``key:ID``, ``token:ID`` or ``user:NAME``.
     """
 
     source: str
     id: str
     occurred_at: datetime
     content: str | None = None
+    actor: str | None = None
 
 
 class PeriodReference(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -20,13 +20,15 @@ EffectiveWhen = Literal["period_end", "now"]
 class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The fields of every event.
 
-    Account + source + id is its identity. ``occurred_at`` is the CloudEvents ``time``.
+    Account + source + id is its identity. ``occurred_at`` is the CloudEvents ``time``. ``actor`` is
+    who sent it, as far as that is known: it is neither identity nor content.
     """
 
     account: str
     source: str
     id: str
     occurred_at: datetime
+    actor: str | None = None
 
 
 class UsageRecorded(Event, frozen=True, kw_only=True):

@@ -131,6 +131,7 @@ class _EventEnvelope(_Envelope):
     subject: str
     time: _ZonedTime
     recordedtime: _ZonedTime | None = None
+    actor: str | None = None
     data: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -140,6 +141,7 @@ class _UsageEnvelope(_Envelope):
     time: _ZonedTime
     data: _UsageData
     recordedtime: _ZonedTime | None = None
+    actor: str | None = None
 
 
 class _CatalogEnvelope(_Envelope):
@@ -244,6 +246,7 @@ def _usage_event(value: bytes) -> UsageRecorded:
         id=check_name("id", envelope.id),
         occurred_at=envelope.time.astimezone(UTC),
         recorded_at=envelope.recordedtime,
+        actor=None if envelope.actor is None else check_name("actor", envelope.actor),
         feature=check_name("data.feature", data.feature),
         model=None if data.model is None else check_name("data.model", data.model),
         quantity=parse_quantity(data.quantity),
@@ -266,6 +269,7 @@ def _account_event(value: bytes) -> AccountEvent:
             "source": check_name("source", envelope.source),
             "id": check_name("id", envelope.id),
             "occurred_at": envelope.time.astimezone(UTC),
+            "actor": None if envelope.actor is None else check_name("actor", envelope.actor),
         },
     )
 

@@ -18,6 +18,7 @@ from usageledger.domain.credits import format_credits
 from usageledger.ledger.adoption import adopted_catalogs
 from usageledger.log.reading import LogReader, log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.actors import system_user
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.lags import LookAtLags
 from usageledger.operations.topics import MIB
@@ -42,8 +43,11 @@ class Publication:
     warnings: tuple[str, ...] = ()
 
 
-def catalog_event(catalog: Catalog, at: datetime) -> bytes:
-    """The record value that publishes a catalog. The event's id is the catalog's version."""
+def catalog_event(catalog: Catalog, at: datetime, actor: str | None = None) -> bytes:
+    """The record value that publishes a catalog. The event's id is the catalog's version.
+
+    ``actor`` is who publishes it, such as ``user:NAME``.
+    """
     event = {
         "specversion": "1.0",
         "type": CATALOG_PUBLISHED,
@@ -53,6 +57,8 @@ def catalog_event(catalog: Catalog, at: datetime) -> bytes:
         "datacontenttype": "application/json",
         "data": catalog_document(catalog),
     }
+    if actor is not None:
+        event["actor"] = actor
     return msgspec.json.encode(event)
 
 
@@ -113,7 +119,7 @@ def publish(
     if known is not None:
         return Publication(catalog.version, is_new=False)
     warnings = tuple(_warnings(catalog, published, now))
-    append_catalog(connect, catalog_event(catalog, now))
+    append_catalog(connect, catalog_event(catalog, now, f"user:{system_user()}"))
     return Publication(catalog.version, is_new=True, warnings=warnings)
 
 

@@ -30,6 +30,7 @@ from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import LogReader, log_reader, skips_after
 from usageledger.log.topics import Topics
+from usageledger.operations.actors import system_user
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.ledger_entries import ledger_partitions, require_partition
 from usageledger.processor.catch_up import head_of
@@ -65,7 +66,7 @@ def skip_record(
         if named.topic == "ledger":
             counted = asyncio.run(_counted_before(redis_url, prefix, named.partition))
             _LedgerCheck(reader, topics, named, skipped, counted).require_not_the_ledgers()
-    operator = f"skip/{socket.gethostname()}/{os.getpid()}"
+    operator = f"skip/{system_user()}@{socket.gethostname()}/{os.getpid()}"
     skip = RecordSkip(place=place, reason=reason, operator=operator)
     try:
         return asyncio.run(_append(kafka, topics, named.partition, skip))

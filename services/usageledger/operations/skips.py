@@ -15,6 +15,7 @@ from usageledger.ledger.records import LedgerError, Record
 from usageledger.log.kafka_ledger import KafkaLedgerPartition
 from usageledger.log.reading import BatchUnreadable, LogReader, log_reader
 from usageledger.log.topics import Topics
+from usageledger.operations.actors import system_user
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.ledger_entries import ledger_partitions, require_partition
 from usageledger.operations.topics import is_importing
@@ -81,7 +82,7 @@ async def _skip(
                 view=RedisView(redis, prefix, address.partition),
                 inputs=control.buffer,
                 catalogs=catalogs,
-                operator=f"skip/{socket.gethostname()}/{os.getpid()}",
+                operator=f"skip/{system_user()}@{socket.gethostname()}/{os.getpid()}",
                 is_importing=importing,
                 now=lambda: datetime.now(UTC),
                 unreadable=control.unreadable.get,

@@ -21,8 +21,7 @@ class ReusedIds:
 
     def note(self, groups: Iterable[Sequence[SealedEntry]]) -> None:
         """Count those among the entries that were appended."""
-        for group in groups:
-            entry = group[-1].entry  # A refusal has no other entry behind it.
+        for entry in (sealed.entry for group in groups for sealed in group):
             if entry.reason == Refusal.ID_REUSED.value and entry.event is not None:
                 self.count += 1
                 self.last = f"{entry.account} {entry.event.source} {entry.event.id}"

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from usageledger.contracts.examples import examples
+from usageledger.gateway.access.app_keys import Caller
 from usageledger.gateway.access.key_bounds import KeyBounds
 from usageledger.gateway.dependencies import (
     MayReport,
@@ -192,12 +193,25 @@ async def report_events(
         is_importing=accounts.clock.is_importing(),
         is_admin=caller.may("admin"),
     )
-    checked = [_within(caller.bounds, check_event(value, conditions)) for value in values]
+    checked = [
+        _within(caller.bounds, check_event(_with_actor(value, caller), conditions))
+        for value in values
+    ]
     items = await _publish(checked, publish)
     for item in items:
         REPORTED.labels(item.result).inc()
     # The answer is the model, or another status with the same content.
     return _answer(items, is_single=len(values) == 1)  # type: ignore[return-value]
+
+
+def _with_actor(value: bytes, caller: Caller) -> bytes:
+    """The event with its caller as the actor, whatever it said. Other members keep their bytes."""
+    try:
+        members = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return value  # no object: the check says so
+    members["actor"] = msgspec.Raw(msgspec.json.encode(caller.holder))
+    return msgspec.json.encode(members)
 
 
 def _within(bounds: KeyBounds, checked: Checked | RefusedEvent) -> Checked | RefusedEvent:

@@ -52,6 +52,9 @@ class AccountClient:
     acknowledged it within ``timeout_s`` seconds. A client may be used from any thread and after a
     fork; it sends its commands one after the other. The other settings are those of `UsageMeter`.
 
+    ``actor`` says who sends, if others share the source: the ledger's entries have it. It changes
+    neither the identity nor the content of an event.
+
     ``importing`` is for a ledger in import mode. Then ``occurred_at`` may be any time, and is also
     the timestamp of the record.
     """
@@ -64,6 +67,7 @@ class AccountClient:
         prefix: str | None = None,
         timeout_s: float = 30.0,
         kafka_options: Mapping[str, object] | None = None,
+        actor: str | None = None,
         importing: bool = False,
         clock: Callable[[], datetime] | None = None,
         connect_to: ConnectTo | None = None,
@@ -72,6 +76,10 @@ class AccountClient:
             self.source = check_name("source", source)
         except ValueError as error:
             raise InvalidEvent("source", str(error)) from None
+        try:
+            self._actor = None if actor is None else check_name("actor", actor)
+        except ValueError as error:
+            raise InvalidEvent("actor", str(error)) from None
         connect_to = connect_to or kafka_publisher.connector_to(kafka_setting(kafka), kafka_options)
         self._connect = connect_to(Topics(prefix_setting(prefix)).account)
         self._timeout_s = timeout_s
@@ -319,6 +327,8 @@ class AccountClient:
         self.close()
 
     def _send(self, event: Event) -> str:
+        if self._actor is not None:
+            event = {**event, "actor": self._actor}
         id, value = str(event["id"]), events.encode(event)
         deadline = time.monotonic() + self._timeout_s
         self._reset_after_fork()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.worlds.gateway_world import NOW, GatewayWorld
@@ -18,7 +19,7 @@ from usageledger.gateway.bodies import EVENTS_BYTES_MAX
 from usageledger.gateway.routes.events import EVENTS_MAX
 from usageledger.ledger.partitioning import partition_of
 from usageledger.log.event_publisher import Outgoing, Sent
-from usageledger.sdk.tokens import mint_account_token
+from usageledger.sdk.tokens import mint_account_token, split_key
 
 ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 
@@ -93,8 +94,10 @@ def report(
 def test_an_event_goes_to_its_accounts_partition_as_it_was_sent(
     world: GatewayWorld, kind: str
 ) -> None:
+    """Its members keep their bytes. The gateway adds who sent it."""
     kafka, body = Kafka(), json.dumps(usage(), indent=1).encode()
-    answer = report(world, body, kafka, kind=kind)
+    key = world.key("report")
+    answer = report(world, body, kafka, kind=kind, key=key)
     partition = partition_of(b"acct_1", 8)
     assert answer.status_code == 200
     named = {"id": "gen_1", "source": "/render", "subject": "acct_1"}
@@ -109,7 +112,17 @@ def test_an_event_goes_to_its_accounts_partition_as_it_was_sent(
             }
         ]
     }
-    assert kafka.records == [Outgoing("usage.events.v1", partition, b"acct_1", body, None)]
+    members = json.loads(body) | {"actor": f"key:{split_key(key)[0]}"}
+    sent = msgspec.json.decode(kafka.records[0].value, type=dict[str, msgspec.Raw])
+    assert {name: json.loads(bytes(raw)) for name, raw in sent.items()} == members
+    assert bytes(sent["data"]) in body
+    assert kafka.records[0][:3] == ("usage.events.v1", partition, b"acct_1")
+
+
+def test_a_client_cannot_pass_for_another_actor(world: GatewayWorld) -> None:
+    kafka, key = Kafka(), world.key("report")
+    assert report(world, usage(actor="user:ceo"), kafka, key=key).status_code == 200
+    assert json.loads(kafka.records[0].value)["actor"] == f"key:{split_key(key)[0]}"
 
 
 @pytest.mark.parametrize("kind", ["application/json", BATCH])
