@@ -16,7 +16,7 @@ from typing import Protocol
 import pytest
 
 from usageledger.local.addresses import Addresses
-from usageledger.local.gateway_place import gateway_key
+from usageledger.local.gateway_files import gateway_key
 from usageledger.local.servers import Servers, choose_backend, start_servers
 from usageledger.local.stack import Stack
 from usageledger.operations.catalogs import publish_shipped

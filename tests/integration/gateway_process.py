@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from tests.integration.test_limits import until
-from usageledger.local.gateway_place import answers
+from usageledger.local.gateway_files import answers
 from usageledger.local.ports import LOOPBACK, free_port
 from usageledger.runtime.kafka_connection import KafkaConnection
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.servers import RunningGateway
-from usageledger.local.gateway_place import gateway_key
+from usageledger.local.gateway_files import gateway_key
 from usageledger.local.ports import free_port
 from usageledger.local.stack import Stack
 from usageledger.operations.waiting import is_true_within

@@ -16,7 +16,7 @@ from kafka.errors import TopicAuthorizationFailedError
 from tests.security.secured import SUBSCRIBER_GROUP, SecuredServers, Services, logs, secured_servers
 from usageledger import AccountClient, LimitSubscriber, UsageGate, UsageMeter
 from usageledger.audit.verify import verify
-from usageledger.local.gateway_place import answers
+from usageledger.local.gateway_files import answers
 from usageledger.local.ports import LOOPBACK, free_port
 from usageledger.log.topics import Topics
 from usageledger.operations.access_rights import KafkaRight, revoke

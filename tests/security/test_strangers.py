@@ -20,7 +20,7 @@ import trustme
 
 from tests.integration.gateway_process import AUTHORIZED, KEY, GatewayProcess
 from tests.servers import RunningGateway
-from usageledger.local.gateway_place import answers
+from usageledger.local.gateway_files import answers
 from usageledger.local.ports import LOOPBACK
 from usageledger.operations.catalogs import publish_shipped
 from usageledger.operations.waiting import is_true_within

@@ -21,7 +21,7 @@ def env(data: Data = None, as_json: AsJson = False) -> None:
     Those of a secured stack (`up --secure`) are a generation worker's. The key has every scope. No
     other command, log or status shows it or Redis's password.
     """
-    from usageledger.local.gateway_place import kept_key
+    from usageledger.local.gateway_files import kept_key
     from usageledger.runtime.kafka_connection import KafkaConnection
     from usageledger.runtime.settings import Settings, running_stack
 

@@ -381,7 +381,7 @@ def _ledger_status(found: dict[str, Any]) -> _LedgerStatus:
     from kafka.errors import KafkaError
 
     from usageledger.counters.view import ViewError
-    from usageledger.local.gateway_place import history_file
+    from usageledger.local.gateway_files import history_file
     from usageledger.operations.errors import OperatorError
     from usageledger.operations.lags import history_lag, lag_reader, service_lags
     from usageledger.operations.partition_states import partition_states

@@ -90,8 +90,8 @@ _TOPICS = (
             "An entry is valid if it is at the offset that it names; for a reader, an entry "
             "elsewhere does not exist. Entries are chained by their hashes."
         ),
-        messages=("ledger.claim", "ledger.entry"),
-        key="The account id in UTF-8; none for a claim and for an entry of no account.",
+        messages=("ledger.claim", "ledger.entry", "ledger.record_skipped"),
+        key="The account id in UTF-8; none for a claim, a skip and an entry of no account.",
         action="send",
         bytes_max=8 * MIB,
     ),
@@ -193,7 +193,7 @@ def _message(type_: str) -> dict[str, Any]:
             for number, example in enumerate(examples()[type_], start=1)
         ],
     }
-    if topic.key is not None and type_ != "ledger.claim":
+    if topic.key is not None and type_ not in ("ledger.claim", "ledger.record_skipped"):
         key = {"type": "string", "description": topic.key}
         message["bindings"] = {"kafka": {"key": key, "bindingVersion": "0.5.0"}}
     return message

@@ -24,6 +24,7 @@ from usageledger.domain.entry import (
     UpgradeOffer,
 )
 from usageledger.domain.head import Head
+from usageledger.domain.record_skip import RecordSkip, encode_skip, place_of
 
 _ACCOUNT = "acct_4821"
 _PARTITION = 3
@@ -45,6 +46,7 @@ def examples() -> dict[str, list[dict[str, Any]]]:
         **_inputs(),
         "ledger.claim": [json.loads(encode_claim(_CLAIM))],
         "ledger.entry": entries,
+        "ledger.record_skipped": [json.loads(encode_skip(_SKIP))],
         **_limit_events(),
     }
 
@@ -61,6 +63,11 @@ def example_entries() -> list[Any]:
 
 _CLAIM = Claim(
     partition=_PARTITION, ledger="5f0c61a2", worker="eu-1/processor/2", decide=1, tzdata="2026f"
+)
+_SKIP = RecordSkip(
+    place=place_of("limit", _PARTITION, 512, b"no limit event"),
+    reason="written by a test of another team",
+    operator="skip/ann@ops-1/4711",
 )
 
 

@@ -287,6 +287,33 @@ class LedgerClaim(CloudEvent):
     data: ClaimData
 
 
+class SkippedPlaceData(Part):
+    """A record of the ledger or of the limit events."""
+
+    topic: Literal["ledger", "limit"]
+    partition: Partition
+    offset: Offset
+    digest: Sha256 = Field(description="The SHA-256 of the record's value.")
+
+
+class RecordSkippedData(Part):
+    """The record that is skipped, and the operator's reason."""
+
+    place: SkippedPlaceData
+    reason: str
+    operator: str = Field(description="The user, the machine and the process of the command.")
+
+
+class LedgerRecordSkipped(CloudEvent):
+    """An operator says that a record is a stranger's.
+
+    Readers that stopped at it go on. A record that is part of the ledger cannot be skipped.
+    """
+
+    type: Literal["ledger.record_skipped"]
+    data: RecordSkippedData
+
+
 class InputAddressData(Part):
     """The address of the record that an entry decides."""
 
@@ -645,6 +672,7 @@ MESSAGES: dict[str, type[CloudEvent]] = {
     "catalog.published": CatalogPublishedMessage,
     "ledger.claim": LedgerClaim,
     "ledger.entry": LedgerEntry,
+    "ledger.record_skipped": LedgerRecordSkipped,
     "limit.threshold": LimitThreshold,
     "limit.reached": LimitReached,
     "limit.cleared": LimitCleared,

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from usageledger.local.errors import StackError
-from usageledger.local.gateway_place import kept_key
+from usageledger.local.gateway_files import kept_key
 from usageledger.runtime.settings import ClientSettings, SettingsError, running_stack
 from usageledger.sdk.gate.over_http import segment
 

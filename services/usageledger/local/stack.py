@@ -28,7 +28,7 @@ from usageledger.local.daemon import (
 )
 from usageledger.local.errors import StackError
 from usageledger.local.files import write_atomically
-from usageledger.local.gateway_place import answers, gateway_address, gateway_key, gateway_port
+from usageledger.local.gateway_files import answers, gateway_address, gateway_key, gateway_port
 from usageledger.local.ports import LOOPBACK, is_free, kept_ports
 from usageledger.local.progress import Progress, Silent
 from usageledger.local.secured_stack import OPERATOR, WORKER, SecuredServers, was_secured

@@ -26,7 +26,7 @@ from usageledger.local.demo.result import DemoResult
 from usageledger.local.demo.screen import Screen
 from usageledger.local.demo.workload import ACCOUNTS, Use, account_name, subscriptions, trace, uses
 from usageledger.local.errors import StackError
-from usageledger.local.gateway_place import gateway_key
+from usageledger.local.gateway_files import gateway_key
 from usageledger.local.servers import Backend
 from usageledger.local.stack import Stack
 from usageledger.log.reading import log_reader
