@@ -89,6 +89,13 @@ def check_rules(
         )
 
 
+BEFORE_FIRST_CLAIM_MAX = 1_000
+"""How many records of strangers a partition may have before its first claim.
+
+A topic that has more of them is taken for another one, and is not written to.
+"""
+
+
 def kind_of_record(record: Record) -> RecordKind:
     """The kind of a ledger record by itself, without the entries before it."""
     if decode_claim(record.value) is not None:

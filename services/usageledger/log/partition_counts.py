@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from kafka.errors import KafkaError
 
-from usageledger.domain.claim import decode_claim
+from usageledger.domain.claim import Claim, decode_claim
+from usageledger.ledger.reader_rule import BEFORE_FIRST_CLAIM_MAX
 from usageledger.log.admin import connect_admin
 from usageledger.log.reading import BatchUnreadable, LogReader
 from usageledger.log.topics import Topics
@@ -103,13 +104,18 @@ def claimed_partitions(reader: LogReader, topics: Topics, found: int) -> int:
         if not start == 0 < reader.end_offset(topics.ledger, partition):
             continue
         try:
-            first = next(iter(reader.read(topics.ledger, partition, 0, 1)), None)
+            claim = _first_claim(reader, topics, partition)
         except BatchUnreadable:
             continue
-        claim = None if first is None else decode_claim(first.value)
         if claim is not None and claim.partitions:
             return claim.partitions
     return 0
+
+
+def _first_claim(reader: LogReader, topics: Topics, partition: int) -> Claim | None:
+    end = min(reader.end_offset(topics.ledger, partition), BEFORE_FIRST_CLAIM_MAX)
+    claims = (decode_claim(each.value) for each in reader.read(topics.ledger, partition, 0, end))
+    return next((claim for claim in claims if claim is not None), None)
 
 
 class PartitionCountWatch:

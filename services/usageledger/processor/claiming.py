@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from usageledger.domain.chain import CLAIM_TYPE
 from usageledger.domain.claim import Claim, claim_of, decode_claim, encode_claim, knows_rules_of
 from usageledger.domain.head import Head
+from usageledger.ledger.reader_rule import BEFORE_FIRST_CLAIM_MAX
 from usageledger.ledger.records import KeyedValue, LedgerPartition, Superseded
 from usageledger.processor.catch_up import PartitionStopped
 from usageledger.processor.owner_settings import DEFAULT_SETTINGS
@@ -34,13 +35,13 @@ async def claim_partition(
     code's own. So an operator's command never raises the rules of the workers. Raises
     PartitionStopped where the topic is no ledger, or has lost its beginning; LedgerError.
     """
-    end = await ledger.end_offset()
-    ledger_id = await ledger_id_of(ledger, partition) if end > 0 else new_ledger_id()
+    known_id = await ledger_id_of(ledger, partition)
+    ledger_id = new_ledger_id() if known_id is None else known_id
     claim = claim_of(partition, ledger_id, worker, partition_count)
     if rules is not None and knows_rules_of(rules):
         claim = replace(claim, decide=rules.decide, tzdata=rules.tzdata)
     claimed_at = await ledger.claim(KeyedValue(None, encode_claim(claim)))
-    if end == 0 and claimed_at > 0 and await ledger_id_of(ledger, partition) != ledger_id:
+    if known_id is None and claimed_at > 0 and await ledger_id_of(ledger, partition) != ledger_id:
         raise Superseded(f"another worker was the first to claim partition {partition}")
     return claim, claimed_at
 
@@ -70,10 +71,11 @@ async def current_rules(head: Head | None, ledger: LedgerPartition) -> Head | Cl
     return None
 
 
-async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str:
-    """The id of the ledger that a partition belongs to.
+async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str | None:
+    """The id of the ledger that a partition belongs to: that of its first claim.
 
-    Raises PartitionStopped where it has lost its beginning, or is no ledger's; LedgerError.
+    It is None before that claim, though strangers may have written already. Raises PartitionStopped
+    where it has lost its beginning, or is no ledger's; LedgerError.
     """
     start = await ledger.start_offset()
     if start > 0:
@@ -81,11 +83,17 @@ async def ledger_id_of(ledger: LedgerPartition, partition: int) -> str:
             f"partition {partition} of the ledger begins at offset {start}: it was truncated, and "
             "the log is the truth; restore it, or begin another ledger with a prefix of its own"
         )
-    async for records in ledger.read(0, 1):
-        first = decode_claim(records[0].value) if records and records[0].offset == 0 else None
-        if first is not None:
-            return first.ledger
+    end = await ledger.end_offset()
+    if end == 0:
+        return None
+    async for records in ledger.read(0, min(end, BEFORE_FIRST_CLAIM_MAX)):
+        for record in records:
+            claim = decode_claim(record.value)
+            if claim is not None:
+                return claim.ledger
+    if end < BEFORE_FIRST_CLAIM_MAX:
+        return None
     raise PartitionStopped(
-        f"partition {partition} of the ledger does not begin with a claim: this is not a ledger's "
-        "topic"
+        f"partition {partition} of the ledger has no claim among its first "
+        f"{BEFORE_FIRST_CLAIM_MAX} records: this is not a ledger's topic"
     )

@@ -93,12 +93,12 @@ class ViewRebuild:
 
         Raises PartitionStopped, LedgerError, ViewError.
         """
-        if await self._ledger.end_offset() == 0:
+        ledger_id = await ledger_id_of(self._ledger, self._partition)
+        if ledger_id is None:
             raise PartitionStopped(
                 f"partition {self._partition} of the ledger is empty: there is nothing to rebuild "
                 "from"
             )
-        ledger_id = await ledger_id_of(self._ledger, self._partition)
         head = await head_of(self._view)
         if head is not None and head.ledger != ledger_id:
             raise PartitionStopped(

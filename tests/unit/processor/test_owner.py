@@ -15,6 +15,7 @@ from tests.worlds.ledger_world import DEADLINE_S, World, a_world, change_setting
 from usageledger.audit.replay import PartitionReplay
 from usageledger.counters.memory import MemoryView
 from usageledger.counters.view import Position, ViewChange
+from usageledger.ledger.reader_rule import BEFORE_FIRST_CLAIM_MAX
 from usageledger.ledger.records import KeyedValue, LedgerError, Record
 from usageledger.processor.inputs import Source
 from usageledger.runtime.backoff import Backoff
@@ -333,6 +334,32 @@ async def test_a_record_that_the_feeder_lost_is_read_anew_and_decided() -> None:
         await world.settled()
         assert world.decided_inputs() == [("usage", offset) for offset in range(6)]
         replayed(world)
+
+
+@run_async
+async def test_what_strangers_wrote_before_the_first_claim_stops_nothing() -> None:
+    """One record in an empty partition of the ledger kept every worker from claiming it."""
+    async with a_world() as world:
+        world.ledger.append_as_another(KeyedValue(None, b"junk"), KeyedValue(b"a", b"{}"))
+        world.use("2026-01-01T10:00:00Z")
+        first = world.start_worker()
+        await world.settled()
+        await first.kill()
+        world.use("2026-01-01T10:00:01Z")
+        world.start_worker()
+        await world.settled()
+        assert world.used() == 64
+        assert len({claim.ledger for claim in replayed(world).claims}) == 1
+
+
+@run_async
+async def test_a_topic_that_is_no_ledgers_is_left_as_it_is() -> None:
+    async with a_world() as world:
+        world.ledger.append_as_another(*[KeyedValue(None, b"junk")] * BEFORE_FIRST_CLAIM_MAX)
+        worker = world.start_worker()
+        await world.until(lambda: worker.owner.state == "stopped")
+        assert "this is not a ledger's topic" in (worker.owner.stopped_because or "")
+        assert len(world.ledger.records) == BEFORE_FIRST_CLAIM_MAX
 
 
 @run_async
