@@ -91,6 +91,16 @@ def heavy(codec: str, total: int) -> bytes:
     return _encoded(codec, head + bytes(total - len(head)))
 
 
+def many_headers(codec: str, total: int) -> bytes:
+    """One record without a value, whose headers are as many as ``total`` bytes hold."""
+    # Attributes, time and offset are 0; there is no key and no value. A header has a name of no
+    # characters and no value.
+    fields, header = b"\x00\x00\x00" + 2 * _varint(-1), _varint(0) + _varint(-1)
+    count = (total - len(fields) - 10) // len(header)
+    body = fields + _varint(count) + header * count
+    return _encoded(codec, _varint(len(body)) + body)
+
+
 def _head(total: int) -> bytes:
     """The beginning of a record whose value is zeros, ``total`` bytes with its end."""
     size = total

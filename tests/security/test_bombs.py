@@ -22,7 +22,15 @@ import pytest
 
 from tests.integration.operated import Operated
 from tests.integration.test_history_service import reached
-from tests.security.batches import CODECS, bomb, heavy, made_by_others, send, send_payload
+from tests.security.batches import (
+    CODECS,
+    bomb,
+    heavy,
+    made_by_others,
+    many_headers,
+    send,
+    send_payload,
+)
 from tests.security.test_codecs import ledger_records, limit_records, read_all, use
 from usageledger.history.tables import HISTORY_FILE
 from usageledger.local.ports import free_port
@@ -176,3 +184,24 @@ def test_batches_just_below_the_bound_on_all_partitions_keep_a_processor_small(
             until(lambda: lags.look().records("usage", "account") == 0, "every batch is decided")
         assert processor.stopped() == set()
         assert processor.peak_mib() <= MEMORY_MIB_MAX
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_records_of_four_million_headers_on_eight_partitions_keep_services_small(
+    kafka: KafkaConnection, redis_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """Both libraries make an object of each header, though no reader of ours looks at any."""
+    made_by_others(kafka, prefix)
+    topics, payload = Topics(prefix), many_headers("zstd", BATCH_BYTES_MAX)
+    publish_shipped(kafka, prefix, datetime.now(UTC))
+    send_payload(kafka, topics.usage, BOMBED, "zstd", payload)
+    send_payload(kafka, topics.limit, BOMBED, "zstd", payload)
+    with (
+        service("processor", kafka, redis_url, prefix, tmp_path) as processor,
+        service("limits", kafka, redis_url, prefix, tmp_path) as limits,
+    ):
+        with lag_reader(kafka, redis_url, prefix) as lags:
+            until(lambda: lags.look().records("usage") == 0, "every record is refused")
+            until(lambda: lags.look().records("limits") == 0, "limits goes on")
+        assert processor.peak_mib() <= MEMORY_MIB_MAX
+        assert limits.peak_mib() <= MEMORY_MIB_MAX
