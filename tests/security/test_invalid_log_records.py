@@ -159,3 +159,27 @@ def test_junk_among_the_limit_events_ends_no_app_and_is_reported(operated: Opera
 
     asyncio.run(work())
     assert heard == []
+
+
+def test_a_forged_limit_event_of_right_form_is_named_by_the_audit(operated: Operated) -> None:
+    """An app believes it. So nobody but the limits service may write to that topic."""
+    topic, account = Topics(operated.prefix).limit, operated.account_in(1)
+
+    async def work() -> None:
+        async with operated.processor():
+            operated.publish_catalog()
+            await asyncio.to_thread(operated.use, account, "u1")
+            await operated.decided(1)
+        offset = ledger_end(operated, 1) - 1
+        entry = {"partition": 1, "offset": offset, "index": 0, "crossings": 1}
+        event = {
+            "id": f"1-{offset}-0",
+            "type": "limit.reached",
+            "data": {"account": account, "entry": entry},
+        }
+        write(operated, topic, 1, json.dumps(event).encode())
+        refused = await operated.run("audit", "verify")
+        assert refused.exit_code == 1
+        assert f"1-{offset}-0" in refused.output
+
+    asyncio.run(work())
