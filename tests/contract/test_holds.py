@@ -482,6 +482,32 @@ def test_an_account_has_at_most_the_given_number_of_open_holds(run: Run) -> None
     run(test)
 
 
+@pytest.mark.parametrize("bound", ["open_of_holder_max", "open_in_partition_max"])
+def test_the_open_holds_of_a_holder_and_in_all_are_bounded(run: Run, bound: str) -> None:
+    """A key could fill Redis, a thousand holds an account, with as many accounts as it liked."""
+
+    async def test(keeper: Keeper) -> None:
+        mine: dict[str, Any] = {"seen": None, "holder": "key:1", bound: 3}
+        for n in range(3):
+            placed = await keeper.place("job", 1, account=f"a:{n}", **mine)
+            assert placed.outcome == "held"
+        refused = await keeper.place("job", 1, account="a:3", **mine)
+        assert (refused.outcome, refused.sum) == ("too_many_open_holds", 0)
+        assert (await keeper.place("job", 1, account="a:1", **mine)).outcome == "held"
+        other = await keeper.place("job", 1, account="a:4", **mine | {"holder": "key:2"})
+        assert (other.outcome == "held") is (bound == "open_of_holder_max")
+        # Holds that were released, settled or have expired make room.
+        await keeper.release("job", "a:0", None)
+        assert (await keeper.place("job", 1, account="a:3", **mine)).outcome == "held"
+        await keeper.settle(("a:1", "job"))
+        short = await keeper.place("job", 1, account="a:5", **mine | {"life_ms": 1})
+        assert short.outcome == "held"
+        await asyncio.sleep(0.01)
+        assert (await keeper.place("job", 1, account="a:6", **mine)).outcome == "held"
+
+    run(test)
+
+
 def test_holds_stay_when_a_view_is_cleared_or_replaced(run: Run) -> None:
     async def test(keeper: Keeper) -> None:
         held = await keeper.place()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
@@ -55,6 +56,20 @@ def test_a_workers_event_is_counted(data: Path, tmp_path: Path) -> None:
     status = json.loads(usageledger("status", "--json", "--data", str(data)))
     assert {service["state"] for service in status["services"]} == {"running"}
     assert len(status["partitions"]) == 2
+
+
+def test_the_gateways_redis_user_may_hold_and_release(data: Path) -> None:
+    """The rights that were printed for it lacked a command that its scripts call."""
+    shown = json.loads(usageledger("env", "--json", "--data", str(data)))
+    account = f"{shown['USAGELEDGER_GATEWAY_URL']}/v1/accounts/acct_9"
+    use = {"id": "gen_1", "feature": "genai_video", "model": "veo_3"}
+    with httpx.Client(
+        headers={"Authorization": f"Bearer {shown['USAGELEDGER_KEY']}"}, timeout=30
+    ) as client:
+        held = client.post(f"{account}/holds", json=use)
+        assert (held.status_code, held.json().get("state")) == (201, "open")
+        released = client.post(f"{account}/holds/gen_1/release")
+        assert (released.status_code, released.json()["state"]) == (200, "released")
 
 
 def test_strangers_are_refused(data: Path) -> None:

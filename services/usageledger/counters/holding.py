@@ -24,6 +24,12 @@ from usageledger.domain.quantity import format_quantity
 OPEN_MAX = 1_000
 """How many holds of one account may be open. It bounds the work of one call in the store."""
 
+OPEN_OF_HOLDER_MAX = 10_000
+"""How many holds of one holder may be open in one partition."""
+
+OPEN_IN_PARTITION_MAX = 20_000
+"""How many holds may be open in one partition. Each takes about 400 bytes in Redis."""
+
 REMEMBERED_MS = 15 * 60 * 1_000
 """For how long a settled or released hold is remembered, if it would have counted for longer.
 
@@ -112,12 +118,16 @@ class PlaceHold:
     content: bytes
     holder: Holder = ""
     open_max: int = OPEN_MAX
+    open_of_holder_max: int = OPEN_OF_HOLDER_MAX
+    open_in_partition_max: int = OPEN_IN_PARTITION_MAX
 
     def keys(self, partition: PartitionKeys) -> Sequence[str]:
         return [
             partition.accounts,
             partition.holds(self.account),
             partition.hold_ends(self.account),
+            partition.placed_by(self.holder),
+            partition.placed,
         ]
 
     def words(self) -> Sequence[Word]:
@@ -131,6 +141,8 @@ class PlaceHold:
             self.open_max,
             self.holder,
             self.content,
+            self.open_of_holder_max,
+            self.open_in_partition_max,
         ]
 
     def answer(self, reply: Any) -> Held:

@@ -82,6 +82,18 @@ class PartitionKeys:
         return f"{self.tag}:hold_ends:{account}"
 
     @property
+    def placed(self) -> str:
+        """Sorted set: account and id of a hold that was placed → until when it counts.
+
+        Some of them are settled or released: see ``scripts/hold.lua``.
+        """
+        return f"{self.tag}:placed"
+
+    def placed_by(self, holder: str) -> str:
+        """As ``placed``, of one holder."""
+        return f"{self.tag}:placed_by:{holder}"
+
+    @property
     def owner(self) -> str:
         """String: the report of the partition's owner, which expires. It is no part of the view."""
         return f"{self.tag}:owner"

@@ -185,7 +185,7 @@ class MemoryView:
             return Held("account_moved", held, account=stored)
         if call.credits > 0 and call.credits > call.remaining - held:
             return Held("insufficient_credits", held)
-        if sum(hold.state == "open" for hold in self._live_holds(call.account)) >= call.open_max:
+        if self._has_too_many(call):
             return Held("too_many_open_holds", held)
         hold = Hold("open", call.credits, self.now_ms() + call.life_ms, call.holder, call.content)
         self.holds = {
@@ -193,6 +193,15 @@ class MemoryView:
         }
         self.holds[key] = hold
         return Held("held", held + call.credits, hold)
+
+    def _has_too_many(self, call: PlaceHold) -> bool:
+        live = {key: hold for key in self.holds if (hold := self._live_hold(key)) is not None}
+        is_open = [(account, hold) for (account, _), hold in live.items() if hold.state == "open"]
+        return (
+            sum(account == call.account for account, _ in is_open) >= call.open_max
+            or sum(hold.holder == call.holder for _, hold in is_open) >= call.open_of_holder_max
+            or len(is_open) >= call.open_in_partition_max
+        )
 
     def _release(self, call: ReleaseHold) -> Hold | None:
         key = (call.account, call.id)

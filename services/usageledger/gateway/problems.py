@@ -45,7 +45,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "url_not_allowed": (422, "A webhook may not be sent to this URL"),
     "unknown_feature": (422, "The catalog does not know the feature"),
     "unknown_model": (422, "The catalog does not know the model"),
-    "too_many_open_holds": (429, "The account has too many open holds"),
+    "too_many_open_holds": (429, "Too many holds are open"),
     "too_many_streams": (429, "Too many streams are open"),
     "rate_limited": (429, "Too many requests"),
     "head_too_large": (431, "The head of the request is too large"),

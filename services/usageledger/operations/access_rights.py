@@ -62,7 +62,10 @@ _GROUP_RIGHTS: dict[str, dict[str, Operation]] = {
 # A script needs the right to each command that it calls. Redis has no rights to single scripts.
 _SCRIPTS = ("eval", "evalsha", "time")
 _READ_VIEW = ("hget", "hmget", "zcount")
-_HOLD = ("hset", "hdel", "zadd", "zrem", "zrange", "zrangebyscore", "pexpireat", "pexpiretime")
+_HOLD = (
+    *("type", "hset", "hdel", "zadd", "zrem", "zrange", "zrangebyscore", "zremrangebyscore"),
+    *("zcard", "zrandmember", "pexpireat", "pexpiretime"),
+)
 _WRITE_VIEW = (
     *("hset", "hdel", "hlen", "hgetall", "zadd", "zrem", "zrange", "zrangebyscore"),
     *("exists", "type", "unlink", "rename"),
@@ -73,7 +76,7 @@ _REDIS_COMMANDS: dict[str, tuple[str, ...]] = {
     "gate": (*_SCRIPTS, *_READ_VIEW, *_HOLD),
     "auditor": (*_SCRIPTS, "hmget", "hlen", "hgetall", "zrange"),
     "operator": (
-        *_SCRIPTS, *_READ_VIEW, *_WRITE_VIEW, "pexpireat", "pexpiretime",
+        *_SCRIPTS, *_READ_VIEW, *dict.fromkeys((*_WRITE_VIEW, *_HOLD)),
         *("get", "set", "scan", "info", "config|get", "ping"),
     ),
 }  # fmt: skip

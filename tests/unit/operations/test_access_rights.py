@@ -42,19 +42,38 @@ def test_a_redis_user_reaches_the_keys_of_its_ledger_alone() -> None:
         assert keys in ([], ["~{acme:*"])
 
 
-def test_the_processor_may_call_what_each_script_calls() -> None:
-    scripts = files("usageledger.counters.scripts")
-    called = {
+def commands_of(*scripts: str) -> set[str]:
+    """The commands that these scripts call, and what is before each script."""
+    texts = [
+        (files("usageledger.counters.scripts") / f"{name}.lua").read_text(encoding="utf-8")
+        for name in (*scripts, "prelude")
+    ]
+    return {
         command.lower()
-        for script in scripts.iterdir()
-        if script.name.endswith(".lua")
-        for command in re.findall(
-            r"(?:call\(|command = )'([A-Z]+)'", script.read_text(encoding="utf-8")
-        )
+        for text in texts
+        for command in re.findall(r"(?:call\(|command = )'([A-Z]+)'", text)
     }
-    allowed = {rule.removeprefix("+") for rule in redis_rules("processor")}
-    # Holds are placed by gates and gateways alone, and only they let keys expire.
-    assert called - allowed == {"pexpireat", "pexpiretime"}
+
+
+def allowed_to(role: str) -> set[str]:
+    return {rule.removeprefix("+") for rule in redis_rules(role)}
+
+
+def test_the_processor_may_call_what_its_scripts_call() -> None:
+    names = {
+        script.name.removesuffix(".lua")
+        for script in files("usageledger.counters.scripts").iterdir()
+        if script.name.endswith(".lua")
+    }
+    # Holds are placed by gates and gateways alone.
+    assert commands_of(*names - {"hold"}) <= allowed_to("processor")
+
+
+@pytest.mark.parametrize("role", ["gate", "gateway", "operator"])
+def test_whoever_places_holds_may_call_what_their_scripts_call(role: str) -> None:
+    """A gate whose Redis user had the printed rights could check, and could hold nothing."""
+    asking = ("hold", "release", "find_hold", "read_account", "read_accounts")
+    assert commands_of(*asking) <= allowed_to(role)
 
 
 def test_a_subscriber_without_a_group_needs_no_group() -> None:

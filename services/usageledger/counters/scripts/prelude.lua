@@ -10,6 +10,8 @@
 --    identities:<window>   hash  identity -> what is remembered about it
 --    holds:<account>       hash  hold id -> "state credits counts_until holder content"
 --                                | "" -> the sum of the open holds' credits
+--    placed                zset  "<length of the account>:<account><hold id>" -> counts_until, of
+--    placed_by:<holder>    zset  holds that were placed and may have ended before that
 --    hold_ends:<account>   zset  hold id -> counts_until (ms since 1970);
 --                                of a hold that has ended: counts_until - ENDED_BELOW_ZERO
 --

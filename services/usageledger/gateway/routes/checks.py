@@ -24,7 +24,7 @@ from usageledger.accounts.queries import (
 )
 from usageledger.accounts.reader import Accounts
 from usageledger.contracts.fields import NAME_SCHEMA, Name, Quantity
-from usageledger.counters.holding import Hold, use_of
+from usageledger.counters.holding import OPEN_MAX, OPEN_OF_HOLDER_MAX, Hold, use_of
 from usageledger.domain.bounds import QUANTITY_MAX
 from usageledger.domain.checking import Use
 from usageledger.domain.credits import format_credits
@@ -441,8 +441,9 @@ def _hold_problem(result: HoldResult, hold_id: str) -> Problem:
         "insufficient_credits": f"the use costs {costs}{offer}",
         "suspended": f"the account is suspended ({check.suspended}): resume it first",
         "unknown_account": "the account is unknown: open it, or subscribe it to a plan, first",
-        "too_many_open_holds": "report or release the uses that have begun, or wait until their "
-        "holds expire",
+        "too_many_open_holds": f"an account has {OPEN_MAX:,} open holds at most, and a key "
+        f"{OPEN_OF_HOLDER_MAX:,} in a partition: report or release the uses that have begun, or "
+        "wait until their holds expire",
     }
     more: dict[str, Any] = {
         "account": account,
