@@ -21,7 +21,13 @@ from usageledger.ledger.partition_book import PartitionBook
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds
 from usageledger.log.partition_counts import PartitionCounts, partition_counts
-from usageledger.log.reading import BatchUnreadable, LogReader, log_reader, skips_after
+from usageledger.log.reading import (
+    BatchUnreadable,
+    LogReader,
+    RecordCursor,
+    log_reader,
+    skips_after,
+)
 from usageledger.log.topics import Topics
 from usageledger.runtime.kafka_connection import KafkaConnection
 
@@ -158,9 +164,9 @@ def _verify_partition(
     ledger = readers[topics.ledger]
     end = ledger.end_offset(topics.ledger, partition)
     cursors = {
-        "usage": _Cursor(readers[topics.usage], topics.usage, partition),
-        "account": _Cursor(readers[topics.account], topics.account, partition),
-        "catalog": _Cursor(readers[topics.catalog], topics.catalog, 0),
+        "usage": _cursor(readers[topics.usage], topics.usage, partition),
+        "account": _cursor(readers[topics.account], topics.account, partition),
+        "catalog": _cursor(readers[topics.catalog], topics.catalog, 0),
     }
     replay = PartitionReplay(
         partition,
@@ -322,32 +328,10 @@ async def _snapshot(redis_url: str, prefix: str, partition: int) -> Snapshot:
         await redis.aclose()
 
 
-class _Cursor:
-    """Reads an input forwards: the offsets that are asked for must rise."""
-
-    def __init__(self, reader: LogReader, topic: str, partition: int) -> None:
-        end = reader.end_offset(topic, partition)
-        self._read = partial(reader.read, topic, partition, stop=end)
-        self._records = self._read(start=reader.start_offset(topic, partition))
-        self._next: Record | None = None
-
-    def at_or_after(self, offset: int) -> Record | None:
-        """The first record at that offset or beyond. Raises BatchUnreadable."""
-        try:
-            return self._advance_to(offset)
-        except BatchUnreadable as error:
-            if error.place.offset >= offset:
-                raise
-            # An operator has skipped that batch.
-            self._records = self._read(start=offset)
-            return self._advance_to(offset)
-
-    def _advance_to(self, offset: int) -> Record | None:
-        while self._next is None or self._next.offset < offset:
-            self._next = next(self._records, None)
-            if self._next is None:
-                return None
-        return self._next
+def _cursor(reader: LogReader, topic: str, partition: int) -> RecordCursor:
+    end = reader.end_offset(topic, partition)
+    start = reader.start_offset(topic, partition)
+    return RecordCursor(partial(reader.read, topic, partition, stop=end), start)
 
 
 class _ReadCounter:

@@ -6,7 +6,7 @@ It is for readers outside the processor: audit, command line, apps.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -168,6 +168,36 @@ class LogReader:
                     f"{topic}/{partition} returned no record from offset "
                     f"{self._consumer.position(there)} in {self._timeout_ms / 1_000:.0f} s"
                 )
+
+
+class RecordCursor:
+    """Reads a partition forwards: the offsets that are asked for must rise.
+
+    It passes over a batch that cannot be read once a record behind it is asked for, as an operator
+    has skipped it then.
+    """
+
+    def __init__(self, read_from: Callable[[int], Iterator[Record]], start: int = 0) -> None:
+        self._read_from = read_from
+        self._records = read_from(start)
+        self._next: Record | None = None
+
+    def at_or_after(self, offset: int) -> Record | None:
+        """The first record at that offset or beyond; None if there is none. Raises BatchUnreadable."""
+        try:
+            return self._advance_to(offset)
+        except BatchUnreadable as error:
+            if error.place.offset >= offset:
+                raise
+            self._records = self._read_from(offset)
+            return self._advance_to(offset)
+
+    def _advance_to(self, offset: int) -> Record | None:
+        while self._next is None or self._next.offset < offset:
+            self._next = next(self._records, None)
+            if self._next is None:
+                return None
+        return self._next
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from usageledger.ledger.partition_book import group_key
 from usageledger.ledger.reader_rule import NO_SKIPS, RecordStops, next_entry
 from usageledger.ledger.records import Record
 from usageledger.ledger.timestamps import milliseconds, whole_milliseconds_up
-from usageledger.log.reading import BatchUnreadable, RecordReader, skips_after
+from usageledger.log.reading import RecordCursor, RecordReader, skips_after
 from usageledger.log.topics import Topics
 from usageledger.operations.errors import OperatorError
 from usageledger.operations.event_file import Input
@@ -83,8 +83,8 @@ class OldPartition:
     def decided_inputs(self) -> Iterator[CopiedInput]:
         """The inputs in the order of their entries. Raises HistoryUnreadable, LogUnreadable."""
         inputs = {
-            "usage": _Cursor(self._reader, self._topics.usage, self._partition),
-            "account": _Cursor(self._reader, self._topics.account, self._partition),
+            "usage": self._cursor(self._topics.usage),
+            "account": self._cursor(self._topics.account),
         }
         for _, group in groupby(self._entries(), key=group_key):
             entries = list(group)
@@ -98,14 +98,20 @@ class OldPartition:
             if (why := _why_left_out(last)) is not None:
                 self.left_out[why] += last.input_records
                 continue
-            record = inputs[address.topic].at(address.offset)
-            if record is None or record.value is None:
+            record = inputs[address.topic].at_or_after(address.offset)
+            if record is None or record.offset != address.offset or record.value is None:
                 raise HistoryUnreadable(
                     f"{address.topic} {address.partition}@{address.offset} is no longer in its "
                     "topic, and the ledger has an entry for it: restore the topic from a backup"
                 )
             at_ms = milliseconds(whole_milliseconds_up(last.appended_at))
             yield CopiedInput(catalogs, at_ms, address.topic, record.key, record.value)
+
+    def _cursor(self, topic: str) -> RecordCursor:
+        end = self._reader.end_offset(topic, self._partition)
+        return RecordCursor(
+            lambda start: records_between(self._reader, topic, self._partition, start, end)
+        )
 
     def _fold(self, sealed: SealedEntry) -> None:
         entry = sealed.entry
@@ -196,33 +202,3 @@ def _why_left_out(entry: LedgerEntry) -> str | None:
     if entry.kind == "refusal" and entry.reason in NO_EVENTS:
         return entry.reason
     return None
-
-
-class _Cursor:
-    """Reads an input forwards: the offsets that are asked for must rise."""
-
-    def __init__(self, reader: RecordReader, topic: str, partition: int) -> None:
-        end = reader.end_offset(topic, partition)
-        self._read_from: Callable[[int], Iterator[Record]] = lambda start: records_between(
-            reader, topic, partition, start, end
-        )
-        self._records = self._read_from(0)
-        self._last: Record | None = None
-
-    def at(self, offset: int) -> Record | None:
-        """The record at that offset, if it is there. Raises BatchUnreadable."""
-        try:
-            return self._advance_to(offset)
-        except BatchUnreadable as error:
-            if error.place.offset >= offset:
-                raise
-            # An operator has skipped that batch.
-            self._records = self._read_from(offset)
-            return self._advance_to(offset)
-
-    def _advance_to(self, offset: int) -> Record | None:
-        while self._last is None or self._last.offset < offset:
-            self._last = next(self._records, None)
-            if self._last is None:
-                return None
-        return self._last if self._last.offset == offset else None
