@@ -183,7 +183,7 @@ class RecordCursor:
         self._next: Record | None = None
 
     def at_or_after(self, offset: int) -> Record | None:
-        """The first record at that offset or beyond; None if there is none. Raises BatchUnreadable."""
+        """The first record at that offset or beyond; None without one. Raises BatchUnreadable."""
         try:
             return self._advance_to(offset)
         except BatchUnreadable as error:
