@@ -26,6 +26,7 @@ from usageledger.domain.head import Head, advance
 from usageledger.domain.quantity import check_name
 from usageledger.ledger.partitioning import partition_of
 from usageledger.ledger.records import Record
+from usageledger.log.partition_counts import ledger_partition_count
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogReader, entries_in
 from usageledger.log.topics import Topics
@@ -70,7 +71,7 @@ class AccountReader:
             check_name("the account", account)
         except ValueError as error:
             raise InvalidAccountName(str(error)) from None
-        count = self._reader.partition_count(self._topics.ledger)
+        count = ledger_partition_count(self._reader, self._topics)
         if count == 0:
             raise NoLedger(
                 f"there is no topic {self._topics.ledger}: is the prefix {self._prefix!r} right? "

@@ -21,6 +21,7 @@ from usageledger.domain.encoding import decode_head
 from usageledger.ledger.records import Record
 from usageledger.ledger.refused_input import RefusedInput
 from usageledger.log.admin import connect_admin
+from usageledger.log.partition_counts import ledger_partition_count
 from usageledger.log.published_catalogs import PublishedCatalogs
 from usageledger.log.reading import LogReader
 from usageledger.log.topics import Topics
@@ -86,7 +87,7 @@ class LedgerConnections:
         """The published catalogs, and which of them each partition has adopted."""
         end = self._reader.end_offset(self._topics.catalog, 0)
         published = self._catalogs.before(end)
-        partitions = range(self._reader.partition_count(self._topics.ledger))
+        partitions = range(ledger_partition_count(self._reader, self._topics))
         try:
             heads = read_heads(self._redis, self._prefix, partitions)
         except ViewError:
